@@ -1,0 +1,44 @@
+"""Sample from a trained run: ``python scripts/sample.py run=outputs/smile/latest sampler=dopri5``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sdegen import command
+from sdegen.errors import UserError
+
+
+def own_nodes() -> dict[str, Any]:
+    """The run's own sampler and network, so that a command line can change them: read before Hydra composes."""
+    from sdegen import checkpoint, experiment
+
+    options = command.options()
+    if "run" not in options:
+        raise UserError("run= is missing: name the folder of a run, as in run=outputs/smile/latest")
+    step = options.get("checkpoint", "null")
+    path = checkpoint.find(Path(options["run"]), int(step) if step.isdigit() else None)
+    config = experiment.plain(checkpoint.load(path).config)
+    return {group: config[group] for group in command.NODES}
+
+
+def load(config: dict[str, Any]) -> Any:  # noqa: ANN401
+    from sdegen import experiment
+
+    experiment.check(config, command.NODES, experiment.SAMPLE, config["trust"])
+    nodes = {group: config[group] for group in command.NODES}
+    settings = {key: config[key] for key in ("checkpoint", "weights", "device", "precision", "trust")}
+    return experiment.load(config["run"], nodes=nodes, **settings)
+
+
+def task(config: dict[str, Any], folder: Path) -> None:
+    import torch
+
+    run = load(config)
+    torch.set_num_threads(int(run.config["trainer"]["threads"]))
+    written = run.write(config["count"], seed=config["seed"], batch_size=config["batch_size"])
+    print(f"results in {written.folder}")
+
+
+if __name__ == "__main__":
+    command.run("sample", load, task, nodes=own_nodes)

@@ -1,0 +1,152 @@
+"""Checkpoints: plain data and tensors in one file, written whole or not at all, read without running any of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sdegen.errors import UserError
+
+FORMAT = 1
+
+
+class Checkpoint(NamedTuple):
+    """All that is needed to go on, or to sample.
+
+    Attributes:
+        config: the resolved configuration of the run, plain data.
+        step: steps taken.
+        weights: the network's state, by name.
+        ema: the moving average of it, by name.
+        optimizer: the optimiser's state.
+        units: ``shift`` and ``scale`` of the data.
+        provenance: versions, commit and machine of the training.
+    """
+
+    config: dict[str, Any]
+    step: int
+    weights: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    units: dict[str, Tensor]
+    provenance: dict[str, Any]
+
+
+def save(checkpoint: Checkpoint, folder: Path) -> Path:
+    """Write ``step-<step>.pt`` into a folder and let ``last.pt`` name it; both appear whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path, last = folder / f"step-{checkpoint.step:08d}.pt", folder / "last.pt"
+    _replace(path, lambda temporary: _write(checkpoint, temporary))
+    _replace(last, lambda temporary: _link(path, temporary))
+    return path
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint onto the CPU.
+
+    Only tensors and plain data are read (``weights_only``), and only after the checksums of the file hold: torch
+    itself loads a file with flipped bits without a word.
+
+    Raises:
+        UserError: there is no such file, or it is damaged, or it is not a checkpoint of this program.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError) as error:
+        raise UserError(f"{path}: not a whole checkpoint ({error}): choose another with checkpoint=STEP") from None
+    if damaged:
+        raise UserError(f"{path}: damaged, the checksum of {damaged} is wrong: choose another with checkpoint=STEP")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # weights_only refuses foreign objects with several exception types, and long texts.
+        raise UserError(f"{path}: refused: it holds more than tensors and plain data ({type(error).__name__})") from None
+    if not isinstance(content, dict) or content.pop("format", None) != FORMAT or set(content) != set(Checkpoint._fields):
+        raise UserError(f"{path}: not a checkpoint of sdegen (format {FORMAT})")
+    return Checkpoint(**content)
+
+
+def find(run: Path, step: int | None = None) -> Path:
+    """The checkpoint file of a run's folder: the last one, or that of a step.
+
+    Raises:
+        UserError: there is none.
+    """
+    run = resolve(run)
+    if not run.is_dir():
+        raise UserError(f"run={run}: no such folder")
+    folder = run / "checkpoints"
+    name = "last.pt" if step is None else f"step-{step:08d}.pt"
+    if (folder / name).is_file():
+        return folder / name
+    steps = sorted(int(found[1]) for file in folder.glob("step-*.pt") if (found := re.fullmatch(r"step-(\d+)", file.stem)))
+    if not steps:
+        raise UserError(f"run={run}: holds no checkpoint: train.py writes them into its folder checkpoints/")
+    raise UserError(f"run={run}: has no checkpoint {name}; choose checkpoint= from {', '.join(map(str, steps))}")
+
+
+def resolve(run: Path) -> Path:
+    """The run's folder that a path names; ``latest`` may be a file that holds the folder's name."""
+    return run.parent / run.read_text().strip() if run.name == "latest" and run.is_file() else run
+
+
+def point_latest(run: Path) -> None:
+    """Let ``latest`` beside a run's folder name it: a link, or a file where links are not to be had."""
+    latest = run.parent / "latest"
+    if latest.is_dir() and not latest.is_symlink():
+        return
+
+    def point(temporary: Path) -> None:
+        try:
+            temporary.symlink_to(run.name, target_is_directory=True)
+        except OSError:
+            temporary.write_text(run.name)
+
+    _replace(latest, point)
+
+
+def _write(checkpoint: Checkpoint, path: Path) -> None:
+    with path.open("wb") as file:
+        torch.save({"format": FORMAT, **checkpoint._asdict()}, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _link(source: Path, path: Path) -> None:
+    try:
+        os.link(source, path)
+    except OSError:
+        shutil.copyfile(source, path)
+
+
+def _replace(path: Path, make: Callable[[Path], None]) -> None:
+    """Make a file under a temporary name, then rename it, so that ``path`` is never half written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        make(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: could not be written: {error.strerror or error}") from None
+    except RuntimeError as error:
+        # torch tells a full disk as a RuntimeError without an errno.
+        raise UserError(f"{path}: could not be written, is the disk full? ({str(error).splitlines()[0]})") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)

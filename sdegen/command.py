@@ -1,0 +1,226 @@
+"""The command line: Hydra, with mistakes met before anything is made and told in one line each.
+
+The only module that imports Hydra. It composes the configuration once to check it, and then lets ``hydra.main``
+take over, so that all that Hydra's users know (multirun, launchers, ``--cfg job``, shell completion) works.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import logging
+import os
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sdegen.errors import UserError
+
+CONF = Path(__file__).parents[1] / "conf"
+VERSION_BASE = "1.3"
+NODES = ("sampler", "network")
+"""The groups in which a loaded run's own node stands as the choice ``run``."""
+
+Config = dict[str, Any]
+
+log = logging.getLogger("sdegen")
+
+
+def run(
+    name: str,
+    check: Callable[[Config], object],
+    task: Callable[[Config, Path], object],
+    nodes: Callable[[], Mapping[str, Any]] | None = None,
+) -> None:
+    """Run a task under Hydra, on the arguments of this process.
+
+    Args:
+        name: of the primary configuration, ``conf/<name>.yaml``.
+        check: raises UserError where a configuration cannot work; called for every job before the first starts.
+        task: does the work, given a configuration and the folder that Hydra made for it.
+        nodes: gives nodes by their group, which the configuration finds as the choice ``run`` of the group.
+    """
+    parser = OverridesParser.create()
+    sys.argv[1:] = [quoted(argument, parser) for argument in sys.argv[1:]]
+    arguments = get_args_parser().parse_args()
+    # Hydra would print its own lines on an error and leave; so it raises, and they become one line here.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+
+    def job_main(config: DictConfig) -> None:
+        task(plain(config), Path(HydraConfig.get().runtime.output_dir))
+
+    def whole() -> None:
+        asked = _asks_hydra(arguments)
+        for group, node in ({} if nodes is None else dict.fromkeys(NODES, {}) if asked else nodes()).items():
+            store(group, node)
+        if not asked:
+            jobs = _jobs(name, arguments, parser)
+            for job in jobs:
+                check(plain(_compose(name, arguments, job)))
+            if arguments.multirun:
+                _name_sweep(arguments)
+        hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name=name)(job_main)()
+
+    guard(whole, name)
+
+
+def guard(work: Callable[[], object], name: str) -> None:
+    """Do some work, its messages on the terminal; a mistake of the user's becomes one line and an exit status."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers[:] = [handler]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        work()
+    except UserError as error:
+        fail(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        fail(explain(error, name))
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
+
+
+def store(group: str, node: Mapping[str, Any]) -> None:
+    """Make a node the choice ``run`` of a group; the nodes inside it become choices of the sub-groups."""
+    inner = {key: value for key, value in node.items() if isinstance(value, Mapping) and "_target_" in value}
+    for key, value in inner.items():
+        store(f"{group}/{key}", value)
+    own = {key: value for key, value in node.items() if key not in inner}
+    defaults = [*({key: "run"} for key in inner), "_self_"]
+    ConfigStore.instance().store(name="run", group=group, node={"defaults": defaults, **own})
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """Leave with a message on standard error."""
+    print(message, file=sys.stderr)
+    raise SystemExit(code)
+
+
+def options() -> dict[str, str]:
+    """The ``key=value`` arguments of this process, unparsed."""
+    pairs = (argument.partition("=") for argument in sys.argv[1:] if not argument.startswith("-"))
+    return {key: value.strip("'\"") for key, equals, value in pairs if equals}
+
+
+def quoted(argument: str, parser: OverridesParser) -> str:
+    """An override whose value Hydra's grammar cannot read (a path with brackets, say), with the value as a text."""
+    key, equals, value = argument.partition("=")
+    if argument.startswith("-") or not equals:
+        return argument
+    try:
+        parser.parse_override(argument)
+    except (OverrideParseException, HydraException):
+        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+        return f"{key}='{escaped}'"
+    return argument
+
+
+def plain(config: DictConfig) -> Config:
+    """A composed configuration as plain data, interpolations resolved."""
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    content = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def explain(error: Exception, name: str) -> str:
+    """One line that names the option and says the fix, for what Hydra raised."""
+    text = str(error)
+    if found := re.search(r"Could not find '([\w/]+)/([^/']+)'\s+Available options in '[^']*':(.*)", text, re.DOTALL):
+        group, option, available = found[1], found[2], found[3].split()
+        return f"{group}={option}: no such option; {_nearest(option, available, f'{group}=')}"
+    if found := re.search(r"Could not find '([^']+)'", text):
+        return f"{found[1]}: no such configuration"
+    if found := re.search(r"Could not override '([^']+)'", text):
+        key = found[1].split("@")[0]
+        return f"{key}: no such option; {_nearest(key, _known(name), '')}"
+    if found := re.search(r"Could not append to config[^']*'([^']+)'", text):
+        return f"{found[1]}: exists already, drop the +"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read; the form is option=value, and lists are written [1,2]"
+    return " ".join(text.split())
+
+
+def _nearest(word: str, choices: list[str], prefix: str) -> str:
+    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {prefix}{close[0]}?"
+    return f"choose from {', '.join(sorted(choices))}" if len(choices) < 30 else "--cfg job shows all there are"
+
+
+def _known(name: str) -> list[str]:
+    """Every option of the configuration that the valid arguments compose, by its full path."""
+    groups = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
+    arguments = get_args_parser().parse_args([])
+    chosen = [f"{key}={value}" for key, value in options().items() if key in groups]
+    try:
+        config = _compose(name, arguments, chosen)
+    except (HydraException, OmegaConfBaseException):
+        config = _compose(name, arguments, [])
+    return groups + [key for key in _paths(OmegaConf.to_container(config)) if not key.startswith("hydra")]
+
+
+def _paths(node: object, prefix: str = "") -> list[str]:
+    if not isinstance(node, Mapping):
+        return [prefix]
+    inner = [path for key, value in node.items() for path in _paths(value, f"{prefix}.{key}" if prefix else str(key))]
+    return [prefix, *inner] if prefix else inner
+
+
+def _asks_hydra(arguments: Namespace) -> bool:
+    """Whether the arguments ask Hydra for information, not for a run."""
+    asked = (arguments.help, arguments.hydra_help, arguments.info, arguments.cfg, arguments.shell_completion)
+    return any(value not in (None, False) for value in asked)
+
+
+def _jobs(name: str, arguments: Namespace, parser: OverridesParser) -> list[list[str]]:
+    """The overrides of each job that the arguments start."""
+    if not arguments.multirun and not any("," in override for override in arguments.overrides):
+        base = _compose(name, arguments, arguments.overrides)
+        if str(base.hydra.mode) != "RunMode.MULTIRUN":
+            return [arguments.overrides]
+        swept = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
+    else:
+        parsed = parser.parse_overrides(arguments.overrides)
+        if not arguments.multirun:
+            many = [override for override in parsed if override.is_sweep_override()]
+            if many:
+                raise UserError(f"{many[0].input_line}: several values; add -m to run a job for each")
+            return [arguments.overrides]
+        swept = []
+    batches = BasicSweeper.split_arguments(parser.parse_overrides([*swept, *arguments.overrides]), None)
+    return [list(job) for job in batches[0]]
+
+
+def _compose(name: str, arguments: Namespace, overrides: list[str]) -> DictConfig:
+    """The configuration of one job, Hydra's own part included."""
+    GlobalHydra.instance().clear()
+    if arguments.config_dir:
+        overrides = [f"hydra.searchpath=['file://{Path(arguments.config_dir).resolve()}']", *overrides]
+    with hydra.initialize_config_dir(str(CONF), version_base=VERSION_BASE):
+        config = hydra.compose(name, overrides=overrides, return_hydra_config=True)
+    OmegaConf.set_readonly(config.hydra, None)
+    HydraConfig.instance().set_config(config)
+    return config
+
+
+def _name_sweep(arguments: Namespace) -> None:
+    """An ad-hoc sweep's folder is named by its overrides, so that the same sweep meets the same folder."""
+    if not any(override.startswith(("hydra.sweep.dir=", "sweep=")) for override in arguments.overrides):
+        digest = hashlib.sha256("\n".join(arguments.overrides).encode()).hexdigest()[:10]
+        sys.argv.append(f"hydra.sweep.dir=outputs/{digest}")

@@ -1,0 +1,198 @@
+"""Figures fit for a paper: labels, units, colours that survive colour blindness and a grey printer.
+
+Every function returns a matplotlib figure and shows nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from sdegen.datasets import Dataset
+from sdegen.mixture import Marginals
+from sdegen.rng import generator, randn_like
+from sdegen.samplers import Samples
+from sdegen.sde.base import LinearSDE
+
+# Two colours of Okabe & Ito's palette, told apart by every kind of colour vision.
+DATA, SAMPLES = "#0072B2", "#D55E00"
+DENSITY = "cividis"
+STYLE = {
+    "figure.dpi": 150,
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "image.interpolation": "nearest",
+}
+
+
+def compare(dataset: Dataset, x: Tensor) -> Figure:
+    """The training data beside samples ``x``, in the user's units: figures 3, 4 and 8 of the paper."""
+    x = x.detach().double().cpu()
+    if len(dataset.units.shape) > 1:
+        return _compare_images(dataset.x, x)
+    return _compare_lines(dataset, x) if dataset.units.shape == (1,) else _compare_points(dataset.x, x)
+
+
+def trajectories(dataset: Dataset, samples: Samples, sde: LinearSDE, shown: int = 30) -> Figure:
+    """Paths of the reverse process, from noise on the left (or dark) to data, in the network's units.
+
+    On the line they run over the marginals p_t: exact where the law is known, else of the forward process.
+    """
+    path, times = samples.path.detach().double().cpu(), samples.times.double().cpu()
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5, 3.2), layout="constrained")
+        axes = figure.subplots()
+        if path[0, 0].numel() == 1:
+            _heat(axes, dataset, sde, float(path.abs().max()) * 1.02)
+            axes.plot(times, path[:, :shown, 0], color="white", linewidth=0.7, alpha=0.9)
+            axes.set(xlim=(sde.T, sde.eps), xlabel="time t, from noise to data", ylabel="x(t), standardised")
+        else:
+            flat = path.flatten(2)
+            axes.plot(flat[:, :shown, 0], flat[:, :shown, 1], color="0.6", linewidth=0.6, zorder=1)
+            axes.scatter(*flat[0, :shown, :2].T, s=9, color="0.2", label="t = 1, noise", zorder=2)
+            axes.scatter(*flat[-1, :shown, :2].T, s=9, color=SAMPLES, label="t = ε, samples", zorder=3)
+            axes.set(xlabel="$x_1(t)$, standardised", ylabel="$x_2(t)$, standardised", aspect="equal")
+            axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def marginals(dataset: Dataset, samples: Samples, sde: LinearSDE) -> Figure:
+    """The law of the forward process (top) and of the samples (bottom) at six times, in the network's units."""
+    path, times = samples.path.detach().double().cpu(), samples.times.double().cpu()
+    chosen = _spread(sde, times)
+    clean = dataset.units.encode(_fresh(dataset, path.shape[1]))
+    source = randn_like(generator("cpu", 0, "marginals"))
+    forward = [sde.perturb(clean, times[i].expand(len(clean)), source).flatten(1) for i in chosen]
+    backward = [path[i].flatten(1) for i in chosen]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(1.45 * len(chosen), 3.2), layout="constrained")
+        panels = figure.subplots(2, len(chosen), sharex="col", sharey="col", squeeze=False)
+        for column, (i, f, b) in enumerate(zip(chosen, forward, backward, strict=True)):
+            limit = float(torch.cat([f, b]).abs().quantile(0.999)) * 1.15
+            for row, (points, colour) in enumerate(((f, DATA), (b, SAMPLES))):
+                axes = panels[row, column]
+                if points.shape[1] == 1:
+                    axes.hist(points[:, 0], bins=40, range=(-limit, limit), density=True, color=colour)
+                else:
+                    axes.scatter(points[:, 0], points[:, 1], s=1.5, color=colour, linewidths=0)
+                    axes.set(ylim=(-limit, limit), aspect="equal", adjustable="box")
+                axes.set(xlim=(-limit, limit), xticks=[], yticks=[])
+                axes.spines[:].set_visible(points.shape[1] > 1)
+            panels[0, column].set_title(f"t = {float(times[i]):.2g}")
+        panels[0, 0].set_ylabel("forward")
+        panels[1, 0].set_ylabel("reverse")
+    return figure
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def _compare_lines(dataset: Dataset, x: Tensor) -> Figure:
+    low, high = (float(q) for q in dataset.x.quantile(torch.tensor([0.0, 1.0], dtype=torch.float64)))
+    margin = 0.1 * (high - low)
+    grid = torch.linspace(low - margin, high + margin, 400, dtype=torch.float64)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7, 2.6), layout="constrained")
+        panels = figure.subplots(1, 2, sharex=True, sharey=True)
+        named = ((f"data, {len(dataset.x)} points", dataset.x, DATA), (f"samples, {len(x)} points", x, SAMPLES))
+        for axes, (title, points, colour) in zip(panels, named, strict=True):
+            axes.hist(points.flatten(), bins=60, range=(grid[0].item(), grid[-1].item()), density=True, color=colour)
+            if dataset.law is not None:
+                axes.plot(grid, dataset.law.log_prob(grid[:, None]).exp(), color="black", linewidth=1, label="exact density")
+                axes.legend()
+            axes.set(title=title, xlabel="x")
+        panels[0].set_ylabel("density")
+    return figure
+
+
+def _compare_points(data: Tensor, x: Tensor) -> Figure:
+    low, high = data.amin(0)[:2], data.amax(0)[:2]
+    low, high = low - 0.12 * (high - low), high + 0.12 * (high - low)
+    outside = int(((x[:, :2] < low) | (x[:, :2] > high)).any(1).sum())
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7, 3.4), layout="constrained")
+        panels = figure.subplots(1, 2, sharex=True, sharey=True)
+        named = ((f"data, {len(data)} points", data, DATA), (f"samples, {len(x)} points", x, SAMPLES))
+        for axes, (title, points, colour) in zip(panels, named, strict=True):
+            size = float(np.clip(3000 / len(points), 1.0, 6.0))
+            axes.scatter(points[:, 0], points[:, 1], s=size, color=colour, linewidths=0)
+            axes.set(title=title, xlabel="$x_1$", xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+        if outside:
+            panels[1].set_title(f"samples, {len(x)} points ({outside} out of view)")
+        if float((high - low).max() / (high - low).min()) < 5:
+            panels[0].set_aspect("equal")
+            panels[1].set_aspect("equal")
+        panels[0].set_ylabel("$x_2$")
+    return figure
+
+
+def _compare_images(data: Tensor, x: Tensor) -> Figure:
+    low, high = float(data.min()), float(data.max())
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7, 3.7), layout="constrained")
+        for axes, (title, images) in zip(figure.subplots(1, 2), (("data", data), ("samples", x)), strict=True):
+            axes.imshow(image_grid(((images - low) / (high - low)).clamp(0, 1)), cmap="gray", vmin=0, vmax=1)
+            axes.set(title=title)
+            axes.axis("off")
+    return figure
+
+
+def image_grid(images: Tensor, side: int = 8) -> np.ndarray:
+    """The first images ``(N, C, H, W)`` in [0, 1] as one picture, ``side`` in a row: ``(H', W')`` or ``(H', W', 3)``."""
+    images = images[: side * side]
+    n, c, h, w = images.shape
+    rows = -(-n // side)
+    canvas = torch.ones(c, rows * (h + 1) - 1, side * (w + 1) - 1, dtype=images.dtype)
+    for i, image in enumerate(images):
+        y, x = (i // side) * (h + 1), (i % side) * (w + 1)
+        canvas[:, y : y + h, x : x + w] = image
+    return canvas[:3].permute(1, 2, 0).numpy() if c >= 3 else canvas[0].numpy()
+
+
+def _heat(axes: Axes, dataset: Dataset, sde: LinearSDE, limit: float) -> None:
+    """The density of x(t) over time, each column scaled to its own maximum."""
+    t = torch.linspace(sde.eps, sde.T, 200, dtype=torch.float64)
+    x = torch.linspace(-limit, limit, 300, dtype=torch.float64)
+    if dataset.law is not None:
+        exact = Marginals(dataset.law.affine(*dataset.units), sde)
+        density = torch.stack([exact.log_prob(x[:, None], time).exp() for time in t], dim=1).numpy()
+    else:
+        clean = dataset.units.encode(_fresh(dataset, 5000))
+        source = randn_like(generator("cpu", 0, "marginals"))
+        columns = [sde.perturb(clean, time.expand(len(clean)), source).flatten().numpy() for time in t]
+        density = np.stack([np.histogram(c, 300, (-limit, limit), density=True)[0] for c in columns], axis=1)
+    axes.imshow(
+        density / density.max(axis=0),
+        extent=(float(t[0]), float(t[-1]), -limit, limit),
+        origin="lower",
+        aspect="auto",
+        cmap=DENSITY,
+        interpolation="bilinear",
+    )
+
+
+def _spread(sde: LinearSDE, times: Tensor, panels: int = 6) -> list[int]:
+    """Indices of recorded times, spread evenly in the log noise-to-signal ratio, from T to eps."""
+    u = sde.log_nsr(times)
+    wanted = torch.cat([torch.linspace(float(u[0]), float(u[-1].clamp(min=-6)), panels - 1), u[-1:].float()])
+    indices = [int((u - value).abs().argmin()) for value in wanted]
+    return sorted(set(indices))
+
+
+def _fresh(dataset: Dataset, n: int) -> Tensor:
+    """Draws of the exact law where there is one, else training points."""
+    drawn = dataset.draw(n, generator("cpu", 0, "figure"))
+    return dataset.x[:n] if drawn is None else drawn

@@ -1,0 +1,135 @@
+"""The files of a run beside its checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+log = logging.getLogger("sdegen")
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write plain data as JSON, for people, too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
+    """Write plain data as YAML."""
+    from omegaconf import OmegaConf
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(content))))
+
+
+def write_samples(folder: Path, x: Tensor, **facts: float) -> None:
+    """Write ``samples.npz``, and ``samples.csv`` for points or ``samples.png`` for images."""
+    values = x.numpy()
+    np.savez(folder / "samples.npz", x=values, **facts)
+    if values.ndim == 2:
+        names = ",".join(f"x{i + 1}" for i in range(values.shape[1]))
+        np.savetxt(folder / "samples.csv", values, delimiter=",", header=names, comments="")
+    else:
+        from matplotlib.image import imsave
+
+        from sdegen.figures import image_grid
+
+        low, high = values.min(), values.max()
+        imsave(folder / "samples.png", image_grid((x - low) / (high - low)), cmap="gray", vmin=0, vmax=1)
+
+
+@contextlib.contextmanager
+def new_folder(parent: Path, name: str) -> Iterator[tuple[Path, Path]]:
+    """A folder ``<number>-<name>`` that appears once it is whole.
+
+    Yields the folder to write into, and the one it will be: its number is above those that are there.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    number = 1 + max((int(found[0]) for path in parent.iterdir() if (found := re.match(r"\d+", path.name))), default=0)
+    final = parent / f"{number:04d}-{name}"
+    # mkdir is what claims a number among several processes.
+    while True:
+        try:
+            final.mkdir()
+            break
+        except FileExistsError:
+            number += 1
+            final = parent / f"{number:04d}-{name}"
+    temporary = parent / f".{final.name}"
+    try:
+        temporary.mkdir()
+        yield temporary, final
+        os.replace(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        final.rmdir()
+        raise
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file, or the files of a folder, where there is one."""
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    elif source.exists():
+        shutil.copyfile(source, target)
+
+
+@contextlib.contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Let the program's messages go to a file, too, with the time."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+def provenance(command: str) -> dict[str, Any]:
+    """Versions, commit and machine: what it takes to do a run again."""
+    packages = ("sdegen", "torch", "hydra-core", "omegaconf", "numpy", "scipy", "scikit-learn")
+    versions: dict[str, str | None] = {}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "command": command,
+        "python": sys.version.split()[0],
+        "packages": versions,
+        "commit": _git("rev-parse", "HEAD"),
+        "clean": _git("status", "--porcelain") == "",
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+    }
+
+
+def snake_case(name: str) -> str:
+    """``EulerMaruyama`` to ``euler_maruyama``; ``RK45`` to ``rk45``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of the package's own repository; None where there is none."""
+    root = Path(__file__).parents[1]
+    try:
+        result = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() if result.returncode == 0 and (root / ".git").exists() else None

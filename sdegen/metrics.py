@@ -1,0 +1,156 @@
+"""Distances between generated points and the law of the data, each with its floor.
+
+Every number is measured against one large reference: independent draws of the exact law, or the held-out points
+where the law is not known. Beside the value of the generated points stand the *floor*, the median over 20
+independent exact draws of as many points, and the value of the training set. All are in the user's units, and
+none can be negative.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdegen.datasets import Dataset
+from sdegen.mixture import Marginals
+from sdegen.rng import generator, randn_like
+from sdegen.sde.base import LinearSDE, Score
+from sdegen.tensor import squared_norm
+
+REFERENCE = 10_000
+FLOORS = 20
+DIRECTIONS = 32
+
+Metrics = dict[str, dict[str, Any]]
+Distance = Callable[[Tensor, Tensor], float]
+
+
+def w1(x: Tensor, y: Tensor) -> float:
+    """Wasserstein-1 distance of two sets on the line, ``(N, 1)`` and ``(M, 1)``, in their units."""
+    from scipy.stats import wasserstein_distance
+
+    return float(wasserstein_distance(x.flatten().numpy(), y.flatten().numpy()))
+
+
+def ks(x: Tensor, y: Tensor) -> float:
+    """Kolmogorov–Smirnov distance of two sets on the line: the largest difference of their distribution functions."""
+    from scipy.stats import ks_2samp
+
+    return float(ks_2samp(x.flatten().numpy(), y.flatten().numpy(), method="asymp").statistic)
+
+
+def sliced_w1(x: Tensor, y: Tensor) -> float:
+    """Mean over fixed directions of the W1 distance of the projections (Bonneel et al. 2015), in the data's units.
+
+    In the plane the directions are equally spaced, else random and the same at every call.
+    """
+    d = x[0].numel()
+    if d == 2:
+        angle = torch.arange(DIRECTIONS, dtype=torch.float64) * math.pi / DIRECTIONS
+        directions = torch.stack([angle.cos(), angle.sin()])
+    else:
+        directions = torch.randn(d, DIRECTIONS, generator=generator("cpu", 0, "directions"), dtype=torch.float64)
+        directions = directions / directions.norm(dim=0)
+    projections = zip((x.flatten(1) @ directions).T, (y.flatten(1) @ directions).T, strict=True)
+    return float(np.mean([w1(a, b) for a, b in projections]))
+
+
+def energy(x: Tensor, y: Tensor) -> float:
+    r"""Energy distance :math:`\sqrt{2 E|X - Y| - E|X - X'| - E|Y - Y'|}` (Székely & Rizzo 2013), as a V-statistic."""
+    squared = 2 * mean_distance(x, y) - mean_distance(x, x) - mean_distance(y, y)
+    return math.sqrt(max(squared, 0.0))
+
+
+def mean_distance(x: Tensor, y: Tensor) -> float:
+    """Mean Euclidean distance over all pairs of two sets."""
+    x, y = x.flatten(1), y.flatten(1)
+    total = sum(float(torch.cdist(chunk, y).sum()) for chunk in x.split(1000))
+    return total / (len(x) * len(y))
+
+
+def distances(dataset: Dataset) -> dict[str, Distance]:
+    """The distances that make sense for a data set, by name."""
+    chosen: dict[str, Distance] = {"energy": energy}
+    chosen = {"w1": w1, "ks": ks, **chosen} if dataset.units.shape == (1,) else {"sliced_w1": sliced_w1, **chosen}
+    if dataset.modes(dataset.x[:1]) is not None:
+        chosen["mode_weights"] = lambda x, y: _total_variation(dataset.modes(x), dataset.modes(y))
+    if dataset.off_support(dataset.x[:1]) is not None:
+        chosen["off_support"] = lambda x, y: float(_found(dataset.off_support(x)).double().mean())
+    return chosen
+
+
+def measure(dataset: Dataset, x: Tensor) -> Metrics:
+    """Every distance of generated points ``x`` in the user's units, with its floor and the training set's value."""
+    x = x.detach().double().cpu()
+    exact = dataset.draw(REFERENCE, generator("cpu", 0, "reference"))
+    if exact is not None:
+        reference, kind = exact, "exact draws"
+        floors = [(dataset.draw(len(x), generator("cpu", 0, "floor", i)), reference) for i in range(FLOORS)]
+    else:
+        reference, kind = _found(dataset.held_out), "random splits of the data"
+        floors = [_split(dataset, i) for i in range(FLOORS)]
+    return {
+        name: {
+            "value": distance(x, reference),
+            "floor": float(np.median([distance(_found(a), b) for a, b in floors])),
+            "train": distance(dataset.x, reference),
+            "floor_from": kind,
+        }
+        for name, distance in distances(dataset).items()
+    }
+
+
+def score_error(dataset: Dataset, sde: LinearSDE, score: Score, n: int = 2048) -> float | None:
+    r"""Relative error of a score against the exact one, where the law of the data is known; 0 for the oracle.
+
+    .. math:: \left( \frac{E \sigma_t^2 \|s_\theta - \nabla \log p_t\|^2}{E \sigma_t^2 \|\nabla \log p_t\|^2}
+              \right)^{1/2}, \qquad t \sim U[\varepsilon, T], \quad x_t \sim p_t
+
+    The points are the same at every call.
+    """
+    if dataset.law is None:
+        return None
+    source = generator("cpu", 0, "score error")
+    draws = dataset.law.sample(n, source)
+    t = sde.eps + (sde.T - sde.eps) * (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    x = sde.perturb(dataset.units.encode(draws), t, randn_like(source))
+    exact = Marginals(dataset.law.affine(*dataset.units), sde)(x, t)
+    weight = sde.sigma(t) ** 2
+    with torch.no_grad():
+        learned = score(x, t)
+    error = (weight * squared_norm(learned.to(exact) - exact)).sum() / (weight * squared_norm(exact)).sum()
+    return float(error.sqrt())
+
+
+def table(metrics: Metrics) -> str:
+    """The metrics as lines of text."""
+    lines = [f"{'':<14}{'samples':>10}{'floor':>10}{'training set':>14}"]
+    for name, entry in metrics.items():
+        cells = [f"{entry[key]:.4g}" if entry[key] is not None else "" for key in ("value", "floor", "train")]
+        lines.append(f"{name:<14}{cells[0]:>10}{cells[1]:>10}{cells[2]:>14}")
+    return "\n".join(lines)
+
+
+def _split(dataset: Dataset, i: int) -> tuple[Tensor, Tensor]:
+    """The data split at random into parts as large as the training and the held-out set."""
+    held_out = _found(dataset.held_out)
+    pool = torch.cat([dataset.x, held_out])
+    order = torch.randperm(len(pool), generator=generator("cpu", 0, "floor", i))
+    return pool[order[len(held_out) :]], pool[order[: len(held_out)]]
+
+
+def _total_variation(a: Tensor | None, b: Tensor | None) -> float:
+    """Half the sum of the differences of the shares of each mode."""
+    modes = int(max(_found(a).max(), _found(b).max())) + 1
+    shares = [torch.bincount(_found(m), minlength=modes).double() / len(_found(m)) for m in (a, b)]
+    return 0.5 * float((shares[0] - shares[1]).abs().sum())
+
+
+def _found(x: Tensor | None) -> Tensor:
+    assert x is not None
+    return x

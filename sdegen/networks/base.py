@@ -1,0 +1,19 @@
+"""What every network is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+
+class Network(nn.Module, ABC):
+    """A function (x, t) -> an array of the shape of x.
+
+    A subclass takes as its first argument the ``shape`` of one point, which the experiment supplies from the data;
+    its other arguments are the options of its YAML.
+    """
+
+    @abstractmethod
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """``(B, *shape)`` and ``()`` or ``(B,)`` to ``(B, *shape)``."""

@@ -1,0 +1,53 @@
+"""Multilayer perceptron."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from sdegen.networks.base import Network
+from sdegen.networks.embedding import Concat, GaussianFourier
+from sdegen.tensor import expand
+
+ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
+
+
+class MLP(Network):
+    """Fully connected layers over the flattened x and the time, side by side.
+
+    Args:
+        shape: shape of one point; supplied by the experiment.
+        hidden: widths of the hidden layers.
+        activation: ``relu`` (the paper's), ``silu`` or ``tanh``.
+        time_embedding: ``concat`` appends t as a number (the paper's), ``fourier`` random Fourier features of it.
+        fourier_features: number of features.
+        fourier_scale: their bandwidth, in cycles per unit of time as the parametrization gives it.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        hidden: tuple[int, ...] = (128, 128),
+        activation: Literal["relu", "silu", "tanh"] = "relu",
+        time_embedding: Literal["concat", "fourier"] = "concat",
+        fourier_features: int = 32,
+        fourier_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if not hidden or min(hidden) < 1:
+            raise ValueError(f"hidden={list(hidden)} must be one width or more, each at least 1: try [128, 128]")
+        fourier = time_embedding == "fourier"
+        self.embedding = GaussianFourier(fourier_features, fourier_scale) if fourier else Concat()
+        size = math.prod(shape)
+        layers: list[nn.Module] = []
+        for inputs, outputs in itertools.pairwise((size + self.embedding.width, *hidden)):
+            layers += [nn.Linear(inputs, outputs), ACTIVATIONS[activation]()]
+        self.layers = nn.Sequential(*layers, nn.Linear(hidden[-1], size))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        time = self.embedding(expand(t, x).reshape(-1).expand(len(x)))
+        return self.layers(torch.cat([x.flatten(1), time], dim=1)).view_as(x)

@@ -1,0 +1,17 @@
+"""Samplers: from the prior at T to data at eps, along the reverse process."""
+
+from sdegen.samplers.base import Corrector, Predictor, Sampler, Samples, StepSampler
+from sdegen.samplers.flow import Dopri5, ProbabilityFlow, RK45
+from sdegen.samplers.predictors import EulerMaruyama
+
+__all__ = [
+    "RK45",
+    "Corrector",
+    "Dopri5",
+    "EulerMaruyama",
+    "Predictor",
+    "ProbabilityFlow",
+    "Sampler",
+    "Samples",
+    "StepSampler",
+]

@@ -1,0 +1,64 @@
+"""Samplers along the probability-flow ODE, each with its solver."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sdegen import ode
+from sdegen.rng import RandnLike
+from sdegen.samplers.base import Sampler
+from sdegen.sde.base import LinearSDE, Score
+
+
+class ProbabilityFlow(Sampler):
+    r"""Samples as the end points of the flow :math:`\dot x = f(x, t) - \tfrac12 g(t)^2 \nabla \log p_t(x)`.
+
+    The only randomness is the draw of the prior. Reference: Song et al. (2021), eq. 13.
+
+    Args:
+        solver: integrates the flow from T to eps.
+        denoise: see :class:`Sampler`.
+    """
+
+    def __init__(self, solver: ode.ODESolver, denoise: bool = False) -> None:
+        super().__init__(denoise)
+        self.solver = solver
+
+    def _integrate(
+        self, sde: LinearSDE, score: Score, x: Tensor, noise: RandnLike, frames: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        times = torch.linspace(sde.T, sde.eps, frames, dtype=torch.float64)
+        solution = self.solver.solve(sde.reverse(score, eta=0).drift, x, sde.T, sde.eps, times)
+        return solution.x, solution.path, times
+
+
+class RK45(ProbabilityFlow):
+    """The flow by SciPy's ``solve_ivp`` with RK45: the paper's sampler.
+
+    Its error control couples the samples of a batch; ``dopri5`` is as accurate and treats each by itself.
+
+    Args:
+        rtol: relative tolerance.
+        atol: absolute tolerance.
+        denoise: see :class:`Sampler`.
+    """
+
+    def __init__(self, rtol: float = 1e-5, atol: float = 1e-5, denoise: bool = False) -> None:
+        super().__init__(ode.RK45(rtol, atol), denoise)
+
+
+class Dopri5(ProbabilityFlow):
+    """The flow by adaptive Dormand–Prince 5(4) with one step size for each sample.
+
+    Args:
+        rtol: relative tolerance.
+        atol: absolute tolerance.
+        max_steps: attempted steps after which the solver gives up.
+        denoise: see :class:`Sampler`.
+    """
+
+    def __init__(
+        self, rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 10000, denoise: bool = False
+    ) -> None:
+        super().__init__(ode.Dopri5(rtol, atol, max_steps), denoise)

@@ -1,0 +1,160 @@
+r"""The three SDEs of Song et al. (2021) with their corrected kernels.
+
+======  =======================  ==========================  ==============  ===========================
+SDE     f(x, t)                  g(t)²                       α_t             σ_t²
+======  =======================  ==========================  ==============  ===========================
+VE      0                        dσ²(t)/dt                   1               σ²(t) − σ²(0)
+VP      −½ β(t) x                β(t)                        e^{−B/2}        1 − e^{−B}
+subVP   −½ β(t) x                β(t) (1 − e^{−2B})          e^{−B/2}        (1 − e^{−B})²
+======  =======================  ==========================  ==============  ===========================
+
+with σ(t) = σ_min (σ_max/σ_min)^t, β(t) = β_min + (β_max − β_min) t and B(t) = ∫₀ᵗ β(s) ds.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sdegen.sde.base import LinearSDE
+
+
+class VE(LinearSDE):
+    r"""Variance-exploding SDE, the continuous limit of SMLD.
+
+    .. math:: dx = \sqrt{\tfrac{d \sigma^2(t)}{dt}} \, dw, \qquad \alpha_t = 1, \quad
+              \sigma_t^2 = \sigma^2(t) - \sigma^2(0), \quad
+              \sigma(t) = \sigma_{\min} (\sigma_{\max}/\sigma_{\min})^t
+
+    Reference: Song et al. (2021), eq. 9 and 30. The choice of :math:`\sigma_{\max}`: Song & Ermon (2020),
+    https://arxiv.org/abs/2006.09011
+
+    Args:
+        sigma_min: :math:`\sigma(0)`, in units of the standardised data.
+        sigma_max: :math:`\sigma(1)`, above ``sigma_min``; ``auto`` in a configuration is the largest distance
+            between two data points.
+        eps: the smallest time.
+    """
+
+    def __init__(
+        self, sigma_min: float = 0.01, sigma_max: float | Literal["auto"] = 50.0, eps: float = 1e-5
+    ) -> None:
+        super().__init__(eps)
+        if sigma_max == "auto":
+            raise ValueError("sigma_max=auto is measured on data, and there are none here: give a number")
+        if not 0 < sigma_min < sigma_max:
+            raise ValueError(f"sigma_max={sigma_max:g} must be above sigma_min={sigma_min:g}, and that above 0")
+        self.sigma_min, self.log_ratio = sigma_min, math.log(sigma_max / sigma_min)
+
+    def rate(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        return self.sigma_min * math.sqrt(2 * self.log_ratio) * torch.exp(self.log_ratio * t)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        # expm1: at small t the difference of the two variances is all rounding error in float32.
+        return self.sigma_min * torch.expm1(2 * self.log_ratio * t).sqrt()
+
+    def time(self, u: Tensor) -> Tensor:
+        return torch.log1p(torch.exp(u - 2 * math.log(self.sigma_min))) / (2 * self.log_ratio)
+
+    @property
+    def prior_std(self) -> float:
+        return self.sigma_min * math.sqrt(math.expm1(2 * self.log_ratio))
+
+    @classmethod
+    def measure(cls, x: Tensor) -> dict[str, float]:
+        """The largest distance between two points, over at most 5000 of them spread evenly through the data."""
+        points = x.flatten(1)[:: -(-len(x) // 5000)]
+        return {"sigma_max": max(float(torch.cdist(chunk, points).max()) for chunk in points.split(500))}
+
+
+class _Beta(LinearSDE):
+    r"""What VP and sub-VP share: :math:`f(x, t) = -\tfrac12 \beta(t) x` with a linear :math:`\beta`."""
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, eps: float = 1e-5) -> None:
+        super().__init__(eps)
+        if beta_min <= 0:
+            raise ValueError(f"beta_min={beta_min:g} must be above 0")
+        if beta_max < beta_min:
+            raise ValueError(f"beta_max={beta_max:g} must be at least beta_min={beta_min:g}")
+        self.beta_min, self.slope = beta_min, beta_max - beta_min
+
+    def beta(self, t: Tensor) -> Tensor:
+        r""":math:`\beta(t)`, shaped like ``t``."""
+        return self.beta_min + self.slope * t
+
+    def integral(self, t: Tensor) -> Tensor:
+        r""":math:`B(t) = \int_0^t \beta(s) ds`, shaped like ``t``."""
+        return (self.beta_min + 0.5 * self.slope * t) * t
+
+    def inverse_integral(self, b: Tensor) -> Tensor:
+        """The t at which B(t) is ``b``, by the form of the quadratic's root that does not cancel."""
+        return 2 * b / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * self.slope * b))
+
+    def rate(self, t: Tensor) -> Tensor:
+        return -0.5 * self.beta(t)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.exp(-0.5 * self.integral(t))
+
+    @property
+    def prior_std(self) -> float:
+        return 1.0
+
+
+class VP(_Beta):
+    r"""Variance-preserving SDE, the continuous limit of DDPM.
+
+    .. math:: dx = -\tfrac12 \beta(t) x \, dt + \sqrt{\beta(t)} \, dw,
+              \qquad \alpha_t = e^{-\frac12 B(t)}, \quad \sigma_t^2 = 1 - e^{-B(t)}
+
+    Reference: Song et al. (2021), eq. 11 and 29, https://arxiv.org/abs/2011.13456
+
+    Args:
+        beta_min: :math:`\beta(0)`, above 0.
+        beta_max: :math:`\beta(1)`; at least ``beta_min``.
+        eps: the smallest time.
+    """
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        return self.beta(t).sqrt()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        # expm1: in float32, 1 - exp(-B) is all rounding error at t = 1e-6, and sigma divides the score.
+        return torch.sqrt(-torch.expm1(-self.integral(t)))
+
+    def time(self, u: Tensor) -> Tensor:
+        return self.inverse_integral(torch.nn.functional.softplus(u, threshold=30.0))
+
+
+class SubVP(_Beta):
+    r"""Sub-VP SDE: the drift of VP with less noise, so that its variance stays below VP's.
+
+    .. math:: dx = -\tfrac12 \beta(t) x \, dt + \sqrt{\beta(t) (1 - e^{-2 B(t)})} \, dw,
+              \qquad \alpha_t = e^{-\frac12 B(t)}, \quad \sigma_t^2 = (1 - e^{-B(t)})^2
+
+    Reference: Song et al. (2021), eq. 13 and 29, https://arxiv.org/abs/2011.13456
+
+    Args:
+        beta_min: :math:`\beta(0)`, above 0.
+        beta_max: :math:`\beta(1)`; at least ``beta_min``.
+        eps: the smallest time.
+    """
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        return torch.sqrt(-self.beta(t) * torch.expm1(-2 * self.integral(t)))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return -torch.expm1(-self.integral(t))
+
+    def time(self, u: Tensor) -> Tensor:
+        # sigma / alpha = 2 sinh(B / 2)
+        return self.inverse_integral(2 * torch.asinh(0.5 * torch.exp(0.5 * u)))

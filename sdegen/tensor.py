@@ -1,0 +1,52 @@
+"""Small tools on tensors that several modules share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+def expand(t: Tensor, x: Tensor) -> Tensor:
+    """A time, or a function of time, shaped so that it broadcasts against a batch.
+
+    The one place where this is done: a ``(B,)`` left as it is would broadcast against the *last* axis of ``x``.
+
+    Args:
+        t: ``()`` or ``(B,)``, any device and floating type.
+        x: ``(B, *)``.
+
+    Returns:
+        ``()`` or ``(B, 1, …, 1)``, with the device and type of ``x``.
+    """
+    t = t.to(device=x.device, dtype=x.dtype)
+    return t if t.ndim == 0 else t.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def squared_norm(x: Tensor) -> Tensor:
+    """Squared Euclidean norm of each row of a batch: ``(B, *)`` to ``(B,)``."""
+    return x.flatten(1).square().sum(1)
+
+
+def flatten_parameters(parameters: Iterable[nn.Parameter]) -> nn.Parameter:
+    """Move parameters into one vector, of which they (and their gradients) become views.
+
+    One vector makes the optimiser, the clipping and the moving average one operation each instead of one for
+    every layer, which for a small network is most of a step's cost.
+
+    Returns:
+        The vector, whose ``grad`` is allocated and zero. Reset it with ``grad.zero_()``, never to None.
+    """
+    parameters = list(parameters)
+    if not parameters:
+        return nn.Parameter(torch.zeros(0))
+    vector = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
+    vector.grad = torch.zeros_like(vector)
+    start = 0
+    for p in parameters:
+        stop = start + p.numel()
+        p.data = vector.data[start:stop].view_as(p)
+        p.grad = vector.grad[start:stop].view_as(p)
+        start = stop
+    return vector

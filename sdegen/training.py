@@ -1,0 +1,348 @@
+"""The training loop: linear, one step per batch, with its randomness a function of (seed, step)."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sdegen.errors import UserError
+from sdegen.objective import Objective, Prepared
+from sdegen.optimizer import Optimizer
+from sdegen.rng import generator, randn_like
+from sdegen.score import ScoreModel
+from sdegen.tensor import flatten_parameters
+from sdegen.times import TimeSampler
+from sdegen.weighting import Weighting
+
+BINS = 10
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+
+
+class Trainer:
+    """How long, how large and where a training runs.
+
+    Args:
+        epochs: passes over the data, where ``steps`` is null.
+        steps: number of steps; takes precedence over ``epochs``.
+        batch_size: data points in a step; the last batch of an epoch is short.
+        clip: largest norm of the gradient; null for no clipping.
+        ema: decay of the moving average of the weights, in [0, 1); it starts lower, so that early steps fade.
+        checkpoint_every: steps between checkpoints; there is always one at the end.
+        preview_every: steps between preview samples in TensorBoard; 0 for none.
+        log_every: steps between scalars in TensorBoard.
+        device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, ``cuda:1``, …
+        precision: ``float32``, ``float64``, or ``bfloat16``, which runs the network under autocast.
+        threads: CPU threads of torch. A tiny network is several times slower with two than with one.
+    """
+
+    def __init__(
+        self,
+        epochs: int | None = 1000,
+        steps: int | None = None,
+        batch_size: int = 64,
+        clip: float | None = 1.0,
+        ema: float = 0.999,
+        checkpoint_every: int = 10000,
+        preview_every: int = 10000,
+        log_every: int = 200,
+        device: str = "auto",
+        precision: Literal["float32", "float64", "bfloat16"] = "float32",
+        threads: int = 1,
+    ) -> None:
+        if epochs is None and steps is None:
+            raise ValueError("steps and epochs are both null: give one of them")
+        for name, value, least in (
+            ("epochs", epochs, 1),
+            ("steps", steps, 1),
+            ("batch_size", batch_size, 1),
+            ("checkpoint_every", checkpoint_every, 1),
+            ("preview_every", preview_every, 0),
+            ("log_every", log_every, 1),
+            ("threads", threads, 1),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"{name}={value} must be at least {least}")
+        if clip is not None and clip <= 0:
+            raise ValueError(f"clip={clip:g} must be above 0, or null for no clipping")
+        if not 0 <= ema < 1:
+            raise ValueError(f"ema={ema:g} must be at least 0 and below 1")
+        self.epochs, self.steps, self.batch_size, self.clip, self.ema = epochs, steps, batch_size, clip, ema
+        self.checkpoint_every, self.preview_every, self.log_every = checkpoint_every, preview_every, log_every
+        self.device, self.precision, self.threads = find_device(device), precision, threads
+
+    def total(self, points: int) -> int:
+        """The number of steps over a data set of ``points`` points."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return self.epochs * -(-points // self.batch_size)
+
+
+def find_device(name: str) -> torch.device:
+    """The device that a name stands for; ValueError where this machine has none such."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device={name} is not a device: try auto, cpu or cuda") from None
+    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+        raise ValueError(f"device={name} is not on this machine: try device=auto")
+    return device
+
+
+class Batch(NamedTuple):
+    """The rows of a step (or of a chunk of it), their weights, and the rows of the whole step."""
+
+    rows: Prepared
+    weight: Tensor
+    count: int
+
+
+class Stream:
+    """The batches of every step, as a function of (seed, step).
+
+    An epoch is a permutation of the data from (seed, epoch). The times and noises of step k come from the block
+    ``k // K`` of steps, row ``k % K``, with ``K = max(1, 32 // draws)``: a whole block is prepared at once, which
+    makes the preparation of a step nearly free. K is part of the meaning of a seed.
+
+    Args:
+        seed: the run's seed.
+        x: the data as the network meets them, on their device, ``(N, *)``.
+        batch_size: data points in a step.
+        objective: prepares the noisy points.
+        weighting: λ(t).
+        times: draws the times.
+        model: whose SDE it is.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        x: Tensor,
+        batch_size: int,
+        objective: Objective,
+        weighting: Weighting,
+        times: TimeSampler,
+        model: ScoreModel,
+    ) -> None:
+        self.seed, self.x, self.batch_size = seed, x, batch_size
+        self.objective, self.weighting, self.times, self.sde = objective, weighting, times, model.sde
+        self.per_epoch = -(-len(x) // batch_size)
+        self.ahead = max(1, 32 // times.draws)
+        self._epoch = -1
+
+    def steps(self, start: int, stop: int) -> Iterator[list[Batch]]:
+        """The chunks of each step from ``start`` to ``stop``."""
+        step = start
+        while step < stop:
+            block, row = divmod(step, self.ahead)
+            for chunks in self._block(block, row, min(stop - block * self.ahead, self.ahead)):
+                yield chunks
+                step += 1
+
+    @torch.no_grad()
+    def _block(self, block: int, start: int, stop: int) -> Iterator[list[Batch]]:
+        indices = [self._indices(block * self.ahead + k) for k in range(self.ahead)]
+        sizes = [len(index) for index in indices]
+        width = max(sizes)
+        index = torch.stack([torch.nn.functional.pad(i, (0, width - len(i))) for i in indices])
+        shape = (self.ahead, self.times.draws, width)
+        source = generator(self.x.device, self.seed, "train", block)
+        u = torch.rand(shape, generator=source, device=self.x.device).to(self.x.dtype)
+        t, ratio = (part.clone() for part in self.times(self.sde, self.weighting, u))
+        for k, size in enumerate(sizes):
+            if size < width:
+                part = self.times(self.sde, self.weighting, u[k : k + 1, :, :size])
+                t[k, :, :size], ratio[k, :, :size] = part[0][0], part[1][0]
+        x0 = self.x[index][:, None].expand(*shape, *self.x.shape[1:]).flatten(0, 2)
+        rows = self.objective.prepare(self.sde, x0, t.flatten(), randn_like(source))
+        weight = (ratio * self.weighting(self.sde, t)).flatten()
+        fields = [field.unflatten(0, shape) for field in (*rows, weight)]
+        chunk = self.times.chunk
+        for k in range(start, stop):
+            chunks = []
+            for i in range(0, self.times.draws, chunk):
+                *parts, w = (field[k, i : i + chunk, : sizes[k]].flatten(0, 1) for field in fields)
+                chunks.append(Batch(Prepared(*parts), w, sizes[k] * self.times.draws))
+            yield chunks
+
+    def _indices(self, step: int) -> Tensor:
+        epoch, position = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            source = generator("cpu", self.seed, "epoch", epoch)
+            self._order = torch.randperm(len(self.x), generator=source).to(self.x.device)
+            self._epoch = epoch
+        return self._order[position * self.batch_size : (position + 1) * self.batch_size]
+
+
+class Training:
+    """A network under training: its weights and their average as one vector each, and the step that changes them.
+
+    Args:
+        model: the score model; trained in place, on its device.
+        objective: the unweighted loss.
+        optimizer: the recipe of the optimiser.
+        trainer: clipping, averaging and precision.
+        stream: the batches.
+        steps: the last step.
+    """
+
+    def __init__(
+        self,
+        model: ScoreModel,
+        objective: Objective,
+        optimizer: Optimizer,
+        trainer: Trainer,
+        stream: Stream,
+        steps: int,
+    ) -> None:
+        self.model, self.average = model, copy.deepcopy(model)
+        self.objective, self.recipe, self.trainer, self.stream = objective, optimizer, trainer, stream
+        self.vector = flatten_parameters(self.model.parameters())
+        self.average_vector = flatten_parameters(self.average.parameters()).requires_grad_(False)
+        self.optimizer = optimizer.build(self.vector)
+        self.steps, self.step = steps, 0
+        self.loss_by_t = LossByTime(model.sde.eps, model.sde.T)
+        self._losses: list[Tensor] = []
+        self._norms: list[Tensor] = []
+
+    def advance(self, chunks: list[Batch]) -> None:
+        """One step of gradient descent."""
+        total: Tensor | float = 0.0
+        for rows, weight, count in chunks:
+            with self._autocast():
+                losses = self.objective.loss(self.model, rows)
+            weighted = weight * losses
+            loss = weighted.sum() / count
+            loss.backward()
+            self.loss_by_t.add(rows.t, weighted.detach())
+            total = total + loss.detach()
+        gradient = self.vector.grad
+        assert gradient is not None
+        norm = torch.linalg.vector_norm(gradient)
+        if self.trainer.clip is not None:
+            gradient.mul_((self.trainer.clip / norm).clamp(max=1.0))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.lr_at(self.step, self.steps)
+        self.optimizer.step()
+        gradient.zero_()
+        decay = min(self.trainer.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            self.average_vector.lerp_(self.vector, 1 - decay)
+        self._losses.append(torch.as_tensor(total))
+        self._norms.append(norm)
+        self.step += 1
+
+    def run(
+        self,
+        log: Callable[[int, dict[str, float]], None],
+        checkpoint: Callable[[], None],
+        preview: Callable[[], None],
+    ) -> None:
+        """Train to the last step, calling back at the intervals of the trainer.
+
+        Raises:
+            UserError: the loss is no longer a number. The last checkpoint is from before.
+        """
+        trainer, since = self.trainer, time.perf_counter()
+        for chunks in self.stream.steps(self.step, self.steps):
+            self.advance(chunks)
+            last = self.step == self.steps
+            if self.step % trainer.log_every == 0 or last:
+                steps = len(self._losses)
+                values = self._read()
+                now = time.perf_counter()
+                log(self.step, {**values, "train/steps_per_second": steps / (now - since)})
+                since = now
+            if self.step % trainer.checkpoint_every == 0 or last:
+                self._check()
+                checkpoint()
+            if trainer.preview_every and (self.step % trainer.preview_every == 0 or last):
+                paused = time.perf_counter()
+                preview()
+                # The preview's time is not the step's.
+                since += time.perf_counter() - paused
+
+    def _autocast(self) -> AbstractContextManager:
+        if self.trainer.precision == "bfloat16":
+            return torch.autocast(self.vector.device.type, torch.bfloat16)
+        return nullcontext()
+
+    def _check(self) -> Tensor:
+        """The losses since the last reading; the first that is not a finite number ends the training."""
+        losses = torch.stack(self._losses) if self._losses else torch.zeros(0)
+        bad = torch.nonzero(~losses.isfinite()).flatten().tolist()
+        if bad:
+            step = self.step - len(losses) + bad[0] + 1
+            raise UserError(
+                f"the loss is {float(losses[bad[0]])} at step {step}; the last checkpoint is from before. "
+                f"Try a lower optimizer.lr, or a smaller trainer.clip"
+            )
+        return losses
+
+    def _read(self) -> dict[str, float]:
+        """The scalars since the last reading."""
+        losses = self._check()
+        values = {
+            "train/loss": float(losses.mean()),
+            "train/gradient_norm": float(torch.stack(self._norms).mean()),
+            "train/learning_rate": self.recipe.lr_at(self.step - 1, self.steps),
+            **self.loss_by_t.read(),
+        }
+        self._losses.clear()
+        self._norms.clear()
+        return values
+
+
+class LossByTime:
+    """The mean weighted loss in equal bins of t, gathered without a synchronisation and rarely added up.
+
+    Args:
+        eps: the smallest time.
+        T: the largest.
+    """
+
+    KEPT = 2**18
+
+    def __init__(self, eps: float, T: float) -> None:
+        self.eps, self.T = eps, T
+        self._rows: list[tuple[Tensor, Tensor]] = []
+        self._held = 0
+        self._sums: Tensor | None = None
+
+    def add(self, t: Tensor, losses: Tensor) -> None:
+        """Rows of a step, ``(N,)`` each."""
+        self._rows.append((t, losses))
+        self._held += len(t)
+        if self._held > self.KEPT:
+            self._flush()
+
+    def read(self) -> dict[str, float]:
+        """The means since the last reading, of the bins that were met."""
+        self._flush()
+        assert self._sums is not None
+        edges = torch.linspace(self.eps, self.T, BINS + 1).tolist()
+        sums, counts = self._sums.tolist()
+        self._sums = None
+        return {
+            f"loss_by_t/{low:.1f}-{high:.1f}": total / count
+            for low, high, total, count in zip(edges, edges[1:], sums, counts, strict=False)
+            if count
+        }
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        t, losses = (torch.cat(column) for column in zip(*self._rows, strict=True))
+        bins = ((t - self.eps) * (BINS / (self.T - self.eps))).long().clamp(0, BINS - 1)
+        sums = torch.stack([torch.bincount(bins, weight.double(), BINS) for weight in (losses, torch.ones_like(losses))])
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._rows.clear()
+        self._held = 0

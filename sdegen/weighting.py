@@ -1,0 +1,48 @@
+r"""The weight :math:`\lambda(t)` of the loss.
+
+It decides which noise levels the network learns well. With the conditional score of the kernel as target,
+:math:`E\|\nabla \log p_{t|0}\|^2 = d/\sigma_t^2`, so that a constant weight listens almost only to the smallest t.
+(The paper says that the weight damps "the beginning of training"; it is small *t* that is meant, not early epochs.)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from sdegen.sde.base import LinearSDE
+
+
+class Weighting(ABC):
+    """A positive function of time."""
+
+    @abstractmethod
+    def __call__(self, sde: LinearSDE, t: Tensor) -> Tensor:
+        """λ(t), shaped like ``t``."""
+
+
+class Uniform(Weighting):
+    r""":math:`\lambda = 1`, the choice of which the paper says that it does not work."""
+
+    def __call__(self, sde: LinearSDE, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+
+class Variance(Weighting):
+    r""":math:`\lambda = \sigma_t^2 \propto 1 / E\|\nabla \log p_{t|0}\|^2`, the paper's: every t counts the same."""
+
+    def __call__(self, sde: LinearSDE, t: Tensor) -> Tensor:
+        return sde.sigma(t) ** 2
+
+
+class Likelihood(Weighting):
+    r""":math:`\lambda = g(t)^2`, for which the loss bounds the negative log-likelihood.
+
+    Reference: Song et al. (2021), Maximum likelihood training of score-based diffusion models,
+    https://arxiv.org/abs/2101.09258
+    """
+
+    def __call__(self, sde: LinearSDE, t: Tensor) -> Tensor:
+        return sde.diffusion(t) ** 2
