@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -154,6 +154,11 @@ def explain(error: Exception, name: str) -> str:
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read; the form is option=value, and lists are written [1,2]"
     return " ".join(text.split())
+
+
+def composed(name: str, overrides: Sequence[str]) -> Config:
+    """The configuration ``conf/<name>.yaml`` with overrides, plain; for programs and tests."""
+    return plain(_compose(name, get_args_parser().parse_args([]), list(overrides)))
 
 
 def _nearest(word: str, choices: list[str], prefix: str) -> str:

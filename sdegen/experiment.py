@@ -52,7 +52,7 @@ COUNT = 2000
 """Samples drawn and measured at the end of a training."""
 FRAMES = 101
 """States of the path kept for figures."""
-PREVIEWED = 500
+PREVIEWED = 1000
 """Samples of a preview, and samples whose path is kept."""
 LOADED = ("sde", "network", "parametrization", "dataset", "sampler")
 """The groups that sampling needs."""

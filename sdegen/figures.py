@@ -53,7 +53,7 @@ def trajectories(dataset: Dataset, samples: Samples, sde: LinearSDE, shown: int 
         axes = figure.subplots()
         if path[0, 0].numel() == 1:
             _heat(axes, dataset, sde, float(path.abs().max()) * 1.02)
-            axes.plot(times, path[:, :shown, 0], color="white", linewidth=0.7, alpha=0.9)
+            axes.plot(times, path[:, : shown // 2, 0], color="white", linewidth=0.7, alpha=0.9)
             axes.set(xlim=(sde.T, sde.eps), xlabel="time t, from noise to data", ylabel="x(t), standardised")
         else:
             flat = path.flatten(2)

@@ -27,7 +27,6 @@ FLOORS = 20
 DIRECTIONS = 32
 
 Metrics = dict[str, dict[str, Any]]
-Distance = Callable[[Tensor, Tensor], float]
 
 
 def w1(x: Tensor, y: Tensor) -> float:
@@ -60,10 +59,20 @@ def sliced_w1(x: Tensor, y: Tensor) -> float:
     return float(np.mean([w1(a, b) for a, b in projections]))
 
 
-def energy(x: Tensor, y: Tensor) -> float:
-    r"""Energy distance :math:`\sqrt{2 E|X - Y| - E|X - X'| - E|Y - Y'|}` (Székely & Rizzo 2013), as a V-statistic."""
-    squared = 2 * mean_distance(x, y) - mean_distance(x, x) - mean_distance(y, y)
-    return math.sqrt(max(squared, 0.0))
+def energy(x: Tensor, y: Tensor, within_y: float | None = None) -> float:
+    r"""Energy distance :math:`\sqrt{2 E|X - Y| - E|X - X'| - E|Y - Y'|}` (Székely & Rizzo 2013), as a V-statistic.
+
+    Args:
+        x: ``(N, *)``.
+        y: ``(M, *)``.
+        within_y: E|Y − Y'|, where it is known already.
+    """
+    if x[0].numel() == 1:
+        from scipy.stats import energy_distance
+
+        return float(energy_distance(x.flatten().numpy(), y.flatten().numpy()))
+    within_y = mean_distance(y, y) if within_y is None else within_y
+    return math.sqrt(max(2 * mean_distance(x, y) - mean_distance(x, x) - within_y, 0.0))
 
 
 def mean_distance(x: Tensor, y: Tensor) -> float:
@@ -73,14 +82,22 @@ def mean_distance(x: Tensor, y: Tensor) -> float:
     return total / (len(x) * len(y))
 
 
-def distances(dataset: Dataset) -> dict[str, Distance]:
-    """The distances that make sense for a data set, by name."""
-    chosen: dict[str, Distance] = {"energy": energy}
-    chosen = {"w1": w1, "ks": ks, **chosen} if dataset.units.shape == (1,) else {"sliced_w1": sliced_w1, **chosen}
-    if dataset.modes(dataset.x[:1]) is not None:
-        chosen["mode_weights"] = lambda x, y: _total_variation(dataset.modes(x), dataset.modes(y))
-    if dataset.off_support(dataset.x[:1]) is not None:
-        chosen["off_support"] = lambda x, y: float(_found(dataset.off_support(x)).double().mean())
+def distances(dataset: Dataset, reference: Tensor) -> dict[str, Callable[[Tensor], float]]:
+    """The distances to a reference that make sense for a data set, by name."""
+    line = reference[0].numel() == 1
+    within = None if line else mean_distance(reference, reference)
+    chosen: dict[str, Callable[[Tensor], float]] = {}
+    if line:
+        chosen["w1"] = lambda x: w1(x, reference)
+        chosen["ks"] = lambda x: ks(x, reference)
+    else:
+        chosen["sliced_w1"] = lambda x: sliced_w1(x, reference)
+    chosen["energy"] = lambda x: energy(x, reference, within)
+    if dataset.modes(reference[:1]) is not None:
+        modes = dataset.modes(reference)
+        chosen["mode_weights"] = lambda x: _total_variation(dataset.modes(x), modes)
+    if dataset.off_support(reference[:1]) is not None:
+        chosen["off_support"] = lambda x: float(_found(dataset.off_support(x)).double().mean())
     return chosen
 
 
@@ -89,19 +106,21 @@ def measure(dataset: Dataset, x: Tensor) -> Metrics:
     x = x.detach().double().cpu()
     exact = dataset.draw(REFERENCE, generator("cpu", 0, "reference"))
     if exact is not None:
-        reference, kind = exact, "exact draws"
-        floors = [(dataset.draw(len(x), generator("cpu", 0, "floor", i)), reference) for i in range(FLOORS)]
+        chosen = distances(dataset, exact)
+        kind, draws = "exact draws", [_found(dataset.draw(len(x), generator("cpu", 0, "floor", i))) for i in range(FLOORS)]
+        floors = [{name: distance(draw) for name, distance in chosen.items()} for draw in draws]
     else:
-        reference, kind = _found(dataset.held_out), "random splits of the data"
-        floors = [_split(dataset, i) for i in range(FLOORS)]
+        chosen = distances(dataset, _found(dataset.held_out))
+        kind, splits = "random splits of the data", [_split(dataset, i) for i in range(FLOORS)]
+        floors = [{name: distance(a) for name, distance in distances(dataset, b).items()} for a, b in splits]
     return {
         name: {
-            "value": distance(x, reference),
-            "floor": float(np.median([distance(_found(a), b) for a, b in floors])),
-            "train": distance(dataset.x, reference),
+            "value": distance(x),
+            "floor": float(np.median([floor[name] for floor in floors])),
+            "train": distance(dataset.x),
             "floor_from": kind,
         }
-        for name, distance in distances(dataset).items()
+        for name, distance in chosen.items()
     }
 
 

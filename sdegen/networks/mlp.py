@@ -47,6 +47,10 @@ class MLP(Network):
         for inputs, outputs in itertools.pairwise((size + self.embedding.width, *hidden)):
             layers += [nn.Linear(inputs, outputs), ACTIVATIONS[activation]()]
         self.layers = nn.Sequential(*layers, nn.Linear(hidden[-1], size))
+        if fourier:
+            # Torch scales all inputs by their number: a few coordinates would drown among many features, and the
+            # network would spend its first thousands of steps unable to see where it is.
+            nn.init.kaiming_uniform_(self.layers[0].weight[:, :size].data, a=math.sqrt(5))  # type: ignore[index]
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         time = self.embedding(expand(t, x).reshape(-1).expand(len(x)))

@@ -1,0 +1,178 @@
+"""Measure what sdegen costs and reaches, as ratios within one process: ``python scripts/benchmark.py step``.
+
+Suites::
+
+    step      a training step, everything on, over a bare PyTorch loop
+    memory    peak memory of the paper's grid of times, with chunks and without
+    quality   an experiment's metrics over three seeds, beside floors and the training set's own values
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SUITES = ("step", "memory", "quality")
+TASKS = {"mixture": "paper/gaussian_mixture", "smile": "paper/smile"}
+GRIDS = {"mixture": "grid_100x30", "smile": "grid_100x10"}
+
+
+def bare_loop(x, hidden: tuple[int, ...]) -> Callable[[int], None]:  # noqa: ANN001 - torch is imported late
+    """The one baseline: noising, forward, backward and fused Adam in as little PyTorch as there can be.
+
+    VP, one uniform t a data point, batch 64, the noise-prediction loss, the paper's network; nothing else.
+    """
+    import torch
+    from torch import nn
+
+    size = x.shape[1]
+    widths = (size + 1, *hidden)
+    layers = [layer for a, b in zip(widths, widths[1:], strict=False) for layer in (nn.Linear(a, b), nn.ReLU())]
+    network = nn.Sequential(*layers, nn.Linear(hidden[-1], size))
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, fused=True)
+
+    def steps(n: int) -> None:
+        for _ in range(n):
+            x0 = x[torch.randint(len(x), (64,))]
+            t = 1e-5 + (1 - 1e-5) * torch.rand(64, 1)
+            integral = 0.1 * t + 0.5 * 19.9 * t * t
+            sigma = torch.sqrt(-torch.expm1(-integral))
+            z = torch.randn_like(x0)
+            noisy = torch.exp(-0.5 * integral) * x0 + sigma * z
+            loss = (network(torch.cat([noisy, t], 1)) - z).square().sum(1).mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+
+    return steps
+
+
+def our_loop(x, parts, recorder) -> Callable[[int], None]:  # noqa: ANN001
+    """The whole step: batches of the stream, clipping, averaging, loss by t-bin, TensorBoard."""
+    from sdegen.training import Stream, Training
+
+    stream = Stream(0, x, 64, parts.objective, parts.weighting, parts.times, parts.model)
+    training = Training(parts.model, parts.objective, parts.optimizer, parts.trainer, stream, 0)
+
+    def steps(n: int) -> None:
+        training.steps = training.step + n
+        training.run(recorder.scalars, lambda: None, lambda: None)
+
+    return steps
+
+
+def step(rounds: int = 15, steps: int = 400) -> dict[str, Any]:
+    """The step of the paper's two networks over the bare loop's, interleaved, one thread."""
+    import tempfile
+
+    import torch
+
+    from sdegen import experiment
+    from sdegen.recorder import Recorder
+
+    torch.set_num_threads(1)
+    results = {}
+    for task, name in TASKS.items():
+        config = composed(f"experiment={name}", "trainer.clip=1.0", "trainer.ema=0.999", "trainer.preview_every=0")
+        parts = experiment.build(config)
+        x = parts.dataset.units.encode(parts.dataset.x).float()
+        with tempfile.TemporaryDirectory() as folder:
+            bare = bare_loop(x, tuple(config["network"]["hidden"]))
+            recorder = Recorder(Path(folder), 0, 10**9)
+            ours = our_loop(x, parts, recorder)
+            bare(steps), ours(steps)
+            pairs = [(timed(bare, steps), timed(ours, steps)) for _ in range(rounds)]
+            recorder.close()
+        ratios = sorted(b / a for a, b in pairs)
+        results[task] = {
+            "bare_us": 1e6 * statistics.median(a for a, _ in pairs) / steps,
+            "ours_us": 1e6 * statistics.median(b for _, b in pairs) / steps,
+            "ratio": statistics.median(ratios),
+            "quartiles": [ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]],
+        }
+    return results
+
+
+def timed(loop: Callable[[int], None], steps: int) -> float:
+    start = time.perf_counter()
+    loop(steps)
+    return time.perf_counter() - start
+
+
+def memory() -> dict[str, Any]:
+    """Peak memory, in MiB, of two training steps in a process of its own, as the operating system counts it."""
+    results = {}
+    for task, name in TASKS.items():
+        for label, chunk in (("no step", None), ("chunks", 100), ("no chunks", 10**6)):
+            code = (
+                "import sys, resource; sys.argv = ['benchmark'];"
+                f"from scripts.benchmark import two_steps; two_steps({name!r}, {GRIDS[task]!r}, {chunk!r});"
+                "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+            )
+            root = Path(__file__).parents[1]
+            output = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+            results[f"{task}, {label}"] = float(output.stdout.split()[-1])
+    return results
+
+
+def two_steps(name: str, grid: str, chunk: int | None) -> None:
+    """Two steps of a paper experiment with its grid; none where ``chunk`` is None."""
+    import torch
+
+    from sdegen import experiment
+    from sdegen.training import Stream, Training
+
+    torch.set_num_threads(1)
+    config = composed(f"experiment={name}", f"times={grid}", f"times.chunk={chunk or 1}")
+    parts = experiment.build(config)
+    x = parts.dataset.units.encode(parts.dataset.x).float()
+    stream = Stream(0, x, 64, parts.objective, parts.weighting, parts.times, parts.model)
+    training = Training(parts.model, parts.objective, parts.optimizer, parts.trainer, stream, 2)
+    if chunk is not None:
+        for chunks in stream.steps(0, 2):
+            training.advance(chunks)
+
+
+def quality(names: list[str], seeds: int = 3) -> dict[str, Any]:
+    """The metrics of experiments, means over seeds, over the larger of the floor and the training set's own value."""
+    import tempfile
+
+    from sdegen import command, experiment
+
+    results: dict[str, Any] = {}
+    for name in names:
+        runs, seconds, bare = [], [], []
+        for seed in range(seeds):
+            config = composed(f"experiment={name}", f"seed={seed}")
+            with tempfile.TemporaryDirectory() as folder:
+                start = time.perf_counter()
+                with command.messages():
+                    run = experiment.train(config, Path(folder) / "run")
+                seconds.append(run.trained_seconds)
+                runs.append(json.loads((Path(folder) / "run" / "metrics.json").read_text()))
+    return results
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    """The configuration of train.yaml with overrides, plain."""
+    from sdegen import command
+
+    return command.composed("train", overrides)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite", choices=SUITES)
+    arguments = parser.parse_args()
+    print(json.dumps(globals()[arguments.suite](), indent=2))
+
+
+if __name__ == "__main__":
+    main()

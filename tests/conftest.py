@@ -1,0 +1,41 @@
+"""What the tests share: one thread, so that they time and add up alike, and small exact problems."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from sdegen.mixture import GaussianMixture
+from sdegen.sde import VE, VP, LinearSDE, SubVP
+
+torch.set_num_threads(1)
+
+SDES = {"vp": VP(), "subvp": SubVP(), "ve": VE(sigma_max=10.0)}
+
+
+@pytest.fixture(params=SDES.values(), ids=SDES.keys())
+def sde(request: pytest.FixtureRequest) -> LinearSDE:
+    return request.param
+
+
+@pytest.fixture
+def line() -> GaussianMixture:
+    """The paper's mixture on the line."""
+    return GaussianMixture(torch.tensor([0.5, 0.5]), torch.tensor([[-3.0], [3.0]]), torch.tensor([0.25, 1.0]))
+
+
+def plane() -> GaussianMixture:
+    """Three components in the plane with full covariances."""
+    root = torch.tensor([[[1.0, 0.3], [0.0, 0.5]], [[0.4, 0.0], [-0.2, 0.6]], [[0.7, 0.1], [0.1, 0.2]]])
+    return GaussianMixture(
+        torch.tensor([0.2, 0.5, 0.3]),
+        torch.tensor([[1.0, -1.0], [-2.0, 0.5], [0.5, 2.0]]),
+        root @ root.transpose(1, 2),
+    )
+
+
+def standard_error(x: torch.Tensor) -> float:
+    """Of the mean of independent numbers."""
+    return float(x.std() / math.sqrt(len(x)))

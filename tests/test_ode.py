@@ -1,0 +1,125 @@
+"""ODE solvers against closed-form solutions."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from sdegen.errors import UserError
+from sdegen.ode import RK45, Dopri5, ODESolver
+
+SOLVERS = {"rk45": lambda tol: RK45(tol, tol), "dopri5": lambda tol: Dopri5(tol, tol, 10_000)}
+FREQUENCY = torch.tensor([1.0, 5.0, 20.0], dtype=torch.float64)
+START = torch.tensor([[1.0, 0.0]] * 3, dtype=torch.float64)
+
+
+def rotation(x: Tensor, t: Tensor) -> Tensor:
+    """Rows turn at their own speed, faster as time goes on."""
+    speed = (1 + t) * (FREQUENCY[: len(x)] if len(x) == 3 else FREQUENCY[2:])
+    return speed.reshape(-1, 1) * torch.stack([-x[:, 1], x[:, 0]], dim=1)
+
+
+def turned(t: float) -> Tensor:
+    angle = FREQUENCY * (t + t**2 / 2)
+    return torch.stack([angle.cos(), angle.sin()], dim=1)
+
+
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS.keys())
+def test_error_follows_the_tolerance(solver) -> None:  # noqa: ANN001
+    errors = []
+    for tolerance in (1e-4, 1e-6, 1e-8):
+        integrate = SOLVERS["dopri5"](tolerance) if solver is SOLVERS["dopri5"] else solver(tolerance)
+        x = torch.cat([_solve(integrate, i) for i in range(3)])
+        errors.append(float((x - turned(2.0)).abs().max()))
+    assert errors[0] < 3e-2
+    assert errors[1] < errors[0] / 20
+    assert errors[2] < errors[1] / 20
+
+
+def _solve(solver: ODESolver, row: int) -> Tensor:
+    def field(x: Tensor, t: Tensor) -> Tensor:
+        return (1 + t).reshape(-1, 1) * FREQUENCY[row] * torch.stack([-x[:, 1], x[:, 0]], dim=1)
+
+    return solver.solve(field, START[row : row + 1], 0.0, 2.0, torch.zeros(0)).x
+
+
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS.keys())
+def test_there_and_back_returns(solver) -> None:  # noqa: ANN001
+    def field(x: Tensor, t: Tensor) -> Tensor:
+        return torch.sin(x) * (1 + t.reshape(-1, 1))
+
+    start = torch.linspace(-1, 1, 5, dtype=torch.float64)[:, None]
+    there = solver(1e-9).solve(field, start, 0.0, 1.5, torch.zeros(0)).x
+    back = solver(1e-9).solve(field, there, 1.5, 0.0, torch.zeros(0)).x
+    torch.testing.assert_close(back, start, atol=1e-6, rtol=0)
+    assert float((there - start).abs().max()) > 0.5
+
+
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS.keys())
+def test_path_passes_through_the_asked_times(solver) -> None:  # noqa: ANN001
+    times = torch.linspace(2, 0.5, 7, dtype=torch.float64)
+
+    def field(x: Tensor, t: Tensor) -> Tensor:
+        return -x * t.reshape(-1, 1)
+
+    start = torch.tensor([[1.0], [3.0]], dtype=torch.float64)
+    solution = solver(1e-8).solve(field, start, 2.0, 0.5, times)
+    exact = start * torch.exp((4 - times**2) / 2)[:, None, None]
+    torch.testing.assert_close(solution.path, exact, rtol=1e-4, atol=0)
+    torch.testing.assert_close(solution.path[-1], solution.x)
+    assert torch.equal(solution.path[0], start)
+
+
+def test_dopri5_gives_every_sample_its_own_steps() -> None:
+    """A slow row beside a fast one: the result is the one it has alone, and it costs what it costs alone."""
+    asked: dict[float, int] = {}
+
+    def field(x: Tensor, t: Tensor) -> Tensor:
+        for speed in x[:, 2].tolist():
+            asked[speed] = asked.get(speed, 0) + 1
+        return torch.stack([-x[:, 2] * x[:, 1], x[:, 2] * x[:, 0], torch.zeros(len(x), dtype=x.dtype)], dim=1)
+
+    start = torch.cat([START, FREQUENCY[:, None]], dim=1)
+    solver = Dopri5(1e-6, 1e-6, 10_000)
+    together = solver.solve(field, start, 0.0, 2.0, torch.zeros(0)).x
+    counts = dict(asked)
+    asked.clear()
+    alone = torch.cat([solver.solve(field, start[i : i + 1], 0.0, 2.0, torch.zeros(0)).x for i in range(3)])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-12)
+    assert counts == asked
+    assert counts[20.0] > 4 * counts[1.0]
+
+
+def test_path_does_not_change_the_end() -> None:
+    solver = Dopri5(1e-6, 1e-6, 10_000)
+    without = solver.solve(rotation, START, 0.0, 2.0, torch.zeros(0)).x
+    assert torch.equal(solver.solve(rotation, START, 0.0, 2.0, torch.linspace(0, 2, 9)).x, without)
+
+
+def test_dopri5_is_of_fifth_order() -> None:
+    """The error of one step falls as its sixth power."""
+    solver = Dopri5(1.0, 1.0, 10)
+    x, errors = torch.ones(1, 1, dtype=torch.float64), []
+    for h in (0.4, 0.2, 0.1):
+        end, _, _ = solver._step(lambda x, t: x * t.cos().reshape(-1, 1), x, x, torch.zeros(1).double(), torch.tensor([h]).double())
+        errors.append(abs(float(end) - math.exp(math.sin(h))))
+    orders = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
+    assert min(orders) > 5.8
+
+
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS.keys())
+def test_what_cannot_be_solved_is_told(solver) -> None:  # noqa: ANN001
+    def explode(x: Tensor, t: Tensor) -> Tensor:
+        return x**2
+
+    with pytest.raises(UserError, match=r"(?i)(dopri5 cannot reach|RK45 stopped)"):
+        solver(1e-6).solve(explode, torch.ones(2, 1, dtype=torch.float64), 0.0, 2.0, torch.zeros(0))
+
+
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS.keys())
+def test_tolerance_zero_is_refused(solver) -> None:  # noqa: ANN001
+    with pytest.raises(ValueError, match="rtol=0 must be above 0"):
+        solver(0.0)
