@@ -14,12 +14,13 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-SUITES = ("step", "memory", "quality")
 TASKS = {"mixture": "paper/gaussian_mixture", "smile": "paper/smile"}
 GRIDS = {"mixture": "grid_100x30", "smile": "grid_100x10"}
 
@@ -70,8 +71,6 @@ def our_loop(x, parts, recorder) -> Callable[[int], None]:  # noqa: ANN001
 
 def step(rounds: int = 15, steps: int = 400) -> dict[str, Any]:
     """The step of the paper's two networks over the bare loop's, interleaved, one thread."""
-    import tempfile
-
     import torch
 
     from sdegen import experiment
@@ -140,24 +139,44 @@ def two_steps(name: str, grid: str, chunk: int | None) -> None:
             training.advance(chunks)
 
 
-def quality(names: list[str], seeds: int = 3) -> dict[str, Any]:
-    """The metrics of experiments, means over seeds, over the larger of the floor and the training set's own value."""
-    import tempfile
-
-    from sdegen import command, experiment
+def quality(names: Sequence[str], seeds: int) -> dict[str, Any]:
+    """The metrics of experiments, means over seeds, against 1.5 times the larger of floor and training set's value."""
+    from sdegen import command
 
     results: dict[str, Any] = {}
     for name in names:
-        runs, seconds, bare = [], [], []
+        runs = []
         for seed in range(seeds):
-            config = composed(f"experiment={name}", f"seed={seed}")
             with tempfile.TemporaryDirectory() as folder:
-                start = time.perf_counter()
-                with command.messages():
-                    run = experiment.train(config, Path(folder) / "run")
-                seconds.append(run.trained_seconds)
-                runs.append(json.loads((Path(folder) / "run" / "metrics.json").read_text()))
+                command.guard(partial(trained, name, seed, Path(folder)), "train")
+                runs.append(
+                    [json.loads((Path(folder) / f"{part}.json").read_text()) for part in ("metrics", "provenance")]
+                )
+        metrics = [metrics for metrics, _ in runs]
+        cost = [provenance["training"] for _, provenance in runs]
+        results[name] = {
+            "steps": cost[0]["steps"],
+            "seconds": [round(c["seconds"], 1) for c in cost],
+            "metrics": {key: summary([m[key] for m in metrics]) for key in metrics[0]},
+        }
     return results
+
+
+def trained(name: str, seed: int, folder: Path) -> None:
+    from sdegen import experiment
+
+    experiment.train(composed(f"experiment={name}", f"seed={seed}"), folder)
+
+
+def summary(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means over seeds, and the value over the larger of the floor and the training set's own."""
+    means = {
+        key: statistics.mean(entry[key] for entry in entries)
+        for key in ("value", "floor", "train")
+        if entries[0][key] is not None
+    }
+    base = max(means["floor"], means.get("train", 0.0))
+    return {**means, "ratio": means["value"] / base if base else None, "values": [entry["value"] for entry in entries]}
 
 
 def composed(*overrides: str) -> dict[str, Any]:
@@ -169,9 +188,12 @@ def composed(*overrides: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", choices=SUITES)
+    parser.add_argument("suite", choices=("step", "memory", "quality"))
+    parser.add_argument("experiments", nargs="*", default=["smile", "gaussian_mixture"], help="for quality")
+    parser.add_argument("--seeds", type=int, default=3, help="for quality")
     arguments = parser.parse_args()
-    print(json.dumps(globals()[arguments.suite](), indent=2))
+    suites = {"step": step, "memory": memory, "quality": partial(quality, arguments.experiments, arguments.seeds)}
+    print(json.dumps(suites[arguments.suite](), indent=2))
 
 
 if __name__ == "__main__":

@@ -64,16 +64,24 @@ def load(path: Path) -> Checkpoint:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError) as error:
-        raise UserError(f"{path}: not a whole checkpoint ({error}): choose another with checkpoint=STEP") from None
+    except Exception as error:
+        # A damaged file makes zipfile raise a dozen different things.
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{path}: not a whole checkpoint ({reason}): choose another with checkpoint=STEP") from None
     if damaged:
         raise UserError(f"{path}: damaged, the checksum of {damaged} is wrong: choose another with checkpoint=STEP")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # weights_only refuses foreign objects with several exception types, and long texts.
-        raise UserError(f"{path}: refused: it holds more than tensors and plain data ({type(error).__name__})") from None
-    if not isinstance(content, dict) or content.pop("format", None) != FORMAT or set(content) != set(Checkpoint._fields):
+        raise UserError(
+            f"{path}: refused: it holds more than tensors and plain data ({type(error).__name__})"
+        ) from None
+    if (
+        not isinstance(content, dict)
+        or content.pop("format", None) != FORMAT
+        or set(content) != set(Checkpoint._fields)
+    ):
         raise UserError(f"{path}: not a checkpoint of sdegen (format {FORMAT})")
     return Checkpoint(**content)
 
@@ -91,7 +99,9 @@ def find(run: Path, step: int | None = None) -> Path:
     name = "last.pt" if step is None else f"step-{step:08d}.pt"
     if (folder / name).is_file():
         return folder / name
-    steps = sorted(int(found[1]) for file in folder.glob("step-*.pt") if (found := re.fullmatch(r"step-(\d+)", file.stem)))
+    steps = sorted(
+        int(found[1]) for file in folder.glob("step-*.pt") if (found := re.fullmatch(r"step-(\d+)", file.stem))
+    )
     if not steps:
         raise UserError(f"run={run}: holds no checkpoint: train.py writes them into its folder checkpoints/")
     raise UserError(f"run={run}: has no checkpoint {name}; choose checkpoint= from {', '.join(map(str, steps))}")

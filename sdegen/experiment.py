@@ -107,7 +107,9 @@ def check(config: Config, groups: Sequence[str], types: Mapping[str, Any], trust
         found += schema.faults(config.get(group), GROUPS[group], group, trust)
     if not re.fullmatch(r"\w[\w.+-]*", str(config.get("name", "run"))):
         found.append(f"name: {config['name']!r} names a folder: use letters, digits, _ . + and - only")
-    found += [f"{key}: must be at least 1, not {config[key]}" for key in ("count", "batch_size") if _below_1(config.get(key))]
+    found += [
+        f"{key}: must be at least 1, not {config[key]}" for key in ("count", "batch_size") if _below_1(config.get(key))
+    ]
     if found:
         raise Faults("\n".join(found))
 
@@ -196,7 +198,7 @@ def train(
         restore(training, resume)
         if training.step >= steps:
             raise UserError(
-                f"resume={folder}: all of its {steps} steps are taken: ask for more with trainer.steps= or trainer.epochs="
+                f"resume={folder}: all {steps} steps are taken: ask for more with trainer.steps= or trainer.epochs="
             )
     checkpoints.point_latest(folder)
 
@@ -233,18 +235,19 @@ def train(
         task = f"training {size} parameters, steps {training.step} to {steps}" if trainable else "the score is exact"
         log.info(f"{folder}: {task}, on {trainer.device}")
         recorder = Recorder(folder, training.step, steps)
-        started = time.perf_counter()
         try:
             if trainable:
                 training.run(recorder.progress, save, preview)
+                log.info(f"trained in {training.seconds:.1f} s, without previews and checkpoints")
             else:
                 save()
-            log.info(f"trained in {time.perf_counter() - started:.1f} s")
             result = load(folder, device=str(trainer.device), trust=trust)
-            written = result.write(COUNT)
+            written = result.write(COUNT, seed=config["seed"])
             recorder.scalars(steps, {f"metrics/{name}": entry["value"] for name, entry in written.metrics.items()})
         finally:
             recorder.close()
+        cost = {"steps": training.step, "seconds": training.seconds, "peak_memory_mib": files.peak_memory_mib()}
+        files.write_json(folder / "provenance.json", {**provenance, "training": cost})
         files.copy(written.folder / "metrics.json", folder / "metrics.json")
         files.copy(written.folder / "figures", folder / "figures")
     return result
@@ -401,9 +404,9 @@ class Run:
                 log.warning(f"no metrics and no figures: {error}")
             else:
                 found = metrics.measure(dataset, x)
-                error = metrics.score_error(dataset, self.sde, _moved(self.score, self.device, self.dtype))
-                if error is not None:
-                    found["score_error"] = {"value": error, "floor": 0.0, "train": None, "floor_from": "exact score"}
+                off = metrics.score_error(dataset, self.sde, _moved(self.score, self.device, self.dtype))
+                if off is not None:
+                    found["score_error"] = {"value": off, "floor": 0.0, "train": None, "floor_from": "exact score"}
                 files.write_json(folder / "metrics.json", found)
                 figures.save(figures.compare(dataset, x), folder / "figures" / "samples.png")
                 figures.save(figures.marginals(dataset, samples, self.sde), folder / "figures" / "marginals.png")

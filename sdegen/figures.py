@@ -6,11 +6,13 @@ Every function returns a matplotlib figure and shows nothing.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -23,7 +25,7 @@ from sdegen.sde.base import LinearSDE
 # Two colours of Okabe & Ito's palette, told apart by every kind of colour vision.
 DATA, SAMPLES = "#0072B2", "#D55E00"
 DENSITY = "cividis"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 150,
     "font.size": 9,
     "axes.titlesize": 9,
@@ -39,29 +41,36 @@ def compare(dataset: Dataset, x: Tensor) -> Figure:
     x = x.detach().double().cpu()
     if len(dataset.units.shape) > 1:
         return _compare_images(dataset.x, x)
-    return _compare_lines(dataset, x) if dataset.units.shape == (1,) else _compare_points(dataset.x, x)
+    if dataset.units.shape == (1,):
+        return _compare_lines(dataset, x)
+    return _compare_points(dataset.x.numpy(), x.numpy())
 
 
-def trajectories(dataset: Dataset, samples: Samples, sde: LinearSDE, shown: int = 30) -> Figure:
-    """Paths of the reverse process, from noise on the left (or dark) to data, in the network's units.
+def trajectories(dataset: Dataset, samples: Samples, sde: LinearSDE, shown: int = 24) -> Figure:
+    """Paths of the reverse process, from noise to data, in the network's units.
 
-    On the line they run over the marginals p_t: exact where the law is known, else of the forward process.
+    On the line they run over the marginals p_t, exact where the law is known, else of the forward process; in the
+    plane a few are shown, coloured by time.
     """
     path, times = samples.path.detach().double().cpu(), samples.times.double().cpu()
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5, 3.2), layout="constrained")
+        figure = Figure(figsize=(5, 3.2) if path[0, 0].numel() == 1 else (5, 4.4), layout="constrained")
         axes = figure.subplots()
         if path[0, 0].numel() == 1:
             _heat(axes, dataset, sde, float(path.abs().max()) * 1.02)
-            axes.plot(times, path[:, : shown // 2, 0], color="white", linewidth=0.7, alpha=0.9)
+            axes.plot(times.numpy(), path[:, : shown // 2, 0].numpy(), color="white", linewidth=0.7, alpha=0.9)
             axes.set(xlim=(sde.T, sde.eps), xlabel="time t, from noise to data", ylabel="x(t), standardised")
         else:
-            flat = path.flatten(2)
-            axes.plot(flat[:, :shown, 0], flat[:, :shown, 1], color="0.6", linewidth=0.6, zorder=1)
-            axes.scatter(*flat[0, :shown, :2].T, s=9, color="0.2", label="t = 1, noise", zorder=2)
-            axes.scatter(*flat[-1, :shown, :2].T, s=9, color=SAMPLES, label="t = ε, samples", zorder=3)
+            flat = path.flatten(2)[:, : shown // 4, :2].numpy()
+            for i in range(flat.shape[1]):
+                segments = np.stack([flat[:-1, i], flat[1:, i]], axis=1)
+                lines = LineCollection(list(segments), array=times[1:].numpy(), cmap=DENSITY, linewidths=0.8)
+                axes.add_collection(lines)
+            for end, colour, label in ((flat[0], "0.2", "noise, t = 1"), (flat[-1], SAMPLES, "samples, t = ε")):
+                axes.scatter(end[:, 0], end[:, 1], s=14, color=colour, label=label, zorder=3)
             axes.set(xlabel="$x_1(t)$, standardised", ylabel="$x_2(t)$, standardised", aspect="equal")
-            axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+            figure.colorbar(lines, label="time t", shrink=0.8)
     return figure
 
 
@@ -78,7 +87,7 @@ def marginals(dataset: Dataset, samples: Samples, sde: LinearSDE) -> Figure:
         panels = figure.subplots(2, len(chosen), sharex="col", sharey="col", squeeze=False)
         for column, (i, f, b) in enumerate(zip(chosen, forward, backward, strict=True)):
             limit = float(torch.cat([f, b]).abs().quantile(0.999)) * 1.15
-            for row, (points, colour) in enumerate(((f, DATA), (b, SAMPLES))):
+            for row, (points, colour) in enumerate(((f.numpy(), DATA), (b.numpy(), SAMPLES))):
                 axes = panels[row, column]
                 if points.shape[1] == 1:
                     axes.hist(points[:, 0], bins=40, range=(-limit, limit), density=True, color=colour)
@@ -96,7 +105,7 @@ def marginals(dataset: Dataset, samples: Samples, sde: LinearSDE) -> Figure:
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, bbox_inches="tight")
     return path
 
 
@@ -109,17 +118,20 @@ def _compare_lines(dataset: Dataset, x: Tensor) -> Figure:
         panels = figure.subplots(1, 2, sharex=True, sharey=True)
         named = ((f"data, {len(dataset.x)} points", dataset.x, DATA), (f"samples, {len(x)} points", x, SAMPLES))
         for axes, (title, points, colour) in zip(panels, named, strict=True):
-            axes.hist(points.flatten(), bins=60, range=(grid[0].item(), grid[-1].item()), density=True, color=colour)
+            axes.hist(
+                points.flatten().numpy(), bins=60, range=(low - margin, high + margin), density=True, color=colour
+            )
             if dataset.law is not None:
-                axes.plot(grid, dataset.law.log_prob(grid[:, None]).exp(), color="black", linewidth=1, label="exact density")
+                density = dataset.law.log_prob(grid[:, None]).exp()
+                axes.plot(grid.numpy(), density.numpy(), color="black", linewidth=1, label="exact density")
                 axes.legend()
             axes.set(title=title, xlabel="x")
         panels[0].set_ylabel("density")
     return figure
 
 
-def _compare_points(data: Tensor, x: Tensor) -> Figure:
-    low, high = data.amin(0)[:2], data.amax(0)[:2]
+def _compare_points(data: np.ndarray, x: np.ndarray) -> Figure:
+    low, high = data.min(0)[:2], data.max(0)[:2]
     low, high = low - 0.12 * (high - low), high + 0.12 * (high - low)
     outside = int(((x[:, :2] < low) | (x[:, :2] > high)).any(1).sum())
     with matplotlib.rc_context(STYLE):
@@ -151,7 +163,7 @@ def _compare_images(data: Tensor, x: Tensor) -> Figure:
 
 
 def image_grid(images: Tensor, side: int = 8) -> np.ndarray:
-    """The first images ``(N, C, H, W)`` in [0, 1] as one picture, ``side`` in a row: ``(H', W')`` or ``(H', W', 3)``."""
+    """The first images ``(N, C, H, W)`` in [0, 1] as one picture, ``side`` in a row, grey or of three colours."""
     images = images[: side * side]
     n, c, h, w = images.shape
     rows = -(-n // side)

@@ -39,7 +39,8 @@ def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
 def write_samples(folder: Path, x: Tensor, **facts: float) -> None:
     """Write ``samples.npz``, and ``samples.csv`` for points or ``samples.png`` for images."""
     values = x.numpy()
-    np.savez(folder / "samples.npz", x=values, **facts)
+    arrays: dict[str, Any] = {"x": values, **facts}
+    np.savez(folder / "samples.npz", **arrays)
     if values.ndim == 2:
         names = ",".join(f"x{i + 1}" for i in range(values.shape[1]))
         np.savetxt(folder / "samples.csv", values, delimiter=",", header=names, comments="")
@@ -118,6 +119,17 @@ def provenance(command: str) -> dict[str, Any]:
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
     }
+
+
+def peak_memory_mib() -> float | None:
+    """The most memory this process has held, as the operating system counts it; None where it does not."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    # In KiB on Linux, in bytes on macOS.
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def snake_case(name: str) -> str:

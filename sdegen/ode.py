@@ -57,16 +57,17 @@ class RK45(ODESolver):
         from scipy.integrate import solve_ivp
 
         def flat(t: float, state):  # noqa: ANN001, ANN202 - arrays of SciPy's
-            at = torch.as_tensor(state, dtype=x.dtype, device=x.device).view_as(x)
-            return field(at, torch.tensor(t, dtype=torch.float64)).flatten().double().cpu().numpy()
+            rows = torch.as_tensor(state, dtype=x.dtype, device=x.device).view_as(x)
+            return field(rows, torch.tensor(t, dtype=torch.float64)).flatten().double().cpu().numpy()
 
         start = x.flatten().double().cpu().numpy()
-        wanted = torch.cat([times.double().cpu(), torch.tensor([t1], dtype=torch.float64)])
-        result = solve_ivp(flat, (t0, t1), start, method="RK45", rtol=self.rtol, atol=self.atol, t_eval=wanted.numpy())
+        asked = times.double().cpu().numpy()
+        at = asked if t1 in asked else [*asked, t1]
+        result = solve_ivp(flat, (t0, t1), start, method="RK45", rtol=self.rtol, atol=self.atol, t_eval=at)
         if not result.success:
             raise UserError(f"RK45 stopped: {result.message} Try a looser sampler.rtol, or sampler=euler_maruyama")
-        states = torch.as_tensor(result.y.T, dtype=x.dtype, device=x.device).reshape(len(wanted), *x.shape)
-        return Solution(states[-1], states[:-1])
+        states = torch.as_tensor(result.y.T, dtype=x.dtype, device=x.device).reshape(-1, *x.shape)
+        return Solution(states[-1], states[: len(asked)])
 
 
 class Dopri5(ODESolver):

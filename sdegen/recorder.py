@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +51,12 @@ class Recorder:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write scalars."""
-        self._try(lambda: [self._writer.add_scalar(name, value, step) for name, value in values.items()])
+
+        def write() -> None:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+
+        self._try(write)
 
     def figure(self, step: int, name: str, figure: Figure) -> None:
         """Write a figure."""
@@ -62,7 +67,7 @@ class Recorder:
         self._bar.close()
         self._try(self._writer.close)
 
-    def _try(self, write) -> None:  # noqa: ANN001 - any callable without arguments
+    def _try(self, write: Callable[[], object]) -> None:
         try:
             write()
         except OSError as error:

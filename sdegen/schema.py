@@ -109,7 +109,7 @@ def _trusted(module: str, trust: Sequence[str]) -> bool:
 
 
 def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls.__init__)
+    return typing.get_type_hints(cls.__init__)  # type: ignore[misc]
 
 
 def _options(cls: type) -> dict[str, Any]:
@@ -174,8 +174,10 @@ def _convert(value: object, hint: Any, trust: Sequence[str]) -> Any:  # noqa: AN
             continue
         if typing.get_origin(part) is tuple:
             parts = typing.get_args(part)
-            return tuple(_convert(item, parts[0] if Ellipsis in parts else parts[i], trust)
-                         for i, item in enumerate(typing.cast("Sequence[object]", value)))
+            return tuple(
+                _convert(item, parts[0] if Ellipsis in parts else parts[i], trust)
+                for i, item in enumerate(typing.cast("Sequence[object]", value))
+            )
         if part in (int, float):
             return part(value)
     return value

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -133,4 +132,4 @@ def stratify(u: Tensor) -> Tensor:
     n = u.shape[-2] * u.shape[-1]
     slices = torch.arange(n, device=u.device, dtype=u.dtype).view(u.shape[-2:])
     # In float32 the last slice can round up to 1.
-    return ((slices + u) / n).clamp(max=1 - np.finfo(np.float32).epsneg)
+    return ((slices + u) / n).clamp(max=1 - 2**-24)

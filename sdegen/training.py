@@ -92,7 +92,9 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"device={name} is not a device: try auto, cpu or cuda") from None
-    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+    if device.type not in ("cpu", "cuda") or (
+        device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+    ):
         raise ValueError(f"device={name} is not on this machine: try device=auto")
     return device
 
@@ -102,7 +104,7 @@ class Batch(NamedTuple):
 
     rows: Prepared
     weight: Tensor
-    count: int
+    total: int
 
 
 class Stream:
@@ -192,6 +194,10 @@ class Training:
         trainer: clipping, averaging and precision.
         stream: the batches.
         steps: the last step.
+
+    Attributes:
+        step: steps taken.
+        seconds: time spent on steps and their logging, without checkpoints and previews.
     """
 
     def __init__(
@@ -208,22 +214,22 @@ class Training:
         self.vector = flatten_parameters(self.model.parameters())
         self.average_vector = flatten_parameters(self.average.parameters()).requires_grad_(False)
         self.optimizer = optimizer.build(self.vector)
-        self.steps, self.step = steps, 0
+        self.steps, self.step, self.seconds = steps, 0, 0.0
         self.loss_by_t = LossByTime(model.sde.eps, model.sde.T)
         self._losses: list[Tensor] = []
         self._norms: list[Tensor] = []
 
     def advance(self, chunks: list[Batch]) -> None:
         """One step of gradient descent."""
-        total: Tensor | float = 0.0
-        for rows, weight, count in chunks:
+        step_loss: Tensor | float = 0.0
+        for rows, weight, total in chunks:
             with self._autocast():
                 losses = self.objective.loss(self.model, rows)
             weighted = weight * losses
-            loss = weighted.sum() / count
+            loss = weighted.sum() / total
             loss.backward()
             self.loss_by_t.add(rows.t, weighted.detach())
-            total = total + loss.detach()
+            step_loss = step_loss + loss.detach()
         gradient = self.vector.grad
         assert gradient is not None
         norm = torch.linalg.vector_norm(gradient)
@@ -236,7 +242,7 @@ class Training:
         decay = min(self.trainer.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             self.average_vector.lerp_(self.vector, 1 - decay)
-        self._losses.append(torch.as_tensor(total))
+        self._losses.append(torch.as_tensor(step_loss))
         self._norms.append(norm)
         self.step += 1
 
@@ -252,23 +258,25 @@ class Training:
             UserError: the loss is no longer a number. The last checkpoint is from before.
         """
         trainer, since = self.trainer, time.perf_counter()
+        logged = 0.0
         for chunks in self.stream.steps(self.step, self.steps):
             self.advance(chunks)
             last = self.step == self.steps
             if self.step % trainer.log_every == 0 or last:
-                steps = len(self._losses)
-                values = self._read()
-                now = time.perf_counter()
-                log(self.step, {**values, "train/steps_per_second": steps / (now - since)})
-                since = now
-            if self.step % trainer.checkpoint_every == 0 or last:
+                steps, values = len(self._losses), self._read()
+                seconds = self.seconds + time.perf_counter() - since
+                log(self.step, {**values, "train/steps_per_second": steps / (seconds - logged)})
+                logged = seconds
+            due = self.step % trainer.checkpoint_every == 0 or last
+            previewed = trainer.preview_every and (self.step % trainer.preview_every == 0 or last)
+            if due or previewed:
+                self.seconds += time.perf_counter() - since
                 self._check()
-                checkpoint()
-            if trainer.preview_every and (self.step % trainer.preview_every == 0 or last):
-                paused = time.perf_counter()
-                preview()
-                # The preview's time is not the step's.
-                since += time.perf_counter() - paused
+                if due:
+                    checkpoint()
+                if previewed:
+                    preview()
+                since = time.perf_counter()
 
     def _autocast(self) -> AbstractContextManager:
         if self.trainer.precision == "bfloat16":
@@ -342,7 +350,9 @@ class LossByTime:
             return
         t, losses = (torch.cat(column) for column in zip(*self._rows, strict=True))
         bins = ((t - self.eps) * (BINS / (self.T - self.eps))).long().clamp(0, BINS - 1)
-        sums = torch.stack([torch.bincount(bins, weight.double(), BINS) for weight in (losses, torch.ones_like(losses))])
+        sums = torch.stack(
+            [torch.bincount(bins, weight.double(), BINS) for weight in (losses, torch.ones_like(losses))]
+        )
         self._sums = sums if self._sums is None else self._sums + sums
         self._rows.clear()
         self._held = 0

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
 
+from sdegen import metrics
 from sdegen.mixture import GaussianMixture
 from sdegen.sde import VE, VP, LinearSDE, SubVP
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _small_reference() -> Iterator[None]:
+    """Metrics against fewer points, where the tests are not about their values."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "REFERENCE", 2000)
+        patch.setattr(metrics, "FLOORS", 5)
+        yield
+
 
 SDES = {"vp": VP(), "subvp": SubVP(), "ve": VE(sigma_max=10.0)}
 

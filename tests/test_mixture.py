@@ -80,7 +80,10 @@ def test_draws_follow_the_density() -> None:
 @pytest.mark.parametrize("scale", [torch.tensor(2.0), torch.tensor([2.0, 0.5])])
 def test_affine_map_is_that_of_the_density(scale: torch.Tensor) -> None:
     shift = torch.tensor([1.0, -3.0])
-    for law in (plane(), GaussianMixture(torch.ones(2), torch.tensor([[0.0, 1.0], [2.0, 2.0]]), torch.tensor([1.0, 0.2]))):
+    for law in (
+        plane(),
+        GaussianMixture(torch.ones(2), torch.tensor([[0.0, 1.0], [2.0, 2.0]]), torch.tensor([1.0, 0.2])),
+    ):
         jacobian = scale.double().expand(2).log().sum()
         expected = law.log_prob(X) + jacobian
         torch.testing.assert_close(law.affine(shift, scale).log_prob((X - shift) / scale), expected)

@@ -18,7 +18,9 @@ def draws(law: GaussianMixture, sde: LinearSDE, time: float, n: int = 200_000) -
 
 
 @pytest.mark.parametrize("time", [0.05, 0.4])
-def test_denoising_differs_from_score_matching_by_a_constant(sde: LinearSDE, line: GaussianMixture, time: float) -> None:
+def test_denoising_differs_from_score_matching_by_a_constant(
+    sde: LinearSDE, line: GaussianMixture, time: float
+) -> None:
     """E‖s − ∇log p_{t|0}‖² − E‖s − ∇log p_t‖² is the same for every score s."""
     exact = Marginals(line, sde)
     x0, t = draws(line, sde, time)

@@ -32,7 +32,9 @@ def posterior_mean(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     return (MEAN / VARIANCE + alpha * x / sigma**2) / precision
 
 
-@pytest.mark.parametrize("parametrization", [Raw(), Noise(), Data(), Velocity(), Karras(SIGMA_DATA)], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize(
+    "parametrization", [Raw(), Noise(), Data(), Velocity(), Karras(SIGMA_DATA)], ids=lambda p: type(p).__name__
+)
 @pytest.mark.parametrize("shape", [(2,), (1, 3, 3)])
 @pytest.mark.parametrize("batched", [True, False])
 def test_parametrizations_agree_on_the_score(

@@ -1,7 +1,7 @@
 """Samplers: from the prior at T to data at eps, along the reverse process."""
 
 from sdegen.samplers.base import Corrector, Predictor, Sampler, Samples, StepSampler
-from sdegen.samplers.flow import Dopri5, ProbabilityFlow, RK45
+from sdegen.samplers.flow import RK45, Dopri5, ProbabilityFlow
 from sdegen.samplers.predictors import EulerMaruyama
 
 __all__ = [

@@ -58,7 +58,5 @@ class Dopri5(ProbabilityFlow):
         denoise: see :class:`Sampler`.
     """
 
-    def __init__(
-        self, rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 10000, denoise: bool = False
-    ) -> None:
+    def __init__(self, rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 10000, denoise: bool = False) -> None:
         super().__init__(ode.Dopri5(rtol, atol, max_steps), denoise)

@@ -39,9 +39,7 @@ class VE(LinearSDE):
         eps: the smallest time.
     """
 
-    def __init__(
-        self, sigma_min: float = 0.01, sigma_max: float | Literal["auto"] = 50.0, eps: float = 1e-5
-    ) -> None:
+    def __init__(self, sigma_min: float = 0.01, sigma_max: float | Literal["auto"] = 50.0, eps: float = 1e-5) -> None:
         super().__init__(eps)
         if sigma_max == "auto":
             raise ValueError("sigma_max=auto is measured on data, and there are none here: give a number")

@@ -1,0 +1,195 @@
+"""Checkpoints under real harm: bits flipped, files cut, code smuggled in."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+import sdegen
+from sdegen import checkpoint, experiment
+from sdegen.checkpoint import Checkpoint
+from sdegen.command import composed
+from sdegen.errors import UserError
+
+SMALL = ("dataset=smile", "network.hidden=[8]", "trainer.steps=3", "trainer.preview_every=0", "sampler.steps=3")
+
+
+def content(step: int = 3) -> Checkpoint:
+    weights = {"w": torch.arange(1000.0), "b": torch.zeros(2)}
+    units = {"shift": torch.zeros(2), "scale": torch.ones(2)}
+    return Checkpoint({"seed": 0}, step, weights, weights, {"state": {}}, units, {"python": "3"})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    experiment.train(composed("train", SMALL), folder)
+    return folder
+
+
+def rewritten(run: Path, folder: Path, **changes: object) -> Path:
+    """A copy of a run whose last checkpoint has other content."""
+    saved = checkpoint.load(checkpoint.find(run))
+    config = {**saved.config, **changes.pop("config", {})}  # type: ignore[dict-item]
+    checkpoint.save(saved._replace(config=config, **changes), folder / "checkpoints")
+    return folder
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    path = checkpoint.save(content(), tmp_path)
+    for file in (path, tmp_path / "last.pt"):
+        loaded = checkpoint.load(file)
+        assert loaded.config == {"seed": 0}
+        assert loaded.step == 3
+        assert torch.equal(loaded.weights["w"], torch.arange(1000.0))
+    assert path.name == "step-00000003.pt"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["last.pt", "step-00000003.pt"]
+
+
+def test_steps_are_found(tmp_path: Path) -> None:
+    for step in (3, 20):
+        checkpoint.save(content(step), tmp_path / "checkpoints")
+    assert checkpoint.load(checkpoint.find(tmp_path)).step == 20
+    assert checkpoint.load(checkpoint.find(tmp_path, 3)).step == 3
+    with pytest.raises(UserError, match=r"choose checkpoint= from 3, 20"):
+        checkpoint.find(tmp_path, 4)
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        checkpoint.find(tmp_path / "checkpoints")
+    with pytest.raises(UserError, match="no such folder"):
+        checkpoint.find(tmp_path / "nowhere")
+
+
+def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    path = checkpoint.save(content(), tmp_path)
+    whole, dice = path.read_bytes(), random.Random(0)
+    silent = 0
+    for _ in range(200):
+        bit = dice.randrange(8 * len(whole))
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            loaded = checkpoint.load(path)
+        except UserError:
+            continue
+        # Some bits of a zip carry nothing (padding, time stamps): what loads must be what was saved.
+        assert all(torch.equal(loaded.weights[key], value) for key, value in content().weights.items())
+        assert loaded.config == content().config
+        silent += 1
+    assert silent < 100
+
+
+@pytest.mark.parametrize("cut", [0, 1, 100, -1, -200])
+def test_cut_file_is_one_clear_error(tmp_path: Path, cut: int) -> None:
+    path = checkpoint.save(content(), tmp_path)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(UserError, match="not a whole checkpoint"):
+        checkpoint.load(path)
+
+
+class Payload:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):  # noqa: ANN204
+        return Path.write_text, (self.target, "ran")
+
+
+def test_smuggled_code_does_not_run(tmp_path: Path) -> None:
+    path, target = tmp_path / "evil.pt", tmp_path / "ran"
+    torch.save({"format": 1, **content()._asdict(), "config": Payload(target)}, path)
+    with pytest.raises(UserError, match="refused: it holds more than tensors and plain data"):
+        checkpoint.load(path)
+    path.write_bytes(pickle.dumps(Payload(target)))
+    with pytest.raises(UserError):
+        checkpoint.load(path)
+    assert not target.exists()
+
+
+def test_foreign_file_is_refused(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}}, tmp_path / "other.pt")
+    with pytest.raises(UserError, match="not a checkpoint of sdegen"):
+        checkpoint.load(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize(
+    ("node", "words"),
+    [
+        ({"sampler": {"_target_": "os.system", "command": "touch RAN"}}, "os.system is outside of sdegen"),
+        ({"sampler": {"_target_": "sdegen.mixture.torch.load", "f": "x"}}, "cannot be imported"),
+        ({"sampler": {"_target_": "sdegen.mixture.Tensor"}}, "is a class of torch"),
+        ({"sde": {"_target_": "sdegen.files.write_json"}}, "has no class write_json"),
+        ({"sde": {"_target_": "sdegen.datasets.file.File", "path": "x"}}, "File is not a SDE"),
+        ({"network": {"_target_": "sdegen.networks.base.Network"}}, "Network is not a Network"),
+        (
+            {"sampler": {"_target_": "sdegen.samplers.base.StepSampler", "predictor": {"_target_": "os.system"}}},
+            "outside",
+        ),
+        ({"sde": {"_target_": "sdegen.sde.linear.VP", "eps": "${oc.env:HOME}"}}, "interpolation"),
+        ({"sampler": "os.system"}, "must be a node"),
+    ],
+)
+def test_configuration_builds_only_classes_of_the_package(run: Path, tmp_path: Path, node: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        sdegen.load(rewritten(run, tmp_path / "run", config=node))
+
+
+def test_nothing_of_a_refused_module_is_imported(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "evil_module.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass VP: pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UserError, match=r"add trust=\[evil_module\]"):
+        sdegen.load(rewritten(run, tmp_path / "run", config={"sde": {"_target_": "evil_module.VP"}}))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_trusted_module_may_add_a_class(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_module.py").write_text("from sdegen.sde import VP\nclass Mine(VP):\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    changed = rewritten(run, tmp_path / "run", config={"sde": {"_target_": "my_module.Mine"}})
+    assert type(sdegen.load(changed, trust=["my_module"]).sde).__name__ == "Mine"
+
+
+def test_weights_must_fit_exactly(run: Path, tmp_path: Path) -> None:
+    saved = checkpoint.load(checkpoint.find(run))
+    missing = dict(list(saved.ema.items())[1:])
+    foreign = {**saved.ema, "more": torch.zeros(1)}
+    for i, ema in enumerate((missing, foreign)):
+        with pytest.raises(UserError, match="do not fit its network"):
+            sdegen.load(rewritten(run, tmp_path / str(i), ema=ema))
+
+
+def test_average_and_raw_weights_are_told_apart(run: Path) -> None:
+    saved = checkpoint.load(checkpoint.find(run))
+    for kind, expected in (("ema", saved.ema), ("raw", saved.weights)):
+        loaded = sdegen.load(run, weights=kind).score.network.state_dict()  # type: ignore[arg-type]
+        assert all(torch.equal(loaded[key], value) for key, value in expected.items())
+    assert not all(torch.equal(saved.ema[key], value) for key, value in saved.weights.items())
+
+
+def test_latest_names_the_newest_run(run: Path, tmp_path: Path) -> None:
+    latest = run.parent / "latest"
+    assert latest.resolve() == run.resolve()
+    assert sdegen.load(latest).step == 3
+    # Where links are not to be had it is a file that holds the name.
+    (tmp_path / "latest").write_text("run\n")
+    checkpoint.save(checkpoint.load(checkpoint.find(run)), tmp_path / "run" / "checkpoints")
+    assert sdegen.load(tmp_path / "latest").step == 3
+
+
+def test_samples_come_in_the_units_of_the_data(tmp_path: Path) -> None:
+    """Data with mean (100, -5) and deviations 3 and 0.01, from the user's own file."""
+    import numpy as np
+
+    points = np.random.default_rng(0).normal((100, -5), (3, 0.01), (500, 2))
+    np.save(tmp_path / "points.npy", points)
+    options = ("dataset=file", f"dataset.path={tmp_path / 'points.npy'}", "parametrization=karras", *SMALL[1:])
+    experiment.train(composed("train", (*options, "sampler.steps=200", "trainer.steps=500")), tmp_path / "run")
+    x = sdegen.load(tmp_path / "run").sample(2000)
+    torch.testing.assert_close(x.mean(0), torch.tensor([100.0, -5.0]).double(), rtol=0.01, atol=0.003)
+    torch.testing.assert_close(x.std(0), torch.tensor([3.0, 0.01]).double(), rtol=0.15, atol=0)
+    (tmp_path / "points.npy").unlink()
+    torch.testing.assert_close(sdegen.load(tmp_path / "run").sample(2000), x)

@@ -1,0 +1,258 @@
+"""The training loop: bit-identical on resumption, indifferent to previews and chunks, and its pieces one by one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sdegen import checkpoint, experiment
+from sdegen.command import composed
+from sdegen.errors import UserError
+from sdegen.tensor import flatten_parameters
+from sdegen.times import Grid
+from sdegen.training import LossByTime, Stream, Training
+
+
+def config(*overrides: str) -> dict[str, Any]:
+    """A small run with a short last batch (50 points, batches of 16) and every part switched on."""
+    small = ("dataset=smile", "dataset.size=52", "network.hidden=[8]", "trainer.batch_size=16", "trainer.log_every=5",
+             "sampler.steps=5", "trainer.preview_every=0", "optimizer.decay=cosine")  # fmt: skip
+    return composed("train", (*small, *overrides))
+
+
+def training(cfg: dict[str, Any]) -> Training:
+    parts = experiment.build(cfg)
+    x = parts.dataset.units.encode(parts.dataset.x).to(next(parts.model.parameters()).dtype)
+    size = parts.trainer.batch_size
+    stream = Stream(cfg["seed"], x, size, parts.objective, parts.weighting, parts.times, parts.model)
+    return Training(parts.model, parts.objective, parts.optimizer, parts.trainer, stream, parts.trainer.total(len(x)))
+
+
+def run_to(cfg: dict[str, Any], stop: int) -> Training:
+    trained = training(cfg)
+    for chunks in trained.stream.steps(0, stop):
+        trained.advance(chunks)
+    return trained
+
+
+def state(folder: Path) -> dict[str, torch.Tensor]:
+    """Everything a checkpoint holds that training changes, as one flat table."""
+    saved = checkpoint.load(checkpoint.find(folder))
+    moments = saved.optimizer["state"][0]
+    return {**{f"w {k}": v for k, v in saved.weights.items()}, **{f"e {k}": v for k, v in saved.ema.items()}, **moments}
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for key in a:
+        assert torch.equal(a[key], b[key]), key
+
+
+OPTIONS = [(), ("times.draws=3", "times.chunk=2"), ("times=importance", "weighting=likelihood")]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_resumed_run_is_the_uninterrupted_one(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Stopped at step 37, in the middle of a block, an epoch and a log interval; previews off before and on after."""
+    whole = config("trainer.steps=80", *options)
+    experiment.train(whole, tmp_path / "whole")
+
+    class Stop(Exception):
+        pass
+
+    broken = config("trainer.steps=80", "trainer.checkpoint_every=37", *options)
+    save = checkpoint.save
+
+    def save_and_stop(content, folder: Path) -> Path:  # noqa: ANN001
+        save(content, folder)
+        raise Stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_and_stop)
+        with pytest.raises(Stop):
+            experiment.train(broken, tmp_path / "broken")
+    saved = checkpoint.load(checkpoint.find(tmp_path / "broken"))
+    assert saved.step == 37
+    resumed = {**saved.config, "trainer": {**saved.config["trainer"], "preview_every": 20}}
+    experiment.train(resumed, tmp_path / "broken", resume=saved)
+    assert_same(state(tmp_path / "whole"), state(tmp_path / "broken"))
+    samples = [sorted((tmp_path / name / "samples").glob("*/samples.csv"))[-1] for name in ("whole", "broken")]
+    assert samples[0].read_bytes() == samples[1].read_bytes()
+
+
+def test_previews_change_nothing(tmp_path: Path) -> None:
+    experiment.train(config("trainer.steps=40"), tmp_path / "without")
+    experiment.train(config("trainer.steps=40", "trainer.preview_every=10"), tmp_path / "with")
+    assert_same(state(tmp_path / "without"), state(tmp_path / "with"))
+
+
+def test_seed_repeats_and_seeds_differ() -> None:
+    a, b, c = (run_to(config(f"seed={seed}", "trainer.steps=20"), 20).vector for seed in (0, 0, 1))
+    assert torch.equal(a, b)
+    assert not torch.isclose(a, c).any()
+
+
+def test_steps_do_not_depend_on_the_noise_of_the_process() -> None:
+    a = run_to(config("trainer.steps=10"), 10)
+    torch.manual_seed(123)
+    torch.randn(7)
+    assert torch.equal(run_to(config("trainer.steps=10"), 10).vector, a.vector)
+
+
+def test_chunks_bound_the_memory_and_change_only_rounding() -> None:
+    gradients = []
+    for chunk in (1, 7, 60):
+        cfg = config("times=grid", "times.points=20", "times.simulations=3", f"times.chunk={chunk}")
+        parts = experiment.build(cfg)
+        x = parts.dataset.units.encode(parts.dataset.x)
+        model = parts.model.double()
+        stream = Stream(0, x, 16, parts.objective, parts.weighting, parts.times, model)
+        trained = Training(model, parts.objective, parts.optimizer, parts.trainer, stream, 10)
+        chunks = next(stream.steps(0, 1))
+        assert max(len(batch.weight) for batch in chunks) == chunk * 16
+        assert sum(len(batch.weight) for batch in chunks) == chunks[0].total == 60 * 16
+        for rows, weight, total in chunks:
+            ((weight * trained.objective.loss(model, rows)).sum() / total).backward()
+        gradients.append(trained.vector.grad.clone())  # type: ignore[union-attr]
+    torch.testing.assert_close(gradients[0], gradients[2], rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(gradients[1], gradients[2], rtol=1e-10, atol=1e-12)
+
+
+def test_epoch_meets_every_point_once() -> None:
+    stream = training(config("trainer.steps=8")).stream
+    for epoch in range(3):
+        steps = range(epoch * stream.per_epoch, (epoch + 1) * stream.per_epoch)
+        indices = [stream._indices(step) for step in steps]
+        assert [len(i) for i in indices] == [16, 16, 16, 4]
+        assert torch.equal(torch.cat(indices).sort().values, torch.arange(52))
+
+
+def test_batches_do_not_depend_on_where_the_stream_starts() -> None:
+    a, b = training(config("trainer.steps=100")).stream, training(config("trainer.steps=100")).stream
+    from_start = [chunks[0] for chunks in a.steps(0, 70)]
+    for step in (3, 31, 32, 33, 69):
+        row = next(b.steps(step, step + 1))[0]
+        for mine, other in zip((*row.rows, row.weight), (*from_start[step].rows, from_start[step].weight), strict=True):
+            assert torch.equal(mine, other)
+
+
+def test_short_batch_is_stratified_over_the_whole_interval() -> None:
+    stream = training(config("trainer.steps=8")).stream
+    *_, (short,) = list(stream.steps(0, 4))
+    quarter = (short.rows.t * 4).long().sort().values
+    assert quarter.tolist() == [0, 1, 2, 3]
+
+
+def test_step_is_that_of_plain_pytorch() -> None:
+    """Flat vector, fused Adam, clipping and averaging against the textbook loop, layer by layer."""
+    cfg = config("trainer.steps=25", "trainer.clip=0.5", "trainer.ema=0.9", "optimizer.lr=1e-2")
+    trained = training(cfg)
+    parts = experiment.build(cfg)
+    plain = torch.optim.Adam(parts.model.parameters(), lr=1e-2)
+    average = [p.detach().clone() for p in parts.model.parameters()]
+    clipped = 0
+    for step, chunks in enumerate(trained.stream.steps(0, 25)):
+        trained.advance(chunks)
+        (batch,) = chunks
+        plain.zero_grad()
+        (batch.weight * parts.objective.loss(parts.model, batch.rows)).mean().backward()
+        clipped += float(torch.nn.utils.clip_grad_norm_(parts.model.parameters(), 0.5)) > 0.5
+        plain.param_groups[0]["lr"] = parts.optimizer.lr_at(step, 25)
+        plain.step()
+        decay = min(0.9, (1 + step) / (10 + step))
+        average = [decay * a + (1 - decay) * p.detach() for a, p in zip(average, parts.model.parameters(), strict=True)]
+    assert 0 < clipped < 25 or clipped == 25
+    flat = torch.cat([p.detach().flatten() for p in parts.model.parameters()])
+    torch.testing.assert_close(trained.vector.detach(), flat, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(trained.average_vector, torch.cat([a.flatten() for a in average]), rtol=1e-4, atol=1e-5)
+
+
+def test_flat_vector_and_layers_are_one_memory() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+    before = [p.detach().clone() for p in network.parameters()]
+    vector = flatten_parameters(network.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+    network(torch.ones(5, 3)).sum().backward()
+    assert vector.grad is not None
+    assert torch.equal(vector.grad, torch.cat([p.grad.flatten() for p in network.parameters()]))  # type: ignore[union-attr]
+    with torch.no_grad():
+        vector.zero_()
+    assert not any(bool(p.any()) for p in network.parameters())
+
+
+def test_schedule_rises_and_falls() -> None:
+    from sdegen.optimizer import Adam
+
+    rates = [Adam(lr=1.0, warmup=9, decay="cosine").lr_at(step, 100) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == max(rates[8:12])
+    assert rates[100] == pytest.approx(0, abs=1e-12)
+    assert rates[50] == pytest.approx(0.5)
+    assert {Adam(lr=0.3).lr_at(step, 10) for step in range(10)} == {0.3}
+
+
+def test_loss_that_turns_nan_stops_with_the_step_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    cfg = config("trainer.steps=100", "trainer.checkpoint_every=10", "optimizer.lr=1e-3", "trainer.log_every=4")
+    advance = Training.advance
+
+    def poison(self: Training, chunks) -> None:  # noqa: ANN001
+        if self.step == 32:
+            self.vector.data[0] = float("nan")
+        advance(self, chunks)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Training, "advance", poison)
+        with pytest.raises(UserError, match="the loss is nan at step 33; the last checkpoint is from before"):
+            experiment.train(cfg, tmp_path / "run")
+    saved = checkpoint.load(checkpoint.find(tmp_path / "run"))
+    assert saved.step == 30
+    assert all(bool(w.isfinite().all()) for w in saved.weights.values())
+
+
+def test_loss_by_time_is_the_mean_of_each_bin() -> None:
+    gathered = LossByTime(0.0, 1.0)
+    t = torch.rand(1000, generator=torch.Generator().manual_seed(0))
+    for part in t.split(130):
+        gathered.add(part, 3 * part)
+    means = gathered.read()
+    assert len(means) == 10
+    for i, value in enumerate(means.values()):
+        inside = t[(t * 10).long() == i]
+        assert value == pytest.approx(3 * float(inside.mean()), rel=1e-5)
+    gathered.add(torch.tensor([0.55]), torch.tensor([7.0]))
+    assert gathered.read() == {"loss_by_t/0.5-0.6": 7.0}
+
+
+def test_bfloat16_is_autocast_and_warned_of_for_points(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from sdegen.files import log
+
+    log.propagate = True
+    experiment.train(config("trainer.steps=3", "trainer.precision=bfloat16"), tmp_path / "run")
+    assert "points want float32" in caplog.text
+    full = run_to(config("trainer.steps=3"), 3).vector
+    half = torch.cat([w.flatten() for w in checkpoint.load(checkpoint.find(tmp_path / "run")).weights.values()])
+    assert half.dtype == torch.float32
+    assert 0 < float((half - full.detach()).abs().max()) < 1e-2
+
+
+def test_tensorboard_holds_the_curves(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    experiment.train(config("trainer.steps=30", "trainer.preview_every=15"), tmp_path / "run")
+    events = EventAccumulator(str(tmp_path / "run")).Reload()
+    steps = [event.step for event in events.Scalars("train/loss")]
+    assert steps == [5, 10, 15, 20, 25, 30]
+    tags = events.Tags()
+    names = {f"train/{name}" for name in ("loss", "gradient_norm", "learning_rate", "steps_per_second")}
+    names |= {"metrics/score_error", "metrics/sliced_w1", "loss_by_t/0.0-0.1", "loss_by_t/0.9-1.0"}
+    assert names <= set(tags["scalars"])
+    assert [event.step for event in events.Images("samples")] == [15, 30]
+
+
+def test_grid_of_the_paper_counts_its_rows() -> None:
+    """192,000 network rows for each batch of 64 points of the mixture."""
+    assert Grid(100, 30).draws * 64 == 192_000
