@@ -192,7 +192,11 @@ def main() -> None:
     parser.add_argument("experiments", nargs="*", default=["smile", "gaussian_mixture"], help="for quality")
     parser.add_argument("--seeds", type=int, default=3, help="for quality")
     arguments = parser.parse_args()
-    suites = {"step": step, "memory": memory, "quality": partial(quality, arguments.experiments, arguments.seeds)}
+    suites: dict[str, Callable[[], dict[str, Any]]] = {
+        "step": step,
+        "memory": memory,
+        "quality": partial(quality, arguments.experiments, arguments.seeds),
+    }
     print(json.dumps(suites[arguments.suite](), indent=2))
 
 

@@ -94,7 +94,7 @@ def find(run: Path, step: int | None = None) -> Path:
     """
     run = resolve(run)
     if not run.is_dir():
-        raise UserError(f"run={run}: no such folder")
+        raise UserError(f"{run}: no such folder")
     folder = run / "checkpoints"
     name = "last.pt" if step is None else f"step-{step:08d}.pt"
     if (folder / name).is_file():
@@ -103,8 +103,8 @@ def find(run: Path, step: int | None = None) -> Path:
         int(found[1]) for file in folder.glob("step-*.pt") if (found := re.fullmatch(r"step-(\d+)", file.stem))
     )
     if not steps:
-        raise UserError(f"run={run}: holds no checkpoint: train.py writes them into its folder checkpoints/")
-    raise UserError(f"run={run}: has no checkpoint {name}; choose checkpoint= from {', '.join(map(str, steps))}")
+        raise UserError(f"{run}: holds no checkpoint: train.py writes them into its folder checkpoints/")
+    raise UserError(f"{run}: has no checkpoint {name}; choose checkpoint= from {', '.join(map(str, steps))}")
 
 
 def resolve(run: Path) -> Path:

@@ -56,7 +56,7 @@ def run(
     """
     parser = OverridesParser.create()
     sys.argv[1:] = [quoted(argument, parser) for argument in sys.argv[1:]]
-    arguments = get_args_parser().parse_args()
+    arguments = _arguments()
     # Hydra would print its own lines on an error and leave; so it raises, and they become one line here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
@@ -122,6 +122,8 @@ def quoted(argument: str, parser: OverridesParser) -> str:
     key, equals, value = argument.partition("=")
     if argument.startswith("-") or not equals:
         return argument
+    if not key:
+        fail(f"{argument}: has no option before the =")
     try:
         parser.parse_override(argument)
     except (OverrideParseException, HydraException):
@@ -141,7 +143,8 @@ def plain(config: DictConfig) -> Config:
 def explain(error: Exception, name: str) -> str:
     """One line that names the option and says the fix, for what Hydra raised."""
     text = str(error)
-    if found := re.search(r"Could not find '([\w/]+)/([^/']+)'\s+Available options in '[^']*':(.*)", text, re.DOTALL):
+    pattern = r"Could not find '([\w/]+)/([^/']+)'\s+Available options in '[^']*':\n((?:\s*\t\S+\n)*)"
+    if found := re.search(pattern, text):
         group, option, available = found[1], found[2], found[3].split()
         return f"{group}={option}: no such option; {_nearest(option, available, f'{group}=')}"
     if found := re.search(r"Could not find '([^']+)'", text):
@@ -151,6 +154,8 @@ def explain(error: Exception, name: str) -> str:
         return f"{key}: no such option; {_nearest(key, _known(name), '')}"
     if found := re.search(r"Could not append to config[^']*'([^']+)'", text):
         return f"{found[1]}: exists already, drop the +"
+    if found := re.search(r"Missing mandatory value: .*full_key: (\S+)", text, re.DOTALL):
+        return f"{found[1]}: is missing: give {found[1]}=…"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read; the form is option=value, and lists are written [1,2]"
     return " ".join(text.split())
@@ -159,6 +164,13 @@ def explain(error: Exception, name: str) -> str:
 def composed(name: str, overrides: Sequence[str]) -> Config:
     """The configuration ``conf/<name>.yaml`` with overrides, plain; for programs and tests."""
     return plain(_compose(name, get_args_parser().parse_args([]), list(overrides)))
+
+
+def _arguments() -> Namespace:
+    """The arguments of this process as Hydra reads them; a flag it does not have is told in one line."""
+    parser = get_args_parser()
+    parser.error = lambda message: fail(f"{message}: see --help")  # type: ignore[method-assign]
+    return parser.parse_args()
 
 
 def _nearest(word: str, choices: list[str], prefix: str) -> str:

@@ -129,7 +129,7 @@ def build(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Experiment:
         try:
             return schema.construct(config[group], trust, **supplied)
         except ValueError as error:
-            found.append(f"{group}.{error}")
+            found.append(_named(group, config[group], error))
 
     dataset: Dataset | None = part("dataset", seed=config["seed"])
     plain = {group: part(group) for group in GROUPS if group not in ("dataset", "sde", "network")}
@@ -491,7 +491,13 @@ def _part(config: Config, group: str, trust: Sequence[str], **supplied: object) 
     try:
         return schema.construct(config[group], trust, **supplied)
     except ValueError as error:
-        raise Faults(f"{group}.{error}") from None
+        raise Faults(_named(group, config[group], error)) from None
+
+
+def _named(group: str, node: Mapping[str, Any], error: ValueError) -> str:
+    """A constructor's complaint, with the full path of the option it begins with."""
+    option = re.match(r"\w*", str(error))
+    return f"{group}.{error}" if option and option[0] in node else f"{group}: {error}"
 
 
 def _measured(node: Mapping[str, Any], dataset: Dataset, trust: Sequence[str]) -> dict[str, Any]:
