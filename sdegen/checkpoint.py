@@ -108,7 +108,9 @@ def find(run: Path, step: int | None = None) -> Path:
 
 
 def resolve(run: Path) -> Path:
-    """The run's folder that a path names; ``latest`` may be a file that holds the folder's name."""
+    """The run's folder itself, where a path is ``latest``: a link to it, or a file that holds its name."""
+    if run.is_symlink():
+        return run.parent / run.readlink()
     return run.parent / run.read_text().strip() if run.name == "latest" and run.is_file() else run
 
 

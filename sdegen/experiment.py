@@ -396,6 +396,17 @@ class Run:
             f"{count} samples by {name}, {self._weights_used()}: {samples.nfe:g} evaluations each, {seconds:.1f} s"
         )
         with files.new_folder(self.folder / "samples", name) as (folder, final):
+            files.write_yaml(
+                folder / "config.yaml",
+                {
+                    "step": self.step,
+                    "weights": self.weights,
+                    "seed": seed,
+                    "batch_size": batch_size,
+                    "sampler": self.config["sampler"],
+                    "network": self.config["network"],
+                },
+            )
             files.write_samples(folder, x, nfe=samples.nfe, seconds=seconds, seed=seed, step=self.step)
             found: dict[str, dict[str, Any]] = {}
             try:

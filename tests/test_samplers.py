@@ -220,8 +220,10 @@ def test_path_leads_from_the_prior_to_the_sample_and_changes_nothing(make: Calla
 
 
 @pytest.mark.parametrize("key", SDES)
-def test_samples_of_the_exact_score_reach_the_floor(key: str) -> None:
+def test_samples_of_the_exact_score_reach_the_floor(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every metric of the paper's mixture within twice its floor, by the SDE and by the flow."""
+    monkeypatch.setattr(metrics, "REFERENCE", 20_000)
+    monkeypatch.setattr(metrics, "FLOORS", 20)
     sde = SDES[key] if key != "ve" else type(SDES[key])(sigma_max=50.0)
     dataset = Mixture(0)
     assert dataset.law is not None

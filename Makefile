@@ -1,0 +1,47 @@
+# Every target makes the virtual environment it needs. make demo and make test are the two to know.
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+BASE := python3
+
+.PHONY: demo test test-slow lint types check gallery clean
+
+# Set everything up and run the main job: train on the paper's smile, sample, measure, draw.
+demo: $(VENV)/run
+	$(PYTHON) scripts/train.py experiment=smile
+	@echo "look at outputs/smile/latest/figures/samples.png"
+
+# Set everything up and run the tests.
+test: $(VENV)/dev
+	$(PYTHON) -m pytest -n 2
+
+test-slow: $(VENV)/dev
+	$(PYTHON) -m pytest -m slow
+
+lint: $(VENV)/dev
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+types: $(VENV)/dev
+	$(PYTHON) -m mypy
+
+check: lint types test
+
+# The figures of the README.
+gallery: $(VENV)/run
+	$(PYTHON) scripts/train.py experiment=smile
+	$(PYTHON) scripts/train.py experiment=gaussian_mixture
+	cp outputs/smile/latest/figures/samples.png outputs/gallery/smile.png
+	cp outputs/smile/latest/figures/marginals.png outputs/gallery/smile_marginals.png
+	cp outputs/gaussian_mixture/latest/figures/trajectories.png outputs/gallery/mixture_trajectories.png
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/run: pyproject.toml requirements.lock
+	$(BASE) -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c requirements.lock -e .
+	touch $@
+
+$(VENV)/dev: $(VENV)/run
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev]'
+	touch $@

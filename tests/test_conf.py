@@ -1,0 +1,140 @@
+"""Every YAML: it says what it is, names all its options, composes, builds and runs."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from sdegen import experiment, schema
+from sdegen.command import CONF, composed
+
+NODES = sorted(path for group in experiment.GROUPS for path in (CONF / group).rglob("*.yaml"))
+EXPERIMENTS = sorted(str(path.relative_to(CONF / "experiment"))[:-5] for path in (CONF / "experiment").rglob("*.yaml"))
+ALL = sorted(CONF.rglob("*.yaml"))
+DEFAULTS = {"defaults", "_target_"}
+
+
+def choice(path: Path) -> tuple[str, str]:
+    relative = path.relative_to(CONF)
+    return str(relative.parent), relative.stem
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(CONF))
+
+
+@pytest.mark.parametrize("path", ALL, ids=name)
+def test_yaml_opens_with_what_it_is_and_the_command_that_runs_it(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    comment = [line for line in lines[:12] if line.startswith("#") and "@package" not in line]
+    assert lines[0].startswith("#")
+    assert any("python scripts/" in line for line in comment)
+
+
+@pytest.mark.parametrize("path", NODES, ids=name)
+def test_yaml_names_every_option_of_its_class_with_its_default(path: Path) -> None:
+    group, option = choice(path)
+    if group.count("/"):
+        return
+    override = ["dataset.path=x.csv"] if option == "file" else []
+    node = composed("train", [f"{group}={option}", *override])[group]
+    parameters = inspect.signature(schema.resolve(node["_target_"], ())).parameters
+    expected = {key for key in parameters if key not in schema.SUPPLIED}
+    assert set(node) - {"_target_"} == expected
+
+
+@pytest.mark.parametrize("path", NODES, ids=name)
+def test_every_choice_composes_and_builds(path: Path, tmp_path: Path) -> None:
+    group, option = choice(path)
+    overrides = [f"{group}={option}"]
+    if option == "file":
+        np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(10, 2)))
+        overrides.append(f"dataset.path={tmp_path / 'x.npy'}")
+    built = experiment.build(composed("train", overrides))
+    parts = {**built._asdict(), "network": built.model.network, "parametrization": built.model.parametrization}
+    if group in experiment.GROUPS:
+        assert isinstance(parts[group], experiment.GROUPS[group])
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_runs_two_steps_and_samples(name: str, tmp_path: Path) -> None:
+    short = ["trainer.steps=2", "trainer.preview_every=0"]
+    config = composed("train", [f"experiment={name}", *short])
+    if "steps" in config["sampler"]:
+        config["sampler"]["steps"] = 2
+    run = experiment.train(config, tmp_path / "run")
+    assert run.step == 2
+    assert config["name"] == name.replace("/", "_")
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"config.yaml", "provenance.json", "train.log", "checkpoints", "samples", "figures", "metrics.json"} <= left
+    stored = OmegaConf.to_container(OmegaConf.load(tmp_path / "run" / "config.yaml"))
+    assert stored == run.config
+    figures = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
+    assert figures == {"samples.png", "marginals.png", "trajectories.png"}
+
+
+def test_experiment_values_win_over_the_groups_and_lose_to_the_command_line() -> None:
+    assert composed("train", ["experiment=smile"])["trainer"]["batch_size"] == 200
+    assert composed("train", ["experiment=smile", "trainer.batch_size=7"])["trainer"]["batch_size"] == 7
+    assert composed("train", ["experiment=smile", "sde=ve"])["sde"]["_target_"].endswith("VE")
+
+
+@pytest.mark.parametrize(
+    ("experiment_name", "expected"),
+    [
+        ("paper/gaussian_mixture", {"hidden": [128], "epochs": 300, "sampler": "StepSampler", "size": 5000}),
+        ("paper/smile", {"hidden": [128, 128], "epochs": 7000, "sampler": "RK45", "size": 400}),
+        ("paper/smile_noisy", {"hidden": [128, 128], "epochs": 7000, "sampler": "RK45", "size": 400}),
+    ],
+)
+def test_paper_experiments_are_the_papers(experiment_name: str, expected: dict) -> None:
+    config = composed("train", [f"experiment={experiment_name}"])
+    assert config["network"]["hidden"] == expected["hidden"]
+    assert config["network"]["activation"] == "relu"
+    assert config["network"]["time_embedding"] == "concat"
+    assert config["optimizer"]["lr"] == 1e-4
+    assert config["trainer"]["epochs"] == expected["epochs"]
+    assert config["trainer"]["batch_size"] == 64
+    assert config["sde"]["_target_"].endswith("VP")
+    assert config["sampler"]["_target_"].endswith(expected["sampler"])
+    assert config["dataset"]["size"] == expected["size"]
+    assert config["dataset"]["standardize"] is False
+
+
+def test_largest_distance_is_stored_as_a_number() -> None:
+    built = experiment.build(composed("train", ["experiment=smile", "sde=ve"]))
+    x = built.dataset.units.encode(built.dataset.x)
+    assert built.config["sde"]["sigma_max"] == pytest.approx(float((x[:, None] - x[None]).norm(dim=2).max()))
+
+
+def test_oracle_needs_no_training_and_samples_at_once(tmp_path: Path) -> None:
+    config = composed("train", ["dataset=gaussian_mixture", "network=oracle", "sampler=dopri5"])
+    run = experiment.train(config, tmp_path / "run")
+    assert run.step == 0
+    x = run.sample(500)
+    assert 0.4 < float((x > 0).double().mean()) < 0.6
+    assert float((x.abs() - 3).abs().mean()) < 1.0
+
+
+def test_all_faults_of_a_configuration_are_told_at_once() -> None:
+    config = composed("train", ["experiment=smile"])
+    config["sde"]["beta_max"] = "many"
+    config["trainer"]["batch_sise"] = 3
+    config["seed"] = None
+    with pytest.raises(experiment.Faults) as faults:
+        experiment.build(config)
+    lines = str(faults.value).splitlines()
+    assert len(lines) == 3
+    config = composed("train", ["sde.eps=2", "sampler.steps=0", "optimizer.lr=-1", "dataset.size=5"])
+    with pytest.raises(experiment.Faults) as faults:
+        experiment.build(config)
+    assert [line.split(" ")[0] for line in sorted(str(faults.value).splitlines())] == [
+        "dataset.size=5",
+        "optimizer.lr=-1",
+        "sampler.steps=0",
+        "sde.eps=2",
+    ]

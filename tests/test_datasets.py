@@ -1,0 +1,203 @@
+"""Data sets: their laws, their units, and files good and bad."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sdegen.datasets import Checkerboard, Circles, Dataset, File, Mixture, Moons, Pinwheel, Smile, SwissRoll
+from sdegen.datasets.file import read
+from sdegen.rng import generator
+
+PLANAR = [Moons, Circles, SwissRoll, Checkerboard, Pinwheel]
+
+
+def test_mixture_is_the_paper_one() -> None:
+    x = Mixture(0).x.flatten()
+    assert len(x) == 5000
+    left, right = x[x < 0], x[x >= 0]
+    assert float(left.mean()) == pytest.approx(-3, abs=0.05)
+    assert float(left.std()) == pytest.approx(0.5, abs=0.03)
+    assert float(right.mean()) == pytest.approx(3, abs=0.08)
+    assert float(right.std()) == pytest.approx(1, abs=0.06)
+
+
+def test_smile_has_the_paper_counts_and_shape() -> None:
+    dataset = Smile(0)
+    parts = dataset.modes(dataset.x)
+    assert torch.bincount(parts).tolist() == [100, 100, 200]
+    eye, mouth = dataset.x[parts == 1], dataset.x[parts == 2]
+    torch.testing.assert_close(eye.mean(0), torch.tensor([0.6, 0.8]).double(), atol=0.01, rtol=0)
+    torch.testing.assert_close(eye.std(0), torch.full((2,), 0.02).double(), atol=0.005, rtol=0)
+    torch.testing.assert_close(mouth.norm(dim=1), torch.ones(200).double())
+    assert bool((mouth[:, 1] <= 0).all())
+    # x is uniform: its mean square is a third.
+    x = Smile(0, size=40_000).x[20_000:, 0]
+    assert float((x**2).mean()) == pytest.approx(1 / 3, abs=0.01)
+
+
+def test_smile_noise_is_on_the_mouth_alone() -> None:
+    clean, noisy = Smile(0, size=4000), Smile(0, noise=0.02, size=4000)
+    assert torch.equal(clean.x[:2000], noisy.x[:2000])
+    torch.testing.assert_close((noisy.x - clean.x)[2000:].std(0), torch.full((2,), 0.02).double(), rtol=0.06, atol=0)
+
+
+def test_smile_knows_what_is_off_its_support() -> None:
+    points = [[0.6, 0.8], [0.6, 0.89], [0.0, -1.0], [0.0, -0.94], [0.0, -1.06], [1.0, 0.03], [1.0, 0.07], [0, 0]]
+    off = Smile(0).off_support(torch.tensor(points).double())
+    assert off.tolist() == [False, True, False, True, True, False, True, True]
+
+
+@pytest.mark.parametrize("dataset", [Smile(0), Smile(0, noise=0.02), Mixture(0)], ids=["smile", "noisy", "mixture"])
+def test_law_is_that_of_the_draws(dataset: Dataset) -> None:
+    """Expectations under the mixture, of smoothed moments, agree with those of draws."""
+    assert dataset.law is not None
+    source = generator("cpu", 1, "test")
+    drawn, law = dataset.draw(100_000, source), dataset.law.sample(100_000, source)
+    assert drawn is not None
+    for moment in (lambda x: x, lambda x: x**2, lambda x: (3 * x).sin(), lambda x: x.prod(1, keepdim=True)):
+        a, b = moment(drawn), moment(law)
+        tolerance = 5 * float(a.std()) * math.sqrt(2 / 100_000)
+        torch.testing.assert_close(a.mean(0), b.mean(0), atol=tolerance, rtol=0)
+
+
+def test_smile_law_is_smooth_along_the_mouth_at_the_smallest_noise() -> None:
+    """No trace of the nodes in the density at the σ of ε, half-way between two of them or on one."""
+    law = Smile(0).law
+    assert law is not None
+    angle = torch.linspace(1.5, 1.51, 401, dtype=torch.float64)
+    on_arc = torch.stack([-angle.cos(), -angle.sin()], dim=1)
+    density = law.log_prob(on_arc, 1.0, 6e-4) - angle.sin().log()
+    assert float(density.max() - density.min()) < 1e-4
+
+
+@pytest.mark.parametrize("cls", PLANAR)
+def test_planar_draws_are_fresh_and_of_one_law(cls) -> None:  # noqa: ANN001
+    dataset = cls(0)
+    assert dataset.x.shape == (5000, 2)
+    assert torch.equal(dataset.x, cls(0).x)
+    assert not torch.isclose(dataset.x, cls(1).x).any(1).all()
+    a, b = (dataset.draw(20_000, generator("cpu", seed, "test")) for seed in (1, 2))
+    assert float((a - b).abs().min()) >= 0
+    torch.testing.assert_close(a.mean(0), b.mean(0), atol=0.05 * float(a.std()), rtol=0)
+    torch.testing.assert_close(a.T.cov(), b.T.cov(), atol=0.05 * float(a.var()), rtol=0)
+
+
+def test_checkerboard_fills_the_dark_squares_evenly() -> None:
+    x = Checkerboard(0, size=40_000).x
+    column, row = (x + 2).floor().long().T
+    assert bool(((column + row) % 2 == 0).all())
+    counts = torch.bincount(4 * column + row, minlength=16)
+    assert sorted(counts.tolist())[:8] == [0] * 8
+    assert bool(((counts[counts > 0] - 5000).abs() < 300).all())
+
+
+def test_pinwheel_has_five_like_arms() -> None:
+    """The moments E zᵏ of a law that a fifth of a turn leaves alone vanish, but for the fifth."""
+    z = torch.view_as_complex(Pinwheel(0, size=50_000).x)
+    for k in range(1, 5):
+        assert abs((z**k).mean()) < 5 * float((z**k).abs().square().mean()) ** 0.5 / math.sqrt(len(z))
+    assert abs((z**5).mean()) > 20 * float((z**5).abs().square().mean()) ** 0.5 / math.sqrt(len(z))
+
+
+def test_units_standardise_and_come_back() -> None:
+    dataset = Mixture(0, means=((100.0, -7.0), (104.0, -7.5)), variances=(1.0, 0.1))
+    encoded = dataset.units.encode(dataset.x)
+    torch.testing.assert_close(encoded.mean(0), torch.zeros(2).double(), atol=1e-9, rtol=0)
+    torch.testing.assert_close(encoded.std(0, correction=0), torch.ones(2).double())
+    torch.testing.assert_close(dataset.units.decode(encoded), dataset.x)
+    raw = Mixture(0, standardize=False)
+    assert torch.equal(raw.units.encode(raw.x), raw.x)
+
+
+def test_constant_coordinates_and_images_have_sound_units(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.column_stack([np.arange(10.0), np.full(10, 3.0)]))
+    dataset = File(0, str(tmp_path / "a.npy"))
+    assert bool(dataset.units.encode(dataset.x).isfinite().all())
+    images = np.random.default_rng(0).integers(0, 17, (20, 1, 4, 4))
+    np.save(tmp_path / "b.npy", images)
+    dataset = File(0, str(tmp_path / "b.npy"))
+    assert dataset.units.shape == (1, 4, 4)
+    assert len(dataset.units.scale.unique()) == 1
+    assert float(dataset.units.encode(dataset.x).std(correction=0)) == pytest.approx(1)
+
+
+def test_file_is_split_once_and_for_all(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.arange(100.0))
+    dataset = File(0, str(tmp_path / "a.npy"), held_out=0.2)
+    assert dataset.held_out is not None
+    assert (len(dataset.x), len(dataset.held_out)) == (80, 20)
+    assert torch.equal(torch.cat([dataset.x, dataset.held_out]).flatten().sort().values, torch.arange(100.0).double())
+    assert torch.equal(File(0, str(tmp_path / "a.npy")).x, dataset.x)
+
+
+def test_three_formats_hold_the_same_points(tmp_path: Path) -> None:
+    points = np.array([[1.0, 2.5], [3.0, -4e-3], [0.0, 7.0]])
+    np.save(tmp_path / "a.npy", points)
+    np.savez(tmp_path / "a.npz", points)
+    np.savez(tmp_path / "b.npz", other=np.ones(2), x=points)
+    (tmp_path / "a.csv").write_text("left, right\n1,2.5\n\n3,-4e-3\n0,7\n")
+    (tmp_path / "b.csv").write_text("1,2.5\r\n3,-0.004\r\n0,7\r\n")
+    for name in ("a.npy", "a.npz", "b.npz", "a.csv", "b.csv"):
+        np.testing.assert_array_equal(read(tmp_path / name), points)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.csv", "", "holds no line of numbers"),
+        ("a.csv", "x,y\n", "holds no line of numbers"),
+        ("a.csv", "1,2\n3,b\n4,5\n", "line 2: 'b' is not a number"),
+        ("a.csv", "1,2\n3\n4,5\n", "line 2 has 1 values where others have 2"),
+        ("a.csv", "1,2\nnan,3\n4,5\n", "1 of 3 points hold NaN or infinity, the first is number 2"),
+        ("a.csv", "1\n2\n", "holds 2 points, and training needs at least 3"),
+        ("a.txt", "1\n", "must end in .npy, .npz or .csv"),
+        ("a.npy", "not an array", "not a readable array file"),
+        ("a.npz", "not an archive", "not a readable array file"),
+    ],
+)
+def test_bad_files_are_told_in_one_line(tmp_path: Path, name: str, content: str, words: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=words) as error:
+        read(tmp_path / name)
+    assert str(error.value).startswith(f"path={tmp_path / name}: ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.array([["a"]] * 3), "not real numbers"),
+        (np.ones((3, 2), dtype=complex), "not real numbers"),
+        (np.array([{}, 1, 2], dtype=object), "not a readable array file"),
+        (np.ones((3, 2, 2)), r"neither \(N,\), \(N, d\) nor \(N, C, H, W\)"),
+        (np.ones((3, 0)), "neither"),
+        (np.array([[1.0], [np.inf], [2.0]]), "NaN or infinity"),
+    ],
+)
+def test_bad_arrays_are_told_in_one_line(tmp_path: Path, array: np.ndarray, words: str) -> None:
+    np.save(tmp_path / "a.npy", array, allow_pickle=True)
+    with pytest.raises(ValueError, match=words):
+        read(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: Smile(0, size=10), "size=10 must be a multiple of 4"),
+        (lambda: Smile(0, noise=-1.0), "noise=-1 must not be negative"),
+        (lambda: Moons(0, size=1), "size=1 must be at least 2"),
+        (lambda: Mixture(0, variances=(0.0, 1.0)), "must be above 0"),
+        (lambda: Mixture(0, means=((0.0,), (1.0, 2.0))), "one and the same length"),
+        (lambda: Mixture(0, weights=(1.0,)), "one weight, mean and covariance for each component, not 1, 2 and 2"),
+        (lambda: File(0, "nowhere.csv"), "path=nowhere.csv: no such file"),
+        (lambda: File(0, "x.csv", held_out=1.0), "held_out=1 must lie between 0 and 1"),
+    ],
+)
+def test_values_out_of_range_are_refused(build, words: str) -> None:  # noqa: ANN001
+    with pytest.raises(ValueError, match=words):
+        build()

@@ -1,0 +1,105 @@
+"""Distances with known answers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from sdegen import metrics
+from sdegen.datasets import Mixture, Smile
+from sdegen.mixture import Marginals
+from sdegen.sde import VP, LinearSDE
+
+
+def normal(n: int, d: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_w1_is_the_shift_and_ks_the_gap() -> None:
+    x = normal(1000, 1)
+    assert metrics.w1(x, x) == 0
+    assert metrics.w1(x, x + 0.7) == pytest.approx(0.7)
+    assert metrics.w1(torch.tensor([[0.0], [1.0]]), torch.tensor([[5.0]])) == pytest.approx(4.5)
+    assert metrics.ks(x, x) == 0
+    assert metrics.ks(torch.tensor([[0.0], [1.0], [2.0], [3.0]]), torch.tensor([[2.5], [2.6]])) == pytest.approx(0.75)
+
+
+def test_sliced_w1_of_a_shift_is_its_mean_projection() -> None:
+    """The mean of |cos| over the circle is 2/π; over directions in 10 dimensions, E|u·e| of a random unit vector."""
+    x = normal(500, 2)
+    assert metrics.sliced_w1(x, x + torch.tensor([3.0, 4.0])) == pytest.approx(5 * 2 / math.pi, rel=2e-3)
+    y = normal(100, 10)
+    mean = math.gamma(5) / (math.sqrt(math.pi) * math.gamma(5.5))
+    assert metrics.sliced_w1(y, y + 1.0) == pytest.approx(math.sqrt(10) * mean, rel=0.25)
+
+
+@pytest.mark.parametrize("d", [1, 2])
+def test_energy_distance_is_its_definition(d: int) -> None:
+    x, y = normal(150, d), normal(130, d, seed=1) + 0.5
+
+    def mean(a: torch.Tensor, b: torch.Tensor) -> float:
+        return float((a[:, None] - b[None]).norm(dim=2).mean())
+
+    expected = math.sqrt(2 * mean(x, y) - mean(x, x) - mean(y, y))
+    assert metrics.energy(x, y) == pytest.approx(expected, rel=1e-6)
+    assert metrics.energy(x, y, metrics.mean_distance(y, y)) == pytest.approx(expected, rel=1e-6)
+    assert metrics.energy(x, x) == pytest.approx(0, abs=1e-6)
+
+
+def test_measures_of_exact_draws_are_near_their_floor_and_of_wrong_ones_far() -> None:
+    for dataset in (Mixture(0), Smile(0)):
+        exact = dataset.draw(1000, torch.Generator().manual_seed(5))
+        assert exact is not None
+        good, bad = metrics.measure(dataset, exact), metrics.measure(dataset, 1.3 * exact + 0.2)
+        for name, entry in good.items():
+            # Of 1000 exact points 0.17 are off the smile's support on average, and the floor is the median, 0.
+            assert 0 <= entry["value"] < 2.5 * entry["floor"] + 0.004, name
+            assert entry["floor_from"] == "exact draws"
+        assert sum(bad[name]["value"] > 3 * max(bad[name]["floor"], 0.003) for name in bad) >= 3
+
+
+def test_mode_weights_are_half_the_l1_distance_of_the_shares() -> None:
+    dataset = Mixture(0)
+    x = torch.cat([torch.full((90, 1), -3.0), torch.full((10, 1), 3.0)]).double()
+    assert metrics.measure(dataset, x)["mode_weights"]["value"] == pytest.approx(0.4, abs=0.03)
+
+
+def test_off_support_is_a_share() -> None:
+    dataset = Smile(0)
+    x = torch.cat([dataset.x, torch.zeros(100, 2).double()])
+    assert metrics.measure(dataset, x)["off_support"]["value"] == pytest.approx(0.2)
+
+
+def test_score_error_is_zero_for_the_oracle_and_relative(sde: LinearSDE) -> None:
+    dataset = Mixture(0)
+    assert dataset.law is not None
+    exact = Marginals(dataset.law.affine(*dataset.units), sde)
+    assert metrics.score_error(dataset, sde, exact) == pytest.approx(0, abs=1e-12)
+    assert metrics.score_error(dataset, sde, lambda x, t: 1.25 * exact(x, t)) == pytest.approx(0.25)
+    assert metrics.score_error(dataset, sde, lambda x, t: 0 * x) == pytest.approx(1)
+
+
+def test_file_is_measured_against_its_held_out_part(tmp_path) -> None:  # noqa: ANN001
+    import numpy as np
+
+    from sdegen.datasets import File
+
+    np.save(tmp_path / "a.npy", normal(1000, 3).numpy())
+    dataset = File(0, str(tmp_path / "a.npy"))
+    found = metrics.measure(dataset, normal(500, 3, seed=9))
+    assert set(found) == {"sliced_w1", "energy"}
+    for entry in found.values():
+        assert entry["floor_from"] == "random splits of the data"
+        assert 0 < entry["value"] < 2.5 * entry["floor"]
+        assert 0 < entry["train"] < 2.5 * entry["floor"]
+    assert metrics.score_error(dataset, VP(), lambda x, t: x) is None
+
+
+def test_table_has_a_line_for_each_metric() -> None:
+    entry = {"value": 0.123456, "floor": 0.1, "train": None}
+    lines = metrics.table({"w1": entry, "energy": entry}).splitlines()
+    assert len(lines) == 3
+    assert lines[1].split() == ["w1", "0.1235", "0.1"]
+    assert len({len(line) for line in lines}) == 1

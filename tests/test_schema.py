@@ -1,0 +1,96 @@
+"""Configuration nodes against the classes they name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sdegen import schema
+from sdegen.networks import MLP, Network
+from sdegen.samplers import Sampler, StepSampler
+from sdegen.sde import SDE, VP
+from sdegen.training import Trainer
+
+VP_NODE = {"_target_": "sdegen.sde.linear.VP"}
+PERCEPTRON = {"_target_": "sdegen.networks.mlp.MLP"}
+EM = {"_target_": "sdegen.samplers.predictors.EulerMaruyama"}
+STEPS = {"_target_": "sdegen.samplers.base.StepSampler", "predictor": EM}
+
+
+@pytest.mark.parametrize(
+    ("node", "base", "line"),
+    [
+        ({**VP_NODE, "beta_max": "20"}, SDE, "x.beta_max: must be a number, not '20'"),
+        ({**VP_NODE, "beta_max": True}, SDE, "x.beta_max: must be a number, not True"),
+        ({**VP_NODE, "beta_max": None}, SDE, "x.beta_max: must be a number, not None"),
+        ({**VP_NODE, "beta_max": float("nan")}, SDE, "x.beta_max: must be a number, not nan"),
+        ({**VP_NODE, "beta_max": float("inf")}, SDE, "x.beta_max: must be a number, not inf"),
+        ({**VP_NODE, "beta_mx": 20.0}, SDE, "x.beta_mx: no such option of VP; did you mean x.beta_max?"),
+        ({**VP_NODE, "zzz": 1}, SDE, "x.zzz: no such option of VP; there are beta_min, beta_max, eps"),
+        ({**STEPS, "steps": 1.5}, Sampler, "x.steps: must be an integer, not 1.5"),
+        ({**STEPS, "steps": False}, Sampler, "x.steps: must be an integer, not False"),
+        ({**STEPS, "denoise": 1}, Sampler, "x.denoise: must be true or false, not 1"),
+        ({**STEPS, "grid": "cubic"}, Sampler, "x.grid: must be one of uniform, log_snr, not 'cubic'"),
+        ({**STEPS, "corrector": EM}, Sampler, "x.corrector: EulerMaruyama is not a Corrector"),
+        (
+            {**STEPS, "predictor": {**EM, "a": 1}},
+            Sampler,
+            "x.predictor.a: no such option of EulerMaruyama",
+        ),
+        (
+            {"_target_": "sdegen.networks.mlp.MLP", "hidden": [1, "a"]},
+            Network,
+            "x.hidden: must be a list, each entry an",
+        ),
+        (
+            {"_target_": "sdegen.networks.mlp.MLP", "hidden": 128},
+            Network,
+            "x.hidden: must be a list, each entry an integer",
+        ),
+        ({"_target_": "sdegen.networks.mlp.MLP", "shape": [2]}, Network, "x.shape: no such option of MLP"),
+        (VP_NODE, Sampler, "x: VP is not a Sampler"),
+        ({}, SDE, "x: must be a node that names a SDE by _target_"),
+        (None, SDE, "x: must be a node that names a SDE by _target_"),
+        ({"_target_": 3}, SDE, "x: _target_=3 is not of the form"),
+        ({"_target_": "sdegen.sde.linear.Nothing"}, SDE, "x: _target_=sdegen.sde.linear.Nothing: module"),
+        (
+            {"_target_": "sdegen.nowhere.VP"},
+            SDE,
+            "x: _target_=sdegen.nowhere.VP: module sdegen.nowhere cannot be imported",
+        ),
+    ],
+)
+def test_fault_is_one_line_with_the_path(node: Any, base: type, line: str) -> None:  # noqa: ANN401
+    found = schema.faults(node, base, "x")
+    assert len(found) == 1
+    assert found[0].startswith(line)
+    assert "\n" not in found[0]
+
+
+def test_all_faults_are_found_at_once() -> None:
+    node = {**STEPS, "steps": "a", "nstep": 1, "predictor": {**EM, "eta": 2}, "grid": 1}
+    assert len(schema.faults(node, Sampler, "sampler")) == 4
+
+
+def test_good_nodes_have_no_faults_and_build_what_they_say() -> None:
+    node = {**STEPS, "steps": 1e2, "corrector": None}
+    assert schema.faults(node, Sampler, "x") == []
+    built = schema.construct(node)
+    assert isinstance(built, StepSampler)
+    assert built.steps == 100
+    assert isinstance(built.steps, int)
+    vp = schema.construct({**VP_NODE, "beta_max": 10})
+    assert isinstance(vp, VP)
+    network = schema.construct({**PERCEPTRON, "hidden": [4.0, 5]}, shape=(3,), law=None)
+    assert isinstance(network, MLP)
+    assert [p.shape[0] for p in network.parameters()][::2] == [4, 5, 3]
+    trainer = schema.construct({"_target_": "sdegen.training.Trainer", "steps": None, "clip": 2})
+    assert isinstance(trainer, Trainer)
+    assert trainer.clip == 2.0
+
+
+def test_nested_lists_keep_their_shape() -> None:
+    node = {"_target_": "sdegen.datasets.mixture.Mixture", "means": [[0, 1], [2, 3]], "variances": [1, 2], "size": 10}
+    assert schema.construct(node, seed=0).x.shape == (10, 2)
+    assert schema.faults({**node, "means": [[0, "a"]]}, object, "x") != []

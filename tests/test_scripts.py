@@ -1,0 +1,215 @@
+"""The commands as a user types them, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from sdegen import command
+
+ROOT = Path(__file__).parents[1]
+SHORT = ("trainer.steps=4", "trainer.preview_every=0", "sampler.steps=3", "network.hidden=[8]")
+
+
+def run(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, str(ROOT / "scripts" / f"{script}.py"), *arguments]
+    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def refused(result: subprocess.CompletedProcess[str], cwd: Path, *words: str) -> None:
+    """One line that holds the words, a status, nothing else said and nothing left behind."""
+    assert result.returncode != 0
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    for word in words:
+        assert word in lines[0]
+    assert not (cwd / "outputs").exists()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one short run of the smile in it."""
+    folder = tmp_path_factory.mktemp("user")
+    result = run("train", "experiment=smile", *SHORT, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1].startswith("results in outputs/smile/")
+    return folder
+
+
+def test_a_run_leaves_what_the_interface_says(trained: Path) -> None:
+    latest = trained / "outputs" / "smile" / "latest"
+    left = {path.name for path in latest.iterdir()}
+    wanted = {"config.yaml", "provenance.json", "train.log", "checkpoints", "samples", "figures", "metrics.json"}
+    assert wanted <= left
+    assert {name for name in left - wanted if not name.startswith("events.out.tfevents")} == set()
+    assert sorted(path.name for path in (latest / "checkpoints").iterdir()) == ["last.pt", "step-00000004.pt"]
+    provenance = json.loads((latest / "provenance.json").read_text())
+    assert provenance["command"].endswith(" ".join(("experiment=smile", *SHORT[:3], "'network.hidden=[8]'")))
+    assert provenance["packages"]["torch"]
+    assert provenance["training"]["steps"] == 4
+    assert "trained in" in (latest / "train.log").read_text()
+    metrics = json.loads((latest / "metrics.json").read_text())
+    assert set(metrics) == {"sliced_w1", "energy", "mode_weights", "off_support", "score_error"}
+    assert all({"value", "floor", "train"} <= set(entry) for entry in metrics.values())
+
+
+def test_sampling_changes_the_sampler_and_repeats_a_seed(trained: Path) -> None:
+    base = ("run=outputs/smile/latest", "count=70", "seed=5")
+    own = run("sample", *base, "sampler.steps=7", cwd=trained)
+    assert own.returncode == 0, own.stderr
+    assert "70 samples by euler_maruyama, ema weights of step 4: 7 evaluations each" in own.stdout
+    again = run("sample", *base, "sampler.steps=7", "batch_size=9", "weights=ema", cwd=trained)
+    other = run("sample", *base, "sampler=dopri5", "sampler.rtol=1e-3", "weights=raw", cwd=trained)
+    exact = run("sample", *base, "sampler=rk45", "network=oracle", cwd=trained)
+    assert "by dopri5, raw weights of step 4" in other.stdout
+    assert "by rk45, exact score" in exact.stdout
+    folders = [
+        Path(result.stdout.splitlines()[-1].removeprefix("results in ")) for result in (own, again, other, exact)
+    ]
+    assert [folder.name[4:] for folder in folders] == ["-euler_maruyama", "-euler_maruyama", "-dopri5", "-rk45"]
+    x = [np.load(trained / folder / "samples.npz") for folder in folders]
+    assert x[0]["x"].shape == (70, 2)
+    np.testing.assert_allclose(x[0]["x"], x[1]["x"], atol=1e-4)
+    assert (x[0]["nfe"], x[0]["seed"], x[0]["step"]) == (7, 5, 4)
+    np.testing.assert_allclose(np.loadtxt(trained / folders[0] / "samples.csv", delimiter=",", skiprows=1), x[0]["x"])
+    wanted = {"samples.npz", "samples.csv", "metrics.json", "figures", "config.yaml"}
+    assert {path.name for path in (trained / folders[3]).iterdir()} == wanted
+    error = json.loads((trained / folders[3] / "metrics.json").read_text())["score_error"]["value"]
+    assert error < 1e-5
+
+
+def test_resume_goes_on_in_the_same_folder(trained: Path) -> None:
+    folder = (trained / "outputs" / "smile" / "latest").resolve()
+    before = {path: path.read_bytes() for path in (folder / "config.yaml", folder / "checkpoints" / "step-00000004.pt")}
+    result = run("train", "resume=outputs/smile/latest", "trainer.steps=6", cwd=trained)
+    assert result.returncode == 0, result.stderr
+    assert "steps 4 to 6" in result.stdout
+    assert (folder / "checkpoints" / "step-00000006.pt").exists()
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert [path.name for path in folder.parent.iterdir() if path.is_dir() and not path.is_symlink()] == [folder.name]
+    done = run("train", f"resume={folder}", cwd=trained)
+    assert done.returncode == 2
+    assert "all 6 steps are taken" in done.stderr
+    foreign = run("train", f"resume={folder}", "sde=ve", cwd=trained)
+    assert foreign.stderr.startswith("sde: cannot change on resume")
+
+
+def test_multirun_makes_a_run_for_each_value_in_one_folder(tmp_path: Path) -> None:
+    line = ("-m", "experiment=smile", "weighting=uniform,variance", *SHORT)
+    result = run("train", *line, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (sweep,) = (tmp_path / "outputs").iterdir()
+    assert sorted(path.name for path in sweep.iterdir() if path.is_dir() and not path.is_symlink()) == [
+        "0-smile",
+        "1-smile",
+    ]
+    assert "Uniform" in (sweep / "0-smile" / "config.yaml").read_text()
+    assert "Variance" in (sweep / "1-smile" / "config.yaml").read_text()
+
+
+def test_your_own_class_and_yaml_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "conf" / "sde").mkdir(parents=True)
+    (tmp_path / "mine.py").write_text("from sdegen.sde import VP\n\nclass Slow(VP):\n    pass\n")
+    (tmp_path / "conf" / "sde" / "slow.yaml").write_text("_target_: mine.Slow\nbeta_max: 5.0\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    result = run("train", "--config-dir", "conf", "experiment=smile", "sde=slow", *SHORT, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    refusal = run("sample", "run=outputs/smile/latest", "count=5", cwd=tmp_path)
+    assert "if you trust its code, add trust=[mine]" in refusal.stderr
+    assert len(refusal.stderr.splitlines()) == 1
+    trusted = run("sample", "run=outputs/smile/latest", "count=5", "trust=[mine]", cwd=tmp_path)
+    assert trusted.returncode == 0, trusted.stderr
+
+
+def test_a_path_with_spaces_brackets_and_accents_works(tmp_path: Path) -> None:
+    path = tmp_path / "dados São (1) [x].csv"
+    path.write_text("\n".join(f"{i},{i % 7}" for i in range(30)))
+    result = run("train", "dataset=file", f"dataset.path={path.name}", *SHORT, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "outputs" / "file" / "latest" / "metrics.json").exists()
+
+
+MISTAKES = [
+    (("experiment=smiel",), ("experiment=smiel", "did you mean experiment=smile?")),
+    (("sede=vp",), ("sede: no such option", "sde")),
+    (("sde=vpp",), ("sde=vpp", "did you mean sde=vp?")),
+    (("sde.beta_maxx=3",), ("sde.beta_maxx", "did you mean sde.beta_max?")),
+    (("+sampler.nstep=3",), ("sampler.nstep", "did you mean sampler.steps?")),
+    (("sde.beta_max=abc",), ("sde.beta_max: must be a number, not 'abc'",)),
+    (("sde.beta_max=0.01",), ("sde.beta_max=0.01 must be at least beta_min=0.1",)),
+    (("sampler.steps=0",), ("sampler.steps=0 must be at least 1",)),
+    (("sde.eps=1",), ("sde.eps=1 must lie between 0 and T = 1",)),
+    (("dataset=file",), ("dataset.path: is missing",)),
+    (("dataset=file", "dataset.path=nowhere.csv"), ("dataset.path=nowhere.csv: no such file",)),
+    (("dataset=file", "dataset.path=empty.csv"), ("dataset.path=empty.csv: holds no line of numbers",)),
+    (("dataset=file", "dataset.path=nan.csv"), ("NaN or infinity",)),
+    (("weighting=uniform,variance",), ("add -m",)),
+    (("network=oracle", "dataset=moons"), ("network: the law of this data set is not known",)),
+    (("resume=nowhere",), ("nowhere: no such folder",)),
+    (("name=../up",), ("name: '../up' names a folder",)),
+    (("--flag",), ("unrecognized arguments: --flag",)),
+    (("-m", "experiment=smile", "sde=vp,vpp"), ("sde=vpp", "did you mean sde=vp?")),
+    (("-m", "experiment=smile", "sde.beta_max=20,0.01"), ("sde.beta_max=0.01 must be at least",)),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), MISTAKES, ids=lambda value: " ".join(value))
+def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path: Path, arguments: tuple, words: tuple) -> None:
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "nan.csv").write_text("1\nnan\n2\n")
+    refused(run("train", *arguments, cwd=tmp_path), tmp_path, *words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), ("run= is missing",)),
+        (("run=nowhere",), ("nowhere: no such folder",)),
+        (("run=.",), ("holds no checkpoint",)),
+    ],
+)
+def test_sampling_from_no_run_is_told(tmp_path: Path, arguments: tuple, words: tuple) -> None:
+    refused(run("sample", *arguments, cwd=tmp_path), tmp_path, *words)
+
+
+def test_sampling_mistakes_are_told_and_leave_nothing(trained: Path) -> None:
+    latest = trained / "outputs" / "smile" / "latest"
+    before = sorted(latest.rglob("*"))
+    for option, words in (
+        ("sampler.stepz=4", "did you mean sampler.steps?"),
+        ("count=0", "count: must be at least 1"),
+        ("weights=emma", "weights: must be one of ema, raw"),
+        ("checkpoint=3", "choose checkpoint= from 4"),
+        ("network=mlp", "only network=oracle can replace it"),
+    ):
+        result = run("sample", "run=outputs/smile/latest", option, cwd=trained)
+        assert result.returncode == 2
+        assert len(result.stderr.splitlines()) == 1, result.stderr
+        assert words in result.stderr
+    assert sorted(latest.rglob("*")) == before
+
+
+@pytest.mark.parametrize("script", ["train", "sample"])
+def test_help_is_a_page_with_groups_and_five_commands(script: str, tmp_path: Path) -> None:
+    result = run(script, "--help", cwd=tmp_path)
+    assert result.returncode == 0
+    assert sum(line.startswith(f"python scripts/{script}.py") for line in result.stdout.splitlines()) == 5
+    assert "sampler: dopri5, euler_maruyama, rk45" in result.stdout
+    assert len(result.stdout.splitlines()) < 40
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_only_what_cannot_be_read_is_quoted() -> None:
+    parser = OverridesParser.create()
+    for argument in ("a=1", "a=[1,2]", "a=x,y", "a={b:1}", "-m", "a='b c'", "+a.b=3"):
+        assert command.quoted(argument, parser) == argument
+    for value in ("[1", "a (b).csv", "it's", "São(2)"):
+        parsed = parser.parse_override(command.quoted(f"path={value}", parser))
+        assert parsed.value() == value
