@@ -1,0 +1,67 @@
+"""The same promises on a GPU, where there is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import plane
+
+import sdegen
+from sdegen import checkpoint, experiment, metrics
+from sdegen.command import composed
+from sdegen.datasets.base import Units
+from sdegen.networks.oracle import Oracle
+from sdegen.samplers import RK45, Dopri5, EulerMaruyama, StepSampler
+from sdegen.score import Raw, ScoreModel
+from sdegen.sde import LinearSDE
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+SHORT = (
+    "experiment=smile",
+    "trainer.log_every=7",
+    "trainer.preview_every=0",
+    "sampler.steps=20",
+    "trainer.device=cuda",
+)
+
+
+@pytest.mark.parametrize("options", [(), ("times=grid", "times.points=10", "times.simulations=3", "times.chunk=7")])
+def test_resumed_run_is_the_uninterrupted_one(tmp_path: Path, options: tuple[str, ...]) -> None:
+    config = composed("train", [*CUDA, *options, "trainer.steps=80", "trainer.checkpoint_every=37"])
+    whole = experiment.train(config, tmp_path / "whole")
+    saved = checkpoint.load(checkpoint.find(tmp_path / "whole", 37))
+    (tmp_path / "resumed").mkdir()
+    resumed = experiment.train(saved.config, tmp_path / "resumed", resume=saved)
+    for a, b in zip(whole.score.parameters(), resumed.score.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_run_of_the_gpu_is_reloaded_on_the_cpu(tmp_path: Path) -> None:
+    config = composed("train", [*CUDA, "trainer.steps=30", "trainer.precision=bfloat16"])
+    on_gpu = experiment.train(config, tmp_path / "run")
+    on_cpu = sdegen.load(tmp_path / "run", device="cpu")
+    assert on_gpu.sample(4).device.type == "cuda"
+    x, t = torch.randn(8, 2), torch.rand(8)
+    torch.testing.assert_close(on_gpu.score(x.cuda(), t.cuda()).cpu(), on_cpu.score(x, t), rtol=1e-3, atol=1e-3)
+    assert metrics.score_error(on_cpu.dataset, on_cpu.sde, on_cpu.score.double()) is not None
+
+
+@pytest.mark.parametrize("sampler", [StepSampler(EulerMaruyama(), steps=20), Dopri5(1e-4, 1e-4)], ids=["em", "dopri5"])
+def test_sample_does_not_depend_on_its_batch(sde: LinearSDE, sampler) -> None:  # noqa: ANN001
+    model = ScoreModel(Oracle(plane(), sde), Raw(), sde)
+    units = Units(torch.zeros(2).double(), torch.ones(2).double())
+    options = {"device": "cuda", "dtype": torch.float64, "frames": 5}
+    batches = [experiment.draw(sde, model, sampler, units, 130, batch_size=b, **options).x for b in (7, 130)]
+    torch.testing.assert_close(batches[0], batches[1], rtol=0, atol=1e-9)
+
+
+def test_flow_is_that_of_the_cpu(sde: LinearSDE) -> None:
+    model = ScoreModel(Oracle(plane(), sde), Raw(), sde)
+    x = sde.sample_prior(torch.empty(20, 2, dtype=torch.float64), torch.randn_like)
+    for sampler in (RK45(1e-7, 1e-7), Dopri5(1e-7, 1e-7)):
+        here = sampler(sde, model, x, noise=torch.randn_like).x
+        there = sampler(sde, model, x.cuda(), noise=torch.randn_like, frames=3).x
+        torch.testing.assert_close(there.cpu(), here, rtol=1e-5, atol=1e-5)
