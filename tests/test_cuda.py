@@ -30,7 +30,7 @@ SHORT = (
 
 @pytest.mark.parametrize("options", [(), ("times=grid", "times.points=10", "times.simulations=3", "times.chunk=7")])
 def test_resumed_run_is_the_uninterrupted_one(tmp_path: Path, options: tuple[str, ...]) -> None:
-    config = composed("train", [*CUDA, *options, "trainer.steps=80", "trainer.checkpoint_every=37"])
+    config = composed("train", [*SHORT, *options, "trainer.steps=80", "trainer.checkpoint_every=37"])
     whole = experiment.train(config, tmp_path / "whole")
     saved = checkpoint.load(checkpoint.find(tmp_path / "whole", 37))
     (tmp_path / "resumed").mkdir()
@@ -40,7 +40,7 @@ def test_resumed_run_is_the_uninterrupted_one(tmp_path: Path, options: tuple[str
 
 
 def test_run_of_the_gpu_is_reloaded_on_the_cpu(tmp_path: Path) -> None:
-    config = composed("train", [*CUDA, "trainer.steps=30", "trainer.precision=bfloat16"])
+    config = composed("train", [*SHORT, "trainer.steps=30", "trainer.precision=bfloat16"])
     on_gpu = experiment.train(config, tmp_path / "run")
     on_cpu = sdegen.load(tmp_path / "run", device="cpu")
     assert on_gpu.sample(4).device.type == "cuda"
