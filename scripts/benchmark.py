@@ -57,7 +57,8 @@ def bare_loop(x, hidden: tuple[int, ...]) -> Callable[[int], None]:  # noqa: ANN
 
 def our_loop(x, parts, recorder) -> Callable[[int], None]:  # noqa: ANN001
     """The whole step: batches of the stream, clipping, averaging, loss by t-bin, TensorBoard."""
-    from sdegen.training import Stream, Training
+    from sdegen.stream import Stream
+    from sdegen.training import Training
 
     stream = Stream(0, x, 64, parts.objective, parts.weighting, parts.times, parts.model)
     training = Training(parts.model, parts.objective, parts.optimizer, parts.trainer, stream, 0)
@@ -73,14 +74,14 @@ def step(rounds: int = 15, steps: int = 400) -> dict[str, Any]:
     """The step of the paper's two networks over the bare loop's, interleaved, one thread."""
     import torch
 
-    from sdegen import experiment
+    from sdegen.assembly import build
     from sdegen.recorder import Recorder
 
     torch.set_num_threads(1)
     results = {}
     for task, name in TASKS.items():
         config = composed(f"experiment={name}", "trainer.clip=1.0", "trainer.ema=0.999", "trainer.preview_every=0")
-        parts = experiment.build(config)
+        parts = build(config)
         x = parts.dataset.units.encode(parts.dataset.x).float()
         with tempfile.TemporaryDirectory() as folder:
             bare = bare_loop(x, tuple(config["network"]["hidden"]))
@@ -125,12 +126,13 @@ def two_steps(name: str, grid: str, chunk: int | None) -> None:
     """Two steps of a paper experiment with its grid; none where ``chunk`` is None."""
     import torch
 
-    from sdegen import experiment
-    from sdegen.training import Stream, Training
+    from sdegen.assembly import build
+    from sdegen.stream import Stream
+    from sdegen.training import Training
 
     torch.set_num_threads(1)
     config = composed(f"experiment={name}", f"times={grid}", f"times.chunk={chunk or 1}")
-    parts = experiment.build(config)
+    parts = build(config)
     x = parts.dataset.units.encode(parts.dataset.x).float()
     stream = Stream(0, x, 64, parts.objective, parts.weighting, parts.times, parts.model)
     training = Training(parts.model, parts.objective, parts.optimizer, parts.trainer, stream, 2)

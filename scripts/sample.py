@@ -11,34 +11,36 @@ from sdegen.errors import UserError
 
 def own_nodes() -> dict[str, Any]:
     """The run's own sampler and network, so that a command line can change them: read before Hydra composes."""
-    from sdegen import checkpoint, experiment
+    from sdegen import checkpoint
+    from sdegen.run import plain
 
     options = command.options()
     if "run" not in options:
         raise UserError("run= is missing: name the folder of a run, as in run=outputs/smile/latest")
     step = options.get("checkpoint", "null")
     path = checkpoint.find(Path(options["run"]), int(step) if step.isdigit() else None)
-    config = experiment.plain(checkpoint.load(path).config)
+    config = plain(checkpoint.load(path).config)
     return {group: config[group] for group in command.NODES}
 
 
-def load(config: dict[str, Any]) -> Any:  # noqa: ANN401
-    from sdegen import experiment
+def loaded(config: dict[str, Any]) -> Any:  # noqa: ANN401
+    from sdegen.assembly import SAMPLE, check
+    from sdegen.run import load
 
-    experiment.check(config, command.NODES, experiment.SAMPLE, config["trust"])
+    check(config, command.NODES, SAMPLE, config["trust"])
     nodes = {group: config[group] for group in command.NODES}
     settings = {key: config[key] for key in ("checkpoint", "weights", "device", "precision", "trust")}
-    return experiment.load(config["run"], nodes=nodes, **settings)
+    return load(config["run"], nodes=nodes, **settings)
 
 
 def task(config: dict[str, Any], folder: Path) -> None:
     import torch
 
-    run = load(config)
+    run = loaded(config)
     torch.set_num_threads(int(run.config["trainer"]["threads"]))
     written = run.write(config["count"], seed=config["seed"], batch_size=config["batch_size"])
     print(f"results in {written.folder}")
 
 
 if __name__ == "__main__":
-    command.run("sample", load, task, nodes=own_nodes)
+    command.run("sample", loaded, task, nodes=own_nodes)

@@ -14,43 +14,35 @@ RESUMABLE = ("trainer.steps", "trainer.epochs", "trainer.device", "trust")
 
 
 def check(config: dict[str, Any]) -> None:
-    from sdegen import experiment
+    from sdegen.assembly import build
 
-    experiment.build(own(config))
+    build(own(config))
 
 
 def task(config: dict[str, Any], folder: Path) -> None:
     from sdegen import experiment
 
-    experiment.train(own(config), relative(folder), command=shlex.join(["python", *sys.argv]))
-    print(f"results in {relative(folder)}")
+    run = experiment.train(own(config), relative(folder), command=shlex.join(["python", *sys.argv]))
+    print(f"results in {run.folder}")
 
 
 def resume(options: dict[str, str]) -> None:
     """Go on with a run in its own folder."""
     from omegaconf import OmegaConf
 
-    from sdegen import checkpoint, experiment
+    from sdegen import experiment
 
-    folder = checkpoint.resolve(Path(options.pop("resume")))
+    folder = options.pop("resume")
     if foreign := [key for key in options if key not in RESUMABLE]:
         raise UserError(f"{foreign[0]}: cannot change on resume; with resume= go only {', '.join(RESUMABLE)}")
-    saved = checkpoint.load(checkpoint.find(folder))
-    config = experiment.plain(saved.config)
-    given = OmegaConf.to_container(OmegaConf.from_dotlist([f"{key}={value}" for key, value in options.items()]))
-    assert isinstance(given, dict)
-    length = given.get("trainer", {})
-    if "epochs" in length and "steps" not in length:
-        length["steps"] = None
-    config["trainer"] = {**config["trainer"], **length}
-    trust = given.get("trust", [])
-    experiment.train(config, folder, trust=tuple(trust), resume=saved)
-    print(f"results in {relative(folder)}")
+    given: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"{key}={value}" for key, value in options.items()]))
+    run = experiment.resume(Path(folder), given.get("trainer", {}), given.get("trust", ()))
+    print(f"results in {run.folder}")
 
 
 def own(config: dict[str, Any]) -> dict[str, Any]:
     """What describes the run itself, not the way it was asked for."""
-    return {key: value for key, value in config.items() if key not in ("resume", "trust", "experiment")}
+    return {key: value for key, value in config.items() if key not in ("resume", "trust")}
 
 
 def relative(folder: Path) -> Path:

@@ -1,24 +1,22 @@
-"""The training loop: linear, one step per batch, with its randomness a function of (seed, step)."""
+"""The training loop: linear, one step per batch."""
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from sdegen.errors import UserError
-from sdegen.objective import Objective, Prepared
+from sdegen.objective import Objective
 from sdegen.optimizer import Optimizer
-from sdegen.rng import generator, randn_like
 from sdegen.score import ScoreModel
+from sdegen.stream import Batch, Stream
 from sdegen.tensor import flatten_parameters
-from sdegen.times import TimeSampler
-from sdegen.weighting import Weighting
 
 BINS = 10
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
@@ -97,91 +95,6 @@ def find_device(name: str) -> torch.device:
     ):
         raise ValueError(f"device={name} is not on this machine: try device=auto")
     return device
-
-
-class Batch(NamedTuple):
-    """The rows of a step (or of a chunk of it), their weights, and the rows of the whole step."""
-
-    rows: Prepared
-    weight: Tensor
-    total: int
-
-
-class Stream:
-    """The batches of every step, as a function of (seed, step).
-
-    An epoch is a permutation of the data from (seed, epoch). The times and noises of step k come from the block
-    ``k // K`` of steps, row ``k % K``, with ``K = max(1, 32 // draws)``: a whole block is prepared at once, which
-    makes the preparation of a step nearly free. K is part of the meaning of a seed.
-
-    Args:
-        seed: the run's seed.
-        x: the data as the network meets them, on their device, ``(N, *)``.
-        batch_size: data points in a step.
-        objective: prepares the noisy points.
-        weighting: λ(t).
-        times: draws the times.
-        model: whose SDE it is.
-    """
-
-    def __init__(
-        self,
-        seed: int,
-        x: Tensor,
-        batch_size: int,
-        objective: Objective,
-        weighting: Weighting,
-        times: TimeSampler,
-        model: ScoreModel,
-    ) -> None:
-        self.seed, self.x, self.batch_size = seed, x, batch_size
-        self.objective, self.weighting, self.times, self.sde = objective, weighting, times, model.sde
-        self.per_epoch = -(-len(x) // batch_size)
-        self.ahead = max(1, 32 // times.draws)
-        self._epoch = -1
-
-    def steps(self, start: int, stop: int) -> Iterator[list[Batch]]:
-        """The chunks of each step from ``start`` to ``stop``."""
-        step = start
-        while step < stop:
-            block, row = divmod(step, self.ahead)
-            for chunks in self._block(block, row, min(stop - block * self.ahead, self.ahead)):
-                yield chunks
-                step += 1
-
-    @torch.no_grad()
-    def _block(self, block: int, start: int, stop: int) -> Iterator[list[Batch]]:
-        indices = [self._indices(block * self.ahead + k) for k in range(self.ahead)]
-        sizes = [len(index) for index in indices]
-        width = max(sizes)
-        index = torch.stack([torch.nn.functional.pad(i, (0, width - len(i))) for i in indices])
-        shape = (self.ahead, self.times.draws, width)
-        source = generator(self.x.device, self.seed, "train", block)
-        u = torch.rand(shape, generator=source, device=self.x.device).to(self.x.dtype)
-        t, ratio = (part.clone() for part in self.times(self.sde, self.weighting, u))
-        for k, size in enumerate(sizes):
-            if size < width:
-                part = self.times(self.sde, self.weighting, u[k : k + 1, :, :size])
-                t[k, :, :size], ratio[k, :, :size] = part[0][0], part[1][0]
-        x0 = self.x[index][:, None].expand(*shape, *self.x.shape[1:]).flatten(0, 2)
-        rows = self.objective.prepare(self.sde, x0, t.flatten(), randn_like(source))
-        weight = (ratio * self.weighting(self.sde, t)).flatten()
-        fields = [field.unflatten(0, shape) for field in (*rows, weight)]
-        chunk = self.times.chunk
-        for k in range(start, stop):
-            chunks = []
-            for i in range(0, self.times.draws, chunk):
-                *parts, w = (field[k, i : i + chunk, : sizes[k]].flatten(0, 1) for field in fields)
-                chunks.append(Batch(Prepared(*parts), w, sizes[k] * self.times.draws))
-            yield chunks
-
-    def _indices(self, step: int) -> Tensor:
-        epoch, position = divmod(step, self.per_epoch)
-        if epoch != self._epoch:
-            source = generator("cpu", self.seed, "epoch", epoch)
-            self._order = torch.randperm(len(self.x), generator=source).to(self.x.device)
-            self._epoch = epoch
-        return self._order[position * self.batch_size : (position + 1) * self.batch_size]
 
 
 class Training:

@@ -16,8 +16,11 @@ LAYERS = [
     {"mixture", "ode"},
     {"networks", "samplers", "weighting", "datasets"},
     {"score", "times", "objective", "optimizer"},
+    {"stream"},
     {"training", "metrics", "figures"},
     {"checkpoint", "recorder", "files", "schema"},
+    {"assembly"},
+    {"run"},
     {"experiment"},
     {"command"},
 ]

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from sdegen import experiment, schema
+from sdegen import assembly, experiment, schema
 from sdegen.command import CONF, composed
 
-NODES = sorted(path for group in experiment.GROUPS for path in (CONF / group).rglob("*.yaml"))
+NODES = sorted(path for group in assembly.GROUPS for path in (CONF / group).rglob("*.yaml"))
 EXPERIMENTS = sorted(str(path.relative_to(CONF / "experiment"))[:-5] for path in (CONF / "experiment").rglob("*.yaml"))
 ALL = sorted(CONF.rglob("*.yaml"))
 DEFAULTS = {"defaults", "_target_"}
@@ -54,10 +54,10 @@ def test_every_choice_composes_and_builds(path: Path, tmp_path: Path) -> None:
     if option == "file":
         np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(10, 2)))
         overrides.append(f"dataset.path={tmp_path / 'x.npy'}")
-    built = experiment.build(composed("train", overrides))
+    built = assembly.build(composed("train", overrides))
     parts = {**built._asdict(), "network": built.model.network, "parametrization": built.model.parametrization}
-    if group in experiment.GROUPS:
-        assert isinstance(parts[group], experiment.GROUPS[group])
+    if group in assembly.GROUPS:
+        assert isinstance(parts[group], assembly.GROUPS[group])
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -106,7 +106,7 @@ def test_paper_experiments_are_the_papers(experiment_name: str, expected: dict) 
 
 
 def test_largest_distance_is_stored_as_a_number() -> None:
-    built = experiment.build(composed("train", ["experiment=smile", "sde=ve"]))
+    built = assembly.build(composed("train", ["experiment=smile", "sde=ve"]))
     x = built.dataset.units.encode(built.dataset.x)
     assert built.config["sde"]["sigma_max"] == pytest.approx(float((x[:, None] - x[None]).norm(dim=2).max()))
 
@@ -125,13 +125,13 @@ def test_all_faults_of_a_configuration_are_told_at_once() -> None:
     config["sde"]["beta_max"] = "many"
     config["trainer"]["batch_sise"] = 3
     config["seed"] = None
-    with pytest.raises(experiment.Faults) as faults:
-        experiment.build(config)
+    with pytest.raises(assembly.Faults) as faults:
+        assembly.build(config)
     lines = str(faults.value).splitlines()
     assert len(lines) == 3
     config = composed("train", ["sde.eps=2", "sampler.steps=0", "optimizer.lr=-1", "dataset.size=5"])
-    with pytest.raises(experiment.Faults) as faults:
-        experiment.build(config)
+    with pytest.raises(assembly.Faults) as faults:
+        assembly.build(config)
     assert [line.split(" ")[0] for line in sorted(str(faults.value).splitlines())] == [
         "dataset.size=5",
         "optimizer.lr=-1",

@@ -13,6 +13,7 @@ from sdegen import checkpoint, experiment, metrics
 from sdegen.command import composed
 from sdegen.datasets.base import Units
 from sdegen.networks.oracle import Oracle
+from sdegen.run import draw
 from sdegen.samplers import RK45, Dopri5, EulerMaruyama, StepSampler
 from sdegen.score import Raw, ScoreModel
 from sdegen.sde import LinearSDE
@@ -54,7 +55,7 @@ def test_sample_does_not_depend_on_its_batch(sde: LinearSDE, sampler) -> None:  
     model = ScoreModel(Oracle(plane(), sde), Raw(), sde)
     units = Units(torch.zeros(2).double(), torch.ones(2).double())
     options = {"device": "cuda", "dtype": torch.float64, "frames": 5}
-    batches = [experiment.draw(sde, model, sampler, units, 130, batch_size=b, **options).x for b in (7, 130)]
+    batches = [draw(sde, model, sampler, units, 130, batch_size=b, **options).x for b in (7, 130)]
     torch.testing.assert_close(batches[0], batches[1], rtol=0, atol=1e-9)
 
 

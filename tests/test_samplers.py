@@ -13,10 +13,10 @@ from torch import Tensor
 from sdegen import metrics
 from sdegen.datasets import Mixture
 from sdegen.datasets.base import Units
-from sdegen.experiment import draw
 from sdegen.mixture import GaussianMixture, Marginals
 from sdegen.networks.oracle import Oracle
 from sdegen.rng import SampleNoise
+from sdegen.run import draw
 from sdegen.samplers import RK45, Corrector, Dopri5, EulerMaruyama, Predictor, Sampler, StepSampler
 from sdegen.score import Raw, ScoreModel
 from sdegen.sde import VP, LinearSDE

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from sdegen import checkpoint, experiment
+from sdegen import assembly, checkpoint, experiment
 from sdegen.command import composed
 from sdegen.errors import UserError
+from sdegen.stream import Stream
 from sdegen.tensor import flatten_parameters
 from sdegen.times import Grid
-from sdegen.training import LossByTime, Stream, Training
+from sdegen.training import LossByTime, Training
 
 
 def config(*overrides: str) -> dict[str, Any]:
@@ -24,7 +25,7 @@ def config(*overrides: str) -> dict[str, Any]:
 
 
 def training(cfg: dict[str, Any]) -> Training:
-    parts = experiment.build(cfg)
+    parts = assembly.build(cfg)
     x = parts.dataset.units.encode(parts.dataset.x).to(next(parts.model.parameters()).dtype)
     size = parts.trainer.batch_size
     stream = Stream(cfg["seed"], x, size, parts.objective, parts.weighting, parts.times, parts.model)
@@ -106,7 +107,7 @@ def test_chunks_bound_the_memory_and_change_only_rounding() -> None:
     gradients = []
     for chunk in (1, 7, 60):
         cfg = config("times=grid", "times.points=20", "times.simulations=3", f"times.chunk={chunk}")
-        parts = experiment.build(cfg)
+        parts = assembly.build(cfg)
         x = parts.dataset.units.encode(parts.dataset.x)
         model = parts.model.double()
         stream = Stream(0, x, 16, parts.objective, parts.weighting, parts.times, model)
@@ -150,7 +151,7 @@ def test_step_is_that_of_plain_pytorch() -> None:
     """Flat vector, fused Adam, clipping and averaging against the textbook loop, layer by layer."""
     cfg = config("trainer.steps=25", "trainer.clip=0.5", "trainer.ema=0.9", "optimizer.lr=1e-2")
     trained = training(cfg)
-    parts = experiment.build(cfg)
+    parts = assembly.build(cfg)
     plain = torch.optim.Adam(parts.model.parameters(), lr=1e-2)
     average = [p.detach().clone() for p in parts.model.parameters()]
     clipped = 0

@@ -1,0 +1,162 @@
+"""From a configuration to objects: check every node, build the parts, wire them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from sdegen import schema
+from sdegen.datasets import Dataset
+from sdegen.errors import UserError
+from sdegen.networks import Network
+from sdegen.networks.oracle import Oracle
+from sdegen.objective import Objective
+from sdegen.optimizer import Optimizer
+from sdegen.rng import derive
+from sdegen.samplers import Sampler
+from sdegen.score import Parametrization, Raw, ScoreModel
+from sdegen.sde.base import SDE, LinearSDE
+from sdegen.times import TimeSampler
+from sdegen.training import Trainer
+from sdegen.weighting import Weighting
+
+Config = dict[str, Any]
+
+GROUPS: dict[str, type] = {
+    "sde": SDE,
+    "network": Network,
+    "parametrization": Parametrization,
+    "dataset": Dataset,
+    "objective": Objective,
+    "weighting": Weighting,
+    "times": TimeSampler,
+    "optimizer": Optimizer,
+    "trainer": Trainer,
+    "sampler": Sampler,
+}
+"""The groups of a configuration and the class that every node of a group must be."""
+
+TRAIN = {"name": str, "seed": int, "trust": tuple[str, ...], "resume": str | None}
+"""The options of train.yaml beside its groups."""
+SAMPLE = {
+    "run": str,
+    "checkpoint": int | None,
+    "weights": Literal["ema", "raw"],
+    "count": int,
+    "batch_size": int,
+    "seed": int,
+    "device": str,
+    "precision": Literal["float32", "float64"],
+    "trust": tuple[str, ...],
+}
+"""The options of sample.yaml beside its groups."""
+
+
+class Faults(UserError):
+    """All that is wrong with a configuration, a line each."""
+
+
+class Experiment(NamedTuple):
+    """The parts of a run, wired."""
+
+    config: Config
+    dataset: Dataset
+    sde: LinearSDE
+    model: ScoreModel
+    objective: Objective
+    weighting: Weighting
+    times: TimeSampler
+    optimizer: Optimizer
+    trainer: Trainer
+    sampler: Sampler
+
+
+def check(config: Config, groups: Sequence[str], types: Mapping[str, Any], trust: Sequence[str]) -> None:
+    """Raise :class:`Faults` with all that is wrong with a configuration; nothing is built.
+
+    Args:
+        config: the configuration, plain.
+        groups: the groups it must have.
+        types: its other options, and their types.
+        trust: modules whose classes the nodes may name.
+    """
+    found = schema.option_faults({key: value for key, value in config.items() if key not in groups}, types)
+    for group in groups:
+        found += schema.faults(config.get(group), GROUPS[group], group, trust)
+    if not re.fullmatch(r"\w[\w.+-]*", str(config.get("name", "run"))):
+        found.append(f"name: {config['name']!r} names a folder: use letters, digits, _ . + and - only")
+    found += [
+        f"{key}: must be at least 1, not {config[key]}" for key in ("count", "batch_size") if _below_1(config.get(key))
+    ]
+    if found:
+        raise Faults("\n".join(found))
+
+
+def build(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Experiment:
+    """Build the parts that a configuration names.
+
+    The configuration of the result has ``auto`` replaced by the measured values.
+
+    Raises:
+        Faults: what is wrong with the configuration, all of it, a line each.
+    """
+    check(config, tuple(GROUPS), TRAIN, trust)
+    found: list[str] = []
+
+    def part(group: str, **supplied: object) -> Any:  # noqa: ANN401
+        try:
+            return schema.construct(config[group], trust, **supplied)
+        except ValueError as error:
+            found.append(_named(group, config[group], error))
+
+    dataset: Dataset | None = part("dataset", seed=config["seed"])
+    plain = {group: part(group) for group in GROUPS if group not in ("dataset", "sde", "network")}
+    if dataset is None:
+        part("sde")
+        raise Faults("\n".join(found))
+    config = {**config, "sde": _measured(config["sde"], dataset, trust)}
+    sde: LinearSDE | None = part("sde")
+    if sde is None:
+        raise Faults("\n".join(found))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(config["seed"], "network"))
+        law = None if dataset.law is None else dataset.law.affine(*dataset.units)
+        network = part("network", shape=dataset.units.shape, law=law, sde=sde)
+    if found:
+        raise Faults("\n".join(found))
+    parametrization = plain.pop("parametrization")
+    return Experiment(config, dataset, sde, connect(network, parametrization, sde), **plain)
+
+
+def connect(network: Network, parametrization: Parametrization, sde: LinearSDE) -> ScoreModel:
+    """A network read as a score. The oracle's output is the score already."""
+    return ScoreModel(network, Raw() if isinstance(network, Oracle) else parametrization, sde)
+
+
+def construct(config: Config, group: str, trust: Sequence[str], **supplied: object) -> Any:  # noqa: ANN401
+    try:
+        return schema.construct(config[group], trust, **supplied)
+    except ValueError as error:
+        raise Faults(_named(group, config[group], error)) from None
+
+
+def _below_1(value: object) -> bool:
+    return isinstance(value, int) and value < 1
+
+
+def _named(group: str, node: Mapping[str, Any], error: ValueError) -> str:
+    """A constructor's complaint, with the full path of the option it begins with."""
+    option = re.match(r"\w*", str(error))
+    return f"{group}.{error}" if option and option[0] in node else f"{group}: {error}"
+
+
+def _measured(node: Mapping[str, Any], dataset: Dataset, trust: Sequence[str]) -> dict[str, Any]:
+    """A node of the SDE whose options left to ``auto`` are measured on the data."""
+    auto = [key for key, value in node.items() if value == "auto"]
+    if not auto:
+        return dict(node)
+    values = schema.resolve(node["_target_"], trust).measure(dataset.units.encode(dataset.x))  # type: ignore[attr-defined]
+    return {**node, **{key: values[key] for key in auto}}
