@@ -8,7 +8,7 @@ BASE := python3
 # Set everything up and run the main job: train on the paper's smile, sample, measure, draw.
 demo: $(VENV)/run
 	$(PYTHON) scripts/train.py experiment=smile
-	@echo "look at outputs/smile/latest/figures/samples.png"
+	@echo "look at outputs/smile/latest/figures/samples.png; for more commands: . $(VENV)/bin/activate"
 
 # Set everything up and run the tests.
 test: $(VENV)/dev

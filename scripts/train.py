@@ -33,7 +33,8 @@ def resume(options: dict[str, str]) -> None:
     from sdegen import experiment
 
     folder = options.pop("resume")
-    if foreign := [key for key in options if key not in RESUMABLE]:
+    foreign = [argument for argument in sys.argv[1:] if argument.startswith("-") or "=" not in argument]
+    if foreign := [*foreign, *(key for key in options if key not in RESUMABLE)]:
         raise UserError(f"{foreign[0]}: cannot change on resume; with resume= go only {', '.join(RESUMABLE)}")
     given: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"{key}={value}" for key, value in options.items()]))
     run = experiment.resume(Path(folder), given.get("trainer", {}), given.get("trust", ()))

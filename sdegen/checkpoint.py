@@ -93,6 +93,8 @@ def find(run: Path, step: int | None = None) -> Path:
         UserError: there is none.
     """
     run = resolve(run)
+    if run.is_file():
+        raise UserError(f"{run}: is a file: give the run's folder, and checkpoint=STEP for another than the last")
     if not run.is_dir():
         raise UserError(f"{run}: no such folder")
     folder = run / "checkpoints"

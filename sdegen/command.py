@@ -25,6 +25,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -61,6 +62,8 @@ def run(
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
     def job_main(config: DictConfig) -> None:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            log.info(f"job {HydraConfig.get().job.num}: {' '.join(HydraConfig.get().overrides.task)}")
         task(plain(config), Path(HydraConfig.get().runtime.output_dir))
 
     def whole() -> None:
@@ -91,8 +94,8 @@ def guard(work: Callable[[], object], name: str) -> None:
         fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         fail(explain(error, name))
-    except KeyboardInterrupt:
-        fail("interrupted", 130)
+    except KeyboardInterrupt as interrupt:
+        fail(str(interrupt) or "interrupted", 130)
 
 
 def store(group: str, node: Mapping[str, Any]) -> None:
@@ -151,6 +154,9 @@ def explain(error: Exception, name: str) -> str:
         return f"{found[1]}: no such configuration"
     if found := re.search(r"Could not override '([^']+)'", text):
         key = found[1].split("@")[0]
+        group, _, option = key.partition(".")
+        if owners := [path.stem for path in sorted((CONF / group).glob("*.yaml")) if option and _names(path, option)]:
+            return f"{key}: no such option of the {group} chosen; {' and '.join(f'{group}={o}' for o in owners)} has it"
         return f"{key}: no such option; {_nearest(key, _known(name), '')}"
     if found := re.search(r"Could not append to config[^']*'([^']+)'", text):
         return f"{found[1]}: exists already, drop the +"
@@ -174,10 +180,16 @@ def _arguments() -> Namespace:
 
 
 def _nearest(word: str, choices: list[str], prefix: str) -> str:
-    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    same = [choice for choice in choices if "." in word and choice.rpartition(".")[2] == word.rpartition(".")[2]]
+    close = same or difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
     if close:
         return f"did you mean {prefix}{close[0]}?"
     return f"choose from {', '.join(sorted(choices))}" if len(choices) < 30 else "--cfg job shows all there are"
+
+
+def _names(path: Path, option: str) -> bool:
+    """Whether a YAML file has an option."""
+    return any(line.startswith(f"{option}:") for line in path.read_text().splitlines())
 
 
 def _known(name: str) -> list[str]:
@@ -209,7 +221,7 @@ def _jobs(name: str, arguments: Namespace, parser: OverridesParser) -> list[list
     """The overrides of each job that the arguments start."""
     if not arguments.multirun and not any("," in override for override in arguments.overrides):
         base = _compose(name, arguments, arguments.overrides)
-        if str(base.hydra.mode) != "RunMode.MULTIRUN":
+        if base.hydra.mode != RunMode.MULTIRUN:
             return [arguments.overrides]
         swept = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
     else:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,8 @@ def train(
     stream = Stream(config["seed"], x, trainer.batch_size, parts.objective, parts.weighting, parts.times, model)
     training = Training(model, parts.objective, parts.optimizer, trainer, stream, steps)
     if resume is None:
+        if (folder / "checkpoints").exists():
+            raise UserError(f"{folder}: holds a run already: remove it, or go on with it by resume={folder}")
         provenance = files.provenance(command)
         files.write_yaml(folder / "config.yaml", parts.config)
         files.write_json(folder / "provenance.json", provenance)
@@ -68,9 +72,8 @@ def train(
         provenance = resume.provenance
         restore(training, resume)
         if training.step >= steps:
-            raise UserError(
-                f"resume={folder}: all {steps} steps are taken: ask for more with trainer.steps= or trainer.epochs="
-            )
+            asked = f"has taken {training.step} steps and is to take {steps}: ask for more by trainer.steps="
+            raise UserError(f"resume={folder}: {asked if trainable else 'has nothing to train: its score is exact'}")
     checkpoints.point_latest(folder)
 
     def save() -> None:
@@ -92,6 +95,9 @@ def train(
             parts.sde, training.average, parts.sampler, dataset.units, PREVIEWED, device=trainer.device, dtype=dtype
         )
         recorder.figure(training.step, "samples", figures.compare(dataset, dataset.units.decode(samples.x)))
+        if training.step == steps:
+            # The metrics of the finished run come in a moment.
+            return
         error = metrics.score_error(dataset, parts.sde, on_cpu(training.average, trainer.device, dtype))
         if error is not None:
             recorder.scalars(training.step, {"metrics/score_error": error})
@@ -108,7 +114,12 @@ def train(
         recorder = Recorder(folder, training.step, steps)
         try:
             if trainable:
-                training.run(recorder.progress, save, preview)
+                with Interrupt() as interrupt:
+                    training.run(recorder.progress, save, preview, interrupt.asked)
+                if training.step < steps:
+                    message = f"interrupted and saved at step {training.step}; go on with resume={folder}"
+                    log.info(message)
+                    raise KeyboardInterrupt(message)
                 log.info(f"trained in {training.seconds:.1f} s, without previews and checkpoints")
             else:
                 save()
@@ -138,6 +149,33 @@ def resume(folder: Path, changes: Mapping[str, Any], trust: Sequence[str] = ()) 
     if "epochs" in changes and "steps" not in changes:
         changes = {**changes, "steps": None}
     return train({**config, "trainer": {**config["trainer"], **changes}}, folder, trust=trust, resume=saved)
+
+
+class Interrupt:
+    """While it is entered, a first Ctrl-C is only noted, so that a step is finished and saved; a second one stops."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def asked(self) -> bool:
+        """Whether Ctrl-C was pressed."""
+        return self._asked
+
+    def __enter__(self) -> Interrupt:
+        # Signals can be handled in the main thread alone; elsewhere nothing is noted.
+        self._previous: Any = None
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+
+    def _note(self, *_: object) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
 
 
 def restore(training: Training, saved: Checkpoint) -> None:

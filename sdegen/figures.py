@@ -46,30 +46,33 @@ def compare(dataset: Dataset, x: Tensor) -> Figure:
     return _compare_points(dataset.x.numpy(), x.numpy())
 
 
-def trajectories(dataset: Dataset, samples: Samples, sde: LinearSDE, shown: int = 24) -> Figure:
+def trajectories(dataset: Dataset, samples: Samples, sde: LinearSDE) -> Figure:
     """Paths of the reverse process, from noise to data, in the network's units.
 
     On the line they run over the marginals p_t, exact where the law is known, else of the forward process; in the
-    plane a few are shown, coloured by time.
+    plane a few run over the data, coloured by time.
     """
-    path, times = samples.path.detach().double().cpu(), samples.times.double().cpu()
+    path, times = samples.path.detach().double().cpu().flatten(2).numpy(), samples.times.double().cpu().numpy()
+    line = path.shape[2] == 1
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5, 3.2) if path[0, 0].numel() == 1 else (5, 4.4), layout="constrained")
+        figure = Figure(figsize=(5.4, 3.2) if line else (5, 4.2), layout="constrained")
         axes = figure.subplots()
-        if path[0, 0].numel() == 1:
-            _heat(axes, dataset, sde, float(path.abs().max()) * 1.02)
-            axes.plot(times.numpy(), path[:, : shown // 2, 0].numpy(), color="white", linewidth=0.7, alpha=0.9)
+        if line:
+            _heat(figure, axes, dataset, sde, float(np.abs(path).max()) * 1.02)
+            axes.plot(times, path[:, :12, 0], color="white", linewidth=0.7, alpha=0.9)
             axes.set(xlim=(sde.T, sde.eps), xlabel="time t, from noise to data", ylabel="x(t), standardised")
         else:
-            flat = path.flatten(2)[:, : shown // 4, :2].numpy()
-            for i in range(flat.shape[1]):
-                segments = np.stack([flat[:-1, i], flat[1:, i]], axis=1)
-                lines = LineCollection(list(segments), array=times[1:].numpy(), cmap=DENSITY, linewidths=0.8)
+            clean = dataset.units.encode(dataset.x)[:2000].numpy()
+            axes.scatter(clean[:, 0], clean[:, 1], s=2, color="0.8", linewidths=0, label="data")
+            for i in range(4):
+                segments = np.stack([path[:-1, i, :2], path[1:, i, :2]], axis=1)
+                lines = LineCollection(list(segments), array=times[1:], cmap=DENSITY, linewidths=0.8)
                 axes.add_collection(lines)
-            for end, colour, label in ((flat[0], "0.2", "noise, t = 1"), (flat[-1], SAMPLES, "samples, t = ε")):
-                axes.scatter(end[:, 0], end[:, 1], s=14, color=colour, label=label, zorder=3)
+            for end, colour, label in ((path[0], "0.2", "noise, t = 1"), (path[-1], SAMPLES, "samples, t = ε")):
+                axes.scatter(end[:4, 0], end[:4, 1], s=18, color=colour, label=label, zorder=3)
             axes.set(xlabel="$x_1(t)$, standardised", ylabel="$x_2(t)$, standardised", aspect="equal")
-            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+            axes.set_title(_shown(path.shape[2]), loc="left")
+            figure.legend(loc="outside upper center", ncols=3)
             figure.colorbar(lines, label="time t", shrink=0.8)
     return figure
 
@@ -80,25 +83,29 @@ def marginals(dataset: Dataset, samples: Samples, sde: LinearSDE) -> Figure:
     chosen = _spread(sde, times)
     clean = dataset.units.encode(_fresh(dataset, path.shape[1]))
     source = randn_like(generator("cpu", 0, "marginals"))
-    forward = [sde.perturb(clean, times[i].expand(len(clean)), source).flatten(1) for i in chosen]
-    backward = [path[i].flatten(1) for i in chosen]
+    forward = [sde.perturb(clean, times[i].expand(len(clean)), source).flatten(1).numpy() for i in chosen]
+    backward = [path[i].flatten(1)[: len(clean)].numpy() for i in chosen]
+    line = clean[0].numel() == 1
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(1.45 * len(chosen), 3.2), layout="constrained")
+        figure = Figure(figsize=(1.5 * len(chosen) + 0.4, 3.3), layout="constrained")
         panels = figure.subplots(2, len(chosen), sharex="col", sharey="col", squeeze=False)
-        for column, (i, f, b) in enumerate(zip(chosen, forward, backward, strict=True)):
-            limit = float(torch.cat([f, b]).abs().quantile(0.999)) * 1.15
-            for row, (points, colour) in enumerate(((f.numpy(), DATA), (b.numpy(), SAMPLES))):
-                axes = panels[row, column]
-                if points.shape[1] == 1:
+        for column, (i, *rows) in enumerate(zip(chosen, forward, backward, strict=True)):
+            limit = float(np.quantile(np.abs(np.concatenate(rows)[:, :2]), 0.999)) * 1.15
+            for axes, points, colour in zip(panels[:, column], rows, (DATA, SAMPLES), strict=True):
+                axes.set_xlim(-limit, limit)
+                if line:
                     axes.hist(points[:, 0], bins=40, range=(-limit, limit), density=True, color=colour)
+                    axes.set_yticks([])
+                    axes.spines["left"].set_visible(False)
                 else:
                     axes.scatter(points[:, 0], points[:, 1], s=1.5, color=colour, linewidths=0)
                     axes.set(ylim=(-limit, limit), aspect="equal", adjustable="box")
-                axes.set(xlim=(-limit, limit), xticks=[], yticks=[])
-                axes.spines[:].set_visible(points.shape[1] > 1)
-            panels[0, column].set_title(f"t = {float(times[i]):.2g}")
+                axes.locator_params(nbins=3)
+                axes.tick_params(labelsize=7)
+            panels[0, column].set_title(f"t = {_number(float(times[i]))}")
         panels[0, 0].set_ylabel("forward")
         panels[1, 0].set_ylabel("reverse")
+        figure.supxlabel("x(t), standardised" if line else f"x(t), standardised{_shown(path[0, 0].numel(), ', ')}")
     return figure
 
 
@@ -127,6 +134,7 @@ def _compare_lines(dataset: Dataset, x: Tensor) -> Figure:
                 axes.legend()
             axes.set(title=title, xlabel="x")
         panels[0].set_ylabel("density")
+        panels[1].tick_params(left=False)
     return figure
 
 
@@ -134,21 +142,34 @@ def _compare_points(data: np.ndarray, x: np.ndarray) -> Figure:
     low, high = data.min(0)[:2], data.max(0)[:2]
     low, high = low - 0.12 * (high - low), high + 0.12 * (high - low)
     outside = int(((x[:, :2] < low) | (x[:, :2] > high)).any(1).sum())
+    title = f"samples, {len(x)} points" + (f" ({outside} out of view)" if outside else "")
+    size = float(np.clip(3000 / max(len(data), len(x)), 1.0, 6.0))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7, 3.4), layout="constrained")
         panels = figure.subplots(1, 2, sharex=True, sharey=True)
-        named = ((f"data, {len(data)} points", data, DATA), (f"samples, {len(x)} points", x, SAMPLES))
-        for axes, (title, points, colour) in zip(panels, named, strict=True):
-            size = float(np.clip(3000 / len(points), 1.0, 6.0))
+        named = ((f"data, {len(data)} points", data, DATA), (title, x, SAMPLES))
+        for axes, (heading, points, colour) in zip(panels, named, strict=True):
             axes.scatter(points[:, 0], points[:, 1], s=size, color=colour, linewidths=0)
-            axes.set(title=title, xlabel="$x_1$", xlim=(low[0], high[0]), ylim=(low[1], high[1]))
-        if outside:
-            panels[1].set_title(f"samples, {len(x)} points ({outside} out of view)")
-        if float((high - low).max() / (high - low).min()) < 5:
-            panels[0].set_aspect("equal")
-            panels[1].set_aspect("equal")
+            axes.set(title=heading, xlabel="$x_1$", xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+            if (high - low).max() < 5 * (high - low).min():
+                axes.set_aspect("equal")
         panels[0].set_ylabel("$x_2$")
+        panels[1].tick_params(left=False)
+        if data.shape[1] > 2:
+            figure.suptitle(_shown(data.shape[1]))
     return figure
+
+
+def _shown(dimensions: int, before: str = "") -> str:
+    """What a plane shows of more dimensions; nothing where it shows all."""
+    return f"{before}first 2 of {dimensions} coordinates" if dimensions > 2 else ""
+
+
+def _number(value: float) -> str:
+    """Two digits, with a power of ten as in print."""
+    mantissa, _, exponent = f"{value:.2g}".partition("e")
+    power = f"10^{{{int(exponent)}}}" if exponent else ""
+    return mantissa if not exponent else f"${power}$" if mantissa == "1" else f"${mantissa} \\times {power}$"
 
 
 def _compare_images(data: Tensor, x: Tensor) -> Figure:
@@ -174,7 +195,7 @@ def image_grid(images: Tensor, side: int = 8) -> np.ndarray:
     return canvas[:3].permute(1, 2, 0).numpy() if c >= 3 else canvas[0].numpy()
 
 
-def _heat(axes: Axes, dataset: Dataset, sde: LinearSDE, limit: float) -> None:
+def _heat(figure: Figure, axes: Axes, dataset: Dataset, sde: LinearSDE, limit: float) -> None:
     """The density of x(t) over time, each column scaled to its own maximum."""
     t = torch.linspace(sde.eps, sde.T, 200, dtype=torch.float64)
     x = torch.linspace(-limit, limit, 300, dtype=torch.float64)
@@ -186,7 +207,7 @@ def _heat(axes: Axes, dataset: Dataset, sde: LinearSDE, limit: float) -> None:
         source = randn_like(generator("cpu", 0, "marginals"))
         columns = [sde.perturb(clean, time.expand(len(clean)), source).flatten().numpy() for time in t]
         density = np.stack([np.histogram(c, 300, (-limit, limit), density=True)[0] for c in columns], axis=1)
-    axes.imshow(
+    image = axes.imshow(
         density / density.max(axis=0),
         extent=(float(t[0]), float(t[-1]), -limit, limit),
         origin="lower",
@@ -194,6 +215,7 @@ def _heat(axes: Axes, dataset: Dataset, sde: LinearSDE, limit: float) -> None:
         cmap=DENSITY,
         interpolation="bilinear",
     )
+    figure.colorbar(image, label="density over its maximum at t")
 
 
 def _spread(sde: LinearSDE, times: Tensor, panels: int = 6) -> list[int]:

@@ -2,8 +2,8 @@
 
 Every number is measured against one large reference: independent draws of the exact law, or the held-out points
 where the law is not known. Beside the value of the generated points stand the *floor*, the median over 20
-independent exact draws of as many points, and the value of the training set. All are in the user's units, and
-none can be negative.
+independent exact draws of as many points, and the value of the training set. None can be negative. On the line they
+are in the user's units; for vectors each coordinate counts in its own standard deviations, so that units do not matter.
 """
 
 from __future__ import annotations
@@ -85,15 +85,18 @@ def mean_distance(x: Tensor, y: Tensor) -> float:
 
 def distances(dataset: Dataset, reference: Tensor) -> dict[str, Callable[[Tensor], float]]:
     """The distances to a reference that make sense for a data set, by name."""
-    line = reference[0].numel() == 1
-    within = None if line else mean_distance(reference, reference)
+    line, vectors = reference[0].numel() == 1, reference.ndim == 2
+    deviation = reference.std(0, correction=0)
+    scale = torch.where(deviation > 0, deviation, 1.0) if vectors and not line else torch.ones(())
+    scaled = reference / scale
+    within = None if line else mean_distance(scaled, scaled)
     chosen: dict[str, Callable[[Tensor], float]] = {}
     if line:
         chosen["w1"] = lambda x: w1(x, reference)
         chosen["ks"] = lambda x: ks(x, reference)
     else:
-        chosen["sliced_w1"] = lambda x: sliced_w1(x, reference)
-    chosen["energy"] = lambda x: energy(x, reference, within)
+        chosen["sliced_w1"] = lambda x: sliced_w1(x / scale, scaled)
+    chosen["energy"] = lambda x: energy(x / scale, scaled, within)
     if dataset.modes(reference[:1]) is not None:
         modes = dataset.modes(reference)
         chosen["mode_weights"] = lambda x: _total_variation(dataset.modes(x), modes)

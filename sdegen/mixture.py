@@ -94,9 +94,12 @@ class GaussianMixture:
     def _rows(self, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> list[tuple[Tensor, Tensor, Tensor]]:
         """The batch in pieces whose intermediate ``(B, M, d)`` stay below 64 MiB in float32."""
         x = x.flatten(1)
-        coefficients = [expand(torch.as_tensor(c), x).expand(len(x), 1) for c in (alpha, sigma)]
+        a, s = (expand(torch.as_tensor(c), x).reshape(-1, 1) for c in (alpha, sigma))
         size = max(1, 2**24 // self._flat.numel())
-        return list(zip(*(c.split(size) for c in (x, *coefficients)), strict=True))
+        pieces = x.split(size)
+        # One time for all rows stays one row, and so do the variances that follow from it.
+        a_pieces, s_pieces = (c.split(size) if len(c) > 1 else [c] * len(pieces) for c in (a, s))
+        return list(zip(pieces, a_pieces, s_pieces, strict=True))
 
     def _log_joint(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """log w_m p_m(x) ``(B, M)``, the residuals along the axes ``(B, M, d)`` and their variances."""

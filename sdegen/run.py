@@ -85,7 +85,7 @@ class Run:
         config: its configuration, plain data.
         step: the step of the checkpoint.
         sde: the forward process.
-        score: the trained score, ``(x, t) -> ∇ log p_t(x)``, in the network's units.
+        model: the trained score in the network's units, as samplers use it; :meth:`score` is in the user's.
         sampler: the sampler it will use.
         units: between the network's units and the user's.
         weights: which weights are loaded, ``ema`` or ``raw``.
@@ -111,7 +111,7 @@ class Run:
         network = construct(config, "network", trust, shape=self.units.shape, law=law, sde=self.sde)
         if not oracle:
             load_weights(network, saved.ema if weights == "ema" else saved.weights)
-        self.score = connect(network, construct(config, "parametrization", trust), self.sde).to(device, self.dtype)
+        self.model = connect(network, construct(config, "parametrization", trust), self.sde).to(device, self.dtype)
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -124,6 +124,20 @@ class Run:
         dataset.units = self.units
         return dataset
 
+    def score(self, x: Tensor, t: Tensor | float) -> Tensor:
+        r"""∇ log p_t in the user's units, float64: what samples are pulled by at time t.
+
+        With ``x = shift + scale * x'``, the score of x is that of x' over ``scale``.
+
+        Args:
+            x: ``(B, *)``, in the user's units.
+            t: a number, or ``()`` or ``(B,)``.
+        """
+        t = torch.as_tensor(t, device=self.device, dtype=self.dtype)
+        with torch.no_grad():
+            inner = self.model(self.units.encode(x).to(self.device, self.dtype), t)
+        return inner.double() / self.units.scale.to(self.device)
+
     def sample(self, count: int, *, seed: int = 0, batch_size: int = 1000) -> Tensor:
         """``count`` samples in the user's units, ``(count, *)`` float64, on the run's device."""
         return self.units.decode(self.generate(count, seed=seed, batch_size=batch_size).x)
@@ -132,7 +146,7 @@ class Run:
         """Samples in the network's units, with the number of evaluations and the path: see :func:`draw`."""
         return draw(
             self.sde,
-            self.score,
+            self.model,
             self.sampler,
             self.units,
             count,
@@ -147,14 +161,14 @@ class Run:
         """Sample, measure and draw into ``samples/<number>-<sampler>/`` of the run's folder."""
         from sdegen import figures, metrics
 
+        name = sampler_name(self.config["sampler"])
+        log.info(f"sampling {count} by {name}, {self._weights_used()}")
         started = time.perf_counter()
         samples = self.generate(count, seed=seed, batch_size=batch_size, frames=FRAMES)
         seconds = time.perf_counter() - started
         x = self.units.decode(samples.x).cpu()
-        name = sampler_name(self.config["sampler"])
-        log.info(
-            f"{count} samples by {name}, {self._weights_used()}: {samples.nfe:g} evaluations each, {seconds:.1f} s"
-        )
+        nfe = f"{samples.nfe:.0f}" if samples.nfe == round(samples.nfe) else f"on average {samples.nfe:.1f}"
+        log.info(f"{nfe} evaluations a sample, {seconds:.1f} s")
         with files.new_folder(self.folder / "samples", name) as (folder, final):
             files.write_yaml(
                 folder / "config.yaml",
@@ -175,20 +189,20 @@ class Run:
                 log.warning(f"no metrics and no figures: {error}")
             else:
                 found = metrics.measure(dataset, x)
-                off = metrics.score_error(dataset, self.sde, on_cpu(self.score, self.device, self.dtype))
+                off = metrics.score_error(dataset, self.sde, on_cpu(self.model, self.device, self.dtype))
                 if off is not None:
                     found["score_error"] = {"value": off, "floor": 0.0, "train": None, "floor_from": "exact score"}
                 files.write_json(folder / "metrics.json", found)
                 figures.save(figures.compare(dataset, x), folder / "figures" / "samples.png")
-                figures.save(figures.marginals(dataset, samples, self.sde), folder / "figures" / "marginals.png")
                 if len(self.units.shape) == 1:
-                    paths = figures.trajectories(dataset, samples, self.sde)
-                    figures.save(paths, folder / "figures" / "trajectories.png")
+                    for draw_figure in (figures.marginals, figures.trajectories):
+                        figure = draw_figure(dataset, samples, self.sde)
+                        figures.save(figure, folder / "figures" / f"{draw_figure.__name__}.png")
                 log.info(metrics.table(found))
         return Written(final, found, samples.nfe, seconds)
 
     def _weights_used(self) -> str:
-        if isinstance(self.score.network, Oracle):
+        if isinstance(self.model.network, Oracle):
             return "exact score"
         return f"{self.weights} weights of step {self.step}"
 
@@ -231,6 +245,8 @@ def draw(
         dtype: of the computation.
         frames: states of the path to keep, for the first :data:`SHOWN` samples of the first batch.
     """
+    if count < 1 or batch_size < 1:
+        raise ValueError(f"count={count} and batch_size={batch_size} must be at least 1")
     model.eval()
     batches: list[Samples] = []
     with torch.no_grad():

@@ -164,8 +164,15 @@ class Training:
         log: Callable[[int, dict[str, float]], None],
         checkpoint: Callable[[], None],
         preview: Callable[[], None],
+        interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         """Train to the last step, calling back at the intervals of the trainer.
+
+        Args:
+            log: told the step and its scalars.
+            checkpoint: saves; called after the last step, too.
+            preview: draws samples.
+            interrupted: asked after every step whether to save and return early.
 
         Raises:
             UserError: the loss is no longer a number. The last checkpoint is from before.
@@ -174,13 +181,14 @@ class Training:
         logged = 0.0
         for chunks in self.stream.steps(self.step, self.steps):
             self.advance(chunks)
+            stop = interrupted()
             last = self.step == self.steps
             if self.step % trainer.log_every == 0 or last:
                 steps, values = len(self._losses), self._read()
                 seconds = self.seconds + time.perf_counter() - since
                 log(self.step, {**values, "train/steps_per_second": steps / (seconds - logged)})
                 logged = seconds
-            due = self.step % trainer.checkpoint_every == 0 or last
+            due = self.step % trainer.checkpoint_every == 0 or last or stop
             previewed = trainer.preview_every and (self.step % trainer.preview_every == 0 or last)
             if due or previewed:
                 self.seconds += time.perf_counter() - since
@@ -190,6 +198,8 @@ class Training:
                 if previewed:
                     preview()
                 since = time.perf_counter()
+            if stop:
+                return
 
     def _autocast(self) -> AbstractContextManager:
         if self.trainer.precision == "bfloat16":
@@ -197,14 +207,16 @@ class Training:
         return nullcontext()
 
     def _check(self) -> Tensor:
-        """The losses since the last reading; the first that is not a finite number ends the training."""
-        losses = torch.stack(self._losses) if self._losses else torch.zeros(0)
-        bad = torch.nonzero(~losses.isfinite()).flatten().tolist()
+        """The losses since the last reading; one that is not finite, or its gradient, ends the training."""
+        if not self._losses:
+            return torch.zeros(0)
+        losses, norms = torch.stack(self._losses), torch.stack(self._norms)
+        bad = torch.nonzero(~(losses.isfinite() & norms.isfinite())).flatten().tolist()
         if bad:
             step = self.step - len(losses) + bad[0] + 1
             raise UserError(
-                f"the loss is {float(losses[bad[0]])} at step {step}; the last checkpoint is from before. "
-                f"Try a lower optimizer.lr, or a smaller trainer.clip"
+                f"the loss is {float(losses[bad[0]])} at step {step}, and its gradient's norm {float(norms[bad[0]])}; "
+                f"the last checkpoint is from before. Try a lower optimizer.lr, or a smaller trainer.clip"
             )
         return losses
 

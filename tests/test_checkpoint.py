@@ -165,7 +165,7 @@ def test_weights_must_fit_exactly(run: Path, tmp_path: Path) -> None:
 def test_average_and_raw_weights_are_told_apart(run: Path) -> None:
     saved = checkpoint.load(checkpoint.find(run))
     for kind, expected in (("ema", saved.ema), ("raw", saved.weights)):
-        loaded = sdegen.load(run, weights=kind).score.network.state_dict()  # type: ignore[arg-type]
+        loaded = sdegen.load(run, weights=kind).model.network.state_dict()  # type: ignore[arg-type]
         assert all(torch.equal(loaded[key], value) for key, value in expected.items())
     assert not all(torch.equal(saved.ema[key], value) for key, value in saved.weights.items())
 
@@ -178,6 +178,19 @@ def test_latest_names_the_newest_run(run: Path, tmp_path: Path) -> None:
     (tmp_path / "latest").write_text("run\n")
     checkpoint.save(checkpoint.load(checkpoint.find(run)), tmp_path / "run" / "checkpoints")
     assert sdegen.load(tmp_path / "latest").step == 3
+
+
+def test_score_is_in_the_units_of_the_data(tmp_path: Path) -> None:
+    """With the oracle: the gradient of the log-density of decoded points, by autodiff of the mixture's own density."""
+    config = composed("train", ["dataset=gaussian_mixture", "network=oracle", "sampler.steps=3"])
+    loaded = experiment.train(config, tmp_path / "run")
+    law, x = loaded.dataset.law, torch.linspace(-5, 5, 11, dtype=torch.float64)[:, None].requires_grad_()
+    assert law is not None
+    (expected,) = torch.autograd.grad(law.log_prob(x).sum(), x)
+    torch.testing.assert_close(loaded.score(x.detach(), 1e-5), expected, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(loaded.score(loaded.sample(3), torch.full((3,), 0.5)).shape, torch.Size([3, 1]))
+    with pytest.raises(ValueError, match="count=0 and batch_size=1000 must be at least 1"):
+        loaded.sample(0)
 
 
 def test_samples_come_in_the_units_of_the_data(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_resumed_run_is_the_uninterrupted_one(tmp_path: Path, options: tuple[str
     saved = checkpoint.load(checkpoint.find(tmp_path / "whole", 37))
     (tmp_path / "resumed").mkdir()
     resumed = experiment.train(saved.config, tmp_path / "resumed", resume=saved)
-    for a, b in zip(whole.score.parameters(), resumed.score.parameters(), strict=True):
+    for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
@@ -46,8 +46,8 @@ def test_run_of_the_gpu_is_reloaded_on_the_cpu(tmp_path: Path) -> None:
     on_cpu = sdegen.load(tmp_path / "run", device="cpu")
     assert on_gpu.sample(4).device.type == "cuda"
     x, t = torch.randn(8, 2), torch.rand(8)
-    torch.testing.assert_close(on_gpu.score(x.cuda(), t.cuda()).cpu(), on_cpu.score(x, t), rtol=1e-3, atol=1e-3)
-    assert metrics.score_error(on_cpu.dataset, on_cpu.sde, on_cpu.score.double()) is not None
+    torch.testing.assert_close(on_gpu.score(x, t).cpu(), on_cpu.score(x, t), rtol=1e-3, atol=1e-3)
+    assert metrics.score_error(on_cpu.dataset, on_cpu.sde, on_cpu.model.double()) is not None
 
 
 @pytest.mark.parametrize("sampler", [StepSampler(EulerMaruyama(), steps=20), Dopri5(1e-4, 1e-4)], ids=["em", "dopri5"])

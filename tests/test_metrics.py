@@ -60,6 +60,20 @@ def test_measures_of_exact_draws_are_near_their_floor_and_of_wrong_ones_far() ->
         assert sum(bad[name]["value"] > 3 * max(bad[name]["floor"], 0.003) for name in bad) >= 3
 
 
+def test_units_of_a_coordinate_do_not_matter() -> None:
+    dataset = Mixture(0, means=((0.0, 0.0), (3.0, 1.0)), variances=(1.0, 1.0))
+    large = Mixture(0, means=((0.0, 0.0), (3.0, 1.0)), variances=(1.0, 1.0))
+    factor = torch.tensor([1000.0, 0.01]).double()
+    draw, x = large.draw, normal(500, 2)
+    large.draw = lambda n, source: draw(n, source) * factor  # type: ignore[method-assign]
+    large.modes = dataset.modes = lambda x: None  # type: ignore[method-assign]
+    large.x = large.x * factor
+    a, b = metrics.measure(dataset, x), metrics.measure(large, x * factor)
+    for name in ("sliced_w1", "energy"):
+        assert b[name]["value"] == pytest.approx(a[name]["value"], rel=1e-6)
+        assert b[name]["train"] == pytest.approx(a[name]["train"], rel=1e-6)
+
+
 def test_mode_weights_are_half_the_l1_distance_of_the_shares() -> None:
     dataset = Mixture(0)
     x = torch.cat([torch.full((90, 1), -3.0), torch.full((10, 1), 3.0)]).double()

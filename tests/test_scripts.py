@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -64,7 +66,7 @@ def test_sampling_changes_the_sampler_and_repeats_a_seed(trained: Path) -> None:
     base = ("run=outputs/smile/latest", "count=70", "seed=5")
     own = run("sample", *base, "sampler.steps=7", cwd=trained)
     assert own.returncode == 0, own.stderr
-    assert "70 samples by euler_maruyama, ema weights of step 4: 7 evaluations each" in own.stdout
+    assert "sampling 70 by euler_maruyama, ema weights of step 4\n7 evaluations a sample" in own.stdout
     again = run("sample", *base, "sampler.steps=7", "batch_size=9", "weights=ema", cwd=trained)
     other = run("sample", *base, "sampler=dopri5", "sampler.rtol=1e-3", "weights=raw", cwd=trained)
     exact = run("sample", *base, "sampler=rk45", "network=oracle", cwd=trained)
@@ -96,9 +98,10 @@ def test_resume_goes_on_in_the_same_folder(trained: Path) -> None:
     assert [path.name for path in folder.parent.iterdir() if path.is_dir() and not path.is_symlink()] == [folder.name]
     done = run("train", f"resume={folder}", cwd=trained)
     assert done.returncode == 2
-    assert "all 6 steps are taken" in done.stderr
+    assert "has taken 6 steps and is to take 6" in done.stderr
     foreign = run("train", f"resume={folder}", "sde=ve", cwd=trained)
     assert foreign.stderr.startswith("sde: cannot change on resume")
+    assert run("train", f"resume={folder}", "-m", cwd=trained).stderr.startswith("-m: cannot change on resume")
 
 
 def test_multirun_makes_a_run_for_each_value_in_one_folder(tmp_path: Path) -> None:
@@ -112,6 +115,30 @@ def test_multirun_makes_a_run_for_each_value_in_one_folder(tmp_path: Path) -> No
     ]
     assert "Uniform" in (sweep / "0-smile" / "config.yaml").read_text()
     assert "Variance" in (sweep / "1-smile" / "config.yaml").read_text()
+    assert "job 1: experiment=smile weighting=variance" in result.stdout
+    again = run("train", *line, cwd=tmp_path)
+    assert again.returncode == 2
+    assert "holds a run already: remove it, or go on with it by resume=outputs/" in again.stderr
+
+
+def test_interrupted_run_is_saved_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    """Ctrl-C in the middle of a training, before its first checkpoint."""
+    options = ("experiment=smile", "trainer.steps=3000", *SHORT[1:], "trainer.log_every=100")
+    line = [sys.executable, str(ROOT / "scripts" / "train.py"), *options, "name=a"]
+    process = subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    # The first line comes when the steps begin.
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=120)
+    assert process.returncode == 130
+    found = re.fullmatch(r"interrupted and saved at step (\d+); go on with resume=(\S+)\n", message)
+    assert found, message
+    assert int(found[1]) < 3000
+    assert run("train", f"resume={found[2]}", cwd=tmp_path).returncode == 0
+    assert run("train", *options, "name=b", cwd=tmp_path).returncode == 0
+    samples = [next((tmp_path / "outputs" / n / "latest" / "samples").glob("*/samples.csv")) for n in ("a", "b")]
+    assert samples[0].read_bytes() == samples[1].read_bytes()
 
 
 def test_your_own_class_and_yaml_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,6 +180,9 @@ MISTAKES = [
     (("weighting=uniform,variance",), ("add -m",)),
     (("network=oracle", "dataset=moons"), ("network: the law of this data set is not known",)),
     (("resume=nowhere",), ("nowhere: no such folder",)),
+    (("sde.sigma_max=3",), ("sde.sigma_max: no such option of the sde chosen; sde=ve has it",)),
+    (("trainer.lr=3",), ("did you mean optimizer.lr?",)),
+    (("dataset=file", "dataset.path=."), ("dataset.path=.: is a folder",)),
     (("name=../up",), ("name: '../up' names a folder",)),
     (("--flag",), ("unrecognized arguments: --flag",)),
     (("-m", "experiment=smile", "sde=vp,vpp"), ("sde=vpp", "did you mean sde=vp?")),

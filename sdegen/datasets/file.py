@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import zipfile
 from pathlib import Path
 
@@ -42,7 +43,7 @@ class File(Dataset):
 def read(path: Path) -> np.ndarray:
     """The points of a file, float64, ``(N, d)`` or ``(N, C, H, W)``; ValueError says what is wrong with it."""
     if not path.is_file():
-        raise ValueError(f"path={path}: no such file")
+        raise ValueError(f"path={path}: {'is a folder, not a' if path.is_dir() else 'no such'} file")
     readers = {".npy": _read_npy, ".npz": _read_npy, ".csv": _read_csv}
     if path.suffix.lower() not in readers:
         raise ValueError(f"path={path}: must end in .npy, .npz or .csv")
@@ -95,7 +96,8 @@ def _read_csv(path: Path) -> np.ndarray:
             raise ValueError(f"path={path}: line {number} has {len(row)} values where others have {width}")
         for value in row:
             if not _is_number(value):
-                raise ValueError(f"path={path}: line {number}: {value.strip()!r} is not a number")
+                hint = "; separate values by commas" if any(map(_is_number, re.split(r"[;\t ]", value))) else ""
+                raise ValueError(f"path={path}: line {number}: {value.strip()!r} is not a number{hint}")
     return np.array([[float(value) for value in row] for _, row in rows])
 
 
