@@ -10,34 +10,36 @@ from sdegen.errors import UserError
 
 
 def own_nodes() -> dict[str, Any]:
-    """The run's own sampler and network, so that a command line can change them: read before Hydra composes."""
+    """The run's own sampler and network, so that a command line can change them: read before Hydra composes.
+
+    They come from a file that may be a stranger's, so nothing but checked nodes goes to Hydra.
+    """
     from sdegen import checkpoint
+    from sdegen.assembly import check
     from sdegen.run import plain
 
     options = command.options()
     if "run" not in options:
         raise UserError("run= is missing: name the folder of a run, as in run=outputs/smile/latest")
-    step = options.get("checkpoint", "null")
-    path = checkpoint.find(Path(options["run"]), int(step) if step.isdigit() else None)
+    step = options.get("checkpoint")
+    path = checkpoint.find(Path(str(options["run"])), int(step) if isinstance(step, (int, float)) else None)
     config = plain(checkpoint.load(path).config)
-    return {group: config[group] for group in command.NODES}
+    trust = options.get("trust", [])
+    return check({group: config[group] for group in command.NODES}, command.NODES, {}, trust)
 
 
 def loaded(config: dict[str, Any]) -> Any:  # noqa: ANN401
     from sdegen.assembly import SAMPLE, check
     from sdegen.run import load
 
-    check(config, command.NODES, SAMPLE, config["trust"])
+    config = check(config, command.NODES, SAMPLE, config["trust"])
     nodes = {group: config[group] for group in command.NODES}
     settings = {key: config[key] for key in ("checkpoint", "weights", "device", "precision", "trust")}
-    return load(config["run"], nodes=nodes, **settings)
+    return load(config["run"], nodes=nodes, **settings), config
 
 
 def task(config: dict[str, Any], folder: Path) -> None:
-    import torch
-
-    run = loaded(config)
-    torch.set_num_threads(int(run.config["trainer"]["threads"]))
+    run, config = loaded(config)
     written = run.write(config["count"], seed=config["seed"], batch_size=config["batch_size"])
     print(f"results in {written.folder}")
 

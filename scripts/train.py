@@ -16,13 +16,13 @@ RESUMABLE = ("trainer.steps", "trainer.epochs", "trainer.device", "trust")
 def check(config: dict[str, Any]) -> None:
     from sdegen.assembly import build
 
-    build(own(config))
+    build(config)
 
 
 def task(config: dict[str, Any], folder: Path) -> None:
     from sdegen import experiment
 
-    run = experiment.train(own(config), relative(folder), command=shlex.join(["python", *sys.argv]))
+    run = experiment.train(config, relative(folder), command=shlex.join(["python", *sys.argv]))
     print(f"results in {run.folder}")
 
 
@@ -39,11 +39,6 @@ def resume(options: dict[str, str]) -> None:
     given: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"{key}={value}" for key, value in options.items()]))
     run = experiment.resume(Path(folder), given.get("trainer", {}), given.get("trust", ()))
     print(f"results in {run.folder}")
-
-
-def own(config: dict[str, Any]) -> dict[str, Any]:
-    """What describes the run itself, not the way it was asked for."""
-    return {key: value for key, value in config.items() if key not in ("resume", "trust")}
 
 
 def relative(folder: Path) -> Path:

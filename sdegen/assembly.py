@@ -12,7 +12,6 @@ from sdegen import schema
 from sdegen.datasets import Dataset
 from sdegen.errors import UserError
 from sdegen.networks import Network
-from sdegen.networks.oracle import Oracle
 from sdegen.objective import Objective
 from sdegen.optimizer import Optimizer
 from sdegen.rng import derive
@@ -74,16 +73,20 @@ class Experiment(NamedTuple):
     sampler: Sampler
 
 
-def check(config: Config, groups: Sequence[str], types: Mapping[str, Any], trust: Sequence[str]) -> None:
-    """Raise :class:`Faults` with all that is wrong with a configuration; nothing is built.
+def check(config: Config, groups: Sequence[str], types: Mapping[str, Any], trust: Sequence[str]) -> Config:
+    """The configuration with its plain options in their types, such as 1e3 for an integer; nothing is built.
 
     Args:
         config: the configuration, plain.
         groups: the groups it must have.
         types: its other options, and their types.
         trust: modules whose classes the nodes may name.
+
+    Raises:
+        Faults: all that is wrong with it.
     """
-    found = schema.option_faults({key: value for key, value in config.items() if key not in groups}, types)
+    plain = {key: value for key, value in config.items() if key not in groups}
+    found = schema.option_faults(plain, types)
     for group in groups:
         found += schema.faults(config.get(group), GROUPS[group], group, trust)
     if not re.fullmatch(r"\w[\w.+-]*", str(config.get("name", "run"))):
@@ -93,6 +96,7 @@ def check(config: Config, groups: Sequence[str], types: Mapping[str, Any], trust
     ]
     if found:
         raise Faults("\n".join(found))
+    return {key: schema.convert(value, types[key]) if key in plain else value for key, value in config.items()}
 
 
 def build(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Experiment:
@@ -103,14 +107,17 @@ def build(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Experiment:
     Raises:
         Faults: what is wrong with the configuration, all of it, a line each.
     """
-    check(config, tuple(GROUPS), TRAIN, trust)
+    config = check(config, tuple(GROUPS), TRAIN, trust)
+    # How the run was asked for is no part of what it is.
+    config = {key: value for key, value in config.items() if key not in ("trust", "resume")}
     found: list[str] = []
 
     def part(group: str, **supplied: object) -> Any:  # noqa: ANN401
         try:
-            return schema.construct(config[group], trust, **supplied)
-        except ValueError as error:
-            found.append(_named(group, config[group], error))
+            return construct(config, group, trust, **supplied)
+        except Faults as fault:
+            found.append(str(fault))
+            return None
 
     dataset: Dataset | None = part("dataset", seed=config["seed"])
     plain = {group: part(group) for group in GROUPS if group not in ("dataset", "sde", "network")}
@@ -121,9 +128,10 @@ def build(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Experiment:
     sde: LinearSDE | None = part("sde")
     if sde is None:
         raise Faults("\n".join(found))
+    law = None if dataset.law is None else dataset.law.affine(*dataset.units)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(config["seed"], "network"))
-        law = None if dataset.law is None else dataset.law.affine(*dataset.units)
+        # Not torch.manual_seed, which would reseed the GPUs' generators, too.
+        torch.default_generator.manual_seed(derive(config["seed"], "network"))
         network = part("network", shape=dataset.units.shape, law=law, sde=sde)
     if found:
         raise Faults("\n".join(found))
@@ -132,8 +140,8 @@ def build(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Experiment:
 
 
 def connect(network: Network, parametrization: Parametrization, sde: LinearSDE) -> ScoreModel:
-    """A network read as a score. The oracle's output is the score already."""
-    return ScoreModel(network, Raw() if isinstance(network, Oracle) else parametrization, sde)
+    """A network read as a score; an exact one's output is the score already."""
+    return ScoreModel(network, Raw() if network.exact else parametrization, sde)
 
 
 def construct(config: Config, group: str, trust: Sequence[str], **supplied: object) -> Any:  # noqa: ANN401
@@ -141,6 +149,9 @@ def construct(config: Config, group: str, trust: Sequence[str], **supplied: obje
         return schema.construct(config[group], trust, **supplied)
     except ValueError as error:
         raise Faults(_named(group, config[group], error)) from None
+    except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
+        # Values of the right type that are absurd: a layer or a data set larger than the memory, say.
+        raise Faults(f"{group}: cannot be built with these options: {str(error).splitlines()[0]}") from None
 
 
 def _below_1(value: object) -> bool:

@@ -25,6 +25,7 @@ class Checkpoint(NamedTuple):
     Attributes:
         config: the resolved configuration of the run, plain data.
         step: steps taken.
+        seconds: time they took.
         weights: the network's state, by name.
         ema: the moving average of it, by name.
         optimizer: the optimiser's state.
@@ -34,6 +35,7 @@ class Checkpoint(NamedTuple):
 
     config: dict[str, Any]
     step: int
+    seconds: float
     weights: dict[str, Tensor]
     ema: dict[str, Tensor]
     optimizer: dict[str, Any]
@@ -77,11 +79,7 @@ def load(path: Path) -> Checkpoint:
         raise UserError(
             f"{path}: refused: it holds more than tensors and plain data ({type(error).__name__})"
         ) from None
-    if (
-        not isinstance(content, dict)
-        or content.pop("format", None) != FORMAT
-        or set(content) != set(Checkpoint._fields)
-    ):
+    if not (isinstance(content, dict) and content.pop("format", None) == FORMAT and _is_sound(content)):
         raise UserError(f"{path}: not a checkpoint of sdegen (format {FORMAT})")
     return Checkpoint(**content)
 
@@ -129,6 +127,23 @@ def point_latest(run: Path) -> None:
             temporary.write_text(run.name)
 
     _replace(latest, point)
+
+
+def _is_sound(content: dict[str, Any]) -> bool:
+    """Whether the content has the fields of a checkpoint, in their types."""
+    types = {"config": dict, "step": int, "seconds": float, "weights": dict, "ema": dict, "optimizer": dict}
+    types |= {"units": dict, "provenance": dict}
+    if content.keys() != types.keys() or not all(isinstance(content[key], kind) for key, kind in types.items()):
+        return False
+    tensors = [*content["weights"].values(), *content["ema"].values()]
+    if not all(isinstance(value, Tensor) and value.is_floating_point() for value in tensors):
+        return False
+    units = content["units"]
+    if units.keys() != {"shift", "scale"} or not all(isinstance(value, Tensor) for value in units.values()):
+        return False
+    shift, scale = units["shift"], units["scale"]
+    finite = all(value.dtype == torch.float64 and bool(value.isfinite().all()) for value in (shift, scale))
+    return content["step"] >= 0 and finite and shift.shape == scale.shape and bool((scale > 0).all())
 
 
 def _write(checkpoint: Checkpoint, path: Path) -> None:

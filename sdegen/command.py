@@ -99,13 +99,21 @@ def guard(work: Callable[[], object], name: str) -> None:
 
 
 def store(group: str, node: Mapping[str, Any]) -> None:
-    """Make a node the choice ``run`` of a group; the nodes inside it become choices of the sub-groups."""
+    """Make a node the choice ``run`` of a group; the nodes inside it become choices of the sub-groups.
+
+    The node must have been checked: its keys are then options of its class. That none of them can reach Hydra's
+    defaults list, from where any class could be built, is made sure of here again.
+    """
+    if not all(re.fullmatch(r"\w+", str(key)) for key in node) or "defaults" in node:
+        raise UserError(
+            f"{group}: the checkpoint's configuration is refused: it has the options {sorted(map(str, node))}"
+        )
     inner = {key: value for key, value in node.items() if isinstance(value, Mapping) and "_target_" in value}
     for key, value in inner.items():
         store(f"{group}/{key}", value)
     own = {key: value for key, value in node.items() if key not in inner}
     defaults = [*({key: "run"} for key in inner), "_self_"]
-    ConfigStore.instance().store(name="run", group=group, node={"defaults": defaults, **own})
+    ConfigStore.instance().store(name="run", group=group, node={**own, "defaults": defaults})
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
@@ -114,10 +122,12 @@ def fail(message: str, code: int = 2) -> NoReturn:
     raise SystemExit(code)
 
 
-def options() -> dict[str, str]:
-    """The ``key=value`` arguments of this process, unparsed."""
-    pairs = (argument.partition("=") for argument in sys.argv[1:] if not argument.startswith("-"))
-    return {key: value.strip("'\"") for key, equals, value in pairs if equals}
+def options() -> dict[str, Any]:
+    """The ``key=value`` arguments of this process, as Hydra's grammar reads them; sweeps are left out."""
+    parser = OverridesParser.create()
+    given = (quoted(argument, parser) for argument in sys.argv[1:] if not argument.startswith("-") and "=" in argument)
+    parsed = [parser.parse_override(argument) for argument in given]
+    return {o.key_or_group: o.value() for o in parsed if not o.is_sweep_override()}
 
 
 def quoted(argument: str, parser: OverridesParser) -> str:

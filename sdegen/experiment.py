@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import threading
@@ -53,7 +54,9 @@ def train(
     from sdegen.recorder import Recorder
 
     parts = build(config, trust)
-    trainer, dataset = parts.trainer, parts.dataset
+    config, trainer, dataset = parts.config, parts.trainer, parts.dataset
+    # Generators differ between kinds of device: what auto has chosen is replayed on resumption.
+    config["trainer"] = {**config["trainer"], "device": str(trainer.device)}
     torch.set_num_threads(trainer.threads)
     dtype = DTYPES[trainer.precision]
     model = parts.model.to(trainer.device, dtype)
@@ -66,7 +69,7 @@ def train(
         if (folder / "checkpoints").exists():
             raise UserError(f"{folder}: holds a run already: remove it, or go on with it by resume={folder}")
         provenance = files.provenance(command)
-        files.write_yaml(folder / "config.yaml", parts.config)
+        files.write_yaml(folder / "config.yaml", config)
         files.write_json(folder / "provenance.json", provenance)
     else:
         provenance = resume.provenance
@@ -79,8 +82,9 @@ def train(
     def save() -> None:
         checkpoints.save(
             Checkpoint(
-                config=parts.config,
+                config=config,
                 step=training.step,
+                seconds=training.seconds,
                 weights=training.model.network.state_dict(),
                 ema=training.average.network.state_dict(),
                 optimizer=training.optimizer.state_dict(),
@@ -102,32 +106,29 @@ def train(
         if error is not None:
             recorder.scalars(training.step, {"metrics/score_error": error})
 
-    with files.logging_to(folder / "train.log"):
+    where = f"in {folder}, on {trainer.device}"
+    recorder = Recorder(folder, training.step, steps)
+    with files.logging_to(folder / "train.log"), contextlib.closing(recorder):
         if trainer.precision == "bfloat16" and len(dataset.units.shape) == 1:
             log.warning(
                 "trainer.precision=bfloat16 rounds coordinates to 2^-8 of their size, far above the noise at small t: "
                 "points want float32"
             )
-        size = sum(p.numel() for p in model.parameters())
-        task = f"training {size} parameters, steps {training.step} to {steps}" if trainable else "the score is exact"
-        log.info(f"{folder}: {task}, on {trainer.device}")
-        recorder = Recorder(folder, training.step, steps)
-        try:
-            if trainable:
-                with Interrupt() as interrupt:
-                    training.run(recorder.progress, save, preview, interrupt.asked)
-                if training.step < steps:
-                    message = f"interrupted and saved at step {training.step}; go on with resume={folder}"
-                    log.info(message)
-                    raise KeyboardInterrupt(message)
-                log.info(f"trained in {training.seconds:.1f} s, without previews and checkpoints")
-            else:
-                save()
-            result = load(folder, device=str(trainer.device), trust=trust)
-            written = result.write(COUNT, seed=config["seed"])
-            recorder.scalars(steps, {f"metrics/{name}": entry["value"] for name, entry in written.metrics.items()})
-        finally:
-            recorder.close()
+        if trainable:
+            with Interrupt() as interrupt:
+                log.info(f"training {training.vector.numel()} parameters, steps {training.step} to {steps}, {where}")
+                training.run(recorder.progress, save, preview, interrupt.asked)
+            if training.step < steps:
+                message = f"interrupted and saved at step {training.step}; go on with resume={folder}"
+                log.info(message)
+                raise KeyboardInterrupt(message)
+            log.info(f"trained in {training.seconds:.1f} s, without previews and checkpoints")
+        else:
+            log.info(f"the score is exact, there is nothing to train; {where}")
+            save()
+        result = load(folder, device=str(trainer.device), precision=trainer.sampling_precision, trust=trust)
+        written = result.write(COUNT, seed=config["seed"])
+        recorder.scalars(steps, {f"metrics/{name}": entry["value"] for name, entry in written.metrics.items()})
         cost = {"steps": training.step, "seconds": training.seconds, "peak_memory_mib": files.peak_memory_mib()}
         files.write_json(folder / "provenance.json", {**provenance, "training": cost})
         files.copy(written.folder / "metrics.json", folder / "metrics.json")
@@ -183,4 +184,4 @@ def restore(training: Training, saved: Checkpoint) -> None:
     load_weights(training.model.network, saved.weights)
     load_weights(training.average.network, saved.ema)
     training.optimizer.load_state_dict(saved.optimizer)
-    training.step = saved.step
+    training.step, training.seconds = saved.step, saved.seconds

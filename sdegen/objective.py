@@ -36,10 +36,6 @@ class Objective(ABC):
     def loss(self, score: Score, rows: Prepared) -> Tensor:
         """The unweighted loss of each row, ``(N,)``."""
 
-    def __call__(self, score: Score, sde: LinearSDE, x0: Tensor, t: Tensor, randn_like: RandnLike) -> Tensor:
-        """Both halves: the unweighted loss of each row, ``(N,)``."""
-        return self.loss(score, self.prepare(sde, x0, t, randn_like))
-
 
 class Denoising(Objective):
     r"""Denoising score matching (eq. 5 of the paper), whose target is the score of the kernel.

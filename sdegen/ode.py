@@ -58,9 +58,9 @@ class RK45(ODESolver):
 
         def flat(t: float, state):  # noqa: ANN001, ANN202 - arrays of SciPy's
             rows = torch.as_tensor(state, dtype=x.dtype, device=x.device).view_as(x)
-            return field(rows, torch.tensor(t, dtype=torch.float64)).flatten().double().cpu().numpy()
+            return field(rows, torch.tensor(t, dtype=torch.float64)).detach().flatten().double().cpu().numpy()
 
-        start = x.flatten().double().cpu().numpy()
+        start = x.detach().flatten().double().cpu().numpy()
         asked = times.double().cpu().numpy()
         at = asked if t1 in asked else [*asked, t1]
         result = solve_ivp(flat, (t0, t1), start, method="RK45", rtol=self.rtol, atol=self.atol, t_eval=at)

@@ -19,7 +19,7 @@ RandnLike = Callable[[Tensor], Tensor]
 
 def derive(seed: int, *key: str | int) -> int:
     """A 63-bit seed for a purpose: equal keys give equal seeds, different keys unrelated ones."""
-    digest = hashlib.blake2b(repr((seed, *key)).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(repr((int(seed), *key)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from sdegen import checkpoint as checkpoints
 from sdegen import files, schema
-from sdegen.assembly import GROUPS, Config, check, connect, construct
+from sdegen.assembly import GROUPS, TRAIN, Config, check, connect, construct
 from sdegen.checkpoint import Checkpoint
 from sdegen.datasets import Dataset, Units
 from sdegen.errors import UserError
 from sdegen.networks import Network
-from sdegen.networks.oracle import Oracle
 from sdegen.rng import SampleNoise
 from sdegen.samplers import Sampler, Samples
 from sdegen.score import ScoreModel
@@ -66,9 +65,10 @@ def load(
     path = checkpoints.find(Path(run), checkpoint)
     saved = checkpoints.load(path)
     config = {**plain(saved.config), **(nodes or {})}
-    check({group: config[group] for group in LOADED}, LOADED, {}, trust)
-    own = saved.config["network"]
-    if config["network"] != own and schema.resolve(config["network"]["_target_"], trust) is not Oracle:
+    plain_options = {key: value for key, value in config.items() if key not in GROUPS}
+    config |= check({**{group: config[group] for group in LOADED}, **plain_options}, LOADED, TRAIN, trust)
+    own, network = saved.config["network"], schema.resolve(config["network"]["_target_"], trust)
+    if config["network"] != own and not network.exact:  # type: ignore[attr-defined]
         raise UserError("network: a checkpoint's weights belong to its own network; only network=oracle can replace it")
     try:
         found = find_device(device)
@@ -106,10 +106,11 @@ class Run:
         self.units = Units(**saved.units)
         self.sde: LinearSDE = construct(config, "sde", trust)
         self.sampler: Sampler = construct(config, "sampler", trust)
-        oracle = schema.resolve(config["network"]["_target_"], trust) is Oracle
-        law = self.dataset.law.affine(*self.units) if oracle and self.dataset.law is not None else None
-        network = construct(config, "network", trust, shape=self.units.shape, law=law, sde=self.sde)
-        if not oracle:
+        exact = schema.resolve(config["network"]["_target_"], trust).exact  # type: ignore[attr-defined]
+        law = self.dataset.law.affine(*self.units) if exact and self.dataset.law is not None else None
+        with torch.random.fork_rng(devices=[]):
+            network = construct(config, "network", trust, shape=self.units.shape, law=law, sde=self.sde)
+        if not exact:
             load_weights(network, saved.ema if weights == "ema" else saved.weights)
         self.model = connect(network, construct(config, "parametrization", trust), self.sde).to(device, self.dtype)
 
@@ -164,7 +165,8 @@ class Run:
         name = sampler_name(self.config["sampler"])
         log.info(f"sampling {count} by {name}, {self._weights_used()}")
         started = time.perf_counter()
-        samples = self.generate(count, seed=seed, batch_size=batch_size, frames=FRAMES)
+        vectors = len(self.units.shape) == 1
+        samples = self.generate(count, seed=seed, batch_size=batch_size, frames=FRAMES if vectors else 0)
         seconds = time.perf_counter() - started
         x = self.units.decode(samples.x).cpu()
         nfe = f"{samples.nfe:.0f}" if samples.nfe == round(samples.nfe) else f"on average {samples.nfe:.1f}"
@@ -194,7 +196,7 @@ class Run:
                     found["score_error"] = {"value": off, "floor": 0.0, "train": None, "floor_from": "exact score"}
                 files.write_json(folder / "metrics.json", found)
                 figures.save(figures.compare(dataset, x), folder / "figures" / "samples.png")
-                if len(self.units.shape) == 1:
+                if vectors:
                     for draw_figure in (figures.marginals, figures.trajectories):
                         figure = draw_figure(dataset, samples, self.sde)
                         figures.save(figure, folder / "figures" / f"{draw_figure.__name__}.png")
@@ -202,7 +204,7 @@ class Run:
         return Written(final, found, samples.nfe, seconds)
 
     def _weights_used(self) -> str:
-        if isinstance(self.model.network, Oracle):
+        if self.model.network.exact:
             return "exact score"
         return f"{self.weights} weights of step {self.step}"
 
@@ -247,6 +249,7 @@ def draw(
     """
     if count < 1 or batch_size < 1:
         raise ValueError(f"count={count} and batch_size={batch_size} must be at least 1")
+    was_training = model.training
     model.eval()
     batches: list[Samples] = []
     with torch.no_grad():
@@ -256,7 +259,7 @@ def draw(
             like = torch.empty(stop - start, *units.shape, device=device, dtype=dtype)
             prior = sde.sample_prior(like, noise)
             batches.append(sampler(sde, model, prior, noise=noise, frames=frames if start == 0 else 0))
-    model.train()
+    model.train(was_training)
     x = torch.cat([batch.x for batch in batches])
     broken = int((~x.flatten(1).isfinite().all(1)).sum())
     if broken:
@@ -271,7 +274,11 @@ def plain(config: Config) -> Config:
     Raises:
         UserError: it does.
     """
-    if "${" in repr(config):
+    try:
+        text = repr(config)
+    except RecursionError:
+        raise UserError("the checkpoint's configuration is refused: it is nested too deeply") from None
+    if "${" in text:
         raise UserError("the checkpoint's configuration is refused: it holds an interpolation, ${…}")
     missing = [group for group in (*GROUPS, "seed") if group not in config]
     if missing:
@@ -288,7 +295,7 @@ def sampler_name(node: Mapping[str, Any]) -> str:
 def load_weights(network: Network, weights: Mapping[str, Tensor]) -> None:
     try:
         network.load_state_dict(weights, strict=True)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"the checkpoint's weights do not fit its network: {reason}") from None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-import math
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ def resolve(target: object, trust: Sequence[str]) -> type:
     Raises:
         ValueError: there is no such class, or it is not to be trusted.
     """
-    if not isinstance(target, str) or "." not in target:
+    if not isinstance(target, str) or not re.fullmatch(r"\w+(\.\w+)+", target):
         raise ValueError(f"_target_={target!r} is not of the form package.module.Class")
     module_name, _, class_name = target.rpartition(".")
     if not _trusted(module_name, trust):
@@ -68,7 +68,9 @@ def option_faults(
     """What is wrong with values for options of given types: names that do not exist, values that do not fit."""
     found = []
     for key, value in values.items():
-        if key not in types:
+        if not re.fullmatch(r"\w+", str(key)):
+            found.append(f"{prefix}{key!r}: no such option{owner}")
+        elif key not in types:
             close = difflib.get_close_matches(str(key), types, n=1)
             hint = f"did you mean {prefix}{close[0]}?" if close else f"there are {', '.join(types) or 'none'}"
             found.append(f"{prefix}{key}: no such option{owner}; {hint}")
@@ -94,9 +96,12 @@ def construct(node: Mapping[str, Any], trust: Sequence[str] = (), **supplied: ob
     arguments = {key: value for key, value in supplied.items() if key in parameters}
     for key, value in node.items():
         if key != "_target_":
-            arguments[key] = _convert(value, hints.get(key, Any), trust)
+            arguments[key] = convert(value, hints.get(key, Any), trust)
     return cls(**arguments)
 
+
+LARGEST = 2**63
+"""Numbers from here on are no sensible option, and infinity and NaN are none at all."""
 
 SUPPLIED = ("shape", "seed", "law", "sde")
 """Constructor arguments that come from the program, not from a configuration."""
@@ -158,14 +163,13 @@ def _fits(value: object, hint: Any) -> bool:  # noqa: ANN401
         return len(value) == len(parts) and all(map(_fits, value, parts))
     if isinstance(value, bool):
         return hint is bool
-    if hint is int:
-        return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-    if hint is float:
-        return isinstance(value, (int, float)) and math.isfinite(value)
+    if hint in (int, float):
+        number = isinstance(value, (int, float)) and abs(value) < LARGEST
+        return number and (hint is float or float(value).is_integer())  # type: ignore[arg-type]
     return isinstance(value, hint)
 
 
-def _convert(value: object, hint: Any, trust: Sequence[str]) -> Any:  # noqa: ANN401
+def convert(value: object, hint: Any, trust: Sequence[str] = ()) -> Any:  # noqa: ANN401
     """A fitting value in the type of its annotation: whole floats to int, lists to tuples, nodes to objects."""
     if isinstance(value, Mapping):
         return construct(value, trust)
@@ -175,7 +179,7 @@ def _convert(value: object, hint: Any, trust: Sequence[str]) -> Any:  # noqa: AN
         if typing.get_origin(part) is tuple:
             parts = typing.get_args(part)
             return tuple(
-                _convert(item, parts[0] if Ellipsis in parts else parts[i], trust)
+                convert(item, parts[0] if Ellipsis in parts else parts[i], trust)
                 for i, item in enumerate(typing.cast("Sequence[object]", value))
             )
         if part in (int, float):

@@ -16,10 +16,18 @@ from sdegen.weighting import Weighting
 
 
 class Batch(NamedTuple):
-    """The rows of a step (or of a chunk of it), their weights, and the rows of the whole step."""
+    """The rows of a step, or of a chunk of it.
+
+    Attributes:
+        rows: what the objective needs.
+        weight: λ(t) times ``ratio``, ``(N,)``.
+        ratio: the uniform density over that of the times, ``(N,)``.
+        total: the number of rows of the whole step.
+    """
 
     rows: Prepared
     weight: Tensor
+    ratio: Tensor
     total: int
 
 
@@ -87,13 +95,13 @@ class Stream:
         x0 = self.x[index][:, None].expand(*shape, *self.x.shape[1:]).flatten(0, 2)
         rows = self.objective.prepare(self.sde, x0, t.flatten(), randn_like(source))
         weight = (ratio * self.weighting(self.sde, t)).flatten()
-        fields = [field.unflatten(0, shape) for field in (*rows, weight)]
+        fields = [field.unflatten(0, shape) for field in (*rows, weight, ratio.flatten())]
         chunk = self.times.chunk
         for k in range(start, stop):
             chunks = []
             for i in range(0, self.times.draws, chunk):
-                *parts, w = (field[k, i : i + chunk, : sizes[k]].flatten(0, 1) for field in fields)
-                chunks.append(Batch(Prepared(*parts), w, sizes[k] * self.times.draws))
+                *parts, w, r = (field[k, i : i + chunk, : sizes[k]].flatten(0, 1) for field in fields)
+                chunks.append(Batch(Prepared(*parts), w, r, sizes[k] * self.times.draws))
             yield chunks
 
     def _indices(self, step: int) -> Tensor:

@@ -128,8 +128,8 @@ def between(sde: LinearSDE, u: Tensor) -> Tensor:
 
 
 def stratify(u: Tensor) -> Tensor:
-    """Row i of the n rows of a step moved into the i-th of n equal slices of [0, 1): ``(K, draws, B)``."""
+    """Row i of the n rows of a step moved into the i-th of n equal slices of [0, 1]: ``(K, draws, B)``."""
     n = u.shape[-2] * u.shape[-1]
     slices = torch.arange(n, device=u.device, dtype=u.dtype).view(u.shape[-2:])
-    # In float32 the last slice can round up to 1.
-    return ((slices + u) / n).clamp(max=1 - 2**-24)
+    # In float32 the last slice can round up to 1, which is T: no harm.
+    return (slices + u) / n

@@ -62,10 +62,11 @@ class Trainer:
             ("checkpoint_every", checkpoint_every, 1),
             ("preview_every", preview_every, 0),
             ("log_every", log_every, 1),
-            ("threads", threads, 1),
         ):
             if value is not None and value < least:
                 raise ValueError(f"{name}={value} must be at least {least}")
+        if not 1 <= threads <= 1024:
+            raise ValueError(f"threads={threads} must lie between 1 and 1024")
         if clip is not None and clip <= 0:
             raise ValueError(f"clip={clip:g} must be above 0, or null for no clipping")
         if not 0 <= ema < 1:
@@ -73,6 +74,11 @@ class Trainer:
         self.epochs, self.steps, self.batch_size, self.clip, self.ema = epochs, steps, batch_size, clip, ema
         self.checkpoint_every, self.preview_every, self.log_every = checkpoint_every, preview_every, log_every
         self.device, self.precision, self.threads = find_device(device), precision, threads
+
+    @property
+    def sampling_precision(self) -> Literal["float32", "float64"]:
+        """The precision in which the trained network samples: that of its weights."""
+        return "float64" if self.precision == "float64" else "float32"
 
     def total(self, points: int) -> int:
         """The number of steps over a data set of ``points`` points."""
@@ -135,13 +141,13 @@ class Training:
     def advance(self, chunks: list[Batch]) -> None:
         """One step of gradient descent."""
         step_loss: Tensor | float = 0.0
-        for rows, weight, total in chunks:
+        for rows, weight, ratio, total in chunks:
             with self._autocast():
                 losses = self.objective.loss(self.model, rows)
             weighted = weight * losses
             loss = weighted.sum() / total
             loss.backward()
-            self.loss_by_t.add(rows.t, weighted.detach())
+            self.loss_by_t.add(rows.t, weighted.detach(), ratio)
             step_loss = step_loss + loss.detach()
         gradient = self.vector.grad
         assert gradient is not None
@@ -237,6 +243,8 @@ class Training:
 class LossByTime:
     """The mean weighted loss in equal bins of t, gathered without a synchronisation and rarely added up.
 
+    A mean over t, however t was drawn: the sum of ratio · λ · loss over the sum of the ratios.
+
     Args:
         eps: the smallest time.
         T: the largest.
@@ -246,13 +254,13 @@ class LossByTime:
 
     def __init__(self, eps: float, T: float) -> None:
         self.eps, self.T = eps, T
-        self._rows: list[tuple[Tensor, Tensor]] = []
+        self._rows: list[tuple[Tensor, Tensor, Tensor]] = []
         self._held = 0
         self._sums: Tensor | None = None
 
-    def add(self, t: Tensor, losses: Tensor) -> None:
-        """Rows of a step, ``(N,)`` each."""
-        self._rows.append((t, losses))
+    def add(self, t: Tensor, losses: Tensor, ratio: Tensor) -> None:
+        """Rows of a step, ``(N,)`` each: times, weighted losses, and the uniform density over that of the times."""
+        self._rows.append((t, losses, ratio))
         self._held += len(t)
         if self._held > self.KEPT:
             self._flush()
@@ -273,11 +281,9 @@ class LossByTime:
     def _flush(self) -> None:
         if not self._rows:
             return
-        t, losses = (torch.cat(column) for column in zip(*self._rows, strict=True))
+        t, losses, ratio = (torch.cat(column) for column in zip(*self._rows, strict=True))
         bins = ((t - self.eps) * (BINS / (self.T - self.eps))).long().clamp(0, BINS - 1)
-        sums = torch.stack(
-            [torch.bincount(bins, weight.double(), BINS) for weight in (losses, torch.ones_like(losses))]
-        )
+        sums = torch.stack([torch.bincount(bins, weight.double(), BINS) for weight in (losses, ratio)])
         self._sums = sums if self._sums is None else self._sums + sums
         self._rows.clear()
         self._held = 0

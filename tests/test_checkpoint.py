@@ -20,8 +20,8 @@ SMALL = ("dataset=smile", "network.hidden=[8]", "trainer.steps=3", "trainer.prev
 
 def content(step: int = 3) -> Checkpoint:
     weights = {"w": torch.arange(1000.0), "b": torch.zeros(2)}
-    units = {"shift": torch.zeros(2), "scale": torch.ones(2)}
-    return Checkpoint({"seed": 0}, step, weights, weights, {"state": {}}, units, {"python": "3"})
+    units = {"shift": torch.zeros(2).double(), "scale": torch.ones(2).double()}
+    return Checkpoint({"seed": 0}, step, 1.0, weights, weights, {"state": {}}, units, {"python": "3"})
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +136,74 @@ def test_foreign_file_is_refused(tmp_path: Path) -> None:
 def test_configuration_builds_only_classes_of_the_package(run: Path, tmp_path: Path, node: dict, words: str) -> None:
     with pytest.raises(UserError, match=words):
         sdegen.load(rewritten(run, tmp_path / "run", config=node))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"weights": [1, 2]},
+        {"weights": {"a": 1}},
+        {"ema": {"a": torch.zeros(2, dtype=torch.int8)}},
+        {"units": {"shift": torch.zeros(2).double()}},
+        {"units": {"shift": torch.full((2,), torch.nan).double(), "scale": torch.ones(2).double()}},
+        {"units": {"shift": torch.zeros(2).double(), "scale": torch.zeros(2).double()}},
+        {"units": {"shift": torch.zeros(2).double(), "scale": torch.ones(3).double()}},
+        {"step": "x"},
+        {"step": -1},
+        {"config": None},
+        {"seconds": None},
+    ],
+)
+def test_checkpoint_of_the_wrong_make_is_one_clear_error(tmp_path: Path, changes: dict) -> None:
+    path = checkpoint.save(content(), tmp_path)
+    torch.save({"format": 1, **content()._asdict(), **changes}, path)
+    with pytest.raises(UserError, match="not a checkpoint of sdegen"):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seed": [1]}, "seed: must be an integer"),
+        ({"more": 1}, "more: no such option"),
+        ({"dataset": {"_target_": "sdegen.datasets.smile.Smile", "size": 4 * 10**15}}, "dataset: cannot be built"),
+        ({"network": {"_target_": "sdegen.networks.mlp.MLP", "hidden": [10**12]}}, "network: cannot be built"),
+    ],
+)
+def test_configuration_that_cannot_be_is_one_clear_error(run: Path, tmp_path: Path, changes: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words) as error:
+        _ = sdegen.load(rewritten(run, tmp_path / "run", config=changes)).dataset
+    assert "\n" not in str(error.value)
+
+
+def test_deep_configuration_is_refused(run: Path, tmp_path: Path) -> None:
+    nested: dict = {}
+    for _ in range(5000):
+        nested = {"a": nested}
+    saved = checkpoint.load(checkpoint.find(run))._replace(config={"x": nested})
+    with pytest.raises(UserError, match="nested too deeply"):
+        from sdegen.run import plain
+
+        plain(saved.config)
+
+
+def test_loading_leaves_the_global_generator_alone(run: Path) -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    sdegen.load(run).sample(3)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_units_of_the_checkpoint_hold_when_the_file_has_changed(tmp_path: Path) -> None:
+    import numpy as np
+
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(5, 2, (50, 2)))
+    options = ("dataset=file", f"dataset.path={tmp_path / 'a.npy'}", *SMALL[1:])
+    experiment.train(composed("train", options), tmp_path / "run")
+    before = sdegen.load(tmp_path / "run").dataset.units
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(-5, 9, (50, 2)))
+    assert torch.equal(sdegen.load(tmp_path / "run").dataset.units.shift, before.shift)
 
 
 def test_nothing_of_a_refused_module_is_imported(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

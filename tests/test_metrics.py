@@ -80,6 +80,30 @@ def test_mode_weights_are_half_the_l1_distance_of_the_shares() -> None:
     assert metrics.measure(dataset, x)["mode_weights"]["value"] == pytest.approx(0.4, abs=0.03)
 
 
+def test_floor_and_training_value_are_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "FLOORS", 7)
+    dataset, source = Mixture(0), metrics.generator
+    reference = dataset.draw(metrics.REFERENCE, source("cpu", 0, "reference"))
+    draws = [dataset.draw(123, source("cpu", 0, "floor", i)) for i in range(7)]
+    entry = metrics.measure(dataset, dataset.x[:123] + 9)["w1"]
+    values = sorted(metrics.w1(draw, reference) for draw in draws)
+    assert len(set(values)) == 7
+    assert entry["floor"] == pytest.approx(values[3])
+    assert entry["train"] == pytest.approx(metrics.w1(dataset.x, reference))
+    assert entry["value"] == pytest.approx(metrics.w1(dataset.x[:123] + 9, reference))
+
+
+def test_split_has_the_sizes_of_the_sets(tmp_path) -> None:  # noqa: ANN001
+    import numpy as np
+
+    from sdegen.datasets import File
+
+    np.save(tmp_path / "a.npy", np.arange(100.0))
+    a, b = metrics._split(File(0, str(tmp_path / "a.npy")), 0)
+    assert (len(a), len(b)) == (80, 20)
+    assert torch.equal(torch.cat([a, b]).flatten().sort().values, torch.arange(100.0).double())
+
+
 def test_off_support_is_a_share() -> None:
     dataset = Smile(0)
     x = torch.cat([dataset.x, torch.zeros(100, 2).double()])
@@ -93,6 +117,15 @@ def test_score_error_is_zero_for_the_oracle_and_relative(sde: LinearSDE) -> None
     assert metrics.score_error(dataset, sde, exact) == pytest.approx(0, abs=1e-12)
     assert metrics.score_error(dataset, sde, lambda x, t: 1.25 * exact(x, t)) == pytest.approx(0.25)
     assert metrics.score_error(dataset, sde, lambda x, t: 0 * x) == pytest.approx(1)
+
+    # A score that is off by 1/σ: with the weight σ² every t adds one to the numerator.
+    source = torch.Generator().manual_seed(3)
+    t = torch.rand(50_000, generator=source, dtype=torch.float64)[:, None].clamp(min=sde.eps)
+    z = torch.randn(50_000, 1, generator=source, dtype=torch.float64)
+    x = sde.alpha(t) * dataset.units.encode(dataset.law.sample(50_000, source)) + sde.sigma(t) * z
+    size = (sde.sigma(t) ** 2 * exact(x, t[:, 0]) ** 2).mean()
+    off = metrics.score_error(dataset, sde, lambda x, t: exact(x, t) + 1 / sde.sigma(t)[:, None])
+    assert off == pytest.approx(float(size) ** -0.5, rel=0.1)
 
 
 def test_file_is_measured_against_its_held_out_part(tmp_path) -> None:  # noqa: ANN001

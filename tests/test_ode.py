@@ -108,6 +108,49 @@ def test_dopri5_is_of_fifth_order() -> None:
     assert min(orders) > 5.8
 
 
+def test_dopri5_costs_six_evaluations_a_step_and_few_steps() -> None:
+    """First-same-as-last: 1 + 6 n evaluations, and not many more steps than SciPy's controller takes."""
+    asked, scipys = 0, 0
+
+    def field(x: Tensor, t: Tensor) -> Tensor:
+        nonlocal asked
+        asked += 1
+        return torch.stack([-20 * x[:, 1], 20 * x[:, 0]], dim=1)
+
+    Dopri5(1e-6, 1e-6, 10_000).solve(field, START[:1], 0.0, 2.0, torch.zeros(0))
+    ours, asked = asked, 0
+    RK45(1e-6, 1e-6).solve(field, START[:1], 0.0, 2.0, torch.zeros(0))
+    scipys = asked
+    assert ours % 6 == 1
+    assert ours < 1.25 * scipys
+
+
+def test_dopri5_error_is_a_mean_over_coordinates() -> None:
+    """A hundred copies of a coordinate cost what one does."""
+    counts = []
+    for copies in (1, 100):
+        asked = 0
+
+        def field(x: Tensor, t: Tensor) -> Tensor:
+            nonlocal asked
+            asked += 1
+            return (5 * t).cos().reshape(-1, 1) * x * 5
+
+        Dopri5(1e-6, 1e-6, 10_000).solve(field, torch.ones(1, copies).double(), 0.0, 2.0, torch.zeros(0))
+        counts.append(asked)
+    assert counts[0] == counts[1]
+
+
+def test_dopri5_steps_back_from_where_the_field_is_no_number() -> None:
+    """A field that is NaN ahead of the solution's reach is approached in smaller steps, not stepped over."""
+
+    def field(x: Tensor, t: Tensor) -> Tensor:
+        return torch.where(x > 1.5, torch.nan, 1.0 - x)
+
+    end = Dopri5(1e-6, 1e-6, 10_000).solve(field, torch.zeros(1, 1).double(), 0.0, 50.0, torch.zeros(0)).x
+    assert float(end) == pytest.approx(1, abs=1e-4)
+
+
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS.keys())
 def test_what_cannot_be_solved_is_told(solver) -> None:  # noqa: ANN001
     def explode(x: Tensor, t: Tensor) -> Tensor:

@@ -91,6 +91,16 @@ def test_moments_converge_at_the_declared_order(predictor: Predictor, sde: Linea
     assert errors[-1] < 0.05
 
 
+def test_euler_maruyama_step_is_its_formula(sde: LinearSDE) -> None:
+    """Coefficients at the start of the step, as its order alone cannot tell."""
+    t, s = torch.tensor(0.6, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
+    x, z = torch.tensor([[1.3]], dtype=torch.float64), torch.tensor([[-0.4]], dtype=torch.float64)
+    got, _ = EulerMaruyama().step(sde.reverse(gaussian(sde)), x, t, s, None, lambda like: z)
+    g = sde.diffusion(t)
+    expected = x - 0.1 * (sde.drift(x, t) - g**2 * gaussian(sde)(x, t)) + math.sqrt(0.1) * g * z
+    torch.testing.assert_close(got, expected)
+
+
 @pytest.mark.parametrize("solver", [Dopri5(1e-8, 1e-8), RK45(1e-8, 1e-8)], ids=name)
 def test_flow_is_the_quantile_map_of_a_gaussian(solver: Sampler, sde: LinearSDE) -> None:
     start, end = moments(sde, sde.T), moments(sde, sde.eps)

@@ -94,3 +94,33 @@ def test_nested_lists_keep_their_shape() -> None:
     node = {"_target_": "sdegen.datasets.mixture.Mixture", "means": [[0, 1], [2, 3]], "variances": [1, 2], "size": 10}
     assert schema.construct(node, seed=0).x.shape == (10, 2)
     assert schema.faults({**node, "means": [[0, "a"]]}, object, "x") != []
+
+
+def test_only_the_package_itself_is_trusted() -> None:
+    for name in ("sdegenevil.sde.VP", "sdegen_evil.VP", "xsdegen.VP"):
+        with pytest.raises(ValueError, match="outside of sdegen"):
+            schema.resolve(name, ())
+    with pytest.raises(ValueError, match="outside of sdegen"):
+        schema.resolve("minemore.VP", ("mine",))
+
+
+@pytest.mark.parametrize("value", [1e300, 10**400, 2**63, float("-inf")])
+def test_absurd_numbers_are_refused(value: float) -> None:
+    assert schema.faults({**STEPS, "steps": value}, Sampler, "x")[0].startswith("x.steps: must be an integer")
+    assert schema.faults({**VP_NODE, "beta_max": value}, SDE, "x")[0].startswith("x.beta_max: must be a number")
+
+
+def test_names_with_line_breaks_stay_one_line() -> None:
+    nodes = ({"_target_": "a\nb.c"}, {**VP_NODE, "a\nb": 1}, {"_target_": "sdegen.sde.linear.V\nP"})
+    assert all("\n" not in line for node in nodes for line in schema.faults(node, SDE, "x"))
+
+
+def test_truth_is_no_choice_of_a_literal() -> None:
+    assert schema.faults({**PERCEPTRON, "activation": True}, Network, "x") != []
+
+
+def test_plain_options_are_converted() -> None:
+    types: dict[str, Any] = {"count": int, "trust": tuple[str, ...]}
+    assert schema.option_faults({"count": 1e3, "trust": ["a"]}, types) == []
+    assert repr(schema.convert(1e3, int)) == "1000"
+    assert schema.convert(["a"], tuple[str, ...]) == ("a",)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -224,6 +225,53 @@ def test_sampling_mistakes_are_told_and_leave_nothing(trained: Path) -> None:
         assert len(result.stderr.splitlines()) == 1, result.stderr
         assert words in result.stderr
     assert sorted(latest.rglob("*")) == before
+
+
+@pytest.mark.parametrize("harm", [["pathlib.Path.write_text"], ["joblib.load"], ["os.system"]])
+def test_a_stranger_checkpoint_cannot_reach_hydra(trained: Path, tmp_path: Path, harm: list[str]) -> None:
+    """Nodes that bring a defaults list, a package or a callback of their own are refused before Hydra sees them."""
+    from sdegen import checkpoint
+
+    target = tmp_path / "ran"
+    call = {
+        "_target_": harm[0],
+        "self": str(target),
+        "data": "ran",
+        "filename": str(target),
+        "command": f"touch {target}",
+    }
+    attacks = [
+        {"defaults": [{"evil@_global_.hydra.callbacks.evil": "run"}, "_self_"], "evil": call},
+        {"evil@_global_.hydra.callbacks.evil": call},
+        {"predictor": {**call}},
+        {"predictor": {"_target_": "sdegen.samplers.predictors.EulerMaruyama", "defaults": [{"/hydra": "x"}]}},
+    ]
+    saved = checkpoint.load(checkpoint.find(trained / "outputs" / "smile" / "latest"))
+    for i, attack in enumerate(attacks):
+        folder = tmp_path / f"run{i}" / "checkpoints"
+        config = {**saved.config, "sampler": {**saved.config["sampler"], **attack}}
+        checkpoint.save(saved._replace(config=config), folder)
+        result = run("sample", f"run=run{i}", "count=5", cwd=tmp_path)
+        assert result.returncode == 2
+        assert result.stdout == ""
+        assert "Traceback" not in result.stderr
+        assert not target.exists()
+        with pytest.raises(command.UserError, match="refused"):
+            command.store("sampler", {"defaults": [], "_target_": "x"})
+
+
+def test_latest_may_be_a_file_and_numbers_may_be_whole_floats(trained: Path, tmp_path: Path) -> None:
+    source = (trained / "outputs" / "smile" / "latest").resolve()
+    odd = tmp_path / "it's [a] (b) é"
+    shutil.copytree(source, odd / "there")
+    (odd / "latest").write_text("there")
+    result = run("sample", f"run={odd}/latest", "count=1e1", "batch_size=1e1", "seed=1e3", "checkpoint=4", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    told = run("sample", f"run={odd / 'there'}", "count=10", "seed=1000", cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    samples = [np.load(f)["x"] for f in sorted((odd / "there" / "samples").glob("*/samples.npz"))[-2:]]
+    assert len(samples[0]) == 10
+    np.testing.assert_array_equal(*samples)
 
 
 @pytest.mark.parametrize("script", ["train", "sample"])

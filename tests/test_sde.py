@@ -86,6 +86,19 @@ def test_sigma_keeps_its_digits_at_small_times(sde: LinearSDE) -> None:
     torch.testing.assert_close(sde.sigma(t)[:8], first[:8], rtol=2e-3, atol=0)
 
 
+@pytest.mark.parametrize(
+    "flat", [VP(beta_min=3.0, beta_max=3.0), SubVP(beta_min=3.0, beta_max=3.0)], ids=["vp", "subvp"]
+)
+def test_constant_beta_is_a_legal_choice(flat: LinearSDE) -> None:
+    t = torch.linspace(1e-5, 1, 50, dtype=torch.float64)
+    torch.testing.assert_close(flat.time(flat.log_nsr(t)), t, rtol=1e-9, atol=0)
+
+
+def test_diffusion_keeps_its_digits_at_small_times(sde: LinearSDE) -> None:
+    t = torch.logspace(-8, -2, 20, dtype=torch.float64)
+    torch.testing.assert_close(sde.diffusion(t.float()).double(), sde.diffusion(t), rtol=1e-5, atol=0)
+
+
 def test_time_inverts_the_noise_to_signal_ratio(sde: LinearSDE) -> None:
     t = torch.cat([torch.logspace(-5, -1, 40), torch.linspace(0.1, 1, 40)]).double()
     torch.testing.assert_close(sde.time(sde.log_nsr(t)), t, rtol=1e-9, atol=0)
@@ -162,6 +175,9 @@ def test_stationary_process_stays_so_in_reverse() -> None:
 def test_largest_distance_is_measured() -> None:
     x = torch.tensor([[0.0, 0.0], [3.0, 4.0], [1.0, 1.0]], dtype=torch.float64)
     assert VE.measure(x)["sigma_max"] == pytest.approx(5)
+    late = torch.zeros(12_000, 1, dtype=torch.float64)
+    late[6000:] = 7.0
+    assert VE.measure(late)["sigma_max"] == pytest.approx(7)
 
 
 @pytest.mark.parametrize(

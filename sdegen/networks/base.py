@@ -12,7 +12,13 @@ class Network(nn.Module, ABC):
 
     A subclass takes as its first argument the ``shape`` of one point, which the experiment supplies from the data;
     its other arguments are the options of its YAML.
+
+    Attributes:
+        exact: whether the output is the exact score, which no parametrization is to turn into anything else and for
+            which there is nothing to train.
     """
+
+    exact = False
 
     @abstractmethod
     def forward(self, x: Tensor, t: Tensor) -> Tensor:

@@ -19,6 +19,8 @@ class Oracle(Network):
         sde: the forward process; supplied by the experiment.
     """
 
+    exact = True
+
     def __init__(self, law: GaussianMixture | None, sde: LinearSDE) -> None:
         super().__init__()
         if law is None:
