@@ -24,8 +24,8 @@ def own_nodes() -> dict[str, Any]:
     step = options.get("checkpoint")
     path = checkpoint.find(Path(str(options["run"])), int(step) if isinstance(step, (int, float)) else None)
     config = plain(checkpoint.load(path).config)
-    trust = options.get("trust", [])
-    return check({group: config[group] for group in command.NODES}, command.NODES, {}, trust)
+    nodes = {group: config[group] for group in command.NODES}
+    return check(nodes, command.NODES, {}, command.names(options.get("trust")))
 
 
 def loaded(config: dict[str, Any]) -> Any:  # noqa: ANN401

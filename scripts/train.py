@@ -26,18 +26,15 @@ def task(config: dict[str, Any], folder: Path) -> None:
     print(f"results in {run.folder}")
 
 
-def resume(options: dict[str, str]) -> None:
+def resume(options: dict[str, Any]) -> None:
     """Go on with a run in its own folder."""
-    from omegaconf import OmegaConf
-
     from sdegen import experiment
 
-    folder = options.pop("resume")
     foreign = [argument for argument in sys.argv[1:] if argument.startswith("-") or "=" not in argument]
-    if foreign := [*foreign, *(key for key in options if key not in RESUMABLE)]:
+    if foreign := [*foreign, *(key for key in options if key not in ("resume", *RESUMABLE))]:
         raise UserError(f"{foreign[0]}: cannot change on resume; with resume= go only {', '.join(RESUMABLE)}")
-    given: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"{key}={value}" for key, value in options.items()]))
-    run = experiment.resume(Path(folder), given.get("trainer", {}), given.get("trust", ()))
+    changes = {key.removeprefix("trainer."): options[key] for key in RESUMABLE[:3] if key in options}
+    run = experiment.resume(Path(str(options["resume"])), changes, command.names(options.get("trust")))
     print(f"results in {run.folder}")
 
 
@@ -48,7 +45,7 @@ def relative(folder: Path) -> Path:
 
 if __name__ == "__main__":
     asked = command.options()
-    if asked.get("resume", "null") not in ("", "null"):
+    if asked.get("resume"):
         command.guard(lambda: resume(asked), "train")
     else:
         command.run("train", check, task)

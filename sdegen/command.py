@@ -130,6 +130,11 @@ def options() -> dict[str, Any]:
     return {o.key_or_group: o.value() for o in parsed if not o.is_sweep_override()}
 
 
+def names(value: object) -> list[str]:
+    """The names of ``trust=``: a list, one name, or nothing."""
+    return [] if value is None else [str(name) for name in (value if isinstance(value, list) else [value])]
+
+
 def quoted(argument: str, parser: OverridesParser) -> str:
     """An override whose value Hydra's grammar cannot read (a path with brackets, say), with the value as a text."""
     key, equals, value = argument.partition("=")
