@@ -68,8 +68,10 @@ def run(
 
     def whole() -> None:
         asked = _asks_hydra(arguments)
-        for group, node in ({} if nodes is None else dict.fromkeys(NODES, {}) if asked else nodes()).items():
-            store(group, node)
+        if nodes is not None:
+            # Help is given without a run, too.
+            for group, node in (nodes() if "run" in options() or not asked else dict.fromkeys(NODES, {})).items():
+                store(group, node)
         if not asked:
             jobs = _jobs(name, arguments, parser)
             for job in jobs:
@@ -96,6 +98,9 @@ def guard(work: Callable[[], object], name: str) -> None:
         fail(explain(error, name))
     except KeyboardInterrupt as interrupt:
         fail(str(interrupt) or "interrupted", 130)
+    except BrokenPipeError:
+        # The reader has seen enough (| head); what Python flushes on its way out must not complain, either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def store(group: str, node: Mapping[str, Any]) -> None:
