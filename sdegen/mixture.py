@@ -92,10 +92,10 @@ class GaussianMixture:
         return torch.cat([self._log_joint(*rows)[0].argmax(1) for rows in self._rows(x, 1.0, 0.0)])
 
     def _rows(self, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """The batch in pieces whose intermediate ``(B, M, d)`` stay below 64 MiB in float32."""
+        """The batch in pieces whose intermediate ``(B, M, d)`` stay in the cache: 1 MiB in float32."""
         x = x.flatten(1)
         a, s = (expand(torch.as_tensor(c), x).reshape(-1, 1) for c in (alpha, sigma))
-        size = max(1, 2**24 // self._flat.numel())
+        size = max(1, 2**18 // self._flat.numel())
         pieces = x.split(size)
         # One time for all rows stays one row, and so do the variances that follow from it.
         a_pieces, s_pieces = (c.split(size) if len(c) > 1 else [c] * len(pieces) for c in (a, s))
