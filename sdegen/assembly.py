@@ -128,11 +128,10 @@ def build(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Experiment:
     sde: LinearSDE | None = part("sde")
     if sde is None:
         raise Faults("\n".join(found))
-    law = None if dataset.law is None else dataset.law.affine(*dataset.units)
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would reseed the GPUs' generators, too.
         torch.default_generator.manual_seed(derive(config["seed"], "network"))
-        network = part("network", shape=dataset.units.shape, law=law, sde=sde)
+        network = part("network", shape=dataset.units.shape, law=dataset.encoded_law, sde=sde)
     if found:
         raise Faults("\n".join(found))
     parametrization = plain.pop("parametrization")
@@ -145,13 +144,15 @@ def connect(network: Network, parametrization: Parametrization, sde: LinearSDE) 
 
 
 def construct(config: Config, group: str, trust: Sequence[str], **supplied: object) -> Any:  # noqa: ANN401
+    """Build the node of a group; :class:`Faults` tells in one line why it cannot be built."""
     try:
         return schema.construct(config[group], trust, **supplied)
     except ValueError as error:
         raise Faults(_named(group, config[group], error)) from None
     except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
         # Values of the right type that are absurd: a layer or a data set larger than the memory, say.
-        raise Faults(f"{group}: cannot be built with these options: {str(error).splitlines()[0]}") from None
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise Faults(f"{group}: cannot be built with these options: {reason}") from None
 
 
 def _below_1(value: object) -> bool:

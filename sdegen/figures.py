@@ -199,8 +199,9 @@ def _heat(figure: Figure, axes: Axes, dataset: Dataset, sde: LinearSDE, limit: f
     """The density of x(t) over time, each column scaled to its own maximum."""
     t = torch.linspace(sde.eps, sde.T, 200, dtype=torch.float64)
     x = torch.linspace(-limit, limit, 300, dtype=torch.float64)
-    if dataset.law is not None:
-        exact = Marginals(dataset.law.affine(*dataset.units), sde)
+    law = dataset.encoded_law
+    if law is not None:
+        exact = Marginals(law, sde)
         density = torch.stack([exact.log_prob(x[:, None], time).exp() for time in t], dim=1).numpy()
     else:
         clean = dataset.units.encode(_fresh(dataset, 5000))

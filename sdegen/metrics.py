@@ -139,13 +139,13 @@ def score_error(dataset: Dataset, sde: LinearSDE, score: Score, n: int = 1024) -
 
     The points are the same at every call.
     """
-    if dataset.law is None:
+    law = dataset.encoded_law
+    if law is None:
         return None
     source = generator("cpu", 0, "score error")
-    draws = dataset.law.sample(n, source)
     t = sde.eps + (sde.T - sde.eps) * (torch.arange(n, dtype=torch.float64) + 0.5) / n
-    x = sde.perturb(dataset.units.encode(draws), t, randn_like(source))
-    exact = Marginals(dataset.law.affine(*dataset.units), sde)(x, t)
+    x = sde.perturb(law.sample(n, source), t, randn_like(source))
+    exact = Marginals(law, sde)(x, t)
     weight = sde.sigma(t) ** 2
     with torch.no_grad():
         learned = score(x, t)

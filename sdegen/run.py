@@ -22,7 +22,7 @@ from sdegen.networks import Network
 from sdegen.rng import SampleNoise
 from sdegen.samplers import Sampler, Samples
 from sdegen.score import ScoreModel
-from sdegen.sde.base import LinearSDE
+from sdegen.sde.base import LinearSDE, Score
 from sdegen.training import DTYPES, find_device
 
 log = logging.getLogger("sdegen")
@@ -107,7 +107,8 @@ class Run:
         self.sde: LinearSDE = construct(config, "sde", trust)
         self.sampler: Sampler = construct(config, "sampler", trust)
         exact = schema.resolve(config["network"]["_target_"], trust).exact  # type: ignore[attr-defined]
-        law = self.dataset.law.affine(*self.units) if exact and self.dataset.law is not None else None
+        # Only an exact score needs the law, and with it the data, whose file may be gone.
+        law = self.dataset.encoded_law if exact else None
         with torch.random.fork_rng(devices=[]):
             network = construct(config, "network", trust, shape=self.units.shape, law=law, sde=self.sde)
         if not exact:
@@ -293,6 +294,7 @@ def sampler_name(node: Mapping[str, Any]) -> str:
 
 
 def load_weights(network: Network, weights: Mapping[str, Tensor]) -> None:
+    """Put weights into a network; UserError where a name or a shape is missing, foreign or different."""
     try:
         network.load_state_dict(weights, strict=True)
     except (RuntimeError, TypeError, AttributeError) as error:
@@ -300,6 +302,6 @@ def load_weights(network: Network, weights: Mapping[str, Tensor]) -> None:
         raise UserError(f"the checkpoint's weights do not fit its network: {reason}") from None
 
 
-def on_cpu(model: ScoreModel, device: torch.device, dtype: torch.dtype) -> Any:  # noqa: ANN401
+def on_cpu(model: ScoreModel, device: torch.device, dtype: torch.dtype) -> Score:
     """A score that takes and gives tensors of the CPU."""
     return lambda x, t: model(x.to(device, dtype), t.to(device, dtype)).cpu()

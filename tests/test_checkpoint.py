@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import sdegen
-from sdegen import checkpoint, experiment
+from sdegen import assembly, checkpoint, experiment
 from sdegen.checkpoint import Checkpoint
 from sdegen.command import composed
 from sdegen.errors import UserError
@@ -174,6 +174,15 @@ def test_configuration_that_cannot_be_is_one_clear_error(run: Path, tmp_path: Pa
     with pytest.raises(UserError, match=words) as error:
         _ = sdegen.load(rewritten(run, tmp_path / "run", config=changes)).dataset
     assert "\n" not in str(error.value)
+
+
+def test_trouble_without_words_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhaust(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(assembly.schema, "construct", exhaust)
+    with pytest.raises(UserError, match="sde: cannot be built with these options: MemoryError"):
+        assembly.construct({"sde": {}}, "sde", ())
 
 
 def test_deep_configuration_is_refused(run: Path, tmp_path: Path) -> None:

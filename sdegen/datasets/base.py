@@ -63,6 +63,11 @@ class Dataset(ABC):
             scale = torch.where(deviation > 0, deviation, 1.0)
         self.units = Units(shift, scale)
 
+    @property
+    def encoded_law(self) -> GaussianMixture | None:
+        """The exact law in the network's units, where it is known."""
+        return None if self.law is None else self.law.affine(*self.units)
+
     @abstractmethod
     def draw(self, n: int, source: torch.Generator) -> Tensor | None:
         """``n`` independent draws of the exact law, ``(n, *)``, or None where it is not known."""
