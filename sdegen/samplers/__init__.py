@@ -1,17 +1,35 @@
 """Samplers: from the prior at T to data at eps, along the reverse process."""
 
-from sdegen.samplers.base import Corrector, Predictor, Sampler, Samples, StepSampler
+from sdegen.samplers.adaptive import AdaptiveSDE
+from sdegen.samplers.base import Corrector, Moved, Predictor, Sampler, Samples, StepSampler
+from sdegen.samplers.correctors import HMC, AnnealedLangevin, Langevin, MetropolisHMC
+from sdegen.samplers.exponential import Adams, DPMSolver, StochasticAdams
 from sdegen.samplers.flow import RK45, Dopri5, ProbabilityFlow
-from sdegen.samplers.predictors import EulerMaruyama
+from sdegen.samplers.predictors import DDIM, RK4, Ancestral, EulerMaruyama, Heun, ReverseDiffusion, StochasticHeun
 
 __all__ = [
+    "DDIM",
+    "HMC",
+    "RK4",
     "RK45",
+    "Adams",
+    "AdaptiveSDE",
+    "Ancestral",
+    "AnnealedLangevin",
     "Corrector",
+    "DPMSolver",
     "Dopri5",
     "EulerMaruyama",
+    "Heun",
+    "Langevin",
+    "MetropolisHMC",
+    "Moved",
     "Predictor",
     "ProbabilityFlow",
+    "ReverseDiffusion",
     "Sampler",
     "Samples",
     "StepSampler",
+    "StochasticAdams",
+    "StochasticHeun",
 ]

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from sdegen import ode
 from sdegen.rng import RandnLike
-from sdegen.samplers.base import Sampler
-from sdegen.sde.base import LinearSDE, Score
+from sdegen.samplers.base import Sampler, Walk
+from sdegen.sde.base import SDE, Score
 
 
 class ProbabilityFlow(Sampler):
@@ -25,12 +25,10 @@ class ProbabilityFlow(Sampler):
         super().__init__(denoise)
         self.solver = solver
 
-    def _integrate(
-        self, sde: LinearSDE, score: Score, x: Tensor, noise: RandnLike, frames: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _integrate(self, sde: SDE, score: Score, x: Tensor, noise: RandnLike, frames: int) -> Walk:
         times = torch.linspace(sde.T, sde.eps, frames, dtype=torch.float64)
         solution = self.solver.solve(sde.reverse(score, eta=0).drift, x, sde.T, sde.eps, times)
-        return solution.x, solution.path, times
+        return Walk(solution.x, solution.path, times)
 
 
 class RK45(ProbabilityFlow):
@@ -43,6 +41,8 @@ class RK45(ProbabilityFlow):
         atol: absolute tolerance.
         denoise: see :class:`Sampler`.
     """
+
+    couples = True
 
     def __init__(self, rtol: float = 1e-5, atol: float = 1e-5, denoise: bool = False) -> None:
         super().__init__(ode.RK45(rtol, atol), denoise)

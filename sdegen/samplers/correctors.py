@@ -1,0 +1,205 @@
+r"""Correctors: Markov chains that leave the marginal p_t as it is, driven by its score alone.
+
+Their step sizes are functions of t only. A step that scales with the scores of a sample, ‖z‖/‖s‖, has no stationary
+law where the score vanishes (in one dimension its chain runs off), and one that scales with means over the batch lets
+samples depend on each other.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sdegen.rng import RandnLike
+from sdegen.samplers.base import Corrector, Moved, Row, numbers
+from sdegen.sde.base import LinearSDE, Score
+from sdegen.tensor import expand
+
+NONE = "use sampler/corrector=none"
+"""What to use where an SDE has no closed-form kernel."""
+
+
+def at_least_1(name: str, value: int) -> int:
+    """``value``, or ValueError in the name of its option."""
+    if value < 1:
+        raise ValueError(f"{name}={value} must be at least 1")
+    return value
+
+
+def above_0(name: str, value: float) -> float:
+    """``value``, or ValueError in the name of its option."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name}={value:g} must be above 0")
+    return value
+
+
+class Unadjusted(Corrector[LinearSDE]):
+    r"""Unadjusted Langevin dynamics with a step size for each time.
+
+    .. math:: x \leftarrow x + \epsilon(t)\, s_\theta(x, t) + \sqrt{2 \epsilon(t)}\, z
+
+    Args:
+        moves: at each time.
+    """
+
+    kernel = NONE
+
+    def __init__(self, moves: int) -> None:
+        self.evaluations = self.moves = at_least_1("moves", moves)
+
+    @abstractmethod
+    def sizes(self, sde: LinearSDE, times: Tensor) -> Tensor:
+        """ε at each time of the grid but the first: ``(N + 1,)`` to ``(N,)``."""
+
+    def plan(self, sde: LinearSDE, times: Tensor) -> Sequence[Row]:
+        size = self.sizes(sde, times)
+        return numbers(size, (2 * size).sqrt())
+
+    def __call__(self, score: Score, x: Tensor, t: Tensor, row: Row, noise: RandnLike) -> Moved:
+        size, std = row
+        for _ in range(self.moves):
+            x = torch.add(x, score(x, t), alpha=size).add_(noise(x), alpha=std)
+        return Moved(x)
+
+
+class Langevin(Unadjusted):
+    r"""Langevin dynamics with :math:`\epsilon(t) = 2 r^2 \sigma_t^2 a^2`, a the factor of the step that led to t.
+
+    The factor, 1 for VE and :math:`\sqrt{1 - \beta}` for VP, is that of Song et al. (2021), algorithms 4 and 5,
+    whose ratio of norms is replaced by what it is for a score of variance :math:`1/\sigma_t^2`.
+
+    Args:
+        snr: the signal-to-noise ratio r of a move; below 1, as at 1 a move forgets where it was and overshoots.
+        moves: at each time.
+    """
+
+    def __init__(self, snr: float = 0.16, moves: int = 1) -> None:
+        super().__init__(moves)
+        self.snr = above_0("snr", snr)
+        if snr >= 1:
+            raise ValueError(f"snr={snr:g} must be below 1: from there on Langevin dynamics is unstable")
+
+    def sizes(self, sde: LinearSDE, times: Tensor) -> Tensor:
+        factor, _ = sde.transition(times[1:], times[:-1])
+        return 2 * (self.snr * sde.sigma(times[1:]) * factor) ** 2
+
+
+class AnnealedLangevin(Unadjusted):
+    r"""Annealed Langevin dynamics, with the same relative step size at every level.
+
+    .. math:: \epsilon_i = \epsilon\, \sigma_i^2 / \sigma_{\min}^2
+
+    Reference: appendix A of the paper; Song & Ermon (2019), algorithm 1, https://arxiv.org/abs/1907.05600
+
+    Args:
+        size: ε/σ_min², the step size over the variance of the noise, the same at every level.
+        moves: M, at each level.
+    """
+
+    def __init__(self, size: float = 0.1, moves: int = 10) -> None:
+        super().__init__(moves)
+        self.size = above_0("size", size)
+        if size >= 2:
+            raise ValueError(f"size={size:g} must be below 2: from there on Langevin dynamics is unstable")
+
+    def sizes(self, sde: LinearSDE, times: Tensor) -> Tensor:
+        return self.size * sde.sigma(times[1:]) ** 2
+
+
+class Hamiltonian(Corrector[LinearSDE]):
+    r"""Hamiltonian dynamics of :math:`-\log p_t(x) + \|p\|^2/2m` by leapfrog steps, from momenta drawn afresh.
+
+    .. math:: p \leftarrow p + \tfrac h2 s_\theta(x, t), \qquad x \leftarrow x + \tfrac hm p, \qquad
+              p \leftarrow p + \tfrac h2 s_\theta(x, t), \qquad h = \mathrm{size}\, \sqrt m\, \sigma_t
+
+    Reference: Neal (2011), MCMC using Hamiltonian dynamics, https://arxiv.org/abs/1206.1901
+
+    Args:
+        leaps: leapfrog steps of a trajectory.
+        size: of a leapfrog step, in units of σ_t √m; below 2, where leapfrog is unstable in a Gaussian of std σ_t.
+        mass: m. With the step in units of √m it changes the momenta's scale and nothing else.
+        moves: trajectories at each time.
+
+    Attributes:
+        points: evaluations of the score in a leap.
+    """
+
+    kernel = NONE
+    points: int
+
+    def __init__(self, leaps: int = 5, size: float = 0.5, mass: float = 1.0, moves: int = 1) -> None:
+        self.leaps, self.moves = at_least_1("leaps", leaps), at_least_1("moves", moves)
+        self.size, self.mass = above_0("size", size), above_0("mass", mass)
+        if size >= 2:
+            raise ValueError(f"size={size:g} must be below 2: from there on leapfrog is unstable")
+        self.evaluations = 1 + self.points * moves * leaps
+
+    def plan(self, sde: LinearSDE, times: Tensor) -> Sequence[Row]:
+        return numbers(self.size * math.sqrt(self.mass) * sde.sigma(times[1:]))
+
+    @abstractmethod
+    def __call__(self, score: Score, x: Tensor, t: Tensor, row: Row, noise: RandnLike) -> Moved:
+        """See :class:`Corrector`."""
+
+
+class HMC(Hamiltonian):
+    """Hamiltonian moves, all accepted: see :class:`Hamiltonian`. What the leapfrog steps miss stays as a bias."""
+
+    points = 1
+
+    def __call__(self, score: Score, x: Tensor, t: Tensor, row: Row, noise: RandnLike) -> Moved:
+        (h,) = row
+        pull = score(x, t)
+        for _ in range(self.moves):
+            p = math.sqrt(self.mass) * noise(x)
+            for _ in range(self.leaps):
+                p = torch.add(p, pull, alpha=0.5 * h)
+                x = torch.add(x, p, alpha=h / self.mass)
+                pull = score(x, t)
+                p = torch.add(p, pull, alpha=0.5 * h)
+        return Moved(x)
+
+
+class MetropolisHMC(Hamiltonian):
+    r"""Hamiltonian moves with a Metropolis test, whose change of log-density is integrated from the score.
+
+    .. math:: \log p_t(x') - \log p_t(x) = \int_x^{x'} s_\theta \cdot dx \approx \sum_{\mathrm{leaps}} \tfrac16
+              (s_0 + 4 s_{1/2} + s_1) \cdot (x_1 - x_0)
+
+    by Simpson's rule on the chord of each leap: one evaluation more a leap. (With the trapezoids of the leapfrog
+    points the change in energy that a leap makes cancels to the order that matters, and the test removes nothing.)
+    """
+
+    points = 2
+
+    def __call__(self, score: Score, x: Tensor, t: Tensor, row: Row, noise: RandnLike) -> Moved:
+        (h,) = row
+        pull, accepted = score(x, t), []
+        for _ in range(self.moves):
+            p = math.sqrt(self.mass) * noise(x)
+            kinetic = energy(p, self.mass)
+            x_new, pull_new, gained = x, pull, torch.zeros_like(kinetic)
+            for _ in range(self.leaps):
+                p = torch.add(p, pull_new, alpha=0.5 * h)
+                chord = p * (h / self.mass)
+                middle = score(torch.add(x_new, chord, alpha=0.5), t)
+                x_new, before = x_new + chord, pull_new
+                pull_new = score(x_new, t)
+                p = torch.add(p, pull_new, alpha=0.5 * h)
+                gained = gained + ((before + 4 * middle + pull_new) * chord).flatten(1).double().sum(1) / 6
+            # A uniform number from the first of a row's normal ones, so that a row's luck is its own.
+            luck = torch.special.log_ndtr(noise(x).flatten(1)[:, 0].double())
+            accept = luck < gained + kinetic - energy(p, self.mass)
+            keep = expand(accept, x).bool()
+            x, pull = torch.where(keep, x_new, x), torch.where(keep, pull_new, pull)
+            accepted.append(accept.double().mean())
+        return Moved(x, torch.stack(accepted).mean())
+
+
+def energy(p: Tensor, mass: float) -> Tensor:
+    """The kinetic energy ‖p‖²/2m of each row: ``(B, *)`` to ``(B,)`` float64."""
+    return p.flatten(1).double().square().sum(1) / (2 * mass)
