@@ -47,7 +47,13 @@ class Sampler(ABC):
     Args:
         denoise: end with Tweedie's formula, the mean of x(0) given the sample at eps: (x + σ² s) / α. It costs one
             evaluation, and over-shrinks where the grid is too coarse for the smallest noise.
+
+    Attributes:
+        kernel: empty where any SDE will do; else the words of what to use in its place where the SDE has no
+            closed-form kernel.
     """
+
+    kernel = ""
 
     def __init__(self, denoise: bool = False) -> None:
         self.denoise = denoise

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from sdegen.rng import RandnLike
 from sdegen.tensor import expand, squared_norm
 
 Score = Callable[[Tensor, Tensor], Tensor]
+
+S = TypeVar("S", bound="SDE", contravariant=True)
+"""The processes that a part works with: ``SDE`` for any, ``LinearSDE`` for those with a closed-form kernel."""
 
 
 class SDE(ABC):
@@ -58,6 +62,11 @@ class SDE(ABC):
     def reverse(self, score: Score, eta: float = 1.0) -> ReverseSDE:
         """The process that runs from T back to eps, driven by ``score``."""
         return ReverseSDE(self, score, eta)
+
+    @property
+    def linear(self) -> LinearSDE | None:
+        """The process itself where its kernel is closed form, else None."""
+        return None
 
     @classmethod
     def measure(cls, x: Tensor) -> dict[str, float]:
@@ -100,6 +109,10 @@ class LinearSDE(SDE):
     def log_nsr(self, t: Tensor) -> Tensor:
         r"""The log noise-to-signal ratio :math:`u(t) = \log(\sigma_t^2/\alpha_t^2)`, increasing in t."""
         return 2 * (self.sigma(t).log() - self.alpha(t).log())
+
+    @property
+    def linear(self) -> LinearSDE:
+        return self
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         return expand(self.rate(t), x) * x
