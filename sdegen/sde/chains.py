@@ -1,9 +1,9 @@
 r"""The discrete chains of appendices A and B, SMLD and DDPM, as linear SDEs that pass through all of their levels.
 
-At :math:`t = i/N` the kernel is exactly the chain's at level i. In between, one function of the kernel is linear in t
-(the variance for SMLD, :math:`B = -\log \alpha_t^2` for DDPM), so that f and g² are constant on each step. Sampling ends
-at the first level, :math:`\varepsilon = 1/N`. The ancestral sampler on the uniform grid of N − 1 steps is then the chain
-run back, ``denoise`` its last, noiseless step, and every sampler of continuous time runs, too. Training with
+At :math:`t = i/N` the kernel is exactly the chain's at level i. In between, one function of the kernel is linear in
+t (the variance for SMLD, :math:`B = -\log \alpha_t^2` for DDPM), so that f and g² are constant on each step. Sampling
+ends at the first level, :math:`\varepsilon = 1/N`. The ancestral sampler on the uniform grid of N − 1 steps is then the
+chain run back, ``denoise`` its last, noiseless step, and every sampler of continuous time runs, too. Training with
 ``times=levels``, as many points as levels and the variance weighting is the chain's own loss.
 """
 
