@@ -1,12 +1,13 @@
 r"""From the output of a network to a score: the parametrizations, and the model that training and sampling share.
 
 With :math:`x_t = \alpha_t x_0 + \sigma_t z`, a network F(x, t) may stand for several things. Each
-parametrization turns it into the score :math:`s = \nabla_x \log p_t(x)`, for every linear SDE (raw for any):
+parametrization turns it into the score :math:`s = \nabla_x \log p_t(x)`, for every linear SDE, the first two for any:
 
 ==========  =====================================  ======================================================
 name        F estimates                            s
 ==========  =====================================  ======================================================
 raw         the score                              F
+residual    the score beyond that of the prior π   ∇ log π(x) + F
 noise       E[z | x]                               −F / σ
 data        E[x_0 | x]                             (α F − x) / σ²
 velocity    E[α z − σ x_0 | x]                     −(σ x + α F) / (σ (α² + σ²))
@@ -23,6 +24,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Generic
 
+import torch
 from torch import Tensor, nn
 
 from sdegen.networks.base import Network
@@ -50,6 +52,21 @@ class Raw(Parametrization[SDE]):
 
     def __call__(self, network: Network, sde: SDE, x: Tensor, t: Tensor) -> Tensor:
         return network(x, t)
+
+
+class Residual(Parametrization[SDE]):
+    r"""The network estimates what the score has beyond that of the prior: :math:`s = \nabla \log \pi(x) + F`.
+
+    For a nonlinear SDE far more than a start: where its drift is :math:`\tfrac12 g^2 \nabla \log \pi`, as in
+    :class:`~sdegen.sde.nonlinear.DoubleWell`, the flow is then :math:`-\tfrac12 g^2 F`. With a network for the whole
+    score, a cubic drift that it does not cancel to the last throws outlying samples to infinity. Any SDE will do.
+    """
+
+    def __call__(self, network: Network, sde: SDE, x: Tensor, t: Tensor) -> Tensor:
+        with torch.enable_grad():
+            point = x if x.requires_grad else x.detach().requires_grad_()
+            (pull,) = torch.autograd.grad(sde.log_prior(point).sum(), point, create_graph=x.requires_grad)
+        return pull + network(x, t)
 
 
 class Noise(Parametrization[LinearSDE]):
