@@ -72,7 +72,7 @@ class Residual(Parametrization[SDE]):
 class Noise(Parametrization[LinearSDE]):
     r"""The network estimates the noise :math:`z`: :math:`s = -F/\sigma_t` (Ho et al. 2020)."""
 
-    kernel = "use parametrization=raw"
+    kernel = "use parametrization=residual or parametrization=raw"
 
     def __call__(self, network: Network, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
         return network(x, t) / -expand(sde.sigma(t), x)
@@ -81,7 +81,7 @@ class Noise(Parametrization[LinearSDE]):
 class Data(Parametrization[LinearSDE]):
     r"""The network estimates the clean data: :math:`s = (\alpha_t F - x)/\sigma_t^2` (Tweedie's formula)."""
 
-    kernel = "use parametrization=raw"
+    kernel = "use parametrization=residual or parametrization=raw"
 
     def __call__(self, network: Network, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = expand(sde.alpha(t), x), expand(sde.sigma(t), x)
@@ -91,7 +91,7 @@ class Data(Parametrization[LinearSDE]):
 class Velocity(Parametrization[LinearSDE]):
     r"""The network estimates :math:`\alpha_t z - \sigma_t x_0` (Salimans & Ho 2022, https://arxiv.org/abs/2202.00512)."""
 
-    kernel = "use parametrization=raw"
+    kernel = "use parametrization=residual or parametrization=raw"
 
     def __call__(self, network: Network, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = expand(sde.alpha(t), x), expand(sde.sigma(t), x)
@@ -113,7 +113,7 @@ class Karras(Parametrization[LinearSDE]):
             are standardised.
     """
 
-    kernel = "use parametrization=raw"
+    kernel = "use parametrization=residual or parametrization=raw"
 
     def __init__(self, sigma_data: float = 1.0) -> None:
         if sigma_data <= 0:
