@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
-from sdegen import schema
+from sdegen import files, schema
 from sdegen.datasets import Dataset
 from sdegen.errors import UserError
 from sdegen.networks import Network
@@ -38,6 +39,9 @@ GROUPS: dict[str, type] = {
 }
 """The groups of a configuration and the class that every node of a group must be."""
 
+KERNEL = ("network", "parametrization", "objective", "weighting", "times", "sampler")
+"""The groups whose classes say by ``kernel`` whether they work with an SDE that has no closed-form kernel."""
+
 TRAIN = {"name": str, "seed": int, "trust": tuple[str, ...], "resume": str | None}
 """The options of train.yaml beside its groups."""
 SAMPLE = {
@@ -63,7 +67,7 @@ class Experiment(NamedTuple):
 
     config: Config
     dataset: Dataset
-    sde: LinearSDE
+    sde: SDE
     model: ScoreModel
     objective: Objective
     weighting: Weighting
@@ -124,21 +128,50 @@ def build(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Experiment:
     if dataset is None:
         part("sde")
         raise Faults("\n".join(found))
-    config = {**config, "sde": _measured(config["sde"], dataset, trust)}
-    sde: LinearSDE | None = part("sde")
+    classes = {"network": schema.resolve(config["network"]["_target_"], trust)}
+    found += refusals(config, {group: {**plain, **classes}[group] for group in KERNEL}, trust)
+    config = {**config, "sde": measured(config["sde"], dataset.units.encode(dataset.x), trust)}
+    sde: SDE | None = part("sde")
     if sde is None:
         raise Faults("\n".join(found))
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would reseed the GPUs' generators, too.
         torch.default_generator.manual_seed(derive(config["seed"], "network"))
         network = part("network", shape=dataset.units.shape, law=dataset.encoded_law, sde=sde)
+    objective: Objective | None = plain["objective"]
+    if objective is not None and objective.differentiates and network is not None and network.rough:
+        named = f"objective={choice(config['objective'])} differentiates the network twice"
+        found.append(f"{named}, for which network={choice(config['network'])} has too many kinks: {network.rough}")
     if found:
         raise Faults("\n".join(found))
     parametrization = plain.pop("parametrization")
     return Experiment(config, dataset, sde, connect(network, parametrization, sde), **plain)
 
 
-def connect(network: Network, parametrization: Parametrization, sde: LinearSDE) -> ScoreModel:
+def refusals(config: Config, parts: Mapping[str, Any], trust: Sequence[str]) -> list[str]:
+    """A line with the fix for each part that needs a closed-form kernel where the SDE has none.
+
+    Args:
+        config: the configuration, which names the parts.
+        parts: objects or classes by their group, of those in :data:`KERNEL`; None where one is broken.
+        trust: modules whose classes the nodes may name.
+    """
+    if issubclass(schema.resolve(config["sde"]["_target_"], trust), LinearSDE):
+        return []
+    return [
+        f"{group}={choice(config[group])} needs a closed-form kernel and sde={choice(config['sde'])} has none: {fix}"
+        for group, part in parts.items()
+        if part is not None and (fix := part.kernel)
+    ]
+
+
+def choice(node: Mapping[str, Any]) -> str:
+    """A short name for a node: that of its predictor and corrector, where it has them, or of its own class."""
+    parts = [node[key] for key in ("predictor", "corrector") if node.get(key)] or [node]
+    return "-".join(files.snake_case(part["_target_"].rpartition(".")[2]) for part in parts)
+
+
+def connect(network: Network, parametrization: Parametrization, sde: SDE) -> ScoreModel:
     """A network read as a score; an exact one's output is the score already."""
     return ScoreModel(network, Raw() if network.exact else parametrization, sde)
 
@@ -165,10 +198,10 @@ def _named(group: str, node: Mapping[str, Any], error: ValueError) -> str:
     return f"{group}.{error}" if option and option[0] in node else f"{group}: {error}"
 
 
-def _measured(node: Mapping[str, Any], dataset: Dataset, trust: Sequence[str]) -> dict[str, Any]:
-    """A node of the SDE whose options left to ``auto`` are measured on the data."""
+def measured(node: Mapping[str, Any], x: Tensor, trust: Sequence[str]) -> dict[str, Any]:
+    """A node of the SDE whose options left to ``auto`` are measured on data in the network's units, ``(N, *)``."""
     auto = [key for key, value in node.items() if value == "auto"]
     if not auto:
         return dict(node)
-    values = schema.resolve(node["_target_"], trust).measure(dataset.units.encode(dataset.x))  # type: ignore[attr-defined]
+    values = schema.resolve(node["_target_"], trust).measure(x)  # type: ignore[attr-defined]
     return {**node, **{key: values[key] for key in auto}}

@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sdegen.datasets import Dataset
-from sdegen.mixture import Marginals
+from sdegen.mixture import marginals as exact_marginals
 from sdegen.rng import generator, randn_like
 from sdegen.samplers import Samples
-from sdegen.sde.base import LinearSDE
+from sdegen.sde.base import SDE
 
 # Two colours of Okabe & Ito's palette, told apart by every kind of colour vision.
 DATA, SAMPLES = "#0072B2", "#D55E00"
@@ -46,7 +46,7 @@ def compare(dataset: Dataset, x: Tensor) -> Figure:
     return _compare_points(dataset.x.numpy(), x.numpy())
 
 
-def trajectories(dataset: Dataset, samples: Samples, sde: LinearSDE) -> Figure:
+def trajectories(dataset: Dataset, samples: Samples, sde: SDE) -> Figure:
     """Paths of the reverse process, from noise to data, in the network's units.
 
     On the line they run over the marginals p_t, exact where the law is known, else of the forward process; in the
@@ -77,7 +77,7 @@ def trajectories(dataset: Dataset, samples: Samples, sde: LinearSDE) -> Figure:
     return figure
 
 
-def marginals(dataset: Dataset, samples: Samples, sde: LinearSDE) -> Figure:
+def marginals(dataset: Dataset, samples: Samples, sde: SDE) -> Figure:
     """The law of the forward process (top) and of the samples (bottom) at six times, in the network's units."""
     path, times = samples.path.detach().double().cpu(), samples.times.double().cpu()
     chosen = _spread(sde, times)
@@ -195,13 +195,12 @@ def image_grid(images: Tensor, side: int = 8) -> np.ndarray:
     return canvas[:3].permute(1, 2, 0).numpy() if c >= 3 else canvas[0].numpy()
 
 
-def _heat(figure: Figure, axes: Axes, dataset: Dataset, sde: LinearSDE, limit: float) -> None:
+def _heat(figure: Figure, axes: Axes, dataset: Dataset, sde: SDE, limit: float) -> None:
     """The density of x(t) over time, each column scaled to its own maximum."""
     t = torch.linspace(sde.eps, sde.T, 200, dtype=torch.float64)
     x = torch.linspace(-limit, limit, 300, dtype=torch.float64)
-    law = dataset.encoded_law
-    if law is not None:
-        exact = Marginals(law, sde)
+    exact = exact_marginals(dataset.encoded_law, sde)
+    if exact is not None:
         density = torch.stack([exact.log_prob(x[:, None], time).exp() for time in t], dim=1).numpy()
     else:
         clean = dataset.units.encode(_fresh(dataset, 5000))
@@ -219,9 +218,9 @@ def _heat(figure: Figure, axes: Axes, dataset: Dataset, sde: LinearSDE, limit: f
     figure.colorbar(image, label="density over its maximum at t")
 
 
-def _spread(sde: LinearSDE, times: Tensor, panels: int = 6) -> list[int]:
-    """Indices of recorded times, spread evenly in the log noise-to-signal ratio, from T to eps."""
-    u = sde.log_nsr(times)
+def _spread(sde: SDE, times: Tensor, panels: int = 6) -> list[int]:
+    """Indices of recorded times, spread evenly in the log noise-to-signal ratio, or in log t, from T to eps."""
+    u = times.log() if sde.linear is None else sde.linear.log_nsr(times)
     wanted = torch.cat([torch.linspace(float(u[0]), float(u[-1].clamp(min=-6)), panels - 1), u[-1:].float()])
     indices = [int((u - value).abs().argmin()) for value in wanted]
     return sorted(set(indices))

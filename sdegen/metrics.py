@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from sdegen.datasets import Dataset
-from sdegen.mixture import Marginals
+from sdegen.mixture import marginals
 from sdegen.rng import generator, randn_like
-from sdegen.sde.base import LinearSDE, Score
+from sdegen.sde.base import SDE, Score
 from sdegen.tensor import squared_norm
 
 REFERENCE = 10_000
@@ -131,25 +131,25 @@ def measure(dataset: Dataset, x: Tensor) -> Metrics:
     }
 
 
-def score_error(dataset: Dataset, sde: LinearSDE, score: Score, n: int = 1024) -> float | None:
-    r"""Relative error of a score against the exact one, where the law of the data is known; 0 for the oracle.
+def score_error(dataset: Dataset, sde: SDE, score: Score, n: int = 1024) -> float | None:
+    r"""Relative error of a score against the exact one, where that is known; 0 for the oracle.
 
     .. math:: \left( \frac{E \sigma_t^2 \|s_\theta - \nabla \log p_t\|^2}{E \sigma_t^2 \|\nabla \log p_t\|^2}
               \right)^{1/2}, \qquad t \sim U[\varepsilon, T], \quad x_t \sim p_t
 
     The points are the same at every call.
     """
-    law = dataset.encoded_law
-    if law is None:
+    exact = marginals(dataset.encoded_law, sde)
+    if exact is None:
         return None
     source = generator("cpu", 0, "score error")
     t = sde.eps + (sde.T - sde.eps) * (torch.arange(n, dtype=torch.float64) + 0.5) / n
-    x = sde.perturb(law.sample(n, source), t, randn_like(source))
-    exact = Marginals(law, sde)(x, t)
-    weight = sde.sigma(t) ** 2
+    x = sde.perturb(exact.law.sample(n, source), t, randn_like(source))
+    target = exact(x, t)
+    weight = exact.sde.sigma(t) ** 2
     with torch.no_grad():
         learned = score(x, t)
-    error = (weight * squared_norm(learned.to(exact) - exact)).sum() / (weight * squared_norm(exact)).sum()
+    error = (weight * squared_norm(learned.to(target) - target)).sum() / (weight * squared_norm(target)).sum()
     return float(error.sqrt())
 
 

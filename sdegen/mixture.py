@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-from sdegen.sde.base import LinearSDE
+from sdegen.sde.base import SDE, LinearSDE
 from sdegen.tensor import expand
 
 
@@ -132,3 +132,8 @@ class Marginals:
     def log_prob(self, x: Tensor, t: Tensor) -> Tensor:
         """log p_t(x) in nats: ``(B, *)`` to ``(B,)``."""
         return self.law.log_prob(x, self.sde.alpha(t), self.sde.sigma(t))
+
+
+def marginals(law: GaussianMixture | None, sde: SDE) -> Marginals | None:
+    """The exact marginals of data with a law, or None where that or the kernel of the SDE is not known."""
+    return None if law is None or sde.linear is None else Marginals(law, sde.linear)

@@ -200,8 +200,14 @@ def run(sde: SDE, sampler: Sampler, start: int, stop: int, shape: Sequence[int] 
 
 
 def common(sde: SDE) -> Callable[[Tensor, Tensor], Tensor]:
-    """The score of the Gaussian data where it is known, else that of a standard Gaussian."""
-    return gaussian(sde.linear) if sde.linear is not None else lambda x, t: -x
+    """The score of the Gaussian data where it is known, else that of the prior, under which no process runs off."""
+
+    @torch.enable_grad()
+    def of_prior(x: Tensor, t: Tensor) -> Tensor:
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(sde.log_prior(x).sum(), x)[0]
+
+    return gaussian(sde.linear) if sde.linear is not None else of_prior
 
 
 def invariance(sde: SDE, sampler: Sampler) -> Proof:

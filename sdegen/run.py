@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sdegen import checkpoint as checkpoints
 from sdegen import files, schema
-from sdegen.assembly import GROUPS, TRAIN, Config, check, connect, construct
+from sdegen.assembly import GROUPS, TRAIN, Config, Faults, check, choice, connect, construct, refusals
 from sdegen.checkpoint import Checkpoint
 from sdegen.datasets import Dataset, Units
 from sdegen.errors import UserError
@@ -22,7 +22,7 @@ from sdegen.networks import Network
 from sdegen.rng import SampleNoise
 from sdegen.samplers import Sampler, Samples
 from sdegen.score import ScoreModel
-from sdegen.sde.base import LinearSDE, Score
+from sdegen.sde.base import SDE, Score
 from sdegen.training import DTYPES, find_device
 
 log = logging.getLogger("sdegen")
@@ -104,9 +104,12 @@ class Run:
         self.folder, self.config, self.step, self.weights = folder, config, saved.step, weights
         self.device, self.dtype, self._trust = device, DTYPES[precision], trust
         self.units = Units(**saved.units)
-        self.sde: LinearSDE = construct(config, "sde", trust)
+        self.sde: SDE = construct(config, "sde", trust)
         self.sampler: Sampler = construct(config, "sampler", trust)
-        exact = schema.resolve(config["network"]["_target_"], trust).exact  # type: ignore[attr-defined]
+        network_class = schema.resolve(config["network"]["_target_"], trust)
+        if found := refusals(config, {"sampler": self.sampler, "network": network_class}, trust):
+            raise Faults("\n".join(found))
+        exact = network_class.exact  # type: ignore[attr-defined]
         # Only an exact score needs the law, and with it the data, whose file may be gone.
         law = self.dataset.encoded_law if exact else None
         with torch.random.fork_rng(devices=[]):
@@ -163,7 +166,7 @@ class Run:
         """Sample, measure and draw into ``samples/<number>-<sampler>/`` of the run's folder."""
         from sdegen import figures, metrics
 
-        name = sampler_name(self.config["sampler"])
+        name = choice(self.config["sampler"])
         log.info(f"sampling {count} by {name}, {self._weights_used()}")
         started = time.perf_counter()
         vectors = len(self.units.shape) == 1
@@ -220,7 +223,7 @@ class Written(NamedTuple):
 
 
 def draw(
-    sde: LinearSDE,
+    sde: SDE,
     model: ScoreModel,
     sampler: Sampler,
     units: Units,
@@ -285,12 +288,6 @@ def plain(config: Config) -> Config:
     if missing:
         raise UserError(f"the checkpoint's configuration is refused: it has no {', '.join(missing)}")
     return config
-
-
-def sampler_name(node: Mapping[str, Any]) -> str:
-    """A short name for a sampler's node: its predictor and corrector, or its own class."""
-    parts = [node[key] for key in ("predictor", "corrector") if node.get(key)] or [node]
-    return "-".join(files.snake_case(part["_target_"].rpartition(".")[2]) for part in parts)
 
 
 def load_weights(network: Network, weights: Mapping[str, Tensor]) -> None:

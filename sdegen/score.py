@@ -1,12 +1,13 @@
 r"""From the output of a network to a score: the parametrizations, and the model that training and sampling share.
 
 With :math:`x_t = \alpha_t x_0 + \sigma_t z`, a network F(x, t) may stand for several things. Each
-parametrization turns it into the score :math:`s = \nabla_x \log p_t(x)`, for every linear SDE:
+parametrization turns it into the score :math:`s = \nabla_x \log p_t(x)`, for every linear SDE, the first two for any:
 
 ==========  =====================================  ======================================================
 name        F estimates                            s
 ==========  =====================================  ======================================================
 raw         the score                              F
+residual    the score beyond that of the prior π   ∇ log π(x) + F
 noise       E[z | x]                               −F / σ
 data        E[x_0 | x]                             (α F − x) / σ²
 velocity    E[α z − σ x_0 | x]                     −(σ x + α F) / (σ (α² + σ²))
@@ -21,53 +22,83 @@ The score is the currency of the package: a trained :class:`ScoreModel`, an exac
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Generic
 
+import torch
 from torch import Tensor, nn
 
 from sdegen.networks.base import Network
-from sdegen.sde.base import SDE, LinearSDE
+from sdegen.sde.base import SDE, LinearSDE, S
 from sdegen.tensor import expand
 
 
-class Parametrization(ABC):
-    """What the output of a network stands for."""
+class Parametrization(ABC, Generic[S]):
+    """What the output of a network stands for.
+
+    Attributes:
+        kernel: empty where any SDE will do; else the words of what to use in its place where the SDE has no
+            closed-form kernel.
+    """
+
+    kernel = ""
 
     @abstractmethod
-    def __call__(self, network: Network, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, network: Network, sde: S, x: Tensor, t: Tensor) -> Tensor:
         """The score: ``(B, *)`` and ``()`` or ``(B,)`` to ``(B, *)``."""
 
 
-class Raw(Parametrization):
+class Raw(Parametrization[SDE]):
     """The network is the score, as the paper writes it. Any SDE will do."""
 
     def __call__(self, network: Network, sde: SDE, x: Tensor, t: Tensor) -> Tensor:
         return network(x, t)
 
 
-class Noise(Parametrization):
+class Residual(Parametrization[SDE]):
+    r"""The network estimates what the score has beyond that of the prior: :math:`s = \nabla \log \pi(x) + F`.
+
+    For a nonlinear SDE far more than a start: where its drift is :math:`\tfrac12 g^2 \nabla \log \pi`, as in
+    :class:`~sdegen.sde.nonlinear.DoubleWell`, the flow is then :math:`-\tfrac12 g^2 F`. With a network for the whole
+    score, a cubic drift that it does not cancel to the last throws outlying samples to infinity. Any SDE will do.
+    """
+
+    def __call__(self, network: Network, sde: SDE, x: Tensor, t: Tensor) -> Tensor:
+        with torch.enable_grad():
+            point = x if x.requires_grad else x.detach().requires_grad_()
+            (pull,) = torch.autograd.grad(sde.log_prior(point).sum(), point, create_graph=x.requires_grad)
+        return pull + network(x, t)
+
+
+class Noise(Parametrization[LinearSDE]):
     r"""The network estimates the noise :math:`z`: :math:`s = -F/\sigma_t` (Ho et al. 2020)."""
+
+    kernel = "use parametrization=residual or parametrization=raw"
 
     def __call__(self, network: Network, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
         return network(x, t) / -expand(sde.sigma(t), x)
 
 
-class Data(Parametrization):
+class Data(Parametrization[LinearSDE]):
     r"""The network estimates the clean data: :math:`s = (\alpha_t F - x)/\sigma_t^2` (Tweedie's formula)."""
+
+    kernel = "use parametrization=residual or parametrization=raw"
 
     def __call__(self, network: Network, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = expand(sde.alpha(t), x), expand(sde.sigma(t), x)
         return (alpha * network(x, t) - x) / sigma**2
 
 
-class Velocity(Parametrization):
+class Velocity(Parametrization[LinearSDE]):
     r"""The network estimates :math:`\alpha_t z - \sigma_t x_0` (Salimans & Ho 2022, https://arxiv.org/abs/2202.00512)."""
+
+    kernel = "use parametrization=residual or parametrization=raw"
 
     def __call__(self, network: Network, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = expand(sde.alpha(t), x), expand(sde.sigma(t), x)
         return -(sigma * x + alpha * network(x, t)) / (sigma * (alpha**2 + sigma**2))
 
 
-class Karras(Parametrization):
+class Karras(Parametrization[LinearSDE]):
     r"""The preconditioning of EDM: inputs and targets of unit variance at every t.
 
     .. math:: s = -\frac{x}{v} + \frac{\alpha \sigma_d}{\sigma \sqrt v} \,
@@ -81,6 +112,8 @@ class Karras(Parametrization):
         sigma_data: :math:`\sigma_d`, the standard deviation of the data as the network meets them; 1 where they
             are standardised.
     """
+
+    kernel = "use parametrization=residual or parametrization=raw"
 
     def __init__(self, sigma_data: float = 1.0) -> None:
         if sigma_data <= 0:
@@ -104,7 +137,7 @@ class ScoreModel(nn.Module):
         sde: the process whose marginals it scores.
     """
 
-    def __init__(self, network: Network, parametrization: Parametrization, sde: LinearSDE) -> None:
+    def __init__(self, network: Network, parametrization: Parametrization, sde: SDE) -> None:
         super().__init__()
         self.network, self.parametrization, self.sde = network, parametrization, sde
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -94,14 +95,14 @@ class Stream:
                 t[k, :, :size], ratio[k, :, :size] = part[0][0], part[1][0]
         x0 = self.x[index][:, None].expand(*shape, *self.x.shape[1:]).flatten(0, 2)
         rows = self.objective.prepare(self.sde, x0, t.flatten(), randn_like(source))
-        weight = (ratio * self.weighting(self.sde, t)).flatten()
-        fields = [field.unflatten(0, shape) for field in (*rows, weight, ratio.flatten())]
+        weight = ratio * self.weighting(self.sde, t)
+        rows = rows.map(lambda field: field.unflatten(0, shape))
         chunk = self.times.chunk
         for k in range(start, stop):
             chunks = []
             for i in range(0, self.times.draws, chunk):
-                *parts, w, r = (field[k, i : i + chunk, : sizes[k]].flatten(0, 1) for field in fields)
-                chunks.append(Batch(Prepared(*parts), w, r, sizes[k] * self.times.draws))
+                cut = partial(_cut, step=k, draws=slice(i, i + chunk), size=sizes[k])
+                chunks.append(Batch(rows.map(cut), cut(weight), cut(ratio), sizes[k] * self.times.draws))
             yield chunks
 
     def _indices(self, step: int) -> Tensor:
@@ -111,3 +112,8 @@ class Stream:
             self._order = torch.randperm(len(self.x), generator=source).to(self.x.device)
             self._epoch = epoch
         return self._order[position * self.batch_size : (position + 1) * self.batch_size]
+
+
+def _cut(field: Tensor, step: int, draws: slice, size: int) -> Tensor:
+    """The rows of some draws of a step, of its first ``size`` data points: from ``(K, draws, B, *)`` to ``(N, *)``."""
+    return field[step, draws, :size].flatten(0, 1)

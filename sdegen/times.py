@@ -8,21 +8,28 @@ computes another one: the mean over its points (see :class:`Grid`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Generic
 
 import torch
 from torch import Tensor
 
-from sdegen.sde.base import LinearSDE
+from sdegen.sde.base import SDE, LinearSDE, S
 from sdegen.weighting import Weighting
 
 
-class TimeSampler(ABC):
+class TimeSampler(ABC, Generic[S]):
     """Draws ``draws`` times for each data point of a batch.
 
     Args:
         draws: times (and noises) for each data point and step.
         chunk: draws that pass through the network at once; more only cost more memory. None: all of them.
+
+    Attributes:
+        kernel: empty where any SDE will do; else the words of what to use in its place where the SDE has no
+            closed-form kernel.
     """
+
+    kernel = ""
 
     def __init__(self, draws: int = 1, chunk: int | None = None) -> None:
         if draws < 1:
@@ -32,7 +39,7 @@ class TimeSampler(ABC):
         self.draws, self.chunk = draws, min(chunk or draws, draws)
 
     @abstractmethod
-    def __call__(self, sde: LinearSDE, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, sde: S, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
         """Times, and the uniform density over the density they were drawn from.
 
         Args:
@@ -45,25 +52,25 @@ class TimeSampler(ABC):
         """
 
 
-class Uniform(TimeSampler):
+class Uniform(TimeSampler[SDE]):
     r""":math:`t \sim U[\varepsilon, T]`, independent for each row (Song et al. 2021)."""
 
-    def __call__(self, sde: LinearSDE, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, sde: SDE, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
         return between(sde, u), torch.ones_like(u)
 
 
-class Stratified(TimeSampler):
+class Stratified(TimeSampler[SDE]):
     r"""One draw in each of :math:`n` equal slices of :math:`[\varepsilon, T]`, n the rows of a step.
 
     The same mean as independent draws, with less variance. Which data point meets which slice is random, since the
     batch itself is drawn at random.
     """
 
-    def __call__(self, sde: LinearSDE, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, sde: SDE, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
         return between(sde, stratify(u)), torch.ones_like(u)
 
 
-class Importance(TimeSampler):
+class Importance(TimeSampler[LinearSDE]):
     r"""Stratified draws from the density :math:`\propto \lambda(t)/\sigma_t^2`, the ratio divided out.
 
     It makes every row of the denoising loss weigh about the same, whatever λ. In terms of the log noise-to-signal
@@ -75,6 +82,7 @@ class Importance(TimeSampler):
     """
 
     CELLS = 1024
+    kernel = "use times=stratified"
 
     def __call__(self, sde: LinearSDE, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
         ends = sde.log_nsr(torch.tensor([sde.eps, sde.T], dtype=torch.float64))
@@ -93,7 +101,7 @@ class Importance(TimeSampler):
         return t, sde.sigma(t) ** 2 / (per_u * sde.diffusion(t) ** 2 * (sde.T - sde.eps))
 
 
-class Grid(TimeSampler):
+class Grid(TimeSampler[SDE]):
     r"""The paper's discretisation: every data point of the batch meets all points of one grid, each several times.
 
     .. math:: t_i = \varepsilon + \frac{i}{N - 1} (T - \varepsilon), \qquad i = 0, \dots, N - 1
@@ -116,13 +124,39 @@ class Grid(TimeSampler):
         super().__init__(points * simulations, chunk)
         self.points = points
 
-    def __call__(self, sde: LinearSDE, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, sde: SDE, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
         grid = torch.linspace(sde.eps, sde.T, self.points, dtype=u.dtype, device=u.device)
         t = grid.repeat(self.draws // self.points)[:, None].expand(u.shape)
         return t, torch.ones_like(u)
 
 
-def between(sde: LinearSDE, u: Tensor) -> Tensor:
+class Levels(TimeSampler[SDE]):
+    r"""Independent draws from equally spaced times, as discrete chains are trained.
+
+    .. math:: t = \varepsilon + \frac{i}{N - 1} (T - \varepsilon), \qquad i \sim U\{0, \dots, N - 1\}
+
+    With as many points as a chain has levels they are its times i/N. Each is met at random by one data point, where
+    every data point meets every time of a :class:`Grid`: the mean is the same.
+
+    Args:
+        points: number of times N, at least 2.
+        draws: see :class:`TimeSampler`.
+        chunk: see :class:`TimeSampler`.
+    """
+
+    def __init__(self, points: int = 1000, draws: int = 1, chunk: int | None = None) -> None:
+        if points < 2:
+            raise ValueError(f"points={points} must be at least 2")
+        super().__init__(draws, chunk)
+        self.points = points
+
+    def __call__(self, sde: SDE, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
+        # In float32 a number next to 1 times N can round up to N.
+        level = (u * self.points).floor().clamp(max=self.points - 1)
+        return between(sde, level / (self.points - 1)), torch.ones_like(u)
+
+
+def between(sde: SDE, u: Tensor) -> Tensor:
     """Numbers of [0, 1) carried to [eps, T]."""
     return sde.eps + (sde.T - sde.eps) * u
 

@@ -8,41 +8,51 @@ It decides which noise levels the network learns well. With the conditional scor
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Generic
 
 import torch
 from torch import Tensor
 
-from sdegen.sde.base import LinearSDE
+from sdegen.sde.base import SDE, LinearSDE, S
 
 
-class Weighting(ABC):
-    """A positive function of time."""
+class Weighting(ABC, Generic[S]):
+    """A positive function of time.
+
+    Attributes:
+        kernel: empty where any SDE will do; else the words of what to use in its place where the SDE has no
+            closed-form kernel.
+    """
+
+    kernel = ""
 
     @abstractmethod
-    def __call__(self, sde: LinearSDE, t: Tensor) -> Tensor:
+    def __call__(self, sde: S, t: Tensor) -> Tensor:
         """λ(t), shaped like ``t``."""
 
 
-class Uniform(Weighting):
+class Uniform(Weighting[SDE]):
     r""":math:`\lambda = 1`, the choice of which the paper says that it does not work."""
 
-    def __call__(self, sde: LinearSDE, t: Tensor) -> Tensor:
+    def __call__(self, sde: SDE, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
 
-class Variance(Weighting):
+class Variance(Weighting[LinearSDE]):
     r""":math:`\lambda = \sigma_t^2 \propto 1 / E\|\nabla \log p_{t|0}\|^2`, the paper's: every t counts the same."""
+
+    kernel = "use weighting=likelihood or weighting=uniform"
 
     def __call__(self, sde: LinearSDE, t: Tensor) -> Tensor:
         return sde.sigma(t) ** 2
 
 
-class Likelihood(Weighting):
+class Likelihood(Weighting[SDE]):
     r""":math:`\lambda = g(t)^2`, for which the loss bounds the negative log-likelihood.
 
     Reference: Song et al. (2021), Maximum likelihood training of score-based diffusion models,
     https://arxiv.org/abs/2101.09258
     """
 
-    def __call__(self, sde: LinearSDE, t: Tensor) -> Tensor:
+    def __call__(self, sde: SDE, t: Tensor) -> Tensor:
         return sde.diffusion(t) ** 2

@@ -11,10 +11,23 @@ from omegaconf import OmegaConf
 
 from sdegen import assembly, experiment, schema
 from sdegen.command import CONF, composed
+from sdegen.run import load
 
 NODES = sorted(path for group in assembly.GROUPS for path in (CONF / group).rglob("*.yaml"))
 EXPERIMENTS = sorted(str(path.relative_to(CONF / "experiment"))[:-5] for path in (CONF / "experiment").rglob("*.yaml"))
 ALL = sorted(CONF.rglob("*.yaml"))
+WITH = {
+    "objective=sliced": ["network.activation=silu"],
+    "objective=implicit": ["network.activation=silu"],
+    "sde=double_well": [
+        "objective=sliced",
+        "network.activation=silu",
+        "parametrization=residual",
+        "weighting=uniform",
+    ],
+    "dataset=file": ["dataset.path=x.csv"],
+}
+"""What a choice cannot be without."""
 DEFAULTS = {"defaults", "_target_"}
 
 
@@ -40,8 +53,7 @@ def test_yaml_names_every_option_of_its_class_with_its_default(path: Path) -> No
     group, option = choice(path)
     if group.count("/"):
         return
-    override = ["dataset.path=x.csv"] if option == "file" else []
-    node = composed("train", [f"{group}={option}", *override])[group]
+    node = composed("train", [f"{group}={option}", *WITH.get(f"{group}={option}", [])])[group]
     parameters = inspect.signature(schema.resolve(node["_target_"], ())).parameters
     expected = {key for key in parameters if key not in schema.SUPPLIED}
     assert set(node) - {"_target_"} == expected
@@ -50,7 +62,7 @@ def test_yaml_names_every_option_of_its_class_with_its_default(path: Path) -> No
 @pytest.mark.parametrize("path", NODES, ids=name)
 def test_every_choice_composes_and_builds(path: Path, tmp_path: Path) -> None:
     group, option = choice(path)
-    overrides = [f"{group}={option}"]
+    overrides = [f"{group}={option}", *WITH.get(f"{group}={option}", [])]
     if option == "file":
         np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(10, 2)))
         overrides.append(f"dataset.path={tmp_path / 'x.npy'}")
@@ -118,6 +130,53 @@ def test_oracle_needs_no_training_and_samples_at_once(tmp_path: Path) -> None:
     x = run.sample(500)
     assert 0.4 < float((x > 0).double().mean()) < 0.6
     assert float((x.abs() - 3).abs().mean()) < 1.0
+
+
+def test_what_needs_a_closed_form_kernel_is_refused_with_the_fix() -> None:
+    """All at once; each fix taken leaves one line less, and the last of them none."""
+    needs = "needs a closed-form kernel and sde=double_well has none: use"
+    expected = [
+        f"network=oracle {needs} network=mlp",
+        f"parametrization=karras {needs} parametrization=residual or parametrization=raw",
+        f"objective=denoising {needs} objective=sliced or objective=implicit",
+        f"weighting=variance {needs} weighting=likelihood or weighting=uniform",
+        f"times=importance {needs} times=stratified",
+    ]
+    wrong = ["network=oracle", "parametrization=karras", "times=importance"]
+    fixes = [line.rpartition(" ")[2] for line in expected]
+    for taken in range(len(expected)):
+        config = composed("train", ["dataset=gaussian_mixture", "sde=double_well", *wrong, *fixes[:taken]])
+        with pytest.raises(assembly.Faults) as faults:
+            assembly.build(config)
+        assert [line for line in str(faults.value).splitlines() if needs in line] == expected[taken:]
+    assembly.build(composed("train", ["sde=double_well", *wrong, *fixes, "network.activation=silu"]))
+
+
+@pytest.mark.parametrize("parametrization", ["noise", "data", "velocity"])
+def test_every_parametrization_of_the_noise_is_refused_without_a_kernel(parametrization: str) -> None:
+    config = composed("train", ["experiment=double_well", f"parametrization={parametrization}"])
+    with pytest.raises(assembly.Faults, match=f"^parametrization={parametrization} needs a closed-form kernel"):
+        assembly.build(config)
+
+
+@pytest.mark.parametrize("objective", ["implicit", "sliced"])
+def test_derivatives_of_a_relu_network_are_refused(objective: str) -> None:
+    with pytest.raises(assembly.Faults) as faults:
+        assembly.build(composed("train", ["dataset=smile", f"objective={objective}"]))
+    (line,) = str(faults.value).splitlines()
+    assert line.startswith(f"objective={objective} differentiates the network twice")
+    assert line.endswith("use network.activation=silu")
+    assembly.build(composed("train", ["dataset=smile", f"objective={objective}", "network.activation=silu"]))
+
+
+def test_the_exact_score_is_refused_for_a_run_of_a_nonlinear_sde(tmp_path: Path) -> None:
+    short = ["trainer.steps=2", "trainer.preview_every=0", "sampler.steps=2", "dataset.size=100"]
+    experiment.train(composed("train", ["experiment=double_well", *short]), tmp_path / "run")
+    oracle = composed("train", ["network=oracle"])["network"]
+    with pytest.raises(
+        assembly.Faults, match="^network=oracle needs a closed-form kernel and sde=double_well has none"
+    ):
+        load(tmp_path / "run", nodes={"network": oracle})
 
 
 def test_all_faults_of_a_configuration_are_told_at_once() -> None:

@@ -179,7 +179,7 @@ def test_path_leads_from_the_prior_to_the_sample_and_changes_nothing(key: str) -
 def test_samples_of_the_exact_score_reach_the_floor(
     key: str, sampler: Sampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every metric of the paper's mixture within three times its floor: the median of exact draws, not their largest."""
+    """Every metric of the paper's mixture within three times its floor, which is the median of exact draws."""
     monkeypatch.setattr(metrics, "REFERENCE", 20_000)
     monkeypatch.setattr(metrics, "FLOORS", 20)
     sde = SDES[key] if key != "ve" else VE(sigma_max=50.0)

@@ -16,9 +16,14 @@ class Network(nn.Module, ABC):
     Attributes:
         exact: whether the output is the exact score, which no parametrization is to turn into anything else and for
             which there is nothing to train.
+        kernel: empty where any SDE will do; else the words of what to use in its place where the SDE has no
+            closed-form kernel.
+        rough: empty where the output can be differentiated in x and then in the weights; else the words of the fix.
     """
 
     exact = False
+    kernel = ""
+    rough = ""
 
     @abstractmethod
     def forward(self, x: Tensor, t: Tensor) -> Tensor:

@@ -40,6 +40,8 @@ class MLP(Network):
         super().__init__()
         if not hidden or min(hidden) < 1:
             raise ValueError(f"hidden={list(hidden)} must be one width or more, each at least 1: try [128, 128]")
+        # Its second derivative is zero but at the kinks, where all of it is.
+        self.rough = "use network.activation=silu" if activation == "relu" else ""
         fourier = time_embedding == "fourier"
         self.embedding = GaussianFourier(fourier_features, fourier_scale) if fourier else Concat()
         size = math.prod(shape)

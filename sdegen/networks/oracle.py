@@ -20,6 +20,7 @@ class Oracle(Network):
     """
 
     exact = True
+    kernel = "use network=mlp"
 
     def __init__(self, law: GaussianMixture | None, sde: LinearSDE) -> None:
         super().__init__()

@@ -69,9 +69,7 @@ class VE(LinearSDE):
 
     @classmethod
     def measure(cls, x: Tensor) -> dict[str, float]:
-        """The largest distance between two points, over at most 5000 of them spread evenly through the data."""
-        points = x.flatten(1)[:: -(-len(x) // 5000)]
-        return {"sigma_max": max(float(torch.cdist(chunk, points).max()) for chunk in points.split(500))}
+        return {"sigma_max": largest_distance(x)}
 
 
 class _Beta(LinearSDE):
@@ -159,3 +157,9 @@ class SubVP(_Beta):
     def time(self, u: Tensor) -> Tensor:
         # sigma / alpha = 2 sinh(B / 2)
         return self.inverse_integral(2 * torch.asinh(0.5 * torch.exp(0.5 * u)))
+
+
+def largest_distance(x: Tensor) -> float:
+    """The largest distance between two points, over at most 5000 of them spread evenly through the data ``(N, *)``."""
+    points = x.flatten(1)[:: -(-len(x) // 5000)]
+    return max(float(torch.cdist(chunk, points).max()) for chunk in points.split(500))

@@ -1,0 +1,160 @@
+r"""The discrete chains of appendices A and B, SMLD and DDPM, as linear SDEs that pass through all of their levels.
+
+At :math:`t = i/N` the kernel is exactly the chain's at level i. In between, one function of the kernel is linear in
+t (the variance for SMLD, :math:`B = -\log \alpha_t^2` for DDPM), so that f and g² are constant on each step. Sampling
+ends at the first level, :math:`\varepsilon = 1/N`. The ancestral sampler on the uniform grid of N − 1 steps is then the
+chain run back, ``denoise`` its last, noiseless step, and every sampler of continuous time runs, too. Training with
+``times=levels``, as many points as levels and the variance weighting is the chain's own loss.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sdegen.sde.base import LinearSDE
+from sdegen.sde.linear import largest_distance
+
+
+class Steps:
+    """An increasing function on [0, 1], zero at 0, linear on each of N equal steps.
+
+    Args:
+        values: at the times 1/N, 2/N, …, 1: ``(N,)`` float64.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self.n = len(values)
+        self.values = torch.cat([values.new_zeros(1), values])
+
+    def __call__(self, t: Tensor) -> Tensor:
+        """The function at ``t``, shaped like ``t``."""
+        step = self._step(t)
+        values = self.values.to(t)
+        return torch.lerp(values[step], values[step + 1], t * self.n - step)
+
+    def slope(self, t: Tensor) -> Tensor:
+        """Its derivative, of the step that ends at ``t`` where ``t`` is between two."""
+        step = self._step(t)
+        return (self.n * self.values.diff()).to(t)[step]
+
+    def inverse(self, value: Tensor) -> Tensor:
+        """The t at which it is ``value``."""
+        values = self.values.to(value)
+        step = (torch.searchsorted(values, value.contiguous()) - 1).clamp(0, self.n - 1)
+        return (step + (value - values[step]) / (values[step + 1] - values[step])) / self.n
+
+    def _step(self, t: Tensor) -> Tensor:
+        # i/N times N may come out above i, and must not belong to the next step for it.
+        return ((t * self.n - 1e-3).ceil().long() - 1).clamp(0, self.n - 1)
+
+
+class SMLD(LinearSDE):
+    r"""The noise scales of score matching with Langevin dynamics (appendix A of the paper), of which VE is the limit.
+
+    .. math:: \alpha_t = 1, \qquad \sigma_{i/N} = \sigma_{\min} (\sigma_{\max}/\sigma_{\min})^{\frac{i-1}{N-1}},
+              \quad i = 1, \dots, N
+
+    and :math:`\sigma_0 = 0`: the step to the first level adds all of :math:`\sigma_{\min}^2` at once, so that for large
+    N it is VE started from data blurred by :math:`\sigma_{\min}`.
+
+    Reference: Song & Ermon (2019), https://arxiv.org/abs/1907.05600
+
+    Args:
+        sigma_min: :math:`\sigma_1`, in units of the standardised data.
+        sigma_max: :math:`\sigma_N`, above ``sigma_min``; ``auto`` in a configuration is the largest distance
+            between two data points.
+        levels: N, at least 2.
+    """
+
+    def __init__(self, sigma_min: float = 0.01, sigma_max: float | Literal["auto"] = 50.0, levels: int = 1000) -> None:
+        super().__init__(_first(levels))
+        if sigma_max == "auto":
+            raise ValueError("sigma_max=auto is measured on data, and there are none here: give a number")
+        if not 0 < sigma_min < sigma_max:
+            raise ValueError(f"sigma_max={sigma_max:g} must be above sigma_min={sigma_min:g}, and that above 0")
+        self.levels, self._sigma_max = levels, float(sigma_max)
+        share = torch.linspace(0, 1, levels, dtype=torch.float64)
+        self._variance = Steps((sigma_min * (sigma_max / sigma_min) ** share) ** 2)
+
+    def rate(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        return self._variance.slope(t).sqrt()
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self._variance(t).sqrt()
+
+    def time(self, u: Tensor) -> Tensor:
+        return self._variance.inverse(u.exp())
+
+    @property
+    def prior_std(self) -> float:
+        return self._sigma_max
+
+    @classmethod
+    def measure(cls, x: Tensor) -> dict[str, float]:
+        return {"sigma_max": largest_distance(x)}
+
+
+class DDPM(LinearSDE):
+    r"""The chain of denoising diffusion probabilistic models (appendix B of the paper), of which VP is the limit.
+
+    .. math:: x_i = \sqrt{1 - \beta_i}\, x_{i-1} + \sqrt{\beta_i}\, z_{i-1}, \qquad
+              \beta_i = \tfrac1N \left[\beta_{\min} + \tfrac iN (\beta_{\max} - \beta_{\min})\right], \qquad
+              \alpha_{i/N}^2 = \prod_{j \le i} (1 - \beta_j) = 1 - \sigma_{i/N}^2
+
+    Reference: Ho, Jain & Abbeel (2020), https://arxiv.org/abs/2006.11239; Song et al. (2021), appendix B.
+
+    Args:
+        beta_min: above 0.
+        beta_max: at least ``beta_min``.
+        levels: N, at least 2 and above ``beta_max``.
+    """
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, levels: int = 1000) -> None:
+        super().__init__(_first(levels))
+        if beta_min <= 0:
+            raise ValueError(f"beta_min={beta_min:g} must be above 0")
+        if beta_max < beta_min:
+            raise ValueError(f"beta_max={beta_max:g} must be at least beta_min={beta_min:g}")
+        if levels <= beta_max:
+            raise ValueError(
+                f"levels={levels} must be above beta_max={beta_max:g}, or a step keeps nothing of its start"
+            )
+        self.levels = levels
+        share = torch.arange(1, levels + 1, dtype=torch.float64) / levels
+        beta = (beta_min + (beta_max - beta_min) * share) / levels
+        self._integral = Steps(-torch.log1p(-beta).cumsum(0))
+
+    def rate(self, t: Tensor) -> Tensor:
+        return -0.5 * self._integral.slope(t)
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        return self._integral.slope(t).sqrt()
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.exp(-0.5 * self._integral(t))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return torch.sqrt(-torch.expm1(-self._integral(t)))
+
+    def time(self, u: Tensor) -> Tensor:
+        return self._integral.inverse(torch.nn.functional.softplus(u, threshold=30.0))
+
+    @property
+    def prior_std(self) -> float:
+        return 1.0
+
+
+def _first(levels: int) -> float:
+    """The time of the first of some levels."""
+    if levels < 2:
+        raise ValueError(f"levels={levels} must be at least 2")
+    return 1 / levels
