@@ -179,7 +179,7 @@ def test_path_leads_from_the_prior_to_the_sample_and_changes_nothing(key: str) -
 def test_samples_of_the_exact_score_reach_the_floor(
     key: str, sampler: Sampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every metric of the paper's mixture within three times its floor, which is the median of exact draws."""
+    """Every metric of the paper's mixture within five times its floor, the median of exact draws: 3.4 deviations."""
     monkeypatch.setattr(metrics, "REFERENCE", 20_000)
     monkeypatch.setattr(metrics, "FLOORS", 20)
     sde = SDES[key] if key != "ve" else VE(sigma_max=50.0)
@@ -188,7 +188,7 @@ def test_samples_of_the_exact_score_reach_the_floor(
     model = ScoreModel(Oracle(dataset.law.affine(*dataset.units), sde), Raw(), sde)
     x = dataset.units.decode(draw(sde, model, sampler, dataset.units, 4000).x)
     for metric, entry in metrics.measure(dataset, x).items():
-        assert entry["value"] < 3 * entry["floor"], (metric, entry)
+        assert entry["value"] < 5 * entry["floor"], (metric, entry)
 
 
 def test_samples_are_the_same_in_batches_of_7_64_and_130() -> None:

@@ -167,14 +167,18 @@ class HMC(Hamiltonian):
 class MetropolisHMC(Hamiltonian):
     r"""Hamiltonian moves with a Metropolis test, whose change of log-density is integrated from the score.
 
-    .. math:: \log p_t(x') - \log p_t(x) = \int_x^{x'} s_\theta \cdot dx \approx \sum_{\mathrm{leaps}} \tfrac16
-              (s_0 + 4 s_{1/2} + s_1) \cdot (x_1 - x_0)
+    .. math:: \log p_t(x') - \log p_t(x) = \int_x^{x'} s_\theta \cdot dx \approx \sum_{\mathrm{leaps}}
+              \left(\tfrac1{12} s_0 + \tfrac5{12} s_a + \tfrac5{12} s_{1 - a} + \tfrac1{12} s_1\right) \cdot (x_1 -
+              x_0), \qquad a = \tfrac12 - \tfrac1{2 \sqrt 5}
 
-    by Simpson's rule on the chord of each leap: one evaluation more a leap. (With the trapezoids of the leapfrog
-    points the change in energy that a leap makes cancels to the order that matters, and the test removes nothing.)
+    by Lobatto's rule of four points on the chord of each leap: two evaluations more a leap, for an error of its
+    seventh power. (With the trapezoids of the leapfrog points the change in energy cancels to the order that matters,
+    and the test removes nothing; with Simpson's rule, of one point less, a tenth of the bias stayed at an acceptance
+    of 0.9.)
     """
 
-    points = 2
+    points = 3
+    INNER = 0.5 - 0.5 / math.sqrt(5)
 
     def __call__(self, score: Score, x: Tensor, t: Tensor, row: Row, noise: RandnLike) -> Moved:
         (h,) = row
@@ -186,11 +190,12 @@ class MetropolisHMC(Hamiltonian):
             for _ in range(self.leaps):
                 p = torch.add(p, pull_new, alpha=0.5 * h)
                 chord = p * (h / self.mass)
-                middle = score(torch.add(x_new, chord, alpha=0.5), t)
+                inner = score(torch.add(x_new, chord, alpha=self.INNER), t)
+                inner = inner + score(torch.add(x_new, chord, alpha=1 - self.INNER), t)
                 x_new, before = x_new + chord, pull_new
                 pull_new = score(x_new, t)
                 p = torch.add(p, pull_new, alpha=0.5 * h)
-                gained = gained + ((before + 4 * middle + pull_new) * chord).flatten(1).double().sum(1) / 6
+                gained = gained + ((before + 5 * inner + pull_new) * chord).flatten(1).double().sum(1) / 12
             # A uniform number from the first of a row's normal ones, so that a row's luck is its own.
             luck = torch.special.log_ndtr(noise(x).flatten(1)[:, 0].double())
             accept = luck < gained + kinetic - energy(p, self.mass)
