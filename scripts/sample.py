@@ -40,9 +40,23 @@ def loaded(config: dict[str, Any]) -> Any:  # noqa: ANN401
 
 def task(config: dict[str, Any], folder: Path) -> None:
     run, config = loaded(config)
-    written = run.write(config["count"], seed=config["seed"], batch_size=config["batch_size"])
-    print(f"results in {written.folder}")
+    left = run.write(config["count"], seed=config["seed"], batch_size=config["batch_size"])
+    print(f"results in {left.folder}")
+    written.append(left.folder)
+
+
+def compare() -> None:
+    """A table and a figure of the samplers that one command ran."""
+    if len(written) > 1:
+        from sdegen import frontier
+
+        for folder in frontier.write(written):
+            print(f"frontier in {folder}")
 
 
 if __name__ == "__main__":
-    command.run("sample", loaded, task, nodes=own_nodes)
+    written: list[Path] = []
+    try:
+        command.run("sample", loaded, task, nodes=own_nodes)
+    finally:
+        compare()

@@ -116,8 +116,10 @@ def store(group: str, node: Mapping[str, Any]) -> None:
     inner = {key: value for key, value in node.items() if isinstance(value, Mapping) and "_target_" in value}
     for key, value in inner.items():
         store(f"{group}/{key}", value)
-    own = {key: value for key, value in node.items() if key not in inner}
-    defaults = [*({key: "run"} for key in inner), "_self_"]
+    # What the node leaves out and could have is its sub-group's choice "none", so that another can be made.
+    absent = [key for key, value in node.items() if value is None and (CONF / group / key / "none.yaml").exists()]
+    own = {key: value for key, value in node.items() if key not in inner and key not in absent}
+    defaults = [*({key: "run"} for key in inner), *({key: "none"} for key in absent), "_self_"]
     ConfigStore.instance().store(name="run", group=group, node={**own, "defaults": defaults})
 
 

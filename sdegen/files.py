@@ -133,8 +133,8 @@ def peak_memory_mib() -> float | None:
 
 
 def snake_case(name: str) -> str:
-    """``EulerMaruyama`` to ``euler_maruyama``; ``RK45`` to ``rk45``."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    """``EulerMaruyama`` to ``euler_maruyama``; ``RK45`` to ``rk45``; ``DPMSolver`` to ``dpm_solver``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def _git(*arguments: str) -> str | None:

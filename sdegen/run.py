@@ -174,7 +174,8 @@ class Run:
         seconds = time.perf_counter() - started
         x = self.units.decode(samples.x).cpu()
         nfe = f"{samples.nfe:.0f}" if samples.nfe == round(samples.nfe) else f"on average {samples.nfe:.1f}"
-        log.info(f"{nfe} evaluations a sample, {seconds:.1f} s")
+        accepted = "" if samples.acceptance is None else f", {samples.acceptance:.1%} of the corrector's moves accepted"
+        log.info(f"{nfe} evaluations a sample, {seconds:.1f} s{accepted}")
         with files.new_folder(self.folder / "samples", name) as (folder, final):
             files.write_yaml(
                 folder / "config.yaml",
@@ -269,7 +270,9 @@ def draw(
     if broken:
         raise UserError(f"{broken} of {count} samples are not finite: try more sampler.steps, or another sampler")
     nfe = sum(batch.nfe * len(batch.x) for batch in batches) / count
-    return Samples(x, nfe, batches[0].path[:, :SHOWN], batches[0].times)
+    accepted = [batch.acceptance * len(batch.x) for batch in batches if batch.acceptance is not None]
+    acceptance = sum(accepted) / count if accepted else None
+    return Samples(x, nfe, batches[0].path[:, :SHOWN], batches[0].times, acceptance)
 
 
 def plain(config: Config) -> Config:

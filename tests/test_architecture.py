@@ -20,7 +20,7 @@ LAYERS = [
     {"training", "metrics", "figures", "proofs"},
     {"checkpoint", "recorder", "files", "schema"},
     {"assembly"},
-    {"run"},
+    {"run", "frontier"},
     {"experiment"},
     {"command"},
 ]
