@@ -161,6 +161,16 @@ def test_paths_reach_the_prior() -> None:
     assert 0.5 * np.abs(exact().law(data(), 1.0) - exact().stationary).sum() < 0.02
 
 
+def test_paths_keep_the_prior() -> None:
+    """In steep wells, where equal steps of the clock would be too long at the end."""
+    n, steep = 100_000, DoubleWell(wells=0.8, barrier=1.0)
+    x = steep.perturb(steep.sample_prior(torch.empty(n, 1), noise(0)), torch.ones(n), noise(1))
+    grid = np.linspace(-3, 3, 2001)
+    density = np.exp(-((grid**2 / 0.64 - 1) ** 2))
+    below = np.searchsorted(np.sort(x.double().numpy().ravel()), grid + 0.0015) / n
+    assert np.abs(below - density.cumsum() / density.sum()).max() < allowed(n)
+
+
 def test_drift_and_noise_are_in_balance_under_the_prior() -> None:
     """No current flows in the stationary law: f = ½ g² ∇log π at every t."""
     x = torch.linspace(-2.5, 2.5, 50, dtype=torch.float64)[:, None].requires_grad_()

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from sdegen.networks import MLP, Network
-from sdegen.score import Data, Karras, Noise, Parametrization, Raw, ScoreModel, Velocity
-from sdegen.sde import LinearSDE
+from sdegen.objective import Implicit, Prepared
+from sdegen.score import Data, Karras, Noise, Parametrization, Raw, Residual, ScoreModel, Velocity
+from sdegen.sde import DoubleWell, LinearSDE
 
 MEAN, VARIANCE, SIGMA_DATA = 0.7, 0.3, 0.8
 
@@ -33,7 +34,9 @@ def posterior_mean(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "parametrization", [Raw(), Noise(), Data(), Velocity(), Karras(SIGMA_DATA)], ids=lambda p: type(p).__name__
+    "parametrization",
+    [Raw(), Residual(), Noise(), Data(), Velocity(), Karras(SIGMA_DATA)],
+    ids=lambda p: type(p).__name__,
 )
 @pytest.mark.parametrize("shape", [(2,), (1, 3, 3)])
 @pytest.mark.parametrize("batched", [True, False])
@@ -51,6 +54,7 @@ def test_parametrizations_agree_on_the_score(
     skip, out = SIGMA_DATA**2 / (s**2 + SIGMA_DATA**2), s * SIGMA_DATA / (s**2 + SIGMA_DATA**2).sqrt()
     target = {
         Raw: score,
+        Residual: score + x / sde.prior_std**2,
         Noise: z,
         Data: x0,
         Velocity: alpha * z - sigma * x0,
@@ -70,6 +74,16 @@ def test_karras_with_a_silent_network_is_exact_for_gaussian_data(sde: LinearSDE)
     silent = ScoreModel(Function(lambda x, t: torch.zeros_like(x)), Karras(SIGMA_DATA), sde)
     variance = sde.alpha(t) ** 2 * SIGMA_DATA**2 + sde.sigma(t) ** 2
     torch.testing.assert_close(silent(x, t), -x / variance[:, None])
+
+
+def test_residual_of_a_silent_network_is_the_score_of_the_prior_and_can_be_differentiated() -> None:
+    """V = (x² − 1)²: the score −4x³ + 4x, and in the implicit loss its divergence −12x² + 4."""
+    x, t = torch.linspace(-2, 2, 12, dtype=torch.float64).view(6, 2), torch.full((6,), 0.3, dtype=torch.float64)
+    silent = ScoreModel(Function(lambda x, t: 0 * x), Residual(), DoubleWell(wells=1.0, barrier=1.0))
+    with torch.no_grad():
+        torch.testing.assert_close(silent(x, t), 4 * x - 4 * x**3)
+    expected = ((4 * x - 4 * x**3) ** 2 + 2 * (4 - 12 * x**2)).sum(1)
+    torch.testing.assert_close(Implicit().loss(silent, Prepared(x, t)), expected)
 
 
 @pytest.mark.parametrize("embedding", ["concat", "fourier"])

@@ -167,6 +167,10 @@ def test_a_path_with_spaces_brackets_and_accents_works(tmp_path: Path) -> None:
 MISTAKES = [
     (("experiment=smiel",), ("experiment=smiel", "did you mean experiment=smile?")),
     (("sede=vp",), ("sede: no such option", "sde")),
+    (
+        ("experiment=double_well", "objective=denoising"),
+        ("objective=denoising needs a closed-form kernel and sde=double_well has none: use objective=sliced",),
+    ),
     (("sde=vpp",), ("sde=vpp", "did you mean sde=vp?")),
     (("sde.beta_maxx=3",), ("sde.beta_maxx", "did you mean sde.beta_max?")),
     (("+sampler.nstep=3",), ("sampler.nstep", "did you mean sampler.steps?")),
