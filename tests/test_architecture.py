@@ -15,7 +15,7 @@ LAYERS = [
     {"sde"},
     {"mixture", "ode"},
     {"networks", "samplers", "weighting", "datasets"},
-    {"score", "times", "objective", "optimizer"},
+    {"score", "times", "objective", "optimizer", "likelihood"},
     {"stream"},
     {"training", "metrics", "figures"},
     {"checkpoint", "recorder", "files", "schema"},
