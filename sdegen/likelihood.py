@@ -111,8 +111,7 @@ class Hutchinson(Divergence):
         self.estimates = probes
 
     def probes(self, x: Tensor, noise: RandnLike) -> Tensor:
-        fitting(self.estimates, x[0].numel())
-        draws = torch.stack([noise(x) for _ in range(self.estimates)], dim=1)
+        draws = torch.stack([noise(x) for _ in range(_affordable(self.estimates, x[0].numel()))], dim=1)
         return torch.where(draws < 0, -torch.ones_like(draws), 1.0)
 
     def __call__(self, velocity: Tensor, x: Tensor, probes: Tensor) -> Tensor:
@@ -120,16 +119,11 @@ class Hutchinson(Divergence):
         return (torch.stack(pulled, dim=1) * probes).flatten(2).sum(2)
 
 
-def fitting(probes: int, dimensions: int) -> Divergence:
+def by_probes(probes: int, dimensions: int) -> Divergence:
     """The divergence by that many probes, exact for 0; UserError where exact would cost less."""
-    if probes > dimensions:
-        raise UserError(
-            f"probes={probes} costs more than the exact divergence in {dimensions} dimensions: use probes=0"
-        )
-    try:
-        return Hutchinson(probes) if probes else Exact()
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    if probes < 0:
+        raise UserError(f"probes={probes} must not be negative; 0 stands for the exact divergence")
+    return Hutchinson(_affordable(probes, dimensions)) if probes else Exact()
 
 
 class Flow:
@@ -264,9 +258,9 @@ def arc(a: Tensor, b: Tensor, n: int) -> Tensor:
     if n < 2:
         raise UserError(f"n={n} must be at least 2: both ends are counted")
     s = torch.linspace(0, 1, n, device=a.device, dtype=a.dtype)
-    lengths = (a.norm() * b.norm()).clamp(min=torch.finfo(a.dtype).tiny)
-    omega = torch.acos(((a * b).sum() / lengths).clamp(-1, 1))
-    if float(omega.sin()) < 1e-6:
+    omega = torch.acos(((a * b).sum() / (a.norm() * b.norm())).clamp(-1, 1))
+    # Not a number where an end is the origin itself.
+    if not float(omega.sin()) > 1e-6:
         weights = torch.stack([1 - s, s])
     else:
         weights = torch.stack([((1 - s) * omega).sin(), (s * omega).sin()]) / omega.sin()
@@ -296,3 +290,10 @@ def bits_per_dim(nats: Tensor, dimensions: int) -> Tensor:
     Where the user's units are those of the levels, one apart, no offset for the number of levels is due.
     """
     return nats / (dimensions * math.log(2))
+
+
+def _affordable(probes: int, dimensions: int) -> int:
+    """``probes``, or UserError where they cost more than the exact divergence."""
+    if probes > dimensions:
+        raise UserError(f"probes={probes} cost more than the exact divergence in {dimensions} dimensions: use probes=0")
+    return probes

@@ -18,7 +18,7 @@ from sdegen.assembly import GROUPS, TRAIN, Config, check, connect, construct
 from sdegen.checkpoint import Checkpoint
 from sdegen.datasets import Dataset, Units
 from sdegen.errors import UserError
-from sdegen.likelihood import Flow, fitting
+from sdegen.likelihood import Flow, by_probes
 from sdegen.networks import Network
 from sdegen.ode import Dopri5
 from sdegen.rng import SampleNoise
@@ -176,7 +176,7 @@ class Run:
             probes: of the divergence, exact for 0; their standard error is in :meth:`Flow.log_prob`.
             seed: of the probes.
         """
-        return self.flow().log_prob(x, fitting(probes, self.units.shift.numel()), seed).log_p
+        return self.flow().log_prob(x, by_probes(probes, self.units.shift.numel()), seed).log_p
 
     def sample(self, count: int, *, seed: int = 0, batch_size: int = 1000) -> Tensor:
         """``count`` samples in the user's units, ``(count, *)`` float64, on the run's device."""
