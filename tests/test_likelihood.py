@@ -275,7 +275,7 @@ def test_latent_of_a_point_on_the_line_is_its_quantile(line: GaussianMixture) ->
     x = torch.linspace(-4, 5, 13, dtype=torch.float64)[:, None]
     law = line.affine(torch.tensor(0.0), torch.tensor(3.1))
     units = Units(torch.zeros(1).double(), torch.full((1,), 3.1).double())
-    mapped = flow(sde, Marginals(law, sde), units)
+    mapped = flow(sde, Marginals(law, sde), units, Dopri5(1e-10, 1e-10, 10_000))
     spread = (line.covariances + (3.1 * sde.sigma(torch.tensor(sde.eps, dtype=torch.float64))) ** 2).sqrt()
     cdf = (line.weights * torch.special.ndtr((x - line.means.T) / spread)).sum(1)
     latent = mapped.encode(x)
