@@ -202,7 +202,7 @@ class Run:
         from sdegen import figures, metrics
 
         name = sampler_name(self.config["sampler"])
-        log.info(f"sampling {count} by {name}, {self._weights_used()}")
+        log.info(f"sampling {count} by {name}, {self.weights_used()}")
         started = time.perf_counter()
         vectors = len(self.units.shape) == 1
         samples = self.generate(count, seed=seed, batch_size=batch_size, frames=FRAMES if vectors else 0)
@@ -242,7 +242,8 @@ class Run:
                 log.info(metrics.table(found))
         return Written(final, found, samples.nfe, seconds)
 
-    def _weights_used(self) -> str:
+    def weights_used(self) -> str:
+        """Which score it is, in words."""
         if self.model.network.exact:
             return "exact score"
         return f"{self.weights} weights of step {self.step}"
