@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sdegen import command
+from sdegen.errors import UserError
 
 GROUPS = ("network",)
 
@@ -23,6 +24,8 @@ def loaded(config: dict[str, Any]) -> tuple[Any, list[str]]:
     options = {key: config[key] for key in ("count", "seed", "batch_size", "probes", "rtol", "atol")}
     evaluation, asked = Evaluation(run, **options), config["metrics"]
     metrics = [asked] if isinstance(asked, str) else list(asked)
+    if not metrics:
+        raise UserError("metrics: is empty: try metrics=[likelihood,interpolation]")
     for metric in metrics:
         evaluation.check(metric)
     return evaluation, metrics

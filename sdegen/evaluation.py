@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sdegen")
 
-CELLS = {1: 400, 2: 90}
+CELLS = {1: 400, 2: 80}
 """Points along each axis of the grid on which the density is drawn, by the number of dimensions."""
 PAIRS = 6
 """Pairs of points between which is interpolated."""
