@@ -6,26 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from sdegen import command
-from sdegen.errors import UserError
-
-
-def own_nodes() -> dict[str, Any]:
-    """The run's own sampler and network, so that a command line can change them: read before Hydra composes.
-
-    They come from a file that may be a stranger's, so nothing but checked nodes goes to Hydra.
-    """
-    from sdegen import checkpoint
-    from sdegen.assembly import check
-    from sdegen.run import plain
-
-    options = command.options()
-    if "run" not in options:
-        raise UserError("run= is missing: name the folder of a run, as in run=outputs/smile/latest")
-    step = options.get("checkpoint")
-    path = checkpoint.find(Path(str(options["run"])), int(step) if isinstance(step, (int, float)) else None)
-    config = plain(checkpoint.load(path).config)
-    nodes = {group: config[group] for group in command.NODES}
-    return check(nodes, command.NODES, {}, command.names(options.get("trust")))
 
 
 def loaded(config: dict[str, Any]) -> Any:  # noqa: ANN401
@@ -57,6 +37,6 @@ def compare() -> None:
 if __name__ == "__main__":
     written: list[Path] = []
     try:
-        command.run("sample", loaded, task, nodes=own_nodes)
+        command.run("sample", loaded, task, nodes=command.own_nodes)
     finally:
         compare()

@@ -56,6 +56,15 @@ SAMPLE = {
     "trust": tuple[str, ...],
 }
 """The options of sample.yaml beside its groups."""
+METRIC = Literal["likelihood", "interpolation"]
+EVALUATE = {
+    **SAMPLE,
+    "metrics": METRIC | tuple[METRIC, ...],
+    "probes": int,
+    "rtol": float,
+    "atol": float,
+}
+"""The options of evaluate.yaml beside its group."""
 
 
 class Faults(UserError):

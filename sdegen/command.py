@@ -103,6 +103,24 @@ def guard(work: Callable[[], object], name: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def own_nodes(groups: Sequence[str] = NODES) -> Config:
+    """Nodes of the run that ``run=`` names, so that a command line can change them: read before Hydra composes.
+
+    They come from a file that may be a stranger's, so nothing but checked nodes goes to Hydra.
+    """
+    from sdegen import checkpoint
+    from sdegen.assembly import check
+    from sdegen.run import plain as checked
+
+    given = options()
+    if "run" not in given:
+        raise UserError("run= is missing: name the folder of a run, as in run=outputs/smile/latest")
+    step = given.get("checkpoint")
+    path = checkpoint.find(Path(str(given["run"])), int(step) if isinstance(step, (int, float)) else None)
+    config = checked(checkpoint.load(path).config)
+    return check({group: config[group] for group in groups}, groups, {}, names(given.get("trust")))
+
+
 def store(group: str, node: Mapping[str, Any]) -> None:
     """Make a node the choice ``run`` of a group; the nodes inside it become choices of the sub-groups.
 

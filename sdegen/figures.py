@@ -71,7 +71,7 @@ def trajectories(dataset: Dataset, samples: Samples, sde: SDE) -> Figure:
             for end, colour, label in ((path[0], "0.2", "noise, t = 1"), (path[-1], SAMPLES, "samples, t = ε")):
                 axes.scatter(end[:4, 0], end[:4, 1], s=18, color=colour, label=label, zorder=3)
             axes.set(xlabel="$x_1(t)$, standardised", ylabel="$x_2(t)$, standardised", aspect="equal")
-            axes.set_title(_shown(path.shape[2]), loc="left")
+            axes.set_title(shown(path.shape[2]), loc="left")
             figure.legend(loc="outside upper center", ncols=3)
             figure.colorbar(lines, label="time t", shrink=0.8)
     return figure
@@ -105,7 +105,7 @@ def marginals(dataset: Dataset, samples: Samples, sde: SDE) -> Figure:
             panels[0, column].set_title(f"t = {_number(float(times[i]))}")
         panels[0, 0].set_ylabel("forward")
         panels[1, 0].set_ylabel("reverse")
-        figure.supxlabel("x(t), standardised" if line else f"x(t), standardised{_shown(path[0, 0].numel(), ', ')}")
+        figure.supxlabel("x(t), standardised" if line else f"x(t), standardised{shown(path[0, 0].numel(), ', ')}")
     return figure
 
 
@@ -156,11 +156,11 @@ def _compare_points(data: np.ndarray, x: np.ndarray) -> Figure:
         panels[0].set_ylabel("$x_2$")
         panels[1].tick_params(left=False)
         if data.shape[1] > 2:
-            figure.suptitle(_shown(data.shape[1]))
+            figure.suptitle(shown(data.shape[1]))
     return figure
 
 
-def _shown(dimensions: int, before: str = "") -> str:
+def shown(dimensions: int, before: str = "") -> str:
     """What a plane shows of more dimensions; nothing where it shows all."""
     return f"{before}first 2 of {dimensions} coordinates" if dimensions > 2 else ""
 
@@ -183,9 +183,9 @@ def _compare_images(data: Tensor, x: Tensor) -> Figure:
     return figure
 
 
-def image_grid(images: Tensor, side: int = 8) -> np.ndarray:
+def image_grid(images: Tensor, side: int = 8, lines: int | None = None) -> np.ndarray:
     """The first images ``(N, C, H, W)`` in [0, 1] as one picture, ``side`` in a row, grey or of three colours."""
-    images = images[: side * side]
+    images = images[: side * (lines or side)]
     n, c, h, w = images.shape
     rows = -(-n // side)
     canvas = torch.ones(c, rows * (h + 1) - 1, side * (w + 1) - 1, dtype=images.dtype)

@@ -153,9 +153,9 @@ def score_error(dataset: Dataset, sde: SDE, score: Score, n: int = 1024) -> floa
     return float(error.sqrt())
 
 
-def table(metrics: Metrics) -> str:
-    """The metrics as lines of text."""
-    lines = [f"{'':<14}{'samples':>10}{'floor':>10}{'training set':>14}"]
+def table(metrics: Metrics, points: str = "samples") -> str:
+    """The metrics as lines of text, of the points that are named."""
+    lines = [f"{'':<14}{points:>10}{'floor':>10}{'training set':>14}"]
     for name, entry in metrics.items():
         cells = [f"{entry[key]:.4g}" if entry[key] is not None else "" for key in ("value", "floor", "train")]
         lines.append(f"{name:<14}{cells[0]:>10}{cells[1]:>10}{cells[2]:>14}")

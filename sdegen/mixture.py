@@ -50,6 +50,11 @@ class GaussianMixture:
             raise ValueError("covariances must have no negative eigenvalue")
         self._variances = self._variances.clamp(min=0)
 
+    @property
+    def singular(self) -> bool:
+        """Whether a component lies on a point, a line or a plane, so that the law has no density."""
+        return bool((self._variances == 0).any())
+
     def affine(self, shift: Tensor, scale: Tensor) -> GaussianMixture:
         """The law of ``(x - shift) / scale``, with ``shift`` and ``scale`` of the shape of a point, or scalars."""
         shift, scale = shift.double().broadcast_to(self.shape), scale.double().broadcast_to(self.shape).flatten()

@@ -18,7 +18,9 @@ from sdegen.assembly import GROUPS, TRAIN, Config, Faults, check, choice, connec
 from sdegen.checkpoint import Checkpoint
 from sdegen.datasets import Dataset, Units
 from sdegen.errors import UserError
+from sdegen.likelihood import Flow, by_probes
 from sdegen.networks import Network
+from sdegen.ode import Dopri5
 from sdegen.rng import SampleNoise
 from sdegen.samplers import Sampler, Samples
 from sdegen.score import ScoreModel
@@ -143,6 +145,42 @@ class Run:
             inner = self.model(self.units.encode(x).to(self.device, self.dtype), t)
         return inner.double() / self.units.scale.to(self.device)
 
+    def flow(self, *, rtol: float = 1e-5, atol: float = 1e-5, batch_size: int = 1000) -> Flow:
+        """The map between data and latents, by a solver that treats each point by itself: see :class:`Flow`.
+
+        Args:
+            rtol: relative tolerance of the solver.
+            atol: absolute tolerance.
+            batch_size: points computed at once.
+        """
+        self.model.eval()
+        solver = Dopri5(rtol, atol, max_steps=10_000)
+        return Flow(
+            self.sde, self.model, self.units, solver, batch_size=batch_size, device=self.device, dtype=self.dtype
+        )
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The latents at T of points in the user's units: ``(N, *)`` to ``(N, *)`` float64."""
+        return self.flow().encode(x)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """The points, in the user's units, of latents at T; the inverse of :meth:`encode`."""
+        return self.flow().decode(latent)
+
+    def interpolate(self, a: Tensor, b: Tensor, n: int) -> Tensor:
+        """``n`` points from ``a`` to ``b``, one point each, through their latents: ``(n, *)`` in the user's units."""
+        return self.flow().interpolate(a, b, n)
+
+    def log_prob(self, x: Tensor, *, probes: int = 0, seed: int = 0) -> Tensor:
+        """The log-density of the model at points, in nats, both in the user's units: ``(N, *)`` to ``(N,)`` float64.
+
+        Args:
+            x: the points.
+            probes: of the divergence, exact for 0; their standard error is in :meth:`Flow.log_prob`.
+            seed: of the probes.
+        """
+        return self.flow().log_prob(x, by_probes(probes, self.units.shift.numel()), seed).log_p
+
     def sample(self, count: int, *, seed: int = 0, batch_size: int = 1000) -> Tensor:
         """``count`` samples in the user's units, ``(count, *)`` float64, on the run's device."""
         return self.units.decode(self.generate(count, seed=seed, batch_size=batch_size).x)
@@ -167,7 +205,7 @@ class Run:
         from sdegen import figures, metrics
 
         name = choice(self.config["sampler"])
-        log.info(f"sampling {count} by {name}, {self._weights_used()}")
+        log.info(f"sampling {count} by {name}, {self.weights_used()}")
         started = time.perf_counter()
         vectors = len(self.units.shape) == 1
         samples = self.generate(count, seed=seed, batch_size=batch_size, frames=FRAMES if vectors else 0)
@@ -208,7 +246,8 @@ class Run:
                 log.info(metrics.table(found))
         return Written(final, found, samples.nfe, seconds)
 
-    def _weights_used(self) -> str:
+    def weights_used(self) -> str:
+        """Which score it is, in words."""
         if self.model.network.exact:
             return "exact score"
         return f"{self.weights} weights of step {self.step}"

@@ -15,13 +15,13 @@ LAYERS = [
     {"sde"},
     {"mixture", "ode"},
     {"networks", "samplers", "weighting", "datasets"},
-    {"score", "times", "objective", "optimizer"},
+    {"score", "times", "objective", "optimizer", "likelihood"},
     {"stream"},
     {"training", "metrics", "figures", "proofs"},
-    {"checkpoint", "recorder", "files", "schema"},
+    {"checkpoint", "recorder", "files", "schema", "flow_figures"},
     {"assembly"},
     {"run", "frontier"},
-    {"experiment"},
+    {"experiment", "evaluation"},
     {"command"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -63,7 +63,7 @@ def test_only_the_command_line_knows_hydra() -> None:
     assert users == {"command"}
 
 
-@pytest.mark.parametrize("script", ["train", "sample", "verify", "benchmark"])
+@pytest.mark.parametrize("script", ["train", "sample", "evaluate", "verify", "benchmark"])
 def test_importing_a_script_imports_nothing_heavy(script: str) -> None:
     code = f"import sys; sys.path.insert(0, 'scripts'); import {script}; print(sorted(sys.modules))"
     output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -12,7 +12,10 @@ import sdegen
 from sdegen import checkpoint, experiment, metrics
 from sdegen.command import composed
 from sdegen.datasets.base import Units
+from sdegen.likelihood import Exact, Flow, Hutchinson
+from sdegen.mixture import Marginals
 from sdegen.networks.oracle import Oracle
+from sdegen.ode import Dopri5 as Dopri5Solver
 from sdegen.run import draw
 from sdegen.samplers import RK45, Dopri5, EulerMaruyama, StepSampler
 from sdegen.score import Raw, ScoreModel
@@ -66,3 +69,23 @@ def test_flow_is_that_of_the_cpu(sde: LinearSDE) -> None:
         here = sampler(sde, model, x, noise=torch.randn_like).x
         there = sampler(sde, model, x.cuda(), noise=torch.randn_like, frames=3).x
         torch.testing.assert_close(there.cpu(), here, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("divergence", [Exact(), Hutchinson(2)], ids=["exact", "hutchinson"])
+def test_likelihood_is_the_exact_one_and_does_not_depend_on_its_batch(sde: LinearSDE, divergence) -> None:  # noqa: ANN001
+    """Probes of a GPU are not those of the CPU, so that only their mean is compared."""
+    units = Units(torch.full((2,), 0.5).double(), torch.full((2,), 1.8).double())
+    law = plane()
+    x = law.sample(150, torch.Generator().manual_seed(0))
+    score, solver = Marginals(law.affine(*units), sde), Dopri5Solver(1e-6, 1e-6, 10_000)
+    here = Flow(sde, score, units, solver, dtype=torch.float64).log_prob(x, Exact()).log_p
+    flows = [Flow(sde, score, units, solver, batch_size=b, device="cuda", dtype=torch.float64) for b in (150, 31)]
+    there = [flow.log_prob(x.cuda(), divergence) for flow in flows]
+    assert there[0].log_p.device.type == "cuda"
+    torch.testing.assert_close(there[1].log_p, there[0].log_p, rtol=0, atol=1e-9)
+    off = there[0].log_p.cpu() - here
+    if there[0].standard_error is None:
+        torch.testing.assert_close(there[0].log_p.cpu(), here, rtol=0, atol=1e-4)
+    else:
+        assert abs(float(off.mean())) < 5 * float(off.std()) / 150**0.5
+    torch.testing.assert_close(flows[1].decode(flows[0].encode(x)).cpu(), x, rtol=0, atol=1e-3)

@@ -278,7 +278,61 @@ def test_latest_may_be_a_file_and_numbers_may_be_whole_floats(trained: Path, tmp
     np.testing.assert_array_equal(*samples)
 
 
-@pytest.mark.parametrize("script", ["train", "sample"])
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of the exact score of the noisy smile in it."""
+    folder = tmp_path_factory.mktemp("exact")
+    # Large noise needs few nodes: the exact score is then quick.
+    line = ("dataset=smile_noisy", "dataset.noise=0.3", "network=oracle", "sampler.steps=3")
+    result = run("train", *line, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_likelihood_of_the_exact_score_is_its_floor(exact: Path) -> None:
+    """What separates them is the solver's tolerance."""
+    base = ("run=outputs/smile_noisy/latest", "count=300", "precision=float64")
+    result = run("evaluate", *base, "metrics=[likelihood,interpolation]", "batch_size=170", cwd=exact)
+    assert result.returncode == 0, result.stderr
+    assert "likelihood of 300 fresh points, exact score" in result.stdout
+    assert re.search(r"nll +(-?[\d.]+) +\1 ", result.stdout)
+    folders = [exact / line.removeprefix("results in ") for line in result.stdout.splitlines() if "results in" in line]
+    assert [folder.name for folder in folders] == ["0001-likelihood", "0002-interpolation"]
+    for folder, name in zip(folders, ("likelihood", "interpolation"), strict=True):
+        left = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+        assert left == {"config.yaml", "metrics.json", f"{name}.npz", f"figures/{name}.png"}
+    nll = json.loads((folders[0] / "metrics.json").read_text())["nll"]
+    assert nll["value"] == pytest.approx(nll["floor"], abs=1e-4)
+    stored = np.load(folders[0] / "likelihood.npz")
+    assert nll["value"] == pytest.approx(-stored["log_p"].mean())
+    assert nll["standard_error"] == pytest.approx(stored["log_p"].std(ddof=1) / 300**0.5)
+    assert np.abs(stored["log_p"] - stored["exact_log_p"]).mean() < 5e-4
+    again = json.loads((folders[1] / "metrics.json").read_text())["reconstruction"]
+    assert again["floor"] == 0
+    assert again["value"] < 1e-3
+
+
+def test_evaluation_mistakes_are_told_and_leave_nothing(exact: Path, trained: Path) -> None:
+    for folder, name, option, words in (
+        (trained, "smile", "metrics=likelihood", "the data lie on a curve or at points and have no density"),
+        (
+            exact,
+            "smile_noisy",
+            "probes=3",
+            "probes=3 cost more than the exact divergence in 2 dimensions: use probes=0",
+        ),
+        (exact, "smile_noisy", "metrics=[]", "metrics: is empty"),
+        (exact, "smile_noisy", "probe=1", "did you mean probes?"),
+    ):
+        before = sorted((folder / "outputs").rglob("*"))
+        result = run("evaluate", f"run=outputs/{name}/latest", option, cwd=folder)
+        assert result.returncode == 2
+        assert len(result.stderr.splitlines()) == 1, result.stderr
+        assert words in result.stderr
+        assert sorted((folder / "outputs").rglob("*")) == before
+
+
+@pytest.mark.parametrize("script", ["train", "sample", "evaluate"])
 def test_help_is_a_page_with_groups_and_five_commands(script: str, tmp_path: Path) -> None:
     result = run(script, "--help", cwd=tmp_path)
     assert result.returncode == 0

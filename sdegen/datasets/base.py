@@ -43,6 +43,8 @@ class Dataset(ABC):
         held_out: points kept from training, for measuring; None where the law can be drawn from.
         law: the exact law, where it is a Gaussian mixture.
         standardize: centre and scale the points for the network, by coordinate for vectors, as a whole for images.
+        levels: where the points are quantised, the number of values that an entry can take: 0 to ``levels - 1``. It
+            makes the likelihood one of dequantised points, and changes nothing else.
     """
 
     def __init__(
@@ -51,8 +53,11 @@ class Dataset(ABC):
         held_out: Tensor | None = None,
         law: GaussianMixture | None = None,
         standardize: bool = True,
+        levels: int | None = None,
     ) -> None:
-        self.x, self.held_out, self.law = x.double(), held_out, law
+        self.x, self.held_out, self.law, self.levels = x.double(), held_out, law, levels
+        if levels is not None:
+            check_levels(levels, self.x if held_out is None else torch.cat([self.x, held_out.double()]))
         shape = self.x.shape[1:]
         shift, scale = torch.zeros(shape, dtype=torch.float64), torch.ones(shape, dtype=torch.float64)
         if standardize:
@@ -79,6 +84,18 @@ class Dataset(ABC):
     def off_support(self, x: Tensor) -> Tensor | None:
         """Whether each point is off the support, ``(N,)`` booleans; None where that is not defined."""
         return None
+
+
+def check_levels(levels: int, x: Tensor) -> None:
+    """ValueError where the points are not whole numbers from 0 to ``levels - 1``."""
+    if levels < 2:
+        raise ValueError(f"levels={levels} must be at least 2")
+    foreign = x[(x != x.round()) | (x < 0) | (x > levels - 1)]
+    if len(foreign):
+        raise ValueError(
+            f"levels={levels}: the values must be whole numbers from 0 to {levels - 1}, and there is "
+            f"{float(foreign[0]):g}: rescale them, or leave levels=null"
+        )
 
 
 def numpy_source(source: torch.Generator) -> np.random.Generator:

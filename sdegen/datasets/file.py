@@ -25,16 +25,19 @@ class File(Dataset):
         path: the file.
         held_out: share of the points kept from training, for measuring; between 0 and 1.
         standardize: see :class:`Dataset`; samples are given back in the units of the file.
+        levels: for quantised values, such as those of images, their number; see :class:`Dataset`.
     """
 
-    def __init__(self, seed: int, path: str, held_out: float = 0.2, standardize: bool = True) -> None:
+    def __init__(
+        self, seed: int, path: str, held_out: float = 0.2, standardize: bool = True, levels: int | None = None
+    ) -> None:
         if not 0 < held_out < 1:
             raise ValueError(f"held_out={held_out:g} must lie between 0 and 1: try held_out=0.2")
         values = read(Path(path))
         order = torch.randperm(len(values), generator=generator("cpu", seed, "data"))
         kept = min(max(1, round(held_out * len(values))), len(values) - 2)
         x = torch.from_numpy(values)[order]
-        super().__init__(x[kept:], x[:kept], standardize=standardize)
+        super().__init__(x[kept:], x[:kept], standardize=standardize, levels=levels)
 
     def draw(self, n: int, source: torch.Generator) -> Tensor | None:
         return None
