@@ -5,6 +5,7 @@ Suites::
     step      a training step, everything on, over a bare PyTorch loop
     memory    peak memory of the paper's grid of times, with chunks and without
     quality   an experiment's metrics over three seeds, beside floors and the training set's own values
+    overhead  each sampler over the bare network calls it makes
     likelihood   the error of likelihoods with the exact score, and the truth of their standard error
 """
 
@@ -23,6 +24,20 @@ from pathlib import Path
 from typing import Any
 
 TASKS = {"mixture": "paper/gaussian_mixture", "smile": "paper/smile"}
+OVERHEAD = {
+    "adams": 1,
+    "dpm_solver": 1,
+    "ddim": 1,
+    "heun": 2,
+    "rk4": 4,
+    "stochastic_adams": 1,
+    "sde_dpm_solver": 1,
+    "euler_maruyama": 1,
+    "reverse_diffusion": 1,
+    "ancestral": 1,
+    "stochastic_heun": 2,
+}
+"""Samplers whose overhead is measured, and their evaluations a step."""
 GRIDS = {"mixture": "grid_100x30", "smile": "grid_100x10"}
 
 
@@ -243,6 +258,63 @@ def anisotropic(d: int):  # noqa: ANN201 - torch is imported late
     return law, Units(mean, (law.weights[:, None, None] * spread).sum(0).diagonal().sqrt())
 
 
+def overhead(rounds: int = 15, evaluations: int = 50) -> dict[str, Any]:
+    """CPU time of each sampler over that of the bare network calls it makes, interleaved, one thread, no gradient."""
+    import torch
+    from torch import nn
+
+    from sdegen import networks
+    from sdegen.assembly import construct
+    from sdegen.rng import SampleNoise
+    from sdegen.score import Noise, ScoreModel
+    from sdegen.sde import VP
+
+    class Convolution(networks.Network):
+        """Three convolutions of 32 channels, with the time as a channel."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            widths = (2, 32, 32, 1)
+            layers = [nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths, widths[1:], strict=False)]
+            self.layers = nn.Sequential(layers[0], nn.SiLU(), layers[1], nn.SiLU(), layers[2])
+
+        def forward(self, x, t):  # noqa: ANN001, ANN202 - torch is imported late
+            return self.layers(torch.cat([x, t.to(x).expand(len(x))[:, None, None, None].expand_as(x)], 1))
+
+    torch.set_num_threads(1)
+    sde, results = VP(), {}
+    tasks = {
+        "mlp, batch 1000": (networks.MLP((2,), (128, 128)), (2,), 1000),
+        "convolutions, batch 256": (Convolution(), (1, 8, 8), 256),
+    }
+    for task, (network, shape, batch) in tasks.items():
+        score, x = ScoreModel(network, Noise(), sde), torch.randn(batch, *shape, generator=torch.Generator())
+        times = [torch.tensor(1 - i / evaluations, dtype=torch.float64) for i in range(evaluations)]
+
+        def bare(n: int, x=x, network=network, times=times) -> None:  # noqa: ANN001
+            for t in times[:n]:
+                network(x, t)
+
+        def ours(n: int, sampler: Any, x=x, score=score, batch=batch, shape=shape) -> None:  # noqa: ANN001, ANN401
+            sampler(sde, score, x, noise=SampleNoise(0, 0, batch, shape))
+
+        ratios = {}
+        for name, per_step in OVERHEAD.items():
+            node = composed(f"sampler={name}", f"sampler.steps={evaluations // per_step}")
+            sampler = construct(node, "sampler", ())
+            with torch.no_grad():
+                pairs = [(cpu_time(bare, evaluations), cpu_time(ours, evaluations, sampler)) for _ in range(rounds)]
+            ratios[name] = round(statistics.median(b / a for a, b in pairs[1:]), 3)
+        results[task] = ratios
+    return results
+
+
+def cpu_time(work: Callable[..., None], *arguments: Any) -> float:  # noqa: ANN401
+    start = time.process_time()
+    work(*arguments)
+    return time.process_time() - start
+
+
 def composed(*overrides: str) -> dict[str, Any]:
     """The configuration of train.yaml with overrides, plain."""
     from sdegen import command
@@ -252,7 +324,7 @@ def composed(*overrides: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", choices=("step", "memory", "quality", "likelihood"))
+    parser.add_argument("suite", choices=("step", "memory", "quality", "likelihood", "overhead"))
     parser.add_argument("experiments", nargs="*", default=["smile", "gaussian_mixture"], help="for quality")
     parser.add_argument("--seeds", type=int, default=3, help="for quality")
     arguments = parser.parse_args()
@@ -260,6 +332,7 @@ def main() -> None:
         "step": step,
         "memory": memory,
         "likelihood": likelihood,
+        "overhead": overhead,
         "quality": partial(quality, arguments.experiments, arguments.seeds),
     }
     print(json.dumps(suites[arguments.suite](), indent=2))

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from sdegen import figures, files
 from sdegen.assembly import choice
@@ -131,6 +132,9 @@ def draw(entries: Sequence[Entry], labels: Sequence[str]) -> Figure:
         ):
             axes.axhline(floor, color="0.5", linestyle="--", linewidth=1, label="floor" if axes is panels[0] else None)
             axes.set(xscale="log", yscale="log", xlabel=name)
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter("")
         panels[0].set_ylabel(f"{metric.replace('_', ' ').replace('w1', '$W_1$')} to the reference")
         figure.legend(loc="outside upper center", ncols=3)
     return figure

@@ -89,7 +89,9 @@ def test_density_of_a_gaussian_is_the_prior_pulled_back(sde: LinearSDE, shape: t
     assert got.standard_error is None
 
 
-@pytest.mark.parametrize(("sde", "bound"), [(VP(), 3e-5), (SubVP(), 6e-5), (VE(sigma_max=500.0), 6e-5)], ids=str)
+@pytest.mark.parametrize(
+    ("sde", "bound"), [(VP(), 3e-5), (SubVP(), 6e-5), (VE(sigma_max=500.0), 6e-5)], ids=["vp", "subvp", "ve"]
+)
 def test_density_of_a_mixture_is_exact_in_the_users_units(sde: LinearSDE, bound: float) -> None:
     """Points around (100, −7) in unequal units; what remains is the solver's tolerance and the prior's mismatch."""
     law = plane().affine(torch.tensor([-50.0, 0.7]), torch.tensor([0.5, 0.1]))

@@ -108,7 +108,7 @@ class Heun(Predictor[LinearSDE]):
     Args:
         churn: how much noise is put back in all the N steps; 0 for the flow itself.
         churn_min: the smallest :math:`\bar\sigma` at which it is.
-        churn_max: the largest.
+        churn_max: the largest; None for no bound.
         churn_noise: standard deviation of the noise put back, over what the theory asks for.
     """
 
@@ -119,15 +119,16 @@ class Heun(Predictor[LinearSDE]):
     kernel = ANY
 
     def __init__(
-        self, churn: float = 0.0, churn_min: float = 0.0, churn_max: float = math.inf, churn_noise: float = 1.0
+        self, churn: float = 0.0, churn_min: float = 0.0, churn_max: float | None = None, churn_noise: float = 1.0
     ) -> None:
         if churn < 0:
             raise ValueError(f"churn={churn:g} must not be negative")
-        if not 0 <= churn_min <= churn_max:
-            raise ValueError(f"churn_min={churn_min:g} must lie between 0 and churn_max={churn_max:g}")
+        highest = math.inf if churn_max is None else churn_max
+        if not 0 <= churn_min <= highest:
+            raise ValueError(f"churn_min={churn_min:g} must lie between 0 and churn_max={highest:g}")
         if churn_noise < 0:
             raise ValueError(f"churn_noise={churn_noise:g} must not be negative")
-        self.churn, self.churn_min, self.churn_max, self.churn_noise = churn, churn_min, churn_max, churn_noise
+        self.churn, self.churn_min, self.churn_max, self.churn_noise = churn, churn_min, highest, churn_noise
 
     def plan(self, sde: LinearSDE, times: Tensor) -> Sequence[Row]:
         alpha = sde.alpha(times)
