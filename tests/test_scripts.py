@@ -185,7 +185,7 @@ MISTAKES = [
     (("weighting=uniform,variance",), ("add -m",)),
     (("network=oracle", "dataset=moons"), ("network: the law of this data set is not known",)),
     (("resume=nowhere",), ("nowhere: no such folder",)),
-    (("sde.sigma_max=3",), ("sde.sigma_max: no such option of the sde chosen; sde=ve has it",)),
+    (("sde.sigma_max=3",), ("sde.sigma_max: no such option of the sde chosen; sde=smld and sde=ve has it",)),
     (("trainer.lr=3",), ("did you mean optimizer.lr?",)),
     (("dataset=file", "dataset.path=."), ("dataset.path=.: is a folder",)),
     (("name=../up",), ("name: '../up' names a folder",)),
@@ -271,7 +271,7 @@ def test_latest_may_be_a_file_and_numbers_may_be_whole_floats(trained: Path, tmp
     (odd / "latest").write_text("there")
     result = run("sample", f"run={odd}/latest", "count=1e1", "batch_size=1e1", "seed=1e3", "checkpoint=4", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    told = run("sample", f"run={odd / 'there'}", "count=10", "seed=1000", cwd=tmp_path)
+    told = run("sample", f"run={odd / 'there'}", "count=10", "seed=1000", "checkpoint=4", cwd=tmp_path)
     assert told.returncode == 0, told.stderr
     samples = [np.load(f)["x"] for f in sorted((odd / "there" / "samples").glob("*/samples.npz"))[-2:]]
     assert len(samples[0]) == 10
