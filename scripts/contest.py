@@ -71,21 +71,19 @@ class Contestant(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """Targets side by side, where samplers start on them, and what they are compared to.
+    """Targets side by side, where samplers start on them, and how far from the truth samples are.
 
     Attributes:
         sde: the forward process.
         score: the exact score, of ``(K B, 2)`` points of which each target has B.
         x: draws of the prior, ``(K, B, 2)``.
-        truth: the exact end points ``(K, B, 2)``, or exact draws ``(K, M, 2)``.
-        distance: of samples ``(B, 2)`` to the truth ``(M, 2)``, in standard deviations of the data.
+        distances: for each target, of samples ``(B, 2)``, in standard deviations of the data.
     """
 
     sde: LinearSDE
     score: Score
     x: Tensor
-    truth: Tensor
-    distance: Callable[[Tensor, Tensor], float]
+    distances: tuple[Callable[[Tensor], float], ...]
 
     def head(self, samples: int) -> Problem:
         """With the first of the starts."""
@@ -179,7 +177,6 @@ def problem(kind: str, seeds: Sequence[int], samples: int) -> Problem:
     """The targets of some seeds, with what the ``kind`` of contest compares to."""
     import torch
 
-    from sdegen import metrics
     from sdegen.mixture import Marginals
     from sdegen.rng import generator, randn_like
     from sdegen.sde import VP
@@ -190,11 +187,54 @@ def problem(kind: str, seeds: Sequence[int], samples: int) -> Problem:
     start = randn_like(generator("cpu", 0, "contest start"))(torch.zeros(max(samples, 20_000), 2, dtype=torch.float64))
     x = start[:samples].expand(len(laws), -1, -1)
     score = scores[0] if len(laws) == 1 else SideBySide(laws, sde)
+    distances: list[Callable[[Tensor], float]]
     if kind == "ode":
-        return Problem(sde, score, x, torch.stack([flow(sde, one, x[0]) for one in scores]), mean_distance)
-    sources = [generator("cpu", seed, "contest draws") for seed in seeds]
-    draws = torch.stack([law.sample(REFERENCE, source) for law, source in zip(laws, sources, strict=True)])
-    return Problem(sde, score, x, draws, metrics.sliced_w1)
+        distances = [EndPoints(flow(sde, one, x[0])) for one in scores]
+    else:
+        sources = [generator("cpu", seed, "contest draws") for seed in seeds]
+        distances = [SlicedW1(law.sample(REFERENCE, source)) for law, source in zip(laws, sources, strict=True)]
+    return Problem(sde, score, x, tuple(distances))
+
+
+class EndPoints:
+    """Mean Euclidean distance of samples to exact end points from the same starts.
+
+    Args:
+        truth: the end points, ``(N, 2)``.
+    """
+
+    def __init__(self, truth: Tensor) -> None:
+        self.truth = truth
+
+    def __call__(self, x: Tensor) -> float:
+        return float((x - self.truth[: len(x)]).norm(dim=1).mean())
+
+
+class SlicedW1:
+    """:func:`sdegen.metrics.sliced_w1` to points of the plane that are sorted once, which is ten times faster.
+
+    Args:
+        draws: the points compared to, ``(M, 2)``.
+    """
+
+    def __init__(self, draws: Tensor) -> None:
+        import torch
+
+        from sdegen.metrics import DIRECTIONS
+
+        angle = torch.arange(DIRECTIONS, dtype=torch.float64) * math.pi / DIRECTIONS
+        self.directions = torch.stack([angle.cos(), angle.sin()])
+        self.sorted = (draws @ self.directions).T.sort().values
+
+    def __call__(self, x: Tensor) -> float:
+        import torch
+
+        # Both quantile functions are steps; in units of 1 / (N M) they jump at multiples of M and of N.
+        n, m = len(x), self.sorted.shape[1]
+        jumps = torch.cat([torch.arange(n + 1) * m, torch.arange(m) * n]).unique()
+        start, width = jumps[:-1], jumps.diff().double() / (n * m)
+        gaps = (x @ self.directions).T.sort().values[:, start // m] - self.sorted[:, start // n]
+        return float((gaps.abs() @ width).mean())
 
 
 def apart(problem: Problem, seeds: Sequence[int]) -> list[Problem]:
@@ -222,17 +262,12 @@ def flow(sde: LinearSDE, score: Score, x: Tensor) -> Tensor:
     return Dopri5(rtol=1e-10, atol=1e-10)(sde, score, x, noise=randn_like(generator("cpu", 0))).x
 
 
-def mean_distance(ends: Tensor, truth: Tensor) -> float:
-    """Mean Euclidean distance between points and the first as many others."""
-    return float((ends - truth[: len(ends)]).norm(dim=1).mean())
-
-
 def floor(seeds: Sequence[int], problem: Problem) -> float:
     """Mean over targets of the distance of exact draws, as many as there are samples, to the truth."""
     from sdegen.rng import generator
 
     draws = [target(seed).sample(problem.x.shape[1], generator("cpu", seed, "contest floor")) for seed in seeds]
-    return statistics.mean(problem.distance(x, truth) for x, truth in zip(draws, problem.truth, strict=True))
+    return statistics.mean(distance(x) for distance, x in zip(problem.distances, draws, strict=True))
 
 
 def ours(kind: str) -> list[Contestant]:
@@ -283,7 +318,7 @@ def once(contestant: Contestant, problem: Problem, steps: int) -> Measured:
     ends, nfe = walk(contestant, problem, steps)
     if not bool(ends.isfinite().all()):
         return Measured(math.inf, nfe)
-    return Measured(statistics.mean(map(problem.distance, ends, problem.truth)), nfe)
+    return Measured(statistics.mean(distance(x) for distance, x in zip(problem.distances, ends, strict=True)), nfe)
 
 
 def walk(contestant: Contestant, problem: Problem, steps: int) -> tuple[Tensor, float]:
