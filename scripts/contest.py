@@ -241,12 +241,9 @@ def apart(problem: Problem, seeds: Sequence[int]) -> list[Problem]:
     """The targets as problems of their own."""
     from sdegen.mixture import Marginals
 
-    return [
-        problem._replace(
-            score=Marginals(target(seed), problem.sde), x=problem.x[k : k + 1], truth=problem.truth[k : k + 1]
-        )
-        for k, seed in enumerate(seeds)
-    ]
+    scores = [Marginals(target(seed), problem.sde) for seed in seeds]
+    shares = zip(scores, problem.x.split(1), problem.distances, strict=True)
+    return [problem._replace(score=score, x=x, distances=(distance,)) for score, x, distance in shares]
 
 
 def matching(contestants: Sequence[Contestant], words: Sequence[str]) -> list[Contestant]:

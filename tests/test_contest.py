@@ -176,6 +176,24 @@ def test_our_entries_compose_and_count_as_their_options_say(contest: ModuleType)
     assert tight.nfe > loose.nfe
 
 
+def euler(sde: LinearSDE, score: Score, x: Tensor, steps: int, seed: int) -> Tensor:
+    """Euler's method for the flow."""
+    h = (sde.T - sde.eps) / steps
+    for t in sde.T - h * torch.arange(steps, dtype=torch.float64):
+        x = x + h * 0.5 * sde.diffusion(t) ** 2 * (x + score(x, t))
+    return x
+
+
+def test_targets_side_by_side_and_apart_measure_the_same(contest: ModuleType) -> None:
+    """A sampler's distance with all targets in one batch is the mean of its distances on each."""
+    problem = contest.problem("sde", [0, 3, 4], 40)
+    sampler = contest.Contestant("Euler", "", euler)
+    together = contest.measure(sampler, [problem], 9)
+    assert together.nfe == 9
+    alone = contest.measure(sampler, contest.apart(problem, [0, 3, 4]), 9)
+    assert together.value == pytest.approx(alone.value, rel=1e-9)
+
+
 def test_grids_fall_from_the_prior_to_the_end(peers: ModuleType) -> None:
     """Each in the variable that it is said to be uniform in, computed from alpha and sigma."""
     sde = VP()
