@@ -33,8 +33,8 @@ from sdegen.samplers.base import Predictor, Row, State
 from sdegen.samplers.predictors import ANY
 from sdegen.sde.base import LinearSDE, ReverseSDE
 
-POINTS = 12
-"""Of the Gauss–Legendre rule that integrates the polynomials: errors far below float64 on any grid in use."""
+GAUSS = tuple(torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(12))
+"""Points and weights of the rule that integrates the polynomials: errors far below float64 on any grid in use."""
 
 Rule = Sequence[tuple[int, int]]
 """How many values a polynomial goes through: pairs of a number of steps and what holds from there on."""
@@ -107,39 +107,29 @@ class Exponential(Predictor[LinearSDE]):
         return rows
 
     def _weights(self, nodes: Tensor, most: int, ahead: int) -> Tensor:
-        """Integrals over each step of the weight times the Lagrange polynomials, ``(N, most)``.
+        r"""Integrals over each step of :math:`w(\lambda) \ell_j(\lambda)`, ``(N, most)``.
 
-        Those of step i go through the nodes i + ``ahead``, i + ``ahead`` - 1, …, as many as there are.
+        The Lagrange polynomials :math:`\ell_j` of step i go through the nodes i + ``ahead``, i + ``ahead`` - 1, …, as
+        many as there are.
         """
-        steps = len(nodes) - 1
-        result = torch.zeros(steps, most, dtype=torch.float64)
-        for used in range(1 + ahead, most + 1):
-            # The first steps have fewer nodes; all from then on have the most.
-            first = used - 1 - ahead
-            last = min(first + 1, steps) if used < most else steps
-            if first >= last:
-                break
-            index = torch.arange(first, last)
-            through = nodes[index[:, None] + ahead - torch.arange(used)]
-            result[first:last, :used] = self._integrals(nodes[index], nodes[index + 1], through)
-        return result
+        index = torch.arange(len(nodes) - 1)[:, None] + ahead - torch.arange(most)
+        there, through = index >= 0, nodes[index.clamp(min=0)]
+        at, rule = GAUSS
+        half = 0.5 * nodes.diff()[:, None]
+        points = nodes[:-1, None] + half * (1 + at)
+        # For each polynomial j, a factor (λ - λ_m) / (λ_j - λ_m) for each other node m that there is.
+        factor = there[:, None, :] & ~torch.eye(most, dtype=torch.bool)
+        apart = torch.where(factor, through[:, :, None] - through[:, None, :], 1.0)
+        distance = torch.where(factor[:, None], (points[:, :, None] - through[:, None, :])[:, :, None, :], 1.0)
+        values = (distance / apart[:, None]).prod(3)
+        return torch.einsum("nq,nqj->nj", half * rule * self._weight(points), values) * there
 
-    def _integrals(self, start: Tensor, stop: Tensor, nodes: Tensor) -> Tensor:
-        """∫ w(λ) ℓ_j(λ) dλ from ``start`` to ``stop`` ``(n,)``, j running over ``nodes`` ``(n, k)``: ``(n, k)``."""
-        at, rule = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(POINTS))
-        half = 0.5 * (stop - start)[:, None]
-        points = 0.5 * (start + stop)[:, None] + half * at
-        ratio = points.exp()
+    def _weight(self, lam: Tensor) -> Tensor:
+        """w(λ), what F is multiplied by in dy/dλ."""
+        ratio, power = lam.exp(), 0.5 * (1 + self.eta**2)
         v = ratio**2 + self.spread**2
-        power = 0.5 * (1 + self.eta**2)
         gain = ratio * self.spread / v.sqrt() if self.spread else 1.0
-        weight = half * rule * (-2 * power) * v**-power * gain
-        columns = []
-        for j in range(nodes.shape[1]):
-            others = [m for m in range(nodes.shape[1]) if m != j]
-            distance = [(points - nodes[:, m : m + 1]) / (nodes[:, j] - nodes[:, m])[:, None] for m in others]
-            columns.append((weight * torch.stack(distance).prod(0) if others else weight).sum(1))
-        return torch.stack(columns, 1)
+        return -2 * power * v**-power * gain
 
     def step(
         self, reverse: ReverseSDE, x: Tensor, t: Tensor, row: Row, state: State, noise: RandnLike
