@@ -30,6 +30,9 @@ check: lint types test
 gallery: $(VENV)/run
 	$(PYTHON) scripts/train.py experiment=smile
 	$(PYTHON) scripts/train.py experiment=gaussian_mixture
+	$(PYTHON) scripts/sample.py -m run=outputs/smile/latest \
+		sampler=adams,stochastic_adams,dpm_solver,euler_maruyama sampler.steps=5,10,20,50,100
+	cp "$$(ls -d outputs/smile/latest/frontiers/* | tail -1)/frontier.png" outputs/gallery/frontier.png
 	cp outputs/smile/latest/figures/samples.png outputs/gallery/smile.png
 	cp outputs/smile/latest/figures/marginals.png outputs/gallery/smile_marginals.png
 	cp outputs/gaussian_mixture/latest/figures/trajectories.png outputs/gallery/mixture_trajectories.png

@@ -32,11 +32,29 @@ if TYPE_CHECKING:
     from sdegen.sde.base import Score
 
 OURS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "ode": (),
+    "ode": (
+        ("sampler=adams",),
+        ("sampler=adams", "sampler.grid=log_snr"),
+        ("sampler=adams", "sampler.grid=quadratic"),
+        ("sampler=dpm_solver", "sampler.predictor.order=2"),
+        ("sampler=dpm_solver", "sampler.predictor.order=3"),
+        ("sampler=dpm_solver", "sampler.predictor.order=3", "sampler.grid=log_snr"),
+        ("sampler=ddim",),
+        ("sampler=heun",),
+        ("sampler=heun", "sampler.grid=logistic"),
+        ("sampler=rk4",),
+    ),
     "sde": (
+        ("sampler=stochastic_adams",),
+        ("sampler=stochastic_adams", "sampler.predictor.eta=0.6"),
+        ("sampler=stochastic_adams", "sampler.predictor.eta=0.3"),
+        ("sampler=sde_dpm_solver", "sampler.predictor.order=2"),
+        ("sampler=sde_dpm_solver", "sampler.predictor.order=3"),
+        ("sampler=ancestral", "sampler.grid=quadratic"),
+        ("sampler=reverse_diffusion", "sampler.grid=quadratic"),
+        ("sampler=stochastic_heun",),
         ("sampler=euler_maruyama",),
-        ("sampler=euler_maruyama", "sampler.grid=log_snr"),
-        ("sampler=euler_maruyama", "sampler.grid=log_snr", "sampler.denoise=true"),
+        ("sampler=euler_maruyama", "sampler.grid=quadratic"),
     ),
 }
 """Our samplers, as options of ``scripts/train.py``; ``sampler.steps`` is added."""

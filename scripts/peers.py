@@ -77,7 +77,15 @@ GRIDS: dict[str, Grid] = {
 }
 """The grids that the libraries and papers use; those to 0 are the defaults of diffusers and k-diffusion."""
 
-EXTRA_GRIDS: dict[str, Grid] = {}
+
+def logistic(sde: LinearSDE, steps: int) -> Tensor:
+    """The grid that our samplers use."""
+    from sdegen.samplers import DDIM, StepSampler
+
+    return StepSampler(DDIM(), steps=steps, grid="logistic").times(sde)
+
+
+EXTRA_GRIDS: dict[str, Grid] = {"ours": logistic}
 """Grids of ours that others may use as well."""
 
 Stepper = Callable[["LinearSDE", "Score", "Tensor", "Tensor"], "Tensor"]

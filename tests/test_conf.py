@@ -19,6 +19,7 @@ ALL = sorted(CONF.rglob("*.yaml"))
 WITH = {
     "objective=sliced": ["network.activation=silu"],
     "objective=implicit": ["network.activation=silu"],
+    "sampler/predictor=none": ["sampler/corrector=langevin"],
     "sde=double_well": [
         "objective=sliced",
         "network.activation=silu",

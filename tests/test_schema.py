@@ -31,7 +31,11 @@ STEPS = {"_target_": "sdegen.samplers.base.StepSampler", "predictor": EM}
         ({**STEPS, "steps": 1.5}, Sampler, "x.steps: must be an integer, not 1.5"),
         ({**STEPS, "steps": False}, Sampler, "x.steps: must be an integer, not False"),
         ({**STEPS, "denoise": 1}, Sampler, "x.denoise: must be true or false, not 1"),
-        ({**STEPS, "grid": "cubic"}, Sampler, "x.grid: must be one of uniform, log_snr, not 'cubic'"),
+        (
+            {**STEPS, "grid": "cubic"},
+            Sampler,
+            "x.grid: must be one of uniform, quadratic, log_snr, karras, logistic, not 'cubic'",
+        ),
         ({**STEPS, "corrector": EM}, Sampler, "x.corrector: EulerMaruyama is not a Corrector"),
         (
             {**STEPS, "predictor": {**EM, "a": 1}},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import re
 import shutil
 import signal
@@ -332,14 +334,67 @@ def test_evaluation_mistakes_are_told_and_leave_nothing(exact: Path, trained: Pa
         assert sorted((folder / "outputs").rglob("*")) == before
 
 
-@pytest.mark.parametrize("script", ["train", "sample", "evaluate"])
+@pytest.mark.parametrize("script", ["train", "sample", "evaluate", "verify"])
 def test_help_is_a_page_with_groups_and_five_commands(script: str, tmp_path: Path) -> None:
     result = run(script, "--help", cwd=tmp_path)
     assert result.returncode == 0
     assert sum(line.startswith(f"python scripts/{script}.py") for line in result.stdout.splitlines()) == 5
-    assert "sampler: dopri5, euler_maruyama, rk45" in result.stdout
+    assert "sampler: adams, adaptive_sde, ancestral," in result.stdout
     assert len(result.stdout.splitlines()) < 40
     assert not (tmp_path / "outputs").exists()
+
+
+def test_verify_tells_what_holds_and_what_does_not(tmp_path: Path) -> None:
+    """A sampler with enough steps passes, one with too few fails, and what cannot work is refused."""
+    good = run("verify", "sde=ve", "sampler=dpm_solver", cwd=tmp_path)
+    assert good.returncode == 0, good.stdout + good.stderr
+    assert {line.split()[0] for line in good.stdout.splitlines()} == {"pass"}
+    bad = run("verify", "sampler=ddim", "sampler.steps=2", cwd=tmp_path)
+    assert bad.returncode == 1
+    assert {line.split()[0] for line in bad.stdout.splitlines()} == {"pass", "FAIL"}
+    refused(
+        run("verify", "sde=double_well", "sampler=adams", cwd=tmp_path), tmp_path, "sampler=adams needs a closed-form"
+    )
+
+
+def test_verify_takes_a_users_own_sampler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A predictor from outside the repository whose declared order is too high."""
+    (tmp_path / "mine.py").write_text(
+        "from sdegen.samplers import EulerMaruyama\n\n\nclass Boastful(EulerMaruyama):\n    order = 3\n"
+    )
+    node = tmp_path / "conf" / "sampler" / "predictor" / "boastful.yaml"
+    node.parent.mkdir(parents=True)
+    node.write_text("_target_: mine.Boastful\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
+    line = ("--config-dir", "conf", "sampler=euler_maruyama", "sampler/predictor=boastful", "json=true")
+    result = run("verify", *line, "sampler.steps=300", cwd=tmp_path)
+    assert result.returncode == 1, result.stderr
+    failed = [proof["claim"] for proof in json.loads(result.stdout) if proof["holds"] is False]
+    assert failed == ["converges at its declared order"]
+
+
+def test_sweep_over_samplers_leaves_a_table_and_a_figure(exact: Path) -> None:
+    line = ("-m", "run=outputs/smile_noisy/latest", "count=300", "sampler=adams,ddim,dopri5", "device=cpu")
+    result = run("sample", *line, cwd=exact)
+    assert result.returncode == 0, result.stderr
+    folder = exact / result.stdout.splitlines()[-1].removeprefix("frontier in ")
+    assert (folder / "frontier.png").stat().st_size > 10_000
+    with (folder / "frontier.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["sampler"] for row in rows] == ["adams", "ddim", "dopri5"]
+    for row, samples in zip(rows, sorted((exact / "outputs/smile_noisy/latest/samples").iterdir())[-3:], strict=True):
+        metrics = json.loads((samples / "metrics.json").read_text())["sliced_w1"]
+        assert float(row["nfe"]) == pytest.approx(float(np.load(samples / "samples.npz")["nfe"]), rel=1e-5)
+        assert float(row["sliced_w1"]) == pytest.approx(metrics["value"], rel=1e-4)
+        assert float(row["sliced_w1_floor"]) == pytest.approx(metrics["floor"], rel=1e-4)
+
+
+def test_own_sampler_without_a_corrector_can_be_given_one(exact: Path) -> None:
+    line = ("run=outputs/smile_noisy/latest", "count=50", "sampler/corrector=metropolis_hmc", "sampler.steps=3")
+    result = run("sample", *line, cwd=exact)
+    assert result.returncode == 0, result.stderr
+    assert "-metropolis_hmc" in result.stdout
+    assert "of the corrector's moves accepted" in result.stdout
 
 
 def test_only_what_cannot_be_read_is_quoted() -> None:
