@@ -164,18 +164,16 @@ def test_path_leads_from_the_prior_to_the_sample_and_changes_nothing(key: str) -
         torch.testing.assert_close(runs[1].path[-1], runs[1].x)
 
 
-@pytest.mark.parametrize("key", ["vp", "subvp", "ve"])
-@pytest.mark.parametrize(
-    "sampler",
-    [
-        StepSampler(EulerMaruyama(), steps=500),
-        StepSampler(Adams(), steps=30, grid="logistic"),
-        StepSampler(StochasticAdams(), steps=60, grid="logistic"),
-        StepSampler(ReverseDiffusion(), Langevin(), steps=300),
-        AdaptiveSDE(0.005, 0.005),
-    ],
-    ids=["euler_maruyama", "adams", "stochastic_adams", "predictor_corrector", "adaptive_sde"],
-)
+REACHING: list[tuple[str, Sampler]] = [
+    *((key, StepSampler(EulerMaruyama(), steps=500)) for key in SDES),
+    *((key, StepSampler(Adams(), steps=30, grid="logistic")) for key in SDES),
+    *((key, StepSampler(StochasticAdams(), steps=60, grid="logistic")) for key in SDES),
+    ("vp", StepSampler(ReverseDiffusion(), Langevin(), steps=300)),
+    ("vp", AdaptiveSDE(0.01, 0.005)),
+]
+
+
+@pytest.mark.parametrize(("key", "sampler"), REACHING, ids=lambda value: value if isinstance(value, str) else "")
 def test_samples_of_the_exact_score_reach_the_floor(
     key: str, sampler: Sampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,18 +189,16 @@ def test_samples_of_the_exact_score_reach_the_floor(
         assert entry["value"] < 5 * entry["floor"], (metric, entry)
 
 
-def test_samples_are_the_same_in_batches_of_7_64_and_130() -> None:
-    sde = VP()
+@pytest.mark.parametrize("key", ["adams", "euler_maruyama", "metropolis_hmc", "adaptive_sde", "dopri5"])
+def test_samples_are_the_same_in_batches_of_7_64_and_130(key: str) -> None:
+    sde, make = VP(), SAMPLERS[key]
     model = ScoreModel(Oracle(plane(), sde), Raw(), sde)
     units = Units(torch.zeros(2).double(), torch.ones(2).double())
-    for make in SAMPLERS.values():
-        if make().couples:
-            continue
-        batches = [draw(sde, model, make(), units, 130, batch_size=b, dtype=torch.float64).x for b in (7, 64, 130)]
-        for other in (*batches[1:], draw(sde, model, make(), units, 11, dtype=torch.float64).x):
-            torch.testing.assert_close(batches[0][: len(other)], other, rtol=0, atol=1e-9)
-        different = draw(sde, model, make(), units, 130, seed=1, dtype=torch.float64).x
-        assert float((different - batches[0]).abs().min()) > 1e-9
+    batches = [draw(sde, model, make(), units, 130, batch_size=b, dtype=torch.float64).x for b in (7, 64, 130)]
+    for other in (*batches[1:], draw(sde, model, make(), units, 11, dtype=torch.float64).x):
+        torch.testing.assert_close(batches[0][: len(other)], other, rtol=0, atol=1e-9)
+    different = draw(sde, model, make(), units, 130, seed=1, dtype=torch.float64).x
+    assert float((different - batches[0]).abs().min()) > 1e-9
 
 
 # One step, against the formula as published
