@@ -41,7 +41,7 @@ Rule = Sequence[tuple[int, int]]
 
 FLOW: Rule = ((1, 1), (8, 2), (15, 3), (40, 4))
 """What is best for the flow; like the next, chosen on mixtures that no reported number is measured on."""
-REVERSE: Rule = ((1, 1), (8, 2))
+REVERSE: Rule = ((1, 1), (15, 2))
 """What is best for the reverse SDE."""
 
 
@@ -93,16 +93,16 @@ class Exponential(Predictor[LinearSDE]):
         power, v = 0.5 * (1 + self.eta**2), ratio**2 + self.spread**2
         gain = ratio * self.spread / v.sqrt() if self.spread else torch.ones_like(v)
         scale = alpha * v**power
-        predict = self._weights(ratio.log(), nodes, ahead=0) * scale[1:, None]
-        correct = self._weights(ratio.log(), nodes + 1, ahead=1) * scale[1:, None]
+        predict = (self._weights(ratio.log(), nodes, ahead=0) * scale[1:, None]).tolist()
+        correct = (self._weights(ratio.log(), nodes + 1, ahead=1) * scale[1:, None]).tolist()
         keep = (scale[1:] / scale[:-1]).tolist()
         # x and D share a limit as the noise vanishes: 1 - c²/V in a form that does not cancel.
         of_x, of_score = (ratio**2 / v / (alpha * gain)).tolist(), (sigma**2 / (alpha * gain)).tolist()
         std = (alpha[1:] * (v[1:] * (1 - (v[1:] / v[:-1]) ** self.eta**2)).sqrt()).tolist()
         rows = []
         for i in range(len(times) - 1):
-            closing = correct[i - 1, : min(nodes, i) + 1].tolist() if self._correct and i else []
-            opening = predict[i, : min(nodes, i + 1)].tolist()
+            closing = correct[i - 1][: min(nodes, i) + 1] if self._correct and i else []
+            opening = predict[i][: min(nodes, i + 1)]
             rows.append(Numbers(of_x[i], of_score[i], closing, opening, keep[i], std[i]))
         return rows
 
@@ -140,15 +140,16 @@ class Exponential(Predictor[LinearSDE]):
             x = combine(opened, row.correct, history)
         opened = row.keep * x
         if row.std:
-            opened = opened.add_(noise(x), alpha=row.std)
+            opened.add_(noise(x), alpha=row.std)
         return combine(opened, row.predict, history), (opened, history[: len(row.predict)])
 
 
 def combine(x: Tensor, weights: Sequence[float], terms: Sequence[Tensor]) -> Tensor:
-    """``x`` plus the weighted sum of as many terms as there are weights."""
-    for weight, term in zip(weights, terms, strict=False):
-        x = torch.add(x, term, alpha=weight)
-    return x
+    """``x`` plus the weighted sum of as many terms as there are weights, at least one."""
+    total = torch.add(x, terms[0], alpha=weights[0])
+    for weight, term in zip(weights[1:], terms[1:], strict=False):
+        total.add_(term, alpha=weight)
+    return total
 
 
 class DPMSolver(Exponential):
@@ -205,7 +206,7 @@ class StochasticAdams(Exponential):
     spread; the family of η as in Xue et al. (2023), SA-Solver, https://arxiv.org/abs/2309.05019
 
     Args:
-        order: values of F that a step uses, from 1 to 3; None for the best at the number of steps, 1 below 8 steps
+        order: values of F that a step uses, from 1 to 3; None for the best at the number of steps, 1 below 15 steps
             and then 2.
         eta: how much noise is put back: 1 for the reverse SDE, towards 0 for the flow.
         spread: standard deviation of the data in the network's units, 1 where they are standardised.
