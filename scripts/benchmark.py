@@ -31,7 +31,7 @@ OVERHEAD = {
     "heun": 2,
     "rk4": 4,
     "stochastic_adams": 1,
-    "sde_dpm_solver": 1,
+    "stochastic_dpm_solver": 1,
     "euler_maruyama": 1,
     "reverse_diffusion": 1,
     "ancestral": 1,

@@ -203,8 +203,11 @@ def _below_1(value: object) -> bool:
 
 def _named(group: str, node: Mapping[str, Any], error: ValueError) -> str:
     """A constructor's complaint, with the full path of the option it begins with."""
-    option = re.match(r"\w*", str(error))
-    return f"{group}.{error}" if option and option[0] in node else f"{group}: {error}"
+    found = re.match(r"\w*", str(error))
+    option = found[0] if found else ""
+    inner = [f"{group}.{key}" for key, value in node.items() if isinstance(value, Mapping) and option in value]
+    path = group if option in node else inner[0] if inner else None
+    return f"{path}.{error}" if path else f"{group}: {error}"
 
 
 def measured(node: Mapping[str, Any], x: Tensor, trust: Sequence[str]) -> dict[str, Any]:

@@ -55,6 +55,7 @@ def run(
         task: does the work, given a configuration and the folder that Hydra made for it.
         nodes: gives nodes by their group, which the configuration finds as the choice ``run`` of the group.
     """
+    failures: list[str] = []
     parser = OverridesParser.create()
     sys.argv[1:] = [quoted(argument, parser) for argument in sys.argv[1:]]
     arguments = _arguments()
@@ -64,7 +65,12 @@ def run(
     def job_main(config: DictConfig) -> None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             log.info(f"job {HydraConfig.get().job.num}: {' '.join(HydraConfig.get().overrides.task)}")
-        task(plain(config), Path(HydraConfig.get().runtime.output_dir))
+        try:
+            task(plain(config), Path(HydraConfig.get().runtime.output_dir))
+        except UserError as error:
+            # Told here: Hydra would add lines of its own, and of a sweep tell the first failure alone.
+            print(error, file=sys.stderr)
+            failures.append(str(error))
 
     def whole() -> None:
         asked = _asks_hydra(arguments)
@@ -79,6 +85,8 @@ def run(
             if arguments.multirun:
                 _name_sweep(arguments)
         hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name=name)(job_main)()
+        if failures:
+            raise SystemExit(2)
 
     guard(whole, name)
 
@@ -114,7 +122,12 @@ def own_nodes(groups: Sequence[str] = NODES) -> Config:
 
     given = options()
     if "run" not in given:
-        raise UserError("run= is missing: name the folder of a run, as in run=outputs/smile/latest")
+        swept = any(argument.startswith("run=") for argument in sys.argv[1:])
+        raise UserError(
+            "run= cannot be swept: give one run, and the others in commands of their own"
+            if swept
+            else "run= is missing: name the folder of a run, as in run=outputs/smile/latest"
+        )
     step = given.get("checkpoint")
     path = checkpoint.find(Path(str(given["run"])), int(step) if isinstance(step, (int, float)) else None)
     config = checked(checkpoint.load(path).config)
@@ -197,7 +210,10 @@ def explain(error: Exception, name: str) -> str:
         group, _, option = key.partition(".")
         if owners := [path.stem for path in sorted((CONF / group).glob("*.yaml")) if option and _names(path, option)]:
             return f"{key}: no such option of the {group} chosen; {' and '.join(f'{group}={o}' for o in owners)} has it"
-        return f"{key}: no such option; {_nearest(key, _known(name), '')}"
+        nearest = _nearest(key, _known(name), "")
+        if f"did you mean {key}?" == nearest:
+            return f"{key}: does not go with what is chosen here; --cfg job shows all that does"
+        return f"{key}: no such option; {nearest}"
     if found := re.search(r"Could not append to config[^']*'([^']+)'", text):
         return f"{found[1]}: exists already, drop the +"
     if found := re.search(r"Missing mandatory value: .*full_key: (\S+)", text, re.DOTALL):

@@ -67,6 +67,7 @@ def trajectories(dataset: Dataset, samples: Samples, sde: SDE) -> Figure:
             for i in range(4):
                 segments = np.stack([path[:-1, i, :2], path[1:, i, :2]], axis=1)
                 lines = LineCollection(list(segments), array=times[1:], cmap=DENSITY, linewidths=0.8)
+                lines.set_clim(sde.eps, sde.T)
                 axes.add_collection(lines)
             for end, colour, label in ((path[0], "0.2", "noise, t = 1"), (path[-1], SAMPLES, "samples, t = ε")):
                 axes.scatter(end[:4, 0], end[:4, 1], s=18, color=colour, label=label, zorder=3)

@@ -27,7 +27,7 @@ class Entry(NamedTuple):
     """One job of a sweep.
 
     Attributes:
-        options: of its sampler, by their paths, the number of steps left out.
+        options: of its sampler by their paths, the number of steps left out, and which weights, step, seed and count.
         name: of its sampler.
         steps: None where the sampler chooses them.
         nfe: counted evaluations for a sample.
@@ -65,9 +65,14 @@ def read(folder: Path) -> Entry:
 
     node: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
     with np.load(folder / "samples.npz") as samples:
-        nfe, seconds = float(samples["nfe"]), float(samples["seconds"])
+        nfe, seconds, count = float(samples["nfe"]), float(samples["seconds"]), len(samples["x"])
     metrics = folder / "metrics.json"
-    options = dict(flat({"network": node["network"]["_target_"], **node["sampler"]}))
+    own = {
+        "network": choice(node["network"]),
+        "count": count,
+        **{key: node[key] for key in ("weights", "step", "seed")},
+    }
+    options = {key: value for key, value in flat(node["sampler"]) if not key.endswith("_target_")} | own
     steps = options.pop("steps", None)
     found = json.loads(metrics.read_text()) if metrics.exists() else {}
     return Entry(options, choice(node["sampler"]), steps, nfe, seconds, found)
@@ -87,10 +92,16 @@ def label(entries: Sequence[Entry]) -> list[str]:
     for entry in entries:
         same = [other.options for other in entries if other.name == entry.name]
         varied = [key for key in entry.options if len({str(options.get(key)) for options in same}) > 1]
-        # Tolerances are to an adaptive sampler what the number of steps is to the others.
+        varied += [key for key in ("weights", "step", "seed", "count") if key not in varied and differ(entries, key)]
+        # Tolerances are to an adaptive sampler what the number of steps is to the others, and are tightened together.
         varied = [key for key in varied if key not in ("rtol", "atol")]
-        labels.append(" ".join([entry.name, *(f"{key.rpartition('.')[2]}={entry.options[key]}" for key in varied)]))
+        labels.append(" ".join([entry.name, *(f"{key}={entry.options.get(key)}" for key in varied)]))
     return labels
+
+
+def differ(entries: Sequence[Entry], key: str) -> bool:
+    """Whether an option is not the same for all."""
+    return len({str(entry.options.get(key)) for entry in entries}) > 1
 
 
 def table(entries: Sequence[Entry], labels: Sequence[str], path: Path) -> None:
@@ -111,7 +122,7 @@ def cell(value: float | None) -> str:
 
 def draw(entries: Sequence[Entry], labels: Sequence[str]) -> Figure:
     """Quality against counted evaluations and against seconds, a line for each sampler, the floor drawn in."""
-    metric = next(name for name in METRICS if name in entries[0].metrics)
+    metric = next((name for name in METRICS if name in entries[0].metrics), next(iter(entries[0].metrics)))
     with matplotlib.rc_context(figures.STYLE):
         figure = Figure(figsize=(7.2, 3.4), layout="constrained")
         panels = figure.subplots(1, 2, sharey=True)
@@ -126,15 +137,20 @@ def draw(entries: Sequence[Entry], labels: Sequence[str]) -> Figure:
             }
             panels[0].plot([entry.nfe for entry in own], quality, label=text, **style)
             panels[1].plot([entry.seconds for entry in own], quality, **style)
-        floor = entries[0].metrics[metric]["floor"]
+        floors = sorted({entry.metrics[metric]["floor"] for entry in entries})
         for axes, name in zip(
             panels, ("evaluations of the score for a sample", "seconds for all samples"), strict=True
         ):
-            axes.axhline(floor, color="0.5", linestyle="--", linewidth=1, label="floor" if axes is panels[0] else None)
+            for floor in floors:
+                shown = "floor" if axes is panels[0] and floor == floors[0] else None
+                axes.axhline(floor, color="0.5", linestyle="--", linewidth=1, label=shown)
             axes.set(xscale="log", yscale="log", xlabel=name)
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_formatter("")
         panels[0].set_ylabel(f"{metric.replace('_', ' ').replace('w1', '$W_1$')} to the reference")
-        figure.legend(loc="outside upper center", ncols=3)
+        panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panels[0].yaxis.set_major_formatter("{x:g}")
+        panels[0].yaxis.set_minor_formatter("")
+        figure.legend(loc="outside upper center", ncols=4, fontsize=7)
     return figure

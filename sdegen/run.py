@@ -296,14 +296,16 @@ def draw(
     was_training = model.training
     model.eval()
     batches: list[Samples] = []
-    with torch.no_grad():
-        for start in range(0, count, batch_size):
-            stop = min(start + batch_size, count)
-            noise = SampleNoise(seed, start, stop, units.shape, device)
-            like = torch.empty(stop - start, *units.shape, device=device, dtype=dtype)
-            prior = sde.sample_prior(like, noise)
-            batches.append(sampler(sde, model, prior, noise=noise, frames=frames if start == 0 else 0))
-    model.train(was_training)
+    try:
+        with torch.no_grad():
+            for start in range(0, count, batch_size):
+                stop = min(start + batch_size, count)
+                noise = SampleNoise(seed, start, stop, units.shape, device)
+                like = torch.empty(stop - start, *units.shape, device=device, dtype=dtype)
+                prior = sde.sample_prior(like, noise)
+                batches.append(sampler(sde, model, prior, noise=noise, frames=frames if start == 0 else 0))
+    finally:
+        model.train(was_training)
     x = torch.cat([batch.x for batch in batches])
     broken = int((~x.flatten(1).isfinite().all(1)).sum())
     if broken:

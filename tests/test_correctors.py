@@ -195,7 +195,7 @@ def test_brownian_increments_add_up_and_have_their_variance() -> None:
     rows = torch.arange(40_000)
     source = randn_like(generator("cpu", 0))
     like = torch.empty(len(rows), 2, dtype=torch.float64)
-    path = Brownian(like, 8)
+    path = Brownian(like)
     span, whole = path.take(rows, torch.full((len(rows),), 0.5, dtype=torch.float64), source(like))
     path.push(rows, span, whole)
     parts, left = [], 0.5

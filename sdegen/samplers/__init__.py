@@ -3,7 +3,7 @@
 from sdegen.samplers.adaptive import AdaptiveSDE
 from sdegen.samplers.base import Corrector, Moved, Predictor, Sampler, Samples, StepSampler
 from sdegen.samplers.correctors import HMC, AnnealedLangevin, Langevin, MetropolisHMC
-from sdegen.samplers.exponential import Adams, DPMSolver, StochasticAdams
+from sdegen.samplers.exponential import Adams, DPMSolver, StochasticAdams, StochasticDPMSolver
 from sdegen.samplers.flow import RK45, Dopri5, ProbabilityFlow
 from sdegen.samplers.predictors import DDIM, RK4, Ancestral, EulerMaruyama, Heun, ReverseDiffusion, StochasticHeun
 
@@ -31,5 +31,6 @@ __all__ = [
     "Samples",
     "StepSampler",
     "StochasticAdams",
+    "StochasticDPMSolver",
     "StochasticHeun",
 ]

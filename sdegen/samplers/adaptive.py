@@ -21,17 +21,20 @@ class Brownian:
 
     Args:
         x: tells shape, type and device of an increment, ``(B, *)``.
-        depth: of the stack.
     """
 
-    def __init__(self, x: Tensor, depth: int) -> None:
-        self.spans = torch.zeros(len(x), depth, dtype=torch.float64, device=x.device)
-        self.parts = x.new_zeros(len(x), depth, *x.shape[1:])
+    def __init__(self, x: Tensor) -> None:
+        self.spans = torch.zeros(len(x), 2, dtype=torch.float64, device=x.device)
+        self.parts = x.new_zeros(len(x), 2, *x.shape[1:])
         self.top = torch.zeros(len(x), dtype=torch.long, device=x.device)
 
     def push(self, rows: Tensor, span: Tensor, part: Tensor) -> None:
         """Put intervals of length ``span`` and their increments on top of the stacks of ``rows``."""
-        self.spans[rows, self.top[rows]], self.parts[rows, self.top[rows]] = span, part
+        top = self.top[rows]
+        if len(rows) and int(top.max()) == self.spans.shape[1]:
+            self.spans = torch.cat([self.spans, torch.zeros_like(self.spans)], 1)
+            self.parts = torch.cat([self.parts, torch.zeros_like(self.parts)], 1)
+        self.spans[rows, top], self.parts[rows, top] = span, part
         self.top[rows] += 1
 
     def take(self, rows: Tensor, span: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,7 +52,8 @@ class Brownian:
         below = (self.top[rows] - 1).clamp(min=0)
         old, whole = self.spans[rows, below], self.parts[rows, below]
         self.top[rows] -= left.long()
-        split = left & (old > span)
+        # What would be left over by rounding alone is taken as well.
+        split = left & (old > span * (1 + 1e-9))
         got = torch.where(left & ~split, old, span)
         share = torch.where(split, span / old.clamp(min=1e-300), 0.0)
         bridge = expand(share, z) * whole + expand((span * (1 - share)).clamp(min=0).sqrt(), z) * z
@@ -64,7 +68,7 @@ class AdaptiveSDE(Sampler):
 
     A step is stochastic Heun's; its distance from the Euler–Maruyama step with the same noise tells the error, in
     units of :math:`\mathrm{atol} + \mathrm{rtol} \max(|x|, |x_{\mathrm{new}}|)`. A rejected step is tried again at a
-    smaller size along the same Brownian path.
+    smaller size along the same Brownian path. Between steps the path that is kept is a straight line.
 
     Reference: Jolicoeur-Martineau et al. (2021), Gotta go fast when generating data with score-based models,
     https://arxiv.org/abs/2105.14080, whose rejected noise is thrown away; see :class:`Brownian` for what that does.
@@ -76,7 +80,7 @@ class AdaptiveSDE(Sampler):
         denoise: see :class:`Sampler`.
     """
 
-    FIRST, SAFETY, SHRINK, GROW, POWER, DEPTH = 1e-3, 0.9, 0.1, 5.0, 0.9, 64
+    FIRST, SAFETY, SHRINK, GROW, POWER, SMALLEST = 1e-3, 0.9, 0.1, 5.0, 0.9, 1e-12
 
     def __init__(self, rtol: float = 0.02, atol: float = 0.01, max_steps: int = 10000, denoise: bool = False) -> None:
         super().__init__(denoise)
@@ -92,39 +96,54 @@ class AdaptiveSDE(Sampler):
         times = torch.linspace(sde.T, sde.eps, frames, dtype=torch.float64)
         path = x.expand(frames, *x.shape).clone()
         clock = times.to(x.device)
-        end, brownian = x.clone(), Brownian(x, self.DEPTH)
+        end, brownian = x.clone(), Brownian(x)
         row = torch.arange(len(x), device=x.device)
         t = torch.full((len(x),), sde.T, dtype=torch.float64, device=x.device)
-        h = torch.full_like(t, self.FIRST * (sde.T - sde.eps))
+        wished = torch.full_like(t, self.FIRST * (sde.T - sde.eps))
         slope = drift(x, t)
         for _ in range(self.max_steps):
-            h, dw = brownian.take(row, torch.minimum(h, t - sde.eps), noise(end)[row])
+            h, dw = brownian.take(row, torch.minimum(wished, t - sde.eps), noise(end)[row])
             s = torch.where(t - h <= sde.eps * (1 + 1e-9), sde.eps, t - h)
             x_new, error = self._step(sde, drift, x, slope, t, s, h, dw)
-            accept, arrived = error <= 1, s == sde.eps
+            accept = error <= 1
             brownian.push(row[~accept], h[~accept], dw[~accept])
             frame, which = torch.nonzero(accept & (clock[:, None] >= s) & (clock[:, None] < t), as_tuple=True)
             share = expand((t[which] - clock[frame]) / h[which], x)
             path[frame, row[which]] = torch.lerp(x[which], x_new[which], share)
-            done = accept & arrived
+            done = accept & (s == sde.eps)
             end[row[done]] = x_new[done]
-            factor = (self.SAFETY * error.clamp(min=1e-10) ** -self.POWER).clamp(self.SHRINK, self.GROW)
-            h = h * torch.where(error.isfinite(), torch.where(accept, factor, factor.clamp(max=0.5)), self.SHRINK)
+            wished = self._wished(wished, h, error)
             keep = ~done
             moved = accept[keep]
             x = torch.where(expand(moved, x).bool(), x_new[keep], x[keep])
-            t, row, h, slope = torch.where(moved, s[keep], t[keep]), row[keep], h[keep], slope[keep]
+            t, row, wished, slope = torch.where(moved, s[keep], t[keep]), row[keep], wished[keep], slope[keep]
             if not len(row):
                 return Walk(end, path, times)
-            if int(brownian.top.max()) >= self.DEPTH - 2 or float(h.min()) < 1e-12:
+            if bool((stuck := wished < self.SMALLEST).any()):
+                t = t[stuck]
                 break
             renewed = moved.nonzero().flatten()
             if len(renewed):
                 slope[renewed] = drift(x[renewed], t[renewed])
         raise UserError(
-            f"adaptive_sde cannot reach rtol={self.rtol:g}, atol={self.atol:g}: {len(row)} samples are stuck, the "
+            f"adaptive_sde cannot reach rtol={self.rtol:g}, atol={self.atol:g}: {len(t)} samples are stuck, the "
             f"first at t={float(t[0]):.3g}. Try a looser sampler.rtol and sampler.atol"
         )
+
+    def _wished(self, wished: Tensor, h: Tensor, error: Tensor) -> Tensor:
+        """The step sizes to try next, ``(b,)``, after steps of the sizes ``h`` with these errors.
+
+        They are powers of the fourth root of 2, so that errors which differ in their last bits, as those of one sample
+        do in batches of different sizes, give the same step.
+        """
+        factor = (self.SAFETY * error.clamp(min=1e-10) ** -self.POWER).clamp(self.SHRINK, self.GROW)
+        accept = error <= 1
+        # A step cut short by what was left over says nothing against a longer one.
+        size = torch.where(accept, torch.maximum(h * factor, torch.minimum(wished, h * self.GROW)), h * factor)
+        size = torch.where(accept & (h == wished), h * factor, size)
+        size = torch.where(accept, size, torch.minimum(size, 0.5 * h))
+        size = torch.where(error.isfinite(), size, h * self.SHRINK)
+        return torch.exp2(torch.floor(4 * size.log2()) / 4)
 
     def _step(
         self, sde: SDE, drift: Score, x: Tensor, slope: Tensor, t: Tensor, s: Tensor, h: Tensor, dw: Tensor

@@ -86,7 +86,7 @@ class Sampler(ABC):
             score: ``(x, t) -> ∇ log p_t(x)``.
             x: draws of the prior, ``(B, *)``.
             noise: standard normal draws of the shape of ``x``, a new one at each call.
-            frames: how many states of the path to keep, T and eps among them.
+            frames: how many states of the path to keep, T and eps among them; no more than the sampler passes.
         """
         counted = Counted(score)
         walk = self._integrate(sde, counted, x, noise, frames)
@@ -123,6 +123,7 @@ class Predictor(ABC, Generic[S]):
         grid: the grid on which it has this order.
         evaluations: of the score, in a step.
         memory: how many steps it uses, the present one among them; no grid may have fewer.
+        revises: whether it goes back over a step in the next, which would undo a corrector's move.
         kernel: see :class:`Sampler`.
     """
 
@@ -131,6 +132,7 @@ class Predictor(ABC, Generic[S]):
     grid: Grid = "uniform"
     evaluations: int = 1
     memory: int = 1
+    revises: bool = False
     kernel: str = ""
 
     @abstractmethod
@@ -173,7 +175,10 @@ class Corrector(ABC, Generic[S]):
 
     @abstractmethod
     def plan(self, sde: S, times: Tensor) -> Sequence[Row]:
-        """For each time of the grid ``times`` ``(N + 1,)`` but the first, what a move at it needs to know."""
+        """For each time of the grid ``times`` ``(N + 1,)`` but the first, what a move at it needs to know.
+
+        The time before it is where the predictor came from.
+        """
 
     @abstractmethod
     def __call__(self, score: Score, x: Tensor, t: Tensor, row: Row, noise: RandnLike) -> Moved:
@@ -205,11 +210,21 @@ class StepSampler(Sampler):
         if steps < 1:
             raise ValueError(f"steps={steps} must be at least 1")
         if predictor is not None and predictor.memory > steps:
-            raise ValueError(f"steps={steps} must be at least {predictor.memory}, which this predictor.order needs")
+            raise ValueError(
+                f"steps={steps} is below the {predictor.memory} that this predictor.order needs: take more steps"
+            )
+        if predictor is not None and predictor.revises and corrector is not None:
+            raise ValueError(
+                "corrector cannot follow this predictor, which goes back over its steps and would undo its moves: "
+                "use sampler/predictor=dpm_solver or stochastic_adams"
+            )
         self.predictor, self.corrector, self.steps, self.grid = predictor, corrector, steps, grid
         parts = [part for part in (predictor, corrector) if part is not None]
         self.kernel = next(filter(None, [*(part.kernel for part in parts), GRIDS[grid].kernel, self.kernel]), "")
         self.evaluations = steps * sum(part.evaluations for part in parts) + denoise
+        if predictor is None and corrector is not None:
+            # With nothing else to move the samples, they are moved at T, too.
+            self.evaluations += corrector.evaluations
 
     def times(self, sde: SDE) -> Tensor:
         """The grid, ``(steps + 1,)`` float64, from T down to eps exactly."""
@@ -222,17 +237,16 @@ class StepSampler(Sampler):
         times = self.times(sde)
         kept = torch.linspace(0, self.steps, frames, dtype=torch.float64).round().long().unique().tolist()
         steps = predictor.plan(sde, times) if predictor else ()
-        moves = corrector.plan(sde, times) if corrector else ()
+        moves = corrector.plan(sde, torch.cat([times[:1], times])) if corrector else ()
         reverse = sde.reverse(score, predictor.eta if predictor else 0.0)
         path, accepted, state = [x] if kept else [], [], None
-        clock = list(times)
-        for i in range(self.steps):
-            if predictor:
-                x, state = predictor.step(reverse, x, clock[i], steps[i], state, noise)
-            if corrector:
-                x, acceptance = corrector(score, x, clock[i + 1], moves[i], noise)
+        for i, t in enumerate(times):
+            if predictor and i:
+                x, state = predictor.step(reverse, x, times[i - 1], steps[i - 1], state, noise)
+            if corrector and (i or not predictor):
+                x, acceptance = corrector(score, x, t, moves[i], noise)
                 accepted += [] if acceptance is None else [acceptance]
-            if i + 1 in kept[1:]:
+            if i in kept[1:]:
                 path.append(x)
         rate = float(torch.stack(accepted).mean()) if accepted else None
         return Walk(x, torch.stack(path) if path else x.new_zeros(0, *x.shape), times[kept], rate)

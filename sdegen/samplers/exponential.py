@@ -34,7 +34,7 @@ from sdegen.samplers.predictors import ANY
 from sdegen.sde.base import LinearSDE, ReverseSDE
 
 GAUSS = tuple(torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(12))
-"""Points and weights of the rule that integrates the polynomials: errors far below float64 on any grid in use."""
+"""Points and weights of the rule that integrates the polynomials; its error is below 1e-9 on steps of λ up to 2."""
 
 Rule = Sequence[tuple[int, int]]
 """How many values a polynomial goes through: pairs of a number of steps and what holds from there on."""
@@ -84,7 +84,7 @@ class Exponential(Predictor[LinearSDE]):
         if spread < 0:
             raise ValueError(f"spread={spread:g} must not be negative")
         self.memory, self.nodes = nodes[0][1], nodes
-        self.eta, self.spread, self._correct = eta, spread, correct
+        self.eta, self.spread, self.revises = eta, spread, correct
 
     def plan(self, sde: LinearSDE, times: Tensor) -> Sequence[Row]:
         nodes = max(count for fewest, count in self.nodes if fewest < len(times))
@@ -101,7 +101,7 @@ class Exponential(Predictor[LinearSDE]):
         std = (alpha[1:] * (v[1:] * (1 - (v[1:] / v[:-1]) ** self.eta**2)).sqrt()).tolist()
         rows = []
         for i in range(len(times) - 1):
-            closing = correct[i - 1][: min(nodes, i) + 1] if self._correct and i else []
+            closing = correct[i - 1][: min(nodes, i) + 1] if self.revises and i else []
             opening = predict[i][: min(nodes, i + 1)]
             rows.append(Numbers(of_x[i], of_score[i], closing, opening, keep[i], std[i]))
         return rows
@@ -144,6 +144,13 @@ class Exponential(Predictor[LinearSDE]):
         return combine(opened, row.predict, history), (opened, history[: len(row.predict)])
 
 
+def fixed(order: int) -> Rule:
+    """The rule of one number of values, from 1 to 3, or ValueError."""
+    if not 1 <= order <= 3:
+        raise ValueError(f"order={order} must be 1, 2 or 3")
+    return ((1, order),)
+
+
 def combine(x: Tensor, weights: Sequence[float], terms: Sequence[Tensor]) -> Tensor:
     """``x`` plus the weighted sum of as many terms as there are weights, at least one."""
     total = torch.add(x, terms[0], alpha=weights[0])
@@ -153,7 +160,7 @@ def combine(x: Tensor, weights: Sequence[float], terms: Sequence[Tensor]) -> Ten
 
 
 class DPMSolver(Exponential):
-    r"""DPM-Solver++, the exponential multistep scheme in the denoised data D (spread 0).
+    r"""DPM-Solver++, the exponential multistep scheme in the denoised data D (spread 0), for the flow.
 
     The polynomial through the last values of D is integrated exactly. The published 2M takes one of the integrals to
     leading order only, which changes nothing in its order; the 3M in circulation takes half of its second difference.
@@ -163,13 +170,25 @@ class DPMSolver(Exponential):
     Args:
         order: values of D that a step uses: 1 (which is DDIM), 2 (2M) or 3 (3M). The first steps have fewer, so that
             the order of the whole is 2 at most.
-        eta: 0 for the flow, 1 for the reverse SDE (SDE-DPM-Solver++).
     """
 
-    def __init__(self, order: int = 2, eta: float = 0.0) -> None:
-        if not 1 <= order <= 3:
-            raise ValueError(f"order={order} must be 1, 2 or 3: for more use predictor=adams")
-        super().__init__(nodes=((1, order),), eta=eta, spread=0.0, correct=False)
+    def __init__(self, order: int = 2) -> None:
+        super().__init__(nodes=fixed(order), eta=0.0, spread=0.0, correct=False)
+        self.order = min(order, 2)
+
+
+class StochasticDPMSolver(Exponential):
+    r"""SDE-DPM-Solver++, the exponential multistep scheme in the denoised data D (spread 0), for the reverse SDE.
+
+    Reference: Lu et al. (2022), https://arxiv.org/abs/2211.01095
+
+    Args:
+        order: values of D that a step uses: 1 (which is ancestral sampling), 2 (2M) or 3 (3M).
+        eta: how much noise is put back: 1 for the reverse SDE, towards 0 for the flow.
+    """
+
+    def __init__(self, order: int = 2, eta: float = 1.0) -> None:
+        super().__init__(nodes=fixed(order), eta=eta, spread=0.0, correct=False)
         self.order = min(order, 2)
 
 
@@ -187,12 +206,14 @@ class Adams(Exponential):
         order: from 2 to 6, needs ``order - 1`` steps; None for the best at the number of steps, from 2 below 8 steps
             to 5 from 40 on. The first steps have fewer nodes to use. Their error, of third order, is negligible where
             the prior is far wider than the data, as for VP; it shows as a third order of the whole where it is not.
-        spread: standard deviation of the data in the network's units, 1 where they are standardised.
+        spread: standard deviation c of the Gaussian solved exactly; best a little below that of the data in the
+        network's
+            units, which is 1 where they are standardised.
     """
 
     eta = 0.0
 
-    def __init__(self, order: int | None = None, spread: float = 1.0) -> None:
+    def __init__(self, order: int | None = None, spread: float = 0.8) -> None:
         if order is not None and not 2 <= order <= 6:
             raise ValueError(f"order={order} must lie between 2 and 6")
         super().__init__(nodes=((1, order - 1),) if order else FLOW, eta=0.0, spread=spread, correct=True)
@@ -213,7 +234,5 @@ class StochasticAdams(Exponential):
     """
 
     def __init__(self, order: int | None = None, eta: float = 1.0, spread: float = 1.0) -> None:
-        if order is not None and not 1 <= order <= 3:
-            raise ValueError(f"order={order} must be 1, 2 or 3")
-        super().__init__(nodes=((1, order),) if order else REVERSE, eta=eta, spread=spread, correct=False)
+        super().__init__(nodes=REVERSE if order is None else fixed(order), eta=eta, spread=spread, correct=False)
         self.order = min(order or 2, 2)

@@ -30,7 +30,7 @@ from sdegen.sde.base import SDE, LinearSDE
 Grid = Literal["uniform", "quadratic", "log_snr", "karras", "logistic"]
 
 RHO = 7.0
-CENTRE, WIDTH, EVEN = -0.7, 0.85, 0.3
+CENTRE, WIDTH, EVEN = -0.8, 0.75, 0.3
 """Of the logistic grid, in units of λ; chosen on mixtures that no reported number is measured on."""
 
 

@@ -206,7 +206,8 @@ class Ancestral(OneEvaluation):
     def coefficients(self, sde: LinearSDE, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         factor, variance = sde.transition(s, t)
         posterior = variance * (sde.sigma(s) / sde.sigma(t)) ** 2
-        preserving = torch.allclose(sde.alpha(t) ** 2 + sde.sigma(t) ** 2, torch.ones_like(t))
+        whole = torch.linspace(sde.eps, sde.T, 33, dtype=torch.float64)
+        preserving = torch.allclose(sde.alpha(whole) ** 2 + sde.sigma(whole) ** 2, torch.ones_like(whole))
         return 1 / factor, variance / factor, (variance if preserving else posterior).sqrt()
 
 

@@ -83,7 +83,12 @@ class LinearSDE(SDE):
     It follows that the log noise-to-signal ratio :math:`u(t) = \log(\sigma_t^2 / \alpha_t^2)` has
     :math:`u' = g^2 / \sigma^2 > 0`; its inverse is closed form for every SDE here, and serves both the
     importance sampling of t and time grids.
+
+    Attributes:
+        smooth: whether f and g are smooth in t, on which the order of a sampler rests.
     """
+
+    smooth = True
 
     @abstractmethod
     def rate(self, t: Tensor) -> Tensor:

@@ -69,6 +69,8 @@ class SMLD(LinearSDE):
         levels: N, at least 2.
     """
 
+    smooth = False
+
     def __init__(self, sigma_min: float = 0.01, sigma_max: float | Literal["auto"] = 50.0, levels: int = 1000) -> None:
         super().__init__(_first(levels))
         if sigma_max == "auto":
@@ -117,6 +119,8 @@ class DDPM(LinearSDE):
         beta_max: at least ``beta_min``.
         levels: N, at least 2 and above ``beta_max``.
     """
+
+    smooth = False
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, levels: int = 1000) -> None:
         super().__init__(_first(levels))
