@@ -9,9 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from sdegen.datasets.base import Units
 from sdegen.errors import UserError
 from sdegen.mixture import GaussianMixture, Marginals
-from sdegen.rng import generator, randn_like
+from sdegen.networks.oracle import Oracle
+from sdegen.proofs import gaussian, marginal
+from sdegen.rng import SampleNoise, generator, randn_like
+from sdegen.run import draw
 from sdegen.samplers import (
     HMC,
     AdaptiveSDE,
@@ -19,10 +23,12 @@ from sdegen.samplers import (
     Corrector,
     Langevin,
     MetropolisHMC,
+    Moved,
     ReverseDiffusion,
     StepSampler,
 )
 from sdegen.samplers.adaptive import Brownian
+from sdegen.score import Raw, ScoreModel
 from sdegen.sde import VE, VP, LinearSDE
 
 T = 0.3
@@ -172,6 +178,72 @@ def test_acceptance_is_that_of_the_exact_density() -> None:
     assert 0.5 < float(got.acceptance) < 0.999
 
 
+def test_hmc_step_is_in_units_of_the_noise_at_its_own_time(sde: LinearSDE) -> None:
+    times = torch.tensor([0.6, 0.5], dtype=torch.float64)
+    rows = HMC(2, 0.7, mass=4.0).plan(sde, times)
+    assert rows[0][0] == pytest.approx(0.7 * 2 * float(sde.sigma(times[1])))
+
+
+def test_change_of_density_is_exact_for_a_score_of_degree_five() -> None:
+    """log p = -x⁶/6 - x²/2 along the chords of one trajectory: accepted exactly where the true density says."""
+    sde = VE(sigma_min=0.1, sigma_max=10.0)
+    x = torch.linspace(-1.5, 1.5, 4001, dtype=torch.float64)[:, None]
+    size = 0.3 / sigma(sde)
+    source = randn_like(generator("cpu", 5))
+    p, luck = source(x), source(x)
+    calls = iter((p, luck))
+    moved = move(MetropolisHMC(1, size), sde, lambda x, t: -(x**5) - x, x, lambda like: next(calls))
+    p_half = p + 0.15 * (-(x**5) - x)
+    new = x + 0.3 * p_half
+    p_new = p_half + 0.15 * (-(new**5) - new)
+    change = (-(new**6) / 6 - new**2 / 2) - (-(x**6) / 6 - x**2 / 2) - 0.5 * (p_new**2 - p**2)
+    accept = torch.special.ndtr(luck).log() < change
+    clear = (torch.special.ndtr(luck).log() - change).abs() > 1e-9
+    assert bool(((moved != x) == accept)[clear].all())
+    assert 20 < int((~accept).sum())
+    # Decisions near the edge are what a wrong rule would change.
+    assert int(((torch.special.ndtr(luck).log() - change).abs() < 1e-3).sum()) >= 1
+
+
+def test_two_moves_are_one_move_twice() -> None:
+    law, sde = two_modes(), VE(sigma_min=0.1, sigma_max=10.0)
+    x = law.sample(400, generator("cpu", 1))
+    t = torch.tensor(T, dtype=torch.float64)
+    size = 0.7 / sigma(sde)
+
+    def run(corrector: MetropolisHMC, x: Tensor, noise: Callable) -> tuple[Tensor, float]:  # type: ignore[type-arg]
+        out = corrector(lambda x, t: law.score(x), x, t, corrector.plan(sde, torch.stack([t, t]))[0], noise)
+        assert out.acceptance is not None
+        return out.x, float(out.acceptance)
+
+    source, again = randn_like(generator("cpu", 2)), randn_like(generator("cpu", 2))
+    once, first = run(MetropolisHMC(3, size), x, source)
+    twice, second = run(MetropolisHMC(3, size), once, source)
+    both, rate = run(MetropolisHMC(3, size, moves=2), x, again)
+    assert first < 1
+    assert first != second
+    torch.testing.assert_close(both, twice)
+    assert rate == pytest.approx((first + second) / 2)
+
+
+def test_acceptance_is_the_mean_over_times_and_batches() -> None:
+    class Fake(Langevin):
+        def plan(self, sde, times) -> list[float]:  # noqa: ANN001
+            return [0.2, 0.6, 1.0][: len(times) - 1]
+
+        def __call__(self, score, x, t, row, noise) -> Moved:  # noqa: ANN001
+            return Moved(x, torch.tensor(row) * len(x) / 66)
+
+    sde = VP()
+    model = ScoreModel(Oracle(two_modes(), sde), Raw(), sde)
+    units = Units(torch.zeros(1).double(), torch.ones(1).double())
+    model.train()
+    samples = draw(sde, model, StepSampler(ReverseDiffusion(), Fake(), steps=2), units, 130, batch_size=66)
+    # 66 rows at the rate 0.8 and 64 at 0.8 · 64/66.
+    assert samples.acceptance == pytest.approx(0.8 * (66 + 64 * 64 / 66) / 130)
+    assert model.training
+
+
 def test_acceptance_is_reported_by_the_sampler() -> None:
     sde = VP()
     score = Marginals(two_modes(), sde)
@@ -215,8 +287,6 @@ def test_brownian_increments_add_up_and_have_their_variance() -> None:
 
 def test_adaptive_steps_leave_the_law_of_linear_data_right(sde: LinearSDE) -> None:
     """Mean and variance of Gaussian data within their standard errors, at a tolerance that rejects steps."""
-    from sdegen.proofs import gaussian, marginal
-
     rows = 5000
     source = randn_like(generator("cpu", 0))
     mean, variance = marginal(sde, sde.T)
@@ -225,6 +295,72 @@ def test_adaptive_steps_leave_the_law_of_linear_data_right(sde: LinearSDE) -> No
     mean, variance = marginal(sde, sde.eps)
     assert abs(float(out.mean()) - mean) < 5 * math.sqrt(variance / rows)
     assert abs(float(out.var()) / variance - 1) < 5 * math.sqrt(2 / rows)
+
+
+def test_adaptive_step_and_its_error_are_their_formulas() -> None:
+    """Stochastic Heun, and half its distance from Euler–Maruyama, over atol + rtol max(|x|, |x_new|)."""
+    sde, solver = VP(), AdaptiveSDE(0.1, 0.01)
+    x, dw = torch.tensor([[0.2, -3.0]], dtype=torch.float64), torch.tensor([[0.1, 0.2]], dtype=torch.float64)
+    t, s = (torch.tensor([value], dtype=torch.float64) for value in (0.5, 0.4))
+    drift = sde.reverse(lambda x, t: -x).drift
+    got, error = solver._step(sde, drift, x, drift(x, t), t, s, t - s, dw)
+    b_t, b_s = 0.1 + 19.9 * 0.5, 0.1 + 19.9 * 0.4
+    euler = x - 0.1 * 0.5 * b_t * x + math.sqrt(b_t) * dw
+    heun = x - 0.05 * (0.5 * b_t * x + 0.5 * b_s * euler) + math.sqrt((b_t + b_s) / 2) * dw
+    torch.testing.assert_close(got, heun)
+    scale = 0.01 + 0.1 * torch.maximum(x.abs(), heun.abs())
+    torch.testing.assert_close(error, (0.5 * (heun - euler) / scale).square().mean(1).sqrt())
+
+
+def test_rejected_step_at_least_halves_and_an_accepted_one_grows() -> None:
+    solver = AdaptiveSDE()
+    h = torch.tensor([0.25, 0.25, 0.25], dtype=torch.float64)
+    wished = solver._wished(h, h, torch.tensor([1.01, 1e-4, math.nan], dtype=torch.float64))
+    assert float(wished[0]) <= 0.125
+    assert float(wished[1]) > 1.0
+    assert float(wished[2]) <= 0.025
+    # Cut short by what was left over, it does not forget what it wished.
+    short = solver._wished(torch.tensor([0.25]).double(), torch.tensor([0.06]).double(), torch.tensor([0.9]).double())
+    assert float(short) >= 0.2
+
+
+def test_adaptive_path_follows_the_flow_where_there_is_no_noise() -> None:
+    """Frames between the steps lie on the line between them: near the solution at a tight tolerance."""
+    sde = VP()
+    x = torch.tensor([[1.0], [-0.5]], dtype=torch.float64)
+
+    def score(x: Tensor, t: Tensor) -> Tensor:
+        return -x
+
+    samples = AdaptiveSDE(1e-6, 1e-6)(sde, score, x, noise=torch.zeros_like, frames=9)
+    # Drift -½βx + βx = ½βx, run backwards in time.
+    clock = 0.1 * samples.times + 9.95 * samples.times**2
+    expected = x * torch.exp(-0.5 * (clock[0] - clock))[:, None, None]
+    torch.testing.assert_close(samples.path, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_adaptive_steps_do_not_depend_on_the_last_bits_of_the_score() -> None:
+    """A network's matrix products round differently in batches of different sizes; the samples must not."""
+    sde = VE(sigma_max=10.0)
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(2, 64), torch.nn.SiLU(), torch.nn.Linear(64, 2)).double()
+    exact = Marginals(
+        GaussianMixture(torch.ones(2), torch.tensor([[-1.0, 0], [1, 0.5]]), torch.tensor([0.05, 0.2])), sde
+    )
+
+    def score(x: Tensor, t: Tensor) -> Tensor:
+        return exact(x, t) + 0.1 * network(x)
+
+    with torch.no_grad():
+        parts = []
+        for size in (400, 50):
+            rows = []
+            for start in range(0, 400, size):
+                noise = SampleNoise(0, start, start + size, (2,))
+                x = sde.sample_prior(torch.empty(size, 2, dtype=torch.float64), noise)
+                rows.append(AdaptiveSDE(0.05, 0.05)(sde, score, x, noise=noise).x)
+            parts.append(torch.cat(rows))
+    torch.testing.assert_close(parts[0], parts[1], rtol=0, atol=1e-9)
 
 
 def test_adaptive_solver_spends_more_where_it_is_asked_for_more() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from sdegen import proofs
 from sdegen.samplers import RK45, Adams, DPMSolver, EulerMaruyama, StepSampler
 from sdegen.samplers.base import Sampler, Walk
-from sdegen.sde import VP
+from sdegen.sde import VE, VP
 from sdegen.sde.nonlinear import DoubleWell
 
 
@@ -27,6 +27,59 @@ class WrongPrior(VP):
 
 class HalfNoise(EulerMaruyama):
     order = 2
+
+
+class Blurred(VE):
+    """Erratum 13: σ(t) where σ²(t) - σ²(0) is meant."""
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return (super().sigma(t) ** 2 + self.sigma_min**2).sqrt()
+
+
+class WrongClock(VP):
+    def time(self, u: Tensor) -> Tensor:
+        return super().time(u) ** 1.3
+
+
+class Noisy(VP):
+    def diffusion(self, t: Tensor) -> Tensor:
+        return 1.1 * super().diffusion(t)
+
+
+class WideDraws(VP):
+    def sample_prior(self, x: Tensor, randn_like) -> Tensor:  # noqa: ANN001
+        return 1.2 * super().sample_prior(x, randn_like)
+
+
+class Frozen(EulerMaruyama):
+    """Consistent with another equation: it converges, to the wrong law."""
+
+    def step(self, reverse, x, t, row, state, noise) -> tuple[Tensor, None]:  # noqa: ANN001
+        return 0.999 ** (row[0] * 1000) * super().step(reverse, x, t, row, state, noise)[0], None
+
+
+class TwoDraws(EulerMaruyama):
+    def step(self, reverse, x, t, row, state, noise) -> tuple[Tensor, None]:  # noqa: ANN001
+        h, std = row
+        return x - h * reverse.drift(x, t) + std * (noise(x) + noise(x)) / 2**0.5, None
+
+
+class Late(Sampler):
+    """Wrong where a batch does not start at sample 0, and where an entry is not alone in its row."""
+
+    def _integrate(self, sde, score, x, noise, frames) -> Walk:  # noqa: ANN001
+        return Walk(x + noise(x)[:1].sum() * (len(x) == 7) + x.sum(-1, keepdim=True), x[None], torch.zeros(1))
+
+
+class Altered(Sampler):
+    """A sound sampler whose samples are changed."""
+
+    def __init__(self, change) -> None:  # noqa: ANN001
+        super().__init__()
+        self.change, self.sound = change, StepSampler(Adams(), steps=20, grid="logistic")
+
+    def _integrate(self, sde, score, x, noise, frames) -> Walk:  # noqa: ANN001
+        return Walk(self.change(self.sound(sde, score, x, noise=noise).x), x[None], torch.zeros(1))
 
 
 class Neighbours(Sampler):
@@ -50,12 +103,41 @@ def test_wrong_kernel_and_wrong_prior_fail() -> None:
     assert not proofs.kernel(WrongKernel()).holds
     assert proofs.prior(VP()).holds
     assert not proofs.prior(WrongPrior()).holds
+    assert not proofs.prior(WideDraws()).holds
+    assert not proofs.kernel(Blurred()).holds
+    assert not proofs.kernel(Noisy()).holds
+    assert proofs.inverse(VE()).holds
+    assert not proofs.inverse(WrongClock()).holds
 
 
 def test_order_declared_too_high_fails() -> None:
     assert proofs.order(VP(), EulerMaruyama()).holds
     assert not proofs.order(VP(), HalfNoise()).holds
     assert proofs.order(VP(), None).holds is None
+    assert not proofs.order(VP(), Frozen()).holds
+    assert proofs.order(VP(), TwoDraws()).holds
+
+
+@pytest.mark.parametrize(("errors", "holds"), [((0.05, 0.01, 0.05), False), ((0.01, 0.09, 0.04), False)])
+def test_divergence_is_not_an_order(monkeypatch: pytest.MonkeyPatch, errors: tuple[float, ...], holds: bool) -> None:
+    calls = iter(errors)
+    monkeypatch.setattr(proofs, "error", lambda *_: next(calls))
+    assert proofs.order(VP(), EulerMaruyama()).holds == holds
+
+
+def test_sampler_wrong_at_other_indices_or_across_entries_fails() -> None:
+    assert not proofs.invariance(VP(), Late()).holds
+    assert not proofs.shapes(VP(), Late()).holds
+
+
+def test_wrong_width_and_wrong_weights_of_modes_fail() -> None:
+    law = proofs.mixture()
+    center = law.means[law.weights.argmax()]
+    narrow, moved = Altered(lambda x: 0.8 * x), Altered(lambda x: torch.where((x[:, :1] > 1.2), center, x))
+    claims = {proof.claim: proof.holds for proof in proofs.moments(VP(), narrow)}
+    assert not claims["standard deviation of a mixture"]
+    claims = {proof.claim: proof.holds for proof in proofs.moments(VP(), moved)}
+    assert not claims["weights of its modes"]
 
 
 def test_sampler_that_couples_remembers_and_miscounts_fails() -> None:
@@ -75,8 +157,13 @@ def test_process_without_a_kernel_is_held_against_its_own_paths() -> None:
         def perturb(self, x0, t, randn_like) -> Tensor:  # noqa: ANN001
             return super().perturb(x0, t, randn_like) + 0.2
 
+    class Wide(DoubleWell):
+        def perturb(self, x0, t, randn_like) -> Tensor:  # noqa: ANN001
+            return 1.15 * super().perturb(x0, t, randn_like)
+
     assert proofs.simulated(DoubleWell()).holds
     assert not proofs.simulated(Shifted()).holds
+    assert not proofs.simulated(Wide()).holds
 
 
 @pytest.mark.parametrize("sde", [VP(), DoubleWell()], ids=["linear", "nonlinear"])
@@ -85,4 +172,5 @@ def test_all_claims_hold_for_what_is_sound(sde: VP | DoubleWell) -> None:
     with torch.no_grad():
         found = proofs.verify(sde, sampler)
     assert len(found) >= 5
-    assert all(proof.holds for proof in found), found
+    assert not any(proof.holds is False for proof in found), found
+    assert all(proof.holds for proof in found) == (sde.linear is not None)

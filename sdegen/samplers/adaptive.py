@@ -139,11 +139,12 @@ class AdaptiveSDE(Sampler):
         factor = (self.SAFETY * error.clamp(min=1e-10) ** -self.POWER).clamp(self.SHRINK, self.GROW)
         accept = error <= 1
         # A step cut short by what was left over says nothing against a longer one.
-        size = torch.where(accept, torch.maximum(h * factor, torch.minimum(wished, h * self.GROW)), h * factor)
-        size = torch.where(accept & (h == wished), h * factor, size)
+        cut = accept & (h < wished * (1 - 1e-6))
+        size = torch.where(cut, torch.maximum(h * factor, torch.minimum(wished, h * self.GROW)), h * factor)
         size = torch.where(accept, size, torch.minimum(size, 0.5 * h))
         size = torch.where(error.isfinite(), size, h * self.SHRINK)
-        return torch.exp2(torch.floor(4 * size.log2()) / 4)
+        # The offset keeps a size that is such a power already from falling to the one below.
+        return torch.exp2(torch.floor(4 * size.log2() + 1e-6) / 4)
 
     def _step(
         self, sde: SDE, drift: Score, x: Tensor, slope: Tensor, t: Tensor, s: Tensor, h: Tensor, dw: Tensor
