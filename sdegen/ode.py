@@ -138,7 +138,7 @@ class Dopri5(ODESolver):
                 break
         raise UserError(
             f"dopri5 cannot reach rtol={self.rtol:g}, atol={self.atol:g}: {len(row)} samples are stuck, the first at "
-            f"t={float(t[0]):.3g}. Try a looser rtol and atol"
+            f"t={float(t[0]):.3g}. Try a looser rtol and atol, or more max_steps"
         )
 
     def _step(self, field: Field, x: Tensor, k: Tensor, t: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -284,33 +284,88 @@ def test_ddim_step_is_the_published_one(eta: float) -> None:
     torch.testing.assert_close(one_step(sde, DDIM(eta), x, 0.6, 0.5, z), expected)
 
 
-def heun_of_edm(sde: VE, x: Tensor, times: Tensor, churn: float, noises: list[Tensor]) -> Tensor:
+def test_stochastic_heun_step_is_its_formula(sde: LinearSDE) -> None:
+    """The guess has the noise of g at the start, the step that of the mean of g² over both ends."""
+    x, z = torch.tensor([[1.3]], dtype=torch.float64), torch.tensor([[-0.4]], dtype=torch.float64)
+    t, s, h = at(0.6), at(0.5), 0.1
+
+    def slope(x: Tensor, t: Tensor) -> Tensor:
+        return sde.drift(x, t) - sde.diffusion(t) ** 2 * gaussian(sde)(x, t)
+
+    guess = x - h * slope(x, t) + math.sqrt(h) * sde.diffusion(t) * z
+    std = math.sqrt(h * float(sde.diffusion(t) ** 2 + sde.diffusion(s) ** 2) / 2)
+    expected = x - h / 2 * (slope(x, t) + slope(guess, s)) + std * z
+    torch.testing.assert_close(one_step(sde, StochasticHeun(), x, 0.6, 0.5, z), expected)
+
+
+def heun_of_edm(sde: VE, x: Tensor, times: Tensor, options: dict[str, float], noises: Iterator[Tensor]) -> Tensor:
     """Karras et al. (2022), algorithm 2, for a VE process, in its σ."""
     sigmas = sde.sigma(times).tolist()
 
     def denoised(x: Tensor, sigma: float) -> Tensor:
         return (MEAN * sigma**2 + VARIANCE * x) / (VARIANCE + sigma**2)
 
-    for i, (sigma, after) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
-        gamma = min(churn / (len(sigmas) - 1), math.sqrt(2) - 1)
+    for sigma, after in zip(sigmas, sigmas[1:], strict=False):
+        within = options.get("churn_min", 0.0) <= sigma <= options.get("churn_max", math.inf)
+        gamma = min(options["churn"] / (len(sigmas) - 1), math.sqrt(2) - 1) if within else 0.0
         raised = min(sigma * (1 + gamma), sigmas[0])
-        x = x + math.sqrt(raised**2 - sigma**2) * noises[i]
+        if raised > sigma:
+            x = x + math.sqrt(raised**2 - sigma**2) * options.get("churn_noise", 1.0) * next(noises)
         slope = (x - denoised(x, raised)) / raised
         guess = x + (after - raised) * slope
         x = x + (after - raised) * 0.5 * (slope + (guess - denoised(guess, after)) / after)
     return x
 
 
-@pytest.mark.parametrize("churn", [0.0, 2.0, 50.0])
-def test_heun_is_the_algorithm_of_edm(churn: float) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"churn": 0.0},
+        {"churn": 2.0},
+        {"churn": 50.0, "churn_noise": 1.01},
+        {"churn": 3.0, "churn_min": 0.05, "churn_max": 3.0},
+    ],
+    ids=str,
+)
+def test_heun_is_the_algorithm_of_edm(options: dict[str, float]) -> None:
     sde, x = VE(sigma_max=10.0), torch.tensor([[4.0], [-7.0]], dtype=torch.float64)
     source = torch.Generator().manual_seed(0)
     noises = [torch.randn(2, 1, generator=source, dtype=torch.float64) for _ in range(8)]
-    sampler = StepSampler(Heun(churn), steps=8, grid="karras")
-    # At T nothing can be put back, so that no noise is drawn there.
-    calls = iter(noises[1:])
+    sampler, calls = StepSampler(Heun(**options), steps=8, grid="karras"), iter(noises)
     got = sampler(sde, gaussian(sde), x, noise=lambda like: next(calls)).x
-    torch.testing.assert_close(got, heun_of_edm(sde, x, sampler.times(sde), churn, noises))
+    torch.testing.assert_close(got, heun_of_edm(sde, x, sampler.times(sde), options, iter(noises)))
+
+
+@pytest.mark.parametrize(
+    ("predictor", "nodes"),
+    [
+        (Adams(), {7: 1, 8: 2, 14: 2, 15: 3, 39: 3, 40: 4}),
+        (StochasticAdams(), {14: 1, 15: 2}),
+        (Adams(4), {5: 3, 100: 3}),
+    ],
+    ids=["adams", "stochastic_adams", "adams 4"],
+)
+def test_number_of_nodes_follows_the_number_of_steps(predictor: Predictor, nodes: dict[int, int]) -> None:
+    for steps, count in nodes.items():
+        rows = predictor.plan(VP(), StepSampler(predictor, steps=steps, grid="logistic").times(VP()))
+        assert len(rows[-1].predict) == count, steps
+
+
+def test_langevin_alone_moves_at_every_level_the_first_among_them() -> None:
+    """Appendix A: M moves at each of the levels, so that the sizes are those of all times of the grid."""
+    sampler = StepSampler(None, AnnealedLangevin(0.1, moves=2), steps=3, grid="log_snr")
+    sde, seen = VE(sigma_max=10.0), []
+
+    def score(x: Tensor, t: Tensor) -> Tensor:
+        seen.append(float(t))
+        return torch.zeros_like(x)
+
+    x = torch.zeros(1, 1, dtype=torch.float64)
+    out = sampler(sde, score, x, noise=torch.ones_like)
+    times = sampler.times(sde)
+    assert seen == times.repeat_interleave(2).tolist()
+    torch.testing.assert_close(out.x[0, 0], (2 * (0.2 * sde.sigma(times) ** 2).sqrt()).sum())
+    assert out.nfe == sampler.evaluations == 8
 
 
 def test_churn_leaves_the_marginals_as_they_are() -> None:

@@ -127,7 +127,7 @@ class AdaptiveSDE(Sampler):
                 slope[renewed] = drift(x[renewed], t[renewed])
         raise UserError(
             f"adaptive_sde cannot reach rtol={self.rtol:g}, atol={self.atol:g}: {len(t)} samples are stuck, the "
-            f"first at t={float(t[0]):.3g}. Try a looser sampler.rtol and sampler.atol"
+            f"first at t={float(t[0]):.3g}. Try a looser rtol and atol, or more max_steps"
         )
 
     def _wished(self, wished: Tensor, h: Tensor, error: Tensor) -> Tensor:
