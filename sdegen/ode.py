@@ -179,6 +179,8 @@ class Dopri5(ODESolver):
 
 def checked(rtol: float, atol: float) -> tuple[float, float]:
     """The two tolerances, or ValueError."""
+    if rtol <= 0:
+        raise ValueError(f"rtol={rtol:g} must be above 0: try rtol=1e-5")
     if rtol < 1e-13:
         raise ValueError(f"rtol={rtol:g} must be at least 1e-13, as far as float64 goes: try rtol=1e-5")
     if atol <= 0:

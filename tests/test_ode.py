@@ -164,3 +164,5 @@ def test_what_cannot_be_solved_is_told(solver) -> None:  # noqa: ANN001
 def test_tolerance_zero_is_refused(solver) -> None:  # noqa: ANN001
     with pytest.raises(ValueError, match="rtol=0 must be above 0"):
         solver(0.0)
+    with pytest.raises(ValueError, match="rtol=1e-20 must be at least 1e-13"):
+        solver(1e-20)
