@@ -90,8 +90,8 @@ def label(entries: Sequence[Entry]) -> list[str]:
     """A name for each entry's sampler, with those of its options in which entries of one name differ."""
     labels = []
     for entry in entries:
-        same = [other.options for other in entries if other.name == entry.name]
-        varied = [key for key in entry.options if len({str(options.get(key)) for options in same}) > 1]
+        same = [other for other in entries if other.name == entry.name]
+        varied = [key for key in entry.options if differ(same, key)]
         varied += [key for key in ("weights", "step", "seed", "count") if key not in varied and differ(entries, key)]
         # Tolerances are to an adaptive sampler what the number of steps is to the others, and are tightened together.
         varied = [key for key in varied if key not in ("rtol", "atol")]
@@ -145,12 +145,10 @@ def draw(entries: Sequence[Entry], labels: Sequence[str]) -> Figure:
                 shown = "floor" if axes is panels[0] and floor == floors[0] else None
                 axes.axhline(floor, color="0.5", linestyle="--", linewidth=1, label=shown)
             axes.set(xscale="log", yscale="log", xlabel=name)
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.xaxis.set_major_formatter("{x:g}")
-            axes.xaxis.set_minor_formatter("")
         panels[0].set_ylabel(f"{metric.replace('_', ' ').replace('w1', '$W_1$')} to the reference")
-        panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        panels[0].yaxis.set_major_formatter("{x:g}")
-        panels[0].yaxis.set_minor_formatter("")
+        for axis in (panels[0].xaxis, panels[1].xaxis, panels[0].yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter("")
         figure.legend(loc="outside upper center", ncols=4, fontsize=7)
     return figure

@@ -167,16 +167,15 @@ def error(sde: LinearSDE, predictor: Predictor, steps: int) -> float:
 
 def order(sde: LinearSDE, predictor: Predictor | None) -> Proof:
     """The declared order of convergence, from the errors at :data:`STEPS` steps on the grid that it is declared for."""
-    claim = ORDER
     if predictor is None:
-        return Proof(claim, "no scheme of fixed steps", "", None)
+        return Proof(ORDER, "no scheme of fixed steps", "", None)
     if not sde.smooth:
-        return Proof(claim, "f and g are not smooth in t", "", None)
+        return Proof(ORDER, "f and g are not smooth in t", "", None)
     errors = [error(sde, predictor, steps) for steps in STEPS]
     # Below 1e-10 what is left is rounding.
     found = math.log2(errors[-2] / errors[-1]) if errors[-1] > 1e-10 else math.inf
     holds = found >= predictor.order - 0.2 and errors[-1] < min(0.1, errors[0])
-    return Proof(claim, f"{found:.2f}", f">= {predictor.order} - 0.2, grid={predictor.grid}", holds)
+    return Proof(ORDER, f"{found:.2f}", f">= {predictor.order} - 0.2, grid={predictor.grid}", holds)
 
 
 def mixture() -> GaussianMixture:
@@ -224,13 +223,7 @@ def run(sde: SDE, sampler: Sampler, start: int, stop: int, shape: Sequence[int] 
 
 def common(sde: SDE) -> Callable[[Tensor, Tensor], Tensor]:
     """The score of the Gaussian data where it is known, else that of the prior, under which no process runs off."""
-
-    @torch.enable_grad()
-    def of_prior(x: Tensor, t: Tensor) -> Tensor:
-        x = x.detach().requires_grad_()
-        return torch.autograd.grad(sde.log_prior(x).sum(), x)[0]
-
-    return gaussian(sde.linear) if sde.linear is not None else of_prior
+    return gaussian(sde.linear) if sde.linear is not None else lambda x, t: sde.prior_score(x)
 
 
 def invariance(sde: SDE, sampler: Sampler) -> Proof:

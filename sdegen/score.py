@@ -24,7 +24,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Generic
 
-import torch
 from torch import Tensor, nn
 
 from sdegen.networks.base import Network
@@ -63,10 +62,7 @@ class Residual(Parametrization[SDE]):
     """
 
     def __call__(self, network: Network, sde: SDE, x: Tensor, t: Tensor) -> Tensor:
-        with torch.enable_grad():
-            point = x if x.requires_grad else x.detach().requires_grad_()
-            (pull,) = torch.autograd.grad(sde.log_prior(point).sum(), point, create_graph=x.requires_grad)
-        return pull + network(x, t)
+        return sde.prior_score(x) + network(x, t)
 
 
 class Noise(Parametrization[LinearSDE]):

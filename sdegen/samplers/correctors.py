@@ -141,10 +141,6 @@ class Hamiltonian(Corrector[LinearSDE]):
     def plan(self, sde: LinearSDE, times: Tensor) -> Sequence[Row]:
         return numbers(self.size * math.sqrt(self.mass) * sde.sigma(times[1:]))
 
-    @abstractmethod
-    def __call__(self, score: Score, x: Tensor, t: Tensor, row: Row, noise: RandnLike) -> Moved:
-        """See :class:`Corrector`."""
-
 
 class HMC(Hamiltonian):
     """Hamiltonian moves, all accepted: see :class:`Hamiltonian`. What the leapfrog steps miss stays as a bias."""

@@ -93,15 +93,16 @@ class Exponential(Predictor[LinearSDE]):
         power, v = 0.5 * (1 + self.eta**2), ratio**2 + self.spread**2
         gain = ratio * self.spread / v.sqrt() if self.spread else torch.ones_like(v)
         scale = alpha * v**power
-        predict = (self._weights(ratio.log(), nodes, ahead=0) * scale[1:, None]).tolist()
-        correct = (self._weights(ratio.log(), nodes + 1, ahead=1) * scale[1:, None]).tolist()
+        lam, after = ratio.log(), scale[1:, None]
+        predict = (self._weights(lam, nodes, ahead=0) * after).tolist()
+        correct = (self._weights(lam, nodes + 1, ahead=1) * after).tolist() if self.revises else []
         keep = (scale[1:] / scale[:-1]).tolist()
         # x and D share a limit as the noise vanishes: 1 - c²/V in a form that does not cancel.
         of_x, of_score = (ratio**2 / v / (alpha * gain)).tolist(), (sigma**2 / (alpha * gain)).tolist()
         std = (alpha[1:] * (v[1:] * (1 - (v[1:] / v[:-1]) ** self.eta**2)).sqrt()).tolist()
         rows = []
         for i in range(len(times) - 1):
-            closing = correct[i - 1][: min(nodes, i) + 1] if self.revises and i else []
+            closing = correct[i - 1][: min(nodes, i) + 1] if correct and i else []
             opening = predict[i][: min(nodes, i + 1)]
             rows.append(Numbers(of_x[i], of_score[i], closing, opening, keep[i], std[i]))
         return rows

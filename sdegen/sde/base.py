@@ -59,6 +59,12 @@ class SDE(ABC):
     def log_prior(self, x: Tensor) -> Tensor:
         """Log-density of the prior, in nats: ``(B, *)`` to ``(B,)``."""
 
+    def prior_score(self, x: Tensor) -> Tensor:
+        """The score of the prior, ``(B, *)`` to ``(B, *)``, with a graph where ``x`` requires its gradient."""
+        with torch.enable_grad():
+            point = x if x.requires_grad else x.detach().requires_grad_()
+            return torch.autograd.grad(self.log_prior(point).sum(), point, create_graph=x.requires_grad)[0]
+
     def reverse(self, score: Score, eta: float = 1.0) -> ReverseSDE:
         """The process that runs from T back to eps, driven by ``score``."""
         return ReverseSDE(self, score, eta)
