@@ -111,7 +111,7 @@ class Evaluation:
 
         dataset, started = self.run.dataset, time.perf_counter()
         test, kind = unseen(dataset, self.count, self.seed)
-        train = shuffled(dataset.x, self.seed)[: self.count]
+        train = shuffled(dataset.x, self.seed)[: self.count].double()
         if dataset.levels is not None:
             test, train = dequantized(test, self.seed), dequantized(train, self.seed)
         log.info(f"likelihood of {len(test)} {kind} points, {self.run.weights_used()}")
@@ -198,7 +198,7 @@ def check_density(dataset: Dataset) -> None:
             "metrics=likelihood: the data lie on a curve or at points and have no density, so that their likelihood "
             "grows without bound as sde.eps falls: evaluate a run of noisy data, such as dataset=smile_noisy"
         )
-    constant = torch.nonzero(dataset.x.flatten(1).std(0) == 0)
+    constant = torch.nonzero(dataset.x.double().flatten(1).std(0) == 0)
     if len(constant):
         raise UserError(
             f"metrics=likelihood: entry {int(constant[0]) + 1} of the data never changes, so that they have no "

@@ -63,7 +63,9 @@ def train(
     x = dataset.units.encode(dataset.x).to(trainer.device, dtype)
     trainable = any(p.requires_grad for p in model.parameters())
     steps = trainer.total(len(x)) if trainable else 0
-    stream = Stream(config["seed"], x, trainer.batch_size, parts.objective, parts.weighting, parts.times, model)
+    cell = (1 / dataset.units.scale).to(trainer.device, dtype) if dataset.dequantize else None
+    recipe = (trainer.batch_size, parts.objective, parts.weighting, parts.times)
+    stream = Stream(config["seed"], x, *recipe, model, cell)
     training = Training(model, parts.objective, parts.optimizer, trainer, stream, steps)
     if resume is None:
         if (folder / "checkpoints").exists():

@@ -174,10 +174,12 @@ def _number(value: float) -> str:
 
 
 def _compare_images(data: Tensor, x: Tensor) -> Figure:
-    low, high = float(data.min()), float(data.max())
+    # The range of a part: data larger than memory are read from the disk.
+    part = data[:1000].double()
+    low, high = float(part.min()), float(part.max())
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7, 3.7), layout="constrained")
-        for axes, (title, images) in zip(figure.subplots(1, 2), (("data", data), ("samples", x)), strict=True):
+        for axes, (title, images) in zip(figure.subplots(1, 2), (("data", part), ("samples", x)), strict=True):
             axes.imshow(image_grid(((images - low) / (high - low)).clamp(0, 1)), cmap="gray", vmin=0, vmax=1)
             axes.set(title=title)
             axes.axis("off")
@@ -185,8 +187,11 @@ def _compare_images(data: Tensor, x: Tensor) -> Figure:
 
 
 def image_grid(images: Tensor, side: int = 8, lines: int | None = None) -> np.ndarray:
-    """The first images ``(N, C, H, W)`` in [0, 1] as one picture, ``side`` in a row, grey or of three colours."""
-    images = images[: side * (lines or side)]
+    """The first images ``(N, C, H, W)`` in [0, 1] as one picture, ``side`` in a row, a white pixel between them.
+
+    ``(h, w)`` where they are grey, and ``(h, w, 3)`` where they have three channels or more, of which the first count.
+    """
+    images = images[: side * (lines or side)].detach().double().cpu()
     n, c, h, w = images.shape
     rows = -(-n // side)
     canvas = torch.ones(c, rows * (h + 1) - 1, side * (w + 1) - 1, dtype=images.dtype)

@@ -117,14 +117,14 @@ def measure(dataset: Dataset, x: Tensor) -> Metrics:
         )
         floors = [{name: distance(draw) for name, distance in chosen.items()} for draw in draws]
     else:
-        chosen = distances(dataset, _found(dataset.held_out))
+        chosen = distances(dataset, _found(dataset.held_out).double())
         kind, splits = "random splits of the data", [_split(dataset, i) for i in range(FLOORS)]
         floors = [{name: distance(a) for name, distance in distances(dataset, b).items()} for a, b in splits]
     return {
         name: {
             "value": distance(x),
             "floor": float(np.median([floor[name] for floor in floors])),
-            "train": distance(dataset.x),
+            "train": distance(dataset.x.double()),
             "floor_from": kind,
         }
         for name, distance in chosen.items()
@@ -164,8 +164,8 @@ def table(metrics: Metrics, points: str = "samples") -> str:
 
 def _split(dataset: Dataset, i: int) -> tuple[Tensor, Tensor]:
     """The data split at random into parts as large as the training and the held-out set."""
-    held_out = _found(dataset.held_out)
-    pool = torch.cat([dataset.x, held_out])
+    held_out = _found(dataset.held_out).double()
+    pool = torch.cat([dataset.x.double(), held_out])
     order = torch.randperm(len(pool), generator=generator("cpu", 0, "floor", i))
     return pool[order[len(held_out) :]], pool[order[: len(held_out)]]
 

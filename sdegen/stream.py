@@ -48,6 +48,8 @@ class Stream:
         weighting: λ(t).
         times: draws the times.
         model: whose SDE it is.
+        cell: size of a cell of quantised data in the network's units, ``(*)``, in which they are spread uniformly, anew at
+            each step; None where they are taken as they are.
     """
 
     AHEAD = 32
@@ -62,8 +64,9 @@ class Stream:
         weighting: Weighting,
         times: TimeSampler,
         model: ScoreModel,
+        cell: Tensor | None = None,
     ) -> None:
-        self.seed, self.x, self.batch_size = seed, x, batch_size
+        self.seed, self.x, self.batch_size, self.cell = seed, x, batch_size, cell
         self.objective, self.weighting, self.times, self.sde = objective, weighting, times, model.sde
         self.per_epoch = -(-len(x) // batch_size)
         numbers = times.draws * min(batch_size, len(x)) * x[0].numel()
@@ -93,7 +96,12 @@ class Stream:
             if size < width:
                 part = self.times(self.sde, self.weighting, u[k : k + 1, :, :size])
                 t[k, :, :size], ratio[k, :, :size] = part[0][0], part[1][0]
-        x0 = self.x[index][:, None].expand(*shape, *self.x.shape[1:]).flatten(0, 2)
+        x0 = self.x[index]
+        if self.cell is not None:
+            # A generator of its own, so that it moves no other number.
+            spread = generator(x0.device, self.seed, "dequantisation", block)
+            x0 = x0 + self.cell * (torch.rand(x0.shape, generator=spread, device=x0.device).to(x0.dtype) - 0.5)
+        x0 = x0[:, None].expand(*shape, *self.x.shape[1:]).flatten(0, 2)
         rows = self.objective.prepare(self.sde, x0, t.flatten(), randn_like(source))
         weight = ratio * self.weighting(self.sde, t)
         rows = rows.map(lambda field: field.unflatten(0, shape))

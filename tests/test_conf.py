@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.image import imsave
 from omegaconf import OmegaConf
 
 from sdegen import assembly, experiment, schema
 from sdegen.command import CONF, composed
+from sdegen.datasets.idx import FASHION_MNIST
 from sdegen.run import load
 
 NODES = sorted(path for group in assembly.GROUPS for path in (CONF / group).rglob("*.yaml"))
@@ -27,6 +29,7 @@ WITH = {
         "weighting=uniform",
     ],
     "dataset=file": ["dataset.path=x.csv"],
+    "dataset=folder": ["dataset.path=x"],
 }
 """What a choice cannot be without."""
 DEFAULTS = {"defaults", "_target_"}
@@ -67,6 +70,12 @@ def test_every_choice_composes_and_builds(path: Path, tmp_path: Path) -> None:
     if option == "file":
         np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(10, 2)))
         overrides.append(f"dataset.path={tmp_path / 'x.npy'}")
+    if option == "folder":
+        for i in range(4):
+            imsave(tmp_path / f"{i}.png", np.random.default_rng(i).random((8, 8, 3)))
+        overrides.append(f"dataset.path={tmp_path}")
+    if option == "fashion_mnist" and not Path(FASHION_MNIST).exists():
+        pytest.skip("the package dataset-fashion-mnist is not installed")
     built = assembly.build(composed("train", overrides))
     parts = {**built._asdict(), "network": built.model.network, "parametrization": built.model.parametrization}
     if group in assembly.GROUPS:

@@ -9,9 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from sdegen.datasets import Checkerboard, Circles, Dataset, File, Mixture, Moons, Pinwheel, Smile, SwissRoll
+from sdegen.datasets import Checkerboard, Circles, Dataset, File, Mixture, Moons, Pinwheel, Smile, SwissRoll, base
+from sdegen.datasets.base import standard_units
 from sdegen.datasets.file import read
 from sdegen.rng import generator
+
+
+class Named(Dataset):
+    """The base class with nothing added."""
+
+    def draw(self, n: int, source: torch.Generator) -> None:
+        return None
+
 
 PLANAR = [Moons, Circles, SwissRoll, Checkerboard, Pinwheel]
 
@@ -104,6 +113,12 @@ def test_pinwheel_has_five_like_arms() -> None:
     assert abs((z**5).mean()) > 20 * float((z**5).abs().square().mean()) ** 0.5 / math.sqrt(len(z))
 
 
+def test_vectors_are_float64_and_labels_need_no_held_out_part() -> None:
+    dataset = Named(torch.tensor([[0.1], [0.3], [0.2]]), y=torch.tensor([0, 1, 0]), classes=2)
+    assert dataset.x.dtype == torch.float64
+    assert (dataset.classes, dataset.held_out, dataset.held_out_y, dataset.mapped) == (2, None, None, False)
+
+
 def test_units_standardise_and_come_back() -> None:
     dataset = Mixture(0, means=((100.0, -7.0), (104.0, -7.5)), variances=(1.0, 0.1))
     encoded = dataset.units.encode(dataset.x)
@@ -126,6 +141,92 @@ def test_constant_coordinates_and_images_have_sound_units(tmp_path: Path) -> Non
     assert float(dataset.units.encode(dataset.x).std(correction=0)) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float16, np.float32])
+def test_images_keep_their_type_and_their_values(tmp_path: Path, dtype: type) -> None:
+    images = np.random.default_rng(0).integers(0, 100, (20, 2, 3, 3)).astype(dtype)
+    np.save(tmp_path / "a.npy", images)
+    np.save(tmp_path / "b.npy", images.astype(np.float64))
+    np.save(tmp_path / "c.npy", images.astype(images.dtype.newbyteorder(">")))
+    own, double, swapped = (File(7, str(tmp_path / f"{name}.npy")) for name in "abc")
+    assert own.x.numpy().dtype == dtype
+    assert double.x.dtype == torch.float64
+    for dataset in (own, swapped):
+        assert torch.equal(dataset.x.double(), double.x)
+        assert torch.equal(dataset.units.encode(dataset.x), double.units.encode(double.x))
+
+
+@pytest.mark.parametrize("shape", [(1000, 5), (500, 2, 3, 3)])
+def test_statistics_in_chunks_are_those_of_the_whole(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data whose mean drifts, so that the means of the chunks differ from one another and from the mean."""
+    x = np.random.default_rng(0).normal(size=shape) + np.arange(shape[0]).reshape(-1, *[1] * (len(shape) - 1))
+    axes = 0 if len(shape) == 2 else None
+    whole = standard_units(torch.from_numpy(x))
+    monkeypatch.setattr(base, "CHUNK", 997)
+    assert len(base.chunks(torch.from_numpy(x))) > 5
+    for units in (whole, standard_units(torch.from_numpy(x))):
+        np.testing.assert_allclose(units.shift, np.broadcast_to(x.mean(axes), shape[1:]), rtol=1e-12)
+        np.testing.assert_allclose(units.scale, np.broadcast_to(x.std(axes), shape[1:]), rtol=1e-12)
+
+
+def test_one_value_in_a_late_chunk_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "CHUNK", 100)
+    images = np.zeros((90, 1, 4, 4), dtype=np.float32)
+    images[77, 0, 3, 1] = 17
+    np.save(tmp_path / "a.npy", images)
+    with pytest.raises(ValueError, match="levels=17: .* and there is 17: rescale"):
+        File(0, str(tmp_path / "a.npy"), levels=17)
+    images[77, 0, 3, 1] = np.inf
+    np.save(tmp_path / "a.npy", images)
+    with pytest.raises(ValueError, match="1 of 90 points hold NaN or infinity, the first is number 78"):
+        File(0, str(tmp_path / "a.npy"))
+
+
+@pytest.mark.parametrize(("dtype", "value"), [(np.uint8, 255), (np.int8, -1), (np.int16, 256)])
+def test_levels_of_bytes_are_checked_where_bytes_have_more(tmp_path: Path, dtype: type, value: int) -> None:
+    images = np.zeros((5, 1, 2, 2), dtype=dtype)
+    images[3, 0, 1, 1] = value
+    np.save(tmp_path / "a.npy", images)
+    levels = 256 if value != 255 else 255
+    with pytest.raises(ValueError, match=f"levels={levels}: .* and there is {value}: rescale"):
+        File(0, str(tmp_path / "a.npy"), levels=levels)
+    if value == 255:
+        assert File(0, str(tmp_path / "a.npy"), levels=256).levels == 256
+
+
+def test_large_images_stay_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written to the file after it was opened is seen: nothing was copied. The split is by place."""
+    images = np.random.default_rng(0).integers(0, 250, (50, 1, 4, 4)).astype(np.uint8)
+    path = tmp_path / "a.npy"
+    np.save(path, images)
+    assert not File(0, str(path)).mapped
+    monkeypatch.setattr(File, "MAPPED", path.stat().st_size - 1)
+    dataset = File(0, str(path), levels=256, dequantize=True)
+    assert (dataset.mapped, dataset.dequantize, dataset.levels) == (True, True, 256)
+    np.testing.assert_array_equal(dataset.x, images[:40])
+    np.testing.assert_array_equal(dataset.held_out, images[40:])
+    np.testing.assert_allclose(dataset.units.scale, np.full((1, 4, 4), images[:40].std()))
+    np.load(path, mmap_mode="r+")[[5, 45]] = 255
+    assert dataset.held_out is not None
+    assert bool((dataset.x[torch.tensor([5])] == 255).all() and (dataset.held_out[5] == 255).all())
+    assert torch.equal(dataset.x[6], torch.from_numpy(images[6]))
+
+
+def test_large_files_of_other_kinds_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(File, "MAPPED", 1)
+    points = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    np.save(tmp_path / "a.npy", points)
+    dataset = File(0, str(tmp_path / "a.npy"))
+    assert dataset.held_out is not None
+    assert (dataset.mapped, dataset.x.dtype) == (False, torch.float64)
+    both = torch.cat([dataset.x, dataset.held_out]).numpy()
+    np.testing.assert_array_equal(np.sort(both, axis=0), np.sort(points.astype(np.float64), axis=0))
+    np.savez(tmp_path / "a.npz", np.zeros((20, 1, 2, 2), dtype=np.uint8))
+    assert not File(0, str(tmp_path / "a.npz"), standardize=False).mapped
+    np.save(tmp_path / "b.npy", np.zeros((20, 1, 2, 2), dtype=">f4"))
+    with pytest.raises(ValueError, match="so large a file of >f4 cannot be read: save it as uint8 or float32"):
+        File(0, str(tmp_path / "b.npy"))
+
+
 def test_file_is_split_once_and_for_all(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.arange(100.0))
     dataset = File(0, str(tmp_path / "a.npy"), held_out=0.2)
@@ -143,7 +244,45 @@ def test_three_formats_hold_the_same_points(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("left, right\n1,2.5\n\n3,-4e-3\n0,7\n")
     (tmp_path / "b.csv").write_text("1,2.5\r\n3,-0.004\r\n0,7\r\n")
     for name in ("a.npy", "a.npz", "b.npz", "a.csv", "b.csv"):
-        np.testing.assert_array_equal(read(tmp_path / name), points)
+        np.testing.assert_array_equal(read(tmp_path / name).x.numpy(), points)
+
+
+def test_labels_follow_their_points(tmp_path: Path) -> None:
+    """y is a function of x here, and the split is the one without labels."""
+    x = np.random.default_rng(0).normal(size=(90, 2))
+    x[:3, 0] = [-2, 0, 2]
+    y = np.searchsorted([-1, 1], x[:, 0]).astype(np.uint8)
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    np.save(tmp_path / "a.npy", x)
+    labelled, plain = File(3, str(tmp_path / "a.npz")), File(3, str(tmp_path / "a.npy"))
+    assert (labelled.classes, plain.classes, plain.y, plain.held_out_y) == (3, None, None, None)
+    for points, labels, same in (
+        (labelled.x, labelled.y, plain.x),
+        (labelled.held_out, labelled.held_out_y, plain.held_out),
+    ):
+        assert points is not None and labels is not None and same is not None
+        assert torch.equal(points, same)
+        assert labels.dtype == torch.int64
+        assert torch.equal(labels, (points[:, 0] > -1).long() + (points[:, 0] > 1).long())
+
+
+@pytest.mark.parametrize(
+    ("y", "words"),
+    [
+        (np.array([0, 1, 1, 0]), "y must be 3 integers, a class for each point, not int64"),
+        (np.array([[0], [1], [1]]), "y must be 3 integers"),
+        (np.array([0.0, 1.0, 1.0]), "not float64 of shape"),
+        (np.array([0, -1, 1]), "the labels of 3 classes reach from -1 to 1: number the classes from 0 to 2"),
+        (np.array([0, 1, 10**12]), "the labels of 3 classes reach from 0 to 1000000000000"),
+        (np.array([1, 2, 2]), "the labels of 2 classes reach from 1 to 2: number the classes from 0 to 1"),
+    ],
+)
+def test_bad_labels_are_told_in_one_line(tmp_path: Path, y: np.ndarray, words: str) -> None:
+    np.savez(tmp_path / "a.npz", x=np.ones((3, 2)), y=y)
+    with pytest.raises(ValueError, match=words) as error:
+        read(tmp_path / "a.npz")
+    assert str(error.value).startswith(f"path={tmp_path / 'a.npz'}: y")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +307,30 @@ def test_bad_files_are_told_in_one_line(tmp_path: Path, name: str, content: str,
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("largest", [1, 10**9], ids=["mapped", "read"])
+@pytest.mark.parametrize("name", ["a.npy", "a.npz"])
+def test_every_damaged_byte_of_a_file_is_read_or_told_in_one_line(tmp_path: Path, name: str, largest: int) -> None:
+    images = np.arange(27, dtype=np.uint8).reshape(3, 1, 3, 3)
+    np.save(tmp_path / "a.npy", images)
+    np.savez_compressed(tmp_path / "a.npz", x=images, y=np.arange(3))
+    path, told = tmp_path / name, 0
+    whole = path.read_bytes()
+    for content in (
+        *(whole[:i] + bytes([whole[i] ^ 0xFF]) + whole[i + 1 :] for i in range(len(whole))),
+        *(whole[:i] for i in range(len(whole))),
+    ):
+        path.unlink()  # What is mapped may be shorter no longer.
+        path.write_bytes(content)
+        try:
+            read(path, largest)
+        except ValueError as error:
+            assert str(error).startswith(f"path={path}: ")
+            assert "\n" not in str(error)
+            told += 1
+    assert told > len(whole)
+
+
 @pytest.mark.parametrize(
     ("array", "words"),
     [
@@ -177,6 +340,7 @@ def test_bad_files_are_told_in_one_line(tmp_path: Path, name: str, content: str,
         (np.ones((3, 2, 2)), r"neither \(N,\), \(N, d\) nor \(N, C, H, W\)"),
         (np.ones((3, 0)), "neither"),
         (np.array([[1.0], [np.inf], [2.0]]), "NaN or infinity"),
+        (np.full((3, 1, 1, 1), np.nan, dtype=np.float16), "3 of 3 points hold NaN or infinity"),
     ],
 )
 def test_bad_arrays_are_told_in_one_line(tmp_path: Path, array: np.ndarray, words: str) -> None:
@@ -196,6 +360,16 @@ def test_bad_arrays_are_told_in_one_line(tmp_path: Path, array: np.ndarray, word
         (lambda: Mixture(0, weights=(1.0,)), "one weight, mean and covariance for each component, not 1, 2 and 2"),
         (lambda: File(0, "nowhere.csv"), "path=nowhere.csv: no such file"),
         (lambda: File(0, "x.csv", held_out=1.0), "held_out=1 must lie between 0 and 1"),
+        (lambda: Named(torch.ones(3, 1), y=torch.tensor([0, 1, 2]), classes=2), "y must be labels from 0 to"),
+        (lambda: Named(torch.ones(3, 1), y=torch.tensor([0, 1, -1]), classes=2), "y must be labels from 0 to"),
+        (lambda: Named(torch.ones(3, 1), y=torch.tensor([0, 1]), classes=2), "y must be a label for each point"),
+        (lambda: Named(torch.ones(3, 1), y=torch.tensor([0, 1, 1])), "classes=None"),
+        (lambda: Named(torch.ones(3, 1), classes=2), "y must be a label for each point"),
+        (
+            lambda: Named(torch.ones(3, 1), torch.ones(2, 1), y=torch.tensor([0, 1, 1]), classes=2),
+            "y must be a label for each point",
+        ),
+        (lambda: Named(torch.ones(3, 1), dequantize=True), "dequantize=true needs quantised values"),
     ],
 )
 def test_values_out_of_range_are_refused(build, words: str) -> None:  # noqa: ANN001

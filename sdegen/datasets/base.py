@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
@@ -10,6 +11,10 @@ import torch
 from torch import Tensor
 
 from sdegen.mixture import GaussianMixture
+from sdegen.rng import generator
+
+CHUNK = 2**24
+"""Numbers that are looked at together in data that may be larger than memory."""
 
 
 class Units(NamedTuple):
@@ -20,6 +25,12 @@ class Units(NamedTuple):
 
     shift: Tensor
     scale: Tensor
+
+    @classmethod
+    def of_levels(cls, levels: int, shape: tuple[int, ...]) -> Units:
+        """The units in which the values 0 to ``levels - 1`` reach from -1 to 1."""
+        half = torch.full(shape, (levels - 1) / 2, dtype=torch.float64)
+        return cls(half, half.clone())
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -36,7 +47,10 @@ class Units(NamedTuple):
 
 
 class Dataset(ABC):
-    """Training points in the user's units, and what is known of their law.
+    r"""Training points in the user's units, and what is known of their law.
+
+    Vectors are float64. Images stay in the type they are read in, bytes as bytes, and become float64 where
+    :meth:`Units.encode` meets them, batch by batch.
 
     Args:
         x: training points, ``(N, *)``.
@@ -45,6 +59,15 @@ class Dataset(ABC):
         standardize: centre and scale the points for the network, by coordinate for vectors, as a whole for images.
         levels: where the points are quantised, the number of values that an entry can take: 0 to ``levels - 1``. It
             makes the likelihood one of dequantised points, and changes nothing else.
+        units: the network's units, where they are not those of ``standardize``.
+        y: the class of each training point, ``(N,)`` integers from 0; None where there are no classes.
+        held_out_y: the class of each point kept from training.
+        classes: the number of classes, where there are labels.
+        dequantize: train on the points plus :math:`U(-\tfrac12, \tfrac12)`, fresh at every step, in the user's units.
+        mapped: the points stay on the disk, and batches are copied from there.
+
+    Raises:
+        ValueError: values, labels and levels that do not fit each other.
     """
 
     def __init__(
@@ -54,19 +77,29 @@ class Dataset(ABC):
         law: GaussianMixture | None = None,
         standardize: bool = True,
         levels: int | None = None,
+        *,
+        units: Units | None = None,
+        y: Tensor | None = None,
+        held_out_y: Tensor | None = None,
+        classes: int | None = None,
+        dequantize: bool = False,
+        mapped: bool = False,
     ) -> None:
-        self.x, self.held_out, self.law, self.levels = x.double(), held_out, law, levels
-        if levels is not None:
-            check_levels(levels, self.x if held_out is None else torch.cat([self.x, held_out.double()]))
-        shape = self.x.shape[1:]
-        shift, scale = torch.zeros(shape, dtype=torch.float64), torch.ones(shape, dtype=torch.float64)
-        if standardize:
-            axes = 0 if len(shape) == 1 else tuple(range(self.x.ndim))
-            shift = self.x.mean(axes).expand(shape).clone()
-            deviation = self.x.std(axes, correction=0).expand(shape).clone()
-            # A coordinate that never changes has no scale of its own.
-            scale = torch.where(deviation > 0, deviation, 1.0)
-        self.units = Units(shift, scale)
+        self.x, self.held_out, self.law, self.levels = x.double() if x.ndim == 2 else x, held_out, law, levels
+        self.y, self.held_out_y, self.classes = y, held_out_y, classes
+        self.dequantize, self.mapped = dequantize, mapped
+        for points, labels in ((self.x, y), (held_out, held_out_y)):
+            if points is None:
+                continue
+            if levels is not None:
+                check_levels(levels, points)
+            if labels is not None or classes is not None:
+                check_labels(classes, points, labels)
+        if dequantize and levels is None:
+            raise ValueError("dequantize=true needs quantised values: say how many values there are by levels=")
+        if units is None:
+            units = standard_units(self.x) if standardize else plain_units(self.x)
+        self.units = units
 
     @property
     def encoded_law(self) -> GaussianMixture | None:
@@ -86,16 +119,90 @@ class Dataset(ABC):
         return None
 
 
+def plain_units(x: Tensor) -> Units:
+    """The user's own units, of points ``(N, *)``."""
+    return Units(*(fill(x.shape[1:], dtype=torch.float64) for fill in (torch.zeros, torch.ones)))
+
+
+def standard_units(x: Tensor) -> Units:
+    """The units in which points ``(N, *)`` have mean 0 and deviation 1: by coordinate for vectors, else as a whole.
+
+    The mean square of all is that within the chunks plus that of the chunks' means.
+    """
+    shape = x.shape[1:]
+    axes = 0 if len(shape) == 1 else tuple(range(x.ndim))
+    parts = [(len(part) / len(x), part.mean(axes), part.std(axes, correction=0)) for part in map(_double, chunks(x))]
+    shift = torch.stack([weight * mean for weight, mean, _ in parts]).sum(0)
+    deviation = torch.stack([weight * (std**2 + (mean - shift) ** 2) for weight, mean, std in parts]).sum(0).sqrt()
+    # A coordinate that never changes has no scale of its own.
+    scale = torch.where(deviation > 0, deviation, 1.0)
+    return Units(shift.expand(shape).clone(), scale.expand(shape).clone())
+
+
+def chunks(x: Tensor) -> tuple[Tensor, ...]:
+    """Points ``(N, *)`` in pieces of at most :data:`CHUNK` numbers, a point at least."""
+    return x.split(max(1, CHUNK // max(1, math.prod(x.shape[1:]))))
+
+
 def check_levels(levels: int, x: Tensor) -> None:
     """ValueError where the points are not whole numbers from 0 to ``levels - 1``."""
     if levels < 2:
         raise ValueError(f"levels={levels} must be at least 2")
-    foreign = x[(x != x.round()) | (x < 0) | (x > levels - 1)]
-    if len(foreign):
+    if not x.is_floating_point() and torch.iinfo(x.dtype).min == 0 and torch.iinfo(x.dtype).max < levels:
+        return  # Bytes have 256 levels, and there may be many of them.
+    for part in map(_double, chunks(x)):
+        foreign = part[(part != part.round()) | (part < 0) | (part > levels - 1)]
+        if len(foreign):
+            raise ValueError(
+                f"levels={levels}: the values must be whole numbers from 0 to {levels - 1}, and there is "
+                f"{float(foreign[0]):g}: rescale them, or leave levels=null"
+            )
+
+
+def check_labels(classes: int | None, x: Tensor, y: Tensor | None) -> None:
+    """ValueError where not each point has one of the classes."""
+    if y is None or y.shape != x.shape[:1]:
+        raise ValueError("y must be a label for each point")
+    if classes is None or int(y.min()) < 0 or int(y.max()) >= classes:
+        raise ValueError(f"y must be labels from 0 to classes - 1, and classes={classes}")
+
+
+def count_classes(y: Tensor) -> int:
+    """The number of classes of labels ``(N,)``; ValueError where they are not numbered from 0 without gaps."""
+    found = y.unique()
+    if not torch.equal(found, torch.arange(len(found))):
         raise ValueError(
-            f"levels={levels}: the values must be whole numbers from 0 to {levels - 1}, and there is "
-            f"{float(foreign[0]):g}: rescale them, or leave levels=null"
+            f"the labels of {len(found)} classes reach from {int(found[0])} to {int(found[-1])}: number the classes "
+            f"from 0 to {len(found) - 1}"
         )
+    return len(found)
+
+
+def split(y: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Which points to train on, and which to keep: of every class its share, within one point.
+
+    The split is that of the data, whatever the run's seed: what one network never saw, another never saw.
+
+    Args:
+        y: the classes, ``(N,)``.
+        share: of each class to keep.
+
+    Returns:
+        The indices of both, ascending.
+    """
+    source, kept = generator("cpu", 0, "split"), torch.zeros(len(y), dtype=torch.bool)
+    for label in y.unique():
+        members = torch.nonzero(y == label).flatten()
+        order = torch.randperm(len(members), generator=source)
+        kept[members[order[: min(round(share * len(members)), len(members) - 1)]]] = True
+    return torch.nonzero(~kept).flatten(), torch.nonzero(kept).flatten()
+
+
+def check_share(held_out: float) -> float:
+    """``held_out``, or ValueError where it is no share."""
+    if not 0 < held_out < 1:
+        raise ValueError(f"held_out={held_out:g} must lie between 0 and 1: try held_out=0.2")
+    return held_out
 
 
 def numpy_source(source: torch.Generator) -> np.random.Generator:
@@ -108,3 +215,7 @@ def check_size(size: int) -> int:
     if size < 2:
         raise ValueError(f"size={size} must be at least 2")
     return size
+
+
+def _double(x: Tensor) -> Tensor:
+    return x.double()

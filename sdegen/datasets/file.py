@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import csv
+import logging
+import math
 import re
-import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sdegen.datasets.base import Dataset
+from sdegen.datasets.base import Dataset, check_share, chunks, count_classes
 from sdegen.rng import generator
+
+log = logging.getLogger(__name__)
 
 
 class File(Dataset):
     """Points ``(N,)`` or ``(N, d)``, or images ``(N, C, H, W)``, from a ``.npy``, ``.npz`` or ``.csv`` file.
 
-    A ``.csv`` may begin with a line of names. An ``.npz`` holds one array, or one named ``x``.
+    A ``.csv`` may begin with a line of names. An ``.npz`` holds one array, or one named ``x``, and beside that one
+    named ``y``, if the points have classes: N integers from 0.
+
+    Images in a ``.npy`` file larger than :attr:`MAPPED` stay on the disk. The held-out part is then the end of the
+    file, and else a random one.
 
     Args:
         seed: supplied by the experiment.
@@ -26,64 +34,145 @@ class File(Dataset):
         held_out: share of the points kept from training, for measuring; between 0 and 1.
         standardize: see :class:`Dataset`; samples are given back in the units of the file.
         levels: for quantised values, such as those of images, their number; see :class:`Dataset`.
+        dequantize: see :class:`Dataset`.
     """
 
+    MAPPED = 256 * 2**20
+    """Bytes."""
+
     def __init__(
-        self, seed: int, path: str, held_out: float = 0.2, standardize: bool = True, levels: int | None = None
+        self,
+        seed: int,
+        path: str,
+        held_out: float = 0.2,
+        standardize: bool = True,
+        levels: int | None = None,
+        dequantize: bool = False,
     ) -> None:
-        if not 0 < held_out < 1:
-            raise ValueError(f"held_out={held_out:g} must lie between 0 and 1: try held_out=0.2")
-        values = read(Path(path))
-        order = torch.randperm(len(values), generator=generator("cpu", seed, "data"))
-        kept = min(max(1, round(held_out * len(values))), len(values) - 2)
-        x = torch.from_numpy(values)[order]
-        super().__init__(x[kept:], x[:kept], standardize=standardize, levels=levels)
+        check_share(held_out)
+        x, y, mapped = read(Path(path), self.MAPPED)
+        kept = min(max(1, round(held_out * len(x))), len(x) - 2)
+        order = torch.randperm(len(x), generator=generator("cpu", seed, "data"))
+        if mapped:
+            # Any other choice would have to copy them.
+            log.info("%s stays on the disk; its last %d images are held out: if it is sorted, shuffle it", path, kept)
+            train, test = x[:-kept], x[-kept:]
+        else:
+            train, test = x[order[kept:]], x[order[:kept]]
+        super().__init__(
+            train,
+            test,
+            standardize=standardize,
+            levels=levels,
+            y=None if y is None else y[order[kept:]],
+            held_out_y=None if y is None else y[order[:kept]],
+            classes=None if y is None else count_classes(y),
+            dequantize=dequantize,
+            mapped=mapped,
+        )
 
     def draw(self, n: int, source: torch.Generator) -> Tensor | None:
         return None
 
 
-def read(path: Path) -> np.ndarray:
-    """The points of a file, float64, ``(N, d)`` or ``(N, C, H, W)``; ValueError says what is wrong with it."""
+class Contents(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        x: the points, ``(N, d)`` float64 or ``(N, C, H, W)``, in their own type where that is a shorter one.
+        y: their classes, ``(N,)`` int64, where it has any.
+        mapped: whether the points are still on the disk.
+    """
+
+    x: Tensor
+    y: Tensor | None
+    mapped: bool
+
+
+def read(path: Path, largest: float = math.inf) -> Contents:
+    """The points of a file; ValueError says what is wrong with it.
+
+    Args:
+        path: the file.
+        largest: bytes of a ``.npy`` file from which on its images stay on the disk.
+    """
     if not path.is_file():
         raise ValueError(f"path={path}: {'is a folder, not a' if path.is_dir() else 'no such'} file")
     readers = {".npy": _read_npy, ".npz": _read_npy, ".csv": _read_csv}
     if path.suffix.lower() not in readers:
         raise ValueError(f"path={path}: must end in .npy, .npz or .csv")
-    values = readers[path.suffix.lower()](path)
+    values, labels = readers[path.suffix.lower()](path, path.stat().st_size > largest)
     if not (np.issubdtype(values.dtype, np.number) and np.isrealobj(values)):
         raise ValueError(f"path={path}: holds {values.dtype}, not real numbers")
-    values = np.ascontiguousarray(values, dtype=np.float64)
     if values.ndim == 1:
         values = values[:, None]
     if values.ndim not in (2, 4) or 0 in values.shape[1:]:
         raise ValueError(f"path={path}: shape {values.shape} is neither (N,), (N, d) nor (N, C, H, W)")
     if len(values) < 3:
         raise ValueError(f"path={path}: holds {len(values)} points, and training needs at least 3")
-    bad = np.nonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))[0]
+    mapped = values.ndim == 4 and isinstance(values, np.memmap)
+    x = _tensor(path, values, mapped)
+    if x.is_floating_point():
+        _check_finite(path, x)
+    return Contents(x, None if labels is None else _classes(path, labels, len(x)), mapped)
+
+
+def _tensor(path: Path, values: np.ndarray, mapped: bool) -> Tensor:
+    """The points as :class:`Contents` has them."""
+    if values.ndim == 4 and (mapped or values.itemsize < 8):
+        try:
+            return torch.from_numpy(values)
+        except (TypeError, ValueError):
+            # Numbers that torch has no type for, such as those of another byte order, need a copy.
+            if mapped:
+                raise ValueError(
+                    f"path={path}: so large a file of {values.dtype.str} cannot be read: save it as uint8 or float32"
+                ) from None
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64))
+
+
+def _check_finite(path: Path, x: Tensor) -> None:
+    good = torch.cat([part.flatten(1).isfinite().all(1) for part in chunks(x)])
+    bad = torch.nonzero(~good).flatten()
     if len(bad):
         raise ValueError(
-            f"path={path}: {len(bad)} of {len(values)} points hold NaN or infinity, the first is number {bad[0] + 1}: "
+            f"path={path}: {len(bad)} of {len(x)} points hold NaN or infinity, the first is number {int(bad[0]) + 1}: "
             f"remove or fill them"
         )
-    return values
 
 
-def _read_npy(path: Path) -> np.ndarray:
+def _classes(path: Path, labels: np.ndarray, count: int) -> Tensor:
+    """Labels as ``(count,)`` int64."""
+    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (count,):
+        raise ValueError(
+            f"path={path}: y must be {count} integers, a class for each point, not {labels.dtype} of shape "
+            f"{labels.shape}: give it another name if it is something else"
+        )
+    y = torch.from_numpy(labels.astype(np.int64))
     try:
-        loaded = np.load(path, allow_pickle=False)
+        count_classes(y)
+    except ValueError as error:
+        raise ValueError(f"path={path}: y: {error}") from None
+    return y
+
+
+def _read_npy(path: Path, large: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """The points, on the disk still if they are large, and the labels."""
+    try:
+        # Pages of a copy on write may be written, as torch wants it, and never are.
+        loaded = np.load(path, mmap_mode="c" if large else None, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
-            return loaded
+            return loaded, None
         with loaded:
             name = "x" if "x" in loaded.files else loaded.files[0] if len(loaded.files) == 1 else None
             if name is None:
                 raise ValueError(f"holds the arrays {', '.join(loaded.files) or '(none)'}: name one of them x")
-            return loaded[name]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            return loaded[name], loaded["y"] if name == "x" and "y" in loaded.files else None
+    except Exception as error:  # NumPy and zipfile raise nearly anything on damaged files.
         raise ValueError(f"path={path}: not a readable array file: {error}") from None
 
 
-def _read_csv(path: Path) -> np.ndarray:
+def _read_csv(path: Path, large: bool) -> tuple[np.ndarray, None]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as lines:
             rows = [(number, row) for number, row in enumerate(csv.reader(lines), start=1) if any(map(str.strip, row))]
@@ -101,7 +190,7 @@ def _read_csv(path: Path) -> np.ndarray:
             if not _is_number(value):
                 hint = "; separate values by commas" if any(map(_is_number, re.split(r"[;\t ]", value))) else ""
                 raise ValueError(f"path={path}: line {number}: {value.strip()!r} is not a number{hint}")
-    return np.array([[float(value) for value in row] for _, row in rows])
+    return np.array([[float(value) for value in row] for _, row in rows]), None
 
 
 def _is_number(text: str) -> bool:

@@ -1,0 +1,144 @@
+"""A folder of PNG and JPEG files."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdegen.datasets.base import Dataset, Units, check_share, split
+
+
+class Folder(Dataset):
+    """Images of 256 levels, ``(N, C, H, W)``, from PNG and JPEG files of one size; sub-folders are classes.
+
+    With sub-folders, the images of the first in sorted order are class 0, and so on; without, there are no classes.
+    Hidden files are passed over; any other file must be an image. All are read into memory as they are stored, whatever
+    a camera noted of its orientation. The network meets x/127.5 - 1, from -1 to 1.
+
+    Args:
+        path: the folder.
+        colour: what the images are turned into.
+        held_out: share of the images kept from training, of each class; the same for every seed.
+        dequantize: see :class:`Dataset`.
+    """
+
+    LEVELS = 256
+
+    def __init__(
+        self,
+        path: str,
+        colour: Literal["rgb", "grey"] = "rgb",
+        held_out: float = 0.2,
+        dequantize: bool = True,
+    ) -> None:
+        check_share(held_out)
+        groups = _groups(Path(path))
+        classes = len(groups) if len(groups) > 1 or groups[0][0].parent != Path(path) else None
+        files = [file for group in groups for file in group]
+        labels = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(group) for group in groups]))
+        train, kept = split(labels, held_out)
+        if len(train) < 2 or not len(kept):
+            raise ValueError(
+                f"held_out={held_out:g}: of {len(files)} images in {len(groups)} classes, {len(train)} are left to "
+                f"train on and {len(kept)} to measure by: give more images, or another share"
+            )
+        x = _images(files, {"rgb": "RGB", "grey": "L"}[colour])
+        y = None if classes is None else labels
+        super().__init__(
+            x[train],
+            x[kept],
+            levels=self.LEVELS,
+            units=Units.of_levels(self.LEVELS, tuple(x.shape[1:])),
+            y=None if y is None else y[train],
+            held_out_y=None if y is None else y[kept],
+            classes=classes,
+            dequantize=dequantize,
+        )
+
+    def draw(self, n: int, source: torch.Generator) -> Tensor | None:
+        return None
+
+
+def _groups(folder: Path) -> list[list[Path]]:
+    """The files of each class, sorted; of the folder itself where it has no sub-folders."""
+    if not folder.is_dir():
+        raise ValueError(f"path={folder}: {'is a file, not a' if folder.is_file() else 'no such'} folder")
+    inside = _listed(folder)
+    folders = [path for path in inside if path.is_dir()]
+    for path in inside:
+        if folders and path not in folders:
+            raise ValueError(f"path={path}: lies beside folders of classes: move it into one of them, or away")
+    groups = [_listed(path) for path in folders] or [inside]
+    for path, group in zip(folders or [folder], groups, strict=True):
+        if not group:
+            raise ValueError(f"path={path}: holds no image: put some there, or remove the folder")
+        for file in group:
+            if file.is_dir():
+                raise ValueError(f"path={file}: a folder in the folder of a class: move its images up")
+    return groups
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise ValueError(f"path={folder}: cannot be read: {error.strerror}") from None
+
+
+def _images(files: list[Path], mode: str) -> Tensor:
+    """Files as ``(N, C, H, W)`` bytes of a mode of Pillow's; all headers are looked at before anything is decoded."""
+    sizes = [_size(file) for file in files]
+    for file, size in zip(files, sizes, strict=True):
+        if size != sizes[0]:
+            raise ValueError(
+                f"path={file}: is {size[0]} × {size[1]} pixels and {files[0].name} {sizes[0][0]} × {sizes[0][1]}: "
+                f"bring all to one size, as by mogrify -resize 32x32! {file.parent}/*"
+            )
+    width, height = sizes[0]
+    x = np.empty((len(files), len(mode), height, width), dtype=np.uint8)
+    for row, file in zip(x, files, strict=True):
+        row[...] = np.moveaxis(_pixels(file, mode).reshape(height, width, len(mode)), 2, 0)
+    return torch.from_numpy(x)
+
+
+def _size(file: Path) -> tuple[int, int]:
+    """Width and height by the header; ValueError where it is none, or absurd, or of pixels that are no bytes."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file, formats=("PNG", "JPEG")) as image:
+                size, mode = image.size, image.mode
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise ValueError(f"path={file}: claims to have too many pixels to be decoded: remove or shrink it") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"path={file}: is no PNG or JPEG image: remove or convert it") from None
+    except Exception as error:  # Pillow raises nearly anything on damaged files.
+        raise ValueError(f"path={file}: cannot be read: {error}") from None
+    if mode.startswith(("I", "F")):
+        raise ValueError(f"path={file}: has more than 8 bits a pixel: convert it, as by mogrify -depth 8")
+    return size
+
+
+def _pixels(file: Path, mode: str) -> np.ndarray:
+    """The decoded image, ``(H, W)`` or ``(H, W, C)``."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(file, formats=("PNG", "JPEG")) as image:
+                opaque = not image.has_transparency_data or np.asarray(image.convert("RGBA"))[..., 3].min() == 255
+                pixels = np.asarray(image.convert(mode))
+    except Exception as error:  # As above.
+        raise ValueError(f"path={file}: is damaged: remove it, or copy it again ({error})") from None
+    if not opaque:
+        raise ValueError(f"path={file}: is transparent in places: flatten it, as by mogrify -background white -flatten")
+    return pixels

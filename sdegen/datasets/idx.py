@@ -1,0 +1,140 @@
+"""Images in the IDX format: MNIST and its kin."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import math
+import os
+import zlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sdegen.datasets.base import Dataset, Units, check_size, count_classes
+
+FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
+"""Where Debian's package puts it."""
+BYTES = 8
+"""The format's name for numbers of one byte without a sign."""
+DENSEST = 1032
+"""No byte of a deflate stream stands for more bytes than this."""
+BLOCK = 2**24
+
+
+class IDX(Dataset):
+    """Grey images of 256 levels, 1 × H × W, and their classes, from a folder of four files in the IDX format.
+
+    They are ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte`` and the same with ``t10k`` for the images held
+    out, each plain or with ``.gz``. The network meets x/127.5 - 1, from -1 to 1.
+
+    Reference: Xiao, Rasul and Vollgraf (2017), Fashion-MNIST, https://arxiv.org/abs/1708.07747
+
+    Args:
+        path: the folder.
+        size: train on the first so many images; None: on all.
+        dequantize: see :class:`Dataset`.
+    """
+
+    LEVELS = 256
+
+    def __init__(self, path: str = FASHION_MNIST, size: int | None = None, dequantize: bool = True) -> None:
+        folder = Path(path)
+        if not folder.is_dir():
+            raise ValueError(
+                f"path={path}: no such folder: apt install dataset-fashion-mnist, or give dataset.path= of a folder "
+                f"of IDX files"
+            )
+        (x, y), (held_out, held_out_y) = _pair(folder, "train"), _pair(folder, "t10k")
+        if held_out.shape[1:] != x.shape[1:]:
+            sizes = [" × ".join(map(str, images.shape[2:])) for images in (x, held_out)]
+            raise ValueError(f"path={path}: the train images are {sizes[0]} and the t10k images {sizes[1]}")
+        try:
+            classes = count_classes(torch.cat([y, held_out_y]))
+        except ValueError as error:
+            raise ValueError(f"path={path}: {error}") from None
+        if size is not None and check_size(size) > len(x):
+            raise ValueError(f"size={size}: there are {len(x)} images to train on: give no more, or leave size=null")
+        super().__init__(
+            x[:size],
+            held_out,
+            levels=self.LEVELS,
+            units=Units.of_levels(self.LEVELS, tuple(x.shape[1:])),
+            y=y[:size],
+            held_out_y=held_out_y,
+            classes=classes,
+            dequantize=dequantize,
+        )
+
+    def draw(self, n: int, source: torch.Generator) -> Tensor | None:
+        return None
+
+
+def read_idx(path: Path, dimensions: int) -> Tensor:
+    """The array of bytes of an IDX file, uint8; ValueError says what is wrong with it.
+
+    A header that promises more than the file can hold is refused before anything is allocated.
+
+    Args:
+        path: the file, plain or ``.gz``.
+        dimensions: that the array must have.
+    """
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            shape = _shape(file, dimensions)
+            promised, size = math.prod(shape), os.path.getsize(path)
+            if promised > size * (DENSEST if path.suffix == ".gz" else 1):
+                raise ValueError(f"promises {_words(shape)} bytes, more than a file of {size} bytes holds")
+            if not promised:
+                raise ValueError(f"holds {_words(shape)} bytes: nothing to learn from")
+            values = _read(file, promised + 1)
+        if len(values) != promised:
+            found = "more" if len(values) > promised else f"only {len(values)}"
+            raise ValueError(f"promises {_words(shape)} bytes, and there are {found}: copy the file again")
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"path={path}: not a sound IDX file: {error}") from None
+    return torch.frombuffer(values, dtype=torch.uint8).view(shape)
+
+
+def _pair(folder: Path, part: str) -> tuple[Tensor, Tensor]:
+    """Images ``(N, 1, H, W)`` and labels ``(N,)`` int64."""
+    files = [_found(folder, f"{part}-{name}-ubyte") for name in ("images-idx3", "labels-idx1")]
+    x, y = (read_idx(path, dimensions) for path, dimensions in zip(files, (3, 1), strict=True))
+    if len(x) != len(y):
+        raise ValueError(f"path={files[1]}: holds {len(y)} labels, and {files[0].name} {len(x)} images")
+    return x[:, None], y.long()
+
+
+def _found(folder: Path, name: str) -> Path:
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    raise ValueError(f"path={folder}: has neither a file {name} nor {name}.gz")
+
+
+def _shape(file: io.BufferedIOBase, dimensions: int) -> tuple[int, ...]:
+    """Two bytes of zero, the type of the numbers, the number of dimensions, and each of them in four bytes."""
+    head = bytes(_read(file, 4))
+    if head[:2] != b"\0\0" or len(head) < 4:
+        raise ValueError(f"begins with {head.hex(' ') or 'nothing'}, not 00 00 08 {dimensions:02x}")
+    if head[2] != BYTES:
+        raise ValueError(f"holds numbers of type {head[2]}, and only bytes are read, type {BYTES}")
+    if head[3] != dimensions:
+        raise ValueError(f"has {head[3]} dimensions where there must be {dimensions}")
+    sizes = bytes(_read(file, 4 * dimensions))
+    if len(sizes) < 4 * dimensions:
+        raise ValueError("ends within its header")
+    return tuple(int.from_bytes(sizes[i : i + 4], "big") for i in range(0, len(sizes), 4))
+
+
+def _read(file: io.BufferedIOBase, count: int) -> bytearray:
+    """At most ``count`` bytes, of memory no more than there are."""
+    values = bytearray()
+    while len(values) < count and (block := file.read(min(BLOCK, count - len(values)))):
+        values += block
+    return values
+
+
+def _words(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape))
