@@ -48,8 +48,8 @@ class Stream:
         weighting: λ(t).
         times: draws the times.
         model: whose SDE it is.
-        cell: size of a cell of quantised data in the network's units, ``(*)``, in which they are spread uniformly, anew at
-            each step; None where they are taken as they are.
+        cell: size of a cell of quantised data in the network's units, ``(*)``, in which they are spread uniformly, anew
+            at each step; None where they are taken as they are.
     """
 
     AHEAD = 32
