@@ -71,12 +71,12 @@ def bare_loop(x, hidden: tuple[int, ...]) -> Callable[[int], None]:  # noqa: ANN
     return steps
 
 
-def our_loop(x, parts, recorder) -> Callable[[int], None]:  # noqa: ANN001
+def our_loop(parts, recorder) -> Callable[[int], None]:  # noqa: ANN001
     """The whole step: batches of the stream, clipping, averaging, loss by t-bin, TensorBoard."""
     from sdegen.stream import Stream
     from sdegen.training import Training
 
-    stream = Stream(0, x, 64, parts.objective, parts.weighting, parts.times, parts.model)
+    stream = Stream(0, parts.dataset, 64, parts.objective, parts.weighting, parts.times, parts.model)
     training = Training(parts.model, parts.objective, parts.optimizer, parts.trainer, stream, 0)
 
     def steps(n: int) -> None:
@@ -102,7 +102,7 @@ def step(rounds: int = 15, steps: int = 400) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             bare = bare_loop(x, tuple(config["network"]["hidden"]))
             recorder = Recorder(Path(folder), 0, 10**9)
-            ours = our_loop(x, parts, recorder)
+            ours = our_loop(parts, recorder)
             bare(steps), ours(steps)
             pairs = [(timed(bare, steps), timed(ours, steps)) for _ in range(rounds)]
             recorder.close()
@@ -149,8 +149,7 @@ def two_steps(name: str, grid: str, chunk: int | None) -> None:
     torch.set_num_threads(1)
     config = composed(f"experiment={name}", f"times={grid}", f"times.chunk={chunk or 1}")
     parts = build(config)
-    x = parts.dataset.units.encode(parts.dataset.x).float()
-    stream = Stream(0, x, 64, parts.objective, parts.weighting, parts.times, parts.model)
+    stream = Stream(0, parts.dataset, 64, parts.objective, parts.weighting, parts.times, parts.model)
     training = Training(parts.model, parts.objective, parts.optimizer, parts.trainer, stream, 2)
     if chunk is not None:
         for chunks in stream.steps(0, 2):

@@ -10,17 +10,27 @@ from sdegen import command
 
 def loaded(config: dict[str, Any]) -> Any:  # noqa: ANN401
     from sdegen.assembly import SAMPLE, check
+    from sdegen.output import labels
     from sdegen.run import load
 
-    config = check(config, command.NODES, SAMPLE, config["trust"])
+    groups = (*command.NODES, *(["guidance"] if config["guidance"] else []))
+    options = {key: value for key, value in config.items() if key != "guidance" or value}
+    config = {"guidance": None, **check(options, groups, SAMPLE, config["trust"])}
     nodes = {group: config[group] for group in command.NODES}
     settings = {key: config[key] for key in ("checkpoint", "weights", "device", "precision", "trust")}
-    return load(config["run"], nodes=nodes, **settings), config
+    run = load(config["run"], nodes=nodes, **settings)
+    asked = labels(run, config["guidance"], config["label"])
+    if config["guidance"]:
+        run.guide(config["guidance"], label=asked[0])
+    return run, config
 
 
 def task(config: dict[str, Any], folder: Path) -> None:
+    from sdegen import output
+
     run, config = loaded(config)
-    left = run.write(config["count"], seed=config["seed"], batch_size=config["batch_size"])
+    options = {key: config[key] for key in ("seed", "batch_size", "guidance", "label")}
+    left = output.write(run, config["count"], **options)
     print(f"results in {left.folder}")
     written.append(left.folder)
 

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from sdegen import files, schema
+from sdegen.classifier import ClassifierModel
 from sdegen.datasets import Dataset
 from sdegen.errors import UserError
+from sdegen.guidance import Guidance
 from sdegen.networks import Network
 from sdegen.objective import Objective
 from sdegen.optimizer import Optimizer
@@ -39,6 +41,9 @@ GROUPS: dict[str, type] = {
 }
 """The groups of a configuration and the class that every node of a group must be."""
 
+NODES: dict[str, type] = {**GROUPS, "guidance": Guidance}
+"""These, and those that are chosen when a run is sampled."""
+
 KERNEL = ("network", "parametrization", "objective", "weighting", "times", "sampler")
 """The groups whose classes say by ``kernel`` whether they work with an SDE that has no closed-form kernel."""
 
@@ -51,6 +56,7 @@ SAMPLE = {
     "count": int,
     "batch_size": int,
     "seed": int,
+    "label": int | Literal["all"] | None,
     "device": str,
     "precision": Literal["float32", "float64"],
     "trust": tuple[str, ...],
@@ -58,13 +64,17 @@ SAMPLE = {
 """The options of sample.yaml beside its groups."""
 METRIC = Literal["likelihood", "interpolation"]
 EVALUATE = {
-    **SAMPLE,
+    **{option: kind for option, kind in SAMPLE.items() if option != "label"},
     "metrics": METRIC | tuple[METRIC, ...],
     "probes": int,
     "rtol": float,
     "atol": float,
 }
 """The options of evaluate.yaml beside its group."""
+
+
+MEASURED = 5000
+"""Points on which an option left to ``auto`` is measured, spread evenly through the data."""
 
 
 class Faults(UserError):
@@ -77,7 +87,7 @@ class Experiment(NamedTuple):
     config: Config
     dataset: Dataset
     sde: SDE
-    model: ScoreModel
+    model: ScoreModel | ClassifierModel
     objective: Objective
     weighting: Weighting
     times: TimeSampler
@@ -101,7 +111,7 @@ def check(config: Config, groups: Sequence[str], types: Mapping[str, Any], trust
     plain = {key: value for key, value in config.items() if key not in groups}
     found = schema.option_faults(plain, types)
     for group in groups:
-        found += schema.faults(config.get(group), GROUPS[group], group, trust)
+        found += schema.faults(config.get(group), NODES[group], group, trust)
     if not re.fullmatch(r"\w[\w.+-]*", str(config.get("name", "run"))):
         found.append(f"name: {config['name']!r} names a folder: use letters, digits, _ . + and - only")
     found += [
@@ -139,18 +149,28 @@ def build(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Experiment:
         raise Faults("\n".join(found))
     classes = {"network": schema.resolve(config["network"]["_target_"], trust)}
     found += refusals(config, {group: {**plain, **classes}[group] for group in KERNEL}, trust)
-    config = {**config, "sde": measured(config["sde"], dataset.units.encode(dataset.x), trust)}
+    # What is measured is measured on so many points at most; more need not be read.
+    some = dataset.x[:: -(-len(dataset.x) // MEASURED)]
+    config = {**config, "sde": measured(config["sde"], dataset.units.encode(some), trust)}
     sde: SDE | None = part("sde")
     if sde is None:
         raise Faults("\n".join(found))
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would reseed the GPUs' generators, too.
         torch.default_generator.manual_seed(derive(config["seed"], "network"))
-        network = part("network", shape=dataset.units.shape, law=dataset.encoded_law, sde=sde)
+        supplied = {"shape": dataset.units.shape, "law": dataset.encoded_law, "classes": dataset.classes}
+        network = part("network", sde=sde, **supplied)
     objective: Objective | None = plain["objective"]
     if objective is not None and objective.differentiates and network is not None and network.rough:
         named = f"objective={choice(config['objective'])} differentiates the network twice"
         found.append(f"{named}, for which network={choice(config['network'])} has too many kinks: {network.rough}")
+    if objective is not None and network is not None and objective.classifies != network.classifies:
+        named, other = choice(config["objective"]), choice(config["network"])
+        found.append(
+            f"objective={named} trains a classifier and network={other} is none: use network=classifier_mlp"
+            if objective.classifies
+            else f"network={other} is a classifier and objective={named} trains a score: use objective=classification"
+        )
     if found:
         raise Faults("\n".join(found))
     parametrization = plain.pop("parametrization")
@@ -180,8 +200,10 @@ def choice(node: Mapping[str, Any]) -> str:
     return "-".join(files.snake_case(part["_target_"].rpartition(".")[2]) for part in parts)
 
 
-def connect(network: Network, parametrization: Parametrization, sde: SDE) -> ScoreModel:
-    """A network read as a score; an exact one's output is the score already."""
+def connect(network: Network, parametrization: Parametrization, sde: SDE) -> ScoreModel | ClassifierModel:
+    """A network read as what it is: log-probabilities of classes, or a score, as an exact one's output is already."""
+    if network.classifies:
+        return ClassifierModel(network, sde)
     return ScoreModel(network, Raw() if network.exact else parametrization, sde)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sdegen.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Checkpoint(NamedTuple):
@@ -30,6 +30,7 @@ class Checkpoint(NamedTuple):
         ema: the moving average of it, by name.
         optimizer: the optimiser's state.
         units: ``shift`` and ``scale`` of the data.
+        classes: the number of classes of the data; None where they have no labels.
         provenance: versions, commit and machine of the training.
     """
 
@@ -40,6 +41,7 @@ class Checkpoint(NamedTuple):
     ema: dict[str, Tensor]
     optimizer: dict[str, Any]
     units: dict[str, Tensor]
+    classes: int | None
     provenance: dict[str, Any]
 
 
@@ -131,8 +133,8 @@ def point_latest(run: Path) -> None:
 
 def _is_sound(content: dict[str, Any]) -> bool:
     """Whether the content has the fields of a checkpoint, in their types."""
-    types = {"config": dict, "step": int, "seconds": float, "weights": dict, "ema": dict, "optimizer": dict}
-    types |= {"units": dict, "provenance": dict}
+    types: dict[str, Any] = {"config": dict, "step": int, "seconds": float, "weights": dict, "ema": dict}
+    types |= {"optimizer": dict, "units": dict, "classes": int | None, "provenance": dict}
     if content.keys() != types.keys() or not all(isinstance(content[key], kind) for key, kind in types.items()):
         return False
     tensors = [*content["weights"].values(), *content["ema"].values()]

@@ -16,8 +16,10 @@ from sdegen import checkpoint as checkpoints
 from sdegen import files, schema
 from sdegen.assembly import Config, build
 from sdegen.checkpoint import Checkpoint
+from sdegen.classifier import ClassifierModel
 from sdegen.errors import UserError
-from sdegen.run import Run, draw, load, load_weights, on_cpu, plain
+from sdegen.run import Run, load, load_weights, on_cpu, plain
+from sdegen.sampling import draw
 from sdegen.stream import Stream
 from sdegen.training import DTYPES, Training
 
@@ -25,7 +27,7 @@ log = logging.getLogger("sdegen")
 
 COUNT = 2000
 """Samples drawn and measured at the end of a training."""
-PREVIEWED = 1000
+PREVIEWED = {"vectors": 1000, "images": 64}
 """Samples of a preview."""
 
 
@@ -50,7 +52,7 @@ def train(
         The trained run, as :func:`load` gives it.
     """
     # Late: TensorBoard and matplotlib cost seconds for which an error in the configuration need not wait.
-    from sdegen import figures, metrics
+    from sdegen import figures, metrics, output
     from sdegen.recorder import Recorder
 
     parts = build(config, trust)
@@ -60,12 +62,10 @@ def train(
     torch.set_num_threads(trainer.threads)
     dtype = DTYPES[trainer.precision]
     model = parts.model.to(trainer.device, dtype)
-    x = dataset.units.encode(dataset.x).to(trainer.device, dtype)
     trainable = any(p.requires_grad for p in model.parameters())
-    steps = trainer.total(len(x)) if trainable else 0
-    cell = (1 / dataset.units.scale).to(trainer.device, dtype) if dataset.dequantize else None
+    steps = trainer.total(len(dataset.x)) if trainable else 0
     recipe = (trainer.batch_size, parts.objective, parts.weighting, parts.times)
-    stream = Stream(config["seed"], x, *recipe, model, cell)
+    stream = Stream(config["seed"], dataset, *recipe, model, trainer.device, dtype)
     training = Training(model, parts.objective, parts.optimizer, trainer, stream, steps)
     if resume is None:
         if (folder / "checkpoints").exists():
@@ -91,14 +91,22 @@ def train(
                 ema=training.average.network.state_dict(),
                 optimizer=training.optimizer.state_dict(),
                 units=dataset.units._asdict(),
+                classes=dataset.classes,
                 provenance=provenance,
             ),
             folder / "checkpoints",
         )
 
     def preview() -> None:
+        if isinstance(training.average, ClassifierModel):
+            found, (times, curves) = output.accuracy(dataset, training.average, trainer.device, dtype)
+            held_out = next(iter(curves.values()))
+            by_t = {f"accuracy_by_t/{float(t):.1f}": float(held_out[i]) for i, t in list(enumerate(times))[::4]}
+            recorder.scalars(training.step, {**scalars(found), **by_t})
+            return
+        count = PREVIEWED["vectors" if len(dataset.units.shape) == 1 else "images"]
         samples = draw(
-            parts.sde, training.average, parts.sampler, dataset.units, PREVIEWED, device=trainer.device, dtype=dtype
+            parts.sde, training.average, parts.sampler, dataset.units, count, device=trainer.device, dtype=dtype
         )
         recorder.figure(training.step, "samples", figures.compare(dataset, dataset.units.decode(samples.x)))
         if training.step == steps:
@@ -129,13 +137,22 @@ def train(
             log.info(f"the score is exact, there is nothing to train; {where}")
             save()
         result = load(folder, device=str(trainer.device), precision=trainer.sampling_precision, trust=trust)
-        written = result.write(COUNT, seed=config["seed"])
-        recorder.scalars(steps, {f"metrics/{name}": entry["value"] for name, entry in written.metrics.items()})
+        if isinstance(result.model, ClassifierModel):
+            written = output.write_accuracy(result, result.model)
+        else:
+            written = output.write(result, COUNT, seed=config["seed"])
+        recorder.scalars(steps, scalars(written.metrics))
         cost = {"steps": training.step, "seconds": training.seconds, "peak_memory_mib": files.peak_memory_mib()}
         files.write_json(folder / "provenance.json", {**provenance, "training": cost})
-        files.copy(written.folder / "metrics.json", folder / "metrics.json")
-        files.copy(written.folder / "figures", folder / "figures")
+        files.write_json(folder / "metrics.json", written.metrics)
+        if written.folder != folder:
+            files.copy(written.folder / "figures", folder / "figures")
     return result
+
+
+def scalars(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Metrics as TensorBoard shows them."""
+    return {f"metrics/{name}": entry["value"] for name, entry in found.items()}
 
 
 def resume(folder: Path, changes: Mapping[str, Any], trust: Sequence[str] = ()) -> Run:

@@ -3,7 +3,8 @@
 An objective works in two halves, because the first needs no gradient and is done for many steps at once:
 :meth:`Objective.prepare` draws the noisy points, :meth:`Objective.loss` is the hot path.
 
-All losses here differ, in the mean, from :math:`E\\|s_\\theta - \\nabla \\log p_t\\|^2` by a constant of their own.
+The losses of a score differ, in the mean, from :math:`E\\|s_\\theta - \\nabla \\log p_t\\|^2` by a constant of
+their own.
 """
 
 from __future__ import annotations
@@ -46,10 +47,12 @@ class Objective(ABC, Generic[S, Rows]):
         kernel: empty where any SDE will do; else the words of what to use in its place where the SDE has no
             closed-form kernel.
         differentiates: whether the loss holds derivatives of the score in x, for which ReLU networks are too rough.
+        classifies: whether it trains a classifier in the place of a score.
     """
 
     kernel = ""
     differentiates = False
+    classifies = False
 
     @abstractmethod
     def prepare(self, sde: S, x0: Tensor, t: Tensor, randn_like: RandnLike) -> Rows:
@@ -147,3 +150,21 @@ class Sliced(Objective[SDE, Probed]):
         output = score(x, rows.t)
         (gradient,) = torch.autograd.grad((output * rows.probe).sum(), x, create_graph=True)
         return squared_norm(output) + 2 * (gradient * rows.probe).flatten(1).sum(1)
+
+
+class Classification(Objective[SDE, Prepared]):
+    r"""Cross entropy of a classifier of noisy data: :math:`-\log p_\theta(y \mid x_t, t)`, y the class of :math:`x_0`.
+
+    Its minimiser over functions is :math:`p_t(y \mid x)`. What takes the place of the score in :meth:`loss` is the
+    log-likelihood of each row's class, ``(x, t) -> (B,)``. Any SDE will do.
+
+    Reference: section 4 of the paper; Dhariwal & Nichol (2021), https://arxiv.org/abs/2105.05233
+    """
+
+    classifies = True
+
+    def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike) -> Prepared:
+        return Prepared(sde.perturb(x0, t, randn_like), t)
+
+    def loss(self, score: Score, rows: Prepared) -> Tensor:
+        return -score(rows.x, rows.t)

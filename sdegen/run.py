@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from sdegen import checkpoint as checkpoints
-from sdegen import files, schema
-from sdegen.assembly import GROUPS, TRAIN, Config, Faults, check, choice, connect, construct, refusals
+from sdegen import schema
+from sdegen.assembly import GROUPS, TRAIN, Config, Faults, check, connect, construct, refusals
 from sdegen.checkpoint import Checkpoint
+from sdegen.classifier import ClassifierModel
 from sdegen.datasets import Dataset, Units
 from sdegen.errors import UserError
+from sdegen.guidance import Guidance
 from sdegen.likelihood import Flow, by_probes
 from sdegen.networks import Network
 from sdegen.ode import Dopri5
-from sdegen.rng import SampleNoise
 from sdegen.samplers import Sampler, Samples
+from sdegen.sampling import draw
 from sdegen.score import ScoreModel
 from sdegen.sde.base import SDE, Score
 from sdegen.training import DTYPES, find_device
 
-log = logging.getLogger("sdegen")
-
-FRAMES = 101
-"""States of the path kept for figures."""
-SHOWN = 1000
-"""Samples whose path is kept."""
 LOADED = ("sde", "network", "parametrization", "dataset", "sampler")
 """The groups that sampling needs."""
 
@@ -87,9 +81,11 @@ class Run:
         config: its configuration, plain data.
         step: the step of the checkpoint.
         sde: the forward process.
-        model: the trained score in the network's units, as samplers use it; :meth:`score` is in the user's.
+        model: the trained score in the network's units, as samplers use it; :meth:`score` is in the user's. Or the
+            trained classifier.
         sampler: the sampler it will use.
         units: between the network's units and the user's.
+        classes: the number of classes of the data; None where they have no labels.
         weights: which weights are loaded, ``ema`` or ``raw``.
     """
 
@@ -105,7 +101,7 @@ class Run:
     ) -> None:
         self.folder, self.config, self.step, self.weights = folder, config, saved.step, weights
         self.device, self.dtype, self._trust = device, DTYPES[precision], trust
-        self.units = Units(**saved.units)
+        self.units, self.classes = Units(**saved.units), saved.classes
         self.sde: SDE = construct(config, "sde", trust)
         self.sampler: Sampler = construct(config, "sampler", trust)
         network_class = schema.resolve(config["network"]["_target_"], trust)
@@ -115,10 +111,13 @@ class Run:
         # Only an exact score needs the law, and with it the data, whose file may be gone.
         law = self.dataset.encoded_law if exact else None
         with torch.random.fork_rng(devices=[]):
-            network = construct(config, "network", trust, shape=self.units.shape, law=law, sde=self.sde)
+            supplied = {"shape": self.units.shape, "law": law, "sde": self.sde, "classes": self.classes}
+            network = construct(config, "network", trust, **supplied)
         if not exact:
             load_weights(network, saved.ema if weights == "ema" else saved.weights)
-        self.model = connect(network, construct(config, "parametrization", trust), self.sde).to(device, self.dtype)
+        parametrization = construct(config, "parametrization", trust)
+        self.model: ScoreModel | ClassifierModel = connect(network, parametrization, self.sde).to(device, self.dtype)
+        self.model.eval()
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -131,6 +130,13 @@ class Run:
         dataset.units = self.units
         return dataset
 
+    @property
+    def score_model(self) -> ScoreModel:
+        """The trained score; UserError where the run holds a classifier."""
+        if not isinstance(self.model, ScoreModel):
+            raise UserError(f"{self.folder}: holds a classifier, not a score: it steers another run by guidance.run=")
+        return self.model
+
     def score(self, x: Tensor, t: Tensor | float) -> Tensor:
         r"""∇ log p_t in the user's units, float64: what samples are pulled by at time t.
 
@@ -142,7 +148,7 @@ class Run:
         """
         t = torch.as_tensor(t, device=self.device, dtype=self.dtype)
         with torch.no_grad():
-            inner = self.model(self.units.encode(x).to(self.device, self.dtype), t)
+            inner = self.score_model(self.units.encode(x).to(self.device, self.dtype), t)
         return inner.double() / self.units.scale.to(self.device)
 
     def flow(self, *, rtol: float = 1e-5, atol: float = 1e-5, batch_size: int = 1000) -> Flow:
@@ -153,10 +159,9 @@ class Run:
             atol: absolute tolerance.
             batch_size: points computed at once.
         """
-        self.model.eval()
         solver = Dopri5(rtol, atol, max_steps=10_000)
         return Flow(
-            self.sde, self.model, self.units, solver, batch_size=batch_size, device=self.device, dtype=self.dtype
+            self.sde, self.score_model, self.units, solver, batch_size=batch_size, device=self.device, dtype=self.dtype
         )
 
     def encode(self, x: Tensor) -> Tensor:
@@ -181,15 +186,31 @@ class Run:
         """
         return self.flow().log_prob(x, by_probes(probes, self.units.shift.numel()), seed).log_p
 
-    def sample(self, count: int, *, seed: int = 0, batch_size: int = 1000) -> Tensor:
-        """``count`` samples in the user's units, ``(count, *)`` float64, on the run's device."""
-        return self.units.decode(self.generate(count, seed=seed, batch_size=batch_size).x)
+    def sample(self, count: int, *, seed: int = 0, batch_size: int = 1000, guidance: Guidance | None = None) -> Tensor:
+        """``count`` samples in the user's units, ``(count, *)`` float64, on the run's device.
 
-    def generate(self, count: int, *, seed: int = 0, batch_size: int = 1000, frames: int = 0) -> Samples:
+        Args:
+            count: how many.
+            seed: sample i depends on (seed, i) alone.
+            batch_size: samples computed at once.
+            guidance: steers them, as :meth:`guide` gives it.
+        """
+        return self.units.decode(self.generate(count, seed=seed, batch_size=batch_size, guidance=guidance).x)
+
+    def generate(
+        self,
+        count: int,
+        *,
+        seed: int = 0,
+        batch_size: int = 1000,
+        frames: int = 0,
+        guidance: Guidance | None = None,
+        first: int = 0,
+    ) -> Samples:
         """Samples in the network's units, with the number of evaluations and the path: see :func:`draw`."""
         return draw(
             self.sde,
-            self.model,
+            self.score_model,
             self.sampler,
             self.units,
             count,
@@ -198,122 +219,51 @@ class Run:
             device=self.device,
             dtype=self.dtype,
             frames=frames,
+            guidance=guidance,
+            first=first,
         )
 
-    def write(self, count: int, *, seed: int = 0, batch_size: int = 1000) -> Written:
-        """Sample, measure and draw into ``samples/<number>-<sampler>/`` of the run's folder."""
-        from sdegen import figures, metrics
+    def guide(self, node: Mapping[str, Any], label: int | None = None, observed: Tensor | None = None) -> Guidance:
+        """The guidance that a node names, ready to steer this run.
 
-        name = choice(self.config["sampler"])
-        log.info(f"sampling {count} by {name}, {self.weights_used()}")
-        started = time.perf_counter()
-        vectors = len(self.units.shape) == 1
-        samples = self.generate(count, seed=seed, batch_size=batch_size, frames=FRAMES if vectors else 0)
-        seconds = time.perf_counter() - started
-        x = self.units.decode(samples.x).cpu()
-        nfe = f"{samples.nfe:.0f}" if samples.nfe == round(samples.nfe) else f"on average {samples.nfe:.1f}"
-        accepted = "" if samples.acceptance is None else f", {samples.acceptance:.1%} of the corrector's moves accepted"
-        log.info(f"{nfe} evaluations a sample, {seconds:.1f} s{accepted}")
-        with files.new_folder(self.folder / "samples", name) as (folder, final):
-            files.write_yaml(
-                folder / "config.yaml",
-                {
-                    "step": self.step,
-                    "weights": self.weights,
-                    "seed": seed,
-                    "batch_size": batch_size,
-                    "sampler": self.config["sampler"],
-                    "network": self.config["network"],
-                },
+        Args:
+            node: of the group ``guidance``.
+            label: the class to steer towards, where it steers towards one.
+            observed: the measurement to agree with, in the network's units, where it agrees with one.
+
+        Raises:
+            UserError: it does not go with this run.
+        """
+        supplied = {"label": label, "observed": observed, "shape": self.units.shape, "load": self._model_of}
+        guidance: Guidance = construct({"guidance": node}, "guidance", self._trust, **supplied)
+        if found := refusals({**self.config, "guidance": node}, {"guidance": guidance}, self._trust):
+            raise Faults("\n".join(found))
+        return guidance
+
+    def _model_of(self, folder: str, kind: type) -> ScoreModel | ClassifierModel:
+        """The model of another run, of the same data and process; UserError where it is not of a kind."""
+        precision: Literal["float32", "float64"] = "float64" if self.dtype == torch.float64 else "float32"
+        other = load(folder, device=str(self.device), precision=precision, trust=self._trust)
+        if not isinstance(other.model, kind):
+            wanted = "classifier: train one with objective=classification" if kind is ClassifierModel else "score"
+            raise UserError(f"guidance.run={folder}: holds no {wanted}")
+        same_units = other.units.shape == self.units.shape and all(map(torch.equal, other.units, self.units))
+        if other.config["dataset"]["_target_"] != self.config["dataset"]["_target_"] or not same_units:
+            raise UserError(
+                f"guidance.run={folder}: was trained on other data than {self.folder}: train it on the same"
             )
-            files.write_samples(folder, x, nfe=samples.nfe, seconds=seconds, seed=seed, step=self.step)
-            found: dict[str, dict[str, Any]] = {}
-            try:
-                dataset = self.dataset
-            except UserError as error:
-                log.warning(f"no metrics and no figures: {error}")
-            else:
-                found = metrics.measure(dataset, x)
-                off = metrics.score_error(dataset, self.sde, on_cpu(self.model, self.device, self.dtype))
-                if off is not None:
-                    found["score_error"] = {"value": off, "floor": 0.0, "train": None, "floor_from": "exact score"}
-                files.write_json(folder / "metrics.json", found)
-                figures.save(figures.compare(dataset, x), folder / "figures" / "samples.png")
-                if vectors:
-                    for draw_figure in (figures.marginals, figures.trajectories):
-                        figure = draw_figure(dataset, samples, self.sde)
-                        figures.save(figure, folder / "figures" / f"{draw_figure.__name__}.png")
-                log.info(metrics.table(found))
-        return Written(final, found, samples.nfe, seconds)
+        if other.config["sde"] != self.config["sde"]:
+            raise UserError(
+                f"guidance.run={folder}: was trained with another SDE than {self.folder}: train it with the options "
+                f"under sde: in {self.folder}/config.yaml"
+            )
+        return other.model
 
     def weights_used(self) -> str:
-        """Which score it is, in words."""
+        """Which model it is, in words."""
         if self.model.network.exact:
             return "exact score"
         return f"{self.weights} weights of step {self.step}"
-
-
-class Written(NamedTuple):
-    """What sampling left on the disk."""
-
-    folder: Path
-    metrics: dict[str, dict[str, Any]]
-    nfe: float
-    seconds: float
-
-
-def draw(
-    sde: SDE,
-    model: ScoreModel,
-    sampler: Sampler,
-    units: Units,
-    count: int,
-    *,
-    seed: int = 0,
-    batch_size: int = 1000,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-    frames: int = 0,
-) -> Samples:
-    """Samples 0 to ``count`` of a seed, in the network's units.
-
-    Sample i depends on (seed, i) alone, not on the batch it is computed in (but for SciPy's RK45).
-
-    Args:
-        sde: the forward process.
-        model: the score.
-        sampler: carries the prior to data.
-        units: tell the shape of a sample.
-        count: how many.
-        seed: of the samples; unrelated to the seed of the training.
-        batch_size: samples computed at once; bounds the memory.
-        device: where to compute.
-        dtype: of the computation.
-        frames: states of the path to keep, for the first :data:`SHOWN` samples of the first batch.
-    """
-    if count < 1 or batch_size < 1:
-        raise ValueError(f"count={count} and batch_size={batch_size} must be at least 1")
-    was_training = model.training
-    model.eval()
-    batches: list[Samples] = []
-    try:
-        with torch.no_grad():
-            for start in range(0, count, batch_size):
-                stop = min(start + batch_size, count)
-                noise = SampleNoise(seed, start, stop, units.shape, device)
-                like = torch.empty(stop - start, *units.shape, device=device, dtype=dtype)
-                prior = sde.sample_prior(like, noise)
-                batches.append(sampler(sde, model, prior, noise=noise, frames=frames if start == 0 else 0))
-    finally:
-        model.train(was_training)
-    x = torch.cat([batch.x for batch in batches])
-    broken = int((~x.flatten(1).isfinite().all(1)).sum())
-    if broken:
-        raise UserError(f"{broken} of {count} samples are not finite: try more sampler.steps, or another sampler")
-    nfe = sum(batch.nfe * len(batch.x) for batch in batches) / count
-    accepted = [batch.acceptance * len(batch.x) for batch in batches if batch.acceptance is not None]
-    acceptance = sum(accepted) / count if accepted else None
-    return Samples(x, nfe, batches[0].path[:, :SHOWN], batches[0].times, acceptance)
 
 
 def plain(config: Config) -> Config:

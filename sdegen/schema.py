@@ -85,7 +85,8 @@ def construct(node: Mapping[str, Any], trust: Sequence[str] = (), **supplied: ob
     Args:
         node: the node.
         trust: modules that may be named beside the package's own.
-        supplied: arguments that the program gives to constructors that ask for them by name.
+        supplied: arguments that the program gives to constructors that ask for them by name, those of inner nodes, too;
+            and ``load(folder, cls)``, which gives the model of a run where a :class:`FromRun` is among the options.
 
     Raises:
         ValueError: the constructor refuses a value.
@@ -96,14 +97,18 @@ def construct(node: Mapping[str, Any], trust: Sequence[str] = (), **supplied: ob
     arguments = {key: value for key, value in supplied.items() if key in parameters}
     for key, value in node.items():
         if key != "_target_":
-            arguments[key] = convert(value, hints.get(key, Any), trust)
+            arguments[key] = convert(value, hints.get(key, Any), trust, **supplied)
     return cls(**arguments)
+
+
+class FromRun:
+    """What a configuration gives as the folder of a run and a constructor gets loaded: a trained model."""
 
 
 LARGEST = 2**63
 """Numbers from here on are no sensible option, and infinity and NaN are none at all."""
 
-SUPPLIED = ("shape", "seed", "law", "sde")
+SUPPLIED = ("shape", "seed", "law", "sde", "classes", "label", "observed")
 """Constructor arguments that come from the program, not from a configuration."""
 
 
@@ -126,6 +131,8 @@ def _options(cls: type) -> dict[str, Any]:
 
 def _value_faults(value: object, hint: Any, path: str, trust: Sequence[str]) -> list[str]:  # noqa: ANN401
     nested = _nested(hint)
+    if nested is not None and issubclass(nested, FromRun):
+        return [] if isinstance(value, str) else [f"{path}: must be the folder of a run, not {value!r}"]
     if nested is not None and isinstance(value, Mapping):
         return faults(value, nested, path, trust)
     if not _fits(value, hint):
@@ -169,10 +176,13 @@ def _fits(value: object, hint: Any) -> bool:  # noqa: ANN401
     return isinstance(value, hint)
 
 
-def convert(value: object, hint: Any, trust: Sequence[str] = ()) -> Any:  # noqa: ANN401
+def convert(value: object, hint: Any, trust: Sequence[str] = (), **supplied: object) -> Any:  # noqa: ANN401
     """A fitting value in the type of its annotation: whole floats to int, lists to tuples, nodes to objects."""
     if isinstance(value, Mapping):
-        return construct(value, trust)
+        return construct(value, trust, **supplied)
+    nested = _nested(hint)
+    if nested is not None and issubclass(nested, FromRun):
+        return supplied["load"](value, nested)  # type: ignore[operator]
     for part in _union(hint):
         if not _fits(value, part):
             continue

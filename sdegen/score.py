@@ -22,13 +22,19 @@ The score is the currency of the package: a trained :class:`ScoreModel`, an exac
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
 from typing import Generic
 
 from torch import Tensor, nn
 
 from sdegen.networks.base import Network
-from sdegen.sde.base import SDE, LinearSDE, S
+from sdegen.schema import FromRun
+from sdegen.sde.base import SDE, LinearSDE, S, Score
 from sdegen.tensor import expand
+
+Output = Callable[[Tensor, Tensor], Tensor]
+"""What a network gives at ``(x, t)``: the network itself, or one that was told a class."""
 
 
 class Parametrization(ABC, Generic[S]):
@@ -42,14 +48,14 @@ class Parametrization(ABC, Generic[S]):
     kernel = ""
 
     @abstractmethod
-    def __call__(self, network: Network, sde: S, x: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, network: Output, sde: S, x: Tensor, t: Tensor) -> Tensor:
         """The score: ``(B, *)`` and ``()`` or ``(B,)`` to ``(B, *)``."""
 
 
 class Raw(Parametrization[SDE]):
     """The network is the score, as the paper writes it. Any SDE will do."""
 
-    def __call__(self, network: Network, sde: SDE, x: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, network: Output, sde: SDE, x: Tensor, t: Tensor) -> Tensor:
         return network(x, t)
 
 
@@ -61,7 +67,7 @@ class Residual(Parametrization[SDE]):
     score, a cubic drift that it does not cancel to the last throws outlying samples to infinity. Any SDE will do.
     """
 
-    def __call__(self, network: Network, sde: SDE, x: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, network: Output, sde: SDE, x: Tensor, t: Tensor) -> Tensor:
         return sde.prior_score(x) + network(x, t)
 
 
@@ -70,7 +76,7 @@ class Noise(Parametrization[LinearSDE]):
 
     kernel = "use parametrization=residual or parametrization=raw"
 
-    def __call__(self, network: Network, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, network: Output, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
         return network(x, t) / -expand(sde.sigma(t), x)
 
 
@@ -79,7 +85,7 @@ class Data(Parametrization[LinearSDE]):
 
     kernel = "use parametrization=residual or parametrization=raw"
 
-    def __call__(self, network: Network, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, network: Output, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = expand(sde.alpha(t), x), expand(sde.sigma(t), x)
         return (alpha * network(x, t) - x) / sigma**2
 
@@ -89,7 +95,7 @@ class Velocity(Parametrization[LinearSDE]):
 
     kernel = "use parametrization=residual or parametrization=raw"
 
-    def __call__(self, network: Network, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, network: Output, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = expand(sde.alpha(t), x), expand(sde.sigma(t), x)
         return -(sigma * x + alpha * network(x, t)) / (sigma * (alpha**2 + sigma**2))
 
@@ -116,7 +122,7 @@ class Karras(Parametrization[LinearSDE]):
             raise ValueError(f"sigma_data={sigma_data:g} must be above 0")
         self.sigma_data = sigma_data
 
-    def __call__(self, network: Network, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, network: Output, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = sde.alpha(t), sde.sigma(t)
         v = sigma**2 + (self.sigma_data * alpha) ** 2
         output = network(x * expand(v.rsqrt(), x), 0.25 * (sigma / alpha).log())
@@ -124,7 +130,7 @@ class Karras(Parametrization[LinearSDE]):
         return expand(gain, x) * output - x / expand(v, x)
 
 
-class ScoreModel(nn.Module):
+class ScoreModel(nn.Module, FromRun):
     """A network read as a score: ``(x, t) -> (B, *)``.
 
     Args:
@@ -139,3 +145,13 @@ class ScoreModel(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         return self.parametrization(self.network, self.sde, x, t)
+
+    def given(self, y: Tensor) -> Score:
+        r"""The score :math:`\nabla_x \log p_t(x \mid y)` of a class, where the network is told it; else the score.
+
+        Args:
+            y: the class, ``()`` or one for each row, ``(B,)`` int64; -1 stands for none.
+        """
+        if self.network.label_dropout is None:
+            return self
+        return partial(self.parametrization, partial(self.network, y=y), self.sde)

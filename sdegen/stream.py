@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sdegen.classifier import ClassifierModel
+from sdegen.datasets import Dataset
 from sdegen.objective import Objective, Prepared
 from sdegen.rng import generator, randn_like
 from sdegen.score import ScoreModel
@@ -21,12 +23,14 @@ class Batch(NamedTuple):
 
     Attributes:
         rows: what the objective needs.
+        y: what a network is told of their classes, ``(N,)`` int64; -1 where it is not.
         weight: λ(t) times ``ratio``, ``(N,)``.
         ratio: the uniform density over that of the times, ``(N,)``.
         total: the number of rows of the whole step.
     """
 
     rows: Prepared
+    y: Tensor
     weight: Tensor
     ratio: Tensor
     total: int
@@ -40,16 +44,19 @@ class Stream:
     nearly free. K is :attr:`AHEAD`, or as many steps as have :attr:`NUMBERS` numbers of noise, if that is fewer. Both
     constants are part of the meaning of a seed.
 
+    The data lie on the device as they were read, bytes as bytes, and become the network's numbers batch by batch; what
+    is mapped from the disk stays there.
+
     Args:
         seed: the run's seed.
-        x: the data as the network meets them, on their device, ``(N, *)``.
+        dataset: the data.
         batch_size: data points in a step.
         objective: prepares the noisy points.
         weighting: λ(t).
         times: draws the times.
-        model: whose SDE it is.
-        cell: size of a cell of quantised data in the network's units, ``(*)``, in which they are spread uniformly, anew
-            at each step; None where they are taken as they are.
+        model: whose SDE it is, and whose network is told the classes or not.
+        device: where the batches are wanted.
+        dtype: of their numbers.
     """
 
     AHEAD = 32
@@ -58,15 +65,20 @@ class Stream:
     def __init__(
         self,
         seed: int,
-        x: Tensor,
+        dataset: Dataset,
         batch_size: int,
         objective: Objective,
         weighting: Weighting,
         times: TimeSampler,
-        model: ScoreModel,
-        cell: Tensor | None = None,
+        model: ScoreModel | ClassifierModel,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.seed, self.x, self.batch_size, self.cell = seed, x, batch_size, cell
+        self.seed, self.batch_size, self.device, self.dtype = seed, batch_size, device, dtype
+        self.units, self.dequantize = dataset.units, dataset.dequantize
+        self.x = x = dataset.x if dataset.mapped else dataset.x.to(device)
+        y = torch.full((len(x),), -1) if dataset.y is None else dataset.y
+        self.y, self.dropout = y.to(device), model.network.label_dropout
         self.objective, self.weighting, self.times, self.sde = objective, weighting, times, model.sde
         self.per_epoch = -(-len(x) // batch_size)
         numbers = times.draws * min(batch_size, len(x)) * x[0].numel()
@@ -89,35 +101,48 @@ class Stream:
         width = max(sizes)
         index = torch.stack([torch.nn.functional.pad(i, (0, width - len(i))) for i in indices])
         shape = (self.ahead, self.times.draws, width)
-        source = generator(self.x.device, self.seed, "train", block)
-        u = torch.rand(shape, generator=source, device=self.x.device).to(self.x.dtype)
+        source = generator(self.device, self.seed, "train", block)
+        u = torch.rand(shape, generator=source, device=self.device).to(self.dtype)
         t, ratio = (part.clone() for part in self.times(self.sde, self.weighting, u))
         for k, size in enumerate(sizes):
             if size < width:
                 part = self.times(self.sde, self.weighting, u[k : k + 1, :, :size])
                 t[k, :, :size], ratio[k, :, :size] = part[0][0], part[1][0]
-        x0 = self.x[index]
-        if self.cell is not None:
-            # A generator of its own, so that it moves no other number.
-            spread = generator(x0.device, self.seed, "dequantisation", block)
-            x0 = x0 + self.cell * (torch.rand(x0.shape, generator=spread, device=x0.device).to(x0.dtype) - 0.5)
-        x0 = x0[:, None].expand(*shape, *self.x.shape[1:]).flatten(0, 2)
+        x0 = self._points(index, block)[:, None].expand(*shape, *self.x.shape[1:]).flatten(0, 2)
         rows = self.objective.prepare(self.sde, x0, t.flatten(), randn_like(source))
         weight = ratio * self.weighting(self.sde, t)
         rows = rows.map(lambda field: field.unflatten(0, shape))
+        y = self._labels(index, block)[:, None].expand(shape)
         chunk = self.times.chunk
         for k in range(start, stop):
             chunks = []
             for i in range(0, self.times.draws, chunk):
                 cut = partial(_cut, step=k, draws=slice(i, i + chunk), size=sizes[k])
-                chunks.append(Batch(rows.map(cut), cut(weight), cut(ratio), sizes[k] * self.times.draws))
+                chunks.append(Batch(rows.map(cut), cut(y), cut(weight), cut(ratio), sizes[k] * self.times.draws))
             yield chunks
+
+    def _points(self, index: Tensor, block: int) -> Tensor:
+        """The data of a block in the network's units: ``(K, B)`` indices to ``(K, B, *)``."""
+        x = self.x[index.to(self.x.device)].to(self.device)
+        if self.dequantize:
+            # Uniform in the cell of each level; Stream's own, so that it moves no other number.
+            source = generator(self.device, self.seed, "dequantisation", block)
+            x = x.double() + torch.rand(x.shape, generator=source, device=self.device) - 0.5
+        return self.units.encode(x).to(self.dtype)
+
+    def _labels(self, index: Tensor, block: int) -> Tensor:
+        """What the network is told of the classes of a block, ``(K, B)``: all, or all but a share at random."""
+        y = self.y[index]
+        if self.dropout:
+            source = generator(self.device, self.seed, "labels", block)
+            y = torch.where(torch.rand(y.shape, generator=source, device=self.device) < self.dropout, -1, y)
+        return y
 
     def _indices(self, step: int) -> Tensor:
         epoch, position = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             source = generator("cpu", self.seed, "epoch", epoch)
-            self._order = torch.randperm(len(self.x), generator=source).to(self.x.device)
+            self._order = torch.randperm(len(self.x), generator=source).to(self.device)
             self._epoch = epoch
         return self._order[position * self.batch_size : (position + 1) * self.batch_size]
 

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sdegen.classifier import ClassifierModel
 from sdegen.errors import UserError
 from sdegen.objective import Objective
 from sdegen.optimizer import Optimizer
@@ -107,7 +108,7 @@ class Training:
     """A network under training: its weights and their average as one vector each, and the step that changes them.
 
     Args:
-        model: the score model; trained in place, on its device.
+        model: the score model or classifier; trained in place, on its device.
         objective: the unweighted loss.
         optimizer: the recipe of the optimiser.
         trainer: clipping, averaging and precision.
@@ -121,7 +122,7 @@ class Training:
 
     def __init__(
         self,
-        model: ScoreModel,
+        model: ScoreModel | ClassifierModel,
         objective: Objective,
         optimizer: Optimizer,
         trainer: Trainer,
@@ -141,9 +142,9 @@ class Training:
     def advance(self, chunks: list[Batch]) -> None:
         """One step of gradient descent."""
         step_loss: Tensor | float = 0.0
-        for rows, weight, ratio, total in chunks:
+        for rows, y, weight, ratio, total in chunks:
             with self._autocast():
-                losses = self.objective.loss(self.model, rows)
+                losses = self.objective.loss(self.model.given(y), rows)
             weighted = weight * losses
             loss = weighted.sum() / total
             loss.backward()

@@ -11,17 +11,19 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"errors", "rng", "tensor"},
+    {"errors", "rng", "tensor", "schema"},
     {"sde"},
     {"mixture", "ode"},
     {"networks", "samplers", "weighting", "datasets"},
-    {"score", "times", "objective", "optimizer", "likelihood"},
-    {"stream"},
+    {"score", "classifier", "measurement", "times", "objective", "optimizer", "likelihood"},
+    {"stream", "guidance"},
+    {"sampling"},
     {"training", "metrics", "figures", "proofs", "features"},
-    {"checkpoint", "recorder", "files", "schema", "flow_figures", "image_metrics", "image_figures"},
+    {"checkpoint", "recorder", "files", "flow_figures", "image_metrics", "image_figures"},
     {"assembly"},
     {"run", "frontier"},
-    {"experiment", "evaluation"},
+    {"output", "evaluation"},
+    {"experiment"},
     {"command"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -21,7 +21,7 @@ SMALL = ("dataset=smile", "network.hidden=[8]", "trainer.steps=3", "trainer.prev
 def content(step: int = 3) -> Checkpoint:
     weights = {"w": torch.arange(1000.0), "b": torch.zeros(2)}
     units = {"shift": torch.zeros(2).double(), "scale": torch.ones(2).double()}
-    return Checkpoint({"seed": 0}, step, 1.0, weights, weights, {"state": {}}, units, {"python": "3"})
+    return Checkpoint({"seed": 0}, step, 1.0, weights, weights, {"state": {}}, units, 10, {"python": "3"})
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.image import imsave
 from omegaconf import OmegaConf
 
-from sdegen import assembly, experiment, schema
+from sdegen import assembly, experiment, features, image_metrics, schema
 from sdegen.command import CONF, composed
 from sdegen.datasets.idx import FASHION_MNIST
 from sdegen.run import load
@@ -30,8 +30,16 @@ WITH = {
     ],
     "dataset=file": ["dataset.path=x.csv"],
     "dataset=folder": ["dataset.path=x"],
+    "dataset=fashion_mnist": ["dataset.size=100"],
+    "network=scorenet": ["dataset=digits"],
+    "network=unet": ["dataset=digits"],
+    "network=classifier_mlp": ["dataset=digits", "objective=classification", "weighting=uniform"],
+    "network=classifier_conv": ["dataset=digits", "objective=classification", "weighting=uniform"],
+    "objective=classification": ["dataset=digits", "network=classifier_mlp", "weighting=uniform"],
 }
 """What a choice cannot be without."""
+NARROW = {"channels": 8, "multipliers": [1, 1], "blocks": 1}
+"""Options of a U-Net that make it cheap."""
 DEFAULTS = {"defaults", "_target_"}
 
 
@@ -77,26 +85,44 @@ def test_every_choice_composes_and_builds(path: Path, tmp_path: Path) -> None:
     if option == "fashion_mnist" and not Path(FASHION_MNIST).exists():
         pytest.skip("the package dataset-fashion-mnist is not installed")
     built = assembly.build(composed("train", overrides))
-    parts = {**built._asdict(), "network": built.model.network, "parametrization": built.model.parametrization}
+    parts = {**built._asdict(), "network": built.model.network}
+    if not built.objective.classifies:
+        parts["parametrization"] = built.model.parametrization
     if group in assembly.GROUPS:
         assert isinstance(parts[group], assembly.GROUPS[group])
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_runs_two_steps_and_samples(name: str, tmp_path: Path) -> None:
+def test_every_experiment_runs_two_steps_and_samples(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     short = ["trainer.steps=2", "trainer.preview_every=0"]
+    if name == "fashion_mnist":
+        if not Path(FASHION_MNIST).exists():
+            pytest.skip("the package dataset-fashion-mnist is not installed")
+        short += ["dataset.size=200"]
     config = composed("train", [f"experiment={name}", *short])
+    images = "dataset" in config and "standardize" not in config["dataset"]
+    if images:
+        if "patch" in config["network"]:
+            config["network"] |= NARROW
+        config["sampler"] = composed("train", ["sampler=ddim"])["sampler"]
+        monkeypatch.setattr(experiment, "COUNT", 20)
+        monkeypatch.setattr(features, "EPOCHS", (1, 1))
+        monkeypatch.setattr(image_metrics, "REFERENCE", 300)
     if "steps" in config["sampler"]:
         config["sampler"]["steps"] = 2
     run = experiment.train(config, tmp_path / "run")
     assert run.step == 2
     assert config["name"] == name.replace("/", "_")
     left = {path.name for path in (tmp_path / "run").iterdir()}
-    assert {"config.yaml", "provenance.json", "train.log", "checkpoints", "samples", "figures", "metrics.json"} <= left
+    wanted = {"config.yaml", "provenance.json", "train.log", "checkpoints", "figures", "metrics.json"}
+    assert wanted | (set() if name.endswith("classifier") else {"samples"}) <= left
     stored = OmegaConf.to_container(OmegaConf.load(tmp_path / "run" / "config.yaml"))
     assert stored == run.config
     figures = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
-    assert figures == {"samples.png", "marginals.png", "trajectories.png"}
+    expected = {"samples.png", "generation.png"} if images else {"samples.png", "marginals.png", "trajectories.png"}
+    assert figures == ({"accuracy.png"} if name.endswith("classifier") else expected)
 
 
 def test_experiment_values_win_over_the_groups_and_lose_to_the_command_line() -> None:

@@ -15,7 +15,6 @@ from sdegen.mixture import GaussianMixture, Marginals
 from sdegen.networks.oracle import Oracle
 from sdegen.proofs import gaussian, marginal
 from sdegen.rng import SampleNoise, generator, randn_like
-from sdegen.run import draw
 from sdegen.samplers import (
     HMC,
     AdaptiveSDE,
@@ -28,6 +27,7 @@ from sdegen.samplers import (
     StepSampler,
 )
 from sdegen.samplers.adaptive import Brownian
+from sdegen.sampling import draw
 from sdegen.score import Raw, ScoreModel
 from sdegen.sde import VE, VP, LinearSDE
 

@@ -17,8 +17,8 @@ from sdegen.likelihood import Exact, Flow, Hutchinson
 from sdegen.mixture import Marginals
 from sdegen.networks.oracle import Oracle
 from sdegen.ode import Dopri5 as Dopri5Solver
-from sdegen.run import draw
 from sdegen.samplers import RK45, Dopri5
+from sdegen.sampling import draw
 from sdegen.score import Raw, ScoreModel
 from sdegen.sde import LinearSDE
 

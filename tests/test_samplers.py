@@ -19,7 +19,6 @@ from sdegen.mixture import GaussianMixture, Marginals
 from sdegen.networks.oracle import Oracle
 from sdegen.proofs import MEAN, VARIANCE, gaussian, marginal, output
 from sdegen.rng import SampleNoise
-from sdegen.run import draw
 from sdegen.samplers import (
     DDIM,
     HMC,
@@ -45,6 +44,7 @@ from sdegen.samplers import (
     StochasticDPMSolver,
     StochasticHeun,
 )
+from sdegen.sampling import draw
 from sdegen.score import Raw, ScoreModel
 from sdegen.sde import VE, VP, LinearSDE
 

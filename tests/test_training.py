@@ -27,10 +27,10 @@ def config(*overrides: str) -> dict[str, Any]:
 
 def training(cfg: dict[str, Any]) -> Training:
     parts = assembly.build(cfg)
-    x = parts.dataset.units.encode(parts.dataset.x).to(next(parts.model.parameters()).dtype)
     size = parts.trainer.batch_size
-    stream = Stream(cfg["seed"], x, size, parts.objective, parts.weighting, parts.times, parts.model)
-    return Training(parts.model, parts.objective, parts.optimizer, parts.trainer, stream, parts.trainer.total(len(x)))
+    stream = Stream(cfg["seed"], parts.dataset, size, parts.objective, parts.weighting, parts.times, parts.model)
+    steps = parts.trainer.total(len(parts.dataset.x))
+    return Training(parts.model, parts.objective, parts.optimizer, parts.trainer, stream, steps)
 
 
 def run_to(cfg: dict[str, Any], stop: int) -> Training:
@@ -109,14 +109,14 @@ def test_chunks_bound_the_memory_and_change_only_rounding() -> None:
     for chunk in (1, 7, 60):
         cfg = config("times=grid", "times.points=20", "times.simulations=3", f"times.chunk={chunk}")
         parts = assembly.build(cfg)
-        x = parts.dataset.units.encode(parts.dataset.x)
         model = parts.model.double()
-        stream = Stream(0, x, 16, parts.objective, parts.weighting, parts.times, model)
+        recipe = (parts.objective, parts.weighting, parts.times)
+        stream = Stream(0, parts.dataset, 16, *recipe, model, dtype=torch.float64)
         trained = Training(model, parts.objective, parts.optimizer, parts.trainer, stream, 10)
         chunks = next(stream.steps(0, 1))
         assert max(len(batch.weight) for batch in chunks) == chunk * 16
         assert sum(len(batch.weight) for batch in chunks) == chunks[0].total == 60 * 16
-        for rows, weight, _, total in chunks:
+        for rows, _, weight, _, total in chunks:
             ((weight * trained.objective.loss(model, rows)).sum() / total).backward()
         gradients.append(trained.vector.grad.clone())  # type: ignore[union-attr]
     torch.testing.assert_close(gradients[0], gradients[2], rtol=1e-10, atol=1e-12)

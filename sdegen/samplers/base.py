@@ -43,6 +43,16 @@ class Counted:
         self.rows += len(x)
         return self.score(x, t)
 
+    def given(self, y: Tensor) -> Score:
+        """The score of a class, of one that can be told it, counted as well."""
+        score = self.score.given(y)  # type: ignore[attr-defined]
+
+        def conditional(x: Tensor, t: Tensor) -> Tensor:
+            self.rows += len(x)
+            return score(x, t)
+
+        return conditional
+
 
 class Walk(NamedTuple):
     """Where a sampler arrived: the state at eps ``(B, *)``, the path ``(F, B, *)``, its times ``(F,)``, acceptance."""

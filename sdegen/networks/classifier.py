@@ -1,0 +1,115 @@
+"""Networks that classify noisy data."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sdegen.networks.base import Network
+from sdegen.networks.embedding import GaussianFourier
+from sdegen.networks.mlp import ACTIVATIONS
+from sdegen.networks.unet import Halved, Stage, norm, picture
+from sdegen.sde.base import LinearSDE
+from sdegen.tensor import expand
+
+
+class ClassifierMLP(Network):
+    """Fully connected layers over the flattened x and the number t: the paper's classifier of 65 inputs (appendix F).
+
+    Args:
+        shape: shape of one point; supplied by the experiment.
+        classes: number of classes of the data; supplied by the experiment.
+        hidden: widths of the hidden layers.
+        activation: ``relu`` (the paper's), ``silu`` or ``tanh``.
+    """
+
+    classifies = True
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        classes: int | None,
+        hidden: tuple[int, ...] = (128, 128),
+        activation: Literal["relu", "silu", "tanh"] = "relu",
+    ) -> None:
+        super().__init__()
+        if not hidden or min(hidden) < 1:
+            raise ValueError(f"hidden={list(hidden)} must be one width or more, each at least 1: try [128, 128]")
+        layers: list[nn.Module] = []
+        for inputs, outputs in itertools.pairwise((math.prod(shape) + 1, *hidden)):
+            layers += [nn.Linear(inputs, outputs), ACTIVATIONS[activation]()]
+        self.layers = nn.Sequential(*layers, nn.Linear(hidden[-1], counted(classes)))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """The logits: ``(B, *shape)`` and ``()`` or ``(B,)`` to ``(B, classes)``."""
+        time = expand(t, x).reshape(-1).expand(len(x)).unsqueeze(1)
+        return self.layers(torch.cat([x.flatten(1), time], dim=1))
+
+
+class ClassifierConv(Network):
+    r"""Residual blocks at falling resolution, told the noise level, and a mean over the pixels.
+
+    It meets :math:`x_t / \sqrt{\alpha_t^2 + \sigma_t^2}` and :math:`\tfrac14 \log(\sigma_t/\alpha_t)`, which are of
+    order one for every SDE and time.
+
+    Args:
+        shape: ``(C, H, W)`` of an image; supplied by the experiment.
+        classes: number of classes of the data; supplied by the experiment.
+        sde: the forward process; supplied by the experiment.
+        channels: of each level, multiples of 8; the picture is halved between levels.
+        fourier_features: of the noise level.
+    """
+
+    classifies = True
+    kernel = "use network=classifier_mlp"
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        classes: int | None,
+        sde: LinearSDE,
+        channels: tuple[int, ...] = (32, 64, 128),
+        fourier_features: int = 64,
+    ) -> None:
+        super().__init__()
+        colours, height, side = picture(shape)
+        if not channels or any(c < 8 or c % 8 for c in channels):
+            raise ValueError(f"channels={list(channels)} must be one or more multiples of 8: try [32,64,128]")
+        if min(height, side) < 2 ** (len(channels) - 1):
+            raise ValueError(
+                f"channels={list(channels)} halve an image {len(channels) - 1} times, and one of {height} × {side} is "
+                f"too small for that: use fewer channels"
+            )
+        self.sde, width = sde, 2 * fourier_features
+        self.noise = GaussianFourier(fourier_features, 1.0)
+        self.embedding = nn.Sequential(nn.Linear(fourier_features, width), nn.SiLU())
+        self.entry = nn.Conv2d(colours, channels[0], 3, padding=1)
+        self.body = nn.ModuleList()
+        for inputs, outputs in itertools.pairwise((channels[0], *channels)):
+            self.body.append(Stage(inputs, outputs, width, attention=False))
+            if len(self.body) < 2 * len(channels) - 1:
+                self.body.append(Halved(outputs))
+        self.exit = nn.Sequential(norm(channels[-1]), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(channels[-1], counted(classes))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """The logits: ``(B, C, H, W)`` and ``()`` or ``(B,)`` to ``(B, classes)``."""
+        alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
+        level = expand(0.25 * (sigma / alpha).log(), x).reshape(-1).expand(len(x))
+        embedding = functional.silu(self.embedding(self.noise(level)))
+        hidden = self.entry(x / expand((alpha**2 + sigma**2).sqrt(), x))
+        for part in self.body:
+            hidden = part(hidden, embedding)
+        return self.head(self.exit(hidden))
+
+
+def counted(classes: int | None) -> int:
+    """The number of classes, or ValueError where the data have none."""
+    if classes is None:
+        raise ValueError("the data set has no labels: a classifier works with dataset=digits and other labelled images")
+    return classes

@@ -1,0 +1,215 @@
+"""U-Net of the DDPM++ family."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sdegen.networks.base import Network
+from sdegen.networks.embedding import GaussianFourier
+from sdegen.tensor import expand
+
+GROUP = 8
+"""Channels normalised together, and those of one head of attention."""
+
+
+class Block(nn.Module):
+    """Two convolutions beside a shortcut; the embedding of time and class scales and shifts what is between them.
+
+    The second convolution starts at zero, so that a fresh block is its shortcut.
+
+    Args:
+        inputs: channels that enter.
+        outputs: channels that leave.
+        width: of the embedding.
+    """
+
+    def __init__(self, inputs: int, outputs: int, width: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = norm(inputs), norm(outputs)
+        self.conv1, self.conv2 = (
+            nn.Conv2d(inputs, outputs, 3, padding=1),
+            zero(nn.Conv2d(outputs, outputs, 3, padding=1)),
+        )
+        self.modulation = nn.Linear(width, 2 * outputs)
+        self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        hidden = self.conv1(functional.silu(self.norm1(x)))
+        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
+        hidden = self.conv2(functional.silu(torch.addcmul(shift, self.norm2(hidden), 1 + scale)))
+        # Two terms of unit variance have one of unit variance, however many blocks follow each other.
+        return (self.shortcut(x) + hidden) * math.sqrt(0.5)
+
+
+class Attention(nn.Module):
+    """Self-attention over the pixels, beside a shortcut."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.heads = math.gcd(channels, max(1, channels // (8 * GROUP)))
+        self.norm, self.qkv = norm(channels), nn.Conv2d(channels, 3 * channels, 1)
+        self.out = zero(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        q, k, v = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w).transpose(3, 4).unbind(1)
+        seen = functional.scaled_dot_product_attention(q, k, v)
+        return (x + self.out(seen.transpose(2, 3).reshape(b, c, h, w))) * math.sqrt(0.5)
+
+
+class UNet(Network):
+    r"""Residual blocks at falling and rising resolution, joined by skips, with attention where the picture is small.
+
+    Time comes as any real number, such as t itself or EDM's :math:`\tfrac14 \log(\sigma/\alpha)`.
+
+    References: Ho, Jain & Abbeel (2020), https://arxiv.org/abs/2006.11239; DDPM++ of Song et al. (2021), appendix H;
+    scale and shift as in Nichol & Dhariwal (2021), https://arxiv.org/abs/2102.09672
+
+    Args:
+        shape: ``(C, H, W)`` of an image; supplied by the experiment.
+        classes: number of classes of the data; supplied by the experiment.
+        channels: of the first level, a multiple of 8.
+        multipliers: channels of each level over those; the picture is halved between levels.
+        blocks: residual blocks of each level, on the way down and up.
+        attention: heights of the picture, after patching, at which the blocks of a level are followed by attention.
+        patch: so many pixels squared become channels at the entry, and pixels again at the exit: 2 makes a step about
+            four times cheaper.
+        fourier_features: of the time.
+        fourier_scale: their bandwidth, in cycles per unit of time as the parametrization gives it.
+        label_dropout: null: the network is not told the class. Else it is, but for this share of a training's rows, so
+            that it is a score with and without the class (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598).
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        classes: int | None,
+        channels: int = 64,
+        multipliers: tuple[int, ...] = (1, 2, 2),
+        blocks: int = 2,
+        attention: tuple[int, ...] = (8,),
+        patch: int = 1,
+        fourier_features: int = 64,
+        fourier_scale: float = 1.0,
+        label_dropout: float | None = None,
+    ) -> None:
+        super().__init__()
+        colours, height, side = picture(shape)
+        if channels < GROUP or channels % GROUP:
+            raise ValueError(f"channels={channels} must be a multiple of {GROUP}")
+        if not multipliers or min(multipliers) < 1:
+            raise ValueError(f"multipliers={list(multipliers)} must be one or more, each at least 1: try [1,2]")
+        if blocks < 1:
+            raise ValueError(f"blocks={blocks} must be at least 1")
+        if patch < 1 or height % patch or side % patch:
+            raise ValueError(f"patch={patch} does not divide images of {height} × {side}: try patch=1")
+        if min(height, side) // patch < 2 ** (len(multipliers) - 1):
+            raise ValueError(
+                f"multipliers={list(multipliers)} halve an image {len(multipliers) - 1} times, and one of "
+                f"{height} × {side} is too small for that with patch={patch}: use fewer multipliers"
+            )
+        if label_dropout is not None and not 0 <= label_dropout < 1:
+            raise ValueError(f"label_dropout={label_dropout:g} must be at least 0 and below 1, or null")
+        if label_dropout is not None and classes is None:
+            raise ValueError("label_dropout must be null: the data have no labels that the network could be told")
+        self.patch, self.label_dropout = patch, label_dropout
+        width, sizes = 4 * channels, [channels * m for m in multipliers]
+        self.time = GaussianFourier(fourier_features, fourier_scale)
+        self.embedding = nn.Sequential(nn.Linear(fourier_features, width), nn.SiLU(), nn.Linear(width, width))
+        # The last row is that of "not told".
+        self.labels = None if label_dropout is None else nn.Embedding((classes or 0) + 1, width)
+        pixels, height = colours * patch**2, height // patch
+        heights = [height]
+        for _ in sizes[1:]:
+            heights.append(-(-heights[-1] // 2))
+        self.entry = nn.Conv2d(pixels, channels, 3, padding=1)
+        self.down, skips = nn.ModuleList(), [channels]
+        for level, (inputs, outputs) in enumerate(itertools.pairwise([channels, *sizes])):
+            for i in range(blocks):
+                self.down.append(Stage(inputs if i == 0 else outputs, outputs, width, heights[level] in attention))
+                skips.append(outputs)
+            if level < len(sizes) - 1:
+                self.down.append(Halved(outputs))
+                skips.append(outputs)
+        self.middle = nn.ModuleList(
+            [Stage(sizes[-1], sizes[-1], width, True), Stage(sizes[-1], sizes[-1], width, False)]
+        )
+        self.up, inputs = nn.ModuleList(), sizes[-1]
+        for level, outputs in reversed(list(enumerate(sizes))):
+            for _ in range(blocks + 1):
+                self.up.append(Stage(inputs + skips.pop(), outputs, width, heights[level] in attention))
+                inputs = outputs
+        self.exit = nn.Sequential(
+            norm(channels * multipliers[0]), nn.SiLU(), zero(nn.Conv2d(sizes[0], pixels, 3, padding=1))
+        )
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        embedding = self.embedding(self.time(expand(t, x).reshape(-1).expand(len(x))))
+        if self.labels is not None:
+            y = torch.full((len(x),), -1, device=x.device) if y is None else y.to(x.device).expand(len(x))
+            embedding = embedding + self.labels(y.remainder(self.labels.num_embeddings))
+        embedding = functional.silu(embedding)
+        hidden = self.entry(functional.pixel_unshuffle(x, self.patch))
+        skips = [hidden]
+        for part in self.down:
+            hidden = part(hidden, embedding)
+            skips.append(hidden)
+        for part in self.middle:
+            hidden = part(hidden, embedding)
+        for part in self.up:
+            skip = skips.pop()
+            if hidden.shape[-2:] != skip.shape[-2:]:
+                hidden = functional.interpolate(hidden, size=skip.shape[-2:], mode="nearest")
+            hidden = part(torch.cat([hidden, skip], dim=1), embedding)
+        return functional.pixel_shuffle(self.exit(hidden), self.patch)
+
+
+class Stage(nn.Module):
+    """A residual block, with attention after it or not."""
+
+    def __init__(self, inputs: int, outputs: int, width: int, attention: bool) -> None:
+        super().__init__()
+        self.block = Block(inputs, outputs, width)
+        self.attention = Attention(outputs) if attention else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        return self.attention(self.block(x, embedding))
+
+
+class Halved(nn.Module):
+    """A convolution with stride 2, which takes the embedding as its neighbours do."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+def picture(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """The shape ``(C, H, W)`` of an image; ValueError where points are none."""
+    if len(shape) != 3:
+        raise ValueError(f"points of shape {tuple(shape)} are no images (C, H, W): use network=mlp")
+    return shape[0], shape[1], shape[2]
+
+
+def norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation over at most 32 groups of :data:`GROUP` channels or more."""
+    groups = min(32, channels // GROUP)
+    while channels % groups:
+        groups -= 1
+    return nn.GroupNorm(groups, channels)
+
+
+def zero(layer: nn.Conv2d) -> nn.Conv2d:
+    """A convolution that starts at zero."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,227 @@
+"""What a run leaves when it is finished or sampled: files, metrics and figures in its folder."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sdegen import figures, files, image_figures, image_metrics, metrics
+from sdegen.assembly import Config, choice
+from sdegen.classifier import ClassifierModel, log_likelihood_by_time
+from sdegen.datasets import Dataset
+from sdegen.errors import UserError
+from sdegen.features import Features, train_features
+from sdegen.guidance import Guidance
+from sdegen.metrics import Metrics
+from sdegen.run import Run, on_cpu
+from sdegen.samplers import Samples
+
+log = logging.getLogger("sdegen")
+
+FRAMES = {"vectors": 101, "images": 11}
+"""States of the path kept for figures."""
+TIMES = 41
+"""Times at which the accuracy of a classifier is measured."""
+CLASSIFIED = 5000
+"""Points that are classified at each."""
+
+Label = int | Literal["all"] | None
+
+
+class Written(NamedTuple):
+    """What was left on the disk."""
+
+    folder: Path
+    metrics: Metrics
+
+
+class Drawn(NamedTuple):
+    """Samples in the user's units ``(N, *)``, their classes ``(N,)`` or None, the path, and what it took."""
+
+    x: Tensor
+    y: Tensor | None
+    samples: Samples
+    nfe: float
+    seconds: float
+
+
+def write(
+    run: Run,
+    count: int,
+    *,
+    seed: int = 0,
+    batch_size: int = 1000,
+    guidance: Config | None = None,
+    label: Label = None,
+) -> Written:
+    """Sample, measure and draw into ``samples/<number>-<sampler>/`` of the run's folder.
+
+    Args:
+        run: the run.
+        count: how many samples, of each class where all are asked for.
+        seed: of the samples.
+        batch_size: samples computed at once.
+        guidance: a node of the group; None for the score itself.
+        label: the class to steer towards, ``all`` for one after the other, None where there is none.
+    """
+    name = choice(run.config["sampler"])
+    asked = labels(run, guidance, label)
+    # Built before anything is drawn, so that what cannot work costs nothing.
+    steering = [None if guidance is None else run.guide(guidance, label=one) for one in asked]
+    by = "" if guidance is None else f" under {choice(guidance)}"
+    log.info(f"sampling {count}{' of each class' if len(asked) > 1 else ''} by {name}{by}, {run.weights_used()}")
+    drawn = generate(run, asked, steering, count, seed, batch_size)
+    nfe = f"{drawn.nfe:.0f}" if drawn.nfe == round(drawn.nfe) else f"on average {drawn.nfe:.1f}"
+    acceptance = drawn.samples.acceptance
+    accepted = "" if acceptance is None else f", {acceptance:.1%} of the corrector's moves accepted"
+    log.info(f"{nfe} evaluations a sample, {drawn.seconds:.1f} s{accepted}")
+    own = {"step": run.step, "weights": run.weights, "seed": seed, "batch_size": batch_size}
+    own |= {group: run.config[group] for group in ("sampler", "network")}
+    with files.new_folder(run.folder / "samples", name) as (folder, final):
+        steered = {} if guidance is None else {"guidance": guidance, "label": label}
+        files.write_yaml(folder / "config.yaml", {**own, **steered})
+        facts: dict[str, Any] = {"nfe": drawn.nfe, "seconds": drawn.seconds, "seed": seed, "step": run.step}
+        if drawn.y is not None:
+            facts["y"] = drawn.y.numpy()
+        files.write_samples(folder, drawn.x, **facts)
+        found: Metrics = {}
+        try:
+            dataset = run.dataset
+        except UserError as error:
+            log.warning(f"no metrics and no figures: {error}")
+        else:
+            found = measure(run, dataset, drawn)
+            files.write_json(folder / "metrics.json", found)
+            for figure_name, figure in draw(run, dataset, drawn).items():
+                figures.save(figure, folder / "figures" / f"{figure_name}.png")
+            if found:
+                log.info(metrics.table(found))
+    return Written(final, found)
+
+
+def labels(run: Run, guidance: Config | None, label: Label) -> list[int | None]:
+    """The classes to be sampled, one after the other; UserError where that has no meaning."""
+    if label is None:
+        return [None]
+    if guidance is None:
+        raise UserError(f"label={label}: nothing steers towards a class: add guidance=classifier or classifier_free")
+    if run.classes is None:
+        raise UserError(f"label={label}: the data of {run.folder} have no labels")
+    if label == "all":
+        return list(range(run.classes))
+    if not 0 <= label < run.classes:
+        raise UserError(f"label={label} is no class of the data: choose from 0 to {run.classes - 1}, or label=all")
+    return [label]
+
+
+def generate(
+    run: Run,
+    asked: Sequence[int | None],
+    steering: Sequence[Guidance | None],
+    count: int,
+    seed: int,
+    batch_size: int,
+) -> Drawn:
+    """``count`` samples for each class that is asked for, one class after the other."""
+    started = time.perf_counter()
+    frames = FRAMES["vectors" if len(run.units.shape) == 1 else "images"]
+    parts = [
+        run.generate(
+            count, seed=seed, batch_size=batch_size, frames=0 if i else frames, guidance=guidance, first=i * count
+        )
+        for i, guidance in enumerate(steering)
+    ]
+    seconds = time.perf_counter() - started
+    x = torch.cat([run.units.decode(part.x).cpu() for part in parts])
+    y = None if asked[0] is None else torch.tensor(asked).repeat_interleave(count)
+    return Drawn(x, y, parts[0], sum(part.nfe for part in parts) / len(parts), seconds)
+
+
+def measure(run: Run, dataset: Dataset, drawn: Drawn) -> Metrics:
+    """What there is to measure of samples: of points, of images, or of images of the classes asked for."""
+    if len(run.units.shape) == 1:
+        found = metrics.measure(dataset, drawn.x)
+        off = metrics.score_error(dataset, run.sde, on_cpu(run.score_model, run.device, run.dtype))
+        if off is not None:
+            found["score_error"] = {"value": off, "floor": 0.0, "train": None, "floor_from": "exact score"}
+        return found
+    if len(drawn.x) < 2:
+        return {}
+    features = features_of(run, dataset)
+    if drawn.y is None or features is None:
+        return image_metrics.measure(dataset, drawn.x, features)
+    conditional = image_metrics.measure_conditional(dataset, drawn.x, drawn.y, features)
+    whole = image_metrics.measure(dataset, drawn.x, features) if len(drawn.y.unique()) == run.classes else {}
+    return {**whole, **conditional}
+
+
+def features_of(run: Run, dataset: Dataset) -> Features | None:
+    """The classifier in whose eyes images are compared, kept in the run's folder; None where there are no labels."""
+    if dataset.y is None or dataset.classes is None:
+        return None
+    path = run.folder / "features.pt"
+    if path.exists():
+        features = Features(run.units.shape, dataset.classes)
+        try:
+            features.load_state_dict(torch.load(path, weights_only=True))
+        except Exception as error:
+            raise UserError(f"{path}: not a file of features ({type(error).__name__}): remove it") from None
+        return features.eval()
+    log.info("training the classifier in whose features images are compared")
+    features = train_features(run.units.encode(dataset.x).float(), dataset.y, dataset.classes)
+    torch.save(features.state_dict(), path)
+    return features
+
+
+def draw(run: Run, dataset: Dataset, drawn: Drawn) -> Mapping[str, figures.Figure]:
+    """The figures of samples by their names."""
+    if len(run.units.shape) == 1:
+        shown: dict[str, figures.Figure] = {"samples": figures.compare(dataset, drawn.x)}
+        for figure in (figures.marginals, figures.trajectories):
+            shown[figure.__name__] = figure(dataset, drawn.samples, run.sde)
+        return shown
+    x = image_metrics.quantized(drawn.x, dataset.levels)
+    low, high = float(dataset.x[:1000].min()), float(dataset.x[:1000].max())
+    path = torch.stack([run.units.decode(frame).cpu() for frame in drawn.samples.path])
+    shown = {"generation": image_figures.generation(path, drawn.samples.times.cpu(), low, high)}
+    if drawn.y is None:
+        return {"samples": figures.compare(dataset, x), **shown}
+    return {"classes": image_figures.classes(x, drawn.y, low, high), **shown}
+
+
+def write_accuracy(run: Run, model: ClassifierModel) -> Written:
+    """Measure a classifier of noisy data over time, into the run's folder."""
+    found, curves = accuracy(run.dataset, model, run.device, run.dtype)
+    chance = 1 / (run.classes or 1)
+    figures.save(image_figures.accuracy(*curves, chance), run.folder / "figures" / "accuracy.png")
+    log.info(metrics.table(found, "held out"))
+    return Written(run.folder, found)
+
+
+def accuracy(
+    dataset: Dataset, model: ClassifierModel, device: torch.device, dtype: torch.dtype
+) -> tuple[Metrics, tuple[Tensor, dict[str, Tensor]]]:
+    """The mean accuracy and cross entropy of a classifier over t, and the accuracy at each time.
+
+    There is no floor: what is best at a noise level is not known.
+    """
+    times = torch.linspace(model.sde.eps, model.sde.T, TIMES, dtype=torch.float64)
+    named = {"held-out images": (dataset.held_out, dataset.held_out_y), "training images": (dataset.x, dataset.y)}
+    curves, rows = {}, []
+    for name, (x, y) in named.items():
+        assert x is not None and y is not None
+        inner = dataset.units.encode(x[:CLASSIFIED]).to(device, dtype)
+        log_p, hits = log_likelihood_by_time(model, inner, y[:CLASSIFIED].to(device), times)
+        curves[name] = hits
+        rows.append({"accuracy": float(hits.mean()), "accuracy_clean": float(hits[0]), "nll": float(-log_p.mean())})
+    source = "not known: chance is 1 over the number of classes"
+    found = {
+        key: {"value": rows[0][key], "floor": None, "train": rows[1][key], "floor_from": source} for key in rows[0]
+    }
+    return found, (times, curves)
