@@ -10,7 +10,7 @@ from sdegen import command
 
 def loaded(config: dict[str, Any]) -> Any:  # noqa: ANN401
     from sdegen.assembly import SAMPLE, check
-    from sdegen.output import labels
+    from sdegen.output import labels, observe
     from sdegen.run import load
 
     groups = (*command.NODES, *(["guidance"] if config["guidance"] else []))
@@ -21,7 +21,8 @@ def loaded(config: dict[str, Any]) -> Any:  # noqa: ANN401
     run = load(config["run"], nodes=nodes, **settings)
     asked = labels(run, config["guidance"], config["label"])
     if config["guidance"]:
-        run.guide(config["guidance"], label=asked[0])
+        seen = observe(run, config["guidance"])
+        run.guide(config["guidance"], asked[0], None if seen is None else seen.y)
     return run, config
 
 

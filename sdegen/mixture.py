@@ -67,6 +67,32 @@ class GaussianMixture:
             covariances = self.covariances.reshape(len(self.means), -1) / scale**2
         return GaussianMixture(self.weights, means, covariances)
 
+    def given(self, matrix: Tensor, y: Tensor, noise: float) -> GaussianMixture:
+        r"""The law of x given :math:`A x + \sigma_y n = y`, a mixture again.
+
+        Each component is conditioned by Kalman's formulas and weighted by its evidence,
+        :math:`w_m N(y; A \mu_m, S_m)` with :math:`S_m = A \Sigma_m A^\top + \sigma_y^2 I`.
+
+        Args:
+            matrix: A, ``(m, d)``.
+            y: what was measured, ``(m,)``.
+            noise: :math:`\sigma_y`, above 0.
+        """
+        a, identity = matrix.double(), torch.eye(self._flat.shape[1], dtype=torch.float64)
+        full = self.covariances
+        if full.ndim < 3:
+            full = torch.diag_embed(full.reshape(len(full), -1).expand(self._flat.shape))
+        root = torch.linalg.cholesky(a @ full @ a.T + noise**2 * torch.eye(len(a), dtype=torch.float64))
+        gain = torch.cholesky_solve(a @ full, root).mT
+        off = (y.double() - self._flat @ a.T).unsqueeze(2)
+        evidence = -0.5 * torch.linalg.solve_triangular(root, off, upper=False).square().sum((1, 2))
+        evidence = self.weights.log() + evidence - root.diagonal(dim1=1, dim2=2).log().sum(1)
+        # Joseph's form, which stays symmetric and positive.
+        rest = identity - gain @ a
+        covariances = rest @ full @ rest.mT + noise**2 * gain @ gain.mT
+        means = self._flat + (gain @ off).squeeze(2)
+        return GaussianMixture(evidence.softmax(0), means.reshape(self.means.shape), covariances)
+
     def sample(self, n: int, source: torch.Generator) -> Tensor:
         """``n`` independent draws, float64, ``(n, *)``."""
         component = torch.multinomial(self.weights, n, replacement=True, generator=source)

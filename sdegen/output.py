@@ -18,7 +18,9 @@ from sdegen.datasets import Dataset
 from sdegen.errors import UserError
 from sdegen.features import Features, train_features
 from sdegen.guidance import Guidance
+from sdegen.measurement import Measurement, array
 from sdegen.metrics import Metrics
+from sdegen.rng import generator
 from sdegen.run import Run, on_cpu
 from sdegen.samplers import Samples
 
@@ -39,6 +41,14 @@ class Written(NamedTuple):
 
     folder: Path
     metrics: Metrics
+
+
+class Observation(NamedTuple):
+    """What is measured, in the user's units, ``(1, *)`` or None, and what was found, ``(1, …)`` in the network's."""
+
+    truth: Tensor | None
+    y: Tensor
+    measurement: Measurement
 
 
 class Drawn(NamedTuple):
@@ -72,8 +82,10 @@ def write(
     """
     name = choice(run.config["sampler"])
     asked = labels(run, guidance, label)
+    seen = observe(run, guidance)
+    observed = None if seen is None else seen.y
     # Built before anything is drawn, so that what cannot work costs nothing.
-    steering = [None if guidance is None else run.guide(guidance, label=one) for one in asked]
+    steering = [None if guidance is None else run.guide(guidance, one, observed) for one in asked]
     by = "" if guidance is None else f" under {choice(guidance)}"
     log.info(f"sampling {count}{' of each class' if len(asked) > 1 else ''} by {name}{by}, {run.weights_used()}")
     drawn = generate(run, asked, steering, count, seed, batch_size)
@@ -89,6 +101,8 @@ def write(
         facts: dict[str, Any] = {"nfe": drawn.nfe, "seconds": drawn.seconds, "seed": seed, "step": run.step}
         if drawn.y is not None:
             facts["y"] = drawn.y.numpy()
+        if seen is not None:
+            facts |= {"measured": measured(run, seen).numpy(), "mean": drawn.x.mean(0), "std": drawn.x.std(0)}
         files.write_samples(folder, drawn.x, **facts)
         found: Metrics = {}
         try:
@@ -96,9 +110,9 @@ def write(
         except UserError as error:
             log.warning(f"no metrics and no figures: {error}")
         else:
-            found = measure(run, dataset, drawn)
+            found = measure(run, dataset, drawn) if seen is None else agree(run, drawn, seen)
             files.write_json(folder / "metrics.json", found)
-            for figure_name, figure in draw(run, dataset, drawn).items():
+            for figure_name, figure in draw(run, dataset, drawn, seen).items():
                 figures.save(figure, folder / "figures" / f"{figure_name}.png")
             if found:
                 log.info(metrics.table(found))
@@ -109,6 +123,8 @@ def labels(run: Run, guidance: Config | None, label: Label) -> list[int | None]:
     """The classes to be sampled, one after the other; UserError where that has no meaning."""
     if label is None:
         return [None]
+    if guidance is not None and not run.steers(guidance, "label"):
+        raise UserError(f"label={label}: guidance={choice(guidance)} steers towards no class: leave it out")
     if guidance is None:
         raise UserError(f"label={label}: nothing steers towards a class: add guidance=classifier or classifier_free")
     if run.classes is None:
@@ -179,7 +195,7 @@ def features_of(run: Run, dataset: Dataset) -> Features | None:
     return features
 
 
-def draw(run: Run, dataset: Dataset, drawn: Drawn) -> Mapping[str, figures.Figure]:
+def draw(run: Run, dataset: Dataset, drawn: Drawn, seen: Observation | None) -> Mapping[str, figures.Figure]:
     """The figures of samples by their names."""
     if len(run.units.shape) == 1:
         shown: dict[str, figures.Figure] = {"samples": figures.compare(dataset, drawn.x)}
@@ -190,9 +206,71 @@ def draw(run: Run, dataset: Dataset, drawn: Drawn) -> Mapping[str, figures.Figur
     low, high = float(dataset.x[:1000].min()), float(dataset.x[:1000].max())
     path = torch.stack([run.units.decode(frame).cpu() for frame in drawn.samples.path])
     shown = {"generation": image_figures.generation(path, drawn.samples.times.cpu(), low, high)}
+    if seen is not None:
+        named = (seen.truth if seen.truth is None else seen.truth[0], measured(run, seen))
+        return {"posterior": image_figures.posterior(*named, drawn.x, low, high), **shown}
     if drawn.y is None:
         return {"samples": figures.compare(dataset, x), **shown}
     return {"classes": image_figures.classes(x, drawn.y, low, high), **shown}
+
+
+def observe(run: Run, guidance: Config | None) -> Observation | None:
+    """What a guidance measures: a held-out image, or what a file holds; None where it measures nothing.
+
+    The noise is the same for every seed of the samples.
+
+    Raises:
+        UserError: there is no such image or file.
+    """
+    if guidance is None or not run.steers(guidance, "observed"):
+        return None
+    measurement = run.measurement(guidance)
+    shift, scale = run.units
+    if guidance["path"] is not None:
+        try:
+            y = array(guidance["path"]).double()[None]
+            zero = measurement(shift[None])
+            if y.shape != zero.shape:
+                raise ValueError(f"must have the shape {tuple(zero.shape[1:])}, and has {tuple(y.shape[1:])}")
+        except ValueError as error:
+            raise UserError(f"guidance.path={guidance['path']}: {error}") from None
+        return Observation(None, (y - zero) / scale.flatten()[0], measurement)
+    held_out = run.dataset.held_out
+    if held_out is None:
+        source = generator("cpu", 0, "measured")
+        held_out = run.dataset.draw(guidance["image"] + 1, source)
+    assert held_out is not None
+    if not 0 <= guidance["image"] < len(held_out):
+        raise UserError(f"guidance.image={guidance['image']}: choose from 0 to {len(held_out) - 1}")
+    truth = held_out[guidance["image"] : guidance["image"] + 1].double()
+    y = measurement(run.units.encode(truth))
+    noise = torch.randn(y.shape, generator=generator("cpu", 0, "measurement", guidance["image"]), dtype=y.dtype)
+    return Observation(truth, y + guidance["noise"] * noise, measurement)
+
+
+def measured(run: Run, seen: Observation) -> Tensor:
+    """A measurement in the user's units, as a picture where it is one."""
+    shift, scale = run.units
+    return seen.measurement.picture(seen.y * scale.flatten()[0] + seen.measurement(shift[None]))
+
+
+def agree(run: Run, drawn: Drawn, seen: Observation) -> Metrics:
+    """How far samples are from what was measured, and their mean from what there was, in standard units."""
+    off = seen.measurement(run.units.encode(drawn.x)) - seen.y
+    source = "the noise of the measurement"
+    found: Metrics = {"residual": {"value": rms(off), "floor": None, "train": None, "floor_from": source}}
+    if seen.truth is not None:
+        truth = run.units.encode(seen.truth)
+        spread, mean = rms(run.units.encode(drawn.x) - run.units.encode(drawn.x.mean(0, keepdim=True))), drawn.x.mean(0)
+        error = rms(run.units.encode(mean[None]) - truth)
+        found["residual"]["floor"] = rms(seen.measurement(truth) - seen.y)
+        found["error_of_mean"] = {"value": error, "floor": spread, "train": None, "floor_from": "spread of the samples"}
+    return found
+
+
+def rms(x: Tensor) -> float:
+    """Root mean square of all entries."""
+    return float(x.square().mean().sqrt())
 
 
 def write_accuracy(run: Run, model: ClassifierModel) -> Written:

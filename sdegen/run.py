@@ -12,13 +12,14 @@ from torch import Tensor
 
 from sdegen import checkpoint as checkpoints
 from sdegen import schema
-from sdegen.assembly import GROUPS, TRAIN, Config, Faults, check, connect, construct, refusals
+from sdegen.assembly import GROUPS, TRAIN, Config, Faults, check, choice, connect, construct, refusals
 from sdegen.checkpoint import Checkpoint
 from sdegen.classifier import ClassifierModel
 from sdegen.datasets import Dataset, Units
 from sdegen.errors import UserError
 from sdegen.guidance import Guidance
 from sdegen.likelihood import Flow, by_probes
+from sdegen.measurement import Measurement
 from sdegen.networks import Network
 from sdegen.ode import Dopri5
 from sdegen.samplers import Sampler, Samples
@@ -236,9 +237,25 @@ class Run:
         """
         supplied = {"label": label, "observed": observed, "shape": self.units.shape, "load": self._model_of}
         guidance: Guidance = construct({"guidance": node}, "guidance", self._trust, **supplied)
+        if guidance.conditional and self.model.network.label_dropout is None:
+            raise UserError(
+                f"guidance={choice(node)}: the network of {self.folder} is not told the class: train one with "
+                f"network.label_dropout=0.1, as experiment=digits_conditional does"
+            )
         if found := refusals({**self.config, "guidance": node}, {"guidance": guidance}, self._trust):
             raise Faults("\n".join(found))
         return guidance
+
+    def steers(self, node: Mapping[str, Any], by: str) -> bool:
+        """Whether the guidance of a node steers ``by`` a ``label``, or by what was ``observed``."""
+        return schema.takes(node, by, self._trust)
+
+    def measurement(self, node: Mapping[str, Any]) -> Measurement:
+        """The measurement inside the node of a guidance."""
+        measurement: Measurement = construct(
+            {"guidance.measurement": node["measurement"]}, "guidance.measurement", self._trust, shape=self.units.shape
+        )
+        return measurement
 
     def _model_of(self, folder: str, kind: type) -> ScoreModel | ClassifierModel:
         """The model of another run, of the same data and process; UserError where it is not of a kind."""

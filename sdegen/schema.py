@@ -105,6 +105,11 @@ class FromRun:
     """What a configuration gives as the folder of a run and a constructor gets loaded: a trained model."""
 
 
+def takes(node: Mapping[str, Any], argument: str, trust: Sequence[str] = ()) -> bool:
+    """Whether the constructor of a node has an argument, one that the program supplies, say."""
+    return argument in inspect.signature(resolve(node["_target_"], trust)).parameters
+
+
 LARGEST = 2**63
 """Numbers from here on are no sensible option, and infinity and NaN are none at all."""
 

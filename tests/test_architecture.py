@@ -17,6 +17,7 @@ LAYERS = [
     {"networks", "samplers", "weighting", "datasets"},
     {"score", "classifier", "measurement", "times", "objective", "optimizer", "likelihood"},
     {"stream", "guidance"},
+    {"posterior"},
     {"sampling"},
     {"training", "metrics", "figures", "proofs", "features"},
     {"checkpoint", "recorder", "files", "flow_figures", "image_metrics", "image_figures"},
