@@ -1,10 +1,8 @@
 """Hold guidance against exact conditionals of Gaussian mixtures: ``python scripts/posteriors.py``.
 
-For mixtures whose posterior given a class or a linear measurement is closed form, the samples of each method are compared
-with it at its floor: the median over 20 sets of as many exact draws. ``exact`` samples with the exact conditional score,
-which tells the sampler's own error.
-
-Reads: seeds fix the mixtures and measurements. Prints a table; ``--json FILE`` keeps the numbers.
+For mixtures whose posterior given a class or a linear measurement is closed form, the samples of each method are
+compared with it, beside a floor: the median over 20 sets of as many exact draws. ``exact`` samples with the exact
+conditional score, which tells the sampler's own error. Seeds fix the mixtures and measurements.
 """
 
 from __future__ import annotations
