@@ -13,11 +13,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from sdegen import figures, files
+from sdegen import figures, files, image_figures
 from sdegen.assembly import choice
 
-METRICS = ("w1", "sliced_w1", "energy")
+METRICS = ("w1", "sliced_w1", "energy", "frechet")
 """What quality is drawn as: the first of them that was measured."""
+STEERED = ("agreement", "class_recall", "spread")
+"""What a stronger guidance buys, and what it costs."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe & Ito's palette; markers tell apart what colours alone cannot."""
 MARKERS = "os^DvPX"
@@ -55,6 +57,9 @@ def write(folders: Sequence[Path]) -> list[Path]:
         with files.new_folder(run / "frontiers", "samplers") as (folder, final):
             table(entries, labels, folder / "frontier.csv")
             figures.save(draw(entries, labels), folder / "frontier.png")
+            by_scale = {entry.options.get("guidance.scale"): entry.metrics for entry in entries}
+            if len(by_scale) == len(entries) and all(set(STEERED) <= set(found) for found in by_scale.values()):
+                figures.save(steering(by_scale), folder / "steering.png")
         written.append(final)
     return written
 
@@ -73,9 +78,18 @@ def read(folder: Path) -> Entry:
         **{key: node[key] for key in ("weights", "step", "seed")},
     }
     options = {key: value for key, value in flat(node["sampler"]) if not key.endswith("_target_")} | own
+    guidance = [(f"guidance.{key}", value) for key, value in flat(node.get("guidance") or {}) if key != "_target_"]
+    options |= dict(guidance, label=node.get("label"))
     steps = options.pop("steps", None)
     found = json.loads(metrics.read_text()) if metrics.exists() else {}
     return Entry(options, choice(node["sampler"]), steps, nfe, seconds, found)
+
+
+def steering(by_scale: Mapping[Any, Mapping[str, Mapping[str, Any]]]) -> Figure:
+    """Agreement with the class that was asked for against the scale of the guidance, beside what it costs."""
+    scales = sorted(by_scale)
+    curves = {name: [by_scale[scale][name]["value"] for scale in scales] for name in STEERED}
+    return image_figures.steering(scales, curves, {name: by_scale[scales[0]][name]["floor"] for name in STEERED})
 
 
 def flat(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -92,7 +106,9 @@ def label(entries: Sequence[Entry]) -> list[str]:
     for entry in entries:
         same = [other for other in entries if other.name == entry.name]
         varied = [key for key in entry.options if differ(same, key)]
-        varied += [key for key in ("weights", "step", "seed", "count") if key not in varied and differ(entries, key)]
+        varied += [
+            key for key in ("weights", "step", "seed", "count", "label") if key not in varied and differ(entries, key)
+        ]
         # Tolerances are to an adaptive sampler what the number of steps is to the others, and are tightened together.
         varied = [key for key in varied if key not in ("rtol", "atol")]
         labels.append(" ".join([entry.name, *(f"{key}={entry.options.get(key)}" for key in varied)]))

@@ -66,7 +66,9 @@ def test_only_the_command_line_knows_hydra() -> None:
     assert users == {"command"}
 
 
-@pytest.mark.parametrize("script", ["train", "sample", "evaluate", "verify", "benchmark", "contest", "peers"])
+@pytest.mark.parametrize(
+    "script", ["train", "sample", "evaluate", "verify", "benchmark", "contest", "peers", "posteriors"]
+)
 def test_importing_a_script_imports_nothing_heavy(script: str) -> None:
     code = f"import sys; sys.path.insert(0, 'scripts'); import {script}; print(sorted(sys.modules))"
     output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout

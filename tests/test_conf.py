@@ -71,6 +71,21 @@ def test_yaml_names_every_option_of_its_class_with_its_default(path: Path) -> No
     assert set(node) - {"_target_"} == expected
 
 
+@pytest.mark.parametrize("path", sorted((CONF / "guidance").rglob("*.yaml")), ids=name)
+def test_guidance_names_every_option_of_its_class(path: Path) -> None:
+    node = OmegaConf.to_container(OmegaConf.load(path))
+    if path.stem == "none":
+        return
+    parameters = inspect.signature(schema.resolve(node["_target_"], ())).parameters
+    inner = {key for default in node.get("defaults", []) if default != "_self_" for key in default}
+    assert set(node) - DEFAULTS | inner == {key for key in parameters if key not in schema.SUPPLIED}
+    assert all(
+        (path.parent / key / f"{value}.yaml").exists()
+        for d in node.get("defaults", [])[:-1]
+        for key, value in d.items()
+    )
+
+
 @pytest.mark.parametrize("path", NODES, ids=name)
 def test_every_choice_composes_and_builds(path: Path, tmp_path: Path) -> None:
     group, option = choice(path)

@@ -397,6 +397,109 @@ def test_own_sampler_without_a_corrector_can_be_given_one(exact: Path) -> None:
     assert "of the corrector's moves accepted" in result.stdout
 
 
+TINY = ("trainer.steps=4", "trainer.preview_every=0", "sampler.steps=2", "trainer.threads=1")
+UNET = ("network.channels=8", "network.multipliers=[1]", "network.blocks=1", "network.attention=[]")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a short run of digits, one of digits with labels, and of two classifiers in it."""
+    folder = tmp_path_factory.mktemp("digits")
+    for line in (
+        ("experiment=digits", *TINY, *UNET),
+        ("experiment=digits_conditional", *TINY, *UNET),
+        ("experiment=digits_classifier", *TINY[:2], "network.channels=[8]"),
+        ("experiment=digits_classifier", *TINY[:2], "network.channels=[8]", "sde=subvp", "name=other"),
+    ):
+        result = run("train", *line, cwd=folder)
+        assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_digits_leave_their_figures_and_measures(digits: Path) -> None:
+    latest = digits / "outputs" / "digits" / "latest"
+    assert {path.name for path in (latest / "figures").iterdir()} == {"samples.png", "generation.png"}
+    found = json.loads((latest / "metrics.json").read_text())
+    assert set(found) == {"frechet", "kernel", "precision", "recall", "class_balance", "near_copies"}
+    classifier = digits / "outputs" / "digits_classifier" / "latest"
+    assert (classifier / "figures" / "accuracy.png").exists()
+    assert 0 < json.loads((classifier / "metrics.json").read_text())["accuracy"]["value"] < 1
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("digits", ("guidance=classifier", "guidance.run=outputs/digits_classifier/latest", "guidance.scale=2")),
+        ("digits_conditional", ("guidance=classifier_free", "guidance.scale=2")),
+    ],
+)
+def test_all_classes_are_sampled_one_after_the_other(digits: Path, name: str, line: tuple[str, ...]) -> None:
+    """With their labels; and one class alone is that part of them."""
+    base = (f"run=outputs/{name}/latest", *line, "count=3", "sampler=euler_maruyama", "sampler.steps=3")
+    result = run("sample", *base, "label=all", cwd=digits)
+    assert result.returncode == 0, result.stderr
+    folder = digits / result.stdout.splitlines()[-1].removeprefix("results in ")
+    assert {path.name for path in (folder / "figures").iterdir()} == {"classes.png", "generation.png"}
+    assert {"agreement", "spread", "class_recall", "frechet"} <= set(json.loads((folder / "metrics.json").read_text()))
+    samples = np.load(folder / "samples.npz")
+    assert samples["y"].tolist() == [label for label in range(10) for _ in range(3)]
+    assert samples["nfe"] == (3 if name == "digits" else 6)
+    result = run("sample", *base, "label=0", cwd=digits)
+    one = np.load(digits / result.stdout.splitlines()[-1].removeprefix("results in ") / "samples.npz")
+    np.testing.assert_allclose(one["x"], samples["x"][:3], atol=1e-4)
+
+
+def test_an_image_is_inpainted_and_agrees_with_what_is_known(digits: Path) -> None:
+    line = ("run=outputs/digits/latest", "guidance=inpaint", "guidance.measurement.mask=left", "guidance.image=5")
+    result = run("sample", *line, "count=6", "sampler=ddim", "sampler.steps=30", "guidance.noise=0.02", cwd=digits)
+    assert result.returncode == 0, result.stderr
+    folder = digits / result.stdout.splitlines()[-1].removeprefix("results in ")
+    assert {path.name for path in (folder / "figures").iterdir()} == {"posterior.png", "generation.png"}
+    samples = np.load(folder / "samples.npz")
+    known = samples["measured"][0, :, :4]
+    assert np.isnan(samples["measured"][0, :, 4:]).all()
+    assert np.abs(samples["x"][:, 0, :, :4] - known).mean() < 0.5
+    np.testing.assert_allclose(samples["mean"], samples["x"].mean(0))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (("guidance=classifier", "label=3"), ("guidance.run: is missing",)),
+        (("guidance=classifier", "guidance.run=outputs/digits_classifier/latest"), ("give label=3",)),
+        (("guidance=classifier", "guidance.run=outputs/digits_classifier/latest", "label=10"), ("choose from 0 to 9",)),
+        (("guidance=classifier", "guidance.run=outputs/digits/latest", "label=1"), ("holds no classifier",)),
+        (("guidance=classifier", "guidance.run=outputs/other/latest", "label=1"), ("was trained with another SDE",)),
+        (("guidance=classifier", "guidance.run=nowhere", "label=1"), ("nowhere: no such folder",)),
+        (("label=3",), ("add guidance=classifier",)),
+        (("guidance=classifier_free", "label=3"), ("train one with network.label_dropout=0.1",)),
+        (("guidance=inpaint", "label=3"), ("steers towards no class",)),
+        (("guidance=inpaint", "guidance.measurement.mask=half"), ("mask=half is none of left",)),
+        (("guidance=inpaint", "guidance.measurement.mask=small.npy"), ("zeros and ones of the shape",)),
+        (("guidance=inpaint", "guidance.image=5000"), ("choose from 0 to",)),
+        (("guidance=inpaint", "guidance.noise=0"), ("noise=0 must be above 0",)),
+        (("guidance=colourise",), ("needs colours",)),
+        (("guidance=deblur", "guidance/method=replacement"), ("guidance/method=moments",)),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_guidance_that_cannot_work_is_one_line(digits: Path, line: tuple, words: tuple) -> None:
+    np.save(digits / "small.npy", np.ones((4, 4)))
+    latest = digits / "outputs" / "digits" / "latest"
+    before = sorted(latest.rglob("*"))
+    result = run("sample", "run=outputs/digits/latest", "count=2", *line, cwd=digits)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert all(word in result.stderr for word in words), result.stderr
+    assert sorted(latest.rglob("*")) == before
+
+
+def test_a_classifier_does_not_sample(digits: Path) -> None:
+    result = run("sample", "run=outputs/digits_classifier/latest", "count=2", cwd=digits)
+    assert result.returncode == 2
+    assert result.stderr.endswith("holds a classifier, not a score: it steers another run by guidance.run=\n")
+
+
 def test_only_what_cannot_be_read_is_quoted() -> None:
     parser = OverridesParser.create()
     for argument in ("a=1", "a=[1,2]", "a=x,y", "a={b:1}", "-m", "a='b c'", "+a.b=3"):
