@@ -83,6 +83,7 @@ def problems(d: int, m: int, seed: int, folder: Path):  # noqa: ANN201
         guidance = Posterior(y, measurement, method, NOISE)
         name = type(method).__name__.lower()
         guided[name] = (posterior, guidance(sde, marginals), lambda x, g=guidance: g.start(sde, x))
+    guided["isotropic, twisted"] = guided["isotropic"]
     steered = ClassifierGuidance(ClassifierModel(Components(law, sde), sde), label)
     own = type(law)(law.weights[label : label + 1], law.means[label : label + 1], law.covariances[label : label + 1])
     guided["classifier"] = (own, steered(sde, marginals), lambda x: x)
@@ -110,10 +111,10 @@ def table(count: int, steps: int, seeds: int) -> dict[str, dict[str, dict[str, f
     import torch
 
     from sdegen.rng import SampleNoise, generator
-    from sdegen.samplers import StepSampler, StochasticAdams
+    from sdegen.samplers import StepSampler, StochasticAdams, Twisted
 
     torch.set_num_threads(1)
-    sampler, found = StepSampler(StochasticAdams(), None, steps, "logistic"), {}
+    guided_by, found = {True: Twisted(steps), False: StepSampler(StochasticAdams(), None, steps, "logistic")}, {}
     for case, (d, m) in CASES.items():
         rows: dict[str, list[dict[str, float]]] = {}
         for seed in range(seeds):
@@ -121,6 +122,7 @@ def table(count: int, steps: int, seeds: int) -> dict[str, dict[str, dict[str, f
                 sde, guided = problems(d, m, seed, Path(folder))
             for name, (law, score, start) in guided.items():
                 noise = SampleNoise(seed, 0, count, (d,))
+                sampler = guided_by["twisted" in name]
                 prior = start(sde.sample_prior(torch.empty(count, d, dtype=torch.float64), noise))
                 with torch.no_grad():
                     value = compared(law, sampler(sde, score, prior, noise=noise).x)

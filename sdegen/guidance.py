@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sdegen.classifier import ClassifierModel
+from sdegen.samplers.base import Parts, Steered
 from sdegen.sde.base import SDE, S, Score
 
 
@@ -60,17 +61,25 @@ class ClassifierGuidance(Guidance[SDE]):
         self.classifier, self.label, self.scale = run, wanted("classifier", label), scale
 
     def __call__(self, sde: SDE, score: Score) -> Score:
-        def guided(x: Tensor, t: Tensor) -> Tensor:
-            with torch.enable_grad():
-                point = x.detach().requires_grad_()
-                log_p = self.classifier.given(torch.tensor(self.label, device=x.device))(point, t)
-                pull = torch.autograd.grad(log_p.sum(), point)[0]
-            return torch.add(score(x, t), pull, alpha=self.scale)
-
-        return guided
+        return Classified(self, score)
 
     def start(self, sde: SDE, x: Tensor) -> Tensor:
         return x
+
+
+class Classified(Steered):
+    """A score under a classifier's guidance."""
+
+    def __init__(self, guidance: ClassifierGuidance, score: Score) -> None:
+        self.guidance, self.score = guidance, score
+
+    def parts(self, x: Tensor, t: Tensor) -> Parts:
+        guidance, label = self.guidance, torch.tensor(self.guidance.label, device=x.device)
+        with torch.enable_grad():
+            point = x.detach().requires_grad_()
+            log_p = guidance.scale * guidance.classifier.given(label)(point, t)
+            pull = torch.autograd.grad(log_p.sum(), point)[0]
+        return Parts(self.score(x, t), pull, log_p.detach())
 
 
 class ClassifierFree(Guidance[SDE]):

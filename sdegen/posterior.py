@@ -23,10 +23,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sdegen.errors import UserError
 from sdegen.guidance import Guidance
 from sdegen.measurement import Measurement
+from sdegen.samplers.base import Parts, Steered
 from sdegen.sde.base import LinearSDE, Score
-from sdegen.tensor import expand
+from sdegen.tensor import expand, squared_norm
 
 
 class Problem(NamedTuple):
@@ -72,28 +74,50 @@ class GaussianMethod(Method):
         r"""V v of each row, ``(B, *)``; ``pull`` gives :math:`(\partial \hat x/\partial x)^\top v`."""
 
     def __call__(self, sde: LinearSDE, score: Score, problem: Problem) -> Score:
-        measurement, noise = problem.measurement, problem.noise
+        return Measured(self, sde, score, problem)
 
-        def guided(x: Tensor, t: Tensor) -> Tensor:
-            alpha, variance = expand(sde.alpha(t), x), expand(sde.sigma(t), x) ** 2
-            with torch.enable_grad():
-                point = x.detach().requires_grad_()
-                own = score(point, t)
-                mean = (point + variance * own) / alpha
-
-            def pull(v: Tensor) -> Tensor:
-                return torch.autograd.grad(mean, point, v, retain_graph=True)[0]
-
-            def spread(v: Tensor) -> Tensor:
-                return noise**2 * v + measurement(self.covariance(sde, t, pull, measurement.adjoint(v)))
-
-            missing = problem.y.to(x) - measurement(mean.detach())
-            return own.detach() + pull(measurement.adjoint(solve(spread, missing, self.iterations)))
-
-        return guided
+    @abstractmethod
+    def variance(self, sde: LinearSDE, t: Tensor, problem: Problem) -> Tensor:
+        r"""c where :math:`\sigma_y^2 I + A V A^\top = c I`, shaped like ``t``; UserError where that is not so."""
 
     def start(self, sde: LinearSDE, problem: Problem, x: Tensor) -> Tensor:
         return x
+
+
+class Measured(Steered):
+    """A score under the guidance of a measurement."""
+
+    def __init__(self, method: GaussianMethod, sde: LinearSDE, score: Score, problem: Problem) -> None:
+        self.method, self.sde, self.score, self.problem = method, sde, score, problem
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        own, pull, _ = self._pulled(x, t)
+        return own + pull
+
+    def parts(self, x: Tensor, t: Tensor) -> Parts:
+        variance = self.method.variance(self.sde, t, self.problem).double()
+        own, pull, missing = self._pulled(x, t)
+        entries = missing[0].numel()
+        log_p = -0.5 * (squared_norm(missing).double() / variance + entries * variance.log())
+        return Parts(own, pull, log_p)
+
+    def _pulled(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The score, the pull, and what is missing from the measurement of the mean."""
+        sde, measurement, noise = self.sde, self.problem.measurement, self.problem.noise
+        alpha, variance = expand(sde.alpha(t), x), expand(sde.sigma(t), x) ** 2
+        with torch.enable_grad():
+            point = x.detach().requires_grad_()
+            own = self.score(point, t)
+            mean = (point + variance * own) / alpha
+
+        def pull(v: Tensor) -> Tensor:
+            return torch.autograd.grad(mean, point, v, retain_graph=True)[0]
+
+        def spread(v: Tensor) -> Tensor:
+            return noise**2 * v + measurement(self.method.covariance(sde, t, pull, measurement.adjoint(v)))
+
+        missing = self.problem.y.to(x) - measurement(mean.detach())
+        return own.detach(), pull(measurement.adjoint(solve(spread, missing, self.method.iterations))), missing
 
 
 class Moments(GaussianMethod):
@@ -115,6 +139,9 @@ class Moments(GaussianMethod):
     def covariance(self, sde: LinearSDE, t: Tensor, pull: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
         return expand(sde.sigma(t) ** 2 / sde.alpha(t), v) * pull(v)
 
+    def variance(self, sde: LinearSDE, t: Tensor, problem: Problem) -> Tensor:
+        raise UserError("sampler=twisted needs the likelihood of the measurement: use guidance/method=isotropic")
+
 
 class Isotropic(GaussianMethod):
     r"""One variance for all directions, right for data of a standard deviation c that are not correlated: ΠGDM.
@@ -135,8 +162,17 @@ class Isotropic(GaussianMethod):
         self.spread = spread
 
     def covariance(self, sde: LinearSDE, t: Tensor, pull: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
+        return expand(self._of_x0(sde, t), v) * v
+
+    def variance(self, sde: LinearSDE, t: Tensor, problem: Problem) -> Tensor:
+        if problem.measurement.gain is None:
+            raise UserError("sampler=twisted needs measured numbers that do not overlap: use another sampler")
+        return problem.noise**2 + problem.measurement.gain * self._of_x0(sde, t)
+
+    def _of_x0(self, sde: LinearSDE, t: Tensor) -> Tensor:
+        """The variance of x_0 given x_t, shaped like ``t``."""
         sigma, data = sde.sigma(t) ** 2, (self.spread * sde.alpha(t)) ** 2
-        return expand(self.spread**2 * sigma / (sigma + data), v) * v
+        return self.spread**2 * sigma / (sigma + data)
 
 
 class Replacement(Method):

@@ -235,7 +235,7 @@ def invariance(sde: SDE, sampler: Sampler) -> Proof:
     )
     claim = "a sample does not depend on its batch"
     if sampler.couples:
-        return Proof(claim, f"{off:.1e}", "its error control couples a batch", None)
+        return Proof(claim, f"{off:.1e}", "the samples of a batch depend on each other", None)
     return Proof(claim, f"{off:.1e}", "<= 1e-9", off <= 1e-9)
 
 

@@ -17,7 +17,8 @@ from sdegen.mixture import GaussianMixture, Marginals
 from sdegen.networks import Network
 from sdegen.posterior import Isotropic, Method, Moments, Posterior, Replacement
 from sdegen.rng import SampleNoise, generator
-from sdegen.samplers import Dopri5, EulerMaruyama, StepSampler
+from sdegen.samplers import Dopri5, EulerMaruyama, StepSampler, Twisted
+from sdegen.samplers.twisted import effective, resampled
 from sdegen.sde import VE, VP, LinearSDE
 
 TIMES = [1e-5, 0.1, 0.4, 1.0]
@@ -225,6 +226,41 @@ def test_every_row_is_guided_by_itself(method: Method) -> None:
     together = guided(x, t)
     for i in (0, 7, 15):
         torch.testing.assert_close(guided(x[i : i + 1], t[i]), together[i : i + 1], rtol=1e-9, atol=1e-9)
+
+
+def test_particles_correct_what_a_guidance_gets_wrong() -> None:
+    """A measurement that leaves two modes, whose weights the approximate likelihood misses and the particles find."""
+    sde, n, noise = VP(), 6000, 0.2
+    law = GaussianMixture(
+        torch.tensor([0.35, 0.65]),
+        torch.tensor([[1.2, 1.0], [-0.6, -1.0]]),
+        torch.tensor([[0.02, 0.1], [0.6, 0.02]]).diag_embed(),
+    )
+    a, y = torch.tensor([[1.0, 0.0]], dtype=torch.float64), torch.tensor([[0.6]], dtype=torch.float64)
+    guidance = Posterior(y, Inpaint((2,), "left"), Isotropic(), noise=noise)
+    exact = conditioned(law, a, y[0], noise)
+    assert 0.2 < float(exact.weights[0]) < 0.8
+    off = []
+    for sampler in (StepSampler(EulerMaruyama(), steps=300), Twisted(60)):
+        source = SampleNoise(0, 0, n, (2,))
+        prior = sde.sample_prior(torch.empty(n, 2, dtype=torch.float64), source)
+        x = sampler(sde, guidance(sde, Marginals(law, sde)), prior, noise=source).x
+        off.append(abs(float((x[:, 1] > 0).double().mean()) - float(exact.weights[0])))
+    assert off[0] > 0.1
+    assert off[1] < 0.03
+    upper = x[x[:, 1] > 0]
+    torch.testing.assert_close(upper.mean(0), exact.means[0], atol=0.05, rtol=0)
+    torch.testing.assert_close(upper.T.cov(), exact.covariances[0], atol=0.03, rtol=0)
+
+
+def test_resampling_meets_each_particle_as_often_as_its_share() -> None:
+    weight = torch.randn(50, generator=generator("cpu", 0, "weights"), dtype=torch.float64)
+    for first in (-1.0, 0.2, 2.0):
+        counts = torch.bincount(resampled(weight, torch.full((50, 2), first)), minlength=50)
+        assert float((counts - 50 * weight.softmax(0)).abs().max()) < 1
+        assert int(counts.sum()) == 50
+    assert effective(torch.zeros(50)) == pytest.approx(50)
+    assert effective(torch.tensor([0.0, 0.0, -100.0])) == pytest.approx(2)
 
 
 def test_exact_conditionals_of_mixtures_are_those_of_weighted_draws() -> None:

@@ -6,6 +6,7 @@ from sdegen.samplers.correctors import HMC, AnnealedLangevin, Langevin, Metropol
 from sdegen.samplers.exponential import Adams, DPMSolver, StochasticAdams, StochasticDPMSolver
 from sdegen.samplers.flow import RK45, Dopri5, ProbabilityFlow
 from sdegen.samplers.predictors import DDIM, RK4, Ancestral, EulerMaruyama, Heun, ReverseDiffusion, StochasticHeun
+from sdegen.samplers.twisted import Twisted
 
 __all__ = [
     "DDIM",
@@ -33,4 +34,5 @@ __all__ = [
     "StochasticAdams",
     "StochasticDPMSolver",
     "StochasticHeun",
+    "Twisted",
 ]
