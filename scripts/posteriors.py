@@ -74,7 +74,6 @@ def problems(d: int, m: int, seed: int, folder: Path):  # noqa: ANN201
     y = truth @ a.T + NOISE * torch.randn(1, m, generator=source, dtype=torch.float64)
     np.save(folder / "a.npy", a.numpy())
     measurement = Linear((d,), str(folder / "a.npy"))
-    measurement.gain = 1.0
     marginals = Marginals(law, sde)
     posterior = law.given(a, y[0], NOISE)
     label = int(law.component(truth))
@@ -85,21 +84,29 @@ def problems(d: int, m: int, seed: int, folder: Path):  # noqa: ANN201
         guided[name] = (posterior, guidance(sde, marginals), lambda x, g=guidance: g.start(sde, x))
     guided["isotropic, twisted"] = guided["isotropic"]
     steered = ClassifierGuidance(ClassifierModel(Components(law, sde), sde), label)
-    own = type(law)(law.weights[label : label + 1], law.means[label : label + 1], law.covariances[label : label + 1])
-    guided["classifier"] = (own, steered(sde, marginals), lambda x: x)
+    guided["classifier"] = (components(law)[label], steered(sde, marginals), lambda x: x)
     return sde, guided
+
+
+def components(law) -> list:  # noqa: ANN001
+    """Every component of a mixture as a law of its own."""
+    parts = (law.weights, law.means, law.covariances)
+    return [type(law)(*(part[m : m + 1] for part in parts)) for m in range(len(law.weights))]
 
 
 def Components(law, sde):  # noqa: ANN001, ANN201, N802 - a class whose base is imported late
     """The exact log-probabilities of the components of a mixture given a noisy point."""
+    import torch
+
     from sdegen.networks import Network
 
     class Exact(Network):
         classifies = True
 
         def forward(self, x, t):  # noqa: ANN001, ANN202
-            alpha, sigma = (part.expand(len(x)).unsqueeze(1) for part in (sde.alpha(t), sde.sigma(t)))
-            return law._log_joint(x, alpha, sigma)[0]
+            alpha, sigma = (part.expand(len(x)) for part in (sde.alpha(t), sde.sigma(t)))
+            log_p = torch.stack([part.log_prob(x, alpha, sigma) for part in components(law)], dim=1)
+            return log_p + law.weights.log()
 
     return Exact()
 

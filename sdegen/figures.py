@@ -103,7 +103,7 @@ def marginals(dataset: Dataset, samples: Samples, sde: SDE) -> Figure:
                     axes.set(ylim=(-limit, limit), aspect="equal", adjustable="box")
                 axes.locator_params(nbins=3)
                 axes.tick_params(labelsize=7)
-            panels[0, column].set_title(f"t = {_number(float(times[i]))}")
+            panels[0, column].set_title(f"t = {number(float(times[i]))}")
         panels[0, 0].set_ylabel("forward")
         panels[1, 0].set_ylabel("reverse")
         figure.supxlabel("x(t), standardised" if line else f"x(t), standardised{shown(path[0, 0].numel(), ', ')}")
@@ -166,7 +166,7 @@ def shown(dimensions: int, before: str = "") -> str:
     return f"{before}first 2 of {dimensions} coordinates" if dimensions > 2 else ""
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Two digits, with a power of ten as in print."""
     mantissa, _, exponent = f"{value:.2g}".partition("e")
     power = f"10^{{{int(exponent)}}}" if exponent else ""

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from sdegen.figures import DATA, DENSITY, SAMPLES, STYLE, _number, image_grid
+from sdegen.figures import DATA, DENSITY, SAMPLES, STYLE, image_grid, number
 
 COLOURS = (DATA, SAMPLES, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Of Okabe & Ito's palette; line styles tell apart what colours alone cannot."""
@@ -42,7 +42,7 @@ def generation(path: Tensor, times: Tensor, low: float, high: float, rows: int =
         figure = Figure(figsize=(7, 7 * n / count + 0.4), layout="constrained")
         axes = figure.subplots()
         _show(axes, image_grid(_scaled(images.flatten(0, 1), low, high), count, n))
-        axes.set_xticks(_centres(count, images.shape[-1]), [_number(float(t)) for t in times[chosen]])
+        axes.set_xticks(_centres(count, images.shape[-1]), [number(float(t)) for t in times[chosen]])
         axes.xaxis.tick_top()
         axes.set_xlabel("time t")
         axes.xaxis.set_label_position("top")
@@ -129,19 +129,13 @@ def accuracy(times: Tensor, curves: Mapping[str, Tensor], chance: float) -> Figu
     return figure
 
 
-def steering(
-    scales: Sequence[float],
-    curves: Mapping[str, Sequence[float]],
-    floors: Mapping[str, float],
-    chosen: float | None = None,
-) -> Figure:
+def steering(scales: Sequence[float], curves: Mapping[str, Sequence[float]], floors: Mapping[str, float]) -> Figure:
     """What guidance buys and costs: a panel for each measure, against the scale, its floor dashed.
 
     Args:
         scales: of the guidance, ascending.
         curves: values by the name of the measure, one for each scale.
         floors: what data not trained on reach, by the same names.
-        chosen: the scale that is recommended.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2.4 * len(curves), 2.5), layout="constrained")
@@ -149,8 +143,6 @@ def steering(
         for axes, (name, values) in zip(panels, curves.items(), strict=True):
             axes.plot(scales, values, color=DATA, marker="o", markersize=3.5, linewidth=1.2, label="guided")
             axes.axhline(floors[name], color="0.4", linestyle="--", linewidth=1, label="held-out images")
-            if chosen is not None:
-                axes.axvline(chosen, color=SAMPLES, linestyle=":", linewidth=1, label="recommended")
             # Linear up to 1, where guidance begins to be more than Bayes' rule, and logarithmic from there.
             axes.set_xscale("symlog", linthresh=1)
             axes.set_xlim(min(scales) - 0.1, 1.1 * max(scales))

@@ -151,6 +151,10 @@ class Linear(Measurement):
                 f"path={path}: has the shape {tuple(self.matrix.shape)}, and must have a row for each measured number "
                 f"and {math.prod(shape)} columns"
             )
+        gram = self.matrix @ self.matrix.T
+        gain = float(gram.diagonal().mean())
+        if torch.allclose(gram, gain * torch.eye(len(gram), dtype=gram.dtype), rtol=0, atol=1e-6 * gain):
+            self.gain = gain
 
     def __call__(self, x: Tensor) -> Tensor:
         return x.flatten(1) @ self.matrix.to(x).T

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,6 +132,20 @@ def test_adjoint_and_gain_are_those_of_the_map(measurement: Measurement, shape: 
         torch.testing.assert_close(measurement(measurement.adjoint(y)), measurement.gain * y)
     else:
         assert not torch.allclose(measurement(measurement.adjoint(y)), y * (y * measurement.adjoint(y)).mean())
+
+
+@pytest.mark.parametrize(("factor", "gain"), [(3.0, 9.0), (None, None)], ids=["orthogonal", "not"])
+def test_matrix_knows_whether_its_rows_are_orthogonal(factor: float | None, gain: float | None, tmp_path: Path) -> None:
+    matrix = torch.randn(3, 6, generator=generator("cpu", 0, "matrix"), dtype=torch.float64)
+    if factor is not None:
+        matrix = factor * torch.linalg.qr(matrix.T)[0].T
+    np.save(tmp_path / "a.npy", matrix.numpy())
+    measurement = Linear((2, 3), str(tmp_path / "a.npy"))
+    assert measurement.gain == (None if gain is None else pytest.approx(gain))
+    x = torch.randn(4, 2, 3, generator=generator("cpu", 0, "x"), dtype=torch.float64)
+    y = torch.einsum("mhw,bhw->bm", matrix.reshape(3, 2, 3), x)
+    torch.testing.assert_close(measurement(x), y)
+    torch.testing.assert_close((measurement.adjoint(y) * x).sum((1, 2)), y.square().sum(1))
 
 
 def test_measurements_are_what_they_are_called() -> None:

@@ -136,13 +136,12 @@ def test_accuracy_draws_every_curve_and_chance() -> None:
 def test_steering_draws_each_measure_with_its_own_floor() -> None:
     scales = [0, 0.5, 1, 4]
     curves = {"agreement": [0.1, 0.8, 0.9, 1.0], "spread": [4.0, 3.0, 2.0, 1.0]}
-    figure = image_figures.steering(scales, curves, {"agreement": 0.99, "spread": 3.2}, chosen=1)
+    figure = image_figures.steering(scales, curves, {"agreement": 0.99, "spread": 3.2})
     drawable(figure)
     for axes, (name, values), floor in zip(figure.axes, curves.items(), (0.99, 3.2), strict=True):
         assert axes.get_ylabel() == name
         np.testing.assert_allclose(axes.lines[0].get_xydata(), np.stack([scales, values], 1))
         assert set(np.asarray(axes.lines[1].get_ydata()).tolist()) == {floor}
-        assert set(np.asarray(axes.lines[2].get_xdata()).tolist()) == {1}
         assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "0.5", "1", "4"]
 
 
