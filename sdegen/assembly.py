@@ -47,7 +47,7 @@ NODES: dict[str, type] = {**GROUPS, "guidance": Guidance}
 KERNEL = ("network", "parametrization", "objective", "weighting", "times", "sampler")
 """The groups whose classes say by ``kernel`` whether they work with an SDE that has no closed-form kernel."""
 
-TRAIN = {"name": str, "seed": int, "trust": tuple[str, ...], "resume": str | None}
+TRAIN = {"name": str, "seed": int, "count": int, "trust": tuple[str, ...], "resume": str | None}
 """The options of train.yaml beside its groups."""
 SAMPLE = {
     "run": str,

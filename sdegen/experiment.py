@@ -25,8 +25,6 @@ from sdegen.training import DTYPES, Training
 
 log = logging.getLogger("sdegen")
 
-COUNT = 2000
-"""Samples drawn and measured at the end of a training."""
 PREVIEWED = {"vectors": 1000, "images": 64}
 """Samples of a preview."""
 
@@ -140,7 +138,7 @@ def train(
         if isinstance(result.model, ClassifierModel):
             written = output.write_accuracy(result, result.model)
         else:
-            written = output.write(result, COUNT, seed=config["seed"])
+            written = output.write(result, config["count"], seed=config["seed"])
         recorder.scalars(steps, scalars(written.metrics))
         cost = {"steps": training.step, "seconds": training.seconds, "peak_memory_mib": files.peak_memory_mib()}
         files.write_json(folder / "provenance.json", {**provenance, "training": cost})

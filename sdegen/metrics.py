@@ -29,11 +29,23 @@ DIRECTIONS = 32
 Metrics = dict[str, dict[str, Any]]
 
 
-def w1(x: Tensor, y: Tensor) -> float:
-    """Wasserstein-1 distance of two sets on the line, ``(N, 1)`` and ``(M, 1)``, in their units."""
-    from scipy.stats import wasserstein_distance
+def w1(x: Tensor, y: Tensor) -> Tensor:
+    r"""Wasserstein-1 distances of sets on the line, in their units: :math:`\int_0^1 |F^{-1}(q) - G^{-1}(q)|\, dq`.
 
-    return float(wasserstein_distance(x.flatten().numpy(), y.flatten().numpy()))
+    Args:
+        x: ``(*, N)``, a set in each row.
+        y: ``(*, M)``, as many rows.
+
+    Returns:
+        ``(*)``.
+    """
+    n, m = x.shape[-1], y.shape[-1]
+    # Where either quantile function jumps, in units of 1 / (n m): whole numbers, so that equal ones are equal.
+    ends = torch.cat([m * torch.arange(1, n + 1), n * torch.arange(1, m + 1)]).unique()
+    width = ends.diff(prepend=ends.new_zeros(1)).double() / (n * m)
+    # NumPy sorts several times faster than torch on a CPU.
+    quantiles, others = (torch.from_numpy(np.sort(points.numpy())) for points in (x, y))
+    return (quantiles[..., (ends - 1) // m] - others[..., (ends - 1) // n]).abs() @ width.to(x)
 
 
 def ks(x: Tensor, y: Tensor) -> float:
@@ -55,8 +67,7 @@ def sliced_w1(x: Tensor, y: Tensor) -> float:
     else:
         directions = torch.randn(d, DIRECTIONS, generator=generator("cpu", 0, "directions"), dtype=torch.float64)
         directions = directions / directions.norm(dim=0)
-    projections = zip((x.flatten(1) @ directions).T, (y.flatten(1) @ directions).T, strict=True)
-    return float(np.mean([w1(a, b) for a, b in projections]))
+    return float(w1(directions.T @ x.flatten(1).T, directions.T @ y.flatten(1).T).mean())
 
 
 def energy(x: Tensor, y: Tensor, within_y: float | None = None) -> float:
@@ -92,7 +103,7 @@ def distances(dataset: Dataset, reference: Tensor) -> dict[str, Callable[[Tensor
     within = None if line else mean_distance(scaled, scaled)
     chosen: dict[str, Callable[[Tensor], float]] = {}
     if line:
-        chosen["w1"] = lambda x: w1(x, reference)
+        chosen["w1"] = lambda x: float(w1(x.flatten(), reference.flatten()))
         chosen["ks"] = lambda x: ks(x, reference)
     else:
         chosen["sliced_w1"] = lambda x: sliced_w1(x / scale, scaled)

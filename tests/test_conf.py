@@ -111,7 +111,7 @@ def test_every_choice_composes_and_builds(path: Path, tmp_path: Path) -> None:
 def test_every_experiment_runs_two_steps_and_samples(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = ["trainer.steps=2", "trainer.preview_every=0"]
+    short = ["trainer.steps=2", "trainer.preview_every=0", "trainer.threads=1"]
     if name == "fashion_mnist":
         if not Path(FASHION_MNIST).exists():
             pytest.skip("the package dataset-fashion-mnist is not installed")
@@ -119,10 +119,10 @@ def test_every_experiment_runs_two_steps_and_samples(
     config = composed("train", [f"experiment={name}", *short])
     images = "dataset" in config and "standardize" not in config["dataset"]
     if images:
-        if "patch" in config["network"]:
-            config["network"] |= NARROW
+        narrow = NARROW if "patch" in config["network"] else {"channels": [8]}
+        config["network"] |= {key: value for key, value in narrow.items() if key in config["network"]}
         config["sampler"] = composed("train", ["sampler=ddim"])["sampler"]
-        monkeypatch.setattr(experiment, "COUNT", 20)
+        config["count"] = 20
         monkeypatch.setattr(features, "EPOCHS", (1, 1))
         monkeypatch.setattr(image_metrics, "REFERENCE", 300)
     if "steps" in config["sampler"]:

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from scipy.stats import wasserstein_distance
 
 from sdegen import metrics
 from sdegen.datasets import Mixture, Smile
@@ -19,11 +20,20 @@ def normal(n: int, d: int, seed: int = 0) -> torch.Tensor:
 
 def test_w1_is_the_shift_and_ks_the_gap() -> None:
     x = normal(1000, 1)
-    assert metrics.w1(x, x) == 0
-    assert metrics.w1(x, x + 0.7) == pytest.approx(0.7)
-    assert metrics.w1(torch.tensor([[0.0], [1.0]]), torch.tensor([[5.0]])) == pytest.approx(4.5)
+    assert metrics.w1(x.T, x.T) == 0
+    assert metrics.w1(x.flatten(), x.flatten() + 0.7) == pytest.approx(0.7)
+    assert metrics.w1(torch.tensor([0.0, 1.0]), torch.tensor([5.0])) == pytest.approx(4.5)
     assert metrics.ks(x, x) == 0
     assert metrics.ks(torch.tensor([[0.0], [1.0], [2.0], [3.0]]), torch.tensor([[2.5], [2.6]])) == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("sizes", [(1, 7), (40, 60), (100, 1000), (83, 97)])
+def test_w1_of_sets_of_any_sizes_is_that_of_scipy(sizes: tuple[int, int]) -> None:
+    """By the distribution functions instead of the quantiles; with ties."""
+    x, y = (normal(n, 4, seed=i).T * 3 for i, n in enumerate(sizes))
+    for a, b in ((x, y), (x.round(), y.round()), (y, x)):
+        expected = [wasserstein_distance(u.numpy(), v.numpy()) for u, v in zip(a, b, strict=True)]
+        torch.testing.assert_close(metrics.w1(a, b), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
 
 
 def test_sliced_w1_of_a_shift_is_its_mean_projection() -> None:
@@ -86,11 +96,11 @@ def test_floor_and_training_value_are_what_they_say(monkeypatch: pytest.MonkeyPa
     reference = dataset.draw(metrics.REFERENCE, source("cpu", 0, "reference"))
     draws = [dataset.draw(123, source("cpu", 0, "floor", i)) for i in range(7)]
     entry = metrics.measure(dataset, dataset.x[:123] + 9)["w1"]
-    values = sorted(metrics.w1(draw, reference) for draw in draws)
+    values = sorted(float(metrics.w1(draw.T, reference.T)) for draw in draws)
     assert len(set(values)) == 7
     assert entry["floor"] == pytest.approx(values[3])
-    assert entry["train"] == pytest.approx(metrics.w1(dataset.x, reference))
-    assert entry["value"] == pytest.approx(metrics.w1(dataset.x[:123] + 9, reference))
+    assert entry["train"] == pytest.approx(metrics.w1(dataset.x.double().T, reference.T))
+    assert entry["value"] == pytest.approx(metrics.w1(dataset.x[:123].double().T + 9, reference.T))
 
 
 def test_split_has_the_sizes_of_the_sets(tmp_path) -> None:  # noqa: ANN001

@@ -4,30 +4,68 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from sdegen import command
+from sdegen import command, features, output
 
 ROOT = Path(__file__).parents[1]
-SHORT = ("trainer.steps=4", "trainer.preview_every=0", "sampler.steps=3", "network.hidden=[8]")
+SHORT = ("trainer.steps=4", "count=100", "trainer.preview_every=0", "sampler.steps=3", "network.hidden=[8]")
 
 
-def run(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+class Result(NamedTuple):
+    """What a command has left."""
+
+    returncode: int | None
+    stdout: str
+    stderr: str
+
+
+def fresh(script: str, *arguments: str, cwd: Path) -> Result:
+    """A command in a new interpreter, with one thread: as many tests run at once as there are cores."""
     line = [sys.executable, str(ROOT / "scripts" / f"{script}.py"), *arguments]
-    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=300)
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=300, env=one_thread)
+    return Result(result.returncode, result.stdout, result.stderr)
 
 
-def refused(result: subprocess.CompletedProcess[str], cwd: Path, *words: str) -> None:
+def run(script: str, *arguments: str, cwd: Path) -> Result:
+    """A command in a fork of this process, which has the seconds of importing behind it."""
+
+    def child(out: Path, err: Path) -> None:
+        for number, path in ((1, out), (2, err)):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        path = ROOT / "scripts" / f"{script}.py"
+        sys.argv = [str(path), *arguments]
+        os.chdir(cwd)
+        GlobalHydra.instance().clear()
+        runpy.run_path(str(path), run_name="__main__")
+
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        process = multiprocessing.get_context("fork").Process(target=child, args=(out, err))
+        process.start()
+        process.join(300)
+        process.kill()
+        return Result(process.exitcode, out.read_text(), err.read_text())
+
+
+def refused(result: Result, cwd: Path, *words: str) -> None:
     """One line that holds the words, a status, nothing else said and nothing left behind."""
     assert result.returncode != 0
     assert result.stdout == ""
@@ -42,7 +80,7 @@ def refused(result: subprocess.CompletedProcess[str], cwd: Path, *words: str) ->
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one short run of the smile in it."""
     folder = tmp_path_factory.mktemp("user")
-    result = run("train", "experiment=smile", *SHORT, cwd=folder)
+    result = fresh("train", "experiment=smile", *SHORT, cwd=folder)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1].startswith("results in outputs/smile/")
     return folder
@@ -56,7 +94,7 @@ def test_a_run_leaves_what_the_interface_says(trained: Path) -> None:
     assert {name for name in left - wanted if not name.startswith("events.out.tfevents")} == set()
     assert sorted(path.name for path in (latest / "checkpoints").iterdir()) == ["last.pt", "step-00000004.pt"]
     provenance = json.loads((latest / "provenance.json").read_text())
-    assert provenance["command"].endswith(" ".join(("experiment=smile", *SHORT[:3], "'network.hidden=[8]'")))
+    assert provenance["command"].endswith(" ".join(("experiment=smile", *SHORT[:4], "'network.hidden=[8]'")))
     assert provenance["packages"]["torch"]
     assert provenance["training"]["steps"] == 4
     assert "trained in" in (latest / "train.log").read_text()
@@ -67,7 +105,7 @@ def test_a_run_leaves_what_the_interface_says(trained: Path) -> None:
 
 def test_sampling_changes_the_sampler_and_repeats_a_seed(trained: Path) -> None:
     base = ("run=outputs/smile/latest", "count=70", "seed=5")
-    own = run("sample", *base, "sampler.steps=7", cwd=trained)
+    own = fresh("sample", *base, "sampler.steps=7", cwd=trained)
     assert own.returncode == 0, own.stderr
     assert "sampling 70 by euler_maruyama, ema weights of step 4\n7 evaluations a sample" in own.stdout
     again = run("sample", *base, "sampler.steps=7", "batch_size=9", "weights=ema", cwd=trained)
@@ -126,7 +164,7 @@ def test_multirun_makes_a_run_for_each_value_in_one_folder(tmp_path: Path) -> No
 
 def test_interrupted_run_is_saved_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
     """Ctrl-C in the middle of a training, before its first checkpoint."""
-    options = ("experiment=smile", "trainer.steps=3000", *SHORT[1:], "trainer.log_every=100")
+    options = ("experiment=smile", "trainer.steps=2000", *SHORT[1:], "trainer.log_every=100")
     line = [sys.executable, str(ROOT / "scripts" / "train.py"), *options, "name=a"]
     process = subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -137,7 +175,7 @@ def test_interrupted_run_is_saved_and_goes_on_bit_for_bit(tmp_path: Path) -> Non
     assert process.returncode == 130
     found = re.fullmatch(r"interrupted and saved at step (\d+); go on with resume=(\S+)\n", message)
     assert found, message
-    assert int(found[1]) < 3000
+    assert int(found[1]) < 2000
     assert run("train", f"resume={found[2]}", cwd=tmp_path).returncode == 0
     assert run("train", *options, "name=b", cwd=tmp_path).returncode == 0
     samples = [next((tmp_path / "outputs" / n / "latest" / "samples").glob("*/samples.csv")) for n in ("a", "b")]
@@ -149,12 +187,12 @@ def test_your_own_class_and_yaml_from_outside(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "mine.py").write_text("from sdegen.sde import VP\n\nclass Slow(VP):\n    pass\n")
     (tmp_path / "conf" / "sde" / "slow.yaml").write_text("_target_: mine.Slow\nbeta_max: 5.0\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    result = run("train", "--config-dir", "conf", "experiment=smile", "sde=slow", *SHORT, cwd=tmp_path)
+    result = fresh("train", "--config-dir", "conf", "experiment=smile", "sde=slow", *SHORT, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    refusal = run("sample", "run=outputs/smile/latest", "count=5", cwd=tmp_path)
+    refusal = fresh("sample", "run=outputs/smile/latest", "count=5", cwd=tmp_path)
     assert "if you trust its code, add trust=[mine]" in refusal.stderr
     assert len(refusal.stderr.splitlines()) == 1
-    trusted = run("sample", "run=outputs/smile/latest", "count=5", "trust=[mine]", cwd=tmp_path)
+    trusted = fresh("sample", "run=outputs/smile/latest", "count=5", "trust=[mine]", cwd=tmp_path)
     assert trusted.returncode == 0, trusted.stderr
 
 
@@ -285,7 +323,7 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run of the exact score of the noisy smile in it."""
     folder = tmp_path_factory.mktemp("exact")
     # Large noise needs few nodes: the exact score is then quick.
-    line = ("dataset=smile_noisy", "dataset.noise=0.3", "network=oracle", "sampler.steps=3")
+    line = ("dataset=smile_noisy", "dataset.noise=0.3", "network=oracle", "sampler.steps=3", "count=100")
     result = run("train", *line, cwd=folder)
     assert result.returncode == 0, result.stderr
     return folder
@@ -293,10 +331,10 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_likelihood_of_the_exact_score_is_its_floor(exact: Path) -> None:
     """What separates them is the solver's tolerance."""
-    base = ("run=outputs/smile_noisy/latest", "count=300", "precision=float64")
+    base = ("run=outputs/smile_noisy/latest", "count=40", "precision=float64")
     result = run("evaluate", *base, "metrics=[likelihood,interpolation]", "batch_size=170", cwd=exact)
     assert result.returncode == 0, result.stderr
-    assert "likelihood of 300 fresh points, exact score" in result.stdout
+    assert "likelihood of 40 fresh points, exact score" in result.stdout
     assert re.search(r"nll +(-?[\d.]+) +\1 ", result.stdout)
     folders = [exact / line.removeprefix("results in ") for line in result.stdout.splitlines() if "results in" in line]
     assert [folder.name for folder in folders] == ["0001-likelihood", "0002-interpolation"]
@@ -307,7 +345,7 @@ def test_likelihood_of_the_exact_score_is_its_floor(exact: Path) -> None:
     assert nll["value"] == pytest.approx(nll["floor"], abs=1e-4)
     stored = np.load(folders[0] / "likelihood.npz")
     assert nll["value"] == pytest.approx(-stored["log_p"].mean())
-    assert nll["standard_error"] == pytest.approx(stored["log_p"].std(ddof=1) / 300**0.5)
+    assert nll["standard_error"] == pytest.approx(stored["log_p"].std(ddof=1) / 40**0.5)
     assert np.abs(stored["log_p"] - stored["exact_log_p"]).mean() < 5e-4
     again = json.loads((folders[1] / "metrics.json").read_text())["reconstruction"]
     assert again["floor"] == 0
@@ -336,7 +374,7 @@ def test_evaluation_mistakes_are_told_and_leave_nothing(exact: Path, trained: Pa
 
 @pytest.mark.parametrize("script", ["train", "sample", "evaluate", "verify"])
 def test_help_is_a_page_with_groups_and_five_commands(script: str, tmp_path: Path) -> None:
-    result = run(script, "--help", cwd=tmp_path)
+    result = fresh(script, "--help", cwd=tmp_path)
     assert result.returncode == 0
     assert sum(line.startswith(f"python scripts/{script}.py") for line in result.stdout.splitlines()) == 5
     assert "sampler: adams, adaptive_sde, ancestral," in result.stdout
@@ -367,14 +405,14 @@ def test_verify_takes_a_users_own_sampler(tmp_path: Path, monkeypatch: pytest.Mo
     node.write_text("_target_: mine.Boastful\n")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{ROOT}")
     line = ("--config-dir", "conf", "sampler=euler_maruyama", "sampler/predictor=boastful", "json=true")
-    result = run("verify", *line, "sampler.steps=300", cwd=tmp_path)
+    result = fresh("verify", *line, "sampler.steps=300", cwd=tmp_path)
     assert result.returncode == 1, result.stderr
     failed = [proof["claim"] for proof in json.loads(result.stdout) if proof["holds"] is False]
     assert failed == ["converges at its declared order"]
 
 
 def test_sweep_over_samplers_leaves_a_table_and_a_figure(exact: Path) -> None:
-    line = ("-m", "run=outputs/smile_noisy/latest", "count=300", "sampler=adams,ddim,dopri5", "device=cpu")
+    line = ("-m", "run=outputs/smile_noisy/latest", "count=100", "sampler=adams,ddim,dopri5", "device=cpu")
     result = run("sample", *line, cwd=exact)
     assert result.returncode == 0, result.stderr
     folder = exact / result.stdout.splitlines()[-1].removeprefix("frontier in ")
@@ -397,7 +435,7 @@ def test_own_sampler_without_a_corrector_can_be_given_one(exact: Path) -> None:
     assert "of the corrector's moves accepted" in result.stdout
 
 
-TINY = ("trainer.steps=4", "trainer.preview_every=0", "sampler.steps=2", "trainer.threads=1")
+TINY = ("trainer.steps=4", "count=100", "trainer.preview_every=0", "sampler.steps=2", "trainer.threads=1")
 UNET = ("network.channels=8", "network.multipliers=[1]", "network.blocks=1", "network.attention=[]")
 
 
@@ -405,14 +443,18 @@ UNET = ("network.channels=8", "network.multipliers=[1]", "network.blocks=1", "ne
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a short run of digits, one of digits with labels, and of two classifiers in it."""
     folder = tmp_path_factory.mktemp("digits")
-    for line in (
-        ("experiment=digits", *TINY, *UNET),
-        ("experiment=digits_conditional", *TINY, *UNET),
-        ("experiment=digits_classifier", *TINY[:2], "network.channels=[8]"),
-        ("experiment=digits_classifier", *TINY[:2], "network.channels=[8]", "sde=subvp", "name=other"),
-    ):
-        result = run("train", *line, cwd=folder)
-        assert result.returncode == 0, result.stderr
+    classifier = ("experiment=digits_classifier", *TINY, "network.channels=[8]")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "EPOCHS", (1, 1))
+        patch.setattr(output, "TIMES", 5)
+        for line in (
+            ("experiment=digits", *TINY, "network.channels=[8]"),
+            ("experiment=digits_conditional", *TINY, *UNET),
+            classifier,
+            (*classifier, "sde=subvp", "name=other"),
+        ):
+            result = run("train", *line, cwd=folder)
+            assert result.returncode == 0, result.stderr
     return folder
 
 
@@ -450,7 +492,12 @@ def test_all_classes_are_sampled_one_after_the_other(digits: Path, name: str, li
 
 
 def test_an_image_is_inpainted_and_agrees_with_what_is_known(digits: Path) -> None:
-    line = ("run=outputs/digits/latest", "guidance=inpaint", "guidance.measurement.mask=left", "guidance.image=5")
+    line = (
+        "run=outputs/digits_conditional/latest",
+        "guidance=inpaint",
+        "guidance.measurement.mask=left",
+        "guidance.image=5",
+    )
     result = run("sample", *line, "count=6", "sampler=ddim", "sampler.steps=30", "guidance.noise=0.02", cwd=digits)
     assert result.returncode == 0, result.stderr
     folder = digits / result.stdout.splitlines()[-1].removeprefix("results in ")
