@@ -20,10 +20,19 @@ def check(config: dict[str, Any]) -> None:
 
 
 def task(config: dict[str, Any], folder: Path) -> None:
-    from sdegen import experiment
+    from sdegen import experiment, ledger, schema
 
-    run = experiment.train(config, relative(folder), command=shlex.join(["python", *sys.argv]))
-    print(f"results in {run.folder}")
+    folder = relative(folder)
+
+    def start() -> None:
+        experiment.train(config, folder, command=shlex.join(["python", *sys.argv]))
+
+    if command.swept():
+        new = ledger.attempt(folder, config, start, lambda: experiment.resume(folder, {}, schema.ANYTHING))
+        print(f"results in {folder}" + ("" if new else ", there before"))
+    else:
+        start()
+        print(f"results in {folder}")
 
 
 def resume(options: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -55,22 +56,26 @@ def run(
         task: does the work, given a configuration and the folder that Hydra made for it.
         nodes: gives nodes by their group, which the configuration finds as the choice ``run`` of the group.
     """
-    failures: list[str] = []
     parser = OverridesParser.create()
     sys.argv[1:] = [quoted(argument, parser) for argument in sys.argv[1:]]
     arguments = _arguments()
     # Hydra would print its own lines on an error and leave; so it raises, and they become one line here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
-    def job_main(config: DictConfig) -> None:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            log.info(f"job {HydraConfig.get().job.num}: {' '.join(HydraConfig.get().overrides.task)}")
+    def job_main(config: DictConfig, failed: Path) -> None:
+        job = f"job {HydraConfig.get().job.num}: " if swept() else ""
+        if job:
+            log.info(f"{job}{' '.join(HydraConfig.get().overrides.task)}")
         try:
             task(plain(config), Path(HydraConfig.get().runtime.output_dir))
-        except UserError as error:
-            # Told here: Hydra would add lines of its own, and of a sweep tell the first failure alone.
-            print(error, file=sys.stderr)
-            failures.append(str(error))
+        except Exception as error:
+            # Told here: Hydra would add lines of its own, and of a sweep tell the first failure alone. The other jobs
+            # of a sweep go on even after a fault of the program.
+            if not (job or isinstance(error, UserError)):
+                raise
+            print(f"{job}{error if isinstance(error, UserError) else repr(error)}", file=sys.stderr)
+            with failed.open("a") as file:
+                file.write(f"{job}\n")
 
     def whole() -> None:
         asked = _asks_hydra(arguments)
@@ -78,17 +83,30 @@ def run(
             # Help is given without a run, too.
             for group, node in (nodes() if "run" in options() or not asked else dict.fromkeys(NODES, {})).items():
                 store(group, node)
+        jobs: list[list[str]] = [[]]
         if not asked:
             jobs = _jobs(name, arguments, parser)
             for job in jobs:
                 check(plain(_compose(name, arguments, job)))
-            if arguments.multirun:
-                _name_sweep(arguments)
-        hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name=name)(job_main)()
-        if failures:
+            _name_sweep(arguments)
+        # Jobs may run in processes of their own: what they share is a file.
+        with tempfile.TemporaryDirectory() as folder:
+            failed = Path(folder) / "failed"
+            failed.touch()
+            decorator = hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name=name)
+            decorator(lambda config: job_main(config, failed))()
+            count = len(failed.read_text().splitlines())
+        if count:
+            if count < len(jobs):
+                print(f"{count} of {len(jobs)} jobs failed", file=sys.stderr)
             raise SystemExit(2)
 
     guard(whole, name)
+
+
+def swept() -> bool:
+    """Whether the job that runs is one of a sweep."""
+    return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def guard(work: Callable[[], object], name: str) -> None:
@@ -275,19 +293,16 @@ def _asks_hydra(arguments: Namespace) -> bool:
 
 def _jobs(name: str, arguments: Namespace, parser: OverridesParser) -> list[list[str]]:
     """The overrides of each job that the arguments start."""
-    if not arguments.multirun and not any("," in override for override in arguments.overrides):
-        base = _compose(name, arguments, arguments.overrides)
-        if base.hydra.mode != RunMode.MULTIRUN:
-            return [arguments.overrides]
-        swept = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items()]
-    else:
-        parsed = parser.parse_overrides(arguments.overrides)
-        if not arguments.multirun:
-            many = [override for override in parsed if override.is_sweep_override()]
-            if many:
-                raise UserError(f"{many[0].input_line}: several values; add -m to run a job for each")
-            return [arguments.overrides]
-        swept = []
+    parsed = parser.parse_overrides(arguments.overrides)
+    many = [override for override in parsed if override.is_sweep_override()]
+    single = [override.input_line for override in parsed if not override.is_sweep_override()]
+    base = _compose(name, arguments, [line for line in single if line is not None])
+    if base.hydra.mode != RunMode.MULTIRUN and not arguments.multirun:
+        if many:
+            raise UserError(f"{many[0].input_line}: several values; add -m to run a job for each")
+        return [arguments.overrides]
+    given = {override.key_or_group for override in parsed}
+    swept = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items() if key not in given]
     batches = BasicSweeper.split_arguments(parser.parse_overrides([*swept, *arguments.overrides]), None)
     return [list(job) for job in batches[0]]
 
@@ -305,7 +320,12 @@ def _compose(name: str, arguments: Namespace, overrides: list[str]) -> DictConfi
 
 
 def _name_sweep(arguments: Namespace) -> None:
-    """An ad-hoc sweep's folder is named by its overrides, so that the same sweep meets the same folder."""
-    if not any(override.startswith(("hydra.sweep.dir=", "sweep=")) for override in arguments.overrides):
-        digest = hashlib.sha256("\n".join(arguments.overrides).encode()).hexdigest()[:10]
-        sys.argv.append(f"hydra.sweep.dir=outputs/{digest}")
+    """A sweep's folder is named by its overrides, so that the same sweep meets the same folder."""
+    asked = arguments.overrides
+    swept = arguments.multirun or any(override.startswith("sweep=") for override in asked)
+    if swept and not any(override.startswith("hydra.sweep.dir=") for override in asked):
+        # Which jobs run at once, and where, is no part of what they are.
+        own = [override for override in asked if not override.startswith(("sweep=", "hydra"))]
+        named = [override.removeprefix("sweep=") for override in asked if override.startswith("sweep=")]
+        digest = hashlib.sha256("\n".join(own).encode()).hexdigest()[:10]
+        sys.argv.append(f"hydra.sweep.dir=outputs/{'-'.join([*named, *([digest] if own else [])])}")

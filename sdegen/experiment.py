@@ -57,7 +57,8 @@ def train(
     config, trainer, dataset = parts.config, parts.trainer, parts.dataset
     # Generators differ between kinds of device: what auto has chosen is replayed on resumption.
     config["trainer"] = {**config["trainer"], "device": str(trainer.device)}
-    torch.set_num_threads(trainer.threads)
+    config["trainer"]["threads"] = min(trainer.threads, files.threads_allowed() or trainer.threads)
+    torch.set_num_threads(config["trainer"]["threads"])
     dtype = DTYPES[trainer.precision]
     model = parts.model.to(trainer.device, dtype)
     trainable = any(p.requires_grad for p in model.parameters())
@@ -74,7 +75,7 @@ def train(
     else:
         provenance = resume.provenance
         restore(training, resume)
-        if training.step >= steps:
+        if training.step >= steps and (folder / "metrics.json").exists():
             asked = f"has taken {training.step} steps and is to take {steps}: ask for more by trainer.steps="
             raise UserError(f"resume={folder}: {asked if trainable else 'has nothing to train: its score is exact'}")
     checkpoints.point_latest(folder)
@@ -122,7 +123,7 @@ def train(
                 "trainer.precision=bfloat16 rounds coordinates to 2^-8 of their size, far above the noise at small t: "
                 "points want float32"
             )
-        if trainable:
+        if trainable and training.step < steps:
             with Interrupt() as interrupt:
                 log.info(f"training {training.vector.numel()} parameters, steps {training.step} to {steps}, {where}")
                 training.run(recorder.progress, save, preview, interrupt.asked)
@@ -131,6 +132,8 @@ def train(
                 log.info(message)
                 raise KeyboardInterrupt(message)
             log.info(f"trained in {training.seconds:.1f} s, without previews and checkpoints")
+        elif trainable:
+            log.info(f"trained before, steps 0 to {steps}, {where}")
         else:
             log.info(f"the score is exact, there is nothing to train; {where}")
             save()

@@ -37,7 +37,8 @@ class Trainer:
         log_every: steps between scalars in TensorBoard.
         device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, ``cuda:1``, …
         precision: ``float32``, ``float64``, or ``bfloat16``, which runs the network under autocast.
-        threads: CPU threads of torch. A tiny network is several times slower with two than with one.
+        threads: CPU threads of torch, fewer where OMP_NUM_THREADS allows fewer. A tiny network is several times slower
+            with two than with one.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ LAYERS = [
     {"posterior"},
     {"sampling"},
     {"training", "metrics", "figures", "proofs", "features"},
-    {"checkpoint", "recorder", "files", "flow_figures", "image_metrics", "image_figures"},
+    {"checkpoint", "recorder", "files", "ledger", "flow_figures", "image_metrics", "image_figures"},
     {"assembly"},
     {"run", "frontier"},
     {"output", "evaluation"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,19 @@ def test_every_choice_composes_and_builds(path: Path, tmp_path: Path) -> None:
         parts["parametrization"] = built.model.parametrization
     if group in assembly.GROUPS:
         assert isinstance(parts[group], assembly.GROUPS[group])
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "sweep").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_job_of_a_sweep_builds(path: Path) -> None:
+    node = OmegaConf.load(path)
+    assert node.hydra.mode == "MULTIRUN"
+    params = {key: str(value).split(",") for key, value in node.hydra.sweeper.params.items() if key != "seed"}
+    # Of many numbers the first and the last.
+    ends = [values[:: max(len(values) - 1, 1)] if values[-1][0].isdigit() else values for values in params.values()]
+    jobs = list(itertools.product(*ends))
+    assert len(jobs) > 1
+    for values in jobs:
+        assembly.build(composed("train", [f"{key}={value}" for key, value in zip(params, values, strict=True)]))
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -21,7 +21,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from sdegen import command, features, output
+from sdegen import command, features, ledger, output
 
 ROOT = Path(__file__).parents[1]
 SHORT = ("trainer.steps=4", "count=100", "trainer.preview_every=0", "sampler.steps=3", "network.hidden=[8]")
@@ -157,9 +157,58 @@ def test_multirun_makes_a_run_for_each_value_in_one_folder(tmp_path: Path) -> No
     assert "Uniform" in (sweep / "0-smile" / "config.yaml").read_text()
     assert "Variance" in (sweep / "1-smile" / "config.yaml").read_text()
     assert "job 1: experiment=smile weighting=variance" in result.stdout
+    before = {path: path.read_bytes() for path in sweep.glob("*-smile/**/*") if path.is_file()}
     again = run("train", *line, cwd=tmp_path)
-    assert again.returncode == 2
-    assert "holds a run already: remove it, or go on with it by resume=outputs/" in again.stderr
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count(", there before") == 2
+    assert {path: path.read_bytes() for path in sweep.glob("*-smile/**/*") if path.is_file()} == before
+    # A job that cannot work keeps none of the others from it; what is missing is then all that is done.
+    shutil.rmtree(sweep / "1-smile")
+    (sweep / "0-smile" / "metrics.json").unlink()
+    (sweep / "ledger.jsonl").write_text("".join((sweep / "ledger.jsonl").read_text().splitlines(True)[2:]))
+    partly = run("train", *line, cwd=tmp_path)
+    assert partly.returncode == 2
+    told, count = partly.stderr.splitlines()
+    assert told.startswith("job 0: ") and "holds a run of another configuration" in told
+    assert count == "1 of 2 jobs failed"
+    assert (sweep / "1-smile" / "metrics.json").exists()
+
+
+def test_jobs_of_a_sweep_run_in_processes_of_a_thread_each(tmp_path: Path) -> None:
+    """Through joblib's launcher; one of them cannot work, which is told as in one process."""
+    (tmp_path / "outputs" / "mine" / "1-smile").mkdir(parents=True)
+    (tmp_path / "outputs" / "mine" / "1-smile" / "thesis.txt").touch()
+    launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=outputs/mine")
+    line = ("-m", "experiment=smile", "seed=1,2", "trainer.threads=2", *SHORT, *launcher)
+    result = fresh("train", *line, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stdout == "results in outputs/mine/0-smile\n"
+    told, count = result.stderr.splitlines()
+    assert told.startswith("job 1: outputs/mine/1-smile: holds a run of another configuration")
+    assert count == "1 of 2 jobs failed"
+    assert "threads: 1" in (tmp_path / "outputs" / "mine" / "0-smile" / "config.yaml").read_text()
+
+
+def test_interrupted_sweep_does_only_what_is_missing(tmp_path: Path) -> None:
+    """Ctrl-C in its second job."""
+    options = ("experiment=smile", "trainer.steps=2,2000", *SHORT[1:], "hydra.sweep.dir=outputs/mine")
+    line = [sys.executable, str(ROOT / "scripts" / "train.py"), "-m", *options]
+    process = subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    while "steps 0 to 2000" not in process.stdout.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=120)
+    assert process.returncode == 130, message
+    sweep = tmp_path / "outputs" / "mine"
+    assert {job: record.state for job, record in ledger.read(sweep).items()} == {"0-smile": "done", "1-smile": "failed"}
+    saved = re.search(r"saved at step (\d+)", message)
+    assert saved, message
+    again = run("train", "-m", *options, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "results in outputs/mine/0-smile, there before" in again.stdout
+    assert f"steps {saved[1]} to 2000" in again.stdout
+    assert {record.state for record in ledger.read(sweep).values()} == {"done"}
 
 
 def test_interrupted_run_is_saved_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
