@@ -47,6 +47,18 @@ def resume(options: dict[str, Any]) -> None:
     print(f"results in {run.folder}")
 
 
+def tell_cost() -> None:
+    """Tell what the run would cost, or each of a sweep."""
+    jobs = command.configurations("train")
+    for _, config in jobs:
+        check(config)
+    from sdegen.forecast import forecast, table
+
+    costs = [forecast(config) for _, config in jobs]
+    named = [" ".join(part for part in job if not part.startswith("forecast=")) for job, _ in jobs]
+    print(table(list(zip(named, costs, strict=True))))
+
+
 def relative(folder: Path) -> Path:
     """A folder as seen from here, where it is below."""
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
@@ -56,5 +68,7 @@ if __name__ == "__main__":
     asked = command.options()
     if asked.get("resume"):
         command.guard(lambda: resume(asked), "train")
+    elif asked.get("forecast"):
+        command.guard(tell_cost, "train")
     else:
         command.run("train", check, task)

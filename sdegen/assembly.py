@@ -47,7 +47,7 @@ NODES: dict[str, type] = {**GROUPS, "guidance": Guidance}
 KERNEL = ("network", "parametrization", "objective", "weighting", "times", "sampler")
 """The groups whose classes say by ``kernel`` whether they work with an SDE that has no closed-form kernel."""
 
-TRAIN = {"name": str, "seed": int, "count": int, "trust": tuple[str, ...], "resume": str | None}
+TRAIN = {"name": str, "seed": int, "count": int, "trust": tuple[str, ...], "resume": str | None, "forecast": bool}
 """The options of train.yaml beside its groups."""
 SAMPLE = {
     "run": str,
@@ -132,7 +132,7 @@ def build(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Experiment:
     """
     config = check(config, tuple(GROUPS), TRAIN, trust)
     # How the run was asked for is no part of what it is.
-    config = {key: value for key, value in config.items() if key not in ("trust", "resume")}
+    config = {key: value for key, value in config.items() if key not in ("trust", "resume", "forecast")}
     found: list[str] = []
 
     def part(group: str, **supplied: object) -> Any:  # noqa: ANN401

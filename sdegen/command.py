@@ -56,9 +56,7 @@ def run(
         task: does the work, given a configuration and the folder that Hydra made for it.
         nodes: gives nodes by their group, which the configuration finds as the choice ``run`` of the group.
     """
-    parser = OverridesParser.create()
-    sys.argv[1:] = [quoted(argument, parser) for argument in sys.argv[1:]]
-    arguments = _arguments()
+    arguments, parser = _arguments()
     # Hydra would print its own lines on an error and leave; so it raises, and they become one line here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
@@ -107,6 +105,13 @@ def run(
 def swept() -> bool:
     """Whether the job that runs is one of a sweep."""
     return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def configurations(name: str) -> list[tuple[list[str], Config]]:
+    """The jobs that the arguments of this process start, without Hydra: the overrides and the configuration of each."""
+    arguments, parser = _arguments()
+    jobs = _jobs(name, arguments, parser)
+    return [(job, plain(_compose(name, arguments, job))) for job in jobs]
 
 
 def guard(work: Callable[[], object], name: str) -> None:
@@ -246,11 +251,13 @@ def composed(name: str, overrides: Sequence[str]) -> Config:
     return plain(_compose(name, get_args_parser().parse_args([]), list(overrides)))
 
 
-def _arguments() -> Namespace:
+def _arguments() -> tuple[Namespace, OverridesParser]:
     """The arguments of this process as Hydra reads them; a flag it does not have is told in one line."""
+    overrides = OverridesParser.create()
+    sys.argv[1:] = [quoted(argument, overrides) for argument in sys.argv[1:]]
     parser = get_args_parser()
     parser.error = lambda message: fail(f"{message}: see --help")  # type: ignore[method-assign]
-    return parser.parse_args()
+    return parser.parse_args(), overrides
 
 
 def _nearest(word: str, choices: list[str], prefix: str) -> str:

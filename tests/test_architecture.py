@@ -24,7 +24,7 @@ LAYERS = [
     {"assembly"},
     {"run", "frontier"},
     {"output", "evaluation"},
-    {"experiment"},
+    {"experiment", "forecast"},
     {"command"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

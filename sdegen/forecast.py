@@ -1,0 +1,119 @@
+"""What a run will cost, before it is spent: evaluations counted, and seconds measured on a few real steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from statistics import mean, median
+from typing import NamedTuple
+
+import torch
+
+from sdegen import files, schema
+from sdegen.assembly import Config, build
+from sdegen.classifier import ClassifierModel
+from sdegen.rng import SampleNoise
+from sdegen.sampling import draw
+from sdegen.stream import Stream
+from sdegen.training import DTYPES, Training
+
+SECONDS = 2.0
+"""Real steps are taken for so long."""
+TRIED = 16
+"""Samples of which a sampler that chooses its steps shows how many it takes."""
+
+
+class Forecast(NamedTuple):
+    """The cost of a run.
+
+    Attributes:
+        steps: of the training.
+        rows: noisy points that pass through the network in them.
+        seconds: about what they take, previews and checkpoints left out.
+        sampled_rows: evaluations of the network in sampling at the end; of the untrained network, where the sampler
+            chooses its steps.
+        sampling_seconds: about what they take; measures and figures are left out.
+        memory_mib: the most that this process has held until now; of the GPU's memory where the run is there.
+    """
+
+    steps: int
+    rows: int
+    seconds: float
+    sampled_rows: float
+    sampling_seconds: float
+    memory_mib: float | None
+
+
+def forecast(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Forecast:
+    """Count, and measure, what a run will cost; nothing is written.
+
+    Args:
+        config: a configuration of train.yaml, resolved, plain.
+        trust: modules whose classes it may name; any, where the user has composed it himself.
+    """
+    parts = build(config, trust)
+    trainer, dataset, sde = parts.trainer, parts.dataset, parts.sde
+    torch.set_num_threads(min(trainer.threads, files.threads_allowed() or trainer.threads))
+    dtype, device = DTYPES[trainer.precision], trainer.device
+    model = parts.model.to(device, dtype)
+    steps, seconds = 0, 0.0
+    if any(p.requires_grad for p in model.parameters()):
+        steps = trainer.total(len(dataset.x))
+        recipe = (trainer.batch_size, parts.objective, parts.weighting, parts.times)
+        stream = Stream(config["seed"], dataset, *recipe, model, device, dtype)
+        training = Training(model, parts.objective, parts.optimizer, trainer, stream, steps)
+        coming = stream.steps(0, steps)
+        taken: list[float] = []
+        # The first step pays for what is done once.
+        while len(taken) < min(4, steps) or (sum(taken[1:]) < SECONDS and len(taken) < steps):
+            taken.append(_timed(lambda: training.advance(next(coming)), device))
+        seconds = mean(taken[1:] or taken) * steps
+    epochs, rest = divmod(steps, -(-len(dataset.x) // trainer.batch_size))
+    rows = parts.times.draws * (epochs * len(dataset.x) + rest * trainer.batch_size)
+    count, sampled, sampling_seconds = config["count"], 0.0, 0.0
+    if not isinstance(model, ClassifierModel):
+        nfe: float | None = parts.sampler.evaluations
+        if nfe is None:
+            nfe = draw(sde, model, parts.sampler, dataset.units, TRIED, device=device, dtype=dtype).nfe
+        batch = min(count, 1000)
+        x = torch.empty(batch, *dataset.units.shape, device=device, dtype=dtype)
+        x = sde.sample_prior(x, SampleNoise(0, 0, batch, dataset.units.shape, device))
+        t = torch.as_tensor(sde.T, device=device, dtype=dtype)
+        with torch.no_grad():
+            once = median(_timed(lambda: model(x, t), device) for _ in range(5))
+        sampled, sampling_seconds = nfe * count, once * nfe * count / batch
+    memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else files.peak_memory_mib()
+    return Forecast(steps, rows, seconds, sampled, sampling_seconds, memory)
+
+
+def table(forecasts: Sequence[tuple[str, Forecast]]) -> str:
+    """Forecasts as lines of text, with the sum of several; memory has none."""
+    rows: list[tuple[Sequence[float], float | None, str]] = [
+        (cost[:5], cost.memory_mib, job) for job, cost in forecasts
+    ]
+    if len(rows) > 1:
+        rows.append((tuple(sum(column) for column in zip(*(row[0] for row in rows), strict=True)), None, "in all"))
+    lines = [f"{'steps':>9}{'rows':>9}{'time':>9}{'sampling':>10}{'time':>9}{'MiB':>7}   job"]
+    for (steps, trained, seconds, sampled, sampling), memory, job in rows:
+        times = [str(timedelta(seconds=round(value))) for value in (seconds, sampling)]
+        held = "" if memory is None else f"{memory:.0f}"
+        counts = [_short(value) for value in (steps, trained, sampled)]
+        lines.append(f"{counts[0]:>9}{counts[1]:>9}{times[0]:>9}{counts[2]:>10}{times[1]:>9}{held:>7}   {job}")
+    return "\n".join(lines)
+
+
+def _short(value: float) -> str:
+    """Three digits and a thousand's letter: 2.4M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.0f}"
+
+
+def _timed(work: Callable[[], object], device: torch.device) -> float:
+    began = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began

@@ -1,0 +1,65 @@
+"""A forecast's counts are those of the run itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sdegen import experiment, forecast
+from sdegen.command import composed
+from sdegen.networks.mlp import MLP
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("trainer.epochs=3", "trainer.batch_size=64"),
+        ("trainer.epochs=null", "trainer.steps=10", "trainer.batch_size=150", "times.draws=3"),
+        ("trainer.epochs=1", "times=grid", "times.points=5", "times.simulations=4", "times.chunk=7"),
+        ("trainer.epochs=1", "trainer.batch_size=1000"),
+    ],
+)
+def test_rows_and_evaluations_are_those_of_the_run(
+    overrides: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted in the network; 400 points do not fill the last batches."""
+    short = ("experiment=smile", "network.hidden=[8]", "trainer.preview_every=0", "sampler.steps=3", "count=50")
+    config = composed("train", [*short, *overrides])
+    monkeypatch.setattr(forecast, "SECONDS", 0.0)
+    expected = forecast.forecast(config)
+    forward, rows = MLP.forward, []
+
+    def counting(self: MLP, x: torch.Tensor, *rest: Any) -> torch.Tensor:  # noqa: ANN401
+        if torch.is_grad_enabled():
+            rows.append(len(x))
+        return forward(self, x, *rest)
+
+    monkeypatch.setattr(MLP, "forward", counting)
+    run = experiment.train(config, tmp_path / "run")
+    assert (expected.steps, expected.rows) == (run.step, sum(rows))
+    (samples,) = (tmp_path / "run" / "samples").glob("*/samples.npz")
+    assert expected.sampled_rows == float(np.load(samples)["nfe"]) * 50
+
+
+def test_what_chooses_its_steps_is_tried_and_what_is_not_sampled_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast, "SECONDS", 0.0)
+    tried = forecast.forecast(composed("train", ["experiment=smile", "sampler=dopri5", "count=50"]))
+    assert tried.sampled_rows > 50 * 20
+    exact = forecast.forecast(
+        composed("train", ["dataset=smile_noisy", "network=oracle", "sampler.steps=7", "count=9"])
+    )
+    assert (exact.steps, exact.rows, exact.seconds, exact.sampled_rows) == (0, 0, 0, 63)
+    classifier = forecast.forecast(composed("train", ["experiment=paper/digits_classifier"]))
+    assert (classifier.sampled_rows, classifier.sampling_seconds) == (0, 0)
+
+
+def test_a_table_adds_up() -> None:
+    cost = forecast.Forecast(1500, 96_000, 61.4, 2e6, 3.0, 400.0)
+    lines = forecast.table([("a", cost), ("b", cost._replace(steps=10, memory_mib=None))]).splitlines()
+    assert lines[1].split() == ["1.5k", "96k", "0:01:01", "2M", "0:00:03", "400", "a"]
+    assert lines[3].split() == ["1.51k", "192k", "0:02:03", "4M", "0:00:06", "in", "all"]
+    assert len(forecast.table([("a", cost)]).splitlines()) == 2
