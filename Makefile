@@ -4,7 +4,7 @@ PYTHON := $(VENV)/bin/python
 STEERED := guidance=classifier guidance.run=outputs/digits_classifier/latest label=all count=100
 BASE := python3
 
-.PHONY: demo test test-slow lint types check gallery gallery-fashion clean
+.PHONY: demo test test-slow lint types check gallery gallery-fashion paper clean
 
 # Set everything up and run the main job: train on the paper's smile, sample, measure, draw.
 demo: $(VENV)/run
@@ -51,6 +51,11 @@ gallery: $(VENV)/run
 gallery-fashion: $(VENV)/run
 	$(PYTHON) scripts/train.py experiment=fashion_mnist
 	cp outputs/fashion_mnist/latest/figures/samples.png outputs/gallery/fashion_mnist.png
+
+# Every experiment of the paper, and a page to read them on.
+paper: $(VENV)/run
+	$(PYTHON) scripts/train.py sweep=paper
+	$(PYTHON) scripts/report.py outputs/paper
 
 clean:
 	rm -rf $(VENV)

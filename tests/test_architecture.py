@@ -24,7 +24,7 @@ LAYERS = [
     {"assembly"},
     {"run", "frontier"},
     {"output", "evaluation"},
-    {"experiment", "forecast"},
+    {"experiment", "forecast", "report"},
     {"command"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -67,7 +67,7 @@ def test_only_the_command_line_knows_hydra() -> None:
 
 
 @pytest.mark.parametrize(
-    "script", ["train", "sample", "evaluate", "verify", "benchmark", "contest", "peers", "posteriors"]
+    "script", ["train", "sample", "evaluate", "verify", "benchmark", "contest", "peers", "posteriors", "report"]
 )
 def test_importing_a_script_imports_nothing_heavy(script: str) -> None:
     code = f"import sys; sys.path.insert(0, 'scripts'); import {script}; print(sorted(sys.modules))"
