@@ -53,7 +53,7 @@ def forecast(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Forecast
         trust: modules whose classes it may name; any, where the user has composed it himself.
     """
     parts = build(config, trust)
-    trainer, dataset, sde = parts.trainer, parts.dataset, parts.sde
+    config, trainer, dataset, sde = parts.config, parts.trainer, parts.dataset, parts.sde
     torch.set_num_threads(min(trainer.threads, files.threads_allowed() or trainer.threads))
     dtype, device = DTYPES[trainer.precision], trainer.device
     model = parts.model.to(device, dtype)

@@ -84,7 +84,8 @@ def collect(root: Path) -> tuple[list[Entry], list[tuple[Path, str]]]:
                 entries.append(read(here))
             except UserError as error:
                 left_out.append((here, str(error)))
-        elif not inner and here != root:
+        # Hydra leaves a note of a sweep over samplers.
+        elif not inner and here != root and names != ["multirun.yaml"]:
             left_out.append((here, "holds no run"))
     known = {folder: i for i, (folder, _) in enumerate(left_out)}
     for path in sorted(root.rglob(ledger.NAME)):
