@@ -261,10 +261,10 @@ def _arguments() -> tuple[Namespace, OverridesParser]:
 
 
 def _nearest(word: str, choices: list[str], prefix: str) -> str:
-    same = [choice for choice in choices if "." in word and choice.rpartition(".")[2] == word.rpartition(".")[2]]
-    close = same or difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    same = [choice for choice in choices if choice.rpartition(".")[2] == word.rpartition(".")[2]]
+    close = same[:3] or difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
     if close:
-        return f"did you mean {prefix}{close[0]}?"
+        return f"did you mean {' or '.join(prefix + choice for choice in close)}?"
     return f"choose from {', '.join(sorted(choices))}" if len(choices) < 30 else "--cfg job shows all there are"
 
 
