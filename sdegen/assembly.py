@@ -21,8 +21,9 @@ from sdegen.rng import derive
 from sdegen.samplers import Sampler
 from sdegen.score import Parametrization, Raw, ScoreModel
 from sdegen.sde.base import SDE, LinearSDE
+from sdegen.stream import Stream
 from sdegen.times import TimeSampler
-from sdegen.training import Trainer
+from sdegen.training import DTYPES, Trainer, Training
 from sdegen.weighting import Weighting
 
 Config = dict[str, Any]
@@ -94,6 +95,16 @@ class Experiment(NamedTuple):
     optimizer: Optimizer
     trainer: Trainer
     sampler: Sampler
+
+    def training(self) -> Training:
+        """The training before its first step, on the trainer's device; of no steps where there is nothing to train."""
+        device, dtype = self.trainer.device, DTYPES[self.trainer.precision]
+        torch.set_num_threads(self.trainer.threads)
+        model = self.model.to(device, dtype)
+        steps = self.trainer.total(len(self.dataset.x)) if any(p.requires_grad for p in model.parameters()) else 0
+        recipe = (self.trainer.batch_size, self.objective, self.weighting, self.times)
+        stream = Stream(self.config["seed"], self.dataset, *recipe, model, device, dtype)
+        return Training(model, self.objective, self.optimizer, self.trainer, stream, steps)
 
 
 def check(config: Config, groups: Sequence[str], types: Mapping[str, Any], trust: Sequence[str]) -> Config:

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sdegen import checkpoint as checkpoints
 from sdegen import files, schema
 from sdegen.assembly import Config, build
@@ -20,7 +18,6 @@ from sdegen.classifier import ClassifierModel
 from sdegen.errors import UserError
 from sdegen.run import Run, load, load_weights, on_cpu, plain
 from sdegen.sampling import draw
-from sdegen.stream import Stream
 from sdegen.training import DTYPES, Training
 
 log = logging.getLogger("sdegen")
@@ -55,17 +52,11 @@ def train(
 
     parts = build(config, trust)
     config, trainer, dataset = parts.config, parts.trainer, parts.dataset
-    # Generators differ between kinds of device: what auto has chosen is replayed on resumption.
-    config["trainer"] = {**config["trainer"], "device": str(trainer.device)}
-    config["trainer"]["threads"] = min(trainer.threads, files.threads_allowed() or trainer.threads)
-    torch.set_num_threads(config["trainer"]["threads"])
-    dtype = DTYPES[trainer.precision]
-    model = parts.model.to(trainer.device, dtype)
-    trainable = any(p.requires_grad for p in model.parameters())
-    steps = trainer.total(len(dataset.x)) if trainable else 0
-    recipe = (trainer.batch_size, parts.objective, parts.weighting, parts.times)
-    stream = Stream(config["seed"], dataset, *recipe, model, trainer.device, dtype)
-    training = Training(model, parts.objective, parts.optimizer, trainer, stream, steps)
+    # Generators differ between kinds of device, sums between numbers of threads: what was chosen is what is resumed.
+    config["trainer"] = {**config["trainer"], "device": str(trainer.device), "threads": trainer.threads}
+    dtype, training = DTYPES[trainer.precision], parts.training()
+    steps = training.steps
+    trainable = steps > 0
     if resume is None:
         if (folder / "checkpoints").exists():
             raise UserError(f"{folder}: holds a run already: remove it, or go on with it by resume={folder}")

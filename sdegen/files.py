@@ -28,12 +28,6 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def threads_allowed() -> int | None:
-    """How many threads the environment allows to each process, as a launcher of several jobs at once sets it."""
-    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return int(asked) if asked.isdecimal() and int(asked) else None
-
-
 def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
     """Write plain data as YAML."""
     from omegaconf import OmegaConf

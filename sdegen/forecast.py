@@ -15,8 +15,7 @@ from sdegen.assembly import Config, build
 from sdegen.classifier import ClassifierModel
 from sdegen.rng import SampleNoise
 from sdegen.sampling import draw
-from sdegen.stream import Stream
-from sdegen.training import DTYPES, Training
+from sdegen.training import DTYPES
 
 SECONDS = 2.0
 """Real steps are taken for so long."""
@@ -53,24 +52,18 @@ def forecast(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Forecast
         trust: modules whose classes it may name; any, where the user has composed it himself.
     """
     parts = build(config, trust)
-    config, trainer, dataset, sde = parts.config, parts.trainer, parts.dataset, parts.sde
-    torch.set_num_threads(min(trainer.threads, files.threads_allowed() or trainer.threads))
-    dtype, device = DTYPES[trainer.precision], trainer.device
-    model = parts.model.to(device, dtype)
-    steps, seconds = 0, 0.0
-    if any(p.requires_grad for p in model.parameters()):
-        steps = trainer.total(len(dataset.x))
-        recipe = (trainer.batch_size, parts.objective, parts.weighting, parts.times)
-        stream = Stream(config["seed"], dataset, *recipe, model, device, dtype)
-        training = Training(model, parts.objective, parts.optimizer, trainer, stream, steps)
-        coming = stream.steps(0, steps)
+    config, dataset, sde = parts.config, parts.dataset, parts.sde
+    device, dtype, training = parts.trainer.device, DTYPES[parts.trainer.precision], parts.training()
+    model, steps, seconds = training.model, training.steps, 0.0
+    if steps:
+        coming = training.stream.steps(0, steps)
         taken: list[float] = []
         # The first step pays for what is done once.
         while len(taken) < min(4, steps) or (sum(taken[1:]) < SECONDS and len(taken) < steps):
             taken.append(_timed(lambda: training.advance(next(coming)), device))
         seconds = mean(taken[1:] or taken) * steps
-    epochs, rest = divmod(steps, -(-len(dataset.x) // trainer.batch_size))
-    rows = parts.times.draws * (epochs * len(dataset.x) + rest * trainer.batch_size)
+    epochs, rest = divmod(steps, training.stream.per_epoch)
+    rows = parts.times.draws * (epochs * len(dataset.x) + rest * training.stream.batch_size)
     count, sampled, sampling_seconds = config["count"], 0.0, 0.0
     if not isinstance(model, ClassifierModel):
         nfe: float | None = parts.sampler.evaluations

@@ -99,13 +99,12 @@ def attempt(folder: Path, config: Mapping[str, Any], start: Callable[[], object]
 def append(sweep: Path, record: Record) -> None:
     """Add a line: in one write to the end of the file, which other processes' lines cannot part."""
     sweep.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(record._asdict()) + "\n"
-    file = os.open(sweep / NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    file = os.open(sweep / NAME, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         # The line before may have been cut short.
-        if os.lseek(file, 0, os.SEEK_END) and not _ends_a_line(sweep / NAME):
-            line = "\n" + line
-        os.write(file, line.encode())
+        size = os.lseek(file, 0, os.SEEK_END)
+        start = "\n" if size and os.pread(file, 1, size - 1) != b"\n" else ""
+        os.write(file, f"{start}{json.dumps(record._asdict())}\n".encode())
     finally:
         os.close(file)
 
@@ -114,9 +113,3 @@ def told(error: BaseException) -> str:
     """An exception in one line."""
     message = " ".join(str(error).split())
     return message if isinstance(error, UserError) else f"{type(error).__name__}: {message}".rstrip(": ")
-
-
-def _ends_a_line(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"

@@ -74,10 +74,12 @@ def write(root: Path) -> tuple[Path, list[Entry], list[tuple[Path, str]]]:
 def collect(root: Path) -> tuple[list[Entry], list[tuple[Path, str]]]:
     """The finished runs below a folder, in the order of their names, and what was left out, with why."""
     entries, left_out = [], []
+    failed: dict[Path, str] = {}
     for folder, inner, names in os.walk(root):
         # A link to a folder, as latest is, is not walked into.
         inner.sort(key=_natural)
         here = Path(folder)
+        failed |= {here / job: record.error for job, record in ledger.read(here).items() if record.state == "failed"}
         if "config.yaml" in names and ("checkpoints" in inner or "provenance.json" in names):
             inner.clear()
             try:
@@ -87,13 +89,7 @@ def collect(root: Path) -> tuple[list[Entry], list[tuple[Path, str]]]:
         # Hydra leaves a note of a sweep over samplers.
         elif not inner and here != root and names != ["multirun.yaml"]:
             left_out.append((here, "holds no run"))
-    known = {folder: i for i, (folder, _) in enumerate(left_out)}
-    for path in sorted(root.rglob(ledger.NAME)):
-        for job, record in ledger.read(path.parent).items():
-            place = known.get(path.parent / job)
-            if record.state == "failed" and place is not None:
-                left_out[place] = (path.parent / job, f"failed: {record.error}")
-    return entries, left_out
+    return entries, [(folder, f"failed: {failed[folder]}" if folder in failed else why) for folder, why in left_out]
 
 
 def _natural(name: str) -> list[tuple[bool, int, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -75,7 +76,8 @@ class Trainer:
             raise ValueError(f"ema={ema:g} must be at least 0 and below 1")
         self.epochs, self.steps, self.batch_size, self.clip, self.ema = epochs, steps, batch_size, clip, ema
         self.checkpoint_every, self.preview_every, self.log_every = checkpoint_every, preview_every, log_every
-        self.device, self.precision, self.threads = find_device(device), precision, threads
+        self.device, self.precision = find_device(device), precision
+        self.threads = min(threads, threads_allowed() or threads)
 
     @property
     def sampling_precision(self) -> Literal["float32", "float64"]:
@@ -103,6 +105,12 @@ def find_device(name: str) -> torch.device:
     ):
         raise ValueError(f"device={name} is not on this machine: try device=auto")
     return device
+
+
+def threads_allowed() -> int | None:
+    """How many threads the environment allows to each process, as a launcher of several jobs at once sets it."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(asked) if asked.isdecimal() and int(asked) else None
 
 
 class Training:
