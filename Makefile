@@ -2,6 +2,7 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 STEERED := guidance=classifier guidance.run=outputs/digits_classifier/latest label=all count=100
+PARALLEL := hydra/launcher=joblib hydra.launcher.n_jobs=-1
 BASE := python3
 
 .PHONY: demo test test-slow lint types check gallery gallery-fashion paper clean
@@ -35,8 +36,8 @@ gallery: $(VENV)/run
 		sampler=adams,stochastic_adams,dpm_solver,euler_maruyama sampler.steps=5,10,20,50,100
 	cp "$$(ls -d outputs/smile/latest/frontiers/* | tail -1)/frontier.png" outputs/gallery/frontier.png
 	cp outputs/smile/latest/figures/samples.png outputs/gallery/smile.png
-	cp outputs/smile/latest/figures/marginals.png outputs/gallery/smile_marginals.png
-	cp outputs/gaussian_mixture/latest/figures/trajectories.png outputs/gallery/mixture_trajectories.png
+	cp outputs/smile/latest/figures/generation.gif outputs/gallery/smile.gif
+	cp outputs/gaussian_mixture/latest/figures/process.png outputs/gallery/mixture_process.png
 	$(PYTHON) scripts/train.py experiment=digits
 	$(PYTHON) scripts/train.py experiment=digits_classifier
 	$(PYTHON) scripts/sample.py run=outputs/digits/latest $(STEERED) guidance.scale=3
@@ -52,9 +53,14 @@ gallery-fashion: $(VENV)/run
 	$(PYTHON) scripts/train.py experiment=fashion_mnist
 	cp outputs/fashion_mnist/latest/figures/samples.png outputs/gallery/fashion_mnist.png
 
-# Every experiment of the paper, and a page to read them on.
-paper: $(VENV)/run
-	$(PYTHON) scripts/train.py sweep=paper
+# Every experiment of the paper, further seeds of the quick ones, what the paper's grid of times would have cost, and a page
+# to read them on: outputs/paper/report.html. As many jobs at once as there are cores.
+paper: $(VENV)/parallel
+	$(PYTHON) scripts/train.py sweep=paper $(PARALLEL)
+	$(PYTHON) scripts/train.py sweep=paper/seeds $(PARALLEL)
+	$(PYTHON) scripts/sample.py run=outputs/paper/1-paper_digits sampler=euler_maruyama label=all count=20 \
+		guidance=classifier guidance.run=outputs/paper/2-paper_digits_classifier
+	$(PYTHON) scripts/train.py sweep=paper/grid forecast=true
 	$(PYTHON) scripts/report.py outputs/paper
 
 clean:
@@ -63,6 +69,10 @@ clean:
 $(VENV)/run: pyproject.toml requirements.lock
 	$(BASE) -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c requirements.lock -e .
+	touch $@
+
+$(VENV)/parallel: $(VENV)/run
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[parallel]'
 	touch $@
 
 $(VENV)/dev: $(VENV)/run

@@ -30,7 +30,7 @@ def task(config: dict[str, Any], folder: Path) -> None:
     from sdegen import output
 
     run, config = loaded(config)
-    options = {key: config[key] for key in ("seed", "batch_size", "guidance", "label")}
+    options = {key: config[key] for key in ("seed", "batch_size", "guidance", "label", "animate")}
     left = output.write(run, config["count"], **options)
     print(f"results in {left.folder}")
     written.append(left.folder)

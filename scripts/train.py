@@ -48,15 +48,19 @@ def resume(options: dict[str, Any]) -> None:
 
 
 def tell_cost() -> None:
-    """Tell what the run would cost, or each of a sweep."""
-    jobs = command.configurations("train")
+    """Tell what the run would cost, or each of a sweep; of a sweep it is written, too, for the report."""
+    jobs, sweep = command.configurations("train")
     for _, config in jobs:
         check(config)
-    from sdegen.forecast import forecast, table
+    from sdegen import forecast
 
-    costs = [forecast(config) for _, config in jobs]
-    named = [" ".join(part for part in job if not part.startswith("forecast=")) for job, _ in jobs]
-    print(table(list(zip(named, costs, strict=True))))
+    costs = []
+    for job, config in jobs:
+        named = " ".join(part for part in job if not part.startswith(("forecast=", "sweep=")))
+        costs.append((named, forecast.forecast(config)))
+    print(forecast.table(costs))
+    if sweep is not None:
+        print(f"written to {forecast.write(sweep, costs)}")
 
 
 def relative(folder: Path) -> Path:

@@ -58,6 +58,7 @@ SAMPLE = {
     "batch_size": int,
     "seed": int,
     "label": int | Literal["all"] | None,
+    "animate": bool,
     "device": str,
     "precision": Literal["float32", "float64"],
     "trust": tuple[str, ...],
@@ -65,7 +66,7 @@ SAMPLE = {
 """The options of sample.yaml beside its groups."""
 METRIC = Literal["likelihood", "interpolation"]
 EVALUATE = {
-    **{option: kind for option, kind in SAMPLE.items() if option != "label"},
+    **{option: kind for option, kind in SAMPLE.items() if option not in ("label", "animate")},
     "metrics": METRIC | tuple[METRIC, ...],
     "probes": int,
     "rtol": float,
@@ -209,6 +210,26 @@ def choice(node: Mapping[str, Any]) -> str:
     """A short name for a node: that of its predictor and corrector, where it has them, or of its own class."""
     parts = [node[key] for key in ("predictor", "corrector") if node.get(key)] or [node]
     return "-".join(files.snake_case(part["_target_"].rpartition(".")[2]) for part in parts)
+
+
+def flat(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """The options of a node by their paths."""
+    pairs: list[tuple[str, Any]] = []
+    for key, value in node.items():
+        pairs += flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(prefix + key, value)]
+    return pairs
+
+
+def flat_options(config: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """All options of a configuration by their paths; a group's own stands for the class of its node."""
+    pairs: list[tuple[str, Any]] = []
+    for key, value in config.items():
+        if isinstance(value, Mapping) and "_target_" in value:
+            pairs.append((key, choice(value)))
+            pairs += [(f"{key}.{k}", v) for k, v in flat(value) if not k.endswith("_target_")]
+        else:
+            pairs.append((key, value))
+    return pairs
 
 
 def connect(network: Network, parametrization: Parametrization, sde: SDE) -> ScoreModel | ClassifierModel:

@@ -86,7 +86,8 @@ def run(
             jobs = _jobs(name, arguments, parser)
             for job in jobs:
                 check(plain(_compose(name, arguments, job)))
-            _name_sweep(arguments)
+            if (sweep := _sweep_folder(arguments)) is not None:
+                sys.argv.append(f"hydra.sweep.dir={sweep}")
         # Jobs may run in processes of their own: what they share is a file.
         with tempfile.TemporaryDirectory() as folder:
             failed = Path(folder) / "failed"
@@ -107,11 +108,15 @@ def swept() -> bool:
     return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def configurations(name: str) -> list[tuple[list[str], Config]]:
-    """The jobs that the arguments of this process start, without Hydra: the overrides and the configuration of each."""
+def configurations(name: str) -> tuple[list[tuple[list[str], Config]], Path | None]:
+    """The jobs that the arguments of this process start, without Hydra.
+
+    Returns:
+        The overrides and the configuration of each, and the folder of the sweep, None where it is none.
+    """
     arguments, parser = _arguments()
     jobs = _jobs(name, arguments, parser)
-    return [(job, plain(_compose(name, arguments, job))) for job in jobs]
+    return [(job, plain(_compose(name, arguments, job))) for job in jobs], _sweep_folder(arguments)
 
 
 def guard(work: Callable[[], object], name: str) -> None:
@@ -326,13 +331,18 @@ def _compose(name: str, arguments: Namespace, overrides: list[str]) -> DictConfi
     return config
 
 
-def _name_sweep(arguments: Namespace) -> None:
-    """A sweep's folder is named by its overrides, so that the same sweep meets the same folder."""
-    asked = arguments.overrides
-    swept = arguments.multirun or any(override.startswith("sweep=") for override in asked)
-    if swept and not any(override.startswith("hydra.sweep.dir=") for override in asked):
-        # Which jobs run at once, and where, is no part of what they are.
-        own = [override for override in asked if not override.startswith(("sweep=", "hydra"))]
-        named = [override.removeprefix("sweep=") for override in asked if override.startswith("sweep=")]
-        digest = hashlib.sha256("\n".join(own).encode()).hexdigest()[:10]
-        sys.argv.append(f"hydra.sweep.dir=outputs/{'-'.join([*named, *([digest] if own else [])])}")
+def _sweep_folder(arguments: Namespace) -> Path | None:
+    """The folder of the sweep that is asked for; None where a single run is.
+
+    It is named by the sweep's overrides, so that the same sweep meets the same folder.
+    """
+    asked, given = arguments.overrides, "hydra.sweep.dir="
+    if not (arguments.multirun or any(override.startswith("sweep=") for override in asked)):
+        return None
+    if own := [override for override in asked if override.startswith(given)]:
+        return Path(own[-1].removeprefix(given))
+    # Which jobs run at once, and where, is no part of what they are.
+    own = [override for override in asked if not override.startswith(("sweep=", "hydra", "forecast="))]
+    named = [override.removeprefix("sweep=") for override in asked if override.startswith("sweep=")]
+    digest = hashlib.sha256("\n".join(own).encode()).hexdigest()[:10]
+    return Path("outputs") / "-".join([*named, *([digest] if own else [])])

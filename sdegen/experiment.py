@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import signal
 import threading
@@ -12,7 +11,7 @@ from typing import Any
 
 from sdegen import checkpoint as checkpoints
 from sdegen import files, schema
-from sdegen.assembly import Config, build
+from sdegen.assembly import Config, build, flat_options
 from sdegen.checkpoint import Checkpoint
 from sdegen.classifier import ClassifierModel
 from sdegen.errors import UserError
@@ -50,6 +49,7 @@ def train(
     from sdegen import figures, metrics, output
     from sdegen.recorder import Recorder
 
+    files.forget_peak_memory()
     parts = build(config, trust)
     config, trainer, dataset = parts.config, parts.trainer, parts.dataset
     # Generators differ between kinds of device, sums between numbers of threads: what was chosen is what is resumed.
@@ -108,7 +108,8 @@ def train(
 
     where = f"in {folder}, on {trainer.device}"
     recorder = Recorder(folder, training.step, steps)
-    with files.logging_to(folder / "train.log"), contextlib.closing(recorder):
+    described = (flat_options(config), (folder / "config.yaml").read_text())
+    with files.logging_to(folder / "train.log"), recorder.session(*described):
         if trainer.precision == "bfloat16" and len(dataset.units.shape) == 1:
             log.warning(
                 "trainer.precision=bfloat16 rounds coordinates to 2^-8 of their size, far above the noise at small t: "
@@ -132,8 +133,9 @@ def train(
         if isinstance(result.model, ClassifierModel):
             written = output.write_accuracy(result, result.model)
         else:
-            written = output.write(result, config["count"], seed=config["seed"])
-        recorder.scalars(steps, scalars(written.metrics))
+            written = output.write(result, config["count"], seed=config["seed"], animate=True)
+        # Twice: of all scalars the table of runs shows the first five, and capitals come first in the alphabet.
+        recorder.scalars(steps, {**scalars(written.metrics), **scalars(written.metrics, "Final")})
         cost = {"steps": training.step, "seconds": training.seconds, "peak_memory_mib": files.peak_memory_mib()}
         files.write_json(folder / "provenance.json", {**provenance, "training": cost})
         files.write_json(folder / "metrics.json", written.metrics)
@@ -142,9 +144,9 @@ def train(
     return result
 
 
-def scalars(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Metrics as TensorBoard shows them."""
-    return {f"metrics/{name}": entry["value"] for name, entry in found.items()}
+def scalars(found: Mapping[str, Mapping[str, Any]], group: str = "metrics") -> dict[str, float]:
+    """Metrics as TensorBoard shows them, in a group of its scalars."""
+    return {f"{group}/{name}": entry["value"] for name, entry in found.items()}
 
 
 def resume(folder: Path, changes: Mapping[str, Any], trust: Sequence[str] = ()) -> Run:

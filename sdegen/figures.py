@@ -11,9 +11,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from sdegen.datasets import Dataset
@@ -47,42 +47,35 @@ def compare(dataset: Dataset, x: Tensor) -> Figure:
 
 
 def trajectories(dataset: Dataset, samples: Samples, sde: SDE) -> Figure:
-    """Paths of the reverse process, from noise to data, in the network's units.
+    """A few paths of the reverse process in the plane, from noise to data, coloured by time, in the network's units.
 
-    On the line they run over the marginals p_t, exact where the law is known, else of the forward process; in the
-    plane a few run over the data, coloured by time.
+    On the line :func:`sdegen.process_figures.process` shows them over time.
     """
-    path, times = samples.path.detach().double().cpu().flatten(2).numpy(), samples.times.double().cpu().numpy()
-    line = path.shape[2] == 1
+    path, times = samples.path.detach().double().cpu().numpy(), samples.times.double().cpu().numpy()
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.4, 3.2) if line else (5, 4.2), layout="constrained")
+        figure = Figure(figsize=(5, 4.2), layout="constrained")
         axes = figure.subplots()
-        if line:
-            _heat(figure, axes, dataset, sde, float(np.abs(path).max()) * 1.02)
-            axes.plot(times, path[:, :12, 0], color="white", linewidth=0.7, alpha=0.9)
-            axes.set(xlim=(sde.T, sde.eps), xlabel="time t, from noise to data", ylabel="x(t), standardised")
-        else:
-            clean = dataset.units.encode(dataset.x)[:2000].numpy()
-            axes.scatter(clean[:, 0], clean[:, 1], s=2, color="0.8", linewidths=0, label="data")
-            for i in range(4):
-                segments = np.stack([path[:-1, i, :2], path[1:, i, :2]], axis=1)
-                lines = LineCollection(list(segments), array=times[1:], cmap=DENSITY, linewidths=0.8)
-                lines.set_clim(sde.eps, sde.T)
-                axes.add_collection(lines)
-            for end, colour, label in ((path[0], "0.2", "noise, t = 1"), (path[-1], SAMPLES, "samples, t = ε")):
-                axes.scatter(end[:4, 0], end[:4, 1], s=18, color=colour, label=label, zorder=3)
-            axes.set(xlabel="$x_1(t)$, standardised", ylabel="$x_2(t)$, standardised", aspect="equal")
-            axes.set_title(shown(path.shape[2]), loc="left")
-            figure.legend(loc="outside upper center", ncols=3)
-            figure.colorbar(lines, label="time t", shrink=0.8)
+        clean = dataset.units.encode(dataset.x)[:2000].numpy()
+        axes.scatter(clean[:, 0], clean[:, 1], s=2, color="0.8", linewidths=0, label="data")
+        for i in range(4):
+            segments = np.stack([path[:-1, i, :2], path[1:, i, :2]], axis=1)
+            lines = LineCollection(list(segments), array=times[1:], cmap=DENSITY, linewidths=0.8)
+            lines.set_clim(sde.eps, sde.T)
+            axes.add_collection(lines)
+        for end, colour, label in ((path[0], "0.2", "noise, t = 1"), (path[-1], SAMPLES, "samples, t = ε")):
+            axes.scatter(end[:4, 0], end[:4, 1], s=18, color=colour, label=label, zorder=3)
+        axes.set(xlabel="$x_1(t)$, standardised", ylabel="$x_2(t)$, standardised", aspect="equal")
+        axes.set_title(shown(path.shape[2]), loc="left")
+        figure.legend(loc="outside upper center", ncols=3)
+        figure.colorbar(lines, label="time t", shrink=0.8)
     return figure
 
 
 def marginals(dataset: Dataset, samples: Samples, sde: SDE) -> Figure:
     """The law of the forward process (top) and of the samples (bottom) at six times, in the network's units."""
     path, times = samples.path.detach().double().cpu(), samples.times.double().cpu()
-    chosen = _spread(sde, times)
-    clean = dataset.units.encode(_fresh(dataset, path.shape[1]))
+    chosen = spread(sde, times)
+    clean = dataset.units.encode(fresh(dataset, path.shape[1]))
     source = randn_like(generator("cpu", 0, "marginals"))
     forward = [sde.perturb(clean, times[i].expand(len(clean)), source).flatten(1).numpy() for i in chosen]
     backward = [path[i].flatten(1)[: len(clean)].numpy() for i in chosen]
@@ -201,30 +194,35 @@ def image_grid(images: Tensor, side: int = 8, lines: int | None = None) -> np.nd
     return canvas[:3].permute(1, 2, 0).numpy() if c >= 3 else canvas[0].numpy()
 
 
-def _heat(figure: Figure, axes: Axes, dataset: Dataset, sde: SDE, limit: float) -> None:
-    """The density of x(t) over time, each column scaled to its own maximum."""
-    t = torch.linspace(sde.eps, sde.T, 200, dtype=torch.float64)
-    x = torch.linspace(-limit, limit, 300, dtype=torch.float64)
+def heat(dataset: Dataset, sde: SDE, t: Tensor, x: Tensor) -> np.ndarray:
+    """The density of x(t) on the line, over its maximum at each t, in the network's units.
+
+    It is exact where the law is known, else a histogram of the forward process, smoothed over two cells.
+
+    Args:
+        dataset: the data.
+        sde: the forward process.
+        t: times, ``(K,)``.
+        x: evenly spaced points, ``(N,)``.
+
+    Returns:
+        ``(N, K)``.
+    """
     exact = exact_marginals(dataset.encoded_law, sde)
     if exact is not None:
         density = torch.stack([exact.log_prob(x[:, None], time).exp() for time in t], dim=1).numpy()
     else:
-        clean = dataset.units.encode(_fresh(dataset, 5000))
+        clean = dataset.units.encode(fresh(dataset, 5000))
         source = randn_like(generator("cpu", 0, "marginals"))
+        half = 0.5 * float(x[1] - x[0])
+        ends = (float(x[0]) - half, float(x[-1]) + half)
         columns = [sde.perturb(clean, time.expand(len(clean)), source).flatten().numpy() for time in t]
-        density = np.stack([np.histogram(c, 300, (-limit, limit), density=True)[0] for c in columns], axis=1)
-    image = axes.imshow(
-        density / density.max(axis=0),
-        extent=(float(t[0]), float(t[-1]), -limit, limit),
-        origin="lower",
-        aspect="auto",
-        cmap=DENSITY,
-        interpolation="bilinear",
-    )
-    figure.colorbar(image, label="density over its maximum at t")
+        counts = np.stack([np.histogram(c, len(x), ends)[0] for c in columns], axis=1)
+        density = gaussian_filter(counts.astype(float), 2, mode="nearest")
+    return density / density.max(axis=0).clip(min=np.finfo(float).tiny)
 
 
-def _spread(sde: SDE, times: Tensor, panels: int = 6) -> list[int]:
+def spread(sde: SDE, times: Tensor, panels: int = 6) -> list[int]:
     """Indices of recorded times, spread evenly in the log noise-to-signal ratio, or in log t, from T to eps."""
     u = times.log() if sde.linear is None else sde.linear.log_nsr(times)
     wanted = torch.cat([torch.linspace(float(u[0]), float(u[-1].clamp(min=-6)), panels - 1), u[-1:].float()])
@@ -232,7 +230,7 @@ def _spread(sde: SDE, times: Tensor, panels: int = 6) -> list[int]:
     return sorted(set(indices))
 
 
-def _fresh(dataset: Dataset, n: int) -> Tensor:
+def fresh(dataset: Dataset, n: int) -> Tensor:
     """Draws of the exact law where there is one, else training points."""
     drawn = dataset.draw(n, generator("cpu", 0, "figure"))
     return dataset.x[:n] if drawn is None else drawn

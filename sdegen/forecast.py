@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from pathlib import Path
 from statistics import mean, median
 from typing import NamedTuple
 
@@ -17,6 +19,7 @@ from sdegen.rng import SampleNoise
 from sdegen.sampling import draw
 from sdegen.training import DTYPES
 
+NAME = "forecast.json"
 SECONDS = 2.0
 """Real steps are taken for so long."""
 TRIED = 16
@@ -33,7 +36,7 @@ class Forecast(NamedTuple):
         sampled_rows: evaluations of the network in sampling at the end; of the untrained network, where the sampler
             chooses its steps.
         sampling_seconds: about what they take; measures and figures are left out.
-        memory_mib: the most that this process has held until now; of the GPU's memory where the run is there.
+        memory_mib: the most that the process held meanwhile; of the GPU's memory where the run is there.
     """
 
     steps: int
@@ -45,12 +48,13 @@ class Forecast(NamedTuple):
 
 
 def forecast(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Forecast:
-    """Count, and measure, what a run will cost; nothing is written.
+    """Count, and measure, what a run will cost.
 
     Args:
         config: a configuration of train.yaml, resolved, plain.
         trust: modules whose classes it may name; any, where the user has composed it himself.
     """
+    files.forget_peak_memory()
     parts = build(config, trust)
     config, dataset, sde = parts.config, parts.dataset, parts.sde
     device, dtype, training = parts.trainer.device, DTYPES[parts.trainer.precision], parts.training()
@@ -94,6 +98,20 @@ def table(forecasts: Sequence[tuple[str, Forecast]]) -> str:
         counts = [_short(value) for value in (steps, trained, sampled)]
         lines.append(f"{counts[0]:>9}{counts[1]:>9}{times[0]:>9}{counts[2]:>10}{times[1]:>9}{held:>7}   {job}")
     return "\n".join(lines)
+
+
+def write(folder: Path, forecasts: Sequence[tuple[str, Forecast]]) -> Path:
+    """Write forecasts beside what they are of, as ``forecast.json``: their fields by the job."""
+    files.write_json(folder / NAME, {job: cost._asdict() for job, cost in forecasts})
+    return folder / NAME
+
+
+def read(folder: Path) -> dict[str, Forecast]:
+    """What :func:`write` has written; empty where it has not, or where it is damaged."""
+    try:
+        return {job: Forecast(**cost) for job, cost in json.loads((folder / NAME).read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 def _short(value: float) -> str:

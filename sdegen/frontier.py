@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from sdegen import figures, files, image_figures
-from sdegen.assembly import choice
+from sdegen.assembly import choice, flat
 
 METRICS = ("w1", "sliced_w1", "energy", "frechet")
 """What quality is drawn as: the first of them that was measured."""
@@ -90,14 +90,6 @@ def steering(by_scale: Mapping[Any, Mapping[str, Mapping[str, Any]]]) -> Figure:
     scales = sorted(by_scale)
     curves = {name: [by_scale[scale][name]["value"] for scale in scales] for name in STEERED}
     return image_figures.steering(scales, curves, {name: by_scale[scales[0]][name]["floor"] for name in STEERED})
-
-
-def flat(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """The options of a node by their paths."""
-    pairs: list[tuple[str, Any]] = []
-    for key, value in node.items():
-        pairs += flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(prefix + key, value)]
-    return pairs
 
 
 def label(entries: Sequence[Entry]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from sdegen import figures, files, image_figures, image_metrics, metrics
+from sdegen import animation, figures, files, image_figures, image_metrics, metrics, process_figures
 from sdegen.assembly import Config, choice
 from sdegen.classifier import ClassifierModel, log_likelihood_by_time
 from sdegen.datasets import Dataset
@@ -26,8 +26,12 @@ from sdegen.samplers import Samples
 
 log = logging.getLogger("sdegen")
 
-FRAMES = {"vectors": 101, "images": 11}
+FRAMES = {"vectors": 101, "images": 41}
 """States of the path kept for figures."""
+KEPT = 2**26
+"""Numbers, 256 MiB of float32, above which fewer states of images are kept, but :data:`COLUMNS`."""
+ROWS, COLUMNS = 4, 11
+"""Images, and their states, in the figure of their generation."""
 TIMES = 41
 """Times at which the accuracy of a classifier is measured."""
 CLASSIFIED = 5000
@@ -69,6 +73,7 @@ def write(
     batch_size: int = 1000,
     guidance: Config | None = None,
     label: Label = None,
+    animate: bool = False,
 ) -> Written:
     """Sample, measure and draw into ``samples/<number>-<sampler>/`` of the run's folder.
 
@@ -79,6 +84,7 @@ def write(
         batch_size: samples computed at once.
         guidance: a node of the group; None for the score itself.
         label: the class to steer towards, ``all`` for one after the other, None where there is none.
+        animate: leave an animation, too.
     """
     name = choice(run.config["sampler"])
     asked = labels(run, guidance, label)
@@ -114,6 +120,9 @@ def write(
             files.write_json(folder / "metrics.json", found)
             for figure_name, figure in draw(run, dataset, drawn, seen).items():
                 figures.save(figure, folder / "figures" / f"{figure_name}.png")
+            if animate:
+                frames = animation.animation(dataset, drawn.samples, run.sde)
+                animation.save(frames, folder / "figures" / "generation.gif")
             if found:
                 log.info(metrics.table(found))
     return Written(final, found)
@@ -147,6 +156,8 @@ def generate(
     """``count`` samples for each class that is asked for, one class after the other."""
     started = time.perf_counter()
     frames = FRAMES["vectors" if len(run.units.shape) == 1 else "images"]
+    if len(run.units.shape) > 1:
+        frames = max(COLUMNS, min(frames, KEPT // (min(count, batch_size) * run.units.shift.numel())))
     parts = [
         run.generate(
             count, seed=seed, batch_size=batch_size, frames=0 if i else frames, guidance=guidance, first=i * count
@@ -198,20 +209,34 @@ def features_of(run: Run, dataset: Dataset) -> Features | None:
 def draw(run: Run, dataset: Dataset, drawn: Drawn, seen: Observation | None) -> Mapping[str, figures.Figure]:
     """The figures of samples by their names."""
     if len(run.units.shape) == 1:
-        shown: dict[str, figures.Figure] = {"samples": figures.compare(dataset, drawn.x)}
-        for figure in (figures.marginals, figures.trajectories):
-            shown[figure.__name__] = figure(dataset, drawn.samples, run.sde)
-        return shown
+        return _draw_vectors(run, dataset, drawn, steered=drawn.y is not None or seen is not None)
     x = image_metrics.quantized(drawn.x, dataset.levels)
     low, high = float(dataset.x[:1000].min()), float(dataset.x[:1000].max())
-    path = torch.stack([run.units.decode(frame).cpu() for frame in drawn.samples.path])
-    shown = {"generation": image_figures.generation(path, drawn.samples.times.cpu(), low, high)}
+    path = torch.stack([run.units.decode(frame).cpu() for frame in drawn.samples.path[:, :ROWS]])
+    shown = {"generation": image_figures.generation(path, drawn.samples.times.cpu(), low, high, ROWS, COLUMNS)}
     if seen is not None:
         named = (seen.truth if seen.truth is None else seen.truth[0], measured(run, seen))
         return {"posterior": image_figures.posterior(*named, drawn.x, low, high), **shown}
     if drawn.y is None:
         return {"samples": figures.compare(dataset, x), **shown}
     return {"classes": image_figures.classes(x, drawn.y, low, high), **shown}
+
+
+def _draw_vectors(run: Run, dataset: Dataset, drawn: Drawn, steered: bool) -> Mapping[str, figures.Figure]:
+    shown = {
+        "samples": figures.compare(dataset, drawn.x),
+        "marginals": figures.marginals(dataset, drawn.samples, run.sde),
+    }
+    line, score = run.units.shape == (1,), on_cpu(run.score_model, run.device, run.dtype)
+    if not line:
+        shown["trajectories"] = figures.trajectories(dataset, drawn.samples, run.sde)
+    if steered:
+        # What follows is of the score itself, and would be taken for that of the steered samples.
+        return shown
+    if line:
+        shown["process"] = process_figures.process(dataset, run.sde, score)
+    field = process_figures.score_field(dataset, run.sde, score, learned=not run.score_model.network.exact)
+    return shown if field is None else {**shown, "score_field": field}
 
 
 def observe(run: Run, guidance: Config | None) -> Observation | None:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+import textwrap
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from tensorboard.compat.proto.summary_pb2 import Summary
 
 log = logging.getLogger("sdegen")
+
+EVENTS = "events.out.tfevents."
+"""What the names of TensorBoard's files begin with."""
+ENDED = ".ended"
+"""What the name of the file ends with that says how a run has ended."""
+LAYOUT = {"loss": {"by t": ["Multiline", ["loss_by_t/.+"]]}}
+"""Charts of several scalars, whose tags are regular expressions."""
 
 
 class Recorder:
@@ -25,14 +35,78 @@ class Recorder:
     """
 
     LINE_SECONDS = 5.0
+    FLUSH_SECONDS = 10
 
     def __init__(self, folder: Path, start: int, stop: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
         from tqdm import tqdm
 
-        self._writer = SummaryWriter(str(folder), purge_step=start + 1 if start else None)
+        self._folder, self._new = folder, not any(folder.glob(f"{EVENTS}*"))
+        # Also where nothing is to be forgotten: TensorBoard's server takes the first such mark for the run's beginning
+        # and forgets at later ones only.
+        self._writer = SummaryWriter(str(folder), purge_step=start + 1, flush_secs=self.FLUSH_SECONDS)
         self._bar = tqdm(total=stop, initial=start, unit="step", disable=None, file=sys.stderr, leave=False)
         self._stop, self._told, self._failed = stop, time.perf_counter(), False
+
+    @contextlib.contextmanager
+    def session(self, options: Iterable[tuple[str, Any]], text: str) -> Iterator[None]:
+        """Tell what the run is, and once it has ended, how; then finish the files.
+
+        A run that is gone on with keeps what was told of it first. Until it has ended, its status is unknown; an
+        exception makes it a failure.
+
+        Args:
+            options: all of the run's, by their paths, for the table of runs.
+            text: its configuration as YAML.
+        """
+        self._try(lambda: self._begin(options, text))
+        status = "STATUS_FAILURE"
+        try:
+            yield
+            status = "STATUS_SUCCESS"
+        finally:
+            self.close()
+            self._try(lambda: self._end(status))
+
+    def _begin(self, options: Iterable[tuple[str, Any]], text: str) -> None:
+        from tensorboard.plugins.hparams import metadata
+        from tensorboard.plugins.hparams.plugin_data_pb2 import SessionStartInfo
+
+        for ended in self._folder.glob(f"{EVENTS}*{ENDED}"):
+            ended.unlink()
+        if not self._new:
+            return
+        # One row for one run, though TensorBoard meets it again under its link latest.
+        name = "/".join(self._folder.resolve().parts[-2:])
+        start = SessionStartInfo(group_name=name, start_time_secs=time.time())
+        for path, value in options:
+            if isinstance(value, bool):
+                start.hparams[path].bool_value = value
+            elif isinstance(value, int | float):
+                start.hparams[path].number_value = value
+            # Null among another run's numbers would make the column one of texts, by which the table then leaves out
+            # the runs with numbers.
+            elif value is not None:
+                start.hparams[path].string_value = str(value)
+        # Not SummaryWriter.add_hparams, which makes a run of its own, with a table that other runs' options are not in.
+        events: Any = self._writer.file_writer
+        events.add_summary(_hparams(metadata.SESSION_START_INFO_TAG, session_start_info=start))
+        self._writer.add_custom_scalars(LAYOUT)
+        # Indented it is code to Markdown, whatever is in it.
+        self._writer.add_text("config", textwrap.indent(text, "    "), 0)
+        self._writer.flush()
+
+    def _end(self, status: str) -> None:
+        from tensorboard.plugins.hparams import metadata
+        from tensorboard.plugins.hparams.api_pb2 import Status
+        from tensorboard.plugins.hparams.plugin_data_pb2 import SessionEndInfo
+        from torch.utils.tensorboard.writer import FileWriter
+
+        # A file of its own, to be taken back when the run is gone on with: of several ends TensorBoard shows the first.
+        writer = FileWriter(str(self._folder), filename_suffix=ENDED)
+        end = SessionEndInfo(status=Status.Value(status), end_time_secs=time.time())
+        writer.add_summary(_hparams(metadata.SESSION_END_INFO_TAG, session_end_info=end))
+        writer.close()
 
     def progress(self, step: int, values: Mapping[str, float]) -> None:
         """Write the scalars of a training, and move the bar or print a line."""
@@ -74,3 +148,13 @@ class Recorder:
             if not self._failed:
                 log.warning(f"TensorBoard's files could not be written, training goes on: {error}")
             self._failed = True
+
+
+def _hparams(tag: str, **content: object) -> Summary:
+    """A record of the HParams plugin, which is all in its metadata."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.hparams import metadata
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    described = metadata.create_summary_metadata(HParamsPluginData(**content))
+    return Summary(value=[Summary.Value(tag=tag, metadata=described, tensor=metadata.NULL_TENSOR)])

@@ -1,52 +1,32 @@
-"""One page on which a folder of runs is read: figures, measures with floors, what the runs differ in, and their cost.
+"""One page on which a folder of runs is read: the paper's experiments, sweeps and what they answer, and the cost.
 
-The page needs nothing beside itself: pictures are inside it, and its policy lets a browser load nothing else. Text from
-the runs is data, never markup.
+It opens with the runs that are the paper's, by their names and settings, each with its figures beside the paper's
+captions; then every other folder's runs, compared in what they differ in; then what the paper's formulas should say.
 """
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
-from html import escape
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
-from matplotlib.figure import Figure
 
-from sdegen import figures, files, ledger
-from sdegen.assembly import choice
+from sdegen import comparison, figures, files, forecast, ledger, page
+from sdegen.assembly import flat_options
+from sdegen.comparison import Entry, varied
+from sdegen.errata import errata
 from sdegen.errors import UserError
-from sdegen.frontier import METRICS, flat
+from sdegen.paper import EXPERIMENTS, Experiment
 
 NAME = "report.html"
 OWN = ("trust", "resume", "forecast")
 """Options that say how a run was asked for, not what it is."""
-
-
-class Entry(NamedTuple):
-    """A finished run.
-
-    Attributes:
-        folder: where it lies.
-        name: of the run.
-        options: all of its configuration, by their paths; a group's stands for its class.
-        metrics: as in ``metrics.json``.
-        provenance: as in ``provenance.json``.
-    """
-
-    folder: Path
-    name: str
-    options: dict[str, str]
-    metrics: dict[str, dict[str, Any]]
-    provenance: dict[str, Any]
 
 
 def write(root: Path) -> tuple[Path, list[Entry], list[tuple[Path, str]]]:
@@ -64,7 +44,7 @@ def write(root: Path) -> tuple[Path, list[Entry], list[tuple[Path, str]]]:
     if not entries:
         why = f"; {left_out[0][0]}: {left_out[0][1]}" if left_out else ""
         raise UserError(f"{root}: holds no finished run{why}")
-    text = page(root, entries, left_out)
+    text = compose(root, entries, left_out)
     temporary = root / f".{NAME}"
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, root / NAME)
@@ -86,8 +66,8 @@ def collect(root: Path) -> tuple[list[Entry], list[tuple[Path, str]]]:
                 entries.append(read(here))
             except UserError as error:
                 left_out.append((here, str(error)))
-        # Hydra leaves a note of a sweep over samplers.
-        elif not inner and here != root and names != ["multirun.yaml"]:
+        # Hydra leaves a note of a sweep over samplers, and a forecast one of its own.
+        elif not inner and here != root and not set(names) <= {"multirun.yaml", forecast.NAME}:
             left_out.append((here, "holds no run"))
     return entries, [(folder, f"failed: {failed[folder]}" if folder in failed else why) for folder, why in left_out]
 
@@ -115,220 +95,235 @@ def read(folder: Path) -> Entry:
     provenance, metrics = loaded("provenance.json"), loaded("metrics.json")
     try:
         config: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-        options = {key: str(value) for key, value in _options(config) if key not in OWN}
+        own = {key: str(value) for key, value in flat_options(config) if key not in OWN}
     except Exception:  # A file of anybody's, which may hold anything.
         raise UserError("config.yaml is damaged, or not a run's") from None
-    if not all(isinstance(entry, dict) and "value" in entry for entry in metrics.values()):
+    if not all(isinstance(entry, dict) and isinstance(entry.get("value"), (int, float)) for entry in metrics.values()):
         raise UserError("metrics.json is not a run's")
-    return Entry(folder, str(config.get("name", folder.name)), options, metrics, provenance)
+    return Entry(folder, str(config.get("name", folder.name)), own, metrics, provenance)
 
 
-def _options(config: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for key, value in config.items():
-        if isinstance(value, Mapping) and "_target_" in value:
-            pairs.append((key, choice(value)))
-            pairs += [(f"{key}.{k}", v) for k, v in flat(value) if not k.endswith("_target_")]
-        else:
-            pairs.append((key, value))
-    return pairs
-
-
-def varied(entries: Sequence[Entry]) -> list[str]:
-    """The options that are not the same in all runs, those of a group after the group's own."""
-    keys = dict.fromkeys(key for entry in entries for key in entry.options)
-    differing = [key for key in keys if len({entry.options.get(key) for entry in entries}) > 1]
-    # Where the classes differ, so do the options that only one of them has: the class says it.
-    lacking = {key for key in differing if any(key not in entry.options for entry in entries)}
-    return [key for key in differing if key not in lacking or key.rpartition(".")[0] not in differing]
-
-
-def question(entries: Sequence[Entry]) -> Figure | None:
-    """The first measure that all runs of a name have, for each choice of what they differ in, a point for each seed.
-
-    The large point is the median of the seeds; the dashed line is the floor. None where no runs of a name differ.
-    """
-    panels = []
-    for name in dict.fromkeys(entry.name for entry in entries):
-        own = [entry for entry in entries if entry.name == name]
-        metric = next((m for m in METRICS if all(m in entry.metrics for entry in own)), None)
-        keys = [key for key in varied(own) if key not in ("seed", "name")]
-        if metric and keys:
-            found: dict[str, list[Entry]] = {}
-            for entry in own:
-                found.setdefault("\n".join(f"{key}={entry.options.get(key, '–')}" for key in keys), []).append(entry)
-            panels.append((name, metric, found))
-    if not panels:
-        return None
-    with matplotlib.rc_context(figures.STYLE):
-        height = 1.0 + 0.34 * sum(label.count("\n") + 1 for label in max((p[2] for p in panels), key=len))
-        figure = Figure(figsize=(3.6 * len(panels), height), layout="constrained")
-        for axes, (name, metric, found) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-            for row, own in enumerate(found.values()):
-                values = [entry.metrics[metric]["value"] for entry in own]
-                axes.plot(values, [row] * len(values), "o", color=figures.DATA, markersize=3, alpha=0.5)
-                axes.plot(median(values), row, "o", color=figures.DATA, markersize=6)
-            floors = [entry.metrics[metric].get("floor") for own in found.values() for entry in own]
-            known = [floor for floor in floors if floor]
-            if known:
-                axes.axvline(median(known), color="0.4", linestyle="--", linewidth=1, label="floor")
-                axes.legend(loc="best")
-            axes.set_xscale("log")
-            axes.set_yticks(range(len(found)), found)
-            axes.set_ylim(len(found) - 0.5, -0.5)
-            axes.set(title=name, xlabel=metric.replace("_", " "))
-    return figure
-
-
-def page(root: Path, entries: Sequence[Entry], left_out: Sequence[tuple[Path, str]]) -> str:
+def compose(root: Path, entries: Sequence[Entry], left_out: Sequence[tuple[Path, str]]) -> str:
     """The whole page."""
-    parents = list(dict.fromkeys(entry.folder.parent for entry in entries))
-    parts = [section(root, [entry for entry in entries if entry.folder.parent == parent]) for parent in parents]
+    own = papers(entries)
+    shown = {entry.folder for seeds in own.values() for entry in seeds}
+    sections: list[tuple[str, str, list[str]]] = []
+    if own:
+        sections.append(("paper", "The paper's experiments", [_summary(own)]))
+        sections += [(f"paper-{name}", EXPERIMENTS[name].title, _experiment(name, own[name])) for name in own]
+    if costs := _costs(root, own):
+        sections.append(("cost", "What the paper's grid of times costs", costs))
+    for parent in dict.fromkeys(entry.folder.parent for entry in entries):
+        inside = [entry for entry in entries if entry.folder.parent == parent]
+        if not shown.issuperset(entry.folder for entry in inside):
+            sections.append((f"runs-{_slug(root, parent)}", _below(root, parent), _runs(root, inside)))
+    if own:
+        sections.append(("errata", "Errata of the paper", _errata()))
     if left_out:
-        rows = "".join(f"<li><code>{_below(root, folder)}</code>: {escape(why)}</li>" for folder, why in left_out)
-        parts.append(f"<section><h2>Left out</h2><ul>{rows}</ul></section>")
-    title = escape(f"Runs in {root}")
-    return PAGE.format(title=title, style=STYLE, script=SCRIPT, body="\n".join(parts))
+        reasons = [f"{_below(root, folder)}: {why}" for folder, why in left_out]
+        sections.append(("left-out", "Left out", [page.items(reasons)]))
+    body = "\n".join(page.section(*section) for section in sections)
+    if len(sections) > 2:
+        body = page.contents([page.Link(heading, anchor) for anchor, heading, _ in sections]) + body
+    return page.document(f"Runs in {root}", body)
 
 
-def section(root: Path, entries: Sequence[Entry]) -> str:
-    """The runs of one folder: a table that sorts, the plot of what they differ in, and each run."""
-    parts = [f"<h2>{_below(root, entries[0].folder.parent)}</h2>"]
+def papers(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """The runs that are the paper's, by their names and settings, one for each seed, in the paper's order."""
+    found: dict[str, list[Entry]] = {}
+    for name, experiment in EXPERIMENTS.items():
+        own = [entry for entry in entries if entry.name == name and _agrees(entry, experiment)]
+        if own:
+            by_seed = {entry.options.get("seed"): entry for entry in reversed(own)}
+            found[name] = sorted(by_seed.values(), key=own.index)
+    return found
+
+
+def _agrees(entry: Entry, experiment: Experiment) -> bool:
+    return all(entry.options.get(key) == value for key, value in experiment.settings.items())
+
+
+def _summary(own: Mapping[str, Sequence[Entry]]) -> str:
+    """The measure of quality of every experiment, beside its floor."""
+    rows = []
+    for name, seeds in own.items():
+        metric = comparison.headline(seeds) or next(iter(seeds[0].metrics), None)
+        if metric is None:
+            continue
+        found = seeds[0].metrics[metric]
+        value, floor = median(e.metrics[metric]["value"] for e in seeds), found.get("floor")
+        experiment = EXPERIMENTS[name]
+        rows.append(
+            [page.Link(experiment.title, f"paper-{name}"), experiment.section, len(seeds), metric.replace("_", " ")]
+            + [value, floor, found.get("train"), _over(value, floor), _time(seeds[0].cost.get("seconds"))]
+        )
+    heads = ["", "where", "seeds", "measure", "value", "floor", "training set", "over the floor", "training"]
+    note = (
+        "Value: of the samples, the median over the seeds. Floor: what as many exact draws get, or, where no exact law "
+        "is known, data that were not trained on."
+    )
+    return page.table(heads, rows) + page.paragraph(note)
+
+
+def _experiment(name: str, seeds: Sequence[Entry]) -> list[str]:
+    """One of the paper's experiments: figures beside the paper's captions, measures, and what was read into it."""
+    experiment, first = EXPERIMENTS[name], seeds[0]
+    parts = [page.paragraph(f"{experiment.section[0].upper()}{experiment.section[1:]} of the paper.")]
+    parts.append(page.code(experiment.command))
+    available = _pictures(first)
+    for picture in experiment.pictures:
+        if picture.file in available:
+            label = f"Figure{'s' if ' ' in picture.number else ''} {picture.number}." if picture.number else ""
+            words = page.caption(label, picture.caption, "pt", picture.shows)
+            parts.append(page.picture(available.pop(picture.file), picture.shows, caption=words))
+    if "generation_gif" in available:
+        parts.append(page.picture(available.pop("generation_gif"), "the reverse process, from noise to data"))
+    if first.metrics:
+        parts.append(_measures(seeds))
+    parts.append(page.paragraph(_told_cost(first)))
+    parts.append(page.folded("Readings", "where the paper is silent or ambiguous", [page.items(experiment.readings)]))
+    if available:
+        more = [page.picture(path, f"{name}: {stem}") for stem, path in available.items()]
+        parts.append(page.folded("More figures", "", more))
+    parts.append(_settings(first))
+    return parts
+
+
+def _measures(seeds: Sequence[Entry]) -> str:
+    """All measures: the median over the seeds, and the smallest and largest where there are several."""
+    rows = []
+    for metric, found in seeds[0].metrics.items():
+        values = [entry.metrics[metric]["value"] for entry in seeds if metric in entry.metrics]
+        spread = [min(values), max(values)] if len(seeds) > 1 else []
+        floor = found.get("floor")
+        rows.append([metric, median(values), *spread, floor, found.get("train"), _over(median(values), floor)])
+    heads = ["", f"median of {len(seeds)} seeds", "least", "most"] if len(seeds) > 1 else ["", "value"]
+    return page.table([*heads, "floor", "training set", "over the floor"], rows)
+
+
+def _runs(root: Path, entries: Sequence[Entry]) -> list[str]:
+    """The runs of one folder: a table that sorts, the figure of what they differ in, and each run."""
+    parts = []
     if len(entries) > 1:
         parts.append(_table(root, entries))
-    figure = question(entries)
+    figure = comparison.figure(entries)
     if figure is not None:
         buffer = io.BytesIO()
         with matplotlib.rc_context(figures.STYLE):
             figure.savefig(buffer, format="png")
-        parts.append(_picture(buffer.getvalue(), "the measure of every run, by what the runs differ in"))
-    opened = " open" if len(entries) <= 6 else ""
-    parts += [f"<details{opened} id='{_anchor(root, entry)}'>{_run(entry)}</details>" for entry in entries]
-    return f"<section>{''.join(parts)}</section>"
+        parts.append(page.picture(buffer.getvalue(), "the measure of every run, by what the runs differ in"))
+    opened = len(entries) <= 6
+    for entry in entries:
+        parts.append(
+            page.folded(
+                entry.name, entry.folder.name, _run(entry), anchor=f"run-{_slug(root, entry.folder)}", opened=opened
+            )
+        )
+    return parts
 
 
 def _table(root: Path, entries: Sequence[Entry]) -> str:
     keys = [key for key in varied(entries) if key != "name"]
     names = list(dict.fromkeys(name for entry in entries for name in entry.metrics))
-    heads = ["run", *keys, *names, "steps", "seconds", "MiB"]
     rows = []
     for entry in entries:
-        training = entry.provenance.get("training", {})
-        cells: list[object] = [
-            *(entry.options.get(key, "–") for key in keys),
-            *(entry.metrics.get(name, {}).get("value") for name in names),
-            *(training.get(key) for key in ("steps", "seconds", "peak_memory_mib")),
-        ]
-        link = f"<td><a href='#{_anchor(root, entry)}'>{escape(entry.folder.name)}</a></td>"
-        rows.append(f"<tr>{link}{''.join(f'<td>{_cell(value)}</td>' for value in cells)}</tr>")
-    head = "".join(f"<th scope='col'><button type='button'>{escape(text)}</button></th>" for text in heads)
-    return _wide(f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>", "sorts")
+        values = [entry.metrics.get(name, {}).get("value") for name in names]
+        cost = [entry.cost.get(key) for key in ("steps", "seconds", "peak_memory_mib")]
+        link = page.Link(entry.folder.name, f"run-{_slug(root, entry.folder)}")
+        rows.append([link, *(entry.options.get(key, "–") for key in keys), *values, *cost])
+    return page.table(["run", *keys, *names, "steps", "seconds", "MiB"], rows, kind="sorts")
 
 
-def _run(entry: Entry) -> str:
-    training, rows = entry.provenance.get("training", {}), []
-    for name, found in entry.metrics.items():
-        value, floor = found["value"], found.get("floor")
-        ratio = value / floor if isinstance(value, float) and isinstance(floor, float) and floor > 0 else None
-        cells = "".join(f"<td>{_cell(number)}</td>" for number in (value, floor, found.get("train"), ratio))
-        rows.append(f"<tr><th scope='row'>{escape(name)}</th>{cells}</tr>")
-    heads = "".join(
-        f"<th scope='col'>{text}</th>" for text in ("", "samples", "floor", "training set", "over the floor")
+def _run(entry: Entry) -> list[str]:
+    """A run by itself; of its figures the first, the others are in its folder."""
+    parts = [page.code(str(entry.provenance.get("command", ""))), page.paragraph(_told_cost(entry))]
+    if entry.metrics:
+        parts.append(_measures([entry]))
+    available = _pictures(entry)
+    frontier = max((entry.folder / "frontiers").glob("*/frontier.png"), default=None)
+    chosen: dict[str, Path] = {
+        stem: available[stem] for stem in ("samples", "classes", "accuracy") if stem in available
+    }
+    if frontier:
+        chosen["quality against evaluations and seconds"] = frontier
+    parts += [page.picture(path, f"{entry.name}: {stem}") for stem, path in chosen.items()]
+    return [*parts, _settings(entry)]
+
+
+def _pictures(entry: Entry) -> dict[str, Path]:
+    """The figures of a run by their names; of its guided samples, the newest that show the classes."""
+    found = {path.stem: path for path in sorted((entry.folder / "figures").glob("*.png"))}
+    found |= {f"{path.stem}_gif": path for path in (entry.folder / "figures").glob("*.gif")}
+    guided = sorted((entry.folder / "samples").glob("*/figures/classes.png"))
+    return found | ({"classes": guided[-1]} if guided else {})
+
+
+def _settings(entry: Entry) -> str:
+    return page.folded("Settings", "", [page.table(["", ""], entry.options.items(), kind="text")])
+
+
+def _costs(root: Path, own: Mapping[str, Sequence[Entry]]) -> list[str]:
+    """What was spent on continuous t, beside what a forecast says of the paper's grid."""
+    foreseen = {
+        job: cost for path in sorted(root.rglob(forecast.NAME)) for job, cost in forecast.read(path.parent).items()
+    }
+    rows = []
+    for name, seeds in own.items():
+        told = foreseen.get(f"experiment=paper/grid/{name.removeprefix('paper_')}")
+        spent = seeds[0].cost.get("seconds")
+        if told is not None and isinstance(spent, float):
+            memory = seeds[0].cost.get("peak_memory_mib")
+            rows.append([EXPERIMENTS[name].title, seeds[0].cost.get("steps"), _time(spent), _whole(memory)])
+            rows[-1] += [_time(told.seconds), _whole(told.memory_mib), told.seconds / spent]
+    heads = ["", "steps", "continuous t", "MiB", "grid, forecast", "MiB", "grid over continuous"]
+    note = (
+        "Training alone, as many steps with either. Continuous t was run; the grid is foretold from a few of its real "
+        "steps (forecast=true), in chunks, so that its memory is bounded."
     )
-    pictures = [
-        _picture(path.read_bytes(), f"{entry.name}: {path.stem}")
-        for path in sorted(
-            (entry.folder / "figures").glob("*.png"), key=lambda path: (path.stem != "samples", path.stem)
-        )
+    return [page.table(heads, rows), page.paragraph(note)] if rows else []
+
+
+def _errata() -> list[str]:
+    """What the paper prints, what is right, and the number that tells them apart."""
+    rows = [
+        [str(e.number), e.place, e.printed, e.correct, e.quantity, e.printed_value, e.correct_value, e.truth]
+        for e in errata()
     ]
-    cost = [str(timedelta(seconds=round(training["seconds"])))] if isinstance(training.get("seconds"), float) else []
-    cost += [f"{training['steps']} steps"] if "steps" in training else []
-    cost += [f"{training['peak_memory_mib']:.0f} MiB"] if isinstance(training.get("peak_memory_mib"), float) else []
-    settings = "".join(
-        f"<tr><th scope='row'>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in entry.options.items()
-    )
-    return f"""<summary>{escape(entry.name)} <small>{escape(entry.folder.name)}</small></summary>
-<p><code>{escape(str(entry.provenance.get("command", "")))}</code><br>{escape(", ".join(cost))}</p>
-{_wide(f"<thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody>")}
-{"".join(pictures)}
-<details class='settings'><summary>settings</summary>{_wide(f"<tbody>{settings}</tbody>")}</details>"""
+    heads = ["", "where", "printed", "correct", "on the same data", "as printed", "corrected", "measured"]
+    note = "Every number is computed when this page is written; “measured” shares no formula with either."
+    return [page.paragraph(note), page.table(heads, rows, kind="text")]
 
 
-def _wide(rows: str, kind: str = "") -> str:
-    return f"<div class='wide'><table class='{kind}'>{rows}</table></div>"
+def _told_cost(entry: Entry) -> str:
+    """What a run took, in words."""
+    steps, seconds, memory = (entry.cost.get(key) for key in ("steps", "seconds", "peak_memory_mib"))
+    told = [f"{steps} steps"] if steps else []
+    told += [f"trained in {_time(seconds)}"] if steps else []
+    told += [f"{_whole(memory)} MiB"] if memory else []
+    return ", ".join(told)
 
 
-def _cell(value: object) -> str:
-    if value is None:
+def _over(value: object, floor: object) -> float | None:
+    return value / floor if isinstance(value, float) and isinstance(floor, float) and floor > 0 else None
+
+
+def _time(seconds: object) -> str:
+    """A duration as people say it: ``3 h 1 min``, ``1 min 52 s``, ``7 s``."""
+    if not isinstance(seconds, (int, float)):
         return ""
-    return f"{value:.4g}" if isinstance(value, float) else escape(str(value))
+    whole = round(seconds)
+    parts = [(whole // 3600, "h"), (whole // 60 % 60, "min"), (whole % 60, "s")]
+    first = next((i for i, (number, _) in enumerate(parts) if number), len(parts) - 1)
+    return " ".join(f"{number} {unit}" for number, unit in parts[first : first + 2])
 
 
-def _picture(png: bytes, text: str) -> str:
-    return f"<img alt='{escape(text, quote=True)}' src='data:image/png;base64,{base64.b64encode(png).decode()}'>"
+def _whole(number: object) -> str:
+    return f"{number:.0f}" if isinstance(number, (int, float)) else ""
 
 
 def _below(root: Path, folder: Path) -> str:
-    return escape(str(folder if folder == root else folder.relative_to(root)))
+    return str(folder if folder == root else folder.relative_to(root))
 
 
-def _anchor(root: Path, entry: Entry) -> str:
-    return escape("run-" + files.snake_case(str(entry.folder.relative_to(root))).replace("/", "-"), quote=True)
-
-
-STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; margin: .5rem 0; font-variant-numeric: tabular-nums; font-size: .9rem; }
-th, td { padding: .15rem .6rem; text-align: right; white-space: nowrap; }
-th[scope=row], th:first-child, td:first-child { text-align: left; }
-th[scope=row] { font-weight: normal; }
-thead { border-bottom: 1px solid; }
-th button { font: inherit; font-weight: bold; border: 0; padding: 0; background: none; color: inherit; }
-th[aria-sort=ascending] button::after { content: " ↑"; } th[aria-sort=descending] button::after { content: " ↓"; }
-img { max-width: min(100%, 44rem); height: auto; display: block; margin: .5rem 0; background: white; }
-details { margin: .5rem 0; } summary { cursor: pointer; font-weight: bold; } small { font-weight: normal; }
-.settings summary { font-weight: normal; } code { overflow-wrap: anywhere; }
-@media print { body { max-width: none; font-size: 11px; } section { break-before: page; } img { break-inside: avoid; } }
-"""
-SCRIPT = """
-for (const table of document.querySelectorAll("table.sorts")) {
-  const heads = [...table.querySelectorAll("th")];
-  heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
-    const down = head.getAttribute("aria-sort") === "ascending";
-    heads.forEach(other => other.removeAttribute("aria-sort"));
-    head.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const key = row => row.cells[column].textContent;
-    const order = (a, b) => {
-      const [x, y] = [Number(key(a) || NaN), Number(key(b) || NaN)];
-      return isNaN(x) || isNaN(y) ? isNaN(x) - isNaN(y) || key(a).localeCompare(key(b)) : x - y;
-    };
-    const rows = [...table.tBodies[0].rows].sort((a, b) => down ? order(b, a) : order(a, b));
-    table.tBodies[0].append(...rows);
-  }));
-}
-const open = () => document.querySelectorAll("section > details").forEach(part => { part.open = true; });
-addEventListener("beforeprint", open);
-const show = () => { const part = document.getElementById(location.hash.slice(1)); if (part) part.open = true; };
-addEventListener("hashchange", show);
-show();
-"""
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
-      content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>{title}</h1>
-{body}
-<script>{script}</script>
-</body>
-</html>
-"""
+def _slug(root: Path, folder: Path) -> str:
+    return files.snake_case(str(folder.relative_to(root))).replace("/", "-")

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"errors", "rng", "tensor", "schema"},
+    {"errors", "rng", "tensor", "schema", "page", "paper"},
     {"sde"},
     {"mixture", "ode"},
     {"networks", "samplers", "weighting", "datasets"},
@@ -19,12 +19,23 @@ LAYERS = [
     {"stream", "guidance"},
     {"posterior"},
     {"sampling"},
-    {"training", "metrics", "figures", "proofs", "features"},
-    {"checkpoint", "recorder", "files", "ledger", "flow_figures", "image_metrics", "image_figures"},
+    {"training", "metrics", "figures", "proofs", "errata", "features"},
+    {
+        "checkpoint",
+        "recorder",
+        "files",
+        "ledger",
+        "flow_figures",
+        "process_figures",
+        "animation",
+        "image_metrics",
+        "image_figures",
+    },
     {"assembly"},
     {"run", "frontier"},
-    {"output", "evaluation"},
-    {"experiment", "forecast", "report"},
+    {"output", "evaluation", "comparison"},
+    {"experiment", "forecast"},
+    {"report"},
     {"command"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -16,9 +16,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sdegen import experiment, ledger, report
+from sdegen import assembly, experiment, files, forecast, ledger, report
 from sdegen.command import composed
+from sdegen.comparison import Entry
 from sdegen.errors import UserError
+from sdegen.paper import EXPERIMENTS
 
 SHORT = ("trainer.steps=2", "trainer.epochs=null", "trainer.preview_every=0", "sampler.steps=2", "count=30")
 
@@ -34,6 +36,7 @@ class Page(HTMLParser):
         self.tables: list[list[list[str]]] = []
         self.addresses: list[str] = []
         self.ids: list[str] = []
+        self.headings: list[str] = []
         self.text = ""
         self.feed(text)
         assert self.open == []
@@ -43,6 +46,8 @@ class Page(HTMLParser):
             self.open.append(tag)
         self.addresses += [value for key, value in attributes if key in ("src", "href")]
         self.ids += [value for key, value in attributes if key == "id"]
+        if tag == "h2":
+            self.headings.append("")
         if tag == "table":
             self.tables.append([])
         if tag == "tr":
@@ -55,6 +60,8 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
+        if "h2" in self.open:
+            self.headings[-1] += data
         if "td" in self.open or "th" in self.open:
             self.tables[-1][-1][-1] += data
 
@@ -87,11 +94,11 @@ def test_page_is_whole_and_true_to_its_files(sweep: Path) -> None:
             assert float(row[head.index(metric)]) == pytest.approx(entry["value"], rel=1e-3)
     # Nothing is loaded from elsewhere; every picture can be read; every link leads somewhere.
     pictures = [address for address in page.addresses if address.startswith("data:image/png;base64,")]
-    assert len(pictures) == 1 + sum(1 for _ in sweep.glob("*-smile/figures/*.png"))
+    assert len(pictures) == 1 + len(names)
     for address in pictures:
         Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).verify()
     links = [address.removeprefix("#") for address in page.addresses if address not in pictures]
-    assert links == page.ids and len(set(links)) == 4
+    assert set(links) <= set(page.ids) and len(set(links)) == len(names) and len(set(page.ids)) == len(page.ids)
     assert "http" not in path.read_text().replace("http-equiv", "")
     # Text of the runs is never markup.
     assert "<script>alert(1)</script>" in page.text
@@ -130,21 +137,67 @@ def test_a_browser_shows_every_picture_and_sorts_the_table(sweep: Path, tmp_path
     assert attribute, result.stderr
     found = json.loads(unescape(attribute[1]))
     assert found["faults"] == [] and found["broken"] == 0
-    assert found["images"] == 1 + sum(1 for _ in sweep.glob("*-smile/figures/*.png"))
+    assert found["images"] == 1 + len(entries)
     values = sorted(entry.metrics["sliced_w1"]["value"] for entry in entries)
     up, down = ([float(value) for value in column] for column in found["seen"])
     assert up == pytest.approx(values, rel=1e-3)
     assert down == up[::-1]
 
 
-def test_options_that_only_another_class_has_are_no_difference(sweep: Path) -> None:
-    """VE has other options than VP; that they differ is said once, by the SDE."""
-    _, entries, _ = report.write(sweep)
-    assert report.varied(entries) == ["seed", "sde"]
-    changed = entries[1]._replace(options={**entries[1].options, "sde.beta_max": "7"})
-    assert report.varied([entries[0]._replace(options={**entries[0].options, "seed": "2"}), changed]) == [
-        "sde.beta_max"
+def paper_run(name: str, *overrides: str) -> Entry:
+    """A finished run of one of the paper's experiments, as far as a report is concerned."""
+    config = assembly.build(composed("train", [f"experiment={name.replace('_', '/', 1)}", *overrides])).config
+    options = {key: str(value) for key, value in assembly.flat_options(config)}
+    return Entry(Path(f"{name} {overrides}"), name, options, {}, {})
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_of_the_paper_is_known_by_its_settings(name: str) -> None:
+    """As it stands in conf/, in order of the seeds; with another λ, network or SDE it is not the paper's."""
+    seeds = [paper_run(name, f"seed={seed}") for seed in (0, 1)]
+    again = seeds[0]._replace(folder=Path("again"))
+    others = [paper_run(name, "network.hidden=[8]")] if "hidden" in str(EXPERIMENTS[name].settings) else []
+    others += [] if name == "paper_process" else [paper_run(name, "sde=subvp")]
+    others += [paper_run(name, "weighting=likelihood")] if "weighting" in EXPERIMENTS[name].settings else []
+    assert report.papers([*others, *seeds, again]) == {name: seeds}
+    assert report.papers(others) == {}
+
+
+def test_the_papers_runs_come_first_beside_their_captions(sweep: Path, tmp_path: Path) -> None:
+    """Two seeds of the smile and one of the mixture, with the measures of another run; a forecast of the grid."""
+    root = tmp_path / "paper"
+    shutil.copytree(sweep / "8-smile", root / "other" / "0-smile")
+    values = {}
+    for name, seed in (("paper_smile", 0), ("paper_smile", 1), ("paper_gaussian_mixture", 0)):
+        folder = root / f"{seed}-{name}"
+        shutil.copytree(sweep / "8-smile", folder)
+        config = assembly.build(composed("train", [f"experiment={name.replace('_', '/', 1)}", f"seed={seed}"])).config
+        files.write_yaml(folder / "config.yaml", config)
+        metrics = json.loads((folder / "metrics.json").read_text())
+        metrics["sliced_w1"]["value"] = values[name, seed] = 0.123 + seed
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+        provenance = json.loads((folder / "provenance.json").read_text())
+        provenance["training"] = {"steps": 49000, "seconds": 100.0, "peak_memory_mib": 300.0}
+        (folder / "provenance.json").write_text(json.dumps(provenance))
+    forecast.write(root / "grid", [("experiment=paper/grid/smile", forecast.Forecast(49000, 1, 7260.0, 1, 1, 600.0))])
+    path, _, left_out = report.write(root)
+    assert left_out == []
+    page = Page(path.read_text())
+    assert page.headings == [
+        *("The paper's experiments", "Mixture of Gaussians", "Smile", "What the paper's grid of times costs"),
+        *("other", "Errata of the paper"),
     ]
+    assert "Figure 3. Mistura de Gaussianas" in page.text and "Figure 4. Dados do sorriso" in page.text
+    assert "1/4 is the variance" in page.text
+    summary = {row[0]: row for row in page.tables[0]}
+    assert [float(cell) for cell in summary["Smile"][2:5:2]] == [2, pytest.approx((0.123 + 1.123) / 2)]
+    cost = next(table for table in page.tables if table[0][2:3] == ["continuous t"])
+    assert cost[1] == ["Smile", "49000", "1 min 40 s", "300", "2 h 1 min", "600", "72.6"]
+    errata = next(table for table in page.tables if "printed" in table[0])
+    assert [row[0] for row in errata[1:]] == [str(number) for number in range(1, 16)]
+    # Pictures: of each experiment all, of the other run the samples.
+    figures = len(list((sweep / "8-smile" / "figures").iterdir()))
+    assert len([a for a in page.addresses if a.startswith("data:image")]) == 2 * figures + 1
 
 
 def test_what_is_no_finished_run_is_left_out_with_the_reason(sweep: Path, tmp_path: Path) -> None:

@@ -105,8 +105,9 @@ def test_a_run_leaves_what_the_interface_says(trained: Path) -> None:
 
 def test_sampling_changes_the_sampler_and_repeats_a_seed(trained: Path) -> None:
     base = ("run=outputs/smile/latest", "count=70", "seed=5")
-    own = fresh("sample", *base, "sampler.steps=7", cwd=trained)
+    own = fresh("sample", *base, "sampler.steps=7", "animate=true", cwd=trained)
     assert own.returncode == 0, own.stderr
+    assert (trained / own.stdout.splitlines()[-1].removeprefix("results in ") / "figures" / "generation.gif").exists()
     assert "sampling 70 by euler_maruyama, ema weights of step 4\n7 evaluations a sample" in own.stdout
     again = run("sample", *base, "sampler.steps=7", "batch_size=9", "weights=ema", cwd=trained)
     other = run("sample", *base, "sampler=dopri5", "sampler.rtol=1e-3", "weights=raw", cwd=trained)
@@ -511,7 +512,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_digits_leave_their_figures_and_measures(digits: Path) -> None:
     latest = digits / "outputs" / "digits" / "latest"
-    assert {path.name for path in (latest / "figures").iterdir()} == {"samples.png", "generation.png"}
+    assert {path.name for path in (latest / "figures").iterdir()} == {"samples.png", "generation.png", "generation.gif"}
     found = json.loads((latest / "metrics.json").read_text())
     assert set(found) == {"frechet", "kernel", "precision", "recall", "class_balance", "near_copies"}
     classifier = digits / "outputs" / "digits_classifier" / "latest"

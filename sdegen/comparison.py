@@ -1,0 +1,169 @@
+"""Runs side by side: the options in which they differ, and the figure that answers what a sweep asks."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from sdegen import figures
+from sdegen.frontier import COLOURS, MARKERS, METRICS
+
+COST = {"seconds": "training, seconds", "peak_memory_mib": "peak memory, MiB"}
+"""What the training cost, by its name in ``provenance.json``."""
+
+
+class Entry(NamedTuple):
+    """A finished run.
+
+    Attributes:
+        folder: where it lies.
+        name: of the run.
+        options: all of its configuration, by their paths; a group's stands for its class.
+        metrics: as in ``metrics.json``.
+        provenance: as in ``provenance.json``.
+    """
+
+    folder: Path
+    name: str
+    options: Mapping[str, str]
+    metrics: Mapping[str, Mapping[str, Any]]
+    provenance: Mapping[str, Any]
+
+    @property
+    def cost(self) -> Mapping[str, Any]:
+        """Steps, seconds and memory of the training, where they were noted."""
+        found = self.provenance.get("training", {})
+        return found if isinstance(found, Mapping) else {}
+
+
+def varied(entries: Sequence[Entry]) -> list[str]:
+    """The options that are not the same in all runs, those of a group after the group's own."""
+    keys = dict.fromkeys(key for entry in entries for key in entry.options)
+    differing = [key for key in keys if len({entry.options.get(key) for entry in entries}) > 1]
+    # Where the classes differ, so do the options that only one of them has: the class says it.
+    lacking = {key for key in differing if any(key not in entry.options for entry in entries)}
+    return [key for key in differing if key not in lacking or key.rpartition(".")[0] not in differing]
+
+
+def headline(entries: Sequence[Entry]) -> str | None:
+    """The first measure of quality that all of some runs have."""
+    return next((name for name in METRICS if all(name in entry.metrics for entry in entries)), None)
+
+
+def figure(entries: Sequence[Entry]) -> Figure | None:
+    """The quality of runs over what they differ in, a column of panels for each name, a small point for each seed.
+
+    Over a number that was swept there is a line through the medians of the seeds; else each choice has a row, and a
+    large point for the median. The dashed line is the floor. Where the times of training were swept, panels beneath
+    show what it cost. None where no runs of a name differ.
+    """
+    asked: list[tuple[str, list[Entry], list[str], dict[str, str]]] = []
+    for name in dict.fromkeys(entry.name for entry in entries):
+        own = [entry for entry in entries if entry.name == name]
+        keys = [key for key in varied(own) if key not in ("seed", "name")]
+        metric = headline(own)
+        if metric and keys:
+            priced = any(key.partition(".")[0] == "times" for key in keys)
+            shown = {metric: metric.replace("_", " ")} | (COST if priced else {})
+            asked.append((name, own, keys, shown))
+    if not asked:
+        return None
+    rows = max(len(shown) for *_, shown in asked)
+    with matplotlib.rc_context(figures.STYLE):
+        height = max(2.6, 0.6 + max(0.2 * _lines(own, keys) for _, own, keys, _ in asked))
+        drawn = Figure(figsize=(max(4.2, 3.6 * len(asked)), height * rows), layout="constrained")
+        panels = drawn.subplots(rows, len(asked), squeeze=False)
+        for column, (name, own, keys, shown) in enumerate(asked):
+            for row in range(rows):
+                panels[row, column].set_visible(row < len(shown))
+            for axes, (quantity, label) in zip(panels[:, column], shown.items(), strict=False):
+                _panel(axes, own, keys, quantity, label)
+            panels[0, column].set_title(name)
+    return drawn
+
+
+def _lines(entries: Sequence[Entry], keys: Sequence[str]) -> int:
+    """Lines of text that name the choices."""
+    return len({_values(entry, keys) for entry in entries}) * (len(keys) + 1)
+
+
+def _panel(axes: Axes, entries: Sequence[Entry], keys: Sequence[str], quantity: str, label: str) -> None:
+    number = next((key for key in keys if len(_numbers(entries, key)) > 2), None)
+    if number is None:
+        _by_choice(axes, entries, keys, quantity, label)
+    else:
+        _by_number(axes, entries, number, [key for key in keys if not _same(entries, key, number)], quantity, label)
+    floors = [floor for entry in entries if (floor := entry.metrics.get(quantity, {}).get("floor"))]
+    if floors:
+        line: Callable[..., Any] = axes.axvline if number is None else axes.axhline
+        line(median(floors), color="0.4", linestyle="--", linewidth=1, label="floor")
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(loc="best")
+
+
+def _by_choice(axes: Axes, entries: Sequence[Entry], keys: Sequence[str], quantity: str, label: str) -> None:
+    found: dict[str, list[float]] = {}
+    for entry in entries:
+        name = "\n".join(f"{key}={value}" for key, value in zip(keys, _values(entry, keys), strict=True))
+        found.setdefault(name, []).append(_measured(entry, quantity))
+    for row, values in enumerate(found.values()):
+        axes.plot(values, [row] * len(values), "o", color=figures.DATA, markersize=3, alpha=0.5)
+        axes.plot(median(values), row, "o", color=figures.DATA, markersize=6)
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(found)), list(found))
+    axes.set_ylim(len(found) - 0.5, -0.5)
+    axes.set_xlabel(label)
+
+
+def _by_number(
+    axes: Axes, entries: Sequence[Entry], number: str, keys: Sequence[str], quantity: str, label: str
+) -> None:
+    choices = list(dict.fromkeys(_values(entry, keys) for entry in entries))
+    for k, choice in enumerate(choices):
+        own = [entry for entry in entries if _values(entry, keys) == choice]
+        found = {
+            x: [_measured(e, quantity) for e in own if float(e.options[number]) == x] for x in _numbers(own, number)
+        }
+        colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
+        for x, values in found.items():
+            axes.plot([x] * len(values), values, marker, color=colour, markersize=3, alpha=0.5)
+        name = ", ".join(f"{key}={value}" for key, value in zip(keys, choice, strict=True))
+        middle = [median(values) for values in found.values()]
+        axes.plot(list(found), middle, color=colour, marker=marker, markersize=6, linewidth=1, label=name or None)
+    ticks = _numbers(entries, number)
+    axes.set(xlabel=number, ylabel=label, yscale="log")
+    if min(ticks) > 0:
+        axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _measured(entry: Entry, quantity: str) -> float:
+    found = entry.cost.get(quantity) if quantity in COST else entry.metrics[quantity]["value"]
+    return float("nan") if found is None else float(found)
+
+
+def _values(entry: Entry, keys: Sequence[str]) -> tuple[str, ...]:
+    return tuple(entry.options.get(key, "–") for key in keys)
+
+
+def _numbers(entries: Sequence[Entry], key: str) -> list[float]:
+    """The values of an option, ascending; none where some are no numbers."""
+    try:
+        return sorted({float(entry.options[key]) for entry in entries})
+    except (KeyError, ValueError):
+        return []
+
+
+def _same(entries: Sequence[Entry], key: str, other: str) -> bool:
+    """Whether two options change together, as one that is made from the other does."""
+    pairs = {(entry.options.get(key), entry.options.get(other)) for entry in entries}
+    return all(a[0] != b[0] and a[1] != b[1] for a, b in itertools.combinations(pairs, 2))
