@@ -134,13 +134,14 @@ def train(
             written = output.write_accuracy(result, result.model)
         else:
             written = output.write(result, config["count"], seed=config["seed"], animate=True)
+            files.copy(written.folder / "figures", folder / "figures")
+            for name, figure in output.draw_score(result).items():
+                figures.save(figure, folder / "figures" / f"{name}.png")
         # Twice: of all scalars the table of runs shows the first five, and capitals come first in the alphabet.
         recorder.scalars(steps, {**scalars(written.metrics), **scalars(written.metrics, "Final")})
         cost = {"steps": training.step, "seconds": training.seconds, "peak_memory_mib": files.peak_memory_mib()}
         files.write_json(folder / "provenance.json", {**provenance, "training": cost})
         files.write_json(folder / "metrics.json", written.metrics)
-        if written.folder != folder:
-            files.copy(written.folder / "figures", folder / "figures")
     return result
 
 

@@ -209,7 +209,13 @@ def features_of(run: Run, dataset: Dataset) -> Features | None:
 def draw(run: Run, dataset: Dataset, drawn: Drawn, seen: Observation | None) -> Mapping[str, figures.Figure]:
     """The figures of samples by their names."""
     if len(run.units.shape) == 1:
-        return _draw_vectors(run, dataset, drawn, steered=drawn.y is not None or seen is not None)
+        shown = {
+            "samples": figures.compare(dataset, drawn.x),
+            "marginals": figures.marginals(dataset, drawn.samples, run.sde),
+        }
+        if run.units.shape != (1,):
+            shown["trajectories"] = figures.trajectories(dataset, drawn.samples, run.sde)
+        return shown
     x = image_metrics.quantized(drawn.x, dataset.levels)
     low, high = float(dataset.x[:1000].min()), float(dataset.x[:1000].max())
     path = torch.stack([run.units.decode(frame).cpu() for frame in drawn.samples.path[:, :ROWS]])
@@ -222,20 +228,16 @@ def draw(run: Run, dataset: Dataset, drawn: Drawn, seen: Observation | None) -> 
     return {"classes": image_figures.classes(x, drawn.y, low, high), **shown}
 
 
-def _draw_vectors(run: Run, dataset: Dataset, drawn: Drawn, steered: bool) -> Mapping[str, figures.Figure]:
-    shown = {
-        "samples": figures.compare(dataset, drawn.x),
-        "marginals": figures.marginals(dataset, drawn.samples, run.sde),
-    }
-    line, score = run.units.shape == (1,), on_cpu(run.score_model, run.device, run.dtype)
-    if not line:
-        shown["trajectories"] = figures.trajectories(dataset, drawn.samples, run.sde)
-    if steered:
-        # What follows is of the score itself, and would be taken for that of the steered samples.
-        return shown
-    if line:
-        shown["process"] = process_figures.process(dataset, run.sde, score)
-    field = process_figures.score_field(dataset, run.sde, score, learned=not run.score_model.network.exact)
+def draw_score(run: Run) -> Mapping[str, figures.Figure]:
+    """The figures of a run's score, whatever samples are drawn by it, by their names: of points, in one or two
+    dimensions.
+    """
+    if len(run.units.shape) > 1:
+        return {}
+    score, shown = on_cpu(run.score_model, run.device, run.dtype), {}
+    if run.units.shape == (1,):
+        shown["process"] = process_figures.process(run.dataset, run.sde, score)
+    field = process_figures.score_field(run.dataset, run.sde, score, learned=not run.score_model.network.exact)
     return shown if field is None else {**shown, "score_field": field}
 
 
