@@ -145,6 +145,7 @@ def build(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Experiment:
     config = check(config, tuple(GROUPS), TRAIN, trust)
     # How the run was asked for is no part of what it is.
     config = {key: value for key, value in config.items() if key not in ("trust", "resume", "forecast")}
+    config = {**config, "sampler": paced(config["sampler"], config["sde"])}
     found: list[str] = []
 
     def part(group: str, **supplied: object) -> Any:  # noqa: ANN401
@@ -262,6 +263,14 @@ def _named(group: str, node: Mapping[str, Any], error: ValueError) -> str:
     inner = [f"{group}.{key}" for key, value in node.items() if isinstance(value, Mapping) and option in value]
     path = group if option in node else inner[0] if inner else None
     return f"{path}.{error}" if path else f"{group}: {error}"
+
+
+def paced(sampler: Config, sde: Config) -> Config:
+    """A node of a sampler whose number of steps, where it is left to ``auto``, is that from a chain's last level to its
+    first.
+    """
+    levels = sde.get("levels")
+    return {**sampler, "steps": levels - 1} if sampler.get("steps") == "auto" and isinstance(levels, int) else sampler
 
 
 def measured(node: Mapping[str, Any], x: Tensor, trust: Sequence[str]) -> dict[str, Any]:

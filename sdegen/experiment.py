@@ -108,8 +108,8 @@ def train(
 
     where = f"in {folder}, on {trainer.device}"
     recorder = Recorder(folder, training.step, steps)
-    described = (flat_options(config), (folder / "config.yaml").read_text())
-    with files.logging_to(folder / "train.log"), recorder.session(*described):
+    session = recorder.session(flat_options(config), files.as_yaml(config))
+    with files.logging_to(folder / "train.log"), session:
         if trainer.precision == "bfloat16" and len(dataset.units.shape) == 1:
             log.warning(
                 "trainer.precision=bfloat16 rounds coordinates to 2^-8 of their size, far above the noise at small t: "

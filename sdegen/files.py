@@ -28,12 +28,17 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
-    """Write plain data as YAML."""
+def as_yaml(content: Mapping[str, Any]) -> str:
+    """Plain data as YAML."""
     from omegaconf import OmegaConf
 
+    return OmegaConf.to_yaml(OmegaConf.create(dict(content)))
+
+
+def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
+    """Write plain data as YAML."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(content))))
+    path.write_text(as_yaml(content))
 
 
 def write_samples(folder: Path, x: Tensor, **facts: float) -> None:

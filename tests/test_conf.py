@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.image import imsave
 from omegaconf import OmegaConf
 
@@ -15,6 +16,7 @@ from sdegen import assembly, experiment, features, image_metrics, schema
 from sdegen.command import CONF, composed
 from sdegen.datasets.idx import FASHION_MNIST
 from sdegen.run import load
+from sdegen.samplers import StepSampler
 
 NODES = sorted(path for group in assembly.GROUPS for path in (CONF / group).rglob("*.yaml"))
 EXPERIMENTS = sorted(str(path.relative_to(CONF / "experiment"))[:-5] for path in (CONF / "experiment").rglob("*.yaml"))
@@ -264,3 +266,14 @@ def test_all_faults_of_a_configuration_are_told_at_once() -> None:
         "sampler.steps=0",
         "sde.eps=2",
     ]
+
+
+@pytest.mark.parametrize("levels", [30, 1000])
+def test_steps_left_to_auto_walk_the_levels_of_the_chain(levels: int) -> None:
+    built = assembly.build(composed("train", ["experiment=ddpm", f"sde.levels={levels}"]))
+    assert isinstance(built.sampler, StepSampler)
+    expected = torch.arange(levels, 0, -1, dtype=torch.float64) / levels
+    torch.testing.assert_close(built.sampler.times(built.sde), expected, rtol=0, atol=1e-12)
+    assert built.config["sampler"]["steps"] == levels - 1
+    with pytest.raises(assembly.Faults, match="sampler.steps=auto is that of a chain such as sde=ddpm"):
+        assembly.build(composed("train", ["experiment=smile", "sampler.steps=auto"]))

@@ -178,7 +178,7 @@ def test_preview_shows_the_average_not_the_raw_weights(tmp_path: Path) -> None:
     original = experiment.draw
 
     def watch(sde, model, *rest, **options):  # noqa: ANN001, ANN002, ANN003, ANN202
-        seen.append(torch.cat([p.detach().flatten() for p in model.parameters()]).clone())
+        seen.append(torch.cat([p.detach().flatten() for p in model.parameters()]).cpu().clone())
         return original(sde, model, *rest, **options)
 
     with pytest.MonkeyPatch.context() as patch:

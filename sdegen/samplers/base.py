@@ -229,7 +229,7 @@ class StepSampler(Sampler):
     Args:
         predictor: the scheme of one step; None leaves the moving to the corrector.
         corrector: run at each new time; None for none.
-        steps: number of steps, at least 1.
+        steps: number of steps, at least 1; ``auto`` in a configuration is that from a chain's last level to its first.
         grid: how the times are spread: see :mod:`sdegen.samplers.grids`.
         denoise: see :class:`Sampler`.
     """
@@ -238,13 +238,15 @@ class StepSampler(Sampler):
         self,
         predictor: Predictor | None,
         corrector: Corrector | None = None,
-        steps: int = 1000,
+        steps: int | Literal["auto"] = 1000,
         grid: Literal["uniform", "quadratic", "log_snr", "karras", "logistic"] = "uniform",
         denoise: bool = False,
     ) -> None:
         super().__init__(denoise)
         if predictor is None and corrector is None:
             raise ValueError("predictor=null and corrector=null leave nothing that moves the samples: choose one")
+        if steps == "auto":
+            raise ValueError("steps=auto is that of a chain such as sde=ddpm, and there is none here: give a number")
         if steps < 1:
             raise ValueError(f"steps={steps} must be at least 1")
         if predictor is not None and predictor.memory > steps:
