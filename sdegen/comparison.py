@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -14,34 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from sdegen import figures
+from sdegen.collection import Entry
 from sdegen.frontier import COLOURS, MARKERS, METRICS
 
 COST = {"seconds": "training, seconds", "peak_memory_mib": "peak memory, MiB"}
 """What the training cost, by its name in ``provenance.json``."""
-
-
-class Entry(NamedTuple):
-    """A finished run.
-
-    Attributes:
-        folder: where it lies.
-        name: of the run.
-        options: all of its configuration, by their paths; a group's stands for its class.
-        metrics: as in ``metrics.json``.
-        provenance: as in ``provenance.json``.
-    """
-
-    folder: Path
-    name: str
-    options: Mapping[str, str]
-    metrics: Mapping[str, Mapping[str, Any]]
-    provenance: Mapping[str, Any]
-
-    @property
-    def cost(self) -> Mapping[str, Any]:
-        """Steps, seconds and memory of the training, where they were noted."""
-        found = self.provenance.get("training", {})
-        return found if isinstance(found, Mapping) else {}
 
 
 def varied(entries: Sequence[Entry]) -> list[str]:

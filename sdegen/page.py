@@ -6,10 +6,13 @@ What is said on it is data, never markup: every function but those of whole elem
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Literal
+
+from PIL import Image
 
 TYPES = {".png": "image/png", ".gif": "image/gif"}
 
@@ -42,9 +45,11 @@ def items(texts: Sequence[str]) -> str:
     return f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in texts)}</ul>"
 
 
-def folded(summary: str, note: str, parts: Iterable[str], *, anchor: str = "", opened: bool = False) -> str:
-    """What is shown when it is asked for: a summary, and a note beside it."""
-    own = f" id='{escape(anchor, quote=True)}'" if anchor else ""
+def folded(
+    summary: str, note: str, parts: Iterable[str], *, anchor: str = "", opened: bool = False, printed: bool = True
+) -> str:
+    """What is shown when it is asked for, and on paper where it is ``printed``: a summary, and a note beside it."""
+    own = (f" id='{escape(anchor, quote=True)}'" if anchor else "") + ("" if printed else " class='screen'")
     head = f"{escape(summary)} <small>{escape(note)}</small>"
     return f"<details{own}{' open' if opened else ''}><summary>{head}</summary>{''.join(parts)}</details>"
 
@@ -94,6 +99,16 @@ def cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else escape(str(value))
 
 
+def is_picture(path: Path) -> bool:
+    """Whether a file is a whole picture that a page can hold."""
+    try:
+        with Image.open(path, formats=["PNG", "GIF"]) as opened:
+            opened.verify()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+    return path.suffix in TYPES
+
+
 def picture(content: bytes | Path, text: str, *, caption: str = "") -> str:
     """A picture in PNG or GIF, or the file of one, with words for who cannot see it, and a caption.
 
@@ -103,8 +118,13 @@ def picture(content: bytes | Path, text: str, *, caption: str = "") -> str:
         caption: an element, not plain text: see :func:`caption`.
     """
     kind = TYPES[content.suffix] if isinstance(content, Path) else TYPES[".png"]
-    data = base64.b64encode(content.read_bytes() if isinstance(content, Path) else content).decode()
-    image = f"<img alt='{escape(text, quote=True)}' src='data:{kind};base64,{data}'>"
+    data = content.read_bytes() if isinstance(content, Path) else content
+    with Image.open(io.BytesIO(data)) as opened:
+        # As wide as it was drawn, where it says how many dots it has to the inch; a browser has 96.
+        wide = 96 * opened.width / opened.info["dpi"][0] if "dpi" in opened.info else opened.width
+    size = f" width='{wide:.0f}'"
+    source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    image = f"<img alt='{escape(text, quote=True)}'{size} src='{source}'>"
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>" if caption else image
 
 
@@ -117,7 +137,8 @@ def caption(label: str, quoted: str, language: str, text: str) -> str:
 
 STYLE = """
 :root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; padding: 1rem; }
+h1, h2, h3, li { overflow-wrap: anywhere; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.25rem; margin-top: 3rem; } h3 { font-size: 1.05rem; margin-top: 2rem; }
 nav ul { columns: 14rem; padding-left: 1.2rem; }
 .wide { overflow-x: auto; }
@@ -136,7 +157,8 @@ img { max-width: min(100%, 44rem); height: auto; display: block; margin: .5rem 0
 details { margin: .5rem 0; } summary { cursor: pointer; } section > details > summary { font-weight: bold; }
 small { font-weight: normal; } code { overflow-wrap: anywhere; } pre { white-space: pre-wrap; margin: .5rem 0; }
 @media print {
-  body { max-width: none; font-size: 11px; padding: 0; } nav { display: none; }
+  body { max-width: none; font-size: 11px; padding: 0; } nav, .screen { display: none; }
+  table, figcaption { font-size: 10px; } .wide { overflow: visible; }
   h2, h3 { break-after: avoid; } figure, img, tr { break-inside: avoid; } a { color: inherit; text-decoration: none; }
 }
 """
@@ -156,7 +178,7 @@ for (const table of document.querySelectorAll("table.sorts")) {
     table.tBodies[0].append(...rows);
   }));
 }
-const open = () => document.querySelectorAll("section > details").forEach(part => { part.open = true; });
+const open = () => document.querySelectorAll("details:not(.screen)").forEach(part => { part.open = true; });
 addEventListener("beforeprint", open);
 const show = () => {
   const part = document.getElementById(decodeURIComponent(location.hash.slice(1)));

@@ -6,27 +6,23 @@ captions; then every other folder's runs, compared in what they differ in; then 
 
 from __future__ import annotations
 
+import contextlib
 import io
-import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import matplotlib
 
-from sdegen import comparison, figures, files, forecast, ledger, page
-from sdegen.assembly import flat_options
-from sdegen.comparison import Entry, varied
+from sdegen import comparison, figures, files, forecast, page
+from sdegen.collection import Entry, collect, metrics_of
+from sdegen.comparison import varied
 from sdegen.errata import errata
 from sdegen.errors import UserError
 from sdegen.paper import EXPERIMENTS, Experiment
 
 NAME = "report.html"
-OWN = ("trust", "resume", "forecast")
-"""Options that say how a run was asked for, not what it is."""
 
 
 def write(root: Path) -> tuple[Path, list[Entry], list[tuple[Path, str]]]:
@@ -49,58 +45,6 @@ def write(root: Path) -> tuple[Path, list[Entry], list[tuple[Path, str]]]:
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, root / NAME)
     return root / NAME, entries, left_out
-
-
-def collect(root: Path) -> tuple[list[Entry], list[tuple[Path, str]]]:
-    """The finished runs below a folder, in the order of their names, and what was left out, with why."""
-    entries, left_out = [], []
-    failed: dict[Path, str] = {}
-    for folder, inner, names in os.walk(root):
-        # A link to a folder, as latest is, is not walked into.
-        inner.sort(key=_natural)
-        here = Path(folder)
-        failed |= {here / job: record.error for job, record in ledger.read(here).items() if record.state == "failed"}
-        if "config.yaml" in names and ("checkpoints" in inner or "provenance.json" in names):
-            inner.clear()
-            try:
-                entries.append(read(here))
-            except UserError as error:
-                left_out.append((here, str(error)))
-        # Hydra leaves a note of a sweep over samplers, and a forecast one of its own.
-        elif not inner and here != root and not set(names) <= {"multirun.yaml", forecast.NAME}:
-            left_out.append((here, "holds no run"))
-    return entries, [(folder, f"failed: {failed[folder]}" if folder in failed else why) for folder, why in left_out]
-
-
-def _natural(name: str) -> list[tuple[bool, int, str]]:
-    """10-smile after 9-smile."""
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name)]
-
-
-def read(folder: Path) -> Entry:
-    """The run in a folder; UserError says why it is none, or not finished."""
-    from omegaconf import OmegaConf
-
-    def loaded(name: str) -> dict[str, Any]:
-        try:
-            found = json.loads((folder / name).read_text())
-        except FileNotFoundError:
-            raise UserError(f"is not finished: it has no {name}") from None
-        except ValueError:
-            raise UserError(f"{name} is damaged") from None
-        if not isinstance(found, dict):
-            raise UserError(f"{name} is not a run's")
-        return found
-
-    provenance, metrics = loaded("provenance.json"), loaded("metrics.json")
-    try:
-        config: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-        own = {key: str(value) for key, value in flat_options(config) if key not in OWN}
-    except Exception:  # A file of anybody's, which may hold anything.
-        raise UserError("config.yaml is damaged, or not a run's") from None
-    if not all(isinstance(entry, dict) and isinstance(entry.get("value"), (int, float)) for entry in metrics.values()):
-        raise UserError("metrics.json is not a run's")
-    return Entry(folder, str(config.get("name", folder.name)), own, metrics, provenance)
 
 
 def compose(root: Path, entries: Sequence[Entry], left_out: Sequence[tuple[Path, str]]) -> str:
@@ -180,6 +124,8 @@ def _experiment(name: str, seeds: Sequence[Entry]) -> list[str]:
         parts.append(page.picture(available.pop("generation_gif"), "the reverse process, from noise to data"))
     if first.metrics:
         parts.append(_measures(seeds))
+    if guided := _guided(first):
+        parts += [page.paragraph("Of the samples that are guided to each class:"), _measures([guided])]
     parts.append(page.paragraph(_told_cost(first)))
     parts.append(page.folded("Readings", "where the paper is silent or ambiguous", [page.items(experiment.readings)]))
     if available:
@@ -240,7 +186,7 @@ def _run(entry: Entry) -> list[str]:
     if entry.metrics:
         parts.append(_measures([entry]))
     available = _pictures(entry)
-    frontier = max((entry.folder / "frontiers").glob("*/frontier.png"), default=None)
+    frontier = max(filter(page.is_picture, (entry.folder / "frontiers").glob("*/frontier.png")), default=None)
     chosen: dict[str, Path] = {
         stem: available[stem] for stem in ("samples", "classes", "accuracy") if stem in available
     }
@@ -254,12 +200,22 @@ def _pictures(entry: Entry) -> dict[str, Path]:
     """The figures of a run by their names; of its guided samples, the newest that show the classes."""
     found = {path.stem: path for path in sorted((entry.folder / "figures").glob("*.png"))}
     found |= {f"{path.stem}_gif": path for path in (entry.folder / "figures").glob("*.gif")}
-    guided = sorted((entry.folder / "samples").glob("*/figures/classes.png"))
-    return found | ({"classes": guided[-1]} if guided else {})
+    if guided := _guided(entry):
+        found["classes"] = guided.folder / "figures" / "classes.png"
+    return {name: path for name, path in found.items() if page.is_picture(path)}
+
+
+def _guided(entry: Entry) -> Entry | None:
+    """The newest samples of a run that were guided to each class, as a run of their own."""
+    for picture in sorted((entry.folder / "samples").glob("*/figures/classes.png"), reverse=True):
+        folder = picture.parents[1]
+        with contextlib.suppress(UserError):
+            return entry._replace(folder=folder, metrics=metrics_of(folder))
+    return None
 
 
 def _settings(entry: Entry) -> str:
-    return page.folded("Settings", "", [page.table(["", ""], entry.options.items(), kind="text")])
+    return page.folded("Settings", "", [page.table(["", ""], entry.options.items(), kind="text")], printed=False)
 
 
 def _costs(root: Path, own: Mapping[str, Sequence[Entry]]) -> list[str]:

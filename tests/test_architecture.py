@@ -33,8 +33,10 @@ LAYERS = [
     },
     {"assembly"},
     {"run", "frontier"},
-    {"output", "evaluation", "comparison"},
+    {"output", "evaluation"},
     {"experiment", "forecast"},
+    {"collection"},
+    {"comparison"},
     {"report"},
     {"command"},
 ]

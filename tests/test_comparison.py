@@ -12,7 +12,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from sdegen import comparison
-from sdegen.comparison import Entry
+from sdegen.collection import Entry
 
 SEEDS = (0, 1, 2)
 

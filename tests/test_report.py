@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from sdegen import assembly, experiment, files, forecast, ledger, report
+from sdegen.collection import Entry
 from sdegen.command import composed
-from sdegen.comparison import Entry
 from sdegen.errors import UserError
 from sdegen.paper import EXPERIMENTS
 
@@ -120,23 +120,27 @@ addEventListener("load", () => {
     seen.push([...table.tBodies[0].rows].map(row => row.cells[column].textContent));
   }
   const broken = [...document.images].filter(image => !image.complete || !image.naturalWidth).length;
-  document.body.dataset.found = JSON.stringify({faults, seen, broken, images: document.images.length});
+  const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+  document.body.dataset.found = JSON.stringify({faults, seen, broken, wide, images: document.images.length});
 });
 </script>"""
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_a_browser_shows_every_picture_and_sorts_the_table(sweep: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_browser_shows_every_picture_and_sorts_the_table(sweep: Path, tmp_path: Path, width: int) -> None:
+    """On a phone, too, where nothing sticks out."""
     assert CHROMIUM is not None
     path, entries, _ = report.write(sweep)
     watched = tmp_path / "watched.html"
     watched.write_text(path.read_text().replace("<head>", f"<head>{WATCH}").replace("</body>", f"{TRY}</body>"))
     line = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    line.append(f"--window-size={width},900")
     result = subprocess.run([*line, "--dump-dom", watched.as_uri()], capture_output=True, text=True, timeout=120)
     attribute = re.search(r'data-found="([^"]*)"', result.stdout)
     assert attribute, result.stderr
     found = json.loads(unescape(attribute[1]))
-    assert found["faults"] == [] and found["broken"] == 0
+    assert found["faults"] == [] and found["broken"] == found["wide"] == 0
     assert found["images"] == 1 + len(entries)
     values = sorted(entry.metrics["sliced_w1"]["value"] for entry in entries)
     up, down = ([float(value) for value in column] for column in found["seen"])
@@ -164,11 +168,11 @@ def test_every_experiment_of_the_paper_is_known_by_its_settings(name: str) -> No
 
 
 def test_the_papers_runs_come_first_beside_their_captions(sweep: Path, tmp_path: Path) -> None:
-    """Two seeds of the smile and one of the mixture, with the measures of another run; a forecast of the grid."""
+    """Two seeds of the smile and one of others, with the measures of another run; a forecast; guided samples."""
     root = tmp_path / "paper"
     shutil.copytree(sweep / "8-smile", root / "other" / "0-smile")
     values = {}
-    for name, seed in (("paper_smile", 0), ("paper_smile", 1), ("paper_gaussian_mixture", 0)):
+    for name, seed in (("paper_smile", 0), ("paper_smile", 1), ("paper_gaussian_mixture", 0), ("paper_digits", 0)):
         folder = root / f"{seed}-{name}"
         shutil.copytree(sweep / "8-smile", folder)
         config = assembly.build(composed("train", [f"experiment={name.replace('_', '/', 1)}", f"seed={seed}"])).config
@@ -180,14 +184,20 @@ def test_the_papers_runs_come_first_beside_their_captions(sweep: Path, tmp_path:
         provenance["training"] = {"steps": 49000, "seconds": 100.0, "peak_memory_mib": 300.0}
         (folder / "provenance.json").write_text(json.dumps(provenance))
     forecast.write(root / "grid", [("experiment=paper/grid/smile", forecast.Forecast(49000, 1, 7260.0, 1, 1, 600.0))])
+    guided = root / "0-paper_digits" / "samples" / "0002-euler_maruyama"
+    (guided / "figures").mkdir(parents=True)
+    shutil.copy(sweep / "8-smile" / "figures" / "samples.png", guided / "figures" / "classes.png")
+    (guided / "metrics.json").write_text('{"agreement": {"value": 0.875, "floor": 0.99}}')
     path, _, left_out = report.write(root)
     assert left_out == []
     page = Page(path.read_text())
     assert page.headings == [
-        *("The paper's experiments", "Mixture of Gaussians", "Smile", "What the paper's grid of times costs"),
-        *("other", "Errata of the paper"),
+        *("The paper's experiments", "Mixture of Gaussians", "Smile", "Handwritten digits"),
+        *("What the paper's grid of times costs", "other", "Errata of the paper"),
     ]
     assert "Figure 3. Mistura de Gaussianas" in page.text and "Figure 4. Dados do sorriso" in page.text
+    assert "Figure 9. Geração condicional" in page.text
+    assert [table[1][:2] for table in page.tables if table[1][0] == "agreement"] == [["agreement", "0.875"]]
     assert "1/4 is the variance" in page.text
     summary = {row[0]: row for row in page.tables[0]}
     assert [float(cell) for cell in summary["Smile"][2:5:2]] == [2, pytest.approx((0.123 + 1.123) / 2)]
@@ -195,15 +205,15 @@ def test_the_papers_runs_come_first_beside_their_captions(sweep: Path, tmp_path:
     assert cost[1] == ["Smile", "49000", "1 min 40 s", "300", "2 h 1 min", "600", "72.6"]
     errata = next(table for table in page.tables if "printed" in table[0])
     assert [row[0] for row in errata[1:]] == [str(number) for number in range(1, 16)]
-    # Pictures: of each experiment all, of the other run the samples.
+    # Pictures: of each experiment all, of the other run the samples, and the guided ones.
     figures = len(list((sweep / "8-smile" / "figures").iterdir()))
-    assert len([a for a in page.addresses if a.startswith("data:image")]) == 2 * figures + 1
+    assert len([a for a in page.addresses if a.startswith("data:image")]) == 3 * figures + 2
 
 
 def test_what_is_no_finished_run_is_left_out_with_the_reason(sweep: Path, tmp_path: Path) -> None:
     root = tmp_path / "outputs"
     whole = sweep / "8-smile"
-    for name in ("whole", "half", "cut", "text", "config", "strange", "failed"):
+    for name in ("whole", "half", "cut", "text", "config", "strange", "floor", "failed", "torn"):
         shutil.copytree(whole, root / name)
     (root / "foreign").mkdir()
     (root / "foreign" / "thesis.txt").touch()
@@ -215,8 +225,14 @@ def test_what_is_no_finished_run_is_left_out_with_the_reason(sweep: Path, tmp_pa
     (root / "text" / "provenance.json").write_text("[1, 2]")
     (root / "config" / "config.yaml").write_text("sde: {_target_: [")
     (root / "strange" / "metrics.json").write_text('{"w1": 3}')
+    (root / "floor" / "metrics.json").write_text('{"w1": {"value": 3.0, "floor": "none"}}')
+    # A damaged picture costs a run that picture alone, and a strange note of the cost that note.
+    picture = root / "torn" / "figures" / "samples.png"
+    picture.write_bytes(picture.read_bytes()[:2000])
+    noted = json.loads((root / "torn" / "provenance.json").read_text()) | {"training": {"steps": [], "seconds": "x"}}
+    (root / "torn" / "provenance.json").write_text(json.dumps(noted))
     path, entries, left_out = report.write(root)
-    assert [entry.folder.name for entry in entries] == ["whole"]
+    assert [entry.folder.name for entry in entries] == ["torn", "whole"]
     reasons = {folder.name: why for folder, why in left_out}
     assert reasons == {
         "half": "is not finished: it has no metrics.json",
@@ -225,10 +241,12 @@ def test_what_is_no_finished_run_is_left_out_with_the_reason(sweep: Path, tmp_pa
         "text": "provenance.json is not a run's",
         "config": "config.yaml is damaged, or not a run's",
         "strange": "metrics.json is not a run's",
+        "floor": "metrics.json is not a run's",
         "foreign": "holds no run",
     }
-    text = Page(path.read_text()).text
-    assert all(f"{name}: {why}" in text for name, why in reasons.items())
+    page = Page(path.read_text())
+    assert all(f"{name}: {why}" in page.text for name, why in reasons.items())
+    assert len([a for a in page.addresses if a.startswith("data:image")]) == 1
 
 
 def test_a_folder_without_runs_is_told(tmp_path: Path) -> None:
