@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 
 from sdegen import figures
 from sdegen.collection import Entry
@@ -26,7 +26,29 @@ def varied(entries: Sequence[Entry]) -> list[str]:
     differing = [key for key in keys if len({entry.options.get(key) for entry in entries}) > 1]
     # Where the classes differ, so do the options that only one of them has: the class says it.
     lacking = {key for key in differing if any(key not in entry.options for entry in entries)}
-    return [key for key in differing if key not in lacking or key.rpartition(".")[0] not in differing]
+    said = {key for key in lacking if key.rpartition(".")[0] in differing} | _seeded(entries, differing)
+    return [key for key in differing if key not in said]
+
+
+def _seeded(entries: Sequence[Entry], keys: Sequence[str]) -> set[str]:
+    """The options that follow from the seed, as what is measured on the data does, where runs share their seeds."""
+    by_seed: dict[str | None, list[Entry]] = {}
+    for entry in entries:
+        by_seed.setdefault(entry.options.get("seed"), []).append(entry)
+    if any(len(own) == 1 for own in by_seed.values()):
+        return set()
+    same = {key for key in keys if all(len({e.options.get(key) for e in own}) == 1 for own in by_seed.values())}
+    return same - {"seed"}
+
+
+def swept(entries: Sequence[Entry]) -> list[str]:
+    """The options in which runs of one name differ; where none do, those in which the names do.
+
+    What follows from the name alone, as an experiment's own settings do, is said by it.
+    """
+    names = dict.fromkeys(entry.name for entry in entries)
+    within = {key for name in names for key in varied([entry for entry in entries if entry.name == name])}
+    return [key for key in varied(entries) if key != "name" and (key in within or not within)]
 
 
 def headline(entries: Sequence[Entry]) -> str | None:
@@ -35,34 +57,31 @@ def headline(entries: Sequence[Entry]) -> str | None:
 
 
 def figure(entries: Sequence[Entry]) -> Figure | None:
-    """The quality of runs over what they differ in, a column of panels for each name, a small point for each seed.
+    """The quality of runs over what they differ in, a panel for each name, a small point for each seed.
 
     Over a number that was swept there is a line through the medians of the seeds; else each choice has a row, and a
-    large point for the median. The dashed line is the floor. Where the times of training were swept, panels beneath
-    show what it cost. None where no runs of a name differ.
+    large point for the median. The dashed line is the floor. Where the times of training were swept, panels beside
+    it show what it cost. None where no runs of a name differ.
     """
-    asked: list[tuple[str, list[Entry], list[str], dict[str, str]]] = []
+    asked: list[tuple[str, list[Entry], list[str], str, str]] = []
     for name in dict.fromkeys(entry.name for entry in entries):
         own = [entry for entry in entries if entry.name == name]
         keys = [key for key in varied(own) if key not in ("seed", "name")]
         metric = headline(own)
         if metric and keys:
-            priced = any(key.partition(".")[0] == "times" for key in keys)
-            shown = {metric: metric.replace("_", " ")} | (COST if priced else {})
-            asked.append((name, own, keys, shown))
+            asked.append((name, own, keys, metric, metric.replace("_", " ")))
+            if "times" in keys:
+                asked += [("", own, keys, quantity, label) for quantity, label in COST.items()]
     if not asked:
         return None
-    rows = max(len(shown) for *_, shown in asked)
+    columns = min(3, len(asked))
+    rows = -(-len(asked) // columns)
     with matplotlib.rc_context(figures.STYLE):
-        height = max(2.6, 0.6 + max(0.2 * _lines(own, keys) for _, own, keys, _ in asked))
-        drawn = Figure(figsize=(max(4.2, 3.6 * len(asked)), height * rows), layout="constrained")
-        panels = drawn.subplots(rows, len(asked), squeeze=False)
-        for column, (name, own, keys, shown) in enumerate(asked):
-            for row in range(rows):
-                panels[row, column].set_visible(row < len(shown))
-            for axes, (quantity, label) in zip(panels[:, column], shown.items(), strict=False):
-                _panel(axes, own, keys, quantity, label)
-            panels[0, column].set_title(name)
+        height = max(2.6, 0.6 + max(0.2 * _lines(own, keys) for _, own, keys, *_ in asked))
+        drawn = Figure(figsize=(max(4.2, 3.4 * columns), height * rows), layout="constrained")
+        for i, (title, own, keys, quantity, label) in enumerate(asked):
+            axes = drawn.add_subplot(rows, columns, i + 1, title=title)
+            _panel(axes, own, keys, quantity, label)
     return drawn
 
 
@@ -81,6 +100,13 @@ def _panel(axes: Axes, entries: Sequence[Entry], keys: Sequence[str], quantity: 
     if floors:
         line: Callable[..., Any] = axes.axvline if number is None else axes.axhline
         line(median(floors), color="0.4", linestyle="--", linewidth=1, label="floor")
+    scale, axis = (axes.set_xscale, axes.xaxis) if number is None else (axes.set_yscale, axes.yaxis)
+    scale("log")
+    low, high = axis.get_data_interval()
+    # Numbers as people write them, few enough not to overlap.
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
     if axes.get_legend_handles_labels()[1]:
         axes.legend(loc="best")
 
@@ -93,8 +119,9 @@ def _by_choice(axes: Axes, entries: Sequence[Entry], keys: Sequence[str], quanti
     for row, values in enumerate(found.values()):
         axes.plot(values, [row] * len(values), "o", color=figures.DATA, markersize=3, alpha=0.5)
         axes.plot(median(values), row, "o", color=figures.DATA, markersize=6)
-    axes.set_xscale("log")
     axes.set_yticks(range(len(found)), list(found))
+    # What a choice costs stands beside its quality, where its name is.
+    axes.tick_params(labelleft=quantity not in COST)
     axes.set_ylim(len(found) - 0.5, -0.5)
     axes.set_xlabel(label)
 
@@ -115,7 +142,7 @@ def _by_number(
         middle = [median(values) for values in found.values()]
         axes.plot(list(found), middle, color=colour, marker=marker, markersize=6, linewidth=1, label=name or None)
     ticks = _numbers(entries, number)
-    axes.set(xlabel=number, ylabel=label, yscale="log")
+    axes.set(xlabel=number, ylabel=label)
     if min(ticks) > 0:
         axes.set_xscale("log")
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

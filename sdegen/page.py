@@ -153,7 +153,7 @@ th button { font: inherit; font-weight: bold; border: 0; padding: 0; background:
 th button { cursor: pointer; }
 th[aria-sort=ascending] button::after { content: " ↑"; } th[aria-sort=descending] button::after { content: " ↓"; }
 figure { margin: 1rem 0; } figcaption { font-size: .9rem; max-width: 44rem; } q { font-style: italic; }
-img { max-width: min(100%, 44rem); height: auto; display: block; margin: .5rem 0; background: white; }
+img { max-width: 100%; height: auto; display: block; margin: .5rem 0; background: white; }
 details { margin: .5rem 0; } summary { cursor: pointer; } section > details > summary { font-weight: bold; }
 small { font-weight: normal; } code { overflow-wrap: anywhere; } pre { white-space: pre-wrap; margin: .5rem 0; }
 @media print {

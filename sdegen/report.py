@@ -17,10 +17,9 @@ import matplotlib
 
 from sdegen import comparison, figures, files, forecast, page
 from sdegen.collection import Entry, collect, metrics_of
-from sdegen.comparison import varied
 from sdegen.errata import errata
 from sdegen.errors import UserError
-from sdegen.paper import EXPERIMENTS, Experiment
+from sdegen.paper import EXPERIMENTS
 
 NAME = "report.html"
 
@@ -73,18 +72,23 @@ def compose(root: Path, entries: Sequence[Entry], left_out: Sequence[tuple[Path,
 
 
 def papers(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """The runs that are the paper's, by their names and settings, one for each seed, in the paper's order."""
+    """The runs that are the paper's, by their names and settings, one for each seed, in the paper's order.
+
+    A folder with others beside them is a sweep, which asks something of its own.
+    """
+    swept = {entry.folder.parent for entry in entries if not _is_papers(entry)}
     found: dict[str, list[Entry]] = {}
-    for name, experiment in EXPERIMENTS.items():
-        own = [entry for entry in entries if entry.name == name and _agrees(entry, experiment)]
+    for name in EXPERIMENTS:
+        own = [entry for entry in entries if entry.name == name and entry.folder.parent not in swept]
         if own:
             by_seed = {entry.options.get("seed"): entry for entry in reversed(own)}
             found[name] = sorted(by_seed.values(), key=own.index)
     return found
 
 
-def _agrees(entry: Entry, experiment: Experiment) -> bool:
-    return all(entry.options.get(key) == value for key, value in experiment.settings.items())
+def _is_papers(entry: Entry) -> bool:
+    experiment = EXPERIMENTS.get(entry.name)
+    return experiment is not None and experiment.settings.items() <= entry.options.items()
 
 
 def _summary(own: Mapping[str, Sequence[Entry]]) -> str:
@@ -148,28 +152,24 @@ def _measures(seeds: Sequence[Entry]) -> str:
 
 
 def _runs(root: Path, entries: Sequence[Entry]) -> list[str]:
-    """The runs of one folder: a table that sorts, the figure of what they differ in, and each run."""
-    parts = []
-    if len(entries) > 1:
-        parts.append(_table(root, entries))
+    """The runs of one folder: the figure of what they differ in, a table that sorts, and each run."""
+    parts, keys = [], comparison.swept(entries)
     figure = comparison.figure(entries)
     if figure is not None:
         buffer = io.BytesIO()
         with matplotlib.rc_context(figures.STYLE):
             figure.savefig(buffer, format="png")
         parts.append(page.picture(buffer.getvalue(), "the measure of every run, by what the runs differ in"))
-    opened = len(entries) <= 6
+    if len(entries) > 1:
+        parts.append(_table(root, entries, keys))
     for entry in entries:
-        parts.append(
-            page.folded(
-                entry.name, entry.folder.name, _run(entry), anchor=f"run-{_slug(root, entry.folder)}", opened=opened
-            )
-        )
+        differs = ", ".join(f"{key}={entry.options[key]}" for key in keys if key in entry.options)
+        anchor, opened = f"run-{_slug(root, entry.folder)}", len(entries) <= 6
+        parts.append(page.folded(entry.folder.name, differs, _run(entry), anchor=anchor, opened=opened))
     return parts
 
 
-def _table(root: Path, entries: Sequence[Entry]) -> str:
-    keys = [key for key in varied(entries) if key != "name"]
+def _table(root: Path, entries: Sequence[Entry], keys: Sequence[str]) -> str:
     names = list(dict.fromkeys(name for entry in entries for name in entry.metrics))
     rows = []
     for entry in entries:

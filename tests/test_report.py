@@ -152,7 +152,7 @@ def paper_run(name: str, *overrides: str) -> Entry:
     """A finished run of one of the paper's experiments, as far as a report is concerned."""
     config = assembly.build(composed("train", [f"experiment={name.replace('_', '/', 1)}", *overrides])).config
     options = {key: str(value) for key, value in assembly.flat_options(config)}
-    return Entry(Path(f"{name} {overrides}"), name, options, {}, {})
+    return Entry(Path(name, str(overrides), "0"), name, options, {}, {})
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -165,6 +165,9 @@ def test_every_experiment_of_the_paper_is_known_by_its_settings(name: str) -> No
     others += [paper_run(name, "weighting=likelihood")] if "weighting" in EXPERIMENTS[name].settings else []
     assert report.papers([*others, *seeds, again]) == {name: seeds}
     assert report.papers(others) == {}
+    # Beside another in one folder it is part of a sweep.
+    together = [one._replace(folder=Path("sweep", str(i))) for i, one in enumerate([*others, *seeds])]
+    assert report.papers(together) == ({name: together} if not others else {})
 
 
 def test_the_papers_runs_come_first_beside_their_captions(sweep: Path, tmp_path: Path) -> None:
