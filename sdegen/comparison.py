@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from sdegen import figures
 from sdegen.collection import Entry
@@ -104,7 +104,8 @@ def _panel(axes: Axes, entries: Sequence[Entry], keys: Sequence[str], quantity: 
     scale("log")
     low, high = axis.get_data_interval()
     # Numbers as people write them, few enough not to overlap.
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,)))
+    decades = LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,))
+    axis.set_major_locator(MaxNLocator(4) if high < 5 * low else decades)
     axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(NullLocator())
     if axes.get_legend_handles_labels()[1]:
