@@ -54,10 +54,8 @@ def tell_cost() -> None:
         check(config)
     from sdegen import forecast
 
-    costs = []
-    for job, config in jobs:
-        named = " ".join(part for part in job if not part.startswith(("forecast=", "sweep=")))
-        costs.append((named, forecast.forecast(config)))
+    names = [" ".join(part for part in job if not part.startswith(("forecast=", "sweep=", "hydra"))) for job, _ in jobs]
+    costs = list(zip(names, forecast.each([config for _, config in jobs]), strict=True))
     print(forecast.table(costs))
     if sweep is not None:
         print(f"written to {forecast.write(sweep, costs)}")

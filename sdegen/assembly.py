@@ -270,7 +270,9 @@ def paced(sampler: Config, sde: Config) -> Config:
     first.
     """
     levels = sde.get("levels")
-    return {**sampler, "steps": levels - 1} if sampler.get("steps") == "auto" and isinstance(levels, int) else sampler
+    if sampler.get("steps") != "auto" or not isinstance(levels, int | float):
+        return sampler
+    return {**sampler, "steps": levels - 1}
 
 
 def measured(node: Mapping[str, Any], x: Tensor, trust: Sequence[str]) -> dict[str, Any]:

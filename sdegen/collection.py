@@ -13,9 +13,8 @@ from sdegen import forecast, ledger
 from sdegen.assembly import flat_options
 from sdegen.errors import UserError
 
-NUMBER = int | float
-OWN = ("trust", "resume", "forecast")
-"""Options that say how a run was asked for, not what it is."""
+LARGEST = 2**20
+"""Bytes of a file of a run that is read."""
 
 
 class Entry(NamedTuple):
@@ -39,7 +38,7 @@ class Entry(NamedTuple):
     def cost(self) -> Mapping[str, float]:
         """Steps, seconds and memory of the training, where they were noted."""
         found = self.provenance.get("training")
-        return {k: v for k, v in found.items() if isinstance(v, NUMBER)} if isinstance(found, Mapping) else {}
+        return {k: v for k, v in found.items() if forecast.is_number(v)} if isinstance(found, Mapping) else {}
 
 
 def collect(root: Path) -> tuple[list[Entry], list[tuple[Path, str]]]:
@@ -65,7 +64,7 @@ def collect(root: Path) -> tuple[list[Entry], list[tuple[Path, str]]]:
 
 def _natural(name: str) -> list[tuple[bool, int, str]]:
     """10-smile after 9-smile."""
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name)]
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", name)]
 
 
 def read(folder: Path) -> Entry:
@@ -74,8 +73,12 @@ def read(folder: Path) -> Entry:
 
     provenance, metrics = _loaded(folder / "provenance.json"), metrics_of(folder)
     try:
-        config: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-        own = {key: str(value) for key, value in flat_options(config) if key not in OWN}
+        text = _text(folder / "config.yaml")
+        # What a few aliases stand for can fill the memory; no run writes any.
+        if re.search(r"(^|[\s\[{,:-])\*\w", text):
+            raise ValueError
+        config: Any = OmegaConf.to_container(OmegaConf.create(text))
+        own = {str(key): str(value) for key, value in flat_options(config)}
     except Exception:  # A file of anybody's, which may hold anything.
         raise UserError("config.yaml is damaged, or not a run's") from None
     return Entry(folder, str(config.get("name", folder.name)), own, metrics, provenance)
@@ -84,20 +87,29 @@ def read(folder: Path) -> Entry:
 def metrics_of(folder: Path) -> dict[str, dict[str, Any]]:
     """What ``metrics.json`` of a folder holds; UserError where it is none."""
     found = _loaded(folder / "metrics.json")
-    if not all(isinstance(entry, dict) and isinstance(entry.get("value"), NUMBER) for entry in found.values()):
-        raise UserError("metrics.json is not a run's")
-    if not all(isinstance(entry.get(key), NUMBER | None) for entry in found.values() for key in ("floor", "train")):
-        raise UserError("metrics.json is not a run's")
+    for entry in found.values():
+        known = isinstance(entry, dict) and {key: entry.get(key) for key in ("value", "floor", "train")}
+        if not known or not all(forecast.is_number(number) or number is None for number in known.values()):
+            raise UserError("metrics.json is not a run's")
+        if known["value"] is None:
+            raise UserError("metrics.json is not a run's")
     return found
 
 
 def _loaded(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(_text(path))
     except FileNotFoundError:
         raise UserError(f"is not finished: it has no {path.name}") from None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise UserError(f"{path.name} is damaged") from None
     if not isinstance(found, dict):
         raise UserError(f"{path.name} is not a run's")
     return found
+
+
+def _text(path: Path) -> str:
+    """What is in a file of a run, none of which is large."""
+    if path.stat().st_size > LARGEST:
+        raise ValueError
+    return path.read_text()

@@ -86,7 +86,8 @@ def run(
             jobs = _jobs(name, arguments, parser)
             for job in jobs:
                 check(plain(_compose(name, arguments, job)))
-            if (sweep := _sweep_folder(arguments)) is not None:
+            sweep = _sweep_folder(name, arguments)
+            if sweep is not None and not any(map(_names_sweep, arguments.overrides)):
                 sys.argv.append(f"hydra.sweep.dir={sweep}")
         # Jobs may run in processes of their own: what they share is a file.
         with tempfile.TemporaryDirectory() as folder:
@@ -116,7 +117,7 @@ def configurations(name: str) -> tuple[list[tuple[list[str], Config]], Path | No
     """
     arguments, parser = _arguments()
     jobs = _jobs(name, arguments, parser)
-    return [(job, plain(_compose(name, arguments, job))) for job in jobs], _sweep_folder(arguments)
+    return [(job, plain(_compose(name, arguments, job))) for job in jobs], _sweep_folder(name, arguments)
 
 
 def guard(work: Callable[[], object], name: str) -> None:
@@ -242,6 +243,8 @@ def explain(error: Exception, name: str) -> str:
         if f"did you mean {key}?" == nearest:
             return f"{key}: does not go with what is chosen here; --cfg job shows all that does"
         return f"{key}: no such option; {nearest}"
+    if found := re.search(r"Interpolation key '([^']+)' not found.*full_key: (\S+)", text, re.DOTALL):
+        return f"{found[2]}: is that of {found[1]}, which does not go with what is chosen here: give {found[2]}=…"
     if found := re.search(r"Could not append to config[^']*'([^']+)'", text):
         return f"{found[1]}: exists already, drop the +"
     if found := re.search(r"Missing mandatory value: .*full_key: (\S+)", text, re.DOTALL):
@@ -331,16 +334,20 @@ def _compose(name: str, arguments: Namespace, overrides: list[str]) -> DictConfi
     return config
 
 
-def _sweep_folder(arguments: Namespace) -> Path | None:
+def _names_sweep(override: str) -> bool:
+    return override.startswith("hydra.sweep.dir=")
+
+
+def _sweep_folder(name: str, arguments: Namespace) -> Path | None:
     """The folder of the sweep that is asked for; None where a single run is.
 
     It is named by the sweep's overrides, so that the same sweep meets the same folder.
     """
-    asked, given = arguments.overrides, "hydra.sweep.dir="
+    asked = arguments.overrides
     if not (arguments.multirun or any(override.startswith("sweep=") for override in asked)):
         return None
-    if own := [override for override in asked if override.startswith(given)]:
-        return Path(own[-1].removeprefix(given))
+    if own := [override for override in asked if _names_sweep(override)]:
+        return Path(_compose(name, arguments, own).hydra.sweep.dir)
     # Which jobs run at once, and where, is no part of what they are.
     own = [override for override in asked if not override.startswith(("sweep=", "hydra", "forecast="))]
     named = [override.removeprefix("sweep=") for override in asked if override.startswith("sweep=")]

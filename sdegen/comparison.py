@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
@@ -69,7 +70,7 @@ def figure(entries: Sequence[Entry]) -> Figure | None:
         keys = [key for key in varied(own) if key not in ("seed", "name")]
         metric = headline(own)
         if metric and keys:
-            asked.append((name, own, keys, metric, metric.replace("_", " ")))
+            asked.append((_plain(name), own, keys, metric, metric.replace("_", " ")))
             if "times" in keys:
                 asked += [("", own, keys, quantity, label) for quantity, label in COST.items()]
     if not asked:
@@ -77,7 +78,8 @@ def figure(entries: Sequence[Entry]) -> Figure | None:
     columns = min(3, len(asked))
     rows = -(-len(asked) // columns)
     with matplotlib.rc_context(figures.STYLE):
-        height = max(2.6, 0.6 + max(0.2 * _lines(own, keys) for _, own, keys, *_ in asked))
+        named = [0.2 * _lines(own, keys) for _, own, keys, *_ in asked if _number(own, keys) is None]
+        height = max(2.6, 0.6 + max(named, default=0.0))
         drawn = Figure(figsize=(max(4.2, 3.4 * columns), height * rows), layout="constrained")
         for i, (title, own, keys, quantity, label) in enumerate(asked):
             axes = drawn.add_subplot(rows, columns, i + 1, title=title)
@@ -91,7 +93,7 @@ def _lines(entries: Sequence[Entry], keys: Sequence[str]) -> int:
 
 
 def _panel(axes: Axes, entries: Sequence[Entry], keys: Sequence[str], quantity: str, label: str) -> None:
-    number = next((key for key in keys if len(_numbers(entries, key)) > 2), None)
+    number = _number(entries, keys)
     if number is None:
         _by_choice(axes, entries, keys, quantity, label)
     else:
@@ -155,16 +157,27 @@ def _measured(entry: Entry, quantity: str) -> float:
     return float("nan") if found is None else float(found)
 
 
+def _number(entries: Sequence[Entry], keys: Sequence[str]) -> str | None:
+    """The first option that is a number and has more than two values, over which quality is drawn."""
+    return next((key for key in keys if len(_numbers(entries, key)) > 2), None)
+
+
 def _values(entry: Entry, keys: Sequence[str]) -> tuple[str, ...]:
-    return tuple(entry.options.get(key, "–") for key in keys)
+    return tuple(_plain(entry.options.get(key, "–")) for key in keys)
+
+
+def _plain(text: str) -> str:
+    """Text of a file as text of a figure, where a dollar would begin a formula."""
+    return text.replace("$", r"\$")
 
 
 def _numbers(entries: Sequence[Entry], key: str) -> list[float]:
     """The values of an option, ascending; none where some are no numbers."""
     try:
-        return sorted({float(entry.options[key]) for entry in entries})
+        found = sorted({float(entry.options[key]) for entry in entries})
     except (KeyError, ValueError):
         return []
+    return found if all(map(math.isfinite, found)) else []
 
 
 def _same(entries: Sequence[Entry], key: str, other: str) -> bool:

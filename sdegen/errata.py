@@ -1,8 +1,8 @@
 """The errata of the paper, each with numbers: its printed formula against the right one on the same data.
 
 The right value comes from the package's own processes and samplers, the printed one from an expression written out
-here, and the truth from neither: paths simulated from f and g alone, the chains of the appendices walked step by step,
-or an exact law. Data are on the line, and T = 1.
+here, and the truth from neither formula: paths simulated from f and g alone, the chains of the appendices walked step
+by step, or an exact law. Data are on the line, and T = 1.
 """
 
 from __future__ import annotations

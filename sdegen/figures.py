@@ -57,7 +57,7 @@ def trajectories(dataset: Dataset, samples: Samples, sde: SDE) -> Figure:
         axes = figure.subplots()
         clean = dataset.units.encode(dataset.x)[:2000].numpy()
         axes.scatter(clean[:, 0], clean[:, 1], s=2, color="0.8", linewidths=0, label="data")
-        for i in range(4):
+        for i in range(min(4, path.shape[1])):
             segments = np.stack([path[:-1, i, :2], path[1:, i, :2]], axis=1)
             lines = LineCollection(list(segments), array=times[1:], cmap=DENSITY, linewidths=0.8)
             lines.set_clim(sde.eps, sde.T)

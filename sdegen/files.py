@@ -138,9 +138,9 @@ def peak_memory_mib() -> float | None:
 
 
 def forget_peak_memory() -> None:
-    """Let :func:`peak_memory_mib` count from here, so that a job of a sweep is not charged for those before it.
+    """Let :func:`peak_memory_mib` count from here, so that a job of a sweep is not charged for the peak of another.
 
-    Linux alone can; elsewhere the peak is that of the process.
+    What the process has kept from jobs before still counts. Linux alone can; elsewhere the peak is the process's.
     """
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+import multiprocessing
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from statistics import mean, median
@@ -109,9 +112,27 @@ def write(folder: Path, forecasts: Sequence[tuple[str, Forecast]]) -> Path:
 def read(folder: Path) -> dict[str, Forecast]:
     """What :func:`write` has written; empty where it has not, or where it is damaged."""
     try:
-        return {job: Forecast(**cost) for job, cost in json.loads((folder / NAME).read_text()).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        found = {job: Forecast(**cost) for job, cost in json.loads((folder / NAME).read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
+    numbers = (number for cost in found.values() for number in (*cost[:5], cost.memory_mib or 0.0))
+    return found if all(map(is_number, numbers)) else {}
+
+
+def is_number(value: object) -> bool:
+    """Whether what a file holds is a number that can be reckoned with."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    except OverflowError:
+        return False
+
+
+def each(configs: Sequence[Config]) -> list[Forecast]:
+    """The forecasts of several runs, each in a process of its own, whose memory no other has filled."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["sdegen.forecast"])
+    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
+        return list(pool.map(forecast, configs))
 
 
 def _short(value: float) -> str:

@@ -42,10 +42,10 @@ class Record(NamedTuple):
 def read(sweep: Path) -> dict[str, Record]:
     """The last record of each job, by its name; none where there is no ledger."""
     records = {}
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError, UnicodeDecodeError):
         for line in (sweep / NAME).read_text().splitlines():
             # A disk that was full, or power that failed, leaves half a line: that job has not finished.
-            with contextlib.suppress(ValueError, TypeError):
+            with contextlib.suppress(ValueError, TypeError, RecursionError):
                 record = Record(**json.loads(line))
                 records[record.job] = record
     return records

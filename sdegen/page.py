@@ -121,7 +121,8 @@ def picture(content: bytes | Path, text: str, *, caption: str = "") -> str:
     data = content.read_bytes() if isinstance(content, Path) else content
     with Image.open(io.BytesIO(data)) as opened:
         # As wide as it was drawn, where it says how many dots it has to the inch; a browser has 96.
-        wide = 96 * opened.width / opened.info["dpi"][0] if "dpi" in opened.info else opened.width
+        dpi = opened.info.get("dpi", (96,))[0]
+        wide = 96 * opened.width / dpi if dpi > 0 else opened.width
     size = f" width='{wide:.0f}'"
     source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
     image = f"<img alt='{escape(text, quote=True)}'{size} src='{source}'>"

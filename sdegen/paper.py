@@ -34,7 +34,7 @@ class Experiment(NamedTuple):
         section: where it is.
         command: runs it.
         pictures: its figures.
-        settings: what the paper says of it, as options of a run by their paths.
+        settings: what makes a run this experiment, as the paper says or by a reading, as options by their paths.
         readings: where the paper is silent or ambiguous, and what was chosen.
     """
 
@@ -62,16 +62,32 @@ LAMBDA = (
 )
 EPSILON = "ε is 10⁻⁵, of the two values that the paper names, in training and in sampling."
 
+PROCESS = {"sde": "vp", "sde.beta_min": "0.1", "sde.beta_max": "20.0", "sde.eps": "1e-05"}
+COMMON = {"parametrization": "noise", "weighting": "variance", "times": "stratified", "trainer.steps": "None"}
+COMMON |= {"trainer.clip": "None", "trainer.ema": "0.0", "count": "2000"}
+RK45 = {"sampler": "rk45", "sampler.rtol": "1e-05", "sampler.atol": "1e-05", "sampler.denoise": "False"}
+EULER = {"sampler": "euler_maruyama", "sampler.steps": "1000", "sampler.grid": "uniform", "sampler.denoise": "False"}
+MIXTURE = {"dataset": "mixture", "dataset.size": "5000", "dataset.standardize": "False"}
 POINTS = {
-    "sde": "vp",
+    **PROCESS,
+    **COMMON,
+    "times.draws": "1",
     "network": "mlp",
     "network.activation": "relu",
-    "weighting": "variance",
+    "network.time_embedding": "concat",
     "optimizer": "adam",
     "optimizer.lr": "0.0001",
     "trainer.batch_size": "64",
 }
-SMILE = {**POINTS, "network.hidden": "[128, 128]", "trainer.epochs": "7000", "trainer.steps": "None", "sampler": "rk45"}
+SMILE = {
+    **POINTS,
+    **RK45,
+    "dataset": "smile",
+    "dataset.size": "400",
+    "dataset.standardize": "False",
+    "network.hidden": "[128, 128]",
+    "trainer.epochs": "7000",
+}
 FLOW = "The flow ODE is solved by SciPy's RK45 with rtol = atol = 1e-5, from t = 1 to ε, without a last denoising step."
 
 EXPERIMENTS = {
@@ -94,7 +110,7 @@ EXPERIMENTS = {
                 "What drives the reverse process: the exact score ∇log p_t(x) over x and t.",
             ),
         ),
-        {"dataset": "mixture", "sde": "vp", "network": "oracle"},
+        {**PROCESS, **MIXTURE, **EULER, "network": "oracle"},
         ("The paper draws its figures 1 and 2 as sketches; here they are computed, on the mixture of section 5.1.",),
     ),
     "paper_gaussian_mixture": Experiment(
@@ -111,12 +127,10 @@ EXPERIMENTS = {
         ),
         {
             **POINTS,
-            "dataset": "mixture",
-            "dataset.size": "5000",
+            **MIXTURE,
+            **EULER,
             "network.hidden": "[128]",
             "trainer.epochs": "300",
-            "trainer.steps": "None",
-            "sampler": "euler_maruyama",
         },
         (
             "In N(−3, 1/4), 1/4 is the variance: the paper writes “desvio padrão” where it means a standard deviation.",
@@ -140,7 +154,7 @@ EXPERIMENTS = {
                 "400 training points (left, 4a) and samples of the flow ODE (right, 4b).",
             ),
         ),
-        {**SMILE, "dataset": "smile", "dataset.size": "400", "dataset.noise": "0.0"},
+        {**SMILE, "dataset.noise": "0.0"},
         (
             "A standard deviation of 0.02 of the eyes is of each coordinate, independently.",
             TIME,
@@ -164,7 +178,7 @@ EXPERIMENTS = {
                 "400 training points, the mouth with noise (left, 8a), and samples of the flow ODE (right, 8b).",
             ),
         ),
-        {**SMILE, "dataset": "smile", "dataset.size": "400", "dataset.noise": "0.02"},
+        {**SMILE, "dataset.noise": "0.02"},
         (
             "Network, training and sampler are those of the smile: appendix E names no other.",
             "The noise is added to the mouth alone, to each coordinate, as the text says.",
@@ -196,26 +210,27 @@ EXPERIMENTS = {
             ),
         ),
         {
+            **PROCESS,
+            **COMMON,
+            **RK45,
             "dataset": "digits",
-            "sde": "vp",
             "network": "score_net",
             "network.embedding": "256",
-            "weighting": "variance",
+            "times.draws": "10",
             "optimizer": "adam",
+            "optimizer.lr": "0.0001",
             "trainer.batch_size": "4",
             "trainer.epochs": "15",
-            "trainer.steps": "None",
-            "sampler": "rk45",
         },
         (
             "“Seven convolutions interleaved with dense”: an encoder and a decoder with group normalisation and skips, "
             "a dense layer adding the embedding of the time after each convolution; padded, so that 8 × 8 does not "
             "vanish.",
             "Pixels 0 … 16 are scaled to [−1, 1]; a fifth of the images is held out for the measures.",
-            "The learning rate is not said for the digits: 10⁻⁴, as of the other experiments.",
+            "Neither SDE, optimiser, learning rate nor λ is said for the digits: VP, Adam, 10⁻⁴ and σ_t², as of the "
+            "other experiments.",
             TIME + " Ten times for each image at a step, as the paper's ten noises.",
             OUTPUT,
-            LAMBDA,
             EPSILON,
             FLOW,
         ),
@@ -225,9 +240,19 @@ EXPERIMENTS = {
         "appendix F",
         "python scripts/train.py experiment=paper/digits_classifier",
         (Picture("", "accuracy", "", "How many noisy digits it knows at each time. It is what steers figure 9."),),
-        {"dataset": "digits", "sde": "vp", "network": "classifier_mlp", "objective": "classification"},
+        {
+            **PROCESS,
+            "dataset": "digits",
+            "network": "classifier_mlp",
+            "network.hidden": "[128, 128]",
+            "objective": "classification",
+            "weighting": "uniform",
+            "trainer.epochs": "300",
+            "trainer.batch_size": "64",
+        },
         (
-            "Epochs and batch of the classifier are not said: 300, of 64.",
+            "Epochs, batch, optimiser and SDE of the classifier are not said: 300, 64, Adam at 10⁻³ with the "
+            "gradient's norm cut at 1 and a moving average of the weights (0.999), and VP.",
             "The cross entropy is a mean over t, each t with the same weight.",
             "The guidance scale is not said: Bayes' rule has 1.",
         ),

@@ -118,12 +118,12 @@ def _field_on_line(dataset: Dataset, sde: SDE, score: Score, exact: Marginals | 
     fields = {of: _scaled(sde, s, points, times).reshape(len(x), len(t)).numpy() for of, s in scores.items()}
     if exact is not None:
         fields[f"{name} − exact"] = fields[name] - fields["exact"]
-    last, visited = list(fields)[-1], density > VISITED
+    last, truest, visited = list(fields)[-1], list(scores)[-1], density > VISITED
     figure = Figure(figsize=(1.5 + 2.1 * len(fields), 2.6), layout="constrained")
     panels = figure.subplots(1, len(fields), sharey=True, squeeze=False)[0]
     for axes, (title, values) in zip(panels, fields.items(), strict=True):
-        # One scale for both scores, and one of its own for what is between them.
-        top = _top(fields[last if title == last else name][visited])
+        # One scale for both scores, that of the exact one, and one of its own for what is between them.
+        top = _top(fields[title if title == last else truest][visited])
         image = _image(axes, values, t, x, cmap=SIGNED, vmin=-top, vmax=top)
         axes.contourf(t.numpy(), x.numpy(), density, [-1, VISITED], colors="0.85")
         axes.set(title=title, xlabel="time t", xlim=(sde.eps, sde.T), ylim=(-limit, limit))

@@ -7,6 +7,7 @@ captions; then every other folder's runs, compared in what they differ in; then 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from statistics import median
 
 import matplotlib
 
-from sdegen import comparison, figures, files, forecast, page
+from sdegen import comparison, figures, forecast, page
 from sdegen.collection import Entry, collect, metrics_of
 from sdegen.errata import errata
 from sdegen.errors import UserError
@@ -41,8 +42,13 @@ def write(root: Path) -> tuple[Path, list[Entry], list[tuple[Path, str]]]:
         raise UserError(f"{root}: holds no finished run{why}")
     text = compose(root, entries, left_out)
     temporary = root / f".{NAME}"
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, root / NAME)
+    try:
+        # Names of files may be no text.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        os.replace(temporary, root / NAME)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{root / NAME}: cannot be written: {error.strerror}") from None
     return root / NAME, entries, left_out
 
 
@@ -56,10 +62,10 @@ def compose(root: Path, entries: Sequence[Entry], left_out: Sequence[tuple[Path,
         sections += [(f"paper-{name}", EXPERIMENTS[name].title, _experiment(name, own[name])) for name in own]
     if costs := _costs(root, own):
         sections.append(("cost", "What the paper's grid of times costs", costs))
-    for parent in dict.fromkeys(entry.folder.parent for entry in entries):
-        inside = [entry for entry in entries if entry.folder.parent == parent]
+    for parent in dict.fromkeys(_parent(root, entry) for entry in entries):
+        inside = [entry for entry in entries if _parent(root, entry) == parent]
         if not shown.issuperset(entry.folder for entry in inside):
-            sections.append((f"runs-{_slug(root, parent)}", _below(root, parent), _runs(root, inside)))
+            sections.append((_anchor("runs", parent), _below(root, parent), _runs(inside)))
     if own:
         sections.append(("errata", "Errata of the paper", _errata()))
     if left_out:
@@ -81,7 +87,8 @@ def papers(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
     for name in EXPERIMENTS:
         own = [entry for entry in entries if entry.name == name and entry.folder.parent not in swept]
         if own:
-            by_seed = {entry.options.get("seed"): entry for entry in reversed(own)}
+            # Of one seed the newest.
+            by_seed = {entry.options.get("seed"): entry for entry in own}
             found[name] = sorted(by_seed.values(), key=own.index)
     return found
 
@@ -95,7 +102,8 @@ def _summary(own: Mapping[str, Sequence[Entry]]) -> str:
     """The measure of quality of every experiment, beside its floor."""
     rows = []
     for name, seeds in own.items():
-        metric = comparison.headline(seeds) or next(iter(seeds[0].metrics), None)
+        shared = (metric for metric in seeds[0].metrics if all(metric in entry.metrics for entry in seeds))
+        metric = comparison.headline(seeds) or next(shared, None)
         if metric is None:
             continue
         found = seeds[0].metrics[metric]
@@ -151,31 +159,33 @@ def _measures(seeds: Sequence[Entry]) -> str:
     return page.table([*heads, "floor", "training set", "over the floor"], rows)
 
 
-def _runs(root: Path, entries: Sequence[Entry]) -> list[str]:
+def _runs(entries: Sequence[Entry]) -> list[str]:
     """The runs of one folder: the figure of what they differ in, a table that sorts, and each run."""
     parts, keys = [], comparison.swept(entries)
-    figure = comparison.figure(entries)
-    if figure is not None:
-        buffer = io.BytesIO()
-        with matplotlib.rc_context(figures.STYLE):
-            figure.savefig(buffer, format="png")
-        parts.append(page.picture(buffer.getvalue(), "the measure of every run, by what the runs differ in"))
+    try:
+        if figure := comparison.figure(entries):
+            buffer = io.BytesIO()
+            with matplotlib.rc_context(figures.STYLE):
+                figure.savefig(buffer, format="png")
+            parts.append(page.picture(buffer.getvalue(), "the measure of every run, by what the runs differ in"))
+    except Exception as error:  # The numbers are of anybody's files, and may be such that no axis holds them.
+        parts.append(page.paragraph(f"There is no figure: {error}"))
     if len(entries) > 1:
-        parts.append(_table(root, entries, keys))
+        parts.append(_table(entries, keys))
     for entry in entries:
         differs = ", ".join(f"{key}={entry.options[key]}" for key in keys if key in entry.options)
-        anchor, opened = f"run-{_slug(root, entry.folder)}", len(entries) <= 6
+        anchor, opened = _anchor("run", entry.folder), len(entries) <= 6
         parts.append(page.folded(entry.folder.name, differs, _run(entry), anchor=anchor, opened=opened))
     return parts
 
 
-def _table(root: Path, entries: Sequence[Entry], keys: Sequence[str]) -> str:
+def _table(entries: Sequence[Entry], keys: Sequence[str]) -> str:
     names = list(dict.fromkeys(name for entry in entries for name in entry.metrics))
     rows = []
     for entry in entries:
         values = [entry.metrics.get(name, {}).get("value") for name in names]
         cost = [entry.cost.get(key) for key in ("steps", "seconds", "peak_memory_mib")]
-        link = page.Link(entry.folder.name, f"run-{_slug(root, entry.folder)}")
+        link = page.Link(entry.folder.name, _anchor("run", entry.folder))
         rows.append([link, *(entry.options.get(key, "–") for key in keys), *values, *cost])
     return page.table(["run", *keys, *names, "steps", "seconds", "MiB"], rows, kind="sorts")
 
@@ -225,16 +235,17 @@ def _costs(root: Path, own: Mapping[str, Sequence[Entry]]) -> list[str]:
     }
     rows = []
     for name, seeds in own.items():
-        told = foreseen.get(f"experiment=paper/grid/{name.removeprefix('paper_')}")
-        spent = seeds[0].cost.get("seconds")
-        if told is not None and isinstance(spent, float):
-            memory = seeds[0].cost.get("peak_memory_mib")
-            rows.append([EXPERIMENTS[name].title, seeds[0].cost.get("steps"), _time(spent), _whole(memory)])
-            rows[-1] += [_time(told.seconds), _whole(told.memory_mib), told.seconds / spent]
+        cost, wanted = seeds[0].cost, f"experiment=paper/grid/{name.removeprefix('paper_')}"
+        told = next((found for job, found in foreseen.items() if wanted in job.split()), None)
+        if told is not None and told.steps == cost.get("steps") and cost.get("seconds", 0) > 0:
+            spent = [cost["steps"], _time(cost["seconds"]), _whole(cost.get("peak_memory_mib"))]
+            ratio = told.seconds / cost["seconds"]
+            rows.append([EXPERIMENTS[name].title, *spent, _time(told.seconds), _whole(told.memory_mib), ratio])
     heads = ["", "steps", "continuous t", "MiB", "grid, forecast", "MiB", "grid over continuous"]
     note = (
         "Training alone, as many steps with either. Continuous t was run; the grid is foretold from a few of its real "
-        "steps (forecast=true), in chunks, so that its memory is bounded."
+        "steps (forecast=true), in chunks, so that its memory is bounded. Memory is the process's, with Python and "
+        "torch, and with what earlier jobs of the process have left."
     )
     return [page.table(heads, rows), page.paragraph(note)] if rows else []
 
@@ -246,7 +257,7 @@ def _errata() -> list[str]:
         for e in errata()
     ]
     heads = ["", "where", "printed", "correct", "on the same data", "as printed", "corrected", "measured"]
-    note = "Every number is computed when this page is written; “measured” shares no formula with either."
+    note = "Every number is computed when this page is written; “measured” is by simulation, or of an exact law."
     return [page.paragraph(note), page.table(heads, rows, kind="text")]
 
 
@@ -281,5 +292,11 @@ def _below(root: Path, folder: Path) -> str:
     return str(folder if folder == root else folder.relative_to(root))
 
 
-def _slug(root: Path, folder: Path) -> str:
-    return files.snake_case(str(folder.relative_to(root))).replace("/", "-")
+def _parent(root: Path, entry: Entry) -> Path:
+    """The folder whose runs are read together; a run's own where it is the page's."""
+    return root if entry.folder == root else entry.folder.parent
+
+
+def _anchor(kind: str, folder: Path) -> str:
+    """A name for a part of the page that no other folder has."""
+    return f"{kind}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]}"

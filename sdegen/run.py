@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sdegen import checkpoint as checkpoints
 from sdegen import schema
-from sdegen.assembly import GROUPS, TRAIN, Config, Faults, check, choice, connect, construct, refusals
+from sdegen.assembly import GROUPS, TRAIN, Config, Faults, check, choice, connect, construct, paced, refusals
 from sdegen.checkpoint import Checkpoint
 from sdegen.classifier import ClassifierModel
 from sdegen.datasets import Dataset, Units
@@ -62,6 +62,7 @@ def load(
     path = checkpoints.find(Path(run), checkpoint)
     saved = checkpoints.load(path)
     config = {**plain(saved.config), **(nodes or {})}
+    config["sampler"] = paced(config["sampler"], config["sde"])
     plain_options = {key: value for key, value in config.items() if key not in GROUPS}
     config |= check({**{group: config[group] for group in LOADED}, **plain_options}, LOADED, TRAIN, trust)
     own, network = saved.config["network"], schema.resolve(config["network"]["_target_"], trust)

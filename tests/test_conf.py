@@ -275,5 +275,7 @@ def test_steps_left_to_auto_walk_the_levels_of_the_chain(levels: int) -> None:
     expected = torch.arange(levels, 0, -1, dtype=torch.float64) / levels
     torch.testing.assert_close(built.sampler.times(built.sde), expected, rtol=0, atol=1e-12)
     assert built.config["sampler"]["steps"] == levels - 1
+    wide = assembly.build(composed("train", ["experiment=smld", f"sde.levels={levels:.1e}"]))
+    assert len(wide.sampler.times(wide.sde)) == levels  # type: ignore[union-attr]
     with pytest.raises(assembly.Faults, match="sampler.steps=auto is that of a chain such as sde=ddpm"):
         assembly.build(composed("train", ["experiment=smile", "sampler.steps=auto"]))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdegen import experiment, forecast
+from sdegen import experiment, files, forecast
 from sdegen.command import composed
 from sdegen.networks.mlp import MLP
 
@@ -55,6 +55,24 @@ def test_what_chooses_its_steps_is_tried_and_what_is_not_sampled_costs_nothing(m
     assert (exact.steps, exact.rows, exact.seconds, exact.sampled_rows) == (0, 0, 0, 63)
     classifier = forecast.forecast(composed("train", ["experiment=paper/digits_classifier"]))
     assert (classifier.sampled_rows, classifier.sampling_seconds) == (0, 0)
+
+
+def test_each_of_several_has_a_process_and_its_memory_of_its_own() -> None:
+    """The peak of the first, of a large data set, is not told of the second; in one process it is forgotten as well."""
+    small = composed(
+        "train", ["experiment=smile", "trainer.steps=2", "trainer.epochs=null", "sampler.steps=2", "count=9"]
+    )
+    large = {**small, "dataset": {**small["dataset"], "size": 4_000_000}}
+    first, second = forecast.each([large, small])
+    assert first.memory_mib is not None and second.memory_mib is not None
+    assert second.memory_mib < first.memory_mib - 60
+    files.forget_peak_memory()
+    before = files.peak_memory_mib()
+    held = np.ones(30_000_000)
+    assert before is not None and files.peak_memory_mib() > before + 200  # type: ignore[operator]
+    del held
+    files.forget_peak_memory()
+    assert files.peak_memory_mib() < before + 30  # type: ignore[operator]
 
 
 def test_a_table_adds_up() -> None:

@@ -157,17 +157,20 @@ def paper_run(name: str, *overrides: str) -> Entry:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_of_the_paper_is_known_by_its_settings(name: str) -> None:
-    """As it stands in conf/, in order of the seeds; with another λ, network or SDE it is not the paper's."""
+    """As it stands in conf/, of one seed the newest; with another process, network or λ it is not the paper's."""
     seeds = [paper_run(name, f"seed={seed}") for seed in (0, 1)]
-    again = seeds[0]._replace(folder=Path("again"))
-    others = [paper_run(name, "network.hidden=[8]")] if "hidden" in str(EXPERIMENTS[name].settings) else []
-    others += [] if name == "paper_process" else [paper_run(name, "sde=subvp")]
-    others += [paper_run(name, "weighting=likelihood")] if "weighting" in EXPERIMENTS[name].settings else []
-    assert report.papers([*others, *seeds, again]) == {name: seeds}
+    again = seeds[0]._replace(folder=Path("again", "0"))
+    settings = EXPERIMENTS[name].settings
+    others = [paper_run(name, "sde=subvp"), paper_run(name, "sde.beta_max=5")]
+    others += [paper_run(name, "network.hidden=[8]")] if "network.hidden" in settings else []
+    others += [paper_run(name, "weighting=likelihood")] if "weighting" in settings else []
+    others += [paper_run(name, "parametrization=raw"), paper_run(name, "times=uniform")] if "times" in settings else []
+    others += [paper_run(name, "sampler.steps=10")] if "sampler.steps" in settings else []
+    assert report.papers([*others, *seeds, again]) == {name: [seeds[1], again]}
     assert report.papers(others) == {}
     # Beside another in one folder it is part of a sweep.
     together = [one._replace(folder=Path("sweep", str(i))) for i, one in enumerate([*others, *seeds])]
-    assert report.papers(together) == ({name: together} if not others else {})
+    assert report.papers(together) == {}
 
 
 def test_the_papers_runs_come_first_beside_their_captions(sweep: Path, tmp_path: Path) -> None:
@@ -203,7 +206,12 @@ def test_the_papers_runs_come_first_beside_their_captions(sweep: Path, tmp_path:
     assert [table[1][:2] for table in page.tables if table[1][0] == "agreement"] == [["agreement", "0.875"]]
     assert "1/4 is the variance" in page.text
     summary = {row[0]: row for row in page.tables[0]}
-    assert [float(cell) for cell in summary["Smile"][2:5:2]] == [2, pytest.approx((0.123 + 1.123) / 2)]
+    value, floor = (
+        (0.123 + 1.123) / 2,
+        json.loads((guided.parents[1] / "metrics.json").read_text())["sliced_w1"]["floor"],
+    )
+    wanted = [2, value, floor, value / floor]
+    assert [float(summary["Smile"][i]) for i in (2, 4, 5, 7)] == pytest.approx(wanted, rel=1e-3)
     cost = next(table for table in page.tables if table[0][2:3] == ["continuous t"])
     assert cost[1] == ["Smile", "49000", "1 min 40 s", "300", "2 h 1 min", "600", "72.6"]
     errata = next(table for table in page.tables if "printed" in table[0])
@@ -250,6 +258,58 @@ def test_what_is_no_finished_run_is_left_out_with_the_reason(sweep: Path, tmp_pa
     page = Page(path.read_text())
     assert all(f"{name}: {why}" in page.text for name, why in reasons.items())
     assert len([a for a in page.addresses if a.startswith("data:image")]) == 1
+
+
+HARM = {
+    "deep": ("metrics.json", "[" * 100_000),
+    "long": ("metrics.json", '{"w1": {"value": ' + "9" * 400 + "}}"),
+    "infinite": ("metrics.json", '{"w1": {"value": Infinity}}'),
+    "bytes": ("metrics.json", b"\xff\xfe"),
+    "large": ("metrics.json", " " * 2**21),
+    "aliases": ("config.yaml", "a: &a [1]\nb: *a\n"),
+    "nested": ("provenance.json", '{"training": ' + "[" * 100_000),
+}
+
+
+def test_no_file_keeps_the_others_from_being_read(sweep: Path, tmp_path: Path) -> None:
+    """Damage and malice cost the run that has them, and strange names and numbers nothing."""
+    root = tmp_path / "outputs"
+    for name, (file, content) in HARM.items():
+        shutil.copytree(sweep / "8-smile", root / name)
+        (root / name / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    strange = ("run2²", "x$^{", "a<b>", "nan", "numbers")
+    for name in strange:
+        shutil.copytree(sweep / "8-smile", root / name)
+    config = files.as_yaml({**composed("train", ["dataset=smile"]), "name": "a$x^{$b", "1": 2})
+    (root / "x$^{" / "config.yaml").write_text(config.replace("'1': 2", "1: 2"))
+    cost = {"training": {"steps": 4, "seconds": float("nan"), "peak_memory_mib": 10**400}}
+    (root / "nan" / "provenance.json").write_text(json.dumps(cost))
+    for name, value in (("numbers", "1.0e-300"), ("a<b>", ".inf"), ("run2²", "1.0e+300")):
+        text = (root / name / "config.yaml").read_text()
+        (root / name / "config.yaml").write_text(text.replace("beta_max: 20.0", f"beta_max: {value}"))
+    (root / "ledger.jsonl").mkdir()
+    (root / "forecast.json").write_text('{"experiment=paper/grid/smile": {"steps": "x"}}')
+    path, entries, left_out = report.write(root)
+    assert {folder.name for folder, _ in left_out} == set(HARM)
+    assert sorted(entry.folder.name for entry in entries) == sorted(strange)
+    assert Page(path.read_text()).headings
+
+
+def test_a_run_by_itself_is_read_too(sweep: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(sweep / "8-smile", run)
+    path, entries, _ = report.write(run)
+    assert path == run / "report.html" and [entry.folder for entry in entries] == [run]
+    with Image.open(run / "figures" / "samples.png") as picture:
+        assert f"width='{96 * picture.width / 150:.0f}'" in path.read_text()
+
+
+def test_a_page_that_cannot_be_written_is_told(sweep: Path, tmp_path: Path) -> None:
+    shutil.copytree(sweep / "8-smile", tmp_path / "run")
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(UserError, match="report.html: cannot be written"):
+        report.write(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "report.html"}
 
 
 def test_a_folder_without_runs_is_told(tmp_path: Path) -> None:
