@@ -73,11 +73,7 @@ def bare_loop(x, hidden: tuple[int, ...]) -> Callable[[int], None]:  # noqa: ANN
 
 def our_loop(parts, recorder) -> Callable[[int], None]:  # noqa: ANN001
     """The whole step: batches of the stream, clipping, averaging, loss by t-bin, TensorBoard."""
-    from sdegen.stream import Stream
-    from sdegen.training import Training
-
-    stream = Stream(0, parts.dataset, 64, parts.objective, parts.weighting, parts.times, parts.model)
-    training = Training(parts.model, parts.objective, parts.optimizer, parts.trainer, stream, 0)
+    training = parts.training()
 
     def steps(n: int) -> None:
         training.steps = training.step + n
@@ -143,16 +139,11 @@ def two_steps(name: str, grid: str, chunk: int | None) -> None:
     import torch
 
     from sdegen.assembly import build
-    from sdegen.stream import Stream
-    from sdegen.training import Training
 
     torch.set_num_threads(1)
-    config = composed(f"experiment={name}", f"times={grid}", f"times.chunk={chunk or 1}")
-    parts = build(config)
-    stream = Stream(0, parts.dataset, 64, parts.objective, parts.weighting, parts.times, parts.model)
-    training = Training(parts.model, parts.objective, parts.optimizer, parts.trainer, stream, 2)
+    training = build(composed(f"experiment={name}", f"times={grid}", f"times.chunk={chunk or 1}")).training()
     if chunk is not None:
-        for chunks in stream.steps(0, 2):
+        for chunks in training.stream.steps(0, 2):
             training.advance(chunks)
 
 

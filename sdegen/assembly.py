@@ -13,6 +13,7 @@ from sdegen import files, schema
 from sdegen.classifier import ClassifierModel
 from sdegen.datasets import Dataset
 from sdegen.errors import UserError
+from sdegen.gradient import Gradient, choose
 from sdegen.guidance import Guidance
 from sdegen.networks import Network
 from sdegen.objective import Objective
@@ -90,6 +91,7 @@ class Experiment(NamedTuple):
     dataset: Dataset
     sde: SDE
     model: ScoreModel | ClassifierModel
+    gradient: Gradient
     objective: Objective
     weighting: Weighting
     times: TimeSampler
@@ -103,9 +105,9 @@ class Experiment(NamedTuple):
         torch.set_num_threads(self.trainer.threads)
         model = self.model.to(device, dtype)
         steps = self.trainer.total(len(self.dataset.x)) if any(p.requires_grad for p in model.parameters()) else 0
-        recipe = (self.trainer.batch_size, self.objective, self.weighting, self.times)
+        recipe = (self.trainer.batch_size, self.gradient.prepare, self.weighting, self.times)
         stream = Stream(self.config["seed"], self.dataset, *recipe, model, device, dtype)
-        return Training(model, self.objective, self.optimizer, self.trainer, stream, steps)
+        return Training(model, self.gradient, self.optimizer, self.trainer, stream, steps)
 
 
 def check(config: Config, groups: Sequence[str], types: Mapping[str, Any], trust: Sequence[str]) -> Config:
@@ -187,7 +189,12 @@ def build(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Experiment:
     if found:
         raise Faults("\n".join(found))
     parametrization = plain.pop("parametrization")
-    return Experiment(config, dataset, sde, connect(network, parametrization, sde), **plain)
+    model, trainer = connect(network, parametrization, sde), plain["trainer"]
+    try:
+        gradient = choose(trainer.gradient, model, plain["objective"], trainer.precision == "bfloat16")
+    except UserError as error:
+        raise Faults(str(error)) from None
+    return Experiment(config, dataset, sde, model, gradient, **plain)
 
 
 def refusals(config: Config, parts: Mapping[str, Any], trust: Sequence[str]) -> list[str]:

@@ -53,8 +53,9 @@ def train(
     parts = build(config, trust)
     config, trainer, dataset = parts.config, parts.trainer, parts.dataset
     # Generators differ between kinds of device, sums between numbers of threads: what was chosen is what is resumed.
-    config["trainer"] = {**config["trainer"], "device": str(trainer.device), "threads": trainer.threads}
     dtype, training = DTYPES[trainer.precision], parts.training()
+    chosen = {"device": str(trainer.device), "threads": trainer.threads, "gradient": training.gradient.name}
+    config["trainer"] = {**config["trainer"], **chosen}
     steps = training.steps
     trainable = steps > 0
     if resume is None:

@@ -43,9 +43,11 @@ class Parametrization(ABC, Generic[S]):
     Attributes:
         kernel: empty where any SDE will do; else the words of what to use in its place where the SDE has no
             closed-form kernel.
+        affine: whether the score is affine in what the network gives, entry by entry, as in all those of the table.
     """
 
     kernel = ""
+    affine = False
 
     @abstractmethod
     def __call__(self, network: Output, sde: S, x: Tensor, t: Tensor) -> Tensor:
@@ -54,6 +56,8 @@ class Parametrization(ABC, Generic[S]):
 
 class Raw(Parametrization[SDE]):
     """The network is the score, as the paper writes it. Any SDE will do."""
+
+    affine = True
 
     def __call__(self, network: Output, sde: SDE, x: Tensor, t: Tensor) -> Tensor:
         return network(x, t)
@@ -67,6 +71,8 @@ class Residual(Parametrization[SDE]):
     score, a cubic drift that it does not cancel to the last throws outlying samples to infinity. Any SDE will do.
     """
 
+    affine = True
+
     def __call__(self, network: Output, sde: SDE, x: Tensor, t: Tensor) -> Tensor:
         return sde.prior_score(x) + network(x, t)
 
@@ -75,6 +81,7 @@ class Noise(Parametrization[LinearSDE]):
     r"""The network estimates the noise :math:`z`: :math:`s = -F/\sigma_t` (Ho et al. 2020)."""
 
     kernel = "use parametrization=residual or parametrization=raw"
+    affine = True
 
     def __call__(self, network: Output, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
         return network(x, t) / -expand(sde.sigma(t), x)
@@ -84,6 +91,7 @@ class Data(Parametrization[LinearSDE]):
     r"""The network estimates the clean data: :math:`s = (\alpha_t F - x)/\sigma_t^2` (Tweedie's formula)."""
 
     kernel = "use parametrization=residual or parametrization=raw"
+    affine = True
 
     def __call__(self, network: Output, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = expand(sde.alpha(t), x), expand(sde.sigma(t), x)
@@ -94,6 +102,7 @@ class Velocity(Parametrization[LinearSDE]):
     r"""The network estimates :math:`\alpha_t z - \sigma_t x_0` (Salimans & Ho 2022, https://arxiv.org/abs/2202.00512)."""
 
     kernel = "use parametrization=residual or parametrization=raw"
+    affine = True
 
     def __call__(self, network: Output, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = expand(sde.alpha(t), x), expand(sde.sigma(t), x)
@@ -116,6 +125,7 @@ class Karras(Parametrization[LinearSDE]):
     """
 
     kernel = "use parametrization=residual or parametrization=raw"
+    affine = True
 
     def __init__(self, sigma_data: float = 1.0) -> None:
         if sigma_data <= 0:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sdegen.classifier import ClassifierModel
 from sdegen.datasets import Dataset
-from sdegen.objective import Objective, Prepared
-from sdegen.rng import generator, randn_like
+from sdegen.objective import Prepared
+from sdegen.rng import RandnLike, generator, randn_like
 from sdegen.score import ScoreModel
 from sdegen.times import TimeSampler
 from sdegen.weighting import Weighting
+
+Prepare = Callable[[Any, Tensor, Tensor, RandnLike], Prepared]
 
 
 class Batch(NamedTuple):
@@ -51,7 +53,7 @@ class Stream:
         seed: the run's seed.
         dataset: the data.
         batch_size: data points in a step.
-        objective: prepares the noisy points.
+        prepare: makes the rows of many steps at once: see :meth:`Objective.prepare`.
         weighting: λ(t).
         times: draws the times.
         model: whose SDE it is, and whose network is told the classes or not.
@@ -67,7 +69,7 @@ class Stream:
         seed: int,
         dataset: Dataset,
         batch_size: int,
-        objective: Objective,
+        prepare: Prepare,
         weighting: Weighting,
         times: TimeSampler,
         model: ScoreModel | ClassifierModel,
@@ -79,7 +81,7 @@ class Stream:
         self.x = x = dataset.x if dataset.mapped else dataset.x.to(device)
         y = torch.full((len(x),), -1) if dataset.y is None else dataset.y
         self.y, self.dropout = y.to(device), model.network.label_dropout
-        self.objective, self.weighting, self.times, self.sde = objective, weighting, times, model.sde
+        self.prepare, self.weighting, self.times, self.sde = prepare, weighting, times, model.sde
         self.per_epoch = -(-len(x) // batch_size)
         numbers = times.draws * min(batch_size, len(x)) * x[0].numel()
         self.ahead = max(1, min(self.AHEAD, self.NUMBERS // numbers))
@@ -109,12 +111,19 @@ class Stream:
                 part = self.times(self.sde, self.weighting, u[k : k + 1, :, :size])
                 t[k, :, :size], ratio[k, :, :size] = part[0][0], part[1][0]
         x0 = self._points(index, block)[:, None].expand(*shape, *self.x.shape[1:]).flatten(0, 2)
-        rows = self.objective.prepare(self.sde, x0, t.flatten(), randn_like(source))
+        rows = self.prepare(self.sde, x0, t.flatten(), randn_like(source))
         weight = ratio * self.weighting(self.sde, t)
         rows = rows.map(lambda field: field.unflatten(0, shape))
         y = self._labels(index, block)[:, None].expand(shape)
         chunk = self.times.chunk
+        if chunk == self.times.draws:
+            # Cut for all steps at once: for a small step one by one would cost as much as its products.
+            fields = [field.flatten(1, 2).unbind() for field in (*vars(rows).values(), y, weight, ratio)]
+            whole = [(type(rows)(*own[:-3]), *own[-3:], width * chunk) for own in zip(*fields, strict=True)]
         for k in range(start, stop):
+            if chunk == self.times.draws and sizes[k] == width:
+                yield [Batch(*whole[k])]
+                continue
             chunks = []
             for i in range(0, self.times.draws, chunk):
                 cut = partial(_cut, step=k, draws=slice(i, i + chunk), size=sizes[k])

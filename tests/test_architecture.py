@@ -17,7 +17,7 @@ LAYERS = [
     {"networks", "samplers", "weighting", "datasets"},
     {"score", "classifier", "measurement", "times", "objective", "optimizer", "likelihood"},
     {"stream", "guidance"},
-    {"posterior"},
+    {"posterior", "gradient"},
     {"sampling"},
     {"training", "metrics", "figures", "proofs", "errata", "features"},
     {

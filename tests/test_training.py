@@ -11,6 +11,7 @@ import torch
 from sdegen import assembly, checkpoint, experiment
 from sdegen.command import composed
 from sdegen.errors import UserError
+from sdegen.gradient import Autograd
 from sdegen.rng import SampleNoise
 from sdegen.stream import Stream
 from sdegen.tensor import flatten_parameters
@@ -26,11 +27,7 @@ def config(*overrides: str) -> dict[str, Any]:
 
 
 def training(cfg: dict[str, Any]) -> Training:
-    parts = assembly.build(cfg)
-    size = parts.trainer.batch_size
-    stream = Stream(cfg["seed"], parts.dataset, size, parts.objective, parts.weighting, parts.times, parts.model)
-    steps = parts.trainer.total(len(parts.dataset.x))
-    return Training(parts.model, parts.objective, parts.optimizer, parts.trainer, stream, steps)
+    return assembly.build(cfg).training()
 
 
 def run_to(cfg: dict[str, Any], stop: int) -> Training:
@@ -110,14 +107,15 @@ def test_chunks_bound_the_memory_and_change_only_rounding() -> None:
         cfg = config("times=grid", "times.points=20", "times.simulations=3", f"times.chunk={chunk}")
         parts = assembly.build(cfg)
         model = parts.model.double()
-        recipe = (parts.objective, parts.weighting, parts.times)
+        gradient = Autograd(model, parts.objective)
+        recipe = (gradient.prepare, parts.weighting, parts.times)
         stream = Stream(0, parts.dataset, 16, *recipe, model, dtype=torch.float64)
-        trained = Training(model, parts.objective, parts.optimizer, parts.trainer, stream, 10)
+        trained = Training(model, gradient, parts.optimizer, parts.trainer, stream, 10)
         chunks = next(stream.steps(0, 1))
         assert max(len(batch.weight) for batch in chunks) == chunk * 16
         assert sum(len(batch.weight) for batch in chunks) == chunks[0].total == 60 * 16
-        for rows, _, weight, _, total in chunks:
-            ((weight * trained.objective.loss(model, rows)).sum() / total).backward()
+        for batch in chunks:
+            gradient.add(batch)
         gradients.append(trained.vector.grad.clone())  # type: ignore[union-attr]
     torch.testing.assert_close(gradients[0], gradients[2], rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(gradients[1], gradients[2], rtol=1e-10, atol=1e-12)
@@ -142,7 +140,7 @@ def test_batches_do_not_depend_on_where_the_stream_starts() -> None:
 
 
 def test_blocks_and_epochs_have_noise_and_orders_of_their_own() -> None:
-    stream = training(config("trainer.steps=100")).stream
+    stream = training(config("trainer.steps=100", "trainer.gradient=autograd")).stream
     noises = [chunks[0].rows.noise for chunks in stream.steps(0, 70) if len(chunks[0].weight) == 16]
     assert len({float(noise[0, 0]) for noise in noises}) == len(noises)
     orders = [tuple(stream._indices(epoch * 4).tolist()) for epoch in range(5)]
@@ -157,7 +155,7 @@ def test_large_batches_are_prepared_fewer_steps_ahead() -> None:
 
 def test_a_seed_keeps_its_meaning() -> None:
     """Numbers that must not change: every result of every seed hangs on them (see rng.py and Stream)."""
-    (batch,) = next(training(config("trainer.steps=40")).stream.steps(33, 34))
+    (batch,) = next(training(config("trainer.steps=40", "trainer.gradient=autograd")).stream.steps(33, 34))
     torch.testing.assert_close(batch.rows.noise[0], torch.tensor([-0.720225, -0.567792]), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(batch.rows.t[:2], torch.tensor([0.047636, 0.098793]), rtol=1e-5, atol=1e-6)
     noise = SampleNoise(0, 70, 72, (2,))
@@ -210,7 +208,8 @@ def test_short_batch_is_stratified_over_the_whole_interval() -> None:
 @pytest.mark.parametrize("clip", [0.1, 1000.0])
 def test_step_is_that_of_plain_pytorch(clip: float) -> None:
     """Flat vector, fused Adam, clipping and averaging against the textbook loop, layer by layer."""
-    cfg = config("trainer.steps=25", f"trainer.clip={clip}", "trainer.ema=0.9", "optimizer.lr=1e-2")
+    cfg = config("trainer.steps=25", f"trainer.clip={clip}", "trainer.ema=0.9", "optimizer.lr=1e-2",
+                 "trainer.gradient=autograd")  # fmt: skip
     trained = training(cfg)
     parts = assembly.build(cfg)
     plain = torch.optim.Adam(parts.model.parameters(), lr=1e-2)
@@ -303,7 +302,14 @@ def test_loss_by_time_does_not_depend_on_how_the_times_are_drawn() -> None:
     means = []
     for times in ("stratified", "importance"):
         stream = training(
-            config("trainer.steps=1", f"times={times}", "times.draws=40", "weighting=uniform", "sde.eps=0.05")
+            config(
+                "trainer.steps=1",
+                f"times={times}",
+                "times.draws=40",
+                "weighting=uniform",
+                "sde.eps=0.05",
+                "trainer.gradient=autograd",
+            )
         ).stream
         gathered = LossByTime(0.05, 1.0)
         for (batch,) in stream.steps(0, 40):

@@ -54,6 +54,10 @@ class MLP(Network):
             # network would spend its first thousands of steps unable to see where it is.
             nn.init.kaiming_uniform_(self.layers[0].weight[:, :size].data, a=math.sqrt(5))  # type: ignore[index]
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def features(self, x: Tensor, t: Tensor) -> Tensor:
+        """What the first layer sees: ``(B, *)`` and ``()`` or ``(B,)`` to ``(B, inputs)``."""
         time = self.embedding(expand(t, x).reshape(-1).expand(len(x)))
-        return self.layers(torch.cat([x.flatten(1), time], dim=1)).view_as(x)
+        return torch.cat([x.flatten(1), time], dim=1)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.layers(self.features(x, t)).view_as(x)
