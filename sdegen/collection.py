@@ -13,6 +13,7 @@ from sdegen import forecast, ledger
 from sdegen.assembly import flat_options
 from sdegen.errors import UserError
 
+NOTES = ("multirun.yaml", forecast.NAME)
 LARGEST = 2**20
 """Bytes of a file of a run that is read."""
 
@@ -56,8 +57,8 @@ def collect(root: Path) -> tuple[list[Entry], list[tuple[Path, str]]]:
                 entries.append(read(here))
             except UserError as error:
                 left_out.append((here, str(error)))
-        # Hydra leaves a note of a sweep over samplers, and a forecast one of its own.
-        elif not inner and here != root and not set(names) <= {"multirun.yaml", forecast.NAME}:
+        # Hydra leaves a note of a sweep over samplers, a forecast one of its own, and pictures are no failed run.
+        elif not inner and here != root and not all(name in NOTES or name.endswith((".png", ".gif")) for name in names):
             left_out.append((here, "holds no run"))
     return entries, [(folder, f"failed: {failed[folder]}" if folder in failed else why) for folder, why in left_out]
 

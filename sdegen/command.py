@@ -238,7 +238,9 @@ def explain(error: Exception, name: str) -> str:
         key = found[1].split("@")[0]
         group, _, option = key.partition(".")
         if owners := [path.stem for path in sorted((CONF / group).glob("*.yaml")) if option and _names(path, option)]:
-            return f"{key}: no such option of the {group} chosen; {' and '.join(f'{group}={o}' for o in owners)} has it"
+            others = " and others have" if len(owners) > 3 else " have" if len(owners) > 1 else " has"
+            named = ", ".join(f"{group}={owner}" for owner in owners[:3])
+            return f"{key}: no such option of the {group} chosen; {named}{others} it"
         nearest = _nearest(key, _known(name), "")
         if f"did you mean {key}?" == nearest:
             return f"{key}: does not go with what is chosen here; --cfg job shows all that does"
@@ -264,6 +266,8 @@ def _arguments() -> tuple[Namespace, OverridesParser]:
     overrides = OverridesParser.create()
     sys.argv[1:] = [quoted(argument, overrides) for argument in sys.argv[1:]]
     parser = get_args_parser()
+    # Or --experiment would be --experimental-rerun.
+    parser.allow_abbrev = False
     parser.error = lambda message: fail(f"{message}: see --help")  # type: ignore[method-assign]
     return parser.parse_args(), overrides
 

@@ -17,6 +17,8 @@ from sdegen import figures
 from sdegen.collection import Entry
 from sdegen.frontier import COLOURS, MARKERS, METRICS
 
+ASKED = 4
+"""Options in which runs differ that a figure has room to name."""
 COST = {"seconds": "training, seconds", "peak_memory_mib": "peak memory, MiB"}
 """What the training cost, by its name in ``provenance.json``."""
 
@@ -62,14 +64,14 @@ def figure(entries: Sequence[Entry]) -> Figure | None:
 
     Over a number that was swept there is a line through the medians of the seeds; else each choice has a row, and a
     large point for the median. The dashed line is the floor. Where the times of training were swept, panels beside
-    it show what it cost. None where no runs of a name differ.
+    it show what it cost. None where no runs of a name differ, or in so much that no one thing was asked.
     """
     asked: list[tuple[str, list[Entry], list[str], str, str]] = []
     for name in dict.fromkeys(entry.name for entry in entries):
         own = [entry for entry in entries if entry.name == name]
         keys = [key for key in varied(own) if key not in ("seed", "name")]
         metric = headline(own)
-        if metric and keys:
+        if metric and 0 < len(keys) <= ASKED:
             asked.append((_plain(name), own, keys, metric, metric.replace("_", " ")))
             if "times" in keys:
                 asked += [("", own, keys, quantity, label) for quantity, label in COST.items()]

@@ -121,9 +121,7 @@ def train(
                 log.info(f"training {training.vector.numel()} parameters, steps {training.step} to {steps}, {where}")
                 training.run(recorder.progress, save, preview, interrupt.asked)
             if training.step < steps:
-                message = f"interrupted and saved at step {training.step}; go on with resume={folder}"
-                log.info(message)
-                raise KeyboardInterrupt(message)
+                raise KeyboardInterrupt(f"interrupted and saved at step {training.step}; go on with resume={folder}")
             log.info(f"trained in {training.seconds:.1f} s, without previews and checkpoints")
         elif trainable:
             log.info(f"trained before, steps 0 to {steps}, {where}")

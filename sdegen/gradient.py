@@ -44,8 +44,8 @@ class Gradient(ABC):
     name: Literal["autograd", "written"]
 
     @abstractmethod
-    def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike) -> Prepared:
-        """The rows of many steps: see :meth:`Objective.prepare`."""
+    def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike, weight: Tensor) -> Prepared:
+        """The rows of many steps: see :meth:`Objective.prepare`; of ``weight`` ``(N,)`` each."""
 
     @abstractmethod
     def add(self, batch: Batch) -> Tensor:
@@ -66,7 +66,7 @@ class Autograd(Gradient):
     def __init__(self, model: ScoreModel | ClassifierModel, objective: Objective, bfloat16: bool = False) -> None:
         self.model, self.objective, self.bfloat16 = model, objective, bfloat16
 
-    def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike) -> Prepared:
+    def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike, weight: Tensor) -> Prepared:
         return self.objective.prepare(sde, x0, t, randn_like)
 
     def add(self, batch: Batch) -> Tensor:
@@ -84,12 +84,14 @@ class Autograd(Gradient):
 class Affine(Prepared):
     """Features ``x`` ``(N, inputs)`` of a first layer, and what makes a loss of the output F ``(N, d)`` of the last.
 
-    The loss is ``inverse`` ``(N,)`` times the squared norm of ``constant + gain * F``, both ``(N, d)``.
+    The weighted loss is ``scale`` ``(N,)`` times the squared norm of ``constant + gain * F``, both ``(N, d)``, and its
+    gradient at F is ``pull`` ``(N, d)`` times that sum.
     """
 
     constant: Tensor
     gain: Tensor
-    inverse: Tensor
+    scale: Tensor
+    pull: Tensor
 
 
 class Layer(NamedTuple):
@@ -100,14 +102,20 @@ class Layer(NamedTuple):
     weight_gradient: Tensor
     bias_gradient: Tensor
 
-    def add(self, x: Tensor, g: Tensor, ones: Tensor) -> None:
-        """Add what an input ``(N, inputs)`` and the gradient at the output ``(N, outputs)`` make of the weights'."""
-        self.bias_gradient.addmv_(g.t(), ones)
+    def add(self, x: Tensor, g: Tensor, share: float) -> None:
+        """Add what an input ``(N, inputs)`` and the gradient at the output ``(N, outputs)`` make of the weights'.
+
+        Args:
+            x: the input.
+            g: the gradient at the output, of the sum of the losses.
+            share: of that sum in the loss.
+        """
+        self.bias_gradient.add_(g.sum(0), alpha=share)
         if x.shape[1] < SKINNY:
-            # Three times faster than the product in the other order, where one factor is a few columns wide.
-            self.weight_gradient.add_((x.t() @ g).t())
+            # Twice as fast as the product in the other order, where one factor is a few columns wide.
+            self.weight_gradient.add_((x.t() @ g).t(), alpha=share)
         else:
-            self.weight_gradient.addmm_(g.t(), x)
+            self.weight_gradient.addmm_(g.t(), x, alpha=share)
 
 
 SKINNY = 16
@@ -151,7 +159,9 @@ class Perceptron(Gradient):
         linear = [layer for layer in self.network.layers if isinstance(layer, nn.Linear)]
         return [Layer(p.weight.data.t(), p.bias.data, p.weight.grad, p.bias.grad) for p in linear]  # type: ignore[arg-type]
 
-    def prepare(self, sde: LinearSDE, x0: Tensor, t: Tensor, randn_like: RandnLike) -> Affine:  # type: ignore[override]
+    def prepare(  # type: ignore[override]
+        self, sde: LinearSDE, x0: Tensor, t: Tensor, randn_like: RandnLike, weight: Tensor
+    ) -> Affine:
         rows = self.objective.prepare(sde, x0, t, randn_like)
         asked: list[tuple[Tensor, Tensor]] = []
 
@@ -166,12 +176,14 @@ class Perceptron(Gradient):
 
         zero, one = score_of(0.0), score_of(1.0)
         sigma = expand(rows.sigma, rows.x)
-        constant, gain = rows.noise + sigma * zero, sigma * (one - zero)
-        return Affine(self.network.features(*asked[0]), rows.t, constant.flatten(1), gain.flatten(1), rows.sigma**-2)
+        constant, gain = (rows.noise + sigma * zero).flatten(1), (sigma * (one - zero)).flatten(1)
+        scale = weight / rows.sigma**2
+        pull = 2 * gain * scale.unsqueeze(1)
+        return Affine(self.network.features(*asked[0]), rows.t, constant, gain, scale, pull)
 
     @torch.no_grad()
     def add(self, batch: Batch) -> Tensor:
-        rows = batch.rows
+        rows, share = batch.rows, 1 / batch.total
         assert isinstance(rows, Affine)
         *hidden, last = self.layers
         h, passed = rows.x, []
@@ -180,15 +192,13 @@ class Perceptron(Gradient):
             passed.append((h, z))
             h = self.activate(z)
         residual = torch.addcmul(rows.constant, rows.gain, torch.addmm(last.bias, h, last.weight))
-        weight = batch.weight * rows.inverse
-        g = residual * rows.gain * (weight * (2 / batch.total)).unsqueeze(1)
-        ones = torch.ones_like(weight)
-        last.add(h, g, ones)
+        g = residual * rows.pull
+        last.add(h, g, share)
         for layer, after, (x, z) in zip(reversed(hidden), self.layers[:0:-1], reversed(passed), strict=True):
             g = self.derive(g @ after.weight.t(), z, h)
-            layer.add(x, g, ones)
+            layer.add(x, g, share)
             h = x
-        return weight * residual.square().sum(1)
+        return rows.scale * residual.square_().sum(1)
 
 
 def choose(

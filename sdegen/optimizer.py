@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from torch import nn
+from torch.optim.adam import adam
 
 
 class Optimizer(ABC):
@@ -16,6 +17,10 @@ class Optimizer(ABC):
     @abstractmethod
     def build(self, vector: nn.Parameter) -> torch.optim.Optimizer:
         """A torch optimiser of the network's parameters, which are one vector."""
+
+    @abstractmethod
+    def step(self, optimizer: torch.optim.Optimizer, lr: float) -> None:
+        """A step of what :meth:`build` gave, at a learning rate."""
 
     @abstractmethod
     def lr_at(self, step: int, steps: int) -> float:
@@ -53,6 +58,22 @@ class Adam(Optimizer):
 
     def build(self, vector: nn.Parameter) -> torch.optim.Optimizer:
         return torch.optim.Adam([vector], lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
+
+    @torch.no_grad()
+    def step(self, optimizer: torch.optim.Optimizer, lr: float) -> None:
+        (group,) = optimizer.param_groups
+        (vector,) = group["params"]
+        group["lr"], state = lr, optimizer.state[vector]
+        if not state:
+            # Makes the moments.
+            optimizer.step()
+            return
+        # The function behind the optimiser's step, without its book-keeping, which would take as long as the update.
+        adam(
+            [vector], [vector.grad], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]], fused=True,
+            amsgrad=False, beta1=self.betas[0], beta2=self.betas[1], lr=lr, weight_decay=0.0, eps=self.eps,
+            maximize=False,
+        )  # fmt: skip
 
     def lr_at(self, step: int, steps: int) -> float:
         rise = min(1.0, (step + 1) / (self.warmup + 1))

@@ -62,9 +62,9 @@ def load(
     path = checkpoints.find(Path(run), checkpoint)
     saved = checkpoints.load(path)
     config = {**plain(saved.config), **(nodes or {})}
-    config["sampler"] = paced(config["sampler"], config["sde"])
     plain_options = {key: value for key, value in config.items() if key not in GROUPS}
     config |= check({**{group: config[group] for group in LOADED}, **plain_options}, LOADED, TRAIN, trust)
+    config["sampler"] = paced(config["sampler"], config["sde"])
     own, network = saved.config["network"], schema.resolve(config["network"]["_target_"], trust)
     if config["network"] != own and not network.exact:  # type: ignore[attr-defined]
         raise UserError("network: a checkpoint's weights belong to its own network; only network=oracle can replace it")

@@ -17,7 +17,7 @@ from sdegen.score import ScoreModel
 from sdegen.times import TimeSampler
 from sdegen.weighting import Weighting
 
-Prepare = Callable[[Any, Tensor, Tensor, RandnLike], Prepared]
+Prepare = Callable[[Any, Tensor, Tensor, RandnLike, Tensor], Prepared]
 
 
 class Batch(NamedTuple):
@@ -53,7 +53,7 @@ class Stream:
         seed: the run's seed.
         dataset: the data.
         batch_size: data points in a step.
-        prepare: makes the rows of many steps at once: see :meth:`Objective.prepare`.
+        prepare: makes the rows of many steps at once: see :meth:`sdegen.gradient.Gradient.prepare`.
         weighting: λ(t).
         times: draws the times.
         model: whose SDE it is, and whose network is told the classes or not.
@@ -101,18 +101,18 @@ class Stream:
         indices = [self._indices(block * self.ahead + k) for k in range(self.ahead)]
         sizes = [len(index) for index in indices]
         width = max(sizes)
-        index = torch.stack([torch.nn.functional.pad(i, (0, width - len(i))) for i in indices])
+        index = torch.nn.utils.rnn.pad_sequence(indices, batch_first=True)
         shape = (self.ahead, self.times.draws, width)
         source = generator(self.device, self.seed, "train", block)
         u = torch.rand(shape, generator=source, device=self.device).to(self.dtype)
         t, ratio = (part.clone() for part in self.times(self.sde, self.weighting, u))
-        for k, size in enumerate(sizes):
-            if size < width:
-                part = self.times(self.sde, self.weighting, u[k : k + 1, :, :size])
-                t[k, :, :size], ratio[k, :, :size] = part[0][0], part[1][0]
+        # The last batches of the epochs, which are all of one size.
+        if short := [k for k, size in enumerate(sizes) if size < width]:
+            size = min(sizes)
+            t[short, :, :size], ratio[short, :, :size] = self.times(self.sde, self.weighting, u[short, :, :size])
         x0 = self._points(index, block)[:, None].expand(*shape, *self.x.shape[1:]).flatten(0, 2)
-        rows = self.prepare(self.sde, x0, t.flatten(), randn_like(source))
         weight = ratio * self.weighting(self.sde, t)
+        rows = self.prepare(self.sde, x0, t.flatten(), randn_like(source), weight.flatten())
         rows = rows.map(lambda field: field.unflatten(0, shape))
         y = self._labels(index, block)[:, None].expand(shape)
         chunk = self.times.chunk

@@ -153,24 +153,22 @@ class Training:
 
     def advance(self, chunks: list[Batch]) -> None:
         """One step of gradient descent."""
-        step_loss: Tensor | float = 0.0
+        parts = []
         for batch in chunks:
             losses = self.gradient.add(batch)
             self.loss_by_t.add(batch.rows.t, losses, batch.ratio)
-            step_loss = step_loss + losses.sum() / batch.total
+            parts.append(losses.sum() / batch.total)
+        step_loss = parts[0] if len(parts) == 1 else torch.stack(parts).sum()
         gradient = self.vector.grad
         assert gradient is not None
         norm = torch.linalg.vector_norm(gradient)
         if self.trainer.clip is not None:
             gradient.mul_((self.trainer.clip / norm).clamp(max=1.0))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.lr_at(self.step, self.steps)
-        self.optimizer.step()
+        self.recipe.step(self.optimizer, self.recipe.lr_at(self.step, self.steps))
         gradient.zero_()
         decay = min(self.trainer.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            self.average_vector.lerp_(self.vector, 1 - decay)
-        self._losses.append(torch.as_tensor(step_loss))
+        self.average_vector.lerp_(self.vector.data, 1 - decay)
+        self._losses.append(step_loss)
         self._norms.append(norm)
         self.step += 1
 

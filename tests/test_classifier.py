@@ -86,7 +86,7 @@ def test_accuracy_over_time_is_that_of_bayes() -> None:
 
 def stream(*overrides: str) -> tuple[Stream, assembly.Experiment]:
     parts = assembly.build(composed("train", ["experiment=digits_conditional", "network.channels=8", *overrides]))
-    recipe = (parts.objective.prepare, parts.weighting, parts.times)
+    recipe = (parts.gradient.prepare, parts.weighting, parts.times)
     return Stream(3, parts.dataset, 100, *recipe, parts.model, dtype=torch.float64), parts
 
 

@@ -154,7 +154,7 @@ def shortened(line: str) -> tuple[str, list[str]]:
 
 
 def test_what_python_is_shown_works(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run("train", *shortened("python scripts/train.py experiment=smile")[1], cwd=user).returncode == 0
+    assert run("train", *shortened("python scripts/train.py experiment=smile_noisy")[1], cwd=user).returncode == 0
     monkeypatch.chdir(user)
     (block,) = (block for block in blocks(ENGLISH, "python") if "import sdegen" in block)
     names: dict = {}

@@ -275,7 +275,7 @@ MISTAKES = [
     (("weighting=uniform,variance",), ("add -m",)),
     (("network=oracle", "dataset=moons"), ("network: the law of this data set is not known",)),
     (("resume=nowhere",), ("nowhere: no such folder",)),
-    (("sde.sigma_max=3",), ("sde.sigma_max: no such option of the sde chosen; sde=smld and sde=ve has it",)),
+    (("sde.sigma_max=3",), ("sde.sigma_max: no such option of the sde chosen; sde=smld, sde=ve have it",)),
     (("trainer.lr=3",), ("did you mean optimizer.lr?",)),
     (("beta_max=3",), ("beta_max: no such option; did you mean sde.beta_max?",)),
     (("steps=3",), ("did you mean trainer.steps or sampler.steps?",)),
