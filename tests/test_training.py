@@ -209,7 +209,7 @@ def test_short_batch_is_stratified_over_the_whole_interval() -> None:
 def test_step_is_that_of_plain_pytorch(clip: float) -> None:
     """Flat vector, fused Adam, clipping and averaging against the textbook loop, layer by layer."""
     cfg = config("trainer.steps=25", f"trainer.clip={clip}", "trainer.ema=0.9", "optimizer.lr=1e-2",
-                 "trainer.gradient=autograd")  # fmt: skip
+                 "trainer.gradient=autograd", "trainer.device=cpu")  # fmt: skip
     trained = training(cfg)
     parts = assembly.build(cfg)
     plain = torch.optim.Adam(parts.model.parameters(), lr=1e-2)
