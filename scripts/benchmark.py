@@ -7,6 +7,7 @@ Suites::
     quality   an experiment's metrics over three seeds, beside floors and the training set's own values
     overhead  each sampler over the bare network calls it makes
     likelihood   the error of likelihoods with the exact score, and the truth of their standard error
+    time_to_quality   the paper's grid of times against continuous t: error of the score by seconds of training
 """
 
 from __future__ import annotations
@@ -299,6 +300,13 @@ def overhead(rounds: int = 15, evaluations: int = 50) -> dict[str, Any]:
     return results
 
 
+def time_to_quality(seconds: float) -> dict[str, Any]:
+    """See :mod:`race`."""
+    import race
+
+    return race.race(seconds)
+
+
 def cpu_time(work: Callable[..., None], *arguments: Any) -> float:  # noqa: ANN401
     start = time.process_time()
     work(*arguments)
@@ -314,15 +322,17 @@ def composed(*overrides: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", choices=("step", "memory", "quality", "likelihood", "overhead"))
+    parser.add_argument("suite", choices=("step", "memory", "quality", "likelihood", "overhead", "time_to_quality"))
     parser.add_argument("experiments", nargs="*", default=["smile", "gaussian_mixture"], help="for quality")
     parser.add_argument("--seeds", type=int, default=3, help="for quality")
+    parser.add_argument("--seconds", type=float, default=600, help="for time_to_quality: of the paper's method")
     arguments = parser.parse_args()
     suites: dict[str, Callable[[], dict[str, Any]]] = {
         "step": step,
         "memory": memory,
         "likelihood": likelihood,
         "overhead": overhead,
+        "time_to_quality": partial(time_to_quality, arguments.seconds),
         "quality": partial(quality, arguments.experiments, arguments.seeds),
     }
     print(json.dumps(suites[arguments.suite](), indent=2))

@@ -1,0 +1,107 @@
+"""The paper's grid of times against continuous t, same network and data: error of the score by seconds of training.
+
+``python scripts/benchmark.py time_to_quality`` runs it: each contestant in a process and on a thread of its own, one
+after the other. The clock starts once the optimiser is constructed, and stands still while the error is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+SHARE = 300
+"""The paper's method has so many times the seconds of the others."""
+TASKS = {"mixture": ("paper/gaussian_mixture", "grid_100x30"), "smile": ("paper/smile", "grid_100x10")}
+AUTOGRAD, WRITTEN = "trainer.gradient=autograd", "trainer.gradient=written"
+RECIPE = ("optimizer.lr=1e-2", "optimizer.decay=cosine", "trainer.ema=0.99")
+CONTESTANTS: dict[str, tuple[str, ...]] = {
+    "grid of times": (AUTOGRAD,),
+    "continuous t": (AUTOGRAD,),
+    "and a faster step": (WRITTEN,),
+    "and our optimiser": (WRITTEN, *RECIPE),
+}
+"""Each has what the one before it has, and more."""
+
+
+def race(seconds: float) -> dict[str, Any]:
+    """Curves of all contestants, the paper's over ``seconds``, and when ours reach the paper's last error."""
+    results: dict[str, Any] = {}
+    for task in TASKS:
+        curves = {name: alone(task, name, seconds if i == 0 else seconds / SHARE) for i, name in enumerate(CONTESTANTS)}
+        paper, *_, ours = curves.values()
+        reached = next((t for t, error in ours["curve"] if error <= paper["curve"][-1][1]), None)
+        results[task] = {
+            "contestants": curves,
+            "seconds_to_the_papers_error": reached,
+            "share_of_its_time": reached and reached / paper["curve"][-1][0],
+            "share_of_its_memory": ours["memory_mib"] / paper["memory_mib"],
+        }
+    return results
+
+
+def alone(task: str, name: str, seconds: float) -> dict[str, Any]:
+    """A contestant in a process of its own, which another has told how many steps there are."""
+    steps = process(f"race.steps_in({task!r}, {name!r}, {seconds!r})")
+    return process(f"race.contestant({task!r}, {name!r}, {seconds!r}, {steps})")
+
+
+def process(call: str) -> Any:  # noqa: ANN401
+    """What a call gives, in a new process; of memory it has the interpreter and torch before it."""
+    code = (
+        f"import json, resource, torch; torch.set_num_threads(1); from scripts import race; print(json.dumps({call}))"
+    )
+    root = Path(__file__).parents[1]
+    output = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    return json.loads(output.stdout.splitlines()[-1])
+
+
+def training_of(task: str, name: str, *overrides: str) -> tuple[Any, Any]:
+    """The parts and the training of a contestant."""
+    from sdegen import assembly
+    from sdegen.command import composed
+
+    experiment, grid = TASKS[task]
+    times = [f"times={grid}"] if name == "grid of times" else []
+    options = [f"experiment={experiment}", *times, *CONTESTANTS[name], "trainer.device=cpu", "trainer.epochs=null"]
+    parts = assembly.build(composed("train", [*options, *overrides]))
+    return parts, parts.training()
+
+
+def contestant(task: str, name: str, seconds: float, steps: int) -> dict[str, Any]:
+    """Train, and tell the errors on the way, and the peak memory above that of the bare interpreter with torch."""
+    import torch
+
+    from sdegen import files, metrics
+    from sdegen.run import on_cpu
+
+    bare = process("resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024")
+    parts, training = training_of(task, name, f"trainer.steps={steps}")
+    score = on_cpu(training.average, torch.device("cpu"), torch.float32)
+    curve: list[tuple[float, float]] = []
+    spent = 0.0
+    due, since = seconds / 256, time.perf_counter()
+    for chunks in training.stream.steps(0, steps):
+        training.advance(chunks)
+        now = spent + time.perf_counter() - since
+        if now >= due or training.step == steps:
+            error = metrics.score_error(parts.dataset, parts.sde, score)
+            assert error is not None
+            curve.append((now, error))
+            spent, due, since = now, now * 1.25, time.perf_counter()
+    return {"steps": steps, "curve": curve, "memory_mib": (files.peak_memory_mib() or 0.0) - bare}
+
+
+def steps_in(task: str, name: str, seconds: float) -> int:
+    """How many steps take some seconds, by a few of them: a user knows beforehand how many he asks for."""
+    _, training = training_of(task, name, f"trainer.steps={10**9}")
+    coming = training.stream.steps(0, 10**9)
+    training.advance(next(coming))
+    since, steps = time.perf_counter(), 0
+    while time.perf_counter() - since < min(2.0, seconds / 4):
+        training.advance(next(coming))
+        steps += 1
+    return max(10, int(seconds * steps / (time.perf_counter() - since)))
