@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
 from sdegen import figures
 from sdegen.collection import Entry
@@ -106,12 +106,7 @@ def _panel(axes: Axes, entries: Sequence[Entry], keys: Sequence[str], quantity: 
         line(median(floors), color="0.4", linestyle="--", linewidth=1, label="floor")
     scale, axis = (axes.set_xscale, axes.xaxis) if number is None else (axes.set_yscale, axes.yaxis)
     scale("log")
-    low, high = axis.get_data_interval()
-    # Numbers as people write them, few enough not to overlap.
-    decades = LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,))
-    axis.set_major_locator(MaxNLocator(4) if high < 5 * low else decades)
-    axis.set_major_formatter("{x:g}")
-    axis.set_minor_locator(NullLocator())
+    figures.log_ticks(axis)
     if axes.get_legend_handles_labels()[1]:
         axes.legend(loc="best")
 

@@ -11,8 +11,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
+from matplotlib.axis import Axis
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
@@ -101,6 +103,15 @@ def marginals(dataset: Dataset, samples: Samples, sde: SDE) -> Figure:
         panels[1, 0].set_ylabel("reverse")
         figure.supxlabel("x(t), standardised" if line else f"x(t), standardised{shown(path[0, 0].numel(), ', ')}")
     return figure
+
+
+def log_ticks(axis: Axis) -> None:
+    """Numbers on a logarithmic axis as people write them, few enough not to overlap."""
+    low, high = axis.get_data_interval()
+    decades = LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,))
+    axis.set_major_locator(MaxNLocator(4) if high < 5 * low else decades)
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
 
 
 def save(figure: Figure, path: Path) -> Path:

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 
 from sdegen import figures, files, image_figures
 from sdegen.assembly import choice, flat
@@ -155,8 +154,6 @@ def draw(entries: Sequence[Entry], labels: Sequence[str]) -> Figure:
             axes.set(xscale="log", yscale="log", xlabel=name)
         panels[0].set_ylabel(f"{metric.replace('_', ' ').replace('w1', '$W_1$')} to the reference")
         for axis in (panels[0].xaxis, panels[1].xaxis, panels[0].yaxis):
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.set_major_formatter("{x:g}")
-            axis.set_minor_formatter("")
+            figures.log_ticks(axis)
         figure.legend(loc="outside upper center", ncols=4, fontsize=7)
     return figure
