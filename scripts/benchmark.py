@@ -300,11 +300,16 @@ def overhead(rounds: int = 15, evaluations: int = 50) -> dict[str, Any]:
     return results
 
 
-def time_to_quality(seconds: float) -> dict[str, Any]:
+def time_to_quality(seconds: float, path: Path | None) -> dict[str, Any]:
     """See :mod:`race`."""
     import race
 
-    return race.race(seconds)
+    results = race.race(seconds)
+    if path is not None:
+        from sdegen import figures
+
+        figures.save(race.draw(results), path)
+    return results
 
 
 def cpu_time(work: Callable[..., None], *arguments: Any) -> float:  # noqa: ANN401
@@ -326,13 +331,14 @@ def main() -> None:
     parser.add_argument("experiments", nargs="*", default=["smile", "gaussian_mixture"], help="for quality")
     parser.add_argument("--seeds", type=int, default=3, help="for quality")
     parser.add_argument("--seconds", type=float, default=600, help="for time_to_quality: of the paper's method")
+    parser.add_argument("--figure", type=Path, help="for time_to_quality: a PNG file to draw it into")
     arguments = parser.parse_args()
     suites: dict[str, Callable[[], dict[str, Any]]] = {
         "step": step,
         "memory": memory,
         "likelihood": likelihood,
         "overhead": overhead,
-        "time_to_quality": partial(time_to_quality, arguments.seconds),
+        "time_to_quality": partial(time_to_quality, arguments.seconds, arguments.figure),
         "quality": partial(quality, arguments.experiments, arguments.seeds),
     }
     print(json.dumps(suites[arguments.suite](), indent=2))

@@ -43,6 +43,28 @@ def race(seconds: float) -> dict[str, Any]:
     return results
 
 
+def draw(results: dict[str, Any]) -> Any:  # noqa: ANN401 - matplotlib is imported late
+    """The error of the score against seconds of training, a panel for each task, the paper's last error dashed."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    from sdegen import figures
+    from sdegen.frontier import COLOURS
+
+    with matplotlib.rc_context(figures.STYLE):
+        figure = Figure(figsize=(7.2, 3.2), layout="constrained")
+        for axes, (task, found) in zip(figure.subplots(1, len(results)), results.items(), strict=True):
+            for colour, (name, one) in zip(COLOURS, found["contestants"].items(), strict=False):
+                axes.plot(*zip(*one["curve"], strict=True), color=colour, linewidth=1.2, label=name)
+            last = found["contestants"]["grid of times"]["curve"][-1][1]
+            axes.axhline(last, color="0.5", linestyle="--", linewidth=1, label="where the grid ends")
+            axes.set(xscale="log", yscale="log", title=task, xlabel="seconds of training")
+            figures.log_ticks(axes.yaxis)
+        figure.axes[0].set_ylabel("relative error of the score")
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    return figure
+
+
 def alone(task: str, name: str, seconds: float) -> dict[str, Any]:
     """A contestant in a process of its own, which another has told how many steps there are."""
     steps = process(f"race.steps_in({task!r}, {name!r}, {seconds!r})")
@@ -79,19 +101,22 @@ def contestant(task: str, name: str, seconds: float, steps: int) -> dict[str, An
     from sdegen.run import on_cpu
 
     bare = process("resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024")
-    parts, training = training_of(task, name, f"trainer.steps={steps}")
+    often = f"trainer.log_every={max(1, steps // 256)}"
+    parts, training = training_of(task, name, f"trainer.steps={steps}", "trainer.preview_every=0", often)
     score = on_cpu(training.average, torch.device("cpu"), torch.float32)
     curve: list[tuple[float, float]] = []
-    spent = 0.0
-    due, since = seconds / 256, time.perf_counter()
-    for chunks in training.stream.steps(0, steps):
-        training.advance(chunks)
-        now = spent + time.perf_counter() - since
-        if now >= due or training.step == steps:
+    due, idle, since = seconds / 256, 0.0, time.perf_counter()
+
+    def note(step: int, values: object) -> None:
+        nonlocal due, idle
+        now = time.perf_counter() - since - idle
+        if now >= due or step == steps:
             error = metrics.score_error(parts.dataset, parts.sde, score)
             assert error is not None
             curve.append((now, error))
-            spent, due, since = now, now * 1.25, time.perf_counter()
+            due, idle = now * 1.25, time.perf_counter() - since - now
+
+    training.run(note, lambda: None, lambda: None)
     return {"steps": steps, "curve": curve, "memory_mib": (files.peak_memory_mib() or 0.0) - bare}
 
 
