@@ -39,7 +39,6 @@ OVERHEAD = {
     "stochastic_heun": 2,
 }
 """Samplers whose overhead is measured, and their evaluations a step."""
-GRIDS = {"mixture": "grid_100x30", "smile": "grid_100x10"}
 
 
 def bare_loop(x, hidden: tuple[int, ...]) -> Callable[[int], None]:  # noqa: ANN001 - torch is imported late
@@ -126,7 +125,7 @@ def memory() -> dict[str, Any]:
         for label, chunk in (("no step", None), ("chunks", 100), ("no chunks", 10**6)):
             code = (
                 "import sys, resource; sys.argv = ['benchmark'];"
-                f"from scripts.benchmark import two_steps; two_steps({name!r}, {GRIDS[task]!r}, {chunk!r});"
+                f"from scripts.benchmark import two_steps; two_steps({name!r}, {chunk!r});"
                 "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
             )
             root = Path(__file__).parents[1]
@@ -135,14 +134,14 @@ def memory() -> dict[str, Any]:
     return results
 
 
-def two_steps(name: str, grid: str, chunk: int | None) -> None:
+def two_steps(name: str, chunk: int | None) -> None:
     """Two steps of a paper experiment with its grid; none where ``chunk`` is None."""
     import torch
 
     from sdegen.assembly import build
 
     torch.set_num_threads(1)
-    training = build(composed(f"experiment={name}", f"times={grid}", f"times.chunk={chunk or 1}")).training()
+    training = build(composed(f"experiment={name.replace('/', '/grid/')}", f"times.chunk={chunk or 1}")).training()
     if chunk is not None:
         for chunks in training.stream.steps(0, 2):
             training.advance(chunks)

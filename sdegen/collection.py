@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sdegen import forecast, ledger
+from sdegen import files, forecast, ledger
 from sdegen.assembly import flat_options
 from sdegen.errors import UserError
 
@@ -39,7 +39,7 @@ class Entry(NamedTuple):
     def cost(self) -> Mapping[str, float]:
         """Steps, seconds and memory of the training, where they were noted."""
         found = self.provenance.get("training")
-        return {k: v for k, v in found.items() if forecast.is_number(v)} if isinstance(found, Mapping) else {}
+        return {k: v for k, v in found.items() if files.is_number(v)} if isinstance(found, Mapping) else {}
 
 
 def collect(root: Path) -> tuple[list[Entry], list[tuple[Path, str]]]:
@@ -89,10 +89,10 @@ def metrics_of(folder: Path) -> dict[str, dict[str, Any]]:
     """What ``metrics.json`` of a folder holds; UserError where it is none."""
     found = _loaded(folder / "metrics.json")
     for entry in found.values():
-        known = isinstance(entry, dict) and {key: entry.get(key) for key in ("value", "floor", "train")}
-        if not known or not all(forecast.is_number(number) or number is None for number in known.values()):
-            raise UserError("metrics.json is not a run's")
-        if known["value"] is None:
+        known = isinstance(entry, dict) and files.is_number(entry.get("value"))
+        if not known or any(
+            not files.is_number(entry[key]) for key in ("floor", "train") if entry.get(key) is not None
+        ):
             raise UserError("metrics.json is not a run's")
     return found
 

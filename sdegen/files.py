@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import json
 import logging
+import math
 import os
 import platform
 import re
@@ -144,6 +145,14 @@ def forget_peak_memory() -> None:
     """
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+
+
+def is_number(value: object) -> bool:
+    """Whether what a file holds is a number that can be reckoned with."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    except OverflowError:
+        return False
 
 
 def snake_case(name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
@@ -116,19 +115,13 @@ def read(folder: Path) -> dict[str, Forecast]:
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
     numbers = (number for cost in found.values() for number in (*cost[:5], cost.memory_mib or 0.0))
-    return found if all(map(is_number, numbers)) else {}
-
-
-def is_number(value: object) -> bool:
-    """Whether what a file holds is a number that can be reckoned with."""
-    try:
-        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
-    except OverflowError:
-        return False
+    return found if all(map(files.is_number, numbers)) else {}
 
 
 def each(configs: Sequence[Config]) -> list[Forecast]:
-    """The forecasts of several runs, each in a process of its own, whose memory no other has filled."""
+    """The forecasts of runs, each of several in a process of its own, whose memory no other has filled."""
+    if len(configs) == 1:
+        return [forecast(configs[0])]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["sdegen.forecast"])
     with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:

@@ -264,8 +264,7 @@ def _errata() -> list[str]:
 def _told_cost(entry: Entry) -> str:
     """What a run took, in words."""
     steps, seconds, memory = (entry.cost.get(key) for key in ("steps", "seconds", "peak_memory_mib"))
-    told = [f"{steps} steps"] if steps else []
-    told += [f"trained in {_time(seconds)}"] if steps else []
+    told = [f"{steps} steps", f"trained in {_time(seconds)}"] if steps else []
     told += [f"{_whole(memory)} MiB"] if memory else []
     return ", ".join(told)
 
