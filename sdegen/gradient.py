@@ -119,6 +119,7 @@ class Layer(NamedTuple):
 
 
 SKINNY = 16
+"""Columns of an input below which the order of the product matters."""
 
 Activation = tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor, Tensor], Tensor]]
 ACTIVATIONS: dict[type[nn.Module], Activation] = {

@@ -40,7 +40,7 @@ class Trainer:
         threads: CPU threads of torch, fewer where OMP_NUM_THREADS allows fewer. A tiny network is several times slower
             with two than with one.
         gradient: ``autograd``; ``written``, out by hand for a multilayer perceptron under denoising score matching, and
-            several times faster; ``auto``, where there is one the latter. They differ by rounding.
+            two to three times as fast; ``auto``, where there is one the latter. They differ by rounding.
     """
 
     def __init__(
