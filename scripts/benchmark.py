@@ -77,7 +77,7 @@ def our_loop(parts, recorder) -> Callable[[int], None]:  # noqa: ANN001
 
     def steps(n: int) -> None:
         training.steps = training.step + n
-        training.run(recorder.scalars, lambda: None, lambda: None)
+        training.run(lambda at, values: recorder.scalars(at, values[0]), lambda: None, lambda: None)
 
     return steps
 

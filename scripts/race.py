@@ -102,11 +102,11 @@ def contestant(task: str, name: str, seconds: float, steps: int) -> dict[str, An
     bare = process("resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024")
     often = f"trainer.log_every={max(1, steps // 256)}"
     parts, training = training_of(task, name, f"trainer.steps={steps}", "trainer.preview_every=0", often)
-    score = on_cpu(training.average, torch.device("cpu"), torch.float32)
+    score = on_cpu(training.averages[0], torch.device("cpu"), torch.float32)
     curve: list[tuple[float, float]] = []
     due, idle, since = seconds / 256, 0.0, time.perf_counter()
 
-    def note(step: int, values: object) -> None:
+    def note(step: int, _: object) -> None:
         nonlocal due, idle
         now = time.perf_counter() - since - idle
         if now >= due or step == steps:

@@ -13,7 +13,7 @@ from sdegen import files, schema
 from sdegen.classifier import ClassifierModel
 from sdegen.datasets import Dataset
 from sdegen.errors import UserError
-from sdegen.gradient import Gradient, choose
+from sdegen.gradient import ONE_BY_ONE, Gradient, choose
 from sdegen.guidance import Guidance
 from sdegen.networks import Network
 from sdegen.objective import Objective
@@ -22,7 +22,7 @@ from sdegen.rng import derive
 from sdegen.samplers import Sampler
 from sdegen.score import Parametrization, Raw, ScoreModel
 from sdegen.sde.base import SDE, LinearSDE
-from sdegen.stream import Stream
+from sdegen.stream import Points, Stream
 from sdegen.times import TimeSampler
 from sdegen.training import DTYPES, Trainer, Training
 from sdegen.weighting import Weighting
@@ -100,14 +100,25 @@ class Experiment(NamedTuple):
     sampler: Sampler
 
     def training(self) -> Training:
-        """The training before its first step, on the trainer's device; of no steps where there is nothing to train."""
-        device, dtype = self.trainer.device, DTYPES[self.trainer.precision]
-        torch.set_num_threads(self.trainer.threads)
-        model = self.model.to(device, dtype)
-        steps = self.trainer.total(len(self.dataset.x)) if any(p.requires_grad for p in model.parameters()) else 0
-        recipe = (self.trainer.batch_size, self.gradient.prepare, self.weighting, self.times)
-        stream = Stream(self.config["seed"], self.dataset, *recipe, model, device, dtype)
-        return Training(model, self.gradient, self.optimizer, self.trainer, stream, steps)
+        """The training before its first step: see :func:`together`."""
+        return together([self])
+
+
+def together(parts: Sequence[Experiment]) -> Training:
+    """The training of runs that differ in their seeds, before its first step, on the trainer's device.
+
+    Of no steps where there is nothing to train.
+    """
+    first, trainer = parts[0], parts[0].trainer
+    device, dtype = trainer.device, DTYPES[trainer.precision]
+    torch.set_num_threads(trainer.threads)
+    models = [one.model.to(device, dtype) for one in parts]
+    trainable = any(p.requires_grad for p in models[0].parameters())
+    dropout = first.model.network.label_dropout
+    points = [Points(one.config["seed"], one.dataset, trainer.batch_size, dropout, device, dtype) for one in parts]
+    stream = Stream(points, first.gradient.prepare, first.weighting, first.times, first.sde)
+    steps = trainer.total(len(first.dataset.x)) if trainable else 0
+    return Training(models, first.gradient, first.optimizer, trainer, stream, steps)
 
 
 def check(config: Config, groups: Sequence[str], types: Mapping[str, Any], trust: Sequence[str]) -> Config:
@@ -191,10 +202,33 @@ def build(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Experiment:
     parametrization = plain.pop("parametrization")
     model, trainer = connect(network, parametrization, sde), plain["trainer"]
     try:
-        gradient = choose(trainer.gradient, model, plain["objective"], trainer.precision == "bfloat16")
+        gradient = choose(
+            trainer.gradient, model, plain["objective"], trainer.precision == "bfloat16", trainer.replicas
+        )
     except UserError as error:
         raise Faults(str(error)) from None
     return Experiment(config, dataset, sde, model, gradient, **plain)
+
+
+def replicated(config: Config, trust: Sequence[str] = schema.ANYTHING) -> list[Experiment]:
+    """The parts of a run, and of those to be trained together with it, of the seeds that follow its own.
+
+    Raises:
+        Faults: what is wrong with the configuration.
+    """
+    first = build(config, trust)
+    seed = first.config["seed"]
+    others = [build({**config, "seed": seed + k}, trust) for k in range(1, first.trainer.replicas)]
+    sizes = {(len(one.dataset.x), one.dataset.units.shape) for one in (first, *others)}
+    sdes = [one.config["sde"] for one in (first, *others)]
+    if len(sizes) > 1:
+        raise Faults(f"trainer.replicas={len(others) + 1}: the data sets of the seeds differ in size: {ONE_BY_ONE}")
+    if any(sde != sdes[0] for sde in sdes):
+        raise Faults(
+            f"trainer.replicas={len(others) + 1}: options of sde= that are left to auto differ between the seeds: give "
+            f"numbers, as {', '.join(f'sde.{k}={v}' for k, v in sdes[0].items() if config['sde'].get(k) == 'auto')}"
+        )
+    return [first, *others]
 
 
 def refusals(config: Config, parts: Mapping[str, Any], trust: Sequence[str]) -> list[str]:

@@ -52,7 +52,8 @@ def collect(root: Path) -> tuple[list[Entry], list[tuple[Path, str]]]:
         here = Path(folder)
         failed |= {here / job: record.error for job, record in ledger.read(here).items() if record.state == "failed"}
         if "config.yaml" in names and ("checkpoints" in inner or "provenance.json" in names):
-            inner.clear()
+            # Those of other seeds that were trained together with it.
+            inner[:] = [name for name in inner if name == files.REPLICAS]
             try:
                 entries.append(read(here))
             except UserError as error:
@@ -80,6 +81,8 @@ def read(folder: Path) -> Entry:
             raise ValueError
         config: Any = OmegaConf.to_container(OmegaConf.create(text))
         own = {str(key): str(value) for key, value in flat_options(config)}
+        # How many were trained together is no part of what a run is.
+        own.pop("trainer.replicas", None)
     except Exception:  # A file of anybody's, which may hold anything.
         raise UserError("config.yaml is damaged, or not a run's") from None
     return Entry(folder, str(config.get("name", folder.name)), own, metrics, provenance)

@@ -22,6 +22,9 @@ from torch import Tensor
 
 log = logging.getLogger("sdegen")
 
+REPLICAS = "replicas"
+"""The folder, in that of a run, of those that were trained together with it."""
+
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write plain data as JSON, for people, too."""

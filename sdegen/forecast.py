@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 
 from sdegen import files, schema
-from sdegen.assembly import Config, build
+from sdegen.assembly import Config, replicated, together
 from sdegen.classifier import ClassifierModel
 from sdegen.rng import SampleNoise
 from sdegen.sampling import draw
@@ -57,10 +57,11 @@ def forecast(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Forecast
         trust: modules whose classes it may name; any, where the user has composed it himself.
     """
     files.forget_peak_memory()
-    parts = build(config, trust)
+    replicas = replicated(config, trust)
+    parts, training = replicas[0], together(replicas)
     config, dataset, sde = parts.config, parts.dataset, parts.sde
-    device, dtype, training = parts.trainer.device, DTYPES[parts.trainer.precision], parts.training()
-    model, steps, seconds = training.model, training.steps, 0.0
+    device, dtype = parts.trainer.device, DTYPES[parts.trainer.precision]
+    model, steps, seconds = training.models[0], training.steps, 0.0
     if steps:
         coming = training.stream.steps(0, steps)
         taken: list[float] = []
@@ -68,8 +69,8 @@ def forecast(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Forecast
         while len(taken) < min(4, steps) or (sum(taken[1:]) < SECONDS and len(taken) < steps):
             taken.append(_timed(lambda: training.advance(next(coming)), device))
         seconds = mean(taken[1:] or taken) * steps
-    epochs, rest = divmod(steps, training.stream.per_epoch)
-    rows = parts.times.draws * (epochs * len(dataset.x) + rest * training.stream.batch_size)
+    epochs, rest = divmod(steps, training.stream.points[0].per_epoch)
+    rows = len(replicas) * parts.times.draws * (epochs * len(dataset.x) + rest * parts.trainer.batch_size)
     count, sampled, sampling_seconds = config["count"], 0.0, 0.0
     if not isinstance(model, ClassifierModel):
         nfe: float | None = parts.sampler.evaluations
@@ -81,7 +82,8 @@ def forecast(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Forecast
         t = torch.as_tensor(sde.T, device=device, dtype=dtype)
         with torch.no_grad():
             once = median(_timed(lambda: model(x, t), device) for _ in range(5))
-        sampled, sampling_seconds = nfe * count, once * nfe * count / batch
+        sampled = nfe * count * len(replicas)
+        sampling_seconds = once * sampled / batch
     memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else files.peak_memory_mib()
     return Forecast(steps, rows, seconds, sampled, sampling_seconds, memory)
 

@@ -13,11 +13,12 @@ Products and the chain rule are left. Autograd computes the same, and is what it
 
 from __future__ import annotations
 
+import functools
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
@@ -48,8 +49,26 @@ class Gradient(ABC):
         """The rows of many steps: see :meth:`Objective.prepare`; of ``weight`` ``(N,)`` each."""
 
     @abstractmethod
-    def add(self, batch: Batch) -> Tensor:
-        """Add the gradient of the sum of the weighted losses over the step's rows; the losses, ``(N,)``, detached."""
+    def bind(self, models: Sequence[ScoreModel | ClassifierModel], weights: Tensor, gradient: Tensor) -> None:
+        """Told first which models are trained, and where their weights and gradients lie, of which theirs are views.
+
+        Args:
+            models: R of them, one alone but for those that are trained together.
+            weights: ``(R, P)``, P parameters of each.
+            gradient: of the same shape.
+        """
+
+    @abstractmethod
+    def add(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Add the gradient of the mean of the weighted losses over the step's rows.
+
+        Returns:
+            What :meth:`losses` needs, detached: the losses are not needed at every step.
+        """
+
+    @abstractmethod
+    def losses(self, *parts: Tensor) -> Tensor:
+        """The weighted losses of rows, ``(N,)``, from what :meth:`add` gave of them."""
 
 
 class Autograd(Gradient):
@@ -69,12 +88,18 @@ class Autograd(Gradient):
     def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike, weight: Tensor) -> Prepared:
         return self.objective.prepare(sde, x0, t, randn_like)
 
-    def add(self, batch: Batch) -> Tensor:
+    def bind(self, models: Sequence[ScoreModel | ClassifierModel], weights: Tensor, gradient: Tensor) -> None:
+        """The one model has them already."""
+
+    def add(self, batch: Batch) -> tuple[Tensor, ...]:
         with self._autocast(batch.weight.device.type):
             losses = self.objective.loss(self.model.given(batch.y), batch.rows)
         weighted = batch.weight * losses
         (weighted.sum() / batch.total).backward()
-        return weighted.detach()
+        return (weighted.detach(),)
+
+    def losses(self, *parts: Tensor) -> Tensor:
+        return parts[0]
 
     def _autocast(self, device: str) -> AbstractContextManager:
         return torch.autocast(device, torch.bfloat16) if self.bfloat16 else nullcontext()
@@ -95,28 +120,33 @@ class Affine(Prepared):
 
 
 class Layer(NamedTuple):
-    """A linear layer: its weights, transposed, and bias, and the gradients that are views of the vector's."""
+    """A linear layer, of R networks with an axis of R in front.
+
+    Attributes:
+        weight: ``(outputs, inputs)``.
+        transposed: the same, ``(inputs, outputs)``.
+        bias: ``(1, outputs)``.
+        weight_gradient: a view of the vector's, like ``weight``.
+        bias_gradient: like ``bias``.
+    """
 
     weight: Tensor
+    transposed: Tensor
     bias: Tensor
     weight_gradient: Tensor
     bias_gradient: Tensor
 
-    def add(self, x: Tensor, g: Tensor, share: float) -> None:
-        """Add what an input ``(N, inputs)`` and the gradient at the output ``(N, outputs)`` make of the weights'.
 
-        Args:
-            x: the input.
-            g: the gradient at the output, of the sum of the losses.
-            share: of that sum in the loss.
-        """
-        self.bias_gradient.add_(g.sum(0), alpha=share)
-        if x.shape[1] < SKINNY:
-            # Twice as fast as the product in the other order, where one factor is a few columns wide.
-            self.weight_gradient.add_((x.t() @ g).t(), alpha=share)
-        else:
-            self.weight_gradient.addmm_(g.t(), x, alpha=share)
+class Products(NamedTuple):
+    """Matrix products: A B, C + A B, and the latter in place."""
 
+    product: Callable[[Tensor, Tensor], Tensor]
+    onto: Callable[[Tensor, Tensor, Tensor], Tensor]
+    onto_: Callable[..., Tensor]
+
+
+ONE = Products(torch.mm, torch.addmm, Tensor.addmm_)
+MANY = Products(torch.bmm, torch.baddbmm, Tensor.baddbmm_)
 
 SKINNY = 16
 """Columns of an input below which the order of the product matters."""
@@ -131,7 +161,7 @@ ACTIVATIONS: dict[type[nn.Module], Activation] = {
 
 
 class Perceptron(Gradient):
-    """Of a multilayer perceptron under denoising score matching, without autograd.
+    """Of a multilayer perceptron under denoising score matching, without autograd; or of several at once.
 
     Args:
         model: a multilayer perceptron, read by an affine parametrization.
@@ -154,11 +184,23 @@ class Perceptron(Gradient):
         self.model, self.network, self.objective = model, model.network, objective
         self.activate, self.derive = ACTIVATIONS[type(model.network.layers[1])]
 
-    @cached_property
-    def layers(self) -> list[Layer]:
-        """Made at the first step, when the weights are views of a vector."""
-        linear = [layer for layer in self.network.layers if isinstance(layer, nn.Linear)]
-        return [Layer(p.weight.data.t(), p.bias.data, p.weight.grad, p.bias.grad) for p in linear]  # type: ignore[arg-type]
+    def bind(self, models: Sequence[ScoreModel | ClassifierModel], weights: Tensor, gradient: Tensor) -> None:
+        self.networks, alone = [model.network for model in models], len(models) == 1
+        self.products, self.layers, start = (ONE if alone else MANY), [], 0
+        # Ones that add up the rows of a batch, by its shape: a product is twice as fast as a sum.
+        self.row = functools.cache(lambda shape: weights.new_ones(*shape[:-1], 1, shape[-1]))
+
+        def of(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+            view = rows[:, start : start + math.prod(shape)].unflatten(1, shape)
+            return view[0] if alone else view
+
+        for layer in (layer for layer in self.network.layers if isinstance(layer, nn.Linear)):
+            pairs = []
+            for shape in (tuple(layer.weight.shape), (1, layer.out_features)):
+                pairs.append([of(rows, shape) for rows in (weights, gradient)])
+                start += math.prod(shape)
+            (weight, weight_gradient), (bias, bias_gradient) = pairs
+            self.layers.append(Layer(weight, weight.mT, bias, weight_gradient, bias_gradient))
 
     def prepare(  # type: ignore[override]
         self, sde: LinearSDE, x0: Tensor, t: Tensor, randn_like: RandnLike, weight: Tensor
@@ -180,26 +222,53 @@ class Perceptron(Gradient):
         constant, gain = (rows.noise + sigma * zero).flatten(1), (sigma * (one - zero)).flatten(1)
         scale = weight / rows.sigma**2
         pull = 2 * gain * scale.unsqueeze(1)
-        return Affine(self.network.features(*asked[0]), rows.t, constant, gain, scale, pull)
+        # Random features of the time are each network's own.
+        own = zip(self.networks, *(part.chunk(len(self.networks)) for part in asked[0]), strict=True)
+        features = torch.cat([network.features(x, t) for network, x, t in own])
+        return Affine(features, rows.t, constant, gain, scale, pull)
 
-    @torch.no_grad()
-    def add(self, batch: Batch) -> Tensor:
+    def add(self, batch: Batch) -> tuple[Tensor, ...]:
         rows, share = batch.rows, 1 / batch.total
         assert isinstance(rows, Affine)
+        product, onto, _ = self.products
         *hidden, last = self.layers
         h, passed = rows.x, []
         for layer in hidden:
-            z = torch.addmm(layer.bias, h, layer.weight)
+            z = onto(layer.bias, h, layer.transposed)
             passed.append((h, z))
             h = self.activate(z)
-        residual = torch.addcmul(rows.constant, rows.gain, torch.addmm(last.bias, h, last.weight))
+        residual = torch.addcmul(rows.constant, rows.gain, onto(last.bias, h, last.transposed))
         g = residual * rows.pull
-        last.add(h, g, share)
+        self._add(last, h, g, share)
         for layer, after, (x, z) in zip(reversed(hidden), self.layers[:0:-1], reversed(passed), strict=True):
-            g = self.derive(g @ after.weight.t(), z, h)
-            layer.add(x, g, share)
+            g = self.derive(product(g, after.weight), z, h)
+            self._add(layer, x, g, share)
             h = x
-        return rows.scale * residual.square_().sum(1)
+        return rows.scale, residual
+
+    def losses(self, *parts: Tensor) -> Tensor:
+        scale, residual = parts
+        return scale * residual.square().sum(-1)
+
+    def _add(self, layer: Layer, x: Tensor, g: Tensor, share: float) -> None:
+        """Add what an input ``(N, inputs)`` and the gradient at the output ``(N, outputs)`` make of a layer's weights'.
+
+        Args:
+            layer: the layer.
+            x: the input.
+            g: the gradient at the output, of the sum of the losses.
+            share: of that sum in the loss.
+        """
+        product, _, onto_ = self.products
+        onto_(layer.bias_gradient, self.row(x.shape[:-1]), g, alpha=share)
+        if x.shape[-1] < SKINNY:
+            # Twice as fast as the product in the other order, where one factor is a few columns wide.
+            layer.weight_gradient.add_(product(x.mT, g).mT, alpha=share)
+        else:
+            onto_(layer.weight_gradient, g.mT, x, alpha=share)
+
+
+ONE_BY_ONE = "train them one by one, by -m seed=0,1,2"
 
 
 def choose(
@@ -207,18 +276,25 @@ def choose(
     model: ScoreModel | ClassifierModel,
     objective: Objective,
     bfloat16: bool,
+    replicas: int,
 ) -> Gradient:
     """The gradient that is asked for; ``auto`` is the one that is written out where there is one.
 
     Raises:
         UserError: it is not written out for these.
     """
-    if asked != "autograd" and not bfloat16:
-        try:
-            return Perceptron(model, objective)
-        except ValueError as error:
-            if asked == "written":
-                raise UserError(f"trainer.gradient=written: {error}: use trainer.gradient=auto") from None
-    if asked == "written":
-        raise UserError("trainer.gradient=written: it has the precision of the weights: use trainer.precision=float32")
+    together = f"trainer.replicas={replicas}: the written gradient alone trains networks together"
+    if asked == "autograd":
+        if replicas > 1:
+            raise UserError(f"{together}: use trainer.gradient=auto")
+        return Autograd(model, objective, bfloat16)
+    try:
+        if bfloat16:
+            raise ValueError("it has the precision of the weights")
+        return Perceptron(model, objective)
+    except ValueError as error:
+        if replicas > 1:
+            raise UserError(f"{together}, and {error}: {ONE_BY_ONE}") from None
+        if asked == "written":
+            raise UserError(f"trainer.gradient=written: {error}: use trainer.gradient=auto") from None
     return Autograd(model, objective, bfloat16)

@@ -39,9 +39,7 @@ def flatten_parameters(parameters: Iterable[nn.Parameter]) -> nn.Parameter:
         The vector, whose ``grad`` is allocated and zero. Reset it with ``grad.zero_()``, never to None.
     """
     parameters = list(parameters)
-    if not parameters:
-        return nn.Parameter(torch.zeros(0))
-    vector = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
+    vector = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]) if parameters else torch.zeros(0))
     vector.grad = torch.zeros_like(vector)
     start = 0
     for p in parameters:

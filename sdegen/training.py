@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -39,6 +39,8 @@ class Trainer:
         precision: ``float32``, ``float64``, or ``bfloat16``, which runs the network under autocast.
         threads: CPU threads of torch, fewer where OMP_NUM_THREADS allows fewer. A tiny network is several times slower
             with two than with one.
+        replicas: networks trained together: the run and those of the seeds that follow its own, each as it would be by
+            itself, in less time than one by one. For what the gradient is written out for alone.
         gradient: ``autograd``; ``written``, out by hand for a multilayer perceptron under denoising score matching, and
             two to three times as fast; ``auto``, where there is one the latter. They differ by rounding.
     """
@@ -57,6 +59,7 @@ class Trainer:
         precision: Literal["float32", "float64", "bfloat16"] = "float32",
         threads: int = 1,
         gradient: Literal["auto", "autograd", "written"] = "auto",
+        replicas: int = 1,
     ) -> None:
         if epochs is None and steps is None:
             raise ValueError("steps and epochs are both null: give one of them")
@@ -67,6 +70,7 @@ class Trainer:
             ("checkpoint_every", checkpoint_every, 1),
             ("preview_every", preview_every, 0),
             ("log_every", log_every, 1),
+            ("replicas", replicas, 1),
         ):
             if value is not None and value < least:
                 raise ValueError(f"{name}={value} must be at least {least}")
@@ -79,7 +83,7 @@ class Trainer:
         self.epochs, self.steps, self.batch_size, self.clip, self.ema = epochs, steps, batch_size, clip, ema
         self.checkpoint_every, self.preview_every, self.log_every = checkpoint_every, preview_every, log_every
         self.device, self.precision = find_device(device), precision
-        self.gradient = gradient
+        self.gradient, self.replicas = gradient, replicas
         self.threads = min(threads, threads_allowed() or threads)
 
     @property
@@ -117,10 +121,12 @@ def threads_allowed() -> int | None:
 
 
 class Training:
-    """A network under training: its weights and their average as one vector each, and the step that changes them.
+    """Networks under training: their weights and averages as one vector each, and the step that changes them.
+
+    Usually one network. Of several, the replicas, each is trained as it would be by itself.
 
     Args:
-        model: the score model or classifier; trained in place, on its device.
+        models: the score models or classifiers; trained in place, on their device.
         gradient: of the loss of a batch.
         optimizer: the recipe of the optimiser.
         trainer: clipping, averaging and precision.
@@ -134,47 +140,65 @@ class Training:
 
     def __init__(
         self,
-        model: ScoreModel | ClassifierModel,
+        models: Sequence[ScoreModel | ClassifierModel],
         gradient: Gradient,
         optimizer: Optimizer,
         trainer: Trainer,
         stream: Stream,
         steps: int,
     ) -> None:
-        self.model, self.average = model, copy.deepcopy(model)
+        self.models, self.averages = models, [copy.deepcopy(model) for model in models]
         self.gradient, self.recipe, self.trainer, self.stream = gradient, optimizer, trainer, stream
-        self.vector = flatten_parameters(self.model.parameters())
-        self.average_vector = flatten_parameters(self.average.parameters()).requires_grad_(False)
+        self.vector = flatten_parameters(p for model in models for p in model.parameters())
+        self.average_vector = flatten_parameters(p for model in self.averages for p in model.parameters()).data
         self.optimizer = optimizer.build(self.vector)
         self.steps, self.step, self.seconds = steps, 0, 0.0
-        self.loss_by_t = LossByTime(model.sde.eps, model.sde.T)
-        self._losses: list[Tensor] = []
-        self._norms: list[Tensor] = []
+        assert self.vector.grad is not None
+        self._weights, self._gradient = self.vector.data, self.vector.grad
+        self._rows = self._gradient.view(len(models), len(self._gradient) // len(models))
+        gradient.bind(models, self._weights.view_as(self._rows), self._rows)
+        self._history = History(gradient.losses, [LossByTime(model.sde.eps, model.sde.T) for model in models])
 
     def advance(self, chunks: list[Batch]) -> None:
         """One step of gradient descent."""
-        parts = []
         for batch in chunks:
-            losses = self.gradient.add(batch)
-            self.loss_by_t.add(batch.rows.t, losses, batch.ratio)
-            parts.append(losses.sum() / batch.total)
-        step_loss = parts[0] if len(parts) == 1 else torch.stack(parts).sum()
-        gradient = self.vector.grad
-        assert gradient is not None
-        norm = torch.linalg.vector_norm(gradient)
+            self._history.add(self.step, batch, self.gradient.add(batch))
+        norms = torch.linalg.vector_norm(self._rows, dim=1, keepdim=True)
+        self._history.norms.append(norms)
         if self.trainer.clip is not None:
-            gradient.mul_((self.trainer.clip / norm).clamp(max=1.0))
+            self._rows.mul_(norms.reciprocal().mul_(self.trainer.clip).clamp_max_(1.0))
         self.recipe.step(self.optimizer, self.recipe.lr_at(self.step, self.steps))
-        gradient.zero_()
+        self._gradient.zero_()
         decay = min(self.trainer.ema, (1 + self.step) / (10 + self.step))
-        self.average_vector.lerp_(self.vector.data, 1 - decay)
-        self._losses.append(step_loss)
-        self._norms.append(norm)
+        self.average_vector.lerp_(self._weights, 1 - decay)
         self.step += 1
+
+    def state(self, replica: int) -> dict[str, Any]:
+        """The optimiser's state, as it would be if a replica were alone."""
+        return self._mapped(lambda value: value.view(self._rows.shape)[replica].clone(), self.optimizer.state_dict())
+
+    def restore(self, states: Sequence[dict[str, Any]], step: int, seconds: float) -> None:
+        """Go on from a step: with the optimiser's state of each replica."""
+        self.optimizer.load_state_dict(self._mapped(lambda *values: torch.cat(values), *states))
+        self.step, self.seconds = step, seconds
+
+    def _mapped(self, change: Callable[..., Tensor], *states: dict[str, Any]) -> dict[str, Any]:
+        """A state of the optimiser, made of others: of its tensors with a number for each weight, by ``change``."""
+        first, weights = states[0], {self._rows.numel(), self._rows.shape[1]} - {1}
+        changed = {
+            index: {
+                name: change(*(state["state"][index][name] for state in states))
+                if isinstance(value, Tensor) and value.numel() in weights
+                else value
+                for name, value in own.items()
+            }
+            for index, own in first["state"].items()
+        }
+        return {**first, "state": changed}
 
     def run(
         self,
-        log: Callable[[int, dict[str, float]], None],
+        log: Callable[[int, list[dict[str, float]]], None],
         checkpoint: Callable[[], None],
         preview: Callable[[], None],
         interrupted: Callable[[], bool] = lambda: False,
@@ -182,7 +206,7 @@ class Training:
         """Train to the last step, calling back at the intervals of the trainer.
 
         Args:
-            log: told the step and its scalars.
+            log: told the step and the scalars of each replica.
             checkpoint: saves; called after the last step, too.
             preview: draws samples.
             interrupted: asked after every step whether to save and return early.
@@ -191,21 +215,25 @@ class Training:
             UserError: the loss is no longer a number. The last checkpoint is from before.
         """
         trainer, since = self.trainer, time.perf_counter()
-        logged = 0.0
+        logged, reported = 0.0, self.step
         for chunks in self.stream.steps(self.step, self.steps):
             self.advance(chunks)
             stop = interrupted()
             last = self.step == self.steps
             if self.step % trainer.log_every == 0 or last:
-                steps, values = len(self._losses), self._read()
+                values = self._history.read()
                 seconds = self.seconds + time.perf_counter() - since
-                log(self.step, {**values, "train/steps_per_second": steps / (seconds - logged)})
-                logged = seconds
+                own = {
+                    "train/learning_rate": self.recipe.lr_at(self.step - 1, self.steps),
+                    "train/steps_per_second": (self.step - reported) / (seconds - logged),
+                }
+                log(self.step, [{**each, **own} for each in values])
+                logged, reported = seconds, self.step
             due = self.step % trainer.checkpoint_every == 0 or last or stop
             previewed = trainer.preview_every and (self.step % trainer.preview_every == 0 or last)
             if due or previewed:
                 self.seconds += time.perf_counter() - since
-                self._check()
+                self._history.check()
                 if due:
                     checkpoint()
                 if previewed:
@@ -214,36 +242,93 @@ class Training:
             if stop:
                 return
 
-    def _check(self) -> Tensor:
-        """The losses since the last reading; one that is not finite, or its gradient, ends the training."""
-        if not self._losses:
-            return torch.zeros(0)
-        losses, norms = torch.stack(self._losses), torch.stack(self._norms)
-        bad = torch.nonzero(~(losses.isfinite() & norms.isfinite())).flatten().tolist()
+
+class History:
+    """What the steps since the last reading have cost, gathered without a synchronisation and rarely added up.
+
+    Args:
+        losses: makes the losses of rows: see :meth:`sdegen.gradient.Gradient.losses`.
+        by_t: those of each replica by time, to be told of all.
+
+    Attributes:
+        norms: of the gradients of each step, ``(R, 1)``; to be appended to.
+    """
+
+    KEPT = 2**18
+
+    def __init__(self, losses: Callable[..., Tensor], by_t: Sequence[LossByTime]) -> None:
+        self._losses, self._by_t = losses, by_t
+        self.norms: list[Tensor] = []
+        self._clear()
+
+    def _clear(self) -> None:
+        self.norms.clear()
+        self._held = 0
+        self._rows: list[tuple[Tensor, ...]] = []
+        self._steps: list[int] = []
+        self._totals: list[int] = []
+        self._means: list[Tensor] = []
+
+    def add(self, step: int, batch: Batch, parts: tuple[Tensor, ...]) -> None:
+        """What a step's chunk gave."""
+        self._rows.append((batch.rows.t, batch.ratio, *parts))
+        self._steps.append(step)
+        self._totals.append(batch.total)
+        self._held += parts[-1].numel()
+        if self._held > self.KEPT:
+            self._flush()
+
+    def check(self) -> Tensor:
+        """The share of each chunk in the mean loss of its step, ``(C, R)``.
+
+        Raises:
+            UserError: a loss, or the norm of its gradient, is not finite.
+        """
+        self._flush()
+        if not self._means:
+            return torch.zeros(0, len(self._by_t))
+        means, norms = torch.cat(self._means), torch.cat(self.norms, dim=1).T
+        first = self._steps[0]
+        of_steps = torch.tensor([step - first for step in self._steps], device=means.device)
+        losses = torch.zeros_like(norms).index_add(0, of_steps, means)
+        bad = torch.nonzero(~(losses.isfinite() & norms.isfinite())).tolist()
         if bad:
-            step = self.step - len(losses) + bad[0] + 1
+            (step, replica), *_ = bad
             raise UserError(
-                f"the loss is {float(losses[bad[0]])} at step {step}, and its gradient's norm {float(norms[bad[0]])}; "
-                f"the last checkpoint is from before. Try a lower optimizer.lr, or a smaller trainer.clip"
+                f"the loss is {float(losses[step, replica])} at step {first + step + 1}, and its gradient's norm "
+                f"{float(norms[step, replica])}; the last checkpoint is from before. Try a lower optimizer.lr, or a "
+                f"smaller trainer.clip"
             )
         return losses
 
-    def _read(self) -> dict[str, float]:
-        """The scalars since the last reading."""
-        losses = self._check()
-        values = {
-            "train/loss": float(losses.mean()),
-            "train/gradient_norm": float(torch.stack(self._norms).mean()),
-            "train/learning_rate": self.recipe.lr_at(self.step - 1, self.steps),
-            **self.loss_by_t.read(),
-        }
-        self._losses.clear()
-        self._norms.clear()
-        return values
+    def read(self) -> list[dict[str, float]]:
+        """The scalars of each replica since the last reading."""
+        losses, norms = self.check().mean(0).tolist(), torch.cat(self.norms, dim=1).mean(1).tolist()
+        self._clear()
+        return [
+            {"train/loss": loss, "train/gradient_norm": norm, **by_t.read()}
+            for loss, norm, by_t in zip(losses, norms, self._by_t, strict=True)
+        ]
+
+    def _flush(self) -> None:
+        """Make the losses of the rows held back."""
+        if not self._rows:
+            return
+        axis = len(self._rows[0][0].shape) - 1
+        lengths = torch.tensor([row[0].shape[axis] for row in self._rows])
+        t, ratio, *parts = (torch.cat(column, dim=axis) for column in zip(*self._rows, strict=True))
+        losses = self._losses(*parts)
+        t, ratio, losses = (field.reshape(len(self._by_t), -1) for field in (t, ratio, losses))
+        for own, by_t in zip(zip(t, losses, ratio, strict=True), self._by_t, strict=True):
+            by_t.add(*own)
+        totals = torch.tensor(self._totals[-len(self._rows) :], device=losses.device)
+        sums = torch.segment_reduce(losses.T.contiguous(), "sum", lengths=lengths.to(losses.device))
+        self._means.append(sums / totals.unsqueeze(1))
+        self._rows, self._held = [], 0
 
 
 class LossByTime:
-    """The mean weighted loss in equal bins of t, gathered without a synchronisation and rarely added up.
+    """The mean weighted loss in equal bins of t.
 
     A mean over t, however t was drawn: the sum of ratio · λ · loss over the sum of the ratios.
 
@@ -252,40 +337,24 @@ class LossByTime:
         T: the largest.
     """
 
-    KEPT = 2**18
-
     def __init__(self, eps: float, T: float) -> None:
         self.eps, self.T = eps, T
-        self._rows: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._held = 0
-        self._sums: Tensor | None = None
+        self._sums: Tensor | float = 0.0
 
     def add(self, t: Tensor, losses: Tensor, ratio: Tensor) -> None:
-        """Rows of a step, ``(N,)`` each: times, weighted losses, and the uniform density over that of the times."""
-        self._rows.append((t, losses, ratio))
-        self._held += len(t)
-        if self._held > self.KEPT:
-            self._flush()
+        """Rows, ``(N,)`` each: times, weighted losses, and the uniform density over that of the times."""
+        bins = ((t - self.eps) * (BINS / (self.T - self.eps))).long().clamp(0, BINS - 1)
+        sums = torch.stack([torch.bincount(bins, weight.double(), BINS) for weight in (losses, ratio)])
+        self._sums = self._sums + sums
 
     def read(self) -> dict[str, float]:
         """The means since the last reading, of the bins that were met."""
-        self._flush()
-        assert self._sums is not None
+        assert isinstance(self._sums, Tensor)
         edges = torch.linspace(self.eps, self.T, BINS + 1).tolist()
         sums, counts = self._sums.tolist()
-        self._sums = None
+        self._sums = 0.0
         return {
             f"loss_by_t/{low:.1f}-{high:.1f}": total / count
             for low, high, total, count in zip(edges, edges[1:], sums, counts, strict=False)
             if count
         }
-
-    def _flush(self) -> None:
-        if not self._rows:
-            return
-        t, losses, ratio = (torch.cat(column) for column in zip(*self._rows, strict=True))
-        bins = ((t - self.eps) * (BINS / (self.T - self.eps))).long().clamp(0, BINS - 1)
-        sums = torch.stack([torch.bincount(bins, weight.double(), BINS) for weight in (losses, ratio)])
-        self._sums = sums if self._sums is None else self._sums + sums
-        self._rows.clear()
-        self._held = 0

@@ -13,7 +13,7 @@ from sdegen.command import composed
 from sdegen.errors import UserError
 from sdegen.gradient import Autograd
 from sdegen.rng import SampleNoise
-from sdegen.stream import Stream
+from sdegen.stream import Points, Stream
 from sdegen.tensor import flatten_parameters
 from sdegen.times import Grid
 from sdegen.training import LossByTime, Trainer, Training
@@ -108,9 +108,9 @@ def test_chunks_bound_the_memory_and_change_only_rounding() -> None:
         parts = assembly.build(cfg)
         model = parts.model.double()
         gradient = Autograd(model, parts.objective)
-        recipe = (gradient.prepare, parts.weighting, parts.times)
-        stream = Stream(0, parts.dataset, 16, *recipe, model, dtype=torch.float64)
-        trained = Training(model, gradient, parts.optimizer, parts.trainer, stream, 10)
+        points = Points(0, parts.dataset, 16, dtype=torch.float64)
+        stream = Stream([points], gradient.prepare, parts.weighting, parts.times, parts.sde)
+        trained = Training([model], gradient, parts.optimizer, parts.trainer, stream, 10)
         chunks = next(stream.steps(0, 1))
         assert max(len(batch.weight) for batch in chunks) == chunk * 16
         assert sum(len(batch.weight) for batch in chunks) == chunks[0].total == 60 * 16
@@ -122,11 +122,12 @@ def test_chunks_bound_the_memory_and_change_only_rounding() -> None:
 
 
 def test_epoch_meets_every_point_once() -> None:
-    stream = training(config("trainer.steps=8")).stream
+    (points,) = training(config("trainer.steps=8")).stream.points
     for epoch in range(3):
-        steps = range(epoch * stream.per_epoch, (epoch + 1) * stream.per_epoch)
-        indices = [stream._indices(step) for step in steps]
-        assert [len(i) for i in indices] == [16, 16, 16, 4]
+        steps = range(epoch * points.per_epoch, (epoch + 1) * points.per_epoch)
+        sizes = [points.size(step) for step in steps]
+        assert sizes == [16, 16, 16, 4]
+        indices = [row[:size] for row, size in zip(points.indices(steps), sizes, strict=True)]
         assert torch.equal(torch.cat(indices).sort().values, torch.arange(52))
 
 
@@ -143,8 +144,8 @@ def test_blocks_and_epochs_have_noise_and_orders_of_their_own() -> None:
     stream = training(config("trainer.steps=100", "trainer.gradient=autograd")).stream
     noises = [chunks[0].rows.noise for chunks in stream.steps(0, 70) if len(chunks[0].weight) == 16]
     assert len({float(noise[0, 0]) for noise in noises}) == len(noises)
-    orders = [tuple(stream._indices(epoch * 4).tolist()) for epoch in range(5)]
-    assert len(set(orders)) == 5
+    orders = {tuple(row.tolist()) for row in stream.points[0].indices(range(0, 20))[::4]}
+    assert len(orders) == 5
 
 
 def test_large_batches_are_prepared_fewer_steps_ahead() -> None:
