@@ -111,13 +111,15 @@ def together(parts: Sequence[Experiment]) -> Training:
     """
     first, trainer = parts[0], parts[0].trainer
     device, dtype = trainer.device, DTYPES[trainer.precision]
-    torch.set_num_threads(trainer.threads)
     models = [one.model.to(device, dtype) for one in parts]
     trainable = any(p.requires_grad for p in models[0].parameters())
     dropout = first.model.network.label_dropout
     points = [Points(one.config["seed"], one.dataset, trainer.batch_size, dropout, device, dtype) for one in parts]
     stream = Stream(points, first.gradient.prepare, first.weighting, first.times, first.sde)
     steps = trainer.total(len(first.dataset.x)) if trainable else 0
+    rows = min(trainer.batch_size, len(first.dataset.x)) * first.times.chunk * len(parts)
+    work = rows * first.model.network.work(first.dataset.units.shape) if trainable else 0
+    torch.set_num_threads(trainer.threads_for(work))
     return Training(models, first.gradient, first.optimizer, trainer, stream, steps)
 
 

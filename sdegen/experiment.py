@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sdegen import checkpoint as checkpoints
 from sdegen import files, schema
 from sdegen.assembly import Config, Experiment, flat_options, replicated, together
@@ -50,7 +52,7 @@ def train(
     parts = replicated(config, trust)
     training, trainer = together(parts), parts[0].trainer
     # Generators differ between kinds of device, sums between numbers of threads: what was chosen is what is resumed.
-    chosen = {"device": str(trainer.device), "threads": trainer.threads, "gradient": training.gradient.name}
+    chosen = {"device": str(trainer.device), "threads": torch.get_num_threads(), "gradient": training.gradient.name}
     members = []
     for replica, one in enumerate(parts):
         one.config["trainer"] = {**one.config["trainer"], **chosen, "replicas": 1 if replica else len(parts)}

@@ -15,7 +15,7 @@ from sdegen.networks import Network
 from sdegen.objective import Classification
 from sdegen.rng import generator, randn_like
 from sdegen.sde import VP
-from sdegen.stream import Stream
+from sdegen.stream import Points, Stream
 
 MEANS = torch.tensor([-1.5, 1.5], dtype=torch.float64)
 STD = 0.5
@@ -86,8 +86,8 @@ def test_accuracy_over_time_is_that_of_bayes() -> None:
 
 def stream(*overrides: str) -> tuple[Stream, assembly.Experiment]:
     parts = assembly.build(composed("train", ["experiment=digits_conditional", "network.channels=8", *overrides]))
-    recipe = (parts.gradient.prepare, parts.weighting, parts.times)
-    return Stream(3, parts.dataset, 100, *recipe, parts.model, dtype=torch.float64), parts
+    points = Points(3, parts.dataset, 100, parts.model.network.label_dropout, dtype=torch.float64)
+    return Stream([points], parts.gradient.prepare, parts.weighting, parts.times, parts.sde), parts
 
 
 def test_labels_follow_their_images_and_a_share_is_not_told() -> None:

@@ -12,11 +12,12 @@ from sdegen import assembly, checkpoint, experiment
 from sdegen.command import composed
 from sdegen.errors import UserError
 from sdegen.gradient import Autograd
+from sdegen.history import LossByTime
 from sdegen.rng import SampleNoise
 from sdegen.stream import Points, Stream
 from sdegen.tensor import flatten_parameters
 from sdegen.times import Grid
-from sdegen.training import LossByTime, Trainer, Training
+from sdegen.training import Trainer, Training
 
 
 def config(*overrides: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 
@@ -34,3 +35,25 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """``(B, *shape)`` and ``()`` or ``(B,)`` to ``(B, *shape)``."""
+
+    def work(self, shape: tuple[int, ...]) -> float:
+        """Multiplications and additions of the linear layers and convolutions for one row of a shape."""
+        counts: list[float] = []
+
+        def count(layer: nn.Module, _: object, output: Tensor) -> None:
+            # Each entry of the weight is used once at each position.
+            weight = layer.weight
+            assert isinstance(weight, Tensor)
+            counts.append(2 * weight.numel() * output.numel() / len(weight))
+
+        kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+        hooks = [layer.register_forward_hook(count) for layer in self.modules() if isinstance(layer, kinds)]
+        like, training = next(self.parameters()), self.training
+        try:
+            with torch.no_grad():
+                self.eval()(like.new_zeros(1, *shape), like.new_full((), 0.5))
+        finally:
+            self.train(training)
+            for hook in hooks:
+                hook.remove()
+        return sum(counts)

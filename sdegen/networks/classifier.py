@@ -13,7 +13,7 @@ from torch.nn import functional
 from sdegen.networks.base import Network
 from sdegen.networks.embedding import GaussianFourier
 from sdegen.networks.mlp import ACTIVATIONS
-from sdegen.networks.unet import Halved, Stage, norm, picture
+from sdegen.networks.unet import Halved, Stage, interleaved, norm, picture
 from sdegen.sde.base import LinearSDE
 from sdegen.tensor import expand
 
@@ -102,7 +102,7 @@ class ClassifierConv(Network):
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
         level = expand(0.25 * (sigma / alpha).log(), x).reshape(-1).expand(len(x))
         embedding = functional.silu(self.embedding(self.noise(level)))
-        hidden = self.entry(x / expand((alpha**2 + sigma**2).sqrt(), x))
+        hidden = interleaved(self.entry(x / expand((alpha**2 + sigma**2).sqrt(), x)))
         for part in self.body:
             hidden = part(hidden, embedding)
         return self.head(self.exit(hidden))

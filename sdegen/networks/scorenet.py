@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from sdegen.networks.base import Network
 from sdegen.networks.embedding import GaussianFourier
-from sdegen.networks.unet import norm, picture
+from sdegen.networks.unet import interleaved, norm, picture
 from sdegen.tensor import expand
 
 
@@ -74,7 +74,7 @@ class ScoreNet(Network):
         embedding = functional.silu(self.embedding(self.time(expand(t, x).reshape(-1).expand(len(x)))))
         hidden, skips = x, []
         for part in self.encoder:
-            hidden = part(hidden, embedding)
+            hidden = interleaved(part(hidden, embedding))
             skips.append(hidden)
         skips.pop()
         for part in self.decoder:
@@ -82,4 +82,4 @@ class ScoreNet(Network):
             # Enlarged by repetition and then convolved: a transposed convolution, without its checkerboard.
             hidden = part(functional.interpolate(hidden, size=skip.shape[-2:], mode="nearest"), embedding)
             hidden = torch.cat([hidden, skip], dim=1)
-        return self.exit(hidden)
+        return self.exit(hidden).contiguous()

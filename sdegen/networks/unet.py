@@ -154,7 +154,7 @@ class UNet(Network):
             y = torch.full((len(x),), -1, device=x.device) if y is None else y.to(x.device).expand(len(x))
             embedding = embedding + self.labels(y.remainder(self.labels.num_embeddings))
         embedding = functional.silu(embedding)
-        hidden = self.entry(functional.pixel_unshuffle(x, self.patch))
+        hidden = interleaved(self.entry(functional.pixel_unshuffle(x, self.patch)))
         skips = [hidden]
         for part in self.down:
             hidden = part(hidden, embedding)
@@ -166,7 +166,7 @@ class UNet(Network):
             if hidden.shape[-2:] != skip.shape[-2:]:
                 hidden = functional.interpolate(hidden, size=skip.shape[-2:], mode="nearest")
             hidden = part(torch.cat([hidden, skip], dim=1), embedding)
-        return functional.pixel_shuffle(self.exit(hidden), self.patch)
+        return functional.pixel_shuffle(self.exit(hidden), self.patch).contiguous()
 
 
 class Stage(nn.Module):
@@ -197,6 +197,14 @@ def picture(shape: tuple[int, ...]) -> tuple[int, int, int]:
     if len(shape) != 3:
         raise ValueError(f"points of shape {tuple(shape)} are no images (C, H, W): use network=mlp")
     return shape[0], shape[1], shape[2]
+
+
+def interleaved(x: Tensor) -> Tensor:
+    """The same ``(B, C, H, W)`` with the channels of a pixel side by side in memory, as what follows then keeps them.
+
+    Convolutions are faster so, on CPUs and GPUs alike.
+    """
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def norm(channels: int) -> nn.GroupNorm:
