@@ -18,7 +18,7 @@ LAYERS = [
     {"score", "classifier", "measurement", "times", "objective", "optimizer", "likelihood"},
     {"stream", "guidance"},
     {"posterior", "gradient"},
-    {"sampling"},
+    {"sampling", "history"},
     {"training", "metrics", "figures", "proofs", "errata", "features"},
     {
         "checkpoint",

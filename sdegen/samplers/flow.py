@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor
 
@@ -27,8 +29,12 @@ class ProbabilityFlow(Sampler):
 
     def _integrate(self, sde: SDE, score: Score, x: Tensor, noise: RandnLike, frames: int) -> Walk:
         times = torch.linspace(sde.T, sde.eps, frames, dtype=torch.float64)
-        solution = self.solver.solve(sde.reverse(score, eta=0).drift, x, sde.T, sde.eps, times)
+        solution = self._solution(sde, sde.reverse(score, eta=0).drift, x, times)
         return Walk(solution.x, solution.path, times)
+
+    @abstractmethod
+    def _solution(self, sde: SDE, field: ode.Field, x: Tensor, times: Tensor) -> ode.Solution:
+        """The solution from T to eps, with its path at the times."""
 
 
 class RK45(ProbabilityFlow):
@@ -47,6 +53,10 @@ class RK45(ProbabilityFlow):
     def __init__(self, rtol: float = 1e-5, atol: float = 1e-5, denoise: bool = False) -> None:
         super().__init__(ode.RK45(rtol, atol), denoise)
 
+    def _solution(self, sde: SDE, field: ode.Field, x: Tensor, times: Tensor) -> ode.Solution:
+        # In t itself, as the paper has it.
+        return self.solver.solve(field, x, sde.T, sde.eps, times)
+
 
 class Dopri5(ProbabilityFlow):
     """The flow by adaptive Dormand–Prince 5(4) with one step size for each sample.
@@ -60,3 +70,6 @@ class Dopri5(ProbabilityFlow):
 
     def __init__(self, rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 10000, denoise: bool = False) -> None:
         super().__init__(ode.Dopri5(rtol, atol, max_steps), denoise)
+
+    def _solution(self, sde: SDE, field: ode.Field, x: Tensor, times: Tensor) -> ode.Solution:
+        return ode.solve_flow(self.solver, sde, field, x, sde.T, sde.eps, times)
