@@ -30,6 +30,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sdegen import declared
 from sdegen.errors import UserError
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -85,7 +86,10 @@ def run(
         if not asked:
             jobs = _jobs(name, arguments, parser)
             for job in jobs:
-                check(plain(_compose(name, arguments, job)))
+                config = plain(_compose(name, arguments, job))
+                if found := declared.faults(config):
+                    raise UserError("\n".join(found))
+                check(config)
             sweep = _sweep_folder(name, arguments)
             if sweep is not None and not any(map(_names_sweep, arguments.overrides)):
                 sys.argv.append(f"hydra.sweep.dir={sweep}")

@@ -148,7 +148,9 @@ def _value_faults(value: object, hint: Any, path: str, trust: Sequence[str]) -> 
 def _nested(hint: Any) -> type | None:  # noqa: ANN401
     """The class of a node that an annotation asks for, if it does."""
     for part in _union(hint):
-        if inspect.isclass(part) and part not in (int, float, str, bool, type(None)) and not typing.get_origin(part):
+        # Any is a class from Python 3.11 on.
+        plain = (int, float, str, bool, type(None), Any)
+        if inspect.isclass(part) and part not in plain and not typing.get_origin(part):
             return part
     return None
 

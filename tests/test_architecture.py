@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"errors", "rng", "tensor", "schema", "page", "paper"},
-    {"sde"},
+    {"sde", "declared"},
     {"mixture", "ode"},
     {"networks", "samplers", "weighting", "datasets"},
     {"score", "classifier", "measurement", "times", "objective", "optimizer", "likelihood"},
@@ -80,7 +80,7 @@ def test_only_the_command_line_knows_hydra() -> None:
 
 
 @pytest.mark.parametrize(
-    "script", ["train", "sample", "evaluate", "verify", "benchmark", "contest", "peers", "posteriors", "race", "report"]
+    "script", ["train", "sample", "evaluate", "verify", "benchmark", "contest", "peers", "posteriors", "report"]
 )
 def test_importing_a_script_imports_nothing_heavy(script: str) -> None:
     code = f"import sys; sys.path.insert(0, 'scripts'); import {script}; print(sorted(sys.modules))"

@@ -6,13 +6,13 @@ after the other. The clock starts once the optimiser is constructed, and stands 
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
+from suites.base import Row, composed, process, row
+
+ERROR = "error of the score by seconds of training"
 SHARE = 300
 """The paper's method has so many times the seconds of the others."""
 TASKS = {"mixture": "gaussian_mixture", "smile": "smile"}
@@ -27,23 +27,26 @@ CONTESTANTS: dict[str, tuple[str, ...]] = {
 """Each has what the one before it has, and more."""
 
 
-def race(seconds: float) -> dict[str, Any]:
+def measure(seconds: float) -> list[Row]:
     """Curves of all contestants, the paper's over ``seconds``, and when ours reach the paper's last error."""
-    results: dict[str, Any] = {}
+    curves, told = [], []
     for task in TASKS:
-        curves = {name: alone(task, name, seconds if i == 0 else seconds / SHARE) for i, name in enumerate(CONTESTANTS)}
-        paper, *_, ours = curves.values()
-        reached = next((t for t, error in ours["curve"] if error <= paper["curve"][-1][1]), None)
-        results[task] = {
-            "contestants": curves,
-            "seconds_to_the_papers_error": reached,
-            "share_of_its_time": reached and reached / paper["curve"][-1][0],
-            "share_of_its_memory": ours["memory_mib"] / paper["memory_mib"],
-        }
-    return results
+        found = {name: alone(task, name, seconds if i == 0 else seconds / SHARE) for i, name in enumerate(CONTESTANTS)}
+        paper, *_, ours = found.values()
+        for name, one in found.items():
+            curves += [row(f"{ERROR}, {task}", name, at, [error], "") for at, error in one["curve"]]
+        taken, last = paper["curve"][-1]
+        reached = next((t for t, error in ours["curve"] if error <= last), None)
+        if reached is not None:
+            told.append(row("seconds to the error of the grid's end", "and our optimiser", task, [reached], "s"))
+            told.append(row("over the grid's seconds", "and our optimiser", task, [reached / taken], ""))
+        told.append(
+            row("memory over the grid's", "and our optimiser", task, [ours["memory_mib"] / paper["memory_mib"]], "")
+        )
+    return curves + sorted(told, key=lambda each: each.panel)
 
 
-def draw(results: dict[str, Any]) -> Any:  # noqa: ANN401 - matplotlib is imported late
+def draw(rows: Sequence[Row]) -> Any:  # noqa: ANN401 - matplotlib is imported late
     """The error of the score against seconds of training, a panel for each task, the paper's last error dashed."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -53,11 +56,14 @@ def draw(results: dict[str, Any]) -> Any:  # noqa: ANN401 - matplotlib is import
 
     with matplotlib.rc_context(figures.STYLE):
         figure = Figure(figsize=(7.2, 3.2), layout="constrained")
-        for axes, (task, found) in zip(figure.subplots(1, len(results)), results.items(), strict=True):
-            for colour, (name, one) in zip(COLOURS, found["contestants"].items(), strict=False):
-                axes.plot(*zip(*one["curve"], strict=True), color=colour, linewidth=1.2, label=name)
-            last = found["contestants"]["grid of times"]["curve"][-1][1]
-            axes.axhline(last, color="0.5", linestyle="--", linewidth=1, label="where the grid ends")
+        for axes, task in zip(figure.subplots(1, len(TASKS)), TASKS, strict=True):
+            for colour, name in zip(COLOURS, CONTESTANTS, strict=False):
+                own = [
+                    (each.at, each.median) for each in rows if each.panel == f"{ERROR}, {task}" and each.line == name
+                ]
+                axes.plot(*zip(*own, strict=True), color=colour, linewidth=1.2, label=name)
+                if name == next(iter(CONTESTANTS)):
+                    axes.axhline(own[-1][1], color="0.5", linestyle="--", linewidth=1, label="where the grid ends")
             axes.set(xscale="log", yscale="log", title=task, xlabel="seconds of training")
             figures.log_ticks(axes.yaxis)
         figure.axes[0].set_ylabel("relative error of the score")
@@ -67,28 +73,20 @@ def draw(results: dict[str, Any]) -> Any:  # noqa: ANN401 - matplotlib is import
 
 def alone(task: str, name: str, seconds: float) -> dict[str, Any]:
     """A contestant in a process of its own, which another has told how many steps there are."""
-    steps = process(f"race.steps_in({task!r}, {name!r}, {seconds!r})")
-    return process(f"race.contestant({task!r}, {name!r}, {seconds!r}, {steps})")
-
-
-def process(call: str) -> Any:  # noqa: ANN401
-    """What a call gives, in a new process; of memory it has the interpreter and torch before it."""
-    code = (
-        f"import json, resource, torch; torch.set_num_threads(1); from scripts import race; print(json.dumps({call}))"
-    )
-    root = Path(__file__).parents[1]
-    output = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    return json.loads(output.stdout.splitlines()[-1])
+    steps = process(f"time_to_quality.steps_in({task!r}, {name!r}, {seconds!r})")
+    return process(f"time_to_quality.contestant({task!r}, {name!r}, {seconds!r}, {steps})")
 
 
 def training_of(task: str, name: str, *overrides: str) -> tuple[Any, Any]:
     """The parts and the training of a contestant."""
-    from sdegen import assembly
-    from sdegen.command import composed
+    import torch
 
+    from sdegen import assembly
+
+    torch.set_num_threads(1)
     experiment = f"paper/{'grid/' if name == 'grid of times' else ''}{TASKS[task]}"
     options = [f"experiment={experiment}", *CONTESTANTS[name], "trainer.device=cpu", "trainer.epochs=null"]
-    parts = assembly.build(composed("train", [*options, *overrides]))
+    parts = assembly.build(composed(*options, *overrides))
     return parts, parts.training()
 
 
@@ -99,7 +97,7 @@ def contestant(task: str, name: str, seconds: float, steps: int) -> dict[str, An
     from sdegen import files, metrics
     from sdegen.run import on_cpu
 
-    bare = process("resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024")
+    bare = process("memory.peak()")
     often = f"trainer.log_every={max(1, steps // 256)}"
     parts, training = training_of(task, name, f"trainer.steps={steps}", "trainer.preview_every=0", often)
     score = on_cpu(training.averages[0], torch.device("cpu"), torch.float32)

@@ -1,0 +1,1 @@
+"""What ``scripts/benchmark.py`` measures: a module for each suite, with a function ``measure`` that gives its rows."""
