@@ -19,7 +19,7 @@ from sdegen.score import ScoreModel
 from sdegen.stream import Batch, Stream
 from sdegen.tensor import flatten_parameters
 
-GRAIN = 4e7
+GRAIN = 4e6
 """Multiplications and additions that are worth a thread: measured by ``scripts/benchmark.py scaling``."""
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 

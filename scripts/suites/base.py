@@ -8,11 +8,18 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parents[2]
+
+LONG = 40
+"""Rows of a panel from which on a table has the last of each line only."""
 
 
 class Row(NamedTuple):
@@ -85,85 +92,101 @@ def composed(*overrides: str) -> dict[str, Any]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as lines of text, panel by panel."""
+    """The rows as lines of text, panel by panel; of a long curve the last one."""
     lines, panel = [], ""
-    for each in rows:
+    for each, after in zip(rows, [*rows[1:], None], strict=True):
         if each.panel != panel:
-            panel = each.panel
-            lines.append(f"{panel}, {each.unit}" if each.unit else panel)
+            panel, length = each.panel, sum(other.panel == each.panel for other in rows)
+            lines.append(_with_unit(panel, rows=[each]))
+        if length > LONG and after is not None and (after.panel, after.line) == (each.panel, each.line):
+            continue
         at = f"{each.at:g}" if isinstance(each.at, int | float) else each.at
         lines.append(f"  {each.line:<24}{at:<26}{each.median:>10.4g}   ({each.low:.4g} to {each.high:.4g})")
     return "\n".join(lines)
 
 
-def draw(rows: Sequence[Row]) -> Any:  # noqa: ANN401 - matplotlib is imported late
+def draw(rows: Sequence[Row]) -> Figure:
     """A panel for each measure: lines over an axis of numbers, or a dot with its quartiles for each name."""
     import matplotlib
     from matplotlib.figure import Figure
 
     from sdegen import figures
-    from sdegen.frontier import COLOURS
 
-    panels = list(dict.fromkeys(each.panel for each in rows))
-    numbers = {p: all(isinstance(each.at, int | float) for each in rows if each.panel == p) for p in panels}
-    tall = max(
-        2.6,
-        max(0.22 * sum(each.panel == p for each in rows) + 1 for p in panels if not numbers[p])
-        if not all(numbers.values())
-        else 0,
-    )
+    panels: dict[str, list[Row]] = {}
+    for each in rows:
+        panels.setdefault(each.panel, []).append(each)
+    named = [len({each.at for each in own}) for own in panels.values() if isinstance(own[0].at, str)]
     across = min(3, len(panels))
     down = -(-len(panels) // across)
     with matplotlib.rc_context(figures.STYLE):
-        figure = Figure(figsize=(3.4 * across, tall * down), layout="constrained")
+        figure = Figure(
+            figsize=(3.4 * across, down * max(2.6, 0.8 + 0.3 * max(named, default=0))), layout="constrained"
+        )
         grid = figure.subplots(down, across, squeeze=False).flatten()
         for axes in grid[len(panels) :]:
             axes.remove()
-        for axes, panel in zip(grid, panels, strict=False):
-            own = [each for each in rows if each.panel == panel]
-            lines = list(dict.fromkeys(each.line for each in own))
-            for colour, line in zip(COLOURS, lines, strict=False):
-                part = [each for each in own if each.line == line]
-                middle = [each.median for each in part]
-                spread = [
-                    [m - each.low for m, each in zip(middle, part, strict=True)],
-                    [each.high - m for m, each in zip(middle, part, strict=True)],
-                ]
-                if numbers[panel]:
-                    axes.errorbar(
-                        [each.at for each in part],
-                        middle,
-                        spread,
-                        color=colour,
-                        marker="o",
-                        markersize=3,
-                        linewidth=1.2,
-                        label=line,
-                    )
-                else:
-                    axes.errorbar(
-                        middle,
-                        [f"{each.at}" for each in part],
-                        xerr=spread,
-                        color=colour,
-                        marker="o",
-                        markersize=4,
-                        linestyle="",
-                        label=line,
-                    )
-            title, _, along = panel.partition(" by ")
-            if numbers[panel]:
-                axes.set(
-                    xscale="log",
-                    yscale="log",
-                    xlabel=along,
-                    ylabel=f"{title} ({own[0].unit})" if own[0].unit else title,
-                )
-                figures.log_ticks(axes.xaxis)
-                figures.log_ticks(axes.yaxis)
-            else:
-                axes.invert_yaxis()
-                axes.set(xlabel=f"{title} ({own[0].unit})" if own[0].unit else title, xlim=(0, None))
-            if len(lines) > 1:
-                axes.legend(fontsize=7)
+        for axes, (panel, own) in zip(grid, panels.items(), strict=False):
+            (_lines if isinstance(own[0].at, int | float) else _dots)(axes, panel, own)
     return figure
+
+
+def _lines(axes: Axes, panel: str, rows: Sequence[Row]) -> None:
+    from sdegen import figures
+
+    for colour, (line, part) in _by_line(rows):
+        low, high = ([abs(each.median - end) for each, end in ends] for ends in _quartiles(part))
+        x, y = [float(each.at) for each in part], [each.median for each in part]
+        axes.errorbar(x, y, [low, high], color=colour, marker="o", markersize=3, linewidth=1.2, label=line)
+    title, _, along = panel.partition(" by ")
+    axes.set(xscale="log", xlabel=along, ylabel=_with_unit(title, rows))
+    figures.log_ticks(axes.xaxis)
+    values = [each.median for each in rows]
+    # On a logarithmic axis of a few per cent, noise would look like a trend.
+    if max(values) > 3 * min(values):
+        axes.set_yscale("log")
+        figures.log_ticks(axes.yaxis)
+    else:
+        axes.set_ylim(0, 1.3 * max(values))
+    _legend(axes, rows)
+
+
+def _dots(axes: Axes, panel: str, rows: Sequence[Row]) -> None:
+    from sdegen import figures
+
+    for colour, (line, part) in _by_line(rows):
+        low, high = ([abs(each.median - end) for each, end in ends] for ends in _quartiles(part))
+        x, y = [each.median for each in part], [str(each.at) for each in part]
+        axes.errorbar(x, y, xerr=[low, high], color=colour, marker="o", markersize=4, linestyle="", label=line)
+    axes.invert_yaxis()
+    axes.margins(y=0.1)
+    axes.set_xlabel(_with_unit(panel, rows))
+    values = [each.median for each in rows]
+    if min(values) > 0 and max(values) > 20 * min(values):
+        axes.set_xscale("log")
+        figures.log_ticks(axes.xaxis)
+    else:
+        axes.set_xlim(0, 1.1 * max(each.high for each in rows))
+    _legend(axes, rows)
+
+
+def _by_line(rows: Sequence[Row]) -> Iterator[tuple[str, tuple[str, list[Row]]]]:
+    """A colour for each line, its name and its rows."""
+    from sdegen.frontier import COLOURS
+
+    lines: dict[str, list[Row]] = {}
+    for each in rows:
+        lines.setdefault(each.line, []).append(each)
+    return zip(COLOURS, lines.items(), strict=False)
+
+
+def _quartiles(rows: Sequence[Row]) -> tuple[list[tuple[Row, float]], list[tuple[Row, float]]]:
+    return [(each, each.low) for each in rows], [(each, each.high) for each in rows]
+
+
+def _with_unit(title: str, rows: Sequence[Row]) -> str:
+    return f"{title} ({rows[0].unit})" if rows[0].unit else title
+
+
+def _legend(axes: Axes, rows: Sequence[Row]) -> None:
+    if len({each.line for each in rows}) > 1:
+        axes.legend(fontsize=7)

@@ -37,13 +37,13 @@ def measure(
     for count in threads:
         for batch in batches:
             own = (f"trainer.batch_size={batch}", "dataset.size=20000", f"trainer.threads={count}")
-            take("a step by batch size", f"{count} threads", batch, *own, threads=count)
+            take("a step by batch size", f"{count} thread{'s' * (count > 1)}", batch, *own, threads=count)
     for n in grid:
         take("a step by grid points", "perceptron", n, "times=grid", f"times.points={n}", "times.simulations=10")
     for r in replicas:
         for count in threads:
             both = (f"trainer.replicas={r}", f"trainer.threads={count}")
-            take("a step of all replicas by replicas", f"{count} threads", r, *both, threads=count)
+            take("a step of all replicas by replicas", f"{count} thread{'s' * (count > 1)}", r, *both, threads=count)
     for n in jobs:
         rows.append(row("a step of each job by jobs", "perceptron", n, together(n, options, seconds), "µs"))
     return rows

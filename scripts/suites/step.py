@@ -33,9 +33,9 @@ def measure(tasks: Mapping[str, Mapping[str, Any]], rounds: int) -> list[Row]:
         bare = bare_loop(x, plain(parts), parts.trainer.batch_size, steps)
         with tempfile.TemporaryDirectory() as folder:
             seconds = interleaved({"bare": bare, "ours": our_loop(parts, Path(folder), steps)}, rounds)
-        rows.append(row("step over a bare loop", task, task, over(seconds, "bare")["ours"], ""))
+        rows.append(row("step over a bare loop", "", task, over(seconds, "bare")["ours"], ""))
         for name, taken in seconds.items():
-            rows.append(row("seconds of a step", name, task, [1e6 * s / steps for s in taken], "µs"))
+            rows.append(row("a step", name, task, [1e6 * s / steps for s in taken], "µs"))
     return sorted(rows, key=lambda each: each.panel, reverse=True)
 
 

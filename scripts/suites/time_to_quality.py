@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from suites.base import Row, composed, process, row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ERROR = "error of the score by seconds of training"
 SHARE = 300
@@ -46,7 +49,7 @@ def measure(seconds: float) -> list[Row]:
     return curves + sorted(told, key=lambda each: each.panel)
 
 
-def draw(rows: Sequence[Row]) -> Any:  # noqa: ANN401 - matplotlib is imported late
+def draw(rows: Sequence[Row]) -> Figure:
     """The error of the score against seconds of training, a panel for each task, the paper's last error dashed."""
     import matplotlib
     from matplotlib.figure import Figure
