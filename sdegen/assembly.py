@@ -117,10 +117,15 @@ def together(parts: Sequence[Experiment]) -> Training:
     points = [Points(one.config["seed"], one.dataset, trainer.batch_size, dropout, device, dtype) for one in parts]
     stream = Stream(points, first.gradient.prepare, first.weighting, first.times, first.sde)
     steps = trainer.total(len(first.dataset.x)) if trainable else 0
-    rows = min(trainer.batch_size, len(first.dataset.x)) * first.times.chunk * len(parts)
-    work = rows * first.model.network.work(first.dataset.units.shape) if trainable else 0
-    torch.set_num_threads(trainer.threads_for(work))
+    torch.set_num_threads(trainer.threads_for(work(parts)))
     return Training(models, first.gradient, first.optimizer, trainer, stream, steps)
+
+
+def work(parts: Sequence[Experiment]) -> float:
+    """Multiplications and additions of a pass of a step's rows, or those of a chunk of it, through the networks."""
+    first = parts[0]
+    rows = min(first.trainer.batch_size, len(first.dataset.x)) * first.times.chunk * len(parts)
+    return 0.0 if first.model.network.exact else rows * first.model.network.work(first.dataset.units.shape)
 
 
 def check(config: Config, groups: Sequence[str], types: Mapping[str, Any], trust: Sequence[str]) -> Config:

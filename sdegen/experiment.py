@@ -14,7 +14,7 @@ import torch
 
 from sdegen import checkpoint as checkpoints
 from sdegen import files, schema
-from sdegen.assembly import Config, Experiment, flat_options, replicated, together
+from sdegen.assembly import Config, Experiment, flat_options, replicated, together, work
 from sdegen.checkpoint import Checkpoint
 from sdegen.classifier import ClassifierModel
 from sdegen.errors import UserError
@@ -52,7 +52,8 @@ def train(
     parts = replicated(config, trust)
     training, trainer = together(parts), parts[0].trainer
     # Generators differ between kinds of device, sums between numbers of threads: what was chosen is what is resumed.
-    chosen = {"device": str(trainer.device), "threads": torch.get_num_threads(), "gradient": training.gradient.name}
+    threads = torch.get_num_threads()
+    chosen = {"device": str(trainer.device), "threads": threads, "gradient": training.gradient.name}
     members = []
     for replica, one in enumerate(parts):
         one.config["trainer"] = {**one.config["trainer"], **chosen, "replicas": 1 if replica else len(parts)}
@@ -67,6 +68,8 @@ def train(
     checkpoints.point_latest(folder)
     steps, first = training.steps, members[0]
     where = f"in {folder}, on {trainer.device}"
+    if trainer.device.type == "cpu":
+        where += f", {threads} thread{'s' * (threads != 1)} for {work(parts) / 1e6:.3g} million operations a pass"
     with contextlib.ExitStack() as stack:
         stack.enter_context(files.logging_to(folder / "train.log"))
         for member in members:

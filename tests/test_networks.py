@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sdegen.networks import ClassifierConv, ClassifierMLP, Network, ScoreNet, UNet
+from sdegen.networks import MLP, ClassifierConv, ClassifierMLP, Network, ScoreNet, UNet
 from sdegen.rng import generator, randn_like
 from sdegen.sde import VP
 
@@ -114,7 +114,8 @@ def test_learns_what_no_linear_denoiser_can(network: Network) -> None:
         optimizer.zero_grad()
         (network(noisy, t) - clean).square().mean().backward()
         optimizer.step()
-    clean, noisy = batch()
+    # Many: a wrong sign, which the noise makes of a point in two thousand, costs a batch as much as the linear map does.
+    clean, noisy = (torch.cat(part) for part in zip(*(batch() for _ in range(60)), strict=True))
     energy = float(pattern.square().sum())
     # The best linear map projects on the pattern: its error is that of a Gaussian of the same variance.
     linear = energy * sigma**2 / (energy + sigma**2) / 64
@@ -167,3 +168,29 @@ def test_classifiers_approach_the_posterior() -> None:
 def test_what_cannot_be_built_is_told_with_the_fix(make, words: str) -> None:  # noqa: ANN001
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "expected"),
+    [
+        (MLP((2,), (128, 16)), (2,), 2 * (3 * 128 + 128 * 16 + 16 * 2)),
+        # 8 × 8 in three levels: 64, 16 and 4 pixels down, 16 and 64 up, 64 at the exit.
+        (
+            ScoreNet((1, 8, 8), (8, 16, 24), embedding=32),
+            (1, 8, 8),
+            2
+            * (
+                9 * (64 * 8 + 16 * 8 * 16 + 4 * 16 * 24 + 16 * 24 * 16 + 64 * 32 * 8 + 64 * 16)
+                + 32 * (32 + 8 + 16 + 24 + 16 + 8)
+            ),
+        ),
+    ],
+    ids=["mlp", "scorenet"],
+)
+def test_work_is_counted_by_hand(network: Network, shape: tuple[int, ...], expected: int) -> None:
+    """Two operations for each weight at each position, and nothing is left behind."""
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    assert network.work(shape) == expected
+    assert network.training
+    assert not any(layer._forward_hooks for layer in network.modules())
+    torch.testing.assert_close(dict(network.state_dict()), state, rtol=0, atol=0)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
 from sdegen.errors import UserError
-from sdegen.ode import RK45, Dopri5, ODESolver
+from sdegen.ode import RK45, Dopri5, Field, ODESolver, solve_flow
+from sdegen.sde import VE, VP, LinearSDE, SubVP
+from sdegen.tensor import expand
 
 SOLVERS = {"rk45": lambda tol: RK45(tol, tol), "dopri5": lambda tol: Dopri5(tol, tol, 10_000)}
 FREQUENCY = torch.tensor([1.0, 5.0, 20.0], dtype=torch.float64)
@@ -106,6 +110,58 @@ def test_dopri5_is_of_fifth_order() -> None:
         errors.append(abs(float(end) - math.exp(math.sin(h))))
     orders = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
     assert min(orders) > 5.8
+
+
+def normal_flow(sde: LinearSDE, std: float) -> tuple[Field, Callable[[float], float]]:
+    """The flow of data N(0, std²), and the standard deviation at a time, by which the flow scales every point."""
+
+    def deviation(t: float) -> float:
+        at = torch.tensor(t, dtype=torch.float64)
+        return math.hypot(float(sde.alpha(at)) * std, float(sde.sigma(at)))
+
+    def score(x: Tensor, t: Tensor) -> Tensor:
+        return -x / expand(sde.alpha(t) ** 2 * std**2 + sde.sigma(t) ** 2, x)
+
+    return sde.reverse(score, eta=0).drift, deviation
+
+
+@pytest.mark.parametrize("sde", [VP(), SubVP(), VE()], ids=lambda sde: type(sde).__name__)
+@pytest.mark.parametrize("std", [0.1, 1.0, 3.0])
+def test_flow_ends_where_it_should_within_a_few_tolerances(sde: LinearSDE, std: float) -> None:
+    """Two thousand points, of which none is far off: in a first part where next to nothing happens steps stay short."""
+    field, deviation = normal_flow(sde, std)
+    x = deviation(sde.T) * torch.randn(2000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    times = torch.tensor([sde.T, 0.5, 0.1, sde.eps], dtype=torch.float64)
+    for tolerance in (1e-4, 1e-6):
+        solver = Dopri5(tolerance, tolerance, 10_000)
+        found = solve_flow(solver, sde, field, x, sde.T, sde.eps, times)
+        exact = torch.stack([x * deviation(float(t)) / deviation(sde.T) for t in times])
+        assert torch.equal(found.path[0], x)
+        assert torch.equal(found.path[-1], found.x)
+        assert float(((found.x - exact[-1]).abs() / (1 + exact[-1].abs())).max()) < 30 * tolerance
+        torch.testing.assert_close(found.path, exact, rtol=1e-2, atol=1e-2)
+        back = solve_flow(solver, sde, field, found.x, sde.eps, sde.T, torch.zeros(0)).x
+        assert float(((back - x).abs() / (1 + x.abs())).max()) < 100 * tolerance * deviation(sde.T) / deviation(sde.eps)
+
+
+def test_flow_costs_less_in_the_clock_of_the_noise() -> None:
+    """Of data with fine structure, at the same tolerance, and at an error that is no larger."""
+    sde = VP()
+    field, deviation = normal_flow(sde, 0.01)
+    x = torch.randn(200, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    exact, solver = x * deviation(sde.eps) / deviation(sde.T), Dopri5(1e-6, 1e-6, 10_000)
+    counts, errors = [], []
+    for solve in (solver.solve, functools.partial(solve_flow, solver, sde)):
+        asked: list[int] = []
+
+        def counted(x: Tensor, t: Tensor, asked: list[int] = asked) -> Tensor:
+            asked.append(len(x))
+            return field(x, t)
+
+        errors.append(float((solve(counted, x, sde.T, sde.eps, torch.zeros(0)).x - exact).abs().max()))
+        counts.append(sum(asked))
+    assert counts[1] < 0.8 * counts[0]
+    assert errors[1] < 2 * errors[0]
 
 
 def test_dopri5_costs_six_evaluations_a_step_and_few_steps() -> None:

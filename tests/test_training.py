@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from sdegen.rng import SampleNoise
 from sdegen.stream import Points, Stream
 from sdegen.tensor import flatten_parameters
 from sdegen.times import Grid
-from sdegen.training import Trainer, Training
+from sdegen.training import GRAIN, Trainer, Training
 
 
 def config(*overrides: str) -> dict[str, Any]:
@@ -163,6 +165,30 @@ def test_a_seed_keeps_its_meaning() -> None:
     noise = SampleNoise(0, 70, 72, (2,))
     draws = torch.stack([noise(torch.empty(0)) for _ in range(18)])
     torch.testing.assert_close(draws[17, 1], torch.tensor([-0.380066, -0.051531]), rtol=1e-5, atol=1e-6)
+
+
+def test_threads_follow_the_work_where_they_are_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for what is small, no more than there are cores or than a launcher allows; and what is asked for is had."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    cores = len(os.sched_getaffinity(0))
+    counts = [Trainer().threads_for(work) for work in (0, 1e3, 2 * GRAIN, 1e15)]
+    assert counts == [1, 1, min(2, cores), cores]
+    assert Trainer(threads=3).threads_for(1e3) == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert Trainer().threads_for(1e15) == Trainer(threads=3).threads_for(1e15) == 1
+
+
+def test_threads_that_were_chosen_are_recorded_with_the_reason(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from sdegen.files import log
+
+    log.propagate = True
+    with caplog.at_level(logging.INFO, "sdegen"):
+        run = experiment.train(config("trainer.steps=2", "trainer.device=cpu"), tmp_path / "run")
+    assert run.config["trainer"]["threads"] == 1
+    # 16 rows through layers of 3 × 8 and 8 × 2.
+    assert "on cpu, 1 thread for 0.00128 million operations a pass" in caplog.text
 
 
 def test_epochs_are_counted_in_steps_of_all_points() -> None:
