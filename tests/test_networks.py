@@ -114,7 +114,7 @@ def test_learns_what_no_linear_denoiser_can(network: Network) -> None:
         optimizer.zero_grad()
         (network(noisy, t) - clean).square().mean().backward()
         optimizer.step()
-    # Many: a wrong sign, which the noise makes of a point in two thousand, costs a batch as much as the linear map does.
+    # Many: a wrong sign, as the noise makes of one in two thousand, costs a batch as much as the linear map does.
     clean, noisy = (torch.cat(part) for part in zip(*(batch() for _ in range(60)), strict=True))
     energy = float(pattern.square().sum())
     # The best linear map projects on the pattern: its error is that of a Gaussian of the same variance.

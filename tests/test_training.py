@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from sdegen import assembly, checkpoint, experiment
 from sdegen.command import composed
 from sdegen.errors import UserError
 from sdegen.gradient import Autograd
-from sdegen.history import LossByTime
+from sdegen.history import History, LossByTime
+from sdegen.objective import Prepared
 from sdegen.rng import SampleNoise
-from sdegen.stream import Points, Stream
+from sdegen.stream import Batch, Points, Stream
 from sdegen.tensor import flatten_parameters
 from sdegen.times import Grid
 from sdegen.training import GRAIN, Trainer, Training
@@ -149,6 +152,20 @@ def test_blocks_and_epochs_have_noise_and_orders_of_their_own() -> None:
     assert len({float(noise[0, 0]) for noise in noises}) == len(noises)
     orders = {tuple(row.tolist()) for row in stream.points[0].indices(range(0, 20))[::4]}
     assert len(orders) == 5
+
+
+@pytest.mark.parametrize("options", [(), ("times.draws=3", "times.chunk=2"), ("times=importance", "dataset.size=500")])
+def test_how_many_blocks_are_prepared_at_once_changes_no_number(options: tuple[str, ...]) -> None:
+    """Bit for bit, from any step on; short batches among them."""
+    streams = [training(config("trainer.steps=1", *options)).stream for _ in range(2)]
+    streams[0].together = 1
+    assert streams[1].together == 16
+    for start, stop in ((0, 150), (45, 47), (127, 300)):
+        for one, many in zip(*(stream.steps(start, stop) for stream in streams), strict=True):
+            for a, b in zip(one, many, strict=True):
+                assert a.total == b.total
+                pairs = zip((*vars(a.rows).values(), *a[1:4]), (*vars(b.rows).values(), *b[1:4]), strict=True)
+                assert all(torch.equal(*pair) for pair in pairs)
 
 
 def test_large_batches_are_prepared_fewer_steps_ahead() -> None:
@@ -359,6 +376,41 @@ def test_loss_by_time_is_the_mean_of_each_bin() -> None:
         assert value == pytest.approx(3 * float(inside.mean()), rel=1e-5)
     gathered.add(torch.tensor([0.55]), torch.tensor([7.0]), torch.ones(1))
     assert gathered.read() == {"loss_by_t/0.5-0.6": 7.0}
+
+
+def losses_of(steps: list[list[Tensor]], totals: list[int]) -> History:
+    """A history of steps in chunks, of two replicas: ``(2, N)`` losses each."""
+    history = History(lambda losses: losses, [LossByTime(0.0, 1.0), LossByTime(0.0, 1.0)])
+    for step, (chunks, total) in enumerate(zip(steps, totals, strict=True)):
+        for losses in chunks:
+            rows = Prepared(losses, torch.full_like(losses, 0.5))
+            history.add(step, Batch(rows, losses, losses, torch.ones_like(losses), total), (losses,))
+        history.norms.append(torch.tensor([[1.0], [2.0 + step]]))
+    return history
+
+
+def test_history_has_the_mean_over_steps_of_uneven_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each replica by itself, whether the rows are added up once or often."""
+    source = torch.Generator().manual_seed(0)
+    sizes = [[3, 3, 2], [8], [5, 1]]
+    steps = [[torch.rand(2, n, generator=source) for n in own] for own in sizes]
+    expected = torch.stack([torch.cat(own, 1).mean(1) for own in steps]).mean(0)
+    for kept in (0, 7, 2**18):
+        monkeypatch.setattr(History, "KEPT", kept)
+        history = losses_of(steps, [8, 8, 6])
+        values = history.read()
+        assert [v["train/loss"] for v in values] == pytest.approx(expected.tolist(), rel=1e-6)
+        assert [v["train/gradient_norm"] for v in values] == pytest.approx([1.0, 3.0])
+        everything = torch.cat([losses for own in steps for losses in own], 1).mean(1)
+        assert [v["loss_by_t/0.5-0.6"] for v in values] == pytest.approx(everything.tolist(), rel=1e-6)
+        assert len(history.check()) == 0
+
+
+def test_history_names_the_first_step_that_is_no_number() -> None:
+    steps = [[torch.ones(2, 4), torch.ones(2, 4)] for _ in range(5)]
+    steps[3][1][1, 2] = math.inf
+    with pytest.raises(UserError, match="the loss is inf at step 4, and its gradient's norm 5"):
+        losses_of(steps, [8] * 5).check()
 
 
 def test_bfloat16_is_autocast_and_warned_of_for_points(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
