@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -101,8 +102,23 @@ def train(
         else:
             log.info(f"the score is exact, there is nothing to train; {where}")
             save()
-        runs = [member.finish() for member in members]
+        runs = []
+        for member in members:
+            if len(members) > 1:
+                log.info(f"seed {member.parts.config['seed']}, in {member.folder}")
+            runs.append(member.finish())
+        if len(members) > 1:
+            log.info(spread([member.metrics for member in members]))
     return runs[0]
+
+
+def spread(found: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
+    """The metrics of several seeds as lines of text: median, and from where to where they go."""
+    lines = [f"over {len(found)} seeds{'median':>11}{'lowest':>10}{'highest':>10}"]
+    for name in found[0]:
+        values = [metrics[name]["value"] for metrics in found]
+        lines.append(f"{name:<13}" + "".join(f"{value:>10.4g}" for value in (median(values), min(values), max(values))))
+    return "\n".join(lines)
 
 
 class Member:
@@ -120,6 +136,7 @@ class Member:
         self.parts, self.training, self.replica, self.folder, self.trust = parts, training, replica, folder, trust
         self.dtype = DTYPES[parts.trainer.precision]
         self.provenance: dict[str, Any] = {}
+        self.metrics: Mapping[str, Mapping[str, Any]] = {}
 
     def begin(self, command: str) -> None:
         """Begin the folder."""
@@ -228,6 +245,7 @@ class Member:
         cost = {"steps": training.step, "seconds": training.seconds, "peak_memory_mib": files.peak_memory_mib()}
         files.write_json(folder / "provenance.json", {**self.provenance, "training": cost})
         files.write_json(folder / "metrics.json", written.metrics)
+        self.metrics = written.metrics
         return result
 
 
