@@ -23,6 +23,7 @@ SHORT = {
 """What a command is given besides, so that it takes a second and not minutes."""
 SHORTER = {
     "trainer.epochs=8000": "trainer.steps=6",
+    "trainer.replicas=10": "trainer.replicas=2",
     "count=5000": "",
     "count=100": "count=2",
     "sampler.steps=5,10,20": "sampler.steps=5,10",
