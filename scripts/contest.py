@@ -62,7 +62,7 @@ OURS: dict[str, tuple[tuple[str, ...], ...]] = {
 ADAPTIVE: dict[str, tuple[tuple[str, ...], ...]] = {"ode": (("sampler=rk45",), ("sampler=dopri5",)), "sde": ()}
 """Our samplers that choose their steps; ``sampler.rtol`` and ``sampler.atol`` are added."""
 
-TOLERANCES = [10 ** (-k / 4) for k in range(-2, 17)]
+TOLERANCES = [10 ** (-k / 4) for k in range(-2, 25)]
 FINALISTS = 2
 """How many settings of a sampler are measured on all samples."""
 

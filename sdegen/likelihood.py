@@ -27,7 +27,7 @@ from torch import Tensor
 
 from sdegen.datasets.base import Units
 from sdegen.errors import UserError
-from sdegen.ode import Field, ODESolver, solve_flow
+from sdegen.ode import Field, ODESolver
 from sdegen.rng import RandnLike, SampleNoise, derive
 from sdegen.samplers.base import Counted
 from sdegen.sde.base import SDE, Score
@@ -205,7 +205,7 @@ class Flow:
         # A solver drops the rows that have arrived: the last column tells each row its number, and so its probes.
         number = torch.arange(len(x), device=x.device, dtype=x.dtype).unsqueeze(1)
         state = torch.cat([x.flatten(1), x.new_zeros(len(x), k), number], dim=1)
-        end = solve_flow(self.solver, self.sde, field, state, self.sde.eps, self.sde.T, torch.zeros(0)).x.double()
+        end = self.solver.solve(field, state, self.sde.eps, self.sde.T, torch.zeros(0)).x.double()
         latent, grown = end[:, :d].reshape(x.shape), end[:, d : d + k]
         log_p = self.sde.log_prior(latent) + grown.mean(1)
         error = grown.std(1) / math.sqrt(k) if k > 1 else None
@@ -229,8 +229,7 @@ class Flow:
         drift = self.sde.reverse(self.score, eta=0).drift
         with torch.no_grad():
             batches = x.to(self.device, self.dtype).split(self.batch_size)
-            ends = [solve_flow(self.solver, self.sde, drift, b, start, stop, torch.zeros(0)).x for b in batches]
-            return torch.cat(ends).double()
+            return torch.cat([self.solver.solve(drift, b, start, stop, torch.zeros(0)).x for b in batches]).double()
 
     def _checked(self, x: Tensor) -> Tensor:
         """``x``, or UserError where it is no batch of points: left alone, ``(2,)`` would broadcast to two of them."""

@@ -2,7 +2,6 @@ r"""Solvers of ordinary differential equations :math:`dx/dt = f(x, t)` for a bat
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
@@ -29,9 +28,7 @@ class ODESolver(ABC):
     """Integrates a field from ``t0`` to ``t1``, forwards or backwards."""
 
     @abstractmethod
-    def solve(
-        self, field: Field, x: Tensor, t0: float, t1: float, times: Tensor, longest: float = math.inf
-    ) -> Solution:
+    def solve(self, field: Field, x: Tensor, t0: float, t1: float, times: Tensor) -> Solution:
         """The solution from ``x`` at ``t0``.
 
         Args:
@@ -40,7 +37,6 @@ class ODESolver(ABC):
             t0: start.
             t1: end.
             times: ``(F,)``, from ``t0`` to ``t1``, where the path is wanted; may be empty.
-            longest: no step is longer.
         """
 
 
@@ -58,9 +54,7 @@ class RK45(ODESolver):
     def __init__(self, rtol: float, atol: float) -> None:
         self.rtol, self.atol = checked(rtol, atol)
 
-    def solve(
-        self, field: Field, x: Tensor, t0: float, t1: float, times: Tensor, longest: float = math.inf
-    ) -> Solution:
+    def solve(self, field: Field, x: Tensor, t0: float, t1: float, times: Tensor) -> Solution:
         from scipy.integrate import solve_ivp
 
         def flat(t: float, state):  # noqa: ANN001, ANN202 - arrays of SciPy's
@@ -70,9 +64,7 @@ class RK45(ODESolver):
         start = x.detach().flatten().double().cpu().numpy()
         asked = times.double().cpu().numpy()
         at = asked if t1 in asked else [*asked, t1]
-        result = solve_ivp(
-            flat, (t0, t1), start, method="RK45", rtol=self.rtol, atol=self.atol, t_eval=at, max_step=longest
-        )
+        result = solve_ivp(flat, (t0, t1), start, method="RK45", rtol=self.rtol, atol=self.atol, t_eval=at)
         if not result.success:
             raise UserError(f"RK45 stopped: {result.message} Try a looser sampler.rtol, or sampler=euler_maruyama")
         states = torch.as_tensor(result.y.T, dtype=x.dtype, device=x.device).reshape(-1, *x.shape)
@@ -103,7 +95,7 @@ class Dopri5(ODESolver):
     )
     C = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
     ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
-    FIRST, SAFETY, SHRINK, GROW = 0.02, 0.9, 0.2, 5.0
+    FIRST, SAFETY, SHRINK, GROW = 1e-3, 0.9, 0.2, 5.0
 
     def __init__(self, rtol: float, atol: float, max_steps: int) -> None:
         self.rtol, self.atol = checked(rtol, atol)
@@ -112,8 +104,9 @@ class Dopri5(ODESolver):
         self.max_steps = max_steps
 
     def solve(
-        self, field: Field, x: Tensor, t0: float, t1: float, times: Tensor, longest: float = math.inf
+        self, field: Field, x: Tensor, t0: float, t1: float, times: Tensor, longest: float | None = None
     ) -> Solution:
+        """See :meth:`ODESolver.solve`. No step is longer than ``longest``, and the first is a fifth of it."""
         end, path = x.clone(), x.new_zeros(len(times), *x.shape)
         path[times == t0] = x
         sign = 1.0 if t1 > t0 else -1.0
@@ -121,11 +114,11 @@ class Dopri5(ODESolver):
         # The rows still under way: their index, state, slope, time and step size.
         row = torch.arange(len(x), device=x.device)
         t = torch.full((len(x),), t0, dtype=torch.float64, device=x.device)
-        h = torch.full_like(t, self.FIRST * abs(t1 - t0))
+        h = torch.full_like(t, self.FIRST * abs(t1 - t0) if longest is None else longest / 5)
         k = field(x, t)
         for _ in range(self.max_steps):
             left = (t1 - t).abs()
-            h = h.clamp(max=longest)
+            h = h if longest is None else h.clamp(max=longest)
             last = h >= left
             h = torch.minimum(h, left)
             t_new = torch.where(last, t1, t + sign * h)
@@ -193,11 +186,11 @@ LONGEST = 2.4
 r"""In the log noise-to-signal ratio: a factor of 11 in :math:`\sigma^2/\alpha^2`."""
 
 
-def solve_flow(solver: ODESolver, sde: SDE, field: Field, x: Tensor, t0: float, t1: float, times: Tensor) -> Solution:
-    r"""The solution along the flow of an SDE, in the clock in which that is smooth.
+def solve_flow(solver: Dopri5, sde: SDE, field: Field, x: Tensor, t0: float, t1: float, times: Tensor) -> Solution:
+    r"""The solution along the flow of an SDE, in the clock in which that of a trained network is smooth.
 
-    In t the flow of data with fine structure changes as :math:`1/\sqrt t` next to zero and slowly elsewhere. In the log
-    noise-to-signal ratio :math:`u = \log(\sigma_t^2 / \alpha_t^2)` of a linear SDE, with
+    In t the flow of a network, or of data with fine structure, changes as :math:`1/\sqrt t` next to zero and slowly
+    elsewhere. In the log noise-to-signal ratio :math:`u = \log(\sigma_t^2 / \alpha_t^2)` of a linear SDE, with
     :math:`dt = (\sigma^2/g^2)\, du`, it changes about as much at all noises. At high noise next to nothing happens, and
     an estimate of the error sees too late what comes: no step is longer than :data:`LONGEST`.
 

@@ -154,7 +154,7 @@ def test_probes_are_fixed_along_a_trajectory(sde: LinearSDE) -> None:
     anew, or another row's after some rows have arrived, would give what lies between."""
     score = Correlated(sde, covariance(2))
     x = normal(40, 2) * torch.logspace(-1, 1, 40, dtype=torch.float64)[:, None]
-    mapped = flow(sde, score, same((2,)), Dopri5(1e-9, 1e-9, 10_000))
+    mapped = flow(sde, score, same((2,)))
     off = mapped.log_prob(x, Hutchinson(1)).log_p - mapped.log_prob(x, Exact()).log_p
     expected = 2 * float(score.log_map()[0, 1])
     assert abs(expected) > 0.1
@@ -220,8 +220,8 @@ def test_score_is_asked_between_eps_and_T_and_counted(sde: LinearSDE) -> None:  
 
     got = flow(sde, watched, same((2,))).log_prob(normal(5, 2), Exact())
     asked = torch.cat(times)
-    assert sde.eps <= float(asked.min()) <= sde.eps * (1 + 1e-9)
-    assert sde.T * (1 - 1e-9) <= float(asked.max()) <= sde.T
+    assert float(asked.min()) == sde.eps
+    assert float(asked.max()) == sde.T
     assert got.nfe == len(asked) / 5
 
 

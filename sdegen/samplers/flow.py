@@ -19,13 +19,8 @@ class ProbabilityFlow(Sampler):
     The only randomness is the draw of the prior. Reference: Song et al. (2021), eq. 13.
 
     Args:
-        solver: integrates the flow from T to eps.
         denoise: see :class:`Sampler`.
     """
-
-    def __init__(self, solver: ode.ODESolver, denoise: bool = False) -> None:
-        super().__init__(denoise)
-        self.solver = solver
 
     def _integrate(self, sde: SDE, score: Score, x: Tensor, noise: RandnLike, frames: int) -> Walk:
         times = torch.linspace(sde.T, sde.eps, frames, dtype=torch.float64)
@@ -51,7 +46,8 @@ class RK45(ProbabilityFlow):
     couples = True
 
     def __init__(self, rtol: float = 1e-5, atol: float = 1e-5, denoise: bool = False) -> None:
-        super().__init__(ode.RK45(rtol, atol), denoise)
+        super().__init__(denoise)
+        self.solver = ode.RK45(rtol, atol)
 
     def _solution(self, sde: SDE, field: ode.Field, x: Tensor, times: Tensor) -> ode.Solution:
         # In t itself, as the paper has it.
@@ -69,7 +65,8 @@ class Dopri5(ProbabilityFlow):
     """
 
     def __init__(self, rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 10000, denoise: bool = False) -> None:
-        super().__init__(ode.Dopri5(rtol, atol, max_steps), denoise)
+        super().__init__(denoise)
+        self.solver = ode.Dopri5(rtol, atol, max_steps)
 
     def _solution(self, sde: SDE, field: ode.Field, x: Tensor, times: Tensor) -> ode.Solution:
         return ode.solve_flow(self.solver, sde, field, x, sde.T, sde.eps, times)
