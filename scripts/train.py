@@ -14,9 +14,9 @@ RESUMABLE = ("trainer.steps", "trainer.epochs", "trainer.device", "trust")
 
 
 def check(config: dict[str, Any]) -> None:
-    from sdegen.assembly import build
+    from sdegen.assembly import replicated
 
-    build(config)
+    replicated(config)
 
 
 def task(config: dict[str, Any], folder: Path) -> None:

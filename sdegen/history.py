@@ -50,7 +50,7 @@ class History:
             self._flush()
 
     def check(self) -> Tensor:
-        """The share of each chunk in the mean loss of its step, ``(C, R)``.
+        """The mean loss of each step, ``(K, R)``.
 
         Raises:
             UserError: a loss, or the norm of its gradient, is not finite.

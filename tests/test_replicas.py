@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from sdegen.collection import collect
 from sdegen.command import composed
 from sdegen.training import Training
 
+ROOT = Path(__file__).parents[1]
 SMALL = (
     "dataset=smile",
     "dataset.size=52",
@@ -106,6 +109,15 @@ def test_a_replica_goes_on_by_itself(tmp_path: Path) -> None:
     single = experiment.train(config("trainer.steps=40", "seed=1"), tmp_path / "single")
     a, b = (load(run.folder, precision="float64").model.state_dict() for run in (gone_on, single))
     torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+def test_what_cannot_be_trained_together_leaves_no_folder(tmp_path: Path) -> None:
+    options = ("experiment=smile", "sde=ve", "trainer.replicas=2")
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *options]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "give numbers, as sde.sigma_max=" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 REFUSED = {
