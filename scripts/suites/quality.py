@@ -26,5 +26,5 @@ def measure(experiments: Sequence[str], seeds: int) -> list[Row]:
             for what in ("value", "floor", "train"):
                 if first[what] is not None:
                     rows.append(row(f"metrics of {name}", what, metric, [one[metric][what] for one in found], ""))
-        rows.append(row("seconds of training", name, name, seconds, "s"))
+        rows.append(row("time of training", name, name, seconds, "s"))
     return sorted(rows, key=lambda each: each.panel)

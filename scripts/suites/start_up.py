@@ -56,8 +56,8 @@ def measure(asked: dict[str, list[str]], first: list[str], rounds: int) -> list[
         code = FIRST.format(argv=["train.py", *first], scripts=str(ROOT / "scripts"), script=TRAIN)
         waited = [json.loads(command(folder, "-c", code).splitlines()[-1]) for _ in range(rounds)]
     rows = [row("seconds over Hydra's floor", "", name, ratios, "") for name, ratios in over(seconds, "floor").items()]
-    rows.append(row("seconds", "", "Hydra's floor", seconds["floor"], "s"))
-    rows.append(row("seconds", "", "first step, after torch", waited, "s"))
+    rows.append(row("wait", "", "Hydra's floor", seconds["floor"], "s"))
+    rows.append(row("wait", "", "first step, after torch", waited, "s"))
     return rows
 
 

@@ -41,7 +41,7 @@ def measure(seconds: float) -> list[Row]:
         taken, last = paper["curve"][-1]
         reached = next((t for t, error in ours["curve"] if error <= last), None)
         if reached is not None:
-            told.append(row("seconds to the error of the grid's end", "and our optimiser", task, [reached], "s"))
+            told.append(row("time to the error of the grid's end", "and our optimiser", task, [reached], "s"))
             told.append(row("over the grid's seconds", "and our optimiser", task, [reached / taken], ""))
         told.append(
             row("memory over the grid's", "and our optimiser", task, [ours["memory_mib"] / paper["memory_mib"]], "")
