@@ -102,14 +102,14 @@ def train(
         else:
             log.info(f"the score is exact, there is nothing to train; {where}")
             save()
-        runs = []
-        for member in members:
+        # The first last: once it has its metrics, all have.
+        for member in reversed(members):
             if len(members) > 1:
                 log.info(f"seed {member.parts.config['seed']}, in {member.folder}")
-            runs.append(member.finish())
+            result = member.finish()
         if len(members) > 1:
             log.info(spread([member.metrics for member in members]))
-    return runs[0]
+    return result
 
 
 def spread(found: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:

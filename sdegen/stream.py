@@ -90,7 +90,7 @@ class Stream:
         if short := [i for i in range(len(u)) if sizes[i % len(steps)] < width]:
             size = min(sizes)
             t[short, :, :size], ratio[short, :, :size] = self.times(self.sde, self.weighting, u[short, :, :size])
-        own = [points.take(steps, blocks) for points in self.points]
+        own = [points.take(steps, blocks, width) for points in self.points]
         x0, y = (torch.stack(part)[:, :, None] for part in zip(*own, strict=True))
         x0, weight = x0.expand(*shape, *x0.shape[4:]).flatten(0, 3), ratio * self.weighting(self.sde, t)
         rows = self.prepare(self.sde, x0, t.flatten(), _each(sources), weight.flatten())
@@ -160,9 +160,10 @@ class Points:
         orders = [self.order(start // self.per_epoch) for start in starts]
         return torch.cat([o[max(steps.start - s, 0) : steps.stop - s] for s, o in zip(starts, orders, strict=True)])
 
-    def take(self, steps: range, blocks: range) -> tuple[Tensor, Tensor]:
+    def take(self, steps: range, blocks: range, width: int) -> tuple[Tensor, Tensor]:
         """The points in the network's units, ``(K, B, *)``, and classes ``(K, B)``, of the steps of some blocks."""
-        index = self.indices(steps)
+        # A large step is a block by itself, and may be the short one.
+        index = self.indices(steps)[:, :width]
         x, y = self.x[index.to(self.x.device)].to(self.device), self.y[index]
         if self.dequantize:
             # Uniform in the cell of each level; a stream of its own, so that it moves no other number.

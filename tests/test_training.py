@@ -250,6 +250,19 @@ def test_short_batch_is_stratified_over_the_whole_interval() -> None:
     assert quarter.tolist() == [0, 1, 2, 3]
 
 
+def test_short_step_may_be_a_block_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is where a step is large: each point is met once, and the times of the short step cover the interval."""
+    monkeypatch.setattr(Stream, "NUMBERS", 1)
+    stream = training(config("trainer.steps=8", "trainer.gradient=autograd", "sde.eps=1e-9")).stream
+    assert stream.ahead == stream.together == 1
+    batches = [batch for (batch,) in stream.steps(0, 8)]
+    assert [len(batch.weight) for batch in batches] == [16, 16, 16, 4] * 2
+    assert (batches[3].rows.t * 4).long().sort().values.tolist() == [0, 1, 2, 3]
+    points = stream.points[0]
+    whole = points.take(range(4), range(1), 16)[0].flatten(0, 1)[:52]
+    torch.testing.assert_close(points.take(range(3, 4), range(3, 4), 4)[0][0], whole[48:])
+
+
 @pytest.mark.parametrize("clip", [0.1, 1000.0])
 def test_step_is_that_of_plain_pytorch(clip: float) -> None:
     """Flat vector, fused Adam, clipping and averaging against the textbook loop, layer by layer."""
