@@ -134,9 +134,8 @@ def _lines(axes: Axes, panel: str, rows: Sequence[Row]) -> None:
     from sdegen import figures
 
     for colour, (line, part) in _by_line(rows):
-        low, high = ([abs(each.median - end) for each, end in ends] for ends in _quartiles(part))
         x, y = [float(each.at) for each in part], [each.median for each in part]
-        axes.errorbar(x, y, [low, high], color=colour, marker="o", markersize=3, linewidth=1.2, label=line)
+        axes.errorbar(x, y, _spread(part), color=colour, marker="o", markersize=3, linewidth=1.2, label=line)
     title, _, along = panel.partition(" by ")
     axes.set(xscale="log", xlabel=along, ylabel=_with_unit(title, rows))
     figures.log_ticks(axes.xaxis)
@@ -154,9 +153,8 @@ def _dots(axes: Axes, panel: str, rows: Sequence[Row]) -> None:
     from sdegen import figures
 
     for colour, (line, part) in _by_line(rows):
-        low, high = ([abs(each.median - end) for each, end in ends] for ends in _quartiles(part))
         x, y = [each.median for each in part], [str(each.at) for each in part]
-        axes.errorbar(x, y, xerr=[low, high], color=colour, marker="o", markersize=4, linestyle="", label=line)
+        axes.errorbar(x, y, xerr=_spread(part), color=colour, marker="o", markersize=4, linestyle="", label=line)
     axes.invert_yaxis()
     axes.margins(y=0.1)
     axes.set_xlabel(_with_unit(panel, rows))
@@ -179,8 +177,9 @@ def _by_line(rows: Sequence[Row]) -> Iterator[tuple[str, tuple[str, list[Row]]]]
     return zip(COLOURS, lines.items(), strict=False)
 
 
-def _quartiles(rows: Sequence[Row]) -> tuple[list[tuple[Row, float]], list[tuple[Row, float]]]:
-    return [(each, each.low) for each in rows], [(each, each.high) for each in rows]
+def _spread(rows: Sequence[Row]) -> list[list[float]]:
+    """How far the quartiles are below and above the medians."""
+    return [[each.median - each.low for each in rows], [each.high - each.median for each in rows]]
 
 
 def _with_unit(title: str, rows: Sequence[Row]) -> str:

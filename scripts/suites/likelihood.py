@@ -6,7 +6,7 @@ from suites.base import Row, row
 
 
 def measure(points: int, tolerance: float) -> list[Row]:
-    """Mean error a point, in nats for each dimension, of log-densities of anisotropic mixtures under VP, exact score.
+    """Errors of log-densities of anisotropic mixtures under VP by the exact score, in nats for each dimension.
 
     In the plane by the exact divergence, by one probe, and by the mean of ten runs of one probe each. In 16 dimensions
     by ten probes, with the mean squared error over the mean squared standard error, and the share of errors within the

@@ -34,18 +34,20 @@ def measure(
             take("a step by dimensions", "perceptron", d, *normal(Path(folder), 1000, d))
         for n in points:
             take("a step by data points", "perceptron", n, *normal(Path(folder), n, 2))
-    for count in threads:
-        for batch in batches:
-            own = (f"trainer.batch_size={batch}", "dataset.size=20000", f"trainer.threads={count}")
-            take("a step by batch size", f"{count} thread{'s' * (count > 1)}", batch, *own, threads=count)
+
+    def take_by_threads(panel: str, at: int, *own: str) -> None:
+        for count in threads:
+            line = f"{count} thread{'s' * (count > 1)}"
+            take(panel, line, at, *own, f"trainer.threads={count}", threads=count)
+
+    for batch in batches:
+        take_by_threads("a step by batch size", batch, f"trainer.batch_size={batch}", "dataset.size=20000")
     for n in grid:
         take("a step by grid points", "perceptron", n, "times=grid", f"times.points={n}", "times.simulations=10")
     for r in replicas:
-        for count in threads:
-            both = (f"trainer.replicas={r}", f"trainer.threads={count}")
-            take("a step of all replicas by replicas", f"{count} thread{'s' * (count > 1)}", r, *both, threads=count)
+        take_by_threads("a step of all replicas by replicas", r, f"trainer.replicas={r}")
     for n in jobs:
-        rows.append(row("a step of each job by jobs", "perceptron", n, together(n, options, seconds), "µs"))
+        rows.append(row("a step of each job by jobs", "perceptron", n, at_once(n, options, seconds), "µs"))
     return rows
 
 
@@ -60,11 +62,10 @@ def normal(folder: Path, n: int, d: int) -> tuple[str, str]:
 
 def rounds(options: Sequence[str], seconds: float) -> list[float]:
     """Microseconds of a step, of each of some ten rounds."""
-    from sdegen.assembly import replicated
-    from sdegen.assembly import together as parts_together
+    from sdegen.assembly import replicated, together
 
     fixed = ("trainer.preview_every=0", "trainer.device=cpu", "trainer.steps=1000000000")
-    training = parts_together(replicated(composed(*options, *fixed)))
+    training = together(replicated(composed(*options, *fixed)))
 
     def take(steps: int) -> float:
         training.steps, start = training.step + steps, time.perf_counter()
@@ -77,7 +78,7 @@ def rounds(options: Sequence[str], seconds: float) -> list[float]:
     return [1e6 * take(steps) for _ in range(10)]
 
 
-def together(jobs: int, options: Sequence[str], seconds: float) -> list[float]:
+def at_once(jobs: int, options: Sequence[str], seconds: float) -> list[float]:
     """Microseconds of a step where so many processes train at once."""
     with ThreadPoolExecutor(jobs) as pool:
         return [

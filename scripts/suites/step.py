@@ -25,10 +25,8 @@ def measure(tasks: Mapping[str, Mapping[str, Any]], rounds: int) -> list[Row]:
     torch.set_num_threads(1)
     rows = []
     for task, asked in tasks.items():
-        parts, steps = (
-            build(composed(*asked["options"], "trainer.preview_every=0", "trainer.device=cpu")),
-            asked["steps"],
-        )
+        steps = asked["steps"]
+        parts = build(composed(*asked["options"], "trainer.preview_every=0", "trainer.device=cpu"))
         x = parts.dataset.units.encode(parts.dataset.x).float()
         bare = bare_loop(x, plain(parts), parts.trainer.batch_size, steps)
         with tempfile.TemporaryDirectory() as folder:
