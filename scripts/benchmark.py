@@ -35,10 +35,13 @@ def measure(suite: str, changes: list[str], folder: Path) -> None:
 
     own = OmegaConf.select(OmegaConf.load(ROOT / "conf" / "benchmark.yaml"), suite)
     OmegaConf.set_struct(own, True)
+    before: Any = OmegaConf.to_container(own)
     try:
         options: Any = OmegaConf.to_container(OmegaConf.merge(own, OmegaConf.from_dotlist(changes)))
     except (OmegaConfBaseException, ValueError):
-        raise UserError(f"{' '.join(changes)}: suite {suite} has the options {', '.join(map(str, own))}") from None
+        raise UserError(f"{' '.join(changes)}: suite {suite} has the options {', '.join(before)}") from None
+    if found := [fault for key, value in before.items() if (fault := misfit(key, options[key], value))]:
+        raise UserError("\n".join(found))
     from suites import base
 
     from sdegen import figures, files
@@ -52,6 +55,18 @@ def measure(suite: str, changes: list[str], folder: Path) -> None:
     )
     figures.save(getattr(module, "draw", base.draw)(rows), folder / "figure.png")
     print(f"written to {folder}")
+
+
+def misfit(key: str, value: object, before: object) -> str:
+    """Why a value cannot take the place of another, in a line; nothing where it can."""
+    if isinstance(before, int | float):
+        kinds, word = ((int,), "whole number") if isinstance(before, int) else ((int, float), "number")
+        fits = type(value) in kinds and 0 < value < float("inf")  # type: ignore[operator]
+        return "" if fits else f"{key}: must be a {word} above 0, not {value!r}"
+    if isinstance(before, list) and isinstance(value, list):
+        return next(filter(None, (misfit(key, each, before[0]) for each in value)), "")
+    kind = {dict: "options by their names", list: "a list", str: "a text"}[type(before)]
+    return "" if isinstance(value, type(before)) else f"{key}: must be {kind}, not {value!r}"
 
 
 def main() -> None:

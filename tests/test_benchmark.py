@@ -58,7 +58,15 @@ def test_a_suite_runs_from_the_command_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"), [("rond=3", "suite step has the options tasks, rounds"), ("3", "options")]
+    ("change", "words"),
+    [
+        ("rond=3", "suite step has the options tasks, rounds"),
+        ("3", "options"),
+        ("rounds=x", "rounds: must be a whole number above 0, not 'x'"),
+        ("rounds=0", "rounds: must be a whole number above 0, not 0"),
+        ("rounds=2.5", "rounds: must be a whole number above 0, not 2.5"),
+        ("tasks=3", "tasks: must be options by their names, not 3"),
+    ],
 )
 def test_a_wrong_option_is_one_line(change: str, words: str) -> None:
     command = [sys.executable, "scripts/benchmark.py", "step", change]
