@@ -65,8 +65,8 @@ def misfit(key: str, value: object, before: object) -> str:
         return "" if fits else f"{key}: must be a {word} above 0, not {value!r}"
     if isinstance(before, list) and isinstance(value, list):
         return next(filter(None, (misfit(key, each, before[0]) for each in value)), "")
-    kind = {dict: "options by their names", list: "a list", str: "a text"}[type(before)]
-    return "" if isinstance(value, type(before)) else f"{key}: must be {kind}, not {value!r}"
+    word = {"dict": "options by their names", "list": "a list", "str": "a text"}[type(before).__name__]
+    return "" if isinstance(value, type(before)) else f"{key}: must be {word}, not {value!r}"
 
 
 def main() -> None:

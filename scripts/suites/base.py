@@ -152,9 +152,14 @@ def _lines(axes: Axes, panel: str, rows: Sequence[Row]) -> None:
 def _dots(axes: Axes, panel: str, rows: Sequence[Row]) -> None:
     from sdegen import figures
 
-    for colour, (line, part) in _by_line(rows):
-        x, y = [each.median for each in part], [str(each.at) for each in part]
+    names, lines = list(dict.fromkeys(str(each.at) for each in rows)), {each.line for each in rows}
+    # One below the other, so that none hides another.
+    apart = 0.2 if _told_apart(rows) else 0.0
+    for i, (colour, (line, part)) in enumerate(_by_line(rows)):
+        x = [each.median for each in part]
+        y = [names.index(str(each.at)) + apart * (i - (len(lines) - 1) / 2) for each in part]
         axes.errorbar(x, y, xerr=_spread(part), color=colour, marker="o", markersize=4, linestyle="", label=line)
+    axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.margins(y=0.1)
     axes.set_xlabel(_with_unit(panel, rows))
@@ -187,5 +192,10 @@ def _with_unit(title: str, rows: Sequence[Row]) -> str:
 
 
 def _legend(axes: Axes, rows: Sequence[Row]) -> None:
-    if len({each.line for each in rows}) > 1:
-        axes.legend(fontsize=7)
+    if _told_apart(rows):
+        axes.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
+
+
+def _told_apart(rows: Sequence[Row]) -> bool:
+    """Whether there are several lines, whose names are not those of the axis already."""
+    return len({each.line for each in rows}) > 1 and any(each.line != each.at for each in rows)
