@@ -53,7 +53,7 @@ TRAIN = {"name": str, "seed": int, "count": int, "trust": tuple[str, ...], "resu
 """The options of train.yaml beside its groups."""
 SAMPLE = {
     "run": str,
-    "checkpoint": int | None,
+    "checkpoint": int | Literal["last", "best"],
     "weights": Literal["ema", "raw"],
     "count": int,
     "batch_size": int,

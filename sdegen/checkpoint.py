@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
+import math
 import os
 import re
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from sdegen import files
 from sdegen.errors import UserError
 
-FORMAT = 2
+log = logging.getLogger("sdegen")
+
+FORMAT = 3
+
+Which = int | Literal["last", "best"]
+"""A step, the newest there is, or the one with the smallest loss on held-out points."""
 
 
 class Checkpoint(NamedTuple):
@@ -32,6 +39,9 @@ class Checkpoint(NamedTuple):
         units: ``shift`` and ``scale`` of the data.
         classes: the number of classes of the data; None where they have no labels.
         provenance: versions, commit and machine of the training.
+        held_out: the loss of the average on held-out points; None where there are none.
+        history: what the steps since the last scalars have cost: see :meth:`sdegen.history.History.state`.
+        stream: which of the seed's streams of noise the steps after this one take: see :class:`sdegen.stream.Stream`.
     """
 
     config: dict[str, Any]
@@ -43,15 +53,39 @@ class Checkpoint(NamedTuple):
     units: dict[str, Tensor]
     classes: int | None
     provenance: dict[str, Any]
+    held_out: float | None
+    history: dict[str, Tensor]
+    stream: int
 
 
-def save(checkpoint: Checkpoint, folder: Path) -> Path:
-    """Write ``step-<step>.pt`` into a folder and let ``last.pt`` name it; both appear whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path, last = folder / f"step-{checkpoint.step:08d}.pt", folder / "last.pt"
-    _replace(path, lambda temporary: _write(checkpoint, temporary))
-    _replace(last, lambda temporary: _link(path, temporary))
+def save(checkpoint: Checkpoint, folder: Path, keep: int | None = None) -> Path:
+    """Write ``step-<step>.pt`` into a folder, and let ``last.pt`` name it, and ``best.pt`` if it is the best so far.
+
+    Each appears whole or not at all, and nothing is removed before.
+
+    Args:
+        checkpoint: what to write.
+        folder: where.
+        keep: how many steps to keep beside the best; None for all.
+    """
+    path = folder / f"step-{checkpoint.step:08d}.pt"
+    files.replace(path, lambda temporary: _write(checkpoint, temporary))
+    if checkpoint.held_out is not None and checkpoint.held_out < _best(folder):
+        files.replace(folder / "best.pt", lambda temporary: _link(path, temporary))
+    files.replace(folder / "last.pt", lambda temporary: _link(path, temporary))
+    for step in _steps(folder)[: -keep if keep else 0]:
+        if step != checkpoint.step:
+            (folder / f"step-{step:08d}.pt").unlink()
     return path
+
+
+def _best(folder: Path) -> float:
+    """The smallest loss on held-out points so far; infinity where there is none, or it cannot be read."""
+    try:
+        held_out = load(folder / "best.pt").held_out
+    except UserError:
+        return math.inf
+    return math.inf if held_out is None else held_out
 
 
 def load(path: Path) -> Checkpoint:
@@ -71,9 +105,9 @@ def load(path: Path) -> Checkpoint:
     except Exception as error:
         # A damaged file makes zipfile raise a dozen different things.
         reason = str(error) or type(error).__name__
-        raise UserError(f"{path}: not a whole checkpoint ({reason}): choose another with checkpoint=STEP") from None
+        raise UserError(f"{path}: not a whole checkpoint ({reason})") from None
     if damaged:
-        raise UserError(f"{path}: damaged, the checksum of {damaged} is wrong: choose another with checkpoint=STEP")
+        raise UserError(f"{path}: damaged, the checksum of {damaged} is wrong")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -86,8 +120,8 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(**content)
 
 
-def find(run: Path, step: int | None = None) -> Path:
-    """The checkpoint file of a run's folder: the last one, or that of a step.
+def find(run: Path, which: Which = "last") -> Path:
+    """A checkpoint file of a run's folder.
 
     Raises:
         UserError: there is none.
@@ -98,15 +132,62 @@ def find(run: Path, step: int | None = None) -> Path:
     if not run.is_dir():
         raise UserError(f"{run}: no such folder")
     folder = run / "checkpoints"
-    name = "last.pt" if step is None else f"step-{step:08d}.pt"
+    name = f"step-{which:08d}.pt" if isinstance(which, int) else f"{which}.pt"
     if (folder / name).is_file():
         return folder / name
-    steps = sorted(
-        int(found[1]) for file in folder.glob("step-*.pt") if (found := re.fullmatch(r"step-(\d+)", file.stem))
-    )
+    steps = _steps(folder)
     if not steps:
         raise UserError(f"{run}: holds no checkpoint: train.py writes them into its folder checkpoints/")
     raise UserError(f"{run}: has no checkpoint {name}; choose checkpoint= from {', '.join(map(str, steps))}")
+
+
+def read(run: Path, which: Which = "last") -> Checkpoint:
+    """A checkpoint of a run's folder.
+
+    Raises:
+        UserError: there is none, or it is damaged, in which case the newest that is whole is named.
+    """
+    path = find(run, which)
+    try:
+        return load(path)
+    except UserError as error:
+        others = [step for step in _steps(path.parent) if step != which]
+        whole = next((step for step in reversed(others) if _is_whole(path.parent, step)), None)
+        fix = "and no other is whole" if whole is None else f"the newest that is whole is checkpoint={whole}"
+        raise UserError(f"{error}; {fix}") from None
+
+
+def newest(run: Path, others: Sequence[Path] = ()) -> Checkpoint:
+    """The newest whole checkpoint of a run, of a step of which other runs have a whole one, too; else a line is told.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = find(run).parent
+    for path in (folder / "last.pt", *(folder / f"step-{step:08d}.pt" for step in reversed(_steps(folder)))):
+        try:
+            found = load(path)
+            for other in others:
+                load(other / "checkpoints" / f"step-{found.step:08d}.pt")
+        except UserError as error:
+            log.warning(f"{error}; passed over")
+        else:
+            return found
+    raise UserError(f"{run}: holds no whole checkpoint: begin again, in another folder")
+
+
+def _steps(folder: Path) -> list[int]:
+    """The steps of the checkpoints in a folder, ascending."""
+    found = (re.fullmatch(r"step-(\d+)\.pt", file.name) for file in folder.glob("step-*.pt"))
+    return sorted(int(match[1]) for match in found if match)
+
+
+def _is_whole(folder: Path, step: int) -> bool:
+    try:
+        load(folder / f"step-{step:08d}.pt")
+    except UserError:
+        return False
+    return True
 
 
 def resolve(run: Path) -> Path:
@@ -128,13 +209,14 @@ def point_latest(run: Path) -> None:
         except OSError:
             temporary.write_text(run.name)
 
-    _replace(latest, point)
+    files.replace(latest, point)
 
 
 def _is_sound(content: dict[str, Any]) -> bool:
     """Whether the content has the fields of a checkpoint, in their types."""
     types: dict[str, Any] = {"config": dict, "step": int, "seconds": float, "weights": dict, "ema": dict}
     types |= {"optimizer": dict, "units": dict, "classes": int | None, "provenance": dict}
+    types |= {"held_out": float | None, "history": dict, "stream": int}
     if content.keys() != types.keys() or not all(isinstance(content[key], kind) for key, kind in types.items()):
         return False
     tensors = [*content["weights"].values(), *content["ema"].values()]
@@ -149,10 +231,7 @@ def _is_sound(content: dict[str, Any]) -> bool:
 
 
 def _write(checkpoint: Checkpoint, path: Path) -> None:
-    with path.open("wb") as file:
-        torch.save({"format": FORMAT, **checkpoint._asdict()}, file)
-        file.flush()
-        os.fsync(file.fileno())
+    torch.save({"format": FORMAT, **checkpoint._asdict()}, path)
 
 
 def _link(source: Path, path: Path) -> None:
@@ -160,24 +239,3 @@ def _link(source: Path, path: Path) -> None:
         os.link(source, path)
     except OSError:
         shutil.copyfile(source, path)
-
-
-def _replace(path: Path, make: Callable[[Path], None]) -> None:
-    """Make a file under a temporary name, then rename it, so that ``path`` is never half written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        make(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: could not be written: {error.strerror or error}") from None
-    except RuntimeError as error:
-        # torch tells a full disk as a RuntimeError without an errno.
-        raise UserError(f"{path}: could not be written, is the disk full? ({str(error).splitlines()[0]})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)

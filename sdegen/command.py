@@ -31,7 +31,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdegen import declared
-from sdegen.errors import UserError
+from sdegen.errors import Stopped, UserError
 
 CONF = Path(__file__).parents[1] / "conf"
 VERSION_BASE = "1.3"
@@ -137,8 +137,10 @@ def guard(work: Callable[[], object], name: str) -> None:
         fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         fail(explain(error, name))
-    except KeyboardInterrupt as interrupt:
-        fail(str(interrupt) or "interrupted", 130)
+    except Stopped as stop:
+        fail(str(stop), 128 + stop.number)
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
     except BrokenPipeError:
         # The reader has seen enough (| head); what Python flushes on its way out must not complain, either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -162,8 +164,8 @@ def own_nodes(groups: Sequence[str] = NODES) -> Config:
             else "run= is missing: name the folder of a run, as in run=outputs/smile/latest"
         )
     step = given.get("checkpoint")
-    path = checkpoint.find(Path(str(given["run"])), int(step) if isinstance(step, (int, float)) else None)
-    config = checked(checkpoint.load(path).config)
+    which: Any = int(step) if isinstance(step, (int, float)) else "best" if step == "best" else "last"
+    config = checked(checkpoint.read(Path(str(given["run"])), which).config)
     return check({group: config[group] for group in groups}, groups, {}, names(given.get("trust")))
 
 

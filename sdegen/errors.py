@@ -1,5 +1,18 @@
-"""The one exception a user is meant to see."""
+"""The exceptions a user is meant to see."""
 
 
 class UserError(Exception):
     """A mistake of the user's, or trouble of the outside world, told in one line that says the fix."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the program to stop.
+
+    Args:
+        name: of the signal.
+        number: its own.
+    """
+
+    def __init__(self, name: str, number: int) -> None:
+        super().__init__(name)
+        self.name, self.number = name, number

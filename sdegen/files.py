@@ -13,12 +13,14 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
+
+from sdegen.errors import UserError
 
 log = logging.getLogger("sdegen")
 
@@ -26,10 +28,72 @@ REPLICAS = "replicas"
 """The folder, in that of a run, of those that were trained together with it."""
 
 
+def replace(path: Path, make: Callable[[Path], object]) -> None:
+    """Make a file under a temporary name, then rename it: whatever happens, ``path`` is what it was or what it becomes.
+
+    Both are on the disk when this returns, so that it holds when the power fails, too.
+
+    Raises:
+        UserError: it could not be written; what was there is there still.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        make(temporary)
+        if not temporary.is_symlink():
+            _sync(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: could not be written: {error.strerror or error}") from None
+    except RuntimeError as error:
+        # torch tells a full disk as a RuntimeError without an errno.
+        raise UserError(f"{path}: could not be written, is the disk full? ({str(error).splitlines()[0]})") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    # Not every system lets a folder be opened.
+    with contextlib.suppress(OSError):
+        _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """While it is entered, no other process can claim a run's folder; the claim ends with the process, however it ends.
+
+    What a process that was killed in the midst of :func:`replace` has left is removed.
+
+    Raises:
+        UserError: another has claimed it.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{folder}: another process is training there: wait for it, or stop it") from None
+    try:
+        for inner in (folder, folder / "checkpoints"):
+            for left in inner.glob(".*"):
+                if re.fullmatch(r"\..+\.\d+", left.name):
+                    left.unlink()
+        yield
+    finally:
+        lock.release()
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write plain data as JSON, for people, too."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    replace(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2) + "\n"))
 
 
 def as_yaml(content: Mapping[str, Any]) -> str:
@@ -41,8 +105,7 @@ def as_yaml(content: Mapping[str, Any]) -> str:
 
 def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
     """Write plain data as YAML."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(as_yaml(content))
+    replace(path, lambda temporary: temporary.write_text(as_yaml(content)))
 
 
 def write_samples(folder: Path, x: Tensor, **facts: float) -> None:
@@ -69,24 +132,23 @@ def new_folder(parent: Path, name: str) -> Iterator[tuple[Path, Path]]:
     Yields the folder to write into, and the one it will be: its number is above those that are there.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    number = 1 + max((int(found[0]) for path in parent.iterdir() if (found := re.match(r"\d+", path.name))), default=0)
-    final = parent / f"{number:04d}-{name}"
+    # What a process that was killed has left is hidden, and keeps its number.
+    taken = (re.match(r"\.?(\d+)-", path.name) for path in parent.iterdir())
+    number = 1 + max((int(found[1]) for found in taken if found), default=0)
     # mkdir is what claims a number among several processes.
     while True:
+        final = parent / f"{number:04d}-{name}"
+        temporary = parent / f".{final.name}"
         try:
-            final.mkdir()
+            temporary.mkdir()
             break
         except FileExistsError:
             number += 1
-            final = parent / f"{number:04d}-{name}"
-    temporary = parent / f".{final.name}"
     try:
-        temporary.mkdir()
         yield temporary, final
         os.replace(temporary, final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
-        final.rmdir()
         raise
 
 
@@ -102,6 +164,8 @@ def copy(source: Path, target: Path) -> None:
 def logging_to(path: Path) -> Iterator[None]:
     """Let the program's messages go to a file, too, with the time."""
     handler = logging.FileHandler(path, encoding="utf-8")
+    # A disk that is full is told where it matters; a line less in the log is none.
+    handler.handleError = lambda record: None  # type: ignore[method-assign]
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s"))
     log.addHandler(handler)
     try:

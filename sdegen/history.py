@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from sdegen.errors import UserError
 from sdegen.stream import Batch
+
+
+class Diverged(UserError):
+    """A training whose numbers are no longer finite.
+
+    Args:
+        message: what has happened, and the likely cause.
+        replica: to which of those that are trained together.
+    """
+
+    def __init__(self, message: str, replica: int) -> None:
+        super().__init__(message)
+        self.replica = replica
+
 
 BINS = 10
 """Of the losses by time."""
@@ -36,6 +50,7 @@ class History:
         self.norms.clear()
         self._held = 0
         self._rows: list[tuple[Tensor, ...]] = []
+        self._cause = "the gradient alone overflows: try trainer.precision=float64, or a lower optimizer.lr"
         self._steps: list[int] = []
         self._totals: list[int] = []
         self._means: list[Tensor] = []
@@ -53,7 +68,7 @@ class History:
         """The mean loss of each step, ``(K, R)``.
 
         Raises:
-            UserError: a loss, or the norm of its gradient, is not finite.
+            Diverged: a loss, or the norm of its gradient, is not finite.
         """
         self._flush()
         if not self._means:
@@ -65,12 +80,27 @@ class History:
         bad = torch.nonzero(~(losses.isfinite() & norms.isfinite())).tolist()
         if bad:
             (step, replica), *_ = bad
-            raise UserError(
-                f"the loss is {float(losses[step, replica])} at step {first + step + 1}, and its gradient's norm "
-                f"{float(norms[step, replica])}; the last checkpoint is from before. Try a lower optimizer.lr, or a "
-                f"smaller trainer.clip"
-            )
+            loss, norm = float(losses[step, replica]), float(norms[step, replica])
+            told = f"the loss is {loss} at step {first + step + 1}, and its gradient's norm {norm}"
+            raise Diverged(f"{told}; {self._cause}", replica)
         return losses
+
+    def state(self, replica: int) -> dict[str, Tensor]:
+        """What a checkpoint needs of a replica, so that the next scalars are those of a run that never stopped."""
+        losses = self.check()
+        norms = torch.cat(self.norms, dim=1)[replica] if self.norms else losses[:, replica]
+        own = {"losses": losses[:, replica], "norms": norms, "by_t": self._by_t[replica].sums}
+        return {name: value.cpu().clone() for name, value in own.items()}
+
+    def restore(self, states: Sequence[Mapping[str, Tensor]], step: int) -> None:
+        """Go on from a step with the states of all replicas, on the device of the training."""
+        self._clear()
+        for by_t, state in zip(self._by_t, states, strict=True):
+            by_t.sums = state["by_t"]
+        losses, norms = (torch.stack([state[name] for state in states]) for name in ("losses", "norms"))
+        if losses.numel():
+            self._means, self._steps = [losses.T], list(range(step - losses.shape[1], step))
+            self.norms.append(norms)
 
     def read(self) -> list[dict[str, float]]:
         """The scalars of each replica since the last reading."""
@@ -92,10 +122,33 @@ class History:
         t, ratio, losses = (field.reshape(len(self._by_t), -1) for field in (t, ratio, losses))
         for own, by_t in zip(zip(t, losses, ratio, strict=True), self._by_t, strict=True):
             by_t.add(*own)
+        if not bool(losses.isfinite().all()):
+            self._cause = cause(t, losses, lengths)
         totals = torch.tensor(self._totals[-len(self._rows) :], device=losses.device)
         sums = torch.segment_reduce(losses.T.contiguous(), "sum", lengths=lengths.to(losses.device))
         self._means.append(sums / totals.unsqueeze(1))
         self._rows, self._held = [], 0
+
+
+def cause(t: Tensor, losses: Tensor, lengths: Tensor) -> str:
+    """Why losses are not finite, most likely, by the times of those of the first chunk that has some.
+
+    Args:
+        t: times of rows, ``(R, N)``.
+        losses: theirs.
+        lengths: of the chunks that they came in, which add up to N.
+    """
+    broken, ends = ~losses.isfinite(), lengths.cumsum(0).tolist()
+    first = int(broken.any(0).nonzero()[0])
+    chunk = next(i for i, end in enumerate(ends) if first < end)
+    rows = slice(ends[chunk] - int(lengths[chunk]), ends[chunk])
+    times = t[:, rows][broken[:, rows]]
+    share = len(times) / broken[:, rows].numel()
+    where = f"of {share:.0%} of the points, at t from {float(times.min()):.3g} to {float(times.max()):.3g}"
+    fix = (
+        "a lower optimizer.lr, or a smaller trainer.clip" if share > 0.5 else "a larger sde.eps, or weighting=variance"
+    )
+    return f"it is that {where}: try {fix}"
 
 
 class LossByTime:
@@ -106,24 +159,26 @@ class LossByTime:
     Args:
         eps: the smallest time.
         T: the largest.
+
+    Attributes:
+        sums: since the last reading, of the losses and of the ratios, ``(2, BINS)`` float64.
     """
 
     def __init__(self, eps: float, T: float) -> None:
         self.eps, self.T = eps, T
-        self._sums: Tensor | float = 0.0
+        self.sums = torch.zeros(2, BINS, dtype=torch.float64)
 
     def add(self, t: Tensor, losses: Tensor, ratio: Tensor) -> None:
         """Rows, ``(N,)`` each: times, weighted losses, and the uniform density over that of the times."""
         bins = ((t - self.eps) * (BINS / (self.T - self.eps))).long().clamp(0, BINS - 1)
         sums = torch.stack([torch.bincount(bins, weight.double(), BINS) for weight in (losses, ratio)])
-        self._sums = self._sums + sums
+        self.sums = self.sums.to(sums.device) + sums
 
     def read(self) -> dict[str, float]:
         """The means since the last reading, of the bins that were met."""
-        assert isinstance(self._sums, Tensor)
         edges = torch.linspace(self.eps, self.T, BINS + 1).tolist()
-        sums, counts = self._sums.tolist()
-        self._sums = 0.0
+        sums, counts = self.sums.tolist()
+        self.sums = torch.zeros_like(self.sums)
         return {
             f"loss_by_t/{low:.1f}-{high:.1f}": total / count
             for low, high, total, count in zip(edges, edges[1:], sums, counts, strict=False)

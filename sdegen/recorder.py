@@ -32,22 +32,27 @@ class Recorder:
         folder: the run's folder.
         start: the step training starts from; what TensorBoard holds beyond it is forgotten.
         stop: the last step.
+        fresh: whether the run begins; what an attempt has left that was not saved once is removed.
         silent: whether nothing is told of the progress.
     """
 
     LINE_SECONDS = 5.0
     FLUSH_SECONDS = 10
 
-    def __init__(self, folder: Path, start: int, stop: int, silent: bool = False) -> None:
+    def __init__(self, folder: Path, start: int, stop: int, fresh: bool = True, silent: bool = False) -> None:
         from torch.utils.tensorboard import SummaryWriter
         from tqdm import tqdm
 
-        self._folder, self._new = folder, not any(folder.glob(f"{EVENTS}*"))
+        # How another attempt has ended, or what it has found, is not what this one will.
+        for left in folder.glob(f"{EVENTS}*" if fresh else f"{EVENTS}*{ENDED}"):
+            left.unlink()
+        self._folder, self._fresh = folder, fresh
         # Also where nothing is to be forgotten: TensorBoard's server takes the first such mark for the run's beginning
         # and forgets at later ones only.
         self._writer = SummaryWriter(str(folder), purge_step=start + 1, flush_secs=self.FLUSH_SECONDS)
         self._bar = tqdm(total=stop, initial=start, unit="step", disable=silent or None, file=sys.stderr, leave=False)
         self._stop, self._silent, self._told, self._failed = stop, silent, time.perf_counter(), False
+        self._last: Any = None
 
     @contextlib.contextmanager
     def session(self, options: Iterable[tuple[str, Any]], text: str) -> Iterator[None]:
@@ -73,9 +78,7 @@ class Recorder:
         from tensorboard.plugins.hparams import metadata
         from tensorboard.plugins.hparams.plugin_data_pb2 import SessionStartInfo
 
-        for ended in self._folder.glob(f"{EVENTS}*{ENDED}"):
-            ended.unlink()
-        if not self._new:
+        if not self._fresh:
             return
         # One row for one run, though TensorBoard meets it again under its link latest.
         name = "/".join(self._folder.resolve().parts[-2:])
@@ -101,10 +104,8 @@ class Recorder:
         from tensorboard.plugins.hparams import metadata
         from tensorboard.plugins.hparams.api_pb2 import Status
         from tensorboard.plugins.hparams.plugin_data_pb2 import SessionEndInfo
-        from torch.utils.tensorboard.writer import FileWriter
 
-        # A file of its own, to be taken back when the run is gone on with: of several ends TensorBoard shows the first.
-        writer = FileWriter(str(self._folder), filename_suffix=ENDED)
+        writer = self._last_writer()
         end = SessionEndInfo(status=Status.Value(status), end_time_secs=time.time())
         writer.add_summary(_hparams(metadata.SESSION_END_INFO_TAG, session_end_info=end))
         writer.close()
@@ -128,16 +129,43 @@ class Recorder:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write scalars."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
         # All in one record: add_scalar would make one of each, in the time of ten steps of a tiny network.
         events: Any = self._writer.file_writer
-        summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
-        self._try(lambda: events.add_summary(summary, step))
+        self._try(lambda: events.add_summary(_scalars(values), step))
 
     def figure(self, step: int, name: str, figure: Figure) -> None:
         """Write a figure."""
         self._try(lambda: self._writer.add_figure(name, figure, step))
+
+    def final(self, step: int, values: Mapping[str, float]) -> None:
+        """Write the scalars of a finished run, which it has once, however often it is gone on with."""
+
+        def write() -> None:
+            self._last = self._last_writer()
+            self._last.add_summary(_scalars(values), step)
+            self._last.flush()
+
+        self.flush()
+        self._try(write)
+
+    def _last_writer(self) -> Any:  # noqa: ANN401 - untyped
+        """Of a file to be taken back when the run is gone on with: of several ends TensorBoard shows the first."""
+        from torch.utils.tensorboard.writer import FileWriter
+
+        return self._last or FileWriter(str(self._folder), filename_suffix=ENDED)
+
+    def rewind(self, step: int) -> None:
+        """Let TensorBoard forget what came after a step, from where the training goes on."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        mark = SessionLog(status=SessionLog.START)
+        events: Any = self._writer.file_writer
+        self._try(lambda: events.add_event(Event(step=step + 1, session_log=mark), step + 1))
+        self._bar.update(step - self._bar.n)
+
+    def flush(self) -> None:
+        """Give all to the operating system, so that it is not lost with this process."""
+        self._try(self._writer.flush)
 
     def close(self) -> None:
         """Finish the files."""
@@ -151,6 +179,13 @@ class Recorder:
             if not self._failed:
                 log.warning(f"TensorBoard's files could not be written, training goes on: {error}")
             self._failed = True
+
+
+def _scalars(values: Mapping[str, float]) -> Summary:
+    """A record of scalars."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    return Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
 
 
 def _hparams(tag: str, **content: object) -> Summary:

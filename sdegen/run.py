@@ -35,7 +35,7 @@ LOADED = ("sde", "network", "parametrization", "dataset", "sampler")
 def load(
     run: str | Path,
     *,
-    checkpoint: int | None = None,
+    checkpoint: checkpoints.Which = "last",
     weights: Literal["ema", "raw"] = "ema",
     device: str = "auto",
     precision: Literal["float32", "float64"] = "float32",
@@ -49,7 +49,7 @@ def load(
 
     Args:
         run: the run's folder, or ``…/latest``.
-        checkpoint: the step of the checkpoint; None for the last.
+        checkpoint: its step, or ``last``, or ``best``: that with the smallest loss on held-out points.
         weights: ``ema``, the moving average, or ``raw``.
         device: ``auto``, ``cpu``, ``cuda``, …
         precision: of the computation.
@@ -59,8 +59,7 @@ def load(
     Raises:
         UserError: the folder, the checkpoint or its configuration is not what it should be.
     """
-    path = checkpoints.find(Path(run), checkpoint)
-    saved = checkpoints.load(path)
+    saved = checkpoints.read(Path(run), checkpoint)
     config = {**plain(saved.config), **(nodes or {})}
     plain_options = {key: value for key, value in config.items() if key not in GROUPS}
     config |= check({**{group: config[group] for group in LOADED}, **plain_options}, LOADED, TRAIN, trust)

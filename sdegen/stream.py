@@ -51,6 +51,9 @@ class Stream:
         weighting: λ(t).
         times: draws the times.
         sde: the forward process.
+
+    Attributes:
+        variant: which of the seed's streams of times and noises; 0 but for a training that is retried.
     """
 
     AHEAD = 32
@@ -61,6 +64,7 @@ class Stream:
         self, points: Sequence[Points], prepare: Prepare, weighting: Weighting, times: TimeSampler, sde: SDE
     ) -> None:
         self.points, self.prepare, self.weighting, self.times, self.sde = points, prepare, weighting, times, sde
+        self.variant = 0
         numbers = times.draws * points[0].numbers
         self.ahead = max(1, min(self.AHEAD, self.NUMBERS // numbers))
         self.together = max(1, min(self.TOGETHER, self.NUMBERS // (numbers * self.ahead * len(points))))
@@ -82,7 +86,8 @@ class Stream:
         sizes, first = [self.points[0].size(step) for step in steps], self.points[0]
         seeds, width, draws, chunk = len(self.points), max(sizes), self.times.draws, self.times.chunk
         shape = (seeds, len(steps), draws, width)
-        sources = [generator(first.device, points.seed, "train", k) for points in self.points for k in blocks]
+        key: list[str | int] = ["train", self.variant] if self.variant else ["train"]
+        sources = [generator(first.device, points.seed, *key, k) for points in self.points for k in blocks]
         one = (self.ahead, draws, width)
         u = torch.cat([torch.rand(one, generator=source, device=first.device) for source in sources]).to(first.dtype)
         t, ratio = (part.clone() for part in self.times(self.sde, self.weighting, u))

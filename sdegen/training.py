@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sdegen.classifier import ClassifierModel
 from sdegen.gradient import Gradient
-from sdegen.history import History, LossByTime
+from sdegen.history import Diverged, History, LossByTime
 from sdegen.optimizer import Optimizer
 from sdegen.score import ScoreModel
 from sdegen.stream import Batch, Stream
@@ -33,7 +33,10 @@ class Trainer:
         batch_size: data points in a step; the last batch of an epoch is short.
         clip: largest norm of the gradient; null for no clipping.
         ema: decay of the moving average of the weights, in [0, 1); it starts lower, so that early steps fade.
-        checkpoint_every: steps between checkpoints; there is always one at the end.
+        checkpoint_every: steps between checkpoints; there is always one at the beginning and at the end.
+        keep: how many checkpoints to keep beside the one that is the best on held-out points; null for all.
+        retries: how often a training whose numbers are no longer finite goes back to its last checkpoint and takes
+            other times and noises from there.
         preview_every: steps between preview samples in TensorBoard; 0 for none.
         log_every: steps between scalars in TensorBoard.
         device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, ``cuda:1``, …
@@ -55,6 +58,8 @@ class Trainer:
         clip: float | None = 1.0,
         ema: float = 0.999,
         checkpoint_every: int = 10000,
+        keep: int | None = 5,
+        retries: int = 0,
         preview_every: int = 10000,
         log_every: int = 200,
         device: str = "auto",
@@ -70,12 +75,16 @@ class Trainer:
             ("steps", steps, 1),
             ("batch_size", batch_size, 1),
             ("checkpoint_every", checkpoint_every, 1),
+            ("keep", keep, 1),
+            ("retries", retries, 0),
             ("preview_every", preview_every, 0),
             ("log_every", log_every, 1),
             ("replicas", replicas, 1),
         ):
             if value is not None and value < least:
                 raise ValueError(f"{name}={value} must be at least {least}")
+        if retries and replicas > 1:
+            raise ValueError(f"retries={retries} is for one network, and replicas={replicas}: train them one by one")
         if isinstance(threads, int) and not 1 <= threads <= 1024:
             raise ValueError(f"threads={threads} must lie between 1 and 1024")
         if clip is not None and clip <= 0:
@@ -84,6 +93,7 @@ class Trainer:
             raise ValueError(f"ema={ema:g} must be at least 0 and below 1")
         self.epochs, self.steps, self.batch_size, self.clip, self.ema = epochs, steps, batch_size, clip, ema
         self.checkpoint_every, self.preview_every, self.log_every = checkpoint_every, preview_every, log_every
+        self.keep, self.retries = keep, retries
         self.device, self.precision = find_device(device), precision
         self.gradient, self.replicas = gradient, replicas
         self.threads = threads
@@ -186,10 +196,32 @@ class Training:
         """The optimiser's state, as it would be if a replica were alone."""
         return self._mapped(lambda value: value.view(self._rows.shape)[replica].clone(), self.optimizer.state_dict())
 
-    def restore(self, states: Sequence[dict[str, Any]], step: int, seconds: float) -> None:
-        """Go on from a step: with the optimiser's state of each replica."""
+    def history(self, replica: int) -> dict[str, Tensor]:
+        """What a replica's steps since the last scalars have cost."""
+        return self._history.state(replica)
+
+    def restore(
+        self,
+        states: Sequence[dict[str, Any]],
+        histories: Sequence[dict[str, Tensor]],
+        step: int,
+        seconds: float,
+        variant: int,
+    ) -> None:
+        """Go on from a step, whose weights are in place.
+
+        Args:
+            states: of the optimiser, of each replica.
+            histories: as :meth:`history` gave them.
+            step: steps taken.
+            seconds: they took.
+            variant: of the stream.
+        """
         self.optimizer.load_state_dict(self._mapped(lambda *values: torch.cat(values), *states))
-        self.step, self.seconds = step, seconds
+        device = self.vector.device
+        self._history.restore([{name: x.to(device) for name, x in own.items()} for own in histories], step)
+        self._gradient.zero_()
+        self.step, self.seconds, self.stream.variant = step, seconds, variant
 
     def _mapped(self, change: Callable[..., Tensor], *states: dict[str, Any]) -> dict[str, Any]:
         """A state of the optimiser, made of others: of its tensors with a number for each weight, by ``change``."""
@@ -214,6 +246,9 @@ class Training:
     ) -> None:
         """Train to the last step, calling back at the intervals of the trainer.
 
+        What belongs to a step is told before the step is saved, so that a run that is killed and goes on from there
+        has told all of it, and once.
+
         Args:
             log: told the step and the scalars of each replica.
             checkpoint: saves; called after the last step, too.
@@ -221,15 +256,14 @@ class Training:
             interrupted: asked after every step whether to save and return early.
 
         Raises:
-            UserError: the loss is no longer a number. The last checkpoint is from before.
+            Diverged: the loss, or a weight, is no longer a number. The last checkpoint is from before.
         """
         trainer, since = self.trainer, time.perf_counter()
-        logged, reported = 0.0, self.step
+        logged, reported = self.seconds, self.step
         for chunks in self.stream.steps(self.step, self.steps):
             self.advance(chunks)
             stop = interrupted()
-            last = self.step == self.steps
-            if self.step % trainer.log_every == 0 or last:
+            if self._is_due(trainer.log_every):
                 values = self._history.read()
                 seconds = self.seconds + time.perf_counter() - since
                 own = {
@@ -238,15 +272,34 @@ class Training:
                 }
                 log(self.step, [{**each, **own} for each in values])
                 logged, reported = seconds, self.step
-            due = self.step % trainer.checkpoint_every == 0 or last or stop
-            previewed = trainer.preview_every and (self.step % trainer.preview_every == 0 or last)
+            due, previewed = self._is_due(trainer.checkpoint_every) or stop, self._is_due(trainer.preview_every)
             if due or previewed:
                 self.seconds += time.perf_counter() - since
-                self._history.check()
-                if due:
-                    checkpoint()
+                self._check()
                 if previewed:
                     preview()
+                if due:
+                    checkpoint()
                 since = time.perf_counter()
             if stop:
                 return
+
+    @property
+    def saves(self) -> bool:
+        """Whether this is a step whose checkpoint is asked for, and not that of an interruption."""
+        return self.step == 0 or self._is_due(self.trainer.checkpoint_every)
+
+    def _is_due(self, every: int) -> bool:
+        """Whether something is to be done now that is done at intervals, 0 for never, and at the last step."""
+        return every > 0 and (self.step % every == 0 or self.step == self.steps)
+
+    def _check(self) -> None:
+        """Diverged where a loss, a gradient or a weight is not finite."""
+        self._history.check()
+        for replica, weights in enumerate(self._weights.view_as(self._rows)):
+            if not bool(weights.isfinite().all()):
+                raise Diverged(
+                    f"weights are infinite after step {self.step}, which its loss was not yet: try a lower "
+                    f"optimizer.lr",
+                    replica,
+                )

@@ -21,7 +21,7 @@ SMALL = ("dataset=smile", "network.hidden=[8]", "trainer.steps=3", "trainer.prev
 def content(step: int = 3) -> Checkpoint:
     weights = {"w": torch.arange(1000.0), "b": torch.zeros(2)}
     units = {"shift": torch.zeros(2).double(), "scale": torch.ones(2).double()}
-    return Checkpoint({"seed": 0}, step, 1.0, weights, weights, {"state": {}}, units, 10, {"python": "3"})
+    return Checkpoint({"seed": 0}, step, 1.0, weights, weights, {}, units, 10, {"python": "3"}, None, {}, 0)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ class Payload:
 
 def test_smuggled_code_does_not_run(tmp_path: Path) -> None:
     path, target = tmp_path / "evil.pt", tmp_path / "ran"
-    torch.save({"format": 1, **content()._asdict(), "config": Payload(target)}, path)
+    torch.save({"format": checkpoint.FORMAT, **content()._asdict(), "config": Payload(target)}, path)
     with pytest.raises(UserError, match="refused: it holds more than tensors and plain data"):
         checkpoint.load(path)
     path.write_bytes(pickle.dumps(Payload(target)))
@@ -156,7 +156,7 @@ def test_configuration_builds_only_classes_of_the_package(run: Path, tmp_path: P
 )
 def test_checkpoint_of_the_wrong_make_is_one_clear_error(tmp_path: Path, changes: dict) -> None:
     path = checkpoint.save(content(), tmp_path)
-    torch.save({"format": 1, **content()._asdict(), **changes}, path)
+    torch.save({"format": checkpoint.FORMAT, **content()._asdict(), **changes}, path)
     with pytest.raises(UserError, match="not a checkpoint of sdegen"):
         checkpoint.load(path)
 

@@ -223,7 +223,8 @@ def test_interrupted_run_is_saved_and_goes_on_bit_for_bit(tmp_path: Path) -> Non
     process.send_signal(signal.SIGINT)
     _, message = process.communicate(timeout=120)
     assert process.returncode == 130
-    found = re.fullmatch(r"interrupted and saved at step (\d+); go on with resume=(\S+)\n", message)
+    pattern = r"stopped by SIGINT, saved at step (\d+); go on with python scripts/train.py resume=(\S+)\n"
+    found = re.fullmatch(pattern, message)
     assert found, message
     assert int(found[1]) < 2000
     assert run("train", f"resume={found[2]}", cwd=tmp_path).returncode == 0

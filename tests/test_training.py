@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdegen import assembly, checkpoint, experiment
+from sdegen import assembly, checkpoint, experiment, member
 from sdegen.command import composed
 from sdegen.errors import UserError
 from sdegen.gradient import Autograd
@@ -71,9 +71,10 @@ def test_resumed_run_is_the_uninterrupted_one(tmp_path: Path, options: tuple[str
     broken = config("trainer.steps=80", "trainer.checkpoint_every=37", *options)
     save = checkpoint.save
 
-    def save_and_stop(content, folder: Path) -> Path:  # noqa: ANN001
-        save(content, folder)
-        raise Stop
+    def save_and_stop(content, folder: Path, keep: int) -> None:  # noqa: ANN001
+        save(content, folder, keep)
+        if content.step:
+            raise Stop
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "save", save_and_stop)
@@ -218,14 +219,14 @@ def test_epochs_are_counted_in_steps_of_all_points() -> None:
 
 def test_preview_shows_the_average_not_the_raw_weights(tmp_path: Path) -> None:
     seen = []
-    original = experiment.draw
+    original = member.draw
 
     def watch(sde, model, *rest, **options):  # noqa: ANN001, ANN002, ANN003, ANN202
         seen.append(torch.cat([p.detach().flatten() for p in model.parameters()]).cpu().clone())
         return original(sde, model, *rest, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "draw", watch)
+        patch.setattr(member, "draw", watch)
         experiment.train(config("trainer.steps=20", "trainer.preview_every=20"), tmp_path / "run")
     saved = checkpoint.load(checkpoint.find(tmp_path / "run"))
     assert torch.equal(seen[0], torch.cat([w.flatten() for w in saved.ema.values()]))
@@ -325,7 +326,7 @@ def test_loss_that_turns_nan_stops_with_the_step_and_keeps_the_checkpoint(tmp_pa
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Training, "advance", poison)
-        with pytest.raises(UserError, match="the loss is nan at step 33, .* the last checkpoint is from before"):
+        with pytest.raises(UserError, match="the loss is nan at step 33, .* the checkpoint of step 30 is from before"):
             experiment.train(cfg, tmp_path / "run")
     saved = checkpoint.load(checkpoint.find(tmp_path / "run"))
     assert saved.step == 30

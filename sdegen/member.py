@@ -1,0 +1,180 @@
+"""A run under training: its folder, and what is written there."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sdegen import checkpoint as checkpoints
+from sdegen import files
+from sdegen.assembly import Experiment, flat_options
+from sdegen.checkpoint import Checkpoint
+from sdegen.classifier import ClassifierModel
+from sdegen.errors import UserError
+from sdegen.held_out import HeldOut
+from sdegen.run import Run, load, load_weights, on_cpu
+from sdegen.sampling import draw
+from sdegen.training import DTYPES, Training
+
+log = logging.getLogger("sdegen")
+
+PREVIEWED = {"vectors": 1000, "images": 64}
+"""Samples of a preview."""
+
+
+class Member:
+    """A run under training: its folder, and what is written there.
+
+    Args:
+        parts: of the run.
+        training: what trains it.
+        replica: which of the training's networks is its own; only the first tells how far the training is.
+        folder: the run's folder.
+        trust: modules whose classes the configuration may name.
+    """
+
+    def __init__(self, parts: Experiment, training: Training, replica: int, folder: Path, trust: Sequence[str]) -> None:
+        self.parts, self.training, self.replica, self.folder, self.trust = parts, training, replica, folder, trust
+        self.dtype = DTYPES[parts.trainer.precision]
+        self.held_out = HeldOut(
+            parts.dataset,
+            parts.config["seed"],
+            parts.trainer.batch_size,
+            parts.objective,
+            parts.weighting,
+            parts.times,
+            parts.sde,
+            parts.trainer.device,
+            self.dtype,
+        )
+        self.provenance: dict[str, Any] = {}
+        self.resumed = False
+        self.metrics: Mapping[str, Mapping[str, Any]] = {}
+
+    def begin(self, command: str) -> None:
+        """Begin the folder."""
+        folder = self.folder
+        if any((folder / "checkpoints").glob("*.pt")):
+            raise UserError(f"{folder}: holds a run already: remove it, or go on with it by resume={folder}")
+        self.provenance = files.provenance(command)
+        files.write_yaml(folder / "config.yaml", self.parts.config)
+        files.write_json(folder / "provenance.json", self.provenance)
+
+    def find(self, first: Checkpoint) -> Checkpoint:
+        """The checkpoint to go on from: that of the first replica, or the replica's own of the same step."""
+        return checkpoints.read(self.folder, first.step) if self.replica else first
+
+    def put(self, saved: Checkpoint) -> None:
+        """Put the weights of a checkpoint in place."""
+        self.provenance, self.resumed = saved.provenance, True
+        load_weights(self.training.models[self.replica].network, saved.weights)
+        load_weights(self.training.averages[self.replica].network, saved.ema)
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[None]:
+        """While it is entered, TensorBoard is told what the run is and does."""
+        # Late: TensorBoard and matplotlib cost seconds for which an error in the configuration need not wait.
+        from sdegen.recorder import Recorder
+
+        start, stop = self.training.step, self.training.steps
+        self.recorder = Recorder(self.folder, start, stop, not self.resumed, silent=self.replica > 0)
+        with self.recorder.session(flat_options(self.parts.config), files.as_yaml(self.parts.config)):
+            yield
+
+    def warn(self) -> None:
+        """Tell what the user might not have meant."""
+        if self.parts.trainer.precision == "bfloat16" and len(self.parts.dataset.units.shape) == 1:
+            log.warning(
+                "trainer.precision=bfloat16 rounds coordinates to 2^-8 of their size, far above the noise at small t: "
+                "points want float32"
+            )
+
+    def note(self, step: int, values: Mapping[str, float]) -> None:
+        """Record the scalars of the training."""
+        self.recorder.progress(step, values)
+
+    def save(self) -> None:
+        """Write a checkpoint, and before it all that was told so far."""
+        training, dataset, held_out = self.training, self.parts.dataset, None
+        # Not at a step at which a run that is not interrupted would not ask.
+        if training.steps and training.saves:
+            held_out = self.held_out.loss(training.averages[self.replica])
+        if held_out is not None:
+            self.recorder.scalars(training.step, {"train/held_out_loss": held_out})
+        self.recorder.flush()
+        checkpoints.save(
+            Checkpoint(
+                config=self.parts.config,
+                step=training.step,
+                seconds=training.seconds,
+                weights=training.models[self.replica].network.state_dict(),
+                ema=training.averages[self.replica].network.state_dict(),
+                optimizer=training.state(self.replica),
+                units=dataset.units._asdict(),
+                classes=dataset.classes,
+                provenance=self.provenance,
+                held_out=held_out,
+                history=training.history(self.replica),
+                stream=training.stream.variant,
+            ),
+            self.folder / "checkpoints",
+            self.parts.trainer.keep,
+        )
+
+    def preview(self) -> None:
+        """Show samples of the average, or what a classifier is worth."""
+        from sdegen import figures, metrics, output
+
+        parts, step, dtype = self.parts, self.training.step, self.dtype
+        dataset, device, average = parts.dataset, parts.trainer.device, self.training.averages[self.replica]
+        if isinstance(average, ClassifierModel):
+            found, (times, curves) = output.accuracy(dataset, average, device, dtype)
+            held_out = next(iter(curves.values()))
+            by_t = {f"accuracy_by_t/{float(t):.1f}": float(held_out[i]) for i, t in list(enumerate(times))[::4]}
+            self.recorder.scalars(step, {**scalars(found), **by_t})
+            return
+        count = PREVIEWED["vectors" if len(dataset.units.shape) == 1 else "images"]
+        try:
+            samples = draw(parts.sde, average, parts.sampler, dataset.units, count, device=device, dtype=dtype)
+        except UserError as trouble:
+            # A network that has learned little may be more than a sampler can bear.
+            log.warning(f"no preview at step {step}: {trouble}")
+            return
+        self.recorder.figure(step, "samples", figures.compare(dataset, dataset.units.decode(samples.x)))
+        if step == self.training.steps:
+            # The metrics of the finished run come in a moment.
+            return
+        error = metrics.score_error(dataset, parts.sde, on_cpu(average, device, dtype))
+        if error is not None:
+            self.recorder.scalars(step, {"metrics/score_error": error})
+
+    def finish(self) -> Run:
+        """Sample, measure and draw."""
+        from sdegen import figures, output
+
+        parts, training, folder, config = self.parts, self.training, self.folder, self.parts.config
+        result = load(
+            folder, device=str(parts.trainer.device), precision=parts.trainer.sampling_precision, trust=self.trust
+        )
+        if isinstance(result.model, ClassifierModel):
+            written = output.write_accuracy(result, result.model)
+        else:
+            written = output.write(result, config["count"], seed=config["seed"], animate=True)
+            files.copy(written.folder / "figures", folder / "figures")
+            for name, figure in output.draw_score(result).items():
+                figures.save(figure, folder / "figures" / f"{name}.png")
+        # Twice: of all scalars the table of runs shows the first five, and capitals come first in the alphabet.
+        self.recorder.final(training.steps, {**scalars(written.metrics), **scalars(written.metrics, "Final")})
+        cost = {"steps": training.step, "seconds": training.seconds, "peak_memory_mib": files.peak_memory_mib()}
+        files.write_json(folder / "provenance.json", {**self.provenance, "training": cost})
+        files.write_json(folder / "metrics.json", written.metrics)
+        self.metrics = written.metrics
+        return result
+
+
+def scalars(found: Mapping[str, Mapping[str, Any]], group: str = "metrics") -> dict[str, float]:
+    """Metrics as TensorBoard shows them, in a group of its scalars."""
+    return {f"{group}/{name}": entry["value"] for name, entry in found.items()}

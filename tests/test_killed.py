@@ -1,0 +1,178 @@
+"""Runs that are killed, at moments nobody chose, and go on as though nothing had happened."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from sdegen import checkpoint, experiment
+from sdegen.command import composed
+
+OPTIONS = (
+    "dataset=smile",
+    "network.hidden=[16]",
+    "trainer.steps=1500",
+    "trainer.batch_size=32",
+    "trainer.checkpoint_every=70",
+    "trainer.log_every=40",
+    "trainer.preview_every=200",
+    "trainer.keep=2",
+    "optimizer.decay=cosine",
+    "sampler.steps=20",
+    "count=200",
+)
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["sdegen.experiment", "sdegen.recorder", "sdegen.command", "torch.utils.tensorboard"])
+
+OPERATIONS = {"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.listdir"}
+"""Of files, as Python's audit events have them."""
+
+
+def kill_at(operation: int, folder: Path) -> None:
+    """Let this process be killed just before its so many-th operation on a file of a folder."""
+    count = 0
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal count
+        if event in OPERATIONS and arguments and str(arguments[0]).startswith(str(folder)):
+            count += 1
+            if count == operation:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+
+
+def work(folder: Path, options: tuple[str, ...], operation: int) -> None:
+    """Begin a run, or go on with it; be killed at an operation on a file, if there are so many, and not for 0."""
+    torch.set_num_threads(1)
+    kill_at(operation, folder)
+    if any(folder.glob("checkpoints/*.pt")):
+        experiment.resume(folder, {})
+    else:
+        experiment.train(composed("train", options), folder)
+
+
+def started(folder: Path, options: tuple[str, ...], operation: int = 0) -> Any:  # noqa: ANN401
+    process = PROCESSES.Process(target=work, args=(folder, options, operation))
+    process.start()
+    return process
+
+
+class Left(NamedTuple):
+    """All that a finished run leaves, but for what tells of time."""
+
+    tensors: dict[str, torch.Tensor]
+    curves: dict[str, list[tuple[int, float]]]
+    pictures: dict[str, list[int]]
+    samples: np.ndarray
+    checkpoints: list[str]
+    metrics: str
+
+
+def left(folder: Path) -> Left:
+    tensors = {}
+    for which in ("last", "best"):
+        saved = checkpoint.read(folder, which)  # type: ignore[arg-type]
+        parts = {"w": saved.weights, "e": saved.ema, "o": saved.optimizer["state"].get(0, {}), "h": saved.history}
+        tensors |= {f"{which} {part} {name}": x for part, of in parts.items() for name, x in of.items()}
+        tensors[f"{which} step"] = torch.tensor([saved.step, saved.held_out or 0.0], dtype=torch.float64)
+    events = EventAccumulator(str(folder), {"scalars": 0, "images": 0}).Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if tag != "train/steps_per_second"]
+    curves = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
+    pictures = {tag: [image.step for image in events.Images(tag)] for tag in events.Tags()["images"]}
+    (samples,) = (folder / "samples").glob("*/samples.npz")
+    names = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    return Left(tensors, curves, pictures, np.load(samples)["x"], names, (folder / "metrics.json").read_text())
+
+
+def assert_same(found: Left, expected: Left) -> None:
+    assert found.tensors.keys() == expected.tensors.keys()
+    for name, value in expected.tensors.items():
+        assert torch.equal(found.tensors[name], value), name
+    assert found.curves == expected.curves
+    assert found.pictures == expected.pictures
+    assert np.array_equal(found.samples, expected.samples)
+    assert found.checkpoints == expected.checkpoints
+    assert found.metrics == expected.metrics
+
+
+def reference(folder: Path, options: tuple[str, ...]) -> Left:
+    """What a run leaves that nothing has disturbed."""
+    process = started(folder, options)
+    process.join()
+    assert process.exitcode == 0
+    return left(folder)
+
+
+def kill(root: Path, options: tuple[str, ...], kills: int, dice: random.Random) -> None:
+    """Kill runs at random moments until it was done so often, and let each go on to its end."""
+    expected, done, runs = reference(root / "whole", options), 0, 0
+    while done < kills:
+        folder = root / str(runs)
+        while not (folder / "metrics.json").exists():
+            process = started(folder, options)
+            process.join(dice.uniform(0, 3) if done < kills else None)
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+                done += 1
+            else:
+                assert process.exitcode == 0
+        assert_same(left(folder), expected)
+        runs += 1
+
+
+def test_a_run_that_is_killed_goes_on_as_though_nothing_had_happened(tmp_path: Path) -> None:
+    kill(tmp_path, OPTIONS, 3, random.Random(0))
+
+
+IMAGES = (
+    "dataset=digits",
+    "network=scorenet",
+    "network.channels=[8,8]",
+    "trainer.steps=60",
+    "trainer.checkpoint_every=9",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", [(), ("trainer.replicas=3",), ("objective=sliced", "network.activation=silu"), IMAGES]
+)
+def test_whatever_is_trained_may_be_killed(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Forty times in all."""
+    kill(tmp_path, (*OPTIONS, *options), 10, random.Random(str(options)))
+
+
+SHORT = (*OPTIONS, "trainer.steps=20", "trainer.checkpoint_every=8", "trainer.log_every=5", "trainer.preview_every=7")
+
+
+@pytest.mark.parametrize("first", [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_run_may_be_killed_at_any_operation_on_a_file(tmp_path: Path, first: int) -> None:
+    """In the midst of a checkpoint, of a picture, of its last file: at every one, or at some, spread over the run."""
+    expected, operation, killed = reference(tmp_path / "whole", SHORT), 1, 0
+    while True:
+        folder = tmp_path / str(operation)
+        process = started(folder, SHORT, operation)
+        process.join()
+        if not process.exitcode:
+            break
+        assert process.exitcode == -signal.SIGKILL
+        killed += 1
+        if not (folder / "metrics.json").exists():
+            process = started(folder, SHORT)
+            process.join()
+            assert process.exitcode == 0
+        assert_same(left(folder), expected)
+        operation += 31 if first else 1
+    assert killed > (3 if first else 100)
