@@ -163,8 +163,10 @@ def newest(run: Path, others: Sequence[Path] = ()) -> Checkpoint:
     Raises:
         UserError: there is none.
     """
-    folder = find(run).parent
-    for path in (folder / "last.pt", *(folder / f"step-{step:08d}.pt" for step in reversed(_steps(folder)))):
+    folder = run / "checkpoints"
+    # By their steps first: a process that was killed may have left the newest without the name last.pt.
+    names = [*(f"step-{step:08d}.pt" for step in reversed(_steps(folder))), "last.pt"]
+    for path in [folder / name for name in names if (folder / name).is_file()] or [find(run)]:
         try:
             found = load(path)
             for other in others:
