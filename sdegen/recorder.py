@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import sys
 import textwrap
 import time
@@ -47,6 +48,7 @@ class Recorder:
         for left in folder.glob(f"{EVENTS}*" if fresh else f"{EVENTS}*{ENDED}"):
             left.unlink()
         self._folder, self._fresh = folder, fresh
+        _pass_second(folder)
         # Also where nothing is to be forgotten: TensorBoard's server takes the first such mark for the run's beginning
         # and forgets at later ones only.
         self._writer = SummaryWriter(str(folder), purge_step=start + 1, flush_secs=self.FLUSH_SECONDS)
@@ -141,9 +143,9 @@ class Recorder:
         """Write the scalars of a finished run, which it has once, however often it is gone on with."""
 
         def write() -> None:
-            self._last = self._last_writer()
-            self._last.add_summary(_scalars(values), step)
-            self._last.flush()
+            writer = self._last_writer()
+            writer.add_summary(_scalars(values), step)
+            writer.flush()
 
         self.flush()
         self._try(write)
@@ -152,7 +154,10 @@ class Recorder:
         """Of a file to be taken back when the run is gone on with: of several ends TensorBoard shows the first."""
         from torch.utils.tensorboard.writer import FileWriter
 
-        return self._last or FileWriter(str(self._folder), filename_suffix=ENDED)
+        if self._last is None:
+            _pass_second(self._folder)
+            self._last = FileWriter(str(self._folder), filename_suffix=ENDED)
+        return self._last
 
     def rewind(self, step: int) -> None:
         """Let TensorBoard forget what came after a step, from where the training goes on."""
@@ -179,6 +184,15 @@ class Recorder:
             if not self._failed:
                 log.warning(f"TensorBoard's files could not be written, training goes on: {error}")
             self._failed = True
+
+
+def _pass_second(folder: Path) -> None:
+    """Wait until a new file comes after those that are there: TensorBoard reads them by the seconds in their names."""
+    stamps = [
+        int(found[1]) for path in folder.glob(f"{EVENTS}*") if (found := re.search(r"tfevents\.(\d+)\.", path.name))
+    ]
+    while int(time.time()) in stamps:
+        time.sleep(0.05)
 
 
 def _scalars(values: Mapping[str, float]) -> Summary:

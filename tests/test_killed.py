@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import random
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +19,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sdegen import checkpoint, experiment
 from sdegen.command import composed
+from sdegen.errors import Stopped, UserError
+from sdegen.interrupt import SIGNALS
+from sdegen.training import Training
 
 OPTIONS = (
     "dataset=smile",
@@ -32,7 +37,10 @@ OPTIONS = (
     "count=200",
 )
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["sdegen.experiment", "sdegen.recorder", "sdegen.command", "torch.utils.tensorboard"])
+PROCESSES.set_forkserver_preload(
+    ["sdegen.experiment", "sdegen.output", "sdegen.command", "torch.utils.tensorboard", "torch._dynamo"]
+    + ["matplotlib.backends.backend_agg", "PIL.PngImagePlugin", "scipy.ndimage", "tensorboard.plugins.hparams.metadata"]
+)
 
 OPERATIONS = {"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.listdir"}
 """Of files, as Python's audit events have them."""
@@ -90,9 +98,11 @@ def left(folder: Path) -> Left:
     tags = [tag for tag in events.Tags()["scalars"] if tag != "train/steps_per_second"]
     curves = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
     pictures = {tag: [image.step for image in events.Images(tag)] for tag in events.Tags()["images"]}
-    (samples,) = (folder / "samples").glob("*/samples.npz")
+    # Killed between its samples and its last file, a run draws them again.
+    samples, *again = [np.load(path)["x"] for path in (folder / "samples").glob("*/samples.npz")]
+    assert all(np.array_equal(samples, other) for other in again)
     names = sorted(path.name for path in (folder / "checkpoints").iterdir())
-    return Left(tensors, curves, pictures, np.load(samples)["x"], names, (folder / "metrics.json").read_text())
+    return Left(tensors, curves, pictures, samples, names, (folder / "metrics.json").read_text())
 
 
 def assert_same(found: Left, expected: Left) -> None:
@@ -174,5 +184,56 @@ def test_a_run_may_be_killed_at_any_operation_on_a_file(tmp_path: Path, first: i
             process.join()
             assert process.exitcode == 0
         assert_same(left(folder), expected)
-        operation += 31 if first else 1
-    assert killed > (3 if first else 100)
+        operation += 47 if first else 1
+    assert killed > (2 if first else 100)
+
+
+@contextlib.contextmanager
+def signalled(at: int, number: int, times: int = 1) -> Iterator[None]:
+    """While it is entered, signals come in the midst of a step."""
+    advance = Training.advance
+
+    def interrupted(self: Training, chunks: list[Any]) -> None:
+        if self.step == at:
+            for _ in range(times):
+                signal.raise_signal(number)
+        advance(self, chunks)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Training, "advance", interrupted)
+        yield
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_signal_saves_and_tells_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
+    """In the midst of everything: of a block of noise, an epoch, and an interval of scalars and of checkpoints."""
+    config, before = composed("train", SHORT), signal.getsignal(number)
+    experiment.train(config, tmp_path / "whole")
+    with signalled(11, number), pytest.raises(Stopped) as stop:
+        experiment.train(config, tmp_path / "run")
+    go_on = f"python scripts/train.py resume={tmp_path / 'run'}"
+    assert str(stop.value) == f"stopped by {number.name}, saved at step 12; go on with {go_on}"
+    assert stop.value.number == number and signal.getsignal(number) == before
+    experiment.resume(tmp_path / "run", {})
+    assert_same(left(tmp_path / "run"), left(tmp_path / "whole"))
+
+
+def test_a_second_signal_does_not_wait_for_the_step(tmp_path: Path) -> None:
+    with signalled(11, signal.SIGTERM, 2), pytest.raises(Stopped, match="SIGTERM, saved at step 8; go on"):
+        experiment.train(composed("train", SHORT), tmp_path / "run")
+    assert checkpoint.read(tmp_path / "run").step == 8
+
+
+def test_a_folder_is_one_processs_at_a_time(tmp_path: Path) -> None:
+    """Neither a second start nor a second resumption; the claim of a process that is killed ends with it."""
+    process = started(tmp_path / "run", OPTIONS)
+    while not (tmp_path / "run" / "checkpoints" / "last.pt").exists():
+        assert process.is_alive()
+    for again in (lambda: experiment.train(composed("train", SHORT), tmp_path / "run"),
+                  lambda: experiment.resume(tmp_path / "run", {})):  # fmt: skip
+        with pytest.raises(UserError, match="another process is training there: wait for it, or stop it"):
+            again()
+    process.kill()
+    process.join()
+    experiment.resume(tmp_path / "run", {})
+    assert (tmp_path / "run" / "metrics.json").exists()
