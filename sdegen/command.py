@@ -7,6 +7,7 @@ take over, so that all that Hydra's users know (multirun, launchers, ``--cfg job
 from __future__ import annotations
 
 import difflib
+import errno
 import hashlib
 import logging
 import os
@@ -37,6 +38,9 @@ CONF = Path(__file__).parents[1] / "conf"
 VERSION_BASE = "1.3"
 NODES = ("sampler", "network")
 """The groups in which a loaded run's own node stands as the choice ``run``."""
+
+OUTSIDE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG)
+"""What an operating system refuses for reasons that are not this program's."""
 
 Config = dict[str, Any]
 
@@ -144,6 +148,10 @@ def guard(work: Callable[[], object], name: str) -> None:
     except BrokenPipeError:
         # The reader has seen enough (| head); what Python flushes on its way out must not complain, either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno not in OUTSIDE:
+            raise
+        fail(f"{error.filename or 'a file'}: {error.strerror}")
 
 
 def own_nodes(groups: Sequence[str] = NODES) -> Config:

@@ -5,6 +5,10 @@ class UserError(Exception):
     """A mistake of the user's, or trouble of the outside world, told in one line that says the fix."""
 
 
+class Unwritable(UserError):
+    """A file that could not be written: the disk is full, say. What was there is there still."""
+
+
 class Stopped(KeyboardInterrupt):
     """A signal asked the program to stop.
 

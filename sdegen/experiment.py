@@ -16,7 +16,7 @@ from sdegen import checkpoint as checkpoints
 from sdegen import files, schema
 from sdegen.assembly import Config, replicated, together, work
 from sdegen.checkpoint import Checkpoint
-from sdegen.errors import Stopped, UserError
+from sdegen.errors import Stopped, Unwritable, UserError
 from sdegen.history import Diverged
 from sdegen.interrupt import Interrupt
 from sdegen.member import Member
@@ -50,14 +50,14 @@ def train(
     """
     files.forget_peak_memory()
     team = Team(config, folder, trust)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(files.claimed(folder))
-        if resume is None:
-            team.begin(command)
-        else:
-            team.go_on(resume)
-        interrupt = stack.enter_context(Interrupt())
-        try:
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(files.claimed(folder))
+            if resume is None:
+                team.begin(command)
+            else:
+                team.go_on(resume)
+            interrupt = stack.enter_context(Interrupt())
             stack.enter_context(files.logging_to(folder / "train.log"))
             for member in team.members:
                 stack.enter_context(member.recording())
@@ -66,9 +66,11 @@ def train(
             checkpoints.point_latest(folder)
             team.train(interrupt)
             return team.finish()
-        except Stopped as stop:
-            go_on = f"python scripts/train.py resume={shlex.quote(str(folder))}"
-            raise Stopped(f"stopped by {stop}, saved at step {team.saved}; go on with {go_on}", stop.number) from None
+    except Stopped as stop:
+        raise Stopped(f"stopped by {stop}, {team.left()}", stop.number) from None
+    except (Unwritable, OSError) as trouble:
+        told = trouble if isinstance(trouble, Unwritable) else f"{trouble.filename or folder}: {trouble.strerror}"
+        raise UserError(f"{told}; {team.left()}") from trouble
 
 
 class Team:
@@ -82,12 +84,13 @@ class Team:
     Attributes:
         members: all of them, the run first.
         training: theirs.
-        saved: the step of the last checkpoint.
+        saved: the step of the last checkpoint; None before the first.
     """
 
     def __init__(self, config: Config, folder: Path, trust: Sequence[str]) -> None:
         parts = replicated(config, trust)
-        self.folder, self.training, self.trainer, self.saved = folder, together(parts), parts[0].trainer, 0
+        self.folder, self.training, self.trainer = folder, together(parts), parts[0].trainer
+        self.saved: int | None = None
         self.work = work(parts)
         # Generators differ between devices, sums between numbers of threads: what was chosen is what is resumed.
         self.threads = torch.get_num_threads()
@@ -97,6 +100,12 @@ class Team:
             one.config["trainer"] = {**one.config["trainer"], **chosen, "replicas": 1 if replica else len(parts)}
             own = folder / files.REPLICAS / f"seed-{one.config['seed']}" if replica else folder
             self.members.append(Member(one, self.training, replica, own, trust))
+
+    def left(self) -> str:
+        """What there is to go on from, and how."""
+        if self.saved is None:
+            return "nothing was saved yet"
+        return f"saved at step {self.saved}; go on with python scripts/train.py resume={shlex.quote(str(self.folder))}"
 
     def begin(self, command: str) -> None:
         """Begin the folders."""
@@ -160,9 +169,10 @@ class Team:
         tried, retries = self.training.stream.variant, self.trainer.retries
         if tried >= retries:
             raise UserError(f"{told}; the checkpoint of step {self.saved} is from before")
-        log.warning(f"{told}; retry {tried + 1} of {retries}, from step {self.saved}")
-        self._restore(checkpoints.newest(self.folder), tried + 1)
-        self.members[0].recorder.rewind(self.saved)
+        first = checkpoints.newest(self.folder)
+        log.warning(f"{told}; retry {tried + 1} of {retries}, from step {first.step}")
+        self._restore(first, tried + 1)
+        self.members[0].recorder.rewind(first.step)
 
     def _note(self, step: int, values: Sequence[Mapping[str, float]]) -> None:
         for member, own in zip(self.members, values, strict=True):

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from sdegen.errors import UserError
+from sdegen.errors import Unwritable, UserError
 
 log = logging.getLogger("sdegen")
 
@@ -34,7 +34,7 @@ def replace(path: Path, make: Callable[[Path], object]) -> None:
     Both are on the disk when this returns, so that it holds when the power fails, too.
 
     Raises:
-        UserError: it could not be written; what was there is there still.
+        Unwritable: it could not be; what was there is there still.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -44,10 +44,10 @@ def replace(path: Path, make: Callable[[Path], object]) -> None:
             _sync(temporary)
         os.replace(temporary, path)
     except OSError as error:
-        raise UserError(f"{path}: could not be written: {error.strerror or error}") from None
+        raise Unwritable(f"{path}: could not be written: {error.strerror or error}") from None
     except RuntimeError as error:
-        # torch tells a full disk as a RuntimeError without an errno.
-        raise UserError(f"{path}: could not be written, is the disk full? ({str(error).splitlines()[0]})") from None
+        # torch tells a full disk so, in words about its own code.
+        raise Unwritable(f"{path}: could not be written: is the disk full?") from error
     finally:
         temporary.unlink(missing_ok=True)
     # Not every system lets a folder be opened.
@@ -172,7 +172,8 @@ def logging_to(path: Path) -> Iterator[None]:
         yield
     finally:
         log.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):
+            handler.close()
 
 
 def provenance(command: str) -> dict[str, Any]:

@@ -97,14 +97,13 @@ class Member:
         self.recorder.progress(step, values)
 
     def save(self) -> None:
-        """Write a checkpoint, and before it all that was told so far."""
+        """Write a checkpoint."""
         training, dataset, held_out = self.training, self.parts.dataset, None
         # Not at a step at which a run that is not interrupted would not ask.
         if training.steps and training.saves:
             held_out = self.held_out.loss(training.averages[self.replica])
         if held_out is not None:
             self.recorder.scalars(training.step, {"train/held_out_loss": held_out})
-        self.recorder.flush()
         checkpoints.save(
             Checkpoint(
                 config=self.parts.config,

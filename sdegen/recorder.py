@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import sys
 import textwrap
 import time
@@ -12,14 +11,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from sdegen.events import PREFIX, Events
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from tensorboard.compat.proto.summary_pb2 import Summary
 
 log = logging.getLogger("sdegen")
 
-EVENTS = "events.out.tfevents."
-"""What the names of TensorBoard's files begin with."""
 ENDED = ".ended"
 """What the name of the file ends with that says how a run has ended."""
 LAYOUT = {"loss": {"by t": ["Multiline", ["loss_by_t/.+"]]}}
@@ -38,23 +39,21 @@ class Recorder:
     """
 
     LINE_SECONDS = 5.0
-    FLUSH_SECONDS = 10
 
     def __init__(self, folder: Path, start: int, stop: int, fresh: bool = True, silent: bool = False) -> None:
-        from torch.utils.tensorboard import SummaryWriter
         from tqdm import tqdm
 
         # How another attempt has ended, or what it has found, is not what this one will.
-        for left in folder.glob(f"{EVENTS}*" if fresh else f"{EVENTS}*{ENDED}"):
+        for left in folder.glob(f"{PREFIX}*" if fresh else f"{PREFIX}*{ENDED}"):
             left.unlink()
-        self._folder, self._fresh = folder, fresh
-        _pass_second(folder)
+        self._folder, self._fresh, self._failed = folder, fresh, False
+        self._events: Events | None = None
+        self._ended: Events | None = None
         # Also where nothing is to be forgotten: TensorBoard's server takes the first such mark for the run's beginning
         # and forgets at later ones only.
-        self._writer = SummaryWriter(str(folder), purge_step=start + 1, flush_secs=self.FLUSH_SECONDS)
+        self.rewind(start)
         self._bar = tqdm(total=stop, initial=start, unit="step", disable=silent or None, file=sys.stderr, leave=False)
-        self._stop, self._silent, self._told, self._failed = stop, silent, time.perf_counter(), False
-        self._last: Any = None
+        self._stop, self._silent, self._told = stop, silent, time.perf_counter()
 
     @contextlib.contextmanager
     def session(self, options: Iterable[tuple[str, Any]], text: str) -> Iterator[None]:
@@ -79,6 +78,7 @@ class Recorder:
     def _begin(self, options: Iterable[tuple[str, Any]], text: str) -> None:
         from tensorboard.plugins.hparams import metadata
         from tensorboard.plugins.hparams.plugin_data_pb2 import SessionStartInfo
+        from torch.utils.tensorboard import summary
 
         if not self._fresh:
             return
@@ -95,28 +95,28 @@ class Recorder:
             elif value is not None:
                 start.hparams[path].string_value = str(value)
         # Not SummaryWriter.add_hparams, which makes a run of its own, with a table that other runs' options are not in.
-        events: Any = self._writer.file_writer
-        events.add_summary(_hparams(metadata.SESSION_START_INFO_TAG, session_start_info=start))
-        self._writer.add_custom_scalars(LAYOUT)
+        events = self._open()
+        events.add(_hparams(metadata.SESSION_START_INFO_TAG, session_start_info=start))
+        events.add(summary.custom_scalars(LAYOUT))
         # Indented it is code to Markdown, whatever is in it.
-        self._writer.add_text("config", textwrap.indent(text, "    "), 0)
-        self._writer.flush()
+        events.add(summary.text("config", textwrap.indent(text, "    ")))
 
     def _end(self, status: str) -> None:
         from tensorboard.plugins.hparams import metadata
         from tensorboard.plugins.hparams.api_pb2 import Status
         from tensorboard.plugins.hparams.plugin_data_pb2 import SessionEndInfo
 
-        writer = self._last_writer()
         end = SessionEndInfo(status=Status.Value(status), end_time_secs=time.time())
-        writer.add_summary(_hparams(metadata.SESSION_END_INFO_TAG, session_end_info=end))
-        writer.close()
+        events = self._open_ended()
+        events.add(_hparams(metadata.SESSION_END_INFO_TAG, session_end_info=end))
+        events.close()
 
     def progress(self, step: int, values: Mapping[str, float]) -> None:
         """Write the scalars of a training, and move the bar or print a line."""
         self.scalars(step, values)
         if self._silent:
             return
+        # Backwards, too, where a training has gone back.
         self._bar.update(step - self._bar.n)
         self._bar.set_postfix_str(f"loss {values['train/loss']:.4g}", refresh=False)
         now = time.perf_counter()
@@ -131,51 +131,41 @@ class Recorder:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write scalars."""
-        # All in one record: add_scalar would make one of each, in the time of ten steps of a tiny network.
-        events: Any = self._writer.file_writer
-        self._try(lambda: events.add_summary(_scalars(values), step))
+        self._try(lambda: self._open().add(_scalars(values), step))
 
     def figure(self, step: int, name: str, figure: Figure) -> None:
         """Write a figure."""
-        self._try(lambda: self._writer.add_figure(name, figure, step))
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from torch.utils.tensorboard import summary
+
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+        self._try(lambda: self._open().add(summary.image(name, pixels, dataformats="HWC"), step))
 
     def final(self, step: int, values: Mapping[str, float]) -> None:
         """Write the scalars of a finished run, which it has once, however often it is gone on with."""
-
-        def write() -> None:
-            writer = self._last_writer()
-            writer.add_summary(_scalars(values), step)
-            writer.flush()
-
-        self.flush()
-        self._try(write)
-
-    def _last_writer(self) -> Any:  # noqa: ANN401 - untyped
-        """Of a file to be taken back when the run is gone on with: of several ends TensorBoard shows the first."""
-        from torch.utils.tensorboard.writer import FileWriter
-
-        if self._last is None:
-            _pass_second(self._folder)
-            self._last = FileWriter(str(self._folder), filename_suffix=ENDED)
-        return self._last
+        self._try(lambda: self._open_ended().add(_scalars(values), step))
 
     def rewind(self, step: int) -> None:
         """Let TensorBoard forget what came after a step, from where the training goes on."""
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-
-        mark = SessionLog(status=SessionLog.START)
-        events: Any = self._writer.file_writer
-        self._try(lambda: events.add_event(Event(step=step + 1, session_log=mark), step + 1))
-        self._bar.update(step - self._bar.n)
-
-    def flush(self) -> None:
-        """Give all to the operating system, so that it is not lost with this process."""
-        self._try(self._writer.flush)
+        self._try(lambda: self._open().start(step + 1))
 
     def close(self) -> None:
         """Finish the files."""
         self._bar.close()
-        self._try(self._writer.close)
+        if self._events is not None:
+            self._events.close()
+
+    def _open(self) -> Events:
+        """The file of what the training tells."""
+        self._events = self._events or Events(self._folder)
+        return self._events
+
+    def _open_ended(self) -> Events:
+        """The file to be taken back when the run is gone on with: of several ends TensorBoard shows the first."""
+        self._ended = self._ended or Events(self._folder, ENDED)
+        return self._ended
 
     def _try(self, write: Callable[[], object]) -> None:
         try:
@@ -186,17 +176,8 @@ class Recorder:
             self._failed = True
 
 
-def _pass_second(folder: Path) -> None:
-    """Wait until a new file comes after those that are there: TensorBoard reads them by the seconds in their names."""
-    stamps = [
-        int(found[1]) for path in folder.glob(f"{EVENTS}*") if (found := re.search(r"tfevents\.(\d+)\.", path.name))
-    ]
-    while int(time.time()) in stamps:
-        time.sleep(0.05)
-
-
 def _scalars(values: Mapping[str, float]) -> Summary:
-    """A record of scalars."""
+    """All scalars in one record: one of each would take the time of ten steps of a tiny network."""
     from tensorboard.compat.proto.summary_pb2 import Summary
 
     return Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"errors", "rng", "tensor", "schema", "page", "paper"},
+    {"errors", "rng", "tensor", "schema", "page", "paper", "events"},
     {"sde", "declared", "interrupt"},
     {"mixture", "ode"},
     {"networks", "samplers", "weighting", "datasets"},
