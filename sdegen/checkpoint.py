@@ -7,6 +7,7 @@ import math
 import os
 import re
 import shutil
+import textwrap
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +18,12 @@ from torch import Tensor
 
 from sdegen import files
 from sdegen.errors import UserError
+from sdegen.history import BINS
 
 log = logging.getLogger("sdegen")
 
 FORMAT = 3
+MOST_CLASSES = 2**20
 
 Which = int | Literal["last", "best"]
 """A step, the newest there is, or the one with the smallest loss on held-out points."""
@@ -101,10 +104,16 @@ def load(path: Path) -> Checkpoint:
         raise UserError(f"{path}: no such checkpoint")
     try:
         with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            # Torch compresses nothing: what is compressed could be a bomb, and none of it is read.
+            if any(member.compress_type or re.search(r"^/|\\|\.\.", member.filename) for member in members):
+                raise ValueError("it holds a file that is compressed, or would lie elsewhere")
+            if sum(member.file_size for member in members) > path.stat().st_size:
+                raise ValueError("it claims to hold more than it has bytes")
             damaged = archive.testzip()
     except Exception as error:
         # A damaged file makes zipfile raise a dozen different things.
-        reason = str(error) or type(error).__name__
+        reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" …")
         raise UserError(f"{path}: not a whole checkpoint ({reason})") from None
     if damaged:
         raise UserError(f"{path}: damaged, the checksum of {damaged} is wrong")
@@ -115,8 +124,9 @@ def load(path: Path) -> Checkpoint:
         raise UserError(
             f"{path}: refused: it holds more than tensors and plain data ({type(error).__name__})"
         ) from None
-    if not (isinstance(content, dict) and content.pop("format", None) == FORMAT and _is_sound(content)):
+    if not (isinstance(content, dict) and _is_sound(content)):
         raise UserError(f"{path}: not a checkpoint of sdegen (format {FORMAT})")
+    del content["format"]
     return Checkpoint(**content)
 
 
@@ -193,10 +203,20 @@ def _is_whole(folder: Path, step: int) -> bool:
 
 
 def resolve(run: Path) -> Path:
-    """The run's folder itself, where a path is ``latest``: a link to it, or a file that holds its name."""
+    """The run's folder itself, where a path is ``latest``: a link to it, or a file that holds its name.
+
+    Raises:
+        UserError: ``latest`` names what does not lie beside it.
+    """
     if run.is_symlink():
-        return run.parent / run.readlink()
-    return run.parent / run.read_text().strip() if run.name == "latest" and run.is_file() else run
+        target = str(run.readlink())
+    elif run.name == "latest" and run.is_file():
+        target = run.read_text(errors="replace").strip()
+    else:
+        return run
+    if run.name == "latest" and not re.fullmatch(r"(?!\.\.?$)[^/\\\x00-\x1f\x7f]{1,255}", target):
+        raise UserError(f"{run}: names no folder beside it: give the folder of a run")
+    return run.parent / target
 
 
 def point_latest(run: Path) -> None:
@@ -216,20 +236,38 @@ def point_latest(run: Path) -> None:
 
 def _is_sound(content: dict[str, Any]) -> bool:
     """Whether the content has the fields of a checkpoint, in their types."""
-    types: dict[str, Any] = {"config": dict, "step": int, "seconds": float, "weights": dict, "ema": dict}
+    types: dict[str, Any] = {"format": int, "config": dict, "step": int, "seconds": float, "weights": dict, "ema": dict}
     types |= {"optimizer": dict, "units": dict, "classes": int | None, "provenance": dict}
     types |= {"held_out": float | None, "history": dict, "stream": int}
     if content.keys() != types.keys() or not all(isinstance(content[key], kind) for key, kind in types.items()):
         return False
-    tensors = [*content["weights"].values(), *content["ema"].values()]
-    if not all(isinstance(value, Tensor) and value.is_floating_point() for value in tensors):
+    named = [*content["weights"].items(), *content["ema"].items()]
+    if not all(isinstance(name, str) and _is_stored(value) and value.is_floating_point() for name, value in named):
         return False
-    units = content["units"]
-    if units.keys() != {"shift", "scale"} or not all(isinstance(value, Tensor) for value in units.values()):
+    units, classes = content["units"], content["classes"]
+    if units.keys() != {"shift", "scale"} or not all(map(_is_stored, units.values())):
         return False
     shift, scale = units["shift"], units["scale"]
     finite = all(value.dtype == torch.float64 and bool(value.isfinite().all()) for value in (shift, scale))
-    return content["step"] >= 0 and finite and shift.shape == scale.shape and bool((scale > 0).all())
+    counted = content["step"] >= 0 <= content["stream"] and (classes is None or 0 < classes < MOST_CLASSES)
+    sound = finite and shift.shape == scale.shape and bool((scale > 0).all())
+    return content["format"] == FORMAT and counted and sound and _is_history(content["history"], content["step"])
+
+
+def _is_history(content: dict[str, Any], step: int) -> bool:
+    """Whether it is what :meth:`sdegen.history.History.restore` asks for."""
+    if content.keys() != {"losses", "norms", "by_t"} or not all(map(_is_stored, content.values())):
+        return False
+    losses, norms, by_t = (content[name] for name in ("losses", "norms", "by_t"))
+    fits = losses.shape == norms.shape and losses.ndim == 1 and len(losses) <= step and by_t.shape == (2, BINS)
+    return fits and all(value.is_floating_point() for value in content.values())
+
+
+def _is_stored(value: object) -> bool:
+    """Whether a value is a tensor every number of which is in the file, for itself."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
+        return False
+    return value.nbytes <= value.untyped_storage().nbytes()
 
 
 def _write(checkpoint: Checkpoint, path: Path) -> None:

@@ -50,7 +50,8 @@ def collect(root: Path) -> tuple[list[Entry], list[tuple[Path, str]]]:
         # A link to a folder, as latest is, is not walked into.
         inner.sort(key=_natural)
         here = Path(folder)
-        failed |= {here / job: record.error for job, record in ledger.read(here).items() if record.state == "failed"}
+        records = ledger.read(here) if _is_plain(here / ledger.NAME) else {}
+        failed |= {here / str(job): str(one.error) for job, one in records.items() if one.state == "failed"}
         if "config.yaml" in names and ("checkpoints" in inner or "provenance.json" in names):
             # Those of other seeds that were trained together with it.
             inner[:] = [name for name in inner if name == files.REPLICAS]
@@ -112,8 +113,15 @@ def _loaded(path: Path) -> dict[str, Any]:
     return found
 
 
+def _is_plain(path: Path) -> bool:
+    """Whether a file can be read: a pipe would be waited for without end, and a link may lead to anybody's."""
+    return path.is_file() and not path.is_symlink() and path.stat().st_size <= LARGEST
+
+
 def _text(path: Path) -> str:
     """What is in a file of a run, none of which is large."""
-    if path.stat().st_size > LARGEST:
+    if not path.exists():
+        raise FileNotFoundError
+    if not _is_plain(path):
         raise ValueError
     return path.read_text()

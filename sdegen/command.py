@@ -161,7 +161,7 @@ def own_nodes(groups: Sequence[str] = NODES) -> Config:
     """
     from sdegen import checkpoint
     from sdegen.assembly import check
-    from sdegen.run import plain as checked
+    from sdegen.trust import plain as checked
 
     given = options()
     if "run" not in given:

@@ -20,7 +20,8 @@ from sdegen.errors import Stopped, Unwritable, UserError
 from sdegen.history import Diverged
 from sdegen.interrupt import Interrupt
 from sdegen.member import Member
-from sdegen.run import Run, plain
+from sdegen.run import Run
+from sdegen.trust import examine
 
 log = logging.getLogger("sdegen")
 
@@ -213,7 +214,8 @@ def resume(folder: Path, changes: Mapping[str, Any], trust: Sequence[str] = ()) 
     """
     folder = checkpoints.resolve(folder)
     saved = checkpoints.newest(folder, list((folder / files.REPLICAS).glob("*")))
-    config = plain(saved.config)
+    examine(folder, saved, trust)
+    config = saved.config
     if "epochs" in changes and "steps" not in changes:
         changes = {**changes, "steps": None}
     return train({**config, "trainer": {**config["trainer"], **changes}}, folder, trust=trust, resume=saved)

@@ -43,6 +43,8 @@ def write(root: Path) -> tuple[Path, list[Entry], list[tuple[Path, str]]]:
     text = compose(root, entries, left_out)
     temporary = root / f".{NAME}"
     try:
+        # It may be there, and a link to anywhere.
+        temporary.unlink(missing_ok=True)
         # Names of files may be no text.
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         os.replace(temporary, root / NAME)

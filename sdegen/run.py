@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,7 @@ from sdegen.sampling import draw
 from sdegen.score import ScoreModel
 from sdegen.sde.base import SDE, Score
 from sdegen.training import DTYPES, find_device
+from sdegen.trust import examine
 
 LOADED = ("sde", "network", "parametrization", "dataset", "sampler")
 """The groups that sampling needs."""
@@ -59,8 +61,9 @@ def load(
     Raises:
         UserError: the folder, the checkpoint or its configuration is not what it should be.
     """
-    saved = checkpoints.read(Path(run), checkpoint)
-    config = {**plain(saved.config), **(nodes or {})}
+    saved, folder = checkpoints.read(Path(run), checkpoint), checkpoints.resolve(Path(run))
+    examine(folder, saved, trust)
+    config = {**saved.config, **(nodes or {})}
     plain_options = {key: value for key, value in config.items() if key not in GROUPS}
     config |= check({**{group: config[group] for group in LOADED}, **plain_options}, LOADED, TRAIN, trust)
     config["sampler"] = paced(config["sampler"], config["sde"])
@@ -71,7 +74,7 @@ def load(
         found = find_device(device)
     except ValueError as error:
         raise UserError(str(error)) from None
-    return Run(checkpoints.resolve(Path(run)), saved, config, weights, found, precision, trust)
+    return Run(folder, saved, config, weights, found, precision, trust)
 
 
 class Run:
@@ -283,30 +286,12 @@ class Run:
         return f"{self.weights} weights of step {self.step}"
 
 
-def plain(config: Config) -> Config:
-    """A checkpoint's configuration, refused where it holds an interpolation.
-
-    Raises:
-        UserError: it does.
-    """
-    try:
-        text = repr(config)
-    except RecursionError:
-        raise UserError("the checkpoint's configuration is refused: it is nested too deeply") from None
-    if "${" in text:
-        raise UserError("the checkpoint's configuration is refused: it holds an interpolation, ${…}")
-    missing = [group for group in (*GROUPS, "seed") if group not in config]
-    if missing:
-        raise UserError(f"the checkpoint's configuration is refused: it has no {', '.join(missing)}")
-    return config
-
-
 def load_weights(network: Network, weights: Mapping[str, Tensor]) -> None:
     """Put weights into a network; UserError where a name or a shape is missing, foreign or different."""
     try:
         network.load_state_dict(weights, strict=True)
     except (RuntimeError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())
+        reason = textwrap.shorten(str(error), 500, placeholder=" …")
         raise UserError(f"the checkpoint's weights do not fit its network: {reason}") from None
 
 

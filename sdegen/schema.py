@@ -10,6 +10,7 @@ import difflib
 import importlib
 import inspect
 import re
+import reprlib
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -29,8 +30,8 @@ def resolve(target: object, trust: Sequence[str]) -> type:
     Raises:
         ValueError: there is no such class, or it is not to be trusted.
     """
-    if not isinstance(target, str) or not re.fullmatch(r"\w+(\.\w+)+", target):
-        raise ValueError(f"_target_={target!r} is not of the form package.module.Class")
+    if not isinstance(target, str) or not re.fullmatch(r"\w+(\.\w+){1,9}", target):
+        raise ValueError(f"_target_={_shown(target)} is not of the form package.module.Class")
     module_name, _, class_name = target.rpartition(".")
     if not _trusted(module_name, trust):
         raise ValueError(
@@ -51,7 +52,7 @@ def resolve(target: object, trust: Sequence[str]) -> type:
 def faults(node: object, base: type, path: str, trust: Sequence[str] = ()) -> list[str]:
     """What is wrong with a node that should build a ``base``, one line each, named by the option's full path."""
     if not isinstance(node, Mapping) or "_target_" not in node:
-        return [f"{path}: must be a node that names a {base.__name__} by _target_, not {node!r}"]
+        return [f"{path}: must be a node that names a {base.__name__} by _target_, not {_shown(node)}"]
     try:
         cls = resolve(node["_target_"], trust)
     except ValueError as error:
@@ -69,7 +70,7 @@ def option_faults(
     found = []
     for key, value in values.items():
         if not re.fullmatch(r"\w+", str(key)):
-            found.append(f"{prefix}{key!r}: no such option{owner}")
+            found.append(f"{prefix}{_shown(key)}: no such option{owner}")
         elif key not in types:
             close = difflib.get_close_matches(str(key), types, n=1)
             hint = f"did you mean {prefix}{close[0]}?" if close else f"there are {', '.join(types) or 'none'}"
@@ -137,11 +138,11 @@ def _options(cls: type) -> dict[str, Any]:
 def _value_faults(value: object, hint: Any, path: str, trust: Sequence[str]) -> list[str]:  # noqa: ANN401
     nested = _nested(hint)
     if nested is not None and issubclass(nested, FromRun):
-        return [] if isinstance(value, str) else [f"{path}: must be the folder of a run, not {value!r}"]
+        return [] if isinstance(value, str) else [f"{path}: must be the folder of a run, not {_shown(value)}"]
     if nested is not None and isinstance(value, Mapping):
         return faults(value, nested, path, trust)
     if not _fits(value, hint):
-        return [f"{path}: must be {_describe(hint)}, not {value!r}"]
+        return [f"{path}: must be {_describe(hint)}, not {_shown(value)}"]
     return []
 
 
@@ -202,6 +203,13 @@ def convert(value: object, hint: Any, trust: Sequence[str] = (), **supplied: obj
         if part in (int, float):
             return part(value)
     return value
+
+
+def _shown(value: object) -> str:
+    """A value in a line that is not too long, whatever it holds."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 100
+    return short.repr(value)
 
 
 def _describe(hint: Any) -> str:  # noqa: ANN401

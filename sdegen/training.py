@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdegen.classifier import ClassifierModel
+from sdegen.errors import UserError
 from sdegen.gradient import Gradient
 from sdegen.history import Diverged, History, LossByTime
 from sdegen.optimizer import Optimizer
@@ -216,8 +217,22 @@ class Training:
             step: steps taken.
             seconds: they took.
             variant: of the stream.
+
+        Raises:
+            UserError: the states are not of this optimiser and these networks.
         """
-        self.optimizer.load_state_dict(self._mapped(lambda *values: torch.cat(values), *states))
+        # The kernel behind the optimiser believes what it is given: a moment that is too short would be written past.
+        like = nn.Parameter(torch.zeros_like(self.vector))
+        like.grad, fresh = torch.zeros_like(self.vector), self.recipe.build(like)
+        self.recipe.step(fresh, 0.0)
+        try:
+            self.optimizer.load_state_dict(self._mapped(lambda *values: torch.cat(values), *states))
+            fits = self.optimizer.state.keys() <= {self.vector}
+            fits &= _layout(self.optimizer.state[self.vector]) in ({}, _layout(fresh.state[like]))
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError):
+            fits = False
+        if not fits:
+            raise UserError("the checkpoint's state of the optimiser does not fit the optimiser and the network")
         device = self.vector.device
         self._history.restore([{name: x.to(device) for name, x in own.items()} for own in histories], step)
         self._gradient.zero_()
@@ -303,3 +318,11 @@ class Training:
                     f"optimizer.lr",
                     replica,
                 )
+
+
+def _layout(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The shapes and types of what an optimiser remembers, by name."""
+    return {
+        name: (value.shape, value.dtype, value.stride()) if isinstance(value, Tensor) else type(value)
+        for name, value in state.items()
+    }

@@ -32,6 +32,7 @@ LAYERS = [
         "image_figures",
     },
     {"assembly"},
+    {"trust"},
     {"run", "frontier"},
     {"output", "evaluation"},
     {"member", "forecast"},

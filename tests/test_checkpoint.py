@@ -1,8 +1,7 @@
-"""Checkpoints under real harm: bits flipped, files cut, code smuggled in."""
+"""Checkpoints under real harm: bits flipped, files cut."""
 
 from __future__ import annotations
 
-import pickle
 import random
 from pathlib import Path
 
@@ -21,7 +20,8 @@ SMALL = ("dataset=smile", "network.hidden=[8]", "trainer.steps=3", "trainer.prev
 def content(step: int = 3) -> Checkpoint:
     weights = {"w": torch.arange(1000.0), "b": torch.zeros(2)}
     units = {"shift": torch.zeros(2).double(), "scale": torch.ones(2).double()}
-    return Checkpoint({"seed": 0}, step, 1.0, weights, weights, {}, units, 10, {"python": "3"}, None, {}, 0)
+    history = {"losses": torch.ones(2), "norms": torch.ones(2), "by_t": torch.ones(2, 10).double()}
+    return Checkpoint({"seed": 0}, step, 1.0, weights, weights, {}, units, 10, {"python": "3"}, None, history, 0)
 
 
 @pytest.fixture(scope="module")
@@ -91,89 +91,10 @@ def test_cut_file_is_one_clear_error(tmp_path: Path, cut: int) -> None:
         checkpoint.load(path)
 
 
-class Payload:
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self):  # noqa: ANN204
-        return Path.write_text, (self.target, "ran")
-
-
-def test_smuggled_code_does_not_run(tmp_path: Path) -> None:
-    path, target = tmp_path / "evil.pt", tmp_path / "ran"
-    torch.save({"format": checkpoint.FORMAT, **content()._asdict(), "config": Payload(target)}, path)
-    with pytest.raises(UserError, match="refused: it holds more than tensors and plain data"):
-        checkpoint.load(path)
-    path.write_bytes(pickle.dumps(Payload(target)))
-    with pytest.raises(UserError):
-        checkpoint.load(path)
-    assert not target.exists()
-
-
 def test_foreign_file_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "other.pt")
     with pytest.raises(UserError, match="not a checkpoint of sdegen"):
         checkpoint.load(tmp_path / "other.pt")
-
-
-@pytest.mark.parametrize(
-    ("node", "words"),
-    [
-        ({"sampler": {"_target_": "os.system", "command": "touch RAN"}}, "os.system is outside of sdegen"),
-        ({"sampler": {"_target_": "sdegen.mixture.torch.load", "f": "x"}}, "cannot be imported"),
-        ({"sampler": {"_target_": "sdegen.mixture.Tensor"}}, "is a class of torch"),
-        ({"sde": {"_target_": "sdegen.files.write_json"}}, "has no class write_json"),
-        ({"sde": {"_target_": "sdegen.datasets.file.File", "path": "x"}}, "File is not a SDE"),
-        ({"network": {"_target_": "sdegen.networks.base.Network"}}, "Network is not a Network"),
-        (
-            {"sampler": {"_target_": "sdegen.samplers.base.StepSampler", "predictor": {"_target_": "os.system"}}},
-            "outside",
-        ),
-        ({"sde": {"_target_": "sdegen.sde.linear.VP", "eps": "${oc.env:HOME}"}}, "interpolation"),
-        ({"sampler": "os.system"}, "must be a node"),
-    ],
-)
-def test_configuration_builds_only_classes_of_the_package(run: Path, tmp_path: Path, node: dict, words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        sdegen.load(rewritten(run, tmp_path / "run", config=node))
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"weights": [1, 2]},
-        {"weights": {"a": 1}},
-        {"ema": {"a": torch.zeros(2, dtype=torch.int8)}},
-        {"units": {"shift": torch.zeros(2).double()}},
-        {"units": {"shift": torch.full((2,), torch.nan).double(), "scale": torch.ones(2).double()}},
-        {"units": {"shift": torch.zeros(2).double(), "scale": torch.zeros(2).double()}},
-        {"units": {"shift": torch.zeros(2).double(), "scale": torch.ones(3).double()}},
-        {"step": "x"},
-        {"step": -1},
-        {"config": None},
-        {"seconds": None},
-    ],
-)
-def test_checkpoint_of_the_wrong_make_is_one_clear_error(tmp_path: Path, changes: dict) -> None:
-    path = checkpoint.save(content(), tmp_path)
-    torch.save({"format": checkpoint.FORMAT, **content()._asdict(), **changes}, path)
-    with pytest.raises(UserError, match="not a checkpoint of sdegen"):
-        checkpoint.load(path)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"seed": [1]}, "seed: must be an integer"),
-        ({"more": 1}, "more: no such option"),
-        ({"dataset": {"_target_": "sdegen.datasets.smile.Smile", "size": 4 * 10**15}}, "dataset: cannot be built"),
-        ({"network": {"_target_": "sdegen.networks.mlp.MLP", "hidden": [10**12]}}, "network: cannot be built"),
-    ],
-)
-def test_configuration_that_cannot_be_is_one_clear_error(run: Path, tmp_path: Path, changes: dict, words: str) -> None:
-    with pytest.raises(UserError, match=words) as error:
-        _ = sdegen.load(rewritten(run, tmp_path / "run", config=changes)).dataset
-    assert "\n" not in str(error.value)
 
 
 def test_trouble_without_words_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,17 +104,6 @@ def test_trouble_without_words_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(assembly.schema, "construct", exhaust)
     with pytest.raises(UserError, match="sde: cannot be built with these options: MemoryError"):
         assembly.construct({"sde": {}}, "sde", ())
-
-
-def test_deep_configuration_is_refused(run: Path, tmp_path: Path) -> None:
-    nested: dict = {}
-    for _ in range(5000):
-        nested = {"a": nested}
-    saved = checkpoint.load(checkpoint.find(run))._replace(config={"x": nested})
-    with pytest.raises(UserError, match="nested too deeply"):
-        from sdegen.run import plain
-
-        plain(saved.config)
 
 
 def test_loading_leaves_the_global_generator_alone(run: Path) -> None:
@@ -213,14 +123,6 @@ def test_units_of_the_checkpoint_hold_when_the_file_has_changed(tmp_path: Path) 
     before = sdegen.load(tmp_path / "run").dataset.units
     np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(-5, 9, (50, 2)))
     assert torch.equal(sdegen.load(tmp_path / "run").dataset.units.shift, before.shift)
-
-
-def test_nothing_of_a_refused_module_is_imported(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "evil_module.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass VP: pass\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(UserError, match=r"add trust=\[evil_module\]"):
-        sdegen.load(rewritten(run, tmp_path / "run", config={"sde": {"_target_": "evil_module.VP"}}))
-    assert not (tmp_path / "ran").exists()
 
 
 def test_trusted_module_may_add_a_class(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

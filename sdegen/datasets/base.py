@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
@@ -15,6 +16,10 @@ from sdegen.rng import generator
 
 CHUNK = 2**24
 """Numbers that are looked at together in data that may be larger than memory."""
+
+
+DRAWN = 64
+"""Bytes that it takes to draw a point of the plane."""
 
 
 class Units(NamedTuple):
@@ -211,10 +216,26 @@ def numpy_source(source: torch.Generator) -> np.random.Generator:
 
 
 def check_size(size: int) -> int:
-    """``size``, or ValueError where it leaves nothing to learn from."""
+    """``size``, or ValueError where it leaves nothing to learn from, or more points than there is memory for."""
     if size < 2:
         raise ValueError(f"size={size} must be at least 2")
+    if size > memory() / DRAWN:
+        raise ValueError(f"size={size} must be at most {memory() / DRAWN:.0f}: more points do not fit into the memory")
     return size
+
+
+def memory() -> float:
+    """Bytes of physical memory of this machine; infinity where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return math.inf
+
+
+def check_memory(size: int) -> None:
+    """ValueError where so many bytes, which a file claims to hold, are more than there is memory for."""
+    if size > memory():
+        raise ValueError(f"takes {size / 2**30:.3g} GiB, and this machine has {memory() / 2**30:.3g} GiB of memory")
 
 
 def _double(x: Tensor) -> Tensor:

@@ -5,18 +5,29 @@ from __future__ import annotations
 import csv
 import logging
 import math
+import os
 import re
+import textwrap
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
-from sdegen.datasets.base import Dataset, check_share, chunks, count_classes
+from sdegen.datasets.base import Dataset, check_memory, check_share, chunks, count_classes
 from sdegen.rng import generator
 
 log = logging.getLogger(__name__)
+
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+"""What reads the header of each version of NumPy's format in which numbers are written."""
+TEXT = 32
+"""Bytes of memory that a byte of a text of numbers takes while it is read."""
+LONGEST = 300
+"""Characters of another program's complaint that are told."""
 
 
 class File(Dataset):
@@ -96,8 +107,8 @@ def read(path: Path, largest: float = math.inf) -> Contents:
         path: the file.
         largest: bytes of a ``.npy`` file from which on its images stay on the disk.
     """
-    if not path.is_file():
-        raise ValueError(f"path={path}: {'is a folder, not a' if path.is_dir() else 'no such'} file")
+    if not os.path.isfile(path):
+        raise ValueError(f"path={path}: {'is a folder, not a' if os.path.isdir(path) else 'no such'} file")
     readers = {".npy": _read_npy, ".npz": _read_npy, ".csv": _read_csv}
     if path.suffix.lower() not in readers:
         raise ValueError(f"path={path}: must end in .npy, .npz or .csv")
@@ -128,6 +139,10 @@ def _tensor(path: Path, values: np.ndarray, mapped: bool) -> Tensor:
                 raise ValueError(
                     f"path={path}: so large a file of {values.dtype.str} cannot be read: save it as uint8 or float32"
                 ) from None
+    try:
+        check_memory(8 * values.size)
+    except ValueError as error:
+        raise ValueError(f"path={path}: in float64 {error}") from None
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64))
 
 
@@ -159,24 +174,41 @@ def _classes(path: Path, labels: np.ndarray, count: int) -> Tensor:
 def _read_npy(path: Path, large: bool) -> tuple[np.ndarray, np.ndarray | None]:
     """The points, on the disk still if they are large, and the labels."""
     try:
-        # Pages of a copy on write may be written, as torch wants it, and never are.
-        loaded = np.load(path, mmap_mode="c" if large else None, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded, None
-        with loaded:
-            name = "x" if "x" in loaded.files else loaded.files[0] if len(loaded.files) == 1 else None
+        if not zipfile.is_zipfile(path):
+            # Mapped, a file is held to what its header claims before anything is read. Pages of a copy on write may be
+            # written, as torch wants it, and never are.
+            mapped = np.load(path, mmap_mode="c", allow_pickle=False)
+            return (mapped if large else np.array(mapped)), None
+        with np.load(path, allow_pickle=False) as archive:
+            name = "x" if "x" in archive.files else archive.files[0] if len(archive.files) == 1 else None
             if name is None:
-                raise ValueError(f"holds the arrays {', '.join(loaded.files) or '(none)'}: name one of them x")
-            return loaded[name], loaded["y"] if name == "x" and "y" in loaded.files else None
+                raise ValueError(f"holds the arrays {', '.join(archive.files) or '(none)'}: name one of them x")
+            return _member(archive, name), _member(archive, "y") if name == "x" and "y" in archive.files else None
     except Exception as error:  # NumPy and zipfile raise nearly anything on damaged files.
-        raise ValueError(f"path={path}: not a readable array file: {error}") from None
+        reason = textwrap.shorten(str(error) or type(error).__name__, LONGEST)
+        raise ValueError(f"path={path}: not a readable array file: {reason}") from None
+
+
+def _member(archive: NpzFile, name: str) -> np.ndarray:
+    """An array of an ``.npz`` file, which is read only if it is as large as its header claims, and not too large."""
+    assert archive.zip is not None
+    info = archive.zip.getinfo(f"{name}.npy")
+    check_memory(info.file_size)
+    with archive.zip.open(info) as file:
+        header = HEADERS[np.lib.format.read_magic(file)]
+        shape, _, dtype = header(file)
+        promised = math.prod(shape) * dtype.itemsize
+        if promised != info.file_size - file.tell():
+            raise ValueError(f"{name} claims {promised} bytes, and there are {info.file_size - file.tell()}")
+    return archive[name]
 
 
 def _read_csv(path: Path, large: bool) -> tuple[np.ndarray, None]:
     try:
+        check_memory(TEXT * path.stat().st_size)
         with path.open(newline="", encoding="utf-8-sig") as lines:
             rows = [(number, row) for number, row in enumerate(csv.reader(lines), start=1) if any(map(str.strip, row))]
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (ValueError, csv.Error) as error:
         raise ValueError(f"path={path}: not a text file of comma-separated numbers: {error}") from None
     if rows and not any(map(_is_number, rows[0][1])):
         rows = rows[1:]
@@ -189,7 +221,8 @@ def _read_csv(path: Path, large: bool) -> tuple[np.ndarray, None]:
         for value in row:
             if not _is_number(value):
                 hint = "; separate values by commas" if any(map(_is_number, re.split(r"[;\t ]", value))) else ""
-                raise ValueError(f"path={path}: line {number}: {value.strip()!r} is not a number{hint}")
+                shown = textwrap.shorten(value, 40)
+                raise ValueError(f"path={path}: line {number}: {shown!r} is not a number{hint}")
     return np.array([[float(value) for value in row] for _, row in rows]), None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import Literal
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdegen.datasets.base import Dataset, Units, check_share, split
+from sdegen.datasets.base import Dataset, Units, check_memory, check_share, split
 
 
 class Folder(Dataset):
@@ -66,8 +67,8 @@ class Folder(Dataset):
 
 def _groups(folder: Path) -> list[list[Path]]:
     """The files of each class, sorted; of the folder itself where it has no sub-folders."""
-    if not folder.is_dir():
-        raise ValueError(f"path={folder}: {'is a file, not a' if folder.is_file() else 'no such'} folder")
+    if not os.path.isdir(folder):
+        raise ValueError(f"path={folder}: {'is a file, not a' if os.path.isfile(folder) else 'no such'} folder")
     inside = _listed(folder)
     folders = [path for path in inside if path.is_dir()]
     for path in inside:
@@ -100,6 +101,10 @@ def _images(files: list[Path], mode: str) -> Tensor:
                 f"bring all to one size, as by mogrify -resize 32x32! {file.parent}/*"
             )
     width, height = sizes[0]
+    try:
+        check_memory(len(files) * len(mode) * height * width)
+    except ValueError as error:
+        raise ValueError(f"path={files[0].parent}: {error}: give fewer images, or smaller ones") from None
     x = np.empty((len(files), len(mode), height, width), dtype=np.uint8)
     for row, file in zip(x, files, strict=True):
         row[...] = np.moveaxis(_pixels(file, mode).reshape(height, width, len(mode)), 2, 0)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sdegen.datasets.base import Dataset, Units, check_size, count_classes
+from sdegen.datasets.base import Dataset, Units, check_memory, check_size, count_classes
 
 FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 """Where Debian's package puts it."""
@@ -41,7 +41,7 @@ class IDX(Dataset):
 
     def __init__(self, path: str = FASHION_MNIST, size: int | None = None, dequantize: bool = True) -> None:
         folder = Path(path)
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise ValueError(
                 f"path={path}: no such folder: apt install dataset-fashion-mnist, or give dataset.path= of a folder "
                 f"of IDX files"
@@ -88,6 +88,7 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
                 raise ValueError(f"promises {_words(shape)} bytes, more than a file of {size} bytes holds")
             if not promised:
                 raise ValueError(f"holds {_words(shape)} bytes: nothing to learn from")
+            check_memory(promised)
             values = _read(file, promised + 1)
         if len(values) != promised:
             found = "more" if len(values) > promised else f"only {len(values)}"

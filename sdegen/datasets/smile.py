@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from sdegen.datasets.base import Dataset
+from sdegen.datasets.base import Dataset, check_size
 from sdegen.mixture import GaussianMixture
 from sdegen.rng import generator
 
@@ -35,7 +35,7 @@ class Smile(Dataset):
         if size < 4 or size % 4:
             raise ValueError(f"size={size} must be a multiple of 4: a quarter for each eye, half for the mouth")
         self.noise = noise
-        part = torch.arange(4).repeat_interleave(size // 4).clamp(max=2)
+        part = torch.arange(4).repeat_interleave(check_size(size) // 4).clamp(max=2)
         points = self._points(part, generator("cpu", seed, "data"))
         super().__init__(points, None, self._mixture(), standardize)
 

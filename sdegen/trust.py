@@ -1,0 +1,103 @@
+"""A run that may be a stranger's: what is looked at before anything is made of it, or written into its folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from sdegen import schema
+from sdegen.assembly import GROUPS, Config, construct
+from sdegen.checkpoint import Checkpoint
+from sdegen.datasets import Units
+from sdegen.errors import UserError
+
+DEEPEST, LONGEST, MOST = 20, 4096, 10**5
+"""Levels, characters of a text and entries that a configuration may have."""
+
+
+def examine(folder: Path, saved: Checkpoint, trust: Sequence[str]) -> None:
+    """Look at a run that may be a stranger's, before anything is made of it or written into it.
+
+    Args:
+        folder: the run's own folder.
+        saved: its checkpoint.
+        trust: modules whose classes the configuration may name, beside the package's own.
+
+    Raises:
+        UserError: the folder, the configuration or its size is not what it should be.
+    """
+    if link := next((inner for inner in folder.rglob("*") if inner.is_symlink()), None):
+        raise UserError(f"{link}: is a link, and could lead out of the run what is written: put what it names there")
+    plain(saved.config)
+    check_plain("provenance", saved.provenance)
+    check_size(saved, trust)
+
+
+def plain(config: Config) -> Config:
+    """A checkpoint's configuration, refused where it is not plain data, or holds an interpolation.
+
+    Raises:
+        UserError: it is not, or does.
+    """
+    check_plain("configuration", config)
+    if "${" in repr(config):
+        raise UserError("the checkpoint's configuration is refused: it holds an interpolation, ${…}")
+    missing = [group for group in (*GROUPS, "seed") if group not in config]
+    if missing:
+        raise UserError(f"the checkpoint's configuration is refused: it has no {', '.join(missing)}")
+    return config
+
+
+def check_plain(name: str, content: object) -> None:
+    """UserError where a part of a checkpoint is not of a size, a depth and the types that a run leaves.
+
+    The same list may stand in many places, so that what is small in the file would fill the memory when it is written.
+    """
+    entries, left = 0, [(0, content)]
+    while left:
+        depth, value = left.pop()
+        reason, entries = None, entries + 1
+        if isinstance(value, Mapping | list | tuple):
+            inner = [*value, *value.values()] if isinstance(value, Mapping) else value
+            left += [(depth + 1, part) for part in inner]
+        elif isinstance(value, str):
+            if len(value) > LONGEST or re.search(r"[\x00-\x1f\x7f]", value):
+                reason = "holds a text that is too long, or no line"
+        elif not isinstance(value, bool | int | float | None):
+            reason = f"holds a {type(value).__name__}, which is no plain data"
+        if depth > DEEPEST:
+            reason = "is nested too deeply"
+        if len(left) + entries > MOST:
+            reason = "holds too much"
+        if reason:
+            raise UserError(f"the checkpoint's {name} is refused: it {reason}")
+
+
+def check_size(saved: Checkpoint, trust: Sequence[str]) -> None:
+    """UserError where a checkpoint's configuration asks for a network larger than the weights that are beside it.
+
+    It is built without memory for its weights, and no further than they reach. A class of the user's own is trusted.
+    """
+    config = {group: saved.config[group] for group in ("sde", "network")}
+    if any(schema.faults(config[group], GROUPS[group], group, trust) for group in config):
+        return  # They are told with all others, and nothing is built.
+    network = schema.resolve(config["network"]["_target_"], trust)
+    if network.exact or network.__module__.partition(".")[0] != schema.PACKAGE:  # type: ignore[attr-defined]
+        return
+    storages = {one.data_ptr(): one for weight in saved.weights.values() if (one := weight.untyped_storage())}
+    left = sum(storage.nbytes() for storage in storages.values())
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal left
+        left -= 0 if parameter is None else parameter.nbytes
+        if left < 0:
+            raise ValueError("asks for more weights than the checkpoint holds")
+
+    supplied = {"shape": Units(**saved.units).shape, "sde": construct(config, "sde", trust), "classes": saved.classes}
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), register_module_parameter_registration_hook(count):
+        construct(config, "network", trust, **supplied)
