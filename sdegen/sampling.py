@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from sdegen.datasets import Units
 from sdegen.errors import UserError
@@ -15,6 +16,35 @@ from sdegen.sde.base import SDE, Score
 
 SHOWN = 1000
 """Samples whose path is kept."""
+
+
+class Watched:
+    """A score that notes when it first meets, or gives, a number that is not finite."""
+
+    def __init__(self, score: Score) -> None:
+        self.score = score
+        self.found: list[str] = []
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        return self._noted(self.score, x, t)
+
+    def given(self, y: Tensor) -> Score:
+        """The score of a class, watched as well."""
+        score = self.score.given(y)  # type: ignore[attr-defined]
+        return lambda x, t: self._noted(score, x, t)
+
+    def _noted(self, score: Score, x: Tensor, t: Tensor) -> Tensor:
+        y, at = score(x, t), f"at t={float(t.max()):.3g}"
+        if not bool(x.isfinite().all()):
+            self.found.append(f"the steps run away, the first {at}: try more sampler.steps, or another sampler")
+        elif not bool(y.isfinite().all()):
+            size = float(x.abs().max())
+            self.found.append(f"the score is not, {at} and points as large as {size:.3g}: try more sampler.steps")
+        return y
+
+    def told(self) -> str:
+        """When it was, why, and what to do."""
+        return self.found[0] if self.found else "the last step runs away: try more sampler.steps, or another sampler"
 
 
 def draw(
@@ -55,26 +85,32 @@ def draw(
     """
     if count < 1 or batch_size < 1:
         raise ValueError(f"count={count} and batch_size={batch_size} must be at least 1")
-    counted, was_training = Counted(model), model.training
+    was_training = model.training
     model.eval()
-    batches: list[Samples] = []
+
+    def batch(start: int, score: Score) -> Samples:
+        """The samples from one on."""
+        stop = min(start + batch_size, first + count)
+        noise = SampleNoise(seed, start, stop, units.shape, device)
+        like = torch.empty(stop - start, *units.shape, device=device, dtype=dtype)
+        prior, steered = sde.sample_prior(like, noise), score
+        if guidance is not None:
+            prior, steered = guidance.start(sde, prior), guidance(sde, score)
+        return sampler(sde, steered, prior, noise=noise, frames=frames if start == first else 0)
+
+    counted = Counted(model)
     try:
         with torch.no_grad():
-            for start in range(first, first + count, batch_size):
-                stop = min(start + batch_size, first + count)
-                noise = SampleNoise(seed, start, stop, units.shape, device)
-                like = torch.empty(stop - start, *units.shape, device=device, dtype=dtype)
-                prior = sde.sample_prior(like, noise)
-                score: Score = counted
-                if guidance is not None:
-                    prior, score = guidance.start(sde, prior), guidance(sde, counted)
-                batches.append(sampler(sde, score, prior, noise=noise, frames=frames if start == first else 0))
+            batches = [batch(start, counted) for start in range(first, first + count, batch_size)]
+            x = torch.cat([each.x for each in batches])
+            broken = torch.nonzero(~x.flatten(1).isfinite().all(1)).flatten().tolist()
+            if broken:
+                # Once more, and looked at: to look at every step of every sample would cost all others time.
+                watched = Watched(model)
+                batch(first + broken[0] // batch_size * batch_size, Counted(watched))
+                raise UserError(f"{len(broken)} of {count} samples are not finite: {watched.told()}")
     finally:
         model.train(was_training)
-    x = torch.cat([batch.x for batch in batches])
-    broken = int((~x.flatten(1).isfinite().all(1)).sum())
-    if broken:
-        raise UserError(f"{broken} of {count} samples are not finite: try more sampler.steps, or another sampler")
-    accepted = [batch.acceptance * len(batch.x) for batch in batches if batch.acceptance is not None]
+    accepted = [each.acceptance * len(each.x) for each in batches if each.acceptance is not None]
     acceptance = sum(accepted) / count if accepted else None
     return Samples(x, counted.rows / count, batches[0].path[:, :SHOWN], batches[0].times, acceptance)
