@@ -120,6 +120,8 @@ class Team:
             asked = f"has taken {first.step} steps and is to take {steps}: ask for more by trainer.steps="
             raise UserError(f"resume={self.folder}: {asked if steps else 'has nothing to train: its score is exact'}")
         self._restore(first, first.stream)
+        for member in self.members:
+            member.note_versions()
 
     def _restore(self, first: Checkpoint, variant: int) -> None:
         saved = [member.find(first) for member in self.members]

@@ -67,6 +67,17 @@ class Member:
         """The checkpoint to go on from: that of the first replica, or the replica's own of the same step."""
         return checkpoints.read(self.folder, first.step) if self.replica else first
 
+    def note_versions(self) -> None:
+        """Record under what the training goes on, and tell where that is not what it began under."""
+        now, before = files.provenance(""), self.provenance
+        changed = [key for key in ("python", "packages", "commit", "clean") if now[key] != before.get(key)]
+        if changed:
+            earlier = before.get("resumed")
+            own = {"step": self.training.step, **{key: now[key] for key in changed}}
+            self.provenance = {**before, "resumed": [*(earlier if isinstance(earlier, list) else []), own]}
+        if set(changed) & {"python", "packages"} and not self.replica:
+            log.warning("the run began under other versions, which provenance.json has: its numbers may differ in bits")
+
     def put(self, saved: Checkpoint) -> None:
         """Put the weights of a checkpoint in place."""
         self.provenance, self.resumed = saved.provenance, True

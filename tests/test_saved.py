@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import subprocess
@@ -261,3 +262,23 @@ def test_a_checkpoint_carries_what_it_takes_to_make_it_again(whole: Path) -> Non
         }
         git = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
         assert told["commit"] == (git.stdout.strip() or None) and isinstance(told["clean"], bool | None)
+
+
+def test_a_run_that_goes_on_under_other_versions_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from sdegen.files import log
+
+    log.propagate = True
+    train(tmp_path / "run")
+    saved = checkpoint.read(tmp_path / "run")
+    packages = {**saved.provenance["packages"], "torch": "1.0"}
+    checkpoint.save(
+        saved._replace(provenance={**saved.provenance, "packages": packages}), tmp_path / "run" / "checkpoints"
+    )
+    experiment.resume(tmp_path / "run", {"steps": 70})
+    assert "the run began under other versions" in caplog.text
+    for told in (
+        checkpoint.read(tmp_path / "run").provenance,
+        json.loads((tmp_path / "run" / "provenance.json").read_text()),
+    ):
+        assert told["packages"]["torch"] == "1.0"
+        assert told["resumed"] == [{"step": 60, "packages": saved.provenance["packages"]}]
