@@ -76,6 +76,8 @@ EVALUATE = {
 """The options of evaluate.yaml beside its group."""
 
 
+MOST = 10**9
+"""Samples that may be asked for: more would be no use to anybody, and never come to an end."""
 MEASURED = 5000
 """Points on which an option left to ``auto`` is measured, spread evenly through the data."""
 
@@ -147,7 +149,9 @@ def check(config: Config, groups: Sequence[str], types: Mapping[str, Any], trust
     if not re.fullmatch(r"\w[\w.+-]*", str(config.get("name", "run"))):
         found.append(f"name: {config['name']!r} names a folder: use letters, digits, _ . + and - only")
     found += [
-        f"{key}: must be at least 1, not {config[key]}" for key in ("count", "batch_size") if _below_1(config.get(key))
+        f"{key}: must lie between 1 and {MOST:.0e}, not {config[key]}"
+        for key in ("count", "batch_size")
+        if isinstance(config.get(key), int) and not 1 <= config[key] <= MOST
     ]
     if found:
         raise Faults("\n".join(found))
@@ -298,10 +302,6 @@ def construct(config: Config, group: str, trust: Sequence[str], **supplied: obje
         # Values of the right type that are absurd: a layer or a data set larger than the memory, say.
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise Faults(f"{group}: cannot be built with these options: {reason}") from None
-
-
-def _below_1(value: object) -> bool:
-    return isinstance(value, int) and value < 1
 
 
 def _named(group: str, node: Mapping[str, Any], error: ValueError) -> str:

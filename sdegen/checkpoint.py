@@ -94,14 +94,27 @@ def _best(folder: Path) -> float:
 def load(path: Path) -> Checkpoint:
     """Read a checkpoint onto the CPU.
 
-    Only tensors and plain data are read (``weights_only``), and only after the checksums of the file hold: torch
-    itself loads a file with flipped bits without a word.
-
     Raises:
         UserError: there is no such file, or it is damaged, or it is not a checkpoint of this program.
     """
+    content = stored(path)
+    if not (isinstance(content, dict) and _is_sound(content)):
+        raise UserError(f"{path}: not a checkpoint of sdegen (format {FORMAT})")
+    del content["format"]
+    return Checkpoint(**content)
+
+
+def stored(path: Path) -> object:
+    """What torch has saved in a file, on the CPU: tensors and plain data.
+
+    Nothing else is read (``weights_only``), and that only after the checksums of the file hold: torch itself loads a
+    file with flipped bits without a word.
+
+    Raises:
+        UserError: there is no such file, or it is damaged, or holds something else.
+    """
     if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint")
+        raise UserError(f"{path}: no such file")
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -118,16 +131,12 @@ def load(path: Path) -> Checkpoint:
     if damaged:
         raise UserError(f"{path}: damaged, the checksum of {damaged} is wrong")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # weights_only refuses foreign objects with several exception types, and long texts.
         raise UserError(
             f"{path}: refused: it holds more than tensors and plain data ({type(error).__name__})"
         ) from None
-    if not (isinstance(content, dict) and _is_sound(content)):
-        raise UserError(f"{path}: not a checkpoint of sdegen (format {FORMAT})")
-    del content["format"]
-    return Checkpoint(**content)
 
 
 def find(run: Path, which: Which = "last") -> Path:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from sdegen import animation, figures, files, image_figures, image_metrics, metrics, process_figures
+from sdegen import animation, checkpoint, figures, files, image_figures, image_metrics, metrics, process_figures
 from sdegen.assembly import Config, choice
 from sdegen.classifier import ClassifierModel, log_likelihood_by_time
 from sdegen.datasets import Dataset
@@ -196,13 +196,13 @@ def features_of(run: Run, dataset: Dataset) -> Features | None:
     if path.exists():
         features = Features(run.units.shape, dataset.classes)
         try:
-            features.load_state_dict(torch.load(path, weights_only=True))
-        except Exception as error:
+            features.load_state_dict(checkpoint.stored(path))  # type: ignore[arg-type]
+        except (UserError, RuntimeError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: not a file of features ({type(error).__name__}): remove it") from None
         return features.eval()
     log.info("training the classifier in whose features images are compared")
     features = train_features(run.units.encode(dataset.x).float(), dataset.y, dataset.classes)
-    torch.save(features.state_dict(), path)
+    files.replace(path, lambda temporary: torch.save(features.state_dict(), temporary))
     return features
 
 

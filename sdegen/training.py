@@ -84,6 +84,8 @@ class Trainer:
         ):
             if value is not None and value < least:
                 raise ValueError(f"{name}={value} must be at least {least}")
+        if replicas > 1024:
+            raise ValueError(f"replicas={replicas} must be at most 1024")
         if retries and replicas > 1:
             raise ValueError(f"retries={retries} is for one network, and replicas={replicas}: train them one by one")
         if isinstance(threads, int) and not 1 <= threads <= 1024:

@@ -6,7 +6,9 @@ import contextlib
 import multiprocessing
 import os
 import random
+import re
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +25,7 @@ from sdegen.errors import Stopped, UserError
 from sdegen.interrupt import SIGNALS
 from sdegen.training import Training
 
+ROOT = Path(__file__).parents[1]
 OPTIONS = (
     "dataset=smile",
     "network.hidden=[16]",
@@ -237,3 +240,36 @@ def test_a_folder_is_one_processs_at_a_time(tmp_path: Path) -> None:
     process.join()
     experiment.resume(tmp_path / "run", {})
     assert (tmp_path / "run" / "metrics.json").exists()
+
+
+STUBS = {"srun": 'exec "$@"', "scontrol": 'echo "$@" > asked', "python": f'exec {sys.executable} "$@"'}
+"""What Slurm has, as far as the script in the README asks for it."""
+
+
+@pytest.mark.slow
+def test_the_job_of_the_readme_is_queued_again_until_it_is_done(tmp_path: Path) -> None:
+    """As Slurm does it: the signal goes to the process that srun has started; then the script is run again."""
+    (script,) = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    (tmp_path / "bin").mkdir()
+    for name, body in STUBS.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    script = script.replace("hydra.run.dir", "trainer.epochs=100 hydra.run.dir")
+    environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    options: dict[str, Any] = {"cwd": tmp_path, "env": environment, "text": True}
+    job = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, start_new_session=True, **options)
+    assert job.stdout is not None
+    while "training" not in (line := job.stdout.readline()):
+        assert job.poll() is None, line
+    (process,) = subprocess.run(
+        ["pgrep", "-P", str(job.pid)], capture_output=True, text=True, check=True
+    ).stdout.split()
+    os.kill(int(process), signal.SIGUSR1)
+    job.communicate()
+    assert (tmp_path / "asked").read_text() == "requeue 7\n"
+    (tmp_path / "asked").unlink()
+    done = subprocess.run(["sh", "-c", script], capture_output=True, check=False, **options)
+    assert done.returncode == 0, done.stderr
+    assert "steps 0 to" not in done.stdout and (tmp_path / "outputs" / "long" / "metrics.json").exists()
+    assert not (tmp_path / "asked").exists()
