@@ -18,7 +18,7 @@ def loaded(config: dict[str, Any]) -> tuple[Any, list[str]]:
     from sdegen.evaluation import Evaluation
     from sdegen.run import load
 
-    config = check(config, GROUPS, EVALUATE, config["trust"])
+    config = check(config, GROUPS, EVALUATE, command.names(config["trust"]))
     settings = {key: config[key] for key in ("checkpoint", "weights", "device", "precision", "trust")}
     run = load(config["run"], nodes={group: config[group] for group in GROUPS}, **settings)
     options = {key: config[key] for key in ("count", "seed", "batch_size", "probes", "rtol", "atol")}

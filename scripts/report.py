@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sdegen import command
+from sdegen import command, mistakes
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write report.html, which needs nothing beside itself.")
     parser.add_argument("folder", type=Path, help="a folder with runs in it, at any depth, such as outputs/paper")
+    parser.error = lambda message: command.fail(mistakes.told(f"{message}: see --help"))  # type: ignore[method-assign]
     folder = parser.parse_args().folder
 
     def work() -> None:

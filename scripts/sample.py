@@ -15,7 +15,7 @@ def loaded(config: dict[str, Any]) -> Any:  # noqa: ANN401
 
     groups = (*command.NODES, *(["guidance"] if config["guidance"] else []))
     options = {key: value for key, value in config.items() if key != "guidance" or value}
-    config = {"guidance": None, **check(options, groups, SAMPLE, config["trust"])}
+    config = {"guidance": None, **check(options, groups, SAMPLE, command.names(config["trust"]))}
     nodes = {group: config[group] for group in command.NODES}
     settings = {key: config[key] for key in ("checkpoint", "weights", "device", "precision", "trust")}
     run = load(config["run"], nodes=nodes, **settings)

@@ -68,7 +68,7 @@ def relative(folder: Path) -> Path:
 
 if __name__ == "__main__":
     asked = command.options()
-    if asked.get("resume"):
+    if asked.get("resume") is not None:
         command.guard(lambda: resume(asked), "train")
     elif asked.get("forecast"):
         command.guard(tell_cost, "train")

@@ -200,7 +200,7 @@ def build(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Experiment:
     objective: Objective | None = plain["objective"]
     if objective is not None and objective.differentiates and network is not None and network.rough:
         named = f"objective={choice(config['objective'])} differentiates the network twice"
-        found.append(f"{named}, for which network={choice(config['network'])} has too many kinks: {network.rough}")
+        found.append(f"{named}, which network={choice(config['network'])} does not bear: {network.rough}")
     if objective is not None and network is not None and objective.classifies != network.classifies:
         named, other = choice(config["objective"]), choice(config["network"])
         found.append(
@@ -298,8 +298,9 @@ def construct(config: Config, group: str, trust: Sequence[str], **supplied: obje
         return schema.construct(config[group], trust, **supplied)
     except ValueError as error:
         raise Faults(_named(group, config[group], error)) from None
-    except (RuntimeError, TypeError, OverflowError, MemoryError) as error:
-        # Values of the right type that are absurd: a layer or a data set larger than the memory, say.
+    except (RuntimeError, TypeError, OverflowError, MemoryError, OSError) as error:
+        # Values of the right type that are absurd: a layer or a data set larger than the memory, a name of a file of
+        # thousands of letters.
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise Faults(f"{group}: cannot be built with these options: {reason}") from None
 

@@ -6,7 +6,6 @@ take over, so that all that Hydra's users know (multirun, launchers, ``--cfg job
 
 from __future__ import annotations
 
-import difflib
 import errno
 import hashlib
 import logging
@@ -14,6 +13,8 @@ import os
 import re
 import sys
 import tempfile
+import unicodedata
+import warnings
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -31,15 +32,22 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sdegen import declared
+from sdegen import declared, mistakes
 from sdegen.errors import Stopped, UserError
+from sdegen.mistakes import CONF
 
-CONF = Path(__file__).parents[1] / "conf"
 VERSION_BASE = "1.3"
 NODES = ("sampler", "network")
 """The groups in which a loaded run's own node stands as the choice ``run``."""
+OPTIONAL = ("experiment", "sweep", "guidance")
+"""The groups of which nothing is chosen but by name: ``experiment=null`` takes back what stands before it."""
+UNSEEN = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode's categories of characters that no argument can hold: each message about it is to be one line."""
 
-OUTSIDE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG)
+OUTSIDE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG),
+    *(errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),
+)
 """What an operating system refuses for reasons that are not this program's."""
 
 Config = dict[str, Any]
@@ -61,7 +69,7 @@ def run(
         task: does the work, given a configuration and the folder that Hydra made for it.
         nodes: gives nodes by their group, which the configuration finds as the choice ``run`` of the group.
     """
-    arguments, parser = _arguments()
+    arguments = _arguments()
     # Hydra would print its own lines on an error and leave; so it raises, and they become one line here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
@@ -74,9 +82,10 @@ def run(
         except Exception as error:
             # Told here: Hydra would add lines of its own, and of a sweep tell the first failure alone. The other jobs
             # of a sweep go on even after a fault of the program.
-            if not (job or isinstance(error, UserError)):
+            mistake = error if isinstance(error, UserError) else mistakes.short_of_memory(error)
+            if not (job or mistake):
                 raise
-            print(f"{job}{error if isinstance(error, UserError) else repr(error)}", file=sys.stderr)
+            print(mistakes.told(f"{job}{mistake or repr(error)}"), file=sys.stderr)
             with failed.open("a") as file:
                 file.write(f"{job}\n")
 
@@ -86,11 +95,10 @@ def run(
             # Help is given without a run, too.
             for group, node in (nodes() if "run" in options() or not asked else dict.fromkeys(NODES, {})).items():
                 store(group, node)
-        jobs: list[list[str]] = [[]]
+        jobs: list[tuple[list[str], Config]] = []
         if not asked:
-            jobs = _jobs(name, arguments, parser)
-            for job in jobs:
-                config = plain(_compose(name, arguments, job))
+            jobs = _jobs(name, arguments)
+            for _, config in jobs:
                 if found := declared.faults(config):
                     raise UserError("\n".join(found))
                 check(config)
@@ -123,9 +131,9 @@ def configurations(name: str) -> tuple[list[tuple[list[str], Config]], Path | No
     Returns:
         The overrides and the configuration of each, and the folder of the sweep, None where it is none.
     """
-    arguments, parser = _arguments()
-    jobs = _jobs(name, arguments, parser)
-    return [(job, plain(_compose(name, arguments, job))) for job in jobs], _sweep_folder(name, arguments)
+    arguments = _arguments()
+    jobs = _jobs(name, arguments)
+    return jobs, _sweep_folder(name, arguments)
 
 
 def guard(work: Callable[[], object], name: str) -> None:
@@ -138,9 +146,13 @@ def guard(work: Callable[[], object], name: str) -> None:
     try:
         work()
     except UserError as error:
-        fail(str(error))
+        fail(mistakes.told(str(error)))
     except (HydraException, OmegaConfBaseException) as error:
-        fail(explain(error, name))
+        fail(mistakes.told(explain(error, name)))
+    except (MemoryError, RuntimeError) as error:
+        if mistake := mistakes.short_of_memory(error):
+            fail(mistakes.told(str(mistake)))
+        raise
     except Stopped as stop:
         fail(str(stop), 128 + stop.number)
     except KeyboardInterrupt:
@@ -151,7 +163,7 @@ def guard(work: Callable[[], object], name: str) -> None:
     except OSError as error:
         if error.errno not in OUTSIDE:
             raise
-        fail(f"{error.filename or 'a file'}: {error.strerror}")
+        fail(mistakes.told(f"{error.filename or 'a file'}: {error.strerror}"))
 
 
 def own_nodes(groups: Sequence[str] = NODES) -> Config:
@@ -160,10 +172,13 @@ def own_nodes(groups: Sequence[str] = NODES) -> Config:
     They come from a file that may be a stranger's, so nothing but checked nodes goes to Hydra.
     """
     from sdegen import checkpoint
-    from sdegen.assembly import check
+    from sdegen.assembly import SAMPLE, check
+    from sdegen.schema import option_faults
     from sdegen.trust import plain as checked
 
     given = options()
+    if found := option_faults({key: given[key] for key in ("run", "checkpoint") if key in given}, SAMPLE):
+        raise UserError("\n".join(found))
     if "run" not in given:
         swept = any(argument.startswith("run=") for argument in sys.argv[1:])
         raise UserError(
@@ -172,8 +187,8 @@ def own_nodes(groups: Sequence[str] = NODES) -> Config:
             else "run= is missing: name the folder of a run, as in run=outputs/smile/latest"
         )
     step = given.get("checkpoint")
-    which: Any = int(step) if isinstance(step, (int, float)) else "best" if step == "best" else "last"
-    config = checked(checkpoint.read(Path(str(given["run"])), which).config)
+    which: Any = step if isinstance(step, str) else "last" if step is None else int(step)
+    config = checked(checkpoint.read(Path(given["run"]), which).config)
     return check({group: config[group] for group in groups}, groups, {}, names(given.get("trust")))
 
 
@@ -207,7 +222,10 @@ def options() -> dict[str, Any]:
     """The ``key=value`` arguments of this process, as Hydra's grammar reads them; sweeps are left out."""
     parser = OverridesParser.create()
     given = (quoted(argument, parser) for argument in sys.argv[1:] if not argument.startswith("-") and "=" in argument)
-    parsed = [parser.parse_override(argument) for argument in given]
+    try:
+        parsed = parser.parse_overrides(list(given))
+    except OverrideParseException as error:
+        fail(mistakes.told(mistakes.unreadable(error.override)))
     return {o.key_or_group: o.value() for o in parsed if not o.is_sweep_override()}
 
 
@@ -218,16 +236,20 @@ def names(value: object) -> list[str]:
 
 def quoted(argument: str, parser: OverridesParser) -> str:
     """An override whose value Hydra's grammar cannot read (a path with brackets, say), with the value as a text."""
+    if any(unicodedata.category(character) in UNSEEN for character in argument.replace("\t", " ")):
+        fail(mistakes.told(f"{argument!r}: holds a line break or another character that cannot be seen: leave it out"))
     key, equals, value = argument.partition("=")
     if argument.startswith("-") or not equals:
         return argument
     if not key:
-        fail(f"{argument}: has no option before the =")
-    try:
-        parser.parse_override(argument)
-    except (OverrideParseException, HydraException):
-        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-        return f"{key}='{escaped}'"
+        fail(mistakes.told(f"{argument}: has no option before the ="))
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    for form in (argument, f"{key}='{escaped}'"):
+        try:
+            parser.parse_override(form)
+        except HydraException:
+            continue
+        return form
     return argument
 
 
@@ -239,35 +261,21 @@ def plain(config: DictConfig) -> Config:
     return {str(key): value for key, value in content.items()}
 
 
+def complete(name: str, config: DictConfig) -> Config:
+    """A composed configuration as plain data; UserError where an option of ``conf/<name>.yaml`` was taken out."""
+    primary = OmegaConf.load(CONF / f"{name}.yaml")
+    groups = [key for default in primary.defaults if default != "_self_" for key, value in default.items() if value]
+    for key in (*primary, *groups):
+        if key not in config and key != "defaults" and not str(key).startswith("override "):
+            raise UserError(f"{key}: is missing: leave out ~{key}")
+    return plain(config)
+
+
 def explain(error: Exception, name: str) -> str:
     """One line that names the option and says the fix, for what Hydra raised."""
-    text = str(error)
-    pattern = r"Could not find '([\w/]+)/([^/']+)'\s+Available options in '[^']*':\n((?:\s*\t\S+\n)*)"
-    if found := re.search(pattern, text):
-        group, option, available = found[1], found[2], found[3].split()
-        return f"{group}={option}: no such option; {_nearest(option, available, f'{group}=')}"
-    if found := re.search(r"Could not find '([^']+)'", text):
-        return f"{found[1]}: no such configuration"
-    if found := re.search(r"Could not override '([^']+)'", text):
-        key = found[1].split("@")[0]
-        group, _, option = key.partition(".")
-        if owners := [path.stem for path in sorted((CONF / group).glob("*.yaml")) if option and _names(path, option)]:
-            others = " and others have" if len(owners) > 3 else " have" if len(owners) > 1 else " has"
-            named = ", ".join(f"{group}={owner}" for owner in owners[:3])
-            return f"{key}: no such option of the {group} chosen; {named}{others} it"
-        nearest = _nearest(key, _known(name), "")
-        if f"did you mean {key}?" == nearest:
-            return f"{key}: does not go with what is chosen here; --cfg job shows all that does"
-        return f"{key}: no such option; {nearest}"
-    if found := re.search(r"Interpolation key '([^']+)' not found.*full_key: (\S+)", text, re.DOTALL):
-        return f"{found[2]}: is that of {found[1]}, which does not go with what is chosen here: give {found[2]}=…"
-    if found := re.search(r"Could not append to config[^']*'([^']+)'", text):
-        return f"{found[1]}: exists already, drop the +"
-    if found := re.search(r"Missing mandatory value: .*full_key: (\S+)", text, re.DOTALL):
-        return f"{found[1]}: is missing: give {found[1]}=…"
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: cannot be read; the form is option=value, and lists are written [1,2]"
-    return " ".join(text.split())
+        return mistakes.unreadable(error.override)
+    return mistakes.plainly(str(error), str(error.__cause__ or ""), lambda: _known(name))
 
 
 def composed(name: str, overrides: Sequence[str]) -> Config:
@@ -275,28 +283,36 @@ def composed(name: str, overrides: Sequence[str]) -> Config:
     return plain(_compose(name, get_args_parser().parse_args([]), list(overrides)))
 
 
-def _arguments() -> tuple[Namespace, OverridesParser]:
+def _arguments() -> Namespace:
     """The arguments of this process as Hydra reads them; a flag it does not have is told in one line."""
     overrides = OverridesParser.create()
-    sys.argv[1:] = [quoted(argument, overrides) for argument in sys.argv[1:]]
+    given: list[str] = []
+    for argument in sys.argv[1:]:
+        group, _, value = argument.partition("=")
+        if group in OPTIONAL and value == "null":
+            given = [other for other in given if not other.startswith(f"{group}=")]
+        else:
+            given.append(quoted(argument, overrides))
+    sys.argv[1:] = given
     parser = get_args_parser()
     # Or --experiment would be --experimental-rerun.
     parser.allow_abbrev = False
-    parser.error = lambda message: fail(f"{message}: see --help")  # type: ignore[method-assign]
-    return parser.parse_args(), overrides
-
-
-def _nearest(word: str, choices: list[str], prefix: str) -> str:
-    same = [choice for choice in choices if choice.rpartition(".")[2] == word.rpartition(".")[2]]
-    close = same[:3] or difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean {' or '.join(prefix + choice for choice in close)}?"
-    return f"choose from {', '.join(sorted(choices))}" if len(choices) < 30 else "--cfg job shows all there are"
-
-
-def _names(path: Path, option: str) -> bool:
-    """Whether a YAML file has an option."""
-    return any(line.startswith(f"{option}:") for line in path.read_text().splitlines())
+    parser.error = lambda message: fail(mistakes.told(f"{message}: see --help"))  # type: ignore[method-assign]
+    arguments = parser.parse_intermixed_args()
+    # Hydra reads them again, and wants the overrides side by side.
+    flags = sys.argv[1:]
+    for override in arguments.overrides:
+        flags.remove(override)
+    sys.argv[1:] = [*flags, *arguments.overrides]
+    if arguments.config_name or arguments.config_path:
+        parser.error("--config-name and --config-path are a script's own, and --config-dir adds a folder")
+    if arguments.config_dir and not Path(arguments.config_dir).is_dir():
+        parser.error(f"--config-dir={arguments.config_dir}: no such folder")
+    if arguments.resolve and not arguments.cfg:
+        parser.error("--resolve goes with --cfg job")
+    if arguments.multirun and _asks_hydra(arguments):
+        parser.error("--multirun runs jobs, and --cfg and --info only tell")
+    return arguments
 
 
 def _known(name: str) -> list[str]:
@@ -324,8 +340,11 @@ def _asks_hydra(arguments: Namespace) -> bool:
     return any(value not in (None, False) for value in asked)
 
 
-def _jobs(name: str, arguments: Namespace, parser: OverridesParser) -> list[list[str]]:
-    """The overrides of each job that the arguments start."""
+def _jobs(name: str, arguments: Namespace) -> list[tuple[list[str], Config]]:
+    """The overrides of each job that the arguments start, and what they compose, plain."""
+    with hydra.initialize_config_dir(str(CONF), version_base=VERSION_BASE):
+        # glob(*) asks it for the choices of a group.
+        parser = OverridesParser.create(GlobalHydra.instance().config_loader())
     parsed = parser.parse_overrides(arguments.overrides)
     many = [override for override in parsed if override.is_sweep_override()]
     single = [override.input_line for override in parsed if not override.is_sweep_override()]
@@ -333,23 +352,53 @@ def _jobs(name: str, arguments: Namespace, parser: OverridesParser) -> list[list
     if base.hydra.mode != RunMode.MULTIRUN and not arguments.multirun:
         if many:
             raise UserError(f"{many[0].input_line}: several values; add -m to run a job for each")
-        return [arguments.overrides]
+        return [(arguments.overrides, complete(name, base))]
+    for override in many:
+        if override.is_interval_sweep():
+            raise UserError(
+                f"{override.input_line}: has no end of values: name them, as in {override.key_or_group}=1,2"
+            )
     given = {override.key_or_group for override in parsed}
     swept = [f"{key}={value}" for key, value in (base.hydra.sweeper.params or {}).items() if key not in given]
     batches = BasicSweeper.split_arguments(parser.parse_overrides([*swept, *arguments.overrides]), None)
-    return [list(job) for job in batches[0]]
+    return [(list(job), complete(name, _compose(name, arguments, list(job)))) for job in batches[0]]
 
 
 def _compose(name: str, arguments: Namespace, overrides: list[str]) -> DictConfig:
     """The configuration of one job, Hydra's own part included."""
     GlobalHydra.instance().clear()
+    for line in overrides:
+        _check_group(line, arguments)
     if arguments.config_dir:
         overrides = [f"hydra.searchpath=['file://{Path(arguments.config_dir).resolve()}']", *overrides]
-    with hydra.initialize_config_dir(str(CONF), version_base=VERSION_BASE):
-        config = hydra.compose(name, overrides=overrides, return_hydra_config=True)
+    with hydra.initialize_config_dir(str(CONF), version_base=VERSION_BASE), warnings.catch_warnings():
+        # Hydra only warns of a folder that is not there.
+        warnings.filterwarnings("error", "provider=hydra.searchpath")
+        try:
+            config = hydra.compose(name, overrides=overrides, return_hydra_config=True)
+        except UserWarning as warning:
+            raise UserError(f"hydra.searchpath: {warning}") from None
+        except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+            # Hydra checks the options of its own less than a program's.
+            own = [line for line in overrides if line.lstrip("+~").startswith("hydra")]
+            if not own:
+                raise
+            raise UserError(f"{' '.join(own)}: Hydra cannot take this: {' '.join(str(error).split())}") from None
     OmegaConf.set_readonly(config.hydra, None)
     HydraConfig.instance().set_config(config)
     return config
+
+
+def _check_group(line: str, arguments: Namespace) -> None:
+    """UserError where an override gives a group what is no name of a choice."""
+    override = OverridesParser.create().parse_override(line)
+    group = override.key_or_group
+    folders = [folder for folder in (CONF, arguments.config_dir) if folder and Path(folder, group).is_dir()]
+    if not (folders or group.partition("/")[0] == "hydra") or override.is_sweep_override():
+        return
+    if not (isinstance(override.value(), str | dict) or (override.is_delete() and override.value() is None)):
+        available = sorted({path.stem for folder in folders for path in Path(folder, group).glob("*.yaml")})
+        raise UserError(f"{line}: {group} is a group: choose one of {', '.join(available) or 'its options'}")
 
 
 def _names_sweep(override: str) -> bool:

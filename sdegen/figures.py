@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -90,7 +91,7 @@ def marginals(dataset: Dataset, samples: Samples, sde: SDE) -> Figure:
             for axes, points, colour in zip(panels[:, column], rows, (DATA, SAMPLES), strict=True):
                 axes.set_xlim(-limit, limit)
                 if line:
-                    axes.hist(points[:, 0], bins=40, range=(-limit, limit), density=True, color=colour)
+                    histogram(axes, points[:, 0], (-limit, limit), 40, colour)
                     axes.set_yticks([])
                     axes.spines["left"].set_visible(False)
                 else:
@@ -103,6 +104,12 @@ def marginals(dataset: Dataset, samples: Samples, sde: SDE) -> Figure:
         panels[1, 0].set_ylabel("reverse")
         figure.supxlabel("x(t), standardised" if line else f"x(t), standardised{shown(path[0, 0].numel(), ', ')}")
     return figure
+
+
+def histogram(axes: Axes, x: np.ndarray, ends: tuple[float, float], bins: int, colour: str) -> None:
+    """The density of numbers ``(N,)`` between two ends, beyond which some may lie, or all."""
+    width = (ends[1] - ends[0]) / bins or 1 / bins
+    axes.hist(x, bins=bins, range=ends, weights=np.full(len(x), 1 / (width * len(x))), color=colour)
 
 
 def log_ticks(axis: Axis) -> None:
@@ -130,9 +137,7 @@ def _compare_lines(dataset: Dataset, x: Tensor) -> Figure:
         panels = figure.subplots(1, 2, sharex=True, sharey=True)
         named = ((f"data, {len(dataset.x)} points", dataset.x, DATA), (f"samples, {len(x)} points", x, SAMPLES))
         for axes, (title, points, colour) in zip(panels, named, strict=True):
-            axes.hist(
-                points.flatten().numpy(), bins=60, range=(low - margin, high + margin), density=True, color=colour
-            )
+            histogram(axes, points.flatten().numpy(), (low - margin, high + margin), 60, colour)
             if dataset.law is not None:
                 density = dataset.law.log_prob(grid[:, None]).exp()
                 axes.plot(grid.numpy(), density.numpy(), color="black", linewidth=1, label="exact density")

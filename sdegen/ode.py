@@ -59,7 +59,11 @@ class RK45(ODESolver):
 
         def flat(t: float, state):  # noqa: ANN001, ANN202 - arrays of SciPy's
             rows = torch.as_tensor(state, dtype=x.dtype, device=x.device).view_as(x)
-            return field(rows, torch.tensor(t, dtype=torch.float64)).detach().flatten().double().cpu().numpy()
+            slope = field(rows, torch.tensor(t, dtype=torch.float64)).detach().flatten().double()
+            if not bool(slope.isfinite().all()):
+                # SciPy would try for ever: a step of NaN is never too small.
+                raise UserError(f"RK45 stopped: dx/dt is not finite at t={t:.3g}. Try sampler=euler_maruyama")
+            return slope.cpu().numpy()
 
         start = x.detach().flatten().double().cpu().numpy()
         asked = times.double().cpu().numpy()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import math
 import re
 import reprlib
 import types
@@ -142,7 +143,9 @@ def _value_faults(value: object, hint: Any, path: str, trust: Sequence[str]) -> 
     if nested is not None and isinstance(value, Mapping):
         return faults(value, nested, path, trust)
     if not _fits(value, hint):
-        return [f"{path}: must be {_describe(hint)}, not {_shown(value)}"]
+        # A number it is.
+        large = isinstance(value, int | float) and LARGEST <= abs(value) < math.inf
+        return [f"{path}: must be {_describe(hint)}{f' below {LARGEST:.2g}' if large else ''}, not {_shown(value)}"]
     return []
 
 

@@ -238,6 +238,14 @@ def test_derivatives_of_a_relu_network_are_refused(objective: str) -> None:
     assembly.build(composed("train", ["dataset=smile", f"objective={objective}", "network.activation=silu"]))
 
 
+@pytest.mark.parametrize("objective", ["implicit", "sliced"])
+def test_derivatives_of_attention_are_refused(objective: str) -> None:
+    """Torch has no second derivative of it."""
+    with pytest.raises(assembly.Faults, match="^objective=.* differentiates the network twice.*use network=scorenet$"):
+        assembly.build(composed("train", ["dataset=digits", "network=unet", f"objective={objective}"]))
+    assembly.build(composed("train", ["dataset=digits", "network=scorenet", f"objective={objective}"]))
+
+
 def test_the_exact_score_is_refused_for_a_run_of_a_nonlinear_sde(tmp_path: Path) -> None:
     short = ["trainer.steps=2", "trainer.preview_every=0", "sampler.steps=2", "dataset.size=100"]
     experiment.train(composed("train", ["experiment=double_well", *short]), tmp_path / "run")

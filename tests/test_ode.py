@@ -222,3 +222,8 @@ def test_tolerance_zero_is_refused(solver) -> None:  # noqa: ANN001
         solver(0.0)
     with pytest.raises(ValueError, match="rtol=1e-20 must be at least 1e-13"):
         solver(1e-20)
+
+
+def test_a_field_that_is_not_finite_is_told_and_not_tried_for_ever() -> None:
+    with pytest.raises(UserError, match=r"^RK45 stopped: dx/dt is not finite at t=0\. Try"):
+        RK45(1e-5, 1e-5).solve(lambda x, t: x * math.nan, torch.ones(2, 1), 0.0, 1.0, torch.zeros(0))

@@ -17,7 +17,7 @@ from PIL import Image
 from scipy.stats import norm
 from torch import Tensor
 
-from sdegen import animation, process_figures
+from sdegen import animation, figures, process_figures
 from sdegen.datasets import Dataset
 from sdegen.datasets.mixture import Mixture
 from sdegen.mixture import Marginals
@@ -384,3 +384,12 @@ def test_view_follows_noise_that_is_far_wider_than_the_data() -> None:
         assert all(limit >= float(state.abs().quantile(0.99)) for limit, state in zip(limits, states, strict=True))
         assert (limits[0] > 3 * limits[-1]) == moves
         assert moves or len(set(limits)) == 1
+
+
+def test_samples_out_of_view_have_no_density_there() -> None:
+    """All of them after two steps of training, say; of half, half the area."""
+    dataset = Mixture(0, size=50)
+    for share, far in ((0.0, [1e6, -1e6]), (0.5, [0.0, 1e6])):
+        _, axes = figures.compare(dataset, torch.tensor(far, dtype=torch.float64)[:, None]).axes
+        area = sum(bar.get_height() * bar.get_width() for bar in axes.patches)
+        assert area == pytest.approx(share)

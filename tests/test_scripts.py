@@ -285,6 +285,36 @@ MISTAKES = [
     (("--flag",), ("unrecognized arguments: --flag",)),
     (("-m", "experiment=smile", "sde=vp,vpp"), ("sde=vpp", "did you mean sde=vp?")),
     (("-m", "experiment=smile", "sde.beta_max=20,0.01"), ("sde.beta_max=0.01 must be at least",)),
+    (("sampler=null",), ("sampler=null: sampler is a group: choose one of adams,",)),
+    (("sde=3",), ("sde=3: sde is a group: choose one of ddpm, double_well, smld, subvp, ve, vp",)),
+    (("sde=[vp,ve]",), ("sde=[vp,ve]: sde is a group",)),
+    (("-m", "sde=vp,null"), ("sde=null: sde is a group",)),
+    (("hydra=3",), ("hydra=3: hydra is a group",)),
+    (("hydra/launcher=3",), ("hydra/launcher=3: hydra/launcher is a group",)),
+    (("sde={beta:3}",), ("sde.beta: no such option", "sde.beta_m")),
+    (("sde.beta_max=1e300",), ("sde.beta_max: must be a number below 9.2e+18, not 1e+300",)),
+    (("~seed",), ("seed: is missing: leave out ~seed",)),
+    (("~sampler",), ("sampler: is missing: leave out ~sampler",)),
+    (("~sde.nope",), ("~sde.nope: there is none to leave out",)),
+    (("~sde.eps=3",), ("~sde.eps: has another value, 1e-05",)),
+    (("+sde=ve",), ("sde: is chosen already, drop the +",)),
+    (("sde.eps@x=3",), ("sde.eps@x=3: only a group takes an @",)),
+    (("sampler/corrector.leaps=1",), ("/ is for groups, and . for their options: try sampler.corrector.leaps=",)),
+    (("hydra.mode=x",), ("hydra.mode=x: Invalid value 'x', expected one of [RUN, MULTIRUN]",)),
+    (("hydra.job.env_copy=[NOPE]",), ("hydra.job.env_copy=[NOPE]: Hydra cannot take this: 'NOPE'",)),
+    (("hydra.searchpath=[nowhere]",), ("hydra.searchpath", "nowhere is not available")),
+    (("hydra.run.dir=/dev/null/run",), ("/dev/null/run: Not a directory",)),
+    (("-m", "seed=interval(0,1)"), ("seed=interval(0,1): has no end of values: name them, as in seed=1,2",)),
+    (("name=${name}",), ("name: Recursive interpolation detected",)),
+    (("dataset=file", "dataset.path=a\nb"), ("'dataset.path=a\\nb': holds a line break",)),
+    (("dataset=file", f"dataset.path={'x' * 5000}"), ("dataset.path=xxx", "x … xxx", "no such file")),
+    (("resume=",), (".: holds no checkpoint",)),
+    (("resume=.", "sde/x.y=1"), ("sde/x.y=1: / is for groups",)),
+    (("--config-name=sample",), ("--config-name and --config-path are a script's own",)),
+    (("--config-dir=nowhere",), ("--config-dir=nowhere: no such folder",)),
+    (("--resolve",), ("--resolve goes with --cfg job",)),
+    (("-m", "--cfg", "job"), ("--multirun runs jobs, and --cfg and --info only tell",)),
+    ((" ",), ("' ': cannot be read",)),
 ]
 
 
@@ -295,10 +325,36 @@ def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path: Path, arguments: tup
     refused(run("train", *arguments, cwd=tmp_path), tmp_path, *words)
 
 
+def test_what_needs_more_memory_than_there_is_is_one_line(tmp_path: Path) -> None:
+    result = run("train", "times.draws=1e15", "trainer.steps=1", cwd=tmp_path)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert re.fullmatch(r"out of memory, \d+ bytes were asked for: try a smaller trainer.batch_size, .*", line)
+
+
+def test_groups_left_without_a_choice_and_flags_behind_the_options_are_as_meant(tmp_path: Path) -> None:
+    """``experiment=null`` takes back what stands before it; ``-m`` may be anywhere; ``glob(*)`` finds the choices."""
+    given = ("experiment=gaussian_mixture", "experiment=null", "sweep=null", "sde=glob(v*)", "-m")
+    result = run("train", *given[:1], *SHORT, *given[1:], cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (sweep,) = (tmp_path / "outputs").iterdir()
+    assert {path.name for path in sweep.glob("?-*")} == {"0-smile", "1-smile"}
+    assert "linear.VE" in (sweep / "0-smile" / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("arguments", [(), ("a", "b"), ("--nope",), ("nowhere",), ("",)], ids=" ".join)
+def test_report_of_nonsense_is_one_line(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    refused(run("report", *arguments, cwd=tmp_path), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ((), ("run= is missing",)),
+        (("run=3",), ("run: must be a text, not 3",)),
+        (("run=null",), ("run: must be a text, not None",)),
+        (("run=nowhere", "checkpoint=nan"), ("checkpoint: must be",)),
+        (("run=nowhere", "checkpoint=[1]"), ("checkpoint: must be an integer or one of last, best, not [1]",)),
         (("run=nowhere",), ("nowhere: no such folder",)),
         (("run=.",), ("holds no checkpoint",)),
     ],
@@ -316,6 +372,11 @@ def test_sampling_mistakes_are_told_and_leave_nothing(trained: Path) -> None:
         ("weights=emma", "weights: must be one of ema, raw"),
         ("checkpoint=3", "choose checkpoint= from 4"),
         ("network=mlp", "only network=oracle can replace it"),
+        ("guidance=3", "guidance=3: guidance is a group: choose one of classifier,"),
+        ("trust=null", "trust: must be a list, each entry a text, not None"),
+        ("~seed", "seed: is missing: leave out ~seed"),
+        ("~guidance", "guidance: is missing: leave out ~guidance"),
+        ("sampler=null", "sampler=null: sampler is a group"),
     ):
         result = run("sample", "run=outputs/smile/latest", option, cwd=trained)
         assert result.returncode == 2

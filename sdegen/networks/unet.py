@@ -85,6 +85,9 @@ class UNet(Network):
             that it is a score with and without the class (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598).
     """
 
+    # Torch has no second derivative of its attention.
+    rough = "use network=scorenet"
+
     def __init__(
         self,
         shape: tuple[int, ...],
