@@ -59,7 +59,7 @@ def train(
             else:
                 team.go_on(resume)
             interrupt = stack.enter_context(Interrupt())
-            stack.enter_context(files.logging_to(folder / "train.log"))
+            stack.enter_context(files.logging_to(folder / files.LOG))
             for member in team.members:
                 stack.enter_context(member.recording())
             if resume is None:

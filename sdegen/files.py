@@ -24,6 +24,8 @@ from sdegen.errors import Unwritable, UserError
 
 log = logging.getLogger("sdegen")
 
+LOG = "train.log"
+"""The file, in a run's folder, of what the program has told."""
 REPLICAS = "replicas"
 """The folder, in that of a run, of those that were trained together with it."""
 
@@ -73,22 +75,22 @@ def claimed(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another has claimed it.
     """
-    from filelock import FileLock, Timeout
-
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UserError(f"{folder}: another process is training there: wait for it, or stop it") from None
-    try:
+    with (folder / LOG).open("ab") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another process is training there: wait for it, or stop it") from None
+        except (ImportError, OSError):
+            # Neither every system nor every disk knows claims: there, nobody is kept out.
+            pass
         for inner in (folder, folder / "checkpoints"):
             for left in inner.glob(".*"):
                 if re.fullmatch(r"\..+\.\d+", left.name):
                     left.unlink()
         yield
-    finally:
-        lock.release()
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

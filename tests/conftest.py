@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
+
+# Before torch reads it, and for the processes that tests start: a process that has had two threads cannot be forked.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch

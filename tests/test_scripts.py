@@ -370,7 +370,7 @@ def test_sampling_mistakes_are_told_and_leave_nothing(trained: Path) -> None:
         ("sampler.stepz=4", "did you mean sampler.steps?"),
         ("count=0", "count: must be at least 1"),
         ("weights=emma", "weights: must be one of ema, raw"),
-        ("checkpoint=3", "choose checkpoint= from 4"),
+        ("checkpoint=3", "choose checkpoint= from 0, 4"),
         ("network=mlp", "only network=oracle can replace it"),
         ("guidance=3", "guidance=3: guidance is a group: choose one of classifier,"),
         ("trust=null", "trust: must be a list, each entry a text, not None"),
