@@ -39,11 +39,7 @@ OPTIONS = (
     "sampler.steps=20",
     "count=200",
 )
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    ["sdegen.experiment", "sdegen.output", "sdegen.command", "torch.utils.tensorboard", "torch._dynamo"]
-    + ["matplotlib.backends.backend_agg", "PIL.PngImagePlugin", "scipy.ndimage", "tensorboard.plugins.hparams.metadata"]
-)
+PROCESSES = multiprocessing.get_context("fork")
 
 OPERATIONS = {"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.listdir"}
 """Of files, as Python's audit events have them."""

@@ -92,7 +92,8 @@ def test_a_run_leaves_what_the_interface_says(trained: Path) -> None:
     wanted = {"config.yaml", "provenance.json", "train.log", "checkpoints", "samples", "figures", "metrics.json"}
     assert wanted <= left
     assert {name for name in left - wanted if not name.startswith("events.out.tfevents")} == set()
-    assert sorted(path.name for path in (latest / "checkpoints").iterdir()) == ["last.pt", "step-00000004.pt"]
+    names = ["best.pt", "last.pt", "step-00000000.pt", "step-00000004.pt"]
+    assert sorted(path.name for path in (latest / "checkpoints").iterdir()) == names
     provenance = json.loads((latest / "provenance.json").read_text())
     assert provenance["command"].endswith(" ".join(("experiment=smile", *SHORT[:4], "'network.hidden=[8]'")))
     assert provenance["packages"]["torch"]
@@ -368,7 +369,7 @@ def test_sampling_mistakes_are_told_and_leave_nothing(trained: Path) -> None:
     before = sorted(latest.rglob("*"))
     for option, words in (
         ("sampler.stepz=4", "did you mean sampler.steps?"),
-        ("count=0", "count: must be at least 1"),
+        ("count=0", "count: must lie between 1 and 1e+09"),
         ("weights=emma", "weights: must be one of ema, raw"),
         ("checkpoint=3", "choose checkpoint= from 0, 4"),
         ("network=mlp", "only network=oracle can replace it"),
