@@ -14,10 +14,11 @@ demo: $(VENV)/run
 
 # Set everything up and run the tests.
 test: $(VENV)/dev
-	$(PYTHON) -m pytest -n 2
+	$(PYTHON) -m pytest -n 2 --cov --cov-report=term:skip-covered
 
+# Half an hour on two cores: runs killed at every operation on a file, disks that fill up, thousands of configurations.
 test-slow: $(VENV)/dev
-	$(PYTHON) -m pytest -m slow
+	$(PYTHON) -m pytest -n 2 -m slow
 
 lint: $(VENV)/dev
 	$(PYTHON) -m ruff check .
