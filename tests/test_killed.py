@@ -189,7 +189,7 @@ def test_a_run_may_be_killed_at_any_operation_on_a_file(tmp_path: Path, short: L
             process.join()
             assert process.exitcode == 0
         assert_same(left(folder), short)
-        operation += 89 if first else 1
+        operation += 61 if first else 1
     assert killed > (2 if first else 100)
 
 
