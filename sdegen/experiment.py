@@ -53,7 +53,8 @@ def train(
     team = Team(config, folder, trust)
     try:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(files.claimed(folder))
+            for member in team.members:
+                stack.enter_context(files.claimed(member.folder))
             if resume is None:
                 team.begin(command)
             else:

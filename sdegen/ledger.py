@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from sdegen import files
 from sdegen.errors import UserError
 
 NAME = "ledger.jsonl"
@@ -73,19 +74,24 @@ def attempt(folder: Path, config: Mapping[str, Any], start: Callable[[], object]
             f"{folder}: holds a run of another configuration: remove it, or give the sweep another folder by "
             f"hydra.sweep.dir=outputs/other"
         )
-    if last is not None and last.state == "done" and (folder / "metrics.json").exists():
-        return False
     began = time.monotonic()
 
     def note(state: Literal["begun", "done", "failed"], error: str = "") -> None:
         append(folder.parent, Record(folder.name, key, state, round(time.monotonic() - began, 1), error))
 
+    if last is not None and (folder / "metrics.json").exists():
+        if last.state != "done":
+            # Killed when all was there, but for the line that says so.
+            note("done")
+        return False
     note("begun")
     try:
         if (folder / "checkpoints" / "last.pt").exists():
             go_on()
         else:
-            # What is left of an attempt that did not come to its first checkpoint.
+            # What is left of an attempt that did not come to its first checkpoint, if it is not another process's now.
+            with files.claimed(folder):
+                pass
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             start()

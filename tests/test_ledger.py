@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sdegen import ledger
+from sdegen import files, ledger
 from sdegen.errors import UserError
 
 
@@ -96,3 +96,24 @@ def test_lines_of_several_processes_stay_whole(tmp_path: Path) -> None:
     found = ledger.read(tmp_path)
     assert len(found) == 800
     assert all(record.error == "an error " * 40 for record in found.values())
+
+
+def test_a_job_that_was_killed_before_its_last_line_is_done(tmp_path: Path) -> None:
+    job = Work(tmp_path / "0-smile", saves=True)
+    assert job.attempt(a=1)
+    lines = (tmp_path / ledger.NAME).read_text().splitlines(keepends=True)
+    (tmp_path / ledger.NAME).write_text("".join(lines[:-1]))
+    assert ledger.read(tmp_path)["0-smile"].state == "begun"
+    assert not job.attempt(a=1)
+    assert job.calls == ["start"] and ledger.read(tmp_path)["0-smile"].state == "done"
+
+
+def test_a_job_that_another_process_has_just_begun_is_left_alone(tmp_path: Path) -> None:
+    """It has not come to its first checkpoint, and what it has left is not to be cleared away."""
+    job = Work(tmp_path / "0-smile", failures=1)
+    with pytest.raises(ZeroDivisionError):
+        job.attempt(a=1)
+    with files.claimed(job.folder), pytest.raises(UserError, match="another process is training there"):
+        job.attempt(a=1)
+    assert (job.folder / "half").exists() and job.calls == ["start"]
+    assert job.attempt(a=1)
