@@ -73,13 +73,21 @@ def save(checkpoint: Checkpoint, folder: Path, keep: int | None = None) -> Path:
     """
     path = folder / f"step-{checkpoint.step:08d}.pt"
     files.replace(path, lambda temporary: _write(checkpoint, temporary))
+    settle(checkpoint, folder, keep)
+    return path
+
+
+def settle(checkpoint: Checkpoint, folder: Path, keep: int | None = None) -> None:
+    """What :func:`save` does once the file is there, and what is left of it where a process was killed in its midst."""
+    path = folder / f"step-{checkpoint.step:08d}.pt"
+    if not path.is_file():
+        return
     if checkpoint.held_out is not None and checkpoint.held_out < _best(folder):
         files.replace(folder / "best.pt", lambda temporary: _link(path, temporary))
     files.replace(folder / "last.pt", lambda temporary: _link(path, temporary))
     for step in _steps(folder)[: -keep if keep else 0]:
         if step != checkpoint.step:
             (folder / f"step-{step:08d}.pt").unlink()
-    return path
 
 
 def _best(folder: Path) -> float:

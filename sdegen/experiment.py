@@ -123,6 +123,7 @@ class Team:
         self._restore(first, first.stream)
         for member in self.members:
             member.note_versions()
+            checkpoints.settle(member.find(first), member.folder / "checkpoints", self.trainer.keep)
 
     def _restore(self, first: Checkpoint, variant: int) -> None:
         saved = [member.find(first) for member in self.members]

@@ -57,7 +57,8 @@ class Member:
     def begin(self, command: str) -> None:
         """Begin the folder."""
         folder = self.folder
-        if any((folder / "checkpoints").glob("*.pt")):
+        # A replica is saved before the first: what the first has not saved once, is left by an attempt.
+        if not self.replica and any((folder / "checkpoints").glob("*.pt")):
             raise UserError(f"{folder}: holds a run already: remove it, or go on with it by resume={folder}")
         self.provenance = files.provenance(command)
         files.write_yaml(folder / "config.yaml", self.parts.config)

@@ -149,6 +149,7 @@ def test_a_file_that_has_rotted_is_told_and_the_one_before_found(
         experiment.resume(folder, {})
 
 
+@pytest.mark.slow
 def test_replicas_go_back_to_a_step_that_all_have(tmp_path: Path) -> None:
     for name in ("whole", "run"):
         train(tmp_path / name, "trainer.replicas=2")
