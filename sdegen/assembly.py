@@ -15,6 +15,7 @@ from sdegen.datasets import Dataset
 from sdegen.errors import UserError
 from sdegen.gradient import ONE_BY_ONE, Gradient, choose
 from sdegen.guidance import Guidance
+from sdegen.held_out import HeldOut
 from sdegen.networks import Network
 from sdegen.objective import Objective
 from sdegen.optimizer import Optimizer
@@ -100,6 +101,21 @@ class Experiment(NamedTuple):
     optimizer: Optimizer
     trainer: Trainer
     sampler: Sampler
+
+    def held_out(self) -> HeldOut:
+        """The loss on points that it is not trained on, on the trainer's device."""
+        trainer = self.trainer
+        return HeldOut(
+            self.dataset,
+            self.config["seed"],
+            trainer.batch_size,
+            self.objective,
+            self.weighting,
+            self.times,
+            self.sde,
+            trainer.device,
+            DTYPES[trainer.precision],
+        )
 
     def training(self) -> Training:
         """The training before its first step: see :func:`together`."""

@@ -120,18 +120,18 @@ class Team:
         if first.step >= steps and (self.folder / "metrics.json").exists():
             asked = f"has taken {first.step} steps and is to take {steps}: ask for more by trainer.steps="
             raise UserError(f"resume={self.folder}: {asked if steps else 'has nothing to train: its score is exact'}")
-        self._restore(first, first.stream)
-        for member in self.members:
-            member.note_versions()
-            checkpoints.settle(member.find(first), member.folder / "checkpoints", self.trainer.keep)
+        for member, saved in zip(self.members, self._restore(first, first.stream), strict=True):
+            member.go_on(saved)
 
-    def _restore(self, first: Checkpoint, variant: int) -> None:
+    def _restore(self, first: Checkpoint, variant: int) -> list[Checkpoint]:
+        """Put a checkpoint of the first in place, and the others' of its step; they are given back."""
         saved = [member.find(first) for member in self.members]
         for member, own in zip(self.members, saved, strict=True):
             member.put(own)
         states, histories = [own.optimizer for own in saved], [own.history for own in saved]
         self.training.restore(states, histories, first.step, first.seconds, variant)
         self.saved = first.step
+        return saved
 
     def save(self) -> None:
         """Write a checkpoint of each."""
@@ -146,7 +146,7 @@ class Team:
         first.warn()
         where, threads = (
             f"in {self.folder}, on {self.trainer.device}",
-            f"{self.threads} thread{'s'[: self.threads - 1]}",
+            f"{self.threads} thread{'s' * (self.threads > 1)}",
         )
         if self.trainer.device.type == "cpu":
             where += f", {threads} for {self.work / 1e6:.3g} million operations a pass"
@@ -166,11 +166,8 @@ class Team:
 
     def _retry(self, trouble: Diverged) -> None:
         """Go back to the last checkpoint, and on from there with another stream of noise."""
-        told = (
-            f"seed {self.members[trouble.replica].parts.config['seed']}: {trouble}"
-            if self.members[1:]
-            else f"{trouble}"
-        )
+        whose = f"seed {self.members[trouble.replica].parts.config['seed']}: " if len(self.members) > 1 else ""
+        told = f"{whose}{trouble}"
         tried, retries = self.training.stream.variant, self.trainer.retries
         if tried >= retries:
             raise UserError(f"{told}; the checkpoint of step {self.saved} is from before")

@@ -8,11 +8,12 @@ import torch
 
 from sdegen.classifier import ClassifierModel
 from sdegen.datasets import Dataset
+from sdegen.gradient import Autograd
 from sdegen.objective import Objective
 from sdegen.rng import derive, generator
 from sdegen.score import ScoreModel
 from sdegen.sde.base import SDE
-from sdegen.stream import Points, Stream
+from sdegen.stream import Points, Prepare, Stream
 from sdegen.times import TimeSampler
 from sdegen.weighting import Weighting
 
@@ -56,7 +57,7 @@ class HeldOut:
 
     def loss(self, model: ScoreModel | ClassifierModel) -> float | None:
         """The loss of a model; None where there are no points for it."""
-        stream = self._stream()
+        stream = self._stream(Autograd(model, self.objective).prepare)
         if stream is None:
             return None
         total, steps = 0.0, stream.points[0].per_epoch
@@ -67,7 +68,7 @@ class HeldOut:
                 total += float((batch.weight * losses.detach()).double().sum()) / batch.total
         return total / steps
 
-    def _stream(self) -> Stream | None:
+    def _stream(self, prepare: Prepare) -> Stream | None:
         """One epoch of the points."""
         dataset = self.dataset
         count = max(1, ROWS // (self.batch_size * self.times.draws)) * self.batch_size
@@ -82,7 +83,4 @@ class HeldOut:
             x = drawn
         own.x, own.mapped = x.double() if x.ndim == 2 else x, False
         points = Points(self.seed, own, self.batch_size, None, self.device, self.dtype)
-        return Stream([points], self._prepare, self.weighting, self.times, self.sde)
-
-    def _prepare(self, sde, x0, t, randn_like, weight):  # noqa: ANN001, ANN202 - as Stream asks for
-        return self.objective.prepare(sde, x0, t, randn_like)
+        return Stream([points], prepare, self.weighting, self.times, self.sde)

@@ -14,7 +14,6 @@ from sdegen.assembly import Experiment, flat_options
 from sdegen.checkpoint import Checkpoint
 from sdegen.classifier import ClassifierModel
 from sdegen.errors import UserError
-from sdegen.held_out import HeldOut
 from sdegen.run import Run, load, load_weights, on_cpu
 from sdegen.sampling import draw
 from sdegen.training import DTYPES, Training
@@ -39,17 +38,7 @@ class Member:
     def __init__(self, parts: Experiment, training: Training, replica: int, folder: Path, trust: Sequence[str]) -> None:
         self.parts, self.training, self.replica, self.folder, self.trust = parts, training, replica, folder, trust
         self.dtype = DTYPES[parts.trainer.precision]
-        self.held_out = HeldOut(
-            parts.dataset,
-            parts.config["seed"],
-            parts.trainer.batch_size,
-            parts.objective,
-            parts.weighting,
-            parts.times,
-            parts.sde,
-            parts.trainer.device,
-            self.dtype,
-        )
+        self.held_out = parts.held_out()
         self.provenance: dict[str, Any] = {}
         self.resumed = False
         self.metrics: Mapping[str, Mapping[str, Any]] = {}
@@ -68,22 +57,23 @@ class Member:
         """The checkpoint to go on from: that of the first replica, or the replica's own of the same step."""
         return checkpoints.read(self.folder, first.step) if self.replica else first
 
-    def note_versions(self) -> None:
-        """Record under what the training goes on, and tell where that is not what it began under."""
-        now, before = files.provenance(""), self.provenance
+    def put(self, saved: Checkpoint) -> None:
+        """Put the weights of a checkpoint in place."""
+        load_weights(self.training.models[self.replica].network, saved.weights)
+        load_weights(self.training.averages[self.replica].network, saved.ema)
+
+    def go_on(self, saved: Checkpoint) -> None:
+        """Go on in the folder, its checkpoint in place; tell where the versions are not those it began under."""
+        now, before = files.provenance(""), saved.provenance
+        self.provenance, self.resumed = before, True
         changed = [key for key in ("python", "packages", "commit", "clean") if now[key] != before.get(key)]
         if changed:
             earlier = before.get("resumed")
-            own = {"step": self.training.step, **{key: now[key] for key in changed}}
+            own = {"step": saved.step, **{key: now[key] for key in changed}}
             self.provenance = {**before, "resumed": [*(earlier if isinstance(earlier, list) else []), own]}
         if set(changed) & {"python", "packages"} and not self.replica:
             log.warning("the run began under other versions, which provenance.json has: its numbers may differ in bits")
-
-    def put(self, saved: Checkpoint) -> None:
-        """Put the weights of a checkpoint in place."""
-        self.provenance, self.resumed = saved.provenance, True
-        load_weights(self.training.models[self.replica].network, saved.weights)
-        load_weights(self.training.averages[self.replica].network, saved.ema)
+        checkpoints.settle(saved, self.folder / "checkpoints", self.parts.trainer.keep)
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:

@@ -17,8 +17,8 @@ LAYERS = [
     {"networks", "samplers", "weighting", "datasets"},
     {"score", "classifier", "measurement", "times", "objective", "optimizer", "likelihood"},
     {"stream", "guidance"},
-    {"posterior", "gradient", "held_out"},
-    {"sampling", "history"},
+    {"posterior", "gradient"},
+    {"sampling", "history", "held_out"},
     {"training", "metrics", "figures", "proofs", "errata", "features"},
     {"files"},
     {

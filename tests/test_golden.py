@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import struct
 import sys
 import tempfile
 from pathlib import Path
@@ -15,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_images import idx_bytes
 
 from sdegen import assembly
 from sdegen.command import CONF, composed
-from sdegen.held_out import HeldOut
 from sdegen.rng import generator
 from sdegen.sampling import draw
 
@@ -38,9 +37,8 @@ def clothes(folder: Path) -> Path:
     for part, count in (("train", 80), ("t10k", 40)):
         images = source.integers(0, 256, (count, 28, 28), dtype=np.uint8)
         labels = np.arange(count, dtype=np.uint8) % 10
-        for name, kind, array in (("images-idx3", 3, images), ("labels-idx1", 1, labels)):
-            head = struct.pack(f">HBB{kind}I", 0, 8, kind, *array.shape)
-            (folder / f"{part}-{name}-ubyte.gz").write_bytes(gzip.compress(head + array.tobytes()))
+        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
+            (folder / f"{part}-{name}-ubyte.gz").write_bytes(gzip.compress(idx_bytes(array)))
     return folder
 
 
@@ -59,9 +57,7 @@ def run(experiment: str, folder: Path) -> dict[str, float]:
     found["weights at first"] = float(training.average_vector.norm())
     if training.steps:
         training.run(lambda step, values: found.update(values[0]), lambda: None, lambda: None)
-        seed, size = parts.config["seed"], parts.trainer.batch_size
-        held_out = HeldOut(dataset, seed, size, parts.objective, parts.weighting, parts.times, parts.sde)
-        loss = None if grid else held_out.loss(training.averages[0])
+        loss = None if grid else parts.held_out().loss(training.averages[0])
         found |= {"weights": float(training.average_vector.norm())} | ({} if loss is None else {"held-out loss": loss})
     if not training.averages[0].network.classifies:
         samples = draw(parts.sde, training.averages[0], parts.sampler, dataset.units, 4, seed=1)
