@@ -17,6 +17,7 @@ from sdegen.gradient import ONE_BY_ONE, Gradient, choose
 from sdegen.guidance import Guidance
 from sdegen.held_out import HeldOut
 from sdegen.networks import Network
+from sdegen.networks.base import at_most
 from sdegen.objective import Objective
 from sdegen.optimizer import Optimizer
 from sdegen.rng import derive
@@ -79,6 +80,8 @@ EVALUATE = {
 
 MOST = 10**9
 """Samples that may be asked for: more would be no use to anybody, and never come to an end."""
+COPIES = 5
+"""Of the weights of a network, while it is trained: they, their gradient, two moments and the average."""
 MEASURED = 5000
 """Points on which an option left to ``auto`` is measured, spread evenly through the data."""
 
@@ -212,7 +215,10 @@ def build(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Experiment:
         # Not torch.manual_seed, which would reseed the GPUs' generators, too.
         torch.default_generator.manual_seed(derive(config["seed"], "network"))
         supplied = {"shape": dataset.units.shape, "law": dataset.encoded_law, "classes": dataset.classes}
-        network = part("network", sde=sde, **supplied)
+        trainer: Trainer | None = plain["trainer"]
+        room = files.memory() / COPIES / (1 if trainer is None else trainer.replicas)
+        with at_most(room, "the memory of this machine holds to train them: make it smaller"):
+            network = part("network", sde=sde, **supplied)
     objective: Objective | None = plain["objective"]
     if objective is not None and objective.differentiates and network is not None and network.rough:
         named = f"objective={choice(config['objective'])} differentiates the network twice"
@@ -227,7 +233,8 @@ def build(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Experiment:
     if found:
         raise Faults("\n".join(found))
     parametrization = plain.pop("parametrization")
-    model, trainer = connect(network, parametrization, sde), plain["trainer"]
+    model = connect(network, parametrization, sde)
+    assert trainer is not None
     try:
         gradient = choose(
             trainer.gradient, model, plain["objective"], trainer.precision == "bfloat16", trainer.replicas

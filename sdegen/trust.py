@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from sdegen import schema
 from sdegen.assembly import GROUPS, Config, construct
 from sdegen.checkpoint import Checkpoint
 from sdegen.datasets import Units
 from sdegen.errors import UserError
+from sdegen.networks.base import at_most
 
 DEEPEST, LONGEST, MOST = 20, 4096, 10**5
 """Levels, characters of a text and entries that a configuration may have."""
@@ -81,7 +80,7 @@ def check_plain(name: str, content: object) -> None:
 def check_size(saved: Checkpoint, trust: Sequence[str]) -> None:
     """UserError where a checkpoint's configuration asks for a network larger than the weights that are beside it.
 
-    It is built without memory for its weights, and no further than they reach. A class of the user's own is trusted.
+    It is built no further than they reach. A class of the user's own is trusted.
     """
     config = {group: saved.config[group] for group in ("sde", "network")}
     if any(schema.faults(config[group], GROUPS[group], group, trust) for group in config):
@@ -90,14 +89,7 @@ def check_size(saved: Checkpoint, trust: Sequence[str]) -> None:
     if network.exact or network.__module__.partition(".")[0] != schema.PACKAGE:  # type: ignore[attr-defined]
         return
     storages = {one.data_ptr(): one for weight in saved.weights.values() if (one := weight.untyped_storage())}
-    left = sum(storage.nbytes() for storage in storages.values())
-
-    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        nonlocal left
-        left -= 0 if parameter is None else parameter.nbytes
-        if left < 0:
-            raise ValueError("asks for more weights than the checkpoint holds")
-
+    held = sum(storage.nbytes() for storage in storages.values())
     supplied = {"shape": Units(**saved.units).shape, "sde": construct(config, "sde", trust), "classes": saved.classes}
-    with torch.random.fork_rng(devices=[]), torch.device("meta"), register_module_parameter_registration_hook(count):
+    with torch.random.fork_rng(devices=[]), at_most(held, "the checkpoint holds"):
         construct(config, "network", trust, **supplied)

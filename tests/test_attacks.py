@@ -220,9 +220,9 @@ NODES: list[tuple[dict[str, Any], str]] = [
     ({"network": {"_target_": "sdegen.networks.mlp.MLP", "hidden": [1] * 10**4}}, "asks for more weights"),
     ({"network": {"_target_": "sdegen.networks.mlp.MLP", "hidden": [2 * 10**9]}}, "asks for more weights"),
     ({"network": {"_target_": "sdegen.networks.mlp.MLP", "hidden": [9]}}, "asks for more weights"),
-    (
-        {"network": {"_target_": "sdegen.networks.mlp.MLP", "time_embedding": "fourier", "fourier_features": 10**9}},
-        "asks for more weights",
+    *(
+        ({"network": {"_target_": "sdegen.networks.mlp.MLP", "time_embedding": "fourier", "fourier_features": n}}, told)
+        for n, told in ((10**10, "fourier_features=10000000000 must be"), (2**20, "asks for more weights"))
     ),
 ]
 

@@ -12,9 +12,10 @@ import torch
 from matplotlib.image import imsave
 from omegaconf import OmegaConf
 
-from sdegen import assembly, experiment, features, image_metrics, schema
+from sdegen import assembly, experiment, features, files, image_metrics, schema
 from sdegen.command import CONF, composed
 from sdegen.datasets.idx import FASHION_MNIST
+from sdegen.errors import UserError
 from sdegen.run import load
 from sdegen.samplers import StepSampler
 
@@ -244,6 +245,18 @@ def test_derivatives_of_attention_are_refused(objective: str) -> None:
     with pytest.raises(assembly.Faults, match="^objective=.* differentiates the network twice.*use network=scorenet$"):
         assembly.build(composed("train", ["dataset=digits", "network=unet", f"objective={objective}"]))
     assembly.build(composed("train", ["dataset=digits", "network=scorenet", f"objective={objective}"]))
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_a_network_that_the_memory_cannot_hold_is_refused(replicas: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of 4 bytes, of 2 numbers and 32 features of t to 100 and to 2, each five times: training needs it."""
+    config = composed("train", ["experiment=smile", "network.hidden=[100]", f"trainer.replicas={replicas}"])
+    needed = replicas * 5 * 4 * (34 * 100 + 100 + 100 * 2 + 2)
+    monkeypatch.setattr(files, "memory", lambda: needed)
+    assembly.build(config)
+    monkeypatch.setattr(files, "memory", lambda: needed - 1)
+    with pytest.raises(UserError, match="^network: asks for more weights than the memory of this machine"):
+        assembly.build(config)
 
 
 def test_the_exact_score_is_refused_for_a_run_of_a_nonlinear_sde(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import multiprocessing
 import os
@@ -22,6 +23,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from sdegen import command, features, ledger, output
+
+for slow in ("matplotlib.pyplot", "sklearn.neighbors", "torch._dynamo", "torch.utils.tensorboard"):
+    # What a command imports late, and a fork of this process has then behind it.
+    importlib.import_module(slow)
 
 ROOT = Path(__file__).parents[1]
 SHORT = ("trainer.steps=4", "count=100", "trainer.preview_every=0", "sampler.steps=3", "network.hidden=[8]")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 
 class Network(nn.Module, ABC):
@@ -57,3 +60,26 @@ class Network(nn.Module, ABC):
             for hook in hooks:
                 hook.remove()
         return sum(counts)
+
+
+@contextlib.contextmanager
+def at_most(size: float, holder: str) -> Iterator[None]:
+    """While it is entered, no network is made whose weights have more than ``size`` bytes.
+
+    Args:
+        size: the most.
+        holder: who has room for that, in words.
+
+    Raises:
+        ValueError: one is asked for; before its numbers are drawn, so that it has cost neither time nor memory.
+    """
+    left = size
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal left
+        left -= 0 if parameter is None else parameter.nbytes
+        if left < 0:
+            raise ValueError(f"asks for more weights than {holder}")
+
+    with register_module_parameter_registration_hook(count):
+        yield

@@ -7,6 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+MOST = 2**20
+"""Fourier features: more than any network could use, and still no trouble to draw."""
+
 
 class Concat(nn.Module):
     """The number t itself, as the paper's networks take it: ``(B,)`` to ``(B, 1)``."""
@@ -29,8 +32,8 @@ class GaussianFourier(nn.Module):
 
     def __init__(self, width: int, scale: float) -> None:
         super().__init__()
-        if width < 2 or width % 2:
-            raise ValueError(f"fourier_features={width} must be even and at least 2")
+        if width % 2 or not 2 <= width <= MOST:
+            raise ValueError(f"fourier_features={width} must be even, and between 2 and {MOST}")
         if scale <= 0:
             raise ValueError(f"fourier_scale={scale:g} must be above 0")
         self.width = width
