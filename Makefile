@@ -14,7 +14,7 @@ demo: $(VENV)/run
 
 # Set everything up and run the tests.
 test: $(VENV)/dev
-	$(PYTHON) -m pytest -n 2 --cov --cov-report=term:skip-covered
+	$(PYTHON) -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered
 
 # Half an hour on two cores: runs killed at every operation on a file, disks that fill up, thousands of configurations.
 test-slow: $(VENV)/dev

@@ -14,8 +14,6 @@ from sdegen.assembly import flat_options
 from sdegen.errors import UserError
 
 NOTES = ("multirun.yaml", forecast.NAME)
-LARGEST = 2**20
-"""Bytes of a file of a run that is read."""
 
 
 class Entry(NamedTuple):
@@ -50,7 +48,7 @@ def collect(root: Path) -> tuple[list[Entry], list[tuple[Path, str]]]:
         # A link to a folder, as latest is, is not walked into.
         inner.sort(key=_natural)
         here = Path(folder)
-        records = ledger.read(here) if _is_plain(here / ledger.NAME) else {}
+        records = ledger.read(here) if files.is_plain(here / ledger.NAME) else {}
         failed |= {here / str(job): str(one.error) for job, one in records.items() if one.state == "failed"}
         if "config.yaml" in names and ("checkpoints" in inner or "provenance.json" in names):
             # Those of other seeds that were trained together with it.
@@ -76,7 +74,7 @@ def read(folder: Path) -> Entry:
 
     provenance, metrics = _loaded(folder / "provenance.json"), metrics_of(folder)
     try:
-        text = _text(folder / "config.yaml")
+        text = files.text(folder / "config.yaml")
         # What a few aliases stand for can fill the memory; no run writes any.
         if re.search(r"(^|[\s\[{,:-])\*\w", text):
             raise ValueError
@@ -103,7 +101,7 @@ def metrics_of(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _loaded(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(_text(path))
+        found = json.loads(files.text(path))
     except FileNotFoundError:
         raise UserError(f"is not finished: it has no {path.name}") from None
     except (OSError, ValueError, RecursionError):
@@ -111,17 +109,3 @@ def _loaded(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"{path.name} is not a run's")
     return found
-
-
-def _is_plain(path: Path) -> bool:
-    """Whether a file can be read: a pipe would be waited for without end, and a link may lead to anybody's."""
-    return path.is_file() and not path.is_symlink() and path.stat().st_size <= LARGEST
-
-
-def _text(path: Path) -> str:
-    """What is in a file of a run, none of which is large."""
-    if not path.exists():
-        raise FileNotFoundError
-    if not _is_plain(path):
-        raise ValueError
-    return path.read_text()

@@ -27,6 +27,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -353,6 +354,10 @@ def _jobs(name: str, arguments: Namespace) -> list[tuple[list[str], Config]]:
         if many:
             raise UserError(f"{many[0].input_line}: several values; add -m to run a job for each")
         return [(arguments.overrides, complete(name, base))]
+    for plugin in ("sweeper", "launcher"):
+        target = OmegaConf.select(base.hydra, f"{plugin}._target_")
+        if target not in Plugins.instance().class_name_to_class:
+            raise UserError(f"hydra.{plugin}._target_={target}: is none of Hydra's: choose one by hydra/{plugin}=")
     for override in many:
         if override.is_interval_sweep():
             raise UserError(

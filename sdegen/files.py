@@ -29,6 +29,9 @@ LOG = "train.log"
 REPLICAS = "replicas"
 """The folder, in that of a run, of those that were trained together with it."""
 
+LARGEST = 2**20
+"""Bytes of a file of a run that is read."""
+
 
 def replace(path: Path, make: Callable[[Path], object]) -> None:
     """Make a file under a temporary name, then rename it: whatever happens, ``path`` is what it was or what it becomes.
@@ -223,6 +226,25 @@ def forget_peak_memory() -> None:
     """
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+
+
+def is_plain(path: Path, largest: int = LARGEST) -> bool:
+    """Whether a file can be read: a pipe would be waited for without end, and a link may lead to anybody's."""
+    return path.is_file() and not path.is_symlink() and path.stat().st_size <= largest
+
+
+def text(path: Path) -> str:
+    """What is in a file of a run, none of which is large.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is not one that can be read.
+    """
+    if not path.exists():
+        raise FileNotFoundError
+    if not is_plain(path):
+        raise ValueError
+    return path.read_text()
 
 
 def is_number(value: object) -> bool:

@@ -113,7 +113,7 @@ def write(folder: Path, forecasts: Sequence[tuple[str, Forecast]]) -> Path:
 def read(folder: Path) -> dict[str, Forecast]:
     """What :func:`write` has written; empty where it has not, or where it is damaged."""
     try:
-        found = {job: Forecast(**cost) for job, cost in json.loads((folder / NAME).read_text()).items()}
+        found = {job: Forecast(**cost) for job, cost in json.loads(files.text(folder / NAME)).items()}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
     numbers = (number for cost in found.values() for number in (*cost[:5], cost.memory_mib or 0.0))

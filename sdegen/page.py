@@ -14,6 +14,8 @@ from typing import Literal
 
 from PIL import Image
 
+from sdegen import files
+
 LARGEST = 2**26
 """Bytes of a picture."""
 TYPES = {".png": "image/png", ".gif": "image/gif"}
@@ -103,8 +105,7 @@ def cell(value: object) -> str:
 
 def is_picture(path: Path) -> bool:
     """Whether a file is a whole picture that a page can hold."""
-    # A link may lead to a picture that is nobody's business, and a pipe be waited for without end.
-    if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST:
+    if not files.is_plain(path, LARGEST):
         return False
     try:
         with Image.open(path, formats=["PNG", "GIF"]) as opened:

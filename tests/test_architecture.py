@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"errors", "rng", "tensor", "schema", "page", "paper", "events"},
+    {"errors", "rng", "tensor", "schema", "paper", "events"},
     {"sde", "declared", "interrupt", "mistakes"},
     {"mixture", "ode"},
     {"networks", "samplers", "weighting", "datasets"},
@@ -37,7 +37,7 @@ LAYERS = [
     {"output", "evaluation"},
     {"member", "forecast"},
     {"experiment"},
-    {"collection"},
+    {"collection", "page"},
     {"comparison"},
     {"report"},
     {"command"},

@@ -202,8 +202,7 @@ def test_interrupted_sweep_does_only_what_is_missing(tmp_path: Path) -> None:
     line = [sys.executable, str(ROOT / "scripts" / "train.py"), "-m", *options]
     process = subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    while "steps 0 to 2000" not in process.stdout.readline():
-        pass
+    assert any("steps 0 to 2000" in line for line in process.stdout)
     process.send_signal(signal.SIGINT)
     _, message = process.communicate(timeout=120)
     assert process.returncode == 130, message
@@ -310,6 +309,8 @@ MISTAKES = [
     (("hydra.job.env_copy=[NOPE]",), ("hydra.job.env_copy=[NOPE]: Hydra cannot take this: 'NOPE'",)),
     (("hydra.searchpath=[nowhere]",), ("hydra.searchpath", "nowhere is not available")),
     (("hydra.run.dir=/dev/null/run",), ("/dev/null/run: Not a directory",)),
+    (("-m", "hydra.launcher._target_=os.system"), ("hydra.launcher._target_=os.system: is none of Hydra's",)),
+    (("-m", "hydra.sweeper._target_=null"), ("hydra.sweeper._target_=None: is none of Hydra's",)),
     (("-m", "seed=interval(0,1)"), ("seed=interval(0,1): has no end of values: name them, as in seed=1,2",)),
     (("name=${name}",), ("name: Recursive interpolation detected",)),
     (("dataset=file", "dataset.path=a\nb"), ("'dataset.path=a\\nb': holds a line break",)),
