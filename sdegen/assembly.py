@@ -12,6 +12,7 @@ from torch import Tensor
 from sdegen import files, schema
 from sdegen.classifier import ClassifierModel
 from sdegen.datasets import Dataset
+from sdegen.datasets.base import memory
 from sdegen.errors import UserError
 from sdegen.gradient import ONE_BY_ONE, Gradient, choose
 from sdegen.guidance import Guidance
@@ -216,7 +217,7 @@ def build(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Experiment:
         torch.default_generator.manual_seed(derive(config["seed"], "network"))
         supplied = {"shape": dataset.units.shape, "law": dataset.encoded_law, "classes": dataset.classes}
         trainer: Trainer | None = plain["trainer"]
-        room = files.memory() / COPIES / (1 if trainer is None else trainer.replicas)
+        room = memory() / COPIES / (1 if trainer is None else trainer.replicas)
         with at_most(room, "the memory of this machine holds to train them: make it smaller"):
             network = part("network", sde=sde, **supplied)
     objective: Objective | None = plain["objective"]

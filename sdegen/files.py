@@ -200,14 +200,6 @@ def provenance(command: str) -> dict[str, Any]:
     }
 
 
-def memory() -> float:
-    """Bytes of memory that this machine has; infinity where it does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return math.inf
-
-
 def peak_memory_mib() -> float | None:
     """The most memory this process has held, as the operating system counts it; None where it does not."""
     try:

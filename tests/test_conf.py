@@ -12,7 +12,7 @@ import torch
 from matplotlib.image import imsave
 from omegaconf import OmegaConf
 
-from sdegen import assembly, experiment, features, files, image_metrics, schema
+from sdegen import assembly, experiment, features, image_metrics, schema
 from sdegen.command import CONF, composed
 from sdegen.datasets.idx import FASHION_MNIST
 from sdegen.errors import UserError
@@ -252,9 +252,9 @@ def test_a_network_that_the_memory_cannot_hold_is_refused(replicas: int, monkeyp
     """Weights of 4 bytes, of 2 numbers and 32 features of t to 100 and to 2, each five times: training needs it."""
     config = composed("train", ["experiment=smile", "network.hidden=[100]", f"trainer.replicas={replicas}"])
     needed = replicas * 5 * 4 * (34 * 100 + 100 + 100 * 2 + 2)
-    monkeypatch.setattr(files, "memory", lambda: needed)
+    monkeypatch.setattr(assembly, "memory", lambda: needed)
     assembly.build(config)
-    monkeypatch.setattr(files, "memory", lambda: needed - 1)
+    monkeypatch.setattr(assembly, "memory", lambda: needed - 1)
     with pytest.raises(UserError, match="^network: asks for more weights than the memory of this machine"):
         assembly.build(config)
 
