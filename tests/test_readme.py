@@ -24,6 +24,7 @@ SHORT = {
 SHORTER = {
     "trainer.epochs=8000": "trainer.steps=6",
     "trainer.replicas=10": "trainer.replicas=2",
+    "weighting=uniform,variance,likelihood": "weighting=uniform,variance",
     "count=5000": "",
     "count=100": "count=2",
     "sampler.steps=5,10,20": "sampler.steps=5,10",
