@@ -326,6 +326,7 @@ def construct(config: Config, group: str, trust: Sequence[str], **supplied: obje
         # Values of the right type that are absurd: a layer or a data set larger than the memory, a name of a file of
         # thousands of letters.
         reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = "there is not so much memory" if "allocate memory" in reason else reason
         raise Faults(f"{group}: cannot be built with these options: {reason}") from None
 
 

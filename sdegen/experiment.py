@@ -117,7 +117,8 @@ class Team:
     def go_on(self, first: Checkpoint) -> None:
         """Go on from a checkpoint of the first; UserError where all is done."""
         steps = self.training.steps
-        if first.step >= steps and (self.folder / "metrics.json").exists():
+        # One that was killed when it had taken its last step still has its samples to draw.
+        if first.step > steps or (first.step == steps and (self.folder / "metrics.json").exists()):
             asked = f"has taken {first.step} steps and is to take {steps}: ask for more by trainer.steps="
             raise UserError(f"resume={self.folder}: {asked if steps else 'has nothing to train: its score is exact'}")
         for member, saved in zip(self.members, self._restore(first, first.stream), strict=True):

@@ -149,6 +149,18 @@ def test_a_file_that_has_rotted_is_told_and_the_one_before_found(
         experiment.resume(folder, {})
 
 
+def test_a_run_is_not_taken_back_to_fewer_steps(tmp_path: Path, whole: Path) -> None:
+    """Neither one that is finished nor one that was killed before it was."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    for _ in range(2):
+        with pytest.raises(UserError, match="has taken 60 steps and is to take 50: ask for more by trainer.steps="):
+            experiment.resume(folder, {"steps": 50})
+        (folder / "metrics.json").unlink(missing_ok=True)
+    experiment.resume(folder, {})
+    assert (folder / "metrics.json").read_text() == (whole / "metrics.json").read_text()
+
+
 @pytest.mark.slow
 def test_replicas_go_back_to_a_step_that_all_have(tmp_path: Path) -> None:
     for name in ("whole", "run"):

@@ -311,6 +311,7 @@ MISTAKES = [
     (("hydra.run.dir=/dev/null/run",), ("/dev/null/run: Not a directory",)),
     (("-m", "hydra.launcher._target_=os.system"), ("hydra.launcher._target_=os.system: is none of Hydra's",)),
     (("-m", "hydra.sweeper._target_=os.system"), ("hydra.sweeper._target_=os.system: is none of Hydra's",)),
+    (("experiment=smile", "network.hidden=[1000000000]"), ("network: ", "memory")),
     (("-m", "seed=interval(0,1)"), ("seed=interval(0,1): has no end of values: name them, as in seed=1,2",)),
     (("name=${name}",), ("name: Recursive interpolation detected",)),
     (("dataset=file", "dataset.path=a\nb"), ("'dataset.path=a\\nb': holds a line break",)),
