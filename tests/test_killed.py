@@ -22,7 +22,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from sdegen import checkpoint, experiment
 from sdegen.command import composed
 from sdegen.errors import Stopped, UserError
-from sdegen.interrupt import SIGNALS
 from sdegen.training import Training
 
 ROOT = Path(__file__).parents[1]
@@ -210,7 +209,7 @@ def signalled(at: int, number: int, times: int = 1) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_saves_and_tells_how_to_go_on(tmp_path: Path, short: Left, number: signal.Signals) -> None:
     """In the midst of everything: of a block of noise, an epoch, and an interval of scalars and of checkpoints."""
     config, before = composed("train", SHORT), signal.getsignal(number)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import struct
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,10 +100,13 @@ def cut(path: Path) -> None:
 
 
 def flip(path: Path) -> None:
+    """One bit of a number, which torch would read without a word."""
     content = bytearray(path.read_bytes())
-    # One alone may fall between the parts of the archive, where it means nothing.
-    for place in range(0, len(content), 500):
-        content[place] ^= 1
+    with zipfile.ZipFile(path) as archive:
+        number = max(archive.infolist(), key=lambda member: member.file_size)
+    # Behind a header of 30 bytes, the name, and what torch has put there to align the numbers.
+    name, padding = struct.unpack_from("<HH", content, number.header_offset + 26)
+    content[number.header_offset + 30 + name + padding + number.file_size // 2] ^= 1
     # Its other names keep what they had: a bit that is flipped twice is whole.
     path.unlink()
     path.write_bytes(content)
