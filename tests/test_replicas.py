@@ -73,12 +73,12 @@ def test_a_replica_follows_its_single_run(options: tuple[str, ...]) -> None:
 
 
 def test_replicas_leave_the_folders_of_single_runs(tmp_path: Path) -> None:
-    experiment.train(config("trainer.steps=30", "trainer.replicas=3"), tmp_path / "run")
+    experiment.train(config("trainer.steps=30", "trainer.replicas=2"), tmp_path / "run")
     entries, left_out = collect(tmp_path / "run")
     assert not left_out
-    assert [entry.options["seed"] for entry in entries] == ["0", "1", "2"]
-    first, *others = (dict(entry.options) for entry in entries)
-    assert all({**other, "seed": "0"} == first for other in others)
+    assert [entry.options["seed"] for entry in entries] == ["0", "1"]
+    first, other = (dict(entry.options) for entry in entries)
+    assert {**other, "seed": "0"} == first
     for seed, entry in enumerate(entries):
         single = experiment.train(config("trainer.steps=30", f"seed={seed}"), tmp_path / f"{seed}")
         mine = load(entry.folder, precision="float64")
@@ -92,11 +92,11 @@ def test_replicas_leave_the_folders_of_single_runs(tmp_path: Path) -> None:
 
 
 def test_replicas_go_on_together_as_if_they_had_never_stopped(tmp_path: Path) -> None:
-    whole = config("trainer.steps=60", "trainer.replicas=3", "trainer.checkpoint_every=25")
+    whole = config("trainer.steps=60", "trainer.replicas=2", "trainer.checkpoint_every=25")
     experiment.train(whole, tmp_path / "whole")
     experiment.train({**whole, "trainer": {**whole["trainer"], "steps": 37}}, tmp_path / "run")
     experiment.resume(tmp_path / "run", {"steps": 60})
-    for own in ("", "replicas/seed-1", "replicas/seed-2"):
+    for own in ("", "replicas/seed-1"):
         a, b = (checkpoint.load(checkpoint.find(tmp_path / name / own)) for name in ("whole", "run"))
         torch.testing.assert_close(a.weights, b.weights, rtol=0, atol=0)
         torch.testing.assert_close(a.ema, b.ema, rtol=0, atol=0)
