@@ -124,7 +124,11 @@ def test_every_job_of_a_sweep_builds(path: Path) -> None:
         assembly.build(composed("train", [f"{key}={value}" for key, value in zip(params, values, strict=True)]))
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+PAPER = [name for name in EXPERIMENTS if name.startswith("paper/")]
+"""The paper's, of the same parts as the others, and each trained without a folder by the golden test."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in PAPER else n for n in EXPERIMENTS])
 def test_every_experiment_runs_two_steps_and_samples(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
