@@ -17,6 +17,7 @@ from sdegen.errors import UserError
 from sdegen.gradient import ONE_BY_ONE, Gradient, choose
 from sdegen.guidance import Guidance
 from sdegen.held_out import HeldOut
+from sdegen.mistakes import NO_MEMORY
 from sdegen.networks import Network
 from sdegen.networks.base import at_most
 from sdegen.objective import Objective
@@ -326,7 +327,7 @@ def construct(config: Config, group: str, trust: Sequence[str], **supplied: obje
         # Values of the right type that are absurd: a layer or a data set larger than the memory, a name of a file of
         # thousands of letters.
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        reason = "there is not so much memory" if "allocate memory" in reason else reason
+        reason = "there is not so much memory" if NO_MEMORY.search(reason) else reason
         raise Faults(f"{group}: cannot be built with these options: {reason}") from None
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from sdegen.errors import UserError
 
 CONF = Path(__file__).parents[1] / "conf"
+NO_MEMORY = re.compile(r"(?i)out of memory|allocate memory|size calculation")
+"""What torch says where there is not so much memory as was asked for: it has no error of its own for that."""
 WIDEST = 400
 """Characters of a line that tells a mistake: it may repeat a value of any length."""
 
@@ -78,9 +80,9 @@ def unreadable(override: str) -> str:
 
 
 def short_of_memory(error: Exception) -> UserError | None:
-    """One line with the options that ask for memory, where that is what went wrong; torch has no error of its own."""
+    """One line with the options that ask for memory, where that is what went wrong."""
     text = str(error)
-    if not (isinstance(error, MemoryError) or re.search(r"(?i)out of memory|allocate memory|size calculation", text)):
+    if not (isinstance(error, MemoryError) or NO_MEMORY.search(text)):
         return None
     asked = re.search(r"[\d.]+ ?(?:bytes|[KMGTP]i?B)", text)
     most = f", {asked[0]} were asked for" if asked else ""
