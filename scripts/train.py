@@ -10,7 +10,7 @@ from typing import Any
 from sdegen import command
 from sdegen.errors import UserError
 
-RESUMABLE = ("trainer.steps", "trainer.epochs", "trainer.device", "trust")
+RESUMABLE = ("trainer.steps", "trainer.epochs", "trainer.device", "dataset.path", "trust")
 
 
 def check(config: dict[str, Any]) -> None:
@@ -42,7 +42,7 @@ def resume(options: dict[str, Any]) -> None:
     foreign = [argument for argument in sys.argv[1:] if argument.startswith("-") or "=" not in argument]
     if foreign := [*foreign, *(key for key in options if key not in ("resume", *RESUMABLE))]:
         raise UserError(f"{foreign[0]}: cannot change on resume; with resume= go only {', '.join(RESUMABLE)}")
-    changes = {key.removeprefix("trainer."): options[key] for key in RESUMABLE[:3] if key in options}
+    changes = {key: options[key] for key in RESUMABLE[:-1] if key in options}
     run = experiment.resume(Path(str(options["resume"])), changes, command.names(options.get("trust")))
     print(f"results in {run.folder}")
 

@@ -8,27 +8,30 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from sdegen import files, schema
 from sdegen.classifier import ClassifierModel
 from sdegen.datasets import Dataset
 from sdegen.datasets.base import memory
+from sdegen.datasets.fingerprint import fingerprint
 from sdegen.errors import UserError
 from sdegen.gradient import ONE_BY_ONE, Gradient, choose
 from sdegen.guidance import Guidance
 from sdegen.held_out import HeldOut
 from sdegen.mistakes import NO_MEMORY
+from sdegen.moments import Moments
 from sdegen.networks import Network
 from sdegen.networks.base import at_most
 from sdegen.objective import Objective
 from sdegen.optimizer import Optimizer
-from sdegen.rng import derive
+from sdegen.rng import own_layers
 from sdegen.samplers import Sampler
 from sdegen.score import Parametrization, Raw, ScoreModel
 from sdegen.sde.base import SDE, LinearSDE
 from sdegen.stream import Points, Stream
 from sdegen.times import TimeSampler
-from sdegen.training import DTYPES, Trainer, Training
+from sdegen.training import DTYPES, Trainer, Training, enough
 from sdegen.weighting import Weighting
 
 Config = dict[str, Any]
@@ -97,6 +100,7 @@ class Experiment(NamedTuple):
 
     config: Config
     dataset: Dataset
+    moments: Moments | None
     sde: SDE
     model: ScoreModel | ClassifierModel
     gradient: Gradient
@@ -121,6 +125,10 @@ class Experiment(NamedTuple):
             trainer.device,
             DTYPES[trainer.precision],
         )
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the data are known by; exactly, where they were read from a file."""
+        return fingerprint(self.dataset, exact="path" in self.config["dataset"])
 
     def training(self) -> Training:
         """The training before its first step: see :func:`together`."""
@@ -190,7 +198,7 @@ def build(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Experiment:
     config = check(config, tuple(GROUPS), TRAIN, trust)
     # How the run was asked for is no part of what it is.
     config = {key: value for key, value in config.items() if key not in ("trust", "resume", "forecast")}
-    config = {**config, "sampler": paced(config["sampler"], config["sde"])}
+    config = {**config, "sampler": paced(config["sampler"], config["sde"]), "trainer": limited(config["trainer"])}
     found: list[str] = []
 
     def part(group: str, **supplied: object) -> Any:  # noqa: ANN401
@@ -201,26 +209,29 @@ def build(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Experiment:
             return None
 
     dataset: Dataset | None = part("dataset", seed=config["seed"])
-    plain = {group: part(group) for group in GROUPS if group not in ("dataset", "sde", "network")}
+    plain = {group: part(group) for group in GROUPS if group not in ("dataset", "sde", "network", "parametrization")}
     if dataset is None:
         part("sde")
         raise Faults("\n".join(found))
+    # What is measured is measured on so many points at most; more need not be read.
+    some = dataset.units.encode(dataset.x[:: -(-len(dataset.x) // MEASURED)])
+    moments = Moments.of(some) if schema.takes(config["parametrization"], "moments", trust) else None
+    plain["parametrization"] = part("parametrization", moments=moments)
     classes = {"network": schema.resolve(config["network"]["_target_"], trust)}
     found += refusals(config, {group: {**plain, **classes}[group] for group in KERNEL}, trust)
-    # What is measured is measured on so many points at most; more need not be read.
-    some = dataset.x[:: -(-len(dataset.x) // MEASURED)]
-    config = {**config, "sde": measured(config["sde"], dataset.units.encode(some), trust)}
+    config = {**config, "sde": measured(config["sde"], some, trust)}
     sde: SDE | None = part("sde")
     if sde is None:
         raise Faults("\n".join(found))
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which would reseed the GPUs' generators, too.
-        torch.default_generator.manual_seed(derive(config["seed"], "network"))
-        supplied = {"shape": dataset.units.shape, "law": dataset.encoded_law, "classes": dataset.classes}
-        trainer: Trainer | None = plain["trainer"]
-        room = memory() / COPIES / (1 if trainer is None else trainer.replicas)
+    supplied = {"shape": dataset.units.shape, "law": dataset.encoded_law, "classes": dataset.classes}
+    trainer: Trainer | None = plain["trainer"]
+    room = memory() / COPIES / (1 if trainer is None else trainer.replicas)
+    network: Network | None = None
+    try:
         with at_most(room, "the memory of this machine holds to train them: make it smaller"):
-            network = part("network", sde=sde, **supplied)
+            network = make_network(config, trust, sde=sde, **supplied)
+    except Faults as fault:
+        found.append(str(fault))
     objective: Objective | None = plain["objective"]
     if objective is not None and objective.differentiates and network is not None and network.rough:
         named = f"objective={choice(config['objective'])} differentiates the network twice"
@@ -243,7 +254,20 @@ def build(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Experiment:
         )
     except UserError as error:
         raise Faults(str(error)) from None
-    return Experiment(config, dataset, sde, model, gradient, **plain)
+    return Experiment(config, dataset, moments, sde, model, gradient, **plain)
+
+
+def make_network(config: Config, trust: Sequence[str], **supplied: object) -> Network:
+    """Build the network, whose first numbers, those outside of its ``state_dict`` too, are those of the run's seed."""
+    with own_layers("cpu", config["seed"], "network"):
+        network: Network = construct(config, "network", trust, **supplied)
+        if any(map(is_lazy, [*network.parameters(), *network.buffers()])):
+            # Lazy layers draw their weights when they first see a point.
+            network.work(supplied["shape"])  # type: ignore[arg-type]
+    foreign = [name for name, p in network.named_parameters() if p.requires_grad and not p.is_floating_point()]
+    if foreign:
+        raise Faults(f"network: its parameter {foreign[0]} holds no real numbers, and no other can be trained")
+    return network
 
 
 def replicated(config: Config, trust: Sequence[str] = schema.ANYTHING) -> list[Experiment]:
@@ -348,6 +372,11 @@ def paced(sampler: Config, sde: Config) -> Config:
     if sampler.get("steps") != "auto" or not isinstance(levels, int | float):
         return sampler
     return {**sampler, "steps": levels - 1}
+
+
+def limited(trainer: Config) -> Config:
+    """A node of the trainer whose number of steps, where it is left to ``auto``, is a number, or that of its epochs."""
+    return {**trainer, "steps": enough(trainer.get("epochs"))} if trainer.get("steps") == "auto" else trainer
 
 
 def measured(node: Mapping[str, Any], x: Tensor, trust: Sequence[str]) -> dict[str, Any]:

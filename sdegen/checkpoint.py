@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import re
 import shutil
@@ -19,11 +18,14 @@ from torch import Tensor
 from sdegen import files
 from sdegen.errors import UserError
 from sdegen.history import BINS
+from sdegen.moments import Moments
 
 log = logging.getLogger("sdegen")
 
-FORMAT = 3
+FORMAT = 4
 MOST_CLASSES = 2**20
+EXTRA = "_extra_state"
+"""How the name ends under which a ``state_dict`` has what a module keeps beside tensors."""
 
 Which = int | Literal["last", "best"]
 """A step, the newest there is, or the one with the smallest loss on held-out points."""
@@ -36,13 +38,16 @@ class Checkpoint(NamedTuple):
         config: the resolved configuration of the run, plain data.
         step: steps taken.
         seconds: time they took.
-        weights: the network's state, by name.
-        ema: the moving average of it, by name.
+        weights: the network's ``state_dict``.
+        ema: that of its moving average.
         optimizer: the optimiser's state.
         units: ``shift`` and ``scale`` of the data.
+        moments: of the data, where the parametrization asks for them: see :class:`sdegen.moments.Moments`.
+        data: what the data are known by: see :func:`sdegen.datasets.base.fingerprint`.
         classes: the number of classes of the data; None where they have no labels.
         provenance: versions, commit and machine of the training.
         held_out: the loss of the average on held-out points; None where there are none.
+        best: the smallest of these so far, this one among them; infinity where there is none.
         history: what the steps since the last scalars have cost: see :meth:`sdegen.history.History.state`.
         stream: which of the seed's streams of noise the steps after this one take: see :class:`sdegen.stream.Stream`.
     """
@@ -50,13 +55,16 @@ class Checkpoint(NamedTuple):
     config: dict[str, Any]
     step: int
     seconds: float
-    weights: dict[str, Tensor]
-    ema: dict[str, Tensor]
+    weights: dict[str, Any]
+    ema: dict[str, Any]
     optimizer: dict[str, Any]
     units: dict[str, Tensor]
+    moments: dict[str, Tensor | None] | None
+    data: dict[str, Any]
     classes: int | None
     provenance: dict[str, Any]
     held_out: float | None
+    best: float
     history: dict[str, Tensor]
     stream: int
 
@@ -82,21 +90,12 @@ def settle(checkpoint: Checkpoint, folder: Path, keep: int | None = None) -> Non
     path = folder / f"step-{checkpoint.step:08d}.pt"
     if not path.is_file():
         return
-    if checkpoint.held_out is not None and checkpoint.held_out < _best(folder):
+    if checkpoint.held_out is not None and checkpoint.held_out == checkpoint.best:
         files.replace(folder / "best.pt", lambda temporary: _link(path, temporary))
     files.replace(folder / "last.pt", lambda temporary: _link(path, temporary))
     for step in _steps(folder)[: -keep if keep else 0]:
         if step != checkpoint.step:
             (folder / f"step-{step:08d}.pt").unlink()
-
-
-def _best(folder: Path) -> float:
-    """The smallest loss on held-out points so far; infinity where there is none, or it cannot be read."""
-    try:
-        held_out = load(folder / "best.pt").held_out
-    except UserError:
-        return math.inf
-    return math.inf if held_out is None else held_out
 
 
 def load(path: Path) -> Checkpoint:
@@ -254,12 +253,12 @@ def point_latest(run: Path) -> None:
 def _is_sound(content: dict[str, Any]) -> bool:
     """Whether the content has the fields of a checkpoint, in their types."""
     types: dict[str, Any] = {"format": int, "config": dict, "step": int, "seconds": float, "weights": dict, "ema": dict}
-    types |= {"optimizer": dict, "units": dict, "classes": int | None, "provenance": dict}
-    types |= {"held_out": float | None, "history": dict, "stream": int}
+    types |= {"optimizer": dict, "units": dict, "moments": dict | None, "data": dict, "classes": int | None}
+    types |= {"provenance": dict, "held_out": float | None, "best": float, "history": dict, "stream": int}
     if content.keys() != types.keys() or not all(isinstance(content[key], kind) for key, kind in types.items()):
         return False
     named = [*content["weights"].items(), *content["ema"].items()]
-    if not all(isinstance(name, str) and _is_stored(value) and value.is_floating_point() for name, value in named):
+    if not all(isinstance(name, str) and (_is_stored(value) or name.endswith(EXTRA)) for name, value in named):
         return False
     units, classes = content["units"], content["classes"]
     if units.keys() != {"shift", "scale"} or not all(map(_is_stored, units.values())):
@@ -268,7 +267,20 @@ def _is_sound(content: dict[str, Any]) -> bool:
     finite = all(value.dtype == torch.float64 and bool(value.isfinite().all()) for value in (shift, scale))
     counted = content["step"] >= 0 <= content["stream"] and (classes is None or 0 < classes < MOST_CLASSES)
     sound = finite and shift.shape == scale.shape and bool((scale > 0).all())
+    sound &= content["moments"] is None or _are_moments(content["moments"], tuple(shift.shape))
     return content["format"] == FORMAT and counted and sound and _is_history(content["history"], content["step"])
+
+
+def _are_moments(content: dict[str, Any], shape: tuple[int, ...]) -> bool:
+    """Whether they are moments of points of a shape."""
+    if content.keys() != set(Moments._fields):
+        return False
+    mean, axes, variances = (content[name] for name in Moments._fields)
+    if not all(_is_stored(x) and x.is_floating_point() for x in (mean, variances, *([] if axes is None else [axes]))):
+        return False
+    shapes = (mean.shape, variances.shape) if axes is None else (mean.shape, axes.shape, variances.shape)
+    wanted = ((), (1,)) if axes is None else (shape, (*shape, *shape), shape)
+    return shapes == wanted and bool((variances >= 0).all()) and all(bool(x.isfinite().all()) for x in (mean, variances))
 
 
 def _is_history(content: dict[str, Any], step: int) -> bool:

@@ -65,6 +65,8 @@ def train(
                 stack.enter_context(member.recording())
             if resume is None:
                 team.save()
+                for member in team.members:
+                    member.read_back()
             checkpoints.point_latest(folder)
             team.train(interrupt)
             return team.finish()
@@ -121,6 +123,8 @@ class Team:
         if first.step > steps or (first.step == steps and (self.folder / "metrics.json").exists()):
             asked = f"has taken {first.step} steps and is to take {steps}: ask for more by trainer.steps="
             raise UserError(f"resume={self.folder}: {asked if steps else 'has nothing to train: its score is exact'}")
+        for member in self.members:
+            member.check_data(member.find(first))
         for member, saved in zip(self.members, self._restore(first, first.stream), strict=True):
             member.go_on(saved)
 
@@ -211,13 +215,19 @@ def resume(folder: Path, changes: Mapping[str, Any], trust: Sequence[str] = ()) 
 
     Args:
         folder: the run's folder, or ``…/latest``.
-        changes: options of the trainer to change: ``steps``, ``epochs``, ``device``.
+        changes: options to change, by their paths: ``trainer.steps``, ``trainer.epochs``, ``trainer.device``, and
+            ``dataset.path`` where the data have moved.
         trust: modules whose classes the checkpoint's configuration may name, beside the package's own.
     """
     folder = checkpoints.resolve(folder)
     saved = checkpoints.newest(folder, list((folder / files.REPLICAS).glob("*")))
     examine(folder, saved, trust)
     config = saved.config
-    if "epochs" in changes and "steps" not in changes:
-        changes = {**changes, "steps": None}
-    return train({**config, "trainer": {**config["trainer"], **changes}}, folder, trust=trust, resume=saved)
+    if "trainer.epochs" in changes and "trainer.steps" not in changes:
+        changes = {**changes, "trainer.steps": None}
+    for path, value in changes.items():
+        group, _, option = path.partition(".")
+        if option not in config[group]:
+            raise UserError(f"{path}: the run has no such option")
+        config = {**config, group: {**config[group], option: value}}
+    return train(config, folder, trust=trust, resume=saved)

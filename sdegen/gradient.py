@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from sdegen.classifier import ClassifierModel
 from sdegen.errors import UserError
 from sdegen.networks.mlp import MLP
-from sdegen.objective import Denoising, Objective, Prepared
+from sdegen.objective import Denoising, Noised, Objective, Prepared
 from sdegen.rng import RandnLike
-from sdegen.score import ScoreModel
+from sdegen.score import Affine, ScoreModel
 from sdegen.sde.base import SDE, LinearSDE
 from sdegen.stream import Batch
 from sdegen.tensor import expand
@@ -40,9 +40,11 @@ class Gradient(ABC):
 
     Attributes:
         name: as ``trainer.gradient`` has it.
+        runs_layers: whether the network's own layers run, which may draw random numbers and change their buffers.
     """
 
     name: Literal["autograd", "written"]
+    runs_layers: bool
 
     @abstractmethod
     def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike, weight: Tensor) -> Prepared:
@@ -81,6 +83,7 @@ class Autograd(Gradient):
     """
 
     name = "autograd"
+    runs_layers = True
 
     def __init__(self, model: ScoreModel | ClassifierModel, objective: Objective, bfloat16: bool = False) -> None:
         self.model, self.objective, self.bfloat16 = model, objective, bfloat16
@@ -106,7 +109,7 @@ class Autograd(Gradient):
 
 
 @dataclass(frozen=True)
-class Affine(Prepared):
+class Residuals(Prepared):
     """Features ``x`` ``(N, inputs)`` of a first layer, and what makes a loss of the output F ``(N, d)`` of the last.
 
     The weighted loss is ``scale`` ``(N,)`` times the squared norm of ``constant + gain * F``, both ``(N, d)``, and its
@@ -172,20 +175,21 @@ class Perceptron(Gradient):
     """
 
     name = "written"
+    runs_layers = False
 
     def __init__(self, model: ScoreModel | ClassifierModel, objective: Objective) -> None:
         if type(objective) is not Denoising:
             raise ValueError("it is written out for objective=denoising alone")
         if type(model.network) is not MLP or not isinstance(model, ScoreModel):
             raise ValueError("it is written out for network=mlp alone")
-        # Not inherited: a user's own may change what it says.
-        if not vars(type(model.parametrization)).get("affine"):
+        # What a user's own computes beside its terms would be left out.
+        if getattr(type(model.parametrization), "__call__", None) is not Affine.__call__:
             raise ValueError("it is written out for parametrizations that are affine in the network's output")
         self.model, self.network, self.objective = model, model.network, objective
         self.activate, self.derive = ACTIVATIONS[type(model.network.layers[1])]
 
     def bind(self, models: Sequence[ScoreModel | ClassifierModel], weights: Tensor, gradient: Tensor) -> None:
-        self.networks, alone = [model.network for model in models], len(models) == 1
+        self.models, alone = models, len(models) == 1
         self.products, self.layers, start = (ONE if alone else MANY), [], 0
         # Ones that add up the rows of a batch, by its shape: a product is twice as fast as a sum.
         self.row = functools.cache(lambda shape: weights.new_ones(*shape[:-1], 1, shape[-1]))
@@ -204,32 +208,28 @@ class Perceptron(Gradient):
 
     def prepare(  # type: ignore[override]
         self, sde: LinearSDE, x0: Tensor, t: Tensor, randn_like: RandnLike, weight: Tensor
-    ) -> Affine:
+    ) -> Residuals:
         rows = self.objective.prepare(sde, x0, t, randn_like)
-        asked: list[tuple[Tensor, Tensor]] = []
-
-        def score_of(output: float) -> Tensor:
-            """The score where the network answers everywhere the same."""
-
-            def network(x: Tensor, t: Tensor) -> Tensor:
-                asked.append((x, t))
-                return torch.full_like(x, output)
-
-            return self.model.parametrization(network, sde, rows.x, rows.t)
-
-        zero, one = score_of(0.0), score_of(1.0)
-        sigma = expand(rows.sigma, rows.x)
-        constant, gain = (rows.noise + sigma * zero).flatten(1), (sigma * (one - zero)).flatten(1)
+        parts = zip(self.models, *(part.chunk(len(self.models)) for part in vars(rows).values()), strict=True)
+        # Moments of the data and random features of the time are each network's own.
+        own = [self._affine(model, sde, type(rows)(*fields)) for model, *fields in parts]
+        features, constant, gain = (torch.cat(part) for part in zip(*own, strict=True))
         scale = weight / rows.sigma**2
         pull = 2 * gain * scale.unsqueeze(1)
-        # Random features of the time are each network's own.
-        own = zip(self.networks, *(part.chunk(len(self.networks)) for part in asked[0]), strict=True)
-        features = torch.cat([network.features(x, t) for network, x, t in own])
-        return Affine(features, rows.t, constant, gain, scale, pull)
+        return Residuals(features, rows.t, constant, gain, scale, pull)
+
+    @staticmethod
+    def _affine(model: ScoreModel, sde: LinearSDE, rows: Noised) -> tuple[Tensor, Tensor, Tensor]:
+        """What the first layer of a model sees of rows, and :math:`c` and :math:`g` of their losses, ``(N, d)``."""
+        parametrization = model.parametrization
+        terms, sigma = parametrization.terms(sde, rows.x, rows.t), expand(rows.sigma, rows.x)
+        constant = parametrization.along(rows.noise) + sigma * terms.constant
+        gain = (sigma * terms.gain).expand_as(constant)
+        return model.network.features(terms.x, terms.t), constant.flatten(1), gain.flatten(1)
 
     def add(self, batch: Batch) -> tuple[Tensor, ...]:
         rows, share = batch.rows, 1 / batch.total
-        assert isinstance(rows, Affine)
+        assert isinstance(rows, Residuals)
         product, onto, _ = self.products
         *hidden, last = self.layers
         h, passed = rows.x, []

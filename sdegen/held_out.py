@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import torch
 
@@ -10,7 +11,7 @@ from sdegen.classifier import ClassifierModel
 from sdegen.datasets import Dataset
 from sdegen.gradient import Autograd
 from sdegen.objective import Objective
-from sdegen.rng import derive, generator
+from sdegen.rng import derive, generator, own_layers
 from sdegen.score import ScoreModel
 from sdegen.sde.base import SDE
 from sdegen.stream import Points, Prepare, Stream
@@ -56,15 +57,14 @@ class HeldOut:
         self.dataset, self.weighting, self.times, self.sde = dataset, weighting, times, sde
 
     def loss(self, model: ScoreModel | ClassifierModel) -> float | None:
-        """The loss of a model; None where there are no points for it."""
+        """The loss of a model as it stands, in evaluation mode or not; None where there are no points for it."""
         stream = self._stream(Autograd(model, self.objective).prepare)
         if stream is None:
             return None
         total, steps = 0.0, stream.points[0].per_epoch
-        for chunks in stream.steps(0, steps):
-            for batch in chunks:
-                with torch.set_grad_enabled(self.objective.differentiates):
-                    losses = self.objective.loss(model.given(batch.y), batch.rows)
+        with own_layers(self.device, self.seed, "layers"), torch.set_grad_enabled(self.objective.differentiates):
+            for batch in itertools.chain.from_iterable(stream.steps(0, steps)):
+                losses = self.objective.loss(model.given(batch.y), batch.rows)
                 total += float((batch.weight * losses.detach()).double().sum()) / batch.total
         return total / steps
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from sdegen import files
 from sdegen.assembly import Experiment, flat_options
 from sdegen.checkpoint import Checkpoint
 from sdegen.classifier import ClassifierModel
+from sdegen.datasets.fingerprint import difference
 from sdegen.errors import UserError
 from sdegen.run import Run, load, load_weights, on_cpu
 from sdegen.sampling import draw
 from sdegen.training import DTYPES, Training
+from sdegen.trust import examine
 
 log = logging.getLogger("sdegen")
 
@@ -40,6 +43,8 @@ class Member:
         self.dtype = DTYPES[parts.trainer.precision]
         self.held_out = parts.held_out()
         self.provenance: dict[str, Any] = {}
+        self.data: dict[str, Any] = {}
+        self.best = math.inf
         self.resumed = False
         self.metrics: Mapping[str, Mapping[str, Any]] = {}
 
@@ -49,9 +54,16 @@ class Member:
         # A replica is saved before the first: what the first has not saved once, is left by an attempt.
         if not self.replica and any((folder / "checkpoints").glob("*.pt")):
             raise UserError(f"{folder}: holds a run already: remove it, or go on with it by resume={folder}")
-        self.provenance = files.provenance(command)
+        self.provenance, self.data = files.provenance(command), self.parts.fingerprint()
         files.write_yaml(folder / "config.yaml", self.parts.config)
         files.write_json(folder / "provenance.json", self.provenance)
+
+    def check_data(self, saved: Checkpoint) -> None:
+        """UserError where the data are not those that a checkpoint was trained on."""
+        self.data = self.parts.fingerprint()
+        if found := difference(saved.data, self.data):
+            moved = ": give the file they are in now by dataset.path=" if "path" in self.parts.config["dataset"] else ""
+            raise UserError(f"resume={self.folder}: the data are not those it was trained on: {found}{moved}")
 
     def find(self, first: Checkpoint) -> Checkpoint:
         """The checkpoint to go on from: that of the first replica, or the replica's own of the same step."""
@@ -59,6 +71,7 @@ class Member:
 
     def put(self, saved: Checkpoint) -> None:
         """Put the weights of a checkpoint in place."""
+        self.best = saved.best
         load_weights(self.training.models[self.replica].network, saved.weights)
         load_weights(self.training.averages[self.replica].network, saved.ema)
 
@@ -105,6 +118,7 @@ class Member:
         if training.steps and training.saves:
             held_out = self.held_out.loss(training.averages[self.replica])
         if held_out is not None:
+            self.best = min(self.best, held_out)
             self.recorder.scalars(training.step, {"train/held_out_loss": held_out})
         checkpoints.save(
             Checkpoint(
@@ -115,15 +129,28 @@ class Member:
                 ema=training.averages[self.replica].network.state_dict(),
                 optimizer=training.state(self.replica),
                 units=dataset.units._asdict(),
+                moments=None if self.parts.moments is None else self.parts.moments._asdict(),
+                data=self.data,
                 classes=dataset.classes,
                 provenance=self.provenance,
                 held_out=held_out,
+                best=self.best,
                 history=training.history(self.replica),
                 stream=training.stream.variant,
             ),
             self.folder / "checkpoints",
             self.parts.trainer.keep,
         )
+
+    def read_back(self) -> None:
+        """Read the checkpoint that was just written; UserError where that would be refused on going on."""
+        name = self.parts.config["network"]["_target_"]
+        try:
+            saved = checkpoints.load(checkpoints.find(self.folder, self.training.step))
+            examine(self.folder, saved, self.trust)
+            load_weights(self.training.averages[self.replica].network, saved.ema)
+        except UserError as error:
+            raise UserError(f"network: the state_dict of {name} cannot be saved and read again: {error}") from None
 
     def preview(self) -> None:
         """Show samples of the average, or what a classifier is worth."""

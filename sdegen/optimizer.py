@@ -39,11 +39,11 @@ class Adam(Optimizer):
 
     def __init__(
         self,
-        lr: float = 1e-3,
+        lr: float = 2e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         warmup: int = 0,
-        decay: Literal["constant", "cosine"] = "constant",
+        decay: Literal["constant", "cosine"] = "cosine",
     ) -> None:
         if lr <= 0:
             raise ValueError(f"lr={lr:g} must be above 0")

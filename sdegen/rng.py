@@ -7,8 +7,9 @@ Numbers are drawn in float32 and converted, so that a seed means the same sample
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -31,6 +32,24 @@ def generator(device: torch.device | str, seed: int, *key: str | int) -> torch.G
 def randn_like(source: torch.Generator) -> RandnLike:
     """Standard normal draws from a generator, one after the other."""
     return lambda x: torch.randn(x.shape, generator=source, device=x.device, dtype=torch.float32).to(x.dtype)
+
+
+def seed_layers(device: torch.device, seed: int, *key: str | int) -> None:
+    """Seed the generators that a network's own layers draw from, dropout's say, by ``(seed, *key)``."""
+    number = derive(seed, *key)
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[index].manual_seed(number)
+
+
+@contextlib.contextmanager
+def own_layers(device: torch.device | str, seed: int, *key: str | int) -> Iterator[None]:
+    """While it is entered, layers draw what ``(seed, *key)`` says; nothing outside is moved by it."""
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        seed_layers(device, seed, *key)
+        yield
 
 
 class SampleNoise:

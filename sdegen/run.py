@@ -13,14 +13,16 @@ from torch import Tensor
 
 from sdegen import checkpoint as checkpoints
 from sdegen import schema
-from sdegen.assembly import GROUPS, TRAIN, Config, Faults, check, choice, connect, construct, paced, refusals
+from sdegen.assembly import GROUPS, TRAIN, Config, Faults, check, choice, connect, construct, make_network, paced, refusals
 from sdegen.checkpoint import Checkpoint
 from sdegen.classifier import ClassifierModel
 from sdegen.datasets import Dataset, Units
+from sdegen.datasets.fingerprint import difference, fingerprint
 from sdegen.errors import UserError
 from sdegen.guidance import Guidance
 from sdegen.likelihood import Flow, by_probes
 from sdegen.measurement import Measurement
+from sdegen.moments import Moments
 from sdegen.networks import Network
 from sdegen.ode import Dopri5
 from sdegen.samplers import Sampler, Samples
@@ -105,6 +107,7 @@ class Run:
     ) -> None:
         self.folder, self.config, self.step, self.weights = folder, config, saved.step, weights
         self.device, self.dtype, self._trust = device, DTYPES[precision], trust
+        self._data = saved.data
         self.units, self.classes = Units(**saved.units), saved.classes
         self.sde: SDE = construct(config, "sde", trust)
         self.sampler: Sampler = construct(config, "sampler", trust)
@@ -114,12 +117,12 @@ class Run:
         exact = network_class.exact  # type: ignore[attr-defined]
         # Only an exact score needs the law, and with it the data, whose file may be gone.
         law = self.dataset.encoded_law if exact else None
-        with torch.random.fork_rng(devices=[]):
-            supplied = {"shape": self.units.shape, "law": law, "sde": self.sde, "classes": self.classes}
-            network = construct(config, "network", trust, **supplied)
+        supplied = {"shape": self.units.shape, "law": law, "sde": self.sde, "classes": self.classes}
+        network = make_network(config, trust, **supplied)
         if not exact:
             load_weights(network, saved.ema if weights == "ema" else saved.weights)
-        parametrization = construct(config, "parametrization", trust)
+        moments = None if saved.moments is None else Moments(**saved.moments)  # type: ignore[arg-type]
+        parametrization = construct(config, "parametrization", trust, moments=moments)
         self.model: ScoreModel | ClassifierModel = connect(network, parametrization, self.sde).to(device, self.dtype)
         self.model.eval()
 
@@ -128,9 +131,11 @@ class Run:
         """The training data, made or read again.
 
         Raises:
-            UserError: its file is no longer there.
+            UserError: its file is no longer there, or holds other data.
         """
         dataset: Dataset = construct(self.config, "dataset", self._trust, seed=self.config["seed"])
+        if found := difference(self._data, fingerprint(dataset, exact="path" in self.config["dataset"])):
+            raise UserError(f"the data are no longer those that {self.folder} was trained on: {found}")
         dataset.units = self.units
         return dataset
 

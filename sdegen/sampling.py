@@ -8,7 +8,7 @@ from torch import Tensor
 from sdegen.datasets import Units
 from sdegen.errors import UserError
 from sdegen.guidance import Guidance
-from sdegen.rng import SampleNoise
+from sdegen.rng import SampleNoise, own_layers
 from sdegen.samplers import Sampler, Samples
 from sdegen.samplers.base import Counted
 from sdegen.score import ScoreModel
@@ -100,7 +100,7 @@ def draw(
 
     counted = Counted(model)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), own_layers(device, seed, "layers", first):
             batches = [batch(start, counted) for start in range(first, first + count, batch_size)]
             x = torch.cat([each.x for each in batches])
             broken = torch.nonzero(~x.flatten(1).isfinite().all(1)).flatten().tolist()

@@ -115,7 +115,7 @@ def takes(node: Mapping[str, Any], argument: str, trust: Sequence[str] = ()) -> 
 LARGEST = 2**63
 """Numbers from here on are no sensible option, and infinity and NaN are none at all."""
 
-SUPPLIED = ("shape", "seed", "law", "sde", "classes", "label", "observed")
+SUPPLIED = ("shape", "seed", "law", "sde", "classes", "label", "observed", "moments")
 """Constructor arguments that come from the program, not from a configuration."""
 
 

@@ -13,6 +13,8 @@ data        E[x_0 | x]                             (α F − x) / σ²
 velocity    E[α z − σ x_0 | x]                     −(σ x + α F) / (σ (α² + σ²))
 karras      the part of the data that a Gaussian   −x / v + α σ_d F(x/√v, ¼ log(σ/α)) / (σ √v),
             guess misses, at unit variance         v = σ² + α² σ_d²
+gaussian    the same with the data's own mean and  along the principal axes: see :class:`Gaussian`
+            covariance
 ==========  =====================================  ======================================================
 
 The score is the currency of the package: a trained :class:`ScoreModel`, an exact mixture and any callable
@@ -24,14 +26,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import Generic
+from typing import Generic, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from sdegen.moments import Moments
 from sdegen.networks.base import Network
 from sdegen.schema import FromRun
 from sdegen.sde.base import SDE, LinearSDE, S, Score
 from sdegen.tensor import expand
+
+KERNEL = "use parametrization=residual or parametrization=raw"
+TINY = torch.finfo(torch.float32).tiny
 
 Output = Callable[[Tensor, Tensor], Tensor]
 """What a network gives at ``(x, t)``: the network itself, or one that was told a class."""
@@ -43,27 +50,55 @@ class Parametrization(ABC, Generic[S]):
     Attributes:
         kernel: empty where any SDE will do; else the words of what to use in its place where the SDE has no
             closed-form kernel.
-        affine: whether the score is affine in what the network gives, entry by entry, as in all those of the table.
     """
 
     kernel = ""
-    affine = False
 
     @abstractmethod
     def __call__(self, network: Output, sde: S, x: Tensor, t: Tensor) -> Tensor:
         """The score: ``(B, *)`` and ``()`` or ``(B,)`` to ``(B, *)``."""
 
 
-class Raw(Parametrization[SDE]):
+class Terms(NamedTuple):
+    """What a network sees, ``x`` ``(B, *)`` and ``t``, and the score ``constant + gain * F(x, t)``, entry by entry.
+
+    ``constant`` and ``gain`` broadcast against ``(B, *)``.
+    """
+
+    x: Tensor
+    t: Tensor
+    constant: Tensor
+    gain: Tensor
+
+
+class Affine(Parametrization[S]):
+    """A parametrization whose score is affine in what the network gives, entry by entry, in some orthonormal axes."""
+
+    @abstractmethod
+    def terms(self, sde: S, x: Tensor, t: Tensor) -> Terms:
+        """The terms of the score at ``(B, *)`` and ``()`` or ``(B,)``, along the axes."""
+
+    def along(self, x: Tensor) -> Tensor:
+        """The coordinates of vectors along the axes, ``(B, *)`` to ``(B, *)``: their own, but for a rotation."""
+        return x
+
+    def back(self, x: Tensor) -> Tensor:
+        """The vectors of coordinates along the axes: the inverse of :meth:`along`."""
+        return x
+
+    def __call__(self, network: Output, sde: S, x: Tensor, t: Tensor) -> Tensor:
+        terms = self.terms(sde, x, t)
+        return self.back(terms.constant + terms.gain * network(terms.x, terms.t))
+
+
+class Raw(Affine[SDE]):
     """The network is the score, as the paper writes it. Any SDE will do."""
 
-    affine = True
-
-    def __call__(self, network: Output, sde: SDE, x: Tensor, t: Tensor) -> Tensor:
-        return network(x, t)
+    def terms(self, sde: SDE, x: Tensor, t: Tensor) -> Terms:
+        return Terms(x, t, x.new_zeros(()), x.new_ones(()))
 
 
-class Residual(Parametrization[SDE]):
+class Residual(Affine[SDE]):
     r"""The network estimates what the score has beyond that of the prior: :math:`s = \nabla \log \pi(x) + F`.
 
     For a nonlinear SDE far more than a start: where its drift is :math:`\tfrac12 g^2 \nabla \log \pi`, as in
@@ -71,45 +106,41 @@ class Residual(Parametrization[SDE]):
     score, a cubic drift that it does not cancel to the last throws outlying samples to infinity. Any SDE will do.
     """
 
-    affine = True
-
-    def __call__(self, network: Output, sde: SDE, x: Tensor, t: Tensor) -> Tensor:
-        return sde.prior_score(x) + network(x, t)
+    def terms(self, sde: SDE, x: Tensor, t: Tensor) -> Terms:
+        return Terms(x, t, sde.prior_score(x), x.new_ones(()))
 
 
-class Noise(Parametrization[LinearSDE]):
+class Noise(Affine[LinearSDE]):
     r"""The network estimates the noise :math:`z`: :math:`s = -F/\sigma_t` (Ho et al. 2020)."""
 
-    kernel = "use parametrization=residual or parametrization=raw"
-    affine = True
+    kernel = KERNEL
 
-    def __call__(self, network: Output, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
-        return network(x, t) / -expand(sde.sigma(t), x)
+    def terms(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Terms:
+        return Terms(x, t, x.new_zeros(()), -1 / expand(sde.sigma(t), x))
 
 
-class Data(Parametrization[LinearSDE]):
+class Data(Affine[LinearSDE]):
     r"""The network estimates the clean data: :math:`s = (\alpha_t F - x)/\sigma_t^2` (Tweedie's formula)."""
 
-    kernel = "use parametrization=residual or parametrization=raw"
-    affine = True
+    kernel = KERNEL
 
-    def __call__(self, network: Output, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
-        alpha, sigma = expand(sde.alpha(t), x), expand(sde.sigma(t), x)
-        return (alpha * network(x, t) - x) / sigma**2
+    def terms(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Terms:
+        alpha, variance = expand(sde.alpha(t), x), expand(sde.sigma(t), x) ** 2
+        return Terms(x, t, -x / variance, alpha / variance)
 
 
-class Velocity(Parametrization[LinearSDE]):
+class Velocity(Affine[LinearSDE]):
     r"""The network estimates :math:`\alpha_t z - \sigma_t x_0` (Salimans & Ho 2022, https://arxiv.org/abs/2202.00512)."""
 
-    kernel = "use parametrization=residual or parametrization=raw"
-    affine = True
+    kernel = KERNEL
 
-    def __call__(self, network: Output, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
+    def terms(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Terms:
         alpha, sigma = expand(sde.alpha(t), x), expand(sde.sigma(t), x)
-        return -(sigma * x + alpha * network(x, t)) / (sigma * (alpha**2 + sigma**2))
+        v = alpha**2 + sigma**2
+        return Terms(x, t, -x / v, -alpha / (sigma * v))
 
 
-class Karras(Parametrization[LinearSDE]):
+class Karras(Affine[LinearSDE]):
     r"""The preconditioning of EDM: inputs and targets of unit variance at every t.
 
     .. math:: s = -\frac{x}{v} + \frac{\alpha \sigma_d}{\sigma \sqrt v} \,
@@ -124,20 +155,73 @@ class Karras(Parametrization[LinearSDE]):
             are standardised.
     """
 
-    kernel = "use parametrization=residual or parametrization=raw"
-    affine = True
+    kernel = KERNEL
 
     def __init__(self, sigma_data: float = 1.0) -> None:
         if sigma_data <= 0:
             raise ValueError(f"sigma_data={sigma_data:g} must be above 0")
         self.sigma_data = sigma_data
 
-    def __call__(self, network: Output, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
+    def terms(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Terms:
         alpha, sigma = sde.alpha(t), sde.sigma(t)
         v = sigma**2 + (self.sigma_data * alpha) ** 2
-        output = network(x * expand(v.rsqrt(), x), 0.25 * (sigma / alpha).log())
         gain = self.sigma_data * alpha * v.rsqrt() / sigma
-        return expand(gain, x) * output - x / expand(v, x)
+        seen = x * expand(v.rsqrt(), x)
+        return Terms(seen, 0.25 * (sigma / alpha).log(), -x / expand(v, x), expand(gain, x))
+
+
+class Gaussian(Affine[LinearSDE], nn.Module):
+    r"""The network estimates what the data have beyond a Gaussian of their own mean and covariance.
+
+    Along the principal axes of the data, with :math:`c = U^\top (x - \alpha \mu)` and the variances
+    :math:`\Lambda` of the data,
+
+    .. math:: s = U \left[ -\frac{c}{v} + \frac{\alpha \sqrt\Lambda}{\sigma \sqrt v} \,
+              F\!\left(\frac{c}{\sqrt v} \sqrt{\frac{w}{\max w}}, \tfrac14 \log\frac{\sigma}{\alpha}\right) \right],
+              \qquad v = \alpha^2 \Lambda + \sigma^2, \quad w = \Lambda / v
+
+    A network that answers zero gives the exact score of Gaussian data of any covariance, and a direction in which the
+    data do not vary, in which an isotropic skip connection would leave its noise, is closed by itself. Where all
+    variances are equal it is :class:`Karras`. The factor :math:`w/\max w` keeps from the network the directions that
+    hold only noise yet.
+
+    Reference: the preconditioning of Karras et al. (2022), https://arxiv.org/abs/2206.00364, with a full covariance.
+
+    Args:
+        moments: mean, principal axes and variances of the data in the network's units; supplied by the experiment.
+    """
+
+    kernel = KERNEL
+
+    def __init__(self, moments: Moments | None) -> None:
+        super().__init__()
+        if moments is None:
+            raise ValueError("there are no moments of the data, which it needs")
+        self.mean: Tensor
+        self.axes: Tensor | None
+        self.variances: Tensor
+        for name, value in moments._asdict().items():
+            self.register_buffer(name, value)
+
+    def along(self, x: Tensor) -> Tensor:
+        return x if self.axes is None else x @ self.axes
+
+    def back(self, x: Tensor) -> Tensor:
+        return x if self.axes is None else x @ self.axes.mT
+
+    def terms(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Terms:
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        a, s = expand(alpha, x), expand(sigma, x)
+        centred = self.along(x - a * self.mean)
+        inverse = (a**2 * self.variances + s**2).rsqrt()
+        share = self.variances.sqrt() * inverse
+        size = share.square().mean(-1, keepdim=True).sqrt().clamp(min=TINY)
+        return Terms(
+            centred * (inverse * share / size),
+            0.25 * (sigma / alpha).log(),
+            -centred * inverse.square(),
+            a / s * share,
+        )
 
 
 class ScoreModel(nn.Module, FromRun):

@@ -30,7 +30,7 @@ def squared_norm(x: Tensor) -> Tensor:
 
 
 def flatten_parameters(parameters: Iterable[nn.Parameter]) -> nn.Parameter:
-    """Move parameters into one vector, of which they (and their gradients) become views.
+    """Move the trainable ones of parameters into one vector, of which they (and their gradients) become views.
 
     One vector makes the optimiser, the clipping and the moving average one operation each instead of one for
     every layer, which for a small network is most of a step's cost.
@@ -38,7 +38,7 @@ def flatten_parameters(parameters: Iterable[nn.Parameter]) -> nn.Parameter:
     Returns:
         The vector, whose ``grad`` is allocated and zero. Reset it with ``grad.zero_()``, never to None.
     """
-    parameters = list(parameters)
+    parameters = [p for p in parameters if p.requires_grad]
     vector = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]) if parameters else torch.zeros(0))
     vector.grad = torch.zeros_like(vector)
     start = 0

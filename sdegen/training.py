@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,15 +12,22 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from sdegen.buffers import duplicate, follow, repeats
 from sdegen.classifier import ClassifierModel
 from sdegen.errors import UserError
-from sdegen.gradient import Gradient
+from sdegen.gradient import Autograd, Gradient
 from sdegen.history import Diverged, History, LossByTime
 from sdegen.optimizer import Optimizer
+from sdegen.rng import own_layers, seed_layers
+from sdegen.schema import PACKAGE
 from sdegen.score import ScoreModel
 from sdegen.stream import Batch, Stream
 from sdegen.tensor import flatten_parameters
 
+logger = logging.getLogger("sdegen")
+
+STEPS = 12_000
+"""Of a training that nobody has limited: some ten seconds on a core for points and the default network."""
 GRAIN = 4e6
 """Multiplications and additions that are worth a thread: measured by ``scripts/benchmark.py scaling``."""
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
@@ -29,8 +37,9 @@ class Trainer:
     """How long, how large and where a training runs.
 
     Args:
-        epochs: passes over the data, where ``steps`` is null.
-        steps: number of steps; takes precedence over ``epochs``.
+        epochs: passes over the data, where ``steps`` is no number.
+        steps: number of steps; null for what ``epochs`` asks; ``auto`` for that too, or for :data:`STEPS` where
+            ``epochs`` is null.
         batch_size: data points in a step; the last batch of an epoch is short.
         clip: largest norm of the gradient; null for no clipping.
         ema: decay of the moving average of the weights, in [0, 1); it starts lower, so that early steps fade.
@@ -53,15 +62,15 @@ class Trainer:
 
     def __init__(
         self,
-        epochs: int | None = 1000,
-        steps: int | None = None,
-        batch_size: int = 64,
+        epochs: int | None = None,
+        steps: int | Literal["auto"] | None = "auto",
+        batch_size: int = 256,
         clip: float | None = 1.0,
         ema: float = 0.999,
-        checkpoint_every: int = 10000,
+        checkpoint_every: int = 2000,
         keep: int | None = 5,
         retries: int = 0,
-        preview_every: int = 10000,
+        preview_every: int = 4000,
         log_every: int = 200,
         device: str = "auto",
         precision: Literal["float32", "float64", "bfloat16"] = "float32",
@@ -71,6 +80,7 @@ class Trainer:
     ) -> None:
         if epochs is None and steps is None:
             raise ValueError("steps and epochs are both null: give one of them")
+        steps = enough(epochs) if steps == "auto" else steps
         for name, value, least in (
             ("epochs", epochs, 1),
             ("steps", steps, 1),
@@ -121,6 +131,11 @@ class Trainer:
         return self.epochs * -(-points // self.batch_size)
 
 
+def enough(epochs: int | None) -> int | None:
+    """The steps that ``auto`` stands for: null where epochs are asked for."""
+    return STEPS if epochs is None else None
+
+
 def find_device(name: str) -> torch.device:
     """The device that a name stands for; ValueError where this machine has none such."""
     if name == "auto":
@@ -169,7 +184,7 @@ class Training:
         stream: Stream,
         steps: int,
     ) -> None:
-        self.models, self.averages = models, [copy.deepcopy(model) for model in models]
+        self.models, self.averages = models, [duplicate(model.train()).eval() for model in models]
         self.gradient, self.recipe, self.trainer, self.stream = gradient, optimizer, trainer, stream
         self.vector = flatten_parameters(p for model in models for p in model.parameters())
         self.average_vector = flatten_parameters(p for model in self.averages for p in model.parameters()).data
@@ -183,7 +198,9 @@ class Training:
 
     def advance(self, chunks: list[Batch]) -> None:
         """One step of gradient descent."""
-        for batch in chunks:
+        for part, batch in enumerate(chunks):
+            if self.gradient.runs_layers:
+                seed_layers(self.vector.device, *self._key(part))
             self._history.add(self.step, batch, self.gradient.add(batch))
         norms = torch.linalg.vector_norm(self._rows, dim=1, keepdim=True)
         self._history.norms.append(norms)
@@ -193,7 +210,14 @@ class Training:
         self._gradient.zero_()
         decay = min(self.trainer.ema, (1 + self.step) / (10 + self.step))
         self.average_vector.lerp_(self._weights, 1 - decay)
+        if self.gradient.runs_layers:
+            for model, average in zip(self.models, self.averages, strict=True):
+                follow(model.network, average.network, decay)
         self.step += 1
+
+    def _key(self, part: int) -> tuple[int, str, int, int, int]:
+        """What the randomness inside the network is a function of, in a part of the next step."""
+        return self.stream.points[0].seed, "layers", self.stream.variant, self.step, part
 
     def state(self, replica: int) -> dict[str, Any]:
         """The optimiser's state, as it would be if a replica were alone."""
@@ -275,9 +299,22 @@ class Training:
         Raises:
             Diverged: the loss, or a weight, is no longer a number. The last checkpoint is from before.
         """
+        # Whoever calls keeps his own random numbers.
+        with own_layers(self.vector.device, self.stream.points[0].seed, "layers"):
+            self._run(log, checkpoint, preview, interrupted)
+
+    def _run(
+        self,
+        log: Callable[[int, list[dict[str, float]]], None],
+        checkpoint: Callable[[], None],
+        preview: Callable[[], None],
+        interrupted: Callable[[], bool],
+    ) -> None:
         trainer, since = self.trainer, time.perf_counter()
         logged, reported = self.seconds, self.step
         for chunks in self.stream.steps(self.step, self.steps):
+            if self.step == 1:
+                self._check_layers(chunks[0])
             self.advance(chunks)
             stop = interrupted()
             if self._is_due(trainer.log_every):
@@ -300,6 +337,23 @@ class Training:
                 since = time.perf_counter()
             if stop:
                 return
+
+    def _check_layers(self, batch: Batch) -> None:
+        """Warn where a network of the user's own keeps state that no checkpoint would have."""
+        (model, *_), (average, *_), gradient = self.models, self.averages, self.gradient
+        if not isinstance(gradient, Autograd) or type(model.network).__module__.partition(".")[0] == PACKAGE:
+            return
+
+        def loss(model: nn.Module) -> Tensor:
+            with torch.set_grad_enabled(gradient.objective.differentiates):
+                return gradient.objective.loss(model.given(batch.y), batch.rows)  # type: ignore[operator]
+
+        if not repeats(model, average, loss, lambda: own_layers(self.vector.device, *self._key(0))):
+            logger.warning(
+                f"network: {type(model.network).__name__} gives another loss with the same weights and seed: it keeps "
+                f"numbers outside of its state_dict, or draws them from a generator that is not torch's own, so that "
+                f"neither its seed nor resume= fix its weights: register_buffer() what it keeps, and draw by torch"
+            )
 
     @property
     def saves(self) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from sdegen import schema
 from sdegen.assembly import GROUPS, Config, construct
@@ -34,6 +35,10 @@ def examine(folder: Path, saved: Checkpoint, trust: Sequence[str]) -> None:
         raise UserError(f"{link}: is a link, and could lead out of the run what is written: put what it names there")
     plain(saved.config)
     check_plain("provenance", saved.provenance)
+    check_plain("data", saved.data)
+    for name, value in (*saved.weights.items(), *saved.ema.items()):
+        if not isinstance(value, Tensor):
+            check_plain(name, value)
     check_size(saved, trust)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"errors", "rng", "tensor", "schema", "paper", "events"},
+    {"errors", "rng", "tensor", "schema", "paper", "events", "moments", "buffers"},
     {"sde", "declared", "interrupt", "mistakes"},
     {"mixture", "ode"},
     {"networks", "samplers", "weighting", "datasets"},

@@ -78,7 +78,7 @@ def refused(run: Path, words: str) -> None:
     before = {path: path.lstat().st_mtime_ns for path in run.rglob("*")}
     for door, more in (
         (sdegen.load, ""),
-        (lambda folder: experiment.resume(folder, {"steps": 4}), "|no whole checkpoint"),
+        (lambda folder: experiment.resume(folder, {"trainer.steps": 4}), "|no whole checkpoint"),
     ):
         with pytest.raises(UserError, match=words + more) as error:
             door(run)
@@ -261,7 +261,7 @@ def test_a_dataset_larger_than_the_memory_is_refused_before_it_is_drawn(
         {"_target_": "sdegen.datasets.mixture.Mixture", "size": 10**12},
     ):
         rewrite({"dataset": node})
-        for use in (lambda: sdegen.load(run).dataset, lambda: experiment.resume(run, {"steps": 4})):
+        for use in (lambda: sdegen.load(run).dataset, lambda: experiment.resume(run, {"trainer.steps": 4})):
             with pytest.raises(UserError, match=r"^dataset.size=1000000000000 must be at most \d+: .* memory$"):
                 use()
 
@@ -278,7 +278,12 @@ WRONG: list[dict[str, Any]] = [
     {"weights": {"a": torch.zeros(2, device="meta")}},
     {"weights": {"a": torch.zeros(1).expand(10**9)}},
     {"ema": {"a": torch.zeros(1).expand(10**9)}},
-    {"ema": {"a": torch.zeros(2, dtype=torch.int8)}},
+    {"ema": {"a": 2}},
+    {"best": "0"},
+    {"data": None},
+    {"moments": {"mean": torch.zeros(2), "axes": None, "variances": torch.ones(1)}},
+    {"moments": {"mean": torch.zeros(2), "axes": torch.eye(2), "variances": -torch.ones(2)}},
+    {"moments": {"mean": torch.zeros(2), "axes": torch.eye(3), "variances": torch.ones(2)}},
     {"units": {"shift": TWO}},
     {"units": {"shift": TWO + torch.nan, "scale": TWO + 1}},
     {"units": {"shift": TWO, "scale": TWO}},
@@ -327,11 +332,11 @@ def test_a_state_of_the_optimizer_that_is_too_short_is_not_written_past(
     ):
         rewrite(optimizer={**whole, "state": state})
         with pytest.raises(UserError, match="state of the optimiser does not fit") as error:
-            experiment.resume(run, {"steps": 4})
+            experiment.resume(run, {"trainer.steps": 4})
         assert "\n" not in str(error.value)
     rewrite(optimizer={"a": 1})
     with pytest.raises(UserError, match="state of the optimiser does not fit"):
-        experiment.resume(run, {"steps": 4})
+        experiment.resume(run, {"trainer.steps": 4})
 
 
 def test_provenance_is_plain_data(run: Path, rewrite: Callable[..., None]) -> None:
@@ -382,7 +387,7 @@ def test_latest_names_a_folder_beside_it(run: Path, rewrite: Callable[..., None]
         latest.unlink()
         latest.symlink_to(text)
         with pytest.raises(UserError, match="latest: names no folder beside it"):
-            experiment.resume(latest, {"steps": 4})
+            experiment.resume(latest, {"trainer.steps": 4})
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ WITH = {
         "network.activation=silu",
         "parametrization=residual",
         "weighting=uniform",
+        "times=stratified",
     ],
     "dataset=file": ["dataset.path=x.csv"],
     "dataset=folder": ["dataset.path=x"],

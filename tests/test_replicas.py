@@ -46,6 +46,7 @@ def trained(training: Training) -> tuple[Training, list[list[dict[str, float]]]]
 OPTIONS = [
     (),
     ("optimizer.decay=cosine", "parametrization=karras", "network.activation=silu", "trainer.clip=0.5"),
+    ("dataset=gaussian_mixture", "parametrization=gaussian", "network.time_embedding=fourier"),
     ("times.draws=5", "times.chunk=2", "weighting=uniform"),
     ("times=importance", "weighting=likelihood", "network.hidden=[30]", "network.time_embedding=fourier"),
     ("dataset=gaussian_mixture", "sde=subvp", "trainer.clip=null"),
@@ -95,7 +96,7 @@ def test_replicas_go_on_together_as_if_they_had_never_stopped(tmp_path: Path) ->
     whole = config("trainer.steps=60", "trainer.replicas=2", "trainer.checkpoint_every=25")
     experiment.train(whole, tmp_path / "whole")
     experiment.train({**whole, "trainer": {**whole["trainer"], "steps": 37}}, tmp_path / "run")
-    experiment.resume(tmp_path / "run", {"steps": 60})
+    experiment.resume(tmp_path / "run", {"trainer.steps": 60})
     for own in ("", "replicas/seed-1"):
         a, b = (checkpoint.load(checkpoint.find(tmp_path / name / own)) for name in ("whole", "run"))
         torch.testing.assert_close(a.weights, b.weights, rtol=0, atol=0)
@@ -105,7 +106,7 @@ def test_replicas_go_on_together_as_if_they_had_never_stopped(tmp_path: Path) ->
 
 def test_a_replica_goes_on_by_itself(tmp_path: Path) -> None:
     experiment.train(config("trainer.steps=20", "trainer.replicas=2"), tmp_path / "run")
-    gone_on = experiment.resume(tmp_path / "run" / "replicas" / "seed-1", {"steps": 40})
+    gone_on = experiment.resume(tmp_path / "run" / "replicas" / "seed-1", {"trainer.steps": 40})
     single = experiment.train(config("trainer.steps=40", "seed=1"), tmp_path / "single")
     a, b = (load(run.folder, precision="float64").model.state_dict() for run in (gone_on, single))
     torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)

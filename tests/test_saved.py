@@ -160,7 +160,7 @@ def test_a_run_is_not_taken_back_to_fewer_steps(tmp_path: Path, whole: Path) -> 
     shutil.copytree(whole, folder)
     for _ in range(2):
         with pytest.raises(UserError, match="has taken 60 steps and is to take 50: ask for more by trainer.steps="):
-            experiment.resume(folder, {"steps": 50})
+            experiment.resume(folder, {"trainer.steps": 50})
         (folder / "metrics.json").unlink(missing_ok=True)
     experiment.resume(folder, {})
     assert (folder / "metrics.json").read_text() == (whole / "metrics.json").read_text()
@@ -292,7 +292,7 @@ def test_a_run_that_goes_on_under_other_versions_says_so(tmp_path: Path, caplog:
     checkpoint.save(
         saved._replace(provenance={**saved.provenance, "packages": packages}), tmp_path / "run" / "checkpoints"
     )
-    experiment.resume(tmp_path / "run", {"steps": 70})
+    experiment.resume(tmp_path / "run", {"trainer.steps": 70})
     assert "the run began under other versions" in caplog.text
     for told in (
         checkpoint.read(tmp_path / "run").provenance,

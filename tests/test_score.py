@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from sdegen import assembly
+from sdegen.command import composed
+from sdegen.mixture import GaussianMixture
+from sdegen.moments import Moments
 from sdegen.networks import MLP, Network
 from sdegen.objective import Implicit, Prepared
-from sdegen.score import Data, Karras, Noise, Parametrization, Raw, Residual, ScoreModel, Velocity
+from sdegen.sampling import draw
+from sdegen.score import Data, Gaussian, Karras, Noise, Parametrization, Raw, Residual, ScoreModel, Velocity
 from sdegen.sde import DoubleWell, LinearSDE
 
 MEAN, VARIANCE, SIGMA_DATA = 0.7, 0.3, 0.8
@@ -74,6 +81,71 @@ def test_karras_with_a_silent_network_is_exact_for_gaussian_data(sde: LinearSDE)
     silent = ScoreModel(Function(lambda x, t: torch.zeros_like(x)), Karras(SIGMA_DATA), sde)
     variance = sde.alpha(t) ** 2 * SIGMA_DATA**2 + sde.sigma(t) ** 2
     torch.testing.assert_close(silent(x, t), -x / variance[:, None])
+
+
+def rotation(d: int) -> Tensor:
+    return torch.linalg.qr(torch.randn(d, d, generator=torch.Generator().manual_seed(5), dtype=torch.float64))[0]
+
+
+@pytest.mark.parametrize("variances", [[3.0, 0.5, 0.01, 0.0], [2.0, 2.0, 2.0, 2.0]])
+def test_gaussian_with_a_silent_network_is_exact_for_gaussian_data(sde: LinearSDE, variances: list[float]) -> None:
+    """Against the mixture of one component, for a covariance that is full, nearly singular, and singular."""
+    axes, spread = rotation(4), torch.tensor(variances, dtype=torch.float64)
+    mean = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
+    law = GaussianMixture(torch.ones(1), mean[None], (axes * spread @ axes.mT)[None])
+    x, t = torch.randn(6, 4, dtype=torch.float64), torch.linspace(sde.eps, 1, 6, dtype=torch.float64)
+    silent = ScoreModel(Function(lambda x, t: 0 * x), Gaussian(Moments(mean, axes, spread)), sde)
+    exact = law.score(x, sde.alpha(t), sde.sigma(t))
+    torch.testing.assert_close(silent(x, t), exact, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(silent(x, t[3]), law.score(x, sde.alpha(t[3]), sde.sigma(t[3])))
+
+
+def test_gaussian_gives_the_score_of_what_it_leaves_to_the_network(sde: LinearSDE) -> None:
+    r"""D = D₀ + U c_out Uᵀ F with c_out = σ√Λ/√(α²Λ + σ²), for any F; its input has unit mean square at every t."""
+    axes, spread = rotation(3), torch.tensor([4.0, 1.0, 0.0], dtype=torch.float64)
+    mean, fed = torch.tensor([1.0, 0.0, -1.0], dtype=torch.float64), []
+    output = torch.randn(5, 3, dtype=torch.float64)
+    model = ScoreModel(Function(lambda x, t: fed.append((x, t)) or output), Gaussian(Moments(mean, axes, spread)), sde)
+    x, t = torch.randn(5, 3, dtype=torch.float64), torch.linspace(0.01, 1, 5, dtype=torch.float64)
+    score = model(x, t)
+    alpha, sigma = sde.alpha(t)[:, None], sde.sigma(t)[:, None]
+    v = alpha**2 * spread + sigma**2
+    guess = mean + (alpha * spread / v * ((x - alpha * mean) @ axes)) @ axes.mT
+    denoised = guess + (sigma * (spread / v).sqrt() * output) @ axes.mT
+    torch.testing.assert_close((x + sigma**2 * score) / alpha, denoised)
+    law = GaussianMixture(torch.ones(1), mean[None], (axes * spread @ axes.mT)[None])
+    noisy = alpha[2] * law.sample(20_000, torch.Generator().manual_seed(0)) + sigma[2] * torch.randn(20_000, 3)
+    seen = model.parametrization.terms(sde, noisy.double(), t[2]).x
+    assert float(seen.square().mean()) == pytest.approx(1, rel=0.05)
+    assert float(seen[:, 2].abs().max()) == 0
+
+
+def test_variances_along_axes_that_few_points_have_chosen_are_those_of_the_law() -> None:
+    """60 points in 100 dimensions: along their own axes they would spread by 2.7 in 59 directions and by 0 in 41."""
+    x = torch.randn(60, 100, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    moments = Moments.of(x)
+    assert moments.axes is not None
+    torch.testing.assert_close(moments.axes.mT @ moments.axes, torch.eye(100, dtype=torch.float64))
+    assert float(moments.variances[:70].mean()) == pytest.approx(1, abs=0.15)
+    assert float(moments.variances[70:].mean()) == pytest.approx(1, abs=0.15)
+    # On a plane the directions off it stay closed.
+    flat = Moments.of(x[:, :3] @ torch.randn(3, 100, generator=torch.Generator().manual_seed(1)).double())
+    assert float(flat.variances[:97].max()) < 1e-20 < float(flat.variances[97:].min())
+
+
+def test_samples_of_data_on_a_plane_are_on_it_whatever_the_network_has_learned(tmp_path: Path) -> None:
+    """40 dimensions, of which a network of width 8 could not even pass the noise; the default parametrization."""
+    source = np.random.default_rng(0)
+    basis = np.linalg.qr(source.normal(size=(40, 3)))[0]
+    np.save(tmp_path / "plane.npy", source.uniform(-1, 1, (500, 3)) @ basis.T + 5)
+    options = (f"dataset.path={tmp_path / 'plane.npy'}", "network.hidden=[8]", "trainer.steps=20", "trainer.threads=1")
+    (parts,) = assembly.replicated(composed("train", ["dataset=file", *options]))
+    training = parts.training()
+    training.run(lambda step, values: None, lambda: None, lambda: None)
+    x = draw(parts.sde, training.averages[0], parts.sampler, parts.dataset.units, 200).x
+    off = parts.dataset.units.decode(x) - 5
+    off = off - off @ torch.from_numpy(basis @ basis.T)
+    assert float(off.square().sum(1).mean()) < 1e-3
 
 
 def test_residual_of_a_silent_network_is_the_score_of_the_prior_and_can_be_differentiated() -> None:

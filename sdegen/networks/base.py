@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.parameter import is_lazy
 
 
 class Network(nn.Module, ABC):
@@ -77,7 +78,8 @@ def at_most(size: float, holder: str) -> Iterator[None]:
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         nonlocal left
-        left -= 0 if parameter is None else parameter.nbytes
+        # Of a lazy layer the size is not known yet.
+        left -= 0 if parameter is None or is_lazy(parameter) else parameter.nbytes
         if left < 0:
             raise ValueError(f"asks for more weights than {holder}")
 

@@ -31,9 +31,9 @@ class MLP(Network):
     def __init__(
         self,
         shape: tuple[int, ...],
-        hidden: tuple[int, ...] = (128, 128),
-        activation: Literal["relu", "silu", "tanh"] = "relu",
-        time_embedding: Literal["concat", "fourier"] = "concat",
+        hidden: tuple[int, ...] = (128, 128, 128),
+        activation: Literal["relu", "silu", "tanh"] = "silu",
+        time_embedding: Literal["concat", "fourier"] = "fourier",
         fourier_features: int = 32,
         fourier_scale: float = 1.0,
     ) -> None:

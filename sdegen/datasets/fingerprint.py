@@ -1,0 +1,62 @@
+"""What the data of a run are known by, so that other data are not taken for them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from sdegen.datasets.base import Dataset
+
+BLOCKS, BLOCK = 1024, 4096
+"""Of data that stay on the disk: how many blocks are looked at, and their bytes."""
+
+
+def fingerprint(dataset: Dataset, exact: bool) -> dict[str, Any]:
+    """The number of points, the shape of one, the number of classes, and a digest of all, as plain data.
+
+    The digest is that of all bytes of the points and labels; of points that stay on the disk that of blocks spread
+    evenly through them.
+
+    Args:
+        dataset: the data.
+        exact: False takes floating-point numbers in float32: what is computed anew, not read, may differ in its last
+            bits between machines.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (dataset.x, dataset.held_out, dataset.y, dataset.held_out_y):
+        if part is not None:
+            part = part.float() if part.is_floating_point() and not exact else part
+            digest.update(f"{part.dtype} {tuple(part.shape)}".encode())
+            for piece in _bytes(part, dataset.mapped):
+                digest.update(piece)
+    points = sum(len(part) for part in (dataset.x, dataset.held_out) if part is not None)
+    shape, classes = list(dataset.x.shape[1:]), dataset.classes
+    return {"points": points, "shape": shape, "classes": classes, "digest": digest.hexdigest()}
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between two fingerprints, in words; empty where nothing does."""
+    if (before.get("points"), before.get("shape")) != (now["points"], now["shape"]):
+        return f"{_size(now)} where there were {_size(before)}"
+    if before.get("classes") != now["classes"]:
+        return f"{now['classes'] or 'no'} classes where there were {before.get('classes') or 'none'}"
+    return "" if before.get("digest") == now["digest"] else "as many points, with other values"
+
+
+def _size(known: Mapping[str, Any]) -> str:
+    shape = " × ".join(map(str, known.get("shape") or ["?"]))
+    return f"{known.get('points', '?')} points of {shape} numbers"
+
+
+def _bytes(x: Tensor, mapped: bool) -> Iterator[memoryview]:
+    """The bytes of a tensor, or of blocks spread evenly through it."""
+    flat = np.ascontiguousarray(x.cpu().numpy()).reshape(-1).view(np.uint8)
+    if not mapped or len(flat) <= BLOCKS * BLOCK:
+        yield memoryview(flat)
+        return
+    for start in np.linspace(0, len(flat) - BLOCK, BLOCKS).astype(int):
+        yield memoryview(flat[start : start + BLOCK])

@@ -1,0 +1,120 @@
+"""Networks as users bring them, with all the state that a module can have."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sdegen.networks import Network
+
+
+class Regular(Network):
+    """A perceptron with dropout, batch normalisation, weight norm, tied weights, and counters of its own.
+
+    Args:
+        shape: of one point.
+        width: of its layers.
+        dropout: the share of hidden numbers that are dropped.
+    """
+
+    def __init__(self, shape: tuple[int, ...], width: int = 16, dropout: float = 0.3) -> None:
+        super().__init__()
+        size = shape[0]
+        self.enter = nn.Linear(size + 1, width)
+        self.norm = nn.BatchNorm1d(width)
+        self.inner = nn.utils.parametrizations.weight_norm(nn.Linear(width, width))
+        self.again = nn.Linear(width, width)
+        self.again.weight = self.enter_twin = nn.Parameter(torch.randn(width, width) / width**0.5)
+        self.leave = nn.Linear(width, size)
+        self.frozen = nn.Parameter(torch.ones(width), requires_grad=False)
+        self.dropout = nn.Dropout(dropout)
+        self.register_buffer("passes", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("seen", torch.zeros(width, dtype=torch.bool))
+        self.register_buffer("mask", torch.full((2,), -torch.inf))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        time = t.to(x).expand(len(x)).unsqueeze(1)
+        h = self.dropout(self.norm(self.enter(torch.cat([x, time], 1))).relu())
+        h = self.again(self.inner(h).tanh()).relu() * self.frozen
+        if self.training:
+            self.passes += 1
+            self.seen |= (h > 0).any(0)
+        return self.leave(h @ self.enter_twin)
+
+
+class Plain(Network):
+    """A perceptron without any state but its weights."""
+
+    def __init__(self, shape: tuple[int, ...], width: int = 16) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(shape[0], width), nn.SiLU(), nn.Linear(width, shape[0]))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class RandomFeatures(Plain):
+    """Random features that are kept neither as a buffer nor as a parameter, and a lazy layer."""
+
+    def __init__(self, shape: tuple[int, ...], width: int = 16) -> None:
+        super().__init__(shape, width)
+        self.frequencies = torch.randn(shape[0])
+        self.register_buffer("phase", torch.randn(shape[0]), persistent=False)
+        self.lazy = nn.LazyLinear(shape[0])
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.lazy(super().forward((x * self.frequencies.to(x) + self.phase).sin(), t))
+
+
+class OldNorm(Plain):
+    """Weight norm by hooks, as it was before torch's parametrizations."""
+
+    def __init__(self, shape: tuple[int, ...], width: int = 16) -> None:
+        super().__init__(shape, width)
+        nn.utils.weight_norm(self.layers[0])
+
+
+class Extra(Plain):
+    """State beside tensors, through torch's own door for it."""
+
+    def __init__(self, shape: tuple[int, ...], width: int = 16) -> None:
+        super().__init__(shape, width)
+        self.passes = 0
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"passes": self.passes}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.passes = state["passes"]
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        self.passes += self.training
+        return super().forward(x, t) / (1 + self.passes)
+
+
+class Unsaved(Extra):
+    """State that a checkpoint refuses."""
+
+    def get_extra_state(self) -> dict[str, object]:  # type: ignore[override]
+        return {"passes": self.passes, "code": np.random.default_rng}
+
+
+class Forgetful(Plain):
+    """A counter that changes the output and stands outside of ``state_dict``."""
+
+    def __init__(self, shape: tuple[int, ...], width: int = 16) -> None:
+        super().__init__(shape, width)
+        self.passes = 0
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        self.passes += self.training
+        return super().forward(x, t) / (1 + self.passes)
+
+
+class Foreign(Plain):
+    """Noise from a generator that is not torch's."""
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        noise = torch.from_numpy(np.random.standard_normal(x.shape)).to(x)
+        return super().forward(x + noise, t)
