@@ -246,8 +246,8 @@ def build(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Experiment:
     if found:
         raise Faults("\n".join(found))
     parametrization = plain.pop("parametrization")
+    assert trainer is not None and network is not None
     model = connect(network, parametrization, sde)
-    assert trainer is not None
     try:
         gradient = choose(
             trainer.gradient, model, plain["objective"], trainer.precision == "bfloat16", trainer.replicas

@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+M = TypeVar("M", bound=nn.Module)
 
-def duplicate(model: nn.Module) -> nn.Module:
+
+def duplicate(model: M) -> M:
     """A copy of a model that shares nothing with it.
 
     Values that a module computes from its parameters before each pass, such as those of an old-style weight norm, are
@@ -49,9 +52,9 @@ def follow(model: nn.Module, average: nn.Module, decay: float) -> None:
 
 
 def repeats(
-    model: nn.Module,
-    average: nn.Module,
-    loss: Callable[[nn.Module], Tensor],
+    model: M,
+    average: M,
+    loss: Callable[[M], Tensor],
     seeded: Callable[[], AbstractContextManager],
 ) -> bool:
     """Whether a model's loss is a function of its ``state_dict`` and of torch's generators alone.
@@ -69,12 +72,12 @@ def repeats(
     """
     carried, fresh = duplicate(model), duplicate(average).train()
     fresh.load_state_dict(model.state_dict())
-    found = []
-    for each in (carried, fresh):
-        with seeded():
-            found.append(loss(each).detach())
+    with seeded():
+        one = loss(carried).detach()
+    with seeded():
+        other = loss(fresh).detach()
     # Far above what kernels that add in any order differ by.
-    return torch.allclose(*found, rtol=1e-3, equal_nan=True)
+    return torch.allclose(one, other, rtol=1e-3, equal_nan=True)
 
 
 def state(module: nn.Module) -> list[tuple[str, Tensor]]:

@@ -280,7 +280,9 @@ def _are_moments(content: dict[str, Any], shape: tuple[int, ...]) -> bool:
         return False
     shapes = (mean.shape, variances.shape) if axes is None else (mean.shape, axes.shape, variances.shape)
     wanted = ((), (1,)) if axes is None else (shape, (*shape, *shape), shape)
-    return shapes == wanted and bool((variances >= 0).all()) and all(bool(x.isfinite().all()) for x in (mean, variances))
+    return (
+        shapes == wanted and bool((variances >= 0).all()) and all(bool(x.isfinite().all()) for x in (mean, variances))
+    )
 
 
 def _is_history(content: dict[str, Any], step: int) -> bool:

@@ -183,7 +183,8 @@ class Perceptron(Gradient):
         if type(model.network) is not MLP or not isinstance(model, ScoreModel):
             raise ValueError("it is written out for network=mlp alone")
         # What a user's own computes beside its terms would be left out.
-        if getattr(type(model.parametrization), "__call__", None) is not Affine.__call__:
+        own = type(model.parametrization)
+        if not issubclass(own, Affine) or own.__call__ is not Affine.__call__:
             raise ValueError("it is written out for parametrizations that are affine in the network's output")
         self.model, self.network, self.objective = model, model.network, objective
         self.activate, self.derive = ACTIVATIONS[type(model.network.layers[1])]
@@ -221,11 +222,12 @@ class Perceptron(Gradient):
     @staticmethod
     def _affine(model: ScoreModel, sde: LinearSDE, rows: Noised) -> tuple[Tensor, Tensor, Tensor]:
         """What the first layer of a model sees of rows, and :math:`c` and :math:`g` of their losses, ``(N, d)``."""
-        parametrization = model.parametrization
+        parametrization: Affine = model.parametrization  # type: ignore[assignment]
         terms, sigma = parametrization.terms(sde, rows.x, rows.t), expand(rows.sigma, rows.x)
         constant = parametrization.along(rows.noise) + sigma * terms.constant
         gain = (sigma * terms.gain).expand_as(constant)
-        return model.network.features(terms.x, terms.t), constant.flatten(1), gain.flatten(1)
+        network: MLP = model.network  # type: ignore[assignment]
+        return network.features(terms.x, terms.t), constant.flatten(1), gain.flatten(1)
 
     def add(self, batch: Batch) -> tuple[Tensor, ...]:
         rows, share = batch.rows, 1 / batch.total

@@ -2,7 +2,8 @@ r"""How far generated images are from those of the data, in what a classifier of
 
 The reference are the held-out images. The *floor* is what as many training images as were generated reach against
 them (the median over a few subsets, where there are more), and ``train`` what all of them do: where the law is not
-known, a model can do no better than draw images like those it was trained on. Distances are those of the two sets as
+known, a model can do no better than draw images like those it was trained on. Where more were generated than there are
+to train on, their value is the mean over parts of as many. Distances are those of the two sets as
 they stand, never negative and with their bias, which the floor has, too. Images of quantised data are rounded to their
 levels first, as a picture that is saved would be.
 """
@@ -20,7 +21,7 @@ from sdegen.datasets import Dataset
 from sdegen.datasets.base import chunks
 from sdegen.errors import UserError
 from sdegen.features import Features
-from sdegen.metrics import Metrics
+from sdegen.metrics import Metrics, in_parts
 from sdegen.rng import generator
 
 REFERENCE = 10_000
@@ -67,7 +68,7 @@ def measure(dataset: Dataset, x: Tensor, features: Features | None) -> Metrics:
         }
         for name, distance in distances.items():
             found[name] = {
-                "value": distance(seen, unseen),
+                "value": float(np.mean([distance(part, unseen) for part in in_parts(seen, min(len(seen), len(known)))])),
                 "floor": float(np.median([distance(part, unseen) for part in _parts(known, len(x))])),
                 "train": distance(known, unseen),
                 "floor_from": AS_MANY,
@@ -100,7 +101,8 @@ def measure_conditional(dataset: Dataset, x: Tensor, y: Tensor, features: Featur
         if len(trained) and len(reference):
             spreads.append([spread(own), spread(reference), spread(trained)])
             floor = np.median([recall(part, reference) for part in _parts(trained, len(own))])
-            recalls.append([recall(own, reference), float(floor), recall(trained, reference)])
+            value = np.mean([recall(part, reference) for part in in_parts(own, min(len(own), len(trained)))])
+            recalls.append([float(value), float(floor), recall(trained, reference)])
     return {
         "agreement": agreement(dataset, x, y),
         "spread": {**_means(spreads), "floor_from": "held-out images"},

@@ -2,7 +2,9 @@
 
 Every number is measured against one large reference: independent draws of the exact law, or the held-out points
 where the law is not known. Beside the value of the generated points stand the *floor*, the median over 20
-independent exact draws of as many points, and the value of the training set. None can be negative. On the line they
+independent exact draws of as many points, and the value of the training set. Where the law is not known, the floor's
+draws are random parts of the data, apart from a reference as large as the held-out one; of more generated points than
+there are for that, the value is the mean over parts of so many. None can be negative. On the line they
 are in the user's units; for vectors each coordinate counts in its own standard deviations, so that units do not matter.
 """
 
@@ -119,6 +121,7 @@ def distances(dataset: Dataset, reference: Tensor) -> dict[str, Callable[[Tensor
 def measure(dataset: Dataset, x: Tensor) -> Metrics:
     """Every distance of generated points ``x`` in the user's units, with its floor and the training set's value."""
     x = x.detach().double().cpu()
+    parts = [x]
     exact = dataset.draw(REFERENCE, generator("cpu", 0, "reference"))
     if exact is not None:
         chosen = distances(dataset, exact)
@@ -129,11 +132,12 @@ def measure(dataset: Dataset, x: Tensor) -> Metrics:
         floors = [{name: distance(draw) for name, distance in chosen.items()} for draw in draws]
     else:
         chosen = distances(dataset, _found(dataset.held_out).double())
-        kind, splits = "random splits of the data", [_split(dataset, i) for i in range(FLOORS)]
+        parts = in_parts(x, min(len(x), len(dataset.x)))
+        kind, splits = "random parts of the data", [_split(dataset, len(parts[0]), i) for i in range(FLOORS)]
         floors = [{name: distance(a) for name, distance in distances(dataset, b).items()} for a, b in splits]
     return {
         name: {
-            "value": distance(x),
+            "value": float(np.mean([distance(part) for part in parts])),
             "floor": float(np.median([floor[name] for floor in floors])),
             "train": distance(dataset.x.double()),
             "floor_from": kind,
@@ -173,12 +177,17 @@ def table(metrics: Metrics, points: str = "samples") -> str:
     return "\n".join(lines)
 
 
-def _split(dataset: Dataset, i: int) -> tuple[Tensor, Tensor]:
-    """The data split at random into parts as large as the training and the held-out set."""
+def in_parts(x: Tensor, n: int) -> tuple[Tensor, ...]:
+    """A set in parts of ``n``, as many as it has; what is left over is in none."""
+    return x[: len(x) // n * n].split(n)
+
+
+def _split(dataset: Dataset, n: int, i: int) -> tuple[Tensor, Tensor]:
+    """Of all data, in a random order, ``n`` points and as many others as are held out."""
     held_out = _found(dataset.held_out).double()
     pool = torch.cat([dataset.x.double(), held_out])
     order = torch.randperm(len(pool), generator=generator("cpu", 0, "floor", i))
-    return pool[order[len(held_out) :]], pool[order[: len(held_out)]]
+    return pool[order[len(held_out) :][:n]], pool[order[: len(held_out)]]
 
 
 def _total_variation(a: Tensor | None, b: Tensor | None) -> float:

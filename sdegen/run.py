@@ -13,7 +13,19 @@ from torch import Tensor
 
 from sdegen import checkpoint as checkpoints
 from sdegen import schema
-from sdegen.assembly import GROUPS, TRAIN, Config, Faults, check, choice, connect, construct, make_network, paced, refusals
+from sdegen.assembly import (
+    GROUPS,
+    TRAIN,
+    Config,
+    Faults,
+    check,
+    choice,
+    connect,
+    construct,
+    make_network,
+    paced,
+    refusals,
+)
 from sdegen.checkpoint import Checkpoint
 from sdegen.classifier import ClassifierModel
 from sdegen.datasets import Dataset, Units

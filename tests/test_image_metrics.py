@@ -214,6 +214,9 @@ def test_training_images_as_samples_have_the_floor(features: Features) -> None:
     found = image_metrics.measure(DIGITS, DIGITS.x.double(), features)
     for name in ("frechet", "kernel", "precision", "recall"):
         assert found[name]["value"] == found[name]["floor"] == found[name]["train"]
+    # Of more images than there are to train on, each part is as good.
+    twice = image_metrics.measure(DIGITS, DIGITS.x.double().repeat(2, 1, 1, 1), features)
+    assert twice["recall"] == found["recall"] and twice["frechet"] == found["frechet"]
     seen = [features(DIGITS.units.encode(part)) for part in (DIGITS.x, held_out()[0])]
     assert found["frechet"]["value"] == pytest.approx(frechet(*seen))
     few = image_metrics.measure(DIGITS, DIGITS.x[:90], features)

@@ -9,7 +9,7 @@ import torch
 from scipy.stats import wasserstein_distance
 
 from sdegen import metrics
-from sdegen.datasets import Mixture, Smile
+from sdegen.datasets import Dataset, Mixture, Smile
 from sdegen.mixture import Marginals
 from sdegen.sde import VP, LinearSDE
 
@@ -148,7 +148,7 @@ def test_file_is_measured_against_its_held_out_part(tmp_path) -> None:  # noqa: 
     found = metrics.measure(dataset, normal(500, 3, seed=9))
     assert set(found) == {"sliced_w1", "energy"}
     for entry in found.values():
-        assert entry["floor_from"] == "random splits of the data"
+        assert entry["floor_from"] == "random parts of the data"
         assert 0 < entry["value"] < 2.5 * entry["floor"]
         assert 0 < entry["train"] < 2.5 * entry["floor"]
     assert metrics.score_error(dataset, VP(), lambda x, t: x) is None
@@ -160,3 +160,22 @@ def test_table_has_a_line_for_each_metric() -> None:
     assert len(lines) == 3
     assert lines[1].split() == ["w1", "0.1235", "0.1"]
     assert len({len(line) for line in lines}) == 1
+
+
+@pytest.mark.parametrize(("trained", "held_out", "drawn"), [(2000, 500, 50), (400, 400, 2000), (400, 100, 400)])
+def test_exact_draws_reach_the_floor_however_many_they_are(trained: int, held_out: int, drawn: int) -> None:
+    """Where the law is not known: in the mean over data sets, whose held-out part is the reference."""
+
+    class Unknown(Dataset):
+        def draw(self, n: int, source: torch.Generator) -> None:
+            return None
+
+    ratios: dict[str, list[float]] = {}
+    for seed in range(8):
+        x = normal(trained + held_out + drawn, 2, seed) @ torch.tensor([[1.0, 0.5], [0.0, 2.0]], dtype=torch.float64)
+        train, test, samples = x.split([trained, held_out, drawn])
+        for name, entry in metrics.measure(Unknown(train, test), samples).items():
+            ratios.setdefault(name, []).append(entry["value"] / entry["floor"])
+    assert {name: sum(of) / len(of) for name, of in ratios.items()} == {
+        name: pytest.approx(1, abs=0.12) for name in ("sliced_w1", "energy")
+    }

@@ -32,7 +32,7 @@ def fingerprint(dataset: Dataset, exact: bool) -> dict[str, Any]:
             part = part.float() if part.is_floating_point() and not exact else part
             digest.update(f"{part.dtype} {tuple(part.shape)}".encode())
             for piece in _bytes(part, dataset.mapped):
-                digest.update(piece)
+                digest.update(piece.data)
     points = sum(len(part) for part in (dataset.x, dataset.held_out) if part is not None)
     shape, classes = list(dataset.x.shape[1:]), dataset.classes
     return {"points": points, "shape": shape, "classes": classes, "digest": digest.hexdigest()}
@@ -52,11 +52,11 @@ def _size(known: Mapping[str, Any]) -> str:
     return f"{known.get('points', '?')} points of {shape} numbers"
 
 
-def _bytes(x: Tensor, mapped: bool) -> Iterator[memoryview]:
+def _bytes(x: Tensor, mapped: bool) -> Iterator[np.ndarray]:
     """The bytes of a tensor, or of blocks spread evenly through it."""
     flat = np.ascontiguousarray(x.cpu().numpy()).reshape(-1).view(np.uint8)
     if not mapped or len(flat) <= BLOCKS * BLOCK:
-        yield memoryview(flat)
+        yield flat
         return
     for start in np.linspace(0, len(flat) - BLOCK, BLOCKS).astype(int):
-        yield memoryview(flat[start : start + BLOCK])
+        yield flat[start : start + BLOCK]
