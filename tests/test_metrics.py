@@ -162,7 +162,7 @@ def test_table_has_a_line_for_each_metric() -> None:
     assert len({len(line) for line in lines}) == 1
 
 
-@pytest.mark.parametrize(("trained", "held_out", "drawn"), [(2000, 500, 50), (400, 400, 2000), (400, 100, 400)])
+@pytest.mark.parametrize(("trained", "held_out", "drawn"), [(600, 150, 20), (400, 400, 2000), (200, 50, 200)])
 def test_exact_draws_reach_the_floor_however_many_they_are(trained: int, held_out: int, drawn: int) -> None:
     """Where the law is not known: in the mean over data sets, whose held-out part is the reference."""
 
@@ -171,11 +171,11 @@ def test_exact_draws_reach_the_floor_however_many_they_are(trained: int, held_ou
             return None
 
     ratios: dict[str, list[float]] = {}
-    for seed in range(8):
+    for seed in range(24):
         x = normal(trained + held_out + drawn, 2, seed) @ torch.tensor([[1.0, 0.5], [0.0, 2.0]], dtype=torch.float64)
         train, test, samples = x.split([trained, held_out, drawn])
         for name, entry in metrics.measure(Unknown(train, test), samples).items():
             ratios.setdefault(name, []).append(entry["value"] / entry["floor"])
     assert {name: sum(of) / len(of) for name, of in ratios.items()} == {
-        name: pytest.approx(1, abs=0.12) for name in ("sliced_w1", "energy")
+        name: pytest.approx(1, abs=0.15) for name in ("sliced_w1", "energy")
     }
