@@ -9,6 +9,7 @@ Suites, whose options are in conf/benchmark.yaml::
     start_up          help, errors and the first step, over Hydra's own floor
     scaling           a step's cost by dimensions, data, batch, grid, threads, replicas and jobs at once
     quality           an experiment's metrics over seeds, beside floors and the training set's own values
+    recipes           the default recipe for points beside others, on ten sets: distance from the law over its floor
     likelihood        the error of likelihoods with the exact score, and the truth of their standard error
 
 What is compared is measured in turn, medians and quartiles are told, and written to outputs/benchmark.
