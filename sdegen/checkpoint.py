@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sdegen import files
+from sdegen.datasets import units
 from sdegen.errors import UserError
 from sdegen.history import BINS
 from sdegen.moments import Moments
@@ -41,9 +42,9 @@ class Checkpoint(NamedTuple):
         weights: the network's ``state_dict``.
         ema: that of its moving average.
         optimizer: the optimiser's state.
-        units: ``shift`` and ``scale`` of the data.
+        units: the state of the data's units: see :class:`sdegen.datasets.units.Units`.
         moments: of the data, where the parametrization asks for them: see :class:`sdegen.moments.Moments`.
-        data: what the data are known by: see :func:`sdegen.datasets.base.fingerprint`.
+        data: what the data are known by: see :func:`sdegen.datasets.fingerprint.fingerprint`.
         classes: the number of classes of the data; None where they have no labels.
         provenance: versions, commit and machine of the training.
         held_out: the loss of the average on held-out points; None where there are none.
@@ -260,14 +261,11 @@ def _is_sound(content: dict[str, Any]) -> bool:
     named = [*content["weights"].items(), *content["ema"].items()]
     if not all(isinstance(name, str) and (_is_stored(value) or name.endswith(EXTRA)) for name, value in named):
         return False
-    units, classes = content["units"], content["classes"]
-    if units.keys() != {"shift", "scale"} or not all(map(_is_stored, units.values())):
-        return False
-    shift, scale = units["shift"], units["scale"]
-    finite = all(value.dtype == torch.float64 and bool(value.isfinite().all()) for value in (shift, scale))
+    classes = content["classes"]
+    sound = all(map(_is_stored, content["units"].values())) and units.is_sound(content["units"])
     counted = content["step"] >= 0 <= content["stream"] and (classes is None or 0 < classes < MOST_CLASSES)
-    sound = finite and shift.shape == scale.shape and bool((scale > 0).all())
-    sound &= content["moments"] is None or _are_moments(content["moments"], tuple(shift.shape))
+    if sound and content["moments"] is not None:
+        sound = _are_moments(content["moments"], units.restored(content["units"]).shape)
     return content["format"] == FORMAT and counted and sound and _is_history(content["history"], content["step"])
 
 

@@ -72,7 +72,7 @@ class Evaluation:
         self.run, self.count, self.seed = run, count, seed
         self.settings: dict[str, float] = {"count": count, "seed": seed, "batch_size": batch_size}
         self.settings |= {"probes": probes, "rtol": rtol, "atol": atol}
-        self.divergence = by_probes(probes, run.units.shift.numel())
+        self.divergence = by_probes(probes, run.units.size)
         try:
             self.flow = run.flow(rtol=rtol, atol=atol, batch_size=batch_size)
         except ValueError as error:
@@ -112,14 +112,15 @@ class Evaluation:
         dataset, started = self.run.dataset, time.perf_counter()
         test, kind = unseen(dataset, self.count, self.seed)
         train = shuffled(dataset.x, self.seed)[: self.count].double()
-        if dataset.levels is not None:
-            test, train = dequantized(test, self.seed), dequantized(train, self.seed)
+        cells = torch.ones(()) if dataset.levels is not None else dataset.cells
+        if cells is not None:
+            test, train = (x + cells * dequantized(torch.zeros_like(x), self.seed) for x in (test, train))
         log.info(f"likelihood of {len(test)} {kind} points, {self.run.weights_used()}")
         found, known = (self.flow.log_prob(x, self.divergence, self.seed) for x in (test, train))
         exact = self._exact(test)
         seconds = time.perf_counter() - started
         log.info(f"on average {found.nfe:.1f} evaluations a point, {seconds:.1f} s")
-        metrics = summary(found, known, exact, self.run.units.shift.numel(), dataset.levels is not None)
+        metrics = summary(found, known, exact, self.run.units.size, dataset.levels is not None)
         arrays = {**found._asdict(), "x": test, "exact_log_p": exact, "x_train": train, "log_p_train": known.log_p}
         if len(self.run.units.shape) == 1 and test.shape[1] in CELLS:
             figure = flow_figures.density(dataset, *self._map(), exact=self._exact)
@@ -150,13 +151,14 @@ class Evaluation:
         if exact is None:
             return None
         eps = torch.tensor(run.sde.eps, dtype=torch.float64)
-        return exact.log_prob(run.units.encode(x), eps) - run.units.scale.log().sum()
+        return exact.log_prob(run.units.encode(x), eps) + run.units.log_det(x)
 
     def _map(self) -> tuple[list[Tensor], Tensor]:
         """The axes of a grid round the data, and the log-density of the model on it."""
-        x = self.run.dataset.x
-        low, high = x.amin(0), x.amax(0)
-        low, high = low - 0.1 * (high - low), high + 0.1 * (high - low)
+        x, units = self.run.dataset.x, self.run.units
+        # The margin is one of the network's units, and so stays where there may be a density.
+        low, high = units.encode(torch.stack([x.amin(0), x.amax(0)]))
+        low, high = units.decode(torch.stack([low - 0.1 * (high - low), high + 0.1 * (high - low)]))
         cells = CELLS[x.shape[1]]
         axes = [torch.linspace(float(a), float(b), cells, dtype=torch.float64) for a, b in zip(low, high, strict=True)]
         grid = torch.cartesian_prod(*axes).reshape(-1, len(axes))

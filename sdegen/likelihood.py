@@ -25,7 +25,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sdegen.datasets.base import Units
+from sdegen.datasets import Units
 from sdegen.errors import UserError
 from sdegen.ode import Field, ODESolver
 from sdegen.rng import RandnLike, SampleNoise, derive
@@ -176,8 +176,9 @@ class Flow:
         return self.decode(arc(latents[0], latents[1], n))
 
     def log_prob(self, x: Tensor, divergence: Divergence, seed: int = 0) -> Likelihood:
-        r"""The log-density at points, :math:`\log p(x) = \log p_\varepsilon(x') - \sum_i \log(\text{scale}_i)`.
+        r"""The log-density at points, :math:`\log p(x) = \log p_\varepsilon(e(x)) + \sum_i \log e_i'(x_i)`.
 
+        e is the map of the units. The result is -inf where it gives no density: see :class:`sdegen.datasets.Quantile`.
         Point i depends on (seed, i) alone where the solver gives every point its own steps.
 
         Args:
@@ -191,11 +192,12 @@ class Flow:
             noise = SampleNoise(derive(seed, "probes"), start, start + len(batch), self.units.shape, self.device)
             parts.append(self._log_prob(batch, divergence, noise))
         latent = torch.cat([part.latent for part in parts])
-        log_p = torch.cat([part.log_p for part in parts]) - float(self.units.scale.log().sum())
+        log_p = torch.cat([part.log_p for part in parts])
         if broken := int((~log_p.isfinite()).sum()):
             raise UserError(f"the density is not finite at {broken} of {len(x)} points: try precision=float64")
         errors = [part.standard_error for part in parts if part.standard_error is not None]
         nfe = sum(part.nfe * len(part.latent) for part in parts) / len(x)
+        log_p = log_p + self.units.log_det(x).to(log_p.device)
         return Likelihood(log_p, torch.cat(errors) if errors else None, latent, nfe)
 
     def _log_prob(self, x: Tensor, divergence: Divergence, noise: RandnLike) -> Likelihood:

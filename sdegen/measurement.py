@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sdegen.datasets import Affine, Units
+from sdegen.errors import UserError
+
 
 class Measurement(ABC):
     r"""A linear map A.
@@ -190,6 +193,21 @@ def known_entries(mask: str, shape: tuple[int, ...]) -> Tensor:
         wanted = " or ".join(str(tuple(s)) for s in dict.fromkeys((shape, shape[-2:])))
         raise ValueError(f"mask={mask}: must be zeros and ones of the shape {wanted}, and has {tuple(values.shape)}")
     return values.bool().expand(shape)
+
+
+def linear_units(units: Units, guidance: str) -> Affine:
+    """The units themselves, in which a measurement is linear; UserError where they are not affine.
+
+    Args:
+        units: of a run.
+        guidance: the name of what is to agree with the measurement.
+    """
+    if units.affine is None:
+        raise UserError(
+            f"guidance={guidance}: what is measured is linear in the data, and dataset.standardize=quantile bends "
+            f"them: train a run with dataset.standardize=true or robust"
+        )
+    return units.affine
 
 
 def array(path: str) -> Tensor:

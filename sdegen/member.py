@@ -106,6 +106,8 @@ class Member:
                 "trainer.precision=bfloat16 rounds coordinates to 2^-8 of their size, far above the noise at small t: "
                 "points want float32"
             )
+        for concern in self.parts.dataset.concerns():
+            log.warning(concern)
 
     def note(self, step: int, values: Mapping[str, float]) -> None:
         """Record the scalars of the training."""
@@ -128,7 +130,7 @@ class Member:
                 weights=training.models[self.replica].network.state_dict(),
                 ema=training.averages[self.replica].network.state_dict(),
                 optimizer=training.state(self.replica),
-                units=dataset.units._asdict(),
+                units=dataset.units.state(),
                 moments=None if self.parts.moments is None else self.parts.moments._asdict(),
                 data=self.data,
                 classes=dataset.classes,

@@ -6,6 +6,9 @@ independent exact draws of as many points, and the value of the training set. Wh
 draws are random parts of the data, apart from a reference as large as the held-out one; of more generated points than
 there are for that, the value is the mean over parts of so many. None can be negative. On the line they
 are in the user's units; for vectors each coordinate counts in its own standard deviations, so that units do not matter.
+Where ``dataset.standardize`` is ``robust`` or ``quantile``, a few rows may carry those deviations. Values, floors and
+training set are then compared in the network's units, in which the bulk of the data is about 1 wide, and what lies
+farther than :data:`FARTHEST` counts as lying there: all rows are seen, and each counts for about its share.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ from sdegen.tensor import squared_norm
 REFERENCE = 10_000
 FLOORS = 20
 DIRECTIONS = 32
+FARTHEST = 10.0
+"""Network's units from 0 at which a point of a heavy tail counts, where distances are measured in them."""
 
 Metrics = dict[str, dict[str, Any]]
 
@@ -101,15 +106,20 @@ def distances(dataset: Dataset, reference: Tensor) -> dict[str, Callable[[Tensor
     line, vectors = reference[0].numel() == 1, reference.ndim == 2
     deviation = reference.std(0, correction=0)
     scale = torch.where(deviation > 0, deviation, 1.0) if vectors and not line else torch.ones(())
-    scaled = reference / scale
+    bulk = dataset.standardize in ("robust", "quantile")
+
+    def placed(x: Tensor) -> Tensor:
+        return dataset.units.encode(x).clamp(-FARTHEST, FARTHEST) if bulk else x / scale
+
+    scaled = placed(reference)
     within = None if line else mean_distance(scaled, scaled)
     chosen: dict[str, Callable[[Tensor], float]] = {}
     if line:
-        chosen["w1"] = lambda x: float(w1(x.flatten(), reference.flatten()))
+        chosen["w1"] = lambda x: float(w1(placed(x).flatten(), scaled.flatten()))
         chosen["ks"] = lambda x: ks(x, reference)
     else:
-        chosen["sliced_w1"] = lambda x: sliced_w1(x / scale, scaled)
-    chosen["energy"] = lambda x: energy(x / scale, scaled, within)
+        chosen["sliced_w1"] = lambda x: sliced_w1(placed(x), scaled)
+    chosen["energy"] = lambda x: energy(placed(x), scaled, within)
     if dataset.modes(reference[:1]) is not None:
         modes = dataset.modes(reference)
         chosen["mode_weights"] = lambda x: _total_variation(dataset.modes(x), modes)

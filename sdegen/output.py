@@ -18,7 +18,7 @@ from sdegen.datasets import Dataset
 from sdegen.errors import UserError
 from sdegen.features import Features, train_features
 from sdegen.guidance import Guidance
-from sdegen.measurement import Measurement, array
+from sdegen.measurement import Measurement, array, linear_units
 from sdegen.metrics import Metrics
 from sdegen.rng import generator
 from sdegen.run import Run, on_cpu
@@ -157,7 +157,7 @@ def generate(
     started = time.perf_counter()
     frames = FRAMES["vectors" if len(run.units.shape) == 1 else "images"]
     if len(run.units.shape) > 1:
-        frames = max(COLUMNS, min(frames, KEPT // (min(count, batch_size) * run.units.shift.numel())))
+        frames = max(COLUMNS, min(frames, KEPT // (min(count, batch_size) * run.units.size)))
     parts = [
         run.generate(
             count, seed=seed, batch_size=batch_size, frames=0 if i else frames, guidance=guidance, first=i * count
@@ -251,17 +251,21 @@ def observe(run: Run, guidance: Config | None) -> Observation | None:
     """
     if guidance is None or not run.steers(guidance, "observed"):
         return None
-    measurement = run.measurement(guidance)
-    shift, scale = run.units
+    affine, measurement = linear_units(run.units, choice(guidance)), run.measurement(guidance)
     if guidance["path"] is not None:
         try:
             y = array(guidance["path"]).double()[None]
-            zero = measurement(shift[None])
+            zero = measurement(affine.shift[None])
             if y.shape != zero.shape:
                 raise ValueError(f"must have the shape {tuple(zero.shape[1:])}, and has {tuple(y.shape[1:])}")
+            if not affine.uniform:
+                raise ValueError(
+                    "is in the units of the data, whose columns are scaled differently for the network: train a run "
+                    "with dataset.standardize=false"
+                )
         except ValueError as error:
             raise UserError(f"guidance.path={guidance['path']}: {error}") from None
-        return Observation(None, (y - zero) / scale.flatten()[0], measurement)
+        return Observation(None, (y - zero) / affine.scale.flatten()[0], measurement)
     held_out = run.dataset.held_out
     if held_out is None:
         source = generator("cpu", 0, "measured")
@@ -276,9 +280,13 @@ def observe(run: Run, guidance: Config | None) -> Observation | None:
 
 
 def measured(run: Run, seen: Observation) -> Tensor:
-    """A measurement in the user's units, as a picture where it is one."""
-    shift, scale = run.units
-    return seen.measurement.picture(seen.y * scale.flatten()[0] + seen.measurement(shift[None]))
+    """A measurement in the user's units, or in the network's if the columns are scaled differently; as a picture
+    where it is one.
+    """
+    affine = run.units.affine
+    if affine is None or not affine.uniform:
+        return seen.measurement.picture(seen.y)
+    return seen.measurement.picture(seen.y * affine.scale.flatten()[0] + seen.measurement(affine.shift[None]))
 
 
 def agree(run: Run, drawn: Drawn, seen: Observation) -> Metrics:

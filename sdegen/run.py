@@ -28,12 +28,12 @@ from sdegen.assembly import (
 )
 from sdegen.checkpoint import Checkpoint
 from sdegen.classifier import ClassifierModel
-from sdegen.datasets import Dataset, Units
+from sdegen.datasets import Dataset, restored
 from sdegen.datasets.fingerprint import difference, fingerprint
 from sdegen.errors import UserError
 from sdegen.guidance import Guidance
 from sdegen.likelihood import Flow, by_probes
-from sdegen.measurement import Measurement
+from sdegen.measurement import Measurement, linear_units
 from sdegen.moments import Moments
 from sdegen.networks import Network
 from sdegen.ode import Dopri5
@@ -120,7 +120,7 @@ class Run:
         self.folder, self.config, self.step, self.weights = folder, config, saved.step, weights
         self.device, self.dtype, self._trust = device, DTYPES[precision], trust
         self._data = saved.data
-        self.units, self.classes = Units(**saved.units), saved.classes
+        self.units, self.classes = restored(saved.units), saved.classes
         self.sde: SDE = construct(config, "sde", trust)
         self.sampler: Sampler = construct(config, "sampler", trust)
         network_class = schema.resolve(config["network"]["_target_"], trust)
@@ -159,9 +159,7 @@ class Run:
         return self.model
 
     def score(self, x: Tensor, t: Tensor | float) -> Tensor:
-        r"""∇ log p_t in the user's units, float64: what samples are pulled by at time t.
-
-        With ``x = shift + scale * x'``, the score of x is that of x' over ``scale``.
+        """∇ log p_t of what is decoded, in the user's units, float64: what samples are pulled by at time t.
 
         Args:
             x: ``(B, *)``, in the user's units.
@@ -170,7 +168,7 @@ class Run:
         t = torch.as_tensor(t, device=self.device, dtype=self.dtype)
         with torch.no_grad():
             inner = self.score_model(self.units.encode(x).to(self.device, self.dtype), t)
-        return inner.double() / self.units.scale.to(self.device)
+        return self.units.score(x.to(self.device), inner)
 
     def flow(self, *, rtol: float = 1e-5, atol: float = 1e-5, batch_size: int = 1000) -> Flow:
         """The map between data and latents, by a solver that treats each point by itself: see :class:`Flow`.
@@ -205,7 +203,7 @@ class Run:
             probes: of the divergence, exact for 0; their standard error is in :meth:`Flow.log_prob`.
             seed: of the probes.
         """
-        return self.flow().log_prob(x, by_probes(probes, self.units.shift.numel()), seed).log_p
+        return self.flow().log_prob(x, by_probes(probes, self.units.size), seed).log_p
 
     def sample(self, count: int, *, seed: int = 0, batch_size: int = 1000, guidance: Guidance | None = None) -> Tensor:
         """``count`` samples in the user's units, ``(count, *)`` float64, on the run's device.
@@ -255,6 +253,8 @@ class Run:
         Raises:
             UserError: it does not go with this run.
         """
+        if self.steers(node, "observed"):
+            linear_units(self.units, choice(node))
         supplied = {"label": label, "observed": observed, "shape": self.units.shape, "load": self._model_of}
         guidance: Guidance = construct({"guidance": node}, "guidance", self._trust, **supplied)
         if guidance.conditional and self.model.network.label_dropout is None:
@@ -284,8 +284,8 @@ class Run:
         if not isinstance(other.model, kind):
             wanted = "classifier: train one with objective=classification" if kind is ClassifierModel else "score"
             raise UserError(f"guidance.run={folder}: holds no {wanted}")
-        same_units = other.units.shape == self.units.shape and all(map(torch.equal, other.units, self.units))
-        if other.config["dataset"]["_target_"] != self.config["dataset"]["_target_"] or not same_units:
+        same = other.config["dataset"]["_target_"] == self.config["dataset"]["_target_"]
+        if not (same and other.units.equals(self.units)):
             raise UserError(
                 f"guidance.run={folder}: was trained on other data than {self.folder}: train it on the same"
             )
@@ -298,9 +298,7 @@ class Run:
 
     def weights_used(self) -> str:
         """Which model it is, in words."""
-        if self.model.network.exact:
-            return "exact score"
-        return f"{self.weights} weights of step {self.step}"
+        return "exact score" if self.model.network.exact else f"{self.weights} weights of step {self.step}"
 
 
 def load_weights(network: Network, weights: Mapping[str, Tensor]) -> None:

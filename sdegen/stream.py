@@ -146,7 +146,8 @@ class Points:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.seed, self.dropout, self.device, self.dtype = seed, dropout, device, dtype
-        self.units, self.dequantize = dataset.units, dataset.dequantize
+        self.units = dataset.units
+        self.cells = None if dataset.cells is None else dataset.cells.to(device)
         self.x = x = dataset.x if dataset.mapped else dataset.x.to(device)
         y = torch.full((len(x),), -1) if dataset.y is None else dataset.y
         self.y = y.to(device)
@@ -170,9 +171,9 @@ class Points:
         # A large step is a block by itself, and may be the short one.
         index = self.indices(steps)[:, :width]
         x, y = self.x[index.to(self.x.device)].to(self.device), self.y[index]
-        if self.dequantize:
+        if self.cells is not None:
             # Uniform in the cell of each level; a stream of its own, so that it moves no other number.
-            x = x.double() + self._uniform("dequantisation", x, blocks) - 0.5
+            x = x.double() + self.cells * self._uniform("dequantisation", x, blocks) - self.cells / 2
         if self.dropout:
             y = torch.where(self._uniform("labels", y, blocks) < self.dropout, -1, y)
         return self.units.encode(x).to(self.dtype), y

@@ -12,7 +12,7 @@ from torch import Tensor
 from sdegen import schema
 from sdegen.assembly import GROUPS, Config, construct
 from sdegen.checkpoint import Checkpoint
-from sdegen.datasets import Units
+from sdegen.datasets import restored
 from sdegen.errors import UserError
 from sdegen.networks.base import at_most
 
@@ -95,6 +95,6 @@ def check_size(saved: Checkpoint, trust: Sequence[str]) -> None:
         return
     storages = {one.data_ptr(): one for weight in saved.weights.values() if (one := weight.untyped_storage())}
     held = sum(storage.nbytes() for storage in storages.values())
-    supplied = {"shape": Units(**saved.units).shape, "sde": construct(config, "sde", trust), "classes": saved.classes}
+    supplied = {"shape": restored(saved.units).shape, "sde": construct(config, "sde", trust), "classes": saved.classes}
     with torch.random.fork_rng(devices=[]), at_most(held, "the checkpoint holds"):
         construct(config, "network", trust, **supplied)

@@ -267,6 +267,25 @@ def test_a_dataset_larger_than_the_memory_is_refused_before_it_is_drawn(
 
 
 TWO = torch.zeros(2).double()
+UP = torch.arange(6.0).double().reshape(2, 3)
+MAP = {"knots": UP, "scores": UP, "slopes": UP + 1, "logarithm": torch.tensor([True, False])}
+BENT: list[tuple[str, object]] = [
+    ("knots", -UP),
+    ("knots", UP * torch.inf),
+    ("knots", UP * 1e308),
+    ("knots", UP[:, :1].expand(2, 3)),
+    ("knots", UP.float()),
+    ("knots", UP[:1]),
+    ("scores", UP * 0),
+    ("scores", UP.to_sparse()),
+    ("slopes", UP),
+    ("slopes", UP[:1, :1].expand(2, 10**9)),
+    ("slopes", [1.0]),
+    ("logarithm", torch.tensor([1, 0])),
+    ("logarithm", torch.tensor([True])),
+    ("shift", TWO),
+    (1, TWO),  # type: ignore[list-item]
+]
 WRONG: list[dict[str, Any]] = [
     {"format": 1},
     {"format": torch.ones(2)},
@@ -290,6 +309,7 @@ WRONG: list[dict[str, Any]] = [
     {"units": {"shift": TWO, "scale": torch.ones(3).double()}},
     {"units": {"shift": TWO[:1].expand(10**9), "scale": TWO[:1].expand(10**9)}},
     {"units": {"shift": TWO.to_sparse(), "scale": (TWO + 1).to_sparse()}},
+    *({"units": {**MAP, name: value}} for name, value in BENT),
     {"step": "x"},
     {"step": -1},
     {"config": None},

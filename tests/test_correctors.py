@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdegen.datasets.base import Units
+from sdegen.datasets import Affine
 from sdegen.errors import UserError
 from sdegen.mixture import GaussianMixture, Marginals
 from sdegen.networks.oracle import Oracle
@@ -236,7 +236,7 @@ def test_acceptance_is_the_mean_over_times_and_batches() -> None:
 
     sde = VP()
     model = ScoreModel(Oracle(two_modes(), sde), Raw(), sde)
-    units = Units(torch.zeros(1).double(), torch.ones(1).double())
+    units = Affine(torch.zeros(1).double(), torch.ones(1).double())
     model.train()
     samples = draw(sde, model, StepSampler(ReverseDiffusion(), Fake(), steps=2), units, 130, batch_size=66)
     # 66 rows at the rate 0.8 and 64 at 0.8 · 64/66.

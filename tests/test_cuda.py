@@ -12,7 +12,7 @@ from test_samplers import SAMPLERS
 import sdegen
 from sdegen import checkpoint, experiment, metrics
 from sdegen.command import composed
-from sdegen.datasets.base import Units
+from sdegen.datasets import Affine
 from sdegen.likelihood import Exact, Flow, Hutchinson
 from sdegen.mixture import Marginals
 from sdegen.networks.oracle import Oracle
@@ -58,7 +58,7 @@ def test_run_of_the_gpu_is_reloaded_on_the_cpu(tmp_path: Path) -> None:
 def test_sample_does_not_depend_on_its_batch(sde: LinearSDE, key: str) -> None:
     sampler = SAMPLERS[key]()
     model = ScoreModel(Oracle(plane(), sde), Raw(), sde)
-    units = Units(torch.zeros(2).double(), torch.ones(2).double())
+    units = Affine(torch.zeros(2).double(), torch.ones(2).double())
     options = {"device": "cuda", "dtype": torch.float64, "frames": 5}
     batches = [draw(sde, model, sampler, units, 130, batch_size=b, **options).x for b in (7, 130)]
     torch.testing.assert_close(batches[0], batches[1], rtol=0, atol=1e-9)
@@ -76,10 +76,10 @@ def test_flow_is_that_of_the_cpu(sde: LinearSDE) -> None:
 @pytest.mark.parametrize("divergence", [Exact(), Hutchinson(2)], ids=["exact", "hutchinson"])
 def test_likelihood_is_the_exact_one_and_does_not_depend_on_its_batch(sde: LinearSDE, divergence) -> None:  # noqa: ANN001
     """Probes of a GPU are not those of the CPU, so that only their mean is compared."""
-    units = Units(torch.full((2,), 0.5).double(), torch.full((2,), 1.8).double())
+    units = Affine(torch.full((2,), 0.5).double(), torch.full((2,), 1.8).double())
     law = plane()
     x = law.sample(150, torch.Generator().manual_seed(0))
-    score, solver = Marginals(law.affine(*units), sde), Dopri5Solver(1e-6, 1e-6, 10_000)
+    score, solver = Marginals(law.affine(units.shift, units.scale), sde), Dopri5Solver(1e-6, 1e-6, 10_000)
     here = Flow(sde, score, units, solver, dtype=torch.float64).log_prob(x, Exact()).log_p
     flows = [Flow(sde, score, units, solver, batch_size=b, device="cuda", dtype=torch.float64) for b in (150, 31)]
     there = [flow.log_prob(x.cuda(), divergence) for flow in flows]

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from sdegen import schema
-from sdegen.datasets import IDX, Dataset, Digits, Folder
-from sdegen.datasets.base import Units, split
+from sdegen.datasets import IDX, Affine, Dataset, Digits, Folder
+from sdegen.datasets.base import split
 from sdegen.datasets.idx import FASHION_MNIST, read_idx
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -355,6 +355,6 @@ def test_folders_that_hold_too_little_or_too_much_are_told(tmp_path: Path) -> No
 
 def test_units_of_levels_put_the_ends_at_minus_one_and_one() -> None:
     for levels in (2, 17, 256):
-        ends = Units.of_levels(levels, (1, 2, 2)).encode(torch.tensor([0, levels - 1])[:, None, None, None])
+        ends = Affine.of_levels(levels, (1, 2, 2)).encode(torch.tensor([0, levels - 1])[:, None, None, None])
         assert torch.equal(ends, torch.tensor([-1.0, 1]).double()[:, None, None, None].expand(2, 1, 2, 2))
         assert math.isclose(float(ends.std(correction=0)), 1)

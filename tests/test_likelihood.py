@@ -13,7 +13,7 @@ from scipy.spatial import geometric_slerp
 from scipy.stats import kstest
 from torch import Tensor
 
-from sdegen.datasets.base import Units
+from sdegen.datasets import Affine
 from sdegen.errors import UserError
 from sdegen.likelihood import Exact, Flow, Hutchinson, arc, bits_per_dim, by_probes, dequantized
 from sdegen.mixture import GaussianMixture, Marginals
@@ -26,20 +26,20 @@ TIGHT = Dopri5(1e-8, 1e-8, 10_000)
 LOOSE = Dopri5(1e-5, 1e-5, 10_000)
 
 
-def same(shape: tuple[int, ...]) -> Units:
+def same(shape: tuple[int, ...]) -> Affine:
     """The user's units are the network's."""
-    return Units(torch.zeros(shape, dtype=torch.float64), torch.ones(shape, dtype=torch.float64))
+    return Affine(torch.zeros(shape, dtype=torch.float64), torch.ones(shape, dtype=torch.float64))
 
 
-def flow(sde: SDE, score: Score, units: Units, solver: ODESolver = TIGHT, batch_size: int = 1000) -> Flow:
+def flow(sde: SDE, score: Score, units: Affine, solver: ODESolver = TIGHT, batch_size: int = 1000) -> Flow:
     return Flow(sde, score, units, solver, batch_size=batch_size, dtype=torch.float64)
 
 
-def standardised(law: GaussianMixture) -> Units:
+def standardised(law: GaussianMixture) -> Affine:
     mean = (law.weights[:, None] * law.means).sum(0)
     centred = law.means - mean
     second = law.covariances + centred[:, :, None] * centred[:, None, :]
-    return Units(mean, (law.weights[:, None, None] * second).sum(0).diagonal().sqrt())
+    return Affine(mean, (law.weights[:, None, None] * second).sum(0).diagonal().sqrt())
 
 
 class Correlated:
@@ -98,7 +98,7 @@ def test_density_of_a_mixture_is_exact_in_the_users_units(sde: LinearSDE, bound:
     units = standardised(law)
     assert float(units.shift[0]) > 90
     x = law.sample(400, torch.Generator().manual_seed(0))
-    inner = Marginals(law.affine(*units), sde)
+    inner = Marginals(law.affine(units.shift, units.scale), sde)
     got = flow(sde, inner, units, LOOSE).log_prob(x, Exact())
     # At eps the law is convolved with a Gaussian of width σ in each unit.
     alpha, sigma = (f(torch.tensor(sde.eps, dtype=torch.float64)) for f in (sde.alpha, sde.sigma))
@@ -144,7 +144,7 @@ def test_density_integrates_to_one_for_any_score_and_any_sde(sde: SDE, d: int) -
     axes = [torch.linspace(-10, 10, n, dtype=torch.float64) * s for s in scale]
     x = torch.cartesian_prod(*axes).reshape(-1, d)
     solver = Dopri5(1e-6, 1e-6, 10_000)
-    log_p = flow(sde, wavy, Units(torch.zeros(d).double(), scale), solver, 20_000).log_prob(x, Exact()).log_p
+    log_p = flow(sde, wavy, Affine(torch.zeros(d).double(), scale), solver, 20_000).log_prob(x, Exact()).log_p
     cell = math.prod(float(axis[1] - axis[0]) for axis in axes)
     assert float(log_p.exp().sum()) * cell == pytest.approx(1, abs=1e-4)
 
@@ -180,7 +180,7 @@ def test_standard_error_is_true_and_falls_with_the_probes() -> None:
     law = GaussianMixture(torch.ones(3), 1.5 * normal(3, 8, seed=2), root @ root.transpose(1, 2))
     units = standardised(law)
     x = law.sample(600, torch.Generator().manual_seed(3))
-    mapped = flow(VP(), Marginals(law.affine(*units), VP()), units, LOOSE)
+    mapped = flow(VP(), Marginals(law.affine(units.shift, units.scale), VP()), units, LOOSE)
     exact = mapped.log_prob(x, Exact()).log_p
     sizes = []
     for probes in (2, 8):
@@ -199,7 +199,7 @@ def test_point_does_not_depend_on_its_batch(sde: LinearSDE, divergence: Exact | 
     law = plane()
     units = standardised(law)
     x = law.sample(20, torch.Generator().manual_seed(0))
-    score = Marginals(law.affine(*units), sde)
+    score = Marginals(law.affine(units.shift, units.scale), sde)
     whole, parts = (flow(sde, score, units, LOOSE, b).log_prob(x, divergence, seed=4) for b in (20, 13))
     torch.testing.assert_close(parts.log_p, whole.log_p, rtol=0, atol=1e-9)
     torch.testing.assert_close(parts.latent, whole.latent, rtol=0, atol=1e-9)
@@ -229,7 +229,7 @@ def test_float32_is_nearly_float64(sde: LinearSDE) -> None:
     law = plane()
     units = standardised(law)
     x = law.sample(200, torch.Generator().manual_seed(0))
-    score = Marginals(law.affine(*units), sde)
+    score = Marginals(law.affine(units.shift, units.scale), sde)
     got = [Flow(sde, score, units, LOOSE, dtype=dtype).log_prob(x, Exact()) for dtype in (torch.float32, torch.float64)]
     torch.testing.assert_close(got[0].log_p, got[1].log_p, rtol=0, atol=1e-3)
 
@@ -252,7 +252,7 @@ def uniform_score(sde: LinearSDE, half: float) -> Score:
 def test_uniform_data_of_17_levels_have_log2_17_bits() -> None:
     """Dequantised, they are uniform on [−½, 16½): a dimension takes log2 17 = 4.087 bits."""
     sde, half = VP(), math.sqrt(3)
-    units = Units(torch.full((2,), 8.0).double(), torch.full((2,), 17 / math.sqrt(12)).double())
+    units = Affine(torch.full((2,), 8.0).double(), torch.full((2,), 17 / math.sqrt(12)).double())
     x = torch.cartesian_prod(torch.arange(17), torch.arange(17)).double()
     values = dequantized(x, seed=0)
     assert torch.equal(values.round(), x)
@@ -276,7 +276,7 @@ def test_latent_of_a_point_on_the_line_is_its_quantile(line: GaussianMixture) ->
     sde = VP()
     x = torch.linspace(-4, 5, 13, dtype=torch.float64)[:, None]
     law = line.affine(torch.tensor(0.0), torch.tensor(3.1))
-    units = Units(torch.zeros(1).double(), torch.full((1,), 3.1).double())
+    units = Affine(torch.zeros(1).double(), torch.full((1,), 3.1).double())
     mapped = flow(sde, Marginals(law, sde), units, Dopri5(1e-10, 1e-10, 10_000))
     spread = (line.covariances + (3.1 * sde.sigma(torch.tensor(sde.eps, dtype=torch.float64))) ** 2).sqrt()
     cdf = (line.weights * torch.special.ndtr((x - line.means.T) / spread)).sum(1)
@@ -288,7 +288,7 @@ def test_latent_of_a_point_on_the_line_is_its_quantile(line: GaussianMixture) ->
 @pytest.mark.parametrize("shape", [(2,), (1, 2, 2)], ids=["vectors", "images"])
 def test_decoding_undoes_encoding_in_any_batch(sde: LinearSDE, shape: tuple[int, ...]) -> None:
     score = Correlated(sde, covariance(math.prod(shape)))
-    units = Units(torch.full(shape, 100.0).double(), torch.full(shape, 5.0).double())
+    units = Affine(torch.full(shape, 100.0).double(), torch.full(shape, 5.0).double())
     x = 100 + 5 * normal(5, *shape)
     mapped = flow(sde, score, units, TIGHT, batch_size=3)
     latent = mapped.encode(x)
@@ -313,7 +313,7 @@ def test_arc_on_one_line_is_straight() -> None:
 def test_interpolation_stays_where_the_data_are() -> None:
     """Gaussian data in 64 dimensions: the middle of a straight line has half their variance, ours has all of it."""
     sde, d = VP(), 64
-    units = Units(torch.full((d,), -20.0).double(), torch.full((d,), 3.0).double())
+    units = Affine(torch.full((d,), -20.0).double(), torch.full((d,), 3.0).double())
     x = units.decode(normal(2, d))
     mapped = flow(sde, lambda x, t: -x, units)
     path = mapped.interpolate(x[0], x[1], 5)

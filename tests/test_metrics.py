@@ -124,7 +124,7 @@ def test_off_support_is_a_share() -> None:
 def test_score_error_is_zero_for_the_oracle_and_relative(sde: LinearSDE) -> None:
     dataset = Mixture(0)
     assert dataset.law is not None
-    exact = Marginals(dataset.law.affine(*dataset.units), sde)
+    exact = Marginals(dataset.encoded_law, sde)
     assert metrics.score_error(dataset, sde, exact) == pytest.approx(0, abs=1e-12)
     assert metrics.score_error(dataset, sde, lambda x, t: 1.25 * exact(x, t)) == pytest.approx(0.25)
     assert metrics.score_error(dataset, sde, lambda x, t: 0 * x) == pytest.approx(1)

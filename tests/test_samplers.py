@@ -13,8 +13,7 @@ from scipy.integrate import quad
 from torch import Tensor
 
 from sdegen import metrics, proofs
-from sdegen.datasets import Mixture
-from sdegen.datasets.base import Units
+from sdegen.datasets import Affine, Mixture
 from sdegen.mixture import GaussianMixture, Marginals
 from sdegen.networks.oracle import Oracle
 from sdegen.proofs import MEAN, VARIANCE, gaussian, marginal, output
@@ -186,7 +185,7 @@ def test_samples_of_the_exact_score_reach_the_floor(
     sde = SDES[key] if key != "ve" else VE(sigma_max=50.0)
     dataset = Mixture(0)
     assert dataset.law is not None
-    model = ScoreModel(Oracle(dataset.law.affine(*dataset.units), sde), Raw(), sde)
+    model = ScoreModel(Oracle(dataset.encoded_law, sde), Raw(), sde)
     x = dataset.units.decode(draw(sde, model, sampler, dataset.units, 4000).x)
     for metric, entry in metrics.measure(dataset, x).items():
         assert entry["value"] < 5 * entry["floor"], (metric, entry)
@@ -196,7 +195,7 @@ def test_samples_of_the_exact_score_reach_the_floor(
 def test_samples_are_the_same_in_batches_of_7_64_and_70(key: str) -> None:
     sde, make = VP(), SAMPLERS[key]
     model = ScoreModel(Oracle(plane(), sde), Raw(), sde)
-    units = Units(torch.zeros(2).double(), torch.ones(2).double())
+    units = Affine(torch.zeros(2).double(), torch.ones(2).double())
     batches = [draw(sde, model, make(), units, 70, batch_size=b, dtype=torch.float64).x for b in (7, 64, 70)]
     for other in (*batches[1:], draw(sde, model, make(), units, 11, dtype=torch.float64).x):
         torch.testing.assert_close(batches[0][: len(other)], other, rtol=0, atol=1e-9)

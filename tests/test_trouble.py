@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sdegen import checkpoint, experiment
 from sdegen.command import composed
-from sdegen.datasets import Units
+from sdegen.datasets import Affine
 from sdegen.errors import UserError
 from sdegen.history import Diverged, History, LossByTime, cause
 from sdegen.networks import Network
@@ -110,7 +110,7 @@ class Field(Network):
         return torch.where(inside, torch.nan, -x)
 
 
-UNITS = Units(torch.zeros(2).double(), torch.ones(2).double())
+UNITS = Affine(torch.zeros(2).double(), torch.ones(2).double())
 
 
 @pytest.mark.parametrize("sampler", ["euler_maruyama", "adams", "stochastic_heun", "ddim"])

@@ -1,6 +1,6 @@
 """Data sets: points or images, with what is known of their law."""
 
-from sdegen.datasets.base import Dataset, Units
+from sdegen.datasets.base import Dataset
 from sdegen.datasets.digits import Digits
 from sdegen.datasets.file import File
 from sdegen.datasets.folder import Folder
@@ -8,9 +8,11 @@ from sdegen.datasets.idx import IDX
 from sdegen.datasets.mixture import Mixture
 from sdegen.datasets.planar import Checkerboard, Circles, Moons, Pinwheel, SwissRoll
 from sdegen.datasets.smile import Smile
+from sdegen.datasets.units import Affine, Quantile, Units, restored
 
 __all__ = [
     "IDX",
+    "Affine",
     "Checkerboard",
     "Circles",
     "Dataset",
@@ -20,7 +22,9 @@ __all__ = [
     "Mixture",
     "Moons",
     "Pinwheel",
+    "Quantile",
     "Smile",
     "SwissRoll",
     "Units",
+    "restored",
 ]

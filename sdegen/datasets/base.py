@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sdegen.datasets import columns
+from sdegen.datasets.units import Affine, Units
 from sdegen.mixture import GaussianMixture
 from sdegen.rng import generator
 
@@ -20,35 +22,6 @@ CHUNK = 2**24
 
 DRAWN = 64
 """Bytes that it takes to draw a point of the plane."""
-
-
-class Units(NamedTuple):
-    """The affine map between the user's units and those that networks meet: ``(x - shift) / scale``.
-
-    Both are float64, of the shape of one point.
-    """
-
-    shift: Tensor
-    scale: Tensor
-
-    @classmethod
-    def of_levels(cls, levels: int, shape: tuple[int, ...]) -> Units:
-        """The units in which the values 0 to ``levels - 1`` reach from -1 to 1."""
-        half = torch.full(shape, (levels - 1) / 2, dtype=torch.float64)
-        return cls(half, half.clone())
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of one point."""
-        return tuple(self.shift.shape)
-
-    def encode(self, x: Tensor) -> Tensor:
-        """From the user's units: ``(N, *)`` to ``(N, *)`` float64."""
-        return (x.double() - self.shift.to(x.device)) / self.scale.to(x.device)
-
-    def decode(self, x: Tensor) -> Tensor:
-        """Back to the user's units: ``(N, *)`` to ``(N, *)`` float64."""
-        return x.double() * self.scale.to(x.device) + self.shift.to(x.device)
 
 
 class Dataset(ABC):
@@ -61,14 +34,17 @@ class Dataset(ABC):
         x: training points, ``(N, *)``.
         held_out: points kept from training, for measuring; None where the law can be drawn from.
         law: the exact law, where it is a Gaussian mixture.
-        standardize: centre and scale the points for the network, by coordinate for vectors, as a whole for images.
+        standardize: centre and scale the points for the network, by coordinate for vectors, as a whole for images:
+            ``true`` by mean and deviation, ``false`` not at all, ``robust`` by the median and the 5 and 95 % quantiles,
+            or, of vectors, ``quantile``: see :func:`sdegen.datasets.columns.quantile_units`.
         levels: where the points are quantised, the number of values that an entry can take: 0 to ``levels - 1``. It
             makes the likelihood one of dequantised points, and changes nothing else.
         units: the network's units, where they are not those of ``standardize``.
         y: the class of each training point, ``(N,)`` integers from 0; None where there are no classes.
         held_out_y: the class of each point kept from training.
         classes: the number of classes, where there are labels.
-        dequantize: train on the points plus :math:`U(-\tfrac12, \tfrac12)`, fresh at every step, in the user's units.
+        dequantize: train on the points plus :math:`U(-\tfrac12, \tfrac12)`, fresh at every step, in the user's units;
+            without ``levels`` and under ``standardize=quantile``, in columns with tied values, and times their step.
         mapped: the points stay on the disk, and batches are copied from there.
 
     Raises:
@@ -80,7 +56,7 @@ class Dataset(ABC):
         x: Tensor,
         held_out: Tensor | None = None,
         law: GaussianMixture | None = None,
-        standardize: bool = True,
+        standardize: bool | Literal["robust", "quantile"] = True,
         levels: int | None = None,
         *,
         units: Units | None = None,
@@ -100,16 +76,42 @@ class Dataset(ABC):
                 check_levels(levels, points)
             if labels is not None or classes is not None:
                 check_labels(classes, points, labels)
-        if dequantize and levels is None:
+        if dequantize and levels is None and standardize != "quantile":
             raise ValueError("dequantize=true needs quantised values: say how many values there are by levels=")
-        if units is None:
-            units = standard_units(self.x) if standardize else plain_units(self.x)
-        self.units = units
+        if standardize == "quantile" and self.x.ndim != 2:
+            raise ValueError(
+                "standardize=quantile maps columns of points, and images are standardised as a whole: use "
+                "dataset.standardize=true or robust"
+            )
+        self.standardize = standardize if units is None else False
+        self.cells: Tensor | None = None
+        if dequantize:
+            one = torch.ones(self.x.shape[1:], dtype=torch.float64)
+            self.cells = one if levels is not None else columns.tied_cells(self.x)
+        self.units = self._chosen_units() if units is None else units
+
+    def _chosen_units(self) -> Units:
+        if self.standardize == "robust":
+            return columns.robust_units(self.x)
+        if self.standardize == "quantile":
+            return columns.quantile_units(self.x, self.held_out, self.cells)
+        return standard_units(self.x) if self.standardize else plain_units(self.x)
+
+    def concerns(self) -> list[str]:
+        """Warnings before a training, a line each: columns whose units do not serve both the bulk and a few rows."""
+        remedies = {
+            True: "use dataset.standardize=quantile, or robust, which gives up the few",
+            "robust": "dataset.standardize=robust gives up the few: use quantile to keep them",
+        }
+        if self.standardize not in remedies or self.x.ndim != 2:
+            return []
+        return [f"{found}: {remedies[self.standardize]}" for found in columns.carried_by_few(self.x)]
 
     @property
     def encoded_law(self) -> GaussianMixture | None:
-        """The exact law in the network's units, where it is known."""
-        return None if self.law is None else self.law.affine(*self.units)
+        """The exact law in the network's units, where it is known and they are affine: others leave no mixture."""
+        affine = self.units.affine
+        return None if self.law is None or affine is None else self.law.affine(affine.shift, affine.scale)
 
     @abstractmethod
     def draw(self, n: int, source: torch.Generator) -> Tensor | None:
@@ -124,12 +126,12 @@ class Dataset(ABC):
         return None
 
 
-def plain_units(x: Tensor) -> Units:
+def plain_units(x: Tensor) -> Affine:
     """The user's own units, of points ``(N, *)``."""
-    return Units(*(fill(x.shape[1:], dtype=torch.float64) for fill in (torch.zeros, torch.ones)))
+    return Affine(*(fill(x.shape[1:], dtype=torch.float64) for fill in (torch.zeros, torch.ones)))
 
 
-def standard_units(x: Tensor) -> Units:
+def standard_units(x: Tensor) -> Affine:
     """The units in which points ``(N, *)`` have mean 0 and deviation 1: by coordinate for vectors, else as a whole.
 
     The mean square of all is that within the chunks plus that of the chunks' means.
@@ -141,7 +143,7 @@ def standard_units(x: Tensor) -> Units:
     deviation = torch.stack([weight * (std**2 + (mean - shift) ** 2) for weight, mean, std in parts]).sum(0).sqrt()
     # A coordinate that never changes has no scale of its own.
     scale = torch.where(deviation > 0, deviation, 1.0)
-    return Units(shift.expand(shape).clone(), scale.expand(shape).clone())
+    return Affine(shift.expand(shape).clone(), scale.expand(shape).clone())
 
 
 def chunks(x: Tensor) -> tuple[Tensor, ...]:

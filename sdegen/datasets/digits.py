@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdegen.datasets.base import Dataset, Units, split
+from sdegen.datasets.base import Dataset, split
+from sdegen.datasets.units import Affine
 
 
 class Digits(Dataset):
@@ -31,7 +32,7 @@ class Digits(Dataset):
             x[train],
             x[kept],
             levels=self.LEVELS,
-            units=Units.of_levels(self.LEVELS, tuple(x.shape[1:])),
+            units=Affine.of_levels(self.LEVELS, tuple(x.shape[1:])),
             y=y[train],
             held_out_y=y[kept],
             classes=self.CLASSES,

@@ -10,7 +10,7 @@ import re
 import textwrap
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -56,7 +56,7 @@ class File(Dataset):
         seed: int,
         path: str,
         held_out: float = 0.2,
-        standardize: bool = True,
+        standardize: bool | Literal["robust", "quantile"] = True,
         levels: int | None = None,
         dequantize: bool = False,
     ) -> None:

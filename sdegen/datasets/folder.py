@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdegen.datasets.base import Dataset, Units, check_memory, check_share, split
+from sdegen.datasets.base import Dataset, check_memory, check_share, split
+from sdegen.datasets.units import Affine
 
 
 class Folder(Dataset):
@@ -54,7 +55,7 @@ class Folder(Dataset):
             x[train],
             x[kept],
             levels=self.LEVELS,
-            units=Units.of_levels(self.LEVELS, tuple(x.shape[1:])),
+            units=Affine.of_levels(self.LEVELS, tuple(x.shape[1:])),
             y=None if y is None else y[train],
             held_out_y=None if y is None else y[kept],
             classes=classes,

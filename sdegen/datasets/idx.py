@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sdegen.datasets.base import Dataset, Units, check_memory, check_size, count_classes
+from sdegen.datasets.base import Dataset, check_memory, check_size, count_classes
+from sdegen.datasets.units import Affine
 
 FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 """Where Debian's package puts it."""
@@ -60,7 +61,7 @@ class IDX(Dataset):
             x[:size],
             held_out,
             levels=self.LEVELS,
-            units=Units.of_levels(self.LEVELS, tuple(x.shape[1:])),
+            units=Affine.of_levels(self.LEVELS, tuple(x.shape[1:])),
             y=y[:size],
             held_out_y=held_out_y,
             classes=classes,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -29,7 +31,7 @@ class Mixture(Dataset):
         means: tuple[tuple[float, ...], ...] = ((-3.0,), (3.0,)),
         variances: tuple[float, ...] = (0.25, 1.0),
         size: int = 5000,
-        standardize: bool = True,
+        standardize: bool | Literal["robust", "quantile"] = True,
     ) -> None:
         if len({len(mean) for mean in means}) != 1:
             raise ValueError("means must be lists of one and the same length: try means=[[-3],[3]]")

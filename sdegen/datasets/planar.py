@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ class Planar(Dataset):
         standardize: see :class:`Dataset`.
     """
 
-    def __init__(self, seed: int, noise: float, size: int, standardize: bool) -> None:
+    def __init__(self, seed: int, noise: float, size: int, standardize: bool | Literal["robust", "quantile"]) -> None:
         if noise < 0:
             raise ValueError(f"noise={noise:g} must not be negative")
         self.noise = noise
@@ -43,7 +44,9 @@ def _state(source: np.random.Generator) -> int:
 class Moons(Planar):
     """Two interleaved half circles (scikit-learn's ``make_moons``)."""
 
-    def __init__(self, seed: int, noise: float = 0.05, size: int = 5000, standardize: bool = True) -> None:
+    def __init__(
+        self, seed: int, noise: float = 0.05, size: int = 5000, standardize: bool | Literal["robust", "quantile"] = True
+    ) -> None:
         super().__init__(seed, noise, size, standardize)
 
     def _recipe(self, n: int, source: np.random.Generator) -> np.ndarray:
@@ -55,7 +58,9 @@ class Moons(Planar):
 class Circles(Planar):
     """Two concentric circles, the inner of half the radius (scikit-learn's ``make_circles``)."""
 
-    def __init__(self, seed: int, noise: float = 0.04, size: int = 5000, standardize: bool = True) -> None:
+    def __init__(
+        self, seed: int, noise: float = 0.04, size: int = 5000, standardize: bool | Literal["robust", "quantile"] = True
+    ) -> None:
         super().__init__(seed, noise, size, standardize)
 
     def _recipe(self, n: int, source: np.random.Generator) -> np.ndarray:
@@ -67,7 +72,9 @@ class Circles(Planar):
 class SwissRoll(Planar):
     """A spiral: scikit-learn's ``make_swiss_roll`` seen from its side."""
 
-    def __init__(self, seed: int, noise: float = 0.3, size: int = 5000, standardize: bool = True) -> None:
+    def __init__(
+        self, seed: int, noise: float = 0.3, size: int = 5000, standardize: bool | Literal["robust", "quantile"] = True
+    ) -> None:
         super().__init__(seed, noise, size, standardize)
 
     def _recipe(self, n: int, source: np.random.Generator) -> np.ndarray:
@@ -79,7 +86,9 @@ class SwissRoll(Planar):
 class Checkerboard(Planar):
     """Uniform on the eight dark squares of a 4 × 4 board of side 4, centred at 0."""
 
-    def __init__(self, seed: int, noise: float = 0.0, size: int = 5000, standardize: bool = True) -> None:
+    def __init__(
+        self, seed: int, noise: float = 0.0, size: int = 5000, standardize: bool | Literal["robust", "quantile"] = True
+    ) -> None:
         super().__init__(seed, noise, size, standardize)
 
     def _recipe(self, n: int, source: np.random.Generator) -> np.ndarray:
@@ -97,7 +106,9 @@ class Pinwheel(Planar):
 
     ARMS, LENGTH, BEND = 5, 0.3, 0.25
 
-    def __init__(self, seed: int, noise: float = 0.1, size: int = 5000, standardize: bool = True) -> None:
+    def __init__(
+        self, seed: int, noise: float = 0.1, size: int = 5000, standardize: bool | Literal["robust", "quantile"] = True
+    ) -> None:
         super().__init__(seed, noise, size, standardize)
 
     def _recipe(self, n: int, source: np.random.Generator) -> np.ndarray:

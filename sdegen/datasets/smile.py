@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -29,7 +30,9 @@ class Smile(Dataset):
         standardize: see :class:`Dataset`.
     """
 
-    def __init__(self, seed: int, noise: float = 0.0, size: int = 400, standardize: bool = True) -> None:
+    def __init__(
+        self, seed: int, noise: float = 0.0, size: int = 400, standardize: bool | Literal["robust", "quantile"] = True
+    ) -> None:
         if noise < 0:
             raise ValueError(f"noise={noise:g} must not be negative")
         if size < 4 or size % 4:

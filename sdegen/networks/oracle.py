@@ -26,8 +26,8 @@ class Oracle(Network):
         super().__init__()
         if law is None:
             raise ValueError(
-                "the law of this data set is not known: network=oracle works with "
-                "dataset=gaussian_mixture, smile and smile_noisy"
+                "the law of this data set is not known in the network's units: network=oracle works with "
+                "dataset=gaussian_mixture, smile and smile_noisy, and dataset.standardize=true, false or robust"
             )
         self.score = Marginals(law, sde)
 

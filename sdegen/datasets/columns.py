@@ -1,0 +1,201 @@
+"""Columns of points as they are found: outliers, ties and skew, and the units that bear them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from sdegen.datasets.units import Affine, Quantile
+
+KNOTS = 1000
+"""Quantiles of a map at most."""
+ROWS_PER_KNOT = 20
+"""Rows to each knot: the slope between two has the relative error of their count, a fifth."""
+LEAST_KNOTS = 20
+"""Knots of the map of a small set, unless it has fewer values."""
+TIES = 0.05
+"""Share of the rows that one value may hold in a column with a continuous map."""
+OUTER = 0.05
+"""Share of the rows outside of either of the two quantiles that make a robust scale."""
+BETWEEN = 3.2897072539029457
+"""The distance of these quantiles of a standard normal."""
+SQUEEZED = 0.1
+"""Deviation of the rest, over that of all, below which a few rows are said to carry the scale."""
+FEW = 0.01
+"""Share of the rows that are a few."""
+LEAST_ROWS = 20
+"""Rows below which nothing can be said to be few."""
+SAMPLE = 2**24
+"""Numbers of images at most of which quantiles are taken, of images spread evenly through the data."""
+
+
+def robust_units(x: Tensor) -> Affine:
+    """The units in which points have median 0 and, between their 5 and 95 % quantiles, the distance of a normal's.
+
+    By coordinate for vectors ``(N, d)``, as a whole for images ``(N, C, H, W)``. Where both quantiles are one value,
+    the scale is the standard deviation, and 1 where that is 0.
+    """
+    shape, vectors = tuple(x.shape[1:]), x.ndim == 2
+    if not vectors:
+        x = x[:: -(-x.numel() // SAMPLE)].reshape(-1, 1)
+    x = x.double().sort(0).values
+    low, middle, high = (_quantile(x, q) for q in (OUTER, 0.5, 1 - OUTER))
+    deviation = x.std(0, correction=0)
+    scale = torch.where(high > low, (high - low) / BETWEEN, torch.where(deviation > 0, deviation, 1.0))
+    if vectors:
+        return Affine(middle, scale)
+    return Affine(*(value.expand(math.prod(shape)).reshape(shape).clone() for value in (middle, scale)))
+
+
+def quantile_units(x: Tensor, held_out: Tensor | None, cells: Tensor | None) -> Quantile:
+    """The map of each column of points ``(N, d)`` to normal scores through at most :data:`KNOTS` of its quantiles.
+
+    Its knots are rows of the data, about equally spaced in their normal scores, so that the outermost are the smallest
+    and the largest. The tails are as steep as the outermost piece, or as all pieces on average if that is steeper: one
+    far row is no reason to expect others still farther.
+
+    Args:
+        x: the points.
+        held_out: those kept from training, whose signs count, too.
+        cells: the width in which the values of each column are dequantised, ``(d,)``, 0 where they are not.
+
+    Raises:
+        ValueError: one value holds too many rows of a column.
+    """
+    check_varied(x)
+    widths = x.new_zeros(x.shape[1]) if cells is None else cells
+    for column, width in enumerate(widths):
+        if not width and (tied := _tied(x[:, column])) is not None:
+            value, share = tied
+            raise ValueError(
+                f"standardize=quantile: column {column + 1}: {share:.1%} of the rows are {value:.6g}, and a continuous "
+                f"map takes at most {TIES:.0%}: spread them by dataset.dequantize=true, or use "
+                f"dataset.standardize=robust"
+            )
+    lowest = x.amin(0) if held_out is None else torch.minimum(x.amin(0), held_out.double().amin(0))
+    logarithm = lowest - widths / 2 > 0
+    columns = []
+    for column, width in enumerate(widths):
+        values = _spread(x[:, column], float(width)) if width else x[:, column]
+        columns.append(_knots(values.log() if logarithm[column] else values))
+    most = max(len(part[0]) for part in columns)
+    knots, scores, slopes = (
+        torch.stack(part) for part in zip(*(_padded(*part, most) for part in columns), strict=True)
+    )
+    return Quantile(knots, scores, slopes, logarithm)
+
+
+def tied_cells(x: Tensor) -> Tensor:
+    """The step of each column whose values are tied, ``(d,)``, the width in which they are dequantised; else 0.
+
+    Raises:
+        ValueError: the values of a tied column are no multiples of a step.
+    """
+    check_varied(x)
+    cells = x.new_zeros(x.shape[1])
+    for column, values in enumerate(x.T):
+        if (tied := _tied(values)) is None:
+            continue
+        distinct = values.unique()
+        step = distinct.diff().min()
+        places = (distinct - distinct[0]) / step
+        if bool(((places - places.round()).abs() > 1e-6).any()):
+            raise ValueError(
+                f"dequantize=true: column {column + 1}: {tied[1]:.1%} of the rows are {tied[0]:.6g}, and its values "
+                f"are not multiples of one step: use dataset.standardize=robust, or leave the column out"
+            )
+        cells[column] = step
+    return cells
+
+
+def check_varied(x: Tensor) -> None:
+    """ValueError where a column of points ``(N, d)`` never changes, and so has no quantiles."""
+    constant = torch.nonzero(x.amin(0) == x.amax(0)).flatten()
+    if len(constant):
+        raise ValueError(
+            f"standardize=quantile: column {int(constant[0]) + 1} never changes: leave it out, or use "
+            f"dataset.standardize=true"
+        )
+
+
+def carried_by_few(x: Tensor) -> list[str]:
+    """The finding, in words, for each column of points ``(N, d)`` in which a few rows carry the scale.
+
+    A hundredth of the rows, or one, is few; they carry the scale if the others have a deviation, about their own mean,
+    below a tenth of that of all. Columns whose other rows are all equal are passed over: there is nothing to be lost.
+    """
+    if len(x) < LEAST_ROWS:
+        return []
+    most, found = max(1, int(FEW * len(x))), []
+    for column, values in enumerate(x.double().T):
+        values = values[(values - values.median()).abs().argsort()]
+        whole, left = float(values.std(correction=0)), _deviations(values, most)
+        if not 0 < left[most] < SQUEEZED * whole:
+            continue
+        # No more rows than are needed to bring the deviation of the others near what it ends at.
+        count = int(torch.nonzero(left < min(2 * float(left[most]), SQUEEZED * whole))[0])
+        far = (values[-count:] - values.mean()).square().sum() / (values - values.mean()).square().sum()
+        found.append(
+            f"column {column + 1}: {count} of {len(x)} rows carry {float(far):.1%} of its variance, and the others' "
+            f"deviation is {float(left[count]) / whole:.2g} of the whole"
+        )
+    return found
+
+
+def _deviations(values: Tensor, most: int) -> Tensor:
+    """The deviations of numbers without the last k, for k from 0 to ``most``, precise where the first is typical."""
+    sums = [(values - values[0]).pow(power).cumsum(0)[len(values) - most - 1 :] for power in (1, 2)]
+    mean, square = (part / torch.arange(len(values) - most, len(values) + 1) for part in sums)
+    return (square - mean**2).clamp(min=0).sqrt().flip(0)
+
+
+def _quantile(ordered: Tensor, q: float) -> Tensor:
+    """Quantiles of sorted columns ``(N, d)``, by linear interpolation; torch.quantile takes no large ones."""
+    at = q * (len(ordered) - 1)
+    low = math.floor(at)
+    return torch.lerp(ordered[low], ordered[min(low + 1, len(ordered) - 1)], at - low)
+
+
+def _tied(values: Tensor) -> tuple[float, float] | None:
+    """The value that holds most rows and its share, if that is more than :data:`TIES` and more than one row."""
+    distinct, counts = values.unique(return_counts=True)
+    top = int(counts.argmax())
+    share = float(counts[top]) / len(values)
+    return (float(distinct[top]), share) if counts[top] > 1 and share > TIES else None
+
+
+def _spread(values: Tensor, width: float) -> Tensor:
+    """Values dequantised evenly: those that are tied lie at equal distances in their cell."""
+    ordered = values.sort().values
+    distinct, inverse, counts = ordered.unique_consecutive(return_inverse=True, return_counts=True)
+    place = torch.arange(len(ordered), dtype=torch.float64) - (counts.cumsum(0) - counts)[inverse]
+    return distinct[inverse] + width * ((place + 0.5) / counts[inverse] - 0.5)
+
+
+def _knots(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Knots, scores and slopes of a column: rows about equally spaced in their normal scores."""
+    distinct, counts = values.unique(return_counts=True)
+    # Of tied rows the middle rank.
+    scores = torch.special.ndtri((counts.cumsum(0) - counts.double() / 2) / len(values))
+    most = min(KNOTS, max(LEAST_KNOTS, len(values) // ROWS_PER_KNOT))
+    wanted = torch.linspace(float(scores[0]), float(scores[-1]), most, dtype=torch.float64)
+    inner = torch.searchsorted(scores, wanted[1:-1])
+    chosen = torch.cat([torch.tensor([0]), inner, torch.tensor([len(distinct) - 1])]).unique()
+    knots, scores = distinct[chosen], scores[chosen]
+    secants = scores.diff() / knots.diff()
+    average = (scores[-1] - scores[0]) / (knots[-1] - knots[0])
+    ends = [torch.maximum(secants[i], average)[None] for i in (0, -1)]
+    return knots, scores, torch.cat([ends[0], (secants[:-1] * secants[1:]).sqrt(), ends[1]])
+
+
+def _padded(knots: Tensor, scores: Tensor, slopes: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The same map with so many knots: those that are added lie on its upper tail."""
+    added = torch.arange(1, most - len(knots) + 1) * (knots[-1] - knots[0])
+    more = scores[-1] + slopes[-1] * added
+    return (
+        torch.cat([knots, knots[-1] + added]),
+        torch.cat([scores, more]),
+        torch.cat([slopes, slopes[-1].expand(len(added))]),
+    )

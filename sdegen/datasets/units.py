@@ -1,0 +1,259 @@
+r"""Units: the maps between the coordinates of the user and those that networks meet.
+
+Each map is increasing in every coordinate by itself. With :math:`x' = e(x)`, densities and scores change by the slope:
+
+.. math:: \log p(x) = \log p'(x') + \sum_i \log e_i'(x_i), \qquad
+          \nabla \log p(x) = e'(x) \, \nabla \log p'(x') + \nabla \log e'(x).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+class Units(ABC):
+    """Map between the user's coordinates and those that networks meet, increasing in each by itself.
+
+    Attributes:
+        affine: the map itself where it is affine; None where it is not, and neither a Gaussian mixture nor a linear
+            measurement keeps its form.
+    """
+
+    affine: Affine | None
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one point."""
+
+    @property
+    def size(self) -> int:
+        """The number of coordinates of one point."""
+        return math.prod(self.shape)
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> Tensor:
+        """From the user's units: ``(N, *)`` to ``(N, *)`` float64."""
+
+    @abstractmethod
+    def decode(self, x: Tensor) -> Tensor:
+        """Back to the user's units: ``(N, *)`` to ``(N, *)`` float64."""
+
+    @abstractmethod
+    def log_slope(self, x: Tensor) -> Tensor:
+        """The log of the slope of :meth:`encode` at points in the user's units: ``(N, *)`` to ``(N, *)`` float64.
+
+        It is -inf where the map gives no density.
+        """
+
+    @abstractmethod
+    def log_slope_gradient(self, x: Tensor) -> Tensor:
+        """The derivative of :meth:`log_slope`, coordinate by coordinate; NaN where that is -inf."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """The tensors from which :func:`restored` makes the map again."""
+
+    def log_det(self, x: Tensor) -> Tensor:
+        """What :meth:`encode` adds to the log-density of points in the user's units: ``(N, *)`` to ``(N,)`` float64."""
+        return self.log_slope(x).flatten(1).sum(1)
+
+    def score(self, x: Tensor, inner: Tensor) -> Tensor:
+        """The score at points x in the user's units, from the score at ``encode(x)`` in the network's: ``(N, *)``."""
+        return self.log_slope(x).exp() * inner.double() + self.log_slope_gradient(x)
+
+    def equals(self, other: Units) -> bool:
+        """True if both are the same map."""
+        own, others = self.state(), other.state()
+        return own.keys() == others.keys() and all(torch.equal(value, others[name]) for name, value in own.items())
+
+
+class Affine(Units):
+    """The map ``(x - shift) / scale``.
+
+    Args:
+        shift: float64, of the shape of one point.
+        scale: the same, above 0.
+    """
+
+    def __init__(self, shift: Tensor, scale: Tensor) -> None:
+        self.shift, self.scale, self.affine = shift, scale, self
+
+    @classmethod
+    def of_levels(cls, levels: int, shape: tuple[int, ...]) -> Affine:
+        """The units in which the values 0 to ``levels - 1`` reach from -1 to 1."""
+        half = torch.full(shape, (levels - 1) / 2, dtype=torch.float64)
+        return cls(half, half.clone())
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.shift.shape)
+
+    @property
+    def uniform(self) -> bool:
+        """True if all coordinates are scaled alike, so that a linear map of points keeps its meaning."""
+        return bool((self.scale == self.scale.flatten()[0]).all())
+
+    def encode(self, x: Tensor) -> Tensor:
+        return (x.double() - self.shift.to(x.device)) / self.scale.to(x.device)
+
+    def decode(self, x: Tensor) -> Tensor:
+        return x.double() * self.scale.to(x.device) + self.shift.to(x.device)
+
+    def log_slope(self, x: Tensor) -> Tensor:
+        return -self.scale.log().to(x.device).expand(x.shape)
+
+    def log_slope_gradient(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x, dtype=torch.float64)
+
+    def state(self) -> dict[str, Tensor]:
+        return {"shift": self.shift, "scale": self.scale}
+
+
+class Quantile(Units):
+    r"""Monotone, continuously differentiable map of each column to normal scores, by rational quadratic splines.
+
+    Between two knots :math:`(u_k, z_k)`, with :math:`\xi = (u - u_k) / (u_{k+1} - u_k)`, the secant s and the slopes
+    :math:`d_k`,
+
+    .. math:: z = z_k + (z_{k+1} - z_k) \frac{s \xi^2 + d_k \xi (1 - \xi)}{s + (d_k + d_{k+1} - 2 s) \xi (1 - \xi)},
+
+    whose inverse is the root of a quadratic. Beyond the knots z is linear, so that standard normal scores give normal
+    tails. u is the column itself, or its logarithm where all of it is above 0. What is decoded is then above 0, too;
+    points that are not have density 0, and are encoded as one far below the others.
+
+    Reference: Gregory and Delbourgo (1982), https://doi.org/10.1093/imanum/2.2.123
+
+    Args:
+        knots: u, ``(d, K)`` float64, ascending in each row.
+        scores: z, ``(d, K)`` float64, ascending in each row.
+        slopes: at the knots, ``(d, K)`` float64, above 0.
+        logarithm: the columns whose logarithm is taken, ``(d,)`` booleans.
+    """
+
+    affine = None
+    BELOW = 10.0
+    """Deviations below the lowest knot at which what has no density is encoded."""
+
+    def __init__(self, knots: Tensor, scores: Tensor, slopes: Tensor, logarithm: Tensor) -> None:
+        self.knots, self.scores, self.slopes, self.logarithm = knots, scores, slopes, logarithm
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.knots),)
+
+    def encode(self, x: Tensor) -> Tensor:
+        u = self._plain(x)
+        piece = _Piece(self, self.knots, u)
+        inner = piece.low + piece.rise * (piece.secant * piece.xi**2 + piece.left * piece.both) / piece.denominator
+        return (inner + self._beyond(u, self.knots, self.slopes)).T.reshape(x.shape)
+
+    def decode(self, x: Tensor) -> Tensor:
+        z = x.double().reshape(-1, len(self.knots)).T
+        piece = _Piece(self, self.scores, z)
+        xi = _root(piece.xi, piece.secant, piece.left, piece.right)
+        eta = _root(piece.eta, piece.secant, piece.right, piece.left)
+        # Measured from the nearer end, which loses no digits beside a far one.
+        inner = torch.where(xi < eta, piece.start + piece.width * xi, piece.stop - piece.width * eta)
+        u = (inner + self._beyond(z, self.scores, 1 / self.slopes)).T.reshape(x.shape)
+        return torch.where(self.logarithm.to(u.device), u.exp(), u)
+
+    def log_slope(self, x: Tensor) -> Tensor:
+        u = self._plain(x)
+        piece = _Piece(self, self.knots, u)
+        inner = 2 * piece.secant.log() + piece.numerator.log() - 2 * piece.denominator.log()
+        logarithm = self.logarithm.to(x.device)
+        found = torch.where(logarithm, (inner - u).T, inner.T).reshape(x.shape)
+        return torch.where(logarithm & (x <= 0), -math.inf, found)
+
+    def log_slope_gradient(self, x: Tensor) -> Tensor:
+        u = self._plain(x)
+        piece, knots = _Piece(self, self.knots, u), self.knots.to(x.device)
+        over = 2 * (piece.right * piece.xi + piece.secant * (piece.eta - piece.xi) - piece.left * piece.eta)
+        under = piece.excess * (piece.eta - piece.xi)
+        inner = (over / piece.numerator - 2 * under / piece.denominator) / piece.width
+        inner = torch.where((u < knots[:, :1]) | (u > knots[:, -1:]), 0.0, inner).T.reshape(x.shape)
+        logarithm = self.logarithm.to(x.device)
+        inner = torch.where(logarithm, (inner - 1) / x.double(), inner)
+        return torch.where(logarithm & (x <= 0), math.nan, inner)
+
+    def state(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in ("knots", "scores", "slopes", "logarithm")}
+
+    def _plain(self, x: Tensor) -> Tensor:
+        """The columns, or their logarithms where these are taken: ``(*, d)`` to ``(d, N)`` float64."""
+        u, logarithm = x.double().reshape(-1, len(self.knots)).T, self.logarithm.to(x.device)[:, None]
+        lowest = (self.knots - self.BELOW / self.slopes).to(x.device)[:, :1]
+        return torch.where(logarithm, torch.where(u <= 0, lowest, u.clamp(min=5e-324).log()), u)
+
+    def _beyond(self, u: Tensor, ends: Tensor, slopes: Tensor) -> Tensor:
+        """What the linear tails add, ``(d, N)``; 0 between the knots."""
+        ends, slopes = ends.to(u.device), slopes.to(u.device)
+        below, above = (u - ends[:, :1]).clamp(max=0), (u - ends[:, -1:]).clamp(min=0)
+        return slopes[:, :1] * below + slopes[:, -1:] * above
+
+
+class _Piece:
+    """Coefficients of the pieces of a spline that numbers lie in, ``(d, N)`` each.
+
+    Args:
+        spline: the map.
+        ends: its knots or its scores, by which of them the numbers are placed.
+        at: the numbers, ``(d, N)``; those beyond all knots are placed at the nearest.
+    """
+
+    def __init__(self, spline: Quantile, ends: Tensor, at: Tensor) -> None:
+        ends = ends.to(at.device)
+        index = (torch.searchsorted(ends, at.contiguous()) - 1).clamp(0, ends.shape[1] - 2)
+        knots, scores, slopes = (each.to(at.device) for each in (spline.knots, spline.scores, spline.slopes))
+        self.start, self.stop = knots.gather(1, index), knots.gather(1, index + 1)
+        self.low, high = scores.gather(1, index), scores.gather(1, index + 1)
+        self.left, self.right = slopes.gather(1, index), slopes.gather(1, index + 1)
+        self.width, self.rise = self.stop - self.start, high - self.low
+        self.secant = self.rise / self.width
+        first, last = ends.gather(1, index), ends.gather(1, index + 1)
+        # Both from their own end: 1 - xi would lose the digits of eta where that is small.
+        self.xi, self.eta = (((a - b) / (last - first)).clamp(0, 1) for a, b in ((at, first), (last, at)))
+        self.both = self.xi * self.eta
+        self.excess = self.left + self.right - 2 * self.secant
+        self.numerator = self.right * self.xi**2 + 2 * self.secant * self.both + self.left * self.eta**2
+        self.denominator = self.secant + self.excess * self.both
+
+
+def _root(y: Tensor, secant: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """The share of a piece's width at which a share y of its rise is reached."""
+    b = left - y * (left + right - 2 * secant)
+    a = secant - b
+    root = (b * b + 4 * a * secant * y).clamp(min=0).sqrt()
+    # The two forms of one root: neither subtracts what is nearly equal.
+    return torch.where(b >= 0, 2 * secant * y / (b + root), (root - b) / (2 * a))
+
+
+def restored(state: Mapping[str, Tensor]) -> Units:
+    """The units whose :meth:`Units.state` it is; see :func:`is_sound`."""
+    return Affine(**state) if "shift" in state else Quantile(**state)
+
+
+def is_sound(state: Mapping[str, Tensor]) -> bool:
+    """True if the tensors are the state of a map that is finite and increasing; a stranger's file may hold others."""
+    named = dict(state)
+    logarithm = named.pop("logarithm", None)
+    if any(value.dtype != torch.float64 or not bool(value.isfinite().all()) for value in named.values()):
+        return False
+    if len({value.shape for value in named.values()}) != 1:
+        return False
+    if named.keys() == {"shift", "scale"}:
+        return logarithm is None and bool((named["scale"] > 0).all())
+    if named.keys() != {"knots", "scores", "slopes"} or logarithm is None or logarithm.dtype != torch.bool:
+        return False
+    knots, scores, slopes = (named[name] for name in ("knots", "scores", "slopes"))
+    if knots.ndim != 2 or knots.shape[1] < 2 or not len(knots) or logarithm.shape != knots.shape[:1]:
+        return False
+    secants = scores.diff() / knots.diff()
+    ascending = bool((knots.diff() > 0).all() and (scores.diff() > 0).all())
+    return ascending and bool(secants.isfinite().all() and (secants > 0).all() and (slopes > 0).all())
