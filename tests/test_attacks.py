@@ -310,6 +310,7 @@ WRONG: list[dict[str, Any]] = [
     {"units": {"shift": TWO[:1].expand(10**9), "scale": TWO[:1].expand(10**9)}},
     {"units": {"shift": TWO.to_sparse(), "scale": (TWO + 1).to_sparse()}},
     *({"units": {**MAP, name: value}} for name, value in BENT),
+    {"units": {**MAP, "knots": -UP, "scores": -UP}},
     {"step": "x"},
     {"step": -1},
     {"config": None},

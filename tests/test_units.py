@@ -329,17 +329,22 @@ def test_one_value_of_the_held_out_points_decides_whether_logarithms_are_taken(t
     assert float(quantile_units(x, None, None).encode(column([-1.0]))) < -10
 
 
+@pytest.mark.parametrize("split", [0, 1])
 @pytest.mark.parametrize("choice", ["robust", "quantile"])
-def test_distances_see_that_the_bulk_is_lost(choice: str) -> None:
-    order = torch.from_numpy(source().permutation(2000))
-    train, held_out = OUTLIERS[order[:1600]], OUTLIERS[order[1600:]]
-    dataset = Given(train, held_out, standardize=choice)
-    lost = torch.cat([column(source().normal(0, 200, 1995)), OUTLIERS[1995:]])
-    good = column(source().gamma(9, 1 / 3, 1995), np.full(5, 1e6))
+def test_distances_see_that_the_bulk_is_lost(choice: str, split: int) -> None:
+    """Beside another column. In deviations, the sliced W1 of what is lost is below its floor at the first split."""
+    random = np.random.default_rng(split)
+    order = random.permutation(2000)
+
+    def beside(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x, torch.from_numpy(random.normal(size=(len(x), 1)))], dim=1)
+
+    dataset = Given(beside(OUTLIERS[order[:1600]]), beside(OUTLIERS[order[1600:]]), standardize=choice)
+    lost = beside(torch.cat([column(random.normal(0, 200, 1995)), OUTLIERS[1995:]]))
     for name, entry in measure(dataset, lost).items():
-        assert entry["value"] > 5 * entry["floor"], name
-    for name, entry in measure(dataset, good).items():
-        assert entry["value"] < 2 * entry["floor"], name
+        assert entry["value"] > 20 * entry["floor"], name
+    for name, entry in measure(dataset, beside(column(random.gamma(9, 1 / 3, 1995), np.full(5, 1e6)))).items():
+        assert entry["value"] < 1.5 * entry["floor"], name
 
 
 def test_a_run_begins_by_saying_which_rows_carry_the_scale(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
