@@ -193,7 +193,7 @@ def summary(found: Likelihood, known: Likelihood, exact: Tensor | None, dimensio
 
 def check_density(dataset: Dataset) -> None:
     """UserError where the data have no density: their likelihood only tells how small eps is."""
-    if dataset.levels is not None:
+    if dataset.levels is not None or dataset.cells is not None:
         return
     if dataset.law is not None and dataset.law.singular:
         raise UserError(

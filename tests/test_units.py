@@ -303,6 +303,9 @@ def test_tied_columns_are_refused_or_dequantised_by_their_step() -> None:
         assert stats.kstest(inner.numpy(), "norm").pvalue > 0.01
     back = dataset.units.decode(seen)
     assert float((back[:, 0, None] - x[:, 0]).abs().amin(1).max()) < 1e-9
+    torch.testing.assert_close(dataset.rounded(back[:2000]).sort(0).values, x.sort(0).values, rtol=0, atol=1e-9)
+    for name, entry in measure(dataset, back[:500]).items():
+        assert entry["value"] < 1.5 * entry["floor"], name
     off = (back[:, 1, None] / 0.25).round() * 0.25 - back[:, 1, None]
     assert stats.kstest((off / 0.25 + 0.5).flatten().numpy(), "uniform").pvalue > 0.01
     torch.testing.assert_close(((back[:, 1] / 0.25).round() * 0.25).mean(), counts.mean(), rtol=1e-3, atol=0)

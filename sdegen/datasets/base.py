@@ -113,6 +113,13 @@ class Dataset(ABC):
         affine = self.units.affine
         return None if self.law is None or affine is None else self.law.affine(affine.shift, affine.scale)
 
+    def rounded(self, x: Tensor) -> Tensor:
+        """Points in the user's units, those of dequantised columns in the middle of their cells: ``(N, *)``."""
+        if self.cells is None:
+            return x
+        first, step = self.x[0].double(), torch.where(self.cells > 0, self.cells, 1.0)
+        return torch.where(self.cells > 0, first + step * ((x - first) / step).round(), x)
+
     @abstractmethod
     def draw(self, n: int, source: torch.Generator) -> Tensor | None:
         """``n`` independent draws of the exact law, ``(n, *)``, or None where it is not known."""
