@@ -2,42 +2,46 @@ r"""Solvers of ordinary differential equations :math:`dx/dt = f(x, t)` for a bat
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from sdegen.errors import UserError
 from sdegen.sde.base import SDE
+from sdegen.stepping import Attempt, Control, Rows, Scheme, Solution, integrate
 from sdegen.tensor import expand
 
 Field = Callable[[Tensor, Tensor], Tensor]
-"""``(x, t) -> dx/dt``: ``(B, *)`` and ``()`` or ``(B,)`` to ``(B, *)``."""
-
-
-class Solution(NamedTuple):
-    """``x`` at ``t1``, ``(B, *)``, and ``path`` at the asked times, ``(F, B, *)``."""
-
-    x: Tensor
-    path: Tensor
+"""``(x, t) -> dx/dt``: ``(b, *)`` and ``()`` or ``(b,)`` to ``(b, *)``."""
+RowField = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""``(x, t, row) -> dx/dt``, where ``row`` ``(b,)`` int64 has the indices in the batch of the rows of ``x``."""
 
 
 class ODESolver(ABC):
     """Integrates a field from ``t0`` to ``t1``, forwards or backwards."""
 
     @abstractmethod
-    def solve(self, field: Field, x: Tensor, t0: float, t1: float, times: Tensor) -> Solution:
-        """The solution from ``x`` at ``t0``.
+    def integrate(
+        self, field: RowField, x: Tensor, t0: float, t1: float, times: Tensor, parts: Sequence[int] = ()
+    ) -> Solution:
+        """The solution from ``x`` at ``t0``, of a field that depends on the row.
 
         Args:
-            field: the right-hand side.
+            field: the right-hand side; it is asked only for the rows that are still under way.
             x: initial values, ``(B, *)``.
             t0: start.
             t1: end.
             times: ``(F,)``, from ``t0`` to ``t1``, where the path is wanted; may be empty.
+            parts: numbers of entries of the parts of a state, each of which is to meet the tolerance by itself, where
+                the solver controls the error of each row; empty for one part.
         """
+
+    def solve(self, field: Field, x: Tensor, t0: float, t1: float, times: Tensor) -> Solution:
+        """The solution from ``x`` at ``t0``, of a field that is the same for all rows: see :meth:`integrate`."""
+        return self.integrate(lambda x, t, row: field(x, t), x, t0, t1, times)
 
 
 class RK45(ODESolver):
@@ -54,12 +58,16 @@ class RK45(ODESolver):
     def __init__(self, rtol: float, atol: float) -> None:
         self.rtol, self.atol = checked(rtol, atol)
 
-    def solve(self, field: Field, x: Tensor, t0: float, t1: float, times: Tensor) -> Solution:
+    def integrate(
+        self, field: RowField, x: Tensor, t0: float, t1: float, times: Tensor, parts: Sequence[int] = ()
+    ) -> Solution:
         from scipy.integrate import solve_ivp
+
+        every = torch.arange(len(x), device=x.device)
 
         def flat(t: float, state):  # noqa: ANN001, ANN202 - arrays of SciPy's
             rows = torch.as_tensor(state, dtype=x.dtype, device=x.device).view_as(x)
-            slope = field(rows, torch.tensor(t, dtype=torch.float64)).detach().flatten().double()
+            slope = field(rows, torch.tensor(t, dtype=torch.float64), every).detach().flatten().double()
             if not bool(slope.isfinite().all()):
                 # SciPy would try for ever: a step of NaN is never too small.
                 raise UserError(f"RK45 stopped: dx/dt is not finite at t={t:.3g}. Try sampler=euler_maruyama")
@@ -89,6 +97,52 @@ class Dopri5(ODESolver):
         max_steps: attempted steps after which the solver gives up.
     """
 
+    def __init__(self, rtol: float, atol: float, max_steps: int) -> None:
+        self.rtol, self.atol = checked(rtol, atol)
+        if max_steps < 1:
+            raise ValueError(f"max_steps={max_steps} must be at least 1")
+        self.max_steps = max_steps
+
+    def integrate(
+        self,
+        field: RowField,
+        x: Tensor,
+        t0: float,
+        t1: float,
+        times: Tensor,
+        parts: Sequence[int] = (),
+        *,
+        longest: float = math.inf,
+        clock: Callable[[Tensor], Tensor] = torch.clone,
+    ) -> Solution:
+        """See :meth:`ODESolver.integrate`.
+
+        Args:
+            field: see there.
+            x: see there.
+            t0: see there.
+            t1: see there.
+            times: see there.
+            parts: see there.
+            longest: no step is longer, and the first is at most a fifth of it.
+            clock: from the field's time to the time that messages name.
+        """
+        first = longest / 5 if math.isfinite(longest) else 1e-3 * abs(t1 - t0)
+        control = Control(
+            "dopri5", self.rtol, self.atol, self.max_steps, first, power=0.2, shrink=0.2, longest=longest, clock=clock
+        )
+        return integrate(DormandPrince(field, control, parts), control, x, t0, t1, times)
+
+
+class DormandPrince(Scheme):
+    """Dormand and Prince's scheme of order 5 with an error of order 4, whose last slope is the first of the next step.
+
+    Args:
+        field: the right-hand side.
+        control: measures the error.
+        parts: of a state: see :meth:`ODESolver.integrate`.
+    """
+
     A = (
         (1 / 5,),
         (3 / 40, 9 / 40),
@@ -99,91 +153,32 @@ class Dopri5(ODESolver):
     )
     C = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
     ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
-    FIRST, SAFETY, SHRINK, GROW = 1e-3, 0.9, 0.2, 5.0
 
-    def __init__(self, rtol: float, atol: float, max_steps: int) -> None:
-        self.rtol, self.atol = checked(rtol, atol)
-        if max_steps < 1:
-            raise ValueError(f"max_steps={max_steps} must be at least 1")
-        self.max_steps = max_steps
+    def __init__(self, field: RowField, control: Control, parts: Sequence[int] = ()) -> None:
+        self.field, self.control, self.parts = field, control, parts
 
-    def solve(
-        self, field: Field, x: Tensor, t0: float, t1: float, times: Tensor, longest: float | None = None
-    ) -> Solution:
-        """See :meth:`ODESolver.solve`. No step is longer than ``longest``, and the first is a fifth of it."""
-        end, path = x.clone(), x.new_zeros(len(times), *x.shape)
-        path[times == t0] = x
-        sign = 1.0 if t1 > t0 else -1.0
-        times = times.to(device=x.device, dtype=torch.float64)
-        # The rows still under way: their index, state, slope, time and step size.
-        row = torch.arange(len(x), device=x.device)
-        t = torch.full((len(x),), t0, dtype=torch.float64, device=x.device)
-        h = torch.full_like(t, self.FIRST * abs(t1 - t0) if longest is None else longest / 5)
-        k = field(x, t)
-        for _ in range(self.max_steps):
-            left = (t1 - t).abs()
-            h = h if longest is None else h.clamp(max=longest)
-            last = h >= left
-            h = torch.minimum(h, left)
-            t_new = torch.where(last, t1, t + sign * h)
-            x_new, k_new, error = self._step(field, x, k, t, sign * h)
-            accept = error <= 1
-            if len(times):
-                self._record(path, times, row, accept, (t, x, k), (t_new, x_new, k_new))
-            done = accept & last
-            end[row[done]] = x_new[done]
-            factor = (self.SAFETY * error.clamp(min=1e-10) ** -0.2).clamp(self.SHRINK, self.GROW)
-            # An error that is not a number shrinks the step; a step too small to move t ends the search below.
-            h = h * torch.where(error.isfinite(), factor, self.SHRINK)
-            keep = ~done
-            moved = accept[keep]
-            x = torch.where(expand(moved, x).bool(), x_new[keep], x[keep])
-            k = torch.where(expand(moved, k).bool(), k_new[keep], k[keep])
-            t = torch.where(moved, t_new[keep], t[keep])
-            row, h = row[keep], h[keep]
-            if not len(row):
-                return Solution(end, path)
-            if float(h.min()) < 1e-12 * abs(t1 - t0):
-                break
-        raise UserError(
-            f"dopri5 cannot reach rtol={self.rtol:g}, atol={self.atol:g}: {len(row)} of {len(end)} samples are stuck. "
-            f"Try a looser rtol and atol, or more max_steps"
-        )
+    def slope(self, row: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        return self.field(x, t, row)
 
-    def _step(self, field: Field, x: Tensor, k: Tensor, t: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The state and slope after a step, and its error in units of the tolerance, ``(B,)``."""
+    def attempt(self, rows: Rows) -> Attempt:
+        x, size = rows.x, rows.size
+        h = rows.sign * size
         step = expand(h, x)
         slopes = torch.empty(len(self.ERROR), *x.shape, dtype=x.dtype, device=x.device)
-        slopes[0] = k
+        slopes[0] = rows.slope
         for i, (c, weights) in enumerate(zip(self.C, self.A, strict=True), 1):
             x_new = torch.addcmul(x, step, torch.tensordot(slopes.new_tensor(weights), slopes[:i], dims=1))
-            slopes[i] = field(x_new, t + c * h)
+            slopes[i] = self.field(x_new, rows.t + c * h, rows.row)
         difference = step * torch.tensordot(slopes.new_tensor(self.ERROR), slopes, dims=1)
-        scale = self.atol + self.rtol * torch.maximum(x.abs(), x_new.abs())
-        error = (difference / scale).flatten(1).square().mean(1).sqrt().double()
-        return x_new, slopes[-1], error
+        error = self.control.error(difference, x, x_new, self.parts)
+        return Attempt(size, rows.after(size), x_new, slopes[-1], error)
 
-    @staticmethod
-    def _record(
-        path: Tensor,
-        times: Tensor,
-        row: Tensor,
-        accept: Tensor,
-        start: tuple[Tensor, Tensor, Tensor],
-        stop: tuple[Tensor, Tensor, Tensor],
-    ) -> None:
-        """Write the times that an accepted step of each row has passed into the path."""
-        (t, x, k), (t_new, x_new, k_new) = start, stop
-        after, before = torch.minimum(t, t_new), torch.maximum(t, t_new)
-        frame, which = torch.nonzero(
-            accept & (times[:, None] >= after) & (times[:, None] <= before) & (times[:, None] != t), as_tuple=True
-        )
-        h = t_new[which] - t[which]
-        theta = expand((times[frame] - t[which]) / h, x)
-        h = expand(h, x)
-        x, x_new, k, k_new = x[which], x_new[which], k[which], k_new[which]
+    def between(self, rows: Rows, attempt: Attempt, which: Tensor, share: Tensor) -> Tensor:
+        """The states of the cubic with the states and slopes at both ends."""
+        x, x_new, k, k_new = rows.x[which], attempt.x[which], rows.slope[which], attempt.slope[which]
+        theta, h = expand(share, x), expand((attempt.stop - rows.t)[which], x)
         bend = (1 - 2 * theta) * (x_new - x) + (theta - 1) * h * k + theta * h * k_new
-        path[frame, row[which]] = (1 - theta) * x + theta * x_new + theta * (theta - 1) * bend
+        return (1 - theta) * x + theta * x_new + theta * (theta - 1) * bend
 
 
 LONGEST = 2.4
@@ -213,7 +208,7 @@ def solve_flow(solver: Dopri5, sde: SDE, field: Field, x: Tensor, t0: float, t1:
     low, high = sorted((t0, t1))
     u0, u1 = linear.log_nsr(torch.tensor([t0, t1], dtype=torch.float64)).tolist()
 
-    def in_u(x: Tensor, u: Tensor) -> Tensor:
+    def in_u(x: Tensor, u: Tensor, row: Tensor) -> Tensor:
         t = linear.time(u).clamp(low, high)
         return field(x, t) * expand((linear.sigma(t) / linear.diffusion(t)) ** 2, x)
 
@@ -221,7 +216,7 @@ def solve_flow(solver: Dopri5, sde: SDE, field: Field, x: Tensor, t0: float, t1:
     # The ends exactly: a solver asks whether they are met.
     asked = linear.log_nsr(times).clamp(min(u0, u1), max(u0, u1))
     asked = torch.where(times == t0, u0, torch.where(times == t1, u1, asked))
-    return solver.solve(in_u, x, u0, u1, asked, LONGEST)
+    return solver.integrate(in_u, x, u0, u1, asked, longest=LONGEST, clock=linear.time)
 
 
 def checked(rtol: float, atol: float) -> tuple[float, float]:

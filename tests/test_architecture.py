@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"errors", "rng", "tensor", "schema", "paper", "events", "moments", "buffers"},
-    {"sde", "declared", "interrupt", "mistakes"},
+    {"sde", "stepping", "declared", "interrupt", "mistakes"},
     {"mixture", "ode"},
     {"networks", "samplers", "weighting", "datasets"},
     {"score", "classifier", "measurement", "times", "objective", "optimizer", "likelihood"},

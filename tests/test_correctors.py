@@ -26,7 +26,7 @@ from sdegen.samplers import (
     ReverseDiffusion,
     StepSampler,
 )
-from sdegen.samplers.adaptive import Brownian
+from sdegen.samplers.adaptive import Brownian, StochasticHeun
 from sdegen.sampling import draw
 from sdegen.score import Raw, ScoreModel
 from sdegen.sde import VE, VP, LinearSDE
@@ -298,29 +298,33 @@ def test_adaptive_steps_leave_the_law_of_linear_data_right(sde: LinearSDE) -> No
 
 
 def test_adaptive_step_and_its_error_are_their_formulas() -> None:
-    """Stochastic Heun, and half its distance from Euler–Maruyama, over atol + rtol max(|x|, |x_new|)."""
+    """Stochastic Heun, and half its distance from Euler–Maruyama over atol + rtol max(|x|, |x_new|), by hand."""
     sde, solver = VP(), AdaptiveSDE(0.1, 0.01)
     x, dw = torch.tensor([[0.2, -3.0]], dtype=torch.float64), torch.tensor([[0.1, 0.2]], dtype=torch.float64)
     t, s = (torch.tensor([value], dtype=torch.float64) for value in (0.5, 0.4))
     drift = sde.reverse(lambda x, t: -x).drift
-    got, error = solver._step(sde, drift, x, drift(x, t), t, s, t - s, dw)
-    b_t, b_s = 0.1 + 19.9 * 0.5, 0.1 + 19.9 * 0.4
-    euler = x - 0.1 * 0.5 * b_t * x + math.sqrt(b_t) * dw
-    heun = x - 0.05 * (0.5 * b_t * x + 0.5 * b_s * euler) + math.sqrt((b_t + b_s) / 2) * dw
-    torch.testing.assert_close(got, heun)
-    scale = 0.01 + 0.1 * torch.maximum(x.abs(), heun.abs())
-    torch.testing.assert_close(error, (0.5 * (heun - euler) / scale).square().mean(1).sqrt())
+    scheme = StochasticHeun(sde, drift, solver.control(sde), x, torch.zeros_like)
+    got, error = scheme.step(x, drift(x, t), t, s, t - s, dw)
+    # The drift is βx/2 with β = 0.1 + 19.9 t: 10.05 and 8.06 at the ends.
+    euler = [x - 0.1 * 5.025 * x + math.sqrt(10.05) * dw for x, dw in ((0.2, 0.1), (-3.0, 0.2))]
+    heun = [
+        x - 0.1 * (5.025 * x + 4.03 * e) / 2 + math.sqrt((10.05 + 8.06) / 2) * dw
+        for x, e, dw in ((0.2, euler[0], 0.1), (-3.0, euler[1], 0.2))
+    ]
+    torch.testing.assert_close(got, torch.tensor([heun], dtype=torch.float64))
+    off = [(h - e) / (0.01 + 0.1 * max(abs(x), abs(h))) / 2 for x, e, h in zip((0.2, -3.0), euler, heun, strict=True)]
+    assert float(error) == pytest.approx(math.sqrt((off[0] ** 2 + off[1] ** 2) / 2), rel=1e-12)
 
 
 def test_rejected_step_at_least_halves_and_an_accepted_one_grows() -> None:
-    solver = AdaptiveSDE()
+    resized = AdaptiveSDE().control(VP()).resized
     h = torch.tensor([0.25, 0.25, 0.25], dtype=torch.float64)
-    wished = solver._wished(h, h, torch.tensor([1.01, 1e-4, math.nan], dtype=torch.float64))
+    wished = resized(h, h, torch.tensor([1.01, 1e-4, math.nan], dtype=torch.float64))
     assert float(wished[0]) <= 0.125
     assert float(wished[1]) > 1.0
     assert float(wished[2]) <= 0.025
     # Cut short by what was left over, it does not forget what it wished.
-    short = solver._wished(torch.tensor([0.25]).double(), torch.tensor([0.06]).double(), torch.tensor([0.9]).double())
+    short = resized(torch.tensor([0.25]).double(), torch.tensor([0.06]).double(), torch.tensor([0.9]).double())
     assert float(short) >= 0.2
 
 
@@ -373,9 +377,22 @@ def test_adaptive_solver_spends_more_where_it_is_asked_for_more() -> None:
     assert nfe[0] < nfe[1] < nfe[2]
 
 
-def test_adaptive_solver_says_where_it_is_stuck() -> None:
-    x = torch.zeros(2, 1, dtype=torch.float64)
-    with pytest.raises(UserError, match="adaptive_sde cannot reach"):
-        AdaptiveSDE(1e-3, 1e-3, max_steps=3)(VP(), lambda x, t: -x, x, noise=randn_like(generator("cpu", 0)))
-    with pytest.raises(UserError, match="adaptive_sde cannot reach"):
-        AdaptiveSDE(1e-3, 1e-3)(VP(), lambda x, t: x * math.nan, x, noise=randn_like(generator("cpu", 0)))
+def test_adaptive_solver_counts_the_rows_that_are_stuck_or_not_finished_and_says_where() -> None:
+    """In the words of dopri5. Without noise a row keeps its sign, and one is above zero."""
+    x = -torch.ones(10, 1, dtype=torch.float64)
+    x[3] = 1
+
+    def score(x: Tensor, t: Tensor) -> Tensor:
+        return torch.where((x > 0) & (t.reshape(-1, 1) < 0.5), torch.nan, -x)
+
+    def still(x: Tensor, t: Tensor) -> Tensor:
+        return -x / 2  # The drift of the reverse process is then 0, and a few steps arrive.
+
+    words = r"^adaptive_sde cannot reach rtol=0.0001, atol=0.0001: 1 of 10 samples stuck, the first at t=0\.5: try a "
+    with pytest.raises(UserError, match=words + "looser rtol"):
+        AdaptiveSDE(1e-4, 1e-4)(VP(), score, x, noise=torch.zeros_like)
+    words = (
+        r"^adaptive_sde cannot reach rtol=0.0001, atol=0.0001 within max_steps=20: 1 of 10 samples not finished, the "
+    )
+    with pytest.raises(UserError, match=words + r"first at t=0\.9\d*: try more max_steps"):
+        AdaptiveSDE(1e-4, 1e-4, 20)(VP(), lambda x, t: torch.where(x > 0, -x, still(x, t)), x, noise=torch.zeros_like)

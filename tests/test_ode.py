@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from sdegen.errors import UserError
-from sdegen.ode import RK45, Dopri5, Field, ODESolver, solve_flow
+from sdegen.ode import RK45, Dopri5, DormandPrince, Field, ODESolver, solve_flow
 from sdegen.sde import VE, VP, LinearSDE, SubVP
+from sdegen.stepping import Control, Rows
 from sdegen.tensor import expand
 
 SOLVERS = {"rk45": lambda tol: RK45(tol, tol), "dopri5": lambda tol: Dopri5(tol, tol, 10_000)}
@@ -102,11 +103,12 @@ def test_path_does_not_change_the_end() -> None:
 
 def test_dopri5_is_of_fifth_order() -> None:
     """The error of one step falls as its sixth power."""
-    solver = Dopri5(1.0, 1.0, 10)
+    scheme = DormandPrince(
+        lambda x, t, row: x * t.cos().reshape(-1, 1), Control("one step", 1.0, 1.0, 1, 1.0, power=0.2, shrink=0.2)
+    )
     x, errors = torch.ones(1, 1, dtype=torch.float64), []
     for h in (0.4, 0.2, 0.1):
-        t, step = torch.zeros(1, dtype=torch.float64), torch.full((1,), h, dtype=torch.float64)
-        end, _, _ = solver._step(lambda x, t: x * t.cos().reshape(-1, 1), x, x, t, step)
+        end = scheme.attempt(Rows.start(scheme, x, 0.0, 1.0, h)).x
         errors.append(abs(float(end) - math.exp(math.sin(h))))
     orders = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
     assert min(orders) > 5.8
@@ -214,6 +216,38 @@ def test_what_cannot_be_solved_is_told(solver) -> None:  # noqa: ANN001
 
     with pytest.raises(UserError, match=r"(?i)(dopri5 cannot reach|RK45 stopped)"):
         solver(1e-6).solve(explode, torch.ones(2, 1, dtype=torch.float64), 0.0, 2.0, torch.zeros(0))
+
+
+def late(x: Tensor, t: Tensor) -> Tensor:
+    """No number at t > 1 where the second entry is 1; else a motion as fast as the second entry says."""
+    speed = x[:, 1]
+    slope = torch.where((speed == 1) & (t > 1), torch.nan, speed * (speed * t).cos())
+    return torch.stack([slope, torch.zeros_like(slope)], dim=1)
+
+
+def test_dopri5_counts_the_rows_that_are_stuck_and_says_where() -> None:
+    """One of ten is stuck where its field ends, the others are under way."""
+    x = torch.tensor([[0.0, 2000.0]] * 10, dtype=torch.float64)
+    x[3, 1] = 1
+    words = r"^dopri5 cannot reach rtol=1e-06, atol=1e-06: 1 of 10 samples stuck, the first at t=1: try a looser rtol"
+    with pytest.raises(UserError, match=words):
+        Dopri5(1e-6, 1e-6, 10_000).solve(late, x, 0.0, 2.0, torch.zeros(0))
+
+
+def test_dopri5_counts_the_rows_that_are_not_finished_and_says_where() -> None:
+    """Two of ten would need more steps; the others stand still and have arrived."""
+    x = torch.zeros(10, 2, dtype=torch.float64)
+    x[[4, 7], 1] = 2000.0
+    words = r"^dopri5 cannot reach rtol=1e-06, atol=1e-06 within max_steps=20: 2 of 10 samples not finished, the first "
+    with pytest.raises(UserError, match=words + r"at t=0\.0\d+: try more max_steps"):
+        Dopri5(1e-6, 1e-6, 20).solve(late, x, 0.0, 2.0, torch.zeros(0))
+
+
+def test_flow_that_is_not_finished_stands_at_a_time_of_the_sde() -> None:
+    """The first is at t, near T = 1, and not at the log noise-to-signal ratio there, which is 10."""
+    field, _ = normal_flow(VP(), 1.0)
+    with pytest.raises(UserError, match=r"2 of 2 samples not finished, the first at t=0\.[89]\d*:"):
+        solve_flow(Dopri5(1e-6, 1e-6, 2), VP(), field, torch.ones(2, 1).double(), 1.0, 1e-5, torch.zeros(0))
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS.keys())

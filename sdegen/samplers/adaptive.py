@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdegen.errors import UserError
 from sdegen.rng import RandnLike
 from sdegen.samplers.base import Sampler, Walk
 from sdegen.sde.base import SDE, Score
+from sdegen.stepping import Attempt, Control, Rows, Scheme, integrate
 from sdegen.tensor import expand
 
 
@@ -80,8 +80,6 @@ class AdaptiveSDE(Sampler):
         denoise: see :class:`Sampler`.
     """
 
-    FIRST, SAFETY, SHRINK, GROW, POWER, SMALLEST = 1e-3, 0.9, 0.1, 5.0, 0.9, 1e-12
-
     def __init__(self, rtol: float = 0.02, atol: float = 0.01, max_steps: int = 10000, denoise: bool = False) -> None:
         super().__init__(denoise)
         for name, value in (("rtol", rtol), ("atol", atol)):
@@ -91,69 +89,57 @@ class AdaptiveSDE(Sampler):
             raise ValueError(f"max_steps={max_steps} must be at least 1")
         self.rtol, self.atol, self.max_steps = rtol, atol, max_steps
 
+    def control(self, sde: SDE) -> Control:
+        """The rule for the step sizes along an SDE."""
+        first = 1e-3 * (sde.T - sde.eps)
+        tolerances = self.rtol, self.atol, self.max_steps
+        return Control("adaptive_sde", *tolerances, first, power=0.9, shrink=0.1, retry=0.5, rungs=4)
+
     def _integrate(self, sde: SDE, score: Score, x: Tensor, noise: RandnLike, frames: int) -> Walk:
-        drift = sde.reverse(score).drift
-        times = torch.linspace(sde.T, sde.eps, frames, dtype=torch.float64)
-        path = x.expand(frames, *x.shape).clone()
-        clock = times.to(x.device)
-        end, brownian = x.clone(), Brownian(x)
-        row = torch.arange(len(x), device=x.device)
-        t = torch.full((len(x),), sde.T, dtype=torch.float64, device=x.device)
-        wished = torch.full_like(t, self.FIRST * (sde.T - sde.eps))
-        slope = drift(x, t)
-        for _ in range(self.max_steps):
-            h, dw = brownian.take(row, torch.minimum(wished, t - sde.eps), noise(end)[row])
-            s = torch.where(t - h <= sde.eps * (1 + 1e-9), sde.eps, t - h)
-            x_new, error = self._step(sde, drift, x, slope, t, s, h, dw)
-            accept = error <= 1
-            brownian.push(row[~accept], h[~accept], dw[~accept])
-            frame, which = torch.nonzero(accept & (clock[:, None] >= s) & (clock[:, None] < t), as_tuple=True)
-            share = expand((t[which] - clock[frame]) / h[which], x)
-            path[frame, row[which]] = torch.lerp(x[which], x_new[which], share)
-            done = accept & (s == sde.eps)
-            end[row[done]] = x_new[done]
-            wished = self._wished(wished, h, error)
-            keep = ~done
-            moved = accept[keep]
-            x = torch.where(expand(moved, x).bool(), x_new[keep], x[keep])
-            t, row, wished, slope = torch.where(moved, s[keep], t[keep]), row[keep], wished[keep], slope[keep]
-            if not len(row):
-                return Walk(end, path, times)
-            if bool((stuck := wished < self.SMALLEST).any()):
-                t = t[stuck]
-                break
-            renewed = moved.nonzero().flatten()
-            if len(renewed):
-                slope[renewed] = drift(x[renewed], t[renewed])
-        raise UserError(
-            f"adaptive_sde cannot reach rtol={self.rtol:g}, atol={self.atol:g}: {len(t)} samples are stuck, the "
-            f"first at t={float(t[0]):.3g}. Try a looser rtol and atol, or more max_steps"
-        )
+        times, control = torch.linspace(sde.T, sde.eps, frames, dtype=torch.float64), self.control(sde)
+        scheme = StochasticHeun(sde, sde.reverse(score).drift, control, x, noise)
+        solution = integrate(scheme, control, x, sde.T, sde.eps, times)
+        return Walk(solution.x, solution.path, times)
 
-    def _wished(self, wished: Tensor, h: Tensor, error: Tensor) -> Tensor:
-        """The step sizes to try next, ``(b,)``, after steps of the sizes ``h`` with these errors.
 
-        They are powers of the fourth root of 2, so that errors which differ in their last bits, as those of one sample
-        do in batches of different sizes, give the same step.
-        """
-        factor = (self.SAFETY * error.clamp(min=1e-10) ** -self.POWER).clamp(self.SHRINK, self.GROW)
-        accept = error <= 1
-        # A step cut short by what was left over says nothing against a longer one.
-        cut = accept & (h < wished * (1 - 1e-6))
-        size = torch.where(cut, torch.maximum(h * factor, torch.minimum(wished, h * self.GROW)), h * factor)
-        size = torch.where(accept, size, torch.minimum(size, 0.5 * h))
-        size = torch.where(error.isfinite(), size, h * self.SHRINK)
-        # The offset keeps a size that is such a power already from falling to the one below.
-        return torch.exp2(torch.floor(4 * size.log2() + 1e-6) / 4)
+class StochasticHeun(Scheme):
+    """Stochastic Heun's steps of the reverse SDE, each along the Brownian path of its row.
 
-    def _step(
-        self, sde: SDE, drift: Score, x: Tensor, slope: Tensor, t: Tensor, s: Tensor, h: Tensor, dw: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The state after stochastic Heun's step, and its error in units of the tolerance, ``(b,)``."""
-        g_t, g_s = sde.diffusion(t), sde.diffusion(s)
+    Args:
+        sde: the forward process.
+        drift: of the reverse one.
+        control: measures the error.
+        x: tells shape, type and device of the whole batch, ``(B, *)``.
+        noise: standard normal draws of that shape, a new one at each call.
+    """
+
+    def __init__(self, sde: SDE, drift: Score, control: Control, x: Tensor, noise: RandnLike) -> None:
+        self.sde, self.drift, self.control, self.like, self.noise = sde, drift, control, x, noise
+        self.brownian = Brownian(x)
+
+    def slope(self, row: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        return self.drift(x, t)
+
+    def attempt(self, rows: Rows) -> Attempt:
+        fresh = rows.moved.nonzero().flatten()
+        if len(fresh):
+            rows.slope[fresh] = self.drift(rows.x[fresh], rows.t[fresh])
+        h, dw = self.brownian.take(rows.row, rows.size, self.noise(self.like)[rows.row])
+        stop = rows.after(h)
+        x_new, error = self.step(rows.x, rows.slope, rows.t, stop, h, dw)
+        attempt = Attempt(h, stop, x_new, rows.slope, error)
+        rejected = ~attempt.accept
+        self.brownian.push(rows.row[rejected], h[rejected], dw[rejected])
+        return attempt
+
+    def step(self, x: Tensor, slope: Tensor, t: Tensor, s: Tensor, h: Tensor, dw: Tensor) -> tuple[Tensor, Tensor]:
+        """The state after a step from t to s = t - h, ``(b, *)``, and its error in units of the tolerance, ``(b,)``."""
+        g_t, g_s = self.sde.diffusion(t), self.sde.diffusion(s)
         step = expand(h, x)
         euler = x - step * slope + expand(g_t, x) * dw
-        improved = x - 0.5 * step * (slope + drift(euler, s)) + expand((0.5 * (g_t**2 + g_s**2)).sqrt(), x) * dw
-        scale = self.atol + self.rtol * torch.maximum(x.abs(), improved.abs())
-        error = (0.5 * (improved - euler) / scale).flatten(1).double().square().mean(1).sqrt()
-        return improved, error
+        improved = x - 0.5 * step * (slope + self.drift(euler, s)) + expand((0.5 * (g_t**2 + g_s**2)).sqrt(), x) * dw
+        return improved, self.control.error(0.5 * (improved - euler), x, improved)
+
+    def between(self, rows: Rows, attempt: Attempt, which: Tensor, share: Tensor) -> Tensor:
+        """The states on the straight line between both ends."""
+        return torch.lerp(rows.x[which], attempt.x[which], expand(share, rows.x))
