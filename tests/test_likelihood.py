@@ -210,6 +210,23 @@ def test_point_does_not_depend_on_its_batch(sde: LinearSDE, divergence: Exact | 
         assert float((other.log_p - whole.log_p).abs().max()) > 0.01
 
 
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-5])
+def test_copies_of_a_coordinate_have_its_density_to_the_same_tolerance_at_the_same_cost(tolerance: float) -> None:
+    """Normal data of deviation 0.3: one point at the mean, which stays there, so that only the density can err."""
+    sde, std, solver = VP(), 0.3, Dopri5(tolerance, tolerance, 10_000)
+    ends = torch.tensor([sde.eps, sde.T], dtype=torch.float64)
+    low, high = (sde.alpha(ends) ** 2 * std**2 + sde.sigma(ends) ** 2).sqrt().tolist()
+    x = torch.tensor([0.0, 0.2, -0.9], dtype=torch.float64)[:, None]
+    exact = -0.5 * (x.squeeze(1) * high / low) ** 2 - 0.5 * math.log(2 * math.pi) + math.log(high / low)
+    costs = []
+    for d in (1, 20):
+        score = Correlated(sde, std**2 * torch.eye(d, dtype=torch.float64))
+        got = flow(sde, score, same((d,)), solver).log_prob(x.expand(3, d), Exact())
+        assert float((got.log_p / d - exact).abs().max()) < 10 * tolerance
+        costs.append(got.nfe)
+    assert costs[0] == costs[1]
+
+
 def test_score_is_asked_between_eps_and_T_and_counted(sde: LinearSDE) -> None:  # noqa: N802 - T is its name
     times: list[Tensor] = []
     score = Correlated(sde, covariance(2))

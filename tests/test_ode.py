@@ -91,6 +91,38 @@ def test_dopri5_gives_every_sample_its_own_steps() -> None:
     assert counts[20.0] > 4 * counts[1.0]
 
 
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS.keys())
+def test_field_gets_the_indices_of_the_rows_under_way(solver) -> None:  # noqa: ANN001
+    """Rates that only the row's index says, of which the small ones come first to the end: x exp(rate · t)."""
+    rates = torch.tensor([0.1, -40.0, 0.5, 7.0, -1.0, 0.0], dtype=torch.float64)
+
+    def field(x: Tensor, t: Tensor, row: Tensor) -> Tensor:
+        assert not row.is_floating_point()  # In float32 there are no odd numbers above 2^24.
+        return rates[row, None] * x
+
+    x = torch.linspace(1, 2, 6, dtype=torch.float64)[:, None]
+    end = solver(1e-9).integrate(field, x, 0.0, 1.0, torch.zeros(0)).x
+    torch.testing.assert_close(end, x * rates.exp()[:, None], rtol=1e-6, atol=1e-6)
+
+
+def test_parts_of_a_state_meet_the_tolerance_each_by_itself() -> None:
+    """A fast entry beside a hundred that stand still: as a part of its own it costs and errs as it does alone."""
+
+    def field(x: Tensor, t: Tensor, row: Tensor) -> Tensor:
+        nonlocal asked
+        asked += 1
+        return torch.cat([torch.zeros_like(x[:, 1:]), (20 * t).cos().reshape(-1, 1)], dim=1)
+
+    ends, costs = [], []
+    for width, parts in ((1, ()), (101, (100, 1)), (101, ())):
+        asked, x = 0, torch.zeros(1, width, dtype=torch.float64)
+        ends.append(float(Dopri5(1e-6, 1e-6, 10_000).integrate(field, x, 0.0, 2.0, torch.zeros(0), parts).x[0, -1]))
+        costs.append(asked)
+    assert costs[0] == costs[1] > costs[2]
+    assert ends[0] == pytest.approx(ends[1], rel=1e-12)
+    assert ends[0] == pytest.approx(math.sin(40) / 20, abs=1e-5)
+
+
 def test_path_does_not_change_the_end() -> None:
     def field(x: Tensor, t: Tensor) -> Tensor:
         return torch.sin(3 * x) * (1 + t.reshape(-1, 1))
