@@ -210,7 +210,7 @@ class Run:
 
         Args:
             count: how many.
-            seed: sample i depends on (seed, i) alone.
+            seed: sample i depends on (seed, i) alone, where the sampler does not couple the samples of a batch.
             batch_size: samples computed at once.
             guidance: steers them, as :meth:`guide` gives it.
         """

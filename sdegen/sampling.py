@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import math
+
 import torch
 from torch import Tensor
 
@@ -13,6 +16,8 @@ from sdegen.samplers import Sampler, Samples
 from sdegen.samplers.base import Counted
 from sdegen.score import ScoreModel
 from sdegen.sde.base import SDE, Score
+
+log = logging.getLogger("sdegen")
 
 SHOWN = 1000
 """Samples whose path is kept."""
@@ -64,7 +69,8 @@ def draw(
 ) -> Samples:
     """``count`` samples of a seed, in the network's units.
 
-    Sample i depends on (seed, i) alone, not on the batch it is computed in (but for SciPy's RK45).
+    Sample i depends on (seed, i) alone, not on the batch it is computed in. Excepted are samplers that couple the
+    samples of a batch, ``rk45`` and ``twisted``: see :func:`cut`.
 
     Args:
         sde: the forward process.
@@ -88,29 +94,49 @@ def draw(
     was_training = model.training
     model.eval()
 
-    def batch(start: int, score: Score) -> Samples:
-        """The samples from one on."""
-        stop = min(start + batch_size, first + count)
-        noise = SampleNoise(seed, start, stop, units.shape, device)
-        like = torch.empty(stop - start, *units.shape, device=device, dtype=dtype)
+    def batch(span: range, score: Score) -> Samples:
+        """The samples of these indices."""
+        noise = SampleNoise(seed, span.start, span.stop, units.shape, device)
+        like = torch.empty(len(span), *units.shape, device=device, dtype=dtype)
         prior, steered = sde.sample_prior(like, noise), score
         if guidance is not None:
             prior, steered = guidance.start(sde, prior), guidance(sde, score)
-        return sampler(sde, steered, prior, noise=noise, frames=frames if start == first else 0)
+        return sampler(sde, steered, prior, noise=noise, frames=frames if span.start == first else 0)
 
-    counted = Counted(model)
+    counted, spans = Counted(model), cut(first, count, batch_size, even=sampler.couples)
+    fewest = min(map(len, spans))
+    if guidance is not None and fewest < sampler.enough:
+        log.warning(
+            f"batches of {fewest} particles are small: the weights of modes are off by about {fewest**-0.5:.2g}: raise "
+            f"count and batch_size together, to {sampler.enough} or more"
+        )
     try:
         with torch.no_grad(), own_layers(device, seed, "layers", first):
-            batches = [batch(start, counted) for start in range(first, first + count, batch_size)]
+            batches = [batch(span, counted) for span in spans]
             x = torch.cat([each.x for each in batches])
             broken = torch.nonzero(~x.flatten(1).isfinite().all(1)).flatten().tolist()
             if broken:
                 # Once more, and looked at: to look at every step of every sample would cost all others time.
                 watched = Watched(model)
-                batch(first + broken[0] // batch_size * batch_size, Counted(watched))
+                batch(next(span for span in spans if first + broken[0] in span), Counted(watched))
                 raise UserError(f"{len(broken)} of {count} samples are not finite: {watched.told()}")
     finally:
         model.train(was_training)
     accepted = [each.acceptance * len(each.x) for each in batches if each.acceptance is not None]
     acceptance = sum(accepted) / count if accepted else None
     return Samples(x, counted.rows / count, batches[0].path[:, :SHOWN], batches[0].times, acceptance)
+
+
+def cut(first: int, count: int, batch_size: int, *, even: bool) -> list[range]:
+    """The indices of ``count`` samples from ``first`` on, in as few batches of at most ``batch_size`` as there can be.
+
+    Args:
+        first: index of the first sample.
+        count: how many samples.
+        batch_size: of the largest batch.
+        even: make all batches of the same size, within one, where a short one would have another law; else all but the
+            last are full.
+    """
+    number = math.ceil(count / batch_size)
+    ends = [count * i // number if even else min(count, i * batch_size) for i in range(number + 1)]
+    return [range(first + start, first + stop) for start, stop in zip(ends, ends[1:], strict=False)]

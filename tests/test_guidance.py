@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +13,18 @@ from conftest import plane
 from torch import Tensor
 
 from sdegen.classifier import ClassifierModel
+from sdegen.datasets import Units
 from sdegen.guidance import ClassifierFree, ClassifierGuidance, Guidance
 from sdegen.measurement import Blur, Grey, Inpaint, Linear, Measurement, SuperResolution
 from sdegen.mixture import GaussianMixture, Marginals
 from sdegen.networks import Network
+from sdegen.networks.oracle import Oracle
 from sdegen.posterior import Isotropic, Method, Moments, Posterior, Replacement
 from sdegen.rng import SampleNoise, generator
 from sdegen.samplers import Dopri5, EulerMaruyama, StepSampler, Twisted
 from sdegen.samplers.twisted import effective, resampled
+from sdegen.sampling import cut, draw
+from sdegen.score import Raw, ScoreModel
 from sdegen.sde import VE, VP, LinearSDE
 
 TIMES = [1e-5, 0.1, 0.4, 1.0]
@@ -243,18 +248,26 @@ def test_every_row_is_guided_by_itself(method: Method) -> None:
         torch.testing.assert_close(guided(x[i : i + 1], t[i]), together[i : i + 1], rtol=1e-9, atol=1e-9)
 
 
-def test_particles_correct_what_a_guidance_gets_wrong() -> None:
-    """A measurement that leaves two modes, whose weights the approximate likelihood misses and the particles find."""
-    sde, n, noise = VP(), 6000, 0.2
+NOISE, AT, SEEN = 0.2, [[1.0, 0.0]], [[0.6]]
+
+
+def two_modes() -> tuple[GaussianMixture, Posterior, GaussianMixture]:
+    """A law, a measurement that leaves two modes of it, whose weights its guidance misses, and the exact posterior."""
     law = GaussianMixture(
         torch.tensor([0.35, 0.65]),
         torch.tensor([[1.2, 1.0], [-0.6, -1.0]]),
         torch.tensor([[0.02, 0.1], [0.6, 0.02]]).diag_embed(),
     )
-    a, y = torch.tensor([[1.0, 0.0]], dtype=torch.float64), torch.tensor([[0.6]], dtype=torch.float64)
-    guidance = Posterior(y, Inpaint((2,), "left"), Isotropic(), noise=noise)
-    exact = conditioned(law, a, y[0], noise)
+    a, y = torch.tensor(AT, dtype=torch.float64), torch.tensor(SEEN, dtype=torch.float64)
+    exact = conditioned(law, a, y[0], NOISE)
     assert 0.2 < float(exact.weights[0]) < 0.8
+    return law, Posterior(y, Inpaint((2,), "left"), Isotropic(), noise=NOISE), exact
+
+
+def test_particles_correct_what_a_guidance_gets_wrong() -> None:
+    """The weights of the modes, which the approximate likelihood misses and the particles find."""
+    sde, n = VP(), 6000
+    law, guidance, exact = two_modes()
     off = []
     for sampler in (StepSampler(EulerMaruyama(), steps=300), Twisted(60)):
         source = SampleNoise(0, 0, n, (2,))
@@ -266,6 +279,38 @@ def test_particles_correct_what_a_guidance_gets_wrong() -> None:
     upper = x[x[:, 1] > 0]
     torch.testing.assert_close(upper.mean(0), exact.means[0], atol=0.05, rtol=0)
     torch.testing.assert_close(upper.T.cov(), exact.covariances[0], atol=0.03, rtol=0)
+
+
+def test_last_particle_has_the_law_of_the_others_where_one_is_more_than_a_batch() -> None:
+    """One sample more than a batch holds, the last of each of 40 seeds: by itself it would be in the wrong mode."""
+    law, guidance, exact = two_modes()
+    model, units = ScoreModel(Oracle(law, VP()), Raw(), VP()), Units(torch.zeros(2).double(), torch.ones(2).double())
+    options: dict[str, Any] = {"batch_size": 40, "dtype": torch.float64, "guidance": guidance}
+    last = [draw(VP(), model, Twisted(10), units, 41, seed=seed, **options).x[-1, 1] > 0 for seed in range(40)]
+    weight = float(exact.weights[0])
+    assert abs(sum(map(float, last)) / 40 - weight) < 3.5 * math.sqrt(weight * (1 - weight) / 40)
+
+
+def test_few_particles_are_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The smallest batch counts; without guidance the samples are independent, and nothing is reported."""
+    law, guidance, _ = two_modes()
+    model, units = ScoreModel(Oracle(law, VP()), Raw(), VP()), Units(torch.zeros(2).double(), torch.ones(2).double())
+    for guided in (None, guidance):
+        draw(VP(), model, Twisted(2), units, 33, batch_size=16, guidance=guided)
+    assert [record.getMessage() for record in caplog.records] == [
+        "batches of 11 particles are small: the weights of modes are off by about 0.3: raise count and batch_size "
+        "together, to 1000 or more"
+    ]
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(1, 1), (9, 4), (1001, 1000), (12, 4), (3, 7)])
+@pytest.mark.parametrize("even", [False, True])
+def test_batches_are_as_few_as_can_be_and_each_sample_is_in_one(count: int, batch_size: int, even: bool) -> None:
+    spans = cut(5, count, batch_size, even=even)
+    assert [i for span in spans for i in span] == list(range(5, 5 + count))
+    sizes = [len(span) for span in spans]
+    assert max(sizes) <= batch_size and (len(spans) - 1) * batch_size < count
+    assert max(sizes) - min(sizes) <= 1 if even else set(sizes[:-1]) <= {batch_size}
 
 
 def test_resampling_meets_each_particle_as_often_as_its_share() -> None:

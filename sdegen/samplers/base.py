@@ -104,10 +104,12 @@ class Sampler(ABC):
         predictor: the scheme of its steps, where it has one.
         evaluations: of the score for a sample; None where that depends on the sample.
         couples: whether the samples of a batch depend on each other.
+        enough: samples of a batch below which their law is a poor one under guidance.
     """
 
     kernel = ""
     couples = False
+    enough = 1
     predictor: Predictor | None = None
     evaluations: int | None = None
 

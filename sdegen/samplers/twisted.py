@@ -27,6 +27,10 @@ class Twisted(Sampler):
     correct it, since at the end it is right. Particles are drawn anew by their weights whenever these have become worth
     less than half of their number. Without guidance these are the steps alone.
 
+    A sample therefore depends on the others of its batch, and its law on their number: the weights of the modes are off
+    by about one over the root of the number of particles, and by more where few of them start towards a mode. One
+    particle has the law of the guidance as it is. Raise ``count`` and ``batch_size`` together.
+
     Reference: Wu et al. (2023), Twisted Diffusion Sampler, https://arxiv.org/abs/2306.17775
 
     Args:
@@ -36,6 +40,7 @@ class Twisted(Sampler):
 
     kernel = ANY
     couples = True
+    enough = 1000
 
     def __init__(self, steps: int = 100, denoise: bool = False) -> None:
         super().__init__(denoise)
