@@ -66,12 +66,13 @@ class Brownian:
 class AdaptiveSDE(Sampler):
     r"""The reverse SDE with steps whose local error is kept below a tolerance, for each sample by itself.
 
-    A step is stochastic Heun's; its distance from the Euler–Maruyama step with the same noise tells the error, in
-    units of :math:`\mathrm{atol} + \mathrm{rtol} \max(|x|, |x_{\mathrm{new}}|)`. A rejected step is tried again at a
+    A step is stochastic Heun's; its error is its distance from the Euler–Maruyama step with the same noise, in units of
+    :math:`\mathrm{atol} + \mathrm{rtol} \max(|x|, |x_{\mathrm{new}}|)`. A rejected step is tried again at a
     smaller size along the same Brownian path. Between steps the path that is kept is a straight line.
 
     Reference: Jolicoeur-Martineau et al. (2021), Gotta go fast when generating data with score-based models,
-    https://arxiv.org/abs/2105.14080, whose rejected noise is thrown away; see :class:`Brownian` for what that does.
+    https://arxiv.org/abs/2105.14080, whose rejected noise is thrown away; see :class:`Brownian` for what that does. Of
+    the defaults, half as much takes 1.6 times the evaluations, and the samples of mixtures are no nearer to the law.
 
     Args:
         rtol: relative tolerance.
@@ -80,7 +81,7 @@ class AdaptiveSDE(Sampler):
         denoise: see :class:`Sampler`.
     """
 
-    def __init__(self, rtol: float = 0.02, atol: float = 0.01, max_steps: int = 10000, denoise: bool = False) -> None:
+    def __init__(self, rtol: float = 0.04, atol: float = 0.02, max_steps: int = 10000, denoise: bool = False) -> None:
         super().__init__(denoise)
         for name, value in (("rtol", rtol), ("atol", atol)):
             if value <= 0:
@@ -138,7 +139,7 @@ class StochasticHeun(Scheme):
         step = expand(h, x)
         euler = x - step * slope + expand(g_t, x) * dw
         improved = x - 0.5 * step * (slope + self.drift(euler, s)) + expand((0.5 * (g_t**2 + g_s**2)).sqrt(), x) * dw
-        return improved, self.control.error(0.5 * (improved - euler), x, improved)
+        return improved, self.control.error(improved - euler, x, improved)
 
     def between(self, rows: Rows, attempt: Attempt, which: Tensor, share: Tensor) -> Tensor:
         """The states on the straight line between both ends."""
