@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sdegen import files
 from sdegen.datasets import Dataset
+from sdegen.density import check_density
 from sdegen.errors import UserError
 from sdegen.likelihood import Likelihood, bits_per_dim, by_probes, dequantized
 from sdegen.mixture import marginals
@@ -189,27 +190,6 @@ def summary(found: Likelihood, known: Likelihood, exact: Tensor | None, dimensio
         }
         for name, unit in units.items()
     }
-
-
-def check_density(dataset: Dataset) -> None:
-    """UserError where the data have no density: their likelihood only tells how small eps is."""
-    if dataset.levels is not None or dataset.cells is not None:
-        return
-    if dataset.law is not None and dataset.law.singular:
-        raise UserError(
-            "metrics=likelihood: the data lie on a curve or at points and have no density, so that their likelihood "
-            "grows without bound as sde.eps falls: evaluate a run of noisy data, such as dataset=smile_noisy"
-        )
-    constant = torch.nonzero(dataset.x.double().flatten(1).std(0) == 0)
-    if len(constant):
-        raise UserError(
-            f"metrics=likelihood: entry {int(constant[0]) + 1} of the data never changes, so that they have no "
-            f"density: leave it out, or train with dataset.levels= where the values are quantised"
-        )
-    if bool((dataset.x == dataset.x.round()).all()):
-        log.warning(
-            "all values are whole numbers, which have no density: are they quantised? train with dataset.levels="
-        )
 
 
 def unseen(dataset: Dataset, count: int, seed: int) -> tuple[Tensor, str]:

@@ -30,6 +30,7 @@ from sdegen.checkpoint import Checkpoint
 from sdegen.classifier import ClassifierModel
 from sdegen.datasets import Dataset, restored
 from sdegen.datasets.fingerprint import difference, fingerprint
+from sdegen.density import check_density_of_run
 from sdegen.errors import UserError
 from sdegen.guidance import Guidance
 from sdegen.likelihood import Flow, by_probes
@@ -199,10 +200,11 @@ class Run:
         """The log-density of the model at points, in nats, both in the user's units: ``(N, *)`` to ``(N,)`` float64.
 
         Args:
-            x: the points.
+            x: the points; UserError where the run's data have no density, a warning where these are gone.
             probes: of the divergence, exact for 0; their standard error is in :meth:`Flow.log_prob`.
             seed: of the probes.
         """
+        check_density_of_run(lambda: self.dataset)
         return self.flow().log_prob(x, by_probes(probes, self.units.size), seed).log_p
 
     def sample(self, count: int, *, seed: int = 0, batch_size: int = 1000, guidance: Guidance | None = None) -> Tensor:
@@ -272,10 +274,8 @@ class Run:
 
     def measurement(self, node: Mapping[str, Any]) -> Measurement:
         """The measurement inside the node of a guidance."""
-        measurement: Measurement = construct(
-            {"guidance.measurement": node["measurement"]}, "guidance.measurement", self._trust, shape=self.units.shape
-        )
-        return measurement
+        name = "guidance.measurement"
+        return construct({name: node["measurement"]}, name, self._trust, shape=self.units.shape)
 
     def _model_of(self, folder: str, kind: type) -> ScoreModel | ClassifierModel:
         """The model of another run, of the same data and process; UserError where it is not of a kind."""

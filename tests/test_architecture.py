@@ -15,7 +15,7 @@ LAYERS = [
     {"sde", "stepping", "declared", "interrupt", "mistakes"},
     {"mixture", "ode"},
     {"networks", "samplers", "weighting", "datasets"},
-    {"score", "classifier", "measurement", "times", "objective", "optimizer", "likelihood"},
+    {"score", "classifier", "measurement", "times", "objective", "optimizer", "likelihood", "density"},
     {"stream", "guidance"},
     {"posterior", "gradient"},
     {"sampling", "history", "held_out"},

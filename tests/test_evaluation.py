@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from scipy.stats import norm
 from sdegen import experiment
 from sdegen.command import composed
 from sdegen.datasets import Dataset, File, Mixture, Smile
+from sdegen.density import check_density
 from sdegen.errors import UserError
-from sdegen.evaluation import CELLS, Evaluation, check_density
+from sdegen.evaluation import CELLS, Evaluation
 from sdegen.run import Run, load
 
 MEANS, VARIANCES = "[[100,-1],[104,1]]", "[0.25,1.0]"
@@ -140,6 +142,32 @@ def test_data_without_a_density_are_refused(tmp_path: Path, caplog: pytest.LogCa
     assert not caplog.records
     check_density(file(tmp_path, whole))
     assert "all values are whole numbers" in caplog.text
+
+
+def test_density_of_data_without_one_is_refused_in_the_same_words_from_python(tmp_path: Path) -> None:
+    short = ["network=oracle", "sampler.steps=2", "trainer.preview_every=0", "dataset.size=48", "count=20"]
+    run = experiment.train(composed("train", ["dataset=smile", *short]), tmp_path / "run")
+    with pytest.raises(UserError) as by_command:
+        evaluation(run).check("likelihood")
+    with pytest.raises(UserError) as by_python:
+        run.log_prob(run.dataset.x[:2])
+    assert "on a curve or at points and have no density" in str(by_python.value)
+    assert str(by_python.value) == str(by_command.value)
+
+
+def test_density_is_computed_with_a_warning_where_the_data_are_gone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("sdegen"), "propagate", True)
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(60, 1)))
+    line = ["dataset=file", f"dataset.path={tmp_path / 'x.npy'}", "network.hidden=[8]", "trainer.steps=2"]
+    options = ["trainer.preview_every=0", "sampler.steps=2", "count=10"]
+    x = torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None]
+    there = experiment.train(composed("train", [*line, *options]), tmp_path / "run").log_prob(x)
+    (tmp_path / "x.npy").unlink()
+    caplog.clear()
+    torch.testing.assert_close(load(tmp_path / "run").log_prob(x), there, rtol=0, atol=0)
+    assert "cannot check that the data have a density" in caplog.text and "x.npy" in caplog.text
 
 
 @pytest.mark.parametrize(
