@@ -71,8 +71,7 @@ class AdaptiveSDE(Sampler):
     smaller size along the same Brownian path. Between steps the path that is kept is a straight line.
 
     Reference: Jolicoeur-Martineau et al. (2021), Gotta go fast when generating data with score-based models,
-    https://arxiv.org/abs/2105.14080, whose rejected noise is thrown away; see :class:`Brownian` for what that does. Of
-    the defaults, half as much takes 1.6 times the evaluations, and the samples of mixtures are no nearer to the law.
+    https://arxiv.org/abs/2105.14080, whose rejected noise is thrown away; see :class:`Brownian` for what that does.
 
     Args:
         rtol: relative tolerance.
