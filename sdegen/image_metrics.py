@@ -68,7 +68,9 @@ def measure(dataset: Dataset, x: Tensor, features: Features | None) -> Metrics:
         }
         for name, distance in distances.items():
             found[name] = {
-                "value": float(np.mean([distance(part, unseen) for part in in_parts(seen, min(len(seen), len(known)))])),
+                "value": float(
+                    np.mean([distance(part, unseen) for part in in_parts(seen, min(len(seen), len(known)))])
+                ),
                 "floor": float(np.median([distance(part, unseen) for part in _parts(known, len(x))])),
                 "train": distance(known, unseen),
                 "floor_from": AS_MANY,
