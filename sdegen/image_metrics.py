@@ -66,11 +66,10 @@ def measure(dataset: Dataset, x: Tensor, features: Features | None) -> Metrics:
             "precision": precision,
             "recall": recall,
         }
+        parts = in_parts(seen, min(len(seen), len(known)))
         for name, distance in distances.items():
             found[name] = {
-                "value": float(
-                    np.mean([distance(part, unseen) for part in in_parts(seen, min(len(seen), len(known)))])
-                ),
+                "value": float(np.mean([distance(part, unseen) for part in parts])),
                 "floor": float(np.median([distance(part, unseen) for part in _parts(known, len(x))])),
                 "train": distance(known, unseen),
                 "floor_from": AS_MANY,

@@ -132,7 +132,7 @@ def measure(dataset: Dataset, x: Tensor) -> Metrics:
     """Every distance of generated points ``x`` in the user's units, with its floor and the training set's value."""
     # What is dequantised is compared with whole values as such.
     x = dataset.rounded(x.detach().double().cpu())
-    parts = (x,)
+    parts: tuple[Tensor, ...] = (x,)
     exact = dataset.draw(REFERENCE, generator("cpu", 0, "reference"))
     if exact is not None:
         chosen = distances(dataset, exact)

@@ -110,7 +110,7 @@ def test_split_has_the_sizes_of_the_sets(tmp_path) -> None:  # noqa: ANN001
     from sdegen.datasets import File
 
     np.save(tmp_path / "a.npy", np.arange(100.0))
-    a, b = metrics._split(File(0, str(tmp_path / "a.npy")), 0)
+    a, b = metrics._split(File(0, str(tmp_path / "a.npy")), 80, 0)
     assert (len(a), len(b)) == (80, 20)
     assert torch.equal(torch.cat([a, b]).flatten().sort().values, torch.arange(100.0).double())
 

@@ -172,4 +172,4 @@ def test_network_treats_rows_apart_and_one_time_as_many(embedding: str, shape: t
 
 def test_paper_network_has_the_paper_size() -> None:
     """(2 + 1) → 128 → 128 → 2, with biases."""
-    assert sum(p.numel() for p in MLP((2,), (128, 128)).parameters()) == 4 * 128 + 129 * 128 + 129 * 2
+    assert sum(p.numel() for p in MLP((2,), (128, 128), "relu", "concat").parameters()) == 4 * 128 + 129 * 128 + 129 * 2

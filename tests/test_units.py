@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -146,7 +147,8 @@ def trained(folder: Path, *line: str) -> Run:
     training, units = parts.training(), parts.dataset.units
     training.run(lambda *_: None, lambda: None, lambda: None)
     weights = training.averages[0].network.state_dict()
-    content = (weights, weights, {}, units.state(), None, {}, None, training.history(0), 0)
+    content = (weights, weights, {}, units.state(), None, parts.fingerprint(), None, {})
+    content += (None, math.inf, training.history(0), 0)
     checkpoint.save(Checkpoint(parts.config, training.step, 1.0, *content), folder / "run" / "checkpoints")
     return load(folder / "run", precision="float64")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from suites.base import Row, composed, row
 
@@ -78,7 +78,8 @@ def one(name: str, options: Sequence[str], points: int, count: int, seed: int) -
         (parts,) = assembly.replicated(composed(*given, "trainer.preview_every=0", *options))
     training = parts.training()
     training.run(lambda step, values: None, lambda: None, lambda: None)
-    x = draw(parts.sde, training.averages[0], parts.sampler, parts.dataset.units, count, seed=seed).x
+    model: Any = training.averages[0]
+    x = draw(parts.sde, model, parts.sampler, parts.dataset.units, count, seed=seed).x
     x = parts.dataset.units.decode(x).cpu()
 
     def exact(n: int, key: int) -> Tensor:
