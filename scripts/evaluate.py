@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sdegen import command
 from sdegen.errors import UserError
+
+log = logging.getLogger("sdegen")
 
 GROUPS = ("network",)
 
@@ -34,7 +37,7 @@ def loaded(config: dict[str, Any]) -> tuple[Any, list[str]]:
 def task(config: dict[str, Any], folder: Path) -> None:
     evaluation, metrics = loaded(config)
     for metric in metrics:
-        print(f"results in {evaluation.write(metric).folder}")
+        log.info(f"results in {evaluation.write(metric).folder}")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from sdegen import command
+
+log = logging.getLogger("sdegen")
 
 
 def loaded(config: dict[str, Any]) -> Any:  # noqa: ANN401
@@ -26,28 +29,26 @@ def loaded(config: dict[str, Any]) -> Any:  # noqa: ANN401
     return run, config
 
 
-def task(config: dict[str, Any], folder: Path) -> None:
+def task(config: dict[str, Any], folder: Path) -> str:
+    """Leave samples; returns their folder."""
     from sdegen import output
 
     run, config = loaded(config)
     options = {key: config[key] for key in ("seed", "batch_size", "guidance", "label", "animate")}
     left = output.write(run, config["count"], **options)
-    print(f"results in {left.folder}")
-    written.append(left.folder)
+    log.info(f"results in {left.folder}")
+    return str(left.folder)
 
 
-def compare() -> None:
-    """A table and a figure of the samplers that one command ran."""
+def compare(written: list[str]) -> int:
+    """Leave a table and a figure of the samplers that one command ran; returns the exit status."""
     if len(written) > 1:
         from sdegen import frontier
 
-        for folder in frontier.write(written):
-            print(f"frontier in {folder}")
+        for folder in frontier.write([Path(one) for one in written]):
+            log.info(f"frontier in {folder}")
+    return 0
 
 
 if __name__ == "__main__":
-    written: list[Path] = []
-    try:
-        command.run("sample", loaded, task, nodes=command.own_nodes)
-    finally:
-        compare()
+    command.run("sample", loaded, task, nodes=command.own_nodes, after=compare)

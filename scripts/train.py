@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 from sdegen import command
 from sdegen.errors import UserError
+
+log = logging.getLogger("sdegen")
 
 RESUMABLE = ("trainer.steps", "trainer.epochs", "trainer.device", "dataset.path", "trust")
 
@@ -29,10 +32,10 @@ def task(config: dict[str, Any], folder: Path) -> None:
 
     if command.swept():
         new = ledger.attempt(folder, config, start, lambda: experiment.resume(folder, {}, schema.ANYTHING))
-        print(f"results in {folder}" + ("" if new else ", there before"))
+        log.info(f"results in {folder}" + ("" if new else ", there before"))
     else:
         start()
-        print(f"results in {folder}")
+        log.info(f"results in {folder}")
 
 
 def resume(options: dict[str, Any]) -> None:
@@ -44,7 +47,7 @@ def resume(options: dict[str, Any]) -> None:
         raise UserError(f"{foreign[0]}: cannot change on resume; with resume= go only {', '.join(RESUMABLE)}")
     changes = {key: options[key] for key in RESUMABLE[:-1] if key in options}
     run = experiment.resume(Path(str(options["resume"])), changes, command.names(options.get("trust")))
-    print(f"results in {run.folder}")
+    log.info(f"results in {run.folder}")
 
 
 def tell_cost() -> None:

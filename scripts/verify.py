@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
+import logging
 from pathlib import Path
 from typing import Any
 
 from sdegen import command
+
+log = logging.getLogger("sdegen")
 
 SAID = {True: "pass", False: "FAIL", None: "-"}
 
@@ -28,7 +30,8 @@ def built(config: dict[str, Any]) -> tuple[Any, Any]:
     return sde, sampler
 
 
-def task(config: dict[str, Any], folder: Path) -> None:
+def task(config: dict[str, Any], folder: Path) -> bool:
+    """Report all proofs; returns whether one of them fails."""
     import torch
 
     from sdegen.proofs import verify
@@ -37,15 +40,13 @@ def task(config: dict[str, Any], folder: Path) -> None:
     with torch.no_grad():
         found = verify(*built(config))
     if config["json"]:
-        print(json.dumps([proof._asdict() for proof in found], indent=2))
+        log.info(json.dumps([proof._asdict() for proof in found], indent=2))
     else:
         width = max(len(proof.claim) for proof in found)
-        for proof in found:
-            print(f"{SAID[proof.holds]:4}  {proof.claim:{width}}  {proof.measured:>9}  {proof.allowed}".rstrip())
-    failed.extend(proof.claim for proof in found if proof.holds is False)
+        rows = (f"{SAID[one.holds]:4}  {one.claim:{width}}  {one.measured:>9}  {one.allowed}".rstrip() for one in found)
+        log.info("\n".join(rows))
+    return any(proof.holds is False for proof in found)
 
 
 if __name__ == "__main__":
-    failed: list[str] = []
-    command.run("verify", built, task)
-    sys.exit(bool(failed))
+    command.run("verify", built, task, after=any)

@@ -6,6 +6,7 @@ take over, so that all that Hydra's users know (multirun, launchers, ``--cfg job
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import logging
@@ -16,7 +17,8 @@ import tempfile
 import unicodedata
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,6 +37,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sdegen import declared, mistakes
 from sdegen.errors import Stopped, UserError
+from sdegen.jobs import Results, messages
 from sdegen.mistakes import CONF
 
 VERSION_BASE = "1.3"
@@ -61,34 +64,41 @@ def run(
     check: Callable[[Config], object],
     task: Callable[[Config, Path], object],
     nodes: Callable[[], Mapping[str, Any]] | None = None,
+    after: Callable[[list[Any]], int] = lambda found: 0,
 ) -> None:
-    """Run a task under Hydra, on the arguments of this process.
+    """Run a task under Hydra, on the arguments of this process; a launcher may run it in others.
 
     Args:
         name: of the primary configuration, ``conf/<name>.yaml``.
         check: raises UserError where a configuration cannot work; called for every job before the first starts.
-        task: does the work, given a configuration and the folder that Hydra made for it.
+        task: does the work, given a configuration and the folder that Hydra made for it, and returns what it found, in
+            the types of JSON.
         nodes: gives nodes by their group, which the configuration finds as the choice ``run`` of the group.
+        after: called once, in this process, with what the jobs that ended well have found, in their order, also where
+            others failed or the command was interrupted; returns the exit status of a command without failures.
     """
     arguments = _arguments()
     # Hydra would print its own lines on an error and leave; so it raises, and they become one line here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
-    def job_main(config: DictConfig, failed: Path) -> None:
-        job = f"job {HydraConfig.get().job.num}: " if swept() else ""
-        if job:
-            log.info(f"{job}{' '.join(HydraConfig.get().overrides.task)}")
-        try:
-            task(plain(config), Path(HydraConfig.get().runtime.output_dir))
-        except Exception as error:
-            # Told here: Hydra would add lines of its own, and of a sweep tell the first failure alone. The other jobs
-            # of a sweep go on even after a fault of the program.
-            mistake = error if isinstance(error, UserError) else mistakes.short_of_memory(error)
-            if not (job or mistake):
-                raise
-            print(mistakes.told(f"{job}{mistake or repr(error)}"), file=sys.stderr)
-            with failed.open("a") as file:
-                file.write(f"{job}\n")
+    def job_main(config: DictConfig, results: Results) -> None:
+        number = HydraConfig.get().job.num if swept() else 0
+        job = f"job {number}: " if swept() else ""
+        with messages(job):
+            if job:
+                log.info(" ".join(HydraConfig.get().overrides.task))
+            try:
+                found = task(plain(config), Path(HydraConfig.get().runtime.output_dir))
+            except Exception as error:
+                # Reported here: Hydra would add lines of its own, and of a sweep report the first failure alone. The
+                # other jobs of a sweep go on even after a fault of the program.
+                mistake = error if isinstance(error, UserError) else mistakes.short_of_memory(error)
+                if not (job or mistake):
+                    raise
+                print(mistakes.told(f"{job}{mistake or repr(error)}"), file=sys.stderr, flush=True)
+                results.failed(number)
+            else:
+                results.done(number, found)
 
     def whole() -> None:
         asked = _asks_hydra(arguments)
@@ -97,6 +107,7 @@ def run(
             for group, node in (nodes() if "run" in options() or not asked else dict.fromkeys(NODES, {})).items():
                 store(group, node)
         jobs: list[tuple[list[str], Config]] = []
+        sweep: Path | None = None
         if not asked:
             jobs = _jobs(name, arguments)
             for _, config in jobs:
@@ -106,19 +117,38 @@ def run(
             sweep = _sweep_folder(name, arguments)
             if sweep is not None and not any(map(_names_sweep, arguments.overrides)):
                 sys.argv.append(f"hydra.sweep.dir={sweep}")
-        # Jobs may run in processes of their own: what they share is a file.
-        with tempfile.TemporaryDirectory() as folder:
-            failed = Path(folder) / "failed"
-            failed.touch()
+        with _results(sweep) as results:
             decorator = hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name=name)
-            decorator(lambda config: job_main(config, failed))()
-            count = len(failed.read_text().splitlines())
+            try:
+                decorator(lambda config: job_main(config, results))()
+            except BrokenExecutor:
+                raise UserError(
+                    "the process of a job was killed, for want of memory perhaps: run fewer at once by "
+                    "hydra.launcher.n_jobs="
+                ) from None
+            finally:
+                status, count = after(results.found()), results.failures()
         if count:
             if count < len(jobs):
                 print(f"{count} of {len(jobs)} jobs failed", file=sys.stderr)
             raise SystemExit(2)
+        if status:
+            raise SystemExit(status)
 
     guard(whole, name)
+
+
+@contextlib.contextmanager
+def _results(sweep: Path | None) -> Iterator[Results]:
+    """The results of the jobs of a command, gone when it has ended.
+
+    They lie in the folder of a sweep, which all machines share that its jobs run on; a single job runs here.
+    """
+    if sweep is not None:
+        sweep.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".jobs-", dir=sweep) as folder:
+        # A job may have another working folder.
+        yield Results(Path(folder).resolve())
 
 
 def swept() -> bool:
@@ -139,13 +169,9 @@ def configurations(name: str) -> tuple[list[tuple[list[str], Config]], Path | No
 
 def guard(work: Callable[[], object], name: str) -> None:
     """Do some work, its messages on the terminal; a mistake of the user's becomes one line and an exit status."""
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    log.handlers[:] = [handler]
-    log.setLevel(logging.INFO)
-    log.propagate = False
     try:
-        work()
+        with messages():
+            work()
     except UserError as error:
         fail(mistakes.told(str(error)))
     except (HydraException, OmegaConfBaseException) as error:

@@ -1,9 +1,13 @@
-"""What a training run tells while it runs: TensorBoard, a progress bar in a terminal, plain lines elsewhere."""
+"""What a training run tells while it runs: TensorBoard, a progress bar in a terminal, plain lines elsewhere.
+
+A process that a launcher started shares the terminal with others and logs plain lines, too.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
 import sys
 import textwrap
 import time
@@ -52,7 +56,10 @@ class Recorder:
         # Also where nothing is to be forgotten: TensorBoard's server takes the first such mark for the run's beginning
         # and forgets at later ones only.
         self.rewind(start)
-        self._bar = tqdm(total=stop, initial=start, unit="step", disable=silent or None, file=sys.stderr, leave=False)
+        # Bars of several processes would overwrite each other.
+        alone = multiprocessing.current_process().name == "MainProcess"
+        off = None if alone and not silent else True
+        self._bar = tqdm(total=stop, initial=start, unit="step", disable=off, file=sys.stderr, leave=False)
         self._stop, self._silent, self._told = stop, silent, time.perf_counter()
 
     @contextlib.contextmanager

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = [
-    {"errors", "rng", "tensor", "schema", "paper", "events", "moments", "buffers"},
+    {"errors", "rng", "tensor", "schema", "paper", "events", "moments", "buffers", "jobs"},
     {"sde", "stepping", "declared", "interrupt", "mistakes"},
     {"mixture", "ode"},
     {"networks", "samplers", "weighting", "datasets"},

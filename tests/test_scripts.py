@@ -181,21 +181,6 @@ def test_multirun_makes_a_run_for_each_value_in_one_folder(tmp_path: Path) -> No
     assert (sweep / "1-smile" / "metrics.json").exists()
 
 
-def test_jobs_of_a_sweep_run_in_processes_of_a_thread_each(tmp_path: Path) -> None:
-    """Through joblib's launcher; one of them cannot work, which is told as in one process."""
-    (tmp_path / "outputs" / "mine" / "1-smile").mkdir(parents=True)
-    (tmp_path / "outputs" / "mine" / "1-smile" / "thesis.txt").touch()
-    launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=outputs/mine")
-    line = ("-m", "experiment=smile", "seed=1,2", "trainer.threads=2", *SHORT, *launcher)
-    result = fresh("train", *line, cwd=tmp_path)
-    assert result.returncode == 2
-    assert result.stdout == "results in outputs/mine/0-smile\n"
-    told, count = result.stderr.splitlines()
-    assert told.startswith("job 1: outputs/mine/1-smile: holds a run of another configuration")
-    assert count == "1 of 2 jobs failed"
-    assert "threads: 1" in (tmp_path / "outputs" / "mine" / "0-smile" / "config.yaml").read_text()
-
-
 def test_interrupted_sweep_does_only_what_is_missing(tmp_path: Path) -> None:
     """Ctrl-C in its second job."""
     options = ("experiment=smile", "trainer.steps=2,2000", *SHORT[1:], "hydra.sweep.dir=outputs/mine")
