@@ -96,6 +96,22 @@ def claimed(folder: Path) -> Iterator[None]:
         yield
 
 
+def empty(folder: Path) -> None:
+    """Remove what is in a folder that this process has claimed, as far as the system lets it.
+
+    The log stays, emptied: it carries the claim, and a new file of its name could be claimed by another process.
+    """
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+            continue
+        with contextlib.suppress(OSError):
+            if path.name == LOG:
+                os.truncate(path, 0)
+            else:
+                path.unlink()
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write plain data as JSON, for people, too."""
     replace(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2) + "\n"))

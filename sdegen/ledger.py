@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -58,7 +57,7 @@ def attempt(folder: Path, config: Mapping[str, Any], start: Callable[[], object]
     Args:
         folder: the job's, in that of the sweep.
         config: its configuration, resolved.
-        start: does the job from its beginning, in an empty folder.
+        start: does the job from its beginning, in a folder that holds nothing but an empty log.
         go_on: does what is left of it, from its last checkpoint.
 
     Returns:
@@ -91,9 +90,7 @@ def attempt(folder: Path, config: Mapping[str, Any], start: Callable[[], object]
         else:
             # What is left of an attempt that did not come to its first checkpoint, if it is not another process's now.
             with files.claimed(folder):
-                pass
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
+                files.empty(folder)
             start()
     except BaseException as error:
         note("failed", told(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,9 @@ class Work:
 
     def work(self, name: str) -> None:
         self.calls.append(name)
-        left = [path.name for path in self.folder.iterdir()]
-        assert left == ([] if name == "start" else ["checkpoints"])
+        left = {path.name for path in self.folder.iterdir()} - {files.LOG}
+        assert left == (set() if name == "start" else {"checkpoints"})
+        assert name != "start" or (self.folder / files.LOG).read_bytes() == b""
         if self.saves:
             (self.folder / "checkpoints").mkdir(exist_ok=True)
             (self.folder / "checkpoints" / "last.pt").touch()
@@ -117,3 +119,31 @@ def test_a_job_that_another_process_has_just_begun_is_left_alone(tmp_path: Path)
         job.attempt(a=1)
     assert (job.folder / "half").exists() and job.calls == ["start"]
     assert job.attempt(a=1)
+
+
+def _claim_amid_removal(folder: Path, count: int, found: SimpleQueue[str]) -> None:
+    """Claim a folder as soon as another process has begun to remove the files of an attempt."""
+    while len(list((folder / "left").iterdir())) == count:
+        pass
+    try:
+        with files.claimed(folder):
+            found.put("claimed")
+    except UserError as error:
+        found.put(str(error))
+
+
+def test_what_an_attempt_left_is_removed_under_the_claim(tmp_path: Path) -> None:
+    """Another process that comes while one removes must not get the folder, whose files would vanish under it."""
+    job, count = Work(tmp_path / "0-smile", failures=1), 5000
+    with pytest.raises(ZeroDivisionError):
+        job.attempt(a=1)
+    (job.folder / "left").mkdir()
+    for i in range(count):
+        (job.folder / "left" / str(i)).touch()
+    context = multiprocessing.get_context("fork")
+    found = context.SimpleQueue()
+    other = context.Process(target=_claim_amid_removal, args=(job.folder, count, found))
+    other.start()
+    assert job.attempt(a=1)
+    assert "another process is training there" in found.get()
+    other.join()
