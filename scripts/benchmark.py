@@ -49,6 +49,8 @@ def measure(suite: str, changes: list[str], folder: Path) -> None:
 
     module = importlib.import_module(f"suites.{suite}")
     rows = module.measure(**options)
+    if not rows:
+        raise UserError(f"{' '.join(changes)}: leaves nothing to measure: give each list an entry")
     print(base.table(rows))
     machine = {key: value for key, value in files.provenance("").items() if key != "command"}
     files.write_json(
@@ -66,6 +68,8 @@ def misfit(key: str, value: object, before: object) -> str:
         return "" if fits else f"{key}: must be a {word} above 0, not {value!r}"
     if isinstance(before, list) and isinstance(value, list):
         return next(filter(None, (misfit(key, each, before[0]) for each in value)), "")
+    if isinstance(before, dict) and isinstance(value, dict):
+        return next(filter(None, (misfit(f"{key}.{name}", value[name], old) for name, old in before.items())), "")
     word = {"dict": "options by their names", "list": "a list", "str": "a text"}[type(before).__name__]
     return "" if isinstance(value, type(before)) else f"{key}: must be {word}, not {value!r}"
 

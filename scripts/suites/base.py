@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sdegen.errors import UserError
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -78,10 +80,17 @@ def process(call: str, threads: int = 1) -> Any:  # noqa: ANN401 - what JSON hol
     module = call.partition(".")[0]
     code = f"import json; from suites import {module}; print(json.dumps({call}))"
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": f"{ROOT / 'scripts'}{os.pathsep}{ROOT}"}
-    output = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
-    return json.loads(output.stdout.splitlines()[-1])
+    if done.returncode:
+        raise UserError(f"{call}: {last(done.stderr)}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def last(text: str) -> str:
+    """The last line of what a command reported, which is the error where it failed."""
+    return text.strip().splitlines()[-1] if text.strip() else "ended without a word"
 
 
 def composed(*overrides: str) -> dict[str, Any]:
@@ -168,7 +177,7 @@ def _dots(axes: Axes, panel: str, rows: Sequence[Row]) -> None:
         axes.set_xscale("log")
         figures.log_ticks(axes.xaxis)
     else:
-        axes.set_xlim(0, 1.1 * max(each.high for each in rows))
+        axes.set_xlim(0, 1.1 * max(each.high for each in rows) or 1)
     _legend(axes, rows)
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdegen.errors import UserError
 from suites.base import Row, composed, interleaved, over, row
 
 if TYPE_CHECKING:
@@ -37,8 +38,12 @@ def measure(
 
     from sdegen import experiment
 
+    if evaluations < max(samplers.values()):
+        raise UserError(f"evaluations={evaluations}: must be at least {max(samplers.values())}, those of a step")
     torch.set_num_threads(1)
     rows = overhead(samplers, evaluations, rounds)
+    if not tolerances:
+        return rows
     with tempfile.TemporaryDirectory() as folder:
         run = experiment.train(composed(*trained), Path(folder) / "run")
         return rows + adaptive(run, count, tolerances, rounds)

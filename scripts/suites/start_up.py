@@ -10,7 +10,8 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from suites.base import ROOT, Row, interleaved, over, row
+from sdegen.errors import UserError
+from suites.base import ROOT, Row, interleaved, last, over, row
 
 FLOOR = """
 import hydra
@@ -53,18 +54,26 @@ def measure(asked: dict[str, list[str]], first: list[str], rounds: int) -> list[
         works = {"floor": partial(command, folder, str(floor), "--help")}
         works |= {name: partial(command, folder, TRAIN, *line) for name, line in asked.items()}
         seconds = interleaved(works, rounds)
-        code = FIRST.format(argv=["train.py", *first], scripts=str(ROOT / "scripts"), script=TRAIN)
-        waited = [json.loads(command(folder, "-c", code).splitlines()[-1]) for _ in range(rounds)]
+        waited = [first_step(Path(folder) / str(i), first) for i in range(rounds)]
     rows = [row("seconds over Hydra's floor", "", name, ratios, "") for name, ratios in over(seconds, "floor").items()]
     rows.append(row("wait", "", "Hydra's floor", seconds["floor"], "s"))
     rows.append(row("wait", "", "first step, after torch", waited, "s"))
     return rows
 
 
-def command(folder: str, *arguments: str) -> str:
-    """What a command says, whatever its exit status."""
+def first_step(folder: Path, line: list[str]) -> float:
+    """Seconds to the first step of a run, which begins in a new folder: none begins where another has begun."""
+    folder.mkdir()
+    code = FIRST.format(argv=["train.py", *line], scripts=str(ROOT / "scripts"), script=TRAIN)
+    done = command(str(folder), "-c", code)
+    if done.returncode:
+        raise UserError(f"first={' '.join(line)}: {last(done.stderr)}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def command(folder: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, whatever its exit status."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
-    return done.stdout
