@@ -16,6 +16,7 @@ from sdegen.datasets import Dataset
 from sdegen.density import check_density
 from sdegen.errors import UserError
 from sdegen.likelihood import Likelihood, bits_per_dim, by_probes, dequantized
+from sdegen.metrics import unmeasured
 from sdegen.mixture import marginals
 from sdegen.rng import generator
 from sdegen.run import Run
@@ -82,6 +83,11 @@ class Evaluation:
     def check(self, metric: str) -> None:
         """UserError where a metric has no meaning for the data of the run."""
         if metric == "likelihood":
+            if why := unmeasured(self.run.dataset):
+                raise UserError(
+                    f"metrics=likelihood: {why}: there are no unseen points to evaluate; metrics=interpolation takes "
+                    f"training points"
+                )
             check_density(self.run.dataset)
 
     def write(self, metric: str) -> Written:
@@ -130,7 +136,10 @@ class Evaluation:
         return Result(metrics, {**arrays, "seconds": seconds, "seed": self.seed}, figure, kind)
 
     def interpolation(self) -> Result:
-        """Points on the way between pairs of unseen points, and the error of decoding what was encoded."""
+        """Points on the way between pairs of points, and the error of decoding what was encoded.
+
+        The points are unseen ones, or training points where there are no others.
+        """
         from sdegen import flow_figures
 
         dataset, vectors = self.run.dataset, len(self.run.units.shape) == 1
@@ -193,12 +202,12 @@ def summary(found: Likelihood, known: Likelihood, exact: Tensor | None, dimensio
 
 
 def unseen(dataset: Dataset, count: int, seed: int) -> tuple[Tensor, str]:
-    """``count`` points that were not trained on, and what they are: fresh, or held out (as many as there are)."""
+    """``count`` points, and what they are: fresh, else held out, else training points (as many as there are)."""
     drawn = dataset.draw(count, generator("cpu", seed, "evaluation"))
     if drawn is not None:
         return drawn.double(), "fresh"
-    assert dataset.held_out is not None
-    return shuffled(dataset.held_out, seed)[:count].double(), "held-out"
+    points, kind = (dataset.x, "training") if dataset.held_out is None else (dataset.held_out, "held-out")
+    return shuffled(points, seed)[:count].double(), kind
 
 
 def shuffled(x: Tensor, seed: int) -> Tensor:

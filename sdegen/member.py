@@ -164,7 +164,8 @@ class Member:
             found, (times, curves) = output.accuracy(dataset, average, device, dtype)
             held_out = next(iter(curves.values()))
             by_t = {f"accuracy_by_t/{float(t):.1f}": float(held_out[i]) for i, t in list(enumerate(times))[::4]}
-            self.recorder.scalars(step, {**scalars(found), **by_t})
+            if found:
+                self.recorder.scalars(step, {**scalars(found), **by_t})
             return
         count = PREVIEWED["vectors" if len(dataset.units.shape) == 1 else "images"]
         try:

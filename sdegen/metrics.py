@@ -129,7 +129,12 @@ def distances(dataset: Dataset, reference: Tensor) -> dict[str, Callable[[Tensor
 
 
 def measure(dataset: Dataset, x: Tensor) -> Metrics:
-    """Every distance of generated points ``x`` in the user's units, with its floor and the training set's value."""
+    """Every distance of generated points ``x`` in the user's units, with its floor and the training set's value.
+
+    There is none where nothing is known of the law but the training points.
+    """
+    if unmeasured(dataset):
+        return {}
     # What is dequantised is compared with whole values as such.
     x = dataset.rounded(x.detach().double().cpu())
     parts: tuple[Tensor, ...] = (x,)
@@ -155,6 +160,13 @@ def measure(dataset: Dataset, x: Tensor) -> Metrics:
         }
         for name, distance in chosen.items()
     }
+
+
+def unmeasured(dataset: Dataset) -> str:
+    """Why nothing can be measured against a data set; nothing where it can."""
+    if dataset.held_out is not None or dataset.draw(1, generator("cpu", 0, "reference")) is not None:
+        return ""
+    return "nothing was held out and the law of the data is not known"
 
 
 def score_error(dataset: Dataset, sde: SDE, score: Score, n: int = 1024) -> float | None:

@@ -125,6 +125,8 @@ def write(
                 animation.save(frames, folder / "figures" / "generation.gif")
             if found:
                 log.info(metrics.table(found))
+            elif len(drawn.x) > 1:
+                log.info(f"no metrics: {metrics.unmeasured(dataset) or 'no images were held out'}")
     return Written(final, found)
 
 
@@ -178,7 +180,8 @@ def measure(run: Run, dataset: Dataset, drawn: Drawn) -> Metrics:
         if off is not None:
             found["score_error"] = {"value": off, "floor": 0.0, "train": None, "floor_from": "exact score"}
         return found
-    if len(drawn.x) < 2:
+    # The classes of draws from the law are not known: what images are measured against is held out.
+    if len(drawn.x) < 2 or dataset.held_out is None:
         return {}
     features = features_of(run, dataset)
     if drawn.y is None or features is None:
@@ -270,7 +273,9 @@ def observe(run: Run, guidance: Config | None) -> Observation | None:
     if held_out is None:
         source = generator("cpu", 0, "measured")
         held_out = run.dataset.draw(guidance["image"] + 1, source)
-    assert held_out is not None
+    if held_out is None:
+        why = metrics.unmeasured(run.dataset)
+        raise UserError(f"guidance.image={guidance['image']}: {why}: give what was measured by guidance.path=")
     if not 0 <= guidance["image"] < len(held_out):
         raise UserError(f"guidance.image={guidance['image']}: choose from 0 to {len(held_out) - 1}")
     truth = held_out[guidance["image"] : guidance["image"] + 1].double()
@@ -313,7 +318,7 @@ def write_accuracy(run: Run, model: ClassifierModel) -> Written:
     found, curves = accuracy(run.dataset, model, run.device, run.dtype)
     chance = 1 / (run.classes or 1)
     figures.save(image_figures.accuracy(*curves, chance), run.folder / "figures" / "accuracy.png")
-    log.info(metrics.table(found, "held out"))
+    log.info(metrics.table(found, "held out") if found else f"no metrics: {metrics.unmeasured(run.dataset)}")
     return Written(run.folder, found)
 
 
@@ -322,19 +327,23 @@ def accuracy(
 ) -> tuple[Metrics, tuple[Tensor, dict[str, Tensor]]]:
     """The mean accuracy and cross entropy of a classifier over t, and the accuracy at each time.
 
-    There is no floor: what is best at a noise level is not known.
+    There is no floor: what is best at a noise level is not known. Where nothing is held out there are no metrics, and
+    the curve of the training images alone.
     """
     times = torch.linspace(model.sde.eps, model.sde.T, TIMES, dtype=torch.float64)
     named = {"held-out images": (dataset.held_out, dataset.held_out_y), "training images": (dataset.x, dataset.y)}
     curves, rows = {}, []
     for name, (x, y) in named.items():
-        assert x is not None and y is not None
+        if x is None or y is None:
+            continue
         inner = dataset.units.encode(x[:CLASSIFIED]).to(device, dtype)
         log_p, hits = log_likelihood_by_time(model, inner, y[:CLASSIFIED].to(device), times)
         curves[name] = hits
         rows.append({"accuracy": float(hits.mean()), "accuracy_clean": float(hits[0]), "nll": float(-log_p.mean())})
+    if len(rows) < len(named):
+        return {}, (times, curves)
     source = "not known: chance is 1 over the number of classes"
-    found = {
+    found: Metrics = {
         key: {"value": rows[0][key], "floor": None, "train": rows[1][key], "floor_from": source} for key in rows[0]
     }
     return found, (times, curves)

@@ -58,8 +58,11 @@ def faults(node: object, base: type, path: str, trust: Sequence[str] = ()) -> li
         cls = resolve(node["_target_"], trust)
     except ValueError as error:
         return [f"{path}: {error}"]
-    if not issubclass(cls, base) or inspect.isabstract(cls):
+    if not issubclass(cls, base):
         return [f"{path}: {cls.__name__} is not a {base.__name__}"]
+    if missing := sorted(getattr(cls, "__abstractmethods__", ())):
+        names = " and ".join(missing)
+        return [f"{path}: {cls.__name__} is abstract: define {names} in it, as a {base.__name__} must"]
     values = {key: value for key, value in node.items() if key != "_target_"}
     return option_faults(values, _options(cls), f"{path}.", f" of {cls.__name__}", trust)
 

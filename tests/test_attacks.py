@@ -201,7 +201,10 @@ NODES: list[tuple[dict[str, Any], str]] = [
     ({"sde": {**VP, "defaults": [{"/hydra": "x"}]}}, "sde.defaults: no such option"),
     ({"sde": {**VP, "beta_max": 1.0, "x@_global_": SYSTEM}}, "no such option"),
     ({"sde": "os.system"}, "sde: must be a node"),
-    ({"network": {"_target_": "sdegen.networks.base.Network"}}, "Network is not a Network"),
+    (
+        {"network": {"_target_": "sdegen.networks.base.Network"}},
+        "Network is abstract: define forward in it, as a Network must",
+    ),
     ({"seed": [1]}, "seed: must be an integer"),
     ({"more": 1}, "more: no such option"),
     ({"defaults": [{"/hydra": "x"}]}, "defaults: no such option"),
