@@ -67,7 +67,8 @@ def trajectories(dataset: Dataset, samples: Samples, sde: SDE) -> Figure:
             axes.add_collection(lines)
         for end, colour, label in ((path[0], "0.2", "noise, t = 1"), (path[-1], SAMPLES, "samples, t = ε")):
             axes.scatter(end[:4, 0], end[:4, 1], s=18, color=colour, label=label, zorder=3)
-        axes.set(xlabel="$x_1(t)$, standardised", ylabel="$x_2(t)$, standardised", aspect="equal")
+        unit = units(dataset)
+        axes.set(xlabel=f"$x_1(t)$, {unit}", ylabel=f"$x_2(t)$, {unit}", aspect="equal")
         axes.set_title(shown(path.shape[2]), loc="left")
         figure.legend(loc="outside upper center", ncols=3)
         figure.colorbar(lines, label="time t", shrink=0.8)
@@ -102,7 +103,7 @@ def marginals(dataset: Dataset, samples: Samples, sde: SDE) -> Figure:
             panels[0, column].set_title(f"t = {number(float(times[i]))}")
         panels[0, 0].set_ylabel("forward")
         panels[1, 0].set_ylabel("reverse")
-        figure.supxlabel("x(t), standardised" if line else f"x(t), standardised{shown(path[0, 0].numel(), ', ')}")
+        figure.supxlabel(f"x(t), {units(dataset)}{shown(path[0, 0].numel(), ', ')}")
     return figure
 
 
@@ -168,6 +169,17 @@ def _compare_points(data: np.ndarray, x: np.ndarray) -> Figure:
         if data.shape[1] > 2:
             figure.suptitle(shown(data.shape[1]))
     return figure
+
+
+def units(dataset: Dataset) -> str:
+    """The units that networks meet points of the data in, in words."""
+    x, inner = dataset.x.double(), dataset.units.encode(dataset.x)
+    if torch.equal(x, inner):
+        return "in the data's units"
+    mean, deviation = inner.mean(0), inner.std(0, correction=0)
+    # A coordinate that never changes is only centred.
+    standard = (mean.abs() < 1e-6) & (((deviation - 1).abs() < 1e-6) | (deviation == 0))
+    return "standardised" if bool(standard.all()) else "in the network's units"
 
 
 def shown(dimensions: int, before: str = "") -> str:

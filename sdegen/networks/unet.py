@@ -14,7 +14,7 @@ from sdegen.networks.embedding import GaussianFourier
 from sdegen.tensor import expand
 
 GROUP = 8
-"""Channels normalised together, and those of one head of attention."""
+"""Channels normalised together, at least."""
 
 
 class Block(nn.Module):
@@ -47,7 +47,13 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over the pixels, beside a shortcut."""
+    """Self-attention over the pixels, beside a shortcut.
+
+    A head has 64 channels or more, or all where there are fewer.
+
+    Args:
+        channels: of the picture.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()

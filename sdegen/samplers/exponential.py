@@ -208,8 +208,7 @@ class Adams(Exponential):
             to 5 from 40 on. The first steps have fewer nodes to use. Their error, of third order, is negligible where
             the prior is far wider than the data, as for VP; it shows as a third order of the whole where it is not.
         spread: standard deviation c of the Gaussian solved exactly; best a little below that of the data in the
-        network's
-            units, which is 1 where they are standardised.
+            network's units, which is 1 where they are standardised.
     """
 
     eta = 0.0
