@@ -48,8 +48,8 @@ def fresh(script: str, *arguments: str, cwd: Path) -> Result:
     return Result(result.returncode, result.stdout, result.stderr)
 
 
-def run(script: str, *arguments: str, cwd: Path) -> Result:
-    """A command in a fork of this process, which has the seconds of importing behind it."""
+def run(script: str, *arguments: str, cwd: Path, limit: float = 300) -> Result:
+    """A command in a fork of this process, which has the seconds of importing behind it; killed after the limit's."""
 
     def child(out: Path, err: Path) -> None:
         for number, path in ((1, out), (2, err)):
@@ -65,7 +65,7 @@ def run(script: str, *arguments: str, cwd: Path) -> Result:
         out, err = Path(folder, "out"), Path(folder, "err")
         process = multiprocessing.get_context("fork").Process(target=child, args=(out, err))
         process.start()
-        process.join(300)
+        process.join(limit)
         process.kill()
         return Result(process.exitcode, out.read_text(), err.read_text())
 
