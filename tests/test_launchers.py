@@ -58,6 +58,12 @@ def test_a_proof_that_fails_in_any_job_is_the_exit_status(
     assert moments[0] == "FAIL"
 
 
+@pytest.mark.parametrize(
+    "launcher",
+    [LAUNCHERS["basic"], pytest.param(LAUNCHERS["joblib"], marks=pytest.mark.slow)],
+    ids=LAUNCHERS.keys(),
+    indirect=True,
+)
 def test_samplers_of_one_command_leave_a_frontier(launcher: tuple[str, ...], tmp_path: Path) -> None:
     """Its rows are in the order of the jobs, with the evaluations that each sampler is known to take."""
     exact = ("dataset=gaussian_mixture", "network=oracle", "sampler.steps=2", "count=20", "name=exact")
