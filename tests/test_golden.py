@@ -25,6 +25,8 @@ FILE = Path(__file__).with_suffix(".json")
 EXPERIMENTS = sorted(
     str(path.relative_to(CONF / "experiment").with_suffix("")) for path in CONF.glob("experiment/**/*.yaml")
 )
+OWN = "a network with dropout and BatchNorm"
+"""Of the user's own, on the data and by the recipe of ``experiment=smile``."""
 STEPS = {True: 2, False: 20}
 """Of the paper's grids of times, whose steps have 10⁵ rows, and of all others."""
 TOLERANCE = 2e-3
@@ -45,11 +47,12 @@ def clothes(folder: Path) -> Path:
 def run(experiment: str, folder: Path) -> dict[str, float]:
     """The numbers of a short run."""
     grid = "grid" in experiment
-    options = [f"experiment={experiment}", f"trainer.steps={STEPS[grid]}", f"trainer.log_every={STEPS[grid]}"]
+    options = [f"experiment={'smile' if experiment == OWN else experiment}", f"trainer.steps={STEPS[grid]}", f"trainer.log_every={STEPS[grid]}"]
     options += ["trainer.device=cpu", "trainer.threads=1", "trainer.preview_every=0"]
     if experiment == "fashion_mnist":
         options += [f"dataset.path={clothes(folder)}", "trainer.batch_size=8", "network.channels=16"]
-    (parts,) = assembly.replicated(composed("train", options))
+    config = composed("train", options)
+    (parts,) = assembly.replicated(config | ({"network": {"_target_": "users.Regular"}} if experiment == OWN else {}))
     training, dataset, found = parts.training(), parts.dataset, {}
     source = generator("cpu", 0, "golden")
     weight = torch.rand(dataset.x[0].shape, generator=source, dtype=torch.float64)
@@ -65,7 +68,7 @@ def run(experiment: str, folder: Path) -> dict[str, float]:
     return {name: value for name, value in found.items() if name != "train/steps_per_second"}
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("experiment", [*EXPERIMENTS, OWN])
 def test_a_run_gives_what_it_gave_before(experiment: str, tmp_path: Path) -> None:
     expected = json.loads(FILE.read_text())[experiment]
     found = run(experiment, tmp_path)
@@ -73,12 +76,13 @@ def test_a_run_gives_what_it_gave_before(experiment: str, tmp_path: Path) -> Non
 
 
 def test_a_run_gives_the_same_again(tmp_path: Path) -> None:
-    assert run("smile", tmp_path) == run("smile", tmp_path)
+    for experiment in ("smile", OWN):
+        assert run(experiment, tmp_path) == run(experiment, tmp_path)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        numbers = {experiment: run(experiment, Path(folder)) for experiment in sys.argv[1:] or EXPERIMENTS}
+        numbers = {experiment: run(experiment, Path(folder)) for experiment in sys.argv[1:] or [*EXPERIMENTS, OWN]}
     before = json.loads(FILE.read_text()) if sys.argv[1:] else {}
     FILE.write_text(json.dumps({**before, **numbers}, indent=1, sort_keys=True) + "\n")

@@ -40,6 +40,9 @@ OPTIONS = (
 )
 PROCESSES = multiprocessing.get_context("fork")
 
+OWN = "users.Regular"
+"""Among the options: the network of that name, with dropout and BatchNorm, in the place of the one that is chosen."""
+
 OPERATIONS = {"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.listdir"}
 """Of files, as Python's audit events have them."""
 
@@ -63,9 +66,10 @@ def work(folder: Path, options: tuple[str, ...], operation: int) -> None:
     torch.set_num_threads(1)
     kill_at(operation, folder)
     if any(folder.glob("checkpoints/*.pt")):
-        experiment.resume(folder, {})
+        experiment.resume(folder, {}, ["users"])
     else:
-        experiment.train(composed("train", options), folder)
+        config = composed("train", [option for option in options if option != OWN])
+        experiment.train(config | ({"network": {"_target_": OWN}} if OWN in options else {}), folder)
 
 
 def started(folder: Path, options: tuple[str, ...], operation: int = 0) -> Any:  # noqa: ANN401
@@ -155,10 +159,10 @@ IMAGES = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "options", [(), ("trainer.replicas=3",), ("objective=sliced", "network.activation=silu"), IMAGES]
+    "options", [(), (OWN,), ("trainer.replicas=3",), ("objective=sliced", "network.activation=silu"), IMAGES]
 )
 def test_whatever_is_trained_may_be_killed(tmp_path: Path, options: tuple[str, ...]) -> None:
-    """Forty times in all."""
+    """Fifty times in all."""
     own = [option for option in OPTIONS if options != IMAGES or not option.startswith(("dataset", "network"))]
     kill(tmp_path, (*own, *options), 10, random.Random(str(options)))
 
