@@ -67,14 +67,17 @@ def sliced_w1(x: Tensor, y: Tensor) -> float:
 
     In the plane the directions are equally spaced, else random and the same at every call.
     """
-    d = x[0].numel()
+    along = directions(x[0].numel()).T
+    return float(w1(along @ x.flatten(1).T, along @ y.flatten(1).T).mean())
+
+
+def directions(d: int) -> Tensor:
+    """The directions of :func:`sliced_w1` in d dimensions: unit vectors, the columns of ``(d, 32)``."""
     if d == 2:
         angle = torch.arange(DIRECTIONS, dtype=torch.float64) * math.pi / DIRECTIONS
-        directions = torch.stack([angle.cos(), angle.sin()])
-    else:
-        directions = torch.randn(d, DIRECTIONS, generator=generator("cpu", 0, "directions"), dtype=torch.float64)
-        directions = directions / directions.norm(dim=0)
-    return float(w1(directions.T @ x.flatten(1).T, directions.T @ y.flatten(1).T).mean())
+        return torch.stack([angle.cos(), angle.sin()])
+    random = torch.randn(d, DIRECTIONS, generator=generator("cpu", 0, "directions"), dtype=torch.float64)
+    return random / random.norm(dim=0)
 
 
 def energy(x: Tensor, y: Tensor, within_y: float | None = None) -> float:

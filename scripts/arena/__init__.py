@@ -1,0 +1,1 @@
+"""The parts of ``scripts/contest.py``: targets with exact scores, samplers, and how these are measured."""

@@ -1,0 +1,115 @@
+"""Time grids of the libraries and papers, and how a sampler meets each of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+from arena.race import Contestant
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sdegen.sde import LinearSDE
+    from sdegen.sde.base import Score
+
+Grid = Callable[["LinearSDE", int], "Tensor"]
+"""``(sde, steps) -> times``, ``(steps + 1,)`` float64, falling from T."""
+
+
+def share(steps: int) -> Tensor:
+    import torch
+
+    return torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+
+
+def power(rho: float, sde: LinearSDE, steps: int, last: float | None = None) -> Tensor:
+    """Uniform in t^(1/rho)."""
+    low, high = (last or sde.eps) ** (1 / rho), sde.T ** (1 / rho)
+    return (high + (low - high) * share(steps)) ** rho
+
+
+def log_snr(sde: LinearSDE, steps: int, last: float | None = None) -> Tensor:
+    """Uniform in log(sigma / alpha)."""
+    import torch
+
+    ends = sde.log_nsr(torch.tensor([sde.T, last or sde.eps], dtype=torch.float64))
+    return sde.time(torch.lerp(ends[0], ends[1], share(steps)))
+
+
+def karras(sde: LinearSDE, steps: int, last: float | None = None, rho: float = 7.0) -> Tensor:
+    """Uniform in (sigma / alpha)^(1/rho). Reference: Karras et al. (2022), eq. 5."""
+    import torch
+
+    ends = (sde.log_nsr(torch.tensor([sde.T, last or sde.eps], dtype=torch.float64)) / (2 * rho)).exp()
+    return sde.time(2 * rho * torch.lerp(ends[0], ends[1], share(steps)).log())
+
+
+def to_zero(grid: Callable[..., Tensor], last: float, sde: LinearSDE, steps: int) -> Tensor:
+    """A grid from T to ``last`` and then 0: the last evaluation is at ``last``."""
+    import torch
+
+    if steps < 2:
+        raise ValueError("a grid to 0 has two steps at least")
+    return torch.cat([grid(sde, steps - 1, last=last), torch.zeros(1, dtype=torch.float64)])
+
+
+def logistic(sde: LinearSDE, steps: int) -> Tensor:
+    """The grid of our ``sampler=adams``."""
+    from sdegen.samplers import DDIM, StepSampler
+
+    return StepSampler(DDIM(), steps=steps, grid="logistic").times(sde)
+
+
+GRIDS: dict[str, Grid] = {
+    "uniform t": partial(power, 1.0),
+    "quadratic t": partial(power, 2.0),
+    "log-SNR": log_snr,
+    "Karras": karras,
+    "uniform t to 1e-3, 0": partial(to_zero, partial(power, 1.0), 1e-3),
+    "log-SNR to 1e-3, 0": partial(to_zero, log_snr, 1e-3),
+    "Karras to 1e-3, 0": partial(to_zero, karras, 1e-3),
+    "ours": logistic,
+}
+"""The grids that the libraries and papers use, of which those to 0 are the defaults of diffusers and k-diffusion; and
+the one of our own."""
+
+Stepper = Callable[["LinearSDE", "Score", "Tensor", "Tensor"], "Tensor"]
+"""``(sde, score, x, times) -> ends``, drawing its noise from the global generator."""
+
+
+def gridded(name: str, stepper: Stepper) -> list[Contestant]:
+    """A sampler with every grid."""
+
+    def run(grid: Grid, sde: LinearSDE, score: Score, x: Tensor, steps: int, seed: int) -> Tensor:
+        with seeded(seed):
+            return stepper(sde, score, x, grid(sde, steps))
+
+    return [Contestant(name, setting, partial(run, grid)) for setting, grid in GRIDS.items()]
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """The global generator seeded, and float64 the default, as these libraries know no other way; both for a while."""
+    import torch
+
+    default = torch.get_default_dtype()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.set_default_dtype(torch.float64)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(default)
+
+
+def level(sde: LinearSDE, t: Tensor) -> Tensor:
+    """sigma / alpha, also at t = 0."""
+    return sde.sigma(t) / sde.alpha(t)
+
+
+def denoised(sde: LinearSDE, score: Score, x: Tensor, t: Tensor) -> Tensor:
+    """Tweedie's mean of x(0)."""
+    return (x + sde.sigma(t) ** 2 * score(x, t)) / sde.alpha(t)

@@ -1,0 +1,109 @@
+r"""Samplers written here from their papers: iPNDM, and azula's REAB with the deviation that its derivation has.
+
+Both are Adams–Bashforth schemes for the flow in :math:`\hat x = x / \alpha` and :math:`\hat\sigma = \sigma / \alpha`,
+where :math:`d\hat x = \hat\varepsilon\, d\hat\sigma` with the noise
+:math:`\hat\varepsilon = -\sigma \nabla \log p_t(x) = (\hat x - D) / \hat\sigma`.
+"""
+
+from __future__ import annotations
+
+import functools
+from functools import partial
+from typing import TYPE_CHECKING
+
+from arena.grids import denoised, gridded, level
+from arena.race import Contestant
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+    from torch import Tensor
+
+    from sdegen.sde import LinearSDE
+    from sdegen.sde.base import Score
+
+ADAMS_BASHFORTH = ((1,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
+"""The weights of the derivatives on equal steps, the newest first."""
+
+
+def contestants(kind: str) -> list[Contestant]:
+    """Samplers of the flow; there are none of the reverse SDE."""
+    if kind == "sde":
+        return []
+    found = []
+    for order in (1, 2, 3, 4):
+        found += gridded(f"iPNDM {order}", partial(ipndm, order))
+        found += [
+            contestant._replace(name=f"iPNDM {order}, as published")
+            for contestant in gridded("", partial(ipndm, order))
+            if contestant.setting == "Karras"
+        ]
+    for order in (1, 2, 3, 4):
+        found += gridded(f"REAB {order}, corrected", partial(reab, order))
+    return found
+
+
+def ipndm(order: int, sde: LinearSDE, score: Score, x: Tensor, times: Tensor) -> Tensor:
+    r"""iPNDM: the weights of equal steps on whatever steps there are, and lower orders for the first.
+
+    It has its order where :math:`\hat\sigma` falls by equal steps, and order 2 on other smooth grids. Its authors
+    walk the grid uniform in :math:`\hat\sigma^{1/7}`.
+
+    Reference: Zhang & Chen (2023), https://arxiv.org/abs/2204.13902, section 3.4; of Liu et al. (2022),
+    https://arxiv.org/abs/2202.09778
+    """
+    sigma = level(sde, times)
+    past: list[Tensor] = []
+    x = x / sde.alpha(times[0])
+    for i, t in enumerate(times[:-1]):
+        past = [-sde.sigma(t) * score(sde.alpha(t) * x, t), *past][:order]
+        weights = ADAMS_BASHFORTH[len(past) - 1]
+        x = x + (sigma[i + 1] - sigma[i]) * sum(w * noise for w, noise in zip(weights, past, strict=True))
+    return sde.alpha(times[-1]) * x
+
+
+def reab(order: int, sde: LinearSDE, score: Score, x: Tensor, times: Tensor) -> Tensor:
+    r"""Rosenbrock-type exponential Adams–Bashforth, as azula derives it.
+
+    With :math:`u = \log\hat\sigma`, the flow for Gaussian data of unit variance is taken exactly:
+    :math:`y = \hat x / \sqrt{1 + \hat\sigma^2}` moves by
+
+    .. math:: dy = f\, \frac{e^u}{1 + e^{2u}}\, du, \qquad
+              f = \sqrt{1 + \hat\sigma^2}\, \hat\varepsilon - \hat\sigma\, y \quad (\text{which is 0 there}),
+
+    and f is the polynomial through its last values. In azula 0.11.1 the increment of x is multiplied by
+    :math:`\sqrt{\alpha_s^2 + \sigma_t^2}` where this has :math:`\sqrt{\alpha_s^2 + \sigma_s^2}`, which leaves order 1.
+    """
+    u = level(sde, times).log()
+    past: list[Tensor] = []
+    y = x / (sde.alpha(times[0]) ** 2 + sde.sigma(times[0]) ** 2).sqrt()
+    for i, t in enumerate(times[:-1]):
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        spread = (alpha**2 + sigma**2).sqrt()
+        # (x-hat (1 - a) - D) / b with a = sigma^2 / (alpha^2 + sigma^2) and b its root.
+        mean = denoised(sde, score, spread * y, t)
+        past = [*past, (alpha / spread * y - mean) * spread / sigma][-order:]
+        y = y + sum(w * f for w, f in zip(weights(u[i + 1 - len(past) : i + 2]), past, strict=True))
+    return (sde.alpha(times[-1]) ** 2 + sde.sigma(times[-1]) ** 2).sqrt() * y
+
+
+def weights(u: Tensor) -> list[float]:
+    """Integrals over the last step of e^u / (1 + e^2u) times Lagrange's polynomials of the nodes before its end."""
+    import numpy as np
+
+    *past, end = u.tolist()
+    points, shares = legendre()
+    at = past[-1] + (end - past[-1]) * points
+    density = (end - past[-1]) * shares / (2 * np.cosh(at))
+    return [
+        float(density @ np.prod([(at - other) / (node - other) for other in past if other != node] or [at**0], axis=0))
+        for node in past
+    ]
+
+
+@functools.cache
+def legendre() -> tuple[ndarray, ndarray]:
+    """Gauss's points between 0 and 1 and their weights."""
+    from numpy.polynomial.legendre import leggauss
+
+    points, shares = leggauss(32)
+    return (1 + points) / 2, shares / 2
