@@ -16,6 +16,7 @@ from conftest import standard_error
 from torch import Tensor
 
 from sdegen.metrics import sliced_w1
+from sdegen.mixture import GaussianMixture
 from sdegen.rng import generator
 from sdegen.sde import VP, LinearSDE
 from sdegen.sde.base import Score
@@ -133,15 +134,24 @@ def test_a_target_is_a_function_of_its_family_and_seed(targets: ModuleType, fami
     assert not torch.equal(targets.target(family, 3).weights[:3], targets.target(family, 4).weights[:3])
 
 
+def various(seed: int) -> GaussianMixture:
+    """A mixture in five dimensions whose covariances have all deviations different; 3 components, and 1 more a seed."""
+    source, m = generator("cpu", seed, "test law"), 3 + seed
+    axes = torch.linalg.qr(torch.randn(m, 5, 5, generator=source, dtype=torch.float64))[0]
+    variances = 0.01 + torch.rand(m, 1, 5, generator=source, dtype=torch.float64)
+    means = torch.randn(m, 5, generator=source, dtype=torch.float64)
+    return GaussianMixture(1 + torch.arange(m), means, (axes * variances) @ axes.mT)
+
+
 @pytest.mark.parametrize("t", [1e-5, 0.01, 0.3, 1.0])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "various"])
 def test_scores_side_by_side_are_gradients_of_the_density(targets: ModuleType, family: str, t: float) -> None:
     """The low-rank form of the score against autograd through torch's own mixture, where the marginal has its mass."""
     from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
     sde, at = VP(), torch.tensor(t, dtype=torch.float64)
     alpha, sigma = sde.alpha(at), sde.sigma(at)
-    laws = [targets.target(family, seed) for seed in range(3)]
+    laws = [various(seed) if family == "various" else targets.target(family, seed) for seed in range(3)]
     shares, expected = [], []
     for seed, law in enumerate(laws):
         source = generator("cpu", seed, "test")
