@@ -22,13 +22,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
     from sdegen.mixture import GaussianMixture
     from sdegen.sde import LinearSDE
-
-Uniform = Callable[..., "Tensor"]
-"""``(*shape) -> draws``, uniform between 0 and 1, float64."""
 
 
 def target(family: str, seed: int) -> GaussianMixture:
@@ -48,16 +45,18 @@ def moments(law: GaussianMixture) -> tuple[Tensor, Tensor]:
     return mean, (law.weights @ variances).sqrt()
 
 
-def uniform(source: object, *shape: int) -> Tensor:
+def uniform(source: Generator, *shape: int) -> Tensor:
+    """Draws between 0 and 1, float64."""
     import torch
 
-    return torch.rand(*shape, generator=source, dtype=torch.float64)  # type: ignore[call-overload]
+    return torch.rand(*shape, generator=source, dtype=torch.float64)
 
 
-def normal(source: object, *shape: int) -> Tensor:
+def normal(source: Generator, *shape: int) -> Tensor:
+    """Standard normal draws, float64."""
     import torch
 
-    return torch.randn(*shape, generator=source, dtype=torch.float64)  # type: ignore[call-overload]
+    return torch.randn(*shape, generator=source, dtype=torch.float64)
 
 
 def turned(deviations: Tensor, angle: Tensor) -> Tensor:
@@ -68,19 +67,19 @@ def turned(deviations: Tensor, angle: Tensor) -> Tensor:
     return axes @ torch.diag_embed(deviations**2) @ axes.mT
 
 
-def broad(source: object) -> GaussianMixture:
+def broad(source: Generator) -> GaussianMixture:
     import torch
 
     from sdegen.mixture import GaussianMixture
 
-    m = int(torch.randint(3, 11, (), generator=source))  # type: ignore[call-overload]
+    m = int(torch.randint(3, 11, (), generator=source))
     weights = 0.2 + uniform(source, m)
     means = normal(source, m, 2)
     deviations = 0.03 * (0.4 / 0.03) ** uniform(source, m, 2)
     return GaussianMixture(weights, means, turned(deviations, 2 * math.pi * uniform(source, m)))
 
 
-def clusters(source: object) -> GaussianMixture:
+def clusters(source: Generator) -> GaussianMixture:
     import torch
 
     from sdegen.mixture import GaussianMixture
@@ -89,7 +88,7 @@ def clusters(source: object) -> GaussianMixture:
     return GaussianMixture(0.5 + uniform(source, 25), normal(source, 25, 2), narrow)
 
 
-def rare(source: object) -> GaussianMixture:
+def rare(source: Generator) -> GaussianMixture:
     import torch
 
     from sdegen.mixture import GaussianMixture
@@ -102,7 +101,7 @@ def rare(source: object) -> GaussianMixture:
     )
 
 
-def ring(source: object) -> GaussianMixture:
+def ring(source: Generator) -> GaussianMixture:
     import torch
 
     from sdegen.mixture import GaussianMixture
@@ -115,7 +114,7 @@ def ring(source: object) -> GaussianMixture:
     return GaussianMixture(weights, torch.stack([angle.cos(), angle.sin()], 1), turned(deviations, angle))
 
 
-def tails(source: object) -> GaussianMixture:
+def tails(source: Generator) -> GaussianMixture:
     import torch
     from scipy.stats import chi2
 
@@ -130,7 +129,7 @@ def tails(source: object) -> GaussianMixture:
     return GaussianMixture((0.5 + uniform(source, centres)).repeat_interleave(scales), means, covariances)
 
 
-def planes(d: int, source: object) -> GaussianMixture:
+def planes(d: int, source: Generator) -> GaussianMixture:
     """Half of the variance of each coordinate lies between the planes, half within."""
     import torch
 
@@ -149,7 +148,7 @@ def planes(d: int, source: object) -> GaussianMixture:
     return GaussianMixture(weights, means, axes @ axes.mT + thickness**2 * torch.eye(d, dtype=torch.float64))
 
 
-FAMILIES: dict[str, Callable[[object], GaussianMixture]] = {
+FAMILIES: dict[str, Callable[[Generator], GaussianMixture]] = {
     "broad": broad,
     "clusters": clusters,
     "rare": rare,
