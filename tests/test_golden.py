@@ -47,7 +47,11 @@ def clothes(folder: Path) -> Path:
 def run(experiment: str, folder: Path) -> dict[str, float]:
     """The numbers of a short run."""
     grid = "grid" in experiment
-    options = [f"experiment={'smile' if experiment == OWN else experiment}", f"trainer.steps={STEPS[grid]}", f"trainer.log_every={STEPS[grid]}"]
+    options = [
+        f"experiment={'smile' if experiment == OWN else experiment}",
+        f"trainer.steps={STEPS[grid]}",
+        f"trainer.log_every={STEPS[grid]}",
+    ]
     options += ["trainer.device=cpu", "trainer.threads=1", "trainer.preview_every=0"]
     if experiment == "fashion_mnist":
         options += [f"dataset.path={clothes(folder)}", "trainer.batch_size=8", "network.channels=16"]
