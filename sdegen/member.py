@@ -16,8 +16,10 @@ from sdegen.checkpoint import Checkpoint
 from sdegen.classifier import ClassifierModel
 from sdegen.datasets.fingerprint import difference
 from sdegen.errors import UserError
+from sdegen.moments import Moments
 from sdegen.run import Run, load, load_weights, on_cpu
 from sdegen.sampling import draw
+from sdegen.score import Gaussian, ScoreModel
 from sdegen.training import DTYPES, Training
 from sdegen.trust import examine
 
@@ -70,8 +72,17 @@ class Member:
         return checkpoints.read(self.folder, first.step) if self.replica else first
 
     def put(self, saved: Checkpoint) -> None:
-        """Put the weights of a checkpoint in place."""
+        """Put the weights of a checkpoint in place, and the moments that they were trained with.
+
+        On another machine the same data may have axes of other signs.
+        """
         self.best = saved.best
+        if saved.moments is not None:
+            moments = Moments(**saved.moments)  # type: ignore[arg-type]
+            self.parts = self.parts._replace(moments=moments)
+            for model in (self.training.models[self.replica], self.training.averages[self.replica]):
+                if isinstance(model, ScoreModel) and isinstance(model.parametrization, Gaussian):
+                    model.parametrization.put(moments)
         load_weights(self.training.models[self.replica].network, saved.weights)
         load_weights(self.training.averages[self.replica].network, saved.ema)
 

@@ -203,6 +203,12 @@ class Gaussian(Affine[LinearSDE], nn.Module):
         for name, value in moments._asdict().items():
             self.register_buffer(name, value)
 
+    def put(self, moments: Moments) -> None:
+        """Take other moments of the same data in their place."""
+        for name, value in moments._asdict().items():
+            if value is not None:
+                getattr(self, name).copy_(value)
+
     def along(self, x: Tensor) -> Tensor:
         return x if self.axes is None else x @ self.axes
 

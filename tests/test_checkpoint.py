@@ -14,6 +14,7 @@ from sdegen import assembly, checkpoint, experiment
 from sdegen.checkpoint import Checkpoint
 from sdegen.command import composed
 from sdegen.errors import UserError
+from sdegen.moments import Moments
 
 SMALL = ("dataset=smile", "network.hidden=[8]", "trainer.steps=3", "trainer.preview_every=0", "sampler.steps=3")
 
@@ -188,3 +189,25 @@ def test_samples_come_in_the_units_of_the_data(tmp_path: Path) -> None:
     torch.testing.assert_close(x.std(0), torch.tensor([3.0, 0.01]).double(), rtol=0.15, atol=0)
     (tmp_path / "points.npy").unlink()
     torch.testing.assert_close(sdegen.load(tmp_path / "run").sample(2000), x)
+
+
+def test_going_on_keeps_the_axes_that_the_weights_were_trained_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eigenvectors have no sign of their own: another library gives other ones for the same data."""
+    small = ("dataset=moons", "dataset.size=60", "optimizer.decay=constant", "trainer.keep=null", *SMALL[1:])
+    whole = experiment.train(composed("train", (*small, "trainer.steps=20")), tmp_path / "whole")
+    experiment.train(composed("train", (*small, "trainer.steps=10")), tmp_path / "run")
+    of = Moments.of
+
+    def turned(x: torch.Tensor) -> Moments:
+        found = of(x)
+        assert found.axes is not None
+        return found._replace(axes=found.axes * torch.tensor([-1.0, 1.0], dtype=torch.float64))
+
+    monkeypatch.setattr(Moments, "of", turned)
+    resumed = experiment.resume(tmp_path / "run", {"trainer.steps": 20})
+    assert torch.equal(resumed.sample(20), whole.sample(20))
+    assert all(
+        torch.equal(w, checkpoint.read(whole.folder).ema[k]) for k, w in checkpoint.read(resumed.folder).ema.items()
+    )
