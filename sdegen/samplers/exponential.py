@@ -197,8 +197,8 @@ class Adams(Exponential):
     r"""The exponential Adams–Bashforth–Moulton scheme for the flow: predict, evaluate, correct.
 
     Each step is predicted from the last values of F, and gone over again with one node more once F at its end is known:
-    one evaluation a step, as that value opens the next step as well. The most accurate scheme of this package at every
-    number of evaluations, on ``grid=logistic``.
+    one evaluation a step, as that value opens the next step as well. On ``grid=logistic`` the most accurate scheme of
+    this package where the data have few broad modes; sdegen/README.md has the families where others are nearer.
 
     Reference: Hochbruck & Ostermann (2010), Exponential integrators, section 2.5; in the form of DEIS and UniPC:
     Zhang & Chen (2023), https://arxiv.org/abs/2204.13902, Zhao et al. (2023), https://arxiv.org/abs/2302.04867
