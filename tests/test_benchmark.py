@@ -120,6 +120,16 @@ def test_quality_has_the_exact_score_without_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_recipes_have_each_set_and_what_a_plane_shows(tmp_path: Path) -> None:
+    """The default recipe keeps samples on the plane, however short the training is; the one before does not."""
+    options = ("options=[trainer.steps=2,trainer.threads=1,sampler.steps=200]", "seeds=1", "count=50", "points=400")
+    found = measured(tmp_path, "recipes", "sets=[moons,plane]", *options)
+    assert {at for _, _, at in found} == {"moons", "plane"}
+    off = "share of the variance off the plane"
+    assert found[off, "default", "plane"] < 0.05 < 0.5 < found[off, "before", "plane"]
+
+
+@pytest.mark.slow
 def test_sampling_measures_the_error_of_both_solvers(tmp_path: Path) -> None:
     """Tighter tolerances of SciPy's solver end nearer to the exact end points."""
     trained = "trained=[experiment=smile,trainer.steps=1,trainer.preview_every=0,count=2]"

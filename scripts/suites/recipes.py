@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,26 +36,53 @@ def plane(count: int, source: np.random.Generator) -> np.ndarray:
     return (centres[source.integers(0, 3, count)] + 0.5 * source.normal(size=(count, 10))) @ basis.T
 
 
+RECIPES = {
+    "default": [],
+    # What was the default when the data were not yet preconditioned by their covariance.
+    "before": [
+        "parametrization=noise",
+        "weighting=variance",
+        "times=stratified",
+        "network.hidden=[128,128]",
+        "network.activation=relu",
+        "network.time_embedding=concat",
+        "optimizer.lr=1e-3",
+        "optimizer.decay=constant",
+        "trainer.epochs=1000",
+        "trainer.batch_size=64",
+    ],
+    "karras": ["parametrization=karras"],
+    "data": ["parametrization=data"],
+}
+"""Options of train.yaml for each recipe."""
+OWN = {"plane": ["trainer.steps=3000", "network.hidden=[256,256]"]}
+"""Options that a set has under every recipe."""
 FILES: dict[str, Callable] = {"columns": columns, "plane": plane}
 """Sets that lie in a file, by their names."""
 
 
 def measure(
-    sets: Mapping[str, Sequence[str]], recipes: Mapping[str, Sequence[str]], points: int, count: int, seeds: int
+    sets: Sequence[str], recipes: Sequence[str], options: Sequence[str], points: int, count: int, seeds: int
 ) -> list[Row]:
     """A line for each recipe in a panel for each measure.
 
     Args:
-        sets: options of train.yaml for each data set; one of :data:`FILES` is made, and read as a file.
-        recipes: options of each recipe.
+        sets: data sets; one of :data:`FILES` is made, and read as a file.
+        recipes: of :data:`RECIPES`.
+        options: of train.yaml, for all of them.
         points: in a file.
         count: samples that are measured.
         seeds: how many.
     """
+    from sdegen.errors import UserError
+
+    if foreign := [recipe for recipe in recipes if recipe not in RECIPES]:
+        raise UserError(f"recipes={foreign[0]}: no such recipe; choose from {', '.join(RECIPES)}")
     rows = []
-    for name, options in sets.items():
-        for recipe, own in recipes.items():
-            found = [one(name, [*own, *options, f"seed={seed}"], points, count, seed) for seed in range(seeds)]
+    for name in sets:
+        for recipe in recipes:
+            own = [*RECIPES[recipe], *OWN.get(name, []), *options]
+            found = [one(name, [*own, f"seed={seed}"], points, count, seed) for seed in range(seeds)]
             rows += [row(measure, recipe, name, [each[measure] for each in found], "") for measure in found[0]]
     return sorted(rows, key=lambda each: each.panel)
 
@@ -75,7 +102,7 @@ def one(name: str, options: Sequence[str], points: int, count: int, seed: int) -
             path = Path(folder) / "points.csv"
             np.savetxt(path, FILES[name](points, np.random.default_rng([1, seed])), delimiter=",", fmt="%.17g")
             given = ["dataset=file", f"dataset.path={path}"]
-        (parts,) = assembly.replicated(composed(*given, "trainer.preview_every=0", *options))
+        (parts,) = assembly.replicated(composed(*given, *options))
     training = parts.training()
     training.run(lambda step, values: None, lambda: None, lambda: None)
     model: Any = training.averages[0]
