@@ -274,13 +274,15 @@ def _are_moments(content: dict[str, Any], shape: tuple[int, ...]) -> bool:
     if content.keys() != set(Moments._fields):
         return False
     mean, axes, variances = (content[name] for name in Moments._fields)
-    if not all(_is_stored(x) and x.is_floating_point() for x in (mean, variances, *([] if axes is None else [axes]))):
+    tensors = [mean, variances, *([] if axes is None else [axes])]
+    if not all(_is_stored(x) and x.is_floating_point() and bool(x.isfinite().all()) for x in tensors):
         return False
-    shapes = (mean.shape, variances.shape) if axes is None else (mean.shape, axes.shape, variances.shape)
-    wanted = ((), (1,)) if axes is None else (shape, (*shape, *shape), shape)
-    return (
-        shapes == wanted and bool((variances >= 0).all()) and all(bool(x.isfinite().all()) for x in (mean, variances))
-    )
+    if axes is None:
+        fits = mean.shape == () and variances.shape == (1,)
+    else:
+        fits = len(shape) == 1 and mean.shape == variances.shape == shape
+        fits = fits and axes.ndim == 2 and len(axes) == len(mean) >= axes.shape[1]
+    return fits and bool((variances >= 0).all())
 
 
 def _is_history(content: dict[str, Any], step: int) -> bool:

@@ -31,7 +31,7 @@ from typing import Generic, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sdegen.moments import Moments
+from sdegen.moments import Moments, Rotation
 from sdegen.networks.base import Network
 from sdegen.schema import FromRun
 from sdegen.sde.base import SDE, LinearSDE, S, Score
@@ -200,20 +200,28 @@ class Gaussian(Affine[LinearSDE], nn.Module):
         self.mean: Tensor
         self.axes: Tensor | None
         self.variances: Tensor
-        for name, value in moments._asdict().items():
-            self.register_buffer(name, value)
+        self.put(moments)
 
     def put(self, moments: Moments) -> None:
-        """Take other moments of the same data in their place."""
-        for name, value in moments._asdict().items():
-            if value is not None:
-                getattr(self, name).copy_(value)
+        """Take moments of the data, in the place of those that there may be."""
+        like, axes = getattr(self, "mean", moments.mean), moments.axes
+        self.partial = axes is not None and axes.shape[1] < len(axes)
+        parts = Rotation.of(axes)._asdict() if axes is not None and self.partial else {}
+        for name, value in {**moments._asdict(), **parts}.items():
+            self.register_buffer(name, None if value is None else value.to(like))
 
     def along(self, x: Tensor) -> Tensor:
+        if self.partial:
+            return self._rotation().along(x)
         return x if self.axes is None else x @ self.axes
 
     def back(self, x: Tensor) -> Tensor:
+        if self.partial:
+            return self._rotation().back(x)
         return x if self.axes is None else x @ self.axes.mT
+
+    def _rotation(self) -> Rotation:
+        return Rotation(*(getattr(self, name) for name in Rotation._fields))
 
     def terms(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Terms:
         alpha, sigma = sde.alpha(t), sde.sigma(t)
