@@ -37,6 +37,17 @@ def _small_reference() -> Iterator[None]:
         yield
 
 
+TEXTBOOK = (
+    "parametrization=noise",
+    "weighting=variance",
+    "times=stratified",
+    "network.activation=relu",
+    "network.time_embedding=concat",
+    "optimizer.lr=1e-3",
+    "optimizer.decay=constant",
+)
+"""The plainest choices, for tests whose numbers are worked out by hand, and for the steps of runs that go on."""
+
 SDES = {"vp": VP(), "subvp": SubVP(), "ve": VE(sigma_max=10.0)}
 
 

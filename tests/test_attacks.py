@@ -221,7 +221,7 @@ NODES: list[tuple[dict[str, Any], str]] = [
     ({"sde": {**VP, "beta_max": deep(200)}}, "nested too deeply"),
     ({"x": wide(12)}, "holds too much"),
     ({"network": {"_target_": "sdegen.networks.mlp.MLP", "hidden": [1] * 10**4}}, "asks for more weights"),
-    ({"network": {"_target_": "sdegen.networks.mlp.MLP", "hidden": [2 * 10**9]}}, "asks for more weights"),
+    ({"network": {"_target_": "sdegen.networks.mlp.MLP", "hidden": [10**8]}}, "asks for more weights"),
     ({"network": {"_target_": "sdegen.networks.mlp.MLP", "hidden": [9]}}, "asks for more weights"),
     *(
         ({"network": {"_target_": "sdegen.networks.mlp.MLP", "time_embedding": "fourier", "fourier_features": n}}, told)

@@ -47,8 +47,8 @@ def test_what_is_right_has_no_faults() -> None:
 
 
 WRONG = {
-    "trainer.steps=many": "trainer.steps: must be an integer or null, not 'many'",
-    "trainer.steps=1.5": "trainer.steps: must be an integer or null, not 1.5",
+    "trainer.steps=many": "trainer.steps: must be an integer or auto or null, not 'many'",
+    "trainer.steps=1.5": "trainer.steps: must be an integer or auto or null, not 1.5",
     "optimizer.decay=linear": "optimizer.decay: must be one of constant, cosine, not 'linear'",
     "+network.hiden=[3]": "network.hiden: no such option of MLP; did you mean network.hidden?",
     "network.hidden=[3,x]": "network.hidden: must be a list, each entry an integer, not [3, 'x']",

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from sdegen import figures
-from sdegen.datasets import Dataset
-from sdegen.datasets.base import Units
+from sdegen.datasets import Affine, Dataset
 from sdegen.samplers import Samples
 from sdegen.sde import VP
 
@@ -15,7 +14,7 @@ from sdegen.sde import VP
 class Numbers(Dataset):
     """Whole numbers around 100."""
 
-    def __init__(self, d: int, **options: bool | Units) -> None:
+    def __init__(self, d: int, **options: bool | Affine) -> None:
         super().__init__(100 + torch.arange(40.0 * d).reshape(40, d), **options)
 
     def draw(self, n: int, source: torch.Generator) -> None:
@@ -27,7 +26,7 @@ class Numbers(Dataset):
     [
         ({}, "standardised"),
         ({"standardize": False}, "in the data's units"),
-        ({"units": Units(torch.full((2,), 100.0), torch.full((2,), 3.0))}, "in the network's units"),
+        ({"units": Affine(torch.full((2,), 100.0), torch.full((2,), 3.0))}, "in the network's units"),
     ],
     ids=["standard", "own", "other"],
 )

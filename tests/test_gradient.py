@@ -111,7 +111,8 @@ def test_what_it_is_not_written_for_goes_by_autograd() -> None:
         with pytest.raises(assembly.Faults, match=f"^trainer.gradient=written: {reason}"):
             assembly.build(composed("train", [*PLAIN, *options, "trainer.gradient=written"]))
     built = assembly.build(composed("train", PLAIN))
-    built.model.parametrization = Bent()  # type: ignore[union-attr]
+    built.model.parametrization = None  # type: ignore[union-attr, assignment]
+    vars(built.model)["parametrization"] = Bent()
     with pytest.raises(ValueError, match="affine"):
         Perceptron(built.model, built.objective)
 

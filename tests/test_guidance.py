@@ -13,7 +13,7 @@ from conftest import plane
 from torch import Tensor
 
 from sdegen.classifier import ClassifierModel
-from sdegen.datasets import Units
+from sdegen.datasets import Affine
 from sdegen.guidance import ClassifierFree, ClassifierGuidance, Guidance
 from sdegen.measurement import Blur, Grey, Inpaint, Linear, Measurement, SuperResolution
 from sdegen.mixture import GaussianMixture, Marginals
@@ -284,7 +284,7 @@ def test_particles_correct_what_a_guidance_gets_wrong() -> None:
 def test_last_particle_has_the_law_of_the_others_where_one_is_more_than_a_batch() -> None:
     """One sample more than a batch holds, the last of each of 40 seeds: by itself it would be in the wrong mode."""
     law, guidance, exact = two_modes()
-    model, units = ScoreModel(Oracle(law, VP()), Raw(), VP()), Units(torch.zeros(2).double(), torch.ones(2).double())
+    model, units = ScoreModel(Oracle(law, VP()), Raw(), VP()), Affine(torch.zeros(2).double(), torch.ones(2).double())
     options: dict[str, Any] = {"batch_size": 40, "dtype": torch.float64, "guidance": guidance}
     last = [draw(VP(), model, Twisted(10), units, 41, seed=seed, **options).x[-1, 1] > 0 for seed in range(40)]
     weight = float(exact.weights[0])
@@ -294,7 +294,7 @@ def test_last_particle_has_the_law_of_the_others_where_one_is_more_than_a_batch(
 def test_few_particles_are_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     """The smallest batch counts; without guidance the samples are independent, and nothing is reported."""
     law, guidance, _ = two_modes()
-    model, units = ScoreModel(Oracle(law, VP()), Raw(), VP()), Units(torch.zeros(2).double(), torch.ones(2).double())
+    model, units = ScoreModel(Oracle(law, VP()), Raw(), VP()), Affine(torch.zeros(2).double(), torch.ones(2).double())
     for guided in (None, guidance):
         draw(VP(), model, Twisted(2), units, 33, batch_size=16, guidance=guided)
     assert [record.getMessage() for record in caplog.records] == [

@@ -173,7 +173,7 @@ def test_what_cannot_be_built_is_told_with_the_fix(make, words: str) -> None:  #
 @pytest.mark.parametrize(
     ("network", "shape", "expected"),
     [
-        (MLP((2,), (128, 16)), (2,), 2 * (3 * 128 + 128 * 16 + 16 * 2)),
+        (MLP((2,), (128, 16), "relu", "concat"), (2,), 2 * (3 * 128 + 128 * 16 + 16 * 2)),
         # 8 × 8 in three levels: 64, 16 and 4 pixels down, 16 and 64 up, 64 at the exit.
         (
             ScoreNet((1, 8, 8), (8, 16, 24), embedding=32),

@@ -19,6 +19,7 @@ from sdegen.training import Training
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
+    "optimizer.decay=constant",
     "dataset=smile",
     "dataset.size=52",
     "network.hidden=[8,5]",

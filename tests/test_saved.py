@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import TEXTBOOK
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import sdegen
@@ -24,6 +25,7 @@ from sdegen.training import Training
 
 ROOT = Path(__file__).parents[1]
 SMALL = (
+    *TEXTBOOK,
     "dataset=smile",
     "network.hidden=[16]",
     "trainer.steps=60",

@@ -89,7 +89,7 @@ def test_good_nodes_have_no_faults_and_build_what_they_say() -> None:
     network = schema.construct({**PERCEPTRON, "hidden": [4.0, 5]}, shape=(3,), law=None)
     assert isinstance(network, MLP)
     assert [p.shape[0] for p in network.parameters()][::2] == [4, 5, 3]
-    trainer = schema.construct({"_target_": "sdegen.training.Trainer", "steps": None, "clip": 2})
+    trainer = schema.construct({"_target_": "sdegen.training.Trainer", "steps": None, "epochs": 5, "clip": 2})
     assert isinstance(trainer, Trainer)
     assert trainer.clip == 2.0
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import TEXTBOOK
 from torch import Tensor
 
 from sdegen import assembly, checkpoint, experiment, member
@@ -28,8 +29,8 @@ from sdegen.training import GRAIN, Trainer, Training
 def config(*overrides: str) -> dict[str, Any]:
     """A small run with a short last batch (50 points, batches of 16) and every part switched on."""
     small = ("dataset=smile", "dataset.size=52", "network.hidden=[8]", "trainer.batch_size=16", "trainer.log_every=5",
-             "sampler.steps=5", "trainer.preview_every=0", "optimizer.decay=cosine")  # fmt: skip
-    return composed("train", (*small, *overrides))
+             "sampler.steps=5", "trainer.preview_every=0")  # fmt: skip
+    return composed("train", (*TEXTBOOK, *small, "optimizer.decay=cosine", *overrides))
 
 
 def training(cfg: dict[str, Any]) -> Training:
@@ -312,7 +313,7 @@ def test_schedule_rises_and_falls() -> None:
     assert max(rates) == max(rates[8:12])
     assert rates[100] == pytest.approx(0, abs=1e-12)
     assert rates[50] == pytest.approx(0.5)
-    assert {Adam(lr=0.3).lr_at(step, 10) for step in range(10)} == {0.3}
+    assert {Adam(lr=0.3, decay="constant").lr_at(step, 10) for step in range(10)} == {0.3}
 
 
 def test_loss_that_turns_nan_stops_with_the_step_and_keeps_the_checkpoint(tmp_path: Path) -> None:
