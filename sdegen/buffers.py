@@ -30,25 +30,35 @@ def duplicate(model: M) -> M:
 def follow(model: nn.Module, average: nn.Module, decay: float) -> None:
     """Move the buffers, frozen parameters and extra state of a model's average towards the model's, after a step.
 
-    Floating-point numbers are averaged with the decay of the weights, all others are copied.
+    Floating-point numbers are averaged with the decay of the weights, all others are copied. Buffers that no checkpoint
+    has stay as they were made: the average is the model that a checkpoint gives again.
 
     Args:
         model: the model under training.
         average: its average, which was a copy of it.
         decay: of the average, in this step.
     """
+    moved: set[int] = set()
     for own, other in zip(model.modules(), average.modules(), strict=True):
         for name, value in state(own):
             kept = getattr(other, name, None)
-            if isinstance(kept, Tensor) and kept.shape == value.shape and value.is_floating_point():
-                # Equal ones stay, infinite ones too.
-                value = torch.where(kept == value, kept, torch.lerp(kept, value, 1 - decay))
-            if isinstance(kept, Tensor):
-                kept.data = value.detach().clone()
-            else:
-                other.register_buffer(name, value.clone(), persistent=name not in own._non_persistent_buffers_set)
+            if not isinstance(kept, Tensor):
+                other.register_buffer(name, value.clone())
+            elif id(kept) not in moved:
+                # Several modules may share one.
+                moved.add(id(kept))
+                kept.data = _averaged(kept, value, decay)
         if type(own).get_extra_state is not nn.Module.get_extra_state:
             other.set_extra_state(copy.deepcopy(own.get_extra_state()))
+
+
+def _averaged(kept: Tensor, value: Tensor, decay: float) -> Tensor:
+    """The average after a step; what is not finite on either side, as a running minimum at its start, is copied."""
+    if kept.shape != value.shape or not (kept.is_floating_point() and value.is_floating_point()):
+        return value.detach().clone()
+    value = value.to(kept.dtype)
+    averaged = torch.where(kept == value, kept, torch.lerp(kept, value, 1 - decay))
+    return torch.where(kept.isfinite() & value.isfinite(), averaged, value)
 
 
 def repeats(
@@ -81,6 +91,20 @@ def repeats(
 
 
 def state(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """The buffers and frozen parameters of a module itself, by name."""
+    """The frozen parameters of a module itself and the buffers that its ``state_dict`` has, by name."""
     frozen = [(name, p) for name, p in module._parameters.items() if p is not None and not p.requires_grad]
-    return frozen + [(name, buffer) for name, buffer in module._buffers.items() if buffer is not None]
+    unsaved = module._non_persistent_buffers_set
+    return frozen + [(name, x) for name, x in module._buffers.items() if x is not None and name not in unsaved]
+
+
+def layout(model: nn.Module) -> dict[str, tuple[torch.Size, torch.dtype | None]]:
+    """The shapes of the tensors of a ``state_dict`` by name, and their types; None for floating point."""
+    named = ((name, x) for name, x in model.state_dict().items() if isinstance(x, Tensor))
+    return {name: (x.shape, None if x.is_floating_point() else x.dtype) for name, x in named}
+
+
+def replaced(model: nn.Module, vector: Tensor) -> str:
+    """The first trainable parameter of a model that is no view of a vector any more; empty where all are."""
+    first, last = vector.data_ptr(), vector.data_ptr() + vector.nbytes
+    named = ((name, p) for name, p in model.named_parameters() if p.requires_grad and p.numel())
+    return next((name for name, p in named if not first <= p.data_ptr() < last), "")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sdegen.buffers import duplicate, follow, repeats
+from sdegen.buffers import duplicate, follow, layout, repeats, replaced
 from sdegen.classifier import ClassifierModel
 from sdegen.errors import UserError
 from sdegen.gradient import Autograd, Gradient
@@ -183,7 +183,7 @@ class Training:
         stream: Stream,
         steps: int,
     ) -> None:
-        self.models, self.averages = models, [duplicate(model.train()).eval() for model in models]
+        self.models, self.averages = models, [average_of(model) for model in models]
         self.gradient, self.recipe, self.trainer, self.stream = gradient, optimizer, trainer, stream
         self.vector = flatten_parameters(p for model in models for p in model.parameters())
         self.average_vector = flatten_parameters(p for model in self.averages for p in model.parameters()).data
@@ -194,6 +194,7 @@ class Training:
         self._rows = self._gradient.view(len(models), len(self._gradient) // len(models))
         gradient.bind(models, self._weights.view_as(self._rows), self._rows)
         self._history = History(gradient.losses, [LossByTime(model.sde.eps, model.sde.T) for model in models])
+        self._layout = layout(models[0].network)
 
     def advance(self, chunks: list[Batch]) -> None:
         """One step of gradient descent."""
@@ -210,6 +211,8 @@ class Training:
         decay = min(self.trainer.ema, (1 + self.step) / (10 + self.step))
         self.average_vector.lerp_(self._weights, 1 - decay)
         if self.gradient.runs_layers:
+            if self.step == 0:
+                self._check_state()
             for model, average in zip(self.models, self.averages, strict=True):
                 follow(model.network, average.network, decay)
         self.step += 1
@@ -347,11 +350,31 @@ class Training:
             with torch.set_grad_enabled(gradient.objective.differentiates):
                 return gradient.objective.loss(model.given(batch.y), batch.rows)  # type: ignore[operator]
 
-        if not repeats(model, average, loss, lambda: own_layers(self.vector.device, *self._key(0))):
+        try:
+            found = repeats(model, average, loss, lambda: own_layers(self.vector.device, *self._key(0)))
+        except (RuntimeError, TypeError):
+            # A network that keeps its last activations trains, and cannot be copied.
+            return
+        if not found:
             logger.warning(
                 f"network: {type(model.network).__name__} gives another loss with the same weights and seed: it keeps "
                 f"numbers outside of its state_dict, or draws them from a generator that is not torch's own, so that "
                 f"neither its seed nor resume= fix its weights: register_buffer() what it keeps, and draw by torch"
+            )
+
+    def _check_state(self) -> None:
+        """UserError where the network has replaced its weights, or changed what a checkpoint has of it."""
+        network = self.models[0].network
+        name, now = type(network).__name__, layout(network)
+        if changed := [key for key in {**self._layout, **now} if self._layout.get(key) != now.get(key)]:
+            raise UserError(
+                f"network: {name} makes {changed[0]} while it runs, or changes its shape or type, so that no "
+                f"checkpoint could be read: register it in __init__, in its full size and type"
+            )
+        if moved := replaced(network, self.vector.data):
+            raise UserError(
+                f"network: {name} replaces its parameter {moved} while it runs, and the new one is not trained: change "
+                f"it in place, by copy_() under torch.no_grad()"
             )
 
     @property
@@ -365,6 +388,7 @@ class Training:
 
     def _check(self) -> None:
         """Diverged where a loss, a gradient or a weight is not finite."""
+        self._check_state()
         self._history.check()
         for replica, weights in enumerate(self._weights.view_as(self._rows)):
             if not bool(weights.isfinite().all()):
@@ -373,6 +397,16 @@ class Training:
                     f"optimizer.lr",
                     replica,
                 )
+
+
+def average_of(model: ScoreModel | ClassifierModel) -> ScoreModel | ClassifierModel:
+    """The average of a model before its first step, in evaluation mode; UserError where it cannot be copied."""
+    try:
+        return duplicate(model.train()).eval()
+    except (TypeError, RuntimeError) as error:
+        raise UserError(
+            f"network: {type(model.network).__name__} cannot be copied, as its average must be: {error}"
+        ) from None
 
 
 def _layout(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -138,7 +138,10 @@ def test_an_old_weight_norm_trains(tmp_path: Path) -> None:
     assert {"layers.0.weight_g", "layers.0.weight_v"} <= whole.weights.keys()
 
 
-@pytest.mark.parametrize(("network", "warned"), [("Forgetful", 1), ("Foreign", 1), ("Regular", 0), ("Extra", 0)])
+@pytest.mark.parametrize(
+    ("network", "warned"),
+    [("Forgetful", 1), ("Foreign", 1), ("Counting", 1), ("Regular", 0), ("Extra", 0), ("Keeping", 0)],
+)
 def test_state_that_no_checkpoint_would_have_is_reported_once(
     network: str, warned: int, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -152,3 +155,37 @@ def test_what_cannot_be_saved_is_refused_before_the_first_step(tmp_path: Path) -
     with pytest.raises(UserError, match="network: the state_dict of users.Unsaved cannot be saved and read again"):
         trained(tmp_path / "run", "Unsaved")
     assert [path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*")] == ["step-00000000.pt"]
+
+
+def test_a_buffer_that_begins_at_infinity_or_has_two_names_is_averaged_once_it_can_be(tmp_path: Path) -> None:
+    saved = trained(tmp_path / "run", "Minimum", steps=20)
+    assert saved.ema["lowest"].isfinite() and saved.ema["lowest"] < -1
+    # One decay a step, under both names; against the recursion.
+    expected = 0.0
+    for step in range(20):
+        decay = (1 + step) / (10 + step)
+        expected = decay * expected + (1 - decay) * (step + 1)
+    assert float(saved.ema["passes"]) == float(saved.ema["inner.passes"]) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        ("Growing", "Growing makes bank while it runs, or changes its shape or type"),
+        ("Late", "Late makes late.weight while it runs"),
+        ("Replacing", "Replacing replaces its parameter layers.0.weight while it runs, and the new one is not trained"),
+        ("Waves", "wave is complex, and would lose its imaginary part"),
+        ("Locked", "Locked cannot be copied"),
+    ],
+)
+def test_a_network_that_cannot_be_trained_or_read_again_is_refused_at_its_first_step(network: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        assembly.replicated(config(network))[0].training().run(lambda step, values: None, lambda: None, lambda: None)
+
+
+def test_the_average_is_what_a_checkpoint_gives_again() -> None:
+    """Buffers that are not saved stay as they were made."""
+    (parts,) = assembly.replicated(config("Counting", steps=8))
+    training = parts.training()
+    training.run(lambda step, values: None, lambda: None, lambda: None)
+    assert int(training.averages[0].network.passes) == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -118,3 +120,89 @@ class Foreign(Plain):
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         noise = torch.from_numpy(np.random.standard_normal(x.shape)).to(x)
         return super().forward(x + noise, t)
+
+
+class Minimum(Plain):
+    """A running minimum that begins at infinity, two names for one counter, and a frozen parameter of whole numbers."""
+
+    def __init__(self, shape: tuple[int, ...], width: int = 16) -> None:
+        super().__init__(shape, width)
+        self.levels = nn.Parameter(torch.ones(3, dtype=torch.int8), requires_grad=False)
+        self.register_buffer("lowest", torch.full((), torch.inf))
+        self.register_buffer("passes", torch.zeros(()))
+        self.inner = nn.Module()
+        self.inner.register_buffer("passes", self.passes)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        if self.training:
+            self.lowest = torch.minimum(self.lowest, x.detach().min())
+            self.passes += 1
+        return super().forward(x, t) + 0 * self.lowest
+
+
+class Growing(Plain):
+    """A buffer that grows while the network runs."""
+
+    def __init__(self, shape: tuple[int, ...], width: int = 16) -> None:
+        super().__init__(shape, width)
+        self.register_buffer("bank", torch.zeros(0, *shape))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        if self.training:
+            self.bank = torch.cat([self.bank, x.detach()[:1]])[-8:]
+        return super().forward(x, t)
+
+
+class Late(Plain):
+    """A layer that is made in the first pass."""
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        if self.training:
+            self.late = nn.Linear(x.shape[1], x.shape[1])
+        return self.late(super().forward(x, t)) if self.training else super().forward(x, t)
+
+
+class Replacing(Plain):
+    """A weight that is normalised by putting another tensor in its place."""
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        if self.training:
+            weight = self.layers[0].weight
+            weight.data = weight.data / weight.data.norm(dim=1, keepdim=True)
+        return super().forward(x, t)
+
+
+class Waves(Plain):
+    """A complex buffer."""
+
+    def __init__(self, shape: tuple[int, ...], width: int = 16) -> None:
+        super().__init__(shape, width)
+        self.register_buffer("wave", torch.polar(torch.ones(shape), torch.ones(shape)))
+
+
+class Locked(Plain):
+    """What cannot be copied."""
+
+    def __init__(self, shape: tuple[int, ...], width: int = 16) -> None:
+        super().__init__(shape, width)
+        self.lock = threading.Lock()
+
+
+class Keeping(Plain):
+    """Its last output is kept in a list, with its graph."""
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        self.last = [super().forward(x, t)]
+        return self.last[0]
+
+
+class Counting(Plain):
+    """A whole number that changes the output, in a buffer that is not saved."""
+
+    def __init__(self, shape: tuple[int, ...], width: int = 16) -> None:
+        super().__init__(shape, width)
+        self.register_buffer("passes", torch.zeros((), dtype=torch.int64), persistent=False)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        self.passes += self.training
+        return super().forward(x, t) / (1 + self.passes)

@@ -52,7 +52,8 @@ class Network(nn.Module, ABC):
 
         kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
         hooks = [layer.register_forward_hook(count) for layer in self.modules() if isinstance(layer, kinds)]
-        like, training = next(self.parameters(), torch.zeros(())), self.training
+        like = next((p for p in self.parameters() if p.is_floating_point()), torch.zeros(()))
+        training = self.training
         try:
             with torch.no_grad():
                 self.eval()(like.new_zeros(1, *shape), like.new_full((), 0.5))
