@@ -25,7 +25,7 @@ from sdegen.networks import Network
 from sdegen.networks.base import at_most
 from sdegen.objective import Objective
 from sdegen.optimizer import Optimizer
-from sdegen.rng import own_layers
+from sdegen.rng import generator, own_layers
 from sdegen.samplers import Sampler
 from sdegen.score import Parametrization, Raw, ScoreModel
 from sdegen.sde.base import SDE, LinearSDE
@@ -214,8 +214,11 @@ def build(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Experiment:
         part("sde")
         raise Faults("\n".join(found))
     # What is measured is measured on so many points at most; more need not be read.
-    some = dataset.units.encode(dataset.x[:: -(-len(dataset.x) // MEASURED)])
-    moments = Moments.of(some) if schema.takes(config["parametrization"], "moments", trust) else None
+    points = dataset.x[:: -(-len(dataset.x) // MEASURED)]
+    some, moments = dataset.units.encode(points), None
+    if schema.takes(config["parametrization"], "moments", trust):
+        # Those of what the network is trained on.
+        moments = Moments.of(dataset.units.encode(dataset.dequantized(points, generator("cpu", 0, "moments"))))
     plain["parametrization"] = part("parametrization", moments=moments)
     classes = {"network": schema.resolve(config["network"]["_target_"], trust)}
     found += refusals(config, {group: {**plain, **classes}[group] for group in KERNEL}, trust)
@@ -267,6 +270,11 @@ def make_network(config: Config, trust: Sequence[str], **supplied: object) -> Ne
     foreign = [name for name, p in network.named_parameters() if p.requires_grad and not p.is_floating_point()]
     if foreign:
         raise Faults(f"network: its parameter {foreign[0]} holds no real numbers, and no other can be trained")
+    if imaginary := [name for name, x in [*network.named_parameters(), *network.named_buffers()] if x.is_complex()]:
+        raise Faults(
+            f"network: {imaginary[0]} is complex, and would lose its imaginary part in the precision of the run: keep "
+            f"it as real numbers, by torch.view_as_real()"
+        )
     return network
 
 

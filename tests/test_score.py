@@ -100,6 +100,18 @@ def test_gaussian_with_a_silent_network_is_exact_for_gaussian_data(sde: LinearSD
     torch.testing.assert_close(silent(x, t[3]), law.score(x, sde.alpha(t[3]), sde.sigma(t[3])))
 
 
+def test_moments_are_those_of_what_the_network_is_trained_on(tmp_path: Path) -> None:
+    """A dequantised column is uniform over its cell, even where its values never change."""
+    values = np.stack([np.arange(4000) % 9, np.full(4000, 3)], 1).astype(float)
+    np.save(tmp_path / "x.npy", values)
+    options = ["dataset=file", f"dataset.path={tmp_path / 'x.npy'}", "dataset.levels=9", "dataset.dequantize=true"]
+    (parts,) = assembly.replicated(composed("train", options))
+    scale, moments = parts.dataset.units.affine.scale, parts.moments
+    covariance = (moments.axes * moments.variances @ moments.axes.mT) * scale[:, None] * scale
+    assert float(covariance[1, 1]) == pytest.approx(1 / 12, rel=0.1)
+    assert float(covariance[0, 0]) == pytest.approx(80 / 12 + 1 / 12, rel=0.1)
+
+
 def test_gaussian_gives_the_score_of_what_it_leaves_to_the_network(sde: LinearSDE) -> None:
     r"""D = D₀ + U c_out Uᵀ F with c_out = σ√Λ/√(α²Λ + σ²), for any F; its input has unit mean square at every t."""
     axes, spread = rotation(3), torch.tensor([4.0, 1.0, 0.0], dtype=torch.float64)

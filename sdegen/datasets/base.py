@@ -120,6 +120,12 @@ class Dataset(ABC):
         first, step = self.x[0].double(), torch.where(self.cells > 0, self.cells, 1.0)
         return torch.where(self.cells > 0, first + step * ((x - first) / step).round(), x)
 
+    def dequantized(self, x: Tensor, source: torch.Generator) -> Tensor:
+        """Points in the user's units, those of dequantised columns spread evenly over their cells: ``(N, *)``."""
+        if self.cells is None:
+            return x
+        return x.double() + self.cells * (torch.rand(x.shape, generator=source, dtype=torch.float64) - 0.5)
+
     @abstractmethod
     def draw(self, n: int, source: torch.Generator) -> Tensor | None:
         """``n`` independent draws of the exact law, ``(n, *)``, or None where it is not known."""
