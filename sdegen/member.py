@@ -97,7 +97,13 @@ class Member:
             self.provenance = {**before, "resumed": [*(earlier if isinstance(earlier, list) else []), own]}
         if set(changed) & {"python", "packages"} and not self.replica:
             log.warning("the run began under other versions, which provenance.json has: its numbers may differ in bits")
-        checkpoints.settle(saved, self.folder / "checkpoints", self.parts.trainer.keep)
+        folder, keep = self.folder / "checkpoints", self.parts.trainer.keep
+        if saved.config["dataset"] == self.parts.config["dataset"]:
+            checkpoints.settle(saved, folder, keep)
+        else:
+            # Data that have moved are looked for where they are now, also where no step is left.
+            files.write_yaml(self.folder / "config.yaml", self.parts.config)
+            checkpoints.save(saved._replace(config=self.parts.config), folder, keep)
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:

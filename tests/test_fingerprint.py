@@ -70,6 +70,16 @@ def test_data_that_have_only_moved_are_named_anew(run: Path) -> None:
         experiment.resume(run, {"trainer.steps": 30})
 
 
+def test_data_that_have_moved_are_found_where_no_step_is_left(run: Path) -> None:
+    """A run that was killed after its last step has its samples to measure, against the file where it is now."""
+    before = (run / "metrics.json").read_text()
+    (run / "metrics.json").unlink()
+    (run.parent / "a.npy").rename(run.parent / "b.npy")
+    experiment.resume(run, {"dataset.path": str(run.parent / "b.npy")})
+    assert (run / "metrics.json").read_text() == before
+    assert len(sdegen.load(run).dataset.x) == 48 and "b.npy" in (run / "config.yaml").read_text()
+
+
 def test_a_set_without_a_file_has_no_path_to_give(tmp_path: Path) -> None:
     experiment.train(composed("train", ("dataset=moons", "dataset.size=50", *SMALL)), tmp_path / "run")
     with pytest.raises(UserError, match=r"dataset\.path: the run has no such option"):
