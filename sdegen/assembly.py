@@ -251,6 +251,8 @@ def build(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Experiment:
     parametrization = plain.pop("parametrization")
     assert trainer is not None and network is not None
     model = connect(network, parametrization, sde)
+    if own := [name for name, p in model.named_parameters() if p.requires_grad and not name.startswith("network.")]:
+        raise Faults(f"{own[0]}: only parameters of the network are trained and saved: make it one of these")
     try:
         gradient = choose(
             trainer.gradient, model, plain["objective"], trainer.precision == "bfloat16", trainer.replicas

@@ -189,3 +189,13 @@ def test_the_average_is_what_a_checkpoint_gives_again() -> None:
     training = parts.training()
     training.run(lambda step, values: None, lambda: None, lambda: None)
     assert int(training.averages[0].network.passes) == 0
+
+
+@pytest.mark.parametrize("gradient", ["auto", "autograd"])
+def test_a_parameter_outside_of_the_network_is_refused(gradient: str) -> None:
+    """It would be trained by autograd alone, and no checkpoint would have it."""
+    made = composed("train", [*SMALL, "trainer.steps=5", f"trainer.gradient={gradient}"])
+    with pytest.raises(
+        UserError, match=r"parametrization\.scale: only parameters of the network are trained and saved"
+    ):
+        assembly.replicated({**made, "parametrization": {"_target_": "users.Learned"}})

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from sdegen.networks import Network
+from sdegen.score import Karras, Terms
+from sdegen.sde import LinearSDE
 
 
 class Regular(Network):
@@ -206,3 +208,16 @@ class Counting(Plain):
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         self.passes += self.training
         return super().forward(x, t) / (1 + self.passes)
+
+
+class Learned(Karras, nn.Module):
+    """A parametrization with a parameter of its own, outside of the network."""
+
+    def __init__(self, sigma_data: float = 1.0) -> None:
+        nn.Module.__init__(self)
+        super().__init__(sigma_data)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def terms(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Terms:
+        terms = super().terms(sde, x, t)
+        return terms._replace(gain=self.scale * terms.gain)
