@@ -88,7 +88,7 @@ MOST = 10**9
 COPIES = 5
 """Of the weights of a network, while it is trained: they, their gradient, two moments and the average."""
 MEASURED = 5000
-"""Points on which an option left to ``auto`` is measured, spread evenly through the data."""
+"""Points on which an option left to ``auto`` is measured: of more, a random part."""
 
 
 class Faults(UserError):
@@ -213,8 +213,10 @@ def build(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Experiment:
     if dataset is None:
         part("sde")
         raise Faults("\n".join(found))
-    # What is measured is measured on so many points at most; more need not be read.
-    points = dataset.x[:: -(-len(dataset.x) // MEASURED)]
+    points = dataset.x
+    if len(points) > MEASURED:
+        # A random part, for rows may come in turns; in order, for some stay on the disk.
+        points = points[torch.randperm(len(points), generator=generator("cpu", 0, "measured"))[:MEASURED].sort().values]
     some, moments = dataset.units.encode(points), None
     if schema.takes(config["parametrization"], "moments", trust):
         # Those of what the network is trained on.

@@ -7,7 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from test_scripts import Result, refused, run
+
+from sdegen import assembly
+from sdegen.command import composed
+from sdegen.datasets import Dataset
 
 CLASSES = """
 import torch
@@ -93,3 +98,23 @@ def one_line(result: Result, *words: str) -> None:
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1, result.stderr
     assert all(word in result.stderr for word in words), result.stderr
+
+
+class Turns(Dataset):
+    """Rows of two kinds in turns, more than are measured."""
+
+    def __init__(self) -> None:
+        x = torch.randn(12_000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        super().__init__(x + torch.tensor([5.0, 0.0, -5.0]).repeat(4000)[:, None], standardize=False)
+
+    def draw(self, n: int, source: torch.Generator) -> None:
+        return None
+
+
+def test_what_is_measured_is_measured_on_rows_of_every_kind() -> None:
+    config = composed("train", ["network.hidden=[4]", "sde=ve", "sde.sigma_max=auto"])
+    moments = assembly.build({**config, "dataset": {"_target_": "test_own_data.Turns"}}).moments
+    assert moments is not None
+    # The variance of a coordinate is 1 + 50/3, and both have the larger part in common.
+    assert float(moments.variances[0]) == pytest.approx(1 + 100 / 3, rel=0.05)
+    assert float(moments.variances[1]) == pytest.approx(1, rel=0.05)
