@@ -146,7 +146,8 @@ def together(parts: Sequence[Experiment]) -> Training:
     trainable = any(p.requires_grad for p in models[0].parameters())
     dropout = first.model.network.label_dropout
     points = [Points(one.config["seed"], one.dataset, trainer.batch_size, dropout, device, dtype) for one in parts]
-    stream = Stream(points, first.gradient.prepare, first.weighting, first.times, first.sde)
+    prepare, apart = first.gradient.prepare, not (first.gradient.rowwise and first.times.rowwise)
+    stream = Stream(points, prepare, first.weighting, first.times, first.sde, apart)
     steps = trainer.total(len(first.dataset.x)) if trainable else 0
     torch.set_num_threads(trainer.threads_for(work(parts)))
     return Training(models, first.gradient, first.optimizer, trainer, stream, steps)

@@ -41,10 +41,13 @@ class Gradient(ABC):
     Attributes:
         name: as ``trainer.gradient`` has it.
         runs_layers: whether the network's own layers run, which may draw random numbers and change their buffers.
+        rowwise: whether a row has the same bits whatever rows :meth:`prepare` makes beside it; not so where it takes
+            matrix products of them.
     """
 
     name: Literal["autograd", "written"]
     runs_layers: bool
+    rowwise = True
 
     @abstractmethod
     def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike, weight: Tensor) -> Prepared:
@@ -187,6 +190,7 @@ class Perceptron(Gradient):
         if not issubclass(own, Affine) or own.__call__ is not Affine.__call__:
             raise ValueError("it is written out for parametrizations that are affine in the network's output")
         self.model, self.network, self.objective = model, model.network, objective
+        self.rowwise = not model.parametrization.rotates  # type: ignore[attr-defined]
         self.activate, self.derive = ACTIVATIONS[type(model.network.layers[1])]
 
     def bind(self, models: Sequence[ScoreModel | ClassifierModel], weights: Tensor, gradient: Tensor) -> None:

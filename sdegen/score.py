@@ -72,7 +72,13 @@ class Terms(NamedTuple):
 
 
 class Affine(Parametrization[S]):
-    """A parametrization whose score is affine in what the network gives, entry by entry, in some orthonormal axes."""
+    """A parametrization whose score is affine in what the network gives, entry by entry, in some orthonormal axes.
+
+    Attributes:
+        rotates: whether these are other axes than the points' own.
+    """
+
+    rotates = False
 
     @abstractmethod
     def terms(self, sde: S, x: Tensor, t: Tensor) -> Terms:
@@ -205,6 +211,7 @@ class Gaussian(Affine[LinearSDE], nn.Module):
     def put(self, moments: Moments) -> None:
         """Take moments of the data, in the place of those that there may be."""
         like, axes = getattr(self, "mean", moments.mean), moments.axes
+        self.rotates = axes is not None
         self.partial = axes is not None and axes.shape[1] < len(axes)
         parts = Rotation.of(axes)._asdict() if axes is not None and self.partial else {}
         for name, value in {**moments._asdict(), **parts}.items():

@@ -51,6 +51,7 @@ class Stream:
         weighting: λ(t).
         times: draws the times.
         sde: the forward process.
+        apart: prepare the blocks one by one, where rows in other company would differ in their last bits.
 
     Attributes:
         variant: which of the seed's streams of times and noises; 0 but for a training that is retried.
@@ -61,13 +62,19 @@ class Stream:
     TOGETHER = 16
 
     def __init__(
-        self, points: Sequence[Points], prepare: Prepare, weighting: Weighting, times: TimeSampler, sde: SDE
+        self,
+        points: Sequence[Points],
+        prepare: Prepare,
+        weighting: Weighting,
+        times: TimeSampler,
+        sde: SDE,
+        apart: bool = False,
     ) -> None:
         self.points, self.prepare, self.weighting, self.times, self.sde = points, prepare, weighting, times, sde
         self.variant = 0
         numbers = times.draws * points[0].numbers
         self.ahead = max(1, min(self.AHEAD, self.NUMBERS // numbers))
-        self.together = max(1, min(self.TOGETHER, self.NUMBERS // (numbers * self.ahead * len(points))))
+        self.together = 1 if apart else max(1, min(self.TOGETHER, self.NUMBERS // (numbers * self.ahead * len(points))))
 
     def steps(self, start: int, stop: int) -> Iterator[list[Batch]]:
         """The chunks of each step from ``start`` to ``stop``."""

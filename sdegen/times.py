@@ -27,9 +27,11 @@ class TimeSampler(ABC, Generic[S]):
     Attributes:
         kernel: empty where any SDE will do; else the words of what to use in its place where the SDE has no
             closed-form kernel.
+        rowwise: whether a time has the same bits whatever times are drawn beside it.
     """
 
     kernel = ""
+    rowwise = True
 
     def __init__(self, draws: int = 1, chunk: int | None = None) -> None:
         if draws < 1:
@@ -83,6 +85,8 @@ class Importance(TimeSampler[LinearSDE]):
 
     CELLS = 1024
     kernel = "use times=stratified"
+    # Torch's exponentials and roots take other paths for other numbers of rows.
+    rowwise = False
 
     def __call__(self, sde: LinearSDE, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
         ends = sde.log_nsr(torch.tensor([sde.eps, sde.T], dtype=torch.float64))
