@@ -26,7 +26,7 @@ from sdegen.tensor import flatten_parameters
 logger = logging.getLogger("sdegen")
 
 STEPS = 12_000
-"""Of a training that nobody has limited: some ten seconds on a core for points and the default network."""
+"""Of a training that nobody has limited: for points and the default network less than half a minute on two cores."""
 GRAIN = 4e6
 """Multiplications and additions that are worth a thread: measured by ``scripts/benchmark.py scaling``."""
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
