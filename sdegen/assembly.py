@@ -127,7 +127,7 @@ class Experiment(NamedTuple):
         )
 
     def fingerprint(self) -> dict[str, Any]:
-        """What the data are known by; exactly, where they were read from a file."""
+        """Returns the fingerprint of the data; of all bytes where they were read from a file."""
         return fingerprint(self.dataset, exact="path" in self.config["dataset"])
 
     def training(self) -> Training:

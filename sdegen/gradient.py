@@ -185,7 +185,7 @@ class Perceptron(Gradient):
             raise ValueError("it is written out for objective=denoising alone")
         if type(model.network) is not MLP or not isinstance(model, ScoreModel):
             raise ValueError("it is written out for network=mlp alone")
-        # What a user's own computes beside its terms would be left out.
+        # A subclass of the user's may compute more than its terms, which would be left out.
         own = type(model.parametrization)
         if not issubclass(own, Affine) or own.__call__ is not Affine.__call__:
             raise ValueError("it is written out for parametrizations that are affine in the network's output")
@@ -225,7 +225,7 @@ class Perceptron(Gradient):
 
     @staticmethod
     def _affine(model: ScoreModel, sde: LinearSDE, rows: Noised) -> tuple[Tensor, Tensor, Tensor]:
-        """What the first layer of a model sees of rows, and :math:`c` and :math:`g` of their losses, ``(N, d)``."""
+        """Returns the features of a model's first layer, and :math:`c` and :math:`g` of the losses, ``(N, d)`` each."""
         parametrization: Affine = model.parametrization  # type: ignore[assignment]
         terms, sigma = parametrization.terms(sde, rows.x, rows.t), expand(rows.sigma, rows.x)
         constant = parametrization.along(rows.noise) + sigma * terms.constant

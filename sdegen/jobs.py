@@ -71,7 +71,7 @@ def messages(before: str = "") -> Iterator[None]:
 
 
 class Results:
-    """What the jobs of one command have found, each in a file.
+    """Results of the jobs of one command, each in a file.
 
     Args:
         folder: for the files; every process of the command can write there.
@@ -89,7 +89,7 @@ class Results:
         self._note(number, {})
 
     def found(self) -> list[Any]:
-        """What the jobs that ended well have found, in the order of the jobs."""
+        """Returns the results of the jobs that ended well, in the order of the jobs."""
         return [note["found"] for note in self._notes() if note]
 
     def failures(self) -> int:

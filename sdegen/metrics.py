@@ -138,7 +138,7 @@ def measure(dataset: Dataset, x: Tensor) -> Metrics:
     """
     if unmeasured(dataset):
         return {}
-    # What is dequantised is compared with whole values as such.
+    # Dequantised columns are compared as whole values.
     x = dataset.rounded(x.detach().double().cpu())
     parts: tuple[Tensor, ...] = (x,)
     exact = dataset.draw(REFERENCE, generator("cpu", 0, "reference"))
@@ -209,7 +209,7 @@ def in_parts(x: Tensor, n: int) -> tuple[Tensor, ...]:
 
 
 def _split(dataset: Dataset, n: int, i: int) -> tuple[Tensor, Tensor]:
-    """Of all data, in a random order, ``n`` points and as many others as are held out."""
+    """Draws ``n`` points of all data without replacement, and as many others as are held out."""
     held_out = _found(dataset.held_out).double()
     pool = torch.cat([dataset.x.double(), held_out])
     order = torch.randperm(len(pool), generator=generator("cpu", 0, "floor", i))

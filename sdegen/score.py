@@ -60,7 +60,7 @@ class Parametrization(ABC, Generic[S]):
 
 
 class Terms(NamedTuple):
-    """What a network sees, ``x`` ``(B, *)`` and ``t``, and the score ``constant + gain * F(x, t)``, entry by entry.
+    """Input ``x`` ``(B, *)`` and ``t`` of a network F, and the score ``constant + gain * F(x, t)``, entry by entry.
 
     ``constant`` and ``gain`` broadcast against ``(B, *)``.
     """

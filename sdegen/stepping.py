@@ -121,7 +121,7 @@ class Scheme(ABC):
 
 
 class Control(NamedTuple):
-    r"""What a solver is asked for, and its rule for the next step size: :math:`0.9\, h\, \mathrm{error}^{-power}`.
+    r"""Tolerances of a solver, and its rule for the next step size: :math:`0.9\, h\, \mathrm{error}^{-power}`.
 
     Attributes:
         name: of the solver, for messages.

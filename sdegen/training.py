@@ -26,7 +26,7 @@ from sdegen.tensor import flatten_parameters
 logger = logging.getLogger("sdegen")
 
 STEPS = 12_000
-"""Of a training that nobody has limited: for points and the default network less than half a minute on two cores."""
+"""Steps of a training that nobody has limited: for points and the default network half a minute on two cores."""
 GRAIN = 4e6
 """Multiplications and additions that are worth a thread: measured by ``scripts/benchmark.py scaling``."""
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
@@ -218,7 +218,7 @@ class Training:
         self.step += 1
 
     def _key(self, part: int) -> tuple[int, str, int, int, int]:
-        """What the randomness inside the network is a function of, in a part of the next step."""
+        """Returns the key of the random numbers inside the network, in a part of the next step."""
         return self.stream.points[0].seed, "layers", self.stream.variant, self.step, part
 
     def state(self, replica: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a contest is held on: targets side by side, where samplers start, and how far from the truth they end."""
+"""The problem of a contest: targets side by side, where samplers start, and how far from the truth they end."""
 
 from __future__ import annotations
 

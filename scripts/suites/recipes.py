@@ -38,7 +38,7 @@ def plane(count: int, source: np.random.Generator) -> np.ndarray:
 
 RECIPES = {
     "default": [],
-    # What was the default when the data were not yet preconditioned by their covariance.
+    # The default when the data were not yet preconditioned by their covariance.
     "before": [
         "parametrization=noise",
         "weighting=variance",

@@ -177,7 +177,7 @@ def _spread(values: Tensor, width: float) -> Tensor:
 def _knots(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Knots, scores and slopes of a column: rows about equally spaced in their normal scores."""
     distinct, counts = values.unique(return_counts=True)
-    # Of tied rows the middle rank.
+    # Tied rows have their middle rank.
     scores = torch.special.ndtri((counts.cumsum(0) - counts.double() / 2) / len(values))
     most = min(KNOTS, max(LEAST_KNOTS, len(values) // ROWS_PER_KNOT))
     wanted = torch.linspace(float(scores[0]), float(scores[-1]), most, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""What the data of a run are known by, so that other data are not taken for them."""
+"""Fingerprints of data: a run knows its own by one, and takes no others for them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from sdegen.datasets.base import Dataset
 
 BLOCKS, BLOCK = 1024, 4096
-"""Of data that stay on the disk: how many blocks are looked at, and their bytes."""
+"""Number and bytes of the blocks that are read of data that stay on the disk."""
 
 
 def fingerprint(dataset: Dataset, exact: bool) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def fingerprint(dataset: Dataset, exact: bool) -> dict[str, Any]:
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What differs between two fingerprints, in words; empty where nothing does."""
+    """Says what differs between two fingerprints; returns an empty text where nothing does."""
     if (before.get("points"), before.get("shape")) != (now["points"], now["shape"]):
         return f"{_size(now)} where there were {_size(before)}"
     if before.get("classes") != now["classes"]:

@@ -79,7 +79,7 @@ def at_most(size: float, holder: str) -> Iterator[None]:
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         nonlocal left
-        # Of a lazy layer the size is not known yet.
+        # The size of a lazy layer is not known yet.
         left -= 0 if parameter is None or is_lazy(parameter) else parameter.nbytes
         if left < 0:
             raise ValueError(f"asks for more weights than {holder}")
