@@ -128,7 +128,7 @@ class Experiment(NamedTuple):
 
     def fingerprint(self) -> dict[str, Any]:
         """Returns the fingerprint of the data; of all bytes where they were read from a file."""
-        return fingerprint(self.dataset, exact="path" in self.config["dataset"])
+        return known_by(self.config, self.dataset)
 
     def training(self) -> Training:
         """The training before its first step: see :func:`together`."""
@@ -263,6 +263,11 @@ def build(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Experiment:
     except UserError as error:
         raise Faults(str(error)) from None
     return Experiment(config, dataset, moments, sde, model, gradient, **plain)
+
+
+def known_by(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """Returns the fingerprint of the data of a configuration; of all bytes where they were read from a file."""
+    return fingerprint(dataset, exact="path" in config["dataset"])
 
 
 def make_network(config: Config, trust: Sequence[str], **supplied: object) -> Network:

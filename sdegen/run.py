@@ -22,6 +22,7 @@ from sdegen.assembly import (
     choice,
     connect,
     construct,
+    known_by,
     make_network,
     paced,
     refusals,
@@ -29,7 +30,7 @@ from sdegen.assembly import (
 from sdegen.checkpoint import Checkpoint
 from sdegen.classifier import ClassifierModel
 from sdegen.datasets import Dataset, restored
-from sdegen.datasets.fingerprint import difference, fingerprint
+from sdegen.datasets.fingerprint import difference
 from sdegen.density import check_density_of_run
 from sdegen.errors import UserError
 from sdegen.guidance import Guidance
@@ -147,7 +148,7 @@ class Run:
             UserError: its file is no longer there, or holds other data.
         """
         dataset: Dataset = construct(self.config, "dataset", self._trust, seed=self.config["seed"])
-        if found := difference(self._data, fingerprint(dataset, exact="path" in self.config["dataset"])):
+        if found := difference(self._data, known_by(self.config, dataset)):
             raise UserError(f"the data are no longer those that {self.folder} was trained on: {found}")
         dataset.units = self.units
         return dataset

@@ -60,7 +60,7 @@ class Units(ABC):
         """The tensors from which :func:`restored` makes the map again."""
 
     def log_det(self, x: Tensor) -> Tensor:
-        """What :meth:`encode` adds to the log-density of points in the user's units: ``(N, *)`` to ``(N,)`` float64."""
+        """The term that :meth:`encode` adds to log-densities in the user's units: ``(N, *)`` to ``(N,)`` float64."""
         return self.log_slope(x).flatten(1).sum(1)
 
     def score(self, x: Tensor, inner: Tensor) -> Tensor:
@@ -192,7 +192,7 @@ class Quantile(Units):
         return torch.where(logarithm, torch.where(u <= 0, lowest, u.clamp(min=5e-324).log()), u)
 
     def _beyond(self, u: Tensor, ends: Tensor, slopes: Tensor) -> Tensor:
-        """What the linear tails add, ``(d, N)``; 0 between the knots."""
+        """Returns what the linear tails add, ``(d, N)``; 0 between the knots."""
         ends, slopes = ends.to(u.device), slopes.to(u.device)
         below, above = (u - ends[:, :1]).clamp(max=0), (u - ends[:, -1:]).clamp(min=0)
         return slopes[:, :1] * below + slopes[:, -1:] * above
