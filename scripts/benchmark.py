@@ -19,14 +19,18 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
-from sdegen import command
-from sdegen.errors import UserError
+from sdegen.cli import command
+from sdegen.core.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-SUITES = sorted(path.stem for path in (ROOT / "scripts" / "suites").glob("[!_]*.py") if path.stem != "base")
+BENCHMARKS = ROOT / "scripts" / "benchmarks"
+SUITES = sorted(path.stem for path in (BENCHMARKS / "suites").glob("[!_]*.py") if path.stem != "base")
+
+sys.path.insert(0, str(BENCHMARKS))
 
 
 def measure(suite: str, changes: list[str], folder: Path) -> None:
@@ -45,7 +49,8 @@ def measure(suite: str, changes: list[str], folder: Path) -> None:
         raise UserError("\n".join(found))
     from suites import base
 
-    from sdegen import figures, files
+    from sdegen import figures
+    from sdegen.runs import files
 
     module = importlib.import_module(f"suites.{suite}")
     rows = module.measure(**options)

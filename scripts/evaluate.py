@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sdegen import command
-from sdegen.errors import UserError
+from sdegen.cli import command
+from sdegen.core.errors import UserError
 
 log = logging.getLogger("sdegen")
 
@@ -17,9 +17,9 @@ GROUPS = ("network",)
 
 def loaded(config: dict[str, Any]) -> tuple[Any, list[str]]:
     """The evaluation, and the metrics that are asked for."""
-    from sdegen.assembly import EVALUATE, check
-    from sdegen.evaluation import Evaluation
-    from sdegen.run import load
+    from sdegen.config.assembly import EVALUATE, check
+    from sdegen.runs.evaluation import Evaluation
+    from sdegen.runs.run import load
 
     config = check(config, GROUPS, EVALUATE, command.names(config["trust"]))
     settings = {key: config[key] for key in ("checkpoint", "weights", "device", "precision", "trust")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sdegen import command, mistakes
+from sdegen.cli import command, mistakes
 
 
 def main() -> None:
@@ -15,7 +15,7 @@ def main() -> None:
     folder = parser.parse_args().folder
 
     def work() -> None:
-        from sdegen import report
+        from sdegen.reports import report
 
         page, entries, left_out = report.write(folder)
         for path, why in left_out:

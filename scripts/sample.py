@@ -6,15 +6,15 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from sdegen import command
+from sdegen.cli import command
 
 log = logging.getLogger("sdegen")
 
 
 def loaded(config: dict[str, Any]) -> Any:  # noqa: ANN401
-    from sdegen.assembly import SAMPLE, check
-    from sdegen.output import labels, observe
-    from sdegen.run import load
+    from sdegen.config.assembly import SAMPLE, check
+    from sdegen.runs.results import labels, observe
+    from sdegen.runs.run import load
 
     groups = (*command.NODES, *(["guidance"] if config["guidance"] else []))
     options = {key: value for key, value in config.items() if key != "guidance" or value}
@@ -31,11 +31,11 @@ def loaded(config: dict[str, Any]) -> Any:  # noqa: ANN401
 
 def task(config: dict[str, Any], folder: Path) -> str:
     """Leave samples; returns their folder."""
-    from sdegen import output
+    from sdegen.runs import results
 
     run, config = loaded(config)
     options = {key: config[key] for key in ("seed", "batch_size", "guidance", "label", "animate")}
-    left = output.write(run, config["count"], **options)
+    left = results.write(run, config["count"], **options)
     log.info(f"results in {left.folder}")
     return str(left.folder)
 
@@ -43,7 +43,7 @@ def task(config: dict[str, Any], folder: Path) -> str:
 def compare(written: list[str]) -> int:
     """Leave a table and a figure of the samplers that one command ran; returns the exit status."""
     if len(written) > 1:
-        from sdegen import frontier
+        from sdegen.reports import frontier
 
         for folder in frontier.write([Path(one) for one in written]):
             log.info(f"frontier in {folder}")

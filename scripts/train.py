@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sdegen import command
-from sdegen.errors import UserError
+from sdegen.cli import command
+from sdegen.core.errors import UserError
 
 log = logging.getLogger("sdegen")
 
@@ -17,21 +17,22 @@ RESUMABLE = ("trainer.steps", "trainer.epochs", "trainer.device", "dataset.path"
 
 
 def check(config: dict[str, Any]) -> None:
-    from sdegen.assembly import replicated
+    from sdegen.config.assembly import replicated
 
     replicated(config)
 
 
 def task(config: dict[str, Any], folder: Path) -> None:
-    from sdegen import experiment, ledger, schema
+    from sdegen.core import schema
+    from sdegen.runs import ledger, session
 
     folder = relative(folder)
 
     def start() -> None:
-        experiment.train(config, folder, command=shlex.join(["python", *sys.argv]))
+        session.train(config, folder, command=shlex.join(["python", *sys.argv]))
 
     if command.swept():
-        new = ledger.attempt(folder, config, start, lambda: experiment.resume(folder, {}, schema.ANYTHING))
+        new = ledger.attempt(folder, config, start, lambda: session.resume(folder, {}, schema.ANYTHING))
         log.info(f"results in {folder}" + ("" if new else ", there before"))
     else:
         start()
@@ -40,13 +41,13 @@ def task(config: dict[str, Any], folder: Path) -> None:
 
 def resume(options: dict[str, Any]) -> None:
     """Go on with a run in its own folder."""
-    from sdegen import experiment
+    from sdegen.runs import session
 
     foreign = [argument for argument in sys.argv[1:] if argument.startswith("-") or "=" not in argument]
     if foreign := [*foreign, *(key for key in options if key not in ("resume", *RESUMABLE))]:
         raise UserError(f"{foreign[0]}: cannot change on resume; with resume= go only {', '.join(RESUMABLE)}")
     changes = {key: options[key] for key in RESUMABLE[:-1] if key in options}
-    run = experiment.resume(Path(str(options["resume"])), changes, command.names(options.get("trust")))
+    run = session.resume(Path(str(options["resume"])), changes, command.names(options.get("trust")))
     log.info(f"results in {run.folder}")
 
 
@@ -55,7 +56,7 @@ def tell_cost() -> None:
     jobs, sweep = command.configurations("train")
     for _, config in jobs:
         check(config)
-    from sdegen import forecast
+    from sdegen.runs import forecast
 
     names = [" ".join(part for part in job if not part.startswith(("forecast=", "sweep=", "hydra"))) for job, _ in jobs]
     costs = list(zip(names, forecast.each([config for _, config in jobs]), strict=True))

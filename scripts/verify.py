@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from sdegen import command
+from sdegen.cli import command
 
 log = logging.getLogger("sdegen")
 
@@ -15,14 +15,14 @@ SAID = {True: "pass", False: "FAIL", None: "-"}
 
 
 def built(config: dict[str, Any]) -> tuple[Any, Any]:
-    """The SDE and the sampler; an option of the SDE left to ``auto`` is measured on the mixture of the proofs."""
-    from sdegen import proofs
-    from sdegen.assembly import Faults, check, construct, measured, refusals
-    from sdegen.rng import generator
-    from sdegen.schema import ANYTHING
+    """The SDE and the sampler; an option of the SDE left to ``auto`` is measured on the mixture of the verification."""
+    from sdegen.config.assembly import Faults, check, construct, measured, refusals
+    from sdegen.core.randomness import generator
+    from sdegen.core.schema import ANYTHING
+    from sdegen.metrics import verification
 
     config = check(config, ("sde", "sampler"), {"json": bool}, ANYTHING)
-    data = proofs.mixture().sample(1000, generator("cpu", 0, "proof"))
+    data = verification.mixture().sample(1000, generator("cpu", 0, "proof"))
     config["sde"] = measured(config["sde"], data, ANYTHING)
     sde, sampler = (construct(config, group, ANYTHING) for group in ("sde", "sampler"))
     if found := refusals(config, {"sampler": sampler}, ANYTHING):
@@ -34,7 +34,7 @@ def task(config: dict[str, Any], folder: Path) -> bool:
     """Report all proofs; returns whether one of them fails."""
     import torch
 
-    from sdegen.proofs import verify
+    from sdegen.metrics.verification import verify
 
     torch.set_num_threads(1)
     with torch.no_grad():

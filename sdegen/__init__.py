@@ -19,7 +19,7 @@ __all__ = ["load"]
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the signature Python prescribes
     # Late, so that `import sdegen` does not cost the seconds of importing torch.
     if name == "load":
-        from sdegen.run import load
+        from sdegen.runs.run import load
 
         return load
     raise AttributeError(f"module 'sdegen' has no attribute {name!r}")

@@ -5,18 +5,20 @@ from __future__ import annotations
 import gc
 import math
 import os
+import struct
 import sys
 from collections.abc import Iterator
 
 # Before torch reads it, and for the processes that tests start: a process that has had two threads cannot be forked.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import numpy as np
 import pytest
 import torch
 
-from sdegen import metrics
-from sdegen.mixture import GaussianMixture
+from sdegen.metrics import points
 from sdegen.sde import VE, VP, LinearSDE, SubVP
+from sdegen.sde.mixture import GaussianMixture
 
 torch.set_num_threads(1)
 # What a fork covers is not counted, and counting is a third of its time.
@@ -32,8 +34,8 @@ def pytest_collection_finish() -> None:
 def _small_reference() -> Iterator[None]:
     """Metrics against fewer points, where the tests are not about their values."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "REFERENCE", 2000)
-        patch.setattr(metrics, "FLOORS", 5)
+        patch.setattr(points, "REFERENCE", 2000)
+        patch.setattr(points, "FLOORS", 5)
         yield
 
 
@@ -75,3 +77,8 @@ def plane() -> GaussianMixture:
 def standard_error(x: torch.Tensor) -> float:
     """Of the mean of independent numbers."""
     return float(x.std() / math.sqrt(len(x)))
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    """The format, by its description: two zeros, the type, the number of dimensions, the sizes, big end first."""
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(">u1").tobytes()

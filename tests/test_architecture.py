@@ -1,91 +1,103 @@
-"""Imports go downwards only, scripts start light, and only one module knows Hydra."""
+"""Imports go downwards only, between rooms and within them; scripts start light; only the command line knows Hydra."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LAYERS = [
-    {"errors", "rng", "tensor", "schema", "paper", "events", "moments", "buffers", "jobs"},
-    {"sde", "stepping", "declared", "interrupt", "mistakes"},
-    {"mixture", "ode"},
-    {"networks", "samplers", "weighting", "datasets"},
-    {"score", "classifier", "measurement", "times", "objective", "optimizer", "likelihood", "density"},
-    {"stream", "guidance"},
-    {"posterior", "gradient"},
-    {"sampling", "history", "held_out"},
-    {"training", "metrics", "figures", "proofs", "errata", "features"},
-    {"files"},
-    {
-        "checkpoint",
-        "recorder",
-        "ledger",
-        "flow_figures",
-        "process_figures",
-        "animation",
-        "image_metrics",
-        "image_figures",
-    },
-    {"assembly"},
-    {"trust"},
-    {"run", "frontier"},
-    {"output", "evaluation"},
-    {"member", "forecast"},
-    {"experiment"},
-    {"collection", "page"},
-    {"comparison"},
-    {"report"},
-    {"command"},
-]
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-MODULES = sorted((ROOT / "sdegen").rglob("*.py"))
+PACKAGE = ROOT / "sdegen"
+ROOMS = (
+    ("core",),
+    ("sde",),
+    ("networks", "datasets"),
+    ("models",),
+    ("flow",),
+    ("samplers",),
+    ("training", "guidance"),
+    ("metrics", "figures"),
+    ("config",),
+    ("runs",),
+    ("reports",),
+    ("cli",),
+)
+FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE)
 
 
-def imports(path: Path) -> list[tuple[str, bool]]:
-    """The package's modules that a file imports, each with whether it does so at its top level."""
-    found = []
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
-        names = []
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+NAMES = {name_of(path): path for path in MODULES}
+
+
+def imports(path: Path) -> set[str]:
+    """The modules of the package that a file imports, anywhere in it; a room where it imports from the room itself."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (inner & NAMES.keys()) or {node.module}
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        found += [(name, node in tree.body) for name in names]
-    return found
+            found |= {alias.name for alias in node.names}
+    return found & NAMES.keys()
 
 
-def part(name: str) -> str | None:
-    pieces = name.split(".")
-    return pieces[1] if pieces[0] == "sdegen" and len(pieces) > 1 and pieces[1] in LEVEL else None
+def test_every_module_is_in_a_room_that_has_a_place() -> None:
+    flat = {path.name for path in PACKAGE.glob("*.py")}
+    assert flat <= {"__init__.py", "__main__.py"}
+    assert {path.parent.name for path in MODULES} == set(FLOOR)
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if p.parent.name != "sdegen" or p.stem != "__init__"], ids=str)
-def test_imports_go_downwards(path: Path) -> None:
-    relative = path.relative_to(ROOT / "sdegen")
-    own = relative.parts[0].removesuffix(".py")
-    assert own in LEVEL, f"{own} has no place in the layers"
-    for name, _ in imports(path):
-        other = part(name)
-        if other is not None and other != own:
-            assert LEVEL[other] < LEVEL[own] or (LEVEL[other] == LEVEL[own] and own in {"networks", "files"}), name
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_go_downwards_between_rooms(path: Path) -> None:
+    own = path.parent.name
+    for other in imports(path):
+        room = other.split(".")[1]
+        assert room == own or FLOOR[room] < FLOOR[own], f"{name_of(path)} imports {other}"
+
+
+def test_imports_go_round_in_no_circle_within_a_room() -> None:
+    graph = {name: imports(path) - {name} for name, path in NAMES.items() if path.stem != "__init__"}
+    list(TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("room", FLOOR)
+def test_a_room_says_what_is_in_it(room: str) -> None:
+    assert ast.get_docstring(ast.parse((PACKAGE / room / "__init__.py").read_text()))
 
 
 def test_only_the_command_line_knows_hydra() -> None:
-    users = {path.stem for path in MODULES for name, _ in imports(path) if name.split(".")[0] == "hydra"}
-    assert users == {"command"}
+    for path in MODULES:
+        names = {node.module for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)}
+        names |= {
+            alias.name
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        }
+        if any(name and name.split(".")[0] == "hydra" for name in names):
+            assert path.parent.name == "cli", path
 
 
-@pytest.mark.parametrize(
-    "script", ["train", "sample", "evaluate", "verify", "benchmark", "contest", "peers", "posteriors", "report"]
-)
+@pytest.mark.parametrize("script", ["train", "sample", "evaluate", "verify", "benchmark", "report"])
 def test_importing_a_script_imports_nothing_heavy(script: str) -> None:
-    code = f"import sys; sys.path.insert(0, 'scripts'); import {script}; print(sorted(sys.modules))"
+    assert_light(f"import sys; sys.path.insert(0, 'scripts'); import {script}")
+
+
+@pytest.mark.parametrize("script", ["contest", "peers", "posteriors"])
+def test_importing_a_benchmark_imports_nothing_heavy(script: str) -> None:
+    assert_light(f"import sys; sys.path.insert(0, 'scripts/benchmarks'); import {script}")
+
+
+def assert_light(code: str) -> None:
+    code += "; print(sorted(sys.modules))"
     output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for module in ("torch", "matplotlib", "scipy", "sklearn", "tensorboard", "numpy"):
         assert f"'{module}'" not in output

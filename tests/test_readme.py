@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import fresh, run
 from matplotlib.image import imsave
 
-from sdegen import features, forecast, image_metrics
-from tests.test_scripts import fresh, run
+from sdegen.metrics import features, images
+from sdegen.runs import forecast
 
 ROOT = Path(__file__).parents[1]
 ENGLISH, PORTUGUESE, DOCS = ROOT / "README.md", ROOT / "README.pt-BR.md", ROOT / "sdegen" / "README.md"
@@ -119,7 +120,7 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_command_runs(user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the order of the README, in one folder, each with less to do."""
     monkeypatch.setattr(features, "EPOCHS", (1, 1))
-    monkeypatch.setattr(image_metrics, "REFERENCE", 300)
+    monkeypatch.setattr(images, "REFERENCE", 300)
     monkeypatch.setattr(forecast, "SECONDS", 0.0)
     (refusal,) = (block for block in blocks(ENGLISH) if block.startswith("$"))
     for line in scripts(ENGLISH):

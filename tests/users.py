@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sdegen.models.score import Karras, Terms
 from sdegen.networks import Network
-from sdegen.score import Karras, Terms
 from sdegen.sde import LinearSDE
 
 

@@ -1,4 +1,7 @@
-"""Data sets: points or images, with what is known of their law."""
+"""Data sets: points and images, their units, and what is known of their law.
+
+How batches are drawn is a matter of training.
+"""
 
 from sdegen.datasets.base import Dataset
 from sdegen.datasets.digits import Digits

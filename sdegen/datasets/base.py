@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdegen.core.randomness import generator
 from sdegen.datasets import columns
 from sdegen.datasets.units import Affine, Units
-from sdegen.mixture import GaussianMixture
-from sdegen.rng import generator
+from sdegen.sde.mixture import GaussianMixture
 
 CHUNK = 2**24
 """Numbers that are looked at together in data that may be larger than memory."""

@@ -17,8 +17,8 @@ import torch
 from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
+from sdegen.core.randomness import generator
 from sdegen.datasets.base import Dataset, check_memory, check_share, chunks, count_classes
-from sdegen.rng import generator
 
 log = logging.getLogger(__name__)
 

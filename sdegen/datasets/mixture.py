@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sdegen.core.randomness import generator
 from sdegen.datasets.base import Dataset, check_size
-from sdegen.mixture import GaussianMixture
-from sdegen.rng import generator
+from sdegen.sde.mixture import GaussianMixture
 
 
 class Mixture(Dataset):

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdegen.core.randomness import generator
 from sdegen.datasets.base import Dataset, check_size, numpy_source
-from sdegen.rng import generator
 
 
 class Planar(Dataset):

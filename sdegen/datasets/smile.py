@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sdegen.core.randomness import generator
 from sdegen.datasets.base import Dataset, check_size
-from sdegen.mixture import GaussianMixture
-from sdegen.rng import generator
+from sdegen.sde.mixture import GaussianMixture
 
 EYES = torch.tensor([[-0.6, 0.8], [0.6, 0.8]], dtype=torch.float64)
 EYE_STD = 0.02

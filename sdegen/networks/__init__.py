@@ -1,4 +1,7 @@
-"""Networks: functions (x, t) -> an array of the shape of x, and classifiers of noisy x."""
+"""Networks: functions of (x, t) and a class, and classifiers of noisy x.
+
+How their output is read is a matter of models.
+"""
 
 from sdegen.networks.base import Network
 from sdegen.networks.classifier import ClassifierConv, ClassifierMLP

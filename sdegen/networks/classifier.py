@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sdegen.core.tensors import expand
 from sdegen.networks.base import Network
 from sdegen.networks.embedding import GaussianFourier
 from sdegen.networks.mlp import ACTIVATIONS
 from sdegen.networks.unet import Halved, Stage, interleaved, norm, picture
 from sdegen.sde.base import LinearSDE
-from sdegen.tensor import expand
 
 
 class ClassifierMLP(Network):

@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from sdegen.core.tensors import expand
 from sdegen.networks.base import Network
 from sdegen.networks.embedding import Concat, GaussianFourier
-from sdegen.tensor import expand
 
 ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
 

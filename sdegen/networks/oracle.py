@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sdegen.mixture import GaussianMixture, Marginals
 from sdegen.networks.base import Network
 from sdegen.sde.base import LinearSDE
+from sdegen.sde.mixture import GaussianMixture, Marginals
 
 
 class Oracle(Network):

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sdegen.core.tensors import expand
 from sdegen.networks.base import Network
 from sdegen.networks.embedding import GaussianFourier
 from sdegen.networks.unet import interleaved, norm, picture
-from sdegen.tensor import expand
 
 
 class Injected(nn.Module):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sdegen.core.tensors import expand
 from sdegen.networks.base import Network
 from sdegen.networks.embedding import GaussianFourier
-from sdegen.tensor import expand
 
 GROUP = 8
 """Channels normalised together, at least."""

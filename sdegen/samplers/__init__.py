@@ -1,4 +1,7 @@
-"""Samplers: from the prior at T to data at eps, along the reverse process."""
+"""Samplers: from the prior at T to data at eps, along the reverse process.
+
+What steers them is in guidance.
+"""
 
 from sdegen.samplers.adaptive import AdaptiveSDE
 from sdegen.samplers.base import Corrector, Moved, Predictor, Sampler, Samples, StepSampler

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdegen.rng import RandnLike
+from sdegen.core.randomness import RandnLike
+from sdegen.core.tensors import expand
+from sdegen.flow.stepping import Attempt, Control, Rows, Scheme, integrate
 from sdegen.samplers.base import Sampler, Walk
 from sdegen.sde.base import SDE, Score
-from sdegen.stepping import Attempt, Control, Rows, Scheme, integrate
-from sdegen.tensor import expand
 
 
 class Brownian:

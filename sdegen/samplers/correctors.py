@@ -14,10 +14,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sdegen.rng import RandnLike
+from sdegen.core.randomness import RandnLike
+from sdegen.core.tensors import expand
 from sdegen.samplers.base import Corrector, Moved, Row, numbers
 from sdegen.sde.base import LinearSDE, Score
-from sdegen.tensor import expand
 
 NONE = "use sampler/corrector=none"
 """What to use where an SDE has no closed-form kernel."""

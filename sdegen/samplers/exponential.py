@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdegen.rng import RandnLike
+from sdegen.core.randomness import RandnLike
 from sdegen.samplers.base import Predictor, Row, State
 from sdegen.samplers.predictors import ANY
 from sdegen.sde.base import LinearSDE, ReverseSDE

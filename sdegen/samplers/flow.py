@@ -7,8 +7,8 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from sdegen import ode
-from sdegen.rng import RandnLike
+from sdegen.core.randomness import RandnLike
+from sdegen.flow import solvers
 from sdegen.samplers.base import Sampler, Walk
 from sdegen.sde.base import SDE, Score
 
@@ -28,7 +28,7 @@ class ProbabilityFlow(Sampler):
         return Walk(solution.x, solution.path, times)
 
     @abstractmethod
-    def _solution(self, sde: SDE, field: ode.Field, x: Tensor, times: Tensor) -> ode.Solution:
+    def _solution(self, sde: SDE, field: solvers.Field, x: Tensor, times: Tensor) -> solvers.Solution:
         """The solution from T to eps, with its path at the times."""
 
 
@@ -47,9 +47,9 @@ class RK45(ProbabilityFlow):
 
     def __init__(self, rtol: float = 1e-5, atol: float = 1e-5, denoise: bool = False) -> None:
         super().__init__(denoise)
-        self.solver = ode.RK45(rtol, atol)
+        self.solver = solvers.RK45(rtol, atol)
 
-    def _solution(self, sde: SDE, field: ode.Field, x: Tensor, times: Tensor) -> ode.Solution:
+    def _solution(self, sde: SDE, field: solvers.Field, x: Tensor, times: Tensor) -> solvers.Solution:
         # In t itself, as the paper has it.
         return self.solver.solve(field, x, sde.T, sde.eps, times)
 
@@ -66,7 +66,7 @@ class Dopri5(ProbabilityFlow):
 
     def __init__(self, rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 10000, denoise: bool = False) -> None:
         super().__init__(denoise)
-        self.solver = ode.Dopri5(rtol, atol, max_steps)
+        self.solver = solvers.Dopri5(rtol, atol, max_steps)
 
-    def _solution(self, sde: SDE, field: ode.Field, x: Tensor, times: Tensor) -> ode.Solution:
-        return ode.solve_flow(self.solver, sde, field, x, sde.T, sde.eps, times)
+    def _solution(self, sde: SDE, field: solvers.Field, x: Tensor, times: Tensor) -> solvers.Solution:
+        return solvers.solve_flow(self.solver, sde, field, x, sde.T, sde.eps, times)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sdegen.rng import RandnLike
+from sdegen.core.randomness import RandnLike
 from sdegen.samplers.base import Predictor, Row, State, numbers
 from sdegen.sde.base import SDE, LinearSDE, ReverseSDE
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdegen.rng import RandnLike
-from sdegen.samplers.base import Counted, Sampler, Walk
+from sdegen.core.randomness import RandnLike
+from sdegen.core.tensors import squared_norm
+from sdegen.samplers.base import Sampler, Walk
 from sdegen.samplers.correctors import at_least_1
 from sdegen.samplers.exponential import StochasticAdams
 from sdegen.samplers.grids import GRIDS
 from sdegen.samplers.predictors import ANY
 from sdegen.sde.base import LinearSDE
-from sdegen.tensor import squared_norm
+from sdegen.sde.scores import Counted
 
 
 class Twisted(Sampler):

@@ -1,8 +1,29 @@
-"""Forward and reverse stochastic differential equations."""
+"""Forward processes, their reversal, and the laws that are known exactly.
+
+Nothing here is trained or sampled on a grid.
+"""
 
 from sdegen.sde.base import SDE, LinearSDE, ReverseSDE, Score
 from sdegen.sde.chains import DDPM, SMLD
 from sdegen.sde.linear import VE, VP, SubVP
+from sdegen.sde.mixture import GaussianMixture, Marginals
 from sdegen.sde.nonlinear import DoubleWell
+from sdegen.sde.scores import Counted, Parts, Steered
 
-__all__ = ["DDPM", "SDE", "SMLD", "VE", "VP", "DoubleWell", "LinearSDE", "ReverseSDE", "Score", "SubVP"]
+__all__ = [
+    "Counted",
+    "DDPM",
+    "DoubleWell",
+    "GaussianMixture",
+    "LinearSDE",
+    "Marginals",
+    "Parts",
+    "ReverseSDE",
+    "SDE",
+    "SMLD",
+    "Score",
+    "Steered",
+    "SubVP",
+    "VE",
+    "VP",
+]

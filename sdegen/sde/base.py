@@ -16,8 +16,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from sdegen.rng import RandnLike
-from sdegen.tensor import expand, squared_norm
+from sdegen.core.randomness import RandnLike
+from sdegen.core.tensors import expand, squared_norm
 
 Score = Callable[[Tensor, Tensor], Tensor]
 

@@ -8,9 +8,9 @@ import math
 import torch
 from torch import Tensor
 
-from sdegen.rng import RandnLike
+from sdegen.core.randomness import RandnLike
+from sdegen.core.tensors import expand
 from sdegen.sde.base import SDE
-from sdegen.tensor import expand
 
 
 class DoubleWell(SDE):

@@ -1,0 +1,88 @@
+"""The samplers of this package, as ``scripts/train.py`` composes them."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from arena.race import TOLERANCES, Contestant
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sdegen.sde import LinearSDE
+    from sdegen.sde.base import Score
+
+CONFIGURED = {"ode": "sampler=adams", "sde": "sampler=stochastic_adams"}
+"""The sampler that the README recommends; as it is configured, it has a row of its own."""
+
+STEPPED: dict[str, tuple[tuple[str, ...], ...]] = {
+    "ode": (
+        ("sampler=adams",),
+        ("sampler=dpm_solver", "sampler.predictor.order=2"),
+        ("sampler=dpm_solver", "sampler.predictor.order=3"),
+        ("sampler=ddim",),
+        ("sampler=heun",),
+        ("sampler=rk4",),
+    ),
+    "sde": (
+        ("sampler=stochastic_adams",),
+        ("sampler=stochastic_adams", "sampler.predictor.eta=0.6"),
+        ("sampler=stochastic_adams", "sampler.predictor.eta=0.3"),
+        ("sampler=stochastic_dpm_solver", "sampler.predictor.order=2"),
+        ("sampler=stochastic_dpm_solver", "sampler.predictor.order=3"),
+        ("sampler=ancestral",),
+        ("sampler=reverse_diffusion",),
+        ("sampler=stochastic_heun",),
+        ("sampler=euler_maruyama",),
+    ),
+}
+"""Our samplers, as options of ``scripts/train.py``; ``sampler.grid`` and ``sampler.steps`` are added."""
+
+ADAPTIVE: dict[str, tuple[str, ...]] = {"ode": ("sampler=rk45", "sampler=dopri5"), "sde": ()}
+"""Our samplers that choose their steps; ``sampler.rtol`` and ``sampler.atol`` are added."""
+
+
+def contestants(kind: str) -> list[Contestant]:
+    """Our samplers: with every grid, with every tolerance, and the recommended one as it is configured."""
+    from sdegen.samplers.grids import GRIDS
+
+    recommended = CONFIGURED[kind]
+    found = [Contestant(f"{called(recommended)}, as configured", "", functools.partial(stepped, (recommended,)))]
+    for options in STEPPED[kind]:
+        for grid in GRIDS:
+            how = functools.partial(stepped, (*options, f"sampler.grid={grid}"))
+            found.append(Contestant(called(*options), grid, how))
+    for option in ADAPTIVE[kind]:
+        for tolerance in TOLERANCES:
+            how = functools.partial(solved, (option, f"sampler.rtol={tolerance}", f"sampler.atol={tolerance}"))
+            found.append(Contestant(called(option), f"tolerance {tolerance:.2g}", how, adaptive=True))
+    return found
+
+
+def called(*options: str) -> str:
+    """The name of a sampler in the table."""
+    return " ".join(["sdegen", *(o.removeprefix("sampler=").removeprefix("sampler.") for o in options)])
+
+
+def stepped(options: tuple[str, ...], sde: LinearSDE, score: Score, x: Tensor, steps: int, seed: int) -> Tensor:
+    """The samples with a number of steps."""
+    return solved((*options, f"sampler.steps={steps}"), sde, score, x, steps, seed)
+
+
+def solved(options: tuple[str, ...], sde: LinearSDE, score: Score, x: Tensor, steps: int, seed: int) -> Tensor:
+    """The samples of the sampler that options compose."""
+    from sdegen.core.randomness import SampleNoise
+
+    noise = SampleNoise(seed, 0, len(x), tuple(x.shape[1:]))
+    return composed(options)(sde, score, x, noise=noise).x
+
+
+@functools.cache
+def composed(options: tuple[str, ...]) -> Any:  # noqa: ANN401
+    """The sampler that options compose."""
+    from sdegen.cli import command
+    from sdegen.config import assembly
+
+    config = command.composed("train", options)
+    return assembly.construct(config, "sampler", ())

@@ -1,0 +1,134 @@
+"""Compare samplers at equal numbers of score evaluations: ``python scripts/benchmarks/contest.py ode --steps 5 10 20``.
+
+Gaussian mixtures of several families (see arena/targets.py), whose score is exact, under VP; every sampler starts
+from the same draws.
+
+ode: the mean distance of the end points to the exact ones, which are the flow's at tolerance 1e-10.
+sde: sliced W1 of the samples to exact draws, beside its floor, the distance of other exact draws to them.
+
+Evaluations are counted at the score. A sampler takes as many steps as fit. Every sampler, ours and others' (see
+peers.py, installed beside this package or left out), has in each family and at every number of evaluations the time
+grid that serves it best on these very targets: it is chosen on the first samples and measured on all. The one that we
+recommend also has a row as it is configured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from arena import ours
+from arena.problem import apart, floor, problem
+from arena.race import Contestant, Race, Row
+from arena.targets import FAMILIES
+
+BUDGETS = {"ode": [5, 10, 20, 50], "sde": [5, 10, 20]}
+SAMPLES = {"ode": 2000, "sde": 10_000}
+SEARCH = {"ode": 250, "sde": 2500}
+APART = ("as configured", "as published", "corrected")
+
+
+def matching(contestants: Sequence[Contestant], words: Sequence[str]) -> list[Contestant]:
+    """Those whose name holds one of some words."""
+    return [contestant for contestant in contestants if any(word in contestant.name for word in words)]
+
+
+def held(family: str, arguments: argparse.Namespace) -> Iterator[Row]:
+    """The rows of a family; in a contest of the reverse SDE, that of exact draws comes first."""
+    kind, seeds, budgets = arguments.kind, arguments.targets, arguments.steps
+    whole = problem(kind, family, seeds, arguments.samples)
+    if kind == "sde":
+        value = floor(whole, family, seeds)
+        yield {"name": "floor", "at": {str(b): {"value": value, "nfe": b, "setting": ""} for b in budgets}}
+    if arguments.only != "peers":
+        # Ours may drop rows that are done, so that each target has a batch of its own.
+        race = Race(apart(whole, family, seeds), arguments.search)
+        yield from race.rows(matching(ours.contestants(kind), arguments.match), budgets)
+    if arguments.only != "ours":
+        import peers
+
+        yield from Race([whole], arguments.search).rows(matching(peers.contestants(kind), arguments.match), budgets)
+
+
+def table(rows: Sequence[Row], budgets: Sequence[int]) -> str:
+    """The rows in Markdown: the distance, the setting, and the counted evaluations where they are not the budget."""
+    heads = " | ".join(f"{budget} evaluations" for budget in budgets)
+    return "\n".join([f"| sampler | {heads} |", "|---" * (len(budgets) + 1) + "|", *(line(r, budgets) for r in rows)])
+
+
+def line(row: Row, budgets: Sequence[int]) -> str:
+    return f"| {row['name']} | {' | '.join(cell(row['at'].get(str(b)), b) for b in budgets)} |"
+
+
+def cell(result: dict[str, Any] | None, budget: int) -> str:
+    if result is None:
+        return ""
+    count = "" if result["nfe"] == budget else f" at {result['nfe']:.3g}"
+    return f"{result['value']:.3g}{count}" + (f" ({result['setting']})" if result["setting"] else "")
+
+
+def side(name: str) -> str:
+    """The column of a sampler in the summary: its library or paper, and how it is run where that sets it apart."""
+    how = name.rpartition(", ")[2]
+    return name.split()[0] + (f", {how}" if how in APART else "")
+
+
+def summary(families: dict[str, list[Row]], budgets: Sequence[int]) -> str:
+    """The least distance on each side by family and evaluations, in Markdown, with the least of all in bold."""
+    sides = list(dict.fromkeys(side(row["name"]) for rows in families.values() for row in rows))
+    lines = [f"| family | evaluations | {' | '.join(sides)} |", "|---" * (len(sides) + 2) + "|"]
+    for family, rows in families.items():
+        for budget in map(str, budgets):
+            least: dict[str, float] = {}
+            for row in rows:
+                if budget in row["at"]:
+                    least[side(row["name"])] = min(row["at"][budget]["value"], least.get(side(row["name"]), math.inf))
+            best = min(value for name, value in least.items() if name != "floor")
+            cells = (marked(least[name], best) if name in least else "" for name in sides)
+            lines.append(f"| {family} | {budget} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def marked(value: float, best: float) -> str:
+    return f"**{value:.2g}**" if value == best else f"{value:.2g}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=("ode", "sde"))
+    parser.add_argument("--families", nargs="+", choices=tuple(FAMILIES), default=list(FAMILIES))
+    parser.add_argument("--steps", type=int, nargs="+", help="numbers of evaluations")
+    parser.add_argument("--samples", type=int, help="samples of each target")
+    parser.add_argument("--search", type=int, help="samples on which settings are chosen")
+    parser.add_argument("--targets", type=int, nargs="+", default=[0, 1, 2], help="seeds of targets")
+    parser.add_argument("--only", choices=("ours", "peers"))
+    parser.add_argument("--match", nargs="+", default=[""], help="only samplers whose name holds one of these words")
+    parser.add_argument("--json", help="a file for the results")
+    arguments = parser.parse_args()
+    kind = arguments.kind
+    arguments.steps = arguments.steps or BUDGETS[kind]
+    arguments.samples = arguments.samples or SAMPLES[kind]
+    arguments.search = arguments.search or SEARCH[kind]
+    import torch
+
+    torch.set_num_threads(1)
+    families: dict[str, list[Row]] = {}
+    result = {"kind": kind, "samples": arguments.samples, "targets": arguments.targets, "families": families}
+    for family in arguments.families:
+        families[family] = []
+        for row in held(family, arguments):
+            families[family].append(row)
+            print(f"{family} {line(row, arguments.steps)}", file=sys.stderr, flush=True)
+            if arguments.json:
+                Path(arguments.json).write_text(json.dumps(result, indent=1))
+        print(f"\n{family}\n\n{table(families[family], arguments.steps)}")
+    print(f"\n{summary(families, arguments.steps)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""What all suites share: their rows, interleaved timing, processes of their own, the table and the figure."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sdegen.core.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ROOT = Path(__file__).parents[3]
+
+LONG = 40
+"""Rows of a panel from which on a table has the last of each line only."""
+
+
+class Row(NamedTuple):
+    """A number of a suite.
+
+    Attributes:
+        panel: what is measured.
+        line: of whom.
+        at: where; a number where the panel has an axis of numbers.
+        median: of all rounds.
+        low: the lower quartile.
+        high: the upper quartile.
+        unit: of the three.
+    """
+
+    panel: str
+    line: str
+    at: str | float
+    median: float
+    low: float
+    high: float
+    unit: str
+
+
+def row(panel: str, line: str, at: str | float, values: Sequence[float], unit: str) -> Row:
+    """The median of some rounds, and their quartiles."""
+    ordered = sorted(values)
+    quartiles = ordered[len(ordered) // 4], ordered[-1 - len(ordered) // 4]
+    return Row(panel, line, at, statistics.median(ordered), *quartiles, unit)
+
+
+def interleaved(
+    works: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds of each work, all of them in turn in each round, after a round that does not count."""
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds + 1):
+        for name, work in works.items():
+            start = clock()
+            work()
+            taken[name].append(clock() - start)
+    return {name: seconds[1:] for name, seconds in taken.items()}
+
+
+def over(seconds: Mapping[str, Sequence[float]], base: str) -> dict[str, list[float]]:
+    """The seconds of all others over those of ``base`` in the same round."""
+    return {
+        name: [own / bare for own, bare in zip(values, seconds[base], strict=True)]
+        for name, values in seconds.items()
+        if name != base
+    }
+
+
+def process(call: str, threads: int = 1) -> Any:  # noqa: ANN401 - what JSON holds
+    """What a call of a suite's function gives, such as ``memory.peak()``, in a process and threads of its own."""
+    module = call.partition(".")[0]
+    code = f"import json; from suites import {module}; print(json.dumps({call}))"
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONPATH": f"{ROOT / 'scripts' / 'benchmarks'}{os.pathsep}{ROOT}",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise UserError(f"{call}: {last(done.stderr)}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def last(text: str) -> str:
+    """The last line of what a command reported, which is the error where it failed."""
+    return text.strip().splitlines()[-1] if text.strip() else "ended without a word"
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    """The configuration of train.yaml with overrides, plain."""
+    from sdegen.cli import command
+
+    return command.composed("train", overrides)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as lines of text, panel by panel; of a long curve the last one."""
+    lines, panel = [], ""
+    for each, after in zip(rows, [*rows[1:], None], strict=True):
+        if each.panel != panel:
+            panel, length = each.panel, sum(other.panel == each.panel for other in rows)
+            lines.append(_with_unit(panel, rows=[each]))
+        if length > LONG and after is not None and (after.panel, after.line) == (each.panel, each.line):
+            continue
+        at = f"{each.at:g}" if isinstance(each.at, int | float) else each.at
+        lines.append(f"  {each.line:<24}{at:<26}{each.median:>10.4g}   ({each.low:.4g} to {each.high:.4g})")
+    return "\n".join(lines)
+
+
+def draw(rows: Sequence[Row]) -> Figure:
+    """A panel for each measure: lines over an axis of numbers, or a dot with its quartiles for each name."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    from sdegen import figures
+
+    panels: dict[str, list[Row]] = {}
+    for each in rows:
+        panels.setdefault(each.panel, []).append(each)
+    named = [len({each.at for each in own}) for own in panels.values() if isinstance(own[0].at, str)]
+    across = min(3, len(panels))
+    down = -(-len(panels) // across)
+    with matplotlib.rc_context(figures.STYLE):
+        figure = Figure(
+            figsize=(3.4 * across, down * max(2.6, 0.8 + 0.3 * max(named, default=0))), layout="constrained"
+        )
+        grid = figure.subplots(down, across, squeeze=False).flatten()
+        for axes in grid[len(panels) :]:
+            axes.remove()
+        for axes, (panel, own) in zip(grid, panels.items(), strict=False):
+            (_lines if isinstance(own[0].at, int | float) else _dots)(axes, panel, own)
+    return figure
+
+
+def _lines(axes: Axes, panel: str, rows: Sequence[Row]) -> None:
+    from sdegen import figures
+
+    for colour, (line, part) in _by_line(rows):
+        x, y = [float(each.at) for each in part], [each.median for each in part]
+        axes.errorbar(x, y, _spread(part), color=colour, marker="o", markersize=3, linewidth=1.2, label=line)
+    title, _, along = panel.partition(" by ")
+    axes.set(xscale="log", xlabel=along, ylabel=_with_unit(title, rows))
+    figures.log_ticks(axes.xaxis)
+    values = [each.median for each in rows]
+    # On a logarithmic axis of a few per cent, noise would look like a trend.
+    if max(values) > 3 * min(values):
+        axes.set_yscale("log")
+        figures.log_ticks(axes.yaxis)
+    else:
+        axes.set_ylim(0, 1.3 * max(values))
+    _legend(axes, rows)
+
+
+def _dots(axes: Axes, panel: str, rows: Sequence[Row]) -> None:
+    from sdegen import figures
+
+    names, lines = list(dict.fromkeys(str(each.at) for each in rows)), {each.line for each in rows}
+    # One below the other, so that none hides another.
+    apart = 0.2 if _told_apart(rows) else 0.0
+    for i, (colour, (line, part)) in enumerate(_by_line(rows)):
+        x = [each.median for each in part]
+        y = [names.index(str(each.at)) + apart * (i - (len(lines) - 1) / 2) for each in part]
+        axes.errorbar(x, y, xerr=_spread(part), color=colour, marker="o", markersize=4, linestyle="", label=line)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.margins(y=0.1)
+    axes.set_xlabel(_with_unit(panel, rows))
+    values = [each.median for each in rows]
+    if min(values) > 0 and max(values) > 20 * min(values):
+        axes.set_xscale("log")
+        figures.log_ticks(axes.xaxis)
+    else:
+        axes.set_xlim(0, 1.1 * max(each.high for each in rows) or 1)
+    _legend(axes, rows)
+
+
+def _by_line(rows: Sequence[Row]) -> Iterator[tuple[str, tuple[str, list[Row]]]]:
+    """A colour for each line, its name and its rows."""
+    from sdegen.reports.frontier import COLOURS
+
+    lines: dict[str, list[Row]] = {}
+    for each in rows:
+        lines.setdefault(each.line, []).append(each)
+    return zip(COLOURS, lines.items(), strict=False)
+
+
+def _spread(rows: Sequence[Row]) -> list[list[float]]:
+    """How far the quartiles are below and above the medians."""
+    return [[each.median - each.low for each in rows], [each.high - each.median for each in rows]]
+
+
+def _with_unit(title: str, rows: Sequence[Row]) -> str:
+    return f"{title} ({rows[0].unit})" if rows[0].unit else title
+
+
+def _legend(axes: Axes, rows: Sequence[Row]) -> None:
+    if _told_apart(rows):
+        axes.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
+
+
+def _told_apart(rows: Sequence[Row]) -> bool:
+    """Whether there are several lines, whose names are not those of the axis already."""
+    return len({each.line for each in rows}) > 1 and any(each.line != each.at for each in rows)

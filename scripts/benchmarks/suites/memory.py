@@ -1,0 +1,37 @@
+"""Peak memory of training steps with the paper's grid of times, each in a process of its own."""
+
+from __future__ import annotations
+
+from suites.base import Row, composed, process, row
+
+
+def measure(tasks: dict[str, str], chunks: list[int], steps: int, rounds: int) -> list[Row]:
+    """As the operating system counts it, above an interpreter with torch; ``tasks`` names the experiments."""
+    rows = []
+    bare = [process("memory.peak()") for _ in range(rounds)]
+    for task, name in tasks.items():
+        for chunk in chunks:
+            held = [process(f"memory.of_steps({name!r}, {chunk}, {steps})") for _ in range(rounds)]
+            above = [own - empty for own, empty in zip(held, bare, strict=True)]
+            rows.append(row("memory above torch by draws in a chunk", task, chunk, above, "MiB"))
+    return rows
+
+
+def peak() -> float:
+    """Of this process, with torch."""
+    import torch
+
+    from sdegen.runs import files
+
+    torch.set_num_threads(1)
+    return files.peak_memory_mib() or 0.0
+
+
+def of_steps(name: str, chunk: int, steps: int) -> float:
+    """Of this process, after some steps of an experiment."""
+    from sdegen.config.assembly import build
+
+    training = build(composed(f"experiment={name}", f"times.chunk={chunk}", "trainer.device=cpu")).training()
+    for chunks in training.stream.steps(0, steps):
+        training.advance(chunks)
+    return peak()

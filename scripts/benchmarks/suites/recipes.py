@@ -1,0 +1,147 @@
+"""Samples of points by several recipes of training: their distance from the law over its floor, set by set."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from suites.base import Row, composed, row
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+REFERENCE, FLOORS = 10_000, 20
+
+
+def columns(count: int, source: np.random.Generator) -> np.ndarray:
+    """Four columns as a table has them: of different scales, skewed, and depending on each other."""
+    import numpy as np
+
+    age = source.gamma(9.0, 5.0, count)
+    income = np.exp(0.02 * age + 0.5 * source.normal(size=count)) * 2e4
+    share = source.beta(2, 5, count)
+    level = 1e-3 * np.sin(age / 10) + 2e-4 * source.normal(size=count)
+    return np.stack([age, income, share, level], axis=1)
+
+
+def plane(count: int, source: np.random.Generator) -> np.ndarray:
+    """1000 dimensions, of which the points fill ten: three clusters on a plane that is always the same."""
+    import numpy as np
+
+    fixed = np.random.default_rng(0)
+    basis, centres = np.linalg.qr(fixed.normal(size=(1000, 10)))[0], 2 * fixed.normal(size=(3, 10))
+    return (centres[source.integers(0, 3, count)] + 0.5 * source.normal(size=(count, 10))) @ basis.T
+
+
+RECIPES = {
+    "default": [],
+    # The default when the data were not yet preconditioned by their covariance.
+    "before": [
+        "parametrization=noise",
+        "weighting=variance",
+        "times=stratified",
+        "network.hidden=[128,128]",
+        "network.activation=relu",
+        "network.time_embedding=concat",
+        "optimizer.lr=1e-3",
+        "optimizer.decay=constant",
+        "trainer.epochs=1000",
+        "trainer.batch_size=64",
+    ],
+    "karras": ["parametrization=karras"],
+    "data": ["parametrization=data"],
+}
+"""Options of train.yaml for each recipe."""
+OWN = {"plane": ["trainer.steps=3000", "network.hidden=[256,256]"]}
+"""Options that a set has under every recipe."""
+FILES: dict[str, Callable] = {"columns": columns, "plane": plane}
+"""Sets that lie in a file, by their names."""
+
+
+def measure(
+    sets: Sequence[str], recipes: Sequence[str], options: Sequence[str], points: int, count: int, seeds: int
+) -> list[Row]:
+    """A line for each recipe in a panel for each measure.
+
+    Args:
+        sets: data sets; one of :data:`FILES` is made, and read as a file.
+        recipes: of :data:`RECIPES`.
+        options: of train.yaml, for all of them.
+        points: in a file.
+        count: samples that are measured.
+        seeds: how many.
+    """
+    from sdegen.core.errors import UserError
+
+    if foreign := [recipe for recipe in recipes if recipe not in RECIPES]:
+        raise UserError(f"recipes={foreign[0]}: no such recipe; choose from {', '.join(RECIPES)}")
+    rows = []
+    for name in sets:
+        for recipe in recipes:
+            own = [*RECIPES[recipe], *OWN.get(name, []), *options]
+            found = [one(name, [*own, f"seed={seed}"], points, count, seed) for seed in range(seeds)]
+            rows += [row(measure, recipe, name, [each[measure] for each in found], "") for measure in found[0]]
+    return sorted(rows, key=lambda each: each.panel)
+
+
+def one(name: str, options: Sequence[str], points: int, count: int, seed: int) -> dict[str, float]:
+    """Train, sample and measure once."""
+    import numpy as np
+    import torch
+
+    from sdegen.config import assembly
+    from sdegen.core.randomness import generator
+    from sdegen.runs.sampling import draw
+
+    with tempfile.TemporaryDirectory() as folder:
+        given = [f"dataset={name}"]
+        if name in FILES:
+            path = Path(folder) / "points.csv"
+            np.savetxt(path, FILES[name](points, np.random.default_rng([1, seed])), delimiter=",", fmt="%.17g")
+            given = ["dataset=file", f"dataset.path={path}"]
+        (parts,) = assembly.replicated(composed(*given, *options))
+    training = parts.training()
+    training.run(lambda step, values: None, lambda: None, lambda: None)
+    model: Any = training.averages[0]
+    x = draw(parts.sde, model, parts.sampler, parts.dataset.units, count, seed=seed).x
+    x = parts.dataset.units.decode(x).cpu()
+
+    def exact(n: int, key: int) -> Tensor:
+        if name in FILES:
+            return torch.from_numpy(FILES[name](n, np.random.default_rng([2, key])))
+        drawn = parts.dataset.draw(n, generator("cpu", key, "recipes"))
+        assert drawn is not None
+        return drawn.double()
+
+    return distances(x, exact, count) | (on_plane(x, exact(REFERENCE, 0)) if name == "plane" else {})
+
+
+def distances(x: Tensor, exact: Callable[[int, int], Tensor], count: int) -> dict[str, float]:
+    """Sliced W1 of samples to the law, each coordinate in its standard deviations, over that of exact draws."""
+    import statistics
+
+    from sdegen.metrics.points import sliced_w1
+
+    reference = exact(REFERENCE, 0)
+    scale = reference.std(0)
+    floor = statistics.median(sliced_w1(exact(count, 1 + i) / scale, reference / scale) for i in range(FLOORS))
+    return {"sliced W1 over its floor": sliced_w1(x / scale, reference / scale) / floor}
+
+
+def on_plane(x: Tensor, reference: Tensor) -> dict[str, float]:
+    """The width of samples along the axes of a plane over that of the data, and their variance off it."""
+    import torch
+
+    centred = reference - reference.mean(0)
+    axes = torch.linalg.svd(centred, full_matrices=False).Vh[:10].mT
+    own = x - x.mean(0)
+    along, total = own @ axes, own.square().sum()
+    width = along.std(0) / (centred @ axes).std(0)
+    return {
+        "narrowest width over that of the data": float(width.min()),
+        "widest width over that of the data": float(width.max()),
+        "share of the variance off the plane": float(1 - along.square().sum() / total),
+    }

@@ -1,0 +1,137 @@
+"""What a sampler costs beside the network's calls, and how fast the adaptive solver is at the accuracy of SciPy's."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdegen.core.errors import UserError
+from suites.base import Row, composed, interleaved, over, row
+
+if TYPE_CHECKING:
+    from sdegen.runs.run import Run
+
+
+def measure(
+    samplers: Mapping[str, int],
+    evaluations: int,
+    rounds: int,
+    trained: Sequence[str],
+    count: int,
+    tolerances: Sequence[float],
+) -> list[Row]:
+    """Rows of both questions.
+
+    Args:
+        samplers: those whose overhead is measured, with the evaluations of one of their steps.
+        evaluations: of a sample.
+        rounds: of all.
+        trained: options of the run whose network the adaptive solvers meet.
+        count: of samples they make.
+        tolerances: they are given.
+    """
+    import torch
+
+    from sdegen.runs import session
+
+    if evaluations < max(samplers.values()):
+        raise UserError(f"evaluations={evaluations}: must be at least {max(samplers.values())}, those of a step")
+    torch.set_num_threads(1)
+    rows = overhead(samplers, evaluations, rounds)
+    if not tolerances:
+        return rows
+    with tempfile.TemporaryDirectory() as folder:
+        run = session.train(composed(*trained), Path(folder) / "run")
+        return rows + adaptive(run, count, tolerances, rounds)
+
+
+def overhead(samplers: Mapping[str, int], evaluations: int, rounds: int) -> list[Row]:
+    """CPU time of each sampler over that of the bare network calls it makes, one thread, no gradient."""
+    import torch
+    from torch import Tensor, nn
+
+    from sdegen import networks
+    from sdegen.config.assembly import construct
+    from sdegen.core.randomness import SampleNoise
+    from sdegen.models.score import Noise, ScoreModel
+    from sdegen.samplers import Sampler
+    from sdegen.sde import VP
+
+    class Convolution(networks.Network):
+        """Three convolutions of 32 channels, with the time as a channel."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            first, second, last = (nn.Conv2d(a, b, 3, padding=1) for a, b in ((2, 32), (32, 32), (32, 1)))
+            self.layers = nn.Sequential(first, nn.SiLU(), second, nn.SiLU(), last)
+
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return self.layers(torch.cat([x, t.to(x).expand(len(x))[:, None, None, None].expand_as(x)], 1))
+
+    sde, rows = VP(), []
+    tasks = {
+        "perceptron": (networks.MLP((2,), (128, 128)), (1000, 2)),
+        "convolutions": (Convolution(), (256, 1, 8, 8)),
+    }
+    for task, (network, shape) in tasks.items():
+        score, x = ScoreModel(network, Noise(), sde), torch.randn(*shape, generator=torch.Generator())
+        times = [torch.tensor(1 - i / evaluations, dtype=torch.float64) for i in range(evaluations)]
+
+        def bare(network: nn.Module = network, x: Tensor = x, times: list[Tensor] = times) -> None:
+            for t in times:
+                network(x, t)
+
+        works: dict[str, Callable[[], None]] = {"bare": bare}
+        for name, each in samplers.items():
+            node = composed(f"sampler={name}", f"sampler.steps={evaluations // each}")
+            sampler = construct(node, "sampler", ())
+
+            def ours(sampler: Sampler = sampler, score: ScoreModel = score, x: Tensor = x) -> None:
+                sampler(sde, score, x, noise=SampleNoise(0, 0, len(x), tuple(x.shape[1:])))
+
+            works[name] = ours
+        with torch.no_grad():
+            ratios = over(interleaved(works, rounds, time.process_time), "bare")
+        rows += [row("CPU time over the bare network calls", task, name, own, "") for name, own in ratios.items()]
+    return rows
+
+
+def adaptive(run: Run, count: int, tolerances: Sequence[float], rounds: int) -> list[Row]:
+    """Seconds and errors of both solvers, from the same draws of the prior, and dopri5's gain at equal errors."""
+    import numpy as np
+    import torch
+
+    from sdegen import load
+    from sdegen.core.randomness import SampleNoise
+    from sdegen.samplers import RK45, Dopri5
+
+    noise = SampleNoise(0, 0, count, run.units.shape)
+    prior = run.sde.sample_prior(torch.empty(count, *run.units.shape), noise)
+    precise = load(run.folder, precision="float64").score_model
+    solvers = {"solve_ivp": RK45, "dopri5": Dopri5}
+    rows: list[Row] = []
+    curves: dict[str, list[tuple[float, float]]] = {name: [] for name in solvers}
+
+    def end(sampler: RK45 | Dopri5) -> torch.Tensor:
+        return sampler(run.sde, run.score_model, prior, noise=noise).x
+
+    with torch.no_grad():
+        exact = Dopri5(1e-10, 1e-10)(run.sde, precise, prior.double(), noise=noise).x
+        for tolerance in tolerances:
+            works = {name: partial(end, solver(tolerance, tolerance)) for name, solver in solvers.items()}
+            seconds = interleaved(works, rounds)
+            for name, work in works.items():
+                error = float((work().double() - exact).flatten(1).norm(dim=1).mean())
+                point = row("time by mean distance to the exact end points", name, error, seconds[name], "s")
+                rows.append(point)
+                curves[name].append((error, point.median))
+    errors, medians = np.log(np.array(sorted(curves["dopri5"]))).T
+    for tolerance, (error, taken) in zip(tolerances, curves["solve_ivp"], strict=True):
+        if errors[0] <= np.log(error) <= errors[-1]:
+            gain = taken / float(np.exp(np.interp(np.log(error), errors, medians)))
+            rows.append(row("solve_ivp's time over dopri5's, at its error", "", f"rtol {tolerance:g}", [gain], ""))
+    return rows

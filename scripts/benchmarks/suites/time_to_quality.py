@@ -1,0 +1,133 @@
+"""The paper's grid of times against continuous t, same network and data: error of the score by seconds of training.
+
+``python scripts/benchmark.py time_to_quality`` runs it: each contestant in a process and on a thread of its own, one
+after the other. The clock starts once the optimiser is constructed, and stands still while the error is measured.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from suites.base import Row, composed, process, row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ERROR = "error of the score by seconds of training"
+SHARE = 300
+"""The paper's method has so many times the seconds of the others."""
+TASKS = {"mixture": "gaussian_mixture", "smile": "smile"}
+AUTOGRAD, WRITTEN = "trainer.gradient=autograd", "trainer.gradient=written"
+RECIPE = ("optimizer.lr=1e-2", "optimizer.decay=cosine", "trainer.ema=0.99")
+CONTESTANTS: dict[str, tuple[str, ...]] = {
+    "grid of times": (AUTOGRAD,),
+    "continuous t": (AUTOGRAD,),
+    "and a faster step": (WRITTEN,),
+    "and our optimiser": (WRITTEN, *RECIPE),
+}
+"""Each has what the one before it has, and more."""
+
+
+def measure(seconds: float) -> list[Row]:
+    """Curves of all contestants, the paper's over ``seconds``, and when ours reach the paper's last error."""
+    curves, told = [], []
+    for task in TASKS:
+        found = {name: alone(task, name, seconds if i == 0 else seconds / SHARE) for i, name in enumerate(CONTESTANTS)}
+        paper, *_, ours = found.values()
+        for name, one in found.items():
+            curves += [row(f"{ERROR}, {task}", name, at, [error], "") for at, error in one["curve"]]
+        taken, last = paper["curve"][-1]
+        reached = next((t for t, error in ours["curve"] if error <= last), None)
+        if reached is not None:
+            told.append(row("time to the error of the grid's end", "and our optimiser", task, [reached], "s"))
+            told.append(row("over the grid's seconds", "and our optimiser", task, [reached / taken], ""))
+        told.append(
+            row("memory over the grid's", "and our optimiser", task, [ours["memory_mib"] / paper["memory_mib"]], "")
+        )
+    return curves + sorted(told, key=lambda each: each.panel)
+
+
+def draw(rows: Sequence[Row]) -> Figure:
+    """The error of the score against seconds of training, a panel for each task, the paper's last error dashed."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    from sdegen import figures
+    from sdegen.reports.frontier import COLOURS
+
+    with matplotlib.rc_context(figures.STYLE):
+        figure = Figure(figsize=(7.2, 3.2), layout="constrained")
+        for axes, task in zip(figure.subplots(1, len(TASKS)), TASKS, strict=True):
+            for colour, name in zip(COLOURS, CONTESTANTS, strict=False):
+                own = [
+                    (each.at, each.median) for each in rows if each.panel == f"{ERROR}, {task}" and each.line == name
+                ]
+                axes.plot(*zip(*own, strict=True), color=colour, linewidth=1.2, label=name)
+                if name == next(iter(CONTESTANTS)):
+                    axes.axhline(own[-1][1], color="0.5", linestyle="--", linewidth=1, label="where the grid ends")
+            axes.set(xscale="log", yscale="log", title=task, xlabel="seconds of training")
+            figures.log_ticks(axes.yaxis)
+        figure.axes[0].set_ylabel("relative error of the score")
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    return figure
+
+
+def alone(task: str, name: str, seconds: float) -> dict[str, Any]:
+    """A contestant in a process of its own, which another has told how many steps there are."""
+    steps = process(f"time_to_quality.steps_in({task!r}, {name!r}, {seconds!r})")
+    return process(f"time_to_quality.contestant({task!r}, {name!r}, {seconds!r}, {steps})")
+
+
+def training_of(task: str, name: str, *overrides: str) -> tuple[Any, Any]:
+    """The parts and the training of a contestant."""
+    import torch
+
+    from sdegen.config import assembly
+
+    torch.set_num_threads(1)
+    experiment = f"paper/{'grid/' if name == 'grid of times' else ''}{TASKS[task]}"
+    options = [f"experiment={experiment}", *CONTESTANTS[name], "trainer.device=cpu", "trainer.epochs=null"]
+    parts = assembly.build(composed(*options, *overrides))
+    return parts, parts.training()
+
+
+def contestant(task: str, name: str, seconds: float, steps: int) -> dict[str, Any]:
+    """Train, and tell the errors on the way, and the peak memory above that of the bare interpreter with torch."""
+    import torch
+
+    from sdegen import metrics
+    from sdegen.runs import files
+    from sdegen.runs.run import on_cpu
+
+    bare = process("memory.peak()")
+    often = f"trainer.log_every={max(1, steps // 256)}"
+    parts, training = training_of(task, name, f"trainer.steps={steps}", "trainer.preview_every=0", often)
+    score = on_cpu(training.averages[0], torch.device("cpu"), torch.float32)
+    curve: list[tuple[float, float]] = []
+    due, idle, since = seconds / 256, 0.0, time.perf_counter()
+
+    def note(step: int, _: object) -> None:
+        nonlocal due, idle
+        now = time.perf_counter() - since - idle
+        if now >= due or step == steps:
+            error = metrics.score_error(parts.dataset, parts.sde, score)
+            assert error is not None
+            curve.append((now, error))
+            due, idle = now * 1.25, time.perf_counter() - since - now
+
+    training.run(note, lambda: None, lambda: None)
+    return {"steps": steps, "curve": curve, "memory_mib": (files.peak_memory_mib() or 0.0) - bare}
+
+
+def steps_in(task: str, name: str, seconds: float) -> int:
+    """How many steps take some seconds, by a few of them: a user knows beforehand how many he asks for."""
+    _, training = training_of(task, name, f"trainer.steps={10**9}")
+    coming = training.stream.steps(0, 10**9)
+    training.advance(next(coming))
+    since, steps = time.perf_counter(), 0
+    while time.perf_counter() - since < min(2.0, seconds / 4):
+        training.advance(next(coming))
+        steps += 1
+    return max(10, int(seconds * steps / (time.perf_counter() - since)))

@@ -1,0 +1,4 @@
+"""The command line: Hydra, one guard for all mistakes, and the jobs of a sweep.
+
+Nothing here is imported by other rooms.
+"""

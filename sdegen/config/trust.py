@@ -1,0 +1,82 @@
+"""A run that may be a stranger's: what is looked at before anything is made of it, or written into its folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from sdegen.config.assembly import GROUPS, Config, construct
+from sdegen.core import schema
+from sdegen.core.errors import UserError
+from sdegen.datasets import restored
+from sdegen.networks.base import at_most
+
+DEEPEST, LONGEST, MOST = 20, 4096, 10**5
+"""Levels, characters of a text and entries that a configuration may have."""
+
+
+def plain(config: Config) -> Config:
+    """A checkpoint's configuration, refused where it is not plain data, or holds an interpolation.
+
+    Raises:
+        UserError: it is not, or does.
+    """
+    check_plain("configuration", config)
+    if "${" in repr(config):
+        raise UserError("the checkpoint's configuration is refused: it holds an interpolation, ${…}")
+    missing = [group for group in (*GROUPS, "seed") if group not in config]
+    if missing:
+        raise UserError(f"the checkpoint's configuration is refused: it has no {', '.join(missing)}")
+    return config
+
+
+def check_plain(name: str, content: object) -> None:
+    """UserError where a part of a checkpoint is not of a size, a depth and the types that a run leaves.
+
+    The same list may stand in many places, so that what is small in the file would fill the memory when it is written.
+    """
+    entries, left = 0, [(0, content)]
+    while left:
+        depth, value = left.pop()
+        reason, entries = None, entries + 1
+        if isinstance(value, Mapping | list | tuple):
+            inner = [*value, *value.values()] if isinstance(value, Mapping) else value
+            left += [(depth + 1, part) for part in inner]
+        elif isinstance(value, str):
+            if len(value) > LONGEST or re.search(r"[\x00-\x1f\x7f]", value):
+                reason = "holds a text that is too long, or no line"
+        elif not isinstance(value, bool | int | float | None):
+            reason = f"holds a {type(value).__name__}, which is no plain data"
+        if depth > DEEPEST:
+            reason = "is nested too deeply"
+        if len(left) + entries > MOST:
+            reason = "holds too much"
+        if reason:
+            raise UserError(f"the checkpoint's {name} is refused: it {reason}")
+
+
+def check_size(
+    config: Config,
+    weights: Mapping[str, Tensor],
+    trust: Sequence[str],
+    units: Mapping[str, Tensor],
+    classes: int | None,
+) -> None:
+    """UserError where a checkpoint's configuration asks for a network larger than the weights that are beside it.
+
+    It is built no further than they reach. A class of the user's own is trusted.
+    """
+    config = {group: config[group] for group in ("sde", "network")}
+    if any(schema.faults(config[group], GROUPS[group], group, trust) for group in config):
+        return  # They are told with all others, and nothing is built.
+    network = schema.resolve(config["network"]["_target_"], trust)
+    if network.exact or network.__module__.partition(".")[0] != schema.PACKAGE:  # type: ignore[attr-defined]
+        return
+    storages = {one.data_ptr(): one for weight in weights.values() if (one := weight.untyped_storage())}
+    held = sum(storage.nbytes() for storage in storages.values())
+    supplied = {"shape": restored(units).shape, "sde": construct(config, "sde", trust), "classes": classes}
+    with torch.random.fork_rng(devices=[]), at_most(held, "the checkpoint holds"):
+        construct(config, "network", trust, **supplied)

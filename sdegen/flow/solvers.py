@@ -1,0 +1,230 @@
+r"""Solvers of ordinary differential equations :math:`dx/dt = f(x, t)` for a batch of independent initial values."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from sdegen.core.errors import UserError
+from sdegen.core.tensors import expand
+from sdegen.flow.stepping import Attempt, Control, Rows, Scheme, Solution, integrate
+from sdegen.sde.base import SDE
+
+Field = Callable[[Tensor, Tensor], Tensor]
+"""``(x, t) -> dx/dt``: ``(b, *)`` and ``()`` or ``(b,)`` to ``(b, *)``."""
+RowField = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""``(x, t, row) -> dx/dt``, where ``row`` ``(b,)`` int64 has the indices in the batch of the rows of ``x``."""
+
+
+class ODESolver(ABC):
+    """Integrates a field from ``t0`` to ``t1``, forwards or backwards."""
+
+    @abstractmethod
+    def integrate(
+        self, field: RowField, x: Tensor, t0: float, t1: float, times: Tensor, parts: Sequence[int] = ()
+    ) -> Solution:
+        """The solution from ``x`` at ``t0``, of a field that depends on the row.
+
+        Args:
+            field: the right-hand side; it is asked only for the rows that are still under way.
+            x: initial values, ``(B, *)``.
+            t0: start.
+            t1: end.
+            times: ``(F,)``, from ``t0`` to ``t1``, where the path is wanted; may be empty.
+            parts: numbers of entries of the parts of a state, each of which is to meet the tolerance by itself, where
+                the solver controls the error of each row; empty for one part.
+        """
+
+    def solve(self, field: Field, x: Tensor, t0: float, t1: float, times: Tensor) -> Solution:
+        """The solution from ``x`` at ``t0``, of a field that is the same for all rows: see :meth:`integrate`."""
+        return self.integrate(lambda x, t, row: field(x, t), x, t0, t1, times)
+
+
+class RK45(ODESolver):
+    """SciPy's ``solve_ivp`` with RK45, the black box that the paper uses.
+
+    The batch is one large system: the error is controlled for its norm, so that a sample depends, within the
+    tolerance, on the others of its batch. :class:`Dopri5` does not have this defect.
+
+    Args:
+        rtol: relative tolerance.
+        atol: absolute tolerance.
+    """
+
+    def __init__(self, rtol: float, atol: float) -> None:
+        self.rtol, self.atol = checked(rtol, atol)
+
+    def integrate(
+        self, field: RowField, x: Tensor, t0: float, t1: float, times: Tensor, parts: Sequence[int] = ()
+    ) -> Solution:
+        from scipy.integrate import solve_ivp
+
+        every = torch.arange(len(x), device=x.device)
+
+        def flat(t: float, state):  # noqa: ANN001, ANN202 - arrays of SciPy's
+            rows = torch.as_tensor(state, dtype=x.dtype, device=x.device).view_as(x)
+            slope = field(rows, torch.tensor(t, dtype=torch.float64), every).detach().flatten().double()
+            if not bool(slope.isfinite().all()):
+                # SciPy would try for ever: a step of NaN is never too small.
+                raise UserError(f"RK45 stopped: dx/dt is not finite at t={t:.3g}. Try sampler=euler_maruyama")
+            return slope.cpu().numpy()
+
+        start = x.detach().flatten().double().cpu().numpy()
+        asked = times.double().cpu().numpy()
+        at = asked if t1 in asked else [*asked, t1]
+        result = solve_ivp(flat, (t0, t1), start, method="RK45", rtol=self.rtol, atol=self.atol, t_eval=at)
+        if not result.success:
+            raise UserError(f"RK45 stopped: {result.message} Try a looser sampler.rtol, or sampler=euler_maruyama")
+        states = torch.as_tensor(result.y.T, dtype=x.dtype, device=x.device).reshape(-1, *x.shape)
+        return Solution(states[-1], states[: len(asked)])
+
+
+class Dopri5(ODESolver):
+    """Dormand–Prince 5(4), adaptive, with a time and a step size of its own for each sample.
+
+    A sample's result does not depend on the others of its batch, and finished samples cost nothing more. Between
+    steps the path is a cubic Hermite interpolant.
+
+    Reference: Hairer, Nørsett & Wanner (1993), Solving ordinary differential equations I, table II.5.2.
+
+    Args:
+        rtol: relative tolerance.
+        atol: absolute tolerance.
+        max_steps: attempted steps after which the solver gives up.
+    """
+
+    def __init__(self, rtol: float, atol: float, max_steps: int) -> None:
+        self.rtol, self.atol = checked(rtol, atol)
+        if max_steps < 1:
+            raise ValueError(f"max_steps={max_steps} must be at least 1")
+        self.max_steps = max_steps
+
+    def integrate(
+        self,
+        field: RowField,
+        x: Tensor,
+        t0: float,
+        t1: float,
+        times: Tensor,
+        parts: Sequence[int] = (),
+        *,
+        longest: float = math.inf,
+        clock: Callable[[Tensor], Tensor] = torch.clone,
+    ) -> Solution:
+        """See :meth:`ODESolver.integrate`.
+
+        Args:
+            field: see there.
+            x: see there.
+            t0: see there.
+            t1: see there.
+            times: see there.
+            parts: see there.
+            longest: no step is longer, and the first is at most a fifth of it.
+            clock: from the field's time to the time that messages name.
+        """
+        first = longest / 5 if math.isfinite(longest) else 1e-3 * abs(t1 - t0)
+        control = Control(
+            "dopri5", self.rtol, self.atol, self.max_steps, first, power=0.2, shrink=0.2, longest=longest, clock=clock
+        )
+        return integrate(DormandPrince(field, control, parts), control, x, t0, t1, times)
+
+
+class DormandPrince(Scheme):
+    """Dormand and Prince's scheme of order 5 with an error of order 4, whose last slope is the first of the next step.
+
+    Args:
+        field: the right-hand side.
+        control: measures the error.
+        parts: of a state: see :meth:`ODESolver.integrate`.
+    """
+
+    A = (
+        (1 / 5,),
+        (3 / 40, 9 / 40),
+        (44 / 45, -56 / 15, 32 / 9),
+        (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+        (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+        (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+    )
+    C = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
+    ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
+
+    def __init__(self, field: RowField, control: Control, parts: Sequence[int] = ()) -> None:
+        self.field, self.control, self.parts = field, control, parts
+
+    def slope(self, row: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        return self.field(x, t, row)
+
+    def attempt(self, rows: Rows) -> Attempt:
+        x, size = rows.x, rows.size
+        h = rows.sign * size
+        step = expand(h, x)
+        slopes = torch.empty(len(self.ERROR), *x.shape, dtype=x.dtype, device=x.device)
+        slopes[0] = rows.slope
+        for i, (c, weights) in enumerate(zip(self.C, self.A, strict=True), 1):
+            x_new = torch.addcmul(x, step, torch.tensordot(slopes.new_tensor(weights), slopes[:i], dims=1))
+            slopes[i] = self.field(x_new, rows.t + c * h, rows.row)
+        difference = step * torch.tensordot(slopes.new_tensor(self.ERROR), slopes, dims=1)
+        error = self.control.error(difference, x, x_new, self.parts)
+        return Attempt(size, rows.after(size), x_new, slopes[-1], error)
+
+    def between(self, rows: Rows, attempt: Attempt, which: Tensor, share: Tensor) -> Tensor:
+        """The states of the cubic with the states and slopes at both ends."""
+        x, x_new, k, k_new = rows.x[which], attempt.x[which], rows.slope[which], attempt.slope[which]
+        theta, h = expand(share, x), expand((attempt.stop - rows.t)[which], x)
+        bend = (1 - 2 * theta) * (x_new - x) + (theta - 1) * h * k + theta * h * k_new
+        return (1 - theta) * x + theta * x_new + theta * (theta - 1) * bend
+
+
+LONGEST = 2.4
+r"""In the log noise-to-signal ratio: a factor of 11 in :math:`\sigma^2/\alpha^2`."""
+
+
+def solve_flow(solver: Dopri5, sde: SDE, field: Field, x: Tensor, t0: float, t1: float, times: Tensor) -> Solution:
+    r"""The solution along the flow of an SDE, in the clock in which that of a trained network is smooth.
+
+    In t the flow of a network, or of data with fine structure, changes as :math:`1/\sqrt t` next to zero and slowly
+    elsewhere. In the log noise-to-signal ratio :math:`u = \log(\sigma_t^2 / \alpha_t^2)` of a linear SDE, with
+    :math:`dt = (\sigma^2/g^2)\, du`, it changes about as much at all noises. At high noise next to nothing happens, and
+    an estimate of the error sees too late what comes: no step is longer than :data:`LONGEST`.
+
+    Args:
+        solver: integrates the field.
+        sde: the forward process; one without a closed-form kernel keeps its own time.
+        field: dx/dt.
+        x: initial values, ``(B, *)``.
+        t0: start, in t.
+        t1: end.
+        times: ``(F,)`` in t, where the path is wanted.
+    """
+    linear = sde.linear
+    if linear is None:
+        return solver.solve(field, x, t0, t1, times)
+    low, high = sorted((t0, t1))
+    u0, u1 = linear.log_nsr(torch.tensor([t0, t1], dtype=torch.float64)).tolist()
+
+    def in_u(x: Tensor, u: Tensor, row: Tensor) -> Tensor:
+        t = linear.time(u).clamp(low, high)
+        return field(x, t) * expand((linear.sigma(t) / linear.diffusion(t)) ** 2, x)
+
+    times = times.double()
+    # The ends exactly: a solver asks whether they are met.
+    asked = linear.log_nsr(times).clamp(min(u0, u1), max(u0, u1))
+    asked = torch.where(times == t0, u0, torch.where(times == t1, u1, asked))
+    return solver.integrate(in_u, x, u0, u1, asked, longest=LONGEST, clock=linear.time)
+
+
+def checked(rtol: float, atol: float) -> tuple[float, float]:
+    """The two tolerances, or ValueError."""
+    if rtol <= 0:
+        raise ValueError(f"rtol={rtol:g} must be above 0: try rtol=1e-5")
+    if rtol < 1e-13:
+        raise ValueError(f"rtol={rtol:g} must be at least 1e-13, as far as float64 goes: try rtol=1e-5")
+    if atol <= 0:
+        raise ValueError(f"atol={atol:g} must be above 0: try atol=1e-5")
+    return rtol, atol

@@ -1,0 +1,256 @@
+"""The loop of the solvers with error control, in which each row of a batch has a time and a step size of its own."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sdegen.core.errors import UserError
+from sdegen.core.tensors import expand
+
+SAFETY, GROW = 0.9, 5.0
+SMALLEST = 1e-12
+"""Share of the whole interval below which a step is too small to be tried."""
+
+
+class Solution(NamedTuple):
+    """``x`` at ``t1``, ``(B, *)``, and ``path`` at the asked times, ``(F, B, *)``."""
+
+    x: Tensor
+    path: Tensor
+
+
+class Rows(NamedTuple):
+    """The rows of a batch that are still under way.
+
+    Attributes:
+        row: their indices in the batch, ``(b,)`` int64.
+        x: their states, ``(b, *)``.
+        slope: what the scheme keeps as their slopes, ``(b, *)``.
+        t: their times, ``(b,)`` float64.
+        wished: the step sizes that their errors allow, ``(b,)`` float64, positive.
+        moved: whether their last attempt was accepted, ``(b,)``; false before the first.
+        goal: the time at which they end.
+        sign: of their steps.
+        smallest: the size of a step too small to be tried.
+    """
+
+    row: Tensor
+    x: Tensor
+    slope: Tensor
+    t: Tensor
+    wished: Tensor
+    moved: Tensor
+    goal: float
+    sign: float
+    smallest: float
+
+    @classmethod
+    def start(cls, scheme: Scheme, x: Tensor, t0: float, t1: float, first: float) -> Rows:
+        """All rows of the states ``x`` ``(B, *)`` at ``t0``, on their way to ``t1``, with a first step size."""
+        row = torch.arange(len(x), device=x.device)
+        t = torch.full((len(x),), t0, dtype=torch.float64, device=x.device)
+        wished, moved = torch.full_like(t, first), torch.zeros_like(t, dtype=torch.bool)
+        sign, smallest = math.copysign(1.0, t1 - t0), SMALLEST * abs(t1 - t0)
+        return cls(row, x, scheme.slope(row, x, t), t, wished, moved, t1, sign, smallest)
+
+    @property
+    def left(self) -> Tensor:
+        """The time left to the goal, ``(b,)``."""
+        return (self.goal - self.t).abs()
+
+    @property
+    def size(self) -> Tensor:
+        """The longest steps that may be tried, ``(b,)``."""
+        return torch.minimum(self.wished, self.left)
+
+    def after(self, h: Tensor) -> Tensor:
+        """The times after steps of length ``h``, ``(b,)``: exactly the goal where no more than rounding is left."""
+        return torch.where(self.left - h <= self.smallest, self.goal, self.t + self.sign * h)
+
+
+class Attempt(NamedTuple):
+    """One tried step of each row under way.
+
+    Attributes:
+        h: its length, ``(b,)``, positive and at most :attr:`Rows.size`.
+        stop: the time at which it ends, from :meth:`Rows.after`.
+        x: the state there, ``(b, *)``.
+        slope: what the scheme keeps as the slope there, ``(b, *)``.
+        error: its error in units of the tolerance, ``(b,)`` float64.
+    """
+
+    h: Tensor
+    stop: Tensor
+    x: Tensor
+    slope: Tensor
+    error: Tensor
+
+    @property
+    def accept(self) -> Tensor:
+        """Whether the step is within the tolerance, ``(b,)``; an error that is not a number is not."""
+        return self.error <= 1
+
+
+class Scheme(ABC):
+    """A one-step method with an estimate of its error."""
+
+    @abstractmethod
+    def slope(self, row: Tensor, x: Tensor, t: Tensor) -> Tensor:
+        """The slopes ``(b, *)`` at the start of the rows ``row``."""
+
+    @abstractmethod
+    def attempt(self, rows: Rows) -> Attempt:
+        """Tries one step of each row."""
+
+    @abstractmethod
+    def between(self, rows: Rows, attempt: Attempt, which: Tensor, share: Tensor) -> Tensor:
+        """The states on the way, ``(n, *)``.
+
+        Args:
+            rows: before the step.
+            attempt: the step.
+            which: positions in ``rows``, ``(n,)``.
+            share: of the step at which the states are wanted, ``(n,)``.
+        """
+
+
+class Control(NamedTuple):
+    r"""Tolerances of a solver, and its rule for the next step size: :math:`0.9\, h\, \mathrm{error}^{-power}`.
+
+    Attributes:
+        name: of the solver, for messages.
+        rtol: relative tolerance.
+        atol: absolute tolerance.
+        max_steps: attempted steps after which the solver gives up.
+        first: the size of the first step.
+        power: of the error.
+        shrink: the smallest factor between two step sizes; the largest is 5.
+        retry: the largest factor after a rejected step.
+        rungs: step sizes are powers of the ``rungs``-th root of 2, so that errors which differ in their last bits, as
+            those of one row do in batches of different sizes, give the same step; 0 leaves them as they are.
+        longest: no step is longer.
+        clock: from the solver's time to the time that messages name.
+    """
+
+    name: str
+    rtol: float
+    atol: float
+    max_steps: int
+    first: float
+    power: float
+    shrink: float
+    retry: float = 1.0
+    rungs: int = 0
+    longest: float = math.inf
+    clock: Callable[[Tensor], Tensor] = torch.clone
+
+    def error(self, difference: Tensor, x: Tensor, x_new: Tensor, parts: Sequence[int] = ()) -> Tensor:
+        r"""The error of a step in units of the tolerance, ``(b,)`` float64.
+
+        It is the root of the mean square, over the entries of a state, of the difference over
+        :math:`\mathrm{atol} + \mathrm{rtol} \max(|x|, |x_{\mathrm{new}}|)`.
+
+        Args:
+            difference: between two results of the step, ``(b, *)``.
+            x: the states before it.
+            x_new: the states after it.
+            parts: numbers of entries of the parts of a state, of which the worst counts; empty for one part.
+        """
+        scale = self.atol + self.rtol * torch.maximum(x.abs(), x_new.abs())
+        squares = (difference / scale).flatten(1).square()
+        split = squares.split(list(parts), dim=1) if parts else (squares,)
+        return torch.stack([part.mean(1) for part in split]).amax(0).sqrt().double()
+
+    def resized(self, wished: Tensor, h: Tensor, error: Tensor) -> Tensor:
+        """The step sizes to wish for, ``(b,)``, after steps of the lengths ``h <= wished`` with these errors."""
+        accept = error <= 1
+        size = h * (SAFETY * error.clamp(min=1e-10) ** -self.power).clamp(self.shrink, GROW)
+        # A step cut short says nothing against a longer one.
+        cut = accept & (h < wished * (1 - 1e-6))
+        size = torch.where(cut, torch.maximum(size, torch.minimum(wished, h * GROW)), size)
+        size = torch.where(accept, size, torch.minimum(size, self.retry * h))
+        size = torch.where(error.isfinite(), size, self.shrink * h)
+        if self.rungs:
+            # The offset keeps a size that is such a power already from falling to the one below.
+            size = torch.exp2(torch.floor(self.rungs * size.log2() + 1e-6) / self.rungs)
+        return size.clamp(max=self.longest)
+
+    def stuck(self, t: Tensor, count: int) -> UserError:
+        """The error where rows at the times ``t``, of ``count``, find no step that is small enough."""
+        return UserError(
+            f"{self.name} cannot reach rtol={self.rtol:g}, atol={self.atol:g}: {len(t)} of {count} samples stuck, "
+            f"the first at t={float(self.clock(t[:1])):.3g}: try a looser rtol and atol, or precision=float64"
+        )
+
+    def exhausted(self, t: Tensor, count: int) -> UserError:
+        """The error where rows at the times ``t``, of ``count``, would need more steps."""
+        return UserError(
+            f"{self.name} cannot reach rtol={self.rtol:g}, atol={self.atol:g} within max_steps={self.max_steps}: "
+            f"{len(t)} of {count} samples not finished, the first at t={float(self.clock(t[:1])):.3g}: try more "
+            f"max_steps, or a looser rtol and atol"
+        )
+
+
+def integrate(scheme: Scheme, control: Control, x: Tensor, t0: float, t1: float, times: Tensor) -> Solution:
+    """Carries each row from ``t0`` to ``t1`` by steps of its own; rows that have arrived cost nothing more.
+
+    Args:
+        scheme: tries the steps.
+        control: decides their sizes.
+        x: initial states, ``(B, *)``.
+        t0: start.
+        t1: end, later or earlier.
+        times: ``(F,)``, from ``t0`` to ``t1``, where the path is wanted; may be empty.
+
+    Raises:
+        UserError: a row finds no step within the tolerance, or not all arrive within ``control.max_steps``.
+    """
+    times = times.to(device=x.device, dtype=torch.float64)
+    end, path = x.clone(), x.new_zeros(len(times), *x.shape)
+    path[times == t0] = x
+    rows = Rows.start(scheme, x, t0, t1, control.first)
+    for _ in range(control.max_steps):
+        attempt = scheme.attempt(rows)
+        if len(times):
+            _record(path, times, scheme, rows, attempt)
+        done = attempt.accept & (attempt.stop == t1)
+        end[rows.row[done]] = attempt.x[done]
+        rows = _advanced(rows, attempt, control.resized(rows.wished, attempt.h, attempt.error), ~done)
+        if not len(rows.row):
+            return Solution(end, path)
+        stuck = rows.wished < rows.smallest
+        if bool(stuck.any()):
+            raise control.stuck(rows.t[stuck], len(x))
+    raise control.exhausted(rows.t, len(x))
+
+
+def _advanced(rows: Rows, attempt: Attempt, wished: Tensor, keep: Tensor) -> Rows:
+    """The rows that stay under way after an attempt: moved where it was accepted, with new step sizes."""
+    moved = attempt.accept[keep]
+
+    def latest(new: Tensor, old: Tensor) -> Tensor:
+        return torch.where(expand(moved, old).bool(), new[keep], old[keep])
+
+    return rows._replace(
+        row=rows.row[keep],
+        x=latest(attempt.x, rows.x),
+        slope=latest(attempt.slope, rows.slope),
+        t=latest(attempt.stop, rows.t),
+        wished=wished[keep],
+        moved=moved,
+    )
+
+
+def _record(path: Tensor, times: Tensor, scheme: Scheme, rows: Rows, attempt: Attempt) -> None:
+    """Writes the times that an accepted step of each row has passed into the path."""
+    behind = rows.sign * (times[:, None] - rows.t) > 0
+    ahead = rows.sign * (times[:, None] - attempt.stop) > 0
+    frame, which = torch.nonzero(attempt.accept & behind & ~ahead, as_tuple=True)
+    share = (times[frame] - rows.t[which]) / (attempt.stop - rows.t)[which]
+    path[frame, rows.row[which]] = scheme.between(rows, attempt, which, share)

@@ -1,0 +1,24 @@
+"""Guidance: a score of the data steered towards a class or a measurement.
+
+Samplers take the result as any other score.
+"""
+
+from sdegen.guidance.classes import ClassifierFree, ClassifierGuidance, Guidance
+from sdegen.guidance.measurement import Blur, Grey, Inpaint, Linear, Measurement, SuperResolution
+from sdegen.guidance.posterior import Isotropic, Moments, Posterior, Replacement
+
+__all__ = [
+    "Blur",
+    "ClassifierFree",
+    "ClassifierGuidance",
+    "Grey",
+    "Guidance",
+    "Inpaint",
+    "Isotropic",
+    "Linear",
+    "Measurement",
+    "Moments",
+    "Posterior",
+    "Replacement",
+    "SuperResolution",
+]

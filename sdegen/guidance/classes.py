@@ -1,0 +1,118 @@
+r"""Guidance: from a score of the data to one of the data that agree with a class.
+
+.. math:: \nabla_x \log p_t(x \mid y) = \nabla_x \log p_t(x) + \nabla_x \log p_t(y \mid x)
+
+A guidance carries what it steers towards, and turns a score into another one, for every sampler.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Generic
+
+import torch
+from torch import Tensor
+
+from sdegen.models.classifier import ClassifierModel
+from sdegen.sde.base import SDE, S, Score
+from sdegen.sde.scores import Parts, Steered
+
+
+class Guidance(ABC, Generic[S]):
+    """Turns a score into a guided one.
+
+    A guided score treats each row by itself, of a batch or of any part of it.
+
+    Attributes:
+        kernel: empty where any SDE will do; else the words of what to use in its place where the SDE has no
+            closed-form kernel.
+        conditional: whether it needs a network that is told the class.
+    """
+
+    kernel = ""
+    conditional = False
+
+    @abstractmethod
+    def __call__(self, sde: S, score: Any) -> Score:  # noqa: ANN401 - a score, or one that has ``given``
+        """The guided score."""
+
+    @abstractmethod
+    def start(self, sde: S, x: Tensor) -> Tensor:
+        """Where to begin, given draws ``x`` of the prior: ``(B, *)`` to ``(B, *)``."""
+
+
+class ClassifierGuidance(Guidance[SDE]):
+    r"""A classifier of noisy data pulls a score towards a class.
+
+    .. math:: s(x, t) + \gamma\, \nabla_x \log p_t(y \mid x)
+
+    At :math:`\gamma = 1` it is the score of the class. Above, samples of the class's own modes are preferred to its
+    boundaries, which buys agreement with sameness.
+
+    Reference: section 4 and appendix F of the paper; Dhariwal & Nichol (2021), https://arxiv.org/abs/2105.05233
+
+    Args:
+        run: the classifier; in a configuration the folder of its run.
+        label: the class y; supplied by the program.
+        scale: γ.
+    """
+
+    def __init__(self, run: ClassifierModel, label: int | None, scale: float = 1.0) -> None:
+        self.classifier, self.label, self.scale = run, wanted("classifier", label), scale
+
+    def __call__(self, sde: SDE, score: Score) -> Score:
+        return Classified(self, score)
+
+    def start(self, sde: SDE, x: Tensor) -> Tensor:
+        return x
+
+
+class Classified(Steered):
+    """A score under a classifier's guidance."""
+
+    def __init__(self, guidance: ClassifierGuidance, score: Score) -> None:
+        self.guidance, self.score = guidance, score
+
+    def parts(self, x: Tensor, t: Tensor) -> Parts:
+        guidance, label = self.guidance, torch.tensor(self.guidance.label, device=x.device)
+        with torch.enable_grad():
+            point = x.detach().requires_grad_()
+            log_p = guidance.scale * guidance.classifier.given(label)(point, t)
+            pull = torch.autograd.grad(log_p.sum(), point)[0]
+        return Parts(self.score(x, t), pull, log_p.detach())
+
+
+class ClassifierFree(Guidance[SDE]):
+    r"""One network, told the class and not told it, pulls itself towards the class.
+
+    .. math:: s(x, t) + \gamma \left( s(x, t \mid y) - s(x, t) \right)
+
+    At :math:`\gamma = 1` it is the score of the class, at half the price.
+
+    Reference: Ho & Salimans (2022), https://arxiv.org/abs/2207.12598
+
+    Args:
+        label: the class y; supplied by the program.
+        scale: γ.
+    """
+
+    conditional = True
+
+    def __init__(self, label: int | None, scale: float = 1.0) -> None:
+        self.label, self.scale = wanted("classifier_free", label), scale
+
+    def __call__(self, sde: SDE, score: Any) -> Score:  # noqa: ANN401 - a score that has ``given``
+        towards, whole = score.given(torch.tensor(self.label)), score.given(torch.tensor(-1))
+        if self.scale == 1:
+            return towards
+        return lambda x, t: torch.lerp(whole(x, t), towards(x, t), self.scale)
+
+    def start(self, sde: SDE, x: Tensor) -> Tensor:
+        return x
+
+
+def wanted(name: str, label: int | None) -> int:
+    """The label, or ValueError where there is none."""
+    if label is None:
+        raise ValueError(f"guidance={name} steers towards a class: give label=3, or label=all for one after the other")
+    return label

@@ -1,0 +1,238 @@
+r"""Linear measurements :math:`y = A x + \sigma_y n` of images and vectors, in the network's units."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sdegen.core.errors import UserError
+from sdegen.datasets import Affine, Units
+
+
+class Measurement(ABC):
+    r"""A linear map A.
+
+    Attributes:
+        gain: c where :math:`A A^\top = c I`; None where that is not so.
+    """
+
+    gain: float | None = None
+
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor:
+        """A x of each row: ``(B, *)`` to ``(B, …)``."""
+
+    @abstractmethod
+    def adjoint(self, y: Tensor) -> Tensor:
+        r""":math:`A^\top y` of each row, ``(B, *)``."""
+
+    @abstractmethod
+    def picture(self, y: Tensor) -> Tensor:
+        """A measurement ``(1, …)`` as a picture ``(C, H, W)``, or as it is; NaN where nothing was measured."""
+
+
+class Inpaint(Measurement):
+    """The known entries of x, one after the other.
+
+    Args:
+        shape: of x; supplied by the program.
+        mask: what is known: the half ``left``, ``right``, ``top`` or ``bottom``, the ``centre`` or the ``frame`` round
+            it, every other entry (``checkerboard``), or the ones of a ``.npy`` file of zeros and ones of the shape of
+            x, or of ``(H, W)`` for every channel.
+    """
+
+    gain = 1.0
+
+    def __init__(self, shape: tuple[int, ...], mask: str = "top") -> None:
+        known = known_entries(mask, shape)
+        if known.all() or not known.any():
+            raise ValueError(f"mask={mask} leaves {'nothing to be found' if known.all() else 'nothing known'}")
+        self.shape, self.known = shape, known.flatten().nonzero().squeeze(1)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, self.known.to(x.device)]
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        x = y.new_zeros(len(y), math.prod(self.shape))
+        return x.index_copy(1, self.known.to(y.device), y).reshape(-1, *self.shape)
+
+    def picture(self, y: Tensor) -> Tensor:
+        x = torch.full((math.prod(self.shape),), math.nan, dtype=y.dtype)
+        x[self.known] = y[0].cpu()
+        return x.reshape(self.shape)
+
+
+class SuperResolution(Measurement):
+    """Means of square blocks of an image.
+
+    Args:
+        shape: ``(C, H, W)``; supplied by the program.
+        factor: side of a block, a divisor of H and W.
+    """
+
+    def __init__(self, shape: tuple[int, ...], factor: int = 2) -> None:
+        _, height, width = image(shape, "super_resolution")
+        if factor < 2 or height % factor or width % factor:
+            raise ValueError(f"factor={factor} must be at least 2 and divide {height} and {width}")
+        self.factor, self.gain = factor, 1 / factor**2
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return functional.avg_pool2d(x, self.factor)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return functional.interpolate(y, scale_factor=self.factor, mode="nearest") / self.factor**2
+
+    def picture(self, y: Tensor) -> Tensor:
+        return y[0].cpu()
+
+
+class Grey(Measurement):
+    """The mean over the channels of an image, from which its colours are to be found.
+
+    Args:
+        shape: ``(C, H, W)`` with C > 1; supplied by the program.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.channels = image(shape, "colourise")[0]
+        if self.channels < 2:
+            raise ValueError("guidance=colourise needs colours, and these images are grey: try guidance=inpaint")
+        self.gain = 1 / self.channels
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.mean(1, keepdim=True)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return (y / self.channels).expand(-1, self.channels, -1, -1)
+
+    def picture(self, y: Tensor) -> Tensor:
+        return y[0].cpu()
+
+
+class Blur(Measurement):
+    """A Gaussian blur, whose weights add up to one at the edges, too.
+
+    Args:
+        shape: ``(C, H, W)``; supplied by the program.
+        std: standard deviation of the blur, in pixels.
+    """
+
+    def __init__(self, shape: tuple[int, ...], std: float = 1.0) -> None:
+        _, height, width = image(shape, "deblur")
+        if std <= 0:
+            raise ValueError(f"std={std:g} must be above 0")
+        self.rows, self.columns = (blur_matrix(size, std) for size in (height, width))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.rows.to(x) @ x @ self.columns.to(x).T
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.rows.to(y).T @ y @ self.columns.to(y)
+
+    def picture(self, y: Tensor) -> Tensor:
+        return y[0].cpu()
+
+
+class Linear(Measurement):
+    """Any matrix.
+
+    Args:
+        shape: of x; supplied by the program.
+        path: a ``.npy`` file that holds A, ``(m, d)`` with d the number of entries of x.
+    """
+
+    def __init__(self, shape: tuple[int, ...], path: str) -> None:
+        self.shape, self.matrix = shape, array(path).double()
+        if self.matrix.ndim != 2 or self.matrix.shape[1] != math.prod(shape):
+            raise ValueError(
+                f"path={path}: has the shape {tuple(self.matrix.shape)}, and must have a row for each measured number "
+                f"and {math.prod(shape)} columns"
+            )
+        gram = self.matrix @ self.matrix.T
+        gain = float(gram.diagonal().mean())
+        if torch.allclose(gram, gain * torch.eye(len(gram), dtype=gram.dtype), rtol=0, atol=1e-6 * gain):
+            self.gain = gain
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.matrix.to(x).T
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return (y @ self.matrix.to(y)).reshape(-1, *self.shape)
+
+    def picture(self, y: Tensor) -> Tensor:
+        return y[0].cpu()
+
+
+def known_entries(mask: str, shape: tuple[int, ...]) -> Tensor:
+    """Which entries a mask makes known, booleans of a shape; ValueError where there is no such mask."""
+    *_, height, width = (1, 1, *shape)
+    row, column = torch.arange(height)[:, None].expand(height, width), torch.arange(width).expand(height, width)
+    inner = [(i >= n // 4) & (i < n - n // 4) for i, n in ((row, height), (column, width))]
+    centre = inner[0] & inner[1] if height > 1 else inner[1]
+    named = {
+        "left": column < width // 2,
+        "right": column >= width // 2,
+        "top": row < height // 2,
+        "bottom": row >= height // 2,
+        "centre": centre,
+        "frame": ~centre,
+        "checkerboard": (row + column) % 2 == 0,
+    }
+    if mask in named:
+        return named[mask].reshape(shape[-2:]).expand(shape)
+    if not mask.endswith(".npy"):
+        raise ValueError(f"mask={mask} is none of {', '.join(named)}, nor a .npy file")
+    values = array(mask)
+    if values.shape not in (shape, shape[-2:]) or not bool(((values == 0) | (values == 1)).all()):
+        wanted = " or ".join(str(tuple(s)) for s in dict.fromkeys((shape, shape[-2:])))
+        raise ValueError(f"mask={mask}: must be zeros and ones of the shape {wanted}, and has {tuple(values.shape)}")
+    return values.bool().expand(shape)
+
+
+def linear_units(units: Units, guidance: str) -> Affine:
+    """The units themselves, in which a measurement is linear; UserError where they are not affine.
+
+    Args:
+        units: of a run.
+        guidance: the name of what is to agree with the measurement.
+    """
+    if units.affine is None:
+        raise UserError(
+            f"guidance={guidance}: what is measured is linear in the data, and dataset.standardize=quantile bends "
+            f"them: train a run with dataset.standardize=true or robust"
+        )
+    return units.affine
+
+
+def array(path: str) -> Tensor:
+    """The array of a ``.npy`` file; ValueError says what is wrong with it."""
+    try:
+        # Mapped first: a header that claims more than there is in the file is refused so.
+        values = np.load(Path(path), mmap_mode="r", allow_pickle=False)
+        if not isinstance(values, np.ndarray) or not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
+            raise ValueError("it holds no numbers")
+        found = torch.from_numpy(np.array(values, order="C"))
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"path={path}: not a readable .npy file: {error}") from None
+    return found
+
+
+def image(shape: tuple[int, ...], guidance: str) -> tuple[int, int, int]:
+    """The shape ``(C, H, W)`` of an image; ValueError where x is none."""
+    if len(shape) != 3:
+        raise ValueError(
+            f"guidance={guidance} needs images, not points of the shape {tuple(shape)}: use guidance=linear"
+        )
+    return shape[0], shape[1], shape[2]
+
+
+def blur_matrix(size: int, std: float) -> Tensor:
+    """The Gaussian blur of a line of pixels, ``(size, size)`` float64, each row with the sum 1."""
+    at = torch.arange(size, dtype=torch.float64)
+    return (-0.5 * ((at[:, None] - at) / std) ** 2).softmax(1)

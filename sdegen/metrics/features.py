@@ -1,0 +1,122 @@
+"""What a small classifier of clean images sees in them: coordinates in which sets of images are compared.
+
+Pixels tell little of whether two sets of images are alike, and the customary network was trained on photographs of
+other things. Here a classifier learns the data's own classes, on the training split only, and the inputs of its last
+layer are the features. They are a function of the data alone: neither a run's seed nor the global generator enters.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sdegen.core.randomness import derive, generator
+
+BATCH = 128
+"""Images in a step of the training."""
+CHUNK = 1000
+"""Images looked at together after it."""
+LEARNING_RATE, WEIGHT_DECAY = 4e-3, 0.1
+EXAMPLES, EPOCHS = 100_000, (3, 30)
+"""Images that the training sees in all, as far as the number of epochs stays between these."""
+REACH = 14
+"""Each image is shifted by at most a pixel for so many of its longer side, and by a pixel at least."""
+
+
+class Features(nn.Module):
+    """A convolutional classifier of clean images, read before its last layer.
+
+    Convolutions, each normalised over the batch and rectified, halve the picture until its shorter side is below 8; a
+    dense layer makes the features of what is left.
+
+    Args:
+        shape: of an image, ``(C, H, W)``.
+        classes: their number.
+        width: channels of the first convolution; they double with each halving, up to four times as many.
+        size: number of features F. More of them see more, and are noisier: the Fréchet distance between the digits'
+            training and held-out images is 0.3 at 32 and 0.5 at 64, and noise of a quarter of the range multiplies it
+            by 3.2 and 2.9.
+    """
+
+    def __init__(self, shape: tuple[int, ...], classes: int, width: int = 16, size: int = 32) -> None:
+        super().__init__()
+        channels, height, side = shape
+        layers: list[nn.Module] = []
+        inputs, outputs = channels, width
+        while min(height, side) >= 8:
+            layers += [*_convolution(inputs, outputs), nn.MaxPool2d(2)]
+            height, side, inputs, outputs = height // 2, side // 2, outputs, min(2 * outputs, 4 * width)
+        layers += [*_convolution(inputs, outputs), *_convolution(outputs, outputs), nn.Flatten()]
+        layers += [nn.Linear(outputs * height * side, size, bias=False), nn.BatchNorm1d(size), nn.ReLU()]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(size, classes)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """The features of images in the network's units: ``(N, C, H, W)`` to ``(N, F)`` float64 on the CPU."""
+        return torch.cat([self.body(part.to(self.head.weight)) for part in x.split(CHUNK)]).double().cpu()
+
+    def predict(self, x: Tensor) -> Tensor:
+        """The most likely class of each image in the network's units: ``(N, C, H, W)`` to ``(N,)`` on the CPU."""
+        return self.classify(self(x))
+
+    @torch.no_grad()
+    def classify(self, features: Tensor) -> Tensor:
+        """The most likely class by the features: ``(N, F)`` to ``(N,)`` int64, on the CPU."""
+        weight, bias = (p.double().cpu() for p in (self.head.weight, self.head.bias))
+        return functional.linear(features, weight, bias).argmax(1)
+
+
+def train_features(x: Tensor, y: Tensor, classes: int) -> Features:
+    """Train a classifier on clean images, the same for the same images.
+
+    Cross entropy of images shifted at random, by AdamW under a one-cycle rate. Where bits must be equal, threads must
+    be as many.
+
+    Args:
+        x: training images in the network's units, about -1 to 1, ``(N, C, H, W)``; at least two.
+        y: their classes, ``(N,)``.
+        classes: number of classes.
+
+    Returns:
+        The classifier, in evaluation mode, on the device of the images.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive(0, "features"))
+        model = Features(tuple(x.shape[1:]), classes).to(x.device)
+    # The order in memory of channels last saves a fifth of the time on a CPU, and more on a GPU.
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    source = generator("cpu", 0, "features", "training")
+    # Of equal sizes but for one: a batch of a single image has no variance to be normalised by.
+    batches = -(-len(x) // BATCH)
+    epochs = min(max(EXAMPLES // len(x), EPOCHS[0]), EPOCHS[1])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=epochs * batches, pct_start=0.2)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(x), generator=source).tensor_split(batches):
+            rows = rows.to(x.device)
+            seen = shifted(x[rows], source).to(model.head.weight).contiguous(memory_format=torch.channels_last)
+            loss = functional.cross_entropy(model.head(model.body(seen)), y[rows.to(y.device)].to(x.device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            rate.step()
+    # Back, so that a copy made by its state adds up in the same order.
+    return model.to(memory_format=torch.contiguous_format).eval()
+
+
+def shifted(x: Tensor, source: torch.Generator) -> Tensor:
+    """Each image moved by a few pixels, its edge repeated: ``(N, C, H, W)`` to the same."""
+    n, channels, height, width = x.shape
+    reach = max(1, max(height, width) // REACH)
+    padded = functional.pad(x, (reach, reach, reach, reach), mode="replicate")
+    down, right = torch.randint(2 * reach + 1, (2, n, 1), generator=source).to(x.device)
+    rows = (down + torch.arange(height, device=x.device))[:, None, :, None]
+    columns = (right + torch.arange(width, device=x.device))[:, None, None, :]
+    image, channel = (torch.arange(count, device=x.device) for count in (n, channels))
+    return padded[image[:, None, None, None], channel[:, None, None], rows, columns]
+
+
+def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]

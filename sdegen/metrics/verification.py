@@ -1,0 +1,269 @@
+"""What must hold for any SDE and any sampler, checked against exact answers: ``scripts/verify.py`` and the tests.
+
+The data are Gaussian, or a mixture of Gaussians, so that every marginal is known; the kernel is held against the drift
+and the diffusion by differentiating it; evaluations are counted by a score of this module's own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sdegen.core.randomness import SampleNoise, generator, randn_like
+from sdegen.core.tensors import expand
+from sdegen.samplers import Predictor, Sampler, StepSampler
+from sdegen.sde.base import SDE, LinearSDE
+from sdegen.sde.mixture import GaussianMixture, Marginals
+
+MEAN, VARIANCE = 0.7, 0.3
+"""Of the Gaussian data, on the line."""
+STEPS = (64, 128, 256)
+"""At which the order of a scheme is measured."""
+COUNT = 20_000
+"""Samples behind a statistical check."""
+ORDER = "converges at its declared order"
+MOMENTS = ("mean of a mixture", "standard deviation of a mixture", "weights of its modes")
+
+
+class Proof(NamedTuple):
+    """One claim: what was measured, what was allowed, and whether it holds; None where it does not apply."""
+
+    claim: str
+    measured: str
+    allowed: str
+    holds: bool | None
+
+
+def verify(sde: SDE, sampler: Sampler) -> list[Proof]:
+    """All claims about an SDE and a sampler that works with it."""
+    linear = sde.linear
+    proofs = [prior(sde)]
+    if linear is None:
+        unknown = [Proof(claim, "the marginals are not known", "", None) for claim in (ORDER, *MOMENTS)]
+        checks = [check(sde, sampler) for check in (invariance, repetition, evaluations, shapes)]
+        return [simulated(sde), *proofs, *unknown, *checks]
+    return [
+        kernel(linear),
+        inverse(linear),
+        *proofs,
+        order(linear, sampler.predictor),
+        *moments(linear, sampler),
+        *(check(linear, sampler) for check in (invariance, repetition, evaluations, shapes)),
+    ]
+
+
+@torch.enable_grad()
+def kernel(sde: LinearSDE) -> Proof:
+    """α' = a α and (σ²)' = 2 a σ² + g², by differentiating the kernel, and α = 1, σ = 0 at t = 0."""
+    t = torch.linspace(sde.eps, sde.T, 1001, dtype=torch.float64)[1:-1].requires_grad_()
+    alpha, variance = sde.alpha(t), sde.sigma(t) ** 2
+    slopes = [derivative(value, t) for value in (alpha, variance)]
+    rate = sde.rate(t)
+    expected = [rate * alpha, 2 * rate * variance + sde.diffusion(t) ** 2]
+    error = max(float(((a - b).abs() / (1 + b.abs())).detach().max()) for a, b in zip(slopes, expected, strict=True))
+    zero = torch.zeros((), dtype=torch.float64)
+    error = max(error, abs(float(sde.alpha(zero)) - 1), float(sde.sigma(zero)) ** 2)
+    return Proof("kernel solves the moment equations of (f, g)", f"{error:.1e}", "<= 1e-9", error <= 1e-9)
+
+
+def inverse(sde: LinearSDE) -> Proof:
+    """``time`` is the inverse of ``log_nsr``, which grids and importance sampling go by."""
+    t = torch.linspace(sde.eps, sde.T, 1001, dtype=torch.float64)
+    error = float((sde.time(sde.log_nsr(t)) / t - 1).abs().max())
+    return Proof("time inverts the log noise-to-signal ratio", f"{error:.1e}", "<= 1e-6", error <= 1e-6)
+
+
+def derivative(value: Tensor, t: Tensor) -> Tensor:
+    """dvalue/dt, zero where the value does not depend on t."""
+    if not value.requires_grad:
+        return torch.zeros_like(t)
+    found = torch.autograd.grad(value.sum(), t, allow_unused=True, retain_graph=True)[0]
+    return torch.zeros_like(t) if found is None else found
+
+
+def simulated(sde: SDE) -> Proof:
+    """The law of :meth:`SDE.perturb` against Euler–Maruyama paths of (f, g), by their means and standard deviations."""
+    source = randn_like(generator("cpu", 0, "proof"))
+    steps, t = 1000, 0.5 * sde.T
+    x = torch.full((COUNT, 1), MEAN, dtype=torch.float64)
+    drawn = sde.perturb(x, torch.full((COUNT,), t, dtype=torch.float64), source)
+    for i in range(steps):
+        now, h = torch.tensor(i * t / steps, dtype=torch.float64), t / steps
+        x = x + h * sde.drift(x, now) + math.sqrt(h) * sde.diffusion(now) * source(x)
+    worst = max(abs(float(a - b)) for a, b in ((drawn.mean(), x.mean()), (drawn.std(), x.std())))
+    allowed = 6 * float(x.std()) / math.sqrt(COUNT) + 0.01
+    return Proof("perturb has the law of simulated paths", f"{worst:.3f}", f"<= {allowed:.3f}", worst <= allowed)
+
+
+def prior(sde: SDE) -> Proof:
+    """The prior's density is normalised, and its draws have its standard deviation."""
+    draws = sde.sample_prior(torch.empty(COUNT, 1, dtype=torch.float64), randn_like(generator("cpu", 0, "proof")))
+    reach = 12 * float(draws.std())
+    x = torch.linspace(-reach, reach, 200_001, dtype=torch.float64)
+    density = sde.log_prior(x[:, None]).exp()
+    mass, second = (float(torch.trapezoid(f, x)) for f in (density, density * x**2))
+    error = max(abs(mass - 1), abs(float(draws.square().mean()) / second - 1) - 6 * math.sqrt(2 / COUNT))
+    return Proof("prior is normalised and drawn from", f"{error:.1e}", "<= 1e-4", error <= 1e-4)
+
+
+def gaussian(sde: LinearSDE) -> Callable[[Tensor, Tensor], Tensor]:
+    """The exact score of the Gaussian data: affine in x, for vectors and images of independent entries."""
+
+    def score(x: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = expand(sde.alpha(t), x), expand(sde.sigma(t), x)
+        return (alpha * MEAN - x) / (alpha**2 * VARIANCE + sigma**2)
+
+    return score
+
+
+def marginal(sde: LinearSDE, t: float) -> tuple[float, float]:
+    """Mean and variance of x(t) for the Gaussian data."""
+    time = torch.tensor(t, dtype=torch.float64)
+    alpha, sigma = float(sde.alpha(time)), float(sde.sigma(time))
+    return alpha * MEAN, alpha**2 * VARIANCE + sigma**2
+
+
+def output(sampler: Sampler, sde: LinearSDE) -> tuple[float, float]:
+    """Mean and variance of what a sampler makes of p_T, for the Gaussian data, with no Monte Carlo.
+
+    Every step is affine in the start and in the noises, so that unit impulses, one a row, read off the coefficients.
+
+    Args:
+        sampler: whose steps are affine in the score.
+        sde: the forward process.
+    """
+    mean, variance = marginal(sde, sde.T)
+    draws = 0
+
+    def counted(like: Tensor) -> Tensor:
+        nonlocal draws
+        draws += 1
+        return torch.zeros_like(like)
+
+    sampler(sde, gaussian(sde), torch.zeros(1, 1, dtype=torch.float64), noise=counted)
+    x = torch.full((draws + 2, 1), mean, dtype=torch.float64)
+    x[1] += math.sqrt(variance)
+    calls = iter(range(draws))
+
+    def impulse(like: Tensor) -> Tensor:
+        z = torch.zeros_like(like)
+        z[2 + next(calls)] = 1
+        return z
+
+    out = sampler(sde, gaussian(sde), x, noise=impulse).x.flatten()
+    return float(out[0]), float((out[1:] - out[0]).square().sum())
+
+
+def error(sde: LinearSDE, predictor: Predictor, steps: int) -> float:
+    """How far a scheme's mean and standard deviation at eps are from those of the Gaussian data."""
+    mean, variance = output(StepSampler(predictor, steps=steps, grid=predictor.grid), sde)
+    expected = marginal(sde, sde.eps)
+    return abs(mean - expected[0]) + abs(math.sqrt(variance) - math.sqrt(expected[1]))
+
+
+def order(sde: LinearSDE, predictor: Predictor | None) -> Proof:
+    """The declared order of convergence, from the errors at :data:`STEPS` steps on the grid that it is declared for."""
+    if predictor is None:
+        return Proof(ORDER, "no scheme of fixed steps", "", None)
+    if not sde.smooth:
+        return Proof(ORDER, "f and g are not smooth in t", "", None)
+    errors = [error(sde, predictor, steps) for steps in STEPS]
+    # Below 1e-10 what is left is rounding.
+    found = math.log2(errors[-2] / errors[-1]) if errors[-1] > 1e-10 else math.inf
+    holds = found >= predictor.order - 0.2 and errors[-1] < min(0.1, errors[0])
+    return Proof(ORDER, f"{found:.2f}", f">= {predictor.order} - 0.2, grid={predictor.grid}", holds)
+
+
+def mixture() -> GaussianMixture:
+    """Three components of different weights and shapes in the plane, of unit spread."""
+    weights = torch.tensor([0.5, 0.3, 0.2])
+    means = torch.tensor([[-0.8, 0.5], [1.0, 0.6], [0.5, -2.15]])
+    covariances = torch.tensor(
+        [[[0.10, 0.06], [0.06, 0.08]], [[0.05, 0.0], [0.0, 0.20]], [[0.04, -0.02], [-0.02, 0.03]]]
+    )
+    return GaussianMixture(weights, means, covariances)
+
+
+def moments(sde: LinearSDE, sampler: Sampler) -> list[Proof]:
+    """Means, standard deviations and weights of the modes of samples of a mixture, at the sampler's own settings."""
+    law = mixture()
+    score, x = Marginals(law, sde), torch.empty(COUNT, 2, dtype=torch.float64)
+    noise = SampleNoise(0, 0, COUNT, (2,))
+    samples = sampler(sde, score, sde.sample_prior(x, noise), noise=noise)
+    exact = law.sample(200_000, generator("cpu", 0, "exact"))
+    proofs = []
+    pairs = (
+        (samples.x.mean(0), law.weights @ law.means, exact.std(0)),
+        (samples.x.std(0), exact.std(0), exact.std(0)),
+        (shares(law, samples.x), shares(law, exact), torch.tensor(0.5)),
+    )
+    for claim, (value, expected, spread) in zip(MOMENTS, pairs, strict=True):
+        off = float((value - expected).abs().max())
+        # Five standard errors of the samples, and two percent for the steps.
+        allowed = float((5 / math.sqrt(COUNT) + 0.02) * spread.max())
+        proofs.append(Proof(claim, f"{off:.3f}", f"<= {allowed:.3f}", off <= allowed))
+    return proofs
+
+
+def shares(law: GaussianMixture, x: Tensor) -> Tensor:
+    """The share of points nearest, in probability, to each component."""
+    return torch.bincount(law.component(x), minlength=len(law.weights)).double() / len(x)
+
+
+def run(sde: SDE, sampler: Sampler, start: int, stop: int, shape: Sequence[int] = (2,)) -> Tensor:
+    """The samples ``start`` to ``stop`` of seed 0 under a score that all SDEs bear."""
+    noise = SampleNoise(0, start, stop, tuple(shape))
+    x = sde.sample_prior(torch.empty(stop - start, *shape, dtype=torch.float64), noise)
+    return sampler(sde, common(sde), x, noise=noise).x
+
+
+def common(sde: SDE) -> Callable[[Tensor, Tensor], Tensor]:
+    """The score of the Gaussian data where it is known, else that of the prior, under which no process runs off."""
+    return gaussian(sde.linear) if sde.linear is not None else lambda x, t: sde.prior_score(x)
+
+
+def invariance(sde: SDE, sampler: Sampler) -> Proof:
+    """Sample i depends on (seed, i) alone: the same in batches of 1, 7 and 70, across blocks of the generator."""
+    whole = run(sde, sampler, 0, 70)
+    parts = [run(sde, sampler, 0, 1), run(sde, sampler, 60, 67)]
+    off = max(
+        float((part - whole[rows]).abs().max()) for part, rows in zip(parts, (slice(1), slice(60, 67)), strict=True)
+    )
+    claim = "a sample does not depend on its batch"
+    if sampler.couples:
+        return Proof(claim, f"{off:.1e}", "the samples of a batch depend on each other", None)
+    return Proof(claim, f"{off:.1e}", "<= 1e-9", off <= 1e-9)
+
+
+def repetition(sde: SDE, sampler: Sampler) -> Proof:
+    """A sampler keeps nothing from one call to the next."""
+    same = torch.equal(run(sde, sampler, 0, 9), run(sde, sampler, 0, 9))
+    return Proof("a second call gives the same", "the same" if same else "another", "the same", same)
+
+
+def evaluations(sde: SDE, sampler: Sampler) -> Proof:
+    """The evaluations that it reports are those counted here, and those that its settings ask for."""
+    asked = 0
+
+    def score(x: Tensor, t: Tensor) -> Tensor:
+        nonlocal asked
+        asked += len(x)
+        return common(sde)(x, t)
+
+    noise = SampleNoise(0, 0, 8, (2,))
+    x = sde.sample_prior(torch.empty(8, 2, dtype=torch.float64), noise)
+    reported = sampler(sde, score, x, noise=noise).nfe
+    holds = reported == asked / 8 and sampler.evaluations in (None, reported)
+    wanted = "as counted" if sampler.evaluations is None else f"= {sampler.evaluations}"
+    return Proof("evaluations of the score", f"{reported:g}", wanted, holds)
+
+
+def shapes(sde: SDE, sampler: Sampler) -> Proof:
+    """An image of one channel is treated as the vector of its pixels."""
+    image, vector = (run(sde, sampler, 0, 5, shape).flatten(1) for shape in ((1, 2, 3), (6,)))
+    off = float((image - vector).abs().max())
+    return Proof("images as vectors", f"{off:.1e}", "<= 1e-9", off <= 1e-9)

@@ -1,0 +1,71 @@
+r"""A classifier of noisy data, :math:`p_t(y \mid x)`: what steers a score towards a class.
+
+With :math:`\nabla_x \log p_t(x \mid y) = \nabla_x \log p_t(x) + \nabla_x \log p_t(y \mid x)` a score that never saw a
+label samples one class (section 4 of the paper).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from sdegen.core.randomness import generator, randn_like
+from sdegen.core.schema import FromRun
+from sdegen.networks.base import Network
+from sdegen.sde.base import SDE
+
+
+class ClassifierModel(nn.Module, FromRun):
+    """A network read as the log-probabilities of the classes: ``(x, t) -> (B, classes)``.
+
+    Args:
+        network: gives logits.
+        sde: the process whose states it classifies.
+    """
+
+    def __init__(self, network: Network, sde: SDE) -> None:
+        super().__init__()
+        self.network, self.sde = network, sde
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.network(x, t).log_softmax(1)
+
+    def given(self, y: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        r"""The log-likelihood of a class, :math:`\log p_t(y \mid x)`: ``(x, t) -> (B,)``.
+
+        Args:
+            y: the class, ``()`` or one for each row, ``(B,)`` int64.
+        """
+        return lambda x, t: self(x, t).gather(1, y.expand(len(x)).unsqueeze(1)).squeeze(1)
+
+
+@torch.no_grad()
+def log_likelihood_by_time(model: ClassifierModel, x: Tensor, y: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """How well noisy data are classified, at each of some times; the noise is the same at every call.
+
+    Args:
+        model: the classifier.
+        x: clean data in the network's units, ``(N, *)``.
+        y: their classes, ``(N,)``.
+        times: ``(F,)``.
+
+    Returns:
+        The mean log-probability of the true class and the share of hits, ``(F,)`` float64 each.
+    """
+    source = randn_like(generator(x.device, 0, "accuracy"))
+    rows = []
+    for t in times.to(x.device):
+        found = [
+            (log_p.gather(1, label.unsqueeze(1)).squeeze(1), log_p.argmax(1) == label)
+            for clean, label in zip(x.split(BATCH), y.split(BATCH), strict=True)
+            for log_p in [model(model.sde.perturb(clean, t.expand(len(clean)), source), t)]
+        ]
+        rows.append([torch.cat(column).double().mean() for column in zip(*found, strict=True)])
+    log_p, hits = zip(*rows, strict=True)
+    return torch.stack(log_p).cpu(), torch.stack(hits).cpu()
+
+
+BATCH = 1000
+"""Points classified at once."""

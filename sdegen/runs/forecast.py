@@ -1,0 +1,147 @@
+"""What a run will cost, before it is spent: evaluations counted, and seconds measured on a few real steps."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from statistics import mean, median
+from typing import NamedTuple
+
+import torch
+
+from sdegen.config.assembly import Config, replicated, together
+from sdegen.core import schema
+from sdegen.core.randomness import SampleNoise
+from sdegen.models.classifier import ClassifierModel
+from sdegen.runs import files
+from sdegen.runs.sampling import draw
+from sdegen.training.loop import DTYPES
+
+NAME = "forecast.json"
+SECONDS = 2.0
+"""Real steps are taken for so long."""
+TRIED = 16
+"""Samples of which a sampler that chooses its steps shows how many it takes."""
+
+
+class Forecast(NamedTuple):
+    """The cost of a run.
+
+    Attributes:
+        steps: of the training.
+        rows: noisy points that pass through the network in them.
+        seconds: about what they take, previews and checkpoints left out.
+        sampled_rows: evaluations of the network in sampling at the end; of the untrained network, where the sampler
+            chooses its steps.
+        sampling_seconds: about what they take; measures and figures are left out.
+        memory_mib: the most that the process held meanwhile; of the GPU's memory where the run is there.
+    """
+
+    steps: int
+    rows: int
+    seconds: float
+    sampled_rows: float
+    sampling_seconds: float
+    memory_mib: float | None
+
+
+def forecast(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Forecast:
+    """Count, and measure, what a run will cost.
+
+    Args:
+        config: a configuration of train.yaml, resolved, plain.
+        trust: modules whose classes it may name; any, where the user has composed it himself.
+    """
+    files.forget_peak_memory()
+    replicas = replicated(config, trust)
+    parts, training = replicas[0], together(replicas)
+    config, dataset, sde = parts.config, parts.dataset, parts.sde
+    device, dtype = parts.trainer.device, DTYPES[parts.trainer.precision]
+    model, steps, seconds = training.models[0], training.steps, 0.0
+    if steps:
+        coming = training.stream.steps(0, steps)
+        taken: list[float] = []
+        # The first step pays for what is done once.
+        while len(taken) < min(4, steps) or (sum(taken[1:]) < SECONDS and len(taken) < steps):
+            taken.append(_timed(lambda: training.advance(next(coming)), device))
+        seconds = mean(taken[1:] or taken) * steps
+    epochs, rest = divmod(steps, training.stream.points[0].per_epoch)
+    rows = len(replicas) * parts.times.draws * (epochs * len(dataset.x) + rest * parts.trainer.batch_size)
+    count, sampled, sampling_seconds = config["count"], 0.0, 0.0
+    if not isinstance(model, ClassifierModel):
+        nfe: float | None = parts.sampler.evaluations
+        if nfe is None:
+            nfe = draw(sde, model, parts.sampler, dataset.units, TRIED, device=device, dtype=dtype).nfe
+        batch = min(count, 1000)
+        x = torch.empty(batch, *dataset.units.shape, device=device, dtype=dtype)
+        x = sde.sample_prior(x, SampleNoise(0, 0, batch, dataset.units.shape, device))
+        t = torch.as_tensor(sde.T, device=device, dtype=dtype)
+        with torch.no_grad():
+            once = median(_timed(lambda: model(x, t), device) for _ in range(5))
+        sampled = nfe * count * len(replicas)
+        sampling_seconds = once * sampled / batch
+    memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else files.peak_memory_mib()
+    return Forecast(steps, rows, seconds, sampled, sampling_seconds, memory)
+
+
+def table(forecasts: Sequence[tuple[str, Forecast]]) -> str:
+    """Forecasts as lines of text, with the sum of several; memory has none."""
+    rows: list[tuple[Sequence[float], float | None, str]] = [
+        (cost[:5], cost.memory_mib, job) for job, cost in forecasts
+    ]
+    if len(rows) > 1:
+        rows.append((tuple(sum(column) for column in zip(*(row[0] for row in rows), strict=True)), None, "in all"))
+    lines = [f"{'steps':>9}{'rows':>9}{'time':>9}{'sampling':>10}{'time':>9}{'MiB':>7}   job"]
+    for (steps, trained, seconds, sampled, sampling), memory, job in rows:
+        times = [str(timedelta(seconds=round(value))) for value in (seconds, sampling)]
+        held = "" if memory is None else f"{memory:.0f}"
+        counts = [_short(value) for value in (steps, trained, sampled)]
+        lines.append(f"{counts[0]:>9}{counts[1]:>9}{times[0]:>9}{counts[2]:>10}{times[1]:>9}{held:>7}   {job}")
+    return "\n".join(lines)
+
+
+def write(folder: Path, forecasts: Sequence[tuple[str, Forecast]]) -> Path:
+    """Write forecasts beside what they are of, as ``forecast.json``: their fields by the job."""
+    files.write_json(folder / NAME, {job: cost._asdict() for job, cost in forecasts})
+    return folder / NAME
+
+
+def read(folder: Path) -> dict[str, Forecast]:
+    """What :func:`write` has written; empty where it has not, or where it is damaged."""
+    try:
+        found = {job: Forecast(**cost) for job, cost in json.loads(files.text(folder / NAME)).items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+    numbers = (number for cost in found.values() for number in (*cost[:5], cost.memory_mib or 0.0))
+    return found if all(map(files.is_number, numbers)) else {}
+
+
+def each(configs: Sequence[Config]) -> list[Forecast]:
+    """The forecasts of runs, each of several in a process of its own, whose memory no other has filled."""
+    if len(configs) == 1:
+        return [forecast(configs[0])]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["sdegen.runs.forecast"])
+    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
+        return list(pool.map(forecast, configs))
+
+
+def _short(value: float) -> str:
+    """Three digits and a thousand's letter: 2.4M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.0f}"
+
+
+def _timed(work: Callable[[], object], device: torch.device) -> float:
+    began = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began

@@ -1,0 +1,60 @@
+"""Signals that ask a run to stop: those of Ctrl-C, of a shutdown, and of a cluster that wants its machine back."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+from sdegen.core.errors import Stopped
+
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+"""Slurm sends SIGTERM, and before it what ``--signal`` names; submitit's choice is SIGUSR2."""
+
+
+class Interrupt:
+    """While it is entered, a signal raises :class:`Stopped`; within :meth:`noted` a first one is only noted.
+
+    Signals can be handled in the main thread alone; elsewhere they are left as they are.
+    """
+
+    def __init__(self) -> None:
+        self._asked: signal.Signals | None = None
+        self._noting = False
+        self._previous: dict[signal.Signals, Any] = {}
+
+    @contextlib.contextmanager
+    def noted(self) -> Iterator[Interrupt]:
+        """While it is entered, a first signal is only noted, so that a step is finished and saved; a second one stops.
+
+        Raises:
+            Stopped: on leaving, if one was noted.
+        """
+        self._noting = True
+        try:
+            yield self
+        finally:
+            self._noting = False
+        if self._asked is not None:
+            raise Stopped(self._asked.name, self._asked)
+
+    def asked(self) -> bool:
+        """Whether a signal has come."""
+        return self._asked is not None
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        again, self._asked = self._asked is not None, signal.Signals(number)
+        if again or not self._noting:
+            raise Stopped(self._asked.name, number)

@@ -1,0 +1,142 @@
+"""Samples of a model: any number, in batches that do not change them."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import torch
+from torch import Tensor
+
+from sdegen.core.errors import UserError
+from sdegen.core.randomness import SampleNoise, own_layers
+from sdegen.datasets import Units
+from sdegen.guidance.classes import Guidance
+from sdegen.models.score import ScoreModel
+from sdegen.samplers import Sampler, Samples
+from sdegen.sde.base import SDE, Score
+from sdegen.sde.scores import Counted
+
+log = logging.getLogger("sdegen")
+
+SHOWN = 1000
+"""Samples whose path is kept."""
+
+
+class Watched:
+    """A score that notes when it first meets, or gives, a number that is not finite."""
+
+    def __init__(self, score: Score) -> None:
+        self.score = score
+        self.found: list[str] = []
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        return self._noted(self.score, x, t)
+
+    def given(self, y: Tensor) -> Score:
+        """The score of a class, watched as well."""
+        score = self.score.given(y)  # type: ignore[attr-defined]
+        return lambda x, t: self._noted(score, x, t)
+
+    def _noted(self, score: Score, x: Tensor, t: Tensor) -> Tensor:
+        y, at = score(x, t), f"at t={float(t.max()):.3g}"
+        if not bool(x.isfinite().all()):
+            self.found.append(f"the steps run away, the first {at}: try more sampler.steps, or another sampler")
+        elif not bool(y.isfinite().all()):
+            size = float(x.abs().max())
+            self.found.append(f"the score is not, {at} and points as large as {size:.3g}: try more sampler.steps")
+        return y
+
+    def told(self) -> str:
+        """When it was, why, and what to do."""
+        return self.found[0] if self.found else "the last step runs away: try more sampler.steps, or another sampler"
+
+
+def draw(
+    sde: SDE,
+    model: ScoreModel,
+    sampler: Sampler,
+    units: Units,
+    count: int,
+    *,
+    seed: int = 0,
+    batch_size: int = 1000,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    frames: int = 0,
+    guidance: Guidance | None = None,
+    first: int = 0,
+) -> Samples:
+    """``count`` samples of a seed, in the network's units.
+
+    Sample i depends on (seed, i) alone, not on the batch it is computed in. Excepted are samplers that couple the
+    samples of a batch, ``rk45`` and ``twisted``: see :func:`cut`.
+
+    Args:
+        sde: the forward process.
+        model: the score.
+        sampler: carries the prior to data.
+        units: tell the shape of a sample.
+        count: how many.
+        seed: of the samples; unrelated to the seed of the training.
+        batch_size: samples computed at once; bounds the memory.
+        device: where to compute.
+        dtype: of the computation.
+        frames: states of the path to keep, for the first :data:`SHOWN` samples of the first batch.
+        guidance: steers the score; None for the score itself.
+        first: index of the first sample.
+
+    Returns:
+        The samples; their ``nfe`` counts evaluations of the model, of which a guided score may take several.
+    """
+    if count < 1 or batch_size < 1:
+        raise ValueError(f"count={count} and batch_size={batch_size} must be at least 1")
+    was_training = model.training
+    model.eval()
+
+    def batch(span: range, score: Score) -> Samples:
+        """The samples of these indices."""
+        noise = SampleNoise(seed, span.start, span.stop, units.shape, device)
+        like = torch.empty(len(span), *units.shape, device=device, dtype=dtype)
+        prior, steered = sde.sample_prior(like, noise), score
+        if guidance is not None:
+            prior, steered = guidance.start(sde, prior), guidance(sde, score)
+        return sampler(sde, steered, prior, noise=noise, frames=frames if span.start == first else 0)
+
+    counted, spans = Counted(model), cut(first, count, batch_size, even=sampler.couples)
+    fewest = min(map(len, spans))
+    if guidance is not None and fewest < sampler.enough:
+        log.warning(
+            f"batches of {fewest} particles are small: the weights of modes are off by about {fewest**-0.5:.2g}: raise "
+            f"count and batch_size together, to {sampler.enough} or more"
+        )
+    try:
+        with torch.no_grad(), own_layers(device, seed, "layers", first):
+            batches = [batch(span, counted) for span in spans]
+            x = torch.cat([each.x for each in batches])
+            broken = torch.nonzero(~x.flatten(1).isfinite().all(1)).flatten().tolist()
+            if broken:
+                # Once more, and looked at: to look at every step of every sample would cost all others time.
+                watched = Watched(model)
+                batch(next(span for span in spans if first + broken[0] in span), Counted(watched))
+                raise UserError(f"{len(broken)} of {count} samples are not finite: {watched.told()}")
+    finally:
+        model.train(was_training)
+    accepted = [each.acceptance * len(each.x) for each in batches if each.acceptance is not None]
+    acceptance = sum(accepted) / count if accepted else None
+    return Samples(x, counted.rows / count, batches[0].path[:, :SHOWN], batches[0].times, acceptance)
+
+
+def cut(first: int, count: int, batch_size: int, *, even: bool) -> list[range]:
+    """The indices of ``count`` samples from ``first`` on, in as few batches of at most ``batch_size`` as there can be.
+
+    Args:
+        first: index of the first sample.
+        count: how many samples.
+        batch_size: of the largest batch.
+        even: make all batches of the same size, within one, where a short one would have another law; else all but the
+            last are full.
+    """
+    number = math.ceil(count / batch_size)
+    ends = [count * i // number if even else min(count, i * batch_size) for i in range(number + 1)]
+    return [range(first + start, first + stop) for start, stop in zip(ends, ends[1:], strict=False)]

@@ -1,0 +1,30 @@
+"""Training: objectives, weights, times, batches, gradients, the optimiser and the loop.
+
+Files and figures are in runs.
+Classes of the groups ``times`` and ``weighting`` are named by module, as in ``sdegen.training.times.Uniform``.
+"""
+
+from sdegen.training import times, weighting
+from sdegen.training.gradient import Gradient
+from sdegen.training.loop import Trainer, Training
+from sdegen.training.objective import Classification, Denoising, Implicit, Objective, Sliced
+from sdegen.training.optimizer import Adam, Optimizer
+from sdegen.training.times import TimeSampler
+from sdegen.training.weighting import Weighting
+
+__all__ = [
+    "Adam",
+    "Classification",
+    "Denoising",
+    "Gradient",
+    "Implicit",
+    "Objective",
+    "Optimizer",
+    "Sliced",
+    "TimeSampler",
+    "Trainer",
+    "Training",
+    "Weighting",
+    "times",
+    "weighting",
+]

@@ -1,0 +1,170 @@
+"""What training minimises: the loss of a score at one noisy point, before any weight.
+
+An objective works in two halves, because the first needs no gradient and is done for many steps at once:
+:meth:`Objective.prepare` draws the noisy points, :meth:`Objective.loss` is the hot path.
+
+The losses of a score differ, in the mean, from :math:`E\\|s_\\theta - \\nabla \\log p_t\\|^2` by a constant of
+their own.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from sdegen.core.randomness import RandnLike
+from sdegen.core.tensors import expand, squared_norm
+from sdegen.sde.base import SDE, LinearSDE, S, Score
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Rows ready for the network: points ``x`` ``(N, *)`` at the times ``t`` ``(N,)``.
+
+    What else an objective needs are fields of a subclass, tensors of N rows each.
+    """
+
+    x: Tensor
+    t: Tensor
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The same with every field changed."""
+        return type(self)(*map(change, vars(self).values()))
+
+
+Rows = TypeVar("Rows", bound=Prepared)
+
+
+class Objective(ABC, Generic[S, Rows]):
+    """A loss whose minimiser over functions is the score of the marginals.
+
+    Attributes:
+        kernel: empty where any SDE will do; else the words of what to use in its place where the SDE has no
+            closed-form kernel.
+        differentiates: whether the loss holds derivatives of the score in x, for which ReLU networks are too rough.
+        classifies: whether it trains a classifier in the place of a score.
+    """
+
+    kernel = ""
+    differentiates = False
+    classifies = False
+
+    @abstractmethod
+    def prepare(self, sde: S, x0: Tensor, t: Tensor, randn_like: RandnLike) -> Rows:
+        """Noisy points for data ``x0`` ``(N, *)`` at the times ``t`` ``(N,)``."""
+
+    @abstractmethod
+    def loss(self, score: Score, rows: Rows) -> Tensor:
+        """The unweighted loss of each row, ``(N,)``."""
+
+
+@dataclass(frozen=True)
+class Noised(Prepared):
+    """Noisy points, with the standard normal ``noise`` ``(N, *)`` in them and its factor ``sigma`` ``(N,)``."""
+
+    noise: Tensor
+    sigma: Tensor
+
+
+class Denoising(Objective[LinearSDE, Noised]):
+    r"""Denoising score matching (eq. 5 of the paper), whose target is the score of the kernel.
+
+    .. math:: \left\| s_\theta(x_t, t) - \nabla \log p_{0t}(x_t \mid x_0) \right\|^2
+              = \sigma_t^{-2} \left\| \sigma_t s_\theta(x_t, t) + z \right\|^2, \qquad x_t = \alpha_t x_0 + \sigma_t z
+
+    The right-hand side subtracts numbers of order one; the left one, two scores of order 10³.
+
+    Reference: Vincent (2011), A connection between score matching and denoising autoencoders.
+    """
+
+    kernel = "use objective=sliced or objective=implicit"
+
+    def prepare(self, sde: LinearSDE, x0: Tensor, t: Tensor, randn_like: RandnLike) -> Noised:
+        noise = randn_like(x0)
+        return Noised(sde.perturb(x0, t, lambda _: noise), t, noise, sde.sigma(t))
+
+    def loss(self, score: Score, rows: Noised) -> Tensor:
+        residual = rows.noise + expand(rows.sigma, rows.x) * score(rows.x, rows.t)
+        return squared_norm(residual) / rows.sigma**2
+
+
+class Implicit(Objective[SDE, Prepared]):
+    r"""Implicit score matching (eq. 3 of the paper), with the exact divergence of the score.
+
+    .. math:: \|s_\theta(x_t, t)\|^2 + 2 \nabla \cdot s_\theta(x_t, t)
+
+    It needs no kernel, only draws of :math:`x_t`. The divergence costs one backward pass for each of the d entries
+    of a point; in the mean it cancels numbers of order :math:`d/\sigma_t^2`, so that its variance at small t is far
+    above that of denoising.
+
+    Reference: Hyvärinen (2005), Estimation of non-normalized statistical models by score matching.
+    """
+
+    differentiates = True
+
+    def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike) -> Prepared:
+        return Prepared(sde.perturb(x0, t, randn_like), t)
+
+    def loss(self, score: Score, rows: Prepared) -> Tensor:
+        x = rows.x.detach().requires_grad_()
+        output = score(x, rows.t)
+        columns = output.flatten(1).sum(0)
+        gradients = (torch.autograd.grad(column, x, create_graph=True)[0].flatten(1) for column in columns)
+        divergence = torch.stack([gradient[:, i] for i, gradient in enumerate(gradients)], dim=1).sum(1)
+        return squared_norm(output) + 2 * divergence
+
+
+@dataclass(frozen=True)
+class Probed(Prepared):
+    """Noisy points, with a direction ``probe`` ``(N, *)`` for each."""
+
+    probe: Tensor
+
+
+class Sliced(Objective[SDE, Probed]):
+    r"""Sliced score matching: the divergence along one random direction, at the price of a single backward pass.
+
+    .. math:: \|s_\theta(x_t, t)\|^2 + 2 v^\top \nabla_x \left( v^\top s_\theta(x_t, t) \right), \qquad v_i = \pm 1
+
+    The mean over the Rademacher probe v is the loss of :class:`Implicit`, and on the line it is that loss itself. Of
+    all probes with independent entries these have the least variance. More of them for a data point come with more
+    ``times.draws``.
+
+    Reference: Song, Garg, Shi & Ermon (2019), Sliced score matching, https://arxiv.org/abs/1905.07088, in its
+    form of reduced variance, which keeps the norm in full.
+    """
+
+    differentiates = True
+
+    def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike) -> Probed:
+        x = sde.perturb(x0, t, randn_like)
+        return Probed(x, t, torch.copysign(torch.ones_like(x), randn_like(x)))
+
+    def loss(self, score: Score, rows: Probed) -> Tensor:
+        x = rows.x.detach().requires_grad_()
+        output = score(x, rows.t)
+        (gradient,) = torch.autograd.grad((output * rows.probe).sum(), x, create_graph=True)
+        return squared_norm(output) + 2 * (gradient * rows.probe).flatten(1).sum(1)
+
+
+class Classification(Objective[SDE, Prepared]):
+    r"""Cross entropy of a classifier of noisy data: :math:`-\log p_\theta(y \mid x_t, t)`, y the class of :math:`x_0`.
+
+    Its minimiser over functions is :math:`p_t(y \mid x)`. What takes the place of the score in :meth:`loss` is the
+    log-likelihood of each row's class, ``(x, t) -> (B,)``. Any SDE will do.
+
+    Reference: section 4 of the paper; Dhariwal & Nichol (2021), https://arxiv.org/abs/2105.05233
+    """
+
+    classifies = True
+
+    def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike) -> Prepared:
+        return Prepared(sde.perturb(x0, t, randn_like), t)
+
+    def loss(self, score: Score, rows: Prepared) -> Tensor:
+        return -score(rows.x, rows.t)

@@ -1,0 +1,173 @@
+r"""How the times of a training step are drawn.
+
+A time sampler turns uniform numbers into times and the ratio of the uniform density on :math:`[\varepsilon, T]` to its
+own, so that the mean of ratio · loss estimates the same integral over t for every sampler but the grid, which
+computes another one: the mean over its points (see :class:`Grid`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Generic
+
+import torch
+from torch import Tensor
+
+from sdegen.sde.base import SDE, LinearSDE, S
+from sdegen.training.weighting import Weighting
+
+
+class TimeSampler(ABC, Generic[S]):
+    """Draws ``draws`` times for each data point of a batch.
+
+    Args:
+        draws: times (and noises) for each data point and step.
+        chunk: draws that pass through the network at once; more only cost more memory. None: all of them.
+
+    Attributes:
+        kernel: empty where any SDE will do; else the words of what to use in its place where the SDE has no
+            closed-form kernel.
+        rowwise: whether a time has the same bits whatever times are drawn beside it.
+    """
+
+    kernel = ""
+    rowwise = True
+
+    def __init__(self, draws: int = 1, chunk: int | None = None) -> None:
+        if draws < 1:
+            raise ValueError(f"draws={draws} must be at least 1")
+        if chunk is not None and chunk < 1:
+            raise ValueError(f"chunk={chunk} must be at least 1")
+        self.draws, self.chunk = draws, min(chunk or draws, draws)
+
+    @abstractmethod
+    def __call__(self, sde: S, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Times, and the uniform density over the density they were drawn from.
+
+        Args:
+            sde: the forward process.
+            weighting: λ(t), to which importance sampling adapts.
+            u: uniform numbers in [0, 1), ``(K, draws, B)``: K steps of B data points.
+
+        Returns:
+            Two tensors of the shape of ``u``.
+        """
+
+
+class Uniform(TimeSampler[SDE]):
+    r""":math:`t \sim U[\varepsilon, T]`, independent for each row (Song et al. 2021)."""
+
+    def __call__(self, sde: SDE, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
+        return between(sde, u), torch.ones_like(u)
+
+
+class Stratified(TimeSampler[SDE]):
+    r"""One draw in each of :math:`n` equal slices of :math:`[\varepsilon, T]`, n the rows of a step.
+
+    The same mean as independent draws, with less variance. Which data point meets which slice is random, since the
+    batch itself is drawn at random.
+    """
+
+    def __call__(self, sde: SDE, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
+        return between(sde, stratify(u)), torch.ones_like(u)
+
+
+class Importance(TimeSampler[LinearSDE]):
+    r"""Stratified draws from the density :math:`\propto \lambda(t)/\sigma_t^2`, the ratio divided out.
+
+    It makes every row of the denoising loss weigh about the same, whatever λ. In terms of the log noise-to-signal
+    ratio u, whose derivative is :math:`g^2/\sigma^2`, the density is :math:`\propto \lambda/g^2`: constant for the
+    likelihood weighting, where this is exact, and otherwise a table of :attr:`CELLS` cells. The ratio is that of
+    the table, so that the mean is exact either way.
+
+    Reference: Song et al. (2021), https://arxiv.org/abs/2101.09258, section 5.
+    """
+
+    CELLS = 1024
+    kernel = "use times=stratified"
+    # Torch's exponentials and roots take other paths for other numbers of rows.
+    rowwise = False
+
+    def __call__(self, sde: LinearSDE, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
+        ends = sde.log_nsr(torch.tensor([sde.eps, sde.T], dtype=torch.float64))
+        edges = torch.linspace(float(ends[0]), float(ends[1]), self.CELLS + 1, dtype=torch.float64)
+        middle = sde.time(0.5 * (edges[1:] + edges[:-1]))
+        density = weighting(sde, middle) / sde.diffusion(middle) ** 2
+        cumulative = torch.cat([torch.zeros(1, dtype=torch.float64), density.cumsum(0)])
+        density, cumulative = (c.to(u) for c in (density / cumulative[-1], cumulative / cumulative[-1]))
+
+        v = stratify(u)
+        cell = (torch.searchsorted(cumulative, v, right=True) - 1).clamp(0, self.CELLS - 1)
+        position = (cell + (v - cumulative[cell]) / density[cell]) / self.CELLS
+        t = sde.time(torch.lerp(ends[0].to(u), ends[1].to(u), position)).clamp(sde.eps, sde.T)
+        # p(t) = p(u) du/dt with du/dt = g² / σ² and p(u) the density of the table's cell.
+        per_u = density[cell] * self.CELLS / float(ends[1] - ends[0])
+        return t, sde.sigma(t) ** 2 / (per_u * sde.diffusion(t) ** 2 * (sde.T - sde.eps))
+
+
+class Grid(TimeSampler[SDE]):
+    r"""The paper's discretisation: every data point of the batch meets all points of one grid, each several times.
+
+    .. math:: t_i = \varepsilon + \frac{i}{N - 1} (T - \varepsilon), \qquad i = 0, \dots, N - 1
+
+    The loss is then a mean over the grid, not an integral over t. The two agree for the variance weighting as N
+    grows. For :math:`\lambda = 1` they never do: at 100 points nearly all of the weight is on the single point
+    :math:`t = \varepsilon`, where :math:`1/\sigma^2` is :math:`10^6`.
+
+    Args:
+        points: number of grid points N, at least 2.
+        simulations: noise draws at each point.
+        chunk: draws that pass through the network at once, of ``points * simulations``: bounds the memory.
+    """
+
+    def __init__(self, points: int = 100, simulations: int = 30, chunk: int | None = 100) -> None:
+        if points < 2:
+            raise ValueError(f"points={points} must be at least 2")
+        if simulations < 1:
+            raise ValueError(f"simulations={simulations} must be at least 1")
+        super().__init__(points * simulations, chunk)
+        self.points = points
+
+    def __call__(self, sde: SDE, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
+        grid = torch.linspace(sde.eps, sde.T, self.points, dtype=u.dtype, device=u.device)
+        t = grid.repeat(self.draws // self.points)[:, None].expand(u.shape)
+        return t, torch.ones_like(u)
+
+
+class Levels(TimeSampler[SDE]):
+    r"""Independent draws from equally spaced times, as discrete chains are trained.
+
+    .. math:: t = \varepsilon + \frac{i}{N - 1} (T - \varepsilon), \qquad i \sim U\{0, \dots, N - 1\}
+
+    With as many points as a chain has levels they are its times i/N. Each is met at random by one data point, where
+    every data point meets every time of a :class:`Grid`: the mean is the same.
+
+    Args:
+        points: number of times N, at least 2.
+        draws: see :class:`TimeSampler`.
+        chunk: see :class:`TimeSampler`.
+    """
+
+    def __init__(self, points: int = 1000, draws: int = 1, chunk: int | None = None) -> None:
+        if points < 2:
+            raise ValueError(f"points={points} must be at least 2")
+        super().__init__(draws, chunk)
+        self.points = points
+
+    def __call__(self, sde: SDE, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
+        # In float32 a number next to 1 times N can round up to N.
+        level = (u * self.points).floor().clamp(max=self.points - 1)
+        return between(sde, level / (self.points - 1)), torch.ones_like(u)
+
+
+def between(sde: SDE, u: Tensor) -> Tensor:
+    """Numbers of [0, 1) carried to [eps, T]."""
+    return sde.eps + (sde.T - sde.eps) * u
+
+
+def stratify(u: Tensor) -> Tensor:
+    """Row i of the n rows of a step moved into the i-th of n equal slices of [0, 1]: ``(K, draws, B)``."""
+    n = u.shape[-2] * u.shape[-1]
+    slices = torch.arange(n, device=u.device, dtype=u.dtype).view(u.shape[-2:])
+    # In float32 the last slice can round up to 1, which is T: no harm.
+    return (slices + u) / n

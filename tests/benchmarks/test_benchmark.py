@@ -1,0 +1,172 @@
+"""The bench itself: ratios within a round, quartiles, and a suite from the command line to its files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from commands import refused, run
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "scripts" / "benchmarks"))
+
+from suites import base  # noqa: E402
+
+from sdegen.core.errors import UserError  # noqa: E402
+
+
+def test_ratios_are_within_a_round_so_that_a_slow_machine_does_not_move_them() -> None:
+    """A clock that runs faster and faster: the seconds differ tenfold, their ratios not at all."""
+    now = 0.0
+
+    def speeds() -> Iterator[float]:
+        speed = 1.0
+        while True:
+            yield speed
+            yield speed
+            speed *= 1.6
+
+    speed = speeds()
+
+    def work(seconds: float) -> None:
+        nonlocal now
+        now += seconds * next(speed)
+
+    taken = base.interleaved({"bare": lambda: work(1.0), "ours": lambda: work(0.25)}, 6, lambda: now)
+    assert taken["bare"][-1] > 9 * taken["bare"][0]
+    assert len(taken["bare"]) == 6
+    assert base.over(taken, "bare") == {"ours": pytest.approx([0.25] * 6)}
+
+
+def test_rows_have_medians_and_quartiles() -> None:
+    assert base.row("p", "l", 1, [5, 1, 4, 2, 3, 7, 6, 8], "s")[3:] == (4.5, 3, 6, "s")
+    assert base.row("p", "l", 1, [2.0], "s")[3:] == (2, 2, 2, "s")
+
+
+def test_a_suite_runs_from_the_command_line(tmp_path: Path) -> None:
+    """Exact divergence by an adaptive solver is near the exact density; its files say the same as its table."""
+    command = [sys.executable, "scripts/benchmark.py", "likelihood", "points=20", "--folder", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["options"] == {"points": 20, "tolerance": 1e-5}
+    (exact,) = (r for r in found["rows"] if (r["line"], r["at"]) == ("2 dimensions", "exact divergence"))
+    (probe,) = (r for r in found["rows"] if (r["line"], r["at"]) == ("2 dimensions", "one probe"))
+    assert exact["median"] < 1e-3 < probe["median"]
+    assert f"{exact['median']:>10.4g}" in done.stdout
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("tasks.smile.steps=x", "tasks.smile.steps: must be a whole number above 0, not 'x'"),
+        ("tasks.smile.options=[3]", "tasks.smile.options: must be a text, not 3"),
+        ("tasks.smile=3", "tasks.smile: must be options by their names, not 3"),
+        ("rond=3", "suite step has the options tasks, rounds"),
+        ("3", "options"),
+        ("rounds=x", "rounds: must be a whole number above 0, not 'x'"),
+        ("rounds=0", "rounds: must be a whole number above 0, not 0"),
+        ("rounds=2.5", "rounds: must be a whole number above 0, not 2.5"),
+        ("tasks=3", "tasks: must be options by their names, not 3"),
+    ],
+)
+def test_a_wrong_option_is_one_line(change: str, words: str, tmp_path: Path) -> None:
+    refused(run("benchmark", "step", change, cwd=tmp_path), tmp_path, words)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (("quality", "experiments=[]"), "experiments=[]: leaves nothing to measure"),
+        (("quality", "experiments=[nope]"), "experiment=nope: no such option; choose from"),
+        (("sampling", "evaluations=1"), "evaluations=1: must be at least 4, those of a step"),
+    ],
+    ids=["empty", "unknown", "too few"],
+)
+def test_what_cannot_be_measured_is_one_line(line: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    refused(run("benchmark", *line, cwd=tmp_path), tmp_path, words)
+
+
+def test_a_process_that_fails_is_reported_by_its_last_line() -> None:
+    with pytest.raises(UserError, match=r"^start_up.first_step\(''\): TypeError: .* missing 1 required .*'line'$"):
+        base.process("start_up.first_step('')")
+
+
+def measured(folder: Path, suite: str, *changes: str, limit: float = 300) -> dict[tuple[str, str, str | float], float]:
+    """The medians of a suite by panel, line and place, each of which its table has, too."""
+    result = run("benchmark", suite, *changes, "--folder", str(folder), cwd=folder, limit=limit)
+    assert (result.returncode, result.stderr) == (0, "")
+    rows = json.loads((folder / "results.json").read_text())["rows"]
+    assert result.stdout.endswith(base.table([base.Row(**row) for row in rows]) + f"\nwritten to {folder}\n")
+    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+    return {(row["panel"], row["line"], row["at"]): row["median"] for row in rows}
+
+
+def test_step_measures_every_task_beside_its_bare_loop(tmp_path: Path) -> None:
+    tasks = ("mixture", "smile", "ScoreNet", "U-Net")
+    found = measured(tmp_path, "step", "rounds=1", *(f"tasks.{task}.steps=1" for task in tasks))
+    for task in tasks:
+        ratio = found["a step", "ours", task] / found["a step", "bare", task]
+        assert found["step over a bare loop", "", task] == pytest.approx(ratio)
+
+
+def test_quality_has_the_exact_score_without_error(tmp_path: Path) -> None:
+    found = measured(tmp_path, "quality", "experiments=[paper/process]", "seeds=1")
+    assert found["metrics of paper/process", "value", "score_error"] < 1e-5
+
+
+@pytest.mark.slow
+def test_recipes_have_each_set_and_what_a_plane_shows(tmp_path: Path) -> None:
+    """The default recipe keeps samples on the plane, however short the training is; the one before does not."""
+    options = ("options=[trainer.steps=2,trainer.threads=1,sampler.steps=200]", "seeds=1", "count=50", "points=400")
+    found = measured(tmp_path, "recipes", "sets=[moons,plane]", *options)
+    assert {at for _, _, at in found} == {"moons", "plane"}
+    off = "share of the variance off the plane"
+    assert found[off, "default", "plane"] < 0.05 < 0.5 < found[off, "before", "plane"]
+
+
+@pytest.mark.slow
+def test_sampling_measures_the_error_of_both_solvers(tmp_path: Path) -> None:
+    """Tighter tolerances of SciPy's solver end nearer to the exact end points."""
+    trained = "trained=[experiment=smile,trainer.steps=1,trainer.preview_every=0,count=2]"
+    options = (trained, "rounds=1", "evaluations=4", "count=20", "tolerances=[1e-2,1e-4]")
+    found = measured(tmp_path, "sampling", *options)
+    loose, tight = (at for panel, line, at in found if panel.startswith("time by mean") and line == "solve_ivp")
+    assert float(tight) < float(loose)
+
+
+@pytest.mark.slow
+def test_memory_grows_with_the_chunk(tmp_path: Path) -> None:
+    found = measured(tmp_path, "memory", "rounds=1", "steps=1", "chunks=[10,3000]", "tasks.mixture=paper/grid/smile")
+    panel = "memory above torch by draws in a chunk"
+    assert all(found[panel, task, 3000] > found[panel, task, 10] + 50 for task in ("mixture", "smile"))
+
+
+@pytest.mark.slow
+def test_start_up_begins_a_run_in_each_round(tmp_path: Path) -> None:
+    """A run whose options are wrong is met before torch is imported, and help later than the floor."""
+    found = measured(tmp_path, "start_up", "rounds=2")
+    assert found["wait", "", "first step, after torch"] > 0
+    ratios = {at: value for (panel, _, at), value in found.items() if panel == "seconds over Hydra's floor"}
+    assert set(ratios) == {"help", "wrong name", "wrong choice", "wrong type", "wrong range"}
+
+
+@pytest.mark.slow
+def test_scaling_has_a_point_for_each_size(tmp_path: Path) -> None:
+    sizes = {"dimensions": 3, "points": 100, "batches": 4, "grid": 2, "replicas": 2, "jobs": 2}
+    changes = [f"{name}=[{size}]" for name, size in sizes.items()]
+    found = measured(tmp_path, "scaling", "seconds=0.001", "threads=[1]", *changes)
+    assert sorted(at for _, _, at in found) == sorted(sizes.values())
+
+
+@pytest.mark.slow
+def test_time_to_quality_follows_every_contestant(tmp_path: Path) -> None:
+    """In a second the score is learned by nobody, and its error does not explode; most of the time are 24 processes."""
+    found = measured(tmp_path, "time_to_quality", "seconds=1", limit=1200)
+    curves = {(panel, line) for panel, line, _ in found if panel.startswith("error of the score")}
+    assert len(curves) == 8
+    assert all(0.01 < found[key] < 3 for key in found if key[:2] in curves)

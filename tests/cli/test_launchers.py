@@ -1,0 +1,164 @@
+"""What the jobs of a command find is the same, whichever processes a launcher runs them in."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import multiprocessing
+import os
+import pty
+import re
+import sys
+import termios
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from commands import SHORT, Result, fresh, run
+
+from sdegen.cli import jobs
+from sdegen.runs.recorder import Recorder
+
+LAUNCHERS = {
+    "basic": (),
+    "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+}
+
+
+@pytest.fixture(params=LAUNCHERS.values(), ids=LAUNCHERS.keys())
+def launcher(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    return request.param
+
+
+def started(script: str, *arguments: str, cwd: Path) -> Result:
+    """A command; the processes that joblib starts must not outlive it, as they would a fork of this one."""
+    return (fresh if "hydra/launcher=joblib" in arguments else run)(script, *arguments, cwd=cwd)
+
+
+def test_a_proof_that_fails_in_any_job_is_the_exit_status(
+    launcher: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel whose deviation is two per cent too large solves no moment equation; the next job has the right one."""
+    (tmp_path / "mine.py").write_text(
+        "from sdegen.sde import VP\n\n\nclass Wide(VP):\n"
+        "    def sigma(self, t):\n        return 1.02 * super().sigma(t)\n"
+    )
+    (tmp_path / "conf" / "sde").mkdir(parents=True)
+    (tmp_path / "conf" / "sde" / "wide.yaml").write_text("_target_: mine.Wide\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    line = ("-m", "--config-dir", "conf", "sde=wide,vp", "sampler=ddim", "sampler.steps=100", *launcher)
+    result = started("verify", *line, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (1, "")
+    said = [line.split(maxsplit=3) for line in result.stdout.splitlines()]
+    claims = {job: [words[2] for words in said if words[1] == job] for job in ("0:", "1:")}
+    assert claims["0:"].count("FAIL") >= 1 and set(claims["1:"][1:]) == {"pass"}
+    (moments,) = (words[2:] for words in said if words[1] == "0:" and words[3].startswith("kernel solves"))
+    assert moments[0] == "FAIL"
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [LAUNCHERS["basic"], pytest.param(LAUNCHERS["joblib"], marks=pytest.mark.slow)],
+    ids=LAUNCHERS.keys(),
+    indirect=True,
+)
+def test_samplers_of_one_command_leave_a_frontier(launcher: tuple[str, ...], tmp_path: Path) -> None:
+    """Its rows are in the order of the jobs, with the evaluations that each sampler is known to take."""
+    exact = ("dataset=gaussian_mixture", "network=oracle", "sampler.steps=2", "count=20", "name=exact")
+    assert run("train", *exact, cwd=tmp_path).returncode == 0
+    given = ("run=outputs/exact/latest", "sampler=heun,ddim", "sampler.steps=3", "count=50")
+    result = started("sample", "-m", *given, *launcher, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    folder = tmp_path / result.stdout.splitlines()[-1].removeprefix("frontier in ")
+    assert folder.parent.samefile(tmp_path / "outputs" / "exact" / "latest" / "frontiers")
+    with (folder / "frontier.csv").open() as file:
+        rows = [(row["sampler"], row["steps"], row["nfe"]) for row in csv.DictReader(file)]
+    assert rows == [("heun", "3", "6"), ("ddim", "3", "3")]
+    assert sorted(re.findall(r"^(job \d): results in outputs", result.stdout, re.MULTILINE)) == ["job 0", "job 1"]
+
+
+def test_a_job_logs_and_reports_where_it_runs(launcher: tuple[str, ...], tmp_path: Path) -> None:
+    """The terminal has each line of ``train.log`` after the job's name; the job that cannot work is reported alike."""
+    (tmp_path / "outputs" / "mine" / "1-gaussian_mixture").mkdir(parents=True)
+    (tmp_path / "outputs" / "mine" / "1-gaussian_mixture" / "thesis.txt").touch()
+    line = (
+        "-m",
+        "dataset=gaussian_mixture",
+        "seed=1,2",
+        "trainer.threads=2",
+        *SHORT,
+        *launcher,
+        "hydra.sweep.dir=outputs/mine",
+    )
+    result = started("train", *line, cwd=tmp_path)
+    assert result.returncode == 2
+    told, count = result.stderr.splitlines()
+    assert told.startswith("job 1: outputs/mine/1-gaussian_mixture: holds a run of another configuration")
+    assert count == "1 of 2 jobs failed"
+    said = [text.removeprefix("job 0: ") for text in result.stdout.splitlines() if text.startswith("job 0: ")]
+    folder = tmp_path / "outputs" / "mine" / "0-gaussian_mixture"
+    logged = [text.split("  ", 1)[1] for text in (folder / "train.log").read_text().splitlines() if text[:2] == "20"]
+    assert any(re.match(r"step 4 of 4   loss \d", text) for text in logged)
+    assert said[0].startswith("dataset=gaussian_mixture seed=1 trainer.threads=2 trainer.steps=4")
+    assert said[-1] == "results in outputs/mine/0-gaussian_mixture"
+    assert [text for text in said[1:-1] if text in logged] == logged
+    provenance = json.loads((folder / "provenance.json").read_text())
+    assert "scripts/train.py -m dataset=gaussian_mixture seed=1,2 " in provenance["command"]
+    assert "threads: 1\n" in (folder / "config.yaml").read_text()
+
+
+def on_a_terminal(work: Callable[[], object]) -> str:
+    """What some work shows on a terminal."""
+    child, terminal = pty.fork()
+    if not child:
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        termios.tcsetwinsize(2, (24, 80))
+        work()
+        os._exit(0)
+    shown = b""
+    # Linux reports the end of a terminal as an error.
+    with contextlib.suppress(OSError):
+        while part := os.read(terminal, 10_000):
+            shown += part
+    os.waitpid(child, 0)
+    return shown.decode()
+
+
+def test_a_process_beside_others_has_lines_where_one_alone_has_a_bar(tmp_path: Path) -> None:
+    def step() -> None:
+        with jobs.messages("job 3: "):
+            recorder = Recorder(tmp_path, 0, 4)
+            recorder.progress(4, {"train/loss": 1.5, "train/steps_per_second": 9.0})
+            recorder.close()
+
+    def beside() -> None:
+        process = multiprocessing.get_context("fork").Process(target=step)
+        process.start()
+        process.join()
+
+    bar, line = on_a_terminal(step), on_a_terminal(beside)
+    assert "| 0/4 " in bar and "step 4 of 4" not in bar
+    assert line == "job 3: step 4 of 4   loss 1.5000   9 steps/s   0:00 left\r\n"
+
+
+def test_a_reader_that_leaves_does_not_end_the_work(tmp_path: Path) -> None:
+    """As ``| head`` does; nothing is reported on standard error, and the process ends well."""
+
+    def work() -> None:
+        read, write = os.pipe()
+        os.close(read)
+        os.dup2(write, 1)
+        os.dup2(os.open(tmp_path / "err", os.O_WRONLY | os.O_CREAT), 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        with jobs.messages():
+            for _ in range(3):
+                jobs.log.info("a line")
+        (tmp_path / "done").touch()
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join()
+    assert (tmp_path / "done").exists()
+    assert (process.exitcode, (tmp_path / "err").read_text()) == (0, "")

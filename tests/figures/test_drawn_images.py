@@ -1,0 +1,161 @@
+"""What is drawn is what it is said to be: pixel by pixel where the labels say it is."""
+
+from __future__ import annotations
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from sdegen import figures
+from sdegen.figures import points
+from sdegen.figures.images import UNKNOWN
+
+BLUE = np.array(matplotlib.colors.to_rgb(UNKNOWN))
+
+
+def uniform(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def picture(axes: Axes) -> np.ndarray:
+    return np.asarray(axes.images[0].get_array())
+
+
+def at(axes: Axes, x: float, y: float, height: int, width: int) -> np.ndarray:
+    """The part of the drawn picture that has its middle where a tick is."""
+    top, left = round(y - (height - 1) / 2), round(x - (width - 1) / 2)
+    assert (top + (height - 1) / 2, left + (width - 1) / 2) == (y, x)
+    return picture(axes)[top : top + height, left : left + width]
+
+
+def drawable(figure: Figure) -> None:
+    """Its layout works out: a warning would be an error."""
+    figure.draw_without_rendering()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_generation_has_the_state_of_a_time_under_it(channels: int) -> None:
+    path, times = uniform(5, 3, channels, 4, 6) * 10 - 5, torch.tensor([1, 0.75, 0.5, 0.03, 1e-5])
+    figure = figures.generation(path, times, -1, 1, rows=2)
+    drawable(figure)
+    (axes,) = figure.axes
+    ticks, names = axes.get_xticks(), [label.get_text() for label in axes.get_xticklabels()]
+    assert names == ["1", "0.75", "0.5", "0.03", "$10^{-5}$"]
+    assert axes.xaxis.get_ticks_position() == "top"
+    for i, x in enumerate(ticks):
+        for row in range(2):
+            expected = ((path[i, row] + 1) / 2).clamp(0, 1).permute(1, 2, 0).numpy()
+            found = at(axes, x, row * 5 + 1.5, 4, 6)
+            np.testing.assert_allclose(found if channels == 3 else found[..., None], expected)
+    assert picture(axes).shape[:2] == (9, 5 * 7 - 1)
+
+
+def test_generation_of_many_frames_shows_some_and_both_ends() -> None:
+    path = torch.linspace(0, 1, 101).view(-1, 1, 1, 1, 1).expand(-1, 2, 1, 2, 2)
+    axes = figures.generation(path, torch.linspace(1, 0, 101), 0, 1).axes[0]
+    assert len(axes.get_xticks()) == 11
+    for x, label in zip(axes.get_xticks(), axes.get_xticklabels(), strict=True):
+        np.testing.assert_allclose(at(axes, x, 0.5, 2, 2), 1 - float(label.get_text()), atol=1e-6)
+    assert [label.get_text() for label in axes.get_xticklabels()][::10] == ["1", "0"]
+
+
+def test_classes_have_their_label_at_their_row() -> None:
+    """The images of class c are of brightness c/10 and differ in a pixel, in no order; one class has only two."""
+    y = torch.tensor([7, 2, 2, 9, 7, 2, 9, 7, 2, 9])[torch.randperm(10, generator=torch.Generator().manual_seed(3))]
+    y[(y == 9).nonzero()[0]] = 2
+    x = y.view(-1, 1, 1, 1).expand(-1, 1, 4, 3).clone().to(torch.uint8)
+    x[:, 0, 0, 0] = torch.arange(10)
+    figure = figures.classes(x, y, 0, 10, columns=3)
+    drawable(figure)
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["2", "7", "9"]
+    for row, label in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True):
+        members = torch.nonzero(y == int(label.get_text())).flatten()[:3].tolist()
+        for column in range(3):
+            found = at(axes, column * 4 + 1, row, 4, 3)
+            if column < len(members):
+                np.testing.assert_allclose(found[1:], int(label.get_text()) / 10)
+                assert found[0, 0] == pytest.approx(members[column] / 10)
+            else:
+                assert (found == 1).all()
+    assert picture(axes).shape == (3 * 5 - 1, 3 * 4 - 1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_posterior_shows_mean_deviation_and_what_was_not_measured(channels: int) -> None:
+    truth, x = uniform(channels, 4, 6), uniform(50, channels, 4, 6, seed=1)
+    measured = truth.clone()
+    measured[:, 1:3] = float("nan")
+    figure = figures.posterior(truth, measured, x, 0, 2, samples=2)
+    drawable(figure)
+    named = {axes.get_title(): axes for axes in figure.axes if axes.get_title()}
+    assert list(named) == ["truth", "measured", "mean", "deviation", "sample 1", "sample 2"]
+
+    def same(axes: Axes, image: Tensor) -> None:
+        expected = (image / 2).permute(1, 2, 0).numpy()
+        np.testing.assert_allclose(picture(axes), expected if channels == 3 else expected[..., 0])
+        assert axes.images[0].get_clim() == (0, 1)
+
+    same(named["truth"], truth)
+    same(named["mean"], x.mean(0))
+    same(named["sample 2"], x[1])
+    np.testing.assert_allclose(picture(named["deviation"]), np.sqrt((x.numpy().std(0) ** 2).mean(0)))
+    assert named["deviation"].images[0].get_clim()[0] == 0
+    drawn = named["measured"].images[0]
+    shown = picture(named["measured"]) if channels == 3 else drawn.to_rgba(drawn.get_array())[..., :3]
+    np.testing.assert_allclose(shown[1:3], np.broadcast_to(BLUE, (2, 6, 3)), atol=1e-6)
+    assert (np.abs(shown[[0, 3]] - BLUE).max(-1) > 0.01).all()
+    # A colour bar of its own.
+    assert len(figure.axes) == 7
+
+
+def test_posterior_without_truth_and_of_fewer_pixels() -> None:
+    x, measured = uniform(5, 1, 8, 8), uniform(1, 2, 2, seed=1)
+    panels = figures.posterior(None, measured, x, 0, 1).axes
+    assert panels[0].get_title() == "measured"
+    np.testing.assert_allclose(picture(panels[0]), measured[0])
+
+
+def test_accuracy_draws_every_curve_and_chance() -> None:
+    times = torch.linspace(0, 1, 11)
+    curves = {"a": 1 - 0.9 * times, "b": 1 - 0.9 * times**2}
+    figure = figures.accuracy(times, curves, chance=0.1)
+    drawable(figure)
+    (axes,) = figure.axes
+    lines = {str(line.get_label()): line for line in axes.lines}
+    assert list(lines) == ["a", "b", "chance, 0.1"]
+    for name, curve in curves.items():
+        np.testing.assert_allclose(lines[name].get_xydata(), torch.stack([times, curve], 1))
+    assert set(np.asarray(lines["chance, 0.1"].get_ydata()).tolist()) == {0.1}
+    # Told apart without colour, too.
+    assert len({line.get_linestyle() for line in axes.lines}) == 3
+
+
+def test_steering_draws_each_measure_with_its_own_floor() -> None:
+    scales = [0, 0.5, 1, 4]
+    curves = {"agreement": [0.1, 0.8, 0.9, 1.0], "spread": [4.0, 3.0, 2.0, 1.0]}
+    figure = figures.steering(scales, curves, {"agreement": 0.99, "spread": 3.2})
+    drawable(figure)
+    for axes, (name, values), floor in zip(figure.axes, curves.items(), (0.99, 3.2), strict=True):
+        assert axes.get_ylabel() == name
+        np.testing.assert_allclose(axes.lines[0].get_xydata(), np.stack([scales, values], 1))
+        assert set(np.asarray(axes.lines[1].get_ydata()).tolist()) == {floor}
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "0.5", "1", "4"]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_compare_draws_bytes_and_samples_on_one_scale(channels: int) -> None:
+    data = (uniform(70, channels, 3, 5) * 255).to(torch.uint8)
+    data[0, :, 0, 0], data[0, :, 0, 1] = 0, 255
+    x = data.double().flip(0) + 300 * (torch.arange(70) == 69).view(-1, 1, 1, 1)
+    figure = points._compare_images(data, x)
+    drawable(figure)
+    for axes, images in zip(figure.axes, (data, x), strict=True):
+        for row, column in ((0, 0), (0, 7), (7, 0), (3, 4)):
+            expected = (images[8 * row + column].double() / 255).clamp(0, 1).permute(1, 2, 0).numpy()
+            found = at(axes, column * 6 + 2, row * 4 + 1, 3, 5)
+            np.testing.assert_allclose(found if channels == 3 else found[..., None], expected)

@@ -1,0 +1,176 @@
+"""The proofs themselves: each fails where its claim does not hold."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from sdegen.metrics import verification
+from sdegen.samplers import RK45, Adams, DPMSolver, EulerMaruyama, StepSampler
+from sdegen.samplers.base import Sampler, Walk
+from sdegen.sde import VE, VP
+from sdegen.sde.nonlinear import DoubleWell
+
+
+class WrongKernel(VP):
+    """The paper's misprint: α = e^{-B}."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.exp(-self.integral(t))
+
+
+class WrongPrior(VP):
+    def log_prior(self, x: Tensor) -> Tensor:
+        return super().log_prior(x) + 0.1
+
+
+class HalfNoise(EulerMaruyama):
+    order = 2
+
+
+class Blurred(VE):
+    """Erratum 13: σ(t) where σ²(t) - σ²(0) is meant."""
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return (super().sigma(t) ** 2 + self.sigma_min**2).sqrt()
+
+
+class WrongClock(VP):
+    def time(self, u: Tensor) -> Tensor:
+        return super().time(u) ** 1.3
+
+
+class Noisy(VP):
+    def diffusion(self, t: Tensor) -> Tensor:
+        return 1.1 * super().diffusion(t)
+
+
+class WideDraws(VP):
+    def sample_prior(self, x: Tensor, randn_like) -> Tensor:  # noqa: ANN001
+        return 1.2 * super().sample_prior(x, randn_like)
+
+
+class Frozen(EulerMaruyama):
+    """Consistent with another equation: it converges, to the wrong law."""
+
+    def step(self, reverse, x, t, row, state, noise) -> tuple[Tensor, None]:  # noqa: ANN001
+        return 0.999 ** (row[0] * 1000) * super().step(reverse, x, t, row, state, noise)[0], None
+
+
+class TwoDraws(EulerMaruyama):
+    def step(self, reverse, x, t, row, state, noise) -> tuple[Tensor, None]:  # noqa: ANN001
+        h, std = row
+        return x - h * reverse.drift(x, t) + std * (noise(x) + noise(x)) / 2**0.5, None
+
+
+class Late(Sampler):
+    """Wrong where a batch does not start at sample 0, and where an entry is not alone in its row."""
+
+    def _integrate(self, sde, score, x, noise, frames) -> Walk:  # noqa: ANN001
+        return Walk(x + noise(x)[:1].sum() * (len(x) == 7) + x.sum(-1, keepdim=True), x[None], torch.zeros(1))
+
+
+class Altered(Sampler):
+    """A sound sampler whose samples are changed."""
+
+    def __init__(self, change) -> None:  # noqa: ANN001
+        super().__init__()
+        self.change, self.sound = change, StepSampler(Adams(), steps=20, grid="logistic")
+
+    def _integrate(self, sde, score, x, noise, frames) -> Walk:  # noqa: ANN001
+        return Walk(self.change(self.sound(sde, score, x, noise=noise).x), x[None], torch.zeros(1))
+
+
+class Neighbours(Sampler):
+    """Adds the mean of the batch, remembers its calls, and evaluates the score once more than it says."""
+
+    evaluations = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def _integrate(self, sde, score, x, noise, frames) -> Walk:  # noqa: ANN001
+        self.calls += 1
+        t = torch.tensor(sde.T, dtype=torch.float64)
+        score(x, t), score(x, t)
+        return Walk(x + x.mean() + self.calls, x[None], torch.zeros(1))
+
+
+def test_wrong_kernel_and_wrong_prior_fail() -> None:
+    assert verification.kernel(VP()).holds
+    assert not verification.kernel(WrongKernel()).holds
+    assert verification.prior(VP()).holds
+    assert not verification.prior(WrongPrior()).holds
+    assert not verification.prior(WideDraws()).holds
+    assert not verification.kernel(Blurred()).holds
+    assert not verification.kernel(Noisy()).holds
+    assert verification.inverse(VE()).holds
+    assert not verification.inverse(WrongClock()).holds
+
+
+def test_order_declared_too_high_fails() -> None:
+    assert verification.order(VP(), EulerMaruyama()).holds
+    assert not verification.order(VP(), HalfNoise()).holds
+    assert verification.order(VP(), None).holds is None
+    assert not verification.order(VP(), Frozen()).holds
+    assert verification.order(VP(), TwoDraws()).holds
+
+
+@pytest.mark.parametrize(("errors", "holds"), [((0.05, 0.01, 0.05), False), ((0.01, 0.09, 0.04), False)])
+def test_divergence_is_not_an_order(monkeypatch: pytest.MonkeyPatch, errors: tuple[float, ...], holds: bool) -> None:
+    calls = iter(errors)
+    monkeypatch.setattr(verification, "error", lambda *_: next(calls))
+    assert verification.order(VP(), EulerMaruyama()).holds == holds
+
+
+def test_sampler_wrong_at_other_indices_or_across_entries_fails() -> None:
+    assert not verification.invariance(VP(), Late()).holds
+    assert not verification.shapes(VP(), Late()).holds
+
+
+def test_wrong_width_and_wrong_weights_of_modes_fail() -> None:
+    law = verification.mixture()
+    center = law.means[law.weights.argmax()]
+    narrow, moved = Altered(lambda x: 0.8 * x), Altered(lambda x: torch.where((x[:, :1] > 1.2), center, x))
+    claims = {proof.claim: proof.holds for proof in verification.moments(VP(), narrow)}
+    assert not claims["standard deviation of a mixture"]
+    claims = {proof.claim: proof.holds for proof in verification.moments(VP(), moved)}
+    assert not claims["weights of its modes"]
+
+
+def test_sampler_that_couples_remembers_and_miscounts_fails() -> None:
+    for proof in (verification.invariance, verification.repetition, verification.evaluations):
+        assert not proof(VP(), Neighbours()).holds
+    assert verification.invariance(VP(), RK45()).holds is None
+
+
+def test_too_few_steps_fail_the_moments_and_enough_pass() -> None:
+    few, enough = (verification.moments(VP(), StepSampler(DPMSolver(1), steps=n, grid="logistic")) for n in (3, 100))
+    assert not all(proof.holds for proof in few)
+    assert all(proof.holds for proof in enough)
+
+
+def test_process_without_a_kernel_is_held_against_its_own_paths() -> None:
+    class Shifted(DoubleWell):
+        def perturb(self, x0, t, randn_like) -> Tensor:  # noqa: ANN001
+            return super().perturb(x0, t, randn_like) + 0.2
+
+    class Wide(DoubleWell):
+        def perturb(self, x0, t, randn_like) -> Tensor:  # noqa: ANN001
+            return 1.15 * super().perturb(x0, t, randn_like)
+
+    assert verification.simulated(DoubleWell()).holds
+    assert not verification.simulated(Shifted()).holds
+    assert not verification.simulated(Wide()).holds
+
+
+@pytest.mark.parametrize("sde", [VP(), DoubleWell()], ids=["linear", "nonlinear"])
+def test_all_claims_hold_for_what_is_sound(sde: VP | DoubleWell) -> None:
+    sampler = StepSampler(Adams(), steps=20, grid="logistic") if sde.linear else StepSampler(EulerMaruyama(), steps=500)
+    with torch.no_grad():
+        found = verification.verify(sde, sampler)
+    assert len(found) >= 5
+    assert not any(proof.holds is False for proof in found), found
+    assert all(proof.holds for proof in found) == (sde.linear is not None)

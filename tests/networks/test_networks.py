@@ -1,0 +1,196 @@
+"""Networks of images: each row by itself, told the time and the class, at every size."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sdegen.core.randomness import generator, randn_like
+from sdegen.networks import MLP, ClassifierConv, ClassifierMLP, Network, ScoreNet, UNet
+from sdegen.sde import VP
+
+
+def unet(shape: tuple[int, ...] = (1, 8, 8), **options) -> UNet:  # noqa: ANN003
+    return UNet(shape, 10, **{"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (4,), **options})
+
+
+def awake(network: Network) -> Network:
+    """With all weights drawn anew, those that start at zero as well, in float64."""
+    source = generator("cpu", 0, "weights")
+    with torch.no_grad():
+        for p in network.parameters():
+            p.copy_(torch.randn(p.shape, generator=source) / max(1, p[0].numel()) ** 0.5 if p.ndim > 1 else p)
+    return network.double()
+
+
+def images(n: int, shape: tuple[int, ...]) -> Tensor:
+    return torch.randn(n, *shape, generator=generator("cpu", 0, "images"), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 12, 16), (1, 28, 28), (3, 33, 33), (1, 64, 64)], ids=str)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda shape: ScoreNet(shape, channels=(8, 16, 16, 16), embedding=16),
+        lambda shape: unet(shape, attention=(7, 4)),
+        lambda shape: ClassifierConv(shape, 10, VP(), channels=(8, 8, 16)),
+    ],
+    ids=["scorenet", "unet", "classifier_conv"],
+)
+def test_every_row_is_computed_by_itself(make, shape: tuple[int, ...]) -> None:  # noqa: ANN001
+    """At every size, grey and coloured, a time for each row or one for all."""
+    network, x = awake(make(shape)), images(3, shape)
+    t = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+    together = network(x, t)
+    assert together.shape == ((3, 10) if network.classifies else x.shape)
+    for i in range(3):
+        torch.testing.assert_close(network(x[i : i + 1], t[i]), together[i : i + 1], rtol=1e-9, atol=1e-9)
+    assert not torch.isclose(together, network(x.flip(0), t)).all()
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        ScoreNet((1, 8, 8), channels=(8, 16), embedding=16),
+        unet(),
+        ClassifierConv((1, 8, 8), 10, VP(), channels=(8, 16)),
+    ],
+    ids=["scorenet", "unet", "classifier_conv"],
+)
+def test_time_reaches_every_number(network: Network) -> None:
+    network, x = awake(network), images(1, (1, 8, 8))
+    t = torch.tensor(0.4, dtype=torch.float64)
+    moved = (network(x, t + 0.05) - network(x, t)).abs().detach()
+    assert float(moved.min()) > 1e-9
+    assert float(moved.mean()) > 1e-4
+
+
+def test_class_of_a_row_changes_that_row_alone() -> None:
+    """And not being told, by None or by -1, is a class of its own."""
+    network, x = awake(unet(label_dropout=0.1)), images(4, (1, 8, 8))
+    t = torch.tensor(0.4, dtype=torch.float64)
+    none = network(x, t)
+    assert torch.equal(none, network(x, t, torch.tensor(-1)))
+    y = torch.tensor([-1, 3, -1, 7])
+    told = network(x, t, y)
+    assert torch.equal(told[[0, 2]], none[[0, 2]])
+    assert not torch.isclose(told[[1, 3]], none[[1, 3]]).any()
+    torch.testing.assert_close(network(x, t, torch.tensor(3))[1], told[1])
+    assert not torch.isclose(network(x, t, torch.tensor(9)), none).any()
+
+
+def test_patches_are_pixels_as_channels() -> None:
+    """A network of 2 × 2 patches is the one of four channels on the image unshuffled."""
+    fine, coarse = awake(unet((1, 16, 16), patch=2)), unet((4, 8, 8)).double()
+    coarse.load_state_dict(fine.state_dict())
+    x, t = images(2, (1, 16, 16)), torch.tensor(0.4, dtype=torch.float64)
+    stacked = torch.stack([x[:, 0, i::2, j::2] for i in range(2) for j in range(2)], dim=1)
+    torch.testing.assert_close(functional.pixel_unshuffle(fine(x, t), 2), coarse(stacked, t))
+
+
+def test_fresh_unet_answers_zero_and_blocks_are_shortcuts() -> None:
+    x = images(2, (1, 8, 8)).float()
+    assert torch.equal(unet()(x, torch.tensor(0.4)), torch.zeros_like(x))
+
+
+@pytest.mark.parametrize(
+    "network", [unet(), ScoreNet((1, 8, 8), channels=(16, 32, 32, 64), embedding=32)], ids=["unet", "net"]
+)
+def test_learns_what_no_linear_denoiser_can(network: Network) -> None:
+    """Images that are plus or minus one pattern: the best linear denoiser shrinks, where the sign is all there is."""
+    source = generator("cpu", 0, "pattern")
+    pattern = torch.randn(1, 8, 8, generator=source)
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    sigma, t = 2.0, torch.tensor(0.5)
+
+    def batch() -> tuple[Tensor, Tensor]:
+        clean = pattern * (2 * torch.randint(2, (64, 1, 1, 1), generator=source) - 1)
+        return clean, clean + sigma * torch.randn(clean.shape, generator=source)
+
+    for _ in range(250):
+        clean, noisy = batch()
+        optimizer.zero_grad()
+        (network(noisy, t) - clean).square().mean().backward()
+        optimizer.step()
+    # Many: a wrong sign, as the noise makes of one in two thousand, costs a batch as much as the linear map does.
+    clean, noisy = (torch.cat(part) for part in zip(*(batch() for _ in range(60)), strict=True))
+    energy = float(pattern.square().sum())
+    # The best linear map projects on the pattern: its error is that of a Gaussian of the same variance.
+    linear = energy * sigma**2 / (energy + sigma**2) / 64
+    with torch.no_grad():
+        assert float((network(noisy, t) - clean).square().mean()) < 0.5 * linear
+
+
+def test_classifiers_approach_the_posterior() -> None:
+    """Two constant images under noise: the cross entropy comes near that of Bayes' rule, at every time."""
+    sde = VP()
+    for network, steps in (
+        (ClassifierMLP((1, 8, 8), 2), 2000),
+        (ClassifierConv((1, 8, 8), 2, sde, channels=(8, 16)), 300),
+    ):
+        source = generator("cpu", 0, "classifier")
+        optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+
+        def batch(n: int, source: torch.Generator = source) -> tuple[Tensor, Tensor, Tensor]:
+            y = torch.randint(2, (n,), generator=source)
+            x0 = 0.3 * (2 * y - 1).float().view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
+            t = 0.2 + 0.6 * torch.rand(n, generator=source)
+            return sde.perturb(x0, t, randn_like(source)), t, y
+
+        for _ in range(steps):
+            x, t, y = batch(128)
+            optimizer.zero_grad()
+            functional.cross_entropy(network(x, t), y).backward()
+            optimizer.step()
+        x, t, y = batch(4000)
+        odds = 2 * 0.3 * sde.alpha(t) * x.sum((1, 2, 3)) / sde.sigma(t) ** 2
+        bayes = functional.cross_entropy(torch.stack([torch.zeros_like(odds), odds], 1), y)
+        with torch.no_grad():
+            loss = functional.cross_entropy(network(x, t), y)
+        assert float(loss) < float(bayes) + 0.04
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: unet((2,)), "use network=mlp"),
+        (lambda: unet((1, 4, 4), multipliers=(1, 1, 1, 1)), "use fewer multipliers"),
+        (lambda: ScoreNet((1, 4, 4)), "use fewer channels"),
+        (lambda: unet(channels=12), "channels=12 must be a multiple of 8"),
+        (lambda: unet(patch=3), "patch=3 does not divide images of 8 × 8"),
+        (lambda: UNet((1, 8, 8), None, label_dropout=0.1), "label_dropout must be null: the data have no labels"),
+        (lambda: ClassifierMLP((1, 8, 8), None), "the data set has no labels"),
+        (lambda: ClassifierConv((1, 2, 2), 10, VP()), "use fewer channels"),
+    ],
+)
+def test_what_cannot_be_built_is_told_with_the_fix(make, words: str) -> None:  # noqa: ANN001
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "expected"),
+    [
+        (MLP((2,), (128, 16), "relu", "concat"), (2,), 2 * (3 * 128 + 128 * 16 + 16 * 2)),
+        # 8 × 8 in three levels: 64, 16 and 4 pixels down, 16 and 64 up, 64 at the exit.
+        (
+            ScoreNet((1, 8, 8), (8, 16, 24), embedding=32),
+            (1, 8, 8),
+            2
+            * (
+                9 * (64 * 8 + 16 * 8 * 16 + 4 * 16 * 24 + 16 * 24 * 16 + 64 * 32 * 8 + 64 * 16)
+                + 32 * (32 + 8 + 16 + 24 + 16 + 8)
+            ),
+        ),
+    ],
+    ids=["mlp", "scorenet"],
+)
+def test_work_is_counted_by_hand(network: Network, shape: tuple[int, ...], expected: int) -> None:
+    """Two operations for each weight at each position, and nothing is left behind."""
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    assert network.work(shape) == expected
+    assert network.training
+    assert not any(layer._forward_hooks for layer in network.modules())
+    torch.testing.assert_close(dict(network.state_dict()), state, rtol=0, atol=0)

@@ -1,0 +1,112 @@
+"""Runs side by side: the figure shows the medians of the seeds, over what was swept, and the floor."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+
+from sdegen.reports import comparison
+from sdegen.reports.collection import Entry
+
+SEEDS = (0, 1, 2)
+
+
+def entry(options: dict[str, str], value: float, seconds: float = 1.0, name: str = "smile") -> Entry:
+    metrics = {"sliced_w1": {"value": value, "floor": 0.5, "train": 0.6}}
+    cost = {"steps": 10, "seconds": seconds, "peak_memory_mib": 100 * seconds}
+    return Entry(Path(name), name, {"name": name, **options}, metrics, {"training": cost})
+
+
+def grid(make: Callable[..., dict[str, str]], *values: tuple) -> dict[tuple, list[Entry]]:
+    """Three seeds of each combination of values, with measures of their own."""
+    random = np.random.default_rng(0)
+    return {
+        combination: [
+            entry({**make(*combination), "seed": str(seed)}, float(random.uniform(1, 2)), float(random.uniform(1, 9)))
+            for seed in SEEDS
+        ]
+        for combination in itertools.product(*values)
+    }
+
+
+def curves(axes: Axes) -> dict[str, tuple[list[float], list[float]]]:
+    """The labelled lines of a panel."""
+    return {
+        str(line.get_label()): (list(line.get_xdata()), list(line.get_ydata()))  # type: ignore[arg-type]
+        for line in axes.lines
+        if not str(line.get_label()).startswith("_")
+    }
+
+
+def values(entries: list[Entry]) -> list[float]:
+    return [one.metrics["sliced_w1"]["value"] for one in entries]
+
+
+def test_line_over_a_number_runs_through_the_medians_of_the_seeds() -> None:
+    """The numbers are written as YAML writes them, and come in no order."""
+    levels = ("1e3", "30", "100")
+    # The points of the times are made from the levels: they ask nothing of their own.
+    runs = grid(lambda n, loss: {"sde.levels": n, "loss": loss, "times.points": f"{n}.0"}, levels, ("a", "b"))
+    entries = [one for seeds in runs.values() for one in seeds]
+    # Neither does what is measured on the data of a seed.
+    entries = [one._replace(options={"sde.sigma_max": f"7{one.options['seed']}"} | one.options) for one in entries]
+    assert "sde.sigma_max" not in comparison.varied(entries)
+    figure = comparison.figure(entries)
+    assert figure is not None
+    found = curves(figure.axes[0])
+    order = sorted(levels, key=float)
+    for loss in "ab":
+        x, y = found[f"loss={loss}"]
+        assert x == [30, 100, 1000]
+        assert y == [median(values(runs[n, loss])) for n in order]
+    drawn = sorted(y for line in figure.axes[0].lines if len(line.get_xdata()) == 3 for y in line.get_ydata())  # type: ignore[arg-type, union-attr]
+    assert set(drawn) >= {value for seeds in runs.values() for value in values(seeds)}
+    assert found["floor"][1] == [0.5, 0.5]
+
+
+def test_choices_have_a_row_each_with_the_median_of_the_seeds() -> None:
+    weightings = ("variance", "uniform")
+    runs = grid(lambda weighting: {"weighting": weighting}, weightings)
+    figure = comparison.figure([one for seeds in runs.values() for one in seeds])
+    assert figure is not None
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == [f"weighting={w}" for w in weightings]
+    for row, weighting in enumerate(weightings):
+        own = [line for line in axes.lines if line.get_marker() == "o" and list(line.get_ydata())[0] == row]  # type: ignore[arg-type]
+        small, large = sorted(own, key=lambda line: line.get_markersize())
+        assert list(small.get_xdata()) == values(runs[weighting,])  # type: ignore[arg-type]
+        assert list(large.get_xdata()) == [median(values(runs[weighting,]))]  # type: ignore[arg-type]
+    assert curves(axes)["floor"][0] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(("key", "panels"), [("times", 3), ("weighting", 1)])
+def test_what_times_cost_is_shown_beneath(key: str, panels: int) -> None:
+    runs = grid(lambda choice: {key: choice}, ("a", "b"))
+    figure = comparison.figure([one for seeds in runs.values() for one in seeds])
+    assert figure is not None
+    assert len(figure.axes) == panels
+    for axes, quantity in zip(figure.axes[1:], ("seconds", "peak_memory_mib"), strict=False):
+        large = [line for line in axes.lines if line.get_markersize() == 6 and len(line.get_xdata()) == 1]  # type: ignore[arg-type]
+        expected = [median(one.cost[quantity] for one in seeds) for seeds in runs.values()]
+        assert [float(line.get_xdata()[0]) for line in large] == expected  # type: ignore[index]
+
+
+def test_runs_of_a_name_that_differ_in_nothing_but_the_seed_have_no_figure() -> None:
+    seeds = [entry({"weighting": "variance", "seed": str(seed)}, 1.0) for seed in SEEDS]
+    assert comparison.figure(seeds) is None
+    other = entry({"weighting": "uniform", "seed": "0"}, 1.0, name="digits")
+    assert comparison.figure([*seeds, other]) is None
+
+
+def test_options_that_only_another_class_has_are_no_difference() -> None:
+    """VE has other options than VP; that they differ is said once, by the SDE."""
+    vp = entry({"seed": "0", "sde": "vp", "sde.beta_max": "20", "sde.eps": "1"}, 1.0)
+    ve = entry({"seed": "1", "sde": "ve", "sde.sigma_max": "2", "sde.eps": "2"}, 1.0)
+    assert comparison.varied([vp, ve]) == ["seed", "sde", "sde.eps"]
+    assert comparison.varied([vp, vp._replace(options={**vp.options, "sde.beta_max": "7"})]) == ["sde.beta_max"]

@@ -1,0 +1,322 @@
+"""The page on which runs are read: whole, by itself, and true to the files it is made from."""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+import json
+import re
+import shutil
+import subprocess
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sdegen.cli.command import composed
+from sdegen.config import assembly
+from sdegen.core.errors import UserError
+from sdegen.reports import report
+from sdegen.reports.collection import Entry
+from sdegen.reports.paper import EXPERIMENTS
+from sdegen.runs import files, forecast, ledger, session
+
+SHORT = ("trainer.steps=2", "trainer.epochs=null", "trainer.preview_every=0", "sampler.steps=2", "count=30")
+
+
+class Page(HTMLParser):
+    """What a browser would find: tags that close, tables, pictures, and addresses."""
+
+    VOID = ("meta", "img", "br")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tables: list[list[list[str]]] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.headings: list[str] = []
+        self.text = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attributes: list) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.addresses += [value for key, value in attributes if key in ("src", "href")]
+        self.ids += [value for key, value in attributes if key == "id"]
+        if tag == "h2":
+            self.headings.append("")
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if "h2" in self.open:
+            self.headings[-1] += data
+        if "td" in self.open or "th" in self.open:
+            self.tables[-1][-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four runs of two SDEs and two seeds."""
+    root = tmp_path_factory.mktemp("sweep")
+    for i, (sde, seed) in enumerate(itertools.product(("vp", "ve"), (1, 2))):
+        config = composed("train", ["dataset=smile", "network.hidden=[8]", *SHORT, f"sde={sde}", f"seed={seed}"])
+        session.train(config, root / f"{8 + i}-smile", command="python scripts/train.py <script>alert(1)</script>")
+    return root
+
+
+def test_page_is_whole_and_true_to_its_files(sweep: Path) -> None:
+    path, entries, left_out = report.write(sweep)
+    assert left_out == []
+    page = Page(path.read_text())
+    # In the order of the jobs, 10 after 9.
+    names = ["8-smile", "9-smile", "10-smile", "11-smile"]
+    assert [entry.folder.name for entry in entries] == names
+    head, *rows = page.tables[0]
+    assert head[:3] == ["run", "seed", "sde"]
+    assert [row[:3] for row in rows] == [
+        [name, str(seed), sde] for name, (sde, seed) in zip(names, itertools.product(("vp", "ve"), (1, 2)), strict=True)
+    ]
+    for row in rows:
+        found = json.loads((sweep / row[0] / "metrics.json").read_text())
+        for metric, entry in found.items():
+            assert float(row[head.index(metric)]) == pytest.approx(entry["value"], rel=1e-3)
+    # Nothing is loaded from elsewhere; every picture can be read; every link leads somewhere.
+    pictures = [address for address in page.addresses if address.startswith("data:image/png;base64,")]
+    assert len(pictures) == 1 + len(names)
+    for address in pictures:
+        Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).verify()
+    links = [address.removeprefix("#") for address in page.addresses if address not in pictures]
+    assert set(links) <= set(page.ids) and len(set(links)) == len(names) and len(set(page.ids)) == len(page.ids)
+    assert "http" not in path.read_text().replace("http-equiv", "")
+    # Text of the runs is never markup.
+    assert "<script>alert(1)</script>" in page.text
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+WATCH = """<script>
+const faults = [];
+const note = event => faults.push(String(event.message || event.type));
+for (const kind of ["error", "securitypolicyviolation"]) addEventListener(kind, note, true);
+console.error = text => faults.push(String(text));
+</script>"""
+TRY = """<script>
+addEventListener("load", () => {
+  const table = document.querySelector("table.sorts"), seen = [];
+  const column = [...table.querySelectorAll("th")].findIndex(head => head.textContent === "sliced_w1");
+  for (let i = 0; i < 2; i++) {
+    table.querySelectorAll("th button")[column].click();
+    seen.push([...table.tBodies[0].rows].map(row => row.cells[column].textContent));
+  }
+  const broken = [...document.images].filter(image => !image.complete || !image.naturalWidth).length;
+  const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+  document.body.dataset.found = JSON.stringify({faults, seen, broken, wide, images: document.images.length});
+});
+</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_browser_shows_every_picture_and_sorts_the_table(sweep: Path, tmp_path: Path, width: int) -> None:
+    """On a phone, too, where nothing sticks out."""
+    assert CHROMIUM is not None
+    path, entries, _ = report.write(sweep)
+    watched = tmp_path / "watched.html"
+    watched.write_text(path.read_text().replace("<head>", f"<head>{WATCH}").replace("</body>", f"{TRY}</body>"))
+    line = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    line.append(f"--window-size={width},900")
+    result = subprocess.run([*line, "--dump-dom", watched.as_uri()], capture_output=True, text=True, timeout=120)
+    attribute = re.search(r'data-found="([^"]*)"', result.stdout)
+    assert attribute, result.stderr
+    found = json.loads(unescape(attribute[1]))
+    assert found["faults"] == [] and found["broken"] == found["wide"] == 0
+    assert found["images"] == 1 + len(entries)
+    values = sorted(entry.metrics["sliced_w1"]["value"] for entry in entries)
+    up, down = ([float(value) for value in column] for column in found["seen"])
+    assert up == pytest.approx(values, rel=1e-3)
+    assert down == up[::-1]
+
+
+def paper_run(name: str, *overrides: str) -> Entry:
+    """A finished run of one of the paper's experiments, as far as a report is concerned."""
+    config = assembly.build(composed("train", [f"experiment={name.replace('_', '/', 1)}", *overrides])).config
+    options = {key: str(value) for key, value in assembly.flat_options(config)}
+    return Entry(Path(name, str(overrides), "0"), name, options, {}, {})
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_of_the_paper_is_known_by_its_settings(name: str) -> None:
+    """As it stands in conf/, of one seed the newest; with another process, network or λ it is not the paper's."""
+    seeds = [paper_run(name, f"seed={seed}") for seed in (0, 1)]
+    again = seeds[0]._replace(folder=Path("again", "0"))
+    settings = EXPERIMENTS[name].settings
+    others = [paper_run(name, "sde=subvp"), paper_run(name, "sde.beta_max=5")]
+    others += [paper_run(name, "network.hidden=[8]")] if "network.hidden" in settings else []
+    others += [paper_run(name, "weighting=likelihood")] if "weighting" in settings else []
+    others += [paper_run(name, "parametrization=raw"), paper_run(name, "times=uniform")] if "times" in settings else []
+    others += [paper_run(name, "sampler.steps=10")] if "sampler.steps" in settings else []
+    assert report.papers([*others, *seeds, again]) == {name: [seeds[1], again]}
+    assert report.papers(others) == {}
+    # Beside another in one folder it is part of a sweep.
+    together = [one._replace(folder=Path("sweep", str(i))) for i, one in enumerate([*others, *seeds])]
+    assert report.papers(together) == {}
+
+
+def test_the_papers_runs_come_first_beside_their_captions(sweep: Path, tmp_path: Path) -> None:
+    """Two seeds of the smile and one of others, with the measures of another run; a forecast; guided samples."""
+    root = tmp_path / "paper"
+    shutil.copytree(sweep / "8-smile", root / "other" / "0-smile")
+    values = {}
+    for name, seed in (("paper_smile", 0), ("paper_smile", 1), ("paper_gaussian_mixture", 0), ("paper_digits", 0)):
+        folder = root / f"{seed}-{name}"
+        shutil.copytree(sweep / "8-smile", folder)
+        config = assembly.build(composed("train", [f"experiment={name.replace('_', '/', 1)}", f"seed={seed}"])).config
+        files.write_yaml(folder / "config.yaml", config)
+        metrics = json.loads((folder / "metrics.json").read_text())
+        metrics["sliced_w1"]["value"] = values[name, seed] = 0.123 + seed
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+        provenance = json.loads((folder / "provenance.json").read_text())
+        provenance["training"] = {"steps": 49000, "seconds": 100.0, "peak_memory_mib": 300.0}
+        (folder / "provenance.json").write_text(json.dumps(provenance))
+    forecast.write(root / "grid", [("experiment=paper/grid/smile", forecast.Forecast(49000, 1, 7260.0, 1, 1, 600.0))])
+    guided = root / "0-paper_digits" / "samples" / "0002-euler_maruyama"
+    (guided / "figures").mkdir(parents=True)
+    shutil.copy(sweep / "8-smile" / "figures" / "samples.png", guided / "figures" / "classes.png")
+    (guided / "metrics.json").write_text('{"agreement": {"value": 0.875, "floor": 0.99}}')
+    path, _, left_out = report.write(root)
+    assert left_out == []
+    page = Page(path.read_text())
+    assert page.headings == [
+        *("The paper's experiments", "Mixture of Gaussians", "Smile", "Handwritten digits"),
+        *("What the paper's grid of times costs", "other", "Errata of the paper"),
+    ]
+    assert "Figure 3. Mistura de Gaussianas" in page.text and "Figure 4. Dados do sorriso" in page.text
+    assert "Figure 9. Geração condicional" in page.text
+    assert [table[1][:2] for table in page.tables if table[1][0] == "agreement"] == [["agreement", "0.875"]]
+    assert "1/4 is the variance" in page.text
+    summary = {row[0]: row for row in page.tables[0]}
+    value, floor = (
+        (0.123 + 1.123) / 2,
+        json.loads((guided.parents[1] / "metrics.json").read_text())["sliced_w1"]["floor"],
+    )
+    wanted = [2, value, floor, value / floor]
+    assert [float(summary["Smile"][i]) for i in (2, 4, 5, 7)] == pytest.approx(wanted, rel=1e-3)
+    cost = next(table for table in page.tables if table[0][2:3] == ["continuous t"])
+    assert cost[1] == ["Smile", "49000", "1 min 40 s", "300", "2 h 1 min", "600", "72.6"]
+    errata = next(table for table in page.tables if "printed" in table[0])
+    assert [row[0] for row in errata[1:]] == [str(number) for number in range(1, 16)]
+    # Pictures: of each experiment all, of the other run the samples, and the guided ones.
+    figures = len(list((sweep / "8-smile" / "figures").iterdir()))
+    assert len([a for a in page.addresses if a.startswith("data:image")]) == 3 * figures + 2
+
+
+def test_what_is_no_finished_run_is_left_out_with_the_reason(sweep: Path, tmp_path: Path) -> None:
+    root = tmp_path / "outputs"
+    whole = sweep / "8-smile"
+    for name in ("whole", "half", "cut", "text", "config", "strange", "floor", "failed", "torn"):
+        shutil.copytree(whole, root / name)
+    (root / "foreign").mkdir()
+    (root / "foreign" / "thesis.txt").touch()
+    (root / "latest").symlink_to("whole")
+    (root / "half" / "metrics.json").unlink()
+    (root / "failed" / "metrics.json").unlink()
+    ledger.append(root, ledger.Record("failed", "x", "failed", 1.0, "the loss is nan"))
+    (root / "cut" / "metrics.json").write_text((whole / "metrics.json").read_text()[:100])
+    (root / "text" / "provenance.json").write_text("[1, 2]")
+    (root / "config" / "config.yaml").write_text("sde: {_target_: [")
+    (root / "strange" / "metrics.json").write_text('{"w1": 3}')
+    (root / "floor" / "metrics.json").write_text('{"w1": {"value": 3.0, "floor": "none"}}')
+    # A damaged picture costs a run that picture alone, and a strange note of the cost that note.
+    picture = root / "torn" / "figures" / "samples.png"
+    picture.write_bytes(picture.read_bytes()[:2000])
+    noted = json.loads((root / "torn" / "provenance.json").read_text()) | {"training": {"steps": [], "seconds": "x"}}
+    (root / "torn" / "provenance.json").write_text(json.dumps(noted))
+    path, entries, left_out = report.write(root)
+    assert [entry.folder.name for entry in entries] == ["torn", "whole"]
+    reasons = {folder.name: why for folder, why in left_out}
+    assert reasons == {
+        "half": "is not finished: it has no metrics.json",
+        "failed": "failed: the loss is nan",
+        "cut": "metrics.json is damaged",
+        "text": "provenance.json is not a run's",
+        "config": "config.yaml is damaged, or not a run's",
+        "strange": "metrics.json is not a run's",
+        "floor": "metrics.json is not a run's",
+        "foreign": "holds no run",
+    }
+    page = Page(path.read_text())
+    assert all(f"{name}: {why}" in page.text for name, why in reasons.items())
+    assert len([a for a in page.addresses if a.startswith("data:image")]) == 1
+
+
+HARM = {
+    "deep": ("metrics.json", "[" * 100_000),
+    "long": ("metrics.json", '{"w1": {"value": ' + "9" * 400 + "}}"),
+    "infinite": ("metrics.json", '{"w1": {"value": Infinity}}'),
+    "bytes": ("metrics.json", b"\xff\xfe"),
+    "large": ("metrics.json", " " * 2**21),
+    "aliases": ("config.yaml", "a: &a [1]\nb: *a\n"),
+    "nested": ("provenance.json", '{"training": ' + "[" * 100_000),
+}
+
+
+def test_no_file_keeps_the_others_from_being_read(sweep: Path, tmp_path: Path) -> None:
+    """Damage and malice cost the run that has them, and strange names and numbers nothing."""
+    root = tmp_path / "outputs"
+    for name, (file, content) in HARM.items():
+        shutil.copytree(sweep / "8-smile", root / name)
+        (root / name / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    strange = ("run2²", "x$^{", "a<b>", "nan", "numbers")
+    for name in strange:
+        shutil.copytree(sweep / "8-smile", root / name)
+    config = files.as_yaml({**composed("train", ["dataset=smile"]), "name": "a$x^{$b", "1": 2})
+    (root / "x$^{" / "config.yaml").write_text(config.replace("'1': 2", "1: 2"))
+    cost = {"training": {"steps": 4, "seconds": float("nan"), "peak_memory_mib": 10**400}}
+    (root / "nan" / "provenance.json").write_text(json.dumps(cost))
+    for name, value in (("numbers", "1.0e-300"), ("a<b>", ".inf"), ("run2²", "1.0e+300")):
+        text = (root / name / "config.yaml").read_text()
+        (root / name / "config.yaml").write_text(text.replace("beta_max: 20.0", f"beta_max: {value}"))
+    (root / "ledger.jsonl").mkdir()
+    (root / "forecast.json").write_text('{"experiment=paper/grid/smile": {"steps": "x"}}')
+    path, entries, left_out = report.write(root)
+    assert {folder.name for folder, _ in left_out} == set(HARM)
+    assert sorted(entry.folder.name for entry in entries) == sorted(strange)
+    assert Page(path.read_text()).headings
+
+
+def test_a_run_by_itself_is_read_too(sweep: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(sweep / "8-smile", run)
+    path, entries, _ = report.write(run)
+    assert path == run / "report.html" and [entry.folder for entry in entries] == [run]
+    with Image.open(run / "figures" / "samples.png") as picture:
+        assert f"width='{96 * picture.width / 150:.0f}'" in path.read_text()
+
+
+def test_a_page_that_cannot_be_written_is_told(sweep: Path, tmp_path: Path) -> None:
+    shutil.copytree(sweep / "8-smile", tmp_path / "run")
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(UserError, match="report.html: cannot be written"):
+        report.write(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "report.html"}
+
+
+def test_a_folder_without_runs_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        report.write(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="holds no finished run"):
+        report.write(tmp_path)
+    assert list(tmp_path.iterdir()) == []

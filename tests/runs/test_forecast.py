@@ -1,0 +1,93 @@
+"""A forecast's counts are those of the run itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sdegen.cli.command import composed
+from sdegen.networks.mlp import MLP
+from sdegen.runs import files, forecast, session
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("trainer.epochs=3", "trainer.batch_size=64"),
+        ("trainer.epochs=null", "trainer.steps=10", "trainer.batch_size=150", "times.draws=3"),
+        ("trainer.epochs=1", "times=grid", "times.points=5", "times.simulations=4", "times.chunk=7"),
+        ("trainer.epochs=1", "trainer.batch_size=1000"),
+    ],
+)
+def test_rows_and_evaluations_are_those_of_the_run(
+    overrides: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted in the network; 400 points do not fill the last batches."""
+    short = ("experiment=smile", "network.hidden=[8]", "trainer.preview_every=0", "sampler.steps=3", "count=50",
+             "trainer.gradient=autograd")  # fmt: skip
+    config = composed("train", [*short, *overrides])
+    monkeypatch.setattr(forecast, "SECONDS", 0.0)
+    expected = forecast.forecast(config)
+    forward, rows = MLP.forward, []
+
+    def counting(self: MLP, x: torch.Tensor, *rest: Any) -> torch.Tensor:  # noqa: ANN401
+        if torch.is_grad_enabled():
+            rows.append(len(x))
+        return forward(self, x, *rest)
+
+    monkeypatch.setattr(MLP, "forward", counting)
+    run = session.train(config, tmp_path / "run")
+    assert (expected.steps, expected.rows) == (run.step, sum(rows))
+    (samples,) = (tmp_path / "run" / "samples").glob("*/samples.npz")
+    assert expected.sampled_rows == float(np.load(samples)["nfe"]) * 50
+
+
+def test_what_chooses_its_steps_is_tried_and_what_is_not_sampled_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast, "SECONDS", 0.0)
+    tried = forecast.forecast(composed("train", ["experiment=smile", "sampler=dopri5", "count=50"]))
+    assert tried.sampled_rows > 50 * 20
+    exact = forecast.forecast(
+        composed("train", ["dataset=smile_noisy", "network=oracle", "sampler.steps=7", "count=9"])
+    )
+    assert (exact.steps, exact.rows, exact.seconds, exact.sampled_rows) == (0, 0, 0, 63)
+    classifier = forecast.forecast(composed("train", ["experiment=paper/digits_classifier"]))
+    assert (classifier.sampled_rows, classifier.sampling_seconds) == (0, 0)
+
+
+def test_each_of_several_has_a_process_and_its_memory_of_its_own() -> None:
+    """The peak of the first, of a large data set, is not told of the second; in one process it is forgotten as well."""
+    code = """
+from sdegen.runs import forecast
+from sdegen.cli.command import composed
+small = composed("train", ["experiment=smile", "trainer.steps=2", "trainer.epochs=null", "sampler.steps=2", "count=9"])
+large = {**small, "dataset": {**small["dataset"], "size": 4_000_000}}
+print([cost.memory_mib for cost in forecast.each([large, small])])
+"""
+    # Not in this one: the server of its forks would be left to the forks of other tests, and be none of theirs.
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    first, second = json.loads(done.stdout)
+    assert second < first - 60
+    files.forget_peak_memory()
+    before = files.peak_memory_mib()
+    held = np.ones(30_000_000)
+    assert before is not None and files.peak_memory_mib() > before + 200  # type: ignore[operator]
+    del held
+    files.forget_peak_memory()
+    assert files.peak_memory_mib() < before + 30  # type: ignore[operator]
+
+
+def test_a_table_adds_up() -> None:
+    cost = forecast.Forecast(1500, 96_000, 61.4, 2e6, 3.0, 400.0)
+    lines = forecast.table([("a", cost), ("b", cost._replace(steps=10, memory_mib=None))]).splitlines()
+    assert lines[1].split() == ["1.5k", "96k", "0:01:01", "2M", "0:00:03", "400", "a"]
+    assert lines[3].split() == ["1.51k", "192k", "0:02:03", "4M", "0:00:06", "in", "all"]
+    assert len(forecast.table([("a", cost)]).splitlines()) == 2

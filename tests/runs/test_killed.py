@@ -1,0 +1,280 @@
+"""Runs that are killed, at moments nobody chose, and go on as though nothing had happened."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from sdegen.cli.command import composed
+from sdegen.core.errors import Stopped, UserError
+from sdegen.runs import checkpoint, session
+from sdegen.training.loop import Training
+
+ROOT = Path(__file__).parents[2]
+OPTIONS = (
+    "dataset=smile",
+    "network.hidden=[16]",
+    "trainer.steps=1500",
+    "trainer.batch_size=32",
+    "trainer.checkpoint_every=70",
+    "trainer.log_every=40",
+    "trainer.preview_every=200",
+    "trainer.keep=2",
+    "optimizer.decay=cosine",
+    "sampler.steps=20",
+    "count=200",
+)
+PROCESSES = multiprocessing.get_context("fork")
+
+OWN = "users.Regular"
+"""Among the options: the network of that name, with dropout and BatchNorm, in the place of the one that is chosen."""
+
+OPERATIONS = {"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.listdir"}
+"""Of files, as Python's audit events have them."""
+
+
+def kill_at(operation: int, folder: Path) -> None:
+    """Let this process be killed just before its so many-th operation on a file of a folder."""
+    count = 0
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal count
+        if event in OPERATIONS and arguments and str(arguments[0]).startswith(str(folder)):
+            count += 1
+            if count == operation:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+
+
+def work(folder: Path, options: tuple[str, ...], operation: int) -> None:
+    """Begin a run, or go on with it; be killed at an operation on a file, if there are so many, and not for 0."""
+    torch.set_num_threads(1)
+    kill_at(operation, folder)
+    if any(folder.glob("checkpoints/*.pt")):
+        session.resume(folder, {}, ["users"])
+    else:
+        config = composed("train", [option for option in options if option != OWN])
+        session.train(config | ({"network": {"_target_": OWN}} if OWN in options else {}), folder)
+
+
+def started(folder: Path, options: tuple[str, ...], operation: int = 0) -> Any:  # noqa: ANN401
+    process = PROCESSES.Process(target=work, args=(folder, options, operation))
+    process.start()
+    return process
+
+
+class Left(NamedTuple):
+    """All that a finished run leaves, but for what tells of time."""
+
+    tensors: dict[str, torch.Tensor]
+    curves: dict[str, list[tuple[int, float]]]
+    pictures: dict[str, list[int]]
+    samples: np.ndarray
+    checkpoints: list[str]
+    metrics: str
+
+
+def left(folder: Path) -> Left:
+    tensors = {}
+    for which in ("last", "best"):
+        saved = checkpoint.read(folder, which)  # type: ignore[arg-type]
+        parts = {"w": saved.weights, "e": saved.ema, "o": saved.optimizer["state"].get(0, {}), "h": saved.history}
+        tensors |= {f"{which} {part} {name}": x for part, of in parts.items() for name, x in of.items()}
+        tensors[f"{which} step"] = torch.tensor([saved.step, saved.held_out or 0.0], dtype=torch.float64)
+    events = EventAccumulator(str(folder), {"scalars": 0, "images": 0}).Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if tag != "train/steps_per_second"]
+    curves = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
+    pictures = {tag: [image.step for image in events.Images(tag)] for tag in events.Tags()["images"]}
+    # Killed between its samples and its last file, a run draws them again.
+    samples, *again = [np.load(path)["x"] for path in (folder / "samples").glob("*/samples.npz")]
+    assert all(np.array_equal(samples, other) for other in again)
+    names = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    return Left(tensors, curves, pictures, samples, names, (folder / "metrics.json").read_text())
+
+
+def assert_same(found: Left, expected: Left) -> None:
+    assert found.tensors.keys() == expected.tensors.keys()
+    for name, value in expected.tensors.items():
+        assert torch.equal(found.tensors[name], value), name
+    assert found.curves == expected.curves
+    assert found.pictures == expected.pictures
+    assert np.array_equal(found.samples, expected.samples)
+    assert found.checkpoints == expected.checkpoints
+    assert found.metrics == expected.metrics
+
+
+def reference(folder: Path, options: tuple[str, ...]) -> Left:
+    """What a run leaves that nothing has disturbed."""
+    process = started(folder, options)
+    process.join()
+    assert process.exitcode == 0
+    return left(folder)
+
+
+def kill(root: Path, options: tuple[str, ...], kills: int, dice: random.Random) -> None:
+    """Kill runs at random moments until it was done so often, and let each go on to its end."""
+    expected, done, runs = reference(root / "whole", options), 0, 0
+    while done < kills:
+        folder = root / str(runs)
+        while not (folder / "metrics.json").exists():
+            process = started(folder, options)
+            process.join(dice.uniform(0, 3) if done < kills else None)
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+                done += 1
+            else:
+                assert process.exitcode == 0
+        assert_same(left(folder), expected)
+        runs += 1
+
+
+def test_a_run_that_is_killed_goes_on_as_though_nothing_had_happened(tmp_path: Path) -> None:
+    kill(tmp_path, OPTIONS, 3, random.Random(0))
+
+
+IMAGES = (
+    "dataset=digits",
+    "network=scorenet",
+    "network.channels=[8,8]",
+    "trainer.steps=60",
+    "trainer.checkpoint_every=9",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", [(), (OWN,), ("trainer.replicas=3",), ("objective=sliced", "network.activation=silu"), IMAGES]
+)
+def test_whatever_is_trained_may_be_killed(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Fifty times in all."""
+    own = [option for option in OPTIONS if options != IMAGES or not option.startswith(("dataset", "network"))]
+    kill(tmp_path, (*own, *options), 10, random.Random(str(options)))
+
+
+SHORT = (*OPTIONS, "trainer.steps=20", "trainer.checkpoint_every=8", "trainer.log_every=5", "trainer.preview_every=7")
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Left:
+    """What such a run leaves that nothing has disturbed."""
+    return reference(tmp_path_factory.mktemp("short") / "run", SHORT)
+
+
+@pytest.mark.parametrize("first", [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_run_may_be_killed_at_any_operation_on_a_file(tmp_path: Path, short: Left, first: int) -> None:
+    """In the midst of a checkpoint, of a picture, of its last file: at every one, or at some, spread over the run."""
+    operation, killed = 1, 0
+    while True:
+        folder = tmp_path / str(operation)
+        process = started(folder, SHORT, operation)
+        process.join()
+        if not process.exitcode:
+            break
+        assert process.exitcode == -signal.SIGKILL
+        killed += 1
+        if not (folder / "metrics.json").exists():
+            process = started(folder, SHORT)
+            process.join()
+            assert process.exitcode == 0
+        assert_same(left(folder), short)
+        operation += 61 if first else 1
+    assert killed > (2 if first else 100)
+
+
+@contextlib.contextmanager
+def signalled(at: int, number: int, times: int = 1) -> Iterator[None]:
+    """While it is entered, signals come in the midst of a step."""
+    advance = Training.advance
+
+    def interrupted(self: Training, chunks: list[Any]) -> None:
+        if self.step == at:
+            for _ in range(times):
+                signal.raise_signal(number)
+        advance(self, chunks)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Training, "advance", interrupted)
+        yield
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_saves_and_tells_how_to_go_on(tmp_path: Path, short: Left, number: signal.Signals) -> None:
+    """In the midst of everything: of a block of noise, an epoch, and an interval of scalars and of checkpoints."""
+    config, before = composed("train", SHORT), signal.getsignal(number)
+    with signalled(11, number), pytest.raises(Stopped) as stop:
+        session.train(config, tmp_path / "run")
+    go_on = f"python scripts/train.py resume={tmp_path / 'run'}"
+    assert str(stop.value) == f"stopped by {number.name}, saved at step 12; go on with {go_on}"
+    assert stop.value.number == number and signal.getsignal(number) == before
+    session.resume(tmp_path / "run", {})
+    assert_same(left(tmp_path / "run"), short)
+
+
+def test_a_second_signal_does_not_wait_for_the_step(tmp_path: Path) -> None:
+    with signalled(11, signal.SIGTERM, 2), pytest.raises(Stopped, match="SIGTERM, saved at step 8; go on"):
+        session.train(composed("train", SHORT), tmp_path / "run")
+    assert checkpoint.read(tmp_path / "run").step == 8
+
+
+def test_a_folder_is_one_processs_at_a_time(tmp_path: Path) -> None:
+    """Neither a second start nor a second resumption; the claim of a process that is killed ends with it."""
+    process = started(tmp_path / "run", OPTIONS)
+    while not (tmp_path / "run" / "checkpoints" / "last.pt").exists():
+        assert process.is_alive()
+    for again in (lambda: session.train(composed("train", SHORT), tmp_path / "run"),
+                  lambda: session.resume(tmp_path / "run", {})):  # fmt: skip
+        with pytest.raises(UserError, match="another process is training there: wait for it, or stop it"):
+            again()
+    process.kill()
+    process.join()
+    session.resume(tmp_path / "run", {})
+    assert (tmp_path / "run" / "metrics.json").exists()
+
+
+STUBS = {"srun": 'exec "$@"', "scontrol": 'echo "$@" > asked', "python": f'exec {sys.executable} "$@"'}
+"""What Slurm has, as far as the script in the README asks for it."""
+
+
+@pytest.mark.slow
+def test_the_job_of_the_readme_is_queued_again_until_it_is_done(tmp_path: Path) -> None:
+    """As Slurm does it: the signal goes to the process that srun has started; then the script is run again."""
+    (script,) = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    (tmp_path / "bin").mkdir()
+    for name, body in STUBS.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    script = script.replace("hydra.run.dir", "trainer.epochs=100 hydra.run.dir")
+    environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    options: dict[str, Any] = {"cwd": tmp_path, "env": environment, "text": True}
+    job = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, start_new_session=True, **options)
+    assert job.stdout is not None
+    while "training" not in (line := job.stdout.readline()):
+        assert job.poll() is None, line
+    (process,) = subprocess.run(
+        ["pgrep", "-P", str(job.pid)], capture_output=True, text=True, check=True
+    ).stdout.split()
+    os.kill(int(process), signal.SIGUSR1)
+    job.communicate()
+    assert (tmp_path / "asked").read_text() == "requeue 7\n"
+    (tmp_path / "asked").unlink()
+    done = subprocess.run(["sh", "-c", script], capture_output=True, check=False, **options)
+    assert done.returncode == 0, done.stderr
+    assert "steps 0 to" not in done.stdout and (tmp_path / "outputs" / "long" / "metrics.json").exists()
+    assert not (tmp_path / "asked").exists()

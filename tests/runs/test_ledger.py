@@ -1,0 +1,149 @@
+"""A sweep's ledger: what is done is not done again, what failed is, and lines of several processes stay whole."""
+
+from __future__ import annotations
+
+import multiprocessing
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+
+import pytest
+
+from sdegen.core.errors import UserError
+from sdegen.runs import files, ledger
+
+
+class Work:
+    """A job that counts its beginnings and its continuations, and fails so often."""
+
+    def __init__(self, folder: Path, failures: int = 0, saves: bool = False) -> None:
+        self.folder, self.failures, self.saves, self.calls = folder, failures, saves, []
+
+    def attempt(self, **config: object) -> bool:
+        return ledger.attempt(self.folder, config, lambda: self.work("start"), lambda: self.work("go on"))
+
+    def work(self, name: str) -> None:
+        self.calls.append(name)
+        left = {path.name for path in self.folder.iterdir()} - {files.LOG}
+        assert left == (set() if name == "start" else {"checkpoints"})
+        assert name != "start" or (self.folder / files.LOG).read_bytes() == b""
+        if self.saves:
+            (self.folder / "checkpoints").mkdir(exist_ok=True)
+            (self.folder / "checkpoints" / "last.pt").touch()
+        else:
+            (self.folder / "half").touch()
+        if len(self.calls) <= self.failures:
+            raise ZeroDivisionError("a fault\nof the program")
+        (self.folder / "half").unlink(missing_ok=True)
+        (self.folder / "metrics.json").touch()
+
+
+@pytest.mark.parametrize(("saves", "calls"), [(False, ["start", "start"]), (True, ["start", "go on"])])
+def test_what_failed_is_done_again_and_what_is_done_is_not(tmp_path: Path, saves: bool, calls: list[str]) -> None:
+    """From the last checkpoint where there is one, else from the beginning in a clean folder."""
+    job = Work(tmp_path / "0-smile", failures=1, saves=saves)
+    with pytest.raises(ZeroDivisionError):
+        job.attempt(a=1)
+    record = ledger.read(tmp_path)["0-smile"]
+    assert (record.state, record.error) == ("failed", "ZeroDivisionError: a fault of the program")
+    assert job.attempt(a=1)
+    assert job.calls == calls
+    assert ledger.read(tmp_path)["0-smile"].state == "done"
+    assert not job.attempt(a=1)
+    assert job.calls == calls
+
+
+def test_done_means_that_the_measures_are_there(tmp_path: Path) -> None:
+    job = Work(tmp_path / "0-smile", saves=True)
+    assert job.attempt(a=1)
+    (job.folder / "metrics.json").unlink()
+    assert job.attempt(a=1)
+    assert job.calls == ["start", "go on"]
+
+
+def test_another_configuration_and_a_strangers_folder_are_left_alone(tmp_path: Path) -> None:
+    job = Work(tmp_path / "0-smile")
+    assert job.attempt(a=1, b={"c": 2})
+    with pytest.raises(UserError, match="holds a run of another configuration"):
+        job.attempt(a=1, b={"c": 3})
+    stranger = Work(tmp_path / "1-smile")
+    stranger.folder.mkdir()
+    (stranger.folder / "thesis.txt").touch()
+    with pytest.raises(UserError, match="holds a run of another configuration"):
+        stranger.attempt(a=1)
+    assert (stranger.folder / "thesis.txt").exists()
+    assert stranger.calls == []
+
+
+def test_a_line_cut_short_hides_neither_what_was_nor_what_comes(tmp_path: Path) -> None:
+    record = ledger.Record("0-a", "x", "done", 1.5)
+    ledger.append(tmp_path, record)
+    with (tmp_path / ledger.NAME).open("a") as file:
+        file.write('{"job": "1-b", "con')
+    assert ledger.read(tmp_path) == {"0-a": record}
+    ledger.append(tmp_path, record._replace(job="2-c"))
+    assert set(ledger.read(tmp_path)) == {"0-a", "2-c"}
+
+
+def _write(sweep: Path, number: int) -> None:
+    for i in range(200):
+        ledger.append(sweep, ledger.Record(f"{number}-{i}", "x" * (i % 50), "failed", i, "an error " * 40))
+
+
+def test_lines_of_several_processes_stay_whole(tmp_path: Path) -> None:
+    processes = [multiprocessing.get_context("fork").Process(target=_write, args=(tmp_path, n)) for n in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    found = ledger.read(tmp_path)
+    assert len(found) == 800
+    assert all(record.error == "an error " * 40 for record in found.values())
+
+
+def test_a_job_that_was_killed_before_its_last_line_is_done(tmp_path: Path) -> None:
+    job = Work(tmp_path / "0-smile", saves=True)
+    assert job.attempt(a=1)
+    lines = (tmp_path / ledger.NAME).read_text().splitlines(keepends=True)
+    (tmp_path / ledger.NAME).write_text("".join(lines[:-1]))
+    assert ledger.read(tmp_path)["0-smile"].state == "begun"
+    assert not job.attempt(a=1)
+    assert job.calls == ["start"] and ledger.read(tmp_path)["0-smile"].state == "done"
+
+
+def test_a_job_that_another_process_has_just_begun_is_left_alone(tmp_path: Path) -> None:
+    """It has not come to its first checkpoint, and what it has left is not to be cleared away."""
+    job = Work(tmp_path / "0-smile", failures=1)
+    with pytest.raises(ZeroDivisionError):
+        job.attempt(a=1)
+    with files.claimed(job.folder), pytest.raises(UserError, match="another process is training there"):
+        job.attempt(a=1)
+    assert (job.folder / "half").exists() and job.calls == ["start"]
+    assert job.attempt(a=1)
+
+
+def _claim_amid_removal(folder: Path, count: int, found: SimpleQueue[str]) -> None:
+    """Claim a folder as soon as another process has begun to remove the files of an attempt."""
+    while len(list((folder / "left").iterdir())) == count:
+        pass
+    try:
+        with files.claimed(folder):
+            found.put("claimed")
+    except UserError as error:
+        found.put(str(error))
+
+
+def test_what_an_attempt_left_is_removed_under_the_claim(tmp_path: Path) -> None:
+    """Another process that comes while one removes must not get the folder, whose files would vanish under it."""
+    job, count = Work(tmp_path / "0-smile", failures=1), 5000
+    with pytest.raises(ZeroDivisionError):
+        job.attempt(a=1)
+    (job.folder / "left").mkdir()
+    for i in range(count):
+        (job.folder / "left" / str(i)).touch()
+    context = multiprocessing.get_context("fork")
+    found = context.SimpleQueue()
+    other = context.Process(target=_claim_amid_removal, args=(job.folder, count, found))
+    other.start()
+    assert job.attempt(a=1)
+    assert "another process is training there" in found.get()
+    other.join()

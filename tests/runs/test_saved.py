@@ -1,0 +1,304 @@
+"""What is kept of a run: the last and the best, on full disks, of rotten files, when numbers overflow."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TEXTBOOK
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import sdegen
+from sdegen.cli.command import composed
+from sdegen.core.errors import UserError
+from sdegen.runs import checkpoint, session
+from sdegen.training.loop import Training
+
+ROOT = Path(__file__).parents[2]
+SMALL = (
+    *TEXTBOOK,
+    "dataset=smile",
+    "network.hidden=[16]",
+    "trainer.steps=60",
+    "trainer.batch_size=32",
+    "trainer.checkpoint_every=10",
+    "trainer.log_every=4",
+    "trainer.preview_every=0",
+    "sampler.steps=5",
+    "count=100",
+)
+
+
+def train(folder: Path, *options: str) -> None:
+    session.train(composed("train", (*SMALL, *options)), folder)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def weights(folder: Path) -> torch.Tensor:
+    return torch.cat([w.flatten() for w in checkpoint.read(folder).weights.values()])
+
+
+def steps_told(folder: Path, tag: str = "train/loss") -> list[int]:
+    return [event.step for event in EventAccumulator(str(folder), {"scalars": 0}).Reload().Scalars(tag)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing has disturbed."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    train(folder, "trainer.keep=null")
+    return folder
+
+
+def test_the_last_ones_and_the_best_are_kept(tmp_path: Path, whole: Path) -> None:
+    all_steps = [f"step-{step:08d}.pt" for step in range(0, 61, 10)]
+    assert names(whole) == ["best.pt", "last.pt", *all_steps]
+    train(tmp_path / "run", "trainer.keep=2")
+    assert names(tmp_path / "run") == ["best.pt", "last.pt", *all_steps[-2:]]
+    train(tmp_path / "steep", "trainer.keep=1", "optimizer.lr=0.3", "trainer.ema=0", "trainer.steps=100")
+    best = checkpoint.read(tmp_path / "steep", "best")
+    told = EventAccumulator(str(tmp_path / "steep")).Reload().Scalars("train/held_out_loss")
+    losses = {event.step: event.value for event in told}
+    assert list(losses) == list(range(0, 101, 10))
+    assert best.step == min(losses, key=losses.__getitem__) != 100
+    assert best.held_out == pytest.approx(losses[best.step], rel=1e-6)
+    assert sdegen.load(tmp_path / "steep", checkpoint="best").step == best.step
+    with pytest.raises(UserError, match="choose checkpoint= from 100"):
+        sdegen.load(tmp_path / "steep", checkpoint=best.step)
+
+
+def test_loss_on_held_out_points_is_that_of_fresh_ones(whole: Path) -> None:
+    """Against the definition: λ ‖score - target‖² at fresh points of the law, by their own noise, in float64."""
+    source = torch.Generator().manual_seed(1)
+    for step in (0, 60):
+        run = sdegen.load(whole, checkpoint=step, precision="float64")
+        x0 = run.units.encode(run.dataset.draw(20_000, source))  # type: ignore[arg-type]
+        z = torch.randn(x0.shape, generator=source, dtype=torch.float64)
+        t = 1e-3 + (1 - 1e-3) * torch.rand(len(x0), generator=source, dtype=torch.float64)
+        b = 0.1 * t + 0.5 * (20 - 0.1) * t**2
+        alpha, sigma = (-b / 2).exp()[:, None], (1 - (-b).exp()).sqrt()[:, None]
+        with torch.no_grad():
+            score = run.score_model(alpha * x0 + sigma * z, t)
+        losses = (sigma.squeeze() ** 2) * ((score + z / sigma) ** 2).sum(1)
+        told = checkpoint.read(whole, step).held_out
+        # The told one is a mean over about 4000.
+        assert told == pytest.approx(float(losses.mean()), abs=4 * float(losses.std()) / math.sqrt(4000))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip(path: Path) -> None:
+    """One bit of a number, which torch would read without a word."""
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        number = max(archive.infolist(), key=lambda member: member.file_size)
+    # Behind a header of 30 bytes, the name, and what torch has put there to align the numbers.
+    name, padding = struct.unpack_from("<HH", content, number.header_offset + 26)
+    content[number.header_offset + 30 + name + padding + number.file_size // 2] ^= 1
+    # Its other names keep what they had: a bit that is flipped twice is whole.
+    path.unlink()
+    path.write_bytes(content)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def foreign(path: Path) -> None:
+    path.unlink()
+    torch.save({"state_dict": {}}, path)
+
+
+HARMS = [cut, flip, empty, foreign]
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_file_that_has_rotted_is_told_and_the_one_before_found(
+    tmp_path: Path, whole: Path, harm: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    from sdegen.runs.files import log
+
+    log.propagate = True
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    (folder / "metrics.json").unlink()
+    for name in ("last.pt", "step-00000060.pt", "step-00000040.pt"):
+        harm(folder / "checkpoints" / name)
+    with pytest.raises(UserError, match=r"last.pt: .*; the newest that is whole is checkpoint=50$") as error:
+        sdegen.load(folder)
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"step-00000040.pt: .*; the newest that is whole is checkpoint=50$"):
+        sdegen.load(folder, checkpoint=40)
+    with caplog.at_level("INFO", "sdegen"):
+        session.resume(folder, {})
+    assert "step-00000060.pt: " in caplog.text and "passed over" in caplog.text and "steps 50 to 60" in caplog.text
+    assert torch.equal(weights(folder), weights(whole))
+    assert steps_told(folder) == steps_told(whole)
+    for name in set(names(folder)) - {"step-00000040.pt"}:
+        harm(folder / "checkpoints" / name)
+    with pytest.raises(UserError, match="and no other is whole$"):
+        sdegen.load(folder)
+    with pytest.raises(UserError, match="holds no whole checkpoint: begin again, in another folder"):
+        session.resume(folder, {})
+
+
+def test_a_run_is_not_taken_back_to_fewer_steps(tmp_path: Path, whole: Path) -> None:
+    """Neither one that is finished nor one that was killed before it was."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    for _ in range(2):
+        with pytest.raises(UserError, match="has taken 60 steps and is to take 50: ask for more by trainer.steps="):
+            session.resume(folder, {"trainer.steps": 50})
+        (folder / "metrics.json").unlink(missing_ok=True)
+    session.resume(folder, {})
+    assert (folder / "metrics.json").read_text() == (whole / "metrics.json").read_text()
+
+
+@pytest.mark.slow
+def test_replicas_go_back_to_a_step_that_all_have(tmp_path: Path) -> None:
+    for name in ("whole", "run"):
+        train(tmp_path / name, "trainer.replicas=2")
+    for path in (tmp_path / "run").rglob("metrics.json"):
+        path.unlink()
+    flip(tmp_path / "run" / "replicas" / "seed-1" / "checkpoints" / "step-00000060.pt")
+    flip(tmp_path / "run" / "checkpoints" / "step-00000050.pt")
+    session.resume(tmp_path / "run", {})
+    for own in (".", "replicas/seed-1"):
+        assert torch.equal(weights(tmp_path / "run" / own), weights(tmp_path / "whole" / own))
+
+
+FULL = """
+mount -t tmpfs -o size=2000k tmpfs {disk} || exit 9
+cd {disk}
+head -c {ballast}k /dev/zero > ballast
+{train} hydra.run.dir=run {options} > {told}/out 2> {told}/err
+echo $? > {told}/status
+cp -r run {told}/full
+rm ballast
+{train} resume=run > {told}/again 2>&1 || exit 8
+cp -r run {told}/run
+"""
+
+
+def filled(folder: Path, ballast: int) -> None:
+    """Train on a disk with little room, then make room and go on; what there was at the two ends is copied away."""
+    (folder / "disk").mkdir()
+    train = f"{sys.executable} {ROOT / 'scripts' / 'train.py'}"
+    script = FULL.format(disk=folder / "disk", told=folder, ballast=ballast, train=train, options=" ".join(SMALL))
+    # In a namespace of its own, where a user may mount.
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False)
+    if done.returncode in (1, 9):
+        pytest.skip(f"this machine lets nobody mount: {done.stderr}")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="no namespaces here")
+@pytest.mark.parametrize("room", [90, *(pytest.param(k, marks=pytest.mark.slow) for k in range(30, 400, 20))])
+def test_a_full_disk_loses_nothing_that_was_there(tmp_path: Path, whole: Path, room: int) -> None:
+    """What was saved before is whole; with room again the run ends where it would have."""
+    filled(tmp_path, 2000 - 4 - room)
+    error, status = (tmp_path / "err").read_text(), (tmp_path / "status").read_text().strip()
+    if "nothing was saved yet" not in error:
+        assert status == "2" and len(error.splitlines()) == 1, error
+        found = error.strip().rpartition("saved at step ")[2]
+        assert found.endswith("; go on with python scripts/train.py resume=run")
+        steps = [int(name[5:-3]) for name in names(tmp_path / "full") if name.startswith("step")]
+        for step in steps:
+            assert checkpoint.read(tmp_path / "full", step).step == step
+        assert checkpoint.read(tmp_path / "full").step == int(found.partition(";")[0])
+    assert torch.equal(weights(tmp_path / "run"), weights(whole))
+    samples = [sorted((run / "samples").glob("*/samples.csv"))[-1].read_bytes() for run in (tmp_path / "run", whole)]
+    assert samples[0] == samples[1]
+
+
+def poisoned(patch: pytest.MonkeyPatch, at: int, variants: tuple[int, ...]) -> None:
+    """Let a weight become NaN before a step, on some of the streams of noise."""
+    advance = Training.advance
+
+    def poison(self: Training, chunks) -> None:  # noqa: ANN001
+        if self.step == at and self.stream.variant in variants:
+            self.vector.data[0] = math.nan
+        advance(self, chunks)
+
+    patch.setattr(Training, "advance", poison)
+
+
+def test_a_retry_goes_back_and_takes_other_noise(tmp_path: Path, whole: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Not repeated in the curve; not the run it would have been; and the same again if it is killed afterwards."""
+    from sdegen.runs.files import log
+
+    log.propagate = True
+    with pytest.MonkeyPatch.context() as patch:
+        poisoned(patch, 37, (0, 1))
+        train(tmp_path / "run", "trainer.retries=2", "trainer.keep=null")
+    assert "the loss is nan at step 38" in caplog.text
+    assert "retry 1 of 2, from step 30" in caplog.text and "retry 2 of 2, from step 30" in caplog.text
+    assert steps_told(tmp_path / "run") == steps_told(whole)
+    before, after = (checkpoint.read(tmp_path / "run", step) for step in (30, 40))
+    assert (before.stream, after.stream) == (0, 2)
+    assert all(torch.equal(w, checkpoint.read(whole, 30).weights[name]) for name, w in before.weights.items())
+    assert not torch.isclose(weights(tmp_path / "run"), weights(whole)).any()
+    shutil.copytree(tmp_path / "run", tmp_path / "killed")
+    (tmp_path / "killed" / "metrics.json").unlink()
+    for name in ("last.pt", "step-00000060.pt", "step-00000050.pt"):
+        (tmp_path / "killed" / "checkpoints" / name).unlink()
+    session.resume(tmp_path / "killed", {})
+    assert torch.equal(weights(tmp_path / "killed"), weights(tmp_path / "run"))
+
+
+def test_when_all_retries_have_failed_the_last_good_checkpoint_stays(tmp_path: Path, whole: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="checkpoint of step 30 is from before"):
+        poisoned(patch, 37, (0, 1, 2))
+        train(tmp_path / "run", "trainer.retries=2")
+    found = checkpoint.read(tmp_path / "run")
+    assert found.step == 30 and all(bool(w.isfinite().all()) for w in found.weights.values())
+    assert all(torch.equal(w, checkpoint.read(whole, 30).weights[name]) for name, w in found.weights.items())
+
+
+def test_a_checkpoint_carries_what_it_takes_to_make_it_again(whole: Path) -> None:
+    import platform
+
+    for step in (0, 60):
+        told = checkpoint.read(whole, step).provenance
+        assert told["python"] == platform.python_version()
+        assert {name: told["packages"][name] for name in ("torch", "hydra-core", "numpy")} == {
+            "torch": torch.__version__,
+            "hydra-core": __import__("hydra").__version__,
+            "numpy": __import__("numpy").__version__,
+        }
+        git = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        assert told["commit"] == (git.stdout.strip() or None) and isinstance(told["clean"], bool | None)
+
+
+def test_a_run_that_goes_on_under_other_versions_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from sdegen.runs.files import log
+
+    log.propagate = True
+    train(tmp_path / "run")
+    saved = checkpoint.read(tmp_path / "run")
+    packages = {**saved.provenance["packages"], "torch": "1.0"}
+    checkpoint.save(
+        saved._replace(provenance={**saved.provenance, "packages": packages}), tmp_path / "run" / "checkpoints"
+    )
+    session.resume(tmp_path / "run", {"trainer.steps": 70})
+    assert "the run began under other versions" in caplog.text
+    for told in (
+        checkpoint.read(tmp_path / "run").provenance,
+        json.loads((tmp_path / "run" / "provenance.json").read_text()),
+    ):
+        assert told["packages"]["torch"] == "1.0"
+        assert told["resumed"] == [{"step": 60, "packages": saved.provenance["packages"]}]

@@ -1,0 +1,295 @@
+"""What TensorBoard's own server says of a sweep, asked as the browser asks it."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import io
+import json
+import logging
+import multiprocessing
+import re
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+
+from sdegen.cli.command import composed
+from sdegen.core.errors import UserError
+from sdegen.runs import session
+from sdegen.runs.recorder import Recorder
+
+SHORT = (
+    "dataset=smile",
+    "network.hidden=[8]",
+    "trainer.steps=6",
+    "trainer.epochs=null",
+    "trainer.preview_every=4",
+    "trainer.checkpoint_every=3",
+    "trainer.log_every=1",
+    "sampler.steps=2",
+    "count=30",
+)
+RUNS = {"0-vp": ("sde=vp", "seed=1"), "1-ve": ("sde=ve", "seed=2", "trainer.clip=null")}
+RESUMED = "1-ve"
+
+
+class Server:
+    """A TensorBoard server of this machine alone.
+
+    Args:
+        root: the folder it shows.
+        port: it answers at.
+    """
+
+    def __init__(self, root: Path, port: int) -> None:
+        self.root, self.port = root, port
+
+    def ask(self, path: str, body: object = None, **query: str) -> Any:  # noqa: ANN401
+        """The JSON of an address under ``/data``; posted to it where there is a body."""
+        return json.loads(self.raw(path, body, **query))
+
+    def raw(self, path: str, body: object = None, **query: str) -> bytes:
+        """What an address under ``/data`` gives."""
+        address = f"http://127.0.0.1:{self.port}/data/{path}?{urllib.parse.urlencode(query)}"
+        content = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(address, content, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.read()
+
+    def answers(self) -> bool:
+        """Whether it has begun to."""
+        try:
+            return bool(self.ask("runs"))
+        except urllib.error.URLError:
+            return False
+
+    def sessions(self, columns: Sequence[Mapping[str, Any]] = ()) -> dict[str, dict[str, Any]]:
+        """The rows of the HParams tab by the name of the run's folder, of those that the columns' filters let pass."""
+        asked = {
+            "colParams": list(columns),
+            "allowedStatuses": [f"STATUS_{name}" for name in ("UNKNOWN", "SUCCESS", "FAILURE", "RUNNING")],
+            "sliceSize": 100,
+        }
+        groups = self.ask("plugin/hparams/session_groups", asked)["sessionGroups"]
+        rows = {group["name"].rpartition("/")[2]: group for group in groups}
+        assert len(rows) == len(groups)
+        return rows
+
+
+@contextlib.contextmanager
+def serving(root: Path) -> Iterator[Server]:
+    """TensorBoard's server of a folder, which has ended when this is left."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    line = [sys.executable, "-m", "tensorboard.main", "--logdir", str(root), "--host", "127.0.0.1", "--port", str(port)]
+    # Read once, before it answers.
+    line += ["--load_fast=false", "--reload_task=blocking", "--reload_interval=0"]
+    log = root / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(line, stdout=output, stderr=output)
+    try:
+        server = Server(root, port)
+        deadline = time.monotonic() + 60
+        while not server.answers():
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        yield server
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def train(folder: Path, *overrides: str) -> None:
+    session.train(composed("train", [*SHORT, *overrides]), folder)
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Two finished runs, of which one was killed and gone on with, one that failed, and one under way."""
+    root = tmp_path_factory.mktemp("sweep")
+    for name, overrides in RUNS.items():
+        train(root / name, *overrides)
+    with pytest.raises(UserError, match="the loss is"):
+        train(root / "failed", "trainer.clip=null", "optimizer.lr=9.0e15")
+    go_back(root / RESUMED, 3)
+    session.resume(root / RESUMED, {})
+    with Recorder(root / "running", 0, 6).session([("seed", 3)], "seed: 3"):
+        yield root
+
+
+def go_back(folder: Path, step: int) -> None:
+    """Leave a run as though it had been killed when it had told its last steps, but saved none after this one."""
+    (folder / "metrics.json").unlink()
+    for path in (folder / "checkpoints").iterdir():
+        if path.name != f"step-{step:08d}.pt":
+            path.unlink()
+    shutil.copyfile(folder / "checkpoints" / f"step-{step:08d}.pt", folder / "checkpoints" / "last.pt")
+
+
+@pytest.fixture(scope="module")
+def server(sweep: Path) -> Iterator[Server]:
+    with serving(sweep) as started:
+        yield started
+
+
+def points(server: Server, run: str, tag: str) -> list[tuple[int, float]]:
+    """What is drawn of a scalar."""
+    return [(step, value) for _, step, value in server.ask("plugin/scalars/scalars", run=run, tag=tag)]
+
+
+def final(folder: Path) -> dict[str, float]:
+    """A finished run's metrics, as its folder has them."""
+    return {name: entry["value"] for name, entry in json.loads((folder / "metrics.json").read_text()).items()}
+
+
+def test_scalars_are_grouped_and_those_of_the_files(server: Server, sweep: Path) -> None:
+    tags = server.ask("plugin/scalars/tags")
+    assert set(tags) == {*RUNS, "failed", "latest"}
+    for run in RUNS:
+        assert {tag.partition("/")[0] for tag in tags[run]} == {"train", "loss_by_t", "metrics", "Final"}
+        assert [step for step, _ in points(server, run, "train/loss")] == [1, 2, 3, 4, 5, 6]
+        for name, value in final(sweep / run).items():
+            for group in ("metrics", "Final"):
+                step, shown = points(server, run, f"{group}/{name}")[-1]
+                assert (step, shown) == (6, pytest.approx(value, rel=1e-6)), name
+
+
+def test_text_is_the_configuration(server: Server, sweep: Path) -> None:
+    for run in (*RUNS, "failed"):
+        (entry,) = server.ask("plugin/text/text", run=run, tag="config/text_summary")
+        code = re.search(r"<pre><code>(.*)</code></pre>", entry["text"], re.DOTALL)
+        assert code and html.unescape(code[1]) == (sweep / run / "config.yaml").read_text()
+
+
+def test_samples_are_shown_by_step_to_the_last(server: Server) -> None:
+    found = server.ask("plugin/images/images", run="0-vp", tag="samples", sample="0")
+    assert [image["step"] for image in found] == [4, 6]
+    for image in found:
+        picture = server.raw("plugin/images/individualImage?" + image["query"])
+        Image.open(io.BytesIO(picture)).verify()
+
+
+def test_one_chart_draws_the_loss_of_all_bins(server: Server) -> None:
+    (category,) = server.ask("plugin/custom_scalars/layout")["category"]
+    (chart,) = category["chart"]
+    (tag,) = chart["multiline"]["tag"]
+    drawn = server.ask("plugin/custom_scalars/scalars", run="0-vp", tag=tag)["tag_to_events"]
+    bins = [name for name in server.ask("plugin/scalars/tags")["0-vp"] if name.startswith("loss_by_t/")]
+    assert sorted(drawn) == sorted(bins) and len(bins) == 10
+    for name in bins:
+        assert [(step, value) for _, step, value in drawn[name]] == points(server, "0-vp", name)
+
+
+def test_table_of_runs_shows_what_they_differ_in_and_reach(server: Server, sweep: Path) -> None:
+    told = server.ask("plugin/hparams/experiment", {})
+    differing = {info["name"] for info in told["hparamInfos"] if info.get("differs")}
+    assert {"sde", "seed", "optimizer.lr"} <= differing and "network.hidden" not in differing
+    # The browser shows the first five at once.
+    shown = [metric["name"]["tag"] for metric in told["metricInfos"]]
+    assert sorted(shown[:5]) == sorted(f"Final/{name}" for name in final(sweep / "0-vp"))
+    rows = server.sessions()
+    for run in RUNS:
+        values = {metric["name"]["tag"]: metric["value"] for metric in rows[run]["metricValues"]}
+        for name, value in final(sweep / run).items():
+            assert values[f"Final/{name}"] == values[f"metrics/{name}"] == pytest.approx(value, rel=1e-6)
+
+
+def test_options_of_a_row_are_those_of_its_configuration(server: Server, sweep: Path) -> None:
+    for run, overrides in RUNS.items():
+        config = OmegaConf.load(sweep / run / "config.yaml")
+        options = server.sessions()[run]["hparams"]
+        assert {"seed": options["seed"], "sde": options["sde"]} == {
+            "seed": int(overrides[1][-1]),
+            "sde": overrides[0][-2:],
+        }
+        for path, value in options.items():
+            written = OmegaConf.select(config, path)
+            assert value == written or value == str(written) or "_target_" in written, path
+        assert options["dataset.standardize"] is True and options["sampler.steps"] == 2
+    assert "trainer.clip" not in server.sessions()["1-ve"]["hparams"]
+
+
+def test_rows_stay_when_the_browser_asks_with_its_filters(server: Server) -> None:
+    """It sends every column's values back as its filter, and the server leaves out rows of another type."""
+    columns: list[dict[str, Any]] = []
+    for info in server.ask("plugin/hparams/experiment", {})["hparamInfos"]:
+        column: dict[str, Any] = {"hparam": info["name"]}
+        if "domainDiscrete" in info:
+            column["filterDiscrete"] = info["domainDiscrete"]
+        columns.append(column)
+    assert any("filterDiscrete" in column for column in columns)
+    assert server.sessions(columns).keys() == server.sessions().keys()
+
+
+def test_a_row_says_how_its_run_has_ended(server: Server) -> None:
+    status = {run: {session["status"] for session in row["sessions"]} for run, row in server.sessions().items()}
+    assert status == {
+        **{run: {"STATUS_SUCCESS"} for run in RUNS},
+        "failed": {"STATUS_FAILURE"},
+        "running": {"STATUS_UNKNOWN"},
+    }
+
+
+def test_a_run_gone_on_with_is_one_run_without_repeated_steps(server: Server, sweep: Path) -> None:
+    for tag in ("train/loss", "train/learning_rate"):
+        assert [step for step, _ in points(server, RESUMED, tag)] == [1, 2, 3, 4, 5, 6]
+    assert [step for step, _ in points(server, RESUMED, "Final/energy")] == [6]
+    assert len(list((sweep / RESUMED).glob("events.out.tfevents.*.ended"))) == 1
+    # One row for each run: that of the newest is met under its link, too.
+    met = {run: len(row["sessions"]) for run, row in server.sessions().items()}
+    assert met == {**dict.fromkeys((*RUNS, "failed", "running"), 1), (sweep / "latest").resolve().name: 2}
+
+
+def test_status_of_a_run_that_goes_on_is_not_that_of_its_last_end(tmp_path: Path) -> None:
+    def ended() -> int:
+        return len(list(tmp_path.glob("*.ended")))
+
+    with Recorder(tmp_path, 0, 6).session([], ""):
+        assert ended() == 0
+    assert ended() == 1
+    with pytest.raises(KeyboardInterrupt), Recorder(tmp_path, 6, 9).session([], ""):
+        assert ended() == 0
+        raise KeyboardInterrupt
+    assert ended() == 1
+
+
+def test_a_full_disk_is_told_once_and_stops_nothing(tmp_path: Path) -> None:
+    receive, send = multiprocessing.Pipe(duplex=False)
+
+    def child() -> None:
+        told: list[str] = []
+        logging.getLogger("sdegen").addFilter(lambda record: told.append(record.getMessage()))
+        recorder = Recorder(tmp_path, 0, 6)
+        # No file may become larger than this: the operating system refuses to write, as on a disk that is full.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        with recorder.session([("seed", 1)], "seed: 1"):
+            for step in range(100):
+                recorder.scalars(step, {"train/loss": 1.0})
+        send.send(told)
+
+    # In a process of its own, which the limit and the exceptions of TensorBoard's threads end with.
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(60)
+    process.kill()
+    assert process.exitcode == 0 and receive.poll()
+    (line,) = receive.recv()
+    assert "could not be written, training goes on" in line

@@ -1,0 +1,126 @@
+"""The gradient that is written out is that of autograd, for all that it is written for, and is chosen there alone."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sdegen import load
+from sdegen.cli.command import composed
+from sdegen.config import assembly
+from sdegen.models.score import Noise
+from sdegen.runs import session
+from sdegen.training.gradient import Autograd, Perceptron
+from sdegen.training.loop import Training
+
+PLAIN = ("trainer.batch_size=16", "trainer.precision=float64", "trainer.preview_every=0", "optimizer.lr=1e-2")
+SMALL = ("dataset=smile", "dataset.size=52", "network.hidden=[8,5]", *PLAIN)
+PARAMETRIZATIONS = ("raw", "residual", "noise", "data", "velocity", "karras", "gaussian")
+
+
+def training(gradient: str, *overrides: str) -> Training:
+    return assembly.build(composed("train", [*overrides, f"trainer.gradient={gradient}"])).training()
+
+
+def agree(*overrides: str, base: tuple[str, ...] = SMALL) -> None:
+    """The weights, their average and the losses of every step, short batches among them."""
+    pair = [training(gradient, *base, "trainer.steps=30", *overrides) for gradient in ("written", "autograd")]
+    assert [type(one.gradient) for one in pair] == [Perceptron, Autograd]
+    told: list[list[dict[str, float]]] = [[], []]
+    for one, log in zip(pair, told, strict=True):
+        one.trainer.log_every = 1
+        one.run(lambda step, values, log=log: log.append(values[0]), lambda: None, lambda: None)  # type: ignore[misc]
+    for a, b in zip(*told, strict=True):
+        assert a.keys() == b.keys()
+        names = [name for name in a if name != "train/steps_per_second"]
+        np.testing.assert_allclose([a[name] for name in names], [b[name] for name in names], rtol=1e-9)
+    for field in ("vector", "average_vector"):
+        torch.testing.assert_close(getattr(pair[0], field), getattr(pair[1], field), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("parametrization", "activation", "embedding"),
+    list(itertools.product(PARAMETRIZATIONS, ("relu", "silu", "tanh"), ("concat", "fourier"))),
+)
+def test_it_is_that_of_autograd(parametrization: str, activation: str, embedding: str) -> None:
+    network = (f"network.activation={activation}", f"network.time_embedding={embedding}")
+    agree(f"parametrization={parametrization}", *network)
+
+
+@pytest.mark.parametrize("sde", ["vp", "subvp", "ve", "ddpm", "smld"])
+@pytest.mark.parametrize("weighting", ["variance", "uniform", "likelihood"])
+def test_it_is_that_of_autograd_under_every_process_and_weight(sde: str, weighting: str) -> None:
+    agree(f"sde={sde}", f"weighting={weighting}", "parametrization=karras", "network.activation=silu")
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        ("times=importance", "times.draws=3"),
+        ("times=stratified", "times.draws=5", "times.chunk=2"),
+        ("times=grid", "times.points=6", "times.simulations=2", "times.chunk=7"),
+    ],
+)
+def test_it_is_that_of_autograd_for_many_draws_in_chunks(times: tuple[str, ...]) -> None:
+    agree(*times)
+
+
+def test_it_is_that_of_autograd_for_one_layer_and_for_images(tmp_path: Path) -> None:
+    agree("network.hidden=[7]")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(40, 1, 5, 4)))
+    agree("dataset=file", f"dataset.path={tmp_path / 'x.npy'}", "network.hidden=[30,20]", base=PLAIN)
+
+
+@pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
+def test_parametrizations_that_say_so_are_affine(parametrization: str) -> None:
+    """Entry by entry: an output half-way gives the score half-way."""
+    model = assembly.build(composed("train", [*SMALL, f"parametrization={parametrization}"])).model
+    generator = torch.Generator().manual_seed(0)
+    x, a, b = torch.randn(3, 20, 2, generator=generator, dtype=torch.float64)
+    t = torch.rand(20, generator=generator, dtype=torch.float64) * 0.99 + 0.01
+
+    def score(output: torch.Tensor) -> torch.Tensor:
+        return model.parametrization(lambda x, t: output, model.sde, x, t)  # type: ignore[union-attr]
+
+    torch.testing.assert_close(score(0.3 * a + 0.7 * b), 0.3 * score(a) + 0.7 * score(b), rtol=1e-9, atol=1e-9)
+    changed = b.clone()
+    changed[:, 0] = 5
+    along = model.parametrization.along  # type: ignore[union-attr]
+    torch.testing.assert_close(along(score(changed))[:, 1], along(score(b))[:, 1])
+
+
+class Bent(Noise):
+    """A user's own, which is not affine any more."""
+
+    def __call__(self, network: Any, sde: Any, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
+        return super().__call__(network, sde, x, t).tanh()
+
+
+def test_what_it_is_not_written_for_goes_by_autograd() -> None:
+    others = (
+        ("objective=sliced", "network.activation=silu"),
+        ("dataset=digits", "network=scorenet"),
+        ("trainer.precision=bfloat16",),
+    )
+    reasons = ("it is written out for objective=denoising", "it is written out for network=mlp", "it has the precision")
+    for options, reason in zip(others, reasons, strict=True):
+        assert assembly.build(composed("train", [*PLAIN, *options])).gradient.name == "autograd"
+        with pytest.raises(assembly.Faults, match=f"^trainer.gradient=written: {reason}"):
+            assembly.build(composed("train", [*PLAIN, *options, "trainer.gradient=written"]))
+    built = assembly.build(composed("train", PLAIN))
+    built.model.parametrization = None  # type: ignore[union-attr, assignment]
+    vars(built.model)["parametrization"] = Bent()
+    with pytest.raises(ValueError, match="affine"):
+        Perceptron(built.model, built.objective)
+
+
+def test_choice_is_recorded_for_whoever_goes_on(tmp_path: Path) -> None:
+    config = composed("train", [*SMALL, "trainer.steps=4", "sampler.steps=2", "count=20"])
+    assert config["trainer"]["gradient"] == "auto"
+    session.train(config, tmp_path / "run")
+    assert load(tmp_path / "run").config["trainer"]["gradient"] == "written"

@@ -1,0 +1,106 @@
+"""Time samplers: they estimate one integral, importance with the least variance, the grid another one."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from conftest import standard_error
+
+from sdegen.sde import VP, LinearSDE
+from sdegen.training.times import Grid, Importance, Stratified, TimeSampler, Uniform
+from sdegen.training.weighting import Likelihood, Variance, Weighting
+from sdegen.training.weighting import Uniform as Constant
+
+CONTINUOUS = [Uniform(), Stratified(), Importance()]
+WEIGHTINGS = [Constant(), Variance(), Likelihood()]
+
+
+def name(value: object) -> str:
+    return type(value).__name__
+
+
+def numbers(steps: int, draws: int, batch: int) -> torch.Tensor:
+    return torch.rand(steps, draws, batch, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def loss_at(sde: LinearSDE, t: torch.Tensor) -> torch.Tensor:
+    """A loss like that of denoising: of order 1/σ², with some shape of its own."""
+    return (1 + torch.sin(3 * t)) / sde.sigma(t) ** 2
+
+
+@pytest.mark.parametrize("times", CONTINUOUS, ids=name)
+@pytest.mark.parametrize("weighting", WEIGHTINGS, ids=name)
+def test_continuous_samplers_estimate_the_integral(sde: LinearSDE, times: TimeSampler, weighting: Weighting) -> None:
+    # Quadrature in log t, where the integrand is tame; from 0.01 on for a finite variance of the plain sampler.
+    sde = type(sde)(eps=0.01) if not hasattr(sde, "log_ratio") else type(sde)(sigma_max=10.0, eps=0.01)
+    nodes = torch.linspace(math.log(sde.eps), 0, 200_001, dtype=torch.float64).exp()
+    integrand = weighting(sde, nodes) * loss_at(sde, nodes) * nodes
+    exact = float(torch.trapezoid(integrand, nodes.log())) / (1 - sde.eps)
+    t, ratio = times(sde, weighting, numbers(4000, 2, 16))
+    step_means = (ratio * weighting(sde, t) * loss_at(sde, t)).mean((1, 2))
+    assert float(step_means.mean()) == pytest.approx(exact, abs=4.5 * standard_error(step_means) + 1e-4 * exact)
+    assert float(t.min()) >= sde.eps
+    assert float(t.max()) <= sde.T
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS, ids=name)
+def test_importance_gives_every_row_the_same_weight(sde: LinearSDE, weighting: Weighting) -> None:
+    """λ/σ² times the ratio is the constant of the density, up to the width of the table's cells."""
+    t, ratio = Importance()(sde, weighting, numbers(50, 1, 64))
+    weight = ratio * weighting(sde, t) / sde.sigma(t) ** 2
+    exact = isinstance(weighting, Likelihood)
+    torch.testing.assert_close(weight, weight.mean().expand_as(weight), rtol=1e-9 if exact else 0.03, atol=0)
+
+
+def test_stratified_draws_one_in_each_slice() -> None:
+    sde, n = VP(), 3 * 8
+    t, ratio = Stratified(draws=3)(sde, Constant(), numbers(20, 3, 8))
+    slices = ((t - sde.eps) / (sde.T - sde.eps) * n).long().flatten(1).sort().values
+    assert torch.equal(slices, torch.arange(n).expand(20, n))
+    assert torch.equal(ratio, torch.ones_like(t))
+
+
+def test_float32_never_leaves_the_interval(sde: LinearSDE) -> None:
+    u = torch.tensor([0.0, 1 - 2**-24]).expand(1, 4096, 2)
+    for times in CONTINUOUS:
+        t, ratio = times(sde, Likelihood(), u)
+        assert float(t.min()) >= sde.eps * (1 - 1e-5)
+        assert float(t.max()) <= sde.T
+        assert bool((ratio > 0).all())
+
+
+def test_grid_meets_every_point_as_often_as_asked() -> None:
+    sde = VP()
+    t, ratio = Grid(points=5, simulations=3)(sde, Variance(), numbers(2, 15, 4))
+    points, counts = t[0, :, 0].unique(return_counts=True)
+    torch.testing.assert_close(points, torch.linspace(sde.eps, 1, 5, dtype=torch.float64))
+    assert counts.tolist() == [3] * 5
+    assert torch.equal(t, t[:1, :, :1].expand_as(t))
+    assert torch.equal(ratio, torch.ones_like(t))
+
+
+def test_grid_overweights_its_smallest_time_under_constant_weight() -> None:
+    """The mean of 1/σ² is about 10,000 on the paper's grid of 100 points, and about 70 on the continuum."""
+    sde = VP()
+    t, _ = Grid(points=100, simulations=1)(sde, Constant(), numbers(1, 100, 1))
+    on_grid = (1 / sde.sigma(t) ** 2).mean()
+    nodes = torch.linspace(math.log(sde.eps), 0, 100_001, dtype=torch.float64).exp()
+    continuum = torch.trapezoid(nodes / sde.sigma(nodes) ** 2, nodes.log())
+    assert float(on_grid) == pytest.approx(10_000, rel=0.01)
+    assert float(continuum) == pytest.approx(70, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: Uniform(draws=0), "draws=0 must be at least 1"),
+        (lambda: Uniform(chunk=0), "chunk=0 must be at least 1"),
+        (lambda: Grid(points=1), "points=1 must be at least 2"),
+        (lambda: Grid(simulations=0), "simulations=0 must be at least 1"),
+    ],
+)
+def test_values_out_of_range_are_refused(build, words: str) -> None:  # noqa: ANN001
+    with pytest.raises(ValueError, match=words):
+        build()
