@@ -273,7 +273,7 @@ def test_groups_left_without_a_choice_and_flags_behind_the_options_are_as_meant(
     assert result.returncode == 0, result.stderr
     (sweep,) = (tmp_path / "outputs").iterdir()
     assert {path.name for path in sweep.glob("?-*")} == {"0-smile", "1-smile"}
-    assert "linear.VE" in (sweep / "0-smile" / "config.yaml").read_text()
+    assert "sdegen.sde.VE" in (sweep / "0-smile" / "config.yaml").read_text()
 
 
 @pytest.mark.parametrize("arguments", [(), ("a", "b"), ("--nope",), ("nowhere",), ("",)], ids=" ".join)

@@ -142,8 +142,8 @@ def test_every_experiment_runs_two_steps_and_samples(
             pytest.skip("the package dataset-fashion-mnist is not installed")
         short += ["dataset.size=200"]
     config = composed("train", [f"experiment={name}", *short])
-    images = "dataset" in config and "standardize" not in config["dataset"]
-    if images:
+    pictures = "dataset" in config and "standardize" not in config["dataset"]
+    if pictures:
         narrow = NARROW if "patch" in config["network"] else {"channels": [8]}
         config["network"] |= {key: value for key, value in narrow.items() if key in config["network"]}
         config["sampler"] = composed("train", ["sampler=ddim"])["sampler"]

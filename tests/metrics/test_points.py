@@ -94,7 +94,7 @@ def test_mode_weights_are_half_the_l1_distance_of_the_shares() -> None:
 
 def test_floor_and_training_value_are_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(points, "FLOORS", 7)
-    dataset, source = Mixture(0), metrics.generator
+    dataset, source = Mixture(0), points.generator
     reference = dataset.draw(points.REFERENCE, source("cpu", 0, "reference"))
     draws = [dataset.draw(123, source("cpu", 0, "floor", i)) for i in range(7)]
     entry = metrics.measure_points(dataset, dataset.x[:123] + 9)["w1"]

@@ -1,6 +1,6 @@
 """A short run of every experiment against what it gave before, so that no change of behaviour goes unnoticed.
 
-After a change that is meant: ``python tests/test_golden.py``, and say in the change log why numbers have moved.
+After a change that is meant: ``python tests/runs/test_golden.py``, and say in the change log why numbers have moved.
 """
 
 from __future__ import annotations
