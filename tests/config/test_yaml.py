@@ -17,7 +17,7 @@ from sdegen.config import assembly
 from sdegen.core import schema
 from sdegen.core.errors import UserError
 from sdegen.datasets.idx import FASHION_MNIST
-from sdegen.metrics import features
+from sdegen.metrics import features, images
 from sdegen.runs import session
 from sdegen.runs.run import load
 from sdegen.samplers import StepSampler
@@ -162,7 +162,7 @@ def test_every_experiment_runs_two_steps_and_samples(
     assert stored == run.config
     figures = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
     field = {"process.png"} if run.units.shape == (1,) else {"trajectories.png"}
-    expected = {"generation.png"} if images else {"marginals.png", "score_field.png", *field}
+    expected = {"generation.png"} if pictures else {"marginals.png", "score_field.png", *field}
     expected |= {"samples.png", "generation.gif"}
     assert figures == ({"accuracy.png"} if name.endswith("classifier") else expected)
 
