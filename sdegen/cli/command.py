@@ -37,10 +37,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sdegen.cli import mistakes
 from sdegen.cli.jobs import Results, messages
-from sdegen.cli.mistakes import CONF
+from sdegen.config.compose import CONF, VERSION_BASE, Config, plain
 from sdegen.core.errors import Stopped, UserError
 
-VERSION_BASE = "1.3"
 NODES = ("sampler", "network")
 """The groups in which a loaded run's own node stands as the choice ``run``."""
 OPTIONAL = ("experiment", "sweep", "guidance")
@@ -53,8 +52,6 @@ OUTSIDE = (
     *(errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),
 )
 """What an operating system refuses for reasons that are not this program's."""
-
-Config = dict[str, Any]
 
 log = logging.getLogger("sdegen")
 
@@ -278,14 +275,6 @@ def quoted(argument: str, parser: OverridesParser) -> str:
     return argument
 
 
-def plain(config: DictConfig) -> Config:
-    """A composed configuration as plain data, interpolations resolved."""
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    content = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
-    assert isinstance(content, dict)
-    return {str(key): value for key, value in content.items()}
-
-
 def complete(name: str, config: DictConfig) -> Config:
     """A composed configuration as plain data; UserError where an option of ``conf/<name>.yaml`` was taken out."""
     primary = OmegaConf.load(CONF / f"{name}.yaml")
@@ -301,11 +290,6 @@ def explain(error: Exception, name: str) -> str:
     if isinstance(error, OverrideParseException):
         return mistakes.unreadable(error.override)
     return mistakes.plainly(str(error), str(error.__cause__ or ""), lambda: _known(name))
-
-
-def composed(name: str, overrides: Sequence[str]) -> Config:
-    """The configuration ``conf/<name>.yaml`` with overrides, plain; for programs and tests."""
-    return plain(_compose(name, get_args_parser().parse_args([]), list(overrides)))
 
 
 def _arguments() -> Namespace:

@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from sdegen.config.compose import CONF
 from sdegen.core.errors import NO_MEMORY, UserError
 
-CONF = Path(__file__).parents[2] / "conf"
 WIDEST = 400
 """Characters of a line that tells a mistake: it may repeat a value of any length."""
 

@@ -1,5 +1,4 @@
-"""From a configuration to objects: checks, measured options, rules between parts, and what a stranger may name."""
+"""From a configuration to objects: composition, checks, measured options, and what a stranger may name.
 
-from sdegen.config.assembly import build, check
-
-__all__ = ["build", "check"]
+The modules are imported one by one, so that composing costs no torch.
+"""

@@ -30,8 +30,8 @@ from matplotlib.image import imsave
 from omegaconf import OmegaConf
 
 from sdegen.cli import command, mistakes
-from sdegen.cli.command import CONF
 from sdegen.config import assembly
+from sdegen.config.compose import CONF, composed
 from sdegen.core import schema
 from sdegen.metrics import features, images
 from sdegen.runs.sampling import draw
@@ -108,7 +108,7 @@ def node(group: str, choice: str) -> Node:
 @functools.cache
 def experiment(name: str) -> dict[str, Node]:
     """The nodes of the configuration that an experiment stands for."""
-    return {k: v for k, v in command.composed("train", [f"experiment={name}"]).items() if k in assembly.GROUPS}
+    return {k: v for k, v in composed("train", [f"experiment={name}"]).items() if k in assembly.GROUPS}
 
 
 def options(of: Node, path: str) -> dict[str, Any]:

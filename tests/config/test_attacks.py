@@ -23,7 +23,7 @@ from commands import run as command
 from PIL import Image
 
 import sdegen
-from sdegen.cli.command import composed
+from sdegen.config.compose import composed
 from sdegen.core.errors import UserError
 from sdegen.datasets import Folder, Smile, base
 from sdegen.datasets.file import read

@@ -12,8 +12,8 @@ import torch
 from matplotlib.image import imsave
 from omegaconf import OmegaConf
 
-from sdegen.cli.command import CONF, composed
 from sdegen.config import assembly
+from sdegen.config.compose import CONF, composed
 from sdegen.core import schema
 from sdegen.core.errors import UserError
 from sdegen.datasets.idx import FASHION_MNIST

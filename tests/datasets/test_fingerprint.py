@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import sdegen
-from sdegen.cli.command import composed
+from sdegen.config.compose import composed
 from sdegen.core.errors import UserError
 from sdegen.datasets import File
 from sdegen.datasets.fingerprint import BLOCK, fingerprint

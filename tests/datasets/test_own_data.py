@@ -10,8 +10,8 @@ import pytest
 import torch
 from commands import Result, refused, run
 
-from sdegen.cli.command import composed
 from sdegen.config import assembly
+from sdegen.config.compose import composed
 from sdegen.datasets import Dataset
 
 CLASSES = """

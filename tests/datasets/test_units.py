@@ -13,8 +13,8 @@ import pytest
 import torch
 from scipy import stats
 
-from sdegen.cli.command import composed
 from sdegen.config import assembly
+from sdegen.config.compose import composed
 from sdegen.core.errors import UserError
 from sdegen.datasets import Affine, Dataset, Quantile, Units, restored
 from sdegen.datasets.columns import carried_by_few, quantile_units, robust_units

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdegen.cli.command import composed
 from sdegen.config import assembly
+from sdegen.config.compose import composed
 from sdegen.core.randomness import generator, randn_like
 from sdegen.models.classifier import ClassifierModel, log_likelihood_by_time
 from sdegen.networks import Network

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdegen.cli.command import composed
 from sdegen.config import assembly
+from sdegen.config.compose import composed
 from sdegen.models.moments import Moments, Rotation
 from sdegen.models.score import Data, Gaussian, Karras, Noise, Parametrization, Raw, Residual, ScoreModel, Velocity
 from sdegen.networks import MLP, Network

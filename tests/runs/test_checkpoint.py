@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import sdegen
-from sdegen.cli.command import composed
 from sdegen.config import assembly
+from sdegen.config.compose import composed
 from sdegen.core.errors import UserError
 from sdegen.models.moments import Moments
 from sdegen.runs import checkpoint, session

@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from sdegen.cli.command import composed
+from sdegen.config.compose import composed
 from sdegen.core.errors import UserError
 from sdegen.datasets import Dataset, File, Mixture, Smile
 from sdegen.flow.density import check_density

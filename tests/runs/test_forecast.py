@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdegen.cli.command import composed
+from sdegen.config.compose import composed
 from sdegen.networks.mlp import MLP
 from sdegen.runs import files, forecast, session
 
@@ -67,7 +67,7 @@ def test_each_of_several_has_a_process_and_its_memory_of_its_own() -> None:
     """The peak of the first, of a large data set, is not told of the second; in one process it is forgotten as well."""
     code = """
 from sdegen.runs import forecast
-from sdegen.cli.command import composed
+from sdegen.config.compose import composed
 small = composed("train", ["experiment=smile", "trainer.steps=2", "trainer.epochs=null", "sampler.steps=2", "count=9"])
 large = {**small, "dataset": {**small["dataset"], "size": 4_000_000}}
 print([cost.memory_mib for cost in forecast.each([large, small])])

@@ -16,8 +16,8 @@ import pytest
 import torch
 from conftest import idx_bytes
 
-from sdegen.cli.command import CONF, composed
 from sdegen.config import assembly
+from sdegen.config.compose import CONF, composed
 from sdegen.core.randomness import generator
 from sdegen.runs.sampling import draw
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sdegen.cli.command import composed
+from sdegen.config.compose import composed
 from sdegen.core.errors import Stopped, UserError
 from sdegen.runs import checkpoint, session
 from sdegen.training.loop import Training

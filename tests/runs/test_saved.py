@@ -18,7 +18,7 @@ from conftest import TEXTBOOK
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import sdegen
-from sdegen.cli.command import composed
+from sdegen.config.compose import composed
 from sdegen.core.errors import UserError
 from sdegen.runs import checkpoint, session
 from sdegen.training.loop import Training

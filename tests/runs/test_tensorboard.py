@@ -26,7 +26,7 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from sdegen.cli.command import composed
+from sdegen.config.compose import composed
 from sdegen.core.errors import UserError
 from sdegen.runs import session
 from sdegen.runs.recorder import Recorder

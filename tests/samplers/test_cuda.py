@@ -11,7 +11,7 @@ from test_samplers import SAMPLERS
 
 import sdegen
 from sdegen import metrics
-from sdegen.cli.command import composed
+from sdegen.config.compose import composed
 from sdegen.datasets import Affine
 from sdegen.flow.likelihood import Exact, Flow, Hutchinson
 from sdegen.flow.solvers import Dopri5 as Dopri5Solver

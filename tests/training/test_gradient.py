@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from sdegen import load
-from sdegen.cli.command import composed
 from sdegen.config import assembly
+from sdegen.config.compose import composed
 from sdegen.models.score import Noise
 from sdegen.runs import session
 from sdegen.training.gradient import Autograd, Perceptron

@@ -13,8 +13,8 @@ import torch
 from conftest import TEXTBOOK
 from torch import Tensor
 
-from sdegen.cli.command import composed
 from sdegen.config import assembly
+from sdegen.config.compose import composed
 from sdegen.core.errors import UserError
 from sdegen.core.randomness import SampleNoise
 from sdegen.core.tensors import flatten_parameters

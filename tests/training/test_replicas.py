@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from sdegen import load
-from sdegen.cli.command import composed
 from sdegen.config import assembly
+from sdegen.config.compose import composed
 from sdegen.reports.collection import collect
 from sdegen.runs import checkpoint, session
 from sdegen.training.loop import Training

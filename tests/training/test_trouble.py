@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdegen.cli.command import composed
+from sdegen.config.compose import composed
 from sdegen.core.errors import UserError
 from sdegen.datasets import Affine
 from sdegen.models.score import Raw, ScoreModel

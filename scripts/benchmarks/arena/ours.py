@@ -81,8 +81,7 @@ def solved(options: tuple[str, ...], sde: LinearSDE, score: Score, x: Tensor, st
 @functools.cache
 def composed(options: tuple[str, ...]) -> Any:  # noqa: ANN401
     """The sampler that options compose."""
-    from sdegen.cli import command
     from sdegen.config import assembly
 
-    config = command.composed("train", options)
+    config = composed("train", options)
     return assembly.construct(config, "sampler", ())

@@ -99,9 +99,9 @@ def last(text: str) -> str:
 
 def composed(*overrides: str) -> dict[str, Any]:
     """The configuration of train.yaml with overrides, plain."""
-    from sdegen.cli import command
+    from sdegen.config import compose
 
-    return command.composed("train", overrides)
+    return compose.composed("train", overrides)
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -1,0 +1,42 @@
+"""Composes the YAML files of ``conf/`` into a configuration, as Hydra does on the command line.
+
+Hydra is imported late, so that what only asks for :data:`CONF` does not wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+VERSION_BASE = "1.3"
+"""The version of Hydra whose defaults the YAML files are written for."""
+
+CONF = next(path for path in (Path(__file__).parents[1] / "conf", Path(__file__).parents[2] / "conf") if path.is_dir())
+"""The YAML files: in the package where it was installed from a wheel, beside it in a checkout."""
+
+Config = dict[str, Any]
+
+
+def composed(name: str, overrides: Sequence[str]) -> Config:
+    """Returns the configuration ``conf/<name>.yaml`` with overrides, as plain data.
+
+    Raises:
+        HydraException: an override names no option or no choice, or cannot be read.
+    """
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base=VERSION_BASE):
+        return plain(hydra.compose(name, overrides=list(overrides)))
+
+
+def plain(config: DictConfig) -> Config:
+    """Returns a composed configuration as plain data, with interpolations resolved and without Hydra's own part."""
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    content = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
