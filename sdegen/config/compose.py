@@ -28,10 +28,15 @@ def composed(name: str, overrides: Sequence[str]) -> Config:
     """
     import hydra
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
 
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base=VERSION_BASE):
-        return plain(hydra.compose(name, overrides=list(overrides)))
+        config = hydra.compose(name, overrides=list(overrides), return_hydra_config=True)
+    # Interpolations such as ${hydra:runtime.choices.experiment} ask for it.
+    OmegaConf.set_readonly(config.hydra, None)
+    HydraConfig.instance().set_config(config)
+    return plain(config)
 
 
 def plain(config: DictConfig) -> Config:

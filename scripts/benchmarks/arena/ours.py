@@ -81,7 +81,7 @@ def solved(options: tuple[str, ...], sde: LinearSDE, score: Score, x: Tensor, st
 @functools.cache
 def composed(options: tuple[str, ...]) -> Any:  # noqa: ANN401
     """The sampler that options compose."""
-    from sdegen.config import assembly
+    from sdegen.config import assembly, compose
 
-    config = composed("train", options)
+    config = compose.composed("train", options)
     return assembly.construct(config, "sampler", ())
