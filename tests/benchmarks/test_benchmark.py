@@ -107,7 +107,7 @@ def measured(folder: Path, suite: str, *changes: str, limit: float = 300) -> dic
 
 
 def test_step_measures_every_task_beside_its_bare_loop(tmp_path: Path) -> None:
-    tasks = ("mixture", "smile", "ScoreNet", "U-Net")
+    tasks = ("mixture", "smile", "recipe", "ScoreNet", "U-Net")
     found = measured(tmp_path, "step", "rounds=1", *(f"tasks.{task}.steps=1" for task in tasks))
     for task in tasks:
         ratio = found["a step", "ours", task] / found["a step", "bare", task]
