@@ -17,7 +17,8 @@ GROUPS = ("network",)
 
 def loaded(config: dict[str, Any]) -> tuple[Any, list[str]]:
     """The evaluation, and the metrics that are asked for."""
-    from sdegen.config.assembly import EVALUATE, check
+    from sdegen.config.checks import check
+    from sdegen.config.options import EVALUATE
     from sdegen.runs.evaluation import Evaluation
     from sdegen.runs.run import load
 

@@ -12,7 +12,8 @@ log = logging.getLogger("sdegen")
 
 
 def loaded(config: dict[str, Any]) -> Any:  # noqa: ANN401
-    from sdegen.config.assembly import SAMPLE, check
+    from sdegen.config.checks import check
+    from sdegen.config.options import SAMPLE
     from sdegen.runs.results import labels, observe
     from sdegen.runs.run import load
 

@@ -16,7 +16,10 @@ SAID = {True: "pass", False: "FAIL", None: "-"}
 
 def built(config: dict[str, Any]) -> tuple[Any, Any]:
     """The SDE and the sampler; an option of the SDE left to ``auto`` is measured on the mixture of the verification."""
-    from sdegen.config.assembly import Faults, check, construct, measured, refusals
+    from sdegen.config.automatic import measured
+    from sdegen.config.checks import Faults, check
+    from sdegen.config.construction import construct
+    from sdegen.config.remedies import refusals
     from sdegen.core.randomness import generator
     from sdegen.core.schema import ANYTHING
     from sdegen.metrics import verification

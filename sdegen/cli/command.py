@@ -193,7 +193,8 @@ def own_nodes(groups: Sequence[str] = NODES) -> Config:
 
     They come from a file that may be a stranger's, so nothing but checked nodes goes to Hydra.
     """
-    from sdegen.config.assembly import SAMPLE, check
+    from sdegen.config.checks import check
+    from sdegen.config.options import SAMPLE
     from sdegen.config.trust import plain as checked
     from sdegen.core.schema import option_faults
     from sdegen.runs import checkpoint

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from sdegen.config.assembly import GROUPS, Config, construct
+from sdegen.config.compose import Config
+from sdegen.config.construction import construct
+from sdegen.config.options import GROUPS
 from sdegen.core import schema
 from sdegen.core.errors import UserError
 from sdegen.datasets import restored

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sdegen.config.assembly import flat_options
+from sdegen.config.options import flat_options
 from sdegen.core.errors import UserError
 from sdegen.runs import files, forecast, ledger
 

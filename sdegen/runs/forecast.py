@@ -14,13 +14,15 @@ from typing import NamedTuple
 
 import torch
 
-from sdegen.config.assembly import Config, replicated, together
+from sdegen.config.assembly import replicated
+from sdegen.config.components import together
+from sdegen.config.compose import Config
 from sdegen.core import schema
 from sdegen.core.randomness import SampleNoise
 from sdegen.models.classifier import ClassifierModel
 from sdegen.runs import files
 from sdegen.runs.sampling import draw
-from sdegen.training.loop import DTYPES
+from sdegen.training.trainer import DTYPES
 
 NAME = "forecast.json"
 SECONDS = 2.0

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sdegen import figures, metrics
-from sdegen.config.assembly import Config, choice
+from sdegen.config.compose import Config
+from sdegen.config.remedies import choice
 from sdegen.core.errors import UserError
 from sdegen.core.randomness import generator
 from sdegen.datasets import Dataset

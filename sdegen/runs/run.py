@@ -11,20 +11,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sdegen.config.assembly import (
-    GROUPS,
-    TRAIN,
-    Config,
-    Faults,
-    check,
-    choice,
-    connect,
-    construct,
-    known_by,
-    make_network,
-    paced,
-    refusals,
-)
+from sdegen.config.automatic import with_steps_of_chain
+from sdegen.config.checks import Faults, check
+from sdegen.config.components import known_by
+from sdegen.config.compose import Config
+from sdegen.config.construction import connect, construct, make_network
+from sdegen.config.options import GROUPS, TRAIN
+from sdegen.config.remedies import choice, refusals
 from sdegen.core import schema
 from sdegen.core.errors import UserError
 from sdegen.datasets import Dataset, restored
@@ -43,7 +36,7 @@ from sdegen.runs.checkpoint import Checkpoint, examine
 from sdegen.runs.sampling import draw
 from sdegen.samplers import Sampler, Samples
 from sdegen.sde.base import SDE, Score
-from sdegen.training.loop import DTYPES, find_device
+from sdegen.training.trainer import DTYPES, find_device
 
 LOADED = ("sde", "network", "parametrization", "dataset", "sampler")
 """The groups that sampling needs."""
@@ -81,7 +74,7 @@ def load(
     config = {**saved.config, **(nodes or {})}
     plain_options = {key: value for key, value in config.items() if key not in GROUPS}
     config |= check({**{group: config[group] for group in LOADED}, **plain_options}, LOADED, TRAIN, trust)
-    config["sampler"] = paced(config["sampler"], config["sde"])
+    config["sampler"] = with_steps_of_chain(config["sampler"], config["sde"])
     own, network = saved.config["network"], schema.resolve(config["network"]["_target_"], trust)
     if config["network"] != own and not network.exact:  # type: ignore[attr-defined]
         raise UserError("network: a checkpoint's weights belong to its own network; only network=oracle can replace it")

@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
-from sdegen.config.assembly import Config, replicated, together, work
+from sdegen.config.assembly import replicated
+from sdegen.config.components import together, work
+from sdegen.config.compose import Config
 from sdegen.core import schema
 from sdegen.core.errors import Stopped, Unwritable, UserError
 from sdegen.runs import checkpoint as checkpoints

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdegen.config.assembly import Experiment, flat_options
+from sdegen.config.components import Components
+from sdegen.config.options import flat_options
 from sdegen.core.errors import UserError
 from sdegen.datasets.fingerprint import difference
 from sdegen.models.classifier import ClassifierModel
@@ -20,7 +21,8 @@ from sdegen.runs import files
 from sdegen.runs.checkpoint import Checkpoint, examine
 from sdegen.runs.run import Run, load, load_weights, on_cpu
 from sdegen.runs.sampling import draw
-from sdegen.training.loop import DTYPES, Training
+from sdegen.training.loop import Training
+from sdegen.training.trainer import DTYPES
 
 log = logging.getLogger("sdegen")
 
@@ -39,7 +41,7 @@ class Member:
         trust: modules whose classes the configuration may name.
     """
 
-    def __init__(self, parts: Experiment, training: Training, replica: int, folder: Path, trust: Sequence[str]) -> None:
+    def __init__(self, parts: Components, training: Training, replica: int, folder: Path, trust: Sequence[str]) -> None:
         self.parts, self.training, self.replica, self.folder, self.trust = parts, training, replica, folder, trust
         self.dtype = DTYPES[parts.trainer.precision]
         self.held_out = parts.held_out()

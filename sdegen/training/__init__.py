@@ -6,10 +6,11 @@ Classes of the groups ``times`` and ``weighting`` are named by module, as in ``s
 
 from sdegen.training import times, weighting
 from sdegen.training.gradient import Gradient
-from sdegen.training.loop import Trainer, Training
+from sdegen.training.loop import Training
 from sdegen.training.objective import Classification, Denoising, Implicit, Objective, Sliced
 from sdegen.training.optimizer import Adam, Optimizer
 from sdegen.training.times import TimeSampler
+from sdegen.training.trainer import Trainer
 from sdegen.training.weighting import Weighting
 
 __all__ = [

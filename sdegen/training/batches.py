@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +16,18 @@ from sdegen.training.objective import Prepared
 from sdegen.training.times import TimeSampler
 from sdegen.training.weighting import Weighting
 
-Prepare = Callable[[Any, Tensor, Tensor, RandnLike, Tensor], Prepared]
+Prepare = Callable[[SDE, Tensor, Tensor, RandnLike, Tensor], Prepared]
+"""Makes the rows of many steps at once: see :meth:`sdegen.training.gradient.Gradient.prepare`."""
 
 
 class Batch(NamedTuple):
-    """The rows of a step, or of a chunk of it; of R seeds that are trained together, R times as many, ``(R, N, *)``.
+    """The N rows of a step, or of a chunk of it, of each of R seeds that are trained together.
 
     Attributes:
-        rows: what the objective needs.
-        y: what a network is told of their classes, ``(N,)`` int64; -1 where it is not.
-        weight: λ(t) times ``ratio``, ``(N,)``.
-        ratio: the uniform density over that of the times, ``(N,)``.
+        rows: what the objective needs; its fields are ``(R, N, *)``.
+        y: the classes that the network is given, ``(R, N)`` int64; -1 where it is given none.
+        weight: λ(t) times ``ratio``, ``(R, N)``.
+        ratio: the uniform density over that of the times, ``(R, N)``.
         total: the number of rows of the whole step.
     """
 
@@ -36,25 +37,32 @@ class Batch(NamedTuple):
     ratio: Tensor
     total: int
 
+    def of(self, seed: int) -> Batch:
+        """Returns the rows of one seed, without the axis of R."""
+        rows = self.rows.map(lambda field: field[seed])
+        return Batch(rows, self.y[seed], self.weight[seed], self.ratio[seed], self.total)
+
 
 class Stream:
     """The batches of every step, as a function of (seed, step).
 
     An epoch is a permutation of the data from (seed, epoch). The times and noises of step k come from the block
     ``k // K`` of steps, row ``k % K``. K is :attr:`AHEAD`, or as many steps as have :attr:`NUMBERS` numbers of noise,
-    if that is fewer. Both constants are part of the meaning of a seed. Whole blocks are prepared at once, up to
-    :attr:`TOGETHER` of them, which makes the preparation of a small step nearly free and changes no number.
+    if that is fewer. Both constants are part of the meaning of a seed.
+
+    Several blocks are prepared together, which makes the preparation of a small step nearly free. Short batches, which
+    end the epochs, are padded in the preparation and cut before they are returned.
 
     Args:
-        points: the data; of several seeds that are trained together, each its own, all of one size.
-        prepare: makes the rows of many steps at once: see :meth:`sdegen.training.gradient.Gradient.prepare`.
+        points: the data of each seed, all of one size.
+        prepare: makes the rows of many steps at once.
         weighting: λ(t).
         times: draws the times.
         sde: the forward process.
-        apart: prepare the blocks one by one, where rows in other company would differ in their last bits.
 
     Attributes:
-        variant: which of the seed's streams of times and noises; 0 but for a training that is retried.
+        variant: which of the seed's streams of times and noises; above 0 after retries.
+        together: the largest number of blocks that are prepared together.
     """
 
     AHEAD = 32
@@ -62,85 +70,103 @@ class Stream:
     TOGETHER = 16
 
     def __init__(
-        self,
-        points: Sequence[Points],
-        prepare: Prepare,
-        weighting: Weighting,
-        times: TimeSampler,
-        sde: SDE,
-        apart: bool = False,
+        self, points: Sequence[Points], prepare: Prepare, weighting: Weighting, times: TimeSampler, sde: SDE
     ) -> None:
         self.points, self.prepare, self.weighting, self.times, self.sde = points, prepare, weighting, times, sde
         self.variant = 0
         numbers = times.draws * points[0].numbers
         self.ahead = max(1, min(self.AHEAD, self.NUMBERS // numbers))
-        self.together = 1 if apart else max(1, min(self.TOGETHER, self.NUMBERS // (numbers * self.ahead * len(points))))
+        self.together = max(1, min(self.TOGETHER, self.NUMBERS // (numbers * self.ahead * len(points))))
 
     def steps(self, start: int, stop: int) -> Iterator[list[Batch]]:
-        """The chunks of each step from ``start`` to ``stop``."""
+        """Yields the chunks of each step from ``start`` to ``stop``."""
         step = start
         while step < stop:
-            block, row = divmod(step, self.ahead)
-            blocks = range(block, min(block + self.together, -(-stop // self.ahead)))
-            coming = self._prepared(blocks)[row : stop - block * self.ahead]
+            blocks = self._blocks_with(step // self.ahead)
+            first = blocks.start * self.ahead
+            coming = self._prepared(blocks)[step - first : stop - first]
             yield from coming
             step += len(coming)
 
+    def _blocks_with(self, block: int) -> range:
+        """Returns the blocks that are prepared together with a block.
+
+        They depend on nothing but the block, because a row may differ in its last bits in the company of other rows: a
+        resumed training then has the bits of one that was not interrupted. Near the start they are few, so that a short
+        training prepares little that it does not use.
+        """
+        count = 1 << (min(self.together, max(block, 1)).bit_length() - 1)
+        start = block - block % count
+        return range(start, start + count)
+
     @torch.no_grad()
     def _prepared(self, blocks: range) -> list[list[Batch]]:
-        """The chunks of every step of some blocks."""
+        """Returns the chunks of every step of some blocks."""
         steps = range(blocks.start * self.ahead, blocks.stop * self.ahead)
-        sizes, first = [self.points[0].size(step) for step in steps], self.points[0]
-        seeds, width, draws, chunk = len(self.points), max(sizes), self.times.draws, self.times.chunk
-        shape = (seeds, len(steps), draws, width)
+        sizes = [self.points[0].size(step) for step in steps]
+        # A large step is a block by itself, and may be a short one that needs no padding.
+        shape = (len(self.points), len(steps), self.times.draws, max(sizes))
         key: list[str | int] = ["train", self.variant] if self.variant else ["train"]
-        sources = [generator(first.device, points.seed, *key, k) for points in self.points for k in blocks]
-        one = (self.ahead, draws, width)
-        u = torch.cat([torch.rand(one, generator=source, device=first.device) for source in sources]).to(first.dtype)
+        device = self.points[0].device
+        sources = [generator(device, points.seed, *key, block) for points in self.points for block in blocks]
+        t, ratio = self._times(sources, sizes, shape)
+        weight = ratio * self.weighting(self.sde, t)
+        data = [points.take(steps, blocks, max(sizes)) for points in self.points]
+        x0, y = (torch.stack(part)[:, :, None] for part in zip(*data, strict=True))
+        x0 = x0.expand(*shape, *x0.shape[4:]).flatten(0, 3)
+        rows = self.prepare(self.sde, x0, t.flatten(), _each(sources), weight.flatten())
+        columns = [*vars(rows).values(), y.expand(shape).flatten(), weight.flatten(), ratio.flatten()]
+        columns = [column.unflatten(0, shape).transpose(0, 1) for column in columns]
+        starts = range(0, self.times.draws, self.times.chunk)
+        chunks = [self._cut(type(rows), columns, slice(i, i + self.times.chunk), sizes) for i in starts]
+        return [list(chunks_of_step) for chunks_of_step in zip(*chunks, strict=True)]
+
+    def _times(
+        self, sources: Sequence[torch.Generator], sizes: list[int], shape: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the times and their ratios of all rows, ``(R K, draws, B)`` for K steps of R seeds."""
+        first, (seeds, steps, draws, width) = self.points[0], shape
+        block = (self.ahead, draws, width)
+        u = torch.cat([torch.rand(block, generator=source, device=first.device) for source in sources]).to(first.dtype)
         t, ratio = (part.clone() for part in self.times(self.sde, self.weighting, u))
-        # The last batches of the epochs, which are all of one size.
-        if short := [i for i in range(len(u)) if sizes[i % len(steps)] < width]:
+        # The times of a short step are spread over its own rows, not over those of the padding.
+        if short := [i for i in range(seeds * steps) if sizes[i % steps] < width]:
             size = min(sizes)
             t[short, :, :size], ratio[short, :, :size] = self.times(self.sde, self.weighting, u[short, :, :size])
-        own = [points.take(steps, blocks, width) for points in self.points]
-        x0, y = (torch.stack(part)[:, :, None] for part in zip(*own, strict=True))
-        x0, weight = x0.expand(*shape, *x0.shape[4:]).flatten(0, 3), ratio * self.weighting(self.sde, t)
-        rows = self.prepare(self.sde, x0, t.flatten(), _each(sources), weight.flatten())
-        fields = [*vars(rows).values(), y.expand(shape).flatten(), weight.flatten(), ratio.flatten()]
-        fields = [field.unflatten(0, shape).transpose(0, 1) for field in fields]
+        return t, ratio
 
-        def cut(at: list[int], draws: slice, size: int) -> list[Batch]:
-            """A batch of each of some steps."""
-            every = slice(at[0], at[-1] + 1) if len(at) == at[-1] - at[0] + 1 else at
-            columns = [field[every, :, draws, :size].flatten(2, 3) for field in fields]
-            columns = [(column.squeeze(1) if seeds == 1 else column).unbind() for column in columns]
-            total = self.times.draws * size
-            made = zip(*columns, strict=True)
-            return [Batch(type(rows)(*of), y, weight, ratio, total) for *of, y, weight, ratio in made]
+    def _cut(self, kind: type[Prepared], columns: Sequence[Tensor], draws: slice, sizes: list[int]) -> list[Batch]:
+        """Returns a chunk of each step without the padding, from columns ``(K, R, draws, B, *)`` of all steps.
 
-        # Steps of one size are cut at once: one by one would cost a small step as much as its products. A step in
-        # chunks is large, and what is cut alone is not copied.
-        alike = [[k for k, other in enumerate(sizes) if other == size] for size in set(sizes)]
-        chunks: dict[int, list[Batch]] = {}
-        for at in alike if chunk == draws else [[k] for k in range(len(sizes))]:
-            parts = [cut(at, slice(i, i + chunk), sizes[at[0]]) for i in range(0, draws, chunk)]
-            chunks |= {k: list(own) for k, own in zip(at, zip(*parts, strict=True), strict=True)}
-        return [chunks[k] for k in range(len(sizes))]
+        Whole steps are views of the columns; short ones are all of one size, and are copied at once.
+        """
+        short, size = [k for k, own in enumerate(sizes) if own < max(sizes)], min(sizes)
+        cut = []
+        for column in columns:
+            rows = list(column[:, :, draws].flatten(2, 3).unbind())
+            if short:
+                for step, own in zip(short, column[short, :, draws, :size].flatten(2, 3).unbind(), strict=True):
+                    rows[step] = own
+            cut.append(rows)
+        steps = zip(sizes, *cut, strict=True)
+        return [
+            Batch(kind(*fields), y, weight, ratio, self.times.draws * size) for size, *fields, y, weight, ratio in steps
+        ]
 
 
 class Points:
-    """The data points of the steps of a seed, and what the network is told of their classes.
+    """The data points of a seed's steps, and the classes that the network is given.
 
-    The data lie on the device as they were read, bytes as bytes, and become the network's numbers batch by batch; what
-    is mapped from the disk stays there.
+    The data lie on the device as they were read, bytes as bytes, and are converted to the network's units batch by
+    batch. Data that are mapped from the disk stay there.
 
     Args:
         seed: the run's seed.
         dataset: the data.
         batch_size: data points in a step.
-        dropout: the share of points whose class the network is not told; None where it is told of none.
-        device: where the batches are wanted.
-        dtype: of their numbers.
+        dropout: the share of points whose class the network is not given; None where it is given none at all.
+        device: where the batches are made.
+        dtype: the type of their numbers.
     """
 
     def __init__(
@@ -160,46 +186,53 @@ class Points:
         self.y = y.to(device)
         self.per_epoch, self.width = -(-len(x) // batch_size), min(batch_size, len(x))
         self.numbers = self.width * x[0].numel()
-        # The last one is met again at the next steps.
+        # An epoch is longer than a block, or shorter: keep the last, in which the next block may begin.
         self.order = functools.lru_cache(1)(self._order)
 
     def size(self, step: int) -> int:
-        """The number of points in a step: the last of an epoch is short."""
+        """Returns the number of points in a step; the last step of an epoch is short."""
         return min(self.width, len(self.x) - step % self.per_epoch * self.width)
 
     def indices(self, steps: range) -> Tensor:
-        """Which points they are, ``(K, B)``; what is beyond the size of a short step is not to be used."""
+        """Returns the indices of the points of some steps, ``(K, B)``; short steps are padded by the first point."""
         starts = range(steps.start - steps.start % self.per_epoch, steps.stop, self.per_epoch)
         orders = [self.order(start // self.per_epoch) for start in starts]
         return torch.cat([o[max(steps.start - s, 0) : steps.stop - s] for s, o in zip(starts, orders, strict=True)])
 
     def take(self, steps: range, blocks: range, width: int) -> tuple[Tensor, Tensor]:
-        """The points in the network's units, ``(K, B, *)``, and classes ``(K, B)``, of the steps of some blocks."""
-        # A large step is a block by itself, and may be the short one.
+        """Returns the first points of each step of some blocks, in the network's units, and their classes.
+
+        Args:
+            steps: the steps.
+            blocks: the blocks that they make up.
+            width: the number of points B of a step.
+
+        Returns:
+            Points ``(K, B, *)`` and classes ``(K, B)``.
+        """
         index = self.indices(steps)[:, :width]
         x, y = self.x[index.to(self.x.device)].to(self.device), self.y[index]
         if self.cells is not None:
-            # Uniform in the cell of each level; a stream of its own, so that it moves no other number.
+            # Uniform in the cell of each level. Its own stream of numbers leaves all others as they are without it.
             x = x.double() + self.cells * self._uniform("dequantisation", x, blocks) - self.cells / 2
         if self.dropout:
             y = torch.where(self._uniform("labels", y, blocks) < self.dropout, -1, y)
         return self.units.encode(x).to(self.dtype), y
 
     def _order(self, epoch: int) -> Tensor:
-        """The points of the steps of an epoch, ``(per_epoch, B)``."""
+        """Returns the indices of the points of an epoch's steps, ``(per_epoch, B)``."""
         order = torch.randperm(len(self.x), generator=generator("cpu", self.seed, "epoch", epoch))
-        return (
-            nn.functional.pad(order, (0, self.per_epoch * self.width - len(order))).view(-1, self.width).to(self.device)
-        )
+        padding = self.per_epoch * self.width - len(order)
+        return nn.functional.pad(order, (0, padding)).view(-1, self.width).to(self.device)
 
     def _uniform(self, purpose: str, like: Tensor, blocks: range) -> Tensor:
-        """Numbers in [0, 1) of the shape of what belongs to the steps of some blocks."""
+        """Draws numbers in [0, 1) of a shape ``(K, *)``, an equal share of the K steps from each block's generator."""
         shape = (len(like) // len(blocks), *like.shape[1:])
         sources = [generator(self.device, self.seed, purpose, block) for block in blocks]
         return torch.cat([torch.rand(shape, generator=source, device=self.device) for source in sources])
 
 
 def _each(sources: Sequence[torch.Generator]) -> RandnLike:
-    """Standard normal draws, an equal part of the rows from each generator."""
+    """Returns standard normal draws of which each generator gives an equal share of the rows."""
     draws = [randn_like(source) for source in sources]
     return lambda x: torch.cat([draw(part) for draw, part in zip(draws, x.chunk(len(draws)), strict=True)])

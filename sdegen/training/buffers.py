@@ -1,4 +1,4 @@
-"""The state of a network that no gradient moves: what a moving average of its weights does with it."""
+"""The state of a network that no gradient moves: its average, and what a checkpoint must hold of it."""
 
 from __future__ import annotations
 
@@ -10,33 +10,35 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from sdegen.core.errors import UserError
+
 M = TypeVar("M", bound=nn.Module)
 
 
-def duplicate(model: M) -> M:
-    """A copy of a model that shares nothing with it.
+def average_of(model: M) -> M:
+    """Returns the moving average of a model before its first step: a copy in evaluation mode.
 
-    Values that a module computes from its parameters before each pass, such as those of an old-style weight norm, are
-    cut from their graph first, with which they could not be copied.
+    Raises:
+        UserError: the model cannot be copied.
     """
-    for module in model.modules():
-        for name, value in list(vars(module).items()):
-            if isinstance(value, Tensor) and value.grad_fn is not None:
-                setattr(module, name, value.detach())
-    return copy.deepcopy(model)
+    try:
+        return _duplicate(model.train()).eval()
+    except (TypeError, RuntimeError) as error:
+        name = type(model.network).__name__
+        raise UserError(f"network: {name} cannot be copied, as its average must be: {error}") from None
 
 
 @torch.no_grad()
 def follow(model: nn.Module, average: nn.Module, decay: float) -> None:
-    """Move the buffers, frozen parameters and extra state of a model's average towards the model's, after a step.
+    """Moves the buffers, frozen parameters and extra state of a model's average towards the model's, after a step.
 
-    Floating-point numbers are averaged with the decay of the weights, all others are copied. Buffers that no checkpoint
-    has stay as they were made: the average is the model that a checkpoint gives again.
+    Floating-point numbers are averaged with the decay of the weights, all others are copied. Buffers that are not in
+    the ``state_dict`` stay as they were made, because a model that is loaded from a checkpoint has them so.
 
     Args:
         model: the model under training.
         average: its average, which was a copy of it.
-        decay: of the average, in this step.
+        decay: the decay of the average in this step.
     """
     moved: set[int] = set()
     for own, other in zip(model.modules(), average.modules(), strict=True):
@@ -52,13 +54,39 @@ def follow(model: nn.Module, average: nn.Module, decay: float) -> None:
             other.set_extra_state(copy.deepcopy(own.get_extra_state()))
 
 
-def _averaged(kept: Tensor, value: Tensor, decay: float) -> Tensor:
-    """The average after a step; what is not finite on either side, as a running minimum at its start, is copied."""
-    if kept.shape != value.shape or not (kept.is_floating_point() and value.is_floating_point()):
-        return value.detach().clone()
-    value = value.to(kept.dtype)
-    averaged = torch.where(kept == value, kept, torch.lerp(kept, value, 1 - decay))
-    return torch.where(kept.isfinite() & value.isfinite(), averaged, value)
+def state(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Returns the frozen parameters of a module itself and the buffers that are in its ``state_dict``, by name."""
+    frozen = [(name, p) for name, p in module._parameters.items() if p is not None and not p.requires_grad]
+    unsaved = module._non_persistent_buffers_set
+    return frozen + [(name, x) for name, x in module._buffers.items() if x is not None and name not in unsaved]
+
+
+class StateCheck:
+    """Checks that a checkpoint can hold all that a step changes in a network.
+
+    Args:
+        network: the network before its first step.
+        vector: the vector that its trainable parameters are views of.
+    """
+
+    def __init__(self, network: nn.Module, vector: Tensor) -> None:
+        self.network, self.vector, self.layout = network, vector, _layout(network)
+
+    def __call__(self) -> None:
+        """Raises a :class:`UserError` where the network has replaced its weights or changed its ``state_dict``."""
+        name, now = type(self.network).__name__, _layout(self.network)
+        if changed := [key for key in {**self.layout, **now} if self.layout.get(key) != now.get(key)]:
+            raise UserError(
+                f"network: {name} makes {changed[0]} while it runs, or changes its shape or type, so that no "
+                f"checkpoint could be read: register it in __init__, in its full size and type"
+            )
+        first, last = self.vector.data_ptr(), self.vector.data_ptr() + self.vector.nbytes
+        named = ((name, p) for name, p in self.network.named_parameters() if p.requires_grad and p.numel())
+        if moved := next((key for key, p in named if not first <= p.data_ptr() < last), ""):
+            raise UserError(
+                f"network: {name} replaces its parameter {moved} while it runs, and the new one is not trained: change "
+                f"it in place, by copy_() under torch.no_grad()"
+            )
 
 
 def repeats(
@@ -67,44 +95,55 @@ def repeats(
     loss: Callable[[M], Tensor],
     seeded: Callable[[], AbstractContextManager],
 ) -> bool:
-    """Whether a model's loss is a function of its ``state_dict`` and of torch's generators alone.
+    """True where a model's loss is a function of its ``state_dict`` and of torch's generators alone.
 
     Two copies with the same ``state_dict`` are compared under the same seed: one of the model after a step, and one of
     its average, whose layers have not run yet. They differ where a layer keeps numbers outside of its ``state_dict`` or
-    draws from another generator, NumPy's say. State that has no effect yet, such as a counter that is asked at a later
-    step, cannot be seen so.
+    draws from another generator, such as NumPy's. State without an effect yet, such as a counter that matters only at a
+    later step, is not found. A model that cannot be copied, such as one that keeps its last activations, passes.
 
     Args:
         model: the model, after its first step.
         average: its average.
-        loss: of a model, on some rows.
+        loss: the losses of a model on some rows.
         seeded: seeds torch's generators, the same at each call.
     """
-    carried, fresh = duplicate(model), duplicate(average).train()
-    fresh.load_state_dict(model.state_dict())
-    with seeded():
-        one = loss(carried).detach()
-    with seeded():
-        other = loss(fresh).detach()
-    # Far above what kernels that add in any order differ by.
+    try:
+        carried, fresh = _duplicate(model), _duplicate(average).train()
+        fresh.load_state_dict(model.state_dict())
+        with seeded():
+            one = loss(carried).detach()
+        with seeded():
+            other = loss(fresh).detach()
+    except (RuntimeError, TypeError):
+        return True
+    # Far above the differences of kernels that add in any order.
     return torch.allclose(one, other, rtol=1e-3, equal_nan=True)
 
 
-def state(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """The frozen parameters of a module itself and the buffers that its ``state_dict`` has, by name."""
-    frozen = [(name, p) for name, p in module._parameters.items() if p is not None and not p.requires_grad]
-    unsaved = module._non_persistent_buffers_set
-    return frozen + [(name, x) for name, x in module._buffers.items() if x is not None and name not in unsaved]
+def _duplicate(model: M) -> M:
+    """Returns a copy of a model that shares nothing with it.
+
+    Values that a module computes from its parameters before each pass, such as those of an old-style weight norm, are
+    first cut from their graph, with which they could not be copied.
+    """
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                setattr(module, name, value.detach())
+    return copy.deepcopy(model)
 
 
-def layout(model: nn.Module) -> dict[str, tuple[torch.Size, torch.dtype | None]]:
-    """The shapes of the tensors of a ``state_dict`` by name, and their types; None for floating point."""
+def _averaged(kept: Tensor, value: Tensor, decay: float) -> Tensor:
+    """Returns the average after a step. Numbers that are infinite on either side, as a minimum at first, are copied."""
+    if kept.shape != value.shape or not (kept.is_floating_point() and value.is_floating_point()):
+        return value.detach().clone()
+    value = value.to(kept.dtype)
+    averaged = torch.where(kept == value, kept, torch.lerp(kept, value, 1 - decay))
+    return torch.where(kept.isfinite() & value.isfinite(), averaged, value)
+
+
+def _layout(model: nn.Module) -> dict[str, tuple[torch.Size, torch.dtype | None]]:
+    """Returns the shapes of the tensors of a ``state_dict`` by name, and their types; None for floating point."""
     named = ((name, x) for name, x in model.state_dict().items() if isinstance(x, Tensor))
     return {name: (x.shape, None if x.is_floating_point() else x.dtype) for name, x in named}
-
-
-def replaced(model: nn.Module, vector: Tensor) -> str:
-    """The first trainable parameter of a model that is no view of a vector any more; empty where all are."""
-    first, last = vector.data_ptr(), vector.data_ptr() + vector.nbytes
-    named = ((name, p) for name, p in model.named_parameters() if p.requires_grad and p.numel())
-    return next((name for name, p in named if not first <= p.data_ptr() < last), "")

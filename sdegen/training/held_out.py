@@ -9,17 +9,15 @@ import torch
 
 from sdegen.core.randomness import derive, generator, own_layers
 from sdegen.datasets import Dataset
-from sdegen.models.classifier import ClassifierModel
-from sdegen.models.score import ScoreModel
 from sdegen.sde.base import SDE
-from sdegen.training.batches import Points, Prepare, Stream
-from sdegen.training.gradient import Autograd
+from sdegen.training.batches import Points, Stream
+from sdegen.training.gradient import Model, weighted_losses
 from sdegen.training.objective import Objective
 from sdegen.training.times import TimeSampler
 from sdegen.training.weighting import Weighting
 
 ROWS = 4096
-"""Of the network that a loss may cost, unless a single batch has more."""
+"""Rows that pass through the network for a loss; a single batch may have more."""
 
 
 class HeldOut:
@@ -29,15 +27,15 @@ class HeldOut:
     batches like those of the training.
 
     Args:
-        dataset: tells the points.
-        seed: of the run.
+        dataset: the data, which has the points.
+        seed: the run's seed.
         batch_size: points that pass through the network at once.
         objective: the unweighted loss.
         weighting: λ(t).
         times: draws the times.
         sde: the forward process.
         device: where to compute.
-        dtype: of the computation.
+        dtype: the type of the numbers.
     """
 
     def __init__(
@@ -56,23 +54,24 @@ class HeldOut:
         self.seed, self.batch_size = derive(seed, "held out"), batch_size
         self.dataset, self.weighting, self.times, self.sde = dataset, weighting, times, sde
 
-    def loss(self, model: ScoreModel | ClassifierModel) -> float | None:
-        """The loss of a model as it stands, in evaluation mode or not; None where there are no points for it."""
-        stream = self._stream(Autograd(model, self.objective).prepare)
-        if stream is None:
+    def loss(self, model: Model) -> float | None:
+        """Returns the loss of a model in the mode that it is in; None where there are no points for it."""
+        own = self._points()
+        if own is None:
             return None
-        total, steps = 0.0, stream.points[0].per_epoch
+        points = Points(self.seed, own, self.batch_size, None, self.device, self.dtype)
+        # The weight is no part of what an objective prepares.
+        prepare = lambda *arguments: self.objective.prepare(*arguments[:-1])  # noqa: E731
+        stream, total = Stream([points], prepare, self.weighting, self.times, self.sde), 0.0
         with own_layers(self.device, self.seed, "layers"), torch.set_grad_enabled(self.objective.differentiates):
-            for batch in itertools.chain.from_iterable(stream.steps(0, steps)):
-                losses = self.objective.loss(model.given(batch.y), batch.rows)
-                total += float((batch.weight * losses.detach()).double().sum()) / batch.total
-        return total / steps
+            for batch in itertools.chain.from_iterable(stream.steps(0, points.per_epoch)):
+                total += float(weighted_losses(model, self.objective, batch).detach().double().sum()) / batch.total
+        return total / points.per_epoch
 
-    def _stream(self, prepare: Prepare) -> Stream | None:
-        """One epoch of the points."""
-        dataset = self.dataset
+    def _points(self) -> Dataset | None:
+        """Returns the data with these points in the place of those of the training."""
+        dataset, own = self.dataset, copy.copy(self.dataset)
         count = max(1, ROWS // (self.batch_size * self.times.draws)) * self.batch_size
-        own = copy.copy(dataset)
         if dataset.held_out is not None:
             every = slice(None, None, -(-len(dataset.held_out) // count))
             x, own.y = dataset.held_out[every], None if dataset.held_out_y is None else dataset.held_out_y[every]
@@ -82,5 +81,4 @@ class HeldOut:
                 return None
             x = drawn
         own.x, own.mapped = x.double() if x.ndim == 2 else x, False
-        points = Points(self.seed, own, self.batch_size, None, self.device, self.dtype)
-        return Stream([points], prepare, self.weighting, self.times, self.sde)
+        return own

@@ -1,4 +1,4 @@
-"""What the steps of a training have cost: their losses, the norms of their gradients, the losses by time."""
+"""Records of the steps of a training: their losses, the norms of their gradients, the losses by time."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sdegen.training.batches import Batch
 
 
 class Diverged(UserError):
-    """A training whose numbers are no longer finite.
+    """The failure of a training whose numbers are no longer finite.
 
     Args:
         message: what has happened, and the likely cause.
-        replica: to which of those that are trained together.
+        replica: the index of the model that it happened to, of those that are trained together.
     """
 
     def __init__(self, message: str, replica: int) -> None:
@@ -25,29 +25,29 @@ class Diverged(UserError):
 
 
 BINS = 10
-"""Of the losses by time."""
+"""Bins of the losses by time."""
 
 
 class History:
-    """What the steps since the last reading have cost, gathered without a synchronisation and rarely added up.
+    """Losses and norms of the steps since the last reading, of R models that are trained together.
+
+    Nothing is added up before it is read, or more than :attr:`KEPT` numbers are held, so that a step neither waits for
+    the device nor pays for its losses.
 
     Args:
         losses: makes the losses of rows: see :meth:`sdegen.training.gradient.Gradient.losses`.
-        by_t: those of each replica by time, to be told of all.
-
-    Attributes:
-        norms: of the gradients of each step, ``(R, 1)``; to be appended to.
+        by_t: the losses by time of each model.
     """
 
     KEPT = 2**18
 
     def __init__(self, losses: Callable[..., Tensor], by_t: Sequence[LossByTime]) -> None:
         self._losses, self._by_t = losses, by_t
-        self.norms: list[Tensor] = []
+        self._norms: list[Tensor] = []
         self._clear()
 
     def _clear(self) -> None:
-        self.norms.clear()
+        self._norms.clear()
         self._held = 0
         self._rows: list[tuple[Tensor, ...]] = []
         self._cause = "the gradient alone overflows: try trainer.precision=float64, or a lower optimizer.lr"
@@ -56,7 +56,7 @@ class History:
         self._means: list[Tensor] = []
 
     def add(self, step: int, batch: Batch, parts: tuple[Tensor, ...]) -> None:
-        """What a step's chunk gave."""
+        """Records a step, or a chunk of it, with what :meth:`Gradient.add` returned for it."""
         self._rows.append((batch.rows.t, batch.ratio, *parts))
         self._steps.append(step)
         self._totals.append(batch.total)
@@ -64,8 +64,12 @@ class History:
         if self._held > self.KEPT:
             self._flush()
 
+    def add_norms(self, norms: Tensor) -> None:
+        """Records the norms of a step's gradients, ``(R, 1)``."""
+        self._norms.append(norms)
+
     def check(self) -> Tensor:
-        """The mean loss of each step, ``(K, R)``.
+        """Returns the mean loss of each step, ``(K, R)``.
 
         Raises:
             Diverged: a loss, or the norm of its gradient, is not finite.
@@ -73,7 +77,7 @@ class History:
         self._flush()
         if not self._means:
             return torch.zeros(0, len(self._by_t))
-        means, norms = torch.cat(self._means), torch.cat(self.norms, dim=1).T
+        means, norms = torch.cat(self._means), torch.cat(self._norms, dim=1).T
         first = self._steps[0]
         of_steps = torch.tensor([step - first for step in self._steps], device=means.device)
         losses = torch.zeros_like(norms).index_add(0, of_steps, means)
@@ -81,30 +85,30 @@ class History:
         if bad:
             (step, replica), *_ = bad
             loss, norm = float(losses[step, replica]), float(norms[step, replica])
-            told = f"the loss is {loss} at step {first + step + 1}, and its gradient's norm {norm}"
-            raise Diverged(f"{told}; {self._cause}", replica)
+            found = f"the loss is {loss} at step {first + step + 1}, and its gradient's norm {norm}"
+            raise Diverged(f"{found}; {self._cause}", replica)
         return losses
 
     def state(self, replica: int) -> dict[str, Tensor]:
-        """What a checkpoint needs of a replica, so that the next scalars are those of a run that never stopped."""
+        """Returns what a checkpoint must hold of a model, so that a resumed run logs the same scalars."""
         losses = self.check()
-        norms = torch.cat(self.norms, dim=1)[replica] if self.norms else losses[:, replica]
+        norms = torch.cat(self._norms, dim=1)[replica] if self._norms else losses[:, replica]
         own = {"losses": losses[:, replica], "norms": norms, "by_t": self._by_t[replica].sums}
         return {name: value.cpu().clone() for name, value in own.items()}
 
     def restore(self, states: Sequence[Mapping[str, Tensor]], step: int) -> None:
-        """Go on from a step with the states of all replicas, on the device of the training."""
+        """Continues from a step, with the states of all models on the device of the training."""
         self._clear()
         for by_t, state in zip(self._by_t, states, strict=True):
             by_t.sums = state["by_t"]
         losses, norms = (torch.stack([state[name] for state in states]) for name in ("losses", "norms"))
         if losses.numel():
             self._means, self._steps = [losses.T], list(range(step - losses.shape[1], step))
-            self.norms.append(norms)
+            self._norms.append(norms)
 
     def read(self) -> list[dict[str, float]]:
-        """The scalars of each replica since the last reading."""
-        losses, norms = self.check().mean(0).tolist(), torch.cat(self.norms, dim=1).mean(1).tolist()
+        """Returns the scalars of each model since the last reading."""
+        losses, norms = self.check().mean(0).tolist(), torch.cat(self._norms, dim=1).mean(1).tolist()
         self._clear()
         return [
             {"train/loss": loss, "train/gradient_norm": norm, **by_t.read()}
@@ -112,15 +116,13 @@ class History:
         ]
 
     def _flush(self) -> None:
-        """Make the losses of the rows held back."""
+        """Adds up the rows that are held."""
         if not self._rows:
             return
-        axis = len(self._rows[0][0].shape) - 1
-        lengths = torch.tensor([row[0].shape[axis] for row in self._rows])
-        t, ratio, *parts = (torch.cat(column, dim=axis) for column in zip(*self._rows, strict=True))
+        lengths = torch.tensor([t.shape[1] for t, *_ in self._rows])
+        t, ratio, *parts = (torch.cat(column, dim=1) for column in zip(*self._rows, strict=True))
         losses = self._losses(*parts)
-        t, ratio, losses = (field.reshape(len(self._by_t), -1) for field in (t, ratio, losses))
-        for own, by_t in zip(zip(t, losses, ratio, strict=True), self._by_t, strict=True):
+        for by_t, *own in zip(self._by_t, t, losses, ratio, strict=True):
             by_t.add(*own)
         if not bool(losses.isfinite().all()):
             self._cause = cause(t, losses, lengths)
@@ -131,12 +133,12 @@ class History:
 
 
 def cause(t: Tensor, losses: Tensor, lengths: Tensor) -> str:
-    """Why losses are not finite, most likely, by the times of those of the first chunk that has some.
+    """Returns the likely cause of losses that are not finite, by the times of those in the first chunk that has some.
 
     Args:
-        t: times of rows, ``(R, N)``.
-        losses: theirs.
-        lengths: of the chunks that they came in, which add up to N.
+        t: the times of rows, ``(R, N)``.
+        losses: their losses.
+        lengths: the lengths of the chunks that they came in, which add up to N.
     """
     broken, ends = ~losses.isfinite(), lengths.cumsum(0).tolist()
     first = int(broken.any(0).nonzero()[0])
@@ -161,7 +163,7 @@ class LossByTime:
         T: the largest.
 
     Attributes:
-        sums: since the last reading, of the losses and of the ratios, ``(2, BINS)`` float64.
+        sums: the sums of the losses and of the ratios since the last reading, ``(2, BINS)`` float64.
     """
 
     def __init__(self, eps: float, T: float) -> None:
@@ -169,13 +171,13 @@ class LossByTime:
         self.sums = torch.zeros(2, BINS, dtype=torch.float64)
 
     def add(self, t: Tensor, losses: Tensor, ratio: Tensor) -> None:
-        """Rows, ``(N,)`` each: times, weighted losses, and the uniform density over that of the times."""
+        """Adds rows, ``(N,)`` each: times, weighted losses, and the uniform density over that of the times."""
         bins = ((t - self.eps) * (BINS / (self.T - self.eps))).long().clamp(0, BINS - 1)
         sums = torch.stack([torch.bincount(bins, weight.double(), BINS) for weight in (losses, ratio)])
         self.sums = self.sums.to(sums.device) + sums
 
     def read(self) -> dict[str, float]:
-        """The means since the last reading, of the bins that were met."""
+        """Returns the means since the last reading, of the bins that have rows."""
         edges = torch.linspace(self.eps, self.T, BINS + 1).tolist()
         sums, counts = self.sums.tolist()
         self.sums = torch.zeros_like(self.sums)

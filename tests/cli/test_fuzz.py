@@ -30,12 +30,12 @@ from matplotlib.image import imsave
 from omegaconf import OmegaConf
 
 from sdegen.cli import command, mistakes
-from sdegen.config import assembly
+from sdegen.config import assembly, components, options
 from sdegen.config.compose import CONF, composed
 from sdegen.core import schema
 from sdegen.metrics import features, images
 from sdegen.runs.sampling import draw
-from sdegen.training.loop import DTYPES
+from sdegen.training.trainer import DTYPES
 
 COUNT, SECONDS = 3, 60
 """Samples of a run; seconds after which a command line is said to hang."""
@@ -91,7 +91,7 @@ def choices(group: str) -> list[str]:
 
 
 GROUPS = {str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()}
-TRAINED = sorted(group for group in GROUPS if group.partition("/")[0] in assembly.GROUPS)
+TRAINED = sorted(group for group in GROUPS if group.partition("/")[0] in options.GROUPS)
 EXPERIMENTS = sorted(str(path.relative_to(CONF / "experiment"))[:-5] for path in (CONF / "experiment").rglob("*.yaml"))
 
 
@@ -108,7 +108,7 @@ def node(group: str, choice: str) -> Node:
 @functools.cache
 def experiment(name: str) -> dict[str, Node]:
     """The nodes of the configuration that an experiment stands for."""
-    return {k: v for k, v in composed("train", [f"experiment={name}"]).items() if k in assembly.GROUPS}
+    return {k: v for k, v in composed("train", [f"experiment={name}"]).items() if k in options.GROUPS}
 
 
 def options(of: Node, path: str) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def fitting(hint: Any) -> st.SearchStrategy:  # noqa: ANN401
 
 NAMED = {f"{group}={choice}": options(node(group, choice), group) for group in TRAINED for choice in choices(group)}
 """The options of every choice of every group, with their types."""
-KNOWN = sorted({*GROUPS, *assembly.TRAIN, *(name for named in NAMED.values() for name in named)})
+KNOWN = sorted({*GROUPS, *options.TRAIN, *(name for named in NAMED.values() for name in named)})
 WORDS = {word for name in KNOWN for word in re.split(r"[./]", name)} | {"hydra", "config", "command"}
 
 
@@ -235,7 +235,7 @@ def train() -> None:
     """What ``scripts/train.py`` does with its arguments, without a folder: it composes, checks, trains and samples."""
     for _, config in command.configurations("train")[0]:
         parts = assembly.replicated(config)
-        training, first = assembly.together(parts), parts[0]
+        training, first = components.together(parts), parts[0]
         training.run(lambda *_: None, lambda: None, lambda: None)
         if first.objective.classifies:
             continue
@@ -358,8 +358,8 @@ def later(draw: st.DrawFn) -> Arguments:
         if there := options(node(group, chosen), group) if "/" not in group else {}:
             path = draw(st.sampled_from(sorted(there)))
             arguments.append(f"{path}={draw(st.sampled_from(EDGES) | fitting(there[path]).map(written))}")
-    for key in draw(st.lists(st.sampled_from(sorted({**assembly.SAMPLE, **assembly.EVALUATE})), max_size=2)):
-        kind = {**assembly.SAMPLE, **assembly.EVALUATE}[key]
+    for key in draw(st.lists(st.sampled_from(sorted({**options.SAMPLE, **options.EVALUATE})), max_size=2)):
+        kind = {**options.SAMPLE, **options.EVALUATE}[key]
         # More samples than there is time for are what was asked for.
         values = fitting(kind).map(written) if key in ("count", "run") else st.sampled_from(NASTY)
         arguments.append(f"{key}={draw(values | fitting(kind).map(written))}")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdegen.config import assembly
+from sdegen.config import assembly, checks, components
 from sdegen.config.compose import composed
 from sdegen.core.randomness import generator, randn_like
 from sdegen.models.classifier import ClassifierModel, log_likelihood_by_time
@@ -84,10 +84,10 @@ def test_accuracy_over_time_is_that_of_bayes() -> None:
     assert float(log_p[-1]) == pytest.approx(-math.log(2), abs=0.01)
 
 
-def stream(*overrides: str) -> tuple[Stream, assembly.Experiment]:
+def stream(*overrides: str) -> tuple[Stream, components.Components]:
     parts = assembly.build(composed("train", ["experiment=digits_conditional", "network.channels=8", *overrides]))
     points = Points(3, parts.dataset, 100, parts.model.network.label_dropout, dtype=torch.float64)
-    return Stream([points], parts.gradient.prepare, parts.weighting, parts.times, parts.sde), parts
+    return Stream([points], parts.training().gradient.prepare, parts.weighting, parts.times, parts.sde), parts
 
 
 def test_labels_follow_their_images_and_a_share_is_not_told() -> None:
@@ -96,7 +96,8 @@ def test_labels_follow_their_images_and_a_share_is_not_told() -> None:
     half, _ = stream("network.label_dropout=0.3")
     images = parts.dataset.units.encode(parts.dataset.x).flatten(1)
     seen, dropped = 0, []
-    for (batch,), (other,) in zip(told.steps(0, 30), half.steps(0, 30), strict=True):
+    for chunks, others in zip(told.steps(0, 30), half.steps(0, 30), strict=True):
+        batch, other = chunks[0].of(0), others[0].of(0)
         torch.testing.assert_close(batch.rows.x, other.rows.x, rtol=0, atol=0)
         clean = (batch.rows.x - batch.rows.sigma.view(-1, 1, 1, 1) * batch.rows.noise) / VP().alpha(batch.rows.t).view(
             -1, 1, 1, 1
@@ -120,7 +121,8 @@ def test_dequantised_data_fill_their_cells() -> None:
     spread, parts = stream()
     plain, _ = stream("dataset.dequantize=false")
     offsets = []
-    for (a,), (b,) in zip(spread.steps(0, 15), plain.steps(0, 15), strict=True):
+    for chunks, others in zip(spread.steps(0, 15), plain.steps(0, 15), strict=True):
+        a, b = chunks[0].of(0), others[0].of(0)
         assert torch.equal(a.rows.noise, b.rows.noise)
         assert torch.equal(a.rows.t, b.rows.t)
         alpha = VP().alpha(a.rows.t).view(-1, 1, 1, 1)
@@ -135,7 +137,7 @@ def test_a_classifier_and_a_score_are_not_mixed_up() -> None:
         (["dataset=digits", "objective=classification", "weighting=uniform"], "use network=classifier_mlp"),
         (["dataset=digits", "network=classifier_mlp"], "use objective=classification"),
     ):
-        with pytest.raises(assembly.Faults, match=fix):
+        with pytest.raises(checks.Faults, match=fix):
             assembly.build(composed("train", overrides))
-    with pytest.raises(assembly.Faults, match="has no labels"):
+    with pytest.raises(checks.Faults, match="has no labels"):
         assembly.build(composed("train", ["objective=classification", "network=classifier_mlp", "weighting=uniform"]))

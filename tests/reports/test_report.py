@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sdegen.config import assembly
+from sdegen.config import assembly, options
 from sdegen.config.compose import composed
 from sdegen.core.errors import UserError
 from sdegen.reports import report
@@ -153,8 +153,8 @@ def test_a_browser_shows_every_picture_and_sorts_the_table(sweep: Path, tmp_path
 def paper_run(name: str, *overrides: str) -> Entry:
     """A finished run of one of the paper's experiments, as far as a report is concerned."""
     config = assembly.build(composed("train", [f"experiment={name.replace('_', '/', 1)}", *overrides])).config
-    options = {key: str(value) for key, value in assembly.flat_options(config)}
-    return Entry(Path(name, str(overrides), "0"), name, options, {}, {})
+    values = {key: str(value) for key, value in options.flat_options(config)}
+    return Entry(Path(name, str(overrides), "0"), name, values, {}, {})
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

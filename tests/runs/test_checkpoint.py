@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import sdegen
-from sdegen.config import assembly
+from sdegen.config import construction
 from sdegen.config.compose import composed
 from sdegen.core.errors import UserError
 from sdegen.models.moments import Moments
@@ -107,9 +107,9 @@ def test_trouble_without_words_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     def exhaust(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(assembly.schema, "construct", exhaust)
+    monkeypatch.setattr(construction.schema, "construct", exhaust)
     with pytest.raises(UserError, match="sde: cannot be built with these options: MemoryError"):
-        assembly.construct({"sde": {}}, "sde", ())
+        construction.construct({"sde": {}}, "sde", ())
 
 
 def test_loading_leaves_the_global_generator_alone(run: Path) -> None:

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from sdegen import load
-from sdegen.config import assembly
+from sdegen.config import assembly, checks
 from sdegen.config.compose import composed
 from sdegen.models.score import Noise
 from sdegen.runs import session
-from sdegen.training.gradient import Autograd, Perceptron
+from sdegen.training.gradient import Autograd
 from sdegen.training.loop import Training
+from sdegen.training.perceptron import Perceptron, obstacle
 
 PLAIN = ("trainer.batch_size=16", "trainer.precision=float64", "trainer.preview_every=0", "optimizer.lr=1e-2")
 SMALL = ("dataset=smile", "dataset.size=52", "network.hidden=[8,5]", *PLAIN)
@@ -107,16 +108,15 @@ def test_what_it_is_not_written_for_goes_by_autograd() -> None:
         ("dataset=digits", "network=scorenet"),
         ("trainer.precision=bfloat16",),
     )
-    reasons = ("it is written out for objective=denoising", "it is written out for network=mlp", "it has the precision")
-    for options, reason in zip(others, reasons, strict=True):
-        assert assembly.build(composed("train", [*PLAIN, *options])).gradient.name == "autograd"
-        with pytest.raises(assembly.Faults, match=f"^trainer.gradient=written: {reason}"):
+    needs = ("objective=denoising", "network=mlp", "a trainer.precision other than bfloat16")
+    for options, need in zip(others, needs, strict=True):
+        assert training("auto", *PLAIN, *options).gradient.name == "autograd"
+        with pytest.raises(checks.Faults, match=f"^trainer.gradient=written: it needs {need}: use trainer"):
             assembly.build(composed("train", [*PLAIN, *options, "trainer.gradient=written"]))
     built = assembly.build(composed("train", PLAIN))
     built.model.parametrization = None  # type: ignore[union-attr, assignment]
     vars(built.model)["parametrization"] = Bent()
-    with pytest.raises(ValueError, match="affine"):
-        Perceptron(built.model, built.objective)
+    assert obstacle(built.model, built.objective, bfloat16=False).startswith("a parametrization that is affine")
 
 
 def test_choice_is_recorded_for_whoever_goes_on(tmp_path: Path) -> None:

@@ -22,9 +22,10 @@ from sdegen.runs import checkpoint, session, writer
 from sdegen.training.batches import Batch, Points, Stream
 from sdegen.training.gradient import Autograd
 from sdegen.training.history import History, LossByTime
-from sdegen.training.loop import GRAIN, Trainer, Training
+from sdegen.training.loop import Training
 from sdegen.training.objective import Prepared
 from sdegen.training.times import Grid
+from sdegen.training.trainer import GRAIN, Trainer
 
 
 def config(*overrides: str) -> dict[str, Any]:
@@ -116,13 +117,13 @@ def test_chunks_bound_the_memory_and_change_only_rounding() -> None:
         cfg = config("times=grid", "times.points=20", "times.simulations=3", f"times.chunk={chunk}")
         parts = assembly.build(cfg)
         model = parts.model.double()
-        gradient = Autograd(model, parts.objective)
+        gradient = Autograd([model], parts.objective)
         points = Points(0, parts.dataset, 16, dtype=torch.float64)
         stream = Stream([points], gradient.prepare, parts.weighting, parts.times, parts.sde)
-        trained = Training([model], gradient, parts.optimizer, parts.trainer, stream, 10)
+        trained = Training(gradient, parts.optimizer, parts.trainer, stream, 10)
         chunks = next(stream.steps(0, 1))
-        assert max(len(batch.weight) for batch in chunks) == chunk * 16
-        assert sum(len(batch.weight) for batch in chunks) == chunks[0].total == 60 * 16
+        assert max(batch.weight.numel() for batch in chunks) == chunk * 16
+        assert sum(batch.weight.numel() for batch in chunks) == chunks[0].total == 60 * 16
         for batch in chunks:
             gradient.add(batch)
         gradients.append(trained.vector.grad.clone())  # type: ignore[union-attr]
@@ -163,8 +164,8 @@ def test_batches_do_not_depend_on_where_the_stream_starts(options: tuple[str, ..
 
 def test_blocks_and_epochs_have_noise_and_orders_of_their_own() -> None:
     stream = training(config("trainer.steps=100", "trainer.gradient=autograd")).stream
-    noises = [chunks[0].rows.noise for chunks in stream.steps(0, 70) if len(chunks[0].weight) == 16]
-    assert len({float(noise[0, 0]) for noise in noises}) == len(noises)
+    noises = [chunks[0].rows.noise for chunks in stream.steps(0, 70) if chunks[0].weight.numel() == 16]
+    assert len({float(noise[0, 0, 0]) for noise in noises}) == len(noises)
     orders = {tuple(row.tolist()) for row in stream.points[0].indices(range(0, 20))[::4]}
     assert len(orders) == 5
 
@@ -192,8 +193,8 @@ def test_large_batches_are_prepared_fewer_steps_ahead() -> None:
 def test_a_seed_keeps_its_meaning() -> None:
     """Numbers that must not change: every result of every seed hangs on them (see rng.py and Stream)."""
     (batch,) = next(training(config("trainer.steps=40", "trainer.gradient=autograd")).stream.steps(33, 34))
-    torch.testing.assert_close(batch.rows.noise[0], torch.tensor([-0.720225, -0.567792]), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(batch.rows.t[:2], torch.tensor([0.047636, 0.098793]), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(batch.rows.noise[0, 0], torch.tensor([-0.720225, -0.567792]), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(batch.rows.t[0, :2], torch.tensor([0.047636, 0.098793]), rtol=1e-5, atol=1e-6)
     noise = SampleNoise(0, 70, 72, (2,))
     draws = torch.stack([noise(torch.empty(0)) for _ in range(18)])
     torch.testing.assert_close(draws[17, 1], torch.tensor([-0.380066, -0.051531]), rtol=1e-5, atol=1e-6)
@@ -261,7 +262,7 @@ def test_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:
 def test_short_batch_is_stratified_over_the_whole_interval() -> None:
     stream = training(config("trainer.steps=8")).stream
     *_, (short,) = list(stream.steps(0, 4))
-    quarter = (short.rows.t * 4).long().sort().values
+    quarter = (short.rows.t[0] * 4).long().sort().values
     assert quarter.tolist() == [0, 1, 2, 3]
 
 
@@ -271,8 +272,8 @@ def test_short_step_may_be_a_block_by_itself(monkeypatch: pytest.MonkeyPatch) ->
     stream = training(config("trainer.steps=8", "trainer.gradient=autograd", "sde.eps=1e-9")).stream
     assert stream.ahead == stream.together == 1
     batches = [batch for (batch,) in stream.steps(0, 8)]
-    assert [len(batch.weight) for batch in batches] == [16, 16, 16, 4] * 2
-    assert (batches[3].rows.t * 4).long().sort().values.tolist() == [0, 1, 2, 3]
+    assert [batch.weight.numel() for batch in batches] == [16, 16, 16, 4] * 2
+    assert (batches[3].rows.t[0] * 4).long().sort().values.tolist() == [0, 1, 2, 3]
     points = stream.points[0]
     whole = points.take(range(4), range(1), 16)[0].flatten(0, 1)[:52]
     torch.testing.assert_close(points.take(range(3, 4), range(3, 4), 4)[0][0], whole[48:])
@@ -290,7 +291,7 @@ def test_step_is_that_of_plain_pytorch(clip: float) -> None:
     clipped = 0
     for step, chunks in enumerate(trained.stream.steps(0, 25)):
         trained.advance(chunks)
-        (batch,) = chunks
+        batch = chunks[0].of(0)
         plain.zero_grad()
         (batch.weight * parts.objective.loss(parts.model, batch.rows)).mean().backward()
         clipped += float(torch.nn.utils.clip_grad_norm_(parts.model.parameters(), clip)) > clip
@@ -385,7 +386,8 @@ def test_loss_by_time_does_not_depend_on_how_the_times_are_drawn() -> None:
             )
         ).stream
         gathered = LossByTime(0.05, 1.0)
-        for (batch,) in stream.steps(0, 40):
+        for chunks in stream.steps(0, 40):
+            batch = chunks[0].of(0)
             gathered.add(batch.rows.t, batch.weight / batch.rows.sigma**2, batch.ratio)
         means.append(torch.tensor(list(gathered.read().values())))
     assert len(means[0]) == 10
@@ -413,7 +415,7 @@ def losses_of(steps: list[list[Tensor]], totals: list[int]) -> History:
         for losses in chunks:
             rows = Prepared(losses, torch.full_like(losses, 0.5))
             history.add(step, Batch(rows, losses, losses, torch.ones_like(losses), total), (losses,))
-        history.norms.append(torch.tensor([[1.0], [2.0 + step]]))
+        history.add_norms(torch.tensor([[1.0], [2.0 + step]]))
     return history
 
 

@@ -58,9 +58,9 @@ def test_the_times_and_the_cause_are_those_of_the_first_chunk_that_is_broken() -
 
 def test_a_gradient_alone_may_overflow() -> None:
     history = History(lambda losses: losses, [LossByTime(0.0, 1.0)])
-    ones = torch.ones(4)
+    ones = torch.ones(1, 4)
     history.add(0, Batch(Prepared(ones, ones / 2), ones, ones, ones, 4), (ones,))
-    history.norms.append(torch.tensor([[math.inf]]))
+    history.add_norms(torch.tensor([[math.inf]]))
     with pytest.raises(Diverged, match="the loss is 1.0 at step 1, and its gradient's norm inf; the gradient alone"):
         history.check()
 

@@ -81,7 +81,7 @@ def solved(options: tuple[str, ...], sde: LinearSDE, score: Score, x: Tensor, st
 @functools.cache
 def composed(options: tuple[str, ...]) -> Any:  # noqa: ANN401
     """The sampler that options compose."""
-    from sdegen.config import assembly, compose
+    from sdegen.config import compose, construction
 
     config = compose.composed("train", options)
-    return assembly.construct(config, "sampler", ())
+    return construction.construct(config, "sampler", ())

@@ -55,7 +55,7 @@ def overhead(samplers: Mapping[str, int], evaluations: int, rounds: int) -> list
     from torch import Tensor, nn
 
     from sdegen import networks
-    from sdegen.config.assembly import construct
+    from sdegen.config.construction import construct
     from sdegen.core.randomness import SampleNoise
     from sdegen.models.score import Noise, ScoreModel
     from sdegen.samplers import Sampler

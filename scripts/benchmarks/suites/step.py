@@ -13,7 +13,7 @@ from suites.base import Row, composed, interleaved, over, row
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from sdegen.config.assembly import Experiment
+    from sdegen.config.components import Components
 
 
 def measure(tasks: Mapping[str, Mapping[str, Any]], rounds: int) -> list[Row]:
@@ -37,7 +37,7 @@ def measure(tasks: Mapping[str, Mapping[str, Any]], rounds: int) -> list[Row]:
     return sorted(rows, key=lambda each: each.panel, reverse=True)
 
 
-def plain(parts: Experiment) -> nn.Module:
+def plain(parts: Components) -> nn.Module:
     """The network of a run with nothing around it: a perceptron as a sequence of layers."""
     from sdegen.networks import MLP
 
@@ -74,7 +74,7 @@ def bare_loop(x: Tensor, network: nn.Module, batch: int, steps: int) -> Callable
     return loop
 
 
-def our_loop(parts: Experiment, folder: Path, steps: int) -> Callable[[], None]:
+def our_loop(parts: Components, folder: Path, steps: int) -> Callable[[], None]:
     """The whole step, with its records."""
     from sdegen.runs.recorder import Recorder
 

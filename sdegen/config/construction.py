@@ -1,0 +1,76 @@
+"""The construction of single parts; what a constructor refuses becomes a line with the option's full path."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch.nn.parameter import is_lazy
+
+from sdegen.config.checks import Faults
+from sdegen.config.compose import Config
+from sdegen.core import schema
+from sdegen.core.errors import NO_MEMORY
+from sdegen.core.randomness import own_layers
+from sdegen.models.classifier import ClassifierModel
+from sdegen.models.score import Parametrization, Raw, ScoreModel
+from sdegen.networks import Network
+from sdegen.sde.base import SDE
+
+
+def construct(config: Config, group: str, trust: Sequence[str], **supplied: object) -> Any:  # noqa: ANN401
+    """Builds the node of a group.
+
+    Raises:
+        Faults: why it cannot be built, in one line.
+    """
+    try:
+        return schema.construct(config[group], trust, **supplied)
+    except ValueError as error:
+        raise Faults(_with_path(group, config[group], error)) from None
+    except (RuntimeError, TypeError, OverflowError, MemoryError, OSError) as error:
+        # Absurd values of the right type: a layer or a data set larger than the memory, a file name of thousands of
+        # letters.
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = "not enough memory" if NO_MEMORY.search(reason) else reason
+        raise Faults(f"{group}: cannot be built with these options: {reason}") from None
+
+
+def make_network(config: Config, trust: Sequence[str], **supplied: object) -> Network:
+    """Builds the network; the run's seed fixes its first numbers, also those outside of its ``state_dict``.
+
+    Raises:
+        Faults: why it cannot be built or trained, in one line.
+    """
+    with own_layers("cpu", config["seed"], "network"):
+        network: Network = construct(config, "network", trust, **supplied)
+        if any(map(is_lazy, [*network.parameters(), *network.buffers()])):
+            # Lazy layers draw their weights at the first point.
+            network.work(supplied["shape"])  # type: ignore[arg-type]
+    for name, p in network.named_parameters():
+        if p.requires_grad and not p.is_floating_point():
+            raise Faults(f"network: its parameter {name} holds no real numbers, and no other can be trained")
+    for name, x in [*network.named_parameters(), *network.named_buffers()]:
+        if x.is_complex():
+            raise Faults(
+                f"network: {name} is complex, and would lose its imaginary part in the precision of the run: keep it "
+                f"as real numbers, by torch.view_as_real()"
+            )
+    return network
+
+
+def connect(network: Network, parametrization: Parametrization, sde: SDE) -> ScoreModel | ClassifierModel:
+    """Returns the model of a network: a classifier, or a score; the output of an exact network is the score itself."""
+    if network.classifies:
+        return ClassifierModel(network, sde)
+    return ScoreModel(network, Raw() if network.exact else parametrization, sde)
+
+
+def _with_path(group: str, node: Mapping[str, Any], error: ValueError) -> str:
+    """Returns a constructor's message with the full path of the option that it begins with."""
+    found = re.match(r"\w*", str(error))
+    option = found[0] if found else ""
+    inner = [f"{group}.{key}" for key, value in node.items() if isinstance(value, Mapping) and option in value]
+    path = group if option in node else inner[0] if inner else None
+    return f"{path}.{error}" if path else f"{group}: {error}"

@@ -1,0 +1,82 @@
+"""The options of the commands, and short names for what a configuration chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from sdegen.config.remedies import choice
+from sdegen.datasets import Dataset
+from sdegen.guidance.classes import Guidance
+from sdegen.models.score import Parametrization
+from sdegen.networks import Network
+from sdegen.samplers import Sampler
+from sdegen.sde.base import SDE
+from sdegen.training.objective import Objective
+from sdegen.training.optimizer import Optimizer
+from sdegen.training.times import TimeSampler
+from sdegen.training.trainer import Trainer
+from sdegen.training.weighting import Weighting
+
+GROUPS: dict[str, type] = {
+    "sde": SDE,
+    "network": Network,
+    "parametrization": Parametrization,
+    "dataset": Dataset,
+    "objective": Objective,
+    "weighting": Weighting,
+    "times": TimeSampler,
+    "optimizer": Optimizer,
+    "trainer": Trainer,
+    "sampler": Sampler,
+}
+"""The groups of a training, and the class of which every node of a group must be."""
+
+NODES: dict[str, type] = {**GROUPS, "guidance": Guidance}
+"""The groups of all commands: guidance is chosen when a run is sampled."""
+
+TRAIN = {"name": str, "seed": int, "count": int, "trust": tuple[str, ...], "resume": str | None, "forecast": bool}
+"""The options of train.yaml beside its groups."""
+SAMPLE = {
+    "run": str,
+    "checkpoint": int | Literal["last", "best"],
+    "weights": Literal["ema", "raw"],
+    "count": int,
+    "batch_size": int,
+    "seed": int,
+    "label": int | Literal["all"] | None,
+    "animate": bool,
+    "device": str,
+    "precision": Literal["float32", "float64"],
+    "trust": tuple[str, ...],
+}
+"""The options of sample.yaml beside its groups."""
+METRIC = Literal["likelihood", "interpolation"]
+EVALUATE = {
+    **{option: kind for option, kind in SAMPLE.items() if option not in ("label", "animate")},
+    "metrics": METRIC | tuple[METRIC, ...],
+    "probes": int,
+    "rtol": float,
+    "atol": float,
+}
+"""The options of evaluate.yaml beside its group."""
+
+
+def flat(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Returns the options of a node by their paths."""
+    pairs: list[tuple[str, Any]] = []
+    for key, value in node.items():
+        pairs += flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(prefix + key, value)]
+    return pairs
+
+
+def flat_options(config: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Returns all options of a configuration by their paths; the value of a group is the name of its choice."""
+    pairs: list[tuple[str, Any]] = []
+    for key, value in config.items():
+        if isinstance(value, Mapping) and "_target_" in value:
+            pairs.append((key, choice(value)))
+            pairs += [(f"{key}.{k}", v) for k, v in flat(value) if not k.endswith("_target_")]
+        else:
+            pairs.append((key, value))
+    return pairs

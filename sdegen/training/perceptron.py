@@ -1,0 +1,205 @@
+r"""The gradient of a multilayer perceptron under denoising score matching, written out by hand.
+
+A step of a tiny network is mostly what autograd and Python need to get at its few matrix products. For denoising score
+matching and a parametrization that is affine in the network's output F,
+
+.. math:: \sigma_t s_\theta(x_t, t) + z = c + g F, \qquad
+          \text{loss} = \frac{\lambda}{\sigma_t^2} \|c + g F\|^2, \qquad
+          \frac{\partial\, \text{loss}}{\partial F} = \frac{2 \lambda}{\sigma_t^2}\, g\, (c + g F),
+
+where c, g and the input of the first layer depend on nothing that is learned, and are prepared for many steps at once.
+The matrix products and the chain rule remain. The tests compare the result with autograd's.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sdegen.core.randomness import RandnLike
+from sdegen.core.tensors import expand
+from sdegen.models.score import Affine, ScoreModel
+from sdegen.networks.mlp import MLP
+from sdegen.sde.base import SDE
+from sdegen.training.batches import Batch
+from sdegen.training.gradient import Autograd, Gradient, Model
+from sdegen.training.objective import Denoising, Noised, Objective, Prepared
+
+
+@dataclass(frozen=True)
+class Residuals(Prepared):
+    """Inputs ``x`` ``(N, inputs)`` of a first layer, and what makes a loss of the output F ``(N, d)`` of the last.
+
+    The weighted loss is ``scale`` ``(N,)`` times the squared norm of ``constant + gain * F``, both ``(N, d)``, and its
+    gradient at F is ``pull`` ``(N, d)`` times that sum.
+    """
+
+    constant: Tensor
+    gain: Tensor
+    scale: Tensor
+    pull: Tensor
+
+
+class Layer(NamedTuple):
+    """A linear layer of R networks, without the axis of R where there is one network.
+
+    Attributes:
+        weight: ``(R, outputs, inputs)``.
+        transposed: the same, ``(R, inputs, outputs)``.
+        bias: ``(R, 1, outputs)``.
+        weight_gradient: a view of the gradients, like ``weight``.
+        bias_gradient: a view of the gradients, like ``bias``.
+    """
+
+    weight: Tensor
+    transposed: Tensor
+    bias: Tensor
+    weight_gradient: Tensor
+    bias_gradient: Tensor
+
+
+class Products(NamedTuple):
+    """Matrix products: A B, C + A B, and the latter in place."""
+
+    product: Callable[[Tensor, Tensor], Tensor]
+    onto: Callable[[Tensor, Tensor, Tensor], Tensor]
+    onto_: Callable[..., Tensor]
+
+
+ONE = Products(torch.mm, torch.addmm, Tensor.addmm_)
+MANY = Products(torch.bmm, torch.baddbmm, Tensor.baddbmm_)
+
+SKINNY = 16
+"""Columns of an input below which the order of the product matters."""
+
+Activation = tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor, Tensor], Tensor]]
+ACTIVATIONS: dict[type[nn.Module], Activation] = {
+    nn.ReLU: (torch.relu, lambda g, z, h: torch.ops.aten.threshold_backward(g, h, 0)),
+    nn.SiLU: (nn.functional.silu, lambda g, z, h: torch.ops.aten.silu_backward(g, z)),
+    nn.Tanh: (torch.tanh, lambda g, z, h: torch.ops.aten.tanh_backward(g, h)),
+}
+"""Activations h(z), and the gradient at z given the gradient at h, z and h."""
+
+
+def obstacle(model: Model, objective: Objective, bfloat16: bool) -> str:
+    """Returns what the written gradient needs and a training does not have; empty where it has all."""
+    if bfloat16:
+        return "a trainer.precision other than bfloat16"
+    if type(objective) is not Denoising:
+        return "objective=denoising"
+    if type(model.network) is not MLP or not isinstance(model, ScoreModel):
+        return "network=mlp"
+    # A subclass of the user's may compute more than its terms.
+    own = type(model.parametrization)
+    if not issubclass(own, Affine) or own.__call__ is not Affine.__call__:
+        return "a parametrization that is affine in the network's output"
+    return ""
+
+
+class Perceptron(Gradient):
+    """The gradient of multilayer perceptrons under denoising score matching, without autograd.
+
+    Args:
+        models: perceptrons to which :func:`obstacle` finds no obstacle.
+        objective: denoising score matching.
+    """
+
+    name = "written"
+    runs_layers = False
+
+    def __init__(self, models: Sequence[Model], objective: Objective) -> None:
+        super().__init__(models, objective)
+        self.products = ONE if len(models) == 1 else MANY
+        network: MLP = models[0].network  # type: ignore[assignment]
+        self.activate, self.derive = ACTIVATIONS[type(network.layers[1])]
+        # Ones that add up the rows of a batch, by its shape: a product is twice as fast as a sum.
+        self.ones = functools.cache(lambda shape: self.weights.new_ones(*shape[:-1], 1, shape[-1]))
+        self.layers, start = [], 0
+        for layer in (layer for layer in network.layers if isinstance(layer, nn.Linear)):
+            views = []
+            for shape in (tuple(layer.weight.shape), (1, layer.out_features)):
+                own = slice(start, start + math.prod(shape))
+                views.append([self._squeezed(all_[:, own].unflatten(1, shape)) for all_ in (self.weights, self.sums)])
+                start = own.stop
+            (weight, weight_gradient), (bias, bias_gradient) = views
+            self.layers.append(Layer(weight, weight.mT, bias, weight_gradient, bias_gradient))
+
+    def _squeezed(self, part: Tensor) -> Tensor:
+        """Returns a tensor ``(R, *)``; ``(*)`` where there is one network, whose products are faster so."""
+        return part[0] if len(self.models) == 1 else part
+
+    def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike, weight: Tensor) -> Residuals:
+        rows: Noised = self.objective.prepare(sde, x0, t, randn_like)
+        parts = zip(self.models, *(part.chunk(len(self.models)) for part in vars(rows).values()), strict=True)
+        # Moments of the data and random features of the time are each network's own.
+        own = [self._affine(model, sde, type(rows)(*fields)) for model, *fields in parts]
+        features, constant, gain = (torch.cat(part) for part in zip(*own, strict=True))
+        scale = weight / rows.sigma**2
+        pull = 2 * gain * scale.unsqueeze(1)
+        return Residuals(features, rows.t, constant, gain, scale, pull)
+
+    @staticmethod
+    def _affine(model: Model, sde: SDE, rows: Noised) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the inputs of a model's first layer, and :math:`c` and :math:`g` of the losses, ``(N, d)`` each."""
+        parametrization: Affine = model.parametrization  # type: ignore[assignment]
+        terms, sigma = parametrization.terms(sde, rows.x, rows.t), expand(rows.sigma, rows.x)
+        constant = parametrization.along(rows.noise) + sigma * terms.constant
+        gain = (sigma * terms.gain).expand_as(constant)
+        network: MLP = model.network  # type: ignore[assignment]
+        return network.features(terms.x, terms.t), constant.flatten(1), gain.flatten(1)
+
+    def add(self, batch: Batch) -> tuple[Tensor, ...]:
+        rows, share = batch.rows, 1 / batch.total
+        assert isinstance(rows, Residuals)
+        product, onto, _ = self.products
+        *hidden, last = self.layers
+        h, passed = self._squeezed(rows.x), []
+        for layer in hidden:
+            z = onto(layer.bias, h, layer.transposed)
+            passed.append((h, z))
+            h = self.activate(z)
+        output = onto(last.bias, h, last.transposed)
+        residual = torch.addcmul(rows.constant, rows.gain, output)
+        g = self._squeezed(residual * rows.pull)
+        self._add(last, h, g, share)
+        for layer, after, (x, z) in zip(reversed(hidden), self.layers[:0:-1], reversed(passed), strict=True):
+            g = self.derive(product(g, after.weight), z, h)
+            self._add(layer, x, g, share)
+            h = x
+        return rows.scale, residual
+
+    def losses(self, *parts: Tensor) -> Tensor:
+        scale, residual = parts
+        return scale * residual.square().sum(-1)
+
+    def _add(self, layer: Layer, x: Tensor, g: Tensor, share: float) -> None:
+        """Adds to a layer's gradients, from its inputs and the gradient at its outputs.
+
+        Args:
+            layer: the layer.
+            x: the inputs, ``(R, N, inputs)``.
+            g: the gradient of the sum of the losses at the outputs, ``(R, N, outputs)``.
+            share: the factor of that sum in the loss.
+        """
+        product, _, onto_ = self.products
+        onto_(layer.bias_gradient, self.ones(x.shape[:-1]), g, alpha=share)
+        if x.shape[-1] < SKINNY:
+            # Twice as fast as the product in the other order, where one factor is a few columns wide.
+            layer.weight_gradient.add_(product(x.mT, g).mT, alpha=share)
+        else:
+            onto_(layer.weight_gradient, g.mT, x, alpha=share)
+
+
+def gradient_of(
+    asked: Literal["auto", "autograd", "written"], models: Sequence[Model], objective: Objective, bfloat16: bool
+) -> Gradient:
+    """Returns the gradient that ``trainer.gradient`` asks for; ``auto`` is the written one where nothing hinders it."""
+    if asked == "autograd" or obstacle(models[0], objective, bfloat16):
+        return Autograd(models, objective, bfloat16)
+    return Perceptron(models, objective)

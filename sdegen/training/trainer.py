@@ -1,0 +1,142 @@
+"""The options of a training: how long, how large and where it runs."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import torch
+
+from sdegen.core.checks import in_range
+
+STEPS = 12_000
+"""Steps where neither steps nor epochs are given: for points and the default network half a minute on two cores."""
+GRAIN = 4e6
+"""Multiplications and additions for which a thread pays: measured by ``scripts/benchmark.py scaling``."""
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+"""The types of the weights by ``trainer.precision``."""
+LEAST = {"epochs": 1, "steps": 1, "batch_size": 1, "checkpoint_every": 1, "keep": 1, "log_every": 1}
+LEAST |= {"retries": 0, "preview_every": 0}
+"""The smallest values of options."""
+
+
+class Trainer:
+    """How long, how large and where a training runs.
+
+    Args:
+        epochs: passes over the data; used only where ``steps`` is no number.
+        steps: number of steps; null for the steps of ``epochs``; ``auto`` for these too, or 12000 where ``epochs`` is
+            null.
+        batch_size: data points in a step; the last batch of an epoch is short.
+        clip: largest norm of the gradient; null for no clipping.
+        ema: decay of the moving average of the weights, in [0, 1); it starts lower, so that early steps fade.
+        checkpoint_every: steps between checkpoints; there is always one at the beginning and at the end.
+        keep: number of checkpoints to keep beside the one that is best on held-out points; null for all.
+        retries: how often a training whose numbers are no longer finite returns to its last checkpoint and continues
+            with other times and noises.
+        preview_every: steps between preview samples in TensorBoard; 0 for none.
+        log_every: steps between scalars in TensorBoard.
+        device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, ``cuda:1``, …
+        precision: ``float32``, ``float64``, or ``bfloat16``, which runs the network under autocast.
+        threads: CPU threads of torch, at most OMP_NUM_THREADS. ``auto``: one for each 4 million multiplications of a
+            pass of a step's rows through the network, at most the number of cores. A tiny network is several times
+            slower with two threads than with one.
+        gradient: ``autograd``; ``written``, by hand for a multilayer perceptron under denoising score matching, two to
+            three times as fast; ``auto`` for the written one where there is one. They differ by rounding.
+        replicas: networks trained together: the run's own and those of the seeds that follow its seed. Each is trained
+            as it would be alone, in less time than one by one. Needs the written gradient.
+    """
+
+    def __init__(
+        self,
+        epochs: int | None = None,
+        steps: int | Literal["auto"] | None = "auto",
+        batch_size: int = 256,
+        clip: float | None = 1.0,
+        ema: float = 0.999,
+        checkpoint_every: int = 2000,
+        keep: int | None = 5,
+        retries: int = 0,
+        preview_every: int = 4000,
+        log_every: int = 200,
+        device: str = "auto",
+        precision: Literal["float32", "float64", "bfloat16"] = "float32",
+        threads: int | Literal["auto"] = "auto",
+        gradient: Literal["auto", "autograd", "written"] = "auto",
+        replicas: int = 1,
+    ) -> None:
+        self.epochs, self.steps = epochs, steps_or_default(steps, epochs)
+        self.batch_size, self.clip, self.ema = batch_size, clip, ema
+        self.checkpoint_every, self.keep, self.retries = checkpoint_every, keep, retries
+        self.preview_every, self.log_every = preview_every, log_every
+        self.precision, self.threads, self.gradient, self.replicas = precision, threads, gradient, replicas
+        self._check_ranges()
+        self.device = find_device(device)
+
+    def _check_ranges(self) -> None:
+        if self.epochs is None and self.steps is None:
+            raise ValueError("steps and epochs are both null: give one of them")
+        for name, least in LEAST.items():
+            if (value := getattr(self, name)) is not None:
+                in_range(name, value, at_least=least)
+        in_range("replicas", self.replicas, at_least=1, at_most=1024)
+        if self.retries and self.replicas > 1:
+            raise ValueError(
+                f"retries={self.retries} is for one network, and replicas={self.replicas}: train them one by one"
+            )
+        if self.threads != "auto":
+            in_range("threads", self.threads, at_least=1, at_most=1024)
+        if self.clip is not None:
+            in_range("clip", self.clip, above=0, fix=", or null for no clipping")
+        in_range("ema", self.ema, at_least=0, below=1)
+
+    @property
+    def sampling_precision(self) -> Literal["float32", "float64"]:
+        """The precision in which the trained network samples: that of its weights."""
+        return "float64" if self.precision == "float64" else "float32"
+
+    def threads_for(self, work: float) -> int:
+        """Returns the CPU threads for a pass of ``work`` multiplications and additions through the network."""
+        if self.threads != "auto":
+            return min(self.threads, threads_allowed() or self.threads)
+        cores = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 1024)
+        return max(1, min(int(work / GRAIN), cores, threads_allowed() or cores))
+
+    def total(self, points: int) -> int:
+        """Returns the number of steps over a data set of ``points`` points."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return self.epochs * -(-points // self.batch_size)
+
+
+def steps_or_default(steps: int | Literal["auto"] | None, epochs: int | None) -> int | None:
+    """Returns the number of steps that ``trainer.steps`` asks for; None where ``epochs`` counts."""
+    if steps == "auto":
+        return STEPS if epochs is None else None
+    return steps
+
+
+def find_device(name: str) -> torch.device:
+    """Returns the device of a name.
+
+    Raises:
+        ValueError: this machine has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device={name} is not a device: try auto, cpu or cuda") from None
+    if device.type not in ("cpu", "cuda") or (
+        device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+    ):
+        raise ValueError(f"device={name} is not on this machine: try device=auto")
+    return device
+
+
+def threads_allowed() -> int | None:
+    """Returns the number of threads that the environment allows, which a launcher of several jobs at once sets."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(asked) if asked.isdecimal() and int(asked) else None
