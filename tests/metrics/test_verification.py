@@ -17,7 +17,7 @@ class WrongKernel(VP):
     """The paper's misprint: α = e^{-B}."""
 
     def alpha(self, t: Tensor) -> Tensor:
-        return torch.exp(-self.integral(t))
+        return torch.exp(-self.beta.integral(t))
 
 
 class WrongPrior(VP):

@@ -185,9 +185,9 @@ def test_largest_distance_is_measured() -> None:
     [
         (lambda: VP(beta_max=0.05), "beta_max=0.05 must be at least beta_min=0.1"),
         (lambda: VP(beta_min=0.0), "beta_min=0 must be above 0"),
-        (lambda: VP(eps=1.0), "eps=1 must lie between 0 and T"),
+        (lambda: VP(eps=1.0), "eps=1 must be above 0 and below 1, which is T"),
         (lambda: VE(sigma_max=0.001), "sigma_max=0.001 must be above sigma_min=0.01"),
-        (lambda: ReverseSDE(VP(), lambda x, t: x, eta=-1.0), "eta=-1 must not be negative"),
+        (lambda: ReverseSDE(VP(), lambda x, t: x, eta=-1.0), "eta=-1 must be at least 0"),
     ],
 )
 def test_values_out_of_range_are_refused(build, words: str) -> None:  # noqa: ANN001
