@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from sdegen.config.remedies import choice, refusals
 from sdegen.core import schema
 from sdegen.core.errors import NO_MEMORY, UserError
 from sdegen.core.randomness import generator, own_layers
@@ -23,7 +24,7 @@ from sdegen.models.score import Parametrization, Raw, ScoreModel
 from sdegen.networks import Network
 from sdegen.networks.base import at_most
 from sdegen.samplers import Sampler
-from sdegen.sde.base import SDE, LinearSDE
+from sdegen.sde.base import SDE
 from sdegen.training.batches import Points, Stream
 from sdegen.training.gradient import ONE_BY_ONE, Gradient, choose
 from sdegen.training.held_out import HeldOut
@@ -52,8 +53,8 @@ GROUPS: dict[str, type] = {
 NODES: dict[str, type] = {**GROUPS, "guidance": Guidance}
 """These, and those that are chosen when a run is sampled."""
 
-KERNEL = ("network", "parametrization", "objective", "weighting", "times", "sampler")
-"""The groups whose classes say by ``kernel`` whether they work with an SDE that has no closed-form kernel."""
+PROCESS = ("network", "parametrization", "objective", "weighting", "times", "sampler")
+"""The groups whose classes declare by ``process`` the type of process that they work with."""
 
 TRAIN = {"name": str, "seed": int, "count": int, "trust": tuple[str, ...], "resume": str | None, "forecast": bool}
 """The options of train.yaml beside its groups."""
@@ -223,7 +224,7 @@ def build(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Experiment:
         moments = Moments.of(dataset.units.encode(dataset.dequantized(points, generator("cpu", 0, "moments"))))
     plain["parametrization"] = part("parametrization", moments=moments)
     classes = {"network": schema.resolve(config["network"]["_target_"], trust)}
-    found += refusals(config, {group: {**plain, **classes}[group] for group in KERNEL}, trust)
+    found += refusals(config, {group: {**plain, **classes}[group] for group in PROCESS}, trust)
     config = {**config, "sde": measured(config["sde"], some, trust)}
     sde: SDE | None = part("sde")
     if sde is None:
@@ -306,29 +307,6 @@ def replicated(config: Config, trust: Sequence[str] = schema.ANYTHING) -> list[E
             f"numbers, as {', '.join(f'sde.{k}={v}' for k, v in sdes[0].items() if config['sde'].get(k) == 'auto')}"
         )
     return [first, *others]
-
-
-def refusals(config: Config, parts: Mapping[str, Any], trust: Sequence[str]) -> list[str]:
-    """A line with the fix for each part that needs a closed-form kernel where the SDE has none.
-
-    Args:
-        config: the configuration, which names the parts.
-        parts: objects or classes by their group, of those in :data:`KERNEL`; None where one is broken.
-        trust: modules whose classes the nodes may name.
-    """
-    if issubclass(schema.resolve(config["sde"]["_target_"], trust), LinearSDE):
-        return []
-    return [
-        f"{group}={choice(config[group])} needs a closed-form kernel and sde={choice(config['sde'])} has none: {fix}"
-        for group, part in parts.items()
-        if part is not None and (fix := part.kernel)
-    ]
-
-
-def choice(node: Mapping[str, Any]) -> str:
-    """A short name for a node: that of its predictor and corrector, where it has them, or of its own class."""
-    parts = [node[key] for key in ("predictor", "corrector") if node.get(key)] or [node]
-    return "-".join(schema.snake_case(part["_target_"].rpartition(".")[2]) for part in parts)
 
 
 def flat(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -44,11 +44,11 @@ class ODESolver(ABC):
         return self.integrate(lambda x, t, row: field(x, t), x, t0, t1, times)
 
 
-class RK45(ODESolver):
+class SciPyRK45(ODESolver):
     """SciPy's ``solve_ivp`` with RK45, the black box that the paper uses.
 
     The batch is one large system: the error is controlled for its norm, so that a sample depends, within the
-    tolerance, on the others of its batch. :class:`Dopri5` does not have this defect.
+    tolerance, on the others of its batch. :class:`DormandPrince` does not have this defect.
 
     Args:
         rtol: relative tolerance.
@@ -83,7 +83,7 @@ class RK45(ODESolver):
         return Solution(states[-1], states[: len(asked)])
 
 
-class Dopri5(ODESolver):
+class DormandPrince(ODESolver):
     """Dormand–Prince 5(4), adaptive, with a time and a step size of its own for each sample.
 
     A sample's result does not depend on the others of its batch, and finished samples cost nothing more. Between
@@ -131,10 +131,10 @@ class Dopri5(ODESolver):
         control = Control(
             "dopri5", self.rtol, self.atol, self.max_steps, first, power=0.2, shrink=0.2, longest=longest, clock=clock
         )
-        return integrate(DormandPrince(field, control, parts), control, x, t0, t1, times)
+        return integrate(DormandPrinceSteps(field, control, parts), control, x, t0, t1, times)
 
 
-class DormandPrince(Scheme):
+class DormandPrinceSteps(Scheme):
     """Dormand and Prince's scheme of order 5 with an error of order 4, whose last slope is the first of the next step.
 
     Args:
@@ -185,7 +185,9 @@ LONGEST = 2.4
 r"""In the log noise-to-signal ratio: a factor of 11 in :math:`\sigma^2/\alpha^2`."""
 
 
-def solve_flow(solver: Dopri5, sde: SDE, field: Field, x: Tensor, t0: float, t1: float, times: Tensor) -> Solution:
+def solve_flow(
+    solver: DormandPrince, sde: SDE, field: Field, x: Tensor, t0: float, t1: float, times: Tensor
+) -> Solution:
     r"""The solution along the flow of an SDE, in the clock in which that of a trained network is smooth.
 
     In t the flow of a network, or of data with fine structure, changes as :math:`1/\sqrt t` next to zero and slowly

@@ -24,12 +24,11 @@ class Guidance(ABC, Generic[S]):
     A guided score treats each row by itself, of a batch or of any part of it.
 
     Attributes:
-        kernel: empty where any SDE will do; else the words of what to use in its place where the SDE has no
-            closed-form kernel.
+        process: the type of process that it works with.
         conditional: whether it needs a network that is told the class.
     """
 
-    kernel = ""
+    process: type[SDE] = SDE
     conditional = False
 
     @abstractmethod

@@ -226,7 +226,7 @@ class Posterior(Guidance[LinearSDE]):
         path: a ``.npy`` file with a measurement of your own, in the units of the data, in the place of an image.
     """
 
-    kernel = "use guidance=none"
+    process = LinearSDE
 
     def __init__(
         self,

@@ -37,7 +37,6 @@ from sdegen.models.moments import Moments, Rotation
 from sdegen.networks.base import Network
 from sdegen.sde.base import SDE, LinearSDE, S, Score
 
-KERNEL = "use parametrization=residual or parametrization=raw"
 TINY = torch.finfo(torch.float32).tiny
 
 Output = Callable[[Tensor, Tensor], Tensor]
@@ -48,11 +47,10 @@ class Parametrization(ABC, Generic[S]):
     """What the output of a network stands for.
 
     Attributes:
-        kernel: empty where any SDE will do; else the words of what to use in its place where the SDE has no
-            closed-form kernel.
+        process: the type of process that it works with.
     """
 
-    kernel = ""
+    process: type[SDE] = SDE
 
     @abstractmethod
     def __call__(self, network: Output, sde: S, x: Tensor, t: Tensor) -> Tensor:
@@ -119,7 +117,7 @@ class Residual(Affine[SDE]):
 class Noise(Affine[LinearSDE]):
     r"""The network estimates the noise :math:`z`: :math:`s = -F/\sigma_t` (Ho et al. 2020)."""
 
-    kernel = KERNEL
+    process = LinearSDE
 
     def terms(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Terms:
         return Terms(x, t, x.new_zeros(()), -1 / expand(sde.sigma(t), x))
@@ -128,7 +126,7 @@ class Noise(Affine[LinearSDE]):
 class Data(Affine[LinearSDE]):
     r"""The network estimates the clean data: :math:`s = (\alpha_t F - x)/\sigma_t^2` (Tweedie's formula)."""
 
-    kernel = KERNEL
+    process = LinearSDE
 
     def terms(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Terms:
         alpha, variance = expand(sde.alpha(t), x), expand(sde.sigma(t), x) ** 2
@@ -138,7 +136,7 @@ class Data(Affine[LinearSDE]):
 class Velocity(Affine[LinearSDE]):
     r"""The network estimates :math:`\alpha_t z - \sigma_t x_0` (Salimans & Ho 2022, https://arxiv.org/abs/2202.00512)."""
 
-    kernel = KERNEL
+    process = LinearSDE
 
     def terms(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Terms:
         alpha, sigma = expand(sde.alpha(t), x), expand(sde.sigma(t), x)
@@ -161,7 +159,7 @@ class Karras(Affine[LinearSDE]):
             are standardised.
     """
 
-    kernel = KERNEL
+    process = LinearSDE
 
     def __init__(self, sigma_data: float = 1.0) -> None:
         if sigma_data <= 0:
@@ -197,7 +195,7 @@ class Gaussian(Affine[LinearSDE], nn.Module):
         moments: mean, principal axes and variances of the data in the network's units; supplied by the experiment.
     """
 
-    kernel = KERNEL
+    process = LinearSDE
 
     def __init__(self, moments: Moments | None) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sdegen.core.randomness import RandnLike, generator, randn_like
-from sdegen.flow.solvers import Dopri5, Field
+from sdegen.flow.solvers import DormandPrince, Field
 from sdegen.samplers import ReverseDiffusion
 from sdegen.sde import DDPM, SDE, SMLD, VE, VP, SubVP
 from sdegen.sde.mixture import GaussianMixture, Marginals
@@ -288,7 +288,7 @@ def _uniform(key: str) -> Tensor:
 
 
 def _solved(field: Field, x: Tensor, start: float, stop: float) -> Tensor:
-    return Dopri5(1e-8, 1e-8, 10_000).solve(field, x, start, stop, torch.zeros(0)).x
+    return DormandPrince(1e-8, 1e-8, 10_000).solve(field, x, start, stop, torch.zeros(0)).x
 
 
 def _simulated(sde: SDE, x: Tensor, t: float, key: str) -> Tensor:

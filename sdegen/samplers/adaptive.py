@@ -97,12 +97,12 @@ class AdaptiveSDE(Sampler):
 
     def _integrate(self, sde: SDE, score: Score, x: Tensor, noise: RandnLike, frames: int) -> Walk:
         times, control = torch.linspace(sde.T, sde.eps, frames, dtype=torch.float64), self.control(sde)
-        scheme = StochasticHeun(sde, sde.reverse(score).drift, control, x, noise)
+        scheme = StochasticHeunSteps(sde, sde.reverse(score).drift, control, x, noise)
         solution = integrate(scheme, control, x, sde.T, sde.eps, times)
         return Walk(solution.x, solution.path, times)
 
 
-class StochasticHeun(Scheme):
+class StochasticHeunSteps(Scheme):
     """Stochastic Heun's steps of the reverse SDE, each along the Brownian path of its row.
 
     Args:

@@ -47,7 +47,7 @@ class RK45(ProbabilityFlow):
 
     def __init__(self, rtol: float = 1e-5, atol: float = 1e-5, denoise: bool = False) -> None:
         super().__init__(denoise)
-        self.solver = solvers.RK45(rtol, atol)
+        self.solver = solvers.SciPyRK45(rtol, atol)
 
     def _solution(self, sde: SDE, field: solvers.Field, x: Tensor, times: Tensor) -> solvers.Solution:
         # In t itself, as the paper has it.
@@ -66,7 +66,7 @@ class Dopri5(ProbabilityFlow):
 
     def __init__(self, rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 10000, denoise: bool = False) -> None:
         super().__init__(denoise)
-        self.solver = solvers.Dopri5(rtol, atol, max_steps)
+        self.solver = solvers.DormandPrince(rtol, atol, max_steps)
 
     def _solution(self, sde: SDE, field: solvers.Field, x: Tensor, times: Tensor) -> solvers.Solution:
         return solvers.solve_flow(self.solver, sde, field, x, sde.T, sde.eps, times)
