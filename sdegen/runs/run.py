@@ -30,7 +30,8 @@ from sdegen.core.errors import UserError
 from sdegen.datasets import Dataset, restored
 from sdegen.datasets.fingerprint import difference
 from sdegen.flow.density import check_density_of_run
-from sdegen.flow.likelihood import Flow, by_probes
+from sdegen.flow.divergence import by_probes
+from sdegen.flow.likelihood import Flow
 from sdegen.flow.solvers import DormandPrince
 from sdegen.guidance.classes import Guidance
 from sdegen.guidance.measurement import Measurement, linear_units

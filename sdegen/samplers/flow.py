@@ -1,4 +1,4 @@
-"""Samplers along the probability-flow ODE, each with its solver."""
+"""Samplers along the probability-flow ODE by an ODE solver."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ProbabilityFlow(Sampler):
 
     @abstractmethod
     def _solution(self, sde: SDE, field: solvers.Field, x: Tensor, times: Tensor) -> solvers.Solution:
-        """The solution from T to eps, with its path at the times."""
+        """Returns the solution from T to eps, with its path at the times."""
 
 
 class RK45(ProbabilityFlow):
@@ -50,7 +50,7 @@ class RK45(ProbabilityFlow):
         self.solver = solvers.SciPyRK45(rtol, atol)
 
     def _solution(self, sde: SDE, field: solvers.Field, x: Tensor, times: Tensor) -> solvers.Solution:
-        # In t itself, as the paper has it.
+        # The clock is t itself, as in the paper.
         return self.solver.solve(field, x, sde.T, sde.eps, times)
 
 
@@ -60,7 +60,7 @@ class Dopri5(ProbabilityFlow):
     Args:
         rtol: relative tolerance.
         atol: absolute tolerance.
-        max_steps: attempted steps after which the solver gives up.
+        max_steps: number of attempted steps after which the solver gives up.
         denoise: see :class:`Sampler`.
     """
 

@@ -18,7 +18,8 @@ from sdegen.config.compose import composed
 from sdegen.core.errors import UserError
 from sdegen.datasets import Affine, Dataset, Quantile, Units, restored
 from sdegen.datasets.columns import carried_by_few, quantile_units, robust_units
-from sdegen.flow.likelihood import Exact, Flow
+from sdegen.flow import Exact
+from sdegen.flow.likelihood import Flow
 from sdegen.flow.solvers import DormandPrince
 from sdegen.metrics.points import measure_points
 from sdegen.runs import checkpoint, session

@@ -16,7 +16,8 @@ from torch import Tensor
 from sdegen.core.errors import UserError
 from sdegen.core.randomness import RandnLike
 from sdegen.datasets import Affine
-from sdegen.flow.likelihood import Exact, Flow, Hutchinson, arc, bits_per_dim, by_probes, dequantized
+from sdegen.flow.divergence import Exact, Hutchinson, by_probes
+from sdegen.flow.likelihood import Flow, arc, bits_per_dim, dequantized
 from sdegen.flow.solvers import DormandPrince, ODESolver, SciPyRK45
 from sdegen.sde import VE, VP, LinearSDE, SubVP
 from sdegen.sde.base import SDE, Score
@@ -346,7 +347,7 @@ def test_interpolation_stays_where_the_data_are() -> None:
     ("call", "words"),
     [
         (lambda: by_probes(3, 2), "probes=3 cost more than the exact divergence in 2 dimensions: use probes=0"),
-        (lambda: by_probes(-1, 2), "probes=-1 must not be negative"),
+        (lambda: by_probes(-1, 2), "probes=-1 must be at least 0"),
         (lambda: arc(torch.ones(2), torch.ones(2), 1), "n=1 must be at least 2"),
         (lambda: flow(VP(), wavy, same((2,))).log_prob(normal(5, 2), Hutchinson(3)), "probes=3 cost more"),
         (lambda: flow(VP(), wavy, same((2,))).encode(normal(2)), r"shape \(2,\) are not a batch \(N, 2\)"),

@@ -13,7 +13,7 @@ import sdegen
 from sdegen import metrics
 from sdegen.config.compose import composed
 from sdegen.datasets import Affine
-from sdegen.flow.likelihood import Exact, Flow, Hutchinson
+from sdegen.flow import Exact, Flow, Hutchinson
 from sdegen.flow.solvers import DormandPrince
 from sdegen.models.score import Raw, ScoreModel
 from sdegen.networks.oracle import Oracle

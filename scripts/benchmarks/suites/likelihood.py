@@ -15,7 +15,7 @@ def measure(points: int, tolerance: float) -> list[Row]:
     import torch
 
     from sdegen.core.randomness import generator
-    from sdegen.flow.likelihood import Exact, Flow, Hutchinson
+    from sdegen.flow import Exact, Flow, Hutchinson
     from sdegen.flow.solvers import DormandPrince, SciPyRK45
     from sdegen.sde import VP
     from sdegen.sde.mixture import Marginals
