@@ -20,7 +20,8 @@ from sdegen.datasets.fingerprint import fingerprint
 from sdegen.guidance.classes import Guidance
 from sdegen.models.classifier import ClassifierModel
 from sdegen.models.moments import Moments
-from sdegen.models.score import Parametrization, Raw, ScoreModel
+from sdegen.models.parametrizations import Parametrization, Raw
+from sdegen.models.score import ScoreModel
 from sdegen.networks import Network
 from sdegen.networks.base import at_most
 from sdegen.samplers import Sampler

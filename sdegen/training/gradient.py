@@ -28,7 +28,8 @@ from sdegen.core.errors import UserError
 from sdegen.core.randomness import RandnLike
 from sdegen.core.tensors import expand
 from sdegen.models.classifier import ClassifierModel
-from sdegen.models.score import Affine, ScoreModel
+from sdegen.models.parametrizations import Affine
+from sdegen.models.score import ScoreModel
 from sdegen.networks.mlp import MLP
 from sdegen.sde.base import SDE, LinearSDE
 from sdegen.training.batches import Batch

@@ -18,8 +18,8 @@ from sdegen.guidance.classes import ClassifierFree, ClassifierGuidance, Guidance
 from sdegen.guidance.gaussian import Isotropic, Moments
 from sdegen.guidance.measurement import Blur, Grey, Inpaint, Linear, Measurement, SuperResolution
 from sdegen.guidance.posterior import Method, Posterior, Replacement
+from sdegen.models import Raw, ScoreModel
 from sdegen.models.classifier import ClassifierModel
-from sdegen.models.score import Raw, ScoreModel
 from sdegen.networks import Network
 from sdegen.networks.oracle import Oracle
 from sdegen.runs.sampling import cut, draw

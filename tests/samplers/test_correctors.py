@@ -13,7 +13,7 @@ from sdegen.core.errors import UserError
 from sdegen.core.randomness import SampleNoise, generator, randn_like
 from sdegen.datasets import Affine
 from sdegen.metrics.verification import gaussian, marginal
-from sdegen.models.score import Raw, ScoreModel
+from sdegen.models import Raw, ScoreModel
 from sdegen.networks.oracle import Oracle
 from sdegen.runs.sampling import draw
 from sdegen.samplers import (

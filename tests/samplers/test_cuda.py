@@ -15,7 +15,7 @@ from sdegen.config.compose import composed
 from sdegen.datasets import Affine
 from sdegen.flow import Exact, Flow, Hutchinson
 from sdegen.flow.solvers import DormandPrince
-from sdegen.models.score import Raw, ScoreModel
+from sdegen.models import Raw, ScoreModel
 from sdegen.networks.oracle import Oracle
 from sdegen.runs import checkpoint, session
 from sdegen.runs.sampling import draw

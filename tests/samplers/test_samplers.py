@@ -17,7 +17,7 @@ from sdegen.core.randomness import SampleNoise
 from sdegen.datasets import Affine, Mixture
 from sdegen.metrics import points, verification
 from sdegen.metrics.verification import MEAN, VARIANCE, gaussian, marginal, output
-from sdegen.models.score import Raw, ScoreModel
+from sdegen.models import Raw, ScoreModel
 from sdegen.networks.oracle import Oracle
 from sdegen.runs.sampling import draw
 from sdegen.samplers import (
