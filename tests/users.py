@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sdegen.models.score import Karras, Terms
+from sdegen.models.parametrizations import Karras, Terms
 from sdegen.networks import Network
 from sdegen.sde import LinearSDE
 

@@ -60,9 +60,9 @@ def problems(d: int, m: int, seed: int, folder: Path):  # noqa: ANN201
     import torch
 
     from sdegen.core.randomness import generator
+    from sdegen.guidance import Isotropic, Moments, Posterior, Replacement
     from sdegen.guidance.classes import ClassifierGuidance
     from sdegen.guidance.measurement import Linear
-    from sdegen.guidance.posterior import Isotropic, Moments, Posterior, Replacement
     from sdegen.models.classifier import ClassifierModel
     from sdegen.sde import VP
     from sdegen.sde.mixture import Marginals

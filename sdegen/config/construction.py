@@ -14,7 +14,8 @@ from sdegen.core import schema
 from sdegen.core.errors import NO_MEMORY
 from sdegen.core.randomness import own_layers
 from sdegen.models.classifier import ClassifierModel
-from sdegen.models.score import Parametrization, Raw, ScoreModel
+from sdegen.models.parametrizations import Parametrization, Raw
+from sdegen.models.score import ScoreModel
 from sdegen.networks import Network
 from sdegen.sde.base import SDE
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from sdegen.config.remedies import choice
 from sdegen.datasets import Dataset
 from sdegen.guidance.classes import Guidance
-from sdegen.models.score import Parametrization
+from sdegen.models.parametrizations import Parametrization
 from sdegen.networks import Network
 from sdegen.samplers import Sampler
 from sdegen.sde.base import SDE

@@ -1,4 +1,4 @@
-"""The check that data have a density, which every likelihood is preceded by."""
+"""The check that data have a density, which precedes every likelihood."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ log = logging.getLogger("sdegen")
 
 
 def check_density(dataset: Dataset) -> None:
-    """UserError where the data have no density: their likelihood would only show how small eps is."""
+    """Raises UserError if the data have no density: their likelihood would only show how small eps is."""
     if dataset.levels is not None or dataset.cells is not None:
         return
     if dataset.law is not None and dataset.law.singular:
         raise UserError(
-            "likelihood: the data lie on a curve or at points and have no density, so that their likelihood grows "
-            "without bound as sde.eps falls: use a run of noisy data, such as dataset=smile_noisy"
+            "likelihood: the data lie on a curve or at points and have no density, and their likelihood grows without "
+            "bound as sde.eps falls: use a run of noisy data, such as dataset=smile_noisy"
         )
     parts = chunks(dataset.x)
     low = torch.stack([part.amin(0) for part in parts]).amin(0)
@@ -30,7 +30,7 @@ def check_density(dataset: Dataset) -> None:
     if len(constant):
         raise UserError(
             f"likelihood: entry {int(constant[0]) + 1} of the data never changes, so that they have no density: leave "
-            f"it out, or train with dataset.levels= where the values are quantised"
+            f"it out, or train with dataset.levels= if the values are quantised"
         )
     if all(bool((part == part.double().round()).all()) for part in parts):
         log.warning(
@@ -39,7 +39,7 @@ def check_density(dataset: Dataset) -> None:
 
 
 def check_density_of_run(dataset: Callable[[], Dataset]) -> None:
-    """Checks the data of a run by :func:`check_density`; a warning where they cannot be read any more."""
+    """Checks the data of a run by :func:`check_density`, or logs a warning if they cannot be read any more."""
     try:
         found = dataset()
     except UserError as error:

@@ -5,12 +5,12 @@ The flow :math:`\dot x = \tilde f(x, t) = f(x, t) - \tfrac12 g(t)^2 \nabla \log 
 
 .. math:: \log p_\varepsilon(x) = \log p_T(x_T) + \int_\varepsilon^T \nabla \cdot \tilde f(x_t, t) \, dt.
 
-Only f, g and the prior of an SDE are asked for, so that any SDE has a likelihood.
+Only f, g and the prior of an SDE are needed, so that any SDE has a likelihood.
 
 A given point is taken as :math:`x(\varepsilon)`, because a score may be infinite at 0. The density is therefore that of
 the data after the first :math:`\varepsilon` of noise: under VP with :math:`\varepsilon = 10^{-5}`, a blur of 0.001
-standard deviations. Of data that lie on a curve or a lattice, which have no density, it is as large as the blur is
-small.
+standard deviations. The likelihood of data on a curve or a lattice, which have no density, only shows how small the
+blur is.
 
 References: Chen et al. (2018), https://arxiv.org/abs/1806.07366; Grathwohl et al. (2019),
 https://arxiv.org/abs/1810.01367; Song et al. (2021), section 4.3 and appendix D.2, https://arxiv.org/abs/2011.13456
@@ -19,7 +19,6 @@ https://arxiv.org/abs/1810.01367; Song et al. (2021), section 4.3 and appendix D
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -28,18 +27,19 @@ from torch import Tensor
 from sdegen.core.errors import UserError
 from sdegen.core.randomness import RandnLike, SampleNoise, derive
 from sdegen.datasets import Units
+from sdegen.flow.divergence import Divergence
 from sdegen.flow.solvers import ODESolver, RowField
 from sdegen.sde.base import SDE, Score
 from sdegen.sde.scores import Counted
 
 
 class Likelihood(NamedTuple):
-    """What a likelihood returns.
+    """Log-densities of points, with their errors and their latents.
 
     Attributes:
         log_p: log-density of each point in the user's units, in nats, ``(B,)`` float64.
-        standard_error: of each ``log_p``, from the spread of its probes, ``(B,)`` float64; None where the divergence
-            is exact, or of one probe, which has no spread.
+        standard_error: of each ``log_p``, from the spread of its probes, ``(B,)`` float64; None if the divergence is
+            exact, or by a single probe, which has no spread.
         latent: the points at T, in the network's units, ``(B, *)`` float64.
         nfe: evaluations of the score per point, counted at the score; each has a backward pass for every probe, or for
             every dimension.
@@ -51,92 +51,17 @@ class Likelihood(NamedTuple):
     nfe: float
 
 
-class Divergence(ABC):
-    r"""The divergence of a field, or several independent estimates of it.
-
-    Attributes:
-        estimates: how many.
-    """
-
-    estimates: int
-
-    @abstractmethod
-    def probes(self, x: Tensor, noise: RandnLike) -> Tensor:
-        """Random directions K for each point, drawn once for its whole trajectory: ``(B, *)`` to ``(B, K, *)``.
-
-        Drawn anew at each evaluation they would make the right-hand side a jagged function of time, whose error no
-        solver can control.
-        """
-
-    @abstractmethod
-    def __call__(self, velocity: Tensor, x: Tensor, probes: Tensor) -> Tensor:
-        """The estimates for each point, ``(B, estimates)``.
-
-        Args:
-            velocity: the field at ``x``, with its graph, ``(B, *)``; each row depends on its own row of ``x`` alone.
-            x: ``(B, *)``, requiring its gradient.
-            probes: ``(B, K, *)``.
-        """
-
-
-class Exact(Divergence):
-    r""":math:`\sum_i \partial f_i / \partial x_i`, by a backward pass for each of the d dimensions."""
-
-    estimates = 1
-
-    def probes(self, x: Tensor, noise: RandnLike) -> Tensor:
-        return x.new_zeros(len(x), 0, *x.shape[1:])
-
-    def __call__(self, velocity: Tensor, x: Tensor, probes: Tensor) -> Tensor:
-        columns = velocity.flatten(1).unbind(1)
-        rows = (torch.autograd.grad(f.sum(), x, retain_graph=True)[0].flatten(1)[:, i] for i, f in enumerate(columns))
-        return sum(rows, x.new_zeros(len(x))).unsqueeze(1)
-
-
-class Hutchinson(Divergence):
-    r"""Unbiased estimates :math:`v^\top (\partial f / \partial x)\, v` with random signs :math:`v_i = \pm 1`.
-
-    Each probe costs one backward pass in any dimension; the variance of an estimate is
-    :math:`\tfrac12 \sum_{i \ne j} (J_{ij} + J_{ji})^2`.
-
-    Reference: Hutchinson (1990), Communications in Statistics 19(2), 433–450.
-
-    Args:
-        probes: how many, from 1 to the number of dimensions, where :class:`Exact` costs the same.
-    """
-
-    def __init__(self, probes: int = 1) -> None:
-        if probes < 1:
-            raise ValueError(f"probes={probes} must be at least 1; 0 stands for the exact divergence")
-        self.estimates = probes
-
-    def probes(self, x: Tensor, noise: RandnLike) -> Tensor:
-        draws = torch.stack([noise(x) for _ in range(_affordable(self.estimates, x[0].numel()))], dim=1)
-        return torch.where(draws < 0, -torch.ones_like(draws), 1.0)
-
-    def __call__(self, velocity: Tensor, x: Tensor, probes: Tensor) -> Tensor:
-        pulled = [torch.autograd.grad(velocity, x, v, retain_graph=True)[0] for v in probes.unbind(1)]
-        return (torch.stack(pulled, dim=1) * probes).flatten(2).sum(2)
-
-
-def by_probes(probes: int, dimensions: int) -> Divergence:
-    """The divergence by that many probes, exact for 0; UserError where exact would cost less."""
-    if probes < 0:
-        raise UserError(f"probes={probes} must not be negative; 0 stands for the exact divergence")
-    return Hutchinson(_affordable(probes, dimensions)) if probes else Exact()
-
-
 class Flow:
     """The probability-flow ODE as a map between data, in the user's units, and latents, in those of the prior.
 
     Args:
         sde: the forward process.
-        score: ``(x, t) -> ∇ log p_t(x)``, in the network's units; differentiable in x where likelihoods are asked.
-        units: between the network's units and the user's.
+        score: ``(x, t) -> ∇ log p_t(x)``, in the network's units; differentiable in x for likelihoods.
+        units: the map between the network's units and the user's.
         solver: integrates the flow.
-        batch_size: points computed at once; bounds the memory.
-        device: where to compute.
-        dtype: of the computation.
+        batch_size: number of points computed at once; bounds the memory.
+        device: the device of the computation.
+        dtype: the type of the computation.
     """
 
     def __init__(
@@ -154,20 +79,20 @@ class Flow:
         self.batch_size, self.device, self.dtype = batch_size, device, dtype
 
     def encode(self, x: Tensor) -> Tensor:
-        """The latents of points: ``(B, *)`` in the user's units to ``(B, *)`` float64, at T."""
+        """Returns the latents of points: ``(B, *)`` in the user's units to ``(B, *)`` float64, at T."""
         return self._carry(self.units.encode(self._checked(x)), self.sde.eps, self.sde.T)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """The points of latents, the inverse of :meth:`encode`: ``(B, *)`` to ``(B, *)`` float64, user's units."""
+        """Inverts :meth:`encode`: latents ``(B, *)`` to points ``(B, *)`` float64 in the user's units."""
         return self.units.decode(self._carry(self._checked(latent), self.sde.T, self.sde.eps))
 
     def interpolate(self, a: Tensor, b: Tensor, n: int) -> Tensor:
-        """``n`` points from ``a`` to ``b``, through their latents along :func:`arc`.
+        """Returns ``n`` points from ``a`` to ``b``, along the :func:`arc` of their latents.
 
         Args:
-            a: where to start, of the shape of one point, in the user's units.
-            b: where to end.
-            n: how many, both ends counted; at least 2.
+            a: the first point, in the user's units.
+            b: the last point.
+            n: number of points, both ends included; at least 2.
 
         Returns:
             ``(n, *)`` float64, in the user's units.
@@ -176,15 +101,16 @@ class Flow:
         return self.decode(arc(latents[0], latents[1], n))
 
     def log_prob(self, x: Tensor, divergence: Divergence, seed: int = 0) -> Likelihood:
-        r"""The log-density at points, :math:`\log p(x) = \log p_\varepsilon(e(x)) + \sum_i \log e_i'(x_i)`.
+        r"""Returns the log-density at points, :math:`\log p(x) = \log p_\varepsilon(e(x)) + \sum_i \log e_i'(x_i)`.
 
-        e is the map of the units. The result is -inf where it gives no density: see :class:`sdegen.datasets.Quantile`.
-        Point i depends on (seed, i) alone where the solver gives every point its own steps.
+        e is the map of the units. The result is -inf where the map gives no density: see
+        :class:`sdegen.datasets.Quantile`. Point i depends on (seed, i) alone if the solver gives each point its own
+        steps.
 
         Args:
             x: ``(B, *)``, in the user's units.
             divergence: exact, or by probes.
-            seed: of the probes.
+            seed: the seed of the probes.
         """
         inner, parts = self.units.encode(self._checked(x)), []
         for start in range(0, len(x), self.batch_size):
@@ -201,7 +127,7 @@ class Flow:
         return Likelihood(log_p, torch.cat(errors) if errors else None, latent, nfe)
 
     def _log_prob(self, x: Tensor, divergence: Divergence, noise: RandnLike) -> Likelihood:
-        """The log-density of one batch in the network's units: x and its log-determinants in one solve."""
+        """Returns the log-density of one batch in the network's units, by one solve."""
         counted, d, k = Counted(self.score), x[0].numel(), divergence.estimates
         field = self._augmented(counted, x, divergence, divergence.probes(x, noise))
         state = torch.cat([x.flatten(1), x.new_zeros(len(x), k)], dim=1)
@@ -211,10 +137,10 @@ class Flow:
         return Likelihood(self.sde.log_prior(latent) + grown.mean(1), error, latent, counted.rows / len(x))
 
     def _augmented(self, score: Score, like: Tensor, divergence: Divergence, probes: Tensor) -> RowField:
-        """The flow with its divergence: on states ``(b, d + K)`` of x and the log-determinants over d.
+        """Returns the flow with its divergence, on states ``(b, d + K)`` of x and its log-determinants over d.
 
-        Both parts meet the tolerance, each by itself: d entries of x would hide an error of the density. Over d, the
-        tolerance is in nats for each dimension, at a cost that does not grow with d.
+        Each part meets the tolerance by itself: in one norm, the d entries of x would hide an error of the density. The
+        division by d makes the tolerance one in nats for each dimension, at a cost that does not grow with d.
         """
         drift, d = self.sde.reverse(score, eta=0).drift, like[0].numel()
 
@@ -228,14 +154,14 @@ class Flow:
         return field
 
     def _carry(self, x: Tensor, start: float, stop: float) -> Tensor:
-        """Points in the network's units along the flow, ``(B, *)`` to ``(B, *)`` float64."""
+        """Carries points in the network's units along the flow, ``(B, *)`` to ``(B, *)`` float64."""
         drift = self.sde.reverse(self.score, eta=0).drift
         with torch.no_grad():
             batches = x.to(self.device, self.dtype).split(self.batch_size)
             return torch.cat([self.solver.solve(drift, b, start, stop, torch.zeros(0)).x for b in batches]).double()
 
     def _checked(self, x: Tensor) -> Tensor:
-        """``x``, or UserError where it is no batch of points: left alone, ``(2,)`` would broadcast to two of them."""
+        """Returns ``x``, or raises UserError if it is no batch of points; ``(2,)`` would broadcast to two of them."""
         if not len(x) or tuple(x.shape[1:]) != self.units.shape:
             wanted = ", ".join(map(str, ("N", *self.units.shape)))
             raise UserError(f"points of shape {tuple(x.shape)} are not a batch ({wanted}): add or drop an axis")
@@ -243,26 +169,27 @@ class Flow:
 
 
 def arc(a: Tensor, b: Tensor, n: int) -> Tensor:
-    r"""``n`` points on the arc from ``a`` to ``b`` about the origin, ``(n, *)``, both ends counted.
+    r"""Returns ``n`` points on the arc from ``a`` to ``b`` about the origin, ``(n, *)``, both ends included.
 
     .. math:: \frac{\sin((1 - s)\, \omega)}{\sin \omega} a + \frac{\sin(s\, \omega)}{\sin \omega} b,
               \qquad \omega = \angle(a, b), \quad 0 \le s \le 1
 
     A Gaussian in d dimensions has nearly all its mass at the radius of :math:`\sqrt d` standard deviations. The arc
     stays there; the middle of the straight line is at :math:`\sqrt{d/2}`, where the prior has no mass and a score was
-    never trained. Where both ends are on one line with the origin, as always in one dimension, it is the straight line.
+    never trained. If both ends are on one line with the origin, as always in one dimension, it is the straight line.
+
     Reference: Shoemake (1985), https://doi.org/10.1145/325334.325242
 
     Args:
         a: ``(*)``.
         b: ``(*)``.
-        n: at least 2.
+        n: number of points, at least 2.
     """
     if n < 2:
-        raise UserError(f"n={n} must be at least 2: both ends are counted")
+        raise UserError(f"n={n} must be at least 2: both ends are included")
     s = torch.linspace(0, 1, n, device=a.device, dtype=a.dtype)
     omega = torch.acos(((a * b).sum() / (a.norm() * b.norm())).clamp(-1, 1))
-    # Not a number where an end is the origin itself.
+    # The comparison is false for the NaN of an end at the origin.
     if not float(omega.sin()) > 1e-6:
         weights = torch.stack([1 - s, s])
     else:
@@ -271,32 +198,25 @@ def arc(a: Tensor, b: Tensor, n: int) -> Tensor:
 
 
 def dequantized(x: Tensor, seed: int) -> Tensor:
-    r"""Whole numbers x turned into continuous values: x + u with :math:`u \sim U(-\tfrac12, \tfrac12)` for each entry.
+    r"""Returns continuous values for whole numbers x: x + u with :math:`u \sim U(-\tfrac12, \tfrac12)` for each entry.
 
-    If p is a density, :math:`P(x) = \int_{-1/2}^{1/2} p(x + u) du` is the probability of what rounds to x, and by
-    Jensen's inequality :math:`E_u \log p(x + u) \le \log P(x)`. The cell is centred on the value because that is where
-    a model of the values themselves puts its mass. Entry i depends on (seed, i) alone.
+    If p is a density, :math:`P(x) = \int_{-1/2}^{1/2} p(x + u) du` is the probability of the values that round to x,
+    and by Jensen's inequality :math:`E_u \log p(x + u) \le \log P(x)`. The cell is centred on x, where a model of the
+    values themselves has its mass. Entry i depends on (seed, i) alone.
 
     Reference: Theis et al. (2016), https://arxiv.org/abs/1511.01844
 
     Args:
         x: ``(N, *)``.
-        seed: of u.
+        seed: the seed of u.
     """
     normal = SampleNoise(derive(seed, "dequantisation"), 0, len(x), tuple(x.shape[1:]))(x.double().cpu())
     return x.double() + (torch.special.ndtr(normal) - 0.5).to(x.device)
 
 
 def bits_per_dim(nats: Tensor, dimensions: int) -> Tensor:
-    """Negative log-likelihoods in bits for each dimension, from nats for each point.
+    """Converts negative log-likelihoods from nats for each point to bits for each dimension.
 
-    Where the user's units are those of the levels, one apart, no offset for the number of levels is due.
+    No offset for the number of levels is needed if the levels are one apart in the user's units.
     """
     return nats / (dimensions * math.log(2))
-
-
-def _affordable(probes: int, dimensions: int) -> int:
-    """``probes``, or UserError where they cost more than the exact divergence."""
-    if probes > dimensions:
-        raise UserError(f"probes={probes} cost more than the exact divergence in {dimensions} dimensions: use probes=0")
-    return probes

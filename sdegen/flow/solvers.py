@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from sdegen.core.checks import in_range
 from sdegen.core.errors import UserError
 from sdegen.core.tensors import expand
 from sdegen.flow.stepping import Attempt, Control, Rows, Scheme, Solution, integrate
@@ -27,28 +28,28 @@ class ODESolver(ABC):
     def integrate(
         self, field: RowField, x: Tensor, t0: float, t1: float, times: Tensor, parts: Sequence[int] = ()
     ) -> Solution:
-        """The solution from ``x`` at ``t0``, of a field that depends on the row.
+        """Returns the solution from ``x`` at ``t0``, for a field that depends on the row.
 
         Args:
-            field: the right-hand side; it is asked only for the rows that are still under way.
+            field: the right-hand side, evaluated only for the rows that are still under way.
             x: initial values, ``(B, *)``.
             t0: start.
             t1: end.
             times: ``(F,)``, from ``t0`` to ``t1``, where the path is wanted; may be empty.
-            parts: numbers of entries of the parts of a state, each of which is to meet the tolerance by itself, where
-                the solver controls the error of each row; empty for one part.
+            parts: numbers of entries of the parts of a state, each of which meets the tolerance by itself if the
+                solver controls the error of each row; empty for one part.
         """
 
     def solve(self, field: Field, x: Tensor, t0: float, t1: float, times: Tensor) -> Solution:
-        """The solution from ``x`` at ``t0``, of a field that is the same for all rows: see :meth:`integrate`."""
+        """Returns the solution from ``x`` at ``t0``, for a field that is the same for all rows."""
         return self.integrate(lambda x, t, row: field(x, t), x, t0, t1, times)
 
 
-class RK45(ODESolver):
+class SciPyRK45(ODESolver):
     """SciPy's ``solve_ivp`` with RK45, the black box that the paper uses.
 
-    The batch is one large system: the error is controlled for its norm, so that a sample depends, within the
-    tolerance, on the others of its batch. :class:`Dopri5` does not have this defect.
+    The batch is one large system, and the error is controlled for its norm, so that a sample depends, within the
+    tolerance, on the others of its batch. :class:`DormandPrince` does not have this defect.
 
     Args:
         rtol: relative tolerance.
@@ -69,7 +70,7 @@ class RK45(ODESolver):
             rows = torch.as_tensor(state, dtype=x.dtype, device=x.device).view_as(x)
             slope = field(rows, torch.tensor(t, dtype=torch.float64), every).detach().flatten().double()
             if not bool(slope.isfinite().all()):
-                # SciPy would try for ever: a step of NaN is never too small.
+                # SciPy would never stop: it does not see that a step of NaN is too small.
                 raise UserError(f"RK45 stopped: dx/dt is not finite at t={t:.3g}. Try sampler=euler_maruyama")
             return slope.cpu().numpy()
 
@@ -83,10 +84,10 @@ class RK45(ODESolver):
         return Solution(states[-1], states[: len(asked)])
 
 
-class Dopri5(ODESolver):
-    """Dormand–Prince 5(4), adaptive, with a time and a step size of its own for each sample.
+class DormandPrince(ODESolver):
+    """Adaptive Dormand–Prince 5(4), with a time and a step size for each sample.
 
-    A sample's result does not depend on the others of its batch, and finished samples cost nothing more. Between
+    The result of a sample does not depend on the others of its batch, and finished samples cost nothing more. Between
     steps the path is a cubic Hermite interpolant.
 
     Reference: Hairer, Nørsett & Wanner (1993), Solving ordinary differential equations I, table II.5.2.
@@ -94,14 +95,12 @@ class Dopri5(ODESolver):
     Args:
         rtol: relative tolerance.
         atol: absolute tolerance.
-        max_steps: attempted steps after which the solver gives up.
+        max_steps: number of attempted steps after which the solver gives up.
     """
 
     def __init__(self, rtol: float, atol: float, max_steps: int) -> None:
         self.rtol, self.atol = checked(rtol, atol)
-        if max_steps < 1:
-            raise ValueError(f"max_steps={max_steps} must be at least 1")
-        self.max_steps = max_steps
+        self.max_steps = in_range("max_steps", max_steps, at_least=1)
 
     def integrate(
         self,
@@ -124,23 +123,23 @@ class Dopri5(ODESolver):
             t1: see there.
             times: see there.
             parts: see there.
-            longest: no step is longer, and the first is at most a fifth of it.
-            clock: from the field's time to the time that messages name.
+            longest: the longest step; the first is at most a fifth of it.
+            clock: maps the field's time to the time that messages name.
         """
         first = longest / 5 if math.isfinite(longest) else 1e-3 * abs(t1 - t0)
         control = Control(
             "dopri5", self.rtol, self.atol, self.max_steps, first, power=0.2, shrink=0.2, longest=longest, clock=clock
         )
-        return integrate(DormandPrince(field, control, parts), control, x, t0, t1, times)
+        return integrate(DormandPrinceSteps(field, control, parts), control, x, t0, t1, times)
 
 
-class DormandPrince(Scheme):
+class DormandPrinceSteps(Scheme):
     """Dormand and Prince's scheme of order 5 with an error of order 4, whose last slope is the first of the next step.
 
     Args:
         field: the right-hand side.
         control: measures the error.
-        parts: of a state: see :meth:`ODESolver.integrate`.
+        parts: see :meth:`ODESolver.integrate`.
     """
 
     A = (
@@ -174,7 +173,7 @@ class DormandPrince(Scheme):
         return Attempt(size, rows.after(size), x_new, slopes[-1], error)
 
     def between(self, rows: Rows, attempt: Attempt, which: Tensor, share: Tensor) -> Tensor:
-        """The states of the cubic with the states and slopes at both ends."""
+        """Returns the states on the cubic that has the states and slopes of both ends."""
         x, x_new, k, k_new = rows.x[which], attempt.x[which], rows.slope[which], attempt.slope[which]
         theta, h = expand(share, x), expand((attempt.stop - rows.t)[which], x)
         bend = (1 - 2 * theta) * (x_new - x) + (theta - 1) * h * k + theta * h * k_new
@@ -182,20 +181,22 @@ class DormandPrince(Scheme):
 
 
 LONGEST = 2.4
-r"""In the log noise-to-signal ratio: a factor of 11 in :math:`\sigma^2/\alpha^2`."""
+r"""The longest step along the flow, in the log noise-to-signal ratio: a factor of 11 in :math:`\sigma^2/\alpha^2`."""
 
 
-def solve_flow(solver: Dopri5, sde: SDE, field: Field, x: Tensor, t0: float, t1: float, times: Tensor) -> Solution:
-    r"""The solution along the flow of an SDE, in the clock in which that of a trained network is smooth.
+def solve_flow(
+    solver: DormandPrince, sde: SDE, field: Field, x: Tensor, t0: float, t1: float, times: Tensor
+) -> Solution:
+    r"""Returns the solution along the flow of an SDE, in a clock in which the flow of a trained network is smooth.
 
     In t the flow of a network, or of data with fine structure, changes as :math:`1/\sqrt t` next to zero and slowly
     elsewhere. In the log noise-to-signal ratio :math:`u = \log(\sigma_t^2 / \alpha_t^2)` of a linear SDE, with
-    :math:`dt = (\sigma^2/g^2)\, du`, it changes about as much at all noises. At high noise next to nothing happens, and
-    an estimate of the error sees too late what comes: no step is longer than :data:`LONGEST`.
+    :math:`dt = (\sigma^2/g^2)\, du`, it changes about equally at all noises. No step is longer than :data:`LONGEST`: at
+    high noise the flow hardly changes, and an estimate of the error would see a later change too late.
 
     Args:
         solver: integrates the field.
-        sde: the forward process; one without a closed-form kernel keeps its own time.
+        sde: the forward process; without a closed-form kernel, the clock is t itself.
         field: dx/dt.
         x: initial values, ``(B, *)``.
         t0: start, in t.
@@ -213,18 +214,14 @@ def solve_flow(solver: Dopri5, sde: SDE, field: Field, x: Tensor, t0: float, t1:
         return field(x, t) * expand((linear.sigma(t) / linear.diffusion(t)) ** 2, x)
 
     times = times.double()
-    # The ends exactly: a solver asks whether they are met.
+    # The ends must be exact: a solver compares times with them.
     asked = linear.log_nsr(times).clamp(min(u0, u1), max(u0, u1))
     asked = torch.where(times == t0, u0, torch.where(times == t1, u1, asked))
     return solver.integrate(in_u, x, u0, u1, asked, longest=LONGEST, clock=linear.time)
 
 
 def checked(rtol: float, atol: float) -> tuple[float, float]:
-    """The two tolerances, or ValueError."""
-    if rtol <= 0:
-        raise ValueError(f"rtol={rtol:g} must be above 0: try rtol=1e-5")
-    if rtol < 1e-13:
-        raise ValueError(f"rtol={rtol:g} must be at least 1e-13, as far as float64 goes: try rtol=1e-5")
-    if atol <= 0:
-        raise ValueError(f"atol={atol:g} must be above 0: try atol=1e-5")
-    return rtol, atol
+    """Returns the two tolerances."""
+    # Below 1e-13 float64 has no digits left.
+    in_range("rtol", rtol, at_least=1e-13, fix=": try rtol=1e-5")
+    return rtol, in_range("atol", atol, above=0, fix=": try atol=1e-5")

@@ -1,4 +1,4 @@
-"""The loop of the solvers with error control, in which each row of a batch has a time and a step size of its own."""
+"""The loop of all solvers with error control, in which each row of a batch has its own time and step size."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Rows(NamedTuple):
     Attributes:
         row: their indices in the batch, ``(b,)`` int64.
         x: their states, ``(b, *)``.
-        slope: what the scheme keeps as their slopes, ``(b, *)``.
+        slope: their slopes, as the scheme keeps them, ``(b, *)``.
         t: their times, ``(b,)`` float64.
         wished: the step sizes that their errors allow, ``(b,)`` float64, positive.
-        moved: whether their last attempt was accepted, ``(b,)``; false before the first.
+        moved: True where the last attempt was accepted, ``(b,)``; false before the first.
         goal: the time at which they end.
-        sign: of their steps.
-        smallest: the size of a step too small to be tried.
+        sign: the direction of their steps, 1 or -1.
+        smallest: the step size below which no step is tried.
     """
 
     row: Tensor
@@ -52,7 +52,7 @@ class Rows(NamedTuple):
 
     @classmethod
     def start(cls, scheme: Scheme, x: Tensor, t0: float, t1: float, first: float) -> Rows:
-        """All rows of the states ``x`` ``(B, *)`` at ``t0``, on their way to ``t1``, with a first step size."""
+        """Returns all rows of the states ``x`` ``(B, *)`` at ``t0``, before their first step to ``t1``."""
         row = torch.arange(len(x), device=x.device)
         t = torch.full((len(x),), t0, dtype=torch.float64, device=x.device)
         wished, moved = torch.full_like(t, first), torch.zeros_like(t, dtype=torch.bool)
@@ -61,27 +61,27 @@ class Rows(NamedTuple):
 
     @property
     def left(self) -> Tensor:
-        """The time left to the goal, ``(b,)``."""
+        """Time left to the goal, ``(b,)``."""
         return (self.goal - self.t).abs()
 
     @property
     def size(self) -> Tensor:
-        """The longest steps that may be tried, ``(b,)``."""
+        """Lengths of the longest steps that may be tried, ``(b,)``."""
         return torch.minimum(self.wished, self.left)
 
     def after(self, h: Tensor) -> Tensor:
-        """The times after steps of length ``h``, ``(b,)``: exactly the goal where no more than rounding is left."""
+        """Returns the times after steps of length ``h``, ``(b,)``: exactly the goal if only rounding is left."""
         return torch.where(self.left - h <= self.smallest, self.goal, self.t + self.sign * h)
 
 
 class Attempt(NamedTuple):
-    """One tried step of each row under way.
+    """One attempted step of each row under way.
 
     Attributes:
         h: its length, ``(b,)``, positive and at most :attr:`Rows.size`.
         stop: the time at which it ends, from :meth:`Rows.after`.
         x: the state there, ``(b, *)``.
-        slope: what the scheme keeps as the slope there, ``(b, *)``.
+        slope: the slope there, as the scheme keeps it, ``(b, *)``.
         error: its error in units of the tolerance, ``(b,)`` float64.
     """
 
@@ -93,7 +93,7 @@ class Attempt(NamedTuple):
 
     @property
     def accept(self) -> Tensor:
-        """Whether the step is within the tolerance, ``(b,)``; an error that is not a number is not."""
+        """True where the step is within the tolerance, ``(b,)``; false where the error is NaN."""
         return self.error <= 1
 
 
@@ -102,7 +102,7 @@ class Scheme(ABC):
 
     @abstractmethod
     def slope(self, row: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """The slopes ``(b, *)`` at the start of the rows ``row``."""
+        """Returns the slopes ``(b, *)`` at the start of the rows ``row``."""
 
     @abstractmethod
     def attempt(self, rows: Rows) -> Attempt:
@@ -110,13 +110,13 @@ class Scheme(ABC):
 
     @abstractmethod
     def between(self, rows: Rows, attempt: Attempt, which: Tensor, share: Tensor) -> Tensor:
-        """The states on the way, ``(n, *)``.
+        """Returns states within a step, ``(n, *)``.
 
         Args:
-            rows: before the step.
+            rows: the rows before the step.
             attempt: the step.
             which: positions in ``rows``, ``(n,)``.
-            share: of the step at which the states are wanted, ``(n,)``.
+            share: the shares of the step at which the states are wanted, ``(n,)``.
         """
 
 
@@ -124,18 +124,18 @@ class Control(NamedTuple):
     r"""Tolerances of a solver, and its rule for the next step size: :math:`0.9\, h\, \mathrm{error}^{-power}`.
 
     Attributes:
-        name: of the solver, for messages.
+        name: the name of the solver in messages.
         rtol: relative tolerance.
         atol: absolute tolerance.
-        max_steps: attempted steps after which the solver gives up.
+        max_steps: number of attempted steps after which the solver gives up.
         first: the size of the first step.
-        power: of the error.
+        power: the exponent of the error.
         shrink: the smallest factor between two step sizes; the largest is 5.
         retry: the largest factor after a rejected step.
-        rungs: step sizes are powers of the ``rungs``-th root of 2, so that errors which differ in their last bits, as
-            those of one row do in batches of different sizes, give the same step; 0 leaves them as they are.
-        longest: no step is longer.
-        clock: from the solver's time to the time that messages name.
+        rungs: step sizes are powers of the ``rungs``-th root of 2. Errors of one row differ in their last bits in
+            batches of different sizes, and then still give the same step. 0 for no such rounding.
+        longest: the longest step.
+        clock: maps the solver's time to the time that messages name.
     """
 
     name: str
@@ -151,7 +151,7 @@ class Control(NamedTuple):
     clock: Callable[[Tensor], Tensor] = torch.clone
 
     def error(self, difference: Tensor, x: Tensor, x_new: Tensor, parts: Sequence[int] = ()) -> Tensor:
-        r"""The error of a step in units of the tolerance, ``(b,)`` float64.
+        r"""Returns the error of a step in units of the tolerance, ``(b,)`` float64.
 
         It is the root of the mean square, over the entries of a state, of the difference over
         :math:`\mathrm{atol} + \mathrm{rtol} \max(|x|, |x_{\mathrm{new}}|)`.
@@ -160,7 +160,7 @@ class Control(NamedTuple):
             difference: between two results of the step, ``(b, *)``.
             x: the states before it.
             x_new: the states after it.
-            parts: numbers of entries of the parts of a state, of which the worst counts; empty for one part.
+            parts: numbers of entries of the parts of a state, the worst of which counts; empty for one part.
         """
         scale = self.atol + self.rtol * torch.maximum(x.abs(), x_new.abs())
         squares = (difference / scale).flatten(1).square()
@@ -168,28 +168,28 @@ class Control(NamedTuple):
         return torch.stack([part.mean(1) for part in split]).amax(0).sqrt().double()
 
     def resized(self, wished: Tensor, h: Tensor, error: Tensor) -> Tensor:
-        """The step sizes to wish for, ``(b,)``, after steps of the lengths ``h <= wished`` with these errors."""
+        """Returns the next step sizes to wish for, ``(b,)``, after steps of the lengths ``h <= wished``."""
         accept = error <= 1
         size = h * (SAFETY * error.clamp(min=1e-10) ** -self.power).clamp(self.shrink, GROW)
-        # A step cut short says nothing against a longer one.
+        # A step that was cut short is no reason against a longer one.
         cut = accept & (h < wished * (1 - 1e-6))
         size = torch.where(cut, torch.maximum(size, torch.minimum(wished, h * GROW)), size)
         size = torch.where(accept, size, torch.minimum(size, self.retry * h))
         size = torch.where(error.isfinite(), size, self.shrink * h)
         if self.rungs:
-            # The offset keeps a size that is such a power already from falling to the one below.
+            # The offset keeps a size that is such a power from being rounded down to the next.
             size = torch.exp2(torch.floor(self.rungs * size.log2() + 1e-6) / self.rungs)
         return size.clamp(max=self.longest)
 
     def stuck(self, t: Tensor, count: int) -> UserError:
-        """The error where rows at the times ``t``, of ``count``, find no step that is small enough."""
+        """Returns the error for rows at the times ``t``, out of ``count``, that find no step small enough."""
         return UserError(
             f"{self.name} cannot reach rtol={self.rtol:g}, atol={self.atol:g}: {len(t)} of {count} samples stuck, "
             f"the first at t={float(self.clock(t[:1])):.3g}: try a looser rtol and atol, or precision=float64"
         )
 
     def exhausted(self, t: Tensor, count: int) -> UserError:
-        """The error where rows at the times ``t``, of ``count``, would need more steps."""
+        """Returns the error for rows at the times ``t``, out of ``count``, that would need more steps."""
         return UserError(
             f"{self.name} cannot reach rtol={self.rtol:g}, atol={self.atol:g} within max_steps={self.max_steps}: "
             f"{len(t)} of {count} samples not finished, the first at t={float(self.clock(t[:1])):.3g}: try more "
@@ -198,10 +198,10 @@ class Control(NamedTuple):
 
 
 def integrate(scheme: Scheme, control: Control, x: Tensor, t0: float, t1: float, times: Tensor) -> Solution:
-    """Carries each row from ``t0`` to ``t1`` by steps of its own; rows that have arrived cost nothing more.
+    """Carries each row from ``t0`` to ``t1`` by its own steps; rows that have arrived cost nothing more.
 
     Args:
-        scheme: tries the steps.
+        scheme: attempts the steps.
         control: decides their sizes.
         x: initial states, ``(B, *)``.
         t0: start.
@@ -231,7 +231,7 @@ def integrate(scheme: Scheme, control: Control, x: Tensor, t0: float, t1: float,
 
 
 def _advanced(rows: Rows, attempt: Attempt, wished: Tensor, keep: Tensor) -> Rows:
-    """The rows that stay under way after an attempt: moved where it was accepted, with new step sizes."""
+    """Returns the rows still under way after an attempt: moved if it was accepted, with new step sizes."""
     moved = attempt.accept[keep]
 
     def latest(new: Tensor, old: Tensor) -> Tensor:
@@ -248,7 +248,7 @@ def _advanced(rows: Rows, attempt: Attempt, wished: Tensor, keep: Tensor) -> Row
 
 
 def _record(path: Tensor, times: Tensor, scheme: Scheme, rows: Rows, attempt: Attempt) -> None:
-    """Writes the times that an accepted step of each row has passed into the path."""
+    """Writes the states at the times that accepted steps have passed into the path."""
     behind = rows.sign * (times[:, None] - rows.t) > 0
     ahead = rows.sign * (times[:, None] - attempt.stop) > 0
     frame, which = torch.nonzero(attempt.accept & behind & ~ahead, as_tuple=True)

@@ -1,11 +1,12 @@
-"""Guidance: a score of the data steered towards a class or a measurement.
+"""Guidance: from a score of the data to the score of the data that agree with a class or a measurement.
 
 Samplers take the result as any other score.
 """
 
 from sdegen.guidance.classes import ClassifierFree, ClassifierGuidance, Guidance
+from sdegen.guidance.gaussian import Isotropic, Moments
 from sdegen.guidance.measurement import Blur, Grey, Inpaint, Linear, Measurement, SuperResolution
-from sdegen.guidance.posterior import Isotropic, Moments, Posterior, Replacement
+from sdegen.guidance.posterior import Posterior, Replacement
 
 __all__ = [
     "Blur",

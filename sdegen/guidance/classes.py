@@ -2,7 +2,7 @@ r"""Guidance: from a score of the data to one of the data that agree with a clas
 
 .. math:: \nabla_x \log p_t(x \mid y) = \nabla_x \log p_t(x) + \nabla_x \log p_t(y \mid x)
 
-A guidance carries what it steers towards, and turns a score into another one, for every sampler.
+A guidance holds the class or the measurement, and turns a score into another one, for every sampler.
 """
 
 from __future__ import annotations
@@ -15,39 +15,38 @@ from torch import Tensor
 
 from sdegen.models.classifier import ClassifierModel
 from sdegen.sde.base import SDE, S, Score
-from sdegen.sde.scores import Parts, Steered
+from sdegen.sde.scores import GuidedScore, Parts
 
 
 class Guidance(ABC, Generic[S]):
-    """Turns a score into a guided one.
+    """A map from scores to guided scores.
 
-    A guided score treats each row by itself, of a batch or of any part of it.
+    A guided score treats each row of a batch by itself.
 
     Attributes:
-        kernel: empty where any SDE will do; else the words of what to use in its place where the SDE has no
-            closed-form kernel.
-        conditional: whether it needs a network that is told the class.
+        process: the type of process that it works with.
+        conditional: True if it needs a network that takes the class as input.
     """
 
-    kernel = ""
+    process: type[SDE] = SDE
     conditional = False
 
     @abstractmethod
     def __call__(self, sde: S, score: Any) -> Score:  # noqa: ANN401 - a score, or one that has ``given``
-        """The guided score."""
+        """Returns the guided score."""
 
     @abstractmethod
     def start(self, sde: S, x: Tensor) -> Tensor:
-        """Where to begin, given draws ``x`` of the prior: ``(B, *)`` to ``(B, *)``."""
+        """Returns the states at T for draws ``x`` of the prior: ``(B, *)`` to ``(B, *)``."""
 
 
 class ClassifierGuidance(Guidance[SDE]):
-    r"""A classifier of noisy data pulls a score towards a class.
+    r"""Guidance by a classifier of noisy data, which pulls a score towards a class.
 
     .. math:: s(x, t) + \gamma\, \nabla_x \log p_t(y \mid x)
 
-    At :math:`\gamma = 1` it is the score of the class. Above, samples of the class's own modes are preferred to its
-    boundaries, which buys agreement with sameness.
+    At :math:`\gamma = 1` it is the score of the class. A larger γ prefers the modes of the class to its boundaries:
+    more samples agree with the class, and they are less diverse.
 
     Reference: section 4 and appendix F of the paper; Dhariwal & Nichol (2021), https://arxiv.org/abs/2105.05233
 
@@ -58,7 +57,7 @@ class ClassifierGuidance(Guidance[SDE]):
     """
 
     def __init__(self, run: ClassifierModel, label: int | None, scale: float = 1.0) -> None:
-        self.classifier, self.label, self.scale = run, wanted("classifier", label), scale
+        self.classifier, self.label, self.scale = run, required("classifier", label), scale
 
     def __call__(self, sde: SDE, score: Score) -> Score:
         return Classified(self, score)
@@ -67,7 +66,7 @@ class ClassifierGuidance(Guidance[SDE]):
         return x
 
 
-class Classified(Steered):
+class Classified(GuidedScore):
     """A score under a classifier's guidance."""
 
     def __init__(self, guidance: ClassifierGuidance, score: Score) -> None:
@@ -83,11 +82,11 @@ class Classified(Steered):
 
 
 class ClassifierFree(Guidance[SDE]):
-    r"""One network, told the class and not told it, pulls itself towards the class.
+    r"""Guidance by the difference between one network's scores with and without the class.
 
     .. math:: s(x, t) + \gamma \left( s(x, t \mid y) - s(x, t) \right)
 
-    At :math:`\gamma = 1` it is the score of the class, at half the price.
+    At :math:`\gamma = 1` it is the score of the class, at half the cost.
 
     Reference: Ho & Salimans (2022), https://arxiv.org/abs/2207.12598
 
@@ -99,7 +98,7 @@ class ClassifierFree(Guidance[SDE]):
     conditional = True
 
     def __init__(self, label: int | None, scale: float = 1.0) -> None:
-        self.label, self.scale = wanted("classifier_free", label), scale
+        self.label, self.scale = required("classifier_free", label), scale
 
     def __call__(self, sde: SDE, score: Any) -> Score:  # noqa: ANN401 - a score that has ``given``
         towards, whole = score.given(torch.tensor(self.label)), score.given(torch.tensor(-1))
@@ -111,8 +110,8 @@ class ClassifierFree(Guidance[SDE]):
         return x
 
 
-def wanted(name: str, label: int | None) -> int:
-    """The label, or ValueError where there is none."""
+def required(name: str, label: int | None) -> int:
+    """Returns the label, or raises ValueError if there is none."""
     if label is None:
-        raise ValueError(f"guidance={name} steers towards a class: give label=3, or label=all for one after the other")
+        raise ValueError(f"guidance={name} needs a class: give label=3, or label=all for one after the other")
     return label

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sdegen.core.checks import in_range
 from sdegen.core.errors import UserError
 from sdegen.datasets import Affine, Units
 
@@ -19,32 +20,32 @@ class Measurement(ABC):
     r"""A linear map A.
 
     Attributes:
-        gain: c where :math:`A A^\top = c I`; None where that is not so.
+        gain: c of :math:`A A^\top = c I`; None if there is none.
     """
 
     gain: float | None = None
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
-        """A x of each row: ``(B, *)`` to ``(B, …)``."""
+        """Returns A x of each row: ``(B, *)`` to ``(B, …)``."""
 
     @abstractmethod
     def adjoint(self, y: Tensor) -> Tensor:
-        r""":math:`A^\top y` of each row, ``(B, *)``."""
+        r"""Returns :math:`A^\top y` of each row, ``(B, *)``."""
 
     @abstractmethod
     def picture(self, y: Tensor) -> Tensor:
-        """A measurement ``(1, …)`` as a picture ``(C, H, W)``, or as it is; NaN where nothing was measured."""
+        """Returns a measurement ``(1, …)`` as a picture ``(C, H, W)``, NaN where nothing was measured, or as it is."""
 
 
 class Inpaint(Measurement):
-    """The known entries of x, one after the other.
+    """The known entries of x.
 
     Args:
         shape: of x; supplied by the program.
-        mask: what is known: the half ``left``, ``right``, ``top`` or ``bottom``, the ``centre`` or the ``frame`` round
-            it, every other entry (``checkerboard``), or the ones of a ``.npy`` file of zeros and ones of the shape of
-            x, or of ``(H, W)`` for every channel.
+        mask: the known entries: the half ``left``, ``right``, ``top`` or ``bottom``, the ``centre`` or the ``frame``
+            around it, every other entry (``checkerboard``), or the ones of a ``.npy`` file of zeros and ones of the
+            shape of x, or of ``(H, W)`` for every channel.
     """
 
     gain = 1.0
@@ -52,7 +53,7 @@ class Inpaint(Measurement):
     def __init__(self, shape: tuple[int, ...], mask: str = "top") -> None:
         known = known_entries(mask, shape)
         if known.all() or not known.any():
-            raise ValueError(f"mask={mask} leaves {'nothing to be found' if known.all() else 'nothing known'}")
+            raise ValueError(f"mask={mask} leaves {'nothing unknown' if known.all() else 'nothing known'}")
         self.shape, self.known = shape, known.flatten().nonzero().squeeze(1)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -93,7 +94,7 @@ class SuperResolution(Measurement):
 
 
 class Grey(Measurement):
-    """The mean over the channels of an image, from which its colours are to be found.
+    """The mean over the channels of an image.
 
     Args:
         shape: ``(C, H, W)`` with C > 1; supplied by the program.
@@ -116,7 +117,7 @@ class Grey(Measurement):
 
 
 class Blur(Measurement):
-    """A Gaussian blur, whose weights add up to one at the edges, too.
+    """A Gaussian blur, whose weights add up to one even at the edges.
 
     Args:
         shape: ``(C, H, W)``; supplied by the program.
@@ -125,8 +126,7 @@ class Blur(Measurement):
 
     def __init__(self, shape: tuple[int, ...], std: float = 1.0) -> None:
         _, height, width = image(shape, "deblur")
-        if std <= 0:
-            raise ValueError(f"std={std:g} must be above 0")
+        in_range("std", std, above=0)
         self.rows, self.columns = (blur_matrix(size, std) for size in (height, width))
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -151,8 +151,8 @@ class Linear(Measurement):
         self.shape, self.matrix = shape, array(path).double()
         if self.matrix.ndim != 2 or self.matrix.shape[1] != math.prod(shape):
             raise ValueError(
-                f"path={path}: has the shape {tuple(self.matrix.shape)}, and must have a row for each measured number "
-                f"and {math.prod(shape)} columns"
+                f"path={path}: the matrix has the shape {tuple(self.matrix.shape)}, and must have "
+                f"{math.prod(shape)} columns and a row for each measured number"
             )
         gram = self.matrix @ self.matrix.T
         gain = float(gram.diagonal().mean())
@@ -170,7 +170,7 @@ class Linear(Measurement):
 
 
 def known_entries(mask: str, shape: tuple[int, ...]) -> Tensor:
-    """Which entries a mask makes known, booleans of a shape; ValueError where there is no such mask."""
+    """Returns which entries a mask makes known, as booleans; ValueError if there is no such mask."""
     *_, height, width = (1, 1, *shape)
     row, column = torch.arange(height)[:, None].expand(height, width), torch.arange(width).expand(height, width)
     inner = [(i >= n // 4) & (i < n - n // 4) for i, n in ((row, height), (column, width))]
@@ -196,24 +196,24 @@ def known_entries(mask: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def linear_units(units: Units, guidance: str) -> Affine:
-    """The units themselves, in which a measurement is linear; UserError where they are not affine.
+    """Returns affine units, in which a measurement is linear, or raises UserError if the units are not affine.
 
     Args:
-        units: of a run.
-        guidance: the name of what is to agree with the measurement.
+        units: the units of a run.
+        guidance: the name of the guidance, for the message.
     """
     if units.affine is None:
         raise UserError(
-            f"guidance={guidance}: what is measured is linear in the data, and dataset.standardize=quantile bends "
-            f"them: train a run with dataset.standardize=true or robust"
+            f"guidance={guidance}: measurements are linear in the data, and dataset.standardize=quantile is not: "
+            f"train a run with dataset.standardize=true or robust"
         )
     return units.affine
 
 
 def array(path: str) -> Tensor:
-    """The array of a ``.npy`` file; ValueError says what is wrong with it."""
+    """Returns the array of a ``.npy`` file, or raises ValueError if it holds none."""
     try:
-        # Mapped first: a header that claims more than there is in the file is refused so.
+        # Mapping refuses a header that claims more than the file holds.
         values = np.load(Path(path), mmap_mode="r", allow_pickle=False)
         if not isinstance(values, np.ndarray) or not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
             raise ValueError("it holds no numbers")
@@ -224,7 +224,7 @@ def array(path: str) -> Tensor:
 
 
 def image(shape: tuple[int, ...], guidance: str) -> tuple[int, int, int]:
-    """The shape ``(C, H, W)`` of an image; ValueError where x is none."""
+    """Returns the shape ``(C, H, W)`` of an image, or raises ValueError if x is not an image."""
     if len(shape) != 3:
         raise ValueError(
             f"guidance={guidance} needs images, not points of the shape {tuple(shape)}: use guidance=linear"
@@ -233,6 +233,6 @@ def image(shape: tuple[int, ...], guidance: str) -> tuple[int, int, int]:
 
 
 def blur_matrix(size: int, std: float) -> Tensor:
-    """The Gaussian blur of a line of pixels, ``(size, size)`` float64, each row with the sum 1."""
+    """Returns the matrix that blurs a line of pixels, ``(size, size)`` float64, whose rows add up to 1."""
     at = torch.arange(size, dtype=torch.float64)
     return (-0.5 * ((at[:, None] - at) / std) ** 2).softmax(1)

@@ -1,11 +1,11 @@
-"""Models: a network read as a score or as a classifier.
+"""Models: a network with the meaning of its output, as a score or as a classifier.
 
-Their training and sampling are rooms of their own.
+Training and samplers have rooms of their own.
 """
 
 from sdegen.models.classifier import ClassifierModel
 from sdegen.models.moments import Moments
-from sdegen.models.score import (
+from sdegen.models.parametrizations import (
     Affine,
     Data,
     Gaussian,
@@ -14,9 +14,9 @@ from sdegen.models.score import (
     Parametrization,
     Raw,
     Residual,
-    ScoreModel,
     Velocity,
 )
+from sdegen.models.score import ScoreModel
 
 __all__ = [
     "Affine",

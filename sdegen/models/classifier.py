@@ -1,7 +1,7 @@
-r"""A classifier of noisy data, :math:`p_t(y \mid x)`: what steers a score towards a class.
+r"""A classifier of noisy data, :math:`p_t(y \mid x)`, which guides a score towards a class.
 
-With :math:`\nabla_x \log p_t(x \mid y) = \nabla_x \log p_t(x) + \nabla_x \log p_t(y \mid x)` a score that never saw a
-label samples one class (section 4 of the paper).
+By :math:`\nabla_x \log p_t(x \mid y) = \nabla_x \log p_t(x) + \nabla_x \log p_t(y \mid x)` a score that was trained
+without labels samples one class (section 4 of the paper).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from sdegen.sde.base import SDE
 
 
 class ClassifierModel(nn.Module, FromRun):
-    """A network read as the log-probabilities of the classes: ``(x, t) -> (B, classes)``.
+    """A network as the log-probabilities of the classes: ``(x, t) -> (B, classes)``.
 
     Args:
-        network: gives logits.
+        network: returns logits.
         sde: the process whose states it classifies.
     """
 
@@ -33,7 +33,7 @@ class ClassifierModel(nn.Module, FromRun):
         return self.network(x, t).log_softmax(1)
 
     def given(self, y: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        r"""The log-likelihood of a class, :math:`\log p_t(y \mid x)`: ``(x, t) -> (B,)``.
+        r"""Returns the log-likelihood of a class, :math:`\log p_t(y \mid x)`: ``(x, t) -> (B,)``.
 
         Args:
             y: the class, ``()`` or one for each row, ``(B,)`` int64.
@@ -43,7 +43,7 @@ class ClassifierModel(nn.Module, FromRun):
 
 @torch.no_grad()
 def log_likelihood_by_time(model: ClassifierModel, x: Tensor, y: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
-    """How well noisy data are classified, at each of some times; the noise is the same at every call.
+    """Measures how well noisy data are classified at each of some times, with the same noise at every call.
 
     Args:
         model: the classifier.
@@ -68,4 +68,4 @@ def log_likelihood_by_time(model: ClassifierModel, x: Tensor, y: Tensor, times: 
 
 
 BATCH = 1000
-"""Points classified at once."""
+"""Number of points classified at once."""

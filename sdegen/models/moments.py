@@ -1,4 +1,4 @@
-"""Mean, principal axes and variances of data: all that a Gaussian knows of them."""
+"""Mean, principal axes and variances of data, which define a Gaussian."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import torch
 from torch import Tensor
 
 WIDEST = 2048
-"""Coordinates above which vectors are taken as a whole: their axes would take seconds to find, and 32 MiB."""
+"""Number of coordinates above which vectors have no axes, which would take seconds to find, and 32 MiB."""
 ENOUGH = 20
-"""Points for each coordinate from which on the variances along their own axes are nearly those of the law."""
+"""Number of points for each coordinate from which the variances along their own axes are nearly those of the law."""
 NULL = 1e-10
-"""Share of the largest variance below which a direction is taken as one in which the data do not vary."""
+"""Share of the largest variance below which the data count as constant in a direction."""
 
 
 class Moments(NamedTuple):
     """Mean, principal axes and variances of points.
 
     Attributes:
-        mean: ``(d,)`` of vectors; ``()`` of points that are taken as a whole, as images are.
-        axes: orthonormal columns, ``(d, k)``; None where all directions are taken as equal.
-        variances: along the axes, ``(d,)``, zeros beyond k; ``(1,)`` where there are no axes.
+        mean: ``(d,)``; for images and long vectors a single number, ``()``.
+        axes: orthonormal columns, ``(d, k)``; None if all directions count as equal.
+        variances: along the axes, ``(d,)``, zeros beyond k; ``(1,)`` if there are no axes.
     """
 
     mean: Tensor
@@ -30,12 +30,11 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor) -> Moments:
-        """The moments of points ``(N, *)``, float64: of vectors along their axes, of others as a whole.
+        """Returns the moments of points ``(N, *)``, float64: of vectors along their axes, of others as a whole.
 
-        Where there are few points for their coordinates, the axes are those of every second point, and the variances
-        along them those of the others: along axes that they had chosen themselves, points would spread too far, and in
-        the directions that they leave out not at all. Of data that fill less than a quarter of their dimensions only
-        the axes of these are kept: all others are alike.
+        With few points for their coordinates, every second point gives the axes, and the others the variances along
+        them: along their own axes the points would spread too far, and not at all in the directions left out. If the
+        data fill less than a quarter of their dimensions, only the axes of these are kept, since all others are alike.
         """
         x = x.double()
         if x.ndim > 2 or x.shape[1] > WIDEST:
@@ -52,7 +51,7 @@ class Moments(NamedTuple):
 
 
 class Rotation(NamedTuple):
-    r"""An orthogonal matrix whose first columns are given ones, in a form that is cheap where they are few.
+    r"""An orthogonal matrix with given first columns, in a form that is cheap if these are few.
 
     For orthonormal columns A ``(d, k)`` with the polar decomposition :math:`A_1 = R P` of their first k rows, E the
     first k columns of the identity, and :math:`Y = E + A R^\top`,
@@ -60,7 +59,9 @@ class Rotation(NamedTuple):
     .. math:: U = \left(I - Y (I + R P R^\top)^{-1} Y^\top\right) \operatorname{diag}(-R, I)
 
     is orthogonal and begins with A: a reflection through a space of k dimensions. Applying it costs 4 d k
-    multiplications in the place of d². Reference: Schreiber & Parlett (1988), Block reflectors,
+    multiplications instead of d².
+
+    Reference: Schreiber & Parlett (1988), Block reflectors,
     https://doi.org/10.1137/0725014
 
     Attributes:
@@ -75,7 +76,7 @@ class Rotation(NamedTuple):
 
     @classmethod
     def of(cls, axes: Tensor) -> Rotation:
-        """The rotation whose first columns are ``axes`` ``(d, k)``."""
+        """Returns the rotation whose first columns are ``axes`` ``(d, k)``."""
         k = axes.shape[1]
         left, _, right = torch.linalg.svd(axes[:k])
         turn = -left @ right
@@ -86,12 +87,12 @@ class Rotation(NamedTuple):
         return cls(outer, torch.linalg.solve(torch.eye(k, dtype=axes.dtype) + symmetric, outer.mT), turn)
 
     def along(self, x: Tensor) -> Tensor:
-        """Coordinates of vectors, ``(*, d)`` to ``(*, d)``: :math:`U^\top x`."""
+        """Returns the coordinates of vectors, ``(*, d)`` to ``(*, d)``: :math:`U^\top x`."""
         x, k = x - (x @ self.outer) @ self.inner, len(self.turn)
         return torch.cat([x[..., :k] @ self.turn, x[..., k:]], dim=-1)
 
     def back(self, x: Tensor) -> Tensor:
-        """Vectors of coordinates, the inverse of :meth:`along`: :math:`U x`."""
+        """Returns the vectors of coordinates, the inverse of :meth:`along`: :math:`U x`."""
         k = len(self.turn)
         x = torch.cat([x[..., :k] @ self.turn.mT, x[..., k:]], dim=-1)
         return x - (x @ self.outer) @ self.inner

@@ -1,21 +1,4 @@
-r"""From the output of a network to a score: the parametrizations, and the model that training and sampling share.
-
-With :math:`x_t = \alpha_t x_0 + \sigma_t z`, a network F(x, t) may stand for several things. Each
-parametrization turns it into the score :math:`s = \nabla_x \log p_t(x)`, for every linear SDE, the first two for any:
-
-==========  =====================================  ======================================================
-name        F estimates                            s
-==========  =====================================  ======================================================
-raw         the score                              F
-residual    the score beyond that of the prior π   ∇ log π(x) + F
-noise       E[z | x]                               −F / σ
-data        E[x_0 | x]                             (α F − x) / σ²
-velocity    E[α z − σ x_0 | x]                     −(σ x + α F) / (σ (α² + σ²))
-karras      the part of the data that a Gaussian   −x / v + α σ_d F(x/√v, ¼ log(σ/α)) / (σ √v),
-            guess misses, at unit variance         v = σ² + α² σ_d²
-gaussian    the same with the data's own mean and  along the principal axes: see :class:`Gaussian`
-            covariance
-==========  =====================================  ======================================================
+"""The score model, which training and sampling share: a network and what its output stands for.
 
 The score is the currency of the package: a trained :class:`ScoreModel`, an exact mixture and any callable
 ``(x, t) -> (B, *)`` are interchangeable in samplers, likelihoods and figures.
@@ -23,226 +6,14 @@ The score is the currency of the package: a trained :class:`ScoreModel`, an exac
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
 from functools import partial
-from typing import Generic, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from sdegen.core.schema import FromRun
-from sdegen.core.tensors import expand
-from sdegen.models.moments import Moments, Rotation
+from sdegen.models.parametrizations import Parametrization
 from sdegen.networks.base import Network
-from sdegen.sde.base import SDE, LinearSDE, S, Score
-
-KERNEL = "use parametrization=residual or parametrization=raw"
-TINY = torch.finfo(torch.float32).tiny
-
-Output = Callable[[Tensor, Tensor], Tensor]
-"""What a network gives at ``(x, t)``: the network itself, or one that was told a class."""
-
-
-class Parametrization(ABC, Generic[S]):
-    """What the output of a network stands for.
-
-    Attributes:
-        kernel: empty where any SDE will do; else the words of what to use in its place where the SDE has no
-            closed-form kernel.
-    """
-
-    kernel = ""
-
-    @abstractmethod
-    def __call__(self, network: Output, sde: S, x: Tensor, t: Tensor) -> Tensor:
-        """The score: ``(B, *)`` and ``()`` or ``(B,)`` to ``(B, *)``."""
-
-
-class Terms(NamedTuple):
-    """Input ``x`` ``(B, *)`` and ``t`` of a network F, and the score ``constant + gain * F(x, t)``, entry by entry.
-
-    ``constant`` and ``gain`` broadcast against ``(B, *)``.
-    """
-
-    x: Tensor
-    t: Tensor
-    constant: Tensor
-    gain: Tensor
-
-
-class Affine(Parametrization[S]):
-    """A parametrization whose score is affine in what the network gives, entry by entry, in some orthonormal axes.
-
-    Attributes:
-        rotates: whether these are other axes than the points' own.
-    """
-
-    rotates = False
-
-    @abstractmethod
-    def terms(self, sde: S, x: Tensor, t: Tensor) -> Terms:
-        """The terms of the score at ``(B, *)`` and ``()`` or ``(B,)``, along the axes."""
-
-    def along(self, x: Tensor) -> Tensor:
-        """The coordinates of vectors along the axes, ``(B, *)`` to ``(B, *)``: their own, but for a rotation."""
-        return x
-
-    def back(self, x: Tensor) -> Tensor:
-        """The vectors of coordinates along the axes: the inverse of :meth:`along`."""
-        return x
-
-    def __call__(self, network: Output, sde: S, x: Tensor, t: Tensor) -> Tensor:
-        terms = self.terms(sde, x, t)
-        return self.back(terms.constant + terms.gain * network(terms.x, terms.t))
-
-
-class Raw(Affine[SDE]):
-    """The network is the score, as the paper writes it. Any SDE will do."""
-
-    def terms(self, sde: SDE, x: Tensor, t: Tensor) -> Terms:
-        return Terms(x, t, x.new_zeros(()), x.new_ones(()))
-
-
-class Residual(Affine[SDE]):
-    r"""The network estimates what the score has beyond that of the prior: :math:`s = \nabla \log \pi(x) + F`.
-
-    For a nonlinear SDE far more than a start: where its drift is :math:`\tfrac12 g^2 \nabla \log \pi`, as in
-    :class:`~sdegen.sde.nonlinear.DoubleWell`, the flow is then :math:`-\tfrac12 g^2 F`. With a network for the whole
-    score, a cubic drift that it does not cancel to the last throws outlying samples to infinity. Any SDE will do.
-    """
-
-    def terms(self, sde: SDE, x: Tensor, t: Tensor) -> Terms:
-        return Terms(x, t, sde.prior_score(x), x.new_ones(()))
-
-
-class Noise(Affine[LinearSDE]):
-    r"""The network estimates the noise :math:`z`: :math:`s = -F/\sigma_t` (Ho et al. 2020)."""
-
-    kernel = KERNEL
-
-    def terms(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Terms:
-        return Terms(x, t, x.new_zeros(()), -1 / expand(sde.sigma(t), x))
-
-
-class Data(Affine[LinearSDE]):
-    r"""The network estimates the clean data: :math:`s = (\alpha_t F - x)/\sigma_t^2` (Tweedie's formula)."""
-
-    kernel = KERNEL
-
-    def terms(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Terms:
-        alpha, variance = expand(sde.alpha(t), x), expand(sde.sigma(t), x) ** 2
-        return Terms(x, t, -x / variance, alpha / variance)
-
-
-class Velocity(Affine[LinearSDE]):
-    r"""The network estimates :math:`\alpha_t z - \sigma_t x_0` (Salimans & Ho 2022, https://arxiv.org/abs/2202.00512)."""
-
-    kernel = KERNEL
-
-    def terms(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Terms:
-        alpha, sigma = expand(sde.alpha(t), x), expand(sde.sigma(t), x)
-        v = alpha**2 + sigma**2
-        return Terms(x, t, -x / v, -alpha / (sigma * v))
-
-
-class Karras(Affine[LinearSDE]):
-    r"""The preconditioning of EDM: inputs and targets of unit variance at every t.
-
-    .. math:: s = -\frac{x}{v} + \frac{\alpha \sigma_d}{\sigma \sqrt v} \,
-              F\!\left(\frac{x}{\sqrt v}, \tfrac14 \log\frac{\sigma}{\alpha}\right), \qquad
-              v = \sigma^2 + \alpha^2 \sigma_d^2
-
-    A network that answers zero gives the exact score of Gaussian data. Reference: Karras et al. (2022), table 1,
-    https://arxiv.org/abs/2206.00364
-
-    Args:
-        sigma_data: :math:`\sigma_d`, the standard deviation of the data as the network meets them; 1 where they
-            are standardised.
-    """
-
-    kernel = KERNEL
-
-    def __init__(self, sigma_data: float = 1.0) -> None:
-        if sigma_data <= 0:
-            raise ValueError(f"sigma_data={sigma_data:g} must be above 0")
-        self.sigma_data = sigma_data
-
-    def terms(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Terms:
-        alpha, sigma = sde.alpha(t), sde.sigma(t)
-        v = sigma**2 + (self.sigma_data * alpha) ** 2
-        gain = self.sigma_data * alpha * v.rsqrt() / sigma
-        seen = x * expand(v.rsqrt(), x)
-        return Terms(seen, 0.25 * (sigma / alpha).log(), -x / expand(v, x), expand(gain, x))
-
-
-class Gaussian(Affine[LinearSDE], nn.Module):
-    r"""The network estimates what the data have beyond a Gaussian of their own mean and covariance.
-
-    Along the principal axes of the data, with :math:`c = U^\top (x - \alpha \mu)` and the variances
-    :math:`\Lambda` of the data,
-
-    .. math:: s = U \left[ -\frac{c}{v} + \frac{\alpha \sqrt\Lambda}{\sigma \sqrt v} \,
-              F\!\left(\frac{c}{\sqrt v} \sqrt{\frac{w}{\max w}}, \tfrac14 \log\frac{\sigma}{\alpha}\right) \right],
-              \qquad v = \alpha^2 \Lambda + \sigma^2, \quad w = \Lambda / v
-
-    A network that answers zero gives the exact score of Gaussian data of any covariance, and a direction in which the
-    data do not vary, in which an isotropic skip connection would leave its noise, is closed by itself. Where all
-    variances are equal it is :class:`Karras`. The factor :math:`w/\max w` keeps from the network the directions that
-    hold only noise yet.
-
-    Reference: the preconditioning of Karras et al. (2022), https://arxiv.org/abs/2206.00364, with a full covariance.
-
-    Args:
-        moments: mean, principal axes and variances of the data in the network's units; supplied by the experiment.
-    """
-
-    kernel = KERNEL
-
-    def __init__(self, moments: Moments | None) -> None:
-        super().__init__()
-        if moments is None:
-            raise ValueError("there are no moments of the data, which it needs")
-        self.mean: Tensor
-        self.axes: Tensor | None
-        self.variances: Tensor
-        self.put(moments)
-
-    def put(self, moments: Moments) -> None:
-        """Take moments of the data, in the place of those that there may be."""
-        like, axes = getattr(self, "mean", moments.mean), moments.axes
-        self.rotates = axes is not None
-        self.partial = axes is not None and axes.shape[1] < len(axes)
-        parts = Rotation.of(axes)._asdict() if axes is not None and self.partial else {}
-        for name, value in {**moments._asdict(), **parts}.items():
-            self.register_buffer(name, None if value is None else value.to(like))
-
-    def along(self, x: Tensor) -> Tensor:
-        if self.partial:
-            return self._rotation().along(x)
-        return x if self.axes is None else x @ self.axes
-
-    def back(self, x: Tensor) -> Tensor:
-        if self.partial:
-            return self._rotation().back(x)
-        return x if self.axes is None else x @ self.axes.mT
-
-    def _rotation(self) -> Rotation:
-        return Rotation(*(getattr(self, name) for name in Rotation._fields))
-
-    def terms(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Terms:
-        alpha, sigma = sde.alpha(t), sde.sigma(t)
-        a, s = expand(alpha, x), expand(sigma, x)
-        centred = self.along(x - a * self.mean)
-        inverse = (a**2 * self.variances + s**2).rsqrt()
-        share = self.variances.sqrt() * inverse
-        size = share.square().mean(-1, keepdim=True).sqrt().clamp(min=TINY)
-        return Terms(
-            centred * (inverse * share / size),
-            0.25 * (sigma / alpha).log(),
-            -centred * inverse.square(),
-            a / s * share,
-        )
+from sdegen.sde.base import SDE, Score
 
 
 class ScoreModel(nn.Module, FromRun):
@@ -250,7 +21,7 @@ class ScoreModel(nn.Module, FromRun):
 
     Args:
         network: the trainable function.
-        parametrization: what its output stands for.
+        parametrization: turns its output into the score.
         sde: the process whose marginals it scores.
     """
 
@@ -262,7 +33,7 @@ class ScoreModel(nn.Module, FromRun):
         return self.parametrization(self.network, self.sde, x, t)
 
     def given(self, y: Tensor) -> Score:
-        r"""The score :math:`\nabla_x \log p_t(x \mid y)` of a class, where the network is told it; else the score.
+        r"""Returns the score :math:`\nabla_x \log p_t(x \mid y)` of a class if the network takes one, else the score.
 
         Args:
             y: the class, ``()`` or one for each row, ``(B,)`` int64; -1 stands for none.

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.nn.parameter import is_lazy
 
+from sdegen.sde.base import SDE
+
 
 class Network(nn.Module, ABC):
     """A function (x, t) -> an array of the shape of x, or, of a classifier, the logits of the classes.
@@ -21,8 +23,7 @@ class Network(nn.Module, ABC):
     Attributes:
         exact: whether the output is the exact score, which no parametrization is to turn into anything else and for
             which there is nothing to train.
-        kernel: empty where any SDE will do; else the words of what to use in its place where the SDE has no
-            closed-form kernel.
+        process: the type of process that it works with.
         classifies: whether the output is the logits of classes, ``(B, classes)``.
         label_dropout: None where the network is not told the class of x. One that is takes a third argument y, ``()``
             or ``(B,)`` int64, of which -1, or None for all, stands for "not told"; this is the share of a training's
@@ -31,7 +32,7 @@ class Network(nn.Module, ABC):
     """
 
     exact = False
-    kernel = ""
+    process: type[SDE] = SDE
     classifies = False
     label_dropout: float | None = None
     rough = ""

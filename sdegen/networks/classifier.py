@@ -66,7 +66,7 @@ class ClassifierConv(Network):
     """
 
     classifies = True
-    kernel = "use network=classifier_mlp"
+    process = LinearSDE
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ class Oracle(Network):
     """
 
     exact = True
-    kernel = "use network=mlp"
+    process = LinearSDE
 
     def __init__(self, law: GaussianMixture | None, sde: LinearSDE) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sdegen.core.randomness import RandnLike, generator, randn_like
-from sdegen.flow.solvers import Dopri5, Field
+from sdegen.flow.solvers import DormandPrince, Field
 from sdegen.samplers import ReverseDiffusion
 from sdegen.sde import DDPM, SDE, SMLD, VE, VP, SubVP
 from sdegen.sde.mixture import GaussianMixture, Marginals
@@ -101,7 +101,7 @@ def errata() -> list[Erratum]:
 
 def _vp_mean() -> Measured:
     sde, t = VP(), _number(0.3)
-    decay = torch.exp(-sde.integral(t))
+    decay = torch.exp(-sde.beta.integral(t))
     truth = _simulated(sde, _noise("data 1")(_rows(0.0)), 0.3, "1").square().mean()
     quantity = f"E x(0.3)² for data N(0, 1), which VP keeps at 1: α² + σ²; truth: {PATHS:,} simulated paths"
     return _measured(quantity, decay**2 + 1 - decay, sde.alpha(t) ** 2 + sde.sigma(t) ** 2, truth)
@@ -111,7 +111,7 @@ def _subvp_mean() -> Measured:
     sde, t = SubVP(), _number(0.3)
     truth = _simulated(sde, _rows(X0), 0.3, "2").mean()
     quantity = f"mean of x(0.3) from x₀ = {X0:g}; truth: {PATHS:,} simulated paths"
-    return _measured(quantity, X0 * torch.exp(-sde.integral(t)), X0 * sde.alpha(t), truth)
+    return _measured(quantity, X0 * torch.exp(-sde.beta.integral(t)), X0 * sde.alpha(t), truth)
 
 
 def _flow_diffusion() -> Measured:
@@ -288,7 +288,7 @@ def _uniform(key: str) -> Tensor:
 
 
 def _solved(field: Field, x: Tensor, start: float, stop: float) -> Tensor:
-    return Dopri5(1e-8, 1e-8, 10_000).solve(field, x, start, stop, torch.zeros(0)).x
+    return DormandPrince(1e-8, 1e-8, 10_000).solve(field, x, start, stop, torch.zeros(0)).x
 
 
 def _simulated(sde: SDE, x: Tensor, t: float, key: str) -> Tensor:

@@ -15,7 +15,8 @@ from sdegen.core.errors import UserError
 from sdegen.core.randomness import generator
 from sdegen.datasets import Dataset
 from sdegen.flow.density import check_density
-from sdegen.flow.likelihood import Likelihood, bits_per_dim, by_probes, dequantized
+from sdegen.flow.divergence import by_probes
+from sdegen.flow.likelihood import Likelihood, bits_per_dim, dequantized
 from sdegen.metrics.points import unmeasured
 from sdegen.runs import files
 from sdegen.runs.run import Run

@@ -23,8 +23,9 @@ from sdegen.core.errors import UserError
 from sdegen.datasets import Dataset, restored
 from sdegen.datasets.fingerprint import difference
 from sdegen.flow.density import check_density_of_run
-from sdegen.flow.likelihood import Flow, by_probes
-from sdegen.flow.solvers import Dopri5
+from sdegen.flow.divergence import by_probes
+from sdegen.flow.likelihood import Flow
+from sdegen.flow.solvers import DormandPrince
 from sdegen.guidance.classes import Guidance
 from sdegen.guidance.measurement import Measurement, linear_units
 from sdegen.models.classifier import ClassifierModel
@@ -172,7 +173,7 @@ class Run:
             atol: absolute tolerance.
             batch_size: points computed at once.
         """
-        solver = Dopri5(rtol, atol, max_steps=10_000)
+        solver = DormandPrince(rtol, atol, max_steps=10_000)
         return Flow(
             self.sde, self.score_model, self.units, solver, batch_size=batch_size, device=self.device, dtype=self.dtype
         )

@@ -15,7 +15,8 @@ from sdegen.core.errors import UserError
 from sdegen.datasets.fingerprint import difference
 from sdegen.models.classifier import ClassifierModel
 from sdegen.models.moments import Moments
-from sdegen.models.score import Gaussian, ScoreModel
+from sdegen.models.parametrizations import Gaussian
+from sdegen.models.score import ScoreModel
 from sdegen.runs import checkpoint as checkpoints
 from sdegen.runs import files
 from sdegen.runs.checkpoint import Checkpoint, examine
@@ -83,7 +84,7 @@ class Member:
             self.parts = self.parts._replace(moments=moments)
             for model in (self.training.models[self.replica], self.training.averages[self.replica]):
                 if isinstance(model, ScoreModel) and isinstance(model.parametrization, Gaussian):
-                    model.parametrization.put(moments)
+                    model.parametrization.set_moments(moments)
         load_weights(self.training.models[self.replica].network, saved.weights)
         load_weights(self.training.averages[self.replica].network, saved.ema)
 

@@ -1,14 +1,16 @@
 """Samplers: from the prior at T to data at eps, along the reverse process.
 
-What steers them is in guidance.
+Guided scores come from the room of guidance.
 """
 
 from sdegen.samplers.adaptive import AdaptiveSDE
-from sdegen.samplers.base import Corrector, Moved, Predictor, Sampler, Samples, StepSampler
+from sdegen.samplers.base import Sampler, Samples
 from sdegen.samplers.correctors import HMC, AnnealedLangevin, Langevin, MetropolisHMC
 from sdegen.samplers.exponential import Adams, DPMSolver, StochasticAdams, StochasticDPMSolver
 from sdegen.samplers.flow import RK45, Dopri5, ProbabilityFlow
+from sdegen.samplers.parts import Corrector, Moved, Predictor, Step
 from sdegen.samplers.predictors import DDIM, RK4, Ancestral, EulerMaruyama, Heun, ReverseDiffusion, StochasticHeun
+from sdegen.samplers.steps import StepSampler
 from sdegen.samplers.twisted import Twisted
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "ReverseDiffusion",
     "Sampler",
     "Samples",
+    "Step",
     "StepSampler",
     "StochasticAdams",
     "StochasticDPMSolver",

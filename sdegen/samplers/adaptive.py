@@ -1,10 +1,11 @@
-r"""A solver of the reverse SDE that chooses a step size for each sample and each step."""
+"""A solver of the reverse SDE that chooses a step size for each sample and each step."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from sdegen.core.checks import in_range
 from sdegen.core.randomness import RandnLike
 from sdegen.core.tensors import expand
 from sdegen.flow.stepping import Attempt, Control, Rows, Scheme, integrate
@@ -13,14 +14,15 @@ from sdegen.sde.base import SDE, Score
 
 
 class Brownian:
-    """Increments of one Brownian motion for each row, over intervals that may be asked for again in parts.
+    """Increments of one Brownian motion for each row, over intervals that may be tried again in parts.
 
-    A rejected increment must not be forgotten: drawing another in its place would make large moves rarer than they
-    are. It goes back on the row's stack, and the smaller interval that is tried next takes its part of it by a
-    Brownian bridge. Reference: Rackauckas & Nie (2017), RSwM1, https://doi.org/10.3934/dcdsb.2017133
+    A rejected increment must not be forgotten: replacing it by another would make large moves too rare. It goes back on
+    the row's stack, and the smaller interval that is tried next takes its part of it by a Brownian bridge.
+
+    Reference: Rackauckas & Nie (2017), RSwM1, https://doi.org/10.3934/dcdsb.2017133
 
     Args:
-        x: tells shape, type and device of an increment, ``(B, *)``.
+        x: a tensor with the shape, type and device of an increment, ``(B, *)``.
     """
 
     def __init__(self, x: Tensor) -> None:
@@ -29,7 +31,7 @@ class Brownian:
         self.top = torch.zeros(len(x), dtype=torch.long, device=x.device)
 
     def push(self, rows: Tensor, span: Tensor, part: Tensor) -> None:
-        """Put intervals of length ``span`` and their increments on top of the stacks of ``rows``."""
+        """Pushes intervals of length ``span`` and their increments on the stacks of ``rows``."""
         top = self.top[rows]
         if len(rows) and int(top.max()) == self.spans.shape[1]:
             self.spans = torch.cat([self.spans, torch.zeros_like(self.spans)], 1)
@@ -38,11 +40,11 @@ class Brownian:
         self.top[rows] += 1
 
     def take(self, rows: Tensor, span: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The increments over the next intervals: no longer than ``span`` ``(b,)``, shorter where one is left over.
+        """Returns the increments over the next intervals, of at most ``span`` ``(b,)``, less if a shorter one is left.
 
         Args:
             rows: indices, ``(b,)``.
-            span: the lengths asked for.
+            span: the wanted lengths.
             z: standard normal draws, ``(b, *)``.
 
         Returns:
@@ -52,7 +54,7 @@ class Brownian:
         below = (self.top[rows] - 1).clamp(min=0)
         old, whole = self.spans[rows, below], self.parts[rows, below]
         self.top[rows] -= left.long()
-        # What would be left over by rounding alone is taken as well.
+        # A rest that is only rounding is taken as well.
         split = left & (old > span * (1 + 1e-9))
         got = torch.where(left & ~split, old, span)
         share = torch.where(split, span / old.clamp(min=1e-300), 0.0)
@@ -64,53 +66,50 @@ class Brownian:
 
 
 class AdaptiveSDE(Sampler):
-    r"""The reverse SDE with steps whose local error is kept below a tolerance, for each sample by itself.
+    r"""The reverse SDE by steps whose local error stays below a tolerance, for each sample by itself.
 
     A step is stochastic Heun's; its error is its distance from the Euler–Maruyama step with the same noise, in units of
     :math:`\mathrm{atol} + \mathrm{rtol} \max(|x|, |x_{\mathrm{new}}|)`. A rejected step is tried again at a
-    smaller size along the same Brownian path. Between steps the path that is kept is a straight line.
+    smaller size along the same Brownian path. Between steps the kept path is a straight line.
 
     Reference: Jolicoeur-Martineau et al. (2021), Gotta go fast when generating data with score-based models,
-    https://arxiv.org/abs/2105.14080, whose rejected noise is thrown away; see :class:`Brownian` for what that does.
+    https://arxiv.org/abs/2105.14080. They discard rejected noise; see :class:`Brownian` for the bias of that.
 
     Args:
         rtol: relative tolerance.
         atol: absolute tolerance, in the network's units.
-        max_steps: attempted steps after which the sampler gives up.
+        max_steps: number of attempted steps after which the sampler gives up.
         denoise: see :class:`Sampler`.
     """
 
     def __init__(self, rtol: float = 0.04, atol: float = 0.02, max_steps: int = 10000, denoise: bool = False) -> None:
         super().__init__(denoise)
-        for name, value in (("rtol", rtol), ("atol", atol)):
-            if value <= 0:
-                raise ValueError(f"{name}={value:g} must be above 0: try {name}=0.01")
-        if max_steps < 1:
-            raise ValueError(f"max_steps={max_steps} must be at least 1")
-        self.rtol, self.atol, self.max_steps = rtol, atol, max_steps
+        self.rtol = in_range("rtol", rtol, above=0, fix=": try rtol=0.01")
+        self.atol = in_range("atol", atol, above=0, fix=": try atol=0.01")
+        self.max_steps = in_range("max_steps", max_steps, at_least=1)
 
     def control(self, sde: SDE) -> Control:
-        """The rule for the step sizes along an SDE."""
+        """Returns the rule for the step sizes along an SDE."""
         first = 1e-3 * (sde.T - sde.eps)
         tolerances = self.rtol, self.atol, self.max_steps
         return Control("adaptive_sde", *tolerances, first, power=0.9, shrink=0.1, retry=0.5, rungs=4)
 
     def _integrate(self, sde: SDE, score: Score, x: Tensor, noise: RandnLike, frames: int) -> Walk:
         times, control = torch.linspace(sde.T, sde.eps, frames, dtype=torch.float64), self.control(sde)
-        scheme = StochasticHeun(sde, sde.reverse(score).drift, control, x, noise)
+        scheme = StochasticHeunSteps(sde, sde.reverse(score).drift, control, x, noise)
         solution = integrate(scheme, control, x, sde.T, sde.eps, times)
         return Walk(solution.x, solution.path, times)
 
 
-class StochasticHeun(Scheme):
+class StochasticHeunSteps(Scheme):
     """Stochastic Heun's steps of the reverse SDE, each along the Brownian path of its row.
 
     Args:
         sde: the forward process.
-        drift: of the reverse one.
+        drift: the drift of the reverse process.
         control: measures the error.
-        x: tells shape, type and device of the whole batch, ``(B, *)``.
-        noise: standard normal draws of that shape, a new one at each call.
+        x: a tensor with the shape, type and device of the whole batch, ``(B, *)``.
+        noise: standard normal draws of that shape, new ones at each call.
     """
 
     def __init__(self, sde: SDE, drift: Score, control: Control, x: Tensor, noise: RandnLike) -> None:
@@ -133,7 +132,7 @@ class StochasticHeun(Scheme):
         return attempt
 
     def step(self, x: Tensor, slope: Tensor, t: Tensor, s: Tensor, h: Tensor, dw: Tensor) -> tuple[Tensor, Tensor]:
-        """The state after a step from t to s = t - h, ``(b, *)``, and its error in units of the tolerance, ``(b,)``."""
+        """Returns the state after a step from t to s, ``(b, *)``, and its error over the tolerance, ``(b,)``."""
         g_t, g_s = self.sde.diffusion(t), self.sde.diffusion(s)
         step = expand(h, x)
         euler = x - step * slope + expand(g_t, x) * dw
@@ -141,5 +140,5 @@ class StochasticHeun(Scheme):
         return improved, self.control.error(improved - euler, x, improved)
 
     def between(self, rows: Rows, attempt: Attempt, which: Tensor, share: Tensor) -> Tensor:
-        """The states on the straight line between both ends."""
+        """Returns the states on the straight line between both ends."""
         return torch.lerp(rows.x[which], attempt.x[which], expand(share, rows.x))

@@ -8,33 +8,17 @@ samples depend on each other.
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from sdegen.core.checks import in_range
 from sdegen.core.randomness import RandnLike
 from sdegen.core.tensors import expand
-from sdegen.samplers.base import Corrector, Moved, Row, numbers
+from sdegen.samplers.parts import Corrector, Moved
 from sdegen.sde.base import LinearSDE, Score
 
-NONE = "use sampler/corrector=none"
-"""What to use where an SDE has no closed-form kernel."""
-
-
-def at_least_1(name: str, value: int) -> int:
-    """``value``, or ValueError in the name of its option."""
-    if value < 1:
-        raise ValueError(f"{name}={value} must be at least 1")
-    return value
-
-
-def above_0(name: str, value: float) -> float:
-    """``value``, or ValueError in the name of its option."""
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name}={value:g} must be above 0")
-    return value
+UNSTABLE = ": from there on the dynamics are unstable"
 
 
 class Unadjusted(Corrector[LinearSDE]):
@@ -43,24 +27,16 @@ class Unadjusted(Corrector[LinearSDE]):
     .. math:: x \leftarrow x + \epsilon(t)\, s_\theta(x, t) + \sqrt{2 \epsilon(t)}\, z
 
     Args:
-        moves: at each time.
+        moves: number of moves at each time.
     """
 
-    kernel = NONE
+    process = LinearSDE
 
     def __init__(self, moves: int) -> None:
-        self.evaluations = self.moves = at_least_1("moves", moves)
+        self.evaluations = self.moves = in_range("moves", moves, at_least=1)
 
-    @abstractmethod
-    def sizes(self, sde: LinearSDE, times: Tensor) -> Tensor:
-        """ε at each time of the grid but the first: ``(N + 1,)`` to ``(N,)``."""
-
-    def plan(self, sde: LinearSDE, times: Tensor) -> Sequence[Row]:
-        size = self.sizes(sde, times)
-        return numbers(size, (2 * size).sqrt())
-
-    def __call__(self, score: Score, x: Tensor, t: Tensor, row: Row, noise: RandnLike) -> Moved:
-        size, std = row
+    def __call__(self, score: Score, x: Tensor, t: Tensor, size: float, noise: RandnLike) -> Moved:
+        std = math.sqrt(2 * size)
         for _ in range(self.moves):
             x = torch.add(x, score(x, t), alpha=size).add_(noise(x), alpha=std)
         return Moved(x)
@@ -69,19 +45,17 @@ class Unadjusted(Corrector[LinearSDE]):
 class Langevin(Unadjusted):
     r"""Langevin dynamics with :math:`\epsilon(t) = 2 r^2 \sigma_t^2 a^2`, a the factor of the step that led to t.
 
-    The factor, 1 for VE and :math:`\sqrt{1 - \beta}` for VP, is that of Song et al. (2021), algorithms 4 and 5,
-    whose ratio of norms is replaced by what it is for a score of variance :math:`1/\sigma_t^2`.
+    The factor, 1 for VE and :math:`\sqrt{1 - \beta}` for VP, is that of Song et al. (2021), algorithms 4 and 5. Their
+    ratio of norms is replaced by its value for a score of variance :math:`1/\sigma_t^2`.
 
     Args:
-        snr: the signal-to-noise ratio r of a move; below 1, as at 1 a move forgets where it was and overshoots.
-        moves: at each time.
+        snr: the signal-to-noise ratio r of a move; below 1, where a move would overshoot.
+        moves: number of moves at each time.
     """
 
     def __init__(self, snr: float = 0.16, moves: int = 1) -> None:
         super().__init__(moves)
-        self.snr = above_0("snr", snr)
-        if snr >= 1:
-            raise ValueError(f"snr={snr:g} must be below 1: from there on Langevin dynamics is unstable")
+        self.snr = in_range("snr", snr, above=0, below=1, fix=UNSTABLE)
 
     def sizes(self, sde: LinearSDE, times: Tensor) -> Tensor:
         factor, _ = sde.transition(times[1:], times[:-1])
@@ -102,9 +76,7 @@ class AnnealedLangevin(Unadjusted):
 
     def __init__(self, size: float = 0.1, moves: int = 10) -> None:
         super().__init__(moves)
-        self.size = above_0("size", size)
-        if size >= 2:
-            raise ValueError(f"size={size:g} must be below 2: from there on Langevin dynamics is unstable")
+        self.size = in_range("size", size, above=0, below=2, fix=UNSTABLE)
 
     def sizes(self, sde: LinearSDE, times: Tensor) -> Tensor:
         return self.size * sde.sigma(times[1:]) ** 2
@@ -119,44 +91,42 @@ class Hamiltonian(Corrector[LinearSDE]):
     Reference: Neal (2011), MCMC using Hamiltonian dynamics, https://arxiv.org/abs/1206.1901
 
     Args:
-        leaps: leapfrog steps of a trajectory.
-        size: of a leapfrog step, in units of σ_t √m; below 2, where leapfrog is unstable in a Gaussian of std σ_t.
-        mass: m. With the step in units of √m it changes the momenta's scale and nothing else.
-        moves: trajectories at each time.
+        leaps: number of leapfrog steps of a trajectory.
+        size: length of a leapfrog step, in units of σ_t √m; below 2, from where leapfrog is unstable in a Gaussian of
+            standard deviation σ_t.
+        mass: m. It changes the scale of the momenta and nothing else, since the step is in units of √m.
+        moves: number of trajectories at each time.
 
     Attributes:
         points: evaluations of the score in a leap.
     """
 
-    kernel = NONE
+    process = LinearSDE
     points: int
 
     def __init__(self, leaps: int = 5, size: float = 0.5, mass: float = 1.0, moves: int = 1) -> None:
-        self.leaps, self.moves = at_least_1("leaps", leaps), at_least_1("moves", moves)
-        self.size, self.mass = above_0("size", size), above_0("mass", mass)
-        if size >= 2:
-            raise ValueError(f"size={size:g} must be below 2: from there on leapfrog is unstable")
+        self.leaps, self.moves = in_range("leaps", leaps, at_least=1), in_range("moves", moves, at_least=1)
+        self.size, self.mass = in_range("size", size, above=0, below=2, fix=UNSTABLE), in_range("mass", mass, above=0)
         self.evaluations = 1 + self.points * moves * leaps
 
-    def plan(self, sde: LinearSDE, times: Tensor) -> Sequence[Row]:
-        return numbers(self.size * math.sqrt(self.mass) * sde.sigma(times[1:]))
+    def sizes(self, sde: LinearSDE, times: Tensor) -> Tensor:
+        return self.size * math.sqrt(self.mass) * sde.sigma(times[1:])
 
 
 class HMC(Hamiltonian):
-    """Hamiltonian moves, all accepted: see :class:`Hamiltonian`. What the leapfrog steps miss stays as a bias."""
+    """Hamiltonian moves, all accepted: see :class:`Hamiltonian`. The error of the leapfrog steps stays as a bias."""
 
     points = 1
 
-    def __call__(self, score: Score, x: Tensor, t: Tensor, row: Row, noise: RandnLike) -> Moved:
-        (h,) = row
+    def __call__(self, score: Score, x: Tensor, t: Tensor, size: float, noise: RandnLike) -> Moved:
         pull = score(x, t)
         for _ in range(self.moves):
             p = math.sqrt(self.mass) * noise(x)
             for _ in range(self.leaps):
-                p = torch.add(p, pull, alpha=0.5 * h)
-                x = torch.add(x, p, alpha=h / self.mass)
+                p = torch.add(p, pull, alpha=0.5 * size)
+                x = torch.add(x, p, alpha=size / self.mass)
                 pull = score(x, t)
-                p = torch.add(p, pull, alpha=0.5 * h)
+                p = torch.add(p, pull, alpha=0.5 * size)
         return Moved(x)
 
 
@@ -167,31 +137,31 @@ class MetropolisHMC(Hamiltonian):
               \left(\tfrac1{12} s_0 + \tfrac5{12} s_a + \tfrac5{12} s_{1 - a} + \tfrac1{12} s_1\right) \cdot (x_1 -
               x_0), \qquad a = \tfrac12 - \tfrac1{2 \sqrt 5}
 
-    by Lobatto's rule of four points on the chord of each leap: two evaluations more a leap, for an error of its
-    seventh power. (With the trapezoids of the leapfrog points the change in energy cancels to the order that matters,
-    and the test removes nothing; with Simpson's rule a quarter of the bias stayed at an acceptance of 0.96.)
+    by Lobatto's rule of four points on the chord of each leap: two more evaluations a leap, with an error of the
+    seventh power of its length. (The trapezoid rule on the leapfrog points cancels the change in energy to the order
+    that matters, so that the test removes nothing; with Simpson's rule a quarter of the bias stayed at an acceptance of
+    0.96.)
     """
 
     points = 3
     INNER = 0.5 - 0.5 / math.sqrt(5)
 
-    def __call__(self, score: Score, x: Tensor, t: Tensor, row: Row, noise: RandnLike) -> Moved:
-        (h,) = row
+    def __call__(self, score: Score, x: Tensor, t: Tensor, size: float, noise: RandnLike) -> Moved:
         pull, accepted = score(x, t), []
         for _ in range(self.moves):
             p = math.sqrt(self.mass) * noise(x)
             kinetic = energy(p, self.mass)
             x_new, pull_new, gained = x, pull, torch.zeros_like(kinetic)
             for _ in range(self.leaps):
-                p = torch.add(p, pull_new, alpha=0.5 * h)
-                chord = p * (h / self.mass)
+                p = torch.add(p, pull_new, alpha=0.5 * size)
+                chord = p * (size / self.mass)
                 inner = score(torch.add(x_new, chord, alpha=self.INNER), t)
                 inner = inner + score(torch.add(x_new, chord, alpha=1 - self.INNER), t)
                 x_new, before = x_new + chord, pull_new
                 pull_new = score(x_new, t)
-                p = torch.add(p, pull_new, alpha=0.5 * h)
+                p = torch.add(p, pull_new, alpha=0.5 * size)
                 gained = gained + ((before + 5 * inner + pull_new) * chord).flatten(1).double().sum(1) / 12
-            # A uniform number from the first of a row's normal ones, so that a row's luck is its own.
+            # The uniform number of a row comes from its own normal ones, so that no row depends on another.
             luck = torch.special.log_ndtr(noise(x).flatten(1)[:, 0].double())
             accept = luck < gained + kinetic - energy(p, self.mass)
             keep = expand(accept, x).bool()
@@ -201,5 +171,5 @@ class MetropolisHMC(Hamiltonian):
 
 
 def energy(p: Tensor, mass: float) -> Tensor:
-    """The kinetic energy ‖p‖²/2m of each row: ``(B, *)`` to ``(B,)`` float64."""
+    """Returns the kinetic energy ‖p‖²/2m of each row: ``(B, *)`` to ``(B,)`` float64."""
     return p.flatten(1).double().square().sum(1) / (2 * mass)

@@ -6,16 +6,16 @@ data :math:`D = E[x_0 \mid x]`, the reverse processes of every linear SDE are
 .. math:: d\bar x = (1 + \eta^2) (\bar x - D)\, d\lambda + \eta \sqrt 2\, \bar\sigma\, d\bar w .
 
 For Gaussian data of standard deviation c (the *spread*), :math:`D = c^2 \bar x / V` with
-:math:`V = \bar\sigma^2 + c^2`. Splitting this off, :math:`D = c^2 \bar x / V + F \bar\sigma c/\sqrt V`, leaves
+:math:`V = \bar\sigma^2 + c^2`. Splitting this part off, :math:`D = c^2 \bar x / V + F \bar\sigma c/\sqrt V`, leaves
 
 .. math:: y = \bar x\, V^{-(1 + \eta^2)/2}, \qquad
           dy = -(1 + \eta^2)\, V^{-(1 + \eta^2)/2}\, \frac{\bar\sigma c}{\sqrt V}\, F\, d\lambda + \dots
 
-whose noise over a step from t to s has the variance :math:`V_s^{-\eta^2} - V_t^{-\eta^2}` exactly. F is what a network
-of EDM's parametrization learns: of order one at every noise, zero where the data are Gaussian. A spread of 0 is the
-limit in which D itself takes the place of F, which is the form of DPM-Solver++.
+whose noise over a step from t to s has the variance :math:`V_s^{-\eta^2} - V_t^{-\eta^2}` exactly. A network of EDM's
+parametrization learns F, which is of order one at every noise and zero for Gaussian data. A spread of 0 is the limit in
+which D itself replaces F, which is the form of DPM-Solver++.
 
-A scheme puts a polynomial in λ through the last values of F and integrates it over the step against the weight. For
+A scheme fits a polynomial in λ to the last values of F and integrates it over the step against the weight. For
 :math:`\eta = 0` this is an exponential Adams method (Hochbruck & Ostermann 2010, section 2.5).
 """
 
@@ -28,35 +28,38 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdegen.core.checks import in_range
 from sdegen.core.randomness import RandnLike
-from sdegen.samplers.base import Predictor, Row, State
-from sdegen.samplers.predictors import ANY
+from sdegen.samplers.parts import Memory, Predictor
+from sdegen.samplers.predictors import AffineStep
 from sdegen.sde.base import LinearSDE, ReverseSDE
 
 GAUSS = tuple(torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(12))
-"""Points and weights of the rule that integrates the polynomials; its error is below 1e-9 on steps of λ up to 2."""
+"""Points and weights of Gauss's rule for the integrals; its error is below 1e-9 on steps of λ up to 2."""
 
 Rule = Sequence[tuple[int, int]]
-"""How many values a polynomial goes through: pairs of a number of steps and what holds from there on."""
+"""How many values a polynomial goes through: pairs of a number of steps and the number of values from there on."""
 
 FLOW: Rule = ((1, 1), (8, 2), (15, 3), (40, 4))
-"""What is best for the flow; like the next, chosen on mixtures that no reported number is measured on."""
+"""The best rule for the flow; this one and the next were chosen on mixtures that no reported number is measured on."""
 REVERSE: Rule = ((1, 1), (15, 2))
-"""What is best for the reverse SDE."""
+"""The best rule for the reverse SDE."""
 
 
-class Numbers(NamedTuple):
-    """The numbers of one step.
+class ExponentialStep(NamedTuple):
+    """A step, and the correction of the step before it.
 
     Attributes:
+        t: the time at which it begins.
         x: factor of x in F.
         score: factor of the score in F.
-        correct: weights of the values of F, newest first, that close the step before; none to leave it as it was.
-        predict: weights of the values of F, newest first, that open this step.
+        correct: weights of the values of F, newest first, in the corrected step before; empty for no correction.
+        predict: weights of the values of F, newest first, in this step.
         keep: factor of x over this step.
-        std: of its noise.
+        std: standard deviation of its noise.
     """
 
+    t: Tensor
     x: float
     score: float
     correct: list[float]
@@ -64,29 +67,36 @@ class Numbers(NamedTuple):
     keep: float
     std: float
 
+    def __call__(self, reverse: ReverseSDE, x: Tensor, noise: RandnLike, memory: Memory) -> tuple[Tensor, Memory]:
+        """See :class:`Step`. The memory is the step before without its polynomial, and the last values of F."""
+        opened, *past = memory or (x,)
+        history = [(self.x * x).add_(reverse.score(x, self.t), alpha=self.score), *past]
+        if self.correct:
+            x = combine(opened, self.correct, history)
+        opened = self.keep * x
+        if self.std:
+            opened.add_(noise(x), alpha=self.std)
+        return combine(opened, self.predict, history), (opened, *history[: len(self.predict)])
+
 
 class Exponential(Predictor[LinearSDE]):
     """An exponential multistep scheme.
 
     Args:
-        nodes: values of F that the polynomial of a step goes through; fewer in the first steps.
-        eta: which reverse process.
+        nodes: number of values of F that the polynomial of a step goes through; fewer in the first steps.
+        eta: the member of the family of reverse processes.
         spread: standard deviation c of the Gaussian whose score is solved exactly.
-        correct: go back over each step once F at its end is known, with one more node. It costs no evaluation.
+        correct: repeat each step with one more node once F at its end is known. It costs no evaluation.
     """
 
     grid = "log_snr"
-    kernel = ANY
+    process = LinearSDE
 
     def __init__(self, nodes: Rule, eta: float, spread: float, correct: bool) -> None:
-        if eta < 0:
-            raise ValueError(f"eta={eta:g} must not be negative")
-        if spread < 0:
-            raise ValueError(f"spread={spread:g} must not be negative")
-        self.memory, self.nodes = nodes[0][1], nodes
-        self.eta, self.spread, self.revises = eta, spread, correct
+        self.memory, self.nodes, self.revises = nodes[0][1], nodes, correct
+        self.eta, self.spread = in_range("eta", eta, at_least=0), in_range("spread", spread, at_least=0)
 
-    def plan(self, sde: LinearSDE, times: Tensor) -> Sequence[Row]:
+    def plan(self, sde: LinearSDE, times: Tensor) -> list[ExponentialStep]:
         nodes = max(count for fewest, count in self.nodes if fewest < len(times))
         alpha, sigma = sde.alpha(times), sde.sigma(times)
         ratio = sigma / alpha
@@ -100,15 +110,22 @@ class Exponential(Predictor[LinearSDE]):
         # x and D share a limit as the noise vanishes: 1 - c²/V in a form that does not cancel.
         of_x, of_score = (ratio**2 / v / (alpha * gain)).tolist(), (sigma**2 / (alpha * gain)).tolist()
         std = (alpha[1:] * (v[1:] * (1 - (v[1:] / v[:-1]) ** self.eta**2)).sqrt()).tolist()
-        rows = []
-        for i in range(len(times) - 1):
+        steps = []
+        for i, t in enumerate(times[:-1]):
             closing = correct[i - 1][: min(nodes, i) + 1] if correct and i else []
             opening = predict[i][: min(nodes, i + 1)]
-            rows.append(Numbers(of_x[i], of_score[i], closing, opening, keep[i], std[i]))
-        return rows
+            steps.append(ExponentialStep(t, of_x[i], of_score[i], closing, opening, keep[i], std[i]))
+        return steps
+
+    def affine(self, sde: LinearSDE, times: Tensor) -> list[AffineStep]:
+        """Returns the steps of a scheme of one node without correction, as the affine maps that they are."""
+        return [
+            AffineStep(step.t, step.keep + step.predict[0] * step.x, step.predict[0] * step.score, step.std)
+            for step in self.plan(sde, times)
+        ]
 
     def _weights(self, nodes: Tensor, most: int, ahead: int) -> Tensor:
-        r"""Integrals over each step of :math:`w(\lambda) \ell_j(\lambda)`, ``(N, most)``.
+        r"""Returns the integrals over each step of :math:`w(\lambda) \ell_j(\lambda)`, ``(N, most)``.
 
         The Lagrange polynomials :math:`\ell_j` of step i go through the nodes i + ``ahead``, i + ``ahead`` - 1, …, as
         many as there are.
@@ -118,7 +135,7 @@ class Exponential(Predictor[LinearSDE]):
         at, rule = GAUSS
         half = 0.5 * nodes.diff()[:, None]
         points = nodes[:-1, None] + half * (1 + at)
-        # For each polynomial j, a factor (λ - λ_m) / (λ_j - λ_m) for each other node m that there is.
+        # For each polynomial j, the factors (λ - λ_m) / (λ_j - λ_m) of the other nodes m.
         factor = there[:, None, :] & ~torch.eye(most, dtype=torch.bool)
         apart = torch.where(factor, through[:, :, None] - through[:, None, :], 1.0)
         distance = torch.where(factor[:, None], (points[:, :, None] - through[:, None, :])[:, :, None, :], 1.0)
@@ -126,34 +143,20 @@ class Exponential(Predictor[LinearSDE]):
         return torch.einsum("nq,nqj->nj", half * rule * self._weight(points), values) * there
 
     def _weight(self, lam: Tensor) -> Tensor:
-        """w(λ), what F is multiplied by in dy/dλ."""
+        """Returns w(λ), the factor of F in dy/dλ."""
         ratio, power = lam.exp(), 0.5 * (1 + self.eta**2)
         v = ratio**2 + self.spread**2
         gain = ratio * self.spread / v.sqrt() if self.spread else 1.0
         return -2 * power * v**-power * gain
 
-    def step(
-        self, reverse: ReverseSDE, x: Tensor, t: Tensor, row: Row, state: State, noise: RandnLike
-    ) -> tuple[Tensor, State]:
-        opened, past = state or (x, ())
-        history = [(row.x * x).add_(reverse.score(x, t), alpha=row.score), *past]
-        if row.correct:
-            x = combine(opened, row.correct, history)
-        opened = row.keep * x
-        if row.std:
-            opened.add_(noise(x), alpha=row.std)
-        return combine(opened, row.predict, history), (opened, history[: len(row.predict)])
-
 
 def fixed(order: int) -> Rule:
-    """The rule of one number of values, from 1 to 3, or ValueError."""
-    if not 1 <= order <= 3:
-        raise ValueError(f"order={order} must be 1, 2 or 3")
-    return ((1, order),)
+    """Returns the rule of one number of values, from 1 to 3."""
+    return ((1, in_range("order", order, at_least=1, at_most=3)),)
 
 
 def combine(x: Tensor, weights: Sequence[float], terms: Sequence[Tensor]) -> Tensor:
-    """``x`` plus the weighted sum of as many terms as there are weights, at least one."""
+    """Returns ``x`` plus the weighted sum of as many terms as there are weights, at least one."""
     total = torch.add(x, terms[0], alpha=weights[0])
     for weight, term in zip(weights[1:], terms[1:], strict=False):
         total.add_(term, alpha=weight)
@@ -164,13 +167,13 @@ class DPMSolver(Exponential):
     r"""DPM-Solver++, the exponential multistep scheme in the denoised data D (spread 0), for the flow.
 
     The polynomial through the last values of D is integrated exactly. The published 2M takes one of the integrals to
-    leading order only, which changes nothing in its order; the 3M in circulation takes half of its second difference.
+    leading order only, which does not change its order; the 3M in circulation takes half of its second difference.
 
     Reference: Lu et al. (2022), https://arxiv.org/abs/2211.01095
 
     Args:
-        order: values of D that a step uses: 1 (which is DDIM), 2 (2M) or 3 (3M). The first steps have fewer, so that
-            the order of the whole is 2 at most.
+        order: number of values of D that a step uses: 1 (DDIM), 2 (2M) or 3 (3M). The first steps have fewer, so
+            that the order of the whole is 2 at most.
     """
 
     def __init__(self, order: int = 2) -> None:
@@ -184,8 +187,8 @@ class StochasticDPMSolver(Exponential):
     Reference: Lu et al. (2022), https://arxiv.org/abs/2211.01095
 
     Args:
-        order: values of D that a step uses: 1 (which is ancestral sampling), 2 (2M) or 3 (3M).
-        eta: how much noise is put back: 1 for the reverse SDE, towards 0 for the flow.
+        order: number of values of D that a step uses: 1 (ancestral sampling), 2 (2M) or 3 (3M).
+        eta: amount of noise: 1 for the reverse SDE, towards 0 for the flow.
     """
 
     def __init__(self, order: int = 2, eta: float = 1.0) -> None:
@@ -196,26 +199,26 @@ class StochasticDPMSolver(Exponential):
 class Adams(Exponential):
     r"""The exponential Adams–Bashforth–Moulton scheme for the flow: predict, evaluate, correct.
 
-    Each step is predicted from the last values of F, and gone over again with one node more once F at its end is known:
-    one evaluation a step, as that value opens the next step as well. On ``grid=logistic`` the most accurate scheme of
-    this package where the data have few broad modes; sdegen/README.md has the families where others are nearer.
+    Each step is predicted from the last values of F, and repeated with one more node once F at its end is known. It
+    costs one evaluation, since the next step begins with the same value. On ``grid=logistic`` it is the most accurate
+    scheme of this package for data of few broad modes; sdegen/README.md names the data for which others are better.
 
     Reference: Hochbruck & Ostermann (2010), Exponential integrators, section 2.5; in the form of DEIS and UniPC:
     Zhang & Chen (2023), https://arxiv.org/abs/2204.13902, Zhao et al. (2023), https://arxiv.org/abs/2302.04867
 
     Args:
         order: from 2 to 6, needs ``order - 1`` steps; None for the best at the number of steps, from 2 below 8 steps
-            to 5 from 40 on. The first steps have fewer nodes to use. Their error, of third order, is negligible where
-            the prior is far wider than the data, as for VP; it shows as a third order of the whole where it is not.
+            to 5 from 40 on. The first steps have fewer nodes. Their error, of third order, is negligible if the prior
+            is far wider than the data, as for VP; else the whole has the third order.
         spread: standard deviation c of the Gaussian solved exactly; best a little below that of the data in the
-            network's units, which is 1 where they are standardised.
+            network's units, which is 1 for standardised data.
     """
 
     eta = 0.0
 
     def __init__(self, order: int | None = None, spread: float = 0.8) -> None:
-        if order is not None and not 2 <= order <= 6:
-            raise ValueError(f"order={order} must lie between 2 and 6")
+        if order is not None:
+            in_range("order", order, at_least=2, at_most=6)
         super().__init__(nodes=((1, order - 1),) if order else FLOW, eta=0.0, spread=spread, correct=True)
         self.order = min(order or 3, 3)
 
@@ -227,10 +230,10 @@ class StochasticAdams(Exponential):
     spread; the family of η as in Xue et al. (2023), SA-Solver, https://arxiv.org/abs/2309.05019
 
     Args:
-        order: values of F that a step uses, from 1 to 3; None for the best at the number of steps, 1 below 15 steps
-            and then 2.
-        eta: how much noise is put back: 1 for the reverse SDE, towards 0 for the flow.
-        spread: standard deviation of the data in the network's units, 1 where they are standardised.
+        order: number of values of F that a step uses, from 1 to 3; None for the best at the number of steps, 1 below
+            15 steps and then 2.
+        eta: amount of noise: 1 for the reverse SDE, towards 0 for the flow.
+        spread: standard deviation of the data in the network's units, 1 for standardised data.
     """
 
     def __init__(self, order: int | None = None, eta: float = 1.0, spread: float = 1.0) -> None:

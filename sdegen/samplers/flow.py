@@ -1,4 +1,4 @@
-"""Samplers along the probability-flow ODE, each with its solver."""
+"""Samplers along the probability-flow ODE by an ODE solver."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ProbabilityFlow(Sampler):
 
     @abstractmethod
     def _solution(self, sde: SDE, field: solvers.Field, x: Tensor, times: Tensor) -> solvers.Solution:
-        """The solution from T to eps, with its path at the times."""
+        """Returns the solution from T to eps, with its path at the times."""
 
 
 class RK45(ProbabilityFlow):
@@ -47,10 +47,10 @@ class RK45(ProbabilityFlow):
 
     def __init__(self, rtol: float = 1e-5, atol: float = 1e-5, denoise: bool = False) -> None:
         super().__init__(denoise)
-        self.solver = solvers.RK45(rtol, atol)
+        self.solver = solvers.SciPyRK45(rtol, atol)
 
     def _solution(self, sde: SDE, field: solvers.Field, x: Tensor, times: Tensor) -> solvers.Solution:
-        # In t itself, as the paper has it.
+        # The clock is t itself, as in the paper.
         return self.solver.solve(field, x, sde.T, sde.eps, times)
 
 
@@ -60,13 +60,13 @@ class Dopri5(ProbabilityFlow):
     Args:
         rtol: relative tolerance.
         atol: absolute tolerance.
-        max_steps: attempted steps after which the solver gives up.
+        max_steps: number of attempted steps after which the solver gives up.
         denoise: see :class:`Sampler`.
     """
 
     def __init__(self, rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 10000, denoise: bool = False) -> None:
         super().__init__(denoise)
-        self.solver = solvers.Dopri5(rtol, atol, max_steps)
+        self.solver = solvers.DormandPrince(rtol, atol, max_steps)
 
     def _solution(self, sde: SDE, field: solvers.Field, x: Tensor, times: Tensor) -> solvers.Solution:
         return solvers.solve_flow(self.solver, sde, field, x, sde.T, sde.eps, times)

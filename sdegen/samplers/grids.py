@@ -12,8 +12,8 @@ logistic   quantiles of :math:`\lambda` under a logistic law, of which 30 % is s
 =========  =====================================================================================================
 
 The logistic grid is fitted to data of unit spread, as standardised data are. At :math:`\sigma \gg \alpha` the score is
-that of one Gaussian, and at :math:`\sigma \ll` the finest detail the flow stands still in :math:`x/\alpha`: steps are
-of use between, where modes part and take their shape.
+that of one Gaussian, and at a :math:`\sigma` far below the finest detail the flow stands still in :math:`x/\alpha`.
+Steps are useful between the two, where modes part and take their shape.
 """
 
 from __future__ import annotations
@@ -31,14 +31,26 @@ Grid = Literal["uniform", "quadratic", "log_snr", "karras", "logistic"]
 
 RHO = 7.0
 CENTRE, WIDTH, EVEN = -0.8, 0.75, 0.3
-"""Of the logistic grid, in units of λ; chosen on mixtures that no reported number is measured on."""
+"""Constants of the logistic grid, in units of λ; chosen on mixtures that no reported number is measured on."""
 
 
 class Spread(NamedTuple):
-    """A grid: ``times(sde, share)``, from T to eps, and what to use where the SDE has no closed-form kernel."""
+    """A grid.
+
+    Attributes:
+        times: the function ``(sde, share) -> t`` from T to eps.
+        process: the type of process that it works with.
+    """
 
     times: Callable[[Any, Tensor], Tensor]
-    kernel: str = ""
+    process: type[SDE] = SDE
+
+
+def along(grid: Grid, sde: SDE, steps: int) -> Tensor:
+    """Returns the times of a grid, ``(steps + 1,)`` float64, from T down to eps exactly."""
+    times = GRIDS[grid].times(sde, torch.linspace(0, 1, steps + 1, dtype=torch.float64))
+    times[0], times[-1] = sde.T, sde.eps
+    return times
 
 
 def uniform(sde: SDE, share: Tensor) -> Tensor:
@@ -61,7 +73,7 @@ def karras(sde: LinearSDE, share: Tensor) -> Tensor:
 
 def logistic(sde: LinearSDE, share: Tensor) -> Tensor:
     first, last = ends(sde)
-    # The distribution function, tabulated: 4096 cells are far finer than any grid.
+    # A table of the distribution function; its 4096 cells are far finer than any grid.
     table = torch.lerp(first, last, torch.linspace(0, 1, 4097, dtype=torch.float64))
     mass = torch.sigmoid((CENTRE - table) / WIDTH)
     done = EVEN * (first - table) / (first - last) + (1 - EVEN) * (mass - mass[0]) / (mass[-1] - mass[0])
@@ -71,14 +83,14 @@ def logistic(sde: LinearSDE, share: Tensor) -> Tensor:
 
 
 def ends(sde: LinearSDE) -> Tensor:
-    """λ at T and at eps, ``(2,)`` float64."""
+    """Returns λ at T and at eps, ``(2,)`` float64."""
     return 0.5 * sde.log_nsr(torch.tensor([sde.T, sde.eps], dtype=torch.float64))
 
 
 GRIDS: dict[Grid, Spread] = {
     "uniform": Spread(uniform),
     "quadratic": Spread(quadratic),
-    "log_snr": Spread(log_snr, "use sampler.grid=uniform"),
-    "karras": Spread(karras, "use sampler.grid=uniform"),
-    "logistic": Spread(logistic, "use sampler.grid=uniform"),
+    "log_snr": Spread(log_snr, LinearSDE),
+    "karras": Spread(karras, LinearSDE),
+    "logistic": Spread(logistic, LinearSDE),
 }

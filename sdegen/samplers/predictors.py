@@ -10,16 +10,26 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from sdegen.core.checks import in_range
 from sdegen.core.randomness import RandnLike
-from sdegen.samplers.base import Predictor, Row, State, numbers
+from sdegen.samplers.parts import Memory, Predictor, Step, columns
 from sdegen.sde.base import SDE, LinearSDE, ReverseSDE
 
-ANY = "use sampler=euler_maruyama, stochastic_heun or dopri5"
-"""What to use where an SDE has no closed-form kernel."""
+
+class EulerStep(NamedTuple):
+    """A step from ``t`` of length ``h``, with ``std`` the standard deviation of its noise."""
+
+    t: Tensor
+    h: float
+    std: float
+
+    def __call__(self, reverse: ReverseSDE, x: Tensor, noise: RandnLike, memory: Memory) -> tuple[Tensor, Memory]:
+        return torch.add(x, reverse.drift(x, self.t), alpha=-self.h).add_(noise(x), alpha=self.std), ()
 
 
 class EulerMaruyama(Predictor[SDE]):
@@ -30,15 +40,26 @@ class EulerMaruyama(Predictor[SDE]):
     Reference: Kloeden & Platen (1992), section 9.1.
     """
 
-    def plan(self, sde: SDE, times: Tensor) -> Sequence[Row]:
+    def plan(self, sde: SDE, times: Tensor) -> Sequence[Step]:
         h = -times.diff()
-        return numbers(h, h.sqrt() * sde.diffusion(times[:-1]))
+        rows = columns(h, h.sqrt() * sde.diffusion(times[:-1]))
+        return [EulerStep(t, *row) for t, row in zip(times[:-1], rows, strict=True)]
 
-    def step(
-        self, reverse: ReverseSDE, x: Tensor, t: Tensor, row: Row, state: State, noise: RandnLike
-    ) -> tuple[Tensor, State]:
-        h, std = row
-        return torch.add(x, reverse.drift(x, t), alpha=-h).add_(noise(x), alpha=std), None
+
+class StochasticHeunStep(NamedTuple):
+    """A step from ``t`` to ``s`` of length ``h``, with the deviations of the noise in its guess and in its result."""
+
+    t: Tensor
+    s: Tensor
+    h: float
+    inner: float
+    outer: float
+
+    def __call__(self, reverse: ReverseSDE, x: Tensor, noise: RandnLike, memory: Memory) -> tuple[Tensor, Memory]:
+        z, slope = noise(x), reverse.drift(x, self.t)
+        guess = torch.add(x, slope, alpha=-self.h).add_(z, alpha=self.inner)
+        slope = slope + reverse.drift(guess, self.s)
+        return torch.add(x, slope, alpha=-0.5 * self.h).add_(z, alpha=self.outer), ()
 
 
 class StochasticHeun(Predictor[SDE]):
@@ -49,25 +70,35 @@ class StochasticHeun(Predictor[SDE]):
         x_s &= x_t - \tfrac h2 \left[a(x_t, t) + a(\hat x, s)\right] + \sqrt{\tfrac h2 (g(t)^2 + g(s)^2)}\, z,
         \qquad a = f - g^2 s_\theta
 
-    Since g depends on t alone, one normal number a step and coordinate is enough. Reference: Kloeden & Platen (1992),
-    section 14.1 and 15.1.
+    Since g depends on t alone, one normal number for each step and coordinate is enough.
+
+    Reference: Kloeden & Platen (1992), section 14.1 and 15.1.
     """
 
     order = 2
     evaluations = 2
 
-    def plan(self, sde: SDE, times: Tensor) -> Sequence[Row]:
+    def plan(self, sde: SDE, times: Tensor) -> Sequence[Step]:
         h, variance = -times.diff(), sde.diffusion(times) ** 2
         inner, outer = h * variance[:-1], 0.5 * h * (variance[:-1] + variance[1:])
-        return [(s, *row) for s, row in zip(times[1:], numbers(h, inner.sqrt(), outer.sqrt()), strict=True)]
+        rows = columns(h, inner.sqrt(), outer.sqrt())
+        return [StochasticHeunStep(t, s, *row) for t, s, row in zip(times[:-1], times[1:], rows, strict=True)]
 
-    def step(
-        self, reverse: ReverseSDE, x: Tensor, t: Tensor, row: Row, state: State, noise: RandnLike
-    ) -> tuple[Tensor, State]:
-        s, h, inner, outer = row
-        z, slope = noise(x), reverse.drift(x, t)
-        guess = torch.add(x, slope, alpha=-h).add_(z, alpha=inner)
-        return torch.add(x, slope + reverse.drift(guess, s), alpha=-0.5 * h).add_(z, alpha=outer), None
+
+class RungeKuttaStep(NamedTuple):
+    """A step of length ``h`` from ``t`` by ``middle`` to ``s``."""
+
+    t: Tensor
+    middle: Tensor
+    s: Tensor
+    h: float
+
+    def __call__(self, reverse: ReverseSDE, x: Tensor, noise: RandnLike, memory: Memory) -> tuple[Tensor, Memory]:
+        k1 = reverse.drift(x, self.t)
+        k2 = reverse.drift(torch.add(x, k1, alpha=-0.5 * self.h), self.middle)
+        k3 = reverse.drift(torch.add(x, k2, alpha=-0.5 * self.h), self.middle)
+        k4 = reverse.drift(torch.add(x, k3, alpha=-self.h), self.s)
+        return torch.add(x, k1 + 2 * (k2 + k3) + k4, alpha=-self.h / 6), ()
 
 
 class RK4(Predictor[SDE]):
@@ -80,19 +111,44 @@ class RK4(Predictor[SDE]):
     order = 4
     evaluations = 4
 
-    def plan(self, sde: SDE, times: Tensor) -> Sequence[Row]:
-        middle = 0.5 * (times[:-1] + times[1:])
-        return list(zip(middle, times[1:], (-times.diff()).tolist(), strict=True))
+    def plan(self, sde: SDE, times: Tensor) -> Sequence[Step]:
+        starts, stops = times[:-1], times[1:]
+        rows = zip(starts, 0.5 * (starts + stops), stops, (-times.diff()).tolist(), strict=True)
+        return [RungeKuttaStep(*row) for row in rows]
 
-    def step(
-        self, reverse: ReverseSDE, x: Tensor, t: Tensor, row: Row, state: State, noise: RandnLike
-    ) -> tuple[Tensor, State]:
-        middle, s, h = row
-        k1 = reverse.drift(x, t)
-        k2 = reverse.drift(torch.add(x, k1, alpha=-0.5 * h), middle)
-        k3 = reverse.drift(torch.add(x, k2, alpha=-0.5 * h), middle)
-        k4 = reverse.drift(torch.add(x, k3, alpha=-h), s)
-        return torch.add(x, k1 + 2 * (k2 + k3) + k4, alpha=-h / 6), None
+
+class HeunStep(NamedTuple):
+    r"""A step in :math:`\bar x` and :math:`\bar\sigma`, from the time ``start`` that churn leads to, to ``s``.
+
+    Attributes:
+        start: the time at which the step begins.
+        s: the time at which it ends.
+        alpha_t: :math:`\alpha` before churn.
+        put_back: standard deviation of the noise of churn.
+        ratio: :math:`\bar\sigma` at ``start``.
+        alpha: :math:`\alpha` at ``start``.
+        ratio_s: :math:`\bar\sigma` at ``s``.
+        alpha_s: :math:`\alpha` at ``s``.
+    """
+
+    start: Tensor
+    s: Tensor
+    alpha_t: float
+    put_back: float
+    ratio: float
+    alpha: float
+    ratio_s: float
+    alpha_s: float
+
+    def __call__(self, reverse: ReverseSDE, x: Tensor, noise: RandnLike, memory: Memory) -> tuple[Tensor, Memory]:
+        clean = x / self.alpha_t
+        if self.put_back:
+            clean = torch.add(clean, noise(x), alpha=self.put_back)
+        slope = reverse.score(self.alpha * clean, self.start) * (-self.alpha * self.ratio)
+        h = self.ratio_s - self.ratio
+        guess = torch.add(clean, slope, alpha=h)
+        slope = torch.add(slope, reverse.score(self.alpha_s * guess, self.s), alpha=-self.alpha_s * self.ratio_s)
+        return torch.add(clean, slope, alpha=0.5 * h) * self.alpha_s, ()
 
 
 class Heun(Predictor[LinearSDE]):
@@ -100,37 +156,34 @@ class Heun(Predictor[LinearSDE]):
 
     .. math:: \frac{d \bar x}{d \bar\sigma} = -\alpha\, \bar\sigma\, s_\theta(x, t)
 
-    With churn, noise is put back before each step: :math:`\bar\sigma` is raised by a factor
+    With churn, noise is added before each step: :math:`\bar\sigma` is raised by a factor
     :math:`1 + \min(\mathrm{churn}/N, \sqrt 2 - 1)`, never above its value at T.
 
     Reference: Karras et al. (2022), algorithms 1 and 2, https://arxiv.org/abs/2206.00364
 
     Args:
-        churn: how much noise is put back in all the N steps; 0 for the flow itself.
-        churn_min: the smallest :math:`\bar\sigma` at which it is.
+        churn: amount of noise added in all N steps together; 0 for the flow itself.
+        churn_min: the smallest :math:`\bar\sigma` at which noise is added.
         churn_max: the largest; None for no bound.
-        churn_noise: standard deviation of the noise put back, over what the theory asks for.
+        churn_noise: factor of the added noise over that of the theory.
     """
 
     eta = 0.0
     order = 2
     grid = "karras"
     evaluations = 2
-    kernel = ANY
+    process = LinearSDE
 
     def __init__(
         self, churn: float = 0.0, churn_min: float = 0.0, churn_max: float | None = None, churn_noise: float = 1.0
     ) -> None:
-        if churn < 0:
-            raise ValueError(f"churn={churn:g} must not be negative")
         highest = math.inf if churn_max is None else churn_max
         if not 0 <= churn_min <= highest:
             raise ValueError(f"churn_min={churn_min:g} must lie between 0 and churn_max={highest:g}")
-        if churn_noise < 0:
-            raise ValueError(f"churn_noise={churn_noise:g} must not be negative")
-        self.churn, self.churn_min, self.churn_max, self.churn_noise = churn, churn_min, highest, churn_noise
+        self.churn, self.churn_min, self.churn_max = in_range("churn", churn, at_least=0), churn_min, highest
+        self.churn_noise = in_range("churn_noise", churn_noise, at_least=0)
 
-    def plan(self, sde: LinearSDE, times: Tensor) -> Sequence[Row]:
+    def plan(self, sde: LinearSDE, times: Tensor) -> Sequence[Step]:
         alpha = sde.alpha(times)
         ratio = sde.sigma(times) / alpha
         churned = (ratio >= self.churn_min) & (ratio <= self.churn_max)
@@ -139,41 +192,35 @@ class Heun(Predictor[LinearSDE]):
         start = torch.where(raised > ratio[:-1], sde.time(2 * raised.log()), times[:-1])
         raised_alpha = torch.where(raised > ratio[:-1], sde.alpha(start), alpha[:-1])
         put_back = self.churn_noise * (raised**2 - ratio[:-1] ** 2).sqrt()
-        row = numbers(alpha[:-1], put_back, raised, raised_alpha, ratio[1:], alpha[1:])
-        return list(zip(start, times[1:], row, strict=True))
+        rows = columns(alpha[:-1], put_back, raised, raised_alpha, ratio[1:], alpha[1:])
+        return [HeunStep(t, s, *row) for t, s, row in zip(start, times[1:], rows, strict=True)]
 
-    def step(
-        self, reverse: ReverseSDE, x: Tensor, t: Tensor, row: Row, state: State, noise: RandnLike
-    ) -> tuple[Tensor, State]:
-        start, s, (alpha_t, put_back, ratio, alpha, ratio_s, alpha_s) = row
-        clean = x / alpha_t
-        if put_back:
-            clean = torch.add(clean, noise(x), alpha=put_back)
-        slope = reverse.score(alpha * clean, start) * (-alpha * ratio)
-        h = ratio_s - ratio
-        guess = torch.add(clean, slope, alpha=h)
-        slope = torch.add(slope, reverse.score(alpha_s * guess, s), alpha=-alpha_s * ratio_s)
-        return torch.add(clean, slope, alpha=0.5 * h) * alpha_s, None
+
+class AffineStep(NamedTuple):
+    """The step :math:`x_s = A x_t + B s_θ(x_t, t) + C z`, with A ``keep``, B ``pull`` and C ``std``."""
+
+    t: Tensor
+    keep: float
+    pull: float
+    std: float
+
+    def __call__(self, reverse: ReverseSDE, x: Tensor, noise: RandnLike, memory: Memory) -> tuple[Tensor, Memory]:
+        x_s = (self.keep * x).add_(reverse.score(x, self.t), alpha=self.pull)
+        return x_s.add_(noise(x), alpha=self.std) if self.std else x_s, ()
 
 
 class OneEvaluation(Predictor[LinearSDE]):
-    """A scheme whose step is :math:`x_s = A x_t + B s_θ(x_t, t) + C z` with numbers A, B and C."""
+    """A scheme of :class:`AffineStep`."""
 
-    kernel = ANY
+    process = LinearSDE
 
     @abstractmethod
     def coefficients(self, sde: LinearSDE, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A, B and C of the steps from the times ``t`` to ``s``, ``(N,)`` each."""
+        """Returns A, B and C of the steps from the times ``t`` to ``s``, ``(N,)`` each."""
 
-    def plan(self, sde: LinearSDE, times: Tensor) -> Sequence[Row]:
-        return numbers(*self.coefficients(sde, times[:-1], times[1:]))
-
-    def step(
-        self, reverse: ReverseSDE, x: Tensor, t: Tensor, row: Row, state: State, noise: RandnLike
-    ) -> tuple[Tensor, State]:
-        keep, pull, std = row
-        x_s = (keep * x).add_(reverse.score(x, t), alpha=pull)
-        return x_s.add_(noise(x), alpha=std) if std else x_s, None
+    def plan(self, sde: LinearSDE, times: Tensor) -> Sequence[Step]:
+        rows = columns(*self.coefficients(sde, times[:-1], times[1:]))
+        return [AffineStep(t, *row) for t, row in zip(times[:-1], rows, strict=True)]
 
 
 class ReverseDiffusion(OneEvaluation):
@@ -195,10 +242,10 @@ class Ancestral(OneEvaluation):
 
     .. math:: x_s = \frac{x_t + q\, s_\theta(x_t, t)}{a} + \sqrt v\, z,
 
-    whose mean is exactly :math:`E[x_s \mid x_t]`. Where the process preserves unit variance, v = q is the variance
-    that is right for data of unit variance: the DDPM chain, :math:`(x + \beta s)/\sqrt{1 - \beta} + \sqrt\beta z`.
-    Elsewhere, :math:`v = q \sigma_s^2/\sigma_t^2` is that of :math:`x_s` given :math:`x_t` and :math:`x_0`: the SMLD
-    chain, and sub-VP's.
+    whose mean is exactly :math:`E[x_s \mid x_t]`. If the process preserves unit variance, v = q, the exact variance for
+    data of unit variance: this is the DDPM chain, :math:`(x + \beta s)/\sqrt{1 - \beta} + \sqrt\beta z`. Else
+    :math:`v = q \sigma_s^2/\sigma_t^2`, the variance of :math:`x_s` given :math:`x_t` and :math:`x_0`: these are the
+    chains of SMLD and sub-VP.
 
     Reference: Ho et al. (2020), section 3.2, https://arxiv.org/abs/2006.11239; Song et al. (2021), appendix F.
     """
@@ -212,7 +259,7 @@ class Ancestral(OneEvaluation):
 
 
 class DDIM(OneEvaluation):
-    r"""Denoising diffusion implicit models: the step that is exact where the denoised data do not change along it.
+    r"""Denoising diffusion implicit models: a step is exact if the denoised data do not change along it.
 
     .. math:: x_s = \alpha_s \hat x_0 + \sqrt{\sigma_s^2 - v}\, \hat z + \sqrt v\, z, \qquad
               v = \eta^2 q\, \sigma_s^2/\sigma_t^2, \quad
@@ -227,9 +274,7 @@ class DDIM(OneEvaluation):
     grid = "log_snr"
 
     def __init__(self, eta: float = 0.0) -> None:
-        if not 0 <= eta <= 1:
-            raise ValueError(f"eta={eta:g} must lie between 0 and 1")
-        self.eta = eta
+        self.eta = in_range("eta", eta, at_least=0, at_most=1)
 
     def coefficients(self, sde: LinearSDE, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         factor, variance = sde.transition(s, t)

@@ -8,13 +8,14 @@ from sdegen.sde.chains import DDPM, SMLD
 from sdegen.sde.linear import VE, VP, SubVP
 from sdegen.sde.mixture import GaussianMixture, Marginals
 from sdegen.sde.nonlinear import DoubleWell
-from sdegen.sde.scores import Counted, Parts, Steered
+from sdegen.sde.scores import Counted, GuidedScore, Parts
 
 __all__ = [
     "Counted",
     "DDPM",
     "DoubleWell",
     "GaussianMixture",
+    "GuidedScore",
     "LinearSDE",
     "Marginals",
     "Parts",
@@ -22,7 +23,6 @@ __all__ = [
     "SDE",
     "SMLD",
     "Score",
-    "Steered",
     "SubVP",
     "VE",
     "VP",

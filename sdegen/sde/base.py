@@ -16,6 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from sdegen.core.checks import in_range
 from sdegen.core.randomness import RandnLike
 from sdegen.core.tensors import expand, squared_norm
 
@@ -35,98 +36,109 @@ class SDE(ABC):
     T = 1.0
 
     def __init__(self, eps: float = 1e-5) -> None:
-        if not 0 < eps < self.T:
-            raise ValueError(f"eps={eps:g} must lie between 0 and T = 1: try eps=1e-5")
-        self.eps = eps
+        self.eps = in_range("eps", eps, above=0, below=self.T, fix=", which is T: try eps=1e-5")
 
     @abstractmethod
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """f(x, t): ``(B, *)`` and ``()`` or ``(B,)`` to ``(B, *)``."""
+        """Returns f(x, t): ``(B, *)`` and ``()`` or ``(B,)`` to ``(B, *)``."""
 
     @abstractmethod
     def diffusion(self, t: Tensor) -> Tensor:
-        """g(t), shaped like ``t``."""
+        """Returns g(t), shaped like ``t``."""
 
     @abstractmethod
     def perturb(self, x0: Tensor, t: Tensor, randn_like: RandnLike) -> Tensor:
-        """A draw of x(t) given x(0) = ``x0``."""
+        """Draws x(t) given x(0) = ``x0``."""
 
     @abstractmethod
     def sample_prior(self, x: Tensor, randn_like: RandnLike) -> Tensor:
-        """Draws from the prior that stands for p_T, shaped and typed like ``x``."""
+        """Draws from the prior, which stands for p_T, in the shape and type of ``x``."""
 
     @abstractmethod
     def log_prior(self, x: Tensor) -> Tensor:
-        """Log-density of the prior, in nats: ``(B, *)`` to ``(B,)``."""
+        """Returns the log-density of the prior, in nats: ``(B, *)`` to ``(B,)``."""
 
     def prior_score(self, x: Tensor) -> Tensor:
-        """The score of the prior, ``(B, *)`` to ``(B, *)``, with a graph where ``x`` requires its gradient."""
+        """Returns the score of the prior, ``(B, *)`` to ``(B, *)``, with a graph if ``x`` requires its gradient."""
         with torch.enable_grad():
             point = x if x.requires_grad else x.detach().requires_grad_()
             return torch.autograd.grad(self.log_prior(point).sum(), point, create_graph=x.requires_grad)[0]
 
     def reverse(self, score: Score, eta: float = 1.0) -> ReverseSDE:
-        """The process that runs from T back to eps, driven by ``score``."""
+        """Returns the process that runs from T back to eps, driven by ``score``."""
         return ReverseSDE(self, score, eta)
 
     @property
     def linear(self) -> LinearSDE | None:
-        """The process itself where its kernel is closed form, else None."""
+        """The process itself if its kernel is closed form, else None."""
         return None
 
     @classmethod
     def measure(cls, x: Tensor) -> dict[str, float]:
-        """Values for the options that a configuration leaves to ``auto``, measured on the data ``(N, *)``."""
+        """Returns values for the options that a configuration leaves to ``auto``, measured on data ``(N, *)``."""
         return {}
 
 
 class LinearSDE(SDE):
     r"""An SDE with :math:`f(x, t) = a(t) x`, whose perturbation kernel is closed form.
 
-    .. math:: p_{0t}(x_t \mid x_0) = N(\alpha_t x_0, \sigma_t^2 I), \qquad
-              \alpha' = a \alpha, \quad (\sigma^2)' = 2 a \sigma^2 + g^2
+    .. math:: p_{0t}(x_t \mid x_0) = N(\alpha_t x_0, \sigma_t^2 I), \qquad \alpha_0 = 1, \quad \sigma_0 = 0
 
-    It follows that the log noise-to-signal ratio :math:`u(t) = \log(\sigma_t^2 / \alpha_t^2)` has
-    :math:`u' = g^2 / \sigma^2 > 0`; its inverse is closed form for every SDE here, and serves both the
-    importance sampling of t and time grids.
+    A subclass defines :meth:`alpha` and :meth:`sigma`, and the rest follows from the log noise-to-signal ratio
+    :math:`u(t) = \log(\sigma_t^2 / \alpha_t^2)`, which must increase in t:
+
+    .. math:: a = (\log \alpha)', \qquad g^2 = (\sigma^2)' - 2 a \sigma^2 = \sigma^2 u'
+
+    Here the derivatives are automatic and the inverse of u is found by bisection, in float64. A subclass may replace
+    :meth:`rate`, :meth:`diffusion`, :meth:`time` and :attr:`prior_std` by closed forms, which are faster.
 
     Attributes:
-        smooth: whether f and g are smooth in t, on which the order of a sampler rests.
+        smooth: True if f and g are smooth in t, which the order of a sampler requires.
     """
 
     smooth = True
-
-    @abstractmethod
-    def rate(self, t: Tensor) -> Tensor:
-        """a(t) = f(x, t) / x, shaped like ``t``."""
+    BISECTIONS = 50
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
-        """Mean factor of the kernel, shaped like ``t``."""
+        """Returns the mean factor of the kernel, shaped like ``t``."""
 
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
-        """Standard deviation of the kernel, shaped like ``t``."""
+        """Returns the standard deviation of the kernel, shaped like ``t``."""
 
-    @abstractmethod
-    def time(self, u: Tensor) -> Tensor:
-        r"""The t at which :math:`\log(\sigma_t^2/\alpha_t^2)` is ``u``."""
+    def rate(self, t: Tensor) -> Tensor:
+        """Returns a(t) = f(x, t) / x, shaped like ``t``."""
+        return derivative(lambda t: self.alpha(t).log(), t)
 
-    @property
-    @abstractmethod
-    def prior_std(self) -> float:
-        """Standard deviation of the Gaussian prior at T."""
+    def diffusion(self, t: Tensor) -> Tensor:
+        return self.sigma(t) * derivative(self.log_nsr, t).sqrt()
 
     def log_nsr(self, t: Tensor) -> Tensor:
-        r"""The log noise-to-signal ratio :math:`u(t) = \log(\sigma_t^2/\alpha_t^2)`, increasing in t."""
+        r"""Returns the log noise-to-signal ratio :math:`u(t) = \log(\sigma_t^2/\alpha_t^2)`, which increases in t."""
         return 2 * (self.sigma(t).log() - self.alpha(t).log())
+
+    def time(self, u: Tensor) -> Tensor:
+        r"""Returns the t at which :math:`\log(\sigma_t^2/\alpha_t^2)` is ``u``."""
+        low = torch.zeros_like(u, dtype=torch.float64)
+        high = torch.full_like(low, self.T)
+        for _ in range(self.BISECTIONS):
+            middle = 0.5 * (low + high)
+            later = self.log_nsr(middle) < u
+            low, high = torch.where(later, middle, low), torch.where(later, high, middle)
+        return high.to(u)
+
+    @property
+    def prior_std(self) -> float:
+        """Standard deviation of the Gaussian prior at T."""
+        return float(self.sigma(torch.tensor(self.T, dtype=torch.float64)))
 
     @property
     def linear(self) -> LinearSDE:
         return self
 
     def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        r"""The factor a and the variance q of the kernel :math:`N(a x_s, q I)` of x(t) given x(s), s < t."""
+        r"""Returns the factor a and the variance q of the kernel :math:`N(a x_s, q I)` of x(t) given x(s), s < t."""
         factor = self.alpha(t) / self.alpha(s)
         return factor, self.sigma(t) ** 2 - (factor * self.sigma(s)) ** 2
 
@@ -158,20 +170,32 @@ class ReverseSDE:
     Args:
         sde: the forward process.
         score: ``(x, t) -> ∇ log p_t(x)``.
-        eta: how much noise is put back.
+        eta: the amount of noise, at least 0.
     """
 
     def __init__(self, sde: SDE, score: Score, eta: float = 1.0) -> None:
-        if eta < 0:
-            raise ValueError(f"eta={eta:g} must not be negative")
-        self.sde, self.score, self.eta = sde, score, eta
+        self.sde, self.score, self.eta = sde, score, in_range("eta", eta, at_least=0)
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """The bracket above, at one evaluation of the score."""
+        """Returns the bracket above, for one evaluation of the score."""
         g = self.sde.diffusion(t)
         pull = expand(0.5 * (1 + self.eta**2) * g * g, x)
         return torch.addcmul(self.sde.drift(x, t), pull, self.score(x, t), value=-1.0)
 
     def diffusion(self, t: Tensor) -> Tensor:
-        """η g(t), shaped like ``t``."""
+        """Returns η g(t), shaped like ``t``."""
         return self.eta * self.sde.diffusion(t)
+
+
+def most_special(*processes: type[SDE]) -> type[SDE]:
+    """Returns the type of process that suits all of these: the most derived of them."""
+    return max(processes, key=lambda process: len(process.__mro__))
+
+
+@torch.enable_grad()
+def derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    """Returns the derivative of a function of one time at each of the times ``t``, worked out in float64."""
+    point = t.detach().double().requires_grad_()
+    # The second term gives a constant function a graph.
+    value = function(point) + 0 * point
+    return torch.autograd.grad(value.sum(), point)[0].to(t.dtype)

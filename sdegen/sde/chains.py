@@ -2,9 +2,9 @@ r"""The discrete chains of appendices A and B, SMLD and DDPM, as linear SDEs tha
 
 At :math:`t = i/N` the kernel is exactly the chain's at level i. In between, one function of the kernel is linear in
 t (the variance for SMLD, :math:`B = -\log \alpha_t^2` for DDPM), so that f and g² are constant on each step. Sampling
-ends at the first level, :math:`\varepsilon = 1/N`. The ancestral sampler on the uniform grid of N − 1 steps is then the
-chain run back, ``denoise`` its last, noiseless step, and every sampler of continuous time runs, too. Training with
-``times=levels``, as many points as levels and the variance weighting is the chain's own loss.
+ends at the first level, :math:`\varepsilon = 1/N`. On the uniform grid of N − 1 steps the ancestral sampler is the
+chain run backwards, and ``denoise`` is its last, noiseless step; every sampler of continuous time works, too. Training
+with ``times=levels``, as many points as levels and the variance weighting minimises the chain's own loss.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sdegen.core.checks import in_range
 from sdegen.sde.base import LinearSDE
-from sdegen.sde.linear import largest_distance
+from sdegen.sde.linear import Beta, largest_distance, largest_noise
 
 
 class Steps:
@@ -30,24 +31,24 @@ class Steps:
         self.values = torch.cat([values.new_zeros(1), values])
 
     def __call__(self, t: Tensor) -> Tensor:
-        """The function at ``t``, shaped like ``t``."""
+        """Returns the function at ``t``, shaped like ``t``."""
         step = self._step(t)
         values = self.values.to(t)
         return torch.lerp(values[step], values[step + 1], t * self.n - step)
 
     def slope(self, t: Tensor) -> Tensor:
-        """Its derivative, of the step that ends at ``t`` where ``t`` is between two."""
+        """Returns the derivative at ``t``; between two steps, that of the step that ends there."""
         step = self._step(t)
         return (self.n * self.values.diff()).to(t)[step]
 
     def inverse(self, value: Tensor) -> Tensor:
-        """The t at which it is ``value``."""
+        """Returns the t at which the function is ``value``."""
         values = self.values.to(value)
         step = (torch.searchsorted(values, value.contiguous()) - 1).clamp(0, self.n - 1)
         return (step + (value - values[step]) / (values[step + 1] - values[step])) / self.n
 
     def _step(self, t: Tensor) -> Tensor:
-        # i/N times N may come out above i, and must not belong to the next step for it.
+        # Rounding may make i/N times N larger than i, which must not move it to the next step.
         return ((t * self.n - 1e-3).ceil().long() - 1).clamp(0, self.n - 1)
 
 
@@ -72,14 +73,10 @@ class SMLD(LinearSDE):
     smooth = False
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float | Literal["auto"] = 50.0, levels: int = 1000) -> None:
-        super().__init__(_first(levels))
-        if sigma_max == "auto":
-            raise ValueError("sigma_max=auto is measured on data, and there are none here: give a number")
-        if not 0 < sigma_min < sigma_max:
-            raise ValueError(f"sigma_max={sigma_max:g} must be above sigma_min={sigma_min:g}, and that above 0")
-        self.levels, self._sigma_max = levels, float(sigma_max)
+        super().__init__(1 / in_range("levels", levels, at_least=2))
+        self.levels, self._sigma_max = levels, largest_noise(sigma_min, sigma_max)
         share = torch.linspace(0, 1, levels, dtype=torch.float64)
-        self._variance = Steps((sigma_min * (sigma_max / sigma_min) ** share) ** 2)
+        self._variance = Steps((sigma_min * (self._sigma_max / sigma_min) ** share) ** 2)
 
     def rate(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)
@@ -121,21 +118,18 @@ class DDPM(LinearSDE):
     """
 
     smooth = False
+    prior_std = 1.0
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, levels: int = 1000) -> None:
-        super().__init__(_first(levels))
-        if beta_min <= 0:
-            raise ValueError(f"beta_min={beta_min:g} must be above 0")
-        if beta_max < beta_min:
-            raise ValueError(f"beta_max={beta_max:g} must be at least beta_min={beta_min:g}")
+        super().__init__(1 / in_range("levels", levels, at_least=2))
+        beta = Beta(beta_min, beta_max)
         if levels <= beta_max:
             raise ValueError(
-                f"levels={levels} must be above beta_max={beta_max:g}, or a step keeps nothing of its start"
+                f"levels={levels} must be above beta_max={beta_max:g}: a step would keep nothing of its start"
             )
         self.levels = levels
         share = torch.arange(1, levels + 1, dtype=torch.float64) / levels
-        beta = (beta_min + (beta_max - beta_min) * share) / levels
-        self._integral = Steps(-torch.log1p(-beta).cumsum(0))
+        self._integral = Steps(-torch.log1p(-beta(share) / levels).cumsum(0))
 
     def rate(self, t: Tensor) -> Tensor:
         return -0.5 * self._integral.slope(t)
@@ -151,14 +145,3 @@ class DDPM(LinearSDE):
 
     def time(self, u: Tensor) -> Tensor:
         return self._integral.inverse(torch.nn.functional.softplus(u, threshold=30.0))
-
-    @property
-    def prior_std(self) -> float:
-        return 1.0
-
-
-def _first(levels: int) -> float:
-    """The time of the first of some levels."""
-    if levels < 2:
-        raise ValueError(f"levels={levels} must be at least 2")
-    return 1 / levels

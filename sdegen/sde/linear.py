@@ -19,7 +19,34 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sdegen.core.checks import in_range
 from sdegen.sde.base import LinearSDE
+
+
+class Beta:
+    r"""The rate :math:`\beta(t) = \beta_{\min} + (\beta_{\max} - \beta_{\min}) t`. An instance is a function of t.
+
+    Args:
+        low: :math:`\beta(0)`, the option ``beta_min``; above 0.
+        high: :math:`\beta(1)`, the option ``beta_max``; at least ``low``.
+    """
+
+    def __init__(self, low: float, high: float) -> None:
+        in_range("beta_min", low, above=0)
+        if not low <= high < math.inf:
+            raise ValueError(f"beta_max={high:g} must be at least beta_min={low:g}")
+        self.low, self.slope = low, high - low
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return self.low + self.slope * t
+
+    def integral(self, t: Tensor) -> Tensor:
+        r"""Returns :math:`B(t) = \int_0^t \beta(s) ds`, shaped like ``t``."""
+        return (self.low + 0.5 * self.slope * t) * t
+
+    def time(self, b: Tensor) -> Tensor:
+        """Returns the t at which B(t) is ``b``, by the form of the quadratic's root that does not cancel."""
+        return 2 * b / (self.low + torch.sqrt(self.low**2 + 2 * self.slope * b))
 
 
 class VE(LinearSDE):
@@ -41,11 +68,8 @@ class VE(LinearSDE):
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float | Literal["auto"] = 50.0, eps: float = 1e-5) -> None:
         super().__init__(eps)
-        if sigma_max == "auto":
-            raise ValueError("sigma_max=auto is measured on data, and there are none here: give a number")
-        if not 0 < sigma_min < sigma_max:
-            raise ValueError(f"sigma_max={sigma_max:g} must be above sigma_min={sigma_min:g}, and that above 0")
-        self.sigma_min, self.log_ratio = sigma_min, math.log(sigma_max / sigma_min)
+        self.sigma_min = sigma_min
+        self.log_ratio = math.log(largest_noise(sigma_min, sigma_max) / sigma_min)
 
     def rate(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)
@@ -63,50 +87,34 @@ class VE(LinearSDE):
     def time(self, u: Tensor) -> Tensor:
         return torch.log1p(torch.exp(u - 2 * math.log(self.sigma_min))) / (2 * self.log_ratio)
 
-    @property
-    def prior_std(self) -> float:
-        return self.sigma_min * math.sqrt(math.expm1(2 * self.log_ratio))
-
     @classmethod
     def measure(cls, x: Tensor) -> dict[str, float]:
         return {"sigma_max": largest_distance(x)}
 
 
-class _Beta(LinearSDE):
-    r"""What VP and sub-VP share: :math:`f(x, t) = -\tfrac12 \beta(t) x` with a linear :math:`\beta`."""
+class Decaying(LinearSDE):
+    r"""A linear SDE whose mean decays at a linear rate, :math:`f(x, t) = -\tfrac12 \beta(t) x`, to a standard prior.
+
+    Args:
+        beta_min: :math:`\beta(0)`, above 0.
+        beta_max: :math:`\beta(1)`; at least ``beta_min``.
+        eps: the smallest time.
+    """
+
+    prior_std = 1.0
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, eps: float = 1e-5) -> None:
         super().__init__(eps)
-        if beta_min <= 0:
-            raise ValueError(f"beta_min={beta_min:g} must be above 0")
-        if beta_max < beta_min:
-            raise ValueError(f"beta_max={beta_max:g} must be at least beta_min={beta_min:g}")
-        self.beta_min, self.slope = beta_min, beta_max - beta_min
-
-    def beta(self, t: Tensor) -> Tensor:
-        r""":math:`\beta(t)`, shaped like ``t``."""
-        return self.beta_min + self.slope * t
-
-    def integral(self, t: Tensor) -> Tensor:
-        r""":math:`B(t) = \int_0^t \beta(s) ds`, shaped like ``t``."""
-        return (self.beta_min + 0.5 * self.slope * t) * t
-
-    def inverse_integral(self, b: Tensor) -> Tensor:
-        """The t at which B(t) is ``b``, by the form of the quadratic's root that does not cancel."""
-        return 2 * b / (self.beta_min + torch.sqrt(self.beta_min**2 + 2 * self.slope * b))
+        self.beta = Beta(beta_min, beta_max)
 
     def rate(self, t: Tensor) -> Tensor:
         return -0.5 * self.beta(t)
 
     def alpha(self, t: Tensor) -> Tensor:
-        return torch.exp(-0.5 * self.integral(t))
-
-    @property
-    def prior_std(self) -> float:
-        return 1.0
+        return torch.exp(-0.5 * self.beta.integral(t))
 
 
-class VP(_Beta):
+class VP(Decaying):
     r"""Variance-preserving SDE, the continuous limit of DDPM.
 
     .. math:: dx = -\tfrac12 \beta(t) x \, dt + \sqrt{\beta(t)} \, dw,
@@ -125,13 +133,13 @@ class VP(_Beta):
 
     def sigma(self, t: Tensor) -> Tensor:
         # expm1: in float32, 1 - exp(-B) is all rounding error at t = 1e-6, and sigma divides the score.
-        return torch.sqrt(-torch.expm1(-self.integral(t)))
+        return torch.sqrt(-torch.expm1(-self.beta.integral(t)))
 
     def time(self, u: Tensor) -> Tensor:
-        return self.inverse_integral(torch.nn.functional.softplus(u, threshold=30.0))
+        return self.beta.time(torch.nn.functional.softplus(u, threshold=30.0))
 
 
-class SubVP(_Beta):
+class SubVP(Decaying):
     r"""Sub-VP SDE: the drift of VP with less noise, so that its variance stays below VP's.
 
     At :math:`\varepsilon = 10^{-5}` its :math:`\sigma` is :math:`10^{-6}`, of which float32 keeps two digits beside
@@ -149,17 +157,30 @@ class SubVP(_Beta):
     """
 
     def diffusion(self, t: Tensor) -> Tensor:
-        return torch.sqrt(-self.beta(t) * torch.expm1(-2 * self.integral(t)))
+        return torch.sqrt(-self.beta(t) * torch.expm1(-2 * self.beta.integral(t)))
 
     def sigma(self, t: Tensor) -> Tensor:
-        return -torch.expm1(-self.integral(t))
+        return -torch.expm1(-self.beta.integral(t))
 
     def time(self, u: Tensor) -> Tensor:
         # sigma / alpha = 2 sinh(B / 2)
-        return self.inverse_integral(2 * torch.asinh(0.5 * torch.exp(0.5 * u)))
+        return self.beta.time(2 * torch.asinh(0.5 * torch.exp(0.5 * u)))
+
+
+def largest_noise(sigma_min: float, sigma_max: float | Literal["auto"]) -> float:
+    """Returns ``sigma_max`` as a number.
+
+    Raises:
+        ValueError: it is ``auto``, or not above ``sigma_min``, or that is not above 0.
+    """
+    if sigma_max == "auto":
+        raise ValueError("sigma_max=auto is measured on data, and there are none here: give a number")
+    if not 0 < sigma_min < sigma_max < math.inf:
+        raise ValueError(f"sigma_max={sigma_max:g} must be above sigma_min={sigma_min:g}, and that above 0")
+    return float(sigma_max)
 
 
 def largest_distance(x: Tensor) -> float:
-    """The largest distance between two points, over at most 5000 of them spread evenly through the data ``(N, *)``."""
+    """Returns the largest distance between two points, over at most 5000 spread evenly through the data ``(N, *)``."""
     points = x.flatten(1)[:: -(-len(x) // 5000)]
     return max(float(torch.cdist(chunk, points).max()) for chunk in points.split(500))

@@ -8,9 +8,11 @@ import math
 import torch
 from torch import Tensor
 
+from sdegen.core.checks import in_range
 from sdegen.core.randomness import RandnLike
 from sdegen.core.tensors import expand
 from sdegen.sde.base import SDE
+from sdegen.sde.linear import Beta
 
 
 class DoubleWell(SDE):
@@ -23,14 +25,15 @@ class DoubleWell(SDE):
     barrier of height b in the logarithm. The kernel has no closed form: :meth:`perturb` simulates paths. The clock
     :math:`B(t) = \int_0^t \beta` makes the process homogeneous, so that a row reaches its own t in :attr:`STEPS`
     steps of B, which shrink towards the end. A step is Strang's splitting: half of the drift, whose flow is closed form
-    (Bernoulli's equation), the noise, the other half. It is of weak order 2 and, unlike Euler–Maruyama, stable however
-    large x is.
+    (Bernoulli's equation), then the noise, then the other half. It has weak order 2 and, unlike Euler–Maruyama, is
+    stable for all x.
 
     Reference: Gardiner (2009), Stochastic methods, section 5.5; Strang splitting: Leimkuhler & Matthews (2015).
 
     Args:
-        wells: a, where the wells are, in units of the standardised data.
-        barrier: b. The higher it is, the longer a path takes to cross it: by T it must have, or p_T is not the prior.
+        wells: a, the distance of the wells from 0, in units of the standardised data.
+        barrier: b. The higher it is, the longer a path takes to cross it. Paths must cross it by T, or p_T is not the
+            prior.
         beta_min: :math:`\beta(0)`, above 0.
         beta_max: :math:`\beta(1)`; at least ``beta_min``.
         eps: the smallest time.
@@ -48,41 +51,29 @@ class DoubleWell(SDE):
         eps: float = 1e-2,
     ) -> None:
         super().__init__(eps)
-        if wells <= 0:
-            raise ValueError(f"wells={wells:g} must be above 0")
-        if barrier <= 0:
-            raise ValueError(f"barrier={barrier:g} must be above 0")
-        if beta_min <= 0:
-            raise ValueError(f"beta_min={beta_min:g} must be above 0")
-        if beta_max < beta_min:
-            raise ValueError(f"beta_max={beta_max:g} must be at least beta_min={beta_min:g}")
-        self.wells, self.barrier, self.beta_min, self.slope = wells, barrier, beta_min, beta_max - beta_min
-        # Where the density is e^-50 of its maximum: beyond every draw.
+        self.wells, self.barrier = in_range("wells", wells, above=0), in_range("barrier", barrier, above=0)
+        self.beta = Beta(beta_min, beta_max)
+        # The table ends where the density is e^-50 of its maximum, beyond every draw.
         x = wells * torch.linspace(0, math.sqrt(1 + math.sqrt(50 / barrier)), self.TABLE, dtype=torch.float64)
         cells = torch.cumulative_trapezoid((-self.potential(x)).exp().flip(0), x)
         upper = torch.cat([cells.new_zeros(1), cells]).flip(0)
         self._log_normaliser = math.log(2 * float(upper[0]))
-        # The normal number whose upper tail is that of x. Tails keep their digits, where 1 - tail has none.
+        # The normal number with the same upper tail as x. The tail is small, and 1 - tail would lose its digits.
         self._x, self._z = x[:-1], -torch.special.ndtri(0.5 * upper[:-1] / upper[0])
 
     def potential(self, x: Tensor) -> Tensor:
-        """V(x), entry by entry."""
+        """Returns V(x), entry by entry."""
         return self.barrier * ((x / self.wells) ** 2 - 1) ** 2
 
-    def integral(self, t: Tensor) -> Tensor:
-        r""":math:`B(t) = \int_0^t \beta(s) ds`, shaped like ``t``."""
-        return (self.beta_min + 0.5 * self.slope * t) * t
-
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        beta = expand(self.beta_min + self.slope * t, x)
-        return -2 * self.barrier / self.wells**2 * beta * x * ((x / self.wells) ** 2 - 1)
+        return -2 * self.barrier / self.wells**2 * expand(self.beta(t), x) * x * ((x / self.wells) ** 2 - 1)
 
     def diffusion(self, t: Tensor) -> Tensor:
-        return (self.beta_min + self.slope * t).sqrt()
+        return self.beta(t).sqrt()
 
     def perturb(self, x0: Tensor, t: Tensor, randn_like: RandnLike) -> Tensor:
-        clock, n = expand(self.integral(t), x0), self.STEPS
-        # (2j - 1) / n², j from n to 1, which add up to 1; a path forgets all but the errors of its last steps.
+        clock, n = expand(self.beta.integral(t), x0), self.STEPS
+        # The shares (2j - 1) / n², j from n to 1, add up to 1. A path forgets all errors but those of its last steps.
         shares = [(2 * j - 1) / n**2 for j in range(n, 0, -1)]
         x = self._slide(x0, 0.5 * shares[0] * clock)
         for share, following in itertools.pairwise([*shares, 0.0]):
@@ -102,6 +93,6 @@ class DoubleWell(SDE):
         return -(self.potential(x) + self._log_normaliser).flatten(1).sum(1)
 
     def _slide(self, x: Tensor, b: Tensor) -> Tensor:
-        r"""The drift alone for a span ``b`` of the clock: the solution of :math:`x' = -\tfrac12 V'(x)`."""
+        r"""Returns the state after the drift alone, :math:`x' = -\tfrac12 V'(x)`, for a span ``b`` of the clock."""
         rate = 2 * self.barrier / self.wells**2
         return x * torch.exp(rate * b) * torch.rsqrt(1 + (x / self.wells) ** 2 * torch.expm1(2 * rate * b))

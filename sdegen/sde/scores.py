@@ -1,4 +1,4 @@
-"""Scores that do more than return a value: guided scores and scores that count their evaluations."""
+"""Guided scores, and scores that count their evaluations."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from sdegen.sde.base import Score
 
 
 class Parts(NamedTuple):
-    """A guided score apart: the score and the pull of the guidance, ``(B, *)``, and its log-likelihood, ``(B,)``."""
+    """Parts of a guided score: the score and the pull of the guidance, ``(B, *)``, and its log-likelihood, ``(B,)``."""
 
     score: Tensor
     pull: Tensor
     log_likelihood: Tensor
 
 
-class Steered(ABC):
-    """A guided score that tells the likelihood by which it steers, so that what it gets wrong can be weighed."""
+class GuidedScore(ABC):
+    """A guided score with a known likelihood, so that weights can correct its error."""
 
     @abstractmethod
     def parts(self, x: Tensor, t: Tensor) -> Parts:
-        """The score, the gradient of the log-likelihood, and the log-likelihood itself."""
+        """Returns the score, the gradient of the log-likelihood, and the log-likelihood."""
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         parts = self.parts(x, t)
@@ -32,7 +32,7 @@ class Steered(ABC):
 
 
 class Counted:
-    """A score that counts the rows it is asked for."""
+    """A score that counts the rows it evaluates."""
 
     def __init__(self, score: Score) -> None:
         self.score, self.rows = score, 0
@@ -42,7 +42,7 @@ class Counted:
         return self.score(x, t)
 
     def given(self, y: Tensor) -> Score:
-        """The score of a class, of one that can be told it, counted as well."""
+        """Returns the score of a class, counted as well."""
         score = self.score.given(y)  # type: ignore[attr-defined]
 
         def conditional(x: Tensor, t: Tensor) -> Tensor:
@@ -52,9 +52,9 @@ class Counted:
         return conditional
 
     def parts(self, x: Tensor, t: Tensor) -> Parts:
-        """The parts of a score that is steered; of any other, itself and nothing."""
+        """Returns the parts of a guided score; any other has no pull."""
         self.rows += len(x)
-        if isinstance(self.score, Steered):
+        if isinstance(self.score, GuidedScore):
             return self.score.parts(x, t)
         score = self.score(x, t)
         return Parts(score, torch.zeros_like(score), score.new_zeros(len(x)))

@@ -44,13 +44,12 @@ class Objective(ABC, Generic[S, Rows]):
     """A loss whose minimiser over functions is the score of the marginals.
 
     Attributes:
-        kernel: empty where any SDE will do; else the words of what to use in its place where the SDE has no
-            closed-form kernel.
+        process: the type of process that it works with.
         differentiates: whether the loss holds derivatives of the score in x, for which ReLU networks are too rough.
         classifies: whether it trains a classifier in the place of a score.
     """
 
-    kernel = ""
+    process: type[SDE] = SDE
     differentiates = False
     classifies = False
 
@@ -82,7 +81,7 @@ class Denoising(Objective[LinearSDE, Noised]):
     Reference: Vincent (2011), A connection between score matching and denoising autoencoders.
     """
 
-    kernel = "use objective=sliced or objective=implicit"
+    process = LinearSDE
 
     def prepare(self, sde: LinearSDE, x0: Tensor, t: Tensor, randn_like: RandnLike) -> Noised:
         noise = randn_like(x0)

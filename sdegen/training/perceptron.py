@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from sdegen.core.randomness import RandnLike
 from sdegen.core.tensors import expand
-from sdegen.models.score import Affine, ScoreModel
+from sdegen.models.parametrizations import Affine
+from sdegen.models.score import ScoreModel
 from sdegen.networks.mlp import MLP
 from sdegen.sde.base import SDE
 from sdegen.training.batches import Batch

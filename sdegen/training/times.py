@@ -25,12 +25,11 @@ class TimeSampler(ABC, Generic[S]):
         chunk: draws that pass through the network at once; more only cost more memory. None: all of them.
 
     Attributes:
-        kernel: empty where any SDE will do; else the words of what to use in its place where the SDE has no
-            closed-form kernel.
+        process: the type of process that it works with.
         rowwise: whether a time has the same bits whatever times are drawn beside it.
     """
 
-    kernel = ""
+    process: type[SDE] = SDE
     rowwise = True
 
     def __init__(self, draws: int = 1, chunk: int | None = None) -> None:
@@ -84,7 +83,7 @@ class Importance(TimeSampler[LinearSDE]):
     """
 
     CELLS = 1024
-    kernel = "use times=stratified"
+    process = LinearSDE
     # Torch's exponentials and roots take other paths for other numbers of rows.
     rowwise = False
 

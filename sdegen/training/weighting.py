@@ -20,11 +20,10 @@ class Weighting(ABC, Generic[S]):
     """A positive function of time.
 
     Attributes:
-        kernel: empty where any SDE will do; else the words of what to use in its place where the SDE has no
-            closed-form kernel.
+        process: the type of process that it works with.
     """
 
-    kernel = ""
+    process: type[SDE] = SDE
 
     @abstractmethod
     def __call__(self, sde: S, t: Tensor) -> Tensor:
@@ -41,7 +40,7 @@ class Uniform(Weighting[SDE]):
 class Variance(Weighting[LinearSDE]):
     r""":math:`\lambda = \sigma_t^2 \propto 1 / E\|\nabla \log p_{t|0}\|^2`, the paper's: every t counts the same."""
 
-    kernel = "use weighting=likelihood or weighting=uniform"
+    process = LinearSDE
 
     def __call__(self, sde: LinearSDE, t: Tensor) -> Tensor:
         return sde.sigma(t) ** 2

@@ -199,7 +199,7 @@ MISTAKES = [
     (("sde.beta_max=abc",), ("sde.beta_max: must be a number, not 'abc'",)),
     (("sde.beta_max=0.01",), ("sde.beta_max=0.01 must be at least beta_min=0.1",)),
     (("sampler.steps=0",), ("sampler.steps=0 must be at least 1",)),
-    (("sde.eps=1",), ("sde.eps=1 must lie between 0 and T = 1",)),
+    (("sde.eps=1",), ("sde.eps=1 must be above 0 and below 1, which is T",)),
     (("dataset=file",), ("dataset.path: is missing",)),
     (("dataset=file", "dataset.path=nowhere.csv"), ("dataset.path=nowhere.csv: no such file",)),
     (("dataset=file", "dataset.path=empty.csv"), ("dataset.path=empty.csv: holds no line of numbers",)),

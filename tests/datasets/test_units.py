@@ -18,8 +18,9 @@ from sdegen.config.compose import composed
 from sdegen.core.errors import UserError
 from sdegen.datasets import Affine, Dataset, Quantile, Units, restored
 from sdegen.datasets.columns import carried_by_few, quantile_units, robust_units
-from sdegen.flow.likelihood import Exact, Flow
-from sdegen.flow.solvers import Dopri5
+from sdegen.flow import Exact
+from sdegen.flow.likelihood import Flow
+from sdegen.flow.solvers import DormandPrince
 from sdegen.metrics.points import measure_points
 from sdegen.runs import checkpoint, session
 from sdegen.runs.checkpoint import Checkpoint
@@ -112,7 +113,7 @@ LAWS = {
 
 def normal_flow(units: Units) -> Flow:
     """The flow under the exact score of a standard normal, whose marginals under VP are all standard normal."""
-    return Flow(VP(), lambda x, t: -x, units, Dopri5(1e-8, 1e-8, 10_000), dtype=torch.float64)
+    return Flow(VP(), lambda x, t: -x, units, DormandPrince(1e-8, 1e-8, 10_000), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("name", LAWS)

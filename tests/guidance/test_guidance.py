@@ -15,10 +15,11 @@ from torch import Tensor
 from sdegen.core.randomness import SampleNoise, generator
 from sdegen.datasets import Affine
 from sdegen.guidance.classes import ClassifierFree, ClassifierGuidance, Guidance
+from sdegen.guidance.gaussian import Isotropic, Moments
 from sdegen.guidance.measurement import Blur, Grey, Inpaint, Linear, Measurement, SuperResolution
-from sdegen.guidance.posterior import Isotropic, Method, Moments, Posterior, Replacement
+from sdegen.guidance.posterior import Method, Posterior, Replacement
+from sdegen.models import Raw, ScoreModel
 from sdegen.models.classifier import ClassifierModel
-from sdegen.models.score import Raw, ScoreModel
 from sdegen.networks import Network
 from sdegen.networks.oracle import Oracle
 from sdegen.runs.sampling import cut, draw
@@ -346,11 +347,11 @@ def test_exact_conditionals_of_mixtures_are_those_of_weighted_draws() -> None:
             lambda p: Inpaint((1, 8, 8), p("mask.npy", np.ones((4, 4)))),
             r"must be zeros and ones of the shape \(1, 8, 8\)",
         ),
-        (lambda p: Inpaint((1, 8, 8), p("mask.npy", np.ones((8, 8)))), "leaves nothing to be found"),
+        (lambda p: Inpaint((1, 8, 8), p("mask.npy", np.ones((8, 8)))), "leaves nothing unknown"),
         (lambda p: SuperResolution((1, 8, 8), 3), "factor=3 must be at least 2 and divide 8 and 8"),
         (lambda p: Grey((1, 8, 8)), "needs colours"),
         (lambda p: Blur((2,), 1.0), "use guidance=linear"),
-        (lambda p: Linear((2,), p("a.npy", np.ones((3, 5)))), "and 2 columns"),
+        (lambda p: Linear((2,), p("a.npy", np.ones((3, 5)))), "must have 2 columns"),
         (lambda p: Linear((2,), "nowhere.npy"), "not a readable .npy file"),
         (
             lambda p: Posterior(torch.zeros(1, 1), Inpaint((2,), "left"), Moments(), noise=0.0),

@@ -9,6 +9,8 @@ from torch import Tensor
 from sdegen.metrics import verification
 from sdegen.samplers import RK45, Adams, DPMSolver, EulerMaruyama, StepSampler
 from sdegen.samplers.base import Sampler, Walk
+from sdegen.samplers.parts import Step
+from sdegen.samplers.predictors import EulerStep
 from sdegen.sde import VE, VP
 from sdegen.sde.nonlinear import DoubleWell
 
@@ -17,7 +19,7 @@ class WrongKernel(VP):
     """The paper's misprint: α = e^{-B}."""
 
     def alpha(self, t: Tensor) -> Tensor:
-        return torch.exp(-self.integral(t))
+        return torch.exp(-self.beta.integral(t))
 
 
 class WrongPrior(VP):
@@ -54,14 +56,19 @@ class WideDraws(VP):
 class Frozen(EulerMaruyama):
     """Consistent with another equation: it converges, to the wrong law."""
 
-    def step(self, reverse, x, t, row, state, noise) -> tuple[Tensor, None]:  # noqa: ANN001
-        return 0.999 ** (row[0] * 1000) * super().step(reverse, x, t, row, state, noise)[0], None
+    def plan(self, sde, times) -> list[Step]:  # noqa: ANN001
+        def frozen(step: EulerStep) -> Step:
+            return lambda *arguments: (0.999 ** (step.h * 1000) * step(*arguments)[0], ())
+
+        return [frozen(step) for step in super().plan(sde, times)]
 
 
 class TwoDraws(EulerMaruyama):
-    def step(self, reverse, x, t, row, state, noise) -> tuple[Tensor, None]:  # noqa: ANN001
-        h, std = row
-        return x - h * reverse.drift(x, t) + std * (noise(x) + noise(x)) / 2**0.5, None
+    def plan(self, sde, times) -> list[Step]:  # noqa: ANN001
+        def twice(step: EulerStep) -> Step:
+            return lambda reverse, x, noise, memory: step(reverse, x, lambda x: (noise(x) + noise(x)) / 2**0.5, memory)
+
+        return [twice(step) for step in super().plan(sde, times)]
 
 
 class Late(Sampler):

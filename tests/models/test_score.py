@@ -12,8 +12,8 @@ from torch import Tensor
 
 from sdegen.config import assembly
 from sdegen.config.compose import composed
+from sdegen.models import Data, Gaussian, Karras, Noise, Parametrization, Raw, Residual, ScoreModel, Velocity
 from sdegen.models.moments import Moments, Rotation
-from sdegen.models.score import Data, Gaussian, Karras, Noise, Parametrization, Raw, Residual, ScoreModel, Velocity
 from sdegen.networks import MLP, Network
 from sdegen.runs.sampling import draw
 from sdegen.sde import DoubleWell, LinearSDE

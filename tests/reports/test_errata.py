@@ -160,7 +160,7 @@ def test_one_time_of_the_grid_is_nearly_all_of_the_loss(rows: dict[int, Erratum]
 
 
 def squared(self: SubVP, t: Tensor) -> Tensor:
-    return torch.exp(-self.integral(t))
+    return torch.exp(-self.beta.integral(t))
 
 
 def unsubtracted(self: VE, t: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ def test_probes_miss_by_their_standard_error(exact: Run) -> None:
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"rtol": 0.0}, "rtol=0 must be above 0: try rtol=1e-5"), ({"probes": -1}, "probes=-1 must not be negative")],
+    [({"rtol": 0.0}, "rtol=0 must be at least 1e-13: try rtol=1e-5"), ({"probes": -1}, "probes=-1 must be at least 0")],
 )
 def test_mistakes_are_told(exact: Run, change: dict[str, float], words: str) -> None:
     with pytest.raises(UserError, match=words):

@@ -13,7 +13,7 @@ from sdegen.core.errors import UserError
 from sdegen.core.randomness import SampleNoise, generator, randn_like
 from sdegen.datasets import Affine
 from sdegen.metrics.verification import gaussian, marginal
-from sdegen.models.score import Raw, ScoreModel
+from sdegen.models import Raw, ScoreModel
 from sdegen.networks.oracle import Oracle
 from sdegen.runs.sampling import draw
 from sdegen.samplers import (
@@ -27,7 +27,7 @@ from sdegen.samplers import (
     ReverseDiffusion,
     StepSampler,
 )
-from sdegen.samplers.adaptive import Brownian, StochasticHeun
+from sdegen.samplers.adaptive import Brownian, StochasticHeunSteps
 from sdegen.sde import VE, VP, LinearSDE
 from sdegen.sde.mixture import GaussianMixture, Marginals
 
@@ -38,9 +38,9 @@ SPREAD = 0.8
 
 def move(corrector: Corrector, sde: LinearSDE, score: Callable, x: Tensor, noise: Callable, times: int = 1) -> Tensor:  # type: ignore[type-arg]
     t = torch.tensor(T, dtype=torch.float64)
-    row = corrector.plan(sde, torch.stack([t, t]))[0]
+    size = float(corrector.sizes(sde, torch.stack([t, t])))
     for _ in range(times):
-        x = corrector(score, x, t, row, noise).x
+        x = corrector(score, x, t, size, noise).x
     return x
 
 
@@ -122,9 +122,9 @@ def test_corrector_alone_keeps_a_standard_gaussian_in_any_dimension(corrector: C
     source = randn_like(generator("cpu", 0, dimensions))
     x = source(torch.empty(rows, dimensions, dtype=torch.float64))
     t = torch.tensor(1.0, dtype=torch.float64)
-    row = corrector.plan(sde, torch.stack([t, t]))[0]
+    size = float(corrector.sizes(sde, torch.stack([t, t])))
     for _ in range(200):
-        x = corrector(lambda x, t: -x, x, t, row, source).x
+        x = corrector(lambda x, t: -x, x, t, size, source).x
     # The unadjusted chains are wider by their step size: at most 10 %.
     numbers = x.numel()
     assert abs(float(x.mean())) < 5 / math.sqrt(numbers)
@@ -165,7 +165,7 @@ def test_acceptance_is_that_of_the_exact_density() -> None:
     size, leaps = 0.6 / sigma(sde), 3
     corrector = MetropolisHMC(leaps, size)
     source = randn_like(generator("cpu", 4))
-    got = corrector(lambda x, t: law.score(x), x, t, corrector.plan(sde, torch.stack([t, t]))[0], source)
+    got = corrector(lambda x, t: law.score(x), x, t, float(corrector.sizes(sde, torch.stack([t, t]))), source)
     p = randn_like(generator("cpu", 4))(x)
     h, q, q_p = 0.6, x.clone(), p.clone()
     for _ in range(leaps):
@@ -180,8 +180,8 @@ def test_acceptance_is_that_of_the_exact_density() -> None:
 
 def test_hmc_step_is_in_units_of_the_noise_at_its_own_time(sde: LinearSDE) -> None:
     times = torch.tensor([0.6, 0.5], dtype=torch.float64)
-    rows = HMC(2, 0.7, mass=4.0).plan(sde, times)
-    assert rows[0][0] == pytest.approx(0.7 * 2 * float(sde.sigma(times[1])))
+    sizes = HMC(2, 0.7, mass=4.0).sizes(sde, times)
+    assert float(sizes) == pytest.approx(0.7 * 2 * float(sde.sigma(times[1])))
 
 
 def test_change_of_density_is_exact_for_a_score_of_degree_five() -> None:
@@ -212,7 +212,7 @@ def test_two_moves_are_one_move_twice() -> None:
     size = 0.7 / sigma(sde)
 
     def run(corrector: MetropolisHMC, x: Tensor, noise: Callable) -> tuple[Tensor, float]:  # type: ignore[type-arg]
-        out = corrector(lambda x, t: law.score(x), x, t, corrector.plan(sde, torch.stack([t, t]))[0], noise)
+        out = corrector(lambda x, t: law.score(x), x, t, float(corrector.sizes(sde, torch.stack([t, t]))), noise)
         assert out.acceptance is not None
         return out.x, float(out.acceptance)
 
@@ -228,11 +228,11 @@ def test_two_moves_are_one_move_twice() -> None:
 
 def test_acceptance_is_the_mean_over_times_and_batches() -> None:
     class Fake(Langevin):
-        def plan(self, sde, times) -> list[float]:  # noqa: ANN001
-            return [0.2, 0.6, 1.0][: len(times) - 1]
+        def sizes(self, sde, times) -> Tensor:  # noqa: ANN001
+            return torch.tensor([0.2, 0.6, 1.0][: len(times) - 1])
 
-        def __call__(self, score, x, t, row, noise) -> Moved:  # noqa: ANN001
-            return Moved(x, torch.tensor(row) * len(x) / 66)
+        def __call__(self, score, x, t, size, noise) -> Moved:  # noqa: ANN001
+            return Moved(x, torch.tensor(size) * len(x) / 66)
 
     sde = VP()
     model = ScoreModel(Oracle(two_modes(), sde), Raw(), sde)
@@ -306,7 +306,7 @@ def test_adaptive_step_and_its_error_are_their_formulas() -> None:
     x, dw = torch.tensor([[0.2, -3.0]], dtype=torch.float64), torch.tensor([[0.1, 0.2]], dtype=torch.float64)
     t, s = (torch.tensor([value], dtype=torch.float64) for value in (0.5, 0.4))
     drift = sde.reverse(lambda x, t: -x).drift
-    scheme = StochasticHeun(sde, drift, solver.control(sde), x, torch.zeros_like)
+    scheme = StochasticHeunSteps(sde, drift, solver.control(sde), x, torch.zeros_like)
     got, error = scheme.step(x, drift(x, t), t, s, t - s, dw)
     # The drift is βx/2 with β = 0.1 + 19.9 t: 10.05 and 8.06 at the ends.
     euler = [x - 0.1 * 5.025 * x + math.sqrt(10.05) * dw for x, dw in ((0.2, 0.1), (-3.0, 0.2))]

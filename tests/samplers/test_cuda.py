@@ -13,9 +13,9 @@ import sdegen
 from sdegen import metrics
 from sdegen.config.compose import composed
 from sdegen.datasets import Affine
-from sdegen.flow.likelihood import Exact, Flow, Hutchinson
-from sdegen.flow.solvers import Dopri5 as Dopri5Solver
-from sdegen.models.score import Raw, ScoreModel
+from sdegen.flow import Exact, Flow, Hutchinson
+from sdegen.flow.solvers import DormandPrince
+from sdegen.models import Raw, ScoreModel
 from sdegen.networks.oracle import Oracle
 from sdegen.runs import checkpoint, session
 from sdegen.runs.sampling import draw
@@ -80,7 +80,7 @@ def test_likelihood_is_the_exact_one_and_does_not_depend_on_its_batch(sde: Linea
     units = Affine(torch.full((2,), 0.5).double(), torch.full((2,), 1.8).double())
     law = plane()
     x = law.sample(150, torch.Generator().manual_seed(0))
-    score, solver = Marginals(law.affine(units.shift, units.scale), sde), Dopri5Solver(1e-6, 1e-6, 10_000)
+    score, solver = Marginals(law.affine(units.shift, units.scale), sde), DormandPrince(1e-6, 1e-6, 10_000)
     here = Flow(sde, score, units, solver, dtype=torch.float64).log_prob(x, Exact()).log_p
     flows = [Flow(sde, score, units, solver, batch_size=b, device="cuda", dtype=torch.float64) for b in (150, 31)]
     there = [flow.log_prob(x.cuda(), divergence) for flow in flows]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import standard_error
 
-from sdegen.flow.solvers import Dopri5
+from sdegen.flow.solvers import DormandPrince
 from sdegen.sde import VE, VP, LinearSDE, SubVP
 from sdegen.sde.base import ReverseSDE
 
@@ -136,7 +136,7 @@ def test_flow_carries_a_gaussian_to_the_data(sde: LinearSDE, variance: float) ->
     ends = torch.tensor([sde.eps, sde.T], dtype=torch.float64)
     spread = (sde.alpha(ends) ** 2 * variance + sde.sigma(ends) ** 2).sqrt()
     start = spread[1] * torch.tensor([[1.0], [-2.0]], dtype=torch.float64)
-    end = Dopri5(1e-9, 1e-9, 10_000).solve(flow, start, sde.T, sde.eps, NO_TIMES).x
+    end = DormandPrince(1e-9, 1e-9, 10_000).solve(flow, start, sde.T, sde.eps, NO_TIMES).x
     torch.testing.assert_close(end, start * spread[0] / spread[1], rtol=1e-6, atol=0)
     assert float(end[0]) == pytest.approx(math.sqrt(variance), rel=1e-4)
 
@@ -155,7 +155,7 @@ def test_every_reverse_process_keeps_the_marginals(sde: LinearSDE, eta: float) -
 
     t = torch.tensor([0.4, 0.8], dtype=torch.float64)
     exact = sde.alpha(t) ** 2 * variance + sde.sigma(t) ** 2
-    v = Dopri5(1e-10, 1e-10, 10_000).solve(moment, exact[1].reshape(1, 1), 0.8, 0.4, NO_TIMES).x
+    v = DormandPrince(1e-10, 1e-10, 10_000).solve(moment, exact[1].reshape(1, 1), 0.8, 0.4, NO_TIMES).x
     assert float(v) == pytest.approx(float(exact[0]), rel=1e-6)
 
 
@@ -185,9 +185,9 @@ def test_largest_distance_is_measured() -> None:
     [
         (lambda: VP(beta_max=0.05), "beta_max=0.05 must be at least beta_min=0.1"),
         (lambda: VP(beta_min=0.0), "beta_min=0 must be above 0"),
-        (lambda: VP(eps=1.0), "eps=1 must lie between 0 and T"),
+        (lambda: VP(eps=1.0), "eps=1 must be above 0 and below 1, which is T"),
         (lambda: VE(sigma_max=0.001), "sigma_max=0.001 must be above sigma_min=0.01"),
-        (lambda: ReverseSDE(VP(), lambda x, t: x, eta=-1.0), "eta=-1 must not be negative"),
+        (lambda: ReverseSDE(VP(), lambda x, t: x, eta=-1.0), "eta=-1 must be at least 0"),
     ],
 )
 def test_values_out_of_range_are_refused(build, words: str) -> None:  # noqa: ANN001

@@ -13,7 +13,7 @@ import torch
 from sdegen import load
 from sdegen.config import assembly, checks
 from sdegen.config.compose import composed
-from sdegen.models.score import Noise
+from sdegen.models import Noise
 from sdegen.runs import session
 from sdegen.training.gradient import Autograd
 from sdegen.training.loop import Training

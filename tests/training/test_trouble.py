@@ -13,7 +13,7 @@ from torch import Tensor
 from sdegen.config.compose import composed
 from sdegen.core.errors import UserError
 from sdegen.datasets import Affine
-from sdegen.models.score import Raw, ScoreModel
+from sdegen.models import Raw, ScoreModel
 from sdegen.networks import Network
 from sdegen.runs import checkpoint, session
 from sdegen.runs.sampling import draw

@@ -15,8 +15,8 @@ def measure(points: int, tolerance: float) -> list[Row]:
     import torch
 
     from sdegen.core.randomness import generator
-    from sdegen.flow.likelihood import Exact, Flow, Hutchinson
-    from sdegen.flow.solvers import RK45, Dopri5
+    from sdegen.flow import Exact, Flow, Hutchinson
+    from sdegen.flow.solvers import DormandPrince, SciPyRK45
     from sdegen.sde import VP
     from sdegen.sde.mixture import Marginals
 
@@ -28,12 +28,12 @@ def measure(points: int, tolerance: float) -> list[Row]:
         x = law.sample(points, generator("cpu", 0, "likelihood"))
         inner, eps = Marginals(law.affine(units.shift, units.scale), sde), torch.tensor(sde.eps, dtype=torch.float64)
         exact = inner.log_prob(units.encode(x), eps) + units.log_det(x)
-        flow = Flow(sde, inner, units, Dopri5(tolerance, tolerance, 10_000), dtype=torch.float64)
+        flow = Flow(sde, inner, units, DormandPrince(tolerance, tolerance, 10_000), dtype=torch.float64)
         found = flow.log_prob(x, Exact())
         found_by = {"exact divergence": found.log_p, "one probe": flow.log_prob(x, Hutchinson(1)).log_p}
         truth: dict[str, float] = {}
         if d == 2:
-            scipys = Flow(sde, inner, units, RK45(tolerance, tolerance), dtype=torch.float64)
+            scipys = Flow(sde, inner, units, SciPyRK45(tolerance, tolerance), dtype=torch.float64)
             found_by["exact divergence, RK45"] = scipys.log_prob(x, Exact()).log_p
             found_by["exact divergence, float32"] = Flow(sde, inner, units, flow.solver).log_prob(x, Exact()).log_p
             single = torch.stack([flow.log_prob(x, Hutchinson(1), seed).log_p for seed in range(10)])

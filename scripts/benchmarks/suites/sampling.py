@@ -57,7 +57,7 @@ def overhead(samplers: Mapping[str, int], evaluations: int, rounds: int) -> list
     from sdegen import networks
     from sdegen.config.construction import construct
     from sdegen.core.randomness import SampleNoise
-    from sdegen.models.score import Noise, ScoreModel
+    from sdegen.models import Noise, ScoreModel
     from sdegen.samplers import Sampler
     from sdegen.sde import VP
 

@@ -1,0 +1,92 @@
+r"""The divergence of a field, exactly or by random probes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from sdegen.core.checks import in_range
+from sdegen.core.errors import UserError
+from sdegen.core.randomness import RandnLike
+
+
+class Divergence(ABC):
+    r"""The divergence of a field, or several independent estimates of it.
+
+    Attributes:
+        estimates: their number.
+    """
+
+    estimates: int
+
+    @abstractmethod
+    def probes(self, x: Tensor, noise: RandnLike) -> Tensor:
+        """Draws K random directions for each point, for its whole trajectory: ``(B, *)`` to ``(B, K, *)``.
+
+        New directions at each evaluation would make the right-hand side a jagged function of time, whose error no
+        solver can control.
+        """
+
+    @abstractmethod
+    def __call__(self, velocity: Tensor, x: Tensor, probes: Tensor) -> Tensor:
+        """Returns the estimates for each point, ``(B, estimates)``.
+
+        Args:
+            velocity: the field at ``x``, with its graph, ``(B, *)``; each row depends on its own row of ``x`` alone.
+            x: ``(B, *)``, requiring its gradient.
+            probes: ``(B, K, *)``.
+        """
+
+
+class Exact(Divergence):
+    r""":math:`\sum_i \partial f_i / \partial x_i`, by a backward pass for each of the d dimensions."""
+
+    estimates = 1
+
+    def probes(self, x: Tensor, noise: RandnLike) -> Tensor:
+        return x.new_zeros(len(x), 0, *x.shape[1:])
+
+    def __call__(self, velocity: Tensor, x: Tensor, probes: Tensor) -> Tensor:
+        columns = velocity.flatten(1).unbind(1)
+        rows = (torch.autograd.grad(f.sum(), x, retain_graph=True)[0].flatten(1)[:, i] for i, f in enumerate(columns))
+        return sum(rows, x.new_zeros(len(x))).unsqueeze(1)
+
+
+class Hutchinson(Divergence):
+    r"""Unbiased estimates :math:`v^\top (\partial f / \partial x)\, v` with random signs :math:`v_i = \pm 1`.
+
+    Each probe costs one backward pass in any dimension; the variance of an estimate is
+    :math:`\tfrac12 \sum_{i \ne j} (J_{ij} + J_{ji})^2`.
+
+    Reference: Hutchinson (1990), Communications in Statistics 19(2), 433–450.
+
+    Args:
+        probes: their number, from 1 to the number of dimensions, where :class:`Exact` costs the same.
+    """
+
+    def __init__(self, probes: int = 1) -> None:
+        self.estimates = in_range("probes", probes, at_least=1, fix="; 0 stands for the exact divergence")
+
+    def probes(self, x: Tensor, noise: RandnLike) -> Tensor:
+        draws = torch.stack([noise(x) for _ in range(_affordable(self.estimates, x[0].numel()))], dim=1)
+        return torch.where(draws < 0, -torch.ones_like(draws), 1.0)
+
+    def __call__(self, velocity: Tensor, x: Tensor, probes: Tensor) -> Tensor:
+        pulled = [torch.autograd.grad(velocity, x, v, retain_graph=True)[0] for v in probes.unbind(1)]
+        return (torch.stack(pulled, dim=1) * probes).flatten(2).sum(2)
+
+
+def by_probes(probes: int, dimensions: int) -> Divergence:
+    """Returns the divergence by a number of probes, 0 for exact; UserError if exact would cost less."""
+    if probes < 0:
+        raise UserError(f"probes={probes} must be at least 0, which stands for the exact divergence")
+    return Hutchinson(_affordable(probes, dimensions)) if probes else Exact()
+
+
+def _affordable(probes: int, dimensions: int) -> int:
+    """Returns ``probes``, or raises UserError if they cost more than the exact divergence."""
+    if probes > dimensions:
+        raise UserError(f"probes={probes} cost more than the exact divergence in {dimensions} dimensions: use probes=0")
+    return probes

@@ -1,0 +1,237 @@
+r"""Parametrizations, which turn the output of a network into a score.
+
+With :math:`x_t = \alpha_t x_0 + \sigma_t z`, a network F(x, t) may estimate several quantities. A parametrization gives
+the score :math:`s = \nabla_x \log p_t(x)` of each, for every linear SDE; the first two work for any SDE.
+
+==========  =====================================  ======================================================
+name        F estimates                            s
+==========  =====================================  ======================================================
+raw         the score                              F
+residual    the score beyond that of the prior π   ∇ log π(x) + F
+noise       E[z | x]                               −F / σ
+data        E[x_0 | x]                             (α F − x) / σ²
+velocity    E[α z − σ x_0 | x]                     −(σ x + α F) / (σ (α² + σ²))
+karras      the part of the data that a Gaussian   −x / v + α σ_d F(x/√v, ¼ log(σ/α)) / (σ √v),
+            guess misses, at unit variance         v = σ² + α² σ_d²
+gaussian    the same with the data's own mean and  along the principal axes: see :class:`Gaussian`
+            covariance
+==========  =====================================  ======================================================
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Generic, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sdegen.core.checks import in_range
+from sdegen.core.tensors import expand
+from sdegen.models.moments import Moments, Rotation
+from sdegen.sde.base import SDE, LinearSDE, S
+
+TINY = torch.finfo(torch.float32).tiny
+
+Output = Callable[[Tensor, Tensor], Tensor]
+"""The output of a network at ``(x, t)``: the network itself, or a network with its class given."""
+
+
+class Parametrization(ABC, Generic[S]):
+    """The meaning of a network's output.
+
+    Attributes:
+        process: the type of process that it works with.
+    """
+
+    process: type[SDE] = SDE
+
+    @abstractmethod
+    def __call__(self, network: Output, sde: S, x: Tensor, t: Tensor) -> Tensor:
+        """Returns the score: ``(B, *)`` and ``()`` or ``(B,)`` to ``(B, *)``."""
+
+
+class Terms(NamedTuple):
+    """Input ``x`` ``(B, *)`` and ``t`` of a network F, and the score ``constant + gain * F(x, t)``, entry by entry.
+
+    ``constant`` and ``gain`` broadcast against ``(B, *)``.
+    """
+
+    x: Tensor
+    t: Tensor
+    constant: Tensor
+    gain: Tensor
+
+
+class Affine(Parametrization[S]):
+    """A parametrization whose score is affine in the network's output, entry by entry, along orthonormal axes.
+
+    Attributes:
+        rotates: True if these are not the axes of the points themselves.
+    """
+
+    rotates = False
+
+    @abstractmethod
+    def terms(self, sde: S, x: Tensor, t: Tensor) -> Terms:
+        """Returns the terms of the score at ``(B, *)`` and ``()`` or ``(B,)``, along the axes."""
+
+    def along(self, x: Tensor) -> Tensor:
+        """Returns the coordinates of vectors along the axes, ``(B, *)`` to ``(B, *)``; the vectors if it has none."""
+        return x
+
+    def back(self, x: Tensor) -> Tensor:
+        """Returns the vectors of coordinates along the axes, the inverse of :meth:`along`."""
+        return x
+
+    def __call__(self, network: Output, sde: S, x: Tensor, t: Tensor) -> Tensor:
+        terms = self.terms(sde, x, t)
+        return self.back(terms.constant + terms.gain * network(terms.x, terms.t))
+
+
+class Raw(Affine[SDE]):
+    """The parametrization of the paper: the network is the score."""
+
+    def terms(self, sde: SDE, x: Tensor, t: Tensor) -> Terms:
+        return Terms(x, t, x.new_zeros(()), x.new_ones(()))
+
+
+class Residual(Affine[SDE]):
+    r"""The parametrization by the difference to the score of the prior: :math:`s = \nabla \log \pi(x) + F`.
+
+    For a nonlinear SDE whose drift is :math:`\tfrac12 g^2 \nabla \log \pi`, as in
+    :class:`~sdegen.sde.nonlinear.DoubleWell`, the flow is then :math:`-\tfrac12 g^2 F`. A network for the whole score
+    would have to cancel the cubic drift exactly, or outlying samples would diverge.
+    """
+
+    def terms(self, sde: SDE, x: Tensor, t: Tensor) -> Terms:
+        return Terms(x, t, sde.prior_score(x), x.new_ones(()))
+
+
+class Noise(Affine[LinearSDE]):
+    r"""The parametrization by the noise :math:`z`: :math:`s = -F/\sigma_t` (Ho et al. 2020)."""
+
+    process = LinearSDE
+
+    def terms(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Terms:
+        return Terms(x, t, x.new_zeros(()), -1 / expand(sde.sigma(t), x))
+
+
+class Data(Affine[LinearSDE]):
+    r"""The parametrization by the clean data: :math:`s = (\alpha_t F - x)/\sigma_t^2` (Tweedie's formula)."""
+
+    process = LinearSDE
+
+    def terms(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Terms:
+        alpha, variance = expand(sde.alpha(t), x), expand(sde.sigma(t), x) ** 2
+        return Terms(x, t, -x / variance, alpha / variance)
+
+
+class Velocity(Affine[LinearSDE]):
+    r"""The parametrization by :math:`\alpha_t z - \sigma_t x_0` (Salimans & Ho 2022, https://arxiv.org/abs/2202.00512)."""
+
+    process = LinearSDE
+
+    def terms(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Terms:
+        alpha, sigma = expand(sde.alpha(t), x), expand(sde.sigma(t), x)
+        v = alpha**2 + sigma**2
+        return Terms(x, t, -x / v, -alpha / (sigma * v))
+
+
+class Karras(Affine[LinearSDE]):
+    r"""The preconditioning of EDM: inputs and targets of unit variance at every t.
+
+    .. math:: s = -\frac{x}{v} + \frac{\alpha \sigma_d}{\sigma \sqrt v} \,
+              F\!\left(\frac{x}{\sqrt v}, \tfrac14 \log\frac{\sigma}{\alpha}\right), \qquad
+              v = \sigma^2 + \alpha^2 \sigma_d^2
+
+    A network whose output is zero gives the exact score of Gaussian data.
+
+    Reference: Karras et al. (2022), table 1, https://arxiv.org/abs/2206.00364
+
+    Args:
+        sigma_data: :math:`\sigma_d`, the standard deviation of the data in the network's units; 1 if they are
+            standardised.
+    """
+
+    process = LinearSDE
+
+    def __init__(self, sigma_data: float = 1.0) -> None:
+        self.sigma_data = in_range("sigma_data", sigma_data, above=0)
+
+    def terms(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Terms:
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        v = sigma**2 + (self.sigma_data * alpha) ** 2
+        gain = self.sigma_data * alpha * v.rsqrt() / sigma
+        seen = x * expand(v.rsqrt(), x)
+        return Terms(seen, 0.25 * (sigma / alpha).log(), -x / expand(v, x), expand(gain, x))
+
+
+class Gaussian(Affine[LinearSDE], nn.Module):
+    r"""The parametrization by the difference to a Gaussian of the data's own mean and covariance.
+
+    Along the principal axes of the data, with :math:`c = U^\top (x - \alpha \mu)` and the variances
+    :math:`\Lambda` of the data,
+
+    .. math:: s = U \left[ -\frac{c}{v} + \frac{\alpha \sqrt\Lambda}{\sigma \sqrt v} \,
+              F\!\left(\frac{c}{\sqrt v} \sqrt{\frac{w}{\max w}}, \tfrac14 \log\frac{\sigma}{\alpha}\right) \right],
+              \qquad v = \alpha^2 \Lambda + \sigma^2, \quad w = \Lambda / v
+
+    A network whose output is zero gives the exact score of Gaussian data of any covariance. Noise in a direction in
+    which the data do not vary is removed without the network; an isotropic skip connection would leave it. With equal
+    variances it is :class:`Karras`. The factor :math:`w/\max w` hides from the network the directions that hold only
+    noise at this t.
+
+    Reference: the preconditioning of Karras et al. (2022), https://arxiv.org/abs/2206.00364, with a full covariance.
+
+    Args:
+        moments: mean, principal axes and variances of the data in the network's units; supplied by the experiment.
+    """
+
+    process = LinearSDE
+
+    def __init__(self, moments: Moments | None) -> None:
+        super().__init__()
+        if moments is None:
+            raise ValueError("moments of the data are needed, and there are none here")
+        self.mean: Tensor
+        self.axes: Tensor | None
+        self.variances: Tensor
+        self.set_moments(moments)
+
+    def set_moments(self, moments: Moments) -> None:
+        """Sets the moments of the data; later ones replace earlier ones."""
+        like, axes = getattr(self, "mean", moments.mean), moments.axes
+        self.rotates = axes is not None
+        self.partial = axes is not None and axes.shape[1] < len(axes)
+        parts = Rotation.of(axes)._asdict() if axes is not None and self.partial else {}
+        for name, value in {**moments._asdict(), **parts}.items():
+            self.register_buffer(name, None if value is None else value.to(like))
+
+    def along(self, x: Tensor) -> Tensor:
+        if self.partial:
+            return self._rotation().along(x)
+        return x if self.axes is None else x @ self.axes
+
+    def back(self, x: Tensor) -> Tensor:
+        if self.partial:
+            return self._rotation().back(x)
+        return x if self.axes is None else x @ self.axes.mT
+
+    def _rotation(self) -> Rotation:
+        return Rotation(*(getattr(self, name) for name in Rotation._fields))
+
+    def terms(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Terms:
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        a, s = expand(alpha, x), expand(sigma, x)
+        centred = self.along(x - a * self.mean)
+        inverse = (a**2 * self.variances + s**2).rsqrt()
+        share = self.variances.sqrt() * inverse
+        size = share.square().mean(-1, keepdim=True).sqrt().clamp(min=TINY)
+        return Terms(
+            centred * (inverse * share / size),
+            0.25 * (sigma / alpha).log(),
+            -centred * inverse.square(),
+            a / s * share,
+        )

@@ -1,0 +1,56 @@
+"""A part and a process that do not suit each other: which option is to blame, and that its remedy works."""
+
+from __future__ import annotations
+
+import pytest
+
+from sdegen.config.compose import composed
+from sdegen.config.remedies import refusals
+from sdegen.core import schema
+from sdegen.sde import SDE, VP, LinearSDE
+from sdegen.sde.base import most_special
+
+NEEDS = "needs a closed-form kernel and sde=double_well has none: use"
+SAMPLERS = [
+    (["sampler=adams"], f"sampler=adams {NEEDS} sampler=euler_maruyama, stochastic_heun or dopri5"),
+    (["sampler=twisted"], f"sampler=twisted {NEEDS} sampler=euler_maruyama, stochastic_heun or dopri5"),
+    (
+        ["sampler=euler_maruyama", "sampler/corrector=hmc"],
+        f"sampler=euler_maruyama-hmc {NEEDS} sampler/corrector=none",
+    ),
+    (["sampler=euler_maruyama", "sampler.grid=karras"], f"sampler=euler_maruyama {NEEDS} sampler.grid=uniform"),
+    (["sampler=dopri5", "sampler.denoise=true"], f"sampler=dopri5 {NEEDS} sampler.denoise=false"),
+    (["sampler=euler_maruyama"], None),
+    (["sampler=stochastic_heun"], None),
+    (["sampler=dopri5"], None),
+    (["sampler=euler_maruyama", "sampler.grid=quadratic"], None),
+]
+
+
+@pytest.mark.parametrize(("options", "line"), SAMPLERS, ids=lambda case: " ".join(case) if type(case) is list else "")
+def test_the_option_of_a_sampler_that_needs_a_kernel_is_named_with_its_remedy(
+    options: list[str], line: str | None
+) -> None:
+    config = composed("train", ["sde=double_well", *options])
+    sampler = schema.construct(config["sampler"])
+    assert refusals(config, {"sampler": sampler}, ()) == ([] if line is None else [line])
+    assert refusals({**config, "sde": composed("train", ["sde=ve"])["sde"]}, {"sampler": sampler}, ()) == []
+
+
+class ForVP:
+    process = VP
+
+
+def test_a_part_may_ask_for_any_type_of_process() -> None:
+    for sde, lines in (
+        ("vp", []),
+        ("ve", ["times=importance works with the SDE VP only, not with sde=ve: use times=stratified"]),
+    ):
+        config = composed("train", [f"sde={sde}", "times=importance"])
+        assert refusals(config, {"times": ForVP, "objective": None}, ()) == lines
+
+
+def test_the_most_special_process_suits_all_parts() -> None:
+    assert most_special(SDE, LinearSDE, SDE) is LinearSDE
+    assert most_special(VP, LinearSDE) is VP
+    assert most_special(SDE, SDE) is SDE
