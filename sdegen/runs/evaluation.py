@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from sdegen.core.errors import UserError
-from sdegen.core.randomness import generator
-from sdegen.datasets import Dataset
 from sdegen.flow.density import check_density
-from sdegen.flow.likelihood import Likelihood, bits_per_dim, by_probes, dequantized
+from sdegen.flow.likelihood import Likelihood, bits_per_dim, by_probes
 from sdegen.metrics.points import unmeasured
 from sdegen.runs import files
+from sdegen.runs.measures import shuffled, spread_over_cells, unseen
 from sdegen.runs.run import Run
 from sdegen.sde.mixture import marginals
 
@@ -119,9 +118,7 @@ class Evaluation:
         dataset, started = self.run.dataset, time.perf_counter()
         test, kind = unseen(dataset, self.count, self.seed)
         train = shuffled(dataset.x, self.seed)[: self.count].double()
-        cells = torch.ones(()) if dataset.levels is not None else dataset.cells
-        if cells is not None:
-            test, train = (x + cells * dequantized(torch.zeros_like(x), self.seed) for x in (test, train))
+        test, train = (spread_over_cells(dataset, x, self.seed) for x in (test, train))
         log.info(f"likelihood of {len(test)} {kind} points, {self.run.weights_used()}")
         found, known = (self.flow.log_prob(x, self.divergence, self.seed) for x in (test, train))
         exact = self._exact(test)
@@ -199,17 +196,3 @@ def summary(found: Likelihood, known: Likelihood, exact: Tensor | None, dimensio
         }
         for name, unit in units.items()
     }
-
-
-def unseen(dataset: Dataset, count: int, seed: int) -> tuple[Tensor, str]:
-    """``count`` points, and what they are: fresh, else held out, else training points (as many as there are)."""
-    drawn = dataset.draw(count, generator("cpu", seed, "evaluation"))
-    if drawn is not None:
-        return drawn.double(), "fresh"
-    points, kind = (dataset.x, "training") if dataset.held_out is None else (dataset.held_out, "held-out")
-    return shuffled(points, seed)[:count].double(), kind
-
-
-def shuffled(x: Tensor, seed: int) -> Tensor:
-    """The points in a random order, since a data set may be sorted."""
-    return x[torch.randperm(len(x), generator=generator("cpu", seed, "order"))]

@@ -11,6 +11,7 @@ import multiprocessing
 import sys
 import textwrap
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,10 @@ class Recorder:
     LINE_SECONDS = 5.0
 
     def __init__(self, folder: Path, start: int, stop: int, fresh: bool = True, silent: bool = False) -> None:
-        from tqdm import tqdm
+        with warnings.catch_warnings():
+            # A notebook without ipywidgets gets a bar of text, and need not be warned.
+            warnings.simplefilter("ignore")
+            from tqdm.auto import tqdm
 
         # How another attempt has ended, or what it has found, is not what this one will.
         for left in folder.glob(f"{PREFIX}*" if fresh else f"{PREFIX}*{ENDED}"):
@@ -58,8 +62,8 @@ class Recorder:
         self.rewind(start)
         # Bars of several processes would overwrite each other.
         alone = multiprocessing.current_process().name == "MainProcess"
-        off = None if alone and not silent else True
-        self._bar = tqdm(total=stop, initial=start, unit="step", disable=off, file=sys.stderr, leave=False)
+        shown = alone and not silent and (sys.stderr.isatty() or in_notebook())
+        self._bar = tqdm(total=stop, initial=start, unit="step", disable=not shown, leave=False)
         self._stop, self._silent, self._told = stop, silent, time.perf_counter()
 
     @contextlib.contextmanager
@@ -181,6 +185,12 @@ class Recorder:
             if not self._failed:
                 log.warning(f"TensorBoard's files could not be written, training goes on: {error}")
             self._failed = True
+
+
+def in_notebook() -> bool:
+    """Returns True in the kernel of a notebook."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return shell is not None and "IPKernelApp" in shell.config
 
 
 def _scalars(values: Mapping[str, float]) -> Summary:

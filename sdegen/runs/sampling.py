@@ -90,7 +90,7 @@ def draw(
         The samples; their ``nfe`` counts evaluations of the model, of which a guided score may take several.
     """
     if count < 1 or batch_size < 1:
-        raise ValueError(f"count={count} and batch_size={batch_size} must be at least 1")
+        raise UserError(f"count={count} and batch_size={batch_size} must be at least 1")
     was_training = model.training
     model.eval()
 
@@ -140,3 +140,8 @@ def cut(first: int, count: int, batch_size: int, *, even: bool) -> list[range]:
     number = math.ceil(count / batch_size)
     ends = [count * i // number if even else min(count, i * batch_size) for i in range(number + 1)]
     return [range(first + start, first + stop) for start, stop in zip(ends, ends[1:], strict=False)]
+
+
+def on_cpu(model: ScoreModel, device: torch.device, dtype: torch.dtype) -> Score:
+    """Returns a score as a function of tensors on the CPU."""
+    return lambda x, t: model(x.to(device, dtype), t.to(device, dtype)).cpu()

@@ -25,6 +25,9 @@ from sdegen.training.history import Diverged
 
 log = logging.getLogger("sdegen")
 
+RESUMABLE = ("trainer.steps", "trainer.epochs", "trainer.device", "dataset.path")
+"""The options that may change when a run is resumed."""
+
 
 def train(
     config: Config,
@@ -208,6 +211,13 @@ def spread(found: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
         values = [metrics[name]["value"] for metrics in found]
         lines.append(f"{name:<13}" + "".join(f"{value:>10.4g}" for value in (median(values), min(values), max(values))))
     return "\n".join(lines)
+
+
+def check_changes(changes: Mapping[str, Any]) -> None:
+    """Raises UserError if an option cannot change when a run is resumed."""
+    for path in changes:
+        if path not in RESUMABLE:
+            raise UserError(f"{path}: cannot change on resume; with resume= go only {', '.join(RESUMABLE)}")
 
 
 def resume(folder: Path, changes: Mapping[str, Any], trust: Sequence[str] = ()) -> Run:

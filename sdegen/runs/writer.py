@@ -18,8 +18,8 @@ from sdegen.models.score import Gaussian, ScoreModel
 from sdegen.runs import checkpoint as checkpoints
 from sdegen.runs import files
 from sdegen.runs.checkpoint import Checkpoint, examine
-from sdegen.runs.run import Run, load, load_weights, on_cpu
-from sdegen.runs.sampling import draw
+from sdegen.runs.run import Run, load, load_weights
+from sdegen.runs.sampling import draw, on_cpu
 from sdegen.training.loop import DTYPES, Training
 
 log = logging.getLogger("sdegen")
@@ -173,12 +173,12 @@ class Member:
     def preview(self) -> None:
         """Show samples of the average, or what a classifier is worth."""
         from sdegen import figures, metrics
-        from sdegen.runs import results
+        from sdegen.runs import measures
 
         parts, step, dtype = self.parts, self.training.step, self.dtype
         dataset, device, average = parts.dataset, parts.trainer.device, self.training.averages[self.replica]
         if isinstance(average, ClassifierModel):
-            found, (times, curves) = results.accuracy(dataset, average, device, dtype)
+            found, (times, curves) = measures.accuracy(dataset, average, device, dtype)
             held_out = next(iter(curves.values()))
             by_t = {f"accuracy_by_t/{float(t):.1f}": float(held_out[i]) for i, t in list(enumerate(times))[::4]}
             if found:
@@ -202,25 +202,27 @@ class Member:
     def finish(self) -> Run:
         """Sample, measure and draw."""
         from sdegen import figures
-        from sdegen.runs import results
+        from sdegen.runs import drawing, results
 
         parts, training, folder, config = self.parts, self.training, self.folder, self.parts.config
         result = load(
             folder, device=str(parts.trainer.device), precision=parts.trainer.sampling_precision, trust=self.trust
         )
         if isinstance(result.model, ClassifierModel):
-            written = results.write_accuracy(result, result.model)
+            self.metrics = results.write_accuracy(result, result.model)
         else:
             written = results.write(result, config["count"], seed=config["seed"], animate=True)
             files.copy(written.folder / "figures", folder / "figures")
-            for name, figure in results.draw_score(result).items():
+            learned = not result.model.network.exact
+            shown = drawing.of_score(result.dataset, result.sde, result.score_on_cpu(), learned=learned)
+            for name, figure in shown.items():
                 figures.save(figure, folder / "figures" / f"{name}.png")
+            self.metrics = written.metrics
         # Twice: of all scalars the table of runs shows the first five, and capitals come first in the alphabet.
-        self.recorder.final(training.steps, {**scalars(written.metrics), **scalars(written.metrics, "Final")})
+        self.recorder.final(training.steps, {**scalars(self.metrics), **scalars(self.metrics, "Final")})
         cost = {"steps": training.step, "seconds": training.seconds, "peak_memory_mib": files.peak_memory_mib()}
         files.write_json(folder / "provenance.json", {**self.provenance, "training": cost})
-        files.write_json(folder / "metrics.json", written.metrics)
-        self.metrics = written.metrics
+        files.write_json(folder / "metrics.json", self.metrics)
         return result
 
 

@@ -19,7 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from sdegen.cli import command
 from sdegen.metrics import features
-from sdegen.runs import ledger, results
+from sdegen.runs import ledger, measures
 
 
 @pytest.fixture(scope="module")
@@ -494,7 +494,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     classifier = ("experiment=digits_classifier", *TINY, "network.channels=[8]")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "EPOCHS", (1, 1))
-        patch.setattr(results, "TIMES", 5)
+        patch.setattr(measures, "TIMES", 5)
         for line in (
             ("experiment=digits", *TINY, "network.channels=[8]"),
             ("experiment=digits_conditional", *TINY, *UNET),

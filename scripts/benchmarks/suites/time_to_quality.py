@@ -99,7 +99,7 @@ def contestant(task: str, name: str, seconds: float, steps: int) -> dict[str, An
 
     from sdegen import metrics
     from sdegen.runs import files
-    from sdegen.runs.run import on_cpu
+    from sdegen.runs.sampling import on_cpu
 
     bare = process("memory.peak()")
     often = f"trainer.log_every={max(1, steps // 256)}"
