@@ -187,10 +187,15 @@ def check(config: Config, groups: Sequence[str], types: Mapping[str, Any], trust
     return {key: schema.convert(value, types[key]) if key in plain else value for key, value in config.items()}
 
 
-def build(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Experiment:
+def build(config: Config, trust: Sequence[str] = schema.ANYTHING, moments: Moments | None = None) -> Experiment:
     """Build the parts that a configuration names.
 
     The configuration of the result has ``auto`` replaced by the measured values.
+
+    Args:
+        config: the configuration, plain.
+        trust: modules whose classes it may name.
+        moments: of the data, from a checkpoint; None measures them if the parametrization takes them.
 
     Raises:
         Faults: what is wrong with the configuration, all of it, a line each.
@@ -217,8 +222,8 @@ def build(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Experiment:
     if len(points) > MEASURED:
         # A random part, for rows may come in turns; in order, for some stay on the disk.
         points = points[torch.randperm(len(points), generator=generator("cpu", 0, "measured"))[:MEASURED].sort().values]
-    some, moments = dataset.units.encode(points), None
-    if schema.takes(config["parametrization"], "moments", trust):
+    some = dataset.units.encode(points)
+    if moments is None and schema.takes(config["parametrization"], "moments", trust):
         # Those of what the network is trained on.
         moments = Moments.of(dataset.units.encode(dataset.dequantized(points, generator("cpu", 0, "moments"))))
     plain["parametrization"] = part("parametrization", moments=moments)
@@ -287,15 +292,23 @@ def make_network(config: Config, trust: Sequence[str], **supplied: object) -> Ne
     return network
 
 
-def replicated(config: Config, trust: Sequence[str] = schema.ANYTHING) -> list[Experiment]:
+def replicated(
+    config: Config, trust: Sequence[str] = schema.ANYTHING, moments: Sequence[Moments | None] = ()
+) -> list[Experiment]:
     """The parts of a run, and of those to be trained together with it, of the seeds that follow its own.
+
+    Args:
+        config: the configuration, plain.
+        trust: modules whose classes it may name.
+        moments: of the data of each, from checkpoints; none for a new run.
 
     Raises:
         Faults: what is wrong with the configuration.
     """
-    first = build(config, trust)
+    known = dict(enumerate(moments))
+    first = build(config, trust, known.get(0))
     seed = first.config["seed"]
-    others = [build({**config, "seed": seed + k}, trust) for k in range(1, first.trainer.replicas)]
+    others = [build({**config, "seed": seed + k}, trust, known.get(k)) for k in range(1, first.trainer.replicas)]
     sizes = {(len(one.dataset.x), one.dataset.units.shape) for one in (first, *others)}
     sdes = [one.config["sde"] for one in (first, *others)]
     if len(sizes) > 1:

@@ -17,8 +17,8 @@ from sdegen.figures import animations
 from sdegen.guidance.classes import Guidance
 from sdegen.metrics.points import Metrics
 from sdegen.models.classifier import ClassifierModel
-from sdegen.runs import drawing, files, measures
-from sdegen.runs.observation import Observation, agreement, observe, picture
+from sdegen.runs import drawing, files, guiding, measures
+from sdegen.runs.observation import Observation, agreement, picture
 from sdegen.runs.run import Run
 from sdegen.samplers import Samples
 
@@ -97,15 +97,13 @@ def write(
 
 def planned(run: Run, guidance: Config | None, label: Label) -> Plan:
     """Returns what is to be sampled; raises UserError if the guidance or the label do not go with the run."""
-    run.check_label(guidance, label)
+    guiding.check_label(run, guidance, label)
     if guidance is None:
         return Plan([None], [None], None)
-    labels: list[int | None] = [*range(run.classes or 0)] if label == "all" else [label]
-    seen = None
-    if run.steers(guidance, "observed"):
-        seen = observe(run.units, lambda: run.dataset, guidance, run.measurement(guidance))
+    seen = guiding.observation(run, guidance)
     observed = None if seen is None else seen.y
-    return Plan(labels, [run.guide(guidance, one, observed) for one in labels], seen)
+    labels: list[int | None] = [*range(run.classes or 0)] if label == "all" else [label]
+    return Plan(labels, [guiding.build(run, guidance, one, observed) for one in labels], seen)
 
 
 def generate(run: Run, plan: Plan, count: int, seed: int, batch_size: int) -> Drawn:

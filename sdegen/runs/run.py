@@ -1,54 +1,29 @@
-"""A trained run, reloaded: its score, its samples, and how good they are."""
+"""A run to work with: its score, its samples, and how good they are."""
 
 from __future__ import annotations
 
 import copy
-import textwrap
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from sdegen.config import choices
-from sdegen.config.assembly import (
-    GROUPS,
-    SAMPLE,
-    TRAIN,
-    Config,
-    Faults,
-    check,
-    choice,
-    connect,
-    construct,
-    known_by,
-    make_network,
-    paced,
-    refusals,
-)
-from sdegen.core import schema
+from sdegen.config.assembly import SAMPLE, Faults, check, choice, construct, paced, refusals
 from sdegen.core.errors import UserError
-from sdegen.datasets import Dataset, restored
-from sdegen.datasets.fingerprint import difference
 from sdegen.flow.density import check_density, check_density_of_run
 from sdegen.flow.likelihood import Flow, by_probes
 from sdegen.flow.solvers import Dopri5
 from sdegen.guidance.classes import Guidance
-from sdegen.guidance.measurement import Measurement, linear_units
-from sdegen.models.classifier import ClassifierModel
-from sdegen.models.moments import Moments
-from sdegen.models.score import ScoreModel
-from sdegen.networks import Network
-from sdegen.runs import checkpoint as checkpoints
+from sdegen.runs import guiding
 from sdegen.runs.arrays import ArrayLike, array, points
-from sdegen.runs.checkpoint import Checkpoint, examine
-from sdegen.runs.observation import observe
-from sdegen.runs.sampling import draw, on_cpu
-from sdegen.samplers import Sampler, Samples
-from sdegen.sde.base import SDE, Score
-from sdegen.training.loop import DTYPES, find_device
+from sdegen.runs.checkpoint import Which
+from sdegen.runs.sampling import draw
+from sdegen.runs.trained import Precision, Trained, Weights
+from sdegen.samplers import Samples
+from sdegen.sde.base import Score
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,8 +31,6 @@ if TYPE_CHECKING:
     from sdegen.metrics.points import Metrics
     from sdegen.runs.drawing import Animation
 
-LOADED = ("sde", "network", "parametrization", "dataset", "sampler")
-"""The groups that sampling needs."""
 FRAMES = 60
 """States of the path in an animation."""
 
@@ -65,10 +38,10 @@ FRAMES = 60
 def load(
     run: str | Path,
     *,
-    checkpoint: checkpoints.Which = "last",
-    weights: Literal["ema", "raw"] = "ema",
+    checkpoint: Which = "last",
+    weights: Weights = "ema",
     device: str = "auto",
-    precision: Literal["float32", "float64"] = "float32",
+    precision: Precision = "float32",
     trust: Sequence[str] = (),
     nodes: Mapping[str, Any] | None = None,
 ) -> Run:
@@ -89,100 +62,26 @@ def load(
     Raises:
         UserError: an option is wrong, or the folder, the checkpoint or its configuration is damaged or refused.
     """
-    settings = {"checkpoint": checkpoint, "weights": weights, "device": device, "precision": precision}
-    check(settings, (), SAMPLE, trust)
-    saved, folder = checkpoints.read(Path(run), checkpoint), checkpoints.resolve(Path(run))
-    examine(folder, saved, trust)
-    config = {**saved.config, **(nodes or {})}
-    plain_options = {key: value for key, value in config.items() if key not in GROUPS}
-    config |= check({**{group: config[group] for group in LOADED}, **plain_options}, LOADED, TRAIN, trust)
-    config["sampler"] = paced(config["sampler"], config["sde"])
-    own, network = saved.config["network"], schema.resolve(config["network"]["_target_"], trust)
-    if config["network"] != own and not network.exact:  # type: ignore[attr-defined]
-        raise UserError("network: a checkpoint's weights belong to its own network; only network=oracle can replace it")
-    try:
-        found = find_device(device)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    return Run(folder, saved, config, weights, found, precision, trust)
+    return Run(
+        run, checkpoint=checkpoint, weights=weights, device=device, precision=precision, trust=trust, nodes=nodes
+    )
 
 
-class Run:
+class Run(Trained):
     """A trained run, reloaded.
 
     Its methods take points in the user's units as tensors, NumPy arrays or lists, and return float64 tensors. One point
-    without the batch axis gives a result without it.
-
-    Attributes:
-        folder: the run's folder.
-        config: its configuration, plain data.
-        step: the step of the checkpoint.
-        sde: the forward process.
-        model: the trained score in the network's units, as samplers use it, or the trained classifier.
-        sampler: the sampler it will use.
-        guidance: what steers the score; None for the score itself.
-        units: between the network's units and the user's.
-        classes: the number of classes of the data; None where they have no labels.
-        weights: which weights are loaded, ``ema`` or ``raw``.
+    without the batch axis gives a result without it. :class:`Trained` has its attributes.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        saved: Checkpoint,
-        config: Config,
-        weights: Literal["ema", "raw"],
-        device: torch.device,
-        precision: str,
-        trust: Sequence[str],
-    ) -> None:
-        self.folder, self.config, self.step, self.weights = folder, config, saved.step, weights
-        self.device, self.dtype, self._trust = device, DTYPES[precision], trust
-        self._data = saved.data
-        self.guidance: Guidance | None = None
-        self._guided_by = ""
-        self.units, self.classes = restored(saved.units), saved.classes
-        self.sde: SDE = construct(config, "sde", trust)
-        self.sampler: Sampler = construct(config, "sampler", trust)
-        network_class = schema.resolve(config["network"]["_target_"], trust)
-        if found := refusals(config, {"sampler": self.sampler, "network": network_class}, trust):
-            raise Faults("\n".join(found))
-        exact = network_class.exact  # type: ignore[attr-defined]
-        # Only an exact score needs the law, and with it the data, whose file may be gone.
-        law = self.dataset.encoded_law if exact else None
-        supplied = {"shape": self.units.shape, "law": law, "sde": self.sde, "classes": self.classes}
-        network = make_network(config, trust, **supplied)
-        if not exact:
-            load_weights(network, saved.ema if weights == "ema" else saved.weights)
-        moments = None if saved.moments is None else Moments(**saved.moments)  # type: ignore[arg-type]
-        parametrization = construct(config, "parametrization", trust, moments=moments)
-        self.model: ScoreModel | ClassifierModel = connect(network, parametrization, self.sde).to(device, self.dtype)
-        self.model.eval()
+    guidance: Guidance | None = None
+    """What steers the score; None for the score itself."""
+    _guided_by = ""
 
     def __repr__(self) -> str:
         parts = [f"{group}={choice(self.config[group])}" for group in ("dataset", "sde", "network", "sampler")]
         guided = [f"guidance={self._guided_by}"] if self._guided_by else []
         return f"Run({', '.join([*parts, *guided])}; {self.weights_used()}; {self.folder})"
-
-    @cached_property
-    def dataset(self) -> Dataset:
-        """The training data, made or read again.
-
-        Raises:
-            UserError: its file is no longer there, or holds other data.
-        """
-        dataset: Dataset = construct(self.config, "dataset", self._trust, seed=self.config["seed"])
-        if found := difference(self._data, known_by(self.config, dataset)):
-            raise UserError(f"the data are no longer those that {self.folder} was trained on: {found}")
-        dataset.units = self.units
-        return dataset
-
-    @property
-    def score_model(self) -> ScoreModel:
-        """The trained score; raises UserError if the run holds a classifier."""
-        if not isinstance(self.model, ScoreModel):
-            raise UserError(f"{self.folder}: holds a classifier, not a score: it steers another run by guidance.run=")
-        return self.model
 
     def score(self, x: ArrayLike, t: ArrayLike) -> Tensor:
         """Return ∇ log p_t of the decoded process, the direction in which sampling pulls points at time t.
@@ -279,11 +178,11 @@ class Run:
             return self
         own = self.config["sampler"]
         node = choices.changed(own, options) if sampler is None else choices.node("sampler", sampler, options)
-        check({"sampler": node}, ("sampler",), {}, self._trust)
+        check({"sampler": node}, ("sampler",), {}, self.trust)
         other = copy.copy(self)
         other.config = {**self.config, "sampler": paced(node, self.config["sde"])}
-        other.sampler = construct(other.config, "sampler", self._trust)
-        if found := refusals(other.config, {"sampler": other.sampler}, self._trust):
+        other.sampler = construct(other.config, "sampler", self.trust)
+        if found := refusals(other.config, {"sampler": other.sampler}, self.trust):
             raise Faults("\n".join(found))
         return other
 
@@ -323,7 +222,7 @@ class Run:
         first: int = 0,
     ) -> Samples:
         """Return samples in the network's units, with the number of evaluations and the path: see :func:`draw`."""
-        check({"count": count, "seed": seed, "batch_size": batch_size}, (), SAMPLE, self._trust)
+        check({"count": count, "seed": seed, "batch_size": batch_size}, (), SAMPLE, self.trust)
         return draw(
             self.sde,
             self.score_model,
@@ -365,102 +264,15 @@ class Run:
             raise UserError(f"guidance={self._guided_by}: the run is guided already: guide the run that it came from")
         other = run.folder if isinstance(run, Run) else run
         node = choices.node("guidance", name, options if other is None else {**options, "run": str(other)})
-        check({"guidance": node}, ("guidance",), {}, self._trust)
-        self.check_label(node, label)
-        y = None
-        if self.steers(node, "observed"):
-            given = None if observed is None else array("observed", observed)
-            y = observe(self.units, lambda: self.dataset, node, self.measurement(node), given).y
-        elif observed is not None:
-            raise UserError(f"observed: guidance={name} agrees with no measurement: leave it out")
+        check({"guidance": node}, ("guidance",), {}, self.trust)
+        guiding.check_label(self, node, label)
+        seen = guiding.observation(self, node, None if observed is None else array("observed", observed))
         result = copy.copy(self)
-        result.guidance = self.guide(node, label, y, run if isinstance(run, Run) else None)
+        result.guidance = guiding.build(
+            self, node, label, None if seen is None else seen.y, run if isinstance(run, Run) else None
+        )
         result._guided_by = name if label is None else f"{name}, label={label}"
         return result
-
-    def guide(
-        self,
-        node: Mapping[str, Any],
-        label: int | None = None,
-        observed: Tensor | None = None,
-        other: Run | None = None,
-    ) -> Guidance:
-        """Return the guidance that a node names, ready to steer this run.
-
-        Args:
-            node: of the group ``guidance``.
-            label: the class to steer towards, if it steers towards one.
-            observed: the result of a measurement in the network's units, if it agrees with one.
-            other: the run that the node names, if it is loaded already.
-
-        Raises:
-            UserError: it does not go with this run.
-        """
-        if self.steers(node, "observed"):
-            linear_units(self.units, choice(node))
-
-        precision: Literal["float32", "float64"] = "float64" if self.dtype == torch.float64 else "float32"
-
-        def load_model(folder: str, kind: type) -> ScoreModel | ClassifierModel:
-            found = other or load(folder, device=str(self.device), precision=precision, trust=self._trust)
-            return self._matching(found, folder, kind)
-
-        supplied = {"label": label, "observed": observed, "shape": self.units.shape, "load": load_model}
-        guidance: Guidance = construct({"guidance": node}, "guidance", self._trust, **supplied)
-        if guidance.conditional and self.model.network.label_dropout is None:
-            raise UserError(
-                f"guidance={choice(node)}: the network of {self.folder} does not take the class: train one with "
-                f"network.label_dropout=0.1, as experiment=digits_conditional does"
-            )
-        if found := refusals({**self.config, "guidance": node}, {"guidance": guidance}, self._trust):
-            raise Faults("\n".join(found))
-        return guidance
-
-    def check_label(self, node: Mapping[str, Any] | None, label: int | Literal["all"] | None) -> None:
-        """Raise UserError if a label has no meaning for a guidance and the data.
-
-        Args:
-            node: of the guidance; None for the score itself.
-            label: a class, ``all`` for each of them, None for none.
-        """
-        if label is None:
-            return
-        if node is None:
-            raise UserError(
-                f"label={label}: nothing steers towards a class: add guidance=classifier or classifier_free"
-            )
-        if not self.steers(node, "label"):
-            raise UserError(f"label={label}: guidance={choice(node)} steers towards no class: leave it out")
-        if self.classes is None:
-            raise UserError(f"label={label}: the data of {self.folder} have no labels")
-        if label != "all" and label not in range(self.classes):
-            raise UserError(f"label={label} is no class of the data: choose from 0 to {self.classes - 1}")
-
-    def steers(self, node: Mapping[str, Any], by: str) -> bool:
-        """Return True if the guidance of a node steers ``by`` a ``label``, or by what was ``observed``."""
-        return schema.takes(node, by, self._trust)
-
-    def measurement(self, node: Mapping[str, Any]) -> Measurement:
-        """Return the measurement inside the node of a guidance."""
-        name = "guidance.measurement"
-        return construct({name: node["measurement"]}, name, self._trust, shape=self.units.shape)
-
-    def _matching(self, other: Run, folder: str, kind: type) -> ScoreModel | ClassifierModel:
-        """Return the model of another run; raise UserError if it is not of a kind, or of other data or another SDE."""
-        if not isinstance(other.model, kind):
-            wanted = "classifier: train one with objective=classification" if kind is ClassifierModel else "score"
-            raise UserError(f"guidance.run={folder}: holds no {wanted}")
-        same = other.config["dataset"]["_target_"] == self.config["dataset"]["_target_"]
-        if not (same and other.units.equals(self.units)):
-            raise UserError(
-                f"guidance.run={folder}: was trained on other data than {self.folder}: train it on the same"
-            )
-        if other.config["sde"] != self.config["sde"]:
-            raise UserError(
-                f"guidance.run={folder}: was trained with another SDE than {self.folder}: train it with the options "
-                f"under sde: in {self.folder}/config.yaml"
-            )
-        return copy.deepcopy(other.model).to(self.device, self.dtype)
 
     def evaluate(self, x: ArrayLike | None = None, *, count: int = 2000, seed: int = 0) -> Metrics:
         """Return the metrics of points beside their floors.
@@ -483,7 +295,7 @@ class Run:
             return measures.measure(self.dataset, self.sample(count, seed=seed).cpu(), None, self.folder)
         batch = points("x", x, self.units.shape)[0].cpu()
         found = measures.measure(self.dataset, batch, None, self.folder)
-        if len(self.units.shape) == 1 and has_density(self.dataset):
+        if len(self.units.shape) == 1 and self._has_density():
             divergence, flow = by_probes(0, self.units.size), self.flow()
             found |= measures.likelihood(
                 self.dataset, lambda part: flow.log_prob(part, divergence, seed).log_p, batch, seed
@@ -518,28 +330,10 @@ class Run:
         samples = self.generate(count, seed=seed, batch_size=count, frames=FRAMES)
         return Animation(animation(self.dataset, samples, self.sde))
 
-    def score_on_cpu(self) -> Score:
-        """Return the trained score as a function of tensors on the CPU, in the network's units."""
-        return on_cpu(self.score_model, self.device, self.dtype)
-
-    def weights_used(self) -> str:
-        """Return in words which weights are loaded."""
-        return "exact score" if self.model.network.exact else f"{self.weights} weights of step {self.step}"
-
-
-def has_density(dataset: Dataset) -> bool:
-    """Returns True if the likelihood of data has a meaning."""
-    try:
-        check_density(dataset)
-    except UserError:
-        return False
-    return True
-
-
-def load_weights(network: Network, weights: Mapping[str, Tensor]) -> None:
-    """Put weights into a network; raise UserError where a name or a shape is missing, foreign or different."""
-    try:
-        network.load_state_dict(weights, strict=True)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        reason = textwrap.shorten(str(error), 500, placeholder=" …")
-        raise UserError(f"the checkpoint's weights do not fit its network: {reason}") from None
+    def _has_density(self) -> bool:
+        """Return True if a likelihood of the data has a meaning."""
+        try:
+            check_density(self.dataset)
+        except UserError:
+            return False
+        return True

@@ -21,7 +21,7 @@ from sdegen.datasets.columns import carried_by_few, quantile_units, robust_units
 from sdegen.flow.likelihood import Exact, Flow
 from sdegen.flow.solvers import Dopri5
 from sdegen.metrics.points import measure_points
-from sdegen.runs import checkpoint, session
+from sdegen.runs import checkpoint, guiding, session
 from sdegen.runs.checkpoint import Checkpoint
 from sdegen.runs.results import planned
 from sdegen.runs.run import Run, load
@@ -221,7 +221,7 @@ def test_measurements_and_exact_laws_are_refused_where_the_units_bend(incomes: R
         linear(tmp_path),
         "guidance=.*linear in the data, and dataset.standardize=quantile bends them",
     )
-    for use in (lambda: planned(incomes, node, None), lambda: incomes.guide(node, observed=torch.zeros(1, 1))):
+    for use in (lambda: planned(incomes, node, None), lambda: guiding.build(incomes, node, observed=torch.zeros(1, 1))):
         with pytest.raises(UserError, match=words):
             use()
     with pytest.raises(UserError, match="not known in the network's units: .* dataset.standardize=true"):
@@ -356,6 +356,6 @@ def test_distances_see_that_the_bulk_is_lost(choice: str, split: int) -> None:
 def test_a_run_begins_by_saying_which_rows_carry_the_scale(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     np.save(tmp_path / "x.npy", OUTLIERS.numpy())
     config = composed("train", ["dataset=file", f"dataset.path={tmp_path / 'x.npy'}"])
-    session.Team(config, tmp_path / "run", ()).members[0].warn()
+    session.Session(config, tmp_path / "run", ()).writers[0].warn()
     (said,) = [record.getMessage() for record in caplog.records]
     assert "rows carry 99" in said and "use dataset.standardize=quantile" in said
