@@ -18,7 +18,7 @@ from sdegen.config.assembly import Config, replicated, together
 from sdegen.core import schema
 from sdegen.core.randomness import SampleNoise
 from sdegen.models.classifier import ClassifierModel
-from sdegen.runs import files
+from sdegen.runs import files, machine
 from sdegen.runs.sampling import draw
 from sdegen.training.loop import DTYPES
 
@@ -57,7 +57,7 @@ def forecast(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Forecast
         config: a configuration of train.yaml, resolved, plain.
         trust: modules whose classes it may name; any, where the user has composed it himself.
     """
-    files.forget_peak_memory()
+    machine.forget_peak_memory()
     replicas = replicated(config, trust)
     parts, training = replicas[0], together(replicas)
     config, dataset, sde = parts.config, parts.dataset, parts.sde
@@ -85,7 +85,7 @@ def forecast(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Forecast
             once = median(_timed(lambda: model(x, t), device) for _ in range(5))
         sampled = nfe * count * len(replicas)
         sampling_seconds = once * sampled / batch
-    memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else files.peak_memory_mib()
+    memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else machine.peak_memory_mib()
     return Forecast(steps, rows, seconds, sampled, sampling_seconds, memory)
 
 

@@ -17,7 +17,8 @@ from sdegen.flow.likelihood import dequantized
 from sdegen.metrics.features import Features, train_features
 from sdegen.metrics.points import Metrics
 from sdegen.models.classifier import ClassifierModel, log_likelihood_by_time
-from sdegen.runs import checkpoint, files
+from sdegen.runs import files
+from sdegen.runs.stored import stored
 
 log = logging.getLogger("sdegen")
 
@@ -99,7 +100,7 @@ def features_of(dataset: Dataset, folder: Path) -> Features | None:
     if path.exists():
         features = Features(dataset.units.shape, dataset.classes)
         try:
-            features.load_state_dict(checkpoint.stored(path))  # type: ignore[arg-type]
+            features.load_state_dict(stored(path))  # type: ignore[arg-type]
         except (UserError, RuntimeError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: not a file of features ({type(error).__name__}): remove it") from None
         return features.eval()

@@ -115,10 +115,7 @@ class Run(Trained):
         Raises:
             UserError: the run is guided; a guided score has no exact flow.
         """
-        if self.guidance is not None:
-            raise UserError(
-                f"guidance={self._guided_by}: a guided run has no latents and no density: use the run itself"
-            )
+        self._check_unguided()
         return Flow(
             self.sde,
             self.score_model,
@@ -329,6 +326,31 @@ class Run(Trained):
 
         samples = self.generate(count, seed=seed, batch_size=count, frames=FRAMES)
         return Animation(animation(self.dataset, samples, self.sde))
+
+    def export(self, path: str | Path) -> Path:
+        """Write the score as a file that ``torch.export.load(path).module()`` reads, without this package.
+
+        The program takes ``(x, t)``, or ``(x, t, y)`` if the network takes the class, for any number of points. It
+        works in the user's units, or in the network's under ``dataset.standardize=quantile``. ``sdegen.json`` in the
+        file says which, and has the configuration.
+        """
+        from sdegen.runs.export import export
+
+        self._check_unguided()
+        return export(self, Path(path))
+
+    def save_weights(self, path: str | Path) -> Path:
+        """Write the network's weights as safetensors, with the configuration as metadata and without the data."""
+        from sdegen.runs.export import save_weights
+
+        return save_weights(self, Path(path))
+
+    def _check_unguided(self) -> None:
+        if self.guidance is not None:
+            raise UserError(
+                f"guidance={self._guided_by}: a guided run has no latents and no density, and is not exported: use the "
+                f"run that it came from"
+            )
 
     def _has_density(self) -> bool:
         """Return True if a likelihood of the data has a meaning."""

@@ -17,9 +17,10 @@ from sdegen.core import schema
 from sdegen.core.errors import Stopped, Unwritable, UserError
 from sdegen.models.moments import Moments
 from sdegen.runs import checkpoint as checkpoints
-from sdegen.runs import files
+from sdegen.runs import files, machine
 from sdegen.runs.checkpoint import Checkpoint, examine
 from sdegen.runs.interrupt import Interrupt
+from sdegen.runs.latest import point_latest, resolve
 from sdegen.runs.run import Run
 from sdegen.runs.writer import Writer
 from sdegen.training.history import Diverged
@@ -53,7 +54,7 @@ def train(
     Raises:
         Stopped: a signal came; the message says what is saved and how to continue.
     """
-    files.forget_peak_memory()
+    machine.forget_peak_memory()
     session = Session(config, folder, trust, resume)
     try:
         with contextlib.ExitStack() as stack:
@@ -65,7 +66,7 @@ def train(
             for writer in session.writers:
                 stack.enter_context(writer.recording())
             session.save_first()
-            checkpoints.point_latest(folder)
+            point_latest(folder)
             session.train(interrupt)
             return session.finish()
     except Stopped as stop:
@@ -250,7 +251,7 @@ def resume(folder: Path, changes: Mapping[str, Any], trust: Sequence[str] = ()) 
             moved.
         trust: modules whose classes the checkpoint's configuration may name, beside the package's own.
     """
-    folder = checkpoints.resolve(folder)
+    folder = resolve(folder)
     saved = checkpoints.newest(folder, list((folder / files.REPLICAS).glob("*")))
     examine(folder, saved, trust)
     config = saved.config

@@ -34,6 +34,7 @@ from sdegen.models.score import ScoreModel
 from sdegen.networks import Network
 from sdegen.runs import checkpoint as checkpoints
 from sdegen.runs.checkpoint import Checkpoint, examine
+from sdegen.runs.latest import resolve
 from sdegen.runs.sampling import on_cpu
 from sdegen.samplers import Sampler
 from sdegen.sde.base import SDE, Score
@@ -75,7 +76,7 @@ class Trained:
     ) -> None:
         settings = {"checkpoint": checkpoint, "weights": weights, "device": device, "precision": precision}
         check(settings, (), SAMPLE, trust)
-        saved, self.folder = checkpoints.read(Path(run), checkpoint), checkpoints.resolve(Path(run))
+        saved, self.folder = checkpoints.read(Path(run), checkpoint), resolve(Path(run))
         examine(self.folder, saved, trust)
         self.config, self.trust = _checked(saved.config, nodes or {}, trust), trust
         self.step, self.weights, self.dtype = saved.step, weights, DTYPES[precision]

@@ -14,7 +14,7 @@ from sdegen.core.errors import UserError
 from sdegen.datasets.fingerprint import difference
 from sdegen.models.classifier import ClassifierModel
 from sdegen.runs import checkpoint as checkpoints
-from sdegen.runs import files
+from sdegen.runs import files, machine
 from sdegen.runs.checkpoint import Checkpoint, examine
 from sdegen.runs.run import Run, load
 from sdegen.runs.sampling import draw, on_cpu
@@ -55,7 +55,7 @@ class Writer:
         # A replica is saved before the first run: a checkpoint without one of the first is left by a failed attempt.
         if not self.replica and any((folder / "checkpoints").glob("*.pt")):
             raise UserError(f"{folder}: holds a run already: remove it, or go on with it by resume={folder}")
-        self.provenance = files.provenance(command)
+        self.provenance = machine.provenance(command)
         files.write_yaml(folder / "config.yaml", self.parts.config)
         files.write_json(folder / "provenance.json", self.provenance)
 
@@ -73,7 +73,7 @@ class Writer:
 
     def resume(self, saved: Checkpoint) -> None:
         """Continue in the folder; log a warning if the versions differ from those at the beginning."""
-        now, before = files.provenance(""), saved.provenance
+        now, before = machine.provenance(""), saved.provenance
         self.provenance, self.resumed = before, True
         changed = [key for key in ("python", "packages", "commit", "clean") if now[key] != before.get(key)]
         if changed:
@@ -206,7 +206,7 @@ class Writer:
             self.metrics = written.metrics
         # Twice: the table of runs shows the first five scalars only, and capitals sort first.
         self.recorder.final(training.steps, {**scalars(self.metrics), **scalars(self.metrics, "Final")})
-        cost = {"steps": training.step, "seconds": training.seconds, "peak_memory_mib": files.peak_memory_mib()}
+        cost = {"steps": training.step, "seconds": training.seconds, "peak_memory_mib": machine.peak_memory_mib()}
         files.write_json(folder / "provenance.json", {**self.provenance, "training": cost})
         files.write_json(folder / "metrics.json", self.metrics)
         return result
