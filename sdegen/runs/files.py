@@ -11,7 +11,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -27,6 +27,13 @@ REPLICAS = "replicas"
 
 LARGEST = 2**20
 """Bytes above which a file of a run is not read."""
+
+
+class Written(NamedTuple):
+    """The folder that a command left, and the metrics in it."""
+
+    folder: Path
+    metrics: dict[str, dict[str, Any]]
 
 
 def replace(path: Path, make: Callable[[Path], object]) -> None:

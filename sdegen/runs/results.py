@@ -32,13 +32,6 @@ KEPT = 2**26
 Label = int | Literal["all"] | None
 
 
-class SampleFiles(NamedTuple):
-    """The folder that sampling left, and the metrics in it."""
-
-    folder: Path
-    metrics: Metrics
-
-
 class Plan(NamedTuple):
     """What is to be sampled: the classes, one after the other (None for no class), each with its guidance."""
 
@@ -66,7 +59,7 @@ def write(
     guidance: Config | None = None,
     label: Label = None,
     animate: bool = False,
-) -> SampleFiles:
+) -> files.Written:
     """Sample, measure and draw into ``samples/<number>-<sampler>/`` of the run's folder.
 
     Args:
@@ -92,7 +85,7 @@ def write(
         files.write_yaml(folder / "config.yaml", {**own, **steered})
         files.write_samples(folder, drawn.x, **_facts(run, drawn, plan.seen, seed))
         found = _judge(run, drawn, plan.seen, folder, animate)
-    return SampleFiles(final, found)
+    return files.Written(final, found)
 
 
 def planned(run: Run, guidance: Config | None, label: Label) -> Plan:
