@@ -51,13 +51,14 @@ def measure(suite: str, changes: list[str], folder: Path) -> None:
 
     from sdegen import figures
     from sdegen.runs import files
+    from sdegen.runs.machine import provenance
 
     module = importlib.import_module(f"suites.{suite}")
     rows = module.measure(**options)
     if not rows:
         raise UserError(f"{' '.join(changes)}: leaves nothing to measure: give each list an entry")
     print(base.table(rows))
-    machine = {key: value for key, value in files.provenance("").items() if key != "command"}
+    machine = {key: value for key, value in provenance("").items() if key != "command"}
     files.write_json(
         folder / "results.json", {"suite": suite, "options": options, "rows": [r._asdict() for r in rows], **machine}
     )

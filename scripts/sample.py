@@ -14,7 +14,7 @@ log = logging.getLogger("sdegen")
 def loaded(config: dict[str, Any]) -> Any:  # noqa: ANN401
     from sdegen.config.checks import check
     from sdegen.config.options import SAMPLE
-    from sdegen.runs.results import labels, observe
+    from sdegen.runs.results import planned
     from sdegen.runs.run import load
 
     groups = (*command.NODES, *(["guidance"] if config["guidance"] else []))
@@ -23,10 +23,7 @@ def loaded(config: dict[str, Any]) -> Any:  # noqa: ANN401
     nodes = {group: config[group] for group in command.NODES}
     settings = {key: config[key] for key in ("checkpoint", "weights", "device", "precision", "trust")}
     run = load(config["run"], nodes=nodes, **settings)
-    asked = labels(run, config["guidance"], config["label"])
-    if config["guidance"]:
-        seen = observe(run, config["guidance"])
-        run.guide(config["guidance"], asked[0], None if seen is None else seen.y)
+    planned(run, config["guidance"], config["label"])
     return run, config
 
 

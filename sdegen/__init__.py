@@ -4,22 +4,33 @@
 
     import sdegen
 
+    run = sdegen.train("experiment=smile", "trainer.steps=500")
+    run = sdegen.fit(x, steps=500)                        # points or images in memory
     run = sdegen.load("outputs/smile/latest")
-    x = run.sample(1000)                       # (1000, 2), in the units of the data
+    x = run.sample(1000, sampler="adams", steps=10)       # (1000, 2), in the units of the data
+
+A user's mistake is a :class:`UserError` with a message of one line.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from sdegen.core.errors import UserError
+
+if TYPE_CHECKING:
+    from sdegen.cli.python import fit, train
+    from sdegen.runs.run import Run, load
 
 __version__ = "0.1.0"
-__all__ = ["load"]
+__all__ = ["Run", "UserError", "fit", "load", "train"]
+
+# Late, so that `import sdegen` does not cost the seconds of importing torch.
+_LATE = {"Run": "sdegen.runs.run", "load": "sdegen.runs.run", "fit": "sdegen.cli.python", "train": "sdegen.cli.python"}
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the signature Python prescribes
-    # Late, so that `import sdegen` does not cost the seconds of importing torch.
-    if name == "load":
-        from sdegen.runs.run import load
-
-        return load
-    raise AttributeError(f"module 'sdegen' has no attribute {name!r}")
+    if name not in _LATE:
+        raise AttributeError(f"module 'sdegen' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LATE[name]), name)

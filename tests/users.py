@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sdegen.models.parametrizations import Karras, Terms
+from sdegen.models.moments import Moments
+from sdegen.models.parametrizations import Karras, Raw, Terms
 from sdegen.networks import Network
-from sdegen.sde import LinearSDE
+from sdegen.sde import SDE, LinearSDE
 
 
 class Regular(Network):
@@ -208,6 +209,18 @@ class Counting(Plain):
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         self.passes += self.training
         return super().forward(x, t) / (1 + self.passes)
+
+
+class Centred(Raw):
+    """A parametrization that takes the moments of the data and keeps their axes."""
+
+    def __init__(self, moments: Moments | None) -> None:
+        assert moments is not None and moments.axes is not None
+        self.rotation = moments.axes
+
+    def terms(self, sde: SDE, x: Tensor, t: Tensor) -> Terms:
+        terms = super().terms(sde, x, t)
+        return terms._replace(x=x @ self.rotation.to(x))
 
 
 class Learned(Karras, nn.Module):

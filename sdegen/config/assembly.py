@@ -61,8 +61,13 @@ class Parts(dict[str, Any]):
             self.faults.append(str(fault))
 
 
-def build(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Components:
+def build(config: Config, trust: Sequence[str] = schema.ANYTHING, moments: Moments | None = None) -> Components:
     """Builds the parts that a configuration names.
+
+    Args:
+        config: the configuration, plain.
+        trust: modules whose classes it may name.
+        moments: of the data, from a checkpoint; None measures them if the parametrization takes them.
 
     Raises:
         Faults: all that is wrong with the configuration, a line each.
@@ -73,22 +78,30 @@ def build(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Components:
     points = _some(parts["dataset"]) if "dataset" in parts else None
     encoded = None if points is None else parts["dataset"].units.encode(points)
     parts.config = resolved(parts.config, encoded, trust)
-    _instantiate(parts, points)
+    _instantiate(parts, points, moments)
     parts.faults += rules.faults(parts.config, parts)
     if parts.faults:
         raise Faults("\n".join(parts.faults))
     return Components(parts.config, **{name: parts[name] for name in Components._fields if name != "config"})
 
 
-def replicated(config: Config, trust: Sequence[str] = schema.ANYTHING) -> list[Components]:
+def replicated(
+    config: Config, trust: Sequence[str] = schema.ANYTHING, moments: Sequence[Moments | None] = ()
+) -> list[Components]:
     """Builds the parts of a run and of those to be trained together with it, of the seeds that follow its own.
+
+    Args:
+        config: the configuration, plain.
+        trust: modules whose classes it may name.
+        moments: of the data of each run, from checkpoints; empty for a new run.
 
     Raises:
         Faults: what is wrong with the configuration.
     """
-    first = build(config, trust)
+    known = dict(enumerate(moments))
+    first = build(config, trust, known.get(0))
     seed, replicas = first.config["seed"], first.trainer.replicas
-    runs = [first, *(build({**config, "seed": seed + k}, trust) for k in range(1, replicas))]
+    runs = [first, *(build({**config, "seed": seed + k}, trust, known.get(k)) for k in range(1, replicas))]
     if len({(len(one.dataset.x), one.dataset.units.shape) for one in runs}) > 1:
         raise Faults(f"trainer.replicas={replicas}: the data sets of the seeds differ in size: {rules.ONE_BY_ONE}")
     sde = first.config["sde"]
@@ -110,17 +123,18 @@ def _some(dataset: Dataset) -> Tensor:
     return dataset.x[order[:MEASURED].sort().values]
 
 
-def _instantiate(parts: Parts, points: Tensor | None) -> None:
+def _instantiate(parts: Parts, points: Tensor | None, moments: Moments | None) -> None:
     """Builds the other parts in the order in which they need each other.
 
     Args:
         parts: has the data set, if it could be built.
         points: points of the data set, in the user's units; None where there is none.
+        moments: of the data, if they are known.
     """
     for group in ("objective", "weighting", "times", "optimizer", "trainer", "sampler"):
         parts.add(group)
     if points is not None:
-        parts["moments"] = _moments(parts, points)
+        parts["moments"] = _moments(parts, points) if moments is None else moments
         parts.add("parametrization", moments=parts["moments"])
     named = {**parts, "network": schema.resolve(parts.config["network"]["_target_"], parts.trust)}
     parts.faults += refusals(parts.config, {group: named[group] for group in PROCESS if group in named}, parts.trust)

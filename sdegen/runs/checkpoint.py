@@ -1,4 +1,4 @@
-"""Checkpoints: plain data and tensors in one file, written whole or not at all, read without running any of it."""
+"""Checkpoints: plain data and tensors in one file, which is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import logging
 import os
 import re
 import shutil
-import textwrap
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,41 +15,36 @@ from torch import Tensor
 
 from sdegen.config.trust import check_plain, check_size, plain
 from sdegen.core.errors import UserError
-from sdegen.datasets import units
-from sdegen.models.moments import Moments
 from sdegen.runs import files
-from sdegen.training.history import BINS
+from sdegen.runs.latest import resolve
+from sdegen.runs.stored import FORMAT, is_checkpoint, stored
 
 log = logging.getLogger("sdegen")
-
-FORMAT = 4
-MOST_CLASSES = 2**20
-EXTRA = "_extra_state"
-"""How the name ends under which a ``state_dict`` has what a module keeps beside tensors."""
 
 Which = int | Literal["last", "best"]
 """A step, the newest there is, or the one with the smallest loss on held-out points."""
 
 
 class Checkpoint(NamedTuple):
-    """All that is needed to go on, or to sample.
+    """All that is needed to resume a training, or to sample.
 
     Attributes:
         config: the resolved configuration of the run, plain data.
         step: steps taken.
-        seconds: time they took.
+        seconds: their time.
         weights: the network's ``state_dict``.
-        ema: that of its moving average.
+        ema: the ``state_dict`` of its moving average.
         optimizer: the optimiser's state.
         units: the state of the data's units: see :class:`sdegen.datasets.units.Units`.
-        moments: of the data, where the parametrization asks for them: see :class:`sdegen.models.moments.Moments`.
-        data: what the data are known by: see :func:`sdegen.datasets.fingerprint.fingerprint`.
+        moments: of the data, if the parametrization takes them: see :class:`sdegen.models.moments.Moments`.
+        data: the fingerprint of the data: see :func:`sdegen.datasets.fingerprint.fingerprint`.
         classes: the number of classes of the data; None where they have no labels.
         provenance: versions, commit and machine of the training.
-        held_out: the loss of the average on held-out points; None where there are none.
-        best: the smallest of these so far, this one among them; infinity where there is none.
-        history: what the steps since the last scalars have cost: see :meth:`sdegen.training.history.History.state`.
-        stream: which of the seed's streams of noise the steps after this one take: see
+        held_out: the loss of the average on held-out points; None if it was not measured.
+        best: the smallest of these losses so far, this one included; infinity if there is none.
+        history: losses and norms of the steps since the last scalars: see
+            :meth:`sdegen.training.history.History.state`.
+        stream: the number of the stream of noise that the following steps use: see
             :class:`sdegen.training.batches.Stream`.
     """
 
@@ -73,14 +66,14 @@ class Checkpoint(NamedTuple):
 
 
 def save(checkpoint: Checkpoint, folder: Path, keep: int | None = None) -> Path:
-    """Write ``step-<step>.pt`` into a folder, and let ``last.pt`` name it, and ``best.pt`` if it is the best so far.
+    """Writes ``step-<step>.pt`` into a folder, links it as ``last.pt``, and as ``best.pt`` if it is the best so far.
 
-    Each appears whole or not at all, and nothing is removed before.
+    Each file appears whole or not at all, and older files are removed last.
 
     Args:
-        checkpoint: what to write.
-        folder: where.
-        keep: how many steps to keep beside the best; None for all.
+        checkpoint: the content.
+        folder: for the file.
+        keep: how many checkpoints to keep beside the best; None for all.
     """
     path = folder / f"step-{checkpoint.step:08d}.pt"
     files.replace(path, lambda temporary: _write(checkpoint, temporary))
@@ -89,7 +82,7 @@ def save(checkpoint: Checkpoint, folder: Path, keep: int | None = None) -> Path:
 
 
 def settle(checkpoint: Checkpoint, folder: Path, keep: int | None = None) -> None:
-    """What :func:`save` does once the file is there, and what is left of it where a process was killed in its midst."""
+    """Links the file of a checkpoint and removes older ones: the end of :func:`save`, also after it was killed."""
     path = folder / f"step-{checkpoint.step:08d}.pt"
     if not path.is_file():
         return
@@ -102,55 +95,20 @@ def settle(checkpoint: Checkpoint, folder: Path, keep: int | None = None) -> Non
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint onto the CPU.
+    """Reads a checkpoint onto the CPU.
 
     Raises:
-        UserError: there is no such file, or it is damaged, or it is not a checkpoint of this program.
+        UserError: the file is missing, damaged, or not a checkpoint of this program.
     """
     content = stored(path)
-    if not (isinstance(content, dict) and _is_sound(content)):
+    if not is_checkpoint(content):
         raise UserError(f"{path}: not a checkpoint of sdegen (format {FORMAT})")
-    del content["format"]
-    return Checkpoint(**content)
-
-
-def stored(path: Path) -> object:
-    """What torch has saved in a file, on the CPU: tensors and plain data.
-
-    Nothing else is read (``weights_only``), and that only after the checksums of the file hold: torch itself loads a
-    file with flipped bits without a word.
-
-    Raises:
-        UserError: there is no such file, or it is damaged, or holds something else.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            # Torch compresses nothing: what is compressed could be a bomb, and none of it is read.
-            if any(member.compress_type or re.search(r"^/|\\|\.\.", member.filename) for member in members):
-                raise ValueError("it holds a file that is compressed, or would lie elsewhere")
-            if sum(member.file_size for member in members) > path.stat().st_size:
-                raise ValueError("it claims to hold more than it has bytes")
-            damaged = archive.testzip()
-    except Exception as error:
-        # A damaged file makes zipfile raise a dozen different things.
-        reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" …")
-        raise UserError(f"{path}: not a whole checkpoint ({reason})") from None
-    if damaged:
-        raise UserError(f"{path}: damaged, the checksum of {damaged} is wrong")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # weights_only refuses foreign objects with several exception types, and long texts.
-        raise UserError(
-            f"{path}: refused: it holds more than tensors and plain data ({type(error).__name__})"
-        ) from None
+    fields = {name: value for name, value in content.items() if name != "format"}  # type: ignore[attr-defined]
+    return Checkpoint(**fields)
 
 
 def find(run: Path, which: Which = "last") -> Path:
-    """A checkpoint file of a run's folder.
+    """Returns the path of a checkpoint in a run's folder.
 
     Raises:
         UserError: there is none.
@@ -171,10 +129,10 @@ def find(run: Path, which: Which = "last") -> Path:
 
 
 def read(run: Path, which: Which = "last") -> Checkpoint:
-    """A checkpoint of a run's folder.
+    """Reads a checkpoint of a run's folder.
 
     Raises:
-        UserError: there is none, or it is damaged, in which case the newest that is whole is named.
+        UserError: there is none, or it is damaged; then the message names the newest whole one.
     """
     path = find(run, which)
     try:
@@ -187,13 +145,15 @@ def read(run: Path, which: Which = "last") -> Checkpoint:
 
 
 def newest(run: Path, others: Sequence[Path] = ()) -> Checkpoint:
-    """The newest whole checkpoint of a run, of a step of which other runs have a whole one, too; else a line is told.
+    """Reads the newest whole checkpoint of a run, of a step at which other runs have a whole one, too.
+
+    Damaged ones are skipped with a warning.
 
     Raises:
         UserError: there is none.
     """
     folder = run / "checkpoints"
-    # By their steps first: a process that was killed may have left the newest without the name last.pt.
+    # By their steps first: a process may have been killed before it linked the newest as last.pt.
     names = [*(f"step-{step:08d}.pt" for step in reversed(_steps(folder))), "last.pt"]
     for path in [folder / name for name in names if (folder / name).is_file()] or [find(run)]:
         try:
@@ -201,14 +161,14 @@ def newest(run: Path, others: Sequence[Path] = ()) -> Checkpoint:
             for other in others:
                 load(other / "checkpoints" / f"step-{found.step:08d}.pt")
         except UserError as error:
-            log.warning(f"{error}; passed over")
+            log.warning(f"{error}; skipped")
         else:
             return found
     raise UserError(f"{run}: holds no whole checkpoint: begin again, in another folder")
 
 
 def _steps(folder: Path) -> list[int]:
-    """The steps of the checkpoints in a folder, ascending."""
+    """Returns the steps of the checkpoints in a folder, ascending."""
     found = (re.fullmatch(r"step-(\d+)\.pt", file.name) for file in folder.glob("step-*.pt"))
     return sorted(int(match[1]) for match in found if match)
 
@@ -219,88 +179,6 @@ def _is_whole(folder: Path, step: int) -> bool:
     except UserError:
         return False
     return True
-
-
-def resolve(run: Path) -> Path:
-    """The run's folder itself, where a path is ``latest``: a link to it, or a file that holds its name.
-
-    Raises:
-        UserError: ``latest`` names what does not lie beside it.
-    """
-    if run.is_symlink():
-        target = str(run.readlink())
-    elif run.name == "latest" and run.is_file():
-        target = run.read_text(errors="replace").strip()
-    else:
-        return run
-    if run.name == "latest" and not re.fullmatch(r"(?!\.\.?$)[^/\\\x00-\x1f\x7f]{1,255}", target):
-        raise UserError(f"{run}: names no folder beside it: give the folder of a run")
-    return run.parent / target
-
-
-def point_latest(run: Path) -> None:
-    """Let ``latest`` beside a run's folder name it: a link, or a file where links are not to be had."""
-    latest = run.parent / "latest"
-    if latest.is_dir() and not latest.is_symlink():
-        return
-
-    def point(temporary: Path) -> None:
-        try:
-            temporary.symlink_to(run.name, target_is_directory=True)
-        except OSError:
-            temporary.write_text(run.name)
-
-    files.replace(latest, point)
-
-
-def _is_sound(content: dict[str, Any]) -> bool:
-    """Whether the content has the fields of a checkpoint, in their types."""
-    types: dict[str, Any] = {"format": int, "config": dict, "step": int, "seconds": float, "weights": dict, "ema": dict}
-    types |= {"optimizer": dict, "units": dict, "moments": dict | None, "data": dict, "classes": int | None}
-    types |= {"provenance": dict, "held_out": float | None, "best": float, "history": dict, "stream": int}
-    if content.keys() != types.keys() or not all(isinstance(content[key], kind) for key, kind in types.items()):
-        return False
-    named = [*content["weights"].items(), *content["ema"].items()]
-    if not all(isinstance(name, str) and (_is_stored(value) or name.endswith(EXTRA)) for name, value in named):
-        return False
-    classes = content["classes"]
-    sound = all(map(_is_stored, content["units"].values())) and units.is_sound(content["units"])
-    counted = content["step"] >= 0 <= content["stream"] and (classes is None or 0 < classes < MOST_CLASSES)
-    if sound and content["moments"] is not None:
-        sound = _are_moments(content["moments"], units.restored(content["units"]).shape)
-    return content["format"] == FORMAT and counted and sound and _is_history(content["history"], content["step"])
-
-
-def _are_moments(content: dict[str, Any], shape: tuple[int, ...]) -> bool:
-    """Whether they are moments of points of a shape."""
-    if content.keys() != set(Moments._fields):
-        return False
-    mean, axes, variances = (content[name] for name in Moments._fields)
-    tensors = [mean, variances, *([] if axes is None else [axes])]
-    if not all(_is_stored(x) and x.is_floating_point() and bool(x.isfinite().all()) for x in tensors):
-        return False
-    if axes is None:
-        fits = mean.shape == () and variances.shape == (1,)
-    else:
-        fits = len(shape) == 1 and mean.shape == variances.shape == shape
-        fits = fits and axes.ndim == 2 and len(axes) == len(mean) >= axes.shape[1]
-    return fits and bool((variances >= 0).all())
-
-
-def _is_history(content: dict[str, Any], step: int) -> bool:
-    """Whether it is what :meth:`sdegen.training.history.History.restore` asks for."""
-    if content.keys() != {"losses", "norms", "by_t"} or not all(map(_is_stored, content.values())):
-        return False
-    losses, norms, by_t = (content[name] for name in ("losses", "norms", "by_t"))
-    fits = losses.shape == norms.shape and losses.ndim == 1 and len(losses) <= step and by_t.shape == (2, BINS)
-    return fits and all(value.is_floating_point() for value in content.values())
-
-
-def _is_stored(value: object) -> bool:
-    """Whether a value is a tensor every number of which is in the file, for itself."""
-    if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
-        return False
-    return value.nbytes <= value.untyped_storage().nbytes()
 
 
 def _write(checkpoint: Checkpoint, path: Path) -> None:
@@ -315,7 +193,7 @@ def _link(source: Path, path: Path) -> None:
 
 
 def examine(folder: Path, saved: Checkpoint, trust: Sequence[str]) -> None:
-    """Look at a run that may be a stranger's, before anything is made of it or written into it.
+    """Checks a run that may be a stranger's, before anything is built from it or written into its folder.
 
     Args:
         folder: the run's own folder.
@@ -323,10 +201,12 @@ def examine(folder: Path, saved: Checkpoint, trust: Sequence[str]) -> None:
         trust: modules whose classes the configuration may name, beside the package's own.
 
     Raises:
-        UserError: the folder, the configuration or its size is not what it should be.
+        UserError: the folder holds links, the configuration is not plain, or the network is larger than its weights.
     """
     if link := next((inner for inner in folder.rglob("*") if inner.is_symlink()), None):
-        raise UserError(f"{link}: is a link, and could lead out of the run what is written: put what it names there")
+        raise UserError(
+            f"{link}: is a link, through which files outside of the run could be written: replace it by a copy"
+        )
     plain(saved.config)
     check_plain("provenance", saved.provenance)
     check_plain("data", saved.data)

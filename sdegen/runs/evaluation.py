@@ -1,10 +1,9 @@
-"""What a trained run is worth beside its samples: the likelihood of unseen data, and the way between two points."""
+"""Evaluation of a run by its flow: the likelihood of unseen data, and interpolation between two points."""
 
 from __future__ import annotations
 
 import logging
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,13 +11,12 @@ import torch
 from torch import Tensor
 
 from sdegen.core.errors import UserError
-from sdegen.core.randomness import generator
-from sdegen.datasets import Dataset
 from sdegen.flow.density import check_density
 from sdegen.flow.divergence import by_probes
-from sdegen.flow.likelihood import Likelihood, bits_per_dim, dequantized
+from sdegen.flow.likelihood import Likelihood, bits_per_dim
 from sdegen.metrics.points import unmeasured
 from sdegen.runs import files
+from sdegen.runs.measures import shuffled, spread_over_cells, unseen
 from sdegen.runs.run import Run
 from sdegen.sde.mixture import marginals
 
@@ -30,15 +28,15 @@ log = logging.getLogger("sdegen")
 CELLS = {1: 400, 2: 80}
 """Points along each axis of the grid on which the density is drawn, by the number of dimensions."""
 PAIRS = 6
-"""Pairs of points between which is interpolated."""
+"""Pairs of points whose interpolation is shown."""
 FRAMES = {"vectors": 33, "images": 9}
-"""Points on the way between two, both ends counted."""
+"""Points of an interpolation, both ends counted."""
 
 Metrics = dict[str, dict[str, Any]]
 
 
 class Result(NamedTuple):
-    """What an evaluation found: its metrics, arrays and figure, and which points stand in the first column."""
+    """Result of an evaluation: its metrics, arrays and figure, and the kind of points in the first column."""
 
     metrics: Metrics
     arrays: dict[str, Any]
@@ -46,19 +44,12 @@ class Result(NamedTuple):
     points: str
 
 
-class Written(NamedTuple):
-    """What an evaluation left on the disk."""
-
-    folder: Path
-    metrics: Metrics
-
-
 class Evaluation:
-    """Measures a run by its flow between data and latents.
+    """Evaluation of a run by its flow between data and latents.
 
     Args:
         run: the run, reloaded.
-        count: points that are evaluated, of the data not trained on and of the training set each.
+        count: points that are evaluated, of the unseen data and of the training set each.
         seed: of fresh points, of the dequantisation and of the probes.
         batch_size: points computed at once.
         probes: of the divergence; 0 for the exact one.
@@ -82,7 +73,7 @@ class Evaluation:
             raise UserError(str(error)) from None
 
     def check(self, metric: str) -> None:
-        """UserError where a metric has no meaning for the data of the run."""
+        """Raise UserError if a metric has no meaning for the data of the run."""
         if metric == "likelihood":
             if why := unmeasured(self.run.dataset):
                 raise UserError(
@@ -91,7 +82,7 @@ class Evaluation:
                 )
             check_density(self.run.dataset)
 
-    def write(self, metric: str) -> Written:
+    def write(self, metric: str) -> files.Written:
         """Evaluate ``likelihood`` or ``interpolation`` into ``evaluations/<number>-<metric>/`` of the run's folder."""
         from sdegen import figures
         from sdegen.metrics.points import table
@@ -108,21 +99,19 @@ class Evaluation:
             np.savez(folder / f"{metric}.npz", **plain)
             figures.save(found.figure, folder / "figures" / f"{metric}.png")
         log.info(table(found.metrics, found.points))
-        return Written(final, found.metrics)
+        return files.Written(final, found.metrics)
 
     def likelihood(self) -> Result:
-        """The mean negative log-likelihood of unseen points, beside the exact law's and that of the training set.
+        """Return the mean negative log-likelihood of unseen points, beside the exact law's and that of training points.
 
-        In nats for each point, in the user's units, and where the data declare their levels in bits for each dimension.
+        It is in nats for each point in the user's units, and for data with levels also in bits for each dimension.
         """
         from sdegen import figures
 
         dataset, started = self.run.dataset, time.perf_counter()
         test, kind = unseen(dataset, self.count, self.seed)
         train = shuffled(dataset.x, self.seed)[: self.count].double()
-        cells = torch.ones(()) if dataset.levels is not None else dataset.cells
-        if cells is not None:
-            test, train = (x + cells * dequantized(torch.zeros_like(x), self.seed) for x in (test, train))
+        test, train = (spread_over_cells(dataset, x, self.seed) for x in (test, train))
         log.info(f"likelihood of {len(test)} {kind} points, {self.run.weights_used()}")
         found, known = (self.flow.log_prob(x, self.divergence, self.seed) for x in (test, train))
         exact = self._exact(test)
@@ -137,9 +126,9 @@ class Evaluation:
         return Result(metrics, {**arrays, "seconds": seconds, "seed": self.seed}, figure, kind)
 
     def interpolation(self) -> Result:
-        """Points on the way between pairs of points, and the error of decoding what was encoded.
+        """Return interpolations between pairs of points, and the error of decoding encoded points.
 
-        The points are unseen ones, or training points where there are no others.
+        The points are unseen ones, or training points if there are no others.
         """
         from sdegen import figures
 
@@ -156,7 +145,7 @@ class Evaluation:
         return Result({"reconstruction": error}, arrays, figures.interpolation(dataset, paths), kind)
 
     def _exact(self, x: Tensor) -> Tensor | None:
-        """The exact log-density at eps of points in the user's units, in nats, where the law is known."""
+        """Return the exact log-density at eps of points in the user's units, in nats; None if the law is not known."""
         run = self.run
         exact = marginals(run.dataset.encoded_law, run.sde)
         if exact is None:
@@ -165,9 +154,9 @@ class Evaluation:
         return exact.log_prob(run.units.encode(x), eps) + run.units.log_det(x)
 
     def _map(self) -> tuple[list[Tensor], Tensor]:
-        """The axes of a grid round the data, and the log-density of the model on it."""
+        """Return the axes of a grid around the data, and the log-density of the model on it."""
         x, units = self.run.dataset.x, self.run.units
-        # The margin is one of the network's units, and so stays where there may be a density.
+        # A margin in the network's units stays where the density is defined.
         low, high = units.encode(torch.stack([x.amin(0), x.amax(0)]))
         low, high = units.decode(torch.stack([low - 0.1 * (high - low), high + 0.1 * (high - low)]))
         cells = CELLS[x.shape[1]]
@@ -177,7 +166,7 @@ class Evaluation:
 
 
 def summary(found: Likelihood, known: Likelihood, exact: Tensor | None, dimensions: int, levels: bool) -> Metrics:
-    """The means over points, each with its standard error, as ``metrics.json`` has them.
+    """Returns means over points, each with its standard error, as ``metrics.json`` has them.
 
     The floor is of the same points, so that value − floor is an estimate of the Kullback–Leibler divergence from the
     law to the model, far less noisy than either.
@@ -200,17 +189,3 @@ def summary(found: Likelihood, known: Likelihood, exact: Tensor | None, dimensio
         }
         for name, unit in units.items()
     }
-
-
-def unseen(dataset: Dataset, count: int, seed: int) -> tuple[Tensor, str]:
-    """``count`` points, and what they are: fresh, else held out, else training points (as many as there are)."""
-    drawn = dataset.draw(count, generator("cpu", seed, "evaluation"))
-    if drawn is not None:
-        return drawn.double(), "fresh"
-    points, kind = (dataset.x, "training") if dataset.held_out is None else (dataset.held_out, "held-out")
-    return shuffled(points, seed)[:count].double(), kind
-
-
-def shuffled(x: Tensor, seed: int) -> Tensor:
-    """The points in a random order, since a data set may be sorted."""
-    return x[torch.randperm(len(x), generator=generator("cpu", seed, "order"))]

@@ -1,4 +1,4 @@
-"""TensorBoard's files: a record is the operating system's as soon as it is written, whole or not at all."""
+"""TensorBoard's files: each record reaches the operating system at once, whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ if TYPE_CHECKING:
     from tensorboard.compat.proto.summary_pb2 import Summary
 
 PREFIX = "events.out.tfevents."
-"""What the names of the files begin with."""
+"""The beginning of the files' names."""
 
 
 class Events:
-    """A new file of events.
+    """New file of events.
 
-    torch's SummaryWriter has a thread that holds events back for seconds, which are lost if the process is killed, and
-    leaves half a record where the disk is full, behind which TensorBoard reads nothing more.
+    torch's SummaryWriter writes from a thread that holds records back, so that a killed process loses the last ones;
+    flushed after each record it takes five times as long. On a full disk it leaves half a record, and TensorBoard reads
+    nothing after that.
 
     Args:
-        folder: where. TensorBoard reads its files by the seconds in their names: this one's come after all others'.
+        folder: for the file. TensorBoard reads files in the order of the seconds in their names, and this one is
+            the last.
         suffix: of the name.
     """
 
@@ -40,17 +42,17 @@ class Events:
         self._add(file_version="brain.Event:2")
 
     def add(self, summary: Summary, step: int = 0) -> None:
-        """Write a summary of a step; OSError where the disk does not take it."""
+        """Write a summary of a step; raise OSError if the disk is full."""
         self._add(summary=summary, step=step)
 
     def start(self, step: int) -> None:
-        """Let TensorBoard forget what earlier files, or records, have from a step on."""
+        """Make TensorBoard drop the earlier records from a step on."""
         from tensorboard.compat.proto.event_pb2 import SessionLog
 
         self._add(session_log=SessionLog(status=SessionLog.START), step=step)
 
     def close(self) -> None:
-        """Finish the file."""
+        """Close the file."""
         self._file.close()
 
     def _add(self, **content: object) -> None:
@@ -59,7 +61,7 @@ class Events:
         self._records.write(Event(wall_time=time.time(), **content).SerializeToString())
 
     def write(self, record: bytes) -> None:
-        """Write a whole record, as TensorBoard's writer of records asks for."""
+        """Write a whole record; called by TensorBoard's writer of records."""
         size = self._file.tell()
         try:
             if self._file.write(record) != len(record):

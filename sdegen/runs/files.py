@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import logging
 import math
 import os
-import platform
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -25,21 +21,28 @@ from sdegen.core.errors import Unwritable, UserError
 log = logging.getLogger("sdegen")
 
 LOG = "train.log"
-"""The file, in a run's folder, of what the program has told."""
+"""The file of a run's folder with the program's messages."""
 REPLICAS = "replicas"
-"""The folder, in that of a run, of those that were trained together with it."""
+"""The folder inside a run's that holds its replicas."""
 
 LARGEST = 2**20
-"""Bytes of a file of a run that is read."""
+"""Bytes above which a file of a run is not read."""
+
+
+class Written(NamedTuple):
+    """The folder that a command left, and the metrics in it."""
+
+    folder: Path
+    metrics: dict[str, dict[str, Any]]
 
 
 def replace(path: Path, make: Callable[[Path], object]) -> None:
-    """Make a file under a temporary name, then rename it: whatever happens, ``path`` is what it was or what it becomes.
+    """Makes a file under a temporary name, then renames it: ``path`` has its old content or all of the new one.
 
-    Both are on the disk when this returns, so that it holds when the power fails, too.
+    Content and name are on the disk when this returns, so that this also holds when the power fails.
 
     Raises:
-        Unwritable: it could not be; what was there is there still.
+        Unwritable: the file could not be written; the old content is kept.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -51,17 +54,17 @@ def replace(path: Path, make: Callable[[Path], object]) -> None:
     except OSError as error:
         raise Unwritable(f"{path}: could not be written: {error.strerror or error}") from None
     except RuntimeError as error:
-        # torch tells a full disk so, in words about its own code.
+        # torch raises this for a full disk, with a message about its own code.
         raise Unwritable(f"{path}: could not be written: is the disk full?") from error
     finally:
         temporary.unlink(missing_ok=True)
-    # Not every system lets a folder be opened.
+    # Some systems cannot open a folder.
     with contextlib.suppress(OSError):
         _sync(path.parent)
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
+    """Waits until a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -71,12 +74,12 @@ def _sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """While it is entered, no other process can claim a run's folder; the claim ends with the process, however it ends.
+    """Claims a run's folder for this process while the context is entered, or until the process ends.
 
-    What a process that was killed in the midst of :func:`replace` has left is removed.
+    Temporary files of a process that was killed in :func:`replace` are removed.
 
     Raises:
-        UserError: another has claimed it.
+        UserError: another process has claimed it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOG).open("ab") as file:
@@ -87,7 +90,7 @@ def claimed(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise UserError(f"{folder}: another process is training there: wait for it, or stop it") from None
         except (ImportError, OSError):
-            # Neither every system nor every disk knows claims: there, nobody is kept out.
+            # Some systems and some disks have no locks: there, nobody is kept out.
             pass
         for inner in (folder, folder / "checkpoints"):
             for left in inner.glob(".*"):
@@ -97,9 +100,9 @@ def claimed(folder: Path) -> Iterator[None]:
 
 
 def empty(folder: Path) -> None:
-    """Remove what is in a folder that this process has claimed, as far as the system lets it.
+    """Removes the content of a folder that this process has claimed, as far as the system allows.
 
-    The log stays, emptied: it carries the claim, and a new file of its name could be claimed by another process.
+    The log is emptied but stays: it carries the claim, and another process could claim a new file of its name.
     """
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
@@ -113,24 +116,24 @@ def empty(folder: Path) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write plain data as JSON, for people, too."""
+    """Writes plain data as indented JSON."""
     replace(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2) + "\n"))
 
 
 def as_yaml(content: Mapping[str, Any]) -> str:
-    """Plain data as YAML."""
+    """Returns plain data as YAML."""
     from omegaconf import OmegaConf
 
     return OmegaConf.to_yaml(OmegaConf.create(dict(content)))
 
 
 def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
-    """Write plain data as YAML."""
+    """Writes plain data as YAML."""
     replace(path, lambda temporary: temporary.write_text(as_yaml(content)))
 
 
 def write_samples(folder: Path, x: Tensor, **facts: float) -> None:
-    """Write ``samples.npz``, and ``samples.csv`` for points or ``samples.png`` for images."""
+    """Writes ``samples.npz``, and ``samples.csv`` for points or ``samples.png`` for images."""
     values = x.numpy()
     arrays: dict[str, Any] = {"x": values, **facts}
     np.savez(folder / "samples.npz", **arrays)
@@ -148,15 +151,15 @@ def write_samples(folder: Path, x: Tensor, **facts: float) -> None:
 
 @contextlib.contextmanager
 def new_folder(parent: Path, name: str) -> Iterator[tuple[Path, Path]]:
-    """A folder ``<number>-<name>`` that appears once it is whole.
+    """Makes a folder ``<number>-<name>`` that appears once it is whole, with a number above those that exist.
 
-    Yields the folder to write into, and the one it will be: its number is above those that are there.
+    Yields the folder to write into, and its final path.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    # What a process that was killed has left is hidden, and keeps its number.
+    # The folder of a process that was killed is hidden, and keeps its number.
     taken = (re.match(r"\.?(\d+)-", path.name) for path in parent.iterdir())
     number = 1 + max((int(found[1]) for found in taken if found), default=0)
-    # mkdir is what claims a number among several processes.
+    # mkdir claims a number among several processes.
     while True:
         final = parent / f"{number:04d}-{name}"
         temporary = parent / f".{final.name}"
@@ -174,7 +177,7 @@ def new_folder(parent: Path, name: str) -> Iterator[tuple[Path, Path]]:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a file, or the files of a folder, where there is one."""
+    """Copies a file, or the files of a folder, if it exists."""
     if source.is_dir():
         shutil.copytree(source, target, dirs_exist_ok=True)
     elif source.exists():
@@ -183,9 +186,9 @@ def copy(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def logging_to(path: Path) -> Iterator[None]:
-    """Let the program's messages go to a file, too, with the time."""
+    """Writes the program's messages, with the time, to a file, too."""
     handler = logging.FileHandler(path, encoding="utf-8")
-    # A disk that is full is told where it matters; a line less in the log is none.
+    # A full disk is reported where it matters; a missing line of the log does not.
     handler.handleError = lambda record: None  # type: ignore[method-assign]
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s"))
     log.addHandler(handler)
@@ -197,56 +200,17 @@ def logging_to(path: Path) -> Iterator[None]:
             handler.close()
 
 
-def provenance(command: str) -> dict[str, Any]:
-    """Versions, commit and machine: what it takes to do a run again."""
-    packages = ("sdegen", "torch", "hydra-core", "omegaconf", "numpy", "scipy", "scikit-learn")
-    versions: dict[str, str | None] = {}
-    for package in packages:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return {
-        "command": command,
-        "python": sys.version.split()[0],
-        "packages": versions,
-        "commit": _git("rev-parse", "HEAD"),
-        "clean": _git("status", "--porcelain") == "",
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-    }
-
-
-def peak_memory_mib() -> float | None:
-    """The most memory this process has held, as the operating system counts it; None where it does not."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    # In KiB on Linux, in bytes on macOS.
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
-
-def forget_peak_memory() -> None:
-    """Let :func:`peak_memory_mib` count from here, so that a job of a sweep is not charged for the peak of another.
-
-    What the process has kept from jobs before still counts. Linux alone can; elsewhere the peak is the process's.
-    """
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
 def is_plain(path: Path, largest: int = LARGEST) -> bool:
-    """Whether a file can be read: a pipe would be waited for without end, and a link may lead to anybody's."""
+    """Returns True if a file can be read safely: reading a pipe would not end, and a link may lead anywhere."""
     return path.is_file() and not path.is_symlink() and path.stat().st_size <= largest
 
 
 def text(path: Path) -> str:
-    """What is in a file of a run, none of which is large.
+    """Returns the text of a small file of a run.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is not one that can be read.
+        FileNotFoundError: there is no such file.
+        ValueError: it is too large, or not a plain file.
     """
     if not path.exists():
         raise FileNotFoundError
@@ -256,18 +220,8 @@ def text(path: Path) -> str:
 
 
 def is_number(value: object) -> bool:
-    """Whether what a file holds is a number that can be reckoned with."""
+    """Returns True if a value from a file is a finite number."""
     try:
         return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
     except OverflowError:
         return False
-
-
-def _git(*arguments: str) -> str | None:
-    """What git says of the package's own repository; None where there is none."""
-    root = Path(__file__).parents[2]
-    try:
-        result = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return result.stdout.strip() if result.returncode == 0 and (root / ".git").exists() else None

@@ -1,4 +1,4 @@
-"""What a run will cost, before it is spent: evaluations counted, and seconds measured on a few real steps."""
+"""Forecast of the cost of a run: evaluations are counted, and seconds are measured on a few real steps."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from sdegen.config.compose import Config
 from sdegen.core import schema
 from sdegen.core.randomness import SampleNoise
 from sdegen.models.classifier import ClassifierModel
-from sdegen.runs import files
+from sdegen.runs import files, machine
 from sdegen.runs.sampling import draw
 from sdegen.training.trainer import DTYPES
 
 NAME = "forecast.json"
 SECONDS = 2.0
-"""Real steps are taken for so long."""
+"""Time for which real steps are taken."""
 TRIED = 16
-"""Samples of which a sampler that chooses its steps shows how many it takes."""
+"""Samples on which the steps of an adaptive sampler are counted."""
 
 
 class Forecast(NamedTuple):
-    """The cost of a run.
+    """Cost of a run.
 
     Attributes:
         steps: of the training.
-        rows: noisy points that pass through the network in them.
-        seconds: about what they take, previews and checkpoints left out.
-        sampled_rows: evaluations of the network in sampling at the end; of the untrained network, where the sampler
-            chooses its steps.
-        sampling_seconds: about what they take; measures and figures are left out.
-        memory_mib: the most that the process held meanwhile; of the GPU's memory where the run is there.
+        rows: noisy points that pass through the network in these steps.
+        seconds: their approximate time, without previews and checkpoints.
+        sampled_rows: evaluations of the network in the sampling at the end; counted with the untrained network if the
+            sampler is adaptive.
+        sampling_seconds: their approximate time, without metrics and figures.
+        memory_mib: the peak memory of the process meanwhile, or of the GPU if the run is there.
     """
 
     steps: int
@@ -53,13 +53,13 @@ class Forecast(NamedTuple):
 
 
 def forecast(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Forecast:
-    """Count, and measure, what a run will cost.
+    """Counts and measures the cost of a run.
 
     Args:
         config: a configuration of train.yaml, resolved, plain.
-        trust: modules whose classes it may name; any, where the user has composed it himself.
+        trust: modules whose classes it may name; any, if the user has composed it himself.
     """
-    files.forget_peak_memory()
+    machine.forget_peak_memory()
     replicas = replicated(config, trust)
     parts, training = replicas[0], together(replicas)
     config, dataset, sde = parts.config, parts.dataset, parts.sde
@@ -68,7 +68,7 @@ def forecast(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Forecast
     if steps:
         coming = training.stream.steps(0, steps)
         taken: list[float] = []
-        # The first step pays for what is done once.
+        # The first step is slower: some work is done once.
         while len(taken) < min(4, steps) or (sum(taken[1:]) < SECONDS and len(taken) < steps):
             taken.append(_timed(lambda: training.advance(next(coming)), device))
         seconds = mean(taken[1:] or taken) * steps
@@ -87,34 +87,34 @@ def forecast(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Forecast
             once = median(_timed(lambda: model(x, t), device) for _ in range(5))
         sampled = nfe * count * len(replicas)
         sampling_seconds = once * sampled / batch
-    memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else files.peak_memory_mib()
+    memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else machine.peak_memory_mib()
     return Forecast(steps, rows, seconds, sampled, sampling_seconds, memory)
 
 
 def table(forecasts: Sequence[tuple[str, Forecast]]) -> str:
-    """Forecasts as lines of text, with the sum of several; memory has none."""
+    """Returns forecasts as lines of text, with the sum of several; memory is not summed."""
     rows: list[tuple[Sequence[float], float | None, str]] = [
         (cost[:5], cost.memory_mib, job) for job, cost in forecasts
     ]
     if len(rows) > 1:
         rows.append((tuple(sum(column) for column in zip(*(row[0] for row in rows), strict=True)), None, "in all"))
-    lines = [f"{'steps':>9}{'rows':>9}{'time':>9}{'sampling':>10}{'time':>9}{'MiB':>7}   job"]
+    lines = [f"{'steps':>9}{'rows':>9}{'time':>18}{'sampling':>10}{'its time':>18}{'MiB':>7}   job"]
     for (steps, trained, seconds, sampled, sampling), memory, job in rows:
         times = [str(timedelta(seconds=round(value))) for value in (seconds, sampling)]
         held = "" if memory is None else f"{memory:.0f}"
         counts = [_short(value) for value in (steps, trained, sampled)]
-        lines.append(f"{counts[0]:>9}{counts[1]:>9}{times[0]:>9}{counts[2]:>10}{times[1]:>9}{held:>7}   {job}")
+        lines.append(f"{counts[0]:>9}{counts[1]:>9}{times[0]:>18}{counts[2]:>10}{times[1]:>18}{held:>7}   {job}")
     return "\n".join(lines)
 
 
 def write(folder: Path, forecasts: Sequence[tuple[str, Forecast]]) -> Path:
-    """Write forecasts beside what they are of, as ``forecast.json``: their fields by the job."""
+    """Writes the forecasts of a sweep into its folder, as ``forecast.json``: their fields by the job."""
     files.write_json(folder / NAME, {job: cost._asdict() for job, cost in forecasts})
     return folder / NAME
 
 
 def read(folder: Path) -> dict[str, Forecast]:
-    """What :func:`write` has written; empty where it has not, or where it is damaged."""
+    """Reads what :func:`write` has written; returns nothing if it is missing or damaged."""
     try:
         found = {job: Forecast(**cost) for job, cost in json.loads(files.text(folder / NAME)).items()}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
@@ -124,7 +124,7 @@ def read(folder: Path) -> dict[str, Forecast]:
 
 
 def each(configs: Sequence[Config]) -> list[Forecast]:
-    """The forecasts of runs, each of several in a process of its own, whose memory no other has filled."""
+    """Returns the forecasts of runs, each of several in a process of its own, so that memory is measured alone."""
     if len(configs) == 1:
         return [forecast(configs[0])]
     context = multiprocessing.get_context("forkserver")
@@ -134,7 +134,7 @@ def each(configs: Sequence[Config]) -> list[Forecast]:
 
 
 def _short(value: float) -> str:
-    """Three digits and a thousand's letter: 2.4M."""
+    """Returns a number with three digits and the letter of its thousands: 2.4M."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g}{letter}"

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: those of Ctrl-C, of a shutdown, and of a cluster that wants its machine back."""
+"""Signals that stop a run: from Ctrl-C, a shutdown, or a cluster that needs its machine."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 from sdegen.core.errors import Stopped
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
-"""Slurm sends SIGTERM, and before it what ``--signal`` names; submitit's choice is SIGUSR2."""
+"""Slurm sends SIGTERM, and before it the signal that ``--signal`` names; submitit sends SIGUSR2."""
 
 
 class Interrupt:
-    """While it is entered, a signal raises :class:`Stopped`; within :meth:`noted` a first one is only noted.
+    """Context in which a signal raises :class:`Stopped`; within :meth:`noted` the first one is only noted.
 
-    Signals can be handled in the main thread alone; elsewhere they are left as they are.
+    Signals can be handled in the main thread only; in other threads nothing changes.
     """
 
     def __init__(self) -> None:
@@ -28,10 +28,10 @@ class Interrupt:
 
     @contextlib.contextmanager
     def noted(self) -> Iterator[Interrupt]:
-        """While it is entered, a first signal is only noted, so that a step is finished and saved; a second one stops.
+        """Note a first signal without stopping, so that a step can be finished and saved; a second one stops.
 
         Raises:
-            Stopped: on leaving, if one was noted.
+            Stopped: when the context is left, if a signal was noted.
         """
         self._noting = True
         try:
@@ -42,7 +42,7 @@ class Interrupt:
             raise Stopped(self._asked.name, self._asked)
 
     def asked(self) -> bool:
-        """Whether a signal has come."""
+        """Return True if a signal has come."""
         return self._asked is not None
 
     def __enter__(self) -> Interrupt:

@@ -1,6 +1,6 @@
-"""What a training run tells while it runs: TensorBoard, a progress bar in a terminal, plain lines elsewhere.
+"""The progress of a training: TensorBoard, a bar in a terminal or a notebook, lines of text elsewhere.
 
-A process that a launcher started shares the terminal with others and logs plain lines, too.
+A process that a launcher started shares the terminal with others, and logs lines of text.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import multiprocessing
 import sys
 import textwrap
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,52 +27,55 @@ if TYPE_CHECKING:
 log = logging.getLogger("sdegen")
 
 ENDED = ".ended"
-"""What the name of the file ends with that says how a run has ended."""
+"""The end of the name of the file that holds the status of a finished run."""
 LAYOUT = {"loss": {"by t": ["Multiline", ["loss_by_t/.+"]]}}
-"""Charts of several scalars, whose tags are regular expressions."""
+"""Charts of several scalars, by regular expressions for their tags."""
 
 
 class Recorder:
-    """Writes scalars and figures of a run. Trouble with the disk is told once and does not stop the training.
+    """Writer of scalars and figures of a run. Trouble with the disk is logged once and does not stop the training.
 
     Args:
         folder: the run's folder.
-        start: the step training starts from; what TensorBoard holds beyond it is forgotten.
+        start: the step at which the training starts; TensorBoard drops later records.
         stop: the last step.
-        fresh: whether the run begins; what an attempt has left that was not saved once is removed.
-        silent: whether nothing is told of the progress.
+        fresh: True for a new run; the files of an attempt that saved nothing are removed.
+        silent: True for no bar and no lines.
     """
 
     LINE_SECONDS = 5.0
 
     def __init__(self, folder: Path, start: int, stop: int, fresh: bool = True, silent: bool = False) -> None:
-        from tqdm import tqdm
+        with warnings.catch_warnings():
+            # A notebook without ipywidgets gets a bar of text, and need not be warned.
+            warnings.simplefilter("ignore")
+            from tqdm.auto import tqdm
 
-        # How another attempt has ended, or what it has found, is not what this one will.
+        # The status and the metrics of an earlier attempt are not those of this one.
         for left in folder.glob(f"{PREFIX}*" if fresh else f"{PREFIX}*{ENDED}"):
             left.unlink()
         self._folder, self._fresh, self._failed = folder, fresh, False
         self._events: Events | None = None
         self._ended: Events | None = None
-        # Also where nothing is to be forgotten: TensorBoard's server takes the first such mark for the run's beginning
-        # and forgets at later ones only.
+        # Always: TensorBoard's server takes the first such record for the run's beginning, and drops records only at
+        # later ones.
         self.rewind(start)
         # Bars of several processes would overwrite each other.
         alone = multiprocessing.current_process().name == "MainProcess"
-        off = None if alone and not silent else True
-        self._bar = tqdm(total=stop, initial=start, unit="step", disable=off, file=sys.stderr, leave=False)
-        self._stop, self._silent, self._told = stop, silent, time.perf_counter()
+        shown = alone and not silent and (sys.stderr.isatty() or in_notebook())
+        self._bar = tqdm(total=stop, initial=start, unit="step", disable=not shown, leave=False)
+        self._stop, self._silent, self._last_line = stop, silent, time.perf_counter()
 
     @contextlib.contextmanager
     def session(self, options: Iterable[tuple[str, Any]], text: str) -> Iterator[None]:
-        """Tell what the run is, and once it has ended, how; then finish the files.
+        """Record the options of the run, and its status when the context is left; then close the files.
 
-        A run that is gone on with keeps what was told of it first. Until it has ended, its status is unknown; an
-        exception makes it a failure.
+        A resumed run keeps the options of its beginning. Its status is unknown until it ends; an exception makes it a
+        failure.
 
         Args:
-            options: all of the run's, by their paths, for the table of runs.
-            text: its configuration as YAML.
+            options: all options of the run by their paths, for the table of runs.
+            text: the configuration as YAML.
         """
         self._try(lambda: self._begin(options, text))
         status = "STATUS_FAILURE"
@@ -83,39 +87,35 @@ class Recorder:
             self._try(lambda: self._end(status))
 
     def _begin(self, options: Iterable[tuple[str, Any]], text: str) -> None:
-        from tensorboard.plugins.hparams import metadata
-        from tensorboard.plugins.hparams.plugin_data_pb2 import SessionStartInfo
+        from tensorboard.plugins.hparams.summary_v2 import hparams_pb
         from torch.utils.tensorboard import summary
 
         if not self._fresh:
             return
-        # One row for one run, though TensorBoard meets it again under its link latest.
+        # One row for one run, though TensorBoard finds it a second time under its link latest.
         name = "/".join(self._folder.resolve().parts[-2:])
-        start = SessionStartInfo(group_name=name, start_time_secs=time.time())
-        for path, value in options:
-            if isinstance(value, bool):
-                start.hparams[path].bool_value = value
-            elif isinstance(value, int | float):
-                start.hparams[path].number_value = value
-            # Null among another run's numbers would make the column one of texts, by which the table then leaves out
-            # the runs with numbers.
-            elif value is not None:
-                start.hparams[path].string_value = str(value)
-        # Not SummaryWriter.add_hparams, which makes a run of its own, with a table that other runs' options are not in.
+        # null among the numbers of other runs would turn the column into texts, and hide the runs with numbers.
+        given = {path: value for path, value in options if value is not None}
+        plain = {path: value if isinstance(value, int | float) else str(value) for path, value in given.items()}
         events = self._open()
-        events.add(_hparams(metadata.SESSION_START_INFO_TAG, session_start_info=start))
+        # Not SummaryWriter.add_hparams: it makes a run of its own, and a table without the options of other runs.
+        events.add(hparams_pb(plain, name, time.time()))
         events.add(summary.custom_scalars(LAYOUT))
-        # Indented it is code to Markdown, whatever is in it.
+        # Markdown shows indented text as code, whatever it is.
         events.add(summary.text("config", textwrap.indent(text, "    ")))
 
     def _end(self, status: str) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.plugins.hparams import metadata
         from tensorboard.plugins.hparams.api_pb2 import Status
-        from tensorboard.plugins.hparams.plugin_data_pb2 import SessionEndInfo
+        from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
 
+        # By hand: TensorBoard's own function needs TensorFlow, and torch's knows no failure.
         end = SessionEndInfo(status=Status.Value(status), end_time_secs=time.time())
+        described = metadata.create_summary_metadata(HParamsPluginData(session_end_info=end))
+        value = Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=described, tensor=metadata.NULL_TENSOR)
         events = self._open_ended()
-        events.add(_hparams(metadata.SESSION_END_INFO_TAG, session_end_info=end))
+        events.add(Summary(value=[value]))
         events.close()
 
     def progress(self, step: int, values: Mapping[str, float]) -> None:
@@ -123,12 +123,12 @@ class Recorder:
         self.scalars(step, values)
         if self._silent:
             return
-        # Backwards, too, where a training has gone back.
+        # Negative if the training has gone back.
         self._bar.update(step - self._bar.n)
         self._bar.set_postfix_str(f"loss {values['train/loss']:.4g}", refresh=False)
         now = time.perf_counter()
-        if self._bar.disable and (now - self._told > self.LINE_SECONDS or step == self._stop):
-            self._told = now
+        if self._bar.disable and (now - self._last_line > self.LINE_SECONDS or step == self._stop):
+            self._last_line = now
             rate = values["train/steps_per_second"]
             left = int((self._stop - step) / rate)
             log.info(
@@ -151,26 +151,26 @@ class Recorder:
         self._try(lambda: self._open().add(summary.image(name, pixels, dataformats="HWC"), step))
 
     def final(self, step: int, values: Mapping[str, float]) -> None:
-        """Write the scalars of a finished run, which it has once, however often it is gone on with."""
+        """Write the scalars of a finished run; they replace those of before it was resumed."""
         self._try(lambda: self._open_ended().add(_scalars(values), step))
 
     def rewind(self, step: int) -> None:
-        """Let TensorBoard forget what came after a step, from where the training goes on."""
+        """Make TensorBoard drop the records after a step, from which the training continues."""
         self._try(lambda: self._open().start(step + 1))
 
     def close(self) -> None:
-        """Finish the files."""
+        """Close the bar and the file."""
         self._bar.close()
         if self._events is not None:
             self._events.close()
 
     def _open(self) -> Events:
-        """The file of what the training tells."""
+        """Return the file of the training's records."""
         self._events = self._events or Events(self._folder)
         return self._events
 
     def _open_ended(self) -> Events:
-        """The file to be taken back when the run is gone on with: of several ends TensorBoard shows the first."""
+        """Return the file that is removed when the run is resumed: of several ends TensorBoard shows the first."""
         self._ended = self._ended or Events(self._folder, ENDED)
         return self._ended
 
@@ -183,18 +183,14 @@ class Recorder:
             self._failed = True
 
 
+def in_notebook() -> bool:
+    """Returns True in the kernel of a notebook."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return shell is not None and "IPKernelApp" in shell.config
+
+
 def _scalars(values: Mapping[str, float]) -> Summary:
-    """All scalars in one record: one of each would take the time of ten steps of a tiny network."""
+    """Returns all scalars as one record: one for each would take the time of ten steps of a tiny network."""
     from tensorboard.compat.proto.summary_pb2 import Summary
 
     return Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
-
-
-def _hparams(tag: str, **content: object) -> Summary:
-    """A record of the HParams plugin, which is all in its metadata."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
-    from tensorboard.plugins.hparams import metadata
-    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-
-    described = metadata.create_summary_metadata(HParamsPluginData(**content))
-    return Summary(value=[Summary.Value(tag=tag, metadata=described, tensor=metadata.NULL_TENSOR)])

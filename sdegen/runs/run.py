@@ -1,55 +1,52 @@
-"""A trained run, reloaded: its score, its samples, and what they are worth."""
+"""A run to work with: its score, its samples, and how good they are."""
 
 from __future__ import annotations
 
-import textwrap
+import copy
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from sdegen.config import choices
 from sdegen.config.automatic import with_steps_of_chain
 from sdegen.config.checks import Faults, check
-from sdegen.config.components import known_by
-from sdegen.config.compose import Config
-from sdegen.config.construction import connect, construct, make_network
-from sdegen.config.options import GROUPS, TRAIN
+from sdegen.config.construction import construct
+from sdegen.config.options import SAMPLE
 from sdegen.config.remedies import choice, refusals
-from sdegen.core import schema
 from sdegen.core.errors import UserError
-from sdegen.datasets import Dataset, restored
-from sdegen.datasets.fingerprint import difference
-from sdegen.flow.density import check_density_of_run
+from sdegen.flow.density import check_density, check_density_of_run
 from sdegen.flow.divergence import by_probes
 from sdegen.flow.likelihood import Flow
 from sdegen.flow.solvers import DormandPrince
 from sdegen.guidance.classes import Guidance
-from sdegen.guidance.measurement import Measurement, linear_units
-from sdegen.models.classifier import ClassifierModel
-from sdegen.models.moments import Moments
-from sdegen.models.score import ScoreModel
-from sdegen.networks import Network
-from sdegen.runs import checkpoint as checkpoints
-from sdegen.runs.checkpoint import Checkpoint, examine
+from sdegen.runs import guiding
+from sdegen.runs.arrays import ArrayLike, array, points
+from sdegen.runs.checkpoint import Which
 from sdegen.runs.sampling import draw
-from sdegen.samplers import Sampler, Samples
-from sdegen.sde.base import SDE, Score
-from sdegen.training.trainer import DTYPES, find_device
+from sdegen.runs.trained import Precision, Trained, Weights
+from sdegen.samplers import Samples
+from sdegen.sde.base import Score
 
-LOADED = ("sde", "network", "parametrization", "dataset", "sampler")
-"""The groups that sampling needs."""
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from sdegen.metrics.points import Metrics
+    from sdegen.runs.drawing import Animation
+
+FRAMES = 60
+"""States of the path in an animation."""
 
 
 def load(
     run: str | Path,
     *,
-    checkpoint: checkpoints.Which = "last",
-    weights: Literal["ema", "raw"] = "ema",
+    checkpoint: Which = "last",
+    weights: Weights = "ema",
     device: str = "auto",
-    precision: Literal["float32", "float64"] = "float32",
+    precision: Precision = "float32",
     trust: Sequence[str] = (),
     nodes: Mapping[str, Any] | None = None,
 ) -> Run:
@@ -65,152 +62,156 @@ def load(
         device: ``auto``, ``cpu``, ``cuda``, …
         precision: of the computation.
         trust: modules whose classes the configuration may name, beside the package's own.
-        nodes: nodes to put in the place of the run's own, by group: ``sampler``, and ``network`` for the oracle.
+        nodes: nodes that replace the run's own, by group: ``sampler``, and ``network`` for the oracle.
 
     Raises:
-        UserError: the folder, the checkpoint or its configuration is not what it should be.
+        UserError: an option is wrong, or the folder, the checkpoint or its configuration is damaged or refused.
     """
-    saved, folder = checkpoints.read(Path(run), checkpoint), checkpoints.resolve(Path(run))
-    examine(folder, saved, trust)
-    config = {**saved.config, **(nodes or {})}
-    plain_options = {key: value for key, value in config.items() if key not in GROUPS}
-    config |= check({**{group: config[group] for group in LOADED}, **plain_options}, LOADED, TRAIN, trust)
-    config["sampler"] = with_steps_of_chain(config["sampler"], config["sde"])
-    own, network = saved.config["network"], schema.resolve(config["network"]["_target_"], trust)
-    if config["network"] != own and not network.exact:  # type: ignore[attr-defined]
-        raise UserError("network: a checkpoint's weights belong to its own network; only network=oracle can replace it")
-    try:
-        found = find_device(device)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    return Run(folder, saved, config, weights, found, precision, trust)
+    return Run(
+        run, checkpoint=checkpoint, weights=weights, device=device, precision=precision, trust=trust, nodes=nodes
+    )
 
 
-class Run:
+class Run(Trained):
     """A trained run, reloaded.
 
-    Attributes:
-        folder: the run's folder.
-        config: its configuration, plain data.
-        step: the step of the checkpoint.
-        sde: the forward process.
-        model: the trained score in the network's units, as samplers use it; :meth:`score` is in the user's. Or the
-            trained classifier.
-        sampler: the sampler it will use.
-        units: between the network's units and the user's.
-        classes: the number of classes of the data; None where they have no labels.
-        weights: which weights are loaded, ``ema`` or ``raw``.
+    Its methods take points in the user's units as tensors, NumPy arrays or lists, and return float64 tensors. One point
+    without the batch axis gives a result without it. :class:`Trained` has its attributes.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        saved: Checkpoint,
-        config: Config,
-        weights: Literal["ema", "raw"],
-        device: torch.device,
-        precision: str,
-        trust: Sequence[str],
-    ) -> None:
-        self.folder, self.config, self.step, self.weights = folder, config, saved.step, weights
-        self.device, self.dtype, self._trust = device, DTYPES[precision], trust
-        self._data = saved.data
-        self.units, self.classes = restored(saved.units), saved.classes
-        self.sde: SDE = construct(config, "sde", trust)
-        self.sampler: Sampler = construct(config, "sampler", trust)
-        network_class = schema.resolve(config["network"]["_target_"], trust)
-        if found := refusals(config, {"sampler": self.sampler, "network": network_class}, trust):
-            raise Faults("\n".join(found))
-        exact = network_class.exact  # type: ignore[attr-defined]
-        # Only an exact score needs the law, and with it the data, whose file may be gone.
-        law = self.dataset.encoded_law if exact else None
-        supplied = {"shape": self.units.shape, "law": law, "sde": self.sde, "classes": self.classes}
-        network = make_network(config, trust, **supplied)
-        if not exact:
-            load_weights(network, saved.ema if weights == "ema" else saved.weights)
-        moments = None if saved.moments is None else Moments(**saved.moments)  # type: ignore[arg-type]
-        parametrization = construct(config, "parametrization", trust, moments=moments)
-        self.model: ScoreModel | ClassifierModel = connect(network, parametrization, self.sde).to(device, self.dtype)
-        self.model.eval()
+    guidance: Guidance | None = None
+    """What steers the score; None for the score itself."""
+    _guided_by = ""
 
-    @cached_property
-    def dataset(self) -> Dataset:
-        """The training data, made or read again.
+    def __repr__(self) -> str:
+        parts = [f"{group}={choice(self.config[group])}" for group in ("dataset", "sde", "network", "sampler")]
+        guided = [f"guidance={self._guided_by}"] if self._guided_by else []
+        return f"Run({', '.join([*parts, *guided])}; {self.weights_used()}; {self.folder})"
 
-        Raises:
-            UserError: its file is no longer there, or holds other data.
-        """
-        dataset: Dataset = construct(self.config, "dataset", self._trust, seed=self.config["seed"])
-        if found := difference(self._data, known_by(self.config, dataset)):
-            raise UserError(f"the data are no longer those that {self.folder} was trained on: {found}")
-        dataset.units = self.units
-        return dataset
+    def score(self, x: ArrayLike, t: ArrayLike) -> Tensor:
+        """Return ∇ log p_t of the decoded process, the direction in which sampling pulls points at time t.
 
-    @property
-    def score_model(self) -> ScoreModel:
-        """The trained score; UserError where the run holds a classifier."""
-        if not isinstance(self.model, ScoreModel):
-            raise UserError(f"{self.folder}: holds a classifier, not a score: it steers another run by guidance.run=")
-        return self.model
-
-    def score(self, x: Tensor, t: Tensor | float) -> Tensor:
-        """∇ log p_t of what is decoded, in the user's units, float64: what samples are pulled by at time t.
+        It is guided if the run is.
 
         Args:
-            x: ``(B, *)``, in the user's units.
-            t: a number, or ``()`` or ``(B,)``.
+            x: ``(N, *)`` or ``(*)``.
+            t: a number, or one for each point, ``(N,)``.
         """
-        t = torch.as_tensor(t, device=self.device, dtype=self.dtype)
+        batch, single = points("x", x, self.units.shape)
+        batch, times = batch.to(self.device), array("t", t).to(self.device, self.dtype)
+        if times.ndim and times.shape != batch.shape[:1]:
+            raise UserError(
+                f"t: has the shape {tuple(times.shape)}: give a number, or one for each of {len(batch)} points"
+            )
+        score: Score = self.score_model if self.guidance is None else self.guidance(self.sde, self.score_model)
         with torch.no_grad():
-            inner = self.score_model(self.units.encode(x).to(self.device, self.dtype), t)
-        return self.units.score(x.to(self.device), inner)
+            inner = score(self.units.encode(batch).to(self.dtype), times)
+        found = self.units.score(batch, inner)
+        return found[0] if single else found
 
     def flow(self, *, rtol: float = 1e-5, atol: float = 1e-5, batch_size: int = 1000) -> Flow:
-        """The map between data and latents, by a solver that treats each point by itself: see :class:`Flow`.
+        """Return the map between data and latents, by a solver that treats each point by itself: see :class:`Flow`.
 
         Args:
             rtol: relative tolerance of the solver.
             atol: absolute tolerance.
             batch_size: points computed at once.
+
+        Raises:
+            UserError: the run is guided; a guided score has no exact flow.
         """
-        solver = DormandPrince(rtol, atol, max_steps=10_000)
+        self._check_unguided()
         return Flow(
-            self.sde, self.score_model, self.units, solver, batch_size=batch_size, device=self.device, dtype=self.dtype
+            self.sde,
+            self.score_model,
+            self.units,
+            DormandPrince(rtol, atol, max_steps=10_000),
+            batch_size=batch_size,
+            device=self.device,
+            dtype=self.dtype,
         )
 
-    def encode(self, x: Tensor) -> Tensor:
-        """The latents at T of points in the user's units: ``(N, *)`` to ``(N, *)`` float64."""
-        return self.flow().encode(x)
+    def encode(self, x: ArrayLike) -> Tensor:
+        """Return the latents at T of points: ``(N, *)`` to ``(N, *)``."""
+        batch, single = points("x", x, self.units.shape)
+        latent = self.flow().encode(batch)
+        return latent[0] if single else latent
 
-    def decode(self, latent: Tensor) -> Tensor:
-        """The points, in the user's units, of latents at T; the inverse of :meth:`encode`."""
-        return self.flow().decode(latent)
+    def decode(self, latent: ArrayLike) -> Tensor:
+        """Return the points of latents at T, the inverse of :meth:`encode`."""
+        batch, single = points("latent", latent, self.units.shape)
+        x = self.flow().decode(batch)
+        return x[0] if single else x
 
-    def interpolate(self, a: Tensor, b: Tensor, n: int) -> Tensor:
-        """``n`` points from ``a`` to ``b``, one point each, through their latents: ``(n, *)`` in the user's units."""
-        return self.flow().interpolate(a, b, n)
+    def interpolate(self, a: ArrayLike, b: ArrayLike, n: int) -> Tensor:
+        """Return ``n`` points from the point ``a`` to the point ``b``, through their latents: ``(n, *)``."""
+        ends = [points(name, x, self.units.shape)[0] for name, x in (("a", a), ("b", b))]
+        if max(map(len, ends)) > 1:
+            raise UserError("interpolate: a and b must be one point each")
+        return self.flow().interpolate(ends[0][0], ends[1][0], n)
 
-    def log_prob(self, x: Tensor, *, probes: int = 0, seed: int = 0) -> Tensor:
-        """The log-density of the model at points, in nats, both in the user's units: ``(N, *)`` to ``(N,)`` float64.
+    def log_prob(self, x: ArrayLike, *, probes: int = 0, seed: int = 0) -> Tensor:
+        """Return the log-density of the model at points, in nats for the user's units: ``(N, *)`` to ``(N,)``.
 
         Args:
-            x: the points; UserError where the run's data have no density, a warning where these are gone.
-            probes: of the divergence, exact for 0; their standard error is in :meth:`Flow.log_prob`.
+            x: the points.
+            probes: random probes of the divergence, 0 for the exact one; :meth:`Flow.log_prob` gives their error.
             seed: of the probes.
-        """
-        check_density_of_run(lambda: self.dataset)
-        return self.flow().log_prob(x, by_probes(probes, self.units.size), seed).log_p
 
-    def sample(self, count: int, *, seed: int = 0, batch_size: int = 1000, guidance: Guidance | None = None) -> Tensor:
-        """``count`` samples in the user's units, ``(count, *)`` float64, on the run's device.
+        Raises:
+            UserError: the run's data have no density.
+        """
+        batch, single = points("x", x, self.units.shape)
+        check_density_of_run(lambda: self.dataset)
+        log_p = self.flow().log_prob(batch, by_probes(probes, self.units.size), seed).log_p
+        return log_p[0] if single else log_p
+
+    def using(self, sampler: str | None = None, **options: Any) -> Run:  # noqa: ANN401
+        """Return this run with another sampler, or with other options of its own.
+
+        Args:
+            sampler: a choice of the group, such as ``adams``; None for the run's own.
+            options: of the sampler, such as ``steps=10`` or ``corrector="hmc"``.
+
+        Raises:
+            UserError: there is no such sampler or option, or it does not go with the SDE.
+        """
+        if sampler is None and not options:
+            return self
+        own = self.config["sampler"]
+        node = choices.changed(own, options) if sampler is None else choices.node("sampler", sampler, options)
+        check({"sampler": node}, ("sampler",), {}, self.trust)
+        other = copy.copy(self)
+        other.config = {**self.config, "sampler": with_steps_of_chain(node, self.config["sde"])}
+        other.sampler = construct(other.config, "sampler", self.trust)
+        if found := refusals(other.config, {"sampler": other.sampler}, self.trust):
+            raise Faults("\n".join(found))
+        return other
+
+    def sample(
+        self,
+        count: int = 1000,
+        *,
+        sampler: str | None = None,
+        label: int | None = None,
+        seed: int = 0,
+        batch_size: int = 1000,
+        **options: Any,  # noqa: ANN401
+    ) -> Tensor:
+        """Return samples, ``(count, *)``, on the run's device.
 
         Args:
             count: how many.
-            seed: sample i depends on (seed, i) alone, where the sampler does not couple the samples of a batch.
+            sampler: a choice of the group, such as ``adams``; None for the run's own.
+            label: the class to sample, if the network was trained with classes; otherwise see :meth:`guided`.
+            seed: sample i depends on (seed, i) alone, unless the sampler couples the samples of a batch.
             batch_size: samples computed at once.
-            guidance: steers them, as :meth:`guide` gives it.
+            options: of the sampler, such as ``steps=10``.
         """
-        return self.units.decode(self.generate(count, seed=seed, batch_size=batch_size, guidance=guidance).x)
+        run = self.using(sampler, **options)
+        if label is not None:
+            run = run.guided("classifier_free", label=label)
+        return self.units.decode(run.generate(count, seed=seed, batch_size=batch_size).x)
 
     def generate(
         self,
@@ -222,7 +223,8 @@ class Run:
         guidance: Guidance | None = None,
         first: int = 0,
     ) -> Samples:
-        """Samples in the network's units, with the number of evaluations and the path: see :func:`draw`."""
+        """Return samples in the network's units, with the number of evaluations and the path: see :func:`draw`."""
+        check({"count": count, "seed": seed, "batch_size": batch_size}, (), SAMPLE, self.trust)
         return draw(
             self.sde,
             self.score_model,
@@ -234,76 +236,131 @@ class Run:
             device=self.device,
             dtype=self.dtype,
             frames=frames,
-            guidance=guidance,
+            guidance=guidance or self.guidance,
             first=first,
         )
 
-    def guide(self, node: Mapping[str, Any], label: int | None = None, observed: Tensor | None = None) -> Guidance:
-        """The guidance that a node names, ready to steer this run.
+    def guided(
+        self,
+        name: str,
+        *,
+        run: Run | str | Path | None = None,
+        label: int | None = None,
+        observed: ArrayLike | None = None,
+        **options: Any,  # noqa: ANN401
+    ) -> Run:
+        """Return this run with a guided score, which steers its samples.
 
         Args:
-            node: of the group ``guidance``.
-            label: the class to steer towards, where it steers towards one.
-            observed: the measurement to agree with, in the network's units, where it agrees with one.
+            name: a choice of the group ``guidance``: ``classifier``, ``classifier_free``, ``inpaint``, …
+            run: the classifier, for ``classifier``: a run or its folder.
+            label: the class to steer towards.
+            observed: the result of a measurement in the user's units, for ``inpaint``, ``deblur``, …; None measures a
+                held-out image.
+            options: of the guidance, such as ``scale=2.0`` or ``measurement={"mask": "top"}``.
 
         Raises:
-            UserError: it does not go with this run.
+            UserError: there is no such guidance or option, or it does not go with this run.
         """
-        if self.steers(node, "observed"):
-            linear_units(self.units, choice(node))
-        supplied = {"label": label, "observed": observed, "shape": self.units.shape, "load": self._model_of}
-        guidance: Guidance = construct({"guidance": node}, "guidance", self._trust, **supplied)
-        if guidance.conditional and self.model.network.label_dropout is None:
-            raise UserError(
-                f"guidance={choice(node)}: the network of {self.folder} is not told the class: train one with "
-                f"network.label_dropout=0.1, as experiment=digits_conditional does"
+        if self.guidance is not None:
+            raise UserError(f"guidance={self._guided_by}: the run is guided already: guide the run that it came from")
+        other = run.folder if isinstance(run, Run) else run
+        node = choices.node("guidance", name, options if other is None else {**options, "run": str(other)})
+        check({"guidance": node}, ("guidance",), {}, self.trust)
+        guiding.check_label(self, node, label)
+        seen = guiding.observation(self, node, None if observed is None else array("observed", observed))
+        result = copy.copy(self)
+        result.guidance = guiding.build(
+            self, node, label, None if seen is None else seen.y, run if isinstance(run, Run) else None
+        )
+        result._guided_by = name if label is None else f"{name}, label={label}"
+        return result
+
+    def evaluate(self, x: ArrayLike | None = None, *, count: int = 2000, seed: int = 0) -> Metrics:
+        """Return the metrics of points beside their floors.
+
+        They are the distances of the points to the data, and for points that the user gives also ``nll``, their mean
+        negative log-density under the model, if the data are vectors with a density.
+
+        Args:
+            x: the points; None for samples of this run.
+            count: how many samples.
+            seed: of the samples, and of random parts of the data.
+
+        Returns:
+            For each metric its ``value``, its ``floor`` (what as many points of the data would give) and the value of
+            the training set, ``train``.
+        """
+        from sdegen.runs import measures
+
+        if x is None:
+            return measures.measure(self.dataset, self.sample(count, seed=seed).cpu(), None, self.folder)
+        batch = points("x", x, self.units.shape)[0].cpu()
+        found = measures.measure(self.dataset, batch, None, self.folder)
+        if len(self.units.shape) == 1 and self._has_density():
+            divergence, flow = by_probes(0, self.units.size), self.flow()
+            found |= measures.likelihood(
+                self.dataset, lambda part: flow.log_prob(part, divergence, seed).log_p, batch, seed
             )
-        if found := refusals({**self.config, "guidance": node}, {"guidance": guidance}, self._trust):
-            raise Faults("\n".join(found))
-        return guidance
+        return found
 
-    def steers(self, node: Mapping[str, Any], by: str) -> bool:
-        """Whether the guidance of a node steers ``by`` a ``label``, or by what was ``observed``."""
-        return schema.takes(node, by, self._trust)
+    def draw(self, x: ArrayLike | None = None, *, count: int = 2000, seed: int = 0) -> Figure:
+        """Return a figure of points beside the data.
 
-    def measurement(self, node: Mapping[str, Any]) -> Measurement:
-        """The measurement inside the node of a guidance."""
-        name = "guidance.measurement"
-        return construct({name: node["measurement"]}, name, self._trust, shape=self.units.shape)
+        Args:
+            x: the points; None for samples of this run.
+            count: how many samples.
+            seed: of the samples.
+        """
+        from sdegen import figures
+        from sdegen.runs.drawing import show_inline
 
-    def _model_of(self, folder: str, kind: type) -> ScoreModel | ClassifierModel:
-        """The model of another run, of the same data and process; UserError where it is not of a kind."""
-        precision: Literal["float32", "float64"] = "float64" if self.dtype == torch.float64 else "float32"
-        other = load(folder, device=str(self.device), precision=precision, trust=self._trust)
-        if not isinstance(other.model, kind):
-            wanted = "classifier: train one with objective=classification" if kind is ClassifierModel else "score"
-            raise UserError(f"guidance.run={folder}: holds no {wanted}")
-        same = other.config["dataset"]["_target_"] == self.config["dataset"]["_target_"]
-        if not (same and other.units.equals(self.units)):
+        show_inline()
+        batch = self.sample(count, seed=seed) if x is None else points("x", x, self.units.shape)[0]
+        return figures.compare(self.dataset, batch.cpu())
+
+    def animate(self, count: int = 1000, *, seed: int = 0) -> Animation:
+        """Return an animation of samples on their way from noise to data, which a notebook shows.
+
+        Args:
+            count: how many samples.
+            seed: of the samples.
+        """
+        from sdegen.figures.animations import animation
+        from sdegen.runs.drawing import Animation
+
+        samples = self.generate(count, seed=seed, batch_size=count, frames=FRAMES)
+        return Animation(animation(self.dataset, samples, self.sde))
+
+    def export(self, path: str | Path) -> Path:
+        """Write the score as a file that ``torch.export.load(path).module()`` reads, without this package.
+
+        The program takes ``(x, t)``, or ``(x, t, y)`` if the network takes the class, for any number of points. It
+        works in the user's units, or in the network's under ``dataset.standardize=quantile``. ``sdegen.json`` in the
+        file says which, and has the configuration.
+        """
+        from sdegen.runs.export import export
+
+        self._check_unguided()
+        return export(self, Path(path))
+
+    def save_weights(self, path: str | Path) -> Path:
+        """Write the network's weights as safetensors, with the configuration as metadata and without the data."""
+        from sdegen.runs.export import save_weights
+
+        return save_weights(self, Path(path))
+
+    def _check_unguided(self) -> None:
+        if self.guidance is not None:
             raise UserError(
-                f"guidance.run={folder}: was trained on other data than {self.folder}: train it on the same"
+                f"guidance={self._guided_by}: a guided run has no latents and no density, and is not exported: use the "
+                f"run that it came from"
             )
-        if other.config["sde"] != self.config["sde"]:
-            raise UserError(
-                f"guidance.run={folder}: was trained with another SDE than {self.folder}: train it with the options "
-                f"under sde: in {self.folder}/config.yaml"
-            )
-        return other.model
 
-    def weights_used(self) -> str:
-        """Which model it is, in words."""
-        return "exact score" if self.model.network.exact else f"{self.weights} weights of step {self.step}"
-
-
-def load_weights(network: Network, weights: Mapping[str, Tensor]) -> None:
-    """Put weights into a network; UserError where a name or a shape is missing, foreign or different."""
-    try:
-        network.load_state_dict(weights, strict=True)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        reason = textwrap.shorten(str(error), 500, placeholder=" …")
-        raise UserError(f"the checkpoint's weights do not fit its network: {reason}") from None
-
-
-def on_cpu(model: ScoreModel, device: torch.device, dtype: torch.dtype) -> Score:
-    """A score that takes and gives tensors of the CPU."""
-    return lambda x, t: model(x.to(device, dtype), t.to(device, dtype)).cpu()
+    def _has_density(self) -> bool:
+        """Return True if a likelihood of the data has a meaning."""
+        try:
+            check_density(self.dataset)
+        except UserError:
+            return False
+        return True

@@ -1,4 +1,4 @@
-"""Training an experiment: from a configuration to a run's folder, and on from where one stopped."""
+"""Training into a run's folder: from a configuration, or on from the last checkpoint."""
 
 from __future__ import annotations
 
@@ -13,19 +13,26 @@ from typing import Any
 import torch
 
 from sdegen.config.assembly import replicated
+from sdegen.config.checks import check
 from sdegen.config.components import together, work
 from sdegen.config.compose import Config
+from sdegen.config.options import GROUPS, TRAIN
 from sdegen.core import schema
 from sdegen.core.errors import Stopped, Unwritable, UserError
+from sdegen.models.moments import Moments
 from sdegen.runs import checkpoint as checkpoints
-from sdegen.runs import files
+from sdegen.runs import files, machine
 from sdegen.runs.checkpoint import Checkpoint, examine
 from sdegen.runs.interrupt import Interrupt
+from sdegen.runs.latest import point_latest, resolve
 from sdegen.runs.run import Run
-from sdegen.runs.writer import Member
+from sdegen.runs.writer import Writer
 from sdegen.training.history import Diverged
 
 log = logging.getLogger("sdegen")
+
+RESUMABLE = ("trainer.steps", "trainer.epochs", "trainer.device", "dataset.path")
+"""The options that may change when a run is resumed."""
 
 
 def train(
@@ -36,175 +43,195 @@ def train(
     resume: Checkpoint | None = None,
     command: str = "",
 ) -> Run:
-    """Train into a run's folder, then sample, measure and draw there; replicas each in a folder of their own in it.
+    """Train into a run's folder, then sample, measure and draw there; each replica has a folder of its own in it.
 
     Args:
         config: a configuration of train.yaml, resolved, plain.
         folder: the run's folder.
-        trust: modules whose classes the configuration may name; any, where the user has composed it himself.
-        resume: where to go on, from the same folder.
+        trust: modules whose classes the configuration may name; any, if the user has composed it himself.
+        resume: the checkpoint to continue from, of the same folder.
         command: the command line, for the record.
 
     Returns:
-        The trained run, as :func:`load` gives it.
+        The trained run, as :func:`sdegen.load` gives it.
 
     Raises:
-        Stopped: by a signal; what is saved and how to go on is told.
+        Stopped: a signal came; the message says what is saved and how to continue.
     """
-    files.forget_peak_memory()
-    team = Team(config, folder, trust)
+    machine.forget_peak_memory()
+    session = Session(config, folder, trust, resume)
     try:
         with contextlib.ExitStack() as stack:
-            for member in team.members:
-                stack.enter_context(files.claimed(member.folder))
-            if resume is None:
-                team.begin(command)
-            else:
-                team.go_on(resume)
+            for writer in session.writers:
+                stack.enter_context(files.claimed(writer.folder))
+            session.prepare(command)
             interrupt = stack.enter_context(Interrupt())
             stack.enter_context(files.logging_to(folder / files.LOG))
-            for member in team.members:
-                stack.enter_context(member.recording())
-            if resume is None:
-                team.save()
-                for member in team.members:
-                    member.read_back()
-            checkpoints.point_latest(folder)
-            team.train(interrupt)
-            return team.finish()
+            for writer in session.writers:
+                stack.enter_context(writer.recording())
+            session.save_first()
+            point_latest(folder)
+            session.train(interrupt)
+            return session.finish()
     except Stopped as stop:
-        raise Stopped(f"stopped by {stop}, {team.left()}", stop.number) from None
+        raise Stopped(f"stopped by {stop}, {session.left()}", stop.number) from None
     except (Unwritable, OSError) as trouble:
-        told = trouble if isinstance(trouble, Unwritable) else f"{trouble.filename or folder}: {trouble.strerror}"
-        raise UserError(f"{told}; {team.left()}") from trouble
+        reason = trouble if isinstance(trouble, Unwritable) else f"{trouble.filename or folder}: {trouble.strerror}"
+        raise UserError(f"{reason}; {session.left()}") from trouble
 
 
-class Team:
-    """A run, and those of the seeds that follow its own, under one training.
+class Session:
+    """The training of a run, and of its replicas: runs of the seeds that follow its own, trained together with it.
 
     Args:
         config: of the run.
-        folder: of the run; the others' are in it.
+        folder: of the run; those of the replicas are in it.
         trust: modules whose classes the configuration may name.
+        resume: the run's checkpoint to continue from; None for a new run.
 
     Attributes:
-        members: all of them, the run first.
-        training: theirs.
+        writers: of the run's folder and of the replicas', the run's first.
+        training: the training of all of them.
         saved: the step of the last checkpoint; None before the first.
     """
 
-    def __init__(self, config: Config, folder: Path, trust: Sequence[str]) -> None:
-        parts = replicated(config, trust)
-        self.folder, self.training, self.trainer = folder, together(parts), parts[0].trainer
-        self.saved: int | None = None
-        self.work = work(parts)
-        # Generators differ between devices, sums between numbers of threads: what was chosen is what is resumed.
+    def __init__(self, config: Config, folder: Path, trust: Sequence[str], resume: Checkpoint | None = None) -> None:
+        self.folder, self._trust = folder, trust
+        self.saved, self._resumed = None if resume is None else resume.step, resume is not None
+        self._checkpoints = [] if resume is None else self._with_replicas(resume, config)
+        known = [None if one.moments is None else Moments(**one.moments) for one in self._checkpoints]  # type: ignore[arg-type]
+        parts = replicated(config, trust, known)
+        self.training, self.trainer, self.work = together(parts), parts[0].trainer, work(parts)
+        # Generators differ between devices, and sums between numbers of threads: a resumed run must use the same.
         self.threads = torch.get_num_threads()
         chosen = {"device": str(self.trainer.device), "threads": self.threads, "gradient": self.training.gradient.name}
-        self.members = []
+        self.writers = []
         for replica, one in enumerate(parts):
             one.config["trainer"] = {**one.config["trainer"], **chosen, "replicas": 1 if replica else len(parts)}
-            own = folder / files.REPLICAS / f"seed-{one.config['seed']}" if replica else folder
-            self.members.append(Member(one, self.training, replica, own, trust))
+            own = self._folder_of(one.config["seed"]) if replica else folder
+            self.writers.append(Writer(one, self.training, replica, own, trust))
+
+    def _folder_of(self, seed: int) -> Path:
+        """Returns the folder of the replica with a seed."""
+        return self.folder / files.REPLICAS / f"seed-{seed}"
+
+    def _with_replicas(self, first: Checkpoint, config: Config) -> list[Checkpoint]:
+        """Returns a checkpoint of the run, and those of its replicas at the same step."""
+        config = check(config, tuple(GROUPS), TRAIN, self._trust)
+        seed, replicas = config["seed"], config["trainer"].get("replicas", 1)
+        return [first, *(checkpoints.read(self._folder_of(seed + k), first.step) for k in range(1, replicas))]
 
     def left(self) -> str:
-        """What there is to go on from, and how."""
+        """Returns in words what is saved, and how to continue from it."""
         if self.saved is None:
             return "nothing was saved yet"
         return f"saved at step {self.saved}; go on with python scripts/train.py resume={shlex.quote(str(self.folder))}"
 
-    def begin(self, command: str) -> None:
-        """Begin the folders."""
-        for member in self.members:
-            member.begin(command)
+    def prepare(self, command: str) -> None:
+        """Begin the folders of a new run, or put the checkpoints of a resumed one in place.
 
-    def go_on(self, first: Checkpoint) -> None:
-        """Go on from a checkpoint of the first; UserError where all is done."""
-        steps = self.training.steps
-        # One that was killed when it had taken its last step still has its samples to draw.
-        if first.step > steps or (first.step == steps and (self.folder / "metrics.json").exists()):
-            asked = f"has taken {first.step} steps and is to take {steps}: ask for more by trainer.steps="
-            raise UserError(f"resume={self.folder}: {asked if steps else 'has nothing to train: its score is exact'}")
-        for member in self.members:
-            member.check_data(member.find(first))
-        for member, saved in zip(self.members, self._restore(first, first.stream), strict=True):
-            member.go_on(saved)
+        Raises:
+            UserError: the folder holds a run already, the data have changed, or the run is finished.
+        """
+        if not self._resumed:
+            for writer in self.writers:
+                writer.begin(command)
+            return
+        step, steps = self._checkpoints[0].step, self.training.steps
+        # A run that was killed after its last step still has its samples to draw.
+        if step > steps or (step == steps and (self.folder / "metrics.json").exists()):
+            done = f"the run finished at step {step}; set trainer.steps=… for more" if steps else "its score is exact"
+            raise UserError(f"resume={self.folder}: nothing to do: {done}")
+        for writer, saved in zip(self.writers, self._checkpoints, strict=True):
+            writer.check_data(saved)
+        self._restore(self._checkpoints, self._checkpoints[0].stream)
+        for writer, saved in zip(self.writers, self._checkpoints, strict=True):
+            writer.resume(saved)
+        self._checkpoints = []
 
-    def _restore(self, first: Checkpoint, variant: int) -> list[Checkpoint]:
-        """Put a checkpoint of the first in place, and the others' of its step; they are given back."""
-        saved = [member.find(first) for member in self.members]
-        for member, own in zip(self.members, saved, strict=True):
-            member.put(own)
-        states, histories = [own.optimizer for own in saved], [own.history for own in saved]
+    def _restore(self, saved: Sequence[Checkpoint], variant: int) -> None:
+        """Put checkpoints in place, one for each writer, with another stream of noise."""
+        for writer, own in zip(self.writers, saved, strict=True):
+            writer.restore(own)
+        first, states, histories = saved[0], [own.optimizer for own in saved], [own.history for own in saved]
         self.training.restore(states, histories, first.step, first.seconds, variant)
         self.saved = first.step
-        return saved
 
     def save(self) -> None:
-        """Write a checkpoint of each."""
-        # What the first has, all have.
-        for member in reversed(self.members):
-            member.save()
+        """Write a checkpoint of each run, the first run's last: what it has, all have."""
+        for writer in reversed(self.writers):
+            writer.save()
         self.saved = self.training.step
 
+    def save_first(self) -> None:
+        """Write the checkpoint of step 0 of a new run, and check that it can be read."""
+        if not self._resumed:
+            self.save()
+            for writer in self.writers:
+                writer.read_back()
+
     def train(self, interrupt: Interrupt) -> None:
-        """Train to the last step, going back to the last checkpoint as often as the trainer has retries."""
-        training, first, steps = self.training, self.members[0], self.training.steps
-        first.warn()
-        where, threads = (
-            f"in {self.folder}, on {self.trainer.device}",
-            f"{self.threads} thread{'s' * (self.threads > 1)}",
-        )
+        """Train to the last step, with as many retries from the last checkpoint as the trainer allows."""
+        training, steps = self.training, self.training.steps
+        self.writers[0].warn()
+        log.info(self._plan())
+        if not steps or training.step == steps:
+            return
+        while training.step < steps:
+            try:
+                with interrupt.noted():
+                    training.run(self._note, self.save, self._preview, interrupt.asked)
+            except Diverged as trouble:
+                self._retry(trouble)
+        log.info(f"trained in {training.seconds:.1f} s, without previews and checkpoints")
+
+    def _plan(self) -> str:
+        """Returns in words what is to be trained, and where."""
+        training, steps = self.training, self.training.steps
+        where = f"in {self.folder}, on {self.trainer.device}"
         if self.trainer.device.type == "cpu":
+            threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
             where += f", {threads} for {self.work / 1e6:.3g} million operations a pass"
         if not steps:
-            log.info(f"the score is exact, there is nothing to train; {where}")
-        elif training.step == steps:
-            log.info(f"trained before, steps 0 to {steps}, {where}")
-        else:
-            log.info(f"training {training.vector.numel()} parameters, steps {training.step} to {steps}, {where}")
-            while training.step < steps:
-                try:
-                    with interrupt.noted():
-                        training.run(self._note, self.save, self._preview, interrupt.asked)
-                except Diverged as trouble:
-                    self._retry(trouble)
-            log.info(f"trained in {training.seconds:.1f} s, without previews and checkpoints")
+            return f"the score is exact, there is nothing to train; {where}"
+        if training.step == steps:
+            return f"trained before, steps 0 to {steps}, {where}"
+        return f"training {training.vector.numel()} parameters, steps {training.step} to {steps}, {where}"
 
     def _retry(self, trouble: Diverged) -> None:
-        """Go back to the last checkpoint, and on from there with another stream of noise."""
-        whose = f"seed {self.members[trouble.replica].parts.config['seed']}: " if len(self.members) > 1 else ""
-        told = f"{whose}{trouble}"
+        """Go back to the last checkpoint, and continue from there with another stream of noise."""
+        seed = self.writers[trouble.replica].parts.config["seed"]
+        reason = f"seed {seed}: {trouble}" if len(self.writers) > 1 else str(trouble)
         tried, retries = self.training.stream.variant, self.trainer.retries
         if tried >= retries:
-            raise UserError(f"{told}; the checkpoint of step {self.saved} is from before")
+            raise UserError(f"{reason}; the checkpoint of step {self.saved} is from before")
         first = checkpoints.newest(self.folder)
-        log.warning(f"{told}; retry {tried + 1} of {retries}, from step {first.step}")
-        self._restore(first, tried + 1)
-        self.members[0].recorder.rewind(first.step)
+        log.warning(f"{reason}; retry {tried + 1} of {retries}, from step {first.step}")
+        # Only a run without replicas has retries.
+        self._restore([first], tried + 1)
+        self.writers[0].recorder.rewind(first.step)
 
     def _note(self, step: int, values: Sequence[Mapping[str, float]]) -> None:
-        for member, own in zip(self.members, values, strict=True):
-            member.note(step, own)
+        for writer, own in zip(self.writers, values, strict=True):
+            writer.note(step, own)
 
     def _preview(self) -> None:
-        for member in self.members:
-            member.preview()
+        for writer in self.writers:
+            writer.preview()
 
     def finish(self) -> Run:
-        """Sample, measure and draw, each; the first is given back."""
-        # The first last: once it has its metrics, all have.
-        for member in reversed(self.members):
-            if len(self.members) > 1:
-                log.info(f"seed {member.parts.config['seed']}, in {member.folder}")
-            result = member.finish()
-        if len(self.members) > 1:
-            log.info(spread([member.metrics for member in self.members]))
+        """Sample, measure and draw for each run; return the first, whose metrics are written last."""
+        for writer in reversed(self.writers):
+            if len(self.writers) > 1:
+                log.info(f"seed {writer.parts.config['seed']}, in {writer.folder}")
+            result = writer.finish()
+        if len(self.writers) > 1:
+            log.info(spread([writer.metrics for writer in self.writers]))
         return result
 
 
 def spread(found: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
-    """The metrics of several seeds as lines of text: median, and from where to where they go."""
+    """Returns the metrics of several seeds as lines of text: the median, the lowest and the highest of each."""
     lines = [f"over {len(found)} seeds{'median':>11}{'lowest':>10}{'highest':>10}"]
     for name in found[0]:
         values = [metrics[name]["value"] for metrics in found]
@@ -212,16 +239,23 @@ def spread(found: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
+def check_changes(changes: Mapping[str, Any]) -> None:
+    """Raises UserError if an option cannot change when a run is resumed."""
+    for path in changes:
+        if path not in RESUMABLE:
+            raise UserError(f"{path}: cannot change on resume; with resume= go only {', '.join(RESUMABLE)}")
+
+
 def resume(folder: Path, changes: Mapping[str, Any], trust: Sequence[str] = ()) -> Run:
-    """Go on with a run from its last checkpoint, bit for bit, in its own folder.
+    """Continue a run from its last checkpoint, bit for bit, in its own folder.
 
     Args:
         folder: the run's folder, or ``…/latest``.
-        changes: options to change, by their paths: ``trainer.steps``, ``trainer.epochs``, ``trainer.device``, and
-            ``dataset.path`` where the data have moved.
+        changes: options to change, by their paths: see :data:`RESUMABLE`. A new ``dataset.path`` is for data that have
+            moved.
         trust: modules whose classes the checkpoint's configuration may name, beside the package's own.
     """
-    folder = checkpoints.resolve(folder)
+    folder = resolve(folder)
     saved = checkpoints.newest(folder, list((folder / files.REPLICAS).glob("*")))
     examine(folder, saved, trust)
     config = saved.config

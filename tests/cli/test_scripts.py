@@ -19,7 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from sdegen.cli import command
 from sdegen.metrics import features
-from sdegen.runs import ledger, results
+from sdegen.runs import ledger, measures
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_resume_goes_on_in_the_same_folder(trained: Path) -> None:
     assert [path.name for path in folder.parent.iterdir() if path.is_dir() and not path.is_symlink()] == [folder.name]
     done = run("train", f"resume={folder}", cwd=trained)
     assert done.returncode == 2
-    assert "has taken 6 steps and is to take 6" in done.stderr
+    assert "nothing to do: the run finished at step 6; set trainer.steps=… for more" in done.stderr
     foreign = run("train", f"resume={folder}", "sde=ve", cwd=trained)
     assert foreign.stderr.startswith("sde: cannot change on resume")
     assert run("train", f"resume={folder}", "-m", cwd=trained).stderr.startswith("-m: cannot change on resume")
@@ -494,7 +494,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     classifier = ("experiment=digits_classifier", *TINY, "network.channels=[8]")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "EPOCHS", (1, 1))
-        patch.setattr(results, "TIMES", 5)
+        patch.setattr(measures, "TIMES", 5)
         for line in (
             ("experiment=digits", *TINY, "network.channels=[8]"),
             ("experiment=digits_conditional", *TINY, *UNET),

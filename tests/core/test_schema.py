@@ -12,7 +12,7 @@ from sdegen.guidance import ClassifierGuidance
 from sdegen.networks import MLP, Network
 from sdegen.samplers import Sampler, StepSampler
 from sdegen.sde import SDE, VP
-from sdegen.training.loop import Trainer
+from sdegen.training.trainer import Trainer
 
 VP_NODE = {"_target_": "sdegen.sde.VP"}
 PERCEPTRON = {"_target_": "sdegen.networks.MLP"}

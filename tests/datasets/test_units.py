@@ -22,9 +22,9 @@ from sdegen.flow import Exact
 from sdegen.flow.likelihood import Flow
 from sdegen.flow.solvers import DormandPrince
 from sdegen.metrics.points import measure_points
-from sdegen.runs import checkpoint, session
+from sdegen.runs import checkpoint, guiding, session
 from sdegen.runs.checkpoint import Checkpoint
-from sdegen.runs.results import observe
+from sdegen.runs.results import planned
 from sdegen.runs.run import Run, load
 from sdegen.sde import VP
 from sdegen.training.batches import Points
@@ -222,7 +222,7 @@ def test_measurements_and_exact_laws_are_refused_where_the_units_bend(incomes: R
         linear(tmp_path),
         "guidance=.*linear in the data, and dataset.standardize=quantile bends them",
     )
-    for use in (lambda: observe(incomes, node), lambda: incomes.guide(node, observed=torch.zeros(1, 1))):
+    for use in (lambda: planned(incomes, node, None), lambda: guiding.build(incomes, node, observed=torch.zeros(1, 1))):
         with pytest.raises(UserError, match=words):
             use()
     with pytest.raises(UserError, match="not known in the network's units: .* dataset.standardize=true"):
@@ -236,7 +236,7 @@ def test_a_measurement_in_the_units_of_columns_of_other_scales_is_refused(tmp_pa
     np.save(tmp_path / "y.npy", np.zeros(1))
     run = trained(tmp_path, "trainer.steps=1")
     with pytest.raises(UserError, match="guidance.path=.*scaled differently .* dataset.standardize=false"):
-        observe(run, linear(tmp_path, str(tmp_path / "y.npy")))
+        planned(run, linear(tmp_path, str(tmp_path / "y.npy")), None)
 
 
 def test_robust_units_do_not_see_a_few_rows() -> None:
@@ -357,6 +357,6 @@ def test_distances_see_that_the_bulk_is_lost(choice: str, split: int) -> None:
 def test_a_run_begins_by_saying_which_rows_carry_the_scale(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     np.save(tmp_path / "x.npy", OUTLIERS.numpy())
     config = composed("train", ["dataset=file", f"dataset.path={tmp_path / 'x.npy'}"])
-    session.Team(config, tmp_path / "run", ()).members[0].warn()
+    session.Session(config, tmp_path / "run", ()).writers[0].warn()
     (said,) = [record.getMessage() for record in caplog.records]
     assert "rows carry 99" in said and "use dataset.standardize=quantile" in said

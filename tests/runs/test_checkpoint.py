@@ -16,6 +16,7 @@ from sdegen.core.errors import UserError
 from sdegen.models.moments import Moments
 from sdegen.runs import checkpoint, session
 from sdegen.runs.checkpoint import Checkpoint
+from sdegen.runs.run import Run
 
 SMALL = ("dataset=smile", "network.hidden=[8]", "trainer.steps=3", "trainer.preview_every=0", "sampler.steps=3")
 
@@ -173,7 +174,7 @@ def test_score_is_in_the_units_of_the_data(tmp_path: Path) -> None:
     (expected,) = torch.autograd.grad(law.log_prob(x).sum(), x)
     torch.testing.assert_close(loaded.score(x.detach(), 1e-5), expected, rtol=1e-2, atol=1e-2)
     torch.testing.assert_close(loaded.score(loaded.sample(3), torch.full((3,), 0.5)).shape, torch.Size([3, 1]))
-    with pytest.raises(ValueError, match="count=0 and batch_size=1000 must be at least 1"):
+    with pytest.raises(UserError, match="count: must lie between 1 and 1e[+]09, not 0"):
         loaded.sample(0)
 
 
@@ -192,13 +193,19 @@ def test_samples_come_in_the_units_of_the_data(tmp_path: Path) -> None:
     torch.testing.assert_close(sdegen.load(tmp_path / "run").sample(2000), x)
 
 
+@pytest.mark.parametrize("own", [None, {"_target_": "users.Centred"}], ids=["gaussian", "the user's own"])
 def test_going_on_keeps_the_axes_that_the_weights_were_trained_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: dict[str, str] | None
 ) -> None:
     """Eigenvectors have no sign of their own: another library gives other ones for the same data."""
     small = ("dataset=moons", "dataset.size=60", "optimizer.decay=constant", "trainer.keep=null", *SMALL[1:])
-    whole = session.train(composed("train", (*small, "trainer.steps=20")), tmp_path / "whole")
-    session.train(composed("train", (*small, "trainer.steps=10")), tmp_path / "run")
+    replaced = {} if own is None else {"parametrization": own}
+
+    def train(folder: str, steps: int) -> Run:
+        return session.train(composed("train", (*small, f"trainer.steps={steps}")) | replaced, tmp_path / folder)
+
+    whole = train("whole", 20)
+    train("run", 10)
     of = Moments.of
 
     def turned(x: torch.Tensor) -> Moments:
@@ -207,8 +214,7 @@ def test_going_on_keeps_the_axes_that_the_weights_were_trained_with(
         return found._replace(axes=found.axes * torch.tensor([-1.0, 1.0], dtype=torch.float64))
 
     monkeypatch.setattr(Moments, "of", turned)
-    resumed = session.resume(tmp_path / "run", {"trainer.steps": 20})
+    resumed = session.resume(tmp_path / "run", {"trainer.steps": 20}, ["users"])
     assert torch.equal(resumed.sample(20), whole.sample(20))
-    assert all(
-        torch.equal(w, checkpoint.read(whole.folder).ema[k]) for k, w in checkpoint.read(resumed.folder).ema.items()
-    )
+    last = checkpoint.read(whole.folder).ema
+    assert all(torch.equal(value, last[name]) for name, value in checkpoint.read(resumed.folder).ema.items())

@@ -14,7 +14,7 @@ import torch
 
 from sdegen.config.compose import composed
 from sdegen.networks.mlp import MLP
-from sdegen.runs import files, forecast, session
+from sdegen.runs import forecast, machine, session
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,13 +76,13 @@ print([cost.memory_mib for cost in forecast.each([large, small])])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     first, second = json.loads(done.stdout)
     assert second < first - 60
-    files.forget_peak_memory()
-    before = files.peak_memory_mib()
+    machine.forget_peak_memory()
+    before = machine.peak_memory_mib()
     held = np.ones(30_000_000)
-    assert before is not None and files.peak_memory_mib() > before + 200  # type: ignore[operator]
+    assert before is not None and machine.peak_memory_mib() > before + 200  # type: ignore[operator]
     del held
-    files.forget_peak_memory()
-    assert files.peak_memory_mib() < before + 30  # type: ignore[operator]
+    machine.forget_peak_memory()
+    assert machine.peak_memory_mib() < before + 30  # type: ignore[operator]
 
 
 def test_a_table_adds_up() -> None:

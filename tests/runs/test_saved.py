@@ -161,7 +161,7 @@ def test_a_run_is_not_taken_back_to_fewer_steps(tmp_path: Path, whole: Path) -> 
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     for _ in range(2):
-        with pytest.raises(UserError, match="has taken 60 steps and is to take 50: ask for more by trainer.steps="):
+        with pytest.raises(UserError, match="nothing to do: the run finished at step 60; set trainer.steps=… for more"):
             session.resume(folder, {"trainer.steps": 50})
         (folder / "metrics.json").unlink(missing_ok=True)
     session.resume(folder, {})

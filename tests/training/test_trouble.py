@@ -123,7 +123,7 @@ def test_samples_that_are_not_numbers_are_counted_and_the_time_is_told(sampler: 
     found = str(error.value)
     count, of = (int(word) for word in found.split()[:3:2])
     assert of == 300 and 0 < count < 300
-    told = re.search(r"samples are not finite: the score is not, at t=(0\.\d+) ", found)
+    told = re.search(r"samples are not finite: the score is not finite, at t=(0\.\d+) ", found)
     assert told and 0.5 < float(told[1]) < 0.62, found
     sound = draw(VP(), ScoreModel(Field(math.inf, (0, 0)), Raw(), VP()), parts[0].sampler, UNITS, 300, batch_size=64)
     assert bool(sound.x.isfinite().all())
@@ -136,5 +136,5 @@ def test_steps_that_run_away_are_told_apart_from_a_score_that_is_broken() -> Non
         def forward(self, x: Tensor, t: Tensor) -> Tensor:
             return -x.clamp(-3e38, 3e38) * 1e38
 
-    with pytest.raises(UserError, match=r"^5 of 5 samples are not finite: the steps run away, the first at t=0.5"):
+    with pytest.raises(UserError, match=r"^5 of 5 samples are not finite: the steps diverge, the first at t=0.5"):
         draw(VP(), ScoreModel(Steep(0.0, (0, 0)), Raw(), VP()), parts[0].sampler, UNITS, 5)

@@ -21,10 +21,10 @@ def peak() -> float:
     """Of this process, with torch."""
     import torch
 
-    from sdegen.runs import files
+    from sdegen.runs import machine
 
     torch.set_num_threads(1)
-    return files.peak_memory_mib() or 0.0
+    return machine.peak_memory_mib() or 0.0
 
 
 def of_steps(name: str, chunk: int, steps: int) -> float:

@@ -98,8 +98,8 @@ def contestant(task: str, name: str, seconds: float, steps: int) -> dict[str, An
     import torch
 
     from sdegen import metrics
-    from sdegen.runs import files
-    from sdegen.runs.run import on_cpu
+    from sdegen.runs import machine
+    from sdegen.runs.sampling import on_cpu
 
     bare = process("memory.peak()")
     often = f"trainer.log_every={max(1, steps // 256)}"
@@ -118,7 +118,7 @@ def contestant(task: str, name: str, seconds: float, steps: int) -> dict[str, An
             due, idle = now * 1.25, time.perf_counter() - since - now
 
     training.run(note, lambda: None, lambda: None)
-    return {"steps": steps, "curve": curve, "memory_mib": (files.peak_memory_mib() or 0.0) - bare}
+    return {"steps": steps, "curve": curve, "memory_mib": (machine.peak_memory_mib() or 0.0) - bare}
 
 
 def steps_in(task: str, name: str, seconds: float) -> int:

@@ -1,0 +1,180 @@
+"""The commands from Python: the same options as on the command line, and a run as the result."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sdegen.cli import mistakes
+from sdegen.config.choices import check_choice
+from sdegen.config.compose import CONF, Config, composed
+from sdegen.config.options import TRAIN, flat_options
+from sdegen.core.errors import UserError
+from sdegen.runs import files, session
+from sdegen.runs.arrays import ArrayLike, array
+from sdegen.runs.run import Run
+
+DATA = "data.npz"
+"""The file in a run's folder that holds the array it was trained on."""
+
+
+def train(*overrides: str, folder: str | Path | None = None, **options: Any) -> Run:  # noqa: ANN401
+    """Train a run, as ``sdegen train`` does, then sample, measure and draw into its folder.
+
+    .. code-block:: python
+
+        run = sdegen.train("experiment=smile", "trainer.steps=500")
+        run = sdegen.train(dataset="moons", sde="ve", steps=500)
+        run = sdegen.train("resume=outputs/smile/latest", "trainer.steps=1000")
+
+    Args:
+        overrides: options as on the command line.
+        folder: the run's folder; None for ``outputs/<name>/<date and time>``.
+        options: by keyword: a choice of a group (``sde="ve"``), ``name``, ``seed`` or ``count``; any other is an option
+            of the trainer (``steps=500``).
+
+    Raises:
+        UserError: an option is wrong, or the outside world is in the way; the message is that of the command line.
+    """
+    with _as_user_errors():
+        _check_texts(overrides)
+        if any(override.startswith("resume=") for override in overrides):
+            return _resume(overrides, folder, options)
+        config = _config(overrides, options)
+        return session.train(config, _folder(config, folder), command=_command("train", overrides, options))
+
+
+def fit(
+    x: ArrayLike,
+    y: ArrayLike | str | None = None,
+    *overrides: str,
+    folder: str | Path | None = None,
+    **options: Any,  # noqa: ANN401
+) -> Run:
+    """Train a run on an array in memory.
+
+    The array is kept as ``data.npz`` in the run's folder, so that the run can be resumed, evaluated and reloaded.
+
+    .. code-block:: python
+
+        run = sdegen.fit(x, steps=500)
+        run = sdegen.fit(images, labels, "network=unet", "network.label_dropout=0.1")
+
+    Args:
+        x: points ``(N,)`` or ``(N, d)``, or images ``(N, C, H, W)``: NumPy, tensor or lists.
+        y: their classes, ``(N,)`` integers from 0; may be left out.
+        overrides: see :func:`train`.
+        folder: see :func:`train`.
+        options: see :func:`train`.
+
+    Raises:
+        UserError: see :func:`train`; or the array cannot be trained on.
+    """
+    if isinstance(y, str):
+        overrides, y = (y, *overrides), None
+    with _as_user_errors():
+        _check_texts(overrides)
+        given = {"x": x, "y": y}
+        arrays = {name: array(name, values).cpu().numpy() for name, values in given.items() if values is not None}
+        config = _config(("dataset=file", "dataset.path=x", "name=array", *overrides), options)
+        own = _folder(config, folder).absolute()
+        if any((own / "checkpoints").glob("*.pt")):
+            raise UserError(f"{own}: holds a run already: give another folder=")
+        path = own / DATA
+        files.replace(path, lambda temporary: _save(temporary, arrays))
+        config["dataset"]["path"] = str(path)
+        try:
+            return session.train(config, own, command=_command("fit", overrides, options))
+        except UserError as error:
+            if not any((own / "checkpoints").glob("*.pt")):
+                path.unlink()
+                with contextlib.suppress(OSError):
+                    own.rmdir()
+            # The user knows the array, not its file.
+            raise UserError(str(error).replace(f"dataset.path={path}: ", "x: ")) from error
+
+
+def _check_texts(overrides: tuple[str, ...]) -> None:
+    for override in overrides:
+        if not isinstance(override, str):
+            raise UserError(f"{override!r}: an option is a text, such as 'trainer.steps=500'")
+
+
+def _config(overrides: tuple[str, ...], options: dict[str, Any]) -> Config:
+    """Returns the configuration of train.yaml with overrides and options by keyword."""
+    chosen = {key: value for key, value in options.items() if (CONF / key).is_dir()}
+    for group, name in chosen.items():
+        check_choice(group, name)
+    config = composed("train", [*overrides, *(f"{group}={name}" for group, name in chosen.items())])
+    for asked in ("resume", "forecast"):
+        if config[asked]:
+            raise UserError(f"{asked}: is not taken here")
+    for key, value in options.items():
+        if key not in chosen:
+            (config if key in TRAIN else config["trainer"])[key] = value
+    return config
+
+
+def _folder(config: Config, folder: str | Path | None) -> Path:
+    """Returns the run's folder: the given one, or a new one named by the time."""
+    if folder is not None:
+        return Path(folder)
+    return Path("outputs") / str(config["name"]) / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+
+
+def _resume(overrides: tuple[str, ...], folder: str | Path | None, options: dict[str, Any]) -> Run:
+    """Continue a run in its own folder, with the changes that are allowed."""
+    if folder is not None:
+        raise UserError("folder: a resumed run stays in its own folder: leave it out")
+    given = dict(override.partition("=")[::2] for override in overrides)
+    changes = {
+        key: OmegaConf.from_dotlist([f"value={value}"])["value"] for key, value in given.items() if key != "resume"
+    }
+    changes |= {f"trainer.{key}": value for key, value in options.items()}
+    session.check_changes(changes)
+    return session.resume(Path(given["resume"]), changes)
+
+
+def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with path.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def _command(name: str, overrides: tuple[str, ...], options: dict[str, Any]) -> str:
+    """Returns the call for the record of the run."""
+    given = [*map(repr, overrides), *(f"{key}={value!r}" for key, value in options.items())]
+    return f"sdegen.{name}({', '.join(given)})"
+
+
+@contextlib.contextmanager
+def _as_user_errors() -> Iterator[None]:
+    """Turn the errors of Hydra, of the system and of a full memory into UserErrors of one line."""
+    try:
+        yield
+    except OverrideParseException as error:
+        raise UserError(mistakes.unreadable(error.override)) from None
+    except (HydraException, OmegaConfBaseException) as error:
+        if several := re.search(r"Ambiguous value for argument '(.*)'", str(error)):
+            raise UserError(f"{several[1]}: several values: write a list as [1,2]; sweeps run from the shell") from None
+        raise UserError(mistakes.plainly(str(error), str(error.__cause__ or ""), _known)) from None
+    except (MemoryError, RuntimeError) as error:
+        if mistake := mistakes.short_of_memory(error):
+            raise mistake from error
+        raise
+    except OSError as error:
+        raise UserError(f"{error.filename or 'a file'}: {error.strerror}") from error
+
+
+def _known() -> list[str]:
+    """Returns every group, and every option of the default configuration, for the nearest name."""
+    groups = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
+    return [*groups, *(path for path, _ in flat_options(composed("train", [])))]

@@ -1,0 +1,61 @@
+"""Nodes named as on the command line, for use from Python: ``adams`` with ``steps=10``."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf.errors import MissingMandatoryValue
+
+from sdegen.config.compose import CONF, Config, composed
+from sdegen.config.options import flat
+from sdegen.core.errors import UserError
+
+
+def node(group: str, name: str, options: Mapping[str, Any]) -> Config:
+    """Returns the node ``conf/<group>/<name>.yaml``, with options changed.
+
+    Whether the node has these options is checked later, with their types: see :func:`sdegen.config.assembly.check`.
+
+    Args:
+        group: ``sampler`` or ``guidance``.
+        name: of the choice.
+        options: by their names. A text names a choice where the option is itself a group (``corrector="hmc"``), and a
+            dictionary changes options of an inner node.
+
+    Raises:
+        UserError: there is no such choice, or an option that must be given is missing.
+    """
+    inner = {key: value for key, value in options.items() if isinstance(value, str) and (CONF / group / key).is_dir()}
+    for path, chosen in ((group, name), *((f"{group}/{key}", value) for key, value in inner.items())):
+        check_choice(path, chosen)
+    overrides = [f"{'' if group == 'sampler' else '+'}{group}={name}"]
+    overrides += [f"{group}/{key}={value}" for key, value in inner.items()]
+    # Hydra asks for each value without a default; the real values follow, whatever their type.
+    outer = {key: value for key, value in options.items() if key not in inner}
+    overrides += [f"++{group}.{path}=given" for path, value in flat(outer) if isinstance(value, str)]
+    try:
+        found = composed("train", overrides)[group]
+    except MissingMandatoryValue as error:
+        path = str(error.full_key)
+        raise UserError(f"{path}: is missing: give {path.rpartition('.')[2]}=") from None
+    return changed(found, outer)
+
+
+def changed(node: Mapping[str, Any], options: Mapping[str, Any]) -> Config:
+    """Returns a node with options changed; a dictionary changes options of an inner node."""
+    merged = dict(node)
+    for key, value in options.items():
+        old = node.get(key)
+        merged[key] = changed(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def check_choice(group: str, name: object) -> None:
+    """Raises UserError, with the nearest name, if a group has no such choice."""
+    known = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    if name not in known:
+        close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
+        raise UserError(f"{group}={name}: no such choice; {hint}")

@@ -1,0 +1,66 @@
+"""Arrays as users have them (NumPy, tensors, lists, single points), turned into the tensors of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdegen.core.errors import UserError
+
+ArrayLike = Tensor | np.ndarray | Sequence[Any] | float
+
+
+def array(name: str, values: ArrayLike) -> Tensor:
+    """Returns numbers as a tensor of their own type.
+
+    Args:
+        name: the argument, for messages.
+        values: a tensor, an array or nested lists.
+
+    Raises:
+        UserError: they are not real numbers, or the lists differ in length.
+    """
+    if isinstance(values, Tensor):
+        if values.is_complex() or values.dtype == torch.bool:
+            raise UserError(f"{name}: holds {str(values.dtype).removeprefix('torch.')}, not real numbers")
+        return values.detach()
+    try:
+        found = np.array(values, order="C")
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"{name}: not an array: {str(error).splitlines()[0]}") from None
+    if not (np.issubdtype(found.dtype, np.number) and np.isrealobj(found)):
+        raise UserError(f"{name}: holds {found.dtype}, not real numbers")
+    return torch.from_numpy(found.astype(found.dtype.newbyteorder("="), copy=False))
+
+
+def points(name: str, values: ArrayLike, shape: tuple[int, ...]) -> tuple[Tensor, bool]:
+    """Returns points as ``(N, *shape)`` float64, and True if they were one point without the batch axis.
+
+    Points on the line may come without the axis of their only coordinate: as a number, or as ``(N,)``.
+
+    Args:
+        name: the argument, for messages.
+        values: a tensor, an array or nested lists.
+        shape: of one point.
+
+    Raises:
+        UserError: the shape is neither ``(N, *shape)`` nor ``shape``, or a number is not finite.
+    """
+    x = array(name, values).double()
+    if shape == (1,) and (x.ndim == 0 or (x.ndim == 1 and len(x) > 1)):
+        x = x.unsqueeze(-1)
+    if single := tuple(x.shape) == shape:
+        x = x.unsqueeze(0)
+    if tuple(x.shape[1:]) != shape or not len(x):
+        wanted = ", ".join(map(str, ("N", *shape)))
+        raise UserError(f"{name}: has the shape {tuple(x.shape)}: give points of shape ({wanted}), or one of {shape}")
+    bad = torch.nonzero(~x.flatten(1).isfinite().all(1)).flatten()
+    if len(bad):
+        raise UserError(
+            f"{name}: {len(bad)} of {len(x)} points hold NaN or infinity, the first is number {int(bad[0]) + 1}"
+        )
+    return x, single

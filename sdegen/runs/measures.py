@@ -1,0 +1,140 @@
+"""Metrics of samples and of classifiers, chosen by the kind of data: points, images, images of given classes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sdegen import metrics
+from sdegen.core.errors import UserError
+from sdegen.core.randomness import generator
+from sdegen.datasets import Dataset
+from sdegen.flow.likelihood import dequantized
+from sdegen.metrics.features import Features, train_features
+from sdegen.metrics.points import Metrics
+from sdegen.models.classifier import ClassifierModel, log_likelihood_by_time
+from sdegen.runs import files
+from sdegen.runs.stored import stored
+
+log = logging.getLogger("sdegen")
+
+TIMES = 41
+"""Times at which the accuracy of a classifier is measured."""
+CLASSIFIED = 5000
+"""Points that are classified at each of these times."""
+JUDGED = 1000
+"""Points whose log-density is averaged."""
+
+
+def measure(dataset: Dataset, x: Tensor, y: Tensor | None, folder: Path) -> Metrics:
+    """Returns the metrics of points or images beside their floors; empty where nothing can be measured.
+
+    Args:
+        dataset: the data to compare with.
+        x: ``(N, *)`` in the user's units, on the CPU.
+        y: the classes that were asked for, ``(N,)``; None where none were.
+        folder: the run's folder, which keeps the classifier in whose features images are compared.
+    """
+    if x.ndim == 2:
+        return metrics.measure_points(dataset, x)
+    # The classes of draws from the law are not known, so that images are measured against held-out ones.
+    if len(x) < 2 or dataset.held_out is None:
+        return {}
+    features = features_of(dataset, folder)
+    if y is None or features is None:
+        return metrics.measure_images(dataset, x, features)
+    conditional = metrics.measure_conditional(dataset, x, y, features)
+    whole = metrics.measure_images(dataset, x, features) if len(y.unique()) == dataset.classes else {}
+    return {**whole, **conditional}
+
+
+def likelihood(dataset: Dataset, log_prob: Callable[[Tensor], Tensor], x: Tensor, seed: int) -> Metrics:
+    """Returns the mean negative log-density of a model at points, beside those of unseen data and of training points.
+
+    Args:
+        dataset: the data.
+        log_prob: of the model: ``(N, *)`` in the user's units to ``(N,)``.
+        x: the points, ``(N, *)``, in the user's units; of more than :data:`JUDGED`, a random part.
+        seed: of the part, of fresh points and of the dequantisation.
+    """
+    other, kind = unseen(dataset, JUDGED, seed)
+    sets = {"value": shuffled(x, seed)[:JUDGED], "floor": other, "train": shuffled(dataset.x, seed)[:JUDGED]}
+    found = {
+        name: -float(log_prob(spread_over_cells(dataset, part.double(), seed)).mean()) for name, part in sets.items()
+    }
+    return {"nll": {**found, "floor_from": f"{kind} points"}}
+
+
+def spread_over_cells(dataset: Dataset, x: Tensor, seed: int) -> Tensor:
+    """Returns points with quantised values spread evenly over their cells; others as they are."""
+    cells = torch.ones(()) if dataset.levels is not None else dataset.cells
+    return x if cells is None else x + cells * dequantized(torch.zeros_like(x), seed)
+
+
+def unseen(dataset: Dataset, count: int, seed: int) -> tuple[Tensor, str]:
+    """Returns ``count`` points and their kind: fresh, else held out, else training (as many as there are)."""
+    drawn = dataset.draw(count, generator("cpu", seed, "evaluation"))
+    if drawn is not None:
+        return drawn.double(), "fresh"
+    points, kind = (dataset.x, "training") if dataset.held_out is None else (dataset.held_out, "held-out")
+    return shuffled(points, seed)[:count].double(), kind
+
+
+def shuffled(x: Tensor, seed: int) -> Tensor:
+    """Returns points in a random order, since a data set may be sorted."""
+    return x[torch.randperm(len(x), generator=generator("cpu", seed, "order"))]
+
+
+def features_of(dataset: Dataset, folder: Path) -> Features | None:
+    """Returns the classifier in whose features images are compared; None where the data have no labels.
+
+    It is trained once and kept in the run's folder.
+    """
+    if dataset.y is None or dataset.classes is None:
+        return None
+    path = folder / "features.pt"
+    if path.exists():
+        features = Features(dataset.units.shape, dataset.classes)
+        try:
+            features.load_state_dict(stored(path))  # type: ignore[arg-type]
+        except (UserError, RuntimeError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: not a file of features ({type(error).__name__}): remove it") from None
+        return features.eval()
+    log.info("training the classifier in whose features images are compared")
+    features = train_features(dataset.units.encode(dataset.x).float(), dataset.y, dataset.classes)
+    files.replace(path, lambda temporary: torch.save(features.state_dict(), temporary))
+    return features
+
+
+def accuracy(
+    dataset: Dataset, model: ClassifierModel, device: torch.device, dtype: torch.dtype
+) -> tuple[Metrics, tuple[Tensor, dict[str, Tensor]]]:
+    """Returns the mean accuracy and cross entropy of a classifier over t, and the curves of its accuracy.
+
+    There is no floor: the best possible accuracy at a noise level is not known. Where nothing is held out there are no
+    metrics, and only the curve of the training images.
+
+    Returns:
+        The metrics, the times ``(F,)``, and by the kind of images the accuracy at each time, ``(F,)``.
+    """
+    times = torch.linspace(model.sde.eps, model.sde.T, TIMES, dtype=torch.float64)
+    named = {"held-out images": (dataset.held_out, dataset.held_out_y), "training images": (dataset.x, dataset.y)}
+    curves, rows = {}, []
+    for name, (x, y) in named.items():
+        if x is None or y is None:
+            continue
+        inner = dataset.units.encode(x[:CLASSIFIED]).to(device, dtype)
+        log_p, hits = log_likelihood_by_time(model, inner, y[:CLASSIFIED].to(device), times)
+        curves[name] = hits
+        rows.append({"accuracy": float(hits.mean()), "accuracy_clean": float(hits[0]), "nll": float(-log_p.mean())})
+    if len(rows) < len(named):
+        return {}, (times, curves)
+    source = "not known: chance is 1 over the number of classes"
+    found: Metrics = {
+        key: {"value": rows[0][key], "floor": None, "train": rows[1][key], "floor_from": source} for key in rows[0]
+    }
+    return found, (times, curves)

@@ -1,0 +1,148 @@
+"""A trained model as a checkpoint gives it: its parts, wired, and the data that it was trained on."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from sdegen.config.automatic import with_steps_of_chain
+from sdegen.config.checks import Faults, check
+from sdegen.config.components import known_by
+from sdegen.config.compose import Config
+from sdegen.config.construction import connect, construct, make_network
+from sdegen.config.options import GROUPS, SAMPLE, TRAIN
+from sdegen.config.remedies import refusals
+from sdegen.core import schema
+from sdegen.core.errors import UserError
+from sdegen.datasets import Dataset, restored
+from sdegen.datasets.fingerprint import difference
+from sdegen.models.classifier import ClassifierModel
+from sdegen.models.moments import Moments
+from sdegen.models.score import ScoreModel
+from sdegen.networks import Network
+from sdegen.runs import checkpoint as checkpoints
+from sdegen.runs.checkpoint import Checkpoint, examine
+from sdegen.runs.latest import resolve
+from sdegen.runs.sampling import on_cpu
+from sdegen.samplers import Sampler
+from sdegen.sde.base import SDE, Score
+from sdegen.training.trainer import DTYPES, find_device
+
+LOADED = ("sde", "network", "parametrization", "dataset", "sampler")
+"""The groups that sampling needs."""
+
+Weights = Literal["ema", "raw"]
+Precision = Literal["float32", "float64"]
+
+
+class Trained:
+    """A trained model, reloaded from a run's folder: see :func:`sdegen.load` for the arguments.
+
+    Attributes:
+        folder: the run's folder.
+        config: its configuration, plain data.
+        step: the step of the checkpoint.
+        sde: the forward process.
+        model: the trained score in the network's units, as samplers use it, or the trained classifier.
+        sampler: the sampler it will use.
+        units: between the network's units and the user's.
+        classes: the number of classes of the data; None where they have no labels.
+        weights: which weights are loaded, ``ema`` or ``raw``.
+        trust: modules whose classes its configuration may name.
+    """
+
+    def __init__(
+        self,
+        run: str | Path,
+        *,
+        checkpoint: checkpoints.Which = "last",
+        weights: Weights = "ema",
+        device: str = "auto",
+        precision: Precision = "float32",
+        trust: Sequence[str] = (),
+        nodes: Mapping[str, Any] | None = None,
+    ) -> None:
+        settings = {"checkpoint": checkpoint, "weights": weights, "device": device, "precision": precision}
+        check(settings, (), SAMPLE, trust)
+        saved, self.folder = checkpoints.read(Path(run), checkpoint), resolve(Path(run))
+        examine(self.folder, saved, trust)
+        self.config, self.trust = _checked(saved.config, nodes or {}, trust), trust
+        self.step, self.weights, self.dtype = saved.step, weights, DTYPES[precision]
+        try:
+            self.device = find_device(device)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        self._data = saved.data
+        self.units, self.classes = restored(saved.units), saved.classes
+        self.sde: SDE = construct(self.config, "sde", trust)
+        self.sampler: Sampler = construct(self.config, "sampler", trust)
+        self.model = self._model(saved).to(self.device, self.dtype).eval()
+
+    def _model(self, saved: Checkpoint) -> ScoreModel | ClassifierModel:
+        """Returns the model of a checkpoint, with its weights in place."""
+        network_class = schema.resolve(self.config["network"]["_target_"], self.trust)
+        if found := refusals(self.config, {"sampler": self.sampler, "network": network_class}, self.trust):
+            raise Faults("\n".join(found))
+        exact = network_class.exact  # type: ignore[attr-defined]
+        # Only an exact score needs the law, and with it the data, whose file may be gone.
+        law = self.dataset.encoded_law if exact else None
+        supplied = {"shape": self.units.shape, "law": law, "sde": self.sde, "classes": self.classes}
+        network = make_network(self.config, self.trust, **supplied)
+        if not exact:
+            load_weights(network, saved.ema if self.weights == "ema" else saved.weights)
+        moments = None if saved.moments is None else Moments(**saved.moments)  # type: ignore[arg-type]
+        parametrization = construct(self.config, "parametrization", self.trust, moments=moments)
+        return connect(network, parametrization, self.sde)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The training data, made or read again.
+
+        Raises:
+            UserError: its file is no longer there, or holds other data.
+        """
+        dataset: Dataset = construct(self.config, "dataset", self.trust, seed=self.config["seed"])
+        if found := difference(self._data, known_by(self.config, dataset)):
+            raise UserError(f"the data are no longer those that {self.folder} was trained on: {found}")
+        dataset.units = self.units
+        return dataset
+
+    @property
+    def score_model(self) -> ScoreModel:
+        """The trained score; raises UserError if the run holds a classifier."""
+        if not isinstance(self.model, ScoreModel):
+            raise UserError(f"{self.folder}: holds a classifier, not a score: it steers another run by guidance.run=")
+        return self.model
+
+    def score_on_cpu(self) -> Score:
+        """Returns the trained score as a function of tensors on the CPU, in the network's units."""
+        return on_cpu(self.score_model, self.device, self.dtype)
+
+    def weights_used(self) -> str:
+        """Returns in words which weights are loaded."""
+        return "exact score" if self.model.network.exact else f"{self.weights} weights of step {self.step}"
+
+
+def _checked(own: Config, nodes: Mapping[str, Any], trust: Sequence[str]) -> Config:
+    """Returns the configuration of a checkpoint with nodes replaced, checked."""
+    config = {**own, **nodes}
+    plain_options = {key: value for key, value in config.items() if key not in GROUPS}
+    config |= check({**{group: config[group] for group in LOADED}, **plain_options}, LOADED, TRAIN, trust)
+    network = schema.resolve(config["network"]["_target_"], trust)
+    if config["network"] != own["network"] and not network.exact:  # type: ignore[attr-defined]
+        raise UserError("network: a checkpoint's weights belong to its own network; only network=oracle can replace it")
+    return {**config, "sampler": with_steps_of_chain(config["sampler"], config["sde"])}
+
+
+def load_weights(network: Network, weights: Mapping[str, Tensor]) -> None:
+    """Puts weights into a network; raises UserError where a name or a shape is missing, foreign or different."""
+    try:
+        network.load_state_dict(weights, strict=True)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = textwrap.shorten(str(error), 500, placeholder=" …")
+        raise UserError(f"the checkpoint's weights do not fit its network: {reason}") from None
