@@ -109,7 +109,7 @@ class Team:
         """What there is to go on from, and how."""
         if self.saved is None:
             return "nothing was saved yet"
-        return f"saved at step {self.saved}; go on with python scripts/train.py resume={shlex.quote(str(self.folder))}"
+        return f"saved at step {self.saved}; go on with sdegen train resume={shlex.quote(str(self.folder))}"
 
     def begin(self, command: str) -> None:
         """Begin the folders."""

@@ -1,7 +1,7 @@
-"""Thousands of command lines, valid and not: a valid one trains and samples, any other ends in lines that name the fix.
+"""Thousands of command lines, valid and not: a valid one trains and samples, the others end in lines that name the fix.
 
 What is tried comes from the program itself: the choices from ``conf/``, the options and their types from the signatures
-of the classes that these name. The contract: either two steps and a few samples, or what ``command.guard`` tells; no
+of the classes that these name. The contract: either two steps and a few samples, or what ``guard`` reports; no
 other exception, no warning, no line without the name of an option or an argument.
 """
 
@@ -29,7 +29,9 @@ from hypothesis import strategies as st
 from matplotlib.image import imsave
 from omegaconf import OmegaConf
 
-from sdegen.cli import command, mistakes
+from sdegen.cli import arguments as reading
+from sdegen.cli import guard
+from sdegen.cli.composition import Composition, paths
 from sdegen.config import assembly
 from sdegen.config.compose import CONF, composed
 from sdegen.core import schema
@@ -115,7 +117,7 @@ def options(of: Node, path: str) -> dict[str, Any]:
     """The options that the classes of a node have, by their paths, with their types."""
     if "_target_" not in of:
         return {}
-    own = {f"{path}.{key}": hint for key, hint in schema._options(schema.resolve(of["_target_"], ())).items()}
+    own = {f"{path}.{key}": hint for key, hint in schema._types(schema.resolve(of["_target_"], ())).items()}
     for key, inner in of.items():
         own |= options(inner, f"{path}.{key}") if isinstance(inner, dict) else {}
     return own
@@ -202,10 +204,7 @@ def spoilt(draw: st.DrawFn) -> str:
 
 
 HYDRA = [
-    f"hydra.{path}"
-    for path in command._paths(
-        OmegaConf.to_container(command._compose("train", command.get_args_parser().parse_args([]), []).hydra)
-    )
+    f"hydra.{path}" for path in paths(OmegaConf.to_container(Composition("train", reading.read([])).compose([]).hydra))
 ]
 ASKED = st.tuples(lines() | lines(edge=True), st.lists(spoilt(), max_size=2)).map(lambda both: (*both[0], *both[1]))
 
@@ -231,9 +230,9 @@ def typed(arguments: Arguments) -> Iterator[io.StringIO]:
         sys.argv, log.handlers[:], log.propagate = before, handlers, propagate
 
 
-def train() -> None:
+def train(arguments: Arguments) -> None:
     """What ``scripts/train.py`` does with its arguments, without a folder: it composes, checks, trains and samples."""
-    for _, config in command.configurations("train")[0]:
+    for _, config in Composition("train", reading.read(arguments)).plan().jobs:
         parts = assembly.replicated(config)
         training, first = assembly.together(parts), parts[0]
         training.run(lambda *_: None, lambda: None, lambda: None)
@@ -252,7 +251,7 @@ def outcome(arguments: Arguments) -> list[str]:
     """The lines that a command line ends in; none where it works."""
     with typed(arguments) as told:
         try:
-            command.guard(train, "train")
+            guard.guard(lambda: train(arguments))
         except SystemExit as end:
             assert end.code == 2
             text = told.getvalue()
@@ -261,7 +260,7 @@ def outcome(arguments: Arguments) -> list[str]:
     found, keys = text.splitlines(), [part.partition("=")[0].lstrip("+~") or part or "''" for part in arguments]
     assert found, arguments
     for line in found:
-        assert len(line) <= mistakes.WIDEST, line
+        assert len(line) <= guard.WIDEST, line
         assert WORDS & set(re.findall(r"\w+", line)) or any(
             form(key).strip("'\"") in line for key in keys for form in (str, repr, ascii)
         ), line
@@ -328,7 +327,7 @@ def kept(script: str, arguments: Arguments, folder: Path) -> bool:
     assert "Traceback" not in result.stderr, (arguments, result.stderr)
     assert result.returncode in (0, 1 if script == "verify" else 0, 2), (arguments, result)
     assert bool(result.stderr) == (result.returncode == 2), (arguments, result.stderr)
-    assert all(len(line) <= mistakes.WIDEST for line in result.stderr.splitlines()), result.stderr
+    assert all(len(line) <= guard.WIDEST for line in result.stderr.splitlines()), result.stderr
     return result.returncode == 0
 
 
