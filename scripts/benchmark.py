@@ -1,4 +1,4 @@
-"""Measure what sdegen costs and reaches: ``python scripts/benchmark.py step rounds=15``.
+"""Measure the speed and the quality of sdegen: ``python scripts/benchmark.py step rounds=15``.
 
 Suites, whose options are in conf/benchmark.yaml::
 
@@ -12,7 +12,7 @@ Suites, whose options are in conf/benchmark.yaml::
     recipes           the default recipe for points beside others, on ten sets: distance from the law over its floor
     likelihood        the error of likelihoods with the exact score, and the truth of their standard error
 
-What is compared is measured in turn, medians and quartiles are told, and written to outputs/benchmark.
+The things compared are measured in turn; medians and quartiles are printed and written to outputs/benchmark.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sdegen.cli import command
+from sdegen.cli.guard import fail, guard
 from sdegen.core.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -67,7 +67,7 @@ def measure(suite: str, changes: list[str], folder: Path) -> None:
 
 
 def misfit(key: str, value: object, before: object) -> str:
-    """Why a value cannot take the place of another, in a line; nothing where it can."""
+    """Returns one line that says why a value cannot replace another; empty where it can."""
     if isinstance(before, int | float):
         kinds, word = ((int,), "whole number") if isinstance(before, int) else ((int, float), "number")
         fits = type(value) in kinds and 0 < value < float("inf")  # type: ignore[operator]
@@ -81,13 +81,15 @@ def misfit(key: str, value: object, before: object) -> str:
 
 
 def main() -> None:
+    """Run the suite that the arguments of this process name."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite", choices=SUITES, metavar="suite", help=", ".join(SUITES))
     parser.add_argument("options", nargs="*", help="of the suite, as rounds=15")
-    parser.add_argument("--folder", type=Path, help="where to write; outputs/benchmark/<suite> unless told")
+    parser.add_argument("--folder", type=Path, help="where to write; outputs/benchmark/<suite> by default")
+    parser.error = lambda message: fail(f"{message}: see --help")  # type: ignore[method-assign]
     arguments = parser.parse_args()
     folder = arguments.folder or Path("outputs/benchmark") / arguments.suite
-    command.guard(lambda: measure(arguments.suite, arguments.options, folder), "train")
+    guard(lambda: measure(arguments.suite, arguments.options, folder))
 
 
 if __name__ == "__main__":

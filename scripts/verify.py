@@ -1,55 +1,6 @@
-"""Hold an SDE and a sampler against exact answers: ``python scripts/verify.py sde=vp sampler=dpm_solver``."""
+"""Run ``sdegen verify`` from a checkout."""
 
-from __future__ import annotations
-
-import json
-import logging
-from pathlib import Path
-from typing import Any
-
-from sdegen.cli import command
-
-log = logging.getLogger("sdegen")
-
-SAID = {True: "pass", False: "FAIL", None: "-"}
-
-
-def built(config: dict[str, Any]) -> tuple[Any, Any]:
-    """The SDE and the sampler; an option of the SDE left to ``auto`` is measured on the mixture of the verification."""
-    from sdegen.config.automatic import measured
-    from sdegen.config.checks import Faults, check
-    from sdegen.config.construction import construct
-    from sdegen.config.remedies import refusals
-    from sdegen.core.randomness import generator
-    from sdegen.core.schema import ANYTHING
-    from sdegen.metrics import verification
-
-    config = check(config, ("sde", "sampler"), {"json": bool}, ANYTHING)
-    data = verification.mixture().sample(1000, generator("cpu", 0, "proof"))
-    config["sde"] = measured(config["sde"], data, ANYTHING)
-    sde, sampler = (construct(config, group, ANYTHING) for group in ("sde", "sampler"))
-    if found := refusals(config, {"sampler": sampler}, ANYTHING):
-        raise Faults("\n".join(found))
-    return sde, sampler
-
-
-def task(config: dict[str, Any], folder: Path) -> bool:
-    """Report all proofs; returns whether one of them fails."""
-    import torch
-
-    from sdegen.metrics.verification import verify
-
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        found = verify(*built(config))
-    if config["json"]:
-        log.info(json.dumps([proof._asdict() for proof in found], indent=2))
-    else:
-        width = max(len(proof.claim) for proof in found)
-        rows = (f"{SAID[one.holds]:4}  {one.claim:{width}}  {one.measured:>9}  {one.allowed}".rstrip() for one in found)
-        log.info("\n".join(rows))
-    return any(proof.holds is False for proof in found)
-
+from sdegen.cli.main import main
 
 if __name__ == "__main__":
-    command.run("verify", built, task, after=any)
+    main("verify")

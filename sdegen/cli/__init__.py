@@ -1,4 +1,4 @@
-"""The command line: Hydra, one guard for all mistakes, and the jobs of a sweep.
+"""The command line: the commands of ``sdegen``, their help, and one guard that turns each mistake into one line.
 
-Nothing here is imported by other rooms.
+Hydra composes configurations and launches jobs. No other room imports this one.
 """

@@ -1,7 +1,6 @@
-"""The jobs of one command: their messages on the terminal, and what each has found.
+"""The jobs of one command: their messages on the terminal and their results.
 
-A launcher may run a job in any process, which shares files with the others and nothing else: no global, and no handler
-of messages.
+A launcher may run a job in any process. Such processes share files, but no globals and no handlers of messages.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ log = logging.getLogger("sdegen")
 
 
 class Lines(logging.Formatter):
-    """Messages as they are, each of their lines after the same words.
+    """Format of messages with the same words before each line.
 
     Args:
-        before: those words.
+        before: the words.
     """
 
     def __init__(self, before: str) -> None:
@@ -31,12 +30,12 @@ class Lines(logging.Formatter):
         self.before = before
 
     def format(self, record: logging.LogRecord) -> str:
-        """The message of a record."""
+        """Returns the message of a record."""
         return textwrap.indent(super().format(record), self.before)
 
 
 class Terminal(logging.StreamHandler):
-    """Messages on the standard output of this process.
+    """Handler that writes messages on the standard output of this process.
 
     Args:
         before: words at the beginning of each line.
@@ -47,7 +46,7 @@ class Terminal(logging.StreamHandler):
         self.setFormatter(Lines(before))
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Write to nowhere from here on where the reader has seen enough (``| head``): the work goes on."""
+        """Discard further messages once the reader has closed the pipe (``| head``); the work goes on."""
         if not isinstance(sys.exc_info()[1], BrokenPipeError):
             super().handleError(record)
             return
@@ -56,10 +55,10 @@ class Terminal(logging.StreamHandler):
 
 @contextlib.contextmanager
 def messages(before: str = "") -> Iterator[None]:
-    """While it is entered, the program's messages go to the standard output of this process.
+    """Write the program's messages on the standard output of this process while the context is open.
 
     Args:
-        before: words at the beginning of each line, which tell the lines of several jobs apart.
+        before: words at the beginning of each line, which distinguish several jobs.
     """
     others = log.handlers[:]
     log.handlers[:], log.propagate = [Terminal(before)], False
@@ -74,30 +73,30 @@ class Results:
     """Results of the jobs of one command, each in a file.
 
     Args:
-        folder: for the files; every process of the command can write there.
+        folder: the folder of the files, in which every process of the command can write.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def done(self, number: int, found: object) -> None:
-        """Note that a job has ended well, and what it found, in the types of JSON."""
+        """Record the result of a job that succeeded, in the types of JSON."""
         self._note(number, {"found": found})
 
     def failed(self, number: int) -> None:
-        """Note that a job has failed."""
+        """Record that a job failed."""
         self._note(number, {})
 
     def found(self) -> list[Any]:
-        """Returns the results of the jobs that ended well, in the order of the jobs."""
+        """Returns the results of the jobs that succeeded, in the order of the jobs."""
         return [note["found"] for note in self._notes() if note]
 
     def failures(self) -> int:
-        """How many jobs have failed."""
+        """Returns the number of jobs that failed."""
         return sum(not note for note in self._notes())
 
     def _note(self, number: int, note: dict[str, object]) -> None:
-        # A process may be killed while it writes.
+        # A process may be killed while it writes, so the file appears when it is complete.
         temporary = self.folder / f".{number}"
         temporary.write_text(json.dumps(note))
         os.replace(temporary, self.folder / f"{number}.json")

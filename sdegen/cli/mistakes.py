@@ -1,4 +1,4 @@
-"""Mistakes of the user's in words: one line that names the option and says the fix."""
+"""Errors of Hydra and OmegaConf in one line each; for those that are frequent, with the fix."""
 
 from __future__ import annotations
 
@@ -7,56 +7,44 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from sdegen.cli.arguments import unreadable
 from sdegen.config.compose import CONF
-from sdegen.core.errors import NO_MEMORY, UserError
-
-WIDEST = 400
-"""Characters of a line that tells a mistake: it may repeat a value of any length."""
-
-SAID = (
-    (r"Could not find '([^']+)'", "{0}: no such configuration"),
-    (
-        r"Interpolation key '([^']+)' not found.*full_key: (\S+)",
-        "{1}: is that of {0}, which does not go with what is chosen here: give {1}=…",
-    ),
-    (r"Could not append to config[^']*'([^']+)'", "{0}: exists already, drop the +"),
-    (r"Multiple values for ([^\s.]+)\.", "{0}: is chosen already, drop the +"),
-    (r"^(\S+) appears more than once", "{0}: is chosen already, drop the +"),
-    (r"Missing mandatory value: .*full_key: (\S+)", "{0}: is missing: give {0}=…"),
-    (r"Could not delete (?:from config\. )?'([^']+)'", "~{0}: there is none to leave out"),
-    (r"Could not delete from config\. The value of '([^']+)' is (.*) and not", "~{0}: has another value, {1}"),
-    (r"Override (\S+) looks like a config group", "{0}: only a group takes an @"),
-    (r"^(.*?)\s+full_key: (\S+)", "{1}: {0}"),
-)
-"""What Hydra and OmegaConf say, and what is said in its place."""
 
 
-def plainly(text: str, cause: str, known: Callable[[], Sequence[str]]) -> str:
-    """What Hydra or OmegaConf said, in one line.
+def explain(error: Exception, known: Callable[[], Sequence[str]]) -> str:
+    """Returns one line for what Hydra or OmegaConf raised.
 
     Args:
-        text: the message.
-        cause: the message of the error behind it.
-        known: gives every option and group there is, by its full path.
+        error: what was raised.
+        known: returns every option and group by its full path.
     """
-    pattern = r"Could not find '([\w/]+)/([^/']+)'\s+Available options in '[^']*':\n((?:\s*\t\S+\n)*)"
-    if found := re.search(pattern, text):
-        group, option, available = found[1], found[2], found[3].split()
-        return f"{group}={option}: no such option; {_nearest(option, available, f'{group}=')}"
-    if found := re.search(r"Could not override '([^']+)'", text):
-        # Of a dictionary, what in it is wrong.
-        inner = re.search(rf"full_key: ({re.escape(found[1])}\S+)", cause)
-        return _no_option((inner or found)[1].split("@")[0], known)
-    for said, words in SAID:
-        if found := re.search(said, text, re.DOTALL):
-            return " ".join(words.format(*found.groups()).split())
-    if found := re.search(r"Error merging override (.*)", text, re.DOTALL):
-        return " ".join(f"{found[1]}: {cause.partition('full_key')[0]}".split())
-    return " ".join(text.split())
+    if isinstance(error, OverrideParseException):
+        return unreadable(error.override)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _no_choice(error.missing_cfg_file, error.options or ())
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if isinstance(cause, MissingMandatoryValue):
+        return f"{cause.full_key}: is missing: give {cause.full_key}=…"
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
+        return _no_option(cause.full_key, known)
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        return f"{cause.full_key}: {' '.join(str(cause.msg).partition('full_key:')[0].split())}"
+    if chosen := re.match(r"Multiple values for (\S+)\.", str(error)):
+        # Hydra's own words are about YAML files.
+        return f"{chosen[1]}: is chosen already, drop the +"
+    return " ".join(str(error).split())
+
+
+def _no_choice(path: str, choices: Sequence[str]) -> str:
+    group, _, choice = path.rpartition("/")
+    return f"{group}={choice}: no such choice; {_nearest(choice, choices, f'{group}=')}"
 
 
 def _no_option(key: str, known: Callable[[], Sequence[str]]) -> str:
-    """One line for an option that what is chosen does not have."""
+    """One line for an option that the chosen classes do not have, with those that have it or the nearest name."""
     group, _, option = key.partition(".")
     if owners := [path.stem for path in sorted((CONF / group).glob("*.yaml")) if option and _names(path, option)]:
         others = " and others have" if len(owners) > 3 else " have" if len(owners) > 1 else " has"
@@ -64,37 +52,8 @@ def _no_option(key: str, known: Callable[[], Sequence[str]]) -> str:
         return f"{key}: no such option of the {group} chosen; {named}{others} it"
     nearest = _nearest(key, known(), "")
     if f"did you mean {key}?" == nearest:
-        return f"{key}: does not go with what is chosen here; --cfg job shows all that does"
+        return f"{key}: does not go with the choices here; --cfg job shows the options that do"
     return f"{key}: no such option; {nearest}"
-
-
-def unreadable(override: str) -> str:
-    """One line for an argument outside of Hydra's grammar."""
-    key = override.partition("=")[0].lstrip("+~")
-    if "/" in key and "." in key:
-        return f"{override}: / is for groups, and . for their options: try {key.replace('/', '.')}="
-    shown = override if override.strip() else repr(override)
-    return f"{shown}: cannot be read; the form is option=value, and lists are written [1,2]"
-
-
-def short_of_memory(error: Exception) -> UserError | None:
-    """One line with the options that ask for memory, where that is what went wrong."""
-    text = str(error)
-    if not (isinstance(error, MemoryError) or NO_MEMORY.search(text)):
-        return None
-    asked = re.search(r"[\d.]+ ?(?:bytes|[KMGTP]i?B)", text)
-    most = f", {asked[0]} were asked for" if asked else ""
-    return UserError(
-        f"out of memory{most}: try a smaller trainer.batch_size, times.chunk, sampler.steps, count or batch_size"
-    )
-
-
-def told(message: str) -> str:
-    """A message whose lines are no wider than :data:`WIDEST`: of what is too wide, the two ends."""
-    half = WIDEST // 2 - 2
-    return "\n".join(
-        line if len(line) <= WIDEST else f"{line[:half]} … {line[-half:]}" for line in message.splitlines()
-    )
 
 
 def _nearest(word: str, choices: Sequence[str], prefix: str) -> str:
@@ -103,9 +62,9 @@ def _nearest(word: str, choices: Sequence[str], prefix: str) -> str:
     close = same[:3] or difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(prefix + choice for choice in close)}?"
-    return f"choose from {', '.join(sorted(choices))}" if len(choices) < 30 else "--cfg job shows all there are"
+    return f"choose from {', '.join(sorted(choices))}" if len(choices) < 30 else "--cfg job shows all options"
 
 
 def _names(path: Path, option: str) -> bool:
-    """Whether a YAML file has an option."""
+    """True if a YAML file has an option."""
     return any(line.startswith(f"{option}:") for line in path.read_text().splitlines())

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdegen.cli import mistakes
+from sdegen.cli.guard import short_of_memory
 from sdegen.config.choices import check_choice
 from sdegen.config.compose import CONF, Config, composed
 from sdegen.config.options import TRAIN, flat_options
@@ -160,14 +161,12 @@ def _as_user_errors() -> Iterator[None]:
     """Turn the errors of Hydra, of the system and of a full memory into UserErrors of one line."""
     try:
         yield
-    except OverrideParseException as error:
-        raise UserError(mistakes.unreadable(error.override)) from None
     except (HydraException, OmegaConfBaseException) as error:
         if several := re.search(r"Ambiguous value for argument '(.*)'", str(error)):
             raise UserError(f"{several[1]}: several values: write a list as [1,2]; sweeps run from the shell") from None
-        raise UserError(mistakes.plainly(str(error), str(error.__cause__ or ""), _known)) from None
+        raise UserError(mistakes.explain(error, _known)) from None
     except (MemoryError, RuntimeError) as error:
-        if mistake := mistakes.short_of_memory(error):
+        if mistake := short_of_memory(error):
             raise mistake from error
         raise
     except OSError as error:

@@ -1,21 +1,22 @@
 """Composes the YAML files of ``conf/`` into a configuration, as Hydra does on the command line.
 
-Hydra is imported late, so that what only asks for :data:`CONF` does not wait for it.
+Hydra is imported late, so that a module that only needs :data:`CONF` does not wait for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 VERSION_BASE = "1.3"
 """The version of Hydra whose defaults the YAML files are written for."""
 
 CONF = next(path for path in (Path(__file__).parents[1] / "conf", Path(__file__).parents[2] / "conf") if path.is_dir())
-"""The YAML files: in the package where it was installed from a wheel, beside it in a checkout."""
+"""The folder of the YAML files: inside an installed package, beside the package in a checkout."""
 
 Config = dict[str, Any]
 
@@ -29,6 +30,7 @@ def composed(name: str, overrides: Sequence[str]) -> Config:
     import hydra
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
 
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base=VERSION_BASE):
@@ -41,6 +43,8 @@ def composed(name: str, overrides: Sequence[str]) -> Config:
 
 def plain(config: DictConfig) -> Config:
     """Returns a composed configuration as plain data, with interpolations resolved and without Hydra's own part."""
+    from omegaconf import OmegaConf
+
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     content = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
     assert isinstance(content, dict)

@@ -125,7 +125,7 @@ class Session:
         """Returns in words what is saved, and how to continue from it."""
         if self.saved is None:
             return "nothing was saved yet"
-        return f"saved at step {self.saved}; go on with python scripts/train.py resume={shlex.quote(str(self.folder))}"
+        return f"saved at step {self.saved}; go on with sdegen train resume={shlex.quote(str(self.folder))}"
 
     def prepare(self, command: str) -> None:
         """Begin the folders of a new run, or put the checkpoints of a resumed one in place.

@@ -129,9 +129,9 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"device={name} is not a device: try auto, cpu or cuda") from None
-    if device.type not in ("cpu", "cuda") or (
-        device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
-    ):
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device={name} is not supported: use cpu or cuda")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device={name} is not on this machine: try device=auto")
     return device
 

@@ -1,7 +1,7 @@
-"""Thousands of command lines, valid and not: a valid one trains and samples, any other ends in lines that name the fix.
+"""Thousands of command lines, valid and not: a valid one trains and samples, the others end in lines that name the fix.
 
 What is tried comes from the program itself: the choices from ``conf/``, the options and their types from the signatures
-of the classes that these name. The contract: either two steps and a few samples, or what ``command.guard`` tells; no
+of the classes that these name. The contract: either two steps and a few samples, or what ``guard`` reports; no
 other exception, no warning, no line without the name of an option or an argument.
 """
 
@@ -29,8 +29,11 @@ from hypothesis import strategies as st
 from matplotlib.image import imsave
 from omegaconf import OmegaConf
 
-from sdegen.cli import command, mistakes
-from sdegen.config import assembly, components, options
+from sdegen.cli import arguments as reading
+from sdegen.cli import guard
+from sdegen.cli.composition import Composition, paths
+from sdegen.config import assembly, components
+from sdegen.config import options as known
 from sdegen.config.compose import CONF, composed
 from sdegen.core import schema
 from sdegen.metrics import features, images
@@ -91,7 +94,7 @@ def choices(group: str) -> list[str]:
 
 
 GROUPS = {str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()}
-TRAINED = sorted(group for group in GROUPS if group.partition("/")[0] in options.GROUPS)
+TRAINED = sorted(group for group in GROUPS if group.partition("/")[0] in known.GROUPS)
 EXPERIMENTS = sorted(str(path.relative_to(CONF / "experiment"))[:-5] for path in (CONF / "experiment").rglob("*.yaml"))
 
 
@@ -108,14 +111,14 @@ def node(group: str, choice: str) -> Node:
 @functools.cache
 def experiment(name: str) -> dict[str, Node]:
     """The nodes of the configuration that an experiment stands for."""
-    return {k: v for k, v in composed("train", [f"experiment={name}"]).items() if k in options.GROUPS}
+    return {k: v for k, v in composed("train", [f"experiment={name}"]).items() if k in known.GROUPS}
 
 
 def options(of: Node, path: str) -> dict[str, Any]:
     """The options that the classes of a node have, by their paths, with their types."""
     if "_target_" not in of:
         return {}
-    own = {f"{path}.{key}": hint for key, hint in schema._options(schema.resolve(of["_target_"], ())).items()}
+    own = {f"{path}.{key}": hint for key, hint in schema._types(schema.resolve(of["_target_"], ())).items()}
     for key, inner in of.items():
         own |= options(inner, f"{path}.{key}") if isinstance(inner, dict) else {}
     return own
@@ -150,7 +153,7 @@ def fitting(hint: Any) -> st.SearchStrategy:  # noqa: ANN401
 
 NAMED = {f"{group}={choice}": options(node(group, choice), group) for group in TRAINED for choice in choices(group)}
 """The options of every choice of every group, with their types."""
-KNOWN = sorted({*GROUPS, *options.TRAIN, *(name for named in NAMED.values() for name in named)})
+KNOWN = sorted({*GROUPS, *known.TRAIN, *(name for named in NAMED.values() for name in named)})
 WORDS = {word for name in KNOWN for word in re.split(r"[./]", name)} | {"hydra", "config", "command"}
 
 
@@ -202,10 +205,7 @@ def spoilt(draw: st.DrawFn) -> str:
 
 
 HYDRA = [
-    f"hydra.{path}"
-    for path in command._paths(
-        OmegaConf.to_container(command._compose("train", command.get_args_parser().parse_args([]), []).hydra)
-    )
+    f"hydra.{path}" for path in paths(OmegaConf.to_container(Composition("train", reading.read([])).compose([]).hydra))
 ]
 ASKED = st.tuples(lines() | lines(edge=True), st.lists(spoilt(), max_size=2)).map(lambda both: (*both[0], *both[1]))
 
@@ -231,9 +231,9 @@ def typed(arguments: Arguments) -> Iterator[io.StringIO]:
         sys.argv, log.handlers[:], log.propagate = before, handlers, propagate
 
 
-def train() -> None:
+def train(arguments: Arguments) -> None:
     """What ``scripts/train.py`` does with its arguments, without a folder: it composes, checks, trains and samples."""
-    for _, config in command.configurations("train")[0]:
+    for _, config in Composition("train", reading.read(arguments)).plan().jobs:
         parts = assembly.replicated(config)
         training, first = components.together(parts), parts[0]
         training.run(lambda *_: None, lambda: None, lambda: None)
@@ -252,7 +252,7 @@ def outcome(arguments: Arguments) -> list[str]:
     """The lines that a command line ends in; none where it works."""
     with typed(arguments) as told:
         try:
-            command.guard(train, "train")
+            guard.guard(lambda: train(arguments))
         except SystemExit as end:
             assert end.code == 2
             text = told.getvalue()
@@ -261,7 +261,7 @@ def outcome(arguments: Arguments) -> list[str]:
     found, keys = text.splitlines(), [part.partition("=")[0].lstrip("+~") or part or "''" for part in arguments]
     assert found, arguments
     for line in found:
-        assert len(line) <= mistakes.WIDEST, line
+        assert len(line) <= guard.WIDEST, line
         assert WORDS & set(re.findall(r"\w+", line)) or any(
             form(key).strip("'\"") in line for key in keys for form in (str, repr, ascii)
         ), line
@@ -328,7 +328,7 @@ def kept(script: str, arguments: Arguments, folder: Path) -> bool:
     assert "Traceback" not in result.stderr, (arguments, result.stderr)
     assert result.returncode in (0, 1 if script == "verify" else 0, 2), (arguments, result)
     assert bool(result.stderr) == (result.returncode == 2), (arguments, result.stderr)
-    assert all(len(line) <= mistakes.WIDEST for line in result.stderr.splitlines()), result.stderr
+    assert all(len(line) <= guard.WIDEST for line in result.stderr.splitlines()), result.stderr
     return result.returncode == 0
 
 
@@ -358,8 +358,8 @@ def later(draw: st.DrawFn) -> Arguments:
         if there := options(node(group, chosen), group) if "/" not in group else {}:
             path = draw(st.sampled_from(sorted(there)))
             arguments.append(f"{path}={draw(st.sampled_from(EDGES) | fitting(there[path]).map(written))}")
-    for key in draw(st.lists(st.sampled_from(sorted({**options.SAMPLE, **options.EVALUATE})), max_size=2)):
-        kind = {**options.SAMPLE, **options.EVALUATE}[key]
+    for key in draw(st.lists(st.sampled_from(sorted({**known.SAMPLE, **known.EVALUATE})), max_size=2)):
+        kind = {**known.SAMPLE, **known.EVALUATE}[key]
         # More samples than there is time for are what was asked for.
         values = fitting(kind).map(written) if key in ("count", "run") else st.sampled_from(NASTY)
         arguments.append(f"{key}={draw(values | fitting(kind).map(written))}")

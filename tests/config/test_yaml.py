@@ -65,7 +65,7 @@ def test_yaml_opens_with_what_it_is_and_the_command_that_runs_it(path: Path) -> 
     lines = path.read_text().splitlines()
     comment = [line for line in lines[:12] if line.startswith("#") and "@package" not in line]
     assert lines[0].startswith("#")
-    assert any("python scripts/" in line for line in comment)
+    assert any("sdegen " in line for line in comment)
 
 
 @pytest.mark.parametrize("path", NODES, ids=name)

@@ -219,7 +219,7 @@ def test_a_signal_saves_and_tells_how_to_go_on(tmp_path: Path, short: Left, numb
     config, before = composed("train", SHORT), signal.getsignal(number)
     with signalled(11, number), pytest.raises(Stopped) as stop:
         session.train(config, tmp_path / "run")
-    go_on = f"python scripts/train.py resume={tmp_path / 'run'}"
+    go_on = f"sdegen train resume={tmp_path / 'run'}"
     assert str(stop.value) == f"stopped by {number.name}, saved at step 12; go on with {go_on}"
     assert stop.value.number == number and signal.getsignal(number) == before
     session.resume(tmp_path / "run", {})

@@ -215,7 +215,7 @@ def test_a_full_disk_loses_nothing_that_was_there(tmp_path: Path, whole: Path, r
     if "nothing was saved yet" not in error:
         assert status == "2" and len(error.splitlines()) == 1, error
         found = error.strip().rpartition("saved at step ")[2]
-        assert found.endswith("; go on with python scripts/train.py resume=run")
+        assert found.endswith("; go on with sdegen train resume=run")
         steps = [int(name[5:-3]) for name in names(tmp_path / "full") if name.startswith("step")]
         for step in steps:
             assert checkpoint.read(tmp_path / "full", step).step == step

@@ -1,0 +1,192 @@
+"""Composition by Hydra: from the arguments of a command to the configuration of each job, checked before any starts."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from hydra import version
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sdegen.cli import mistakes
+from sdegen.cli.arguments import Arguments, parsed
+from sdegen.config.compose import CONF, VERSION_BASE, Config, plain
+from sdegen.core.errors import UserError
+
+EXECUTION = ("sweep=", "hydra", "forecast=")
+"""Overrides that say how and where jobs run, not what they are."""
+
+
+class Plan(NamedTuple):
+    """The jobs of a command.
+
+    Args:
+        config: the configuration of the only job, or of the sweep, with Hydra's own part.
+        jobs: the overrides and the plain configuration of each job.
+        sweep: the folder of the sweep; None for a single job.
+    """
+
+    config: DictConfig
+    jobs: list[tuple[list[str], Config]]
+    sweep: Path | None
+
+
+class Composition:
+    """Hydra, with the YAML files of one command and those of ``--config-dir``.
+
+    Args:
+        name: of the primary configuration, ``conf/<name>.yaml``.
+        arguments: those of the command.
+    """
+
+    def __init__(self, name: str, arguments: Arguments) -> None:
+        self.name = name
+        self.arguments = arguments
+        GlobalHydra.instance().clear()
+        version.setbase(VERSION_BASE)
+        path = create_config_search_path(str(CONF))
+        if folder := arguments.flags.config_dir:
+            path.prepend("--config-dir", f"file://{Path(folder).resolve()}", SearchPathQuery(provider="schema"))
+        self.hydra = Hydra.create_main_hydra2(name, path)
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """Returns the configuration of one job, or that which the jobs of a sweep share, with Hydra's own part.
+
+        Raises:
+            UserError: it cannot be composed.
+        """
+        with self._explained():
+            return self._base(overrides)
+
+    def plan(self) -> Plan:
+        """Returns the jobs that the arguments ask for, each composed once.
+
+        Raises:
+            UserError: a configuration cannot be composed.
+        """
+        with self._explained():
+            config = self._base(self.arguments.overrides)
+            many = [override for override in parsed(self.arguments.overrides) if override.is_sweep_override()]
+            if config.hydra.mode == RunMode.MULTIRUN or self.arguments.flags.multirun:
+                return Plan(config, self._jobs(config, many), self._folder(config))
+            if many:
+                raise UserError(f"{many[0].input_line}: several values; add -m to run a job for each")
+            return Plan(config, [(self.arguments.overrides, self._complete(config))], None)
+
+    def _known(self) -> list[str]:
+        """Every group, and every option of what the valid arguments choose, by its full path."""
+        groups = self.hydra.list_all_config_groups()
+        chosen = [f"{key}={value}" for key, value in self.arguments.values().items() if key in groups]
+        try:
+            config = self._base(chosen)
+        except (HydraException, OmegaConfBaseException, UserError):
+            config = self._base([])
+        return [*groups, *(path for path in paths(OmegaConf.to_container(config)) if not path.startswith("hydra"))]
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(mistakes.explain(error, self._known)) from None
+
+    def _base(self, overrides: Sequence[str]) -> DictConfig:
+        lines = list(overrides)
+        return self._composed(
+            lines,
+            lambda: self.hydra.compose_config(self.name, lines, RunMode.MULTIRUN, validate_sweep_overrides=False),
+        )
+
+    def _jobs(self, sweep: DictConfig, many: Sequence[Override]) -> list[tuple[list[str], Config]]:
+        for plugin in ("sweeper", "launcher"):
+            target = OmegaConf.select(sweep.hydra, f"{plugin}._target_")
+            if target not in Plugins.instance().class_name_to_class:
+                raise UserError(f"hydra.{plugin}._target_={target}: is none of Hydra's: choose one by hydra/{plugin}=")
+        for override in many:
+            if override.is_interval_sweep():
+                raise UserError(
+                    f"{override.input_line}: has no end of values: list them, as in {override.key_or_group}=1,2"
+                )
+        overrides = self.arguments.overrides
+        given = {override.key_or_group for override in parsed(overrides)}
+        params = sweep.hydra.sweeper.params or {}
+        lines = [*(f"{key}={value}" for key, value in params.items() if key not in given), *overrides]
+        # The loader knows the choices of a group, which glob(*) asks for.
+        swept = OverridesParser.create(self.hydra.config_loader).parse_overrides(lines)
+        return [(list(job), self._job(sweep, job)) for job in BasicSweeper.split_arguments(swept, None)[0]]
+
+    def _job(self, sweep: DictConfig, overrides: Sequence[str]) -> Config:
+        load = self.hydra.config_loader.load_sweep_config
+        return self._complete(self._composed(overrides, lambda: load(sweep, list(overrides))))
+
+    def _composed(self, overrides: Sequence[str], compose: Callable[[], DictConfig]) -> DictConfig:
+        for override in parsed(overrides):
+            group = override.key_or_group
+            named = isinstance(override.value(), str | dict) or (override.is_delete() and override.value() is None)
+            if not (named or override.is_sweep_override()) and (choices := self._choices(group)) is not None:
+                raise UserError(f"{override.input_line}: {group} is a group: choose one of {', '.join(choices)}")
+        with warnings.catch_warnings():
+            # Hydra only warns of a folder that does not exist.
+            warnings.filterwarnings("error", "provider=hydra.searchpath")
+            try:
+                config = compose()
+            except UserWarning as warning:
+                raise UserError(f"hydra.searchpath: {warning}") from None
+            except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+                # Hydra checks its own options less than those of a program.
+                own = [line for line in overrides if line.lstrip("+~").startswith("hydra")]
+                if not own:
+                    raise
+                raise UserError(f"{' '.join(own)}: Hydra cannot take this: {' '.join(str(error).split())}") from None
+        # Interpolations such as ${hydra:runtime.choices.dataset} ask for it.
+        HydraConfig.instance().set_config(config)
+        return config
+
+    def _choices(self, group: str) -> list[str] | None:
+        """The choices of a group; None where there is no such group."""
+        if group.partition("/")[0] != "hydra" and group not in self.hydra.list_all_config_groups():
+            return None
+        return sorted(self.hydra.config_loader.get_group_options(group)) or ["its options"]
+
+    def _complete(self, config: DictConfig) -> Config:
+        """The plain configuration of a job; UserError where a primary option was deleted."""
+        primary = OmegaConf.load(CONF / f"{self.name}.yaml")
+        groups = [key for default in primary.defaults if default != "_self_" for key, value in default.items() if value]
+        for key in (*primary, *groups):
+            if key not in config and key != "defaults" and not str(key).startswith("override "):
+                raise UserError(f"{key}: is missing: leave out ~{key}")
+        return plain(config)
+
+    def _folder(self, config: DictConfig) -> Path:
+        """The folder of a sweep, named by its overrides, so that the same sweep finds what it has done already."""
+        overrides = self.arguments.overrides
+        if any(override.startswith("hydra.sweep.dir=") for override in overrides):
+            return Path(config.hydra.sweep.dir)
+        own = [override for override in overrides if not override.startswith(EXECUTION)]
+        named = [override.removeprefix("sweep=") for override in overrides if override.startswith("sweep=")]
+        digest = hashlib.sha256("\n".join(own).encode()).hexdigest()[:10]
+        return Path("outputs") / "-".join([*named, *([digest] if own else [])])
+
+
+def paths(node: object, prefix: str = "") -> list[str]:
+    """Returns the path of each option in a nested configuration, such as ``sampler.steps``."""
+    if not isinstance(node, Mapping):
+        return [prefix]
+    inner = [path for key, value in node.items() for path in paths(value, f"{prefix}.{key}" if prefix else str(key))]
+    return [prefix, *inner] if prefix else inner

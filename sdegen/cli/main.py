@@ -1,0 +1,74 @@
+"""The command ``sdegen``: finds the command that is asked for and runs it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+from sdegen import __version__
+from sdegen.cli.guard import fail
+
+COMMANDS = {
+    "train": "train a model, then sample, measure and draw",
+    "sample": "draw samples from a trained run",
+    "evaluate": "compute likelihoods of a trained run, or interpolate by its flow",
+    "verify": "check an SDE and a sampler against exact answers",
+    "report": "write one page about the runs in a folder",
+    "benchmark": "measure speed and quality; in a checkout only",
+}
+CONFIGURED = ("train", "sample", "evaluate", "verify")
+"""The commands whose arguments Hydra reads."""
+COMPLETION = ("-sc", "--shell-completion")
+
+
+def main(name: str = "") -> None:
+    """Run a command with the arguments of this process.
+
+    Args:
+        name: the command of a script; empty where the first argument names it.
+    """
+    path, arguments = Path(sys.argv[0]), sys.argv[1:]
+    program = f"python {path}" if path.suffix == ".py" else path.name
+    if path.name == "__main__.py":
+        program = "python -m sdegen"
+    if not name:
+        name, *arguments = _completed(arguments) if arguments else ["--help"]
+        if name in ("-h", "--help"):
+            print(overview(program))
+            return
+        if name == "--version":
+            print(f"sdegen {__version__}")
+            return
+        if name not in COMMANDS:
+            fail(f"{name}: no such command; choose from {', '.join(COMMANDS)}")
+        program = f"{program} {name}"
+    importlib.import_module(f"sdegen.cli.{name}").main(program, arguments)
+
+
+def overview(program: str) -> str:
+    """Returns the list of commands."""
+    lines = [f"  {program} {name:9}  {meaning}" for name, meaning in COMMANDS.items()]
+    more = f"{program} train --help shows more"
+    return "\n".join(["Score-based generative modelling through SDEs.", "", *lines, "", more])
+
+
+def _completed(arguments: list[str]) -> list[str]:
+    """The arguments; where the shell calls ``sdegen -sc query=bash``, with the command whose line it completes.
+
+    Hydra completes the line of a program without commands, so the command is taken out of the line.
+    """
+    if arguments[0] not in COMPLETION:
+        return arguments
+    if "COMP_LINE" not in os.environ:
+        # The script that installs completion is the same for all commands.
+        return ["train", *arguments]
+    program, _, line = os.environ["COMP_LINE"].lstrip().partition(" ")
+    name, space, rest = line.lstrip().partition(" ")
+    if not space:
+        print(" ".join(command for command in COMMANDS if command.startswith(name)))
+    if not space or name not in CONFIGURED:
+        raise SystemExit
+    os.environ["COMP_LINE"] = f"{program} {rest}"
+    return [name, *arguments]

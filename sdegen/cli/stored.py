@@ -1,0 +1,76 @@
+"""The nodes that a trained run stores, as the choice ``run`` of their groups, so that overrides can change them.
+
+Hydra composes before a command's work begins, so these nodes are read first. A checkpoint may come from a stranger:
+only nodes that passed the checks of :mod:`sdegen.config` reach Hydra.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+
+from sdegen.cli.arguments import Arguments, names
+from sdegen.config.compose import CONF, Config
+from sdegen.core.errors import UserError
+
+
+def offer(groups: Sequence[str], arguments: Arguments, required: bool) -> None:
+    """Make the nodes of the run that ``run=`` names the choice ``run`` of their groups.
+
+    Args:
+        groups: those whose nodes are read.
+        arguments: the command's.
+        required: False where the run may be missing, as for help; its nodes are then empty.
+
+    Raises:
+        UserError: there is no such run, or its nodes are refused.
+    """
+    nodes = _nodes(groups, arguments) if required or "run" in arguments.values() else dict.fromkeys(groups, {})
+    for group, node in nodes.items():
+        store(group, node)
+
+
+def store(group: str, node: Mapping[str, Any]) -> None:
+    """Make a checked node the choice ``run`` of a group; the nodes inside it become choices of the sub-groups.
+
+    Raises:
+        UserError: a key could reach Hydra's defaults list, which can build any class.
+    """
+    if not all(re.fullmatch(r"\w+", str(key)) for key in node) or "defaults" in node:
+        raise UserError(
+            f"{group}: the checkpoint's configuration is refused: it has the options {sorted(map(str, node))}"
+        )
+    inner = {key: value for key, value in node.items() if isinstance(value, Mapping) and "_target_" in value}
+    for key, value in inner.items():
+        store(f"{group}/{key}", value)
+    # An optional part that the node lacks is the choice "none" of its sub-group, so that it can be chosen.
+    absent = [key for key, value in node.items() if value is None and (CONF / group / key / "none.yaml").exists()]
+    own = {key: value for key, value in node.items() if key not in inner and key not in absent}
+    defaults = [*({key: "run"} for key in inner), *({key: "none"} for key in absent), "_self_"]
+    ConfigStore.instance().store(name="run", group=group, node={**own, "defaults": defaults})
+
+
+def _nodes(groups: Sequence[str], arguments: Arguments) -> Config:
+    from sdegen.config.checks import check
+    from sdegen.config.options import SAMPLE
+    from sdegen.config.trust import plain as checked
+    from sdegen.core.schema import option_faults
+    from sdegen.runs import checkpoint
+
+    given = arguments.values()
+    if found := option_faults({key: given[key] for key in ("run", "checkpoint") if key in given}, SAMPLE):
+        raise UserError("\n".join(found))
+    if "run" not in given:
+        raise UserError(
+            "run= cannot be swept: give one run, and the others in commands of their own"
+            if any(override.startswith("run=") for override in arguments.overrides)
+            else "run= is missing: name the folder of a run, as in run=outputs/smile/latest"
+        )
+    step = given.get("checkpoint")
+    which: Any = step if isinstance(step, str) else "last" if step is None else int(step)
+    config = checked(checkpoint.read(Path(given["run"]), which).config)
+    return check({group: config[group] for group in groups}, groups, {}, names(given.get("trust")))
