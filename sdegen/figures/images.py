@@ -15,10 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from sdegen.figures.points import DATA, DENSITY, SAMPLES, STYLE, image_grid, number
+from sdegen.figures.points import COLOURS, DATA, DENSITY, STYLE, image_grid, number
 
-COLOURS = (DATA, SAMPLES, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Of Okabe & Ito's palette; line styles tell apart what colours alone cannot."""
 LINES = ("-", "--", "-.", ":")
 UNKNOWN = "#56B4E9"
 """Pixels that were not measured: a colour that no grey picture has."""

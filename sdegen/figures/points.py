@@ -25,8 +25,11 @@ from sdegen.samplers import Samples
 from sdegen.sde.base import SDE
 from sdegen.sde.mixture import marginals as exact_marginals
 
-# Two colours of Okabe & Ito's palette, told apart by every kind of colour vision.
-DATA, SAMPLES = "#0072B2", "#D55E00"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""The palette of Okabe & Ito, which every kind of colour vision can distinguish."""
+MARKERS = "os^DvPX"
+"""Markers for lines, so that a figure can be read in grey."""
+DATA, SAMPLES = COLOURS[:2]
 DENSITY = "cividis"
 STYLE: dict[Any, Any] = {
     "figure.dpi": 150,
