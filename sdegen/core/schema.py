@@ -1,7 +1,7 @@
-"""A configuration node against the class it names: the constructor's signature is the schema.
+"""Nodes of a configuration, checked against the class they name: the constructor's signature is the schema.
 
-A node is ``{_target_: package.module.Class, option: value, …}``. :func:`faults` tells all that is wrong with a node
-without building anything; :func:`construct` builds it.
+A node is ``{_target_: package.module.Class, option: value, …}``. :func:`faults` lists all that is wrong with a node
+without building anything, :func:`construct` builds it, and :func:`options` describes what it may hold.
 """
 
 from __future__ import annotations
@@ -12,24 +12,59 @@ import inspect
 import math
 import re
 import reprlib
-import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, NamedTuple
+
+from sdegen.core import docstrings
+from sdegen.core.annotations import LARGEST, fits, in_words, members, node_class
 
 PACKAGE = "sdegen"
 ANYTHING: tuple[str, ...] = ("*",)
-"""Trust that lets a node name a class of any module: for what the user composes on the spot."""
+"""Trust in every module: for configurations that the user composes now."""
+SUPPLIED = ("shape", "seed", "law", "sde", "classes", "label", "observed", "moments")
+"""Arguments of constructors that the program supplies; a configuration does not give them."""
+REQUIRED = inspect.Parameter.empty
+"""The default of an option that has none."""
+
+
+class Option(NamedTuple):
+    """An option of a class, described for the user.
+
+    Attributes:
+        name: the option's name in a node.
+        kind: its type in words, such as ``an integer or null``.
+        default: its default, or :data:`REQUIRED`.
+        meaning: its meaning as the docstring gives it, with markup: see :func:`sdegen.core.docstrings.without_markup`.
+    """
+
+    name: str
+    kind: str
+    default: object
+    meaning: str
+
+
+class FromRun:
+    """A trained model, which a configuration names by the folder of its run."""
+
+
+def options(cls: type) -> dict[str, Option]:
+    """Returns the options of a class by name, in the order of its constructor, inherited ones included."""
+    parameters, meanings = inspect.signature(cls).parameters, docstrings.meanings(cls)
+    return {
+        name: Option(name, _kind(hint), parameters[name].default, meanings.get(name, ""))
+        for name, hint in _types(cls).items()
+    }
 
 
 def resolve(target: object, trust: Sequence[str]) -> type:
-    """The class that ``module.Class`` names.
+    """Returns the class that ``module.Class`` names.
 
-    Nothing outside the package and the trusted modules is imported, and a class must be *defined* in one of them:
-    a name that such a module merely re-exports does not pass.
+    Nothing outside the package and the trusted modules is imported. The class must be *defined* in one of them: a name
+    that such a module merely re-exports is refused.
 
     Raises:
-        ValueError: there is no such class, or it is not to be trusted.
+        ValueError: there is no such class, or it is not trusted.
     """
     if not isinstance(target, str) or not re.fullmatch(r"\w+(\.\w+){1,9}", target):
         raise ValueError(f"_target_={_shown(target)} is not of the form package.module.Class")
@@ -51,7 +86,7 @@ def resolve(target: object, trust: Sequence[str]) -> type:
 
 
 def faults(node: object, base: type, path: str, trust: Sequence[str] = ()) -> list[str]:
-    """What is wrong with a node that should build a ``base``, one line each, named by the option's full path."""
+    """Returns a line for each fault of a node that should build a ``base``; each begins with the option's full path."""
     if not isinstance(node, Mapping) or "_target_" not in node:
         return [f"{path}: must be a node that names a {base.__name__} by _target_, not {_shown(node)}"]
     try:
@@ -64,13 +99,13 @@ def faults(node: object, base: type, path: str, trust: Sequence[str] = ()) -> li
         names = " and ".join(missing)
         return [f"{path}: {cls.__name__} is abstract: define {names} in it, as a {base.__name__} must"]
     values = {key: value for key, value in node.items() if key != "_target_"}
-    return option_faults(values, _options(cls), f"{path}.", f" of {cls.__name__}", trust)
+    return option_faults(values, _types(cls), f"{path}.", f" of {cls.__name__}", trust)
 
 
 def option_faults(
     values: Mapping[str, object], types: Mapping[str, Any], prefix: str = "", owner: str = "", trust: Sequence[str] = ()
 ) -> list[str]:
-    """What is wrong with values for options of given types: names that do not exist, values that do not fit."""
+    """Returns a line for each name that is not among the options and each value that does not fit its type."""
     found = []
     for key, value in values.items():
         if not re.fullmatch(r"\w+", str(key)):
@@ -85,20 +120,20 @@ def option_faults(
 
 
 def construct(node: Mapping[str, Any], trust: Sequence[str] = (), **supplied: object) -> Any:  # noqa: ANN401
-    """Build a node that has no faults.
+    """Builds the object of a node without faults.
 
     Args:
         node: the node.
-        trust: modules that may be named beside the package's own.
-        supplied: arguments that the program gives to constructors that ask for them by name, those of inner nodes, too;
-            and ``load(folder, cls)``, which gives the model of a run where a :class:`FromRun` is among the options.
+        trust: modules whose classes the node may name, beside the package's own.
+        supplied: arguments that the program gives to the constructors, also of inner nodes, that have a parameter of
+            that name; and ``load(folder, cls)``, which returns the model of a run for a :class:`FromRun` option.
 
     Raises:
-        ValueError: the constructor refuses a value.
+        ValueError: a constructor refuses a value.
     """
     cls = resolve(node["_target_"], trust)
     parameters = inspect.signature(cls).parameters
-    hints = _hints(cls)
+    hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
     arguments = {key: value for key, value in supplied.items() if key in parameters}
     for key, value in node.items():
         if key != "_target_":
@@ -106,12 +141,28 @@ def construct(node: Mapping[str, Any], trust: Sequence[str] = (), **supplied: ob
     return cls(**arguments)
 
 
-class FromRun:
-    """What a configuration gives as the folder of a run and a constructor gets loaded: a trained model."""
+def convert(value: object, hint: Any, trust: Sequence[str] = (), **supplied: object) -> Any:  # noqa: ANN401
+    """Returns a fitting value in its annotated type: whole floats as int, lists as tuples, nodes as objects."""
+    if isinstance(value, Mapping):
+        return construct(value, trust, **supplied)
+    if _is_from_run(hint):
+        return supplied["load"](value, node_class(hint))  # type: ignore[operator]
+    for member in members(hint):
+        if not fits(value, member):
+            continue
+        if typing.get_origin(member) is tuple:
+            parts = typing.get_args(member)
+            return tuple(
+                convert(entry, parts[0] if Ellipsis in parts else parts[i], trust)
+                for i, entry in enumerate(typing.cast("Sequence[object]", value))
+            )
+        if member in (int, float):
+            return member(value)
+    return value
 
 
 def takes(node: Mapping[str, Any], argument: str, trust: Sequence[str] = ()) -> bool:
-    """Whether the constructor of a node has an argument, one that the program supplies, say."""
+    """True where the constructor of a node's class has an argument, such as one that the program supplies."""
     return argument in inspect.signature(resolve(node["_target_"], trust)).parameters
 
 
@@ -120,121 +171,40 @@ def snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
-LARGEST = 2**63
-"""Numbers from here on are no sensible option, and infinity and NaN are none at all."""
-
-SUPPLIED = ("shape", "seed", "law", "sde", "classes", "label", "observed", "moments")
-"""Constructor arguments that come from the program, not from a configuration."""
-
-
 def _trusted(module: str, trust: Sequence[str]) -> bool:
     return tuple(trust) == ANYTHING or any(
         module == name or module.startswith(f"{name}.") for name in (PACKAGE, *trust)
     )
 
 
-def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls.__init__)  # type: ignore[misc]
-
-
-def _options(cls: type) -> dict[str, Any]:
-    """The options of a class, with their annotated types."""
-    hints = _hints(cls)
+def _types(cls: type) -> dict[str, Any]:
+    """Returns the annotated types of a class's options."""
+    hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
     names = [name for name in inspect.signature(cls).parameters if name not in SUPPLIED]
     return {name: hints.get(name, Any) for name in names}
 
 
+def _is_from_run(hint: Any) -> bool:  # noqa: ANN401
+    nested = node_class(hint)
+    return nested is not None and issubclass(nested, FromRun)
+
+
+def _kind(hint: Any) -> str:  # noqa: ANN401
+    return "the folder of a run" if _is_from_run(hint) else in_words(hint)
+
+
 def _value_faults(value: object, hint: Any, path: str, trust: Sequence[str]) -> list[str]:  # noqa: ANN401
-    nested = _nested(hint)
-    if nested is not None and issubclass(nested, FromRun):
-        return [] if isinstance(value, str) else [f"{path}: must be the folder of a run, not {_shown(value)}"]
-    if nested is not None and isinstance(value, Mapping):
+    nested = node_class(hint)
+    if isinstance(value, Mapping) and nested is not None and not _is_from_run(hint):
         return faults(value, nested, path, trust)
-    if not _fits(value, hint):
-        # A number it is.
-        large = isinstance(value, int | float) and LARGEST <= abs(value) < math.inf
-        return [f"{path}: must be {_describe(hint)}{f' below {LARGEST:.2g}' if large else ''}, not {_shown(value)}"]
-    return []
-
-
-def _nested(hint: Any) -> type | None:  # noqa: ANN401
-    """The class of a node that an annotation asks for, if it does."""
-    for part in _union(hint):
-        # Any is a class from Python 3.11 on.
-        plain = (int, float, str, bool, type(None), Any)
-        if inspect.isclass(part) and part not in plain and not typing.get_origin(part):
-            return part
-    return None
-
-
-def _union(hint: Any) -> tuple[Any, ...]:  # noqa: ANN401
-    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
-
-
-def _fits(value: object, hint: Any) -> bool:  # noqa: ANN401
-    """Whether a plain value has a type. bool is no number, and a whole float (1e4) is an integer."""
-    if hint is Any:
-        return True
-    origin = typing.get_origin(hint)
-    if origin in (types.UnionType, typing.Union):
-        return any(_fits(value, part) for part in typing.get_args(hint))
-    if origin is Literal:
-        return value in typing.get_args(hint) and not isinstance(value, bool)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            return False
-        parts = typing.get_args(hint)
-        if len(parts) == 2 and parts[1] is Ellipsis:
-            return all(_fits(item, parts[0]) for item in value)
-        return len(value) == len(parts) and all(map(_fits, value, parts))
-    if isinstance(value, bool):
-        return hint is bool
-    if hint in (int, float):
-        number = isinstance(value, (int, float)) and abs(value) < LARGEST
-        return number and (hint is float or float(value).is_integer())  # type: ignore[arg-type]
-    return isinstance(value, hint)
-
-
-def convert(value: object, hint: Any, trust: Sequence[str] = (), **supplied: object) -> Any:  # noqa: ANN401
-    """A fitting value in the type of its annotation: whole floats to int, lists to tuples, nodes to objects."""
-    if isinstance(value, Mapping):
-        return construct(value, trust, **supplied)
-    nested = _nested(hint)
-    if nested is not None and issubclass(nested, FromRun):
-        return supplied["load"](value, nested)  # type: ignore[operator]
-    for part in _union(hint):
-        if not _fits(value, part):
-            continue
-        if typing.get_origin(part) is tuple:
-            parts = typing.get_args(part)
-            return tuple(
-                convert(item, parts[0] if Ellipsis in parts else parts[i], trust)
-                for i, item in enumerate(typing.cast("Sequence[object]", value))
-            )
-        if part in (int, float):
-            return part(value)
-    return value
+    if isinstance(value, str) if _is_from_run(hint) else fits(value, hint):
+        return []
+    too_large = isinstance(value, int | float) and LARGEST <= abs(value) < math.inf
+    return [f"{path}: must be {_kind(hint)}{f' below {LARGEST:.2g}' if too_large else ''}, not {_shown(value)}"]
 
 
 def _shown(value: object) -> str:
-    """A value in a line that is not too long, whatever it holds."""
+    """Returns a value as a message shows it: short, on one line."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = short.maxlong = 100
     return short.repr(value)
-
-
-def _describe(hint: Any) -> str:  # noqa: ANN401
-    """An annotation in words."""
-    if hint is type(None):
-        return "null"
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        return " or ".join(map(_describe, parts))
-    if origin is Literal:
-        return f"one of {', '.join(map(str, parts))}" if len(parts) > 1 else str(parts[0])
-    if origin is tuple and Ellipsis in parts:
-        return f"a list, each entry {_describe(parts[0])}"
-    if origin is tuple:
-        return f"a list of {len(parts)}, each {_describe(parts[0])}"
-    words = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
-    return words.get(hint, f"a {getattr(hint, '__name__', hint)} node with _target_")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from sdegen.core import schema
+from sdegen.config.compose import CONF
+from sdegen.core import docstrings, schema
+from sdegen.guidance import ClassifierGuidance
 from sdegen.networks import MLP, Network
 from sdegen.samplers import Sampler, StepSampler
 from sdegen.sde import SDE, VP
@@ -128,3 +130,58 @@ def test_plain_options_are_converted() -> None:
     assert schema.option_faults({"count": 1e3, "trust": ["a"]}, types) == []
     assert repr(schema.convert(1e3, int)) == "1000"
     assert schema.convert(["a"], tuple[str, ...]) == ("a",)
+
+
+class Base:
+    """A class with documented arguments.
+
+    Args:
+        depth: the number of layers, of which
+            the last is linear.
+        width: units in a layer: :math:`\\sigma_d`, as in :class:`~sdegen.networks.MLP`.
+
+    Raises:
+        ValueError: never.
+    """
+
+    def __init__(self, depth: int, width: tuple[int, ...] | None = None) -> None:
+        self.depth, self.width = depth, width
+
+
+class Derived(Base):
+    """A class whose arguments are partly its base's.
+
+    Args:
+        seed: supplied by the program.
+        mode: ``fast`` or ``exact``.
+        width: see :class:`Base`; null here.
+    """
+
+    def __init__(
+        self, seed: int, depth: int, mode: Literal["fast", "exact"] = "fast", width: tuple[int, ...] | None = None
+    ) -> None:
+        super().__init__(depth, width)
+
+
+def test_options_are_described_by_their_types_and_the_docstrings_of_the_class_and_its_bases() -> None:
+    depth = schema.Option("depth", "an integer", schema.REQUIRED, "the number of layers, of which the last is linear.")
+    meaning = "units in a layer: :math:`\\sigma_d`, as in :class:`~sdegen.networks.MLP`."
+    width = schema.Option("width", "a list, each entry an integer or null", None, meaning)
+    mode = schema.Option("mode", "one of fast, exact", "fast", "``fast`` or ``exact``.")
+    assert schema.options(Base) == {"depth": depth, "width": width}
+    inherited = width._replace(meaning=f"{meaning} Null here.")
+    assert list(schema.options(Derived).values()) == [depth, mode, inherited]
+    assert docstrings.without_markup(meaning) == "units in a layer: sigma_d, as in MLP."
+    assert schema.options(ClassifierGuidance)["run"].kind == "the folder of a run"
+
+
+TARGETS = sorted(
+    {line.split(":", 1)[1].strip() for path in CONF.rglob("*.yaml") for line in path.read_text().splitlines()
+     if line.lstrip().startswith("_target_:")}
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_option_of_every_class_has_a_meaning(target: str) -> None:
+    described = schema.options(schema.resolve(target, ()))
+    assert [name for name, option in described.items() if not option.meaning or option.meaning.startswith("see ")] == []
