@@ -19,7 +19,7 @@ from sdegen.samplers import Samples
 from sdegen.sde.base import SDE
 
 FRAMES, IMAGE_FRAMES, COLOURS = 45, 20, 16
-"""Frames of points and of images, and colours. Noisy images hardly compress: with 20 frames a GIF stays below 400 kB."""
+"""Frames of points and of images, and colours. Noisy images hardly compress: 20 frames keep a GIF below 400 kB."""
 MOVING, LAST = 2200, 1500
 """Milliseconds of the motion (at least 50 for each frame) and of the last frame."""
 POINTS = 1000
@@ -136,7 +136,7 @@ def _rendered(figure: Figure) -> Image.Image:
 
 
 def _limits(dataset: Dataset, states: Tensor) -> list[float]:
-    """Returns half the width of the view in each frame: the same in all, unless the noise is far wider than the data."""
+    """Returns half the width of the view in each frame: always the same, unless noise is far wider than the data."""
     own = [float(state[:, :2].abs().quantile(0.998)) for state in states]
     data = float(dataset.units.encode(dataset.x[:POINTS]).abs().quantile(0.999))
     widest = max(own[0], data)
