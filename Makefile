@@ -5,12 +5,16 @@ STEERED := guidance=classifier guidance.run=outputs/digits_classifier/latest lab
 PARALLEL := hydra/launcher=joblib hydra.launcher.n_jobs=-1
 BASE := python3
 
-.PHONY: demo test test-slow lint types check gallery gallery-fashion gallery-race paper clean
+.PHONY: demo docs test test-slow lint types check gallery gallery-fashion gallery-race paper clean
 
 # Set everything up and run the main job: train on the paper's smile, sample, measure, draw.
 demo: $(VENV)/run
 	$(PYTHON) scripts/train.py experiment=smile
 	@echo "look at outputs/smile/latest/figures/samples.png; for more commands: . $(VENV)/bin/activate"
+
+# The documentation, in build/docs/index.html; any warning is an error.
+docs: $(VENV)/docs
+	$(PYTHON) -m sphinx -q -W --keep-going docs build/docs
 
 # Set everything up and run the tests.
 test: $(VENV)/dev
@@ -79,6 +83,10 @@ $(VENV)/run: pyproject.toml requirements.lock
 
 $(VENV)/parallel: $(VENV)/run
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[parallel]'
+	touch $@
+
+$(VENV)/docs: $(VENV)/run
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[docs]'
 	touch $@
 
 $(VENV)/dev: $(VENV)/run

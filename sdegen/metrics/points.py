@@ -86,7 +86,7 @@ def energy(x: Tensor, y: Tensor, within_y: float | None = None) -> float:
     Args:
         x: ``(N, *)``.
         y: ``(M, *)``.
-        within_y: E|Y − Y'|, where it is known already.
+        within_y: :math:`E|Y - Y'|`, if it is known already.
     """
     if x[0].numel() == 1:
         from scipy.stats import energy_distance
