@@ -28,6 +28,9 @@ nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
+# The progress bars.
+nb_output_stderr = "remove"
+nb_execution_in_temp = True
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
