@@ -115,7 +115,7 @@ def _reverse_time() -> Measured:
 
     wrong_std, std = (_solved(field, one * sde.prior_std**2, 0.0, sde.T).sqrt() for field in (printed, right))
     quantity = (
-        "standard deviation of samples of the reverse VP SDE, data N(0, 1), whose score is −x; truth: of the data"
+        "standard deviation of samples of the reverse VP SDE, data N(0, 1), whose score is −x; truth: that of the data"
     )
     return _measured(quantity, wrong_std, std, law.covariances.sqrt())
 
@@ -132,8 +132,8 @@ def _smld_start() -> Measured:
     levels = 100
     truth = simulation.smld_walk(noise("data 6")(_rows(0.0)), levels, levels, "6").std()
     quantity = (
-        f"standard deviation of the start, σ_max = {SIGMA_MAX:g}; truth: of the last level of {PATHS:,} walks of the "
-        "chain, equation 6, from data N(0, 1)"
+        f"standard deviation of the start, σ_max = {SIGMA_MAX:g}; truth: that of the last level of {PATHS:,} "
+        "walks of the chain, equation 6, from data N(0, 1)"
     )
     return _measured(quantity, math.sqrt(SIGMA_MAX), SMLD(SIGMA_MIN, SIGMA_MAX, levels).prior_std, truth)
 
@@ -156,8 +156,8 @@ def _reverse_step() -> Measured:
     keep, pull, _ = ReverseDiffusion().coefficients(DDPM(BETA_MIN, BETA_MAX, levels), t, t - 1 / levels)
     added = ddpm_step(one, ddpm_betas(levels)[-1], noise("9")) - one
     quantity = (
-        f"mean of that step from x = 1 with f_N, G_N of the DDPM chain of N = {levels} levels and s = −x (printed: of "
-        f"Euler–Maruyama for VP); truth: with f_N, G_N measured on {len(one):,} steps of the chain"
+        f"mean of the step from x = 1 with f_N, G_N of the DDPM chain of N = {levels} levels and s = −x (printed: with "
+        f"those of Euler–Maruyama for VP); truth: with f_N, G_N measured on {len(one):,} steps of the chain"
     )
     printed, truth = 1 - (vp.rate(t) + vp.diffusion(t) ** 2) / levels, 1 - added.mean() - added.var()
     return _measured(quantity, printed, keep - pull, truth)
@@ -169,7 +169,7 @@ def _flow_start() -> Measured:
     flow = sde.reverse(Marginals(law, sde), eta=0).drift
     latent = _solved(flow, _rows(x, 1), sde.eps, sde.T)
     onward, back = _solved(flow, latent, sde.eps, sde.T), _solved(flow, latent, sde.T, sde.eps)
-    quantity = f"where the VP flow takes the latent of x = {x:g}, data as in section 5.1; truth: that x"
+    quantity = f"where the VP flow takes the latent of x = {x:g}, data as in section 5.1; truth: x itself"
     return _measured(quantity, onward, back, x)
 
 
@@ -215,7 +215,7 @@ def _weight() -> Measured:
         Variance()(sde, _number(s)) / simulation.simulated(sde, _rows(X0), s, f"14 {s}").var() for s in t.tolist()
     )
     quantity = (
-        "λ(t) E‖∇log p_(t|0)‖² at t = 0.01 over that at t = 0.5, λ = σ² under VP (printed: a λ of the epoch alone); "
+        "λ(t) E‖∇log p_(t|0)‖² at t = 0.01 over that at t = 0.5, λ = σ² under VP (printed: a λ that depends on the epoch alone); "
         f"truth: 1 / variance of {PATHS:,} simulated paths for the norms"
     )
     return _measured(quantity, norm[0] / norm[1], even[0] / even[1], early / late)
