@@ -215,7 +215,7 @@ def _weight() -> Measured:
         Variance()(sde, _number(s)) / simulation.simulated(sde, _rows(X0), s, f"14 {s}").var() for s in t.tolist()
     )
     quantity = (
-        "λ(t) E‖∇log p_(t|0)‖² at t = 0.01 over that at t = 0.5, λ = σ² under VP (printed: a λ that depends on the epoch alone); "
+        "λ(t) E‖∇log p_(t|0)‖² at t = 0.01 over that at t = 0.5, λ = σ² under VP (printed: λ of the epoch alone); "
         f"truth: 1 / variance of {PATHS:,} simulated paths for the norms"
     )
     return _measured(quantity, norm[0] / norm[1], even[0] / even[1], early / late)
