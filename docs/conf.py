@@ -12,6 +12,7 @@ release = sdegen.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml", "options"]
 exclude_patterns = ["extensions"]
 html_title = "sdegen"
+highlight_language = "none"
 html_theme = "furo"
 html_copy_source = False
 html_show_copyright = False
@@ -27,9 +28,6 @@ myst_heading_anchors = 3
 nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
-nb_merge_streams = True
-# The progress bars.
-nb_output_stderr = "remove"
 nb_execution_in_temp = True
 
 autodoc_member_order = "bysource"
