@@ -50,7 +50,7 @@ class Choices(SphinxDirective):
                 for option in schema.options(cls).values()
             ]
             if found:
-                text += f"\n**Options of** {choices} (:class:`~{cls.__module__}.{cls.__name__}`)\n\n"
+                text += f"\n**Options of** {choices} (:class:`~{target}`)\n\n"
                 text += table(["option", "type", "default", "meaning"], found, "15 15 15 55")
         return self.parse_text_to_nodes(text)
 

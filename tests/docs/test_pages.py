@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 from pathlib import Path
 
@@ -37,6 +38,12 @@ def test_every_file_and_every_choice_that_is_named_exists(page: Path) -> None:
     assert [
         one for one in named if one not in own and not (ROOT / "conf" / "/".join(one)).with_suffix(".yaml").exists()
     ] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_name_of_the_api_exists(page: Path) -> None:
+    for found in re.findall(r"{py:\w+}`~?(sdegen[\w.]*)`", page.read_text()):
+        pkgutil.resolve_name(found)
 
 
 @pytest.mark.parametrize("page", MARKDOWN, ids=name)
