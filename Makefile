@@ -7,12 +7,16 @@ STEERED := guidance=classifier guidance.run=outputs/digits_classifier/latest lab
 PARALLEL := hydra/launcher=joblib hydra.launcher.n_jobs=-1
 BASE := python3
 
-.PHONY: demo test test-slow lint types check wheel lock gallery gallery-fashion gallery-race paper clean
+.PHONY: demo docs test test-slow lint types check wheel lock gallery gallery-fashion gallery-race paper clean
 
 # Set up, then run the main job: train on the paper's smile, sample, measure and draw.
 demo: $(VENV)/run
 	$(SDEGEN) train experiment=smile
 	@echo "see outputs/smile/latest/figures/samples.png; for the command sdegen: . $(VENV)/bin/activate"
+
+# The documentation, in build/docs/index.html; any warning is an error.
+docs: $(VENV)/docs
+	$(PYTHON) -m sphinx -q -W --keep-going docs build/docs
 
 # Set up, then run the tests; FILE= names some of them, as in make test FILE=tests/sde.
 test: $(VENV)/dev
@@ -95,6 +99,10 @@ $(VENV)/run: pyproject.toml requirements.lock
 
 $(VENV)/parallel: $(VENV)/run
 	$(PIP) install -c requirements.lock -e '.[parallel]'
+	touch $@
+
+$(VENV)/docs: $(VENV)/run
+	$(PIP) install -c requirements.lock -e '.[docs]'
 	touch $@
 
 $(VENV)/dev: $(VENV)/run

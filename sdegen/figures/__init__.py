@@ -1,11 +1,16 @@
-"""Figures, by matplotlib alone: every function returns a figure and shows nothing."""
+"""Figures of data, samples, processes and densities, by matplotlib. Every function returns a figure and shows nothing.
+
+Figures of several runs are in :mod:`sdegen.reports`.
+"""
 
 from sdegen.figures.densities import density, interpolation, likelihoods
 from sdegen.figures.images import accuracy, classes, generation, posterior, steering
 from sdegen.figures.paths import process, score_field
 from sdegen.figures.points import (
+    COLOURS,
     DATA,
     DENSITY,
+    MARKERS,
     SAMPLES,
     STYLE,
     compare,
@@ -18,8 +23,10 @@ from sdegen.figures.points import (
 )
 
 __all__ = [
+    "COLOURS",
     "DATA",
     "DENSITY",
+    "MARKERS",
     "SAMPLES",
     "STYLE",
     "accuracy",

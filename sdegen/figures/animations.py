@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 
 import matplotlib
@@ -20,36 +18,35 @@ from sdegen.figures.points import SAMPLES, STYLE, heat, image_grid, shown, sprea
 from sdegen.samplers import Samples
 from sdegen.sde.base import SDE
 
-FRAMES = (45, 30, 20, 10)
-"""Of the first, fewer where the file would be too large: noise does not compress."""
+FRAMES, IMAGE_FRAMES, COLOURS = 45, 20, 16
+"""Frames of points and of images, and colours. Noisy images hardly compress: 20 frames keep a GIF below 400 kB."""
 MOVING, LAST = 2200, 1500
-"""Milliseconds for which the process moves, at least 50 for each frame, and for which the last frame stands."""
-BYTES = 400_000
-"""What a GIF may take."""
-COLOURS = (32, 16)
+"""Milliseconds of the motion (at least 50 for each frame) and of the last frame."""
 POINTS = 1000
+"""Points that are drawn."""
 SIDE, PIXELS = 6, 120
-"""At most so many images in a row, of at most so many pixels together; each image at least once."""
+"""Most images in a row, and the most pixels of a row together; a row has at least one image."""
 WIDTH, ENLARGED = 320, 180
-"""Of the picture of points, and of that of images at least, in pixels."""
+"""Width of the picture of points, and least width of the picture of images, in pixels."""
 BAND = 20
-"""Height of the line that tells the time above images, in pixels."""
+"""Height of the line above images that shows the time, in pixels."""
 
 
 def animation(dataset: Dataset, samples: Samples, sde: SDE) -> list[Image.Image]:
-    """Pictures of the samples on their way, the last of them of the samples themselves.
+    """Draws the path of samples from noise to data; the last picture shows the samples themselves.
 
-    Points are shown in the plane, over the data, or as a histogram on the line, over the density p_t, both in the
-    network's units; of images there is a grid, each enlarged.
+    Points are drawn in the plane over the data, or on the line as a histogram over the density p_t, in the network's
+    units. Images are drawn as a grid, enlarged.
 
     Args:
         dataset: the data.
-        samples: with their path.
+        samples: samples with their path.
         sde: the forward process.
     """
     times = samples.times.cpu().double()
-    chosen = spread(sde, times, FRAMES[0]) if len(times) > FRAMES[0] else list(range(len(times)))
     images = len(dataset.units.shape) > 1
+    most = IMAGE_FRAMES if images else FRAMES
+    chosen = spread(sde, times, most) if len(times) > most else list(range(len(times)))
     states = samples.path[chosen, : SIDE**2 if images else POINTS].detach().cpu().double()
     # With a last, noiseless step the samples are not the state at eps.
     states[-1] = samples.x[: states.shape[1]].detach().cpu().double()
@@ -62,32 +59,21 @@ def animation(dataset: Dataset, samples: Samples, sde: SDE) -> list[Image.Image]
 
 
 def save(frames: list[Image.Image], path: Path) -> Path:
-    """Write pictures as a GIF of at most :data:`BYTES`, or else of the fewest frames and colours to choose from."""
-    for count, colours in itertools.product(FRAMES, COLOURS):
-        kept = torch.linspace(0, len(frames) - 1, min(count, len(frames))).round().int().tolist()
-        content = _gif([frames[i] for i in kept], colours)
-        if len(content) <= BYTES:
-            break
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
-
-
-def _gif(frames: list[Image.Image], colours: int) -> bytes:
-    # One palette for all, or the data behind would flicker; of the first, the middle and the last frame. Of the ways to
-    # choose it, this one keeps white white, and colours that few pixels have.
+    """Writes pictures as a GIF that loops."""
+    # One palette for all frames, or the data in the background would flicker. Of Pillow's methods, maximum coverage
+    # keeps white exactly white, and keeps colours that few pixels have.
     sheet = np.concatenate([np.asarray(frames[i]) for i in (0, len(frames) // 2, -1)])
-    palette = Image.fromarray(sheet).quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    palette = Image.fromarray(sheet).quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     flat = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     each = max(50, MOVING // len(frames) // 10 * 10)
     durations = [each] * (len(flat) - 1) + [LAST]
-    buffer = BytesIO()
-    flat[0].save(buffer, "GIF", save_all=True, append_images=flat[1:], duration=durations, loop=0, optimize=False)
-    return buffer.getvalue()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    flat[0].save(path, "GIF", save_all=True, append_images=flat[1:], duration=durations, loop=0, optimize=False)
+    return path
 
 
 def _plane(dataset: Dataset, states: Tensor, times: Tensor) -> Iterator[Image.Image]:
-    """Points over the data."""
+    """Draws points over the data."""
     clean, limits = dataset.units.encode(dataset.x)[:POINTS], _limits(dataset, states)
     figure = Figure(figsize=(WIDTH / 100, WIDTH / 100), layout="constrained")
     axes = figure.subplots()
@@ -96,12 +82,12 @@ def _plane(dataset: Dataset, states: Tensor, times: Tensor) -> Iterator[Image.Im
     axes.set(aspect="equal", xlabel=f"$x_1(t)${shown(states.shape[2], ', ')}", ylabel="$x_2(t)$")
     for x, t, limit in zip(states, times, limits, strict=True):
         dots.set_offsets(x[:, :2].numpy())
-        axes.set(xlim=(-limit, limit), ylim=(-limit, limit), title=_told(t))
+        axes.set(xlim=(-limit, limit), ylim=(-limit, limit), title=_time_label(t))
         yield _rendered(figure)
 
 
 def _line(dataset: Dataset, states: Tensor, times: Tensor, sde: SDE) -> Iterator[Image.Image]:
-    """A histogram over the density p_t, which is exact where the law is known."""
+    """Draws a histogram over the density p_t, which is exact if the law is known."""
     limits, bins = _limits(dataset, states), 60
     figure = Figure(figsize=(WIDTH / 100, 0.75 * WIDTH / 100), layout="constrained")
     axes = figure.subplots()
@@ -109,7 +95,7 @@ def _line(dataset: Dataset, states: Tensor, times: Tensor, sde: SDE) -> Iterator
     for x, t, limit in zip(states, times, limits, strict=True):
         grid = torch.linspace(-limit, limit, 241, dtype=torch.float64)
         density = heat(dataset, sde, t[None], grid)[:, 0]
-        # In units of the view, in which it stays of the same height where the view widens with the noise.
+        # In units of the view: the height stays the same when the view widens with the noise.
         density /= density.mean()
         counts, edges = np.histogram(x.numpy(), bins, (-limit, limit))
         rows.append((counts * bins / len(x), edges, density, grid))
@@ -120,12 +106,12 @@ def _line(dataset: Dataset, states: Tensor, times: Tensor, sde: SDE) -> Iterator
     for (counts, edges, density, grid), t, limit in zip(rows, times, limits, strict=True):
         bars.set_data(counts, edges)
         curve.set_data(grid.numpy(), density)
-        axes.set(xlim=(-limit, limit), title=_told(t))
+        axes.set(xlim=(-limit, limit), title=_time_label(t))
         yield _rendered(figure)
 
 
 def _images(dataset: Dataset, states: Tensor, times: Tensor) -> Iterator[Image.Image]:
-    """A grid of images, each pixel a square, with the time above it."""
+    """Draws a grid of images with the time above it; each pixel is a square."""
     low, high = float(dataset.x[:1000].min()), float(dataset.x[:1000].max())
     side = min(SIDE, max(1, PIXELS // max(dataset.units.shape[1:])), int(len(states[0]) ** 0.5))
     font = ImageFont.load_default(12)
@@ -137,25 +123,25 @@ def _images(dataset: Dataset, states: Tensor, times: Tensor) -> Iterator[Image.I
         canvas = Image.new("RGB", (image.width, image.height + BAND), "white")
         canvas.paste(image, (0, BAND))
         middle = (canvas.width / 2, BAND / 2)
-        ImageDraw.Draw(canvas).text(middle, _told(t), fill="black", font=font, anchor="mm")
+        ImageDraw.Draw(canvas).text(middle, _time_label(t), fill="black", font=font, anchor="mm")
         yield canvas
 
 
 def _rendered(figure: Figure) -> Image.Image:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    # Where everything stands is worked out once, so that nothing moves but what should.
+    # The layout is computed once, so that the axes do not move between frames.
     figure.set_layout_engine("none")
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
 def _limits(dataset: Dataset, states: Tensor) -> list[float]:
-    """How far the view reaches in each frame: the same in all, but where the noise is far wider than the data."""
+    """Returns half the width of the view in each frame: always the same, unless noise is far wider than the data."""
     own = [float(state[:, :2].abs().quantile(0.998)) for state in states]
     data = float(dataset.units.encode(dataset.x[:POINTS]).abs().quantile(0.999))
     widest = max(own[0], data)
     return [1.1 * (widest if widest < 3 * data else max(limit, data)) for limit in own]
 
 
-def _told(t: Tensor) -> str:
+def _time_label(t: Tensor) -> str:
     return f"t = {float(t):.2f}"

@@ -1,4 +1,4 @@
-"""Figures of what the flow between data and latents tells: densities, likelihoods, interpolation."""
+"""Figures of the flow between data and latents: densities, likelihoods and interpolation."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from sdegen.figures.points import DATA, DENSITY, SAMPLES, STYLE, image_grid, sho
 def density(
     dataset: Dataset, axes: Sequence[Tensor], log_p: Tensor, exact: Callable[[Tensor], Tensor | None]
 ) -> Figure:
-    """The density of a model over the line or the plane, in the user's units, beside the exact one or the data.
+    """Draws the density of a model over the line or the plane, in the user's units, beside the exact one or the data.
 
     Args:
         dataset: the data.
         axes: the grid, a tensor for each coordinate.
-        log_p: log-density of the model on it, in nats, flat.
-        exact: gives the exact log-density at points, or None.
+        log_p: log-density of the model on the grid, in nats, flat.
+        exact: function that returns the exact log-density at points, or None.
     """
     grid = torch.cartesian_prod(*axes).reshape(-1, len(axes))
     truth = exact(grid)
@@ -52,7 +52,7 @@ def density(
 
 
 def likelihoods(train: Tensor, test: Tensor, dimensions: int) -> Figure:
-    """Histograms of the negative log-likelihood of training points and of unseen ones, nats for each dimension."""
+    """Draws histograms of the negative log-likelihood of training and unseen points, in nats for each dimension."""
     named = (("training set", train, DATA), ("unseen points", test, SAMPLES))
     together = torch.cat([train, test]).cpu() / dimensions
     low, high = (float(q) for q in together.quantile(torch.tensor([0.005, 0.995], dtype=together.dtype)))
@@ -72,11 +72,11 @@ def likelihoods(train: Tensor, test: Tensor, dimensions: int) -> Figure:
 
 
 def interpolation(dataset: Dataset, paths: Tensor) -> Figure:
-    """Points on the way between pairs, in the user's units.
+    """Draws the paths between pairs of points, in the user's units.
 
     Args:
         dataset: the data.
-        paths: ``(pairs, frames, *)``.
+        paths: points of the paths, ``(pairs, frames, *)``.
     """
     pairs, frames = paths.shape[:2]
     if paths.ndim > 3:

@@ -1,8 +1,4 @@
-"""Figures of images: their generation, their classes, what is known of a measured one, and what steers them.
-
-Figures 5 to 7 and 9 of the paper, and those of guidance. As in :mod:`sdegen.figures.points`, every function returns a
-matplotlib figure and shows nothing.
-"""
+"""Figures of images: their generation, their classes, a measured image, and the effect of guidance."""
 
 from __future__ import annotations
 
@@ -15,25 +11,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from sdegen.figures.points import DATA, DENSITY, SAMPLES, STYLE, image_grid, number
+from sdegen.figures.points import COLOURS, DATA, DENSITY, STYLE, image_grid, number
 
-COLOURS = (DATA, SAMPLES, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Of Okabe & Ito's palette; line styles tell apart what colours alone cannot."""
 LINES = ("-", "--", "-.", ":")
 UNKNOWN = "#56B4E9"
-"""Pixels that were not measured: a colour that no grey picture has."""
+"""Colour of pixels that were not measured; no grey picture has it."""
 
 
 def generation(path: Tensor, times: Tensor, low: float, high: float, rows: int = 4, columns: int = 11) -> Figure:
-    """Images on their way from noise to data, a row each, with the times on top: figure 7 of the paper.
+    """Draws images on their way from noise to data, a row each, with the times on top: figure 7 of the paper.
 
     Args:
-        path: states, ``(F, B, C, H, W)``, of which ``rows`` images at ``columns`` times are shown, both ends included.
-        times: ``(F,)``, falling.
-        low: what is drawn black, in the units of the path.
-        high: what is drawn white; noise beyond either is cut.
-        rows: of images.
-        columns: of times.
+        path: states ``(F, B, C, H, W)``; ``rows`` images are drawn at ``columns`` times, from the first to the last.
+        times: decreasing times, ``(F,)``.
+        low: value that is drawn black, in the units of the path; lower values are black too.
+        high: value that is drawn white; higher values are white too.
+        rows: number of images.
+        columns: number of times.
     """
     chosen = torch.linspace(0, len(path) - 1, min(columns, len(path)), dtype=torch.float64).round().long()
     images = path.detach().cpu()[chosen, :rows].transpose(0, 1)
@@ -50,14 +44,14 @@ def generation(path: Tensor, times: Tensor, low: float, high: float, rows: int =
 
 
 def classes(x: Tensor, y: Tensor, low: float, high: float, columns: int = 10) -> Figure:
-    """Images of the classes that were asked for, a row for each, its label at the left: figure 9 of the paper.
+    """Draws images of the requested classes, a row for each, with its label at the left: figure 9 of the paper.
 
     Args:
-        x: ``(N, C, H, W)``.
+        x: images, ``(N, C, H, W)``.
         y: their classes, ``(N,)``, in any order.
-        low: what is drawn black.
-        high: what is drawn white.
-        columns: images shown of a class; where there are fewer, the row ends in white.
+        low: value that is drawn black.
+        high: value that is drawn white.
+        columns: most images of a class; the row of a class with fewer ends in white.
     """
     x, y = _scaled(x, low, high), y.cpu()
     labels = y.unique()
@@ -78,18 +72,18 @@ def classes(x: Tensor, y: Tensor, low: float, high: float, columns: int = 10) ->
 
 
 def posterior(truth: Tensor | None, measured: Tensor, x: Tensor, low: float, high: float, samples: int = 4) -> Figure:
-    """What is known of an image that was measured: the measurement, mean and deviation of the samples, and some.
+    """Draws a measured image: the measurement, the mean and deviation of the samples given it, and some of them.
 
     Args:
-        truth: the image that was measured, ``(C, H, W)``, where it is known.
-        measured: what was measured of it, ``(C, h, w)``; NaN where nothing was.
+        truth: the image, ``(C, H, W)``, if it is known.
+        measured: the measurement, ``(C, h, w)``; NaN for pixels that were not measured.
         x: samples given the measurement, ``(N, C, H, W)``.
-        low: what is drawn black.
-        high: what is drawn white.
-        samples: of these to show.
+        low: value that is drawn black.
+        high: value that is drawn white.
+        samples: number of samples to draw.
     """
     x = x.detach().double().cpu()
-    # Of three colours the root mean square, so that a grey picture in colour has the deviation of the grey one.
+    # The root mean square over three colours: a grey picture in colour has the deviation of the grey one.
     deviation = x.var(0, correction=0).mean(0).sqrt().numpy()
     named: list[tuple[str, Tensor | None]] = [("truth", truth)] if truth is not None else []
     named += [("measured", measured), ("mean", x.mean(0)), ("deviation", None)]
@@ -110,12 +104,12 @@ def posterior(truth: Tensor | None, measured: Tensor, x: Tensor, low: float, hig
 
 
 def accuracy(times: Tensor, curves: Mapping[str, Tensor], chance: float) -> Figure:
-    """The accuracy of classifiers of noisy images at each time, over that of a guess.
+    """Draws the accuracy of classifiers of noisy images over time, with that of a guess.
 
     Args:
-        times: ``(F,)``.
-        curves: shares of hits by the name of the classifier, ``(F,)`` each.
-        chance: the share of the most frequent class.
+        times: times, ``(F,)``.
+        curves: shares of correct classes by the name of the classifier, ``(F,)`` each.
+        chance: share of the most frequent class.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 2.8), layout="constrained")
@@ -130,12 +124,12 @@ def accuracy(times: Tensor, curves: Mapping[str, Tensor], chance: float) -> Figu
 
 
 def steering(scales: Sequence[float], curves: Mapping[str, Sequence[float]], floors: Mapping[str, float]) -> Figure:
-    """What guidance buys and costs: a panel for each measure, against the scale, its floor dashed.
+    """Draws the gain and the cost of guidance: a panel for each measure against the scale, with its floor dashed.
 
     Args:
-        scales: of the guidance, ascending.
+        scales: scales of the guidance, ascending.
         curves: values by the name of the measure, one for each scale.
-        floors: what data not trained on reach, by the same names.
+        floors: values of held-out data, by the same names.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2.4 * len(curves), 2.5), layout="constrained")
@@ -143,7 +137,7 @@ def steering(scales: Sequence[float], curves: Mapping[str, Sequence[float]], flo
         for axes, (name, values) in zip(panels, curves.items(), strict=True):
             axes.plot(scales, values, color=DATA, marker="o", markersize=3.5, linewidth=1.2, label="guided")
             axes.axhline(floors[name], color="0.4", linestyle="--", linewidth=1, label="held-out images")
-            # Linear up to 1, where guidance begins to be more than Bayes' rule, and logarithmic from there.
+            # Linear up to 1, which is Bayes' rule, and logarithmic above.
             axes.set_xscale("symlog", linthresh=1)
             axes.set_xlim(min(scales) - 0.1, 1.1 * max(scales))
             axes.set_xticks(list(scales), [f"{scale:g}" for scale in scales])
@@ -155,7 +149,7 @@ def steering(scales: Sequence[float], curves: Mapping[str, Sequence[float]], flo
 
 
 def _show(axes: Axes, picture: np.ndarray) -> None:
-    """A picture in [0, 1], grey or of three colours, without ticks."""
+    """Shows a picture in [0, 1], grey or of three colours, without ticks."""
     cmap = matplotlib.colormaps["gray"].with_extremes(bad=UNKNOWN)
     axes.imshow(picture, cmap=cmap, vmin=0, vmax=1)
     axes.set(xticks=[], yticks=[])
@@ -164,7 +158,7 @@ def _show(axes: Axes, picture: np.ndarray) -> None:
 
 
 def _picture(image: Tensor, low: float, high: float) -> np.ndarray:
-    """One image ``(C, H, W)`` as :func:`_show` takes it."""
+    """Returns one image ``(C, H, W)`` as :func:`_show` takes it."""
     picture = image_grid(_scaled(image[None], low, high), 1)
     if picture.ndim == 3:
         picture = np.where(np.isnan(picture).any(2, keepdims=True), matplotlib.colors.to_rgb(UNKNOWN), picture)
@@ -176,5 +170,5 @@ def _scaled(x: Tensor, low: float, high: float) -> Tensor:
 
 
 def _centres(count: int, size: int) -> list[float]:
-    """Where the middles of pictures lie that stand in a row with a pixel between them."""
+    """Returns the centres of pictures in a row with a pixel between them."""
     return [i * (size + 1) + (size - 1) / 2 for i in range(count)]

@@ -1,6 +1,6 @@
-"""Figures of the process itself: its paths over the density, and the field of the score that drives it.
+"""Figures of the process in the network's units: its paths over the density, and the field of the score.
 
-Figures 1 and 2 of the paper, in the network's units.
+These are figures 1 and 2 of the paper.
 """
 
 from __future__ import annotations
@@ -28,36 +28,36 @@ from sdegen.sde.mixture import marginals as exact_marginals
 SIGNED = LinearSegmentedColormap.from_list("signed", [DATA, "white", SAMPLES])
 RISING, DENSE = (LinearSegmentedColormap.from_list("rising", ["white", colour]) for colour in (SAMPLES, DATA))
 VISITED = 1e-3
-"""Of the density's maximum at t: below it hardly a path comes, and what the score is there is not felt."""
+"""Share of the density's maximum at t below which the field is grey: hardly a path comes there."""
 GREY = f"grey: $p_t$ below {number(VISITED)} of its maximum"
 OUTLINE = [patheffects.Stroke(linewidth=0.9, foreground="0.2"), patheffects.Normal()]
 DENSITY_LABEL = "density over its\nmaximum at t"
 KEPT = 151
-"""States of a path that are drawn."""
+"""Number of states of a path that are drawn."""
 PANELS, ARROWS, PIXELS = 4, 16, 40
-"""Times at which a field in the plane is shown, and the arrows and pixels of its side."""
+"""Number of times at which a field in the plane is drawn, and of arrows and pixels along its side."""
 
 
 class Path(NamedTuple):
-    """States ``(F, B)`` at times ``(F,)``, in the order in which they were passed."""
+    """States ``(F, B)`` of paths at times ``(F,)``, from the start to the end."""
 
     times: np.ndarray
     x: np.ndarray
 
 
 def process(dataset: Dataset, sde: SDE, score: Score, *, seed: int = 0, count: int = 12, steps: int = 1000) -> Figure:
-    r"""Data on the line turned into noise, and noise into data, over the density p_t: figures 1 and 2 of the paper.
+    r"""Draws paths from data on the line to noise, and back, over the density p_t: figures 1 and 2 of the paper.
 
-    The forward SDE and the reverse SDE go by Euler–Maruyama, the flow by RK4 with as many evaluations of the score. The
-    reverse SDE and the flow start from the same noise. Starts are spread evenly in probability.
+    The forward and the reverse SDE are solved by Euler–Maruyama, the flow by RK4 with as many evaluations of the score.
+    The reverse SDE and the flow start from the same noise. Starts are spread evenly in probability.
 
     Args:
         dataset: data on the line.
         sde: the forward process.
-        score: what drives the reverse SDE and the flow, exact or learned; on the CPU.
-        seed: of the paths.
-        count: paths in each panel.
-        steps: of the SDEs.
+        score: score of the reverse SDE and the flow, exact or learned; on the CPU.
+        seed: seed of the paths.
+        count: number of paths in each panel.
+        steps: number of steps of the SDEs.
     """
     noise = randn_like(generator("cpu", seed, "process"))
     data = _spread_evenly(dataset.units.encode(fresh(dataset, 50 * count)), count)
@@ -67,7 +67,7 @@ def process(dataset: Dataset, sde: SDE, score: Score, *, seed: int = 0, count: i
         "reverse SDE": _backward(sde, score, prior, noise, EulerMaruyama(), steps),
         "flow ODE": _backward(sde, score, prior, noise, RK4(), max(steps // 4, 1)),
     }
-    # Room for what a poor score does, but not for all that one does that throws points to infinity.
+    # The view has room for the paths of a poor score, but not for those of one that diverges.
     reach = [float(np.nanmax(np.abs(path.x))) for path in paths.values()]
     limit = 1.02 * min(max(reach), 3 * reach[0])
     x, t = torch.linspace(-limit, limit, 300).double(), torch.linspace(sde.eps, sde.T, 200, dtype=torch.float64)
@@ -79,7 +79,7 @@ def process(dataset: Dataset, sde: SDE, score: Score, *, seed: int = 0, count: i
             image = _image(axes, density, t, x, cmap=DENSITY, vmin=0, vmax=1)
             axes.plot(path.times, path.x, color="white", linewidth=0.5, path_effects=OUTLINE)
             axes.set_xticks([sde.eps, 0.5 * sde.T, sde.T], ["ε", "0.5", "1"])
-            # Time runs as the process does: the reverse panels end where the forward panel began.
+            # Time runs with the process: the reverse panels end at the time at which the forward panel begins.
             ends = "data to noise" if title.startswith("forward") else "noise to data"
             axes.set(title=title, xlabel=f"time t, from {ends}", xlim=path.times[[0, -1]], ylim=(-limit, limit))
         panels[0].set_ylabel("x(t)")
@@ -88,16 +88,16 @@ def process(dataset: Dataset, sde: SDE, score: Score, *, seed: int = 0, count: i
 
 
 def score_field(dataset: Dataset, sde: SDE, score: Score, *, learned: bool = True) -> Figure | None:
-    r"""The field of a score, and its error where the exact one is known; None for points of more than 2 coordinates.
+    r"""Draws the field of a score, and its error if the exact one is known; None for more than 2 coordinates.
 
-    It is shown as :math:`\sigma_t s`, which is of order one at every t; where the SDE has no closed-form kernel, and
-    thus no :math:`\sigma_t`, as :math:`g(t) s`. Where p_t is below :data:`VISITED` of its maximum it is grey.
+    The field is drawn as :math:`\sigma_t s`, which is of order one at every t, or as :math:`g(t) s` if the SDE has no
+    closed-form kernel and thus no :math:`\sigma_t`. It is grey where p_t is below :data:`VISITED` of its maximum.
 
     Args:
         dataset: the data.
         sde: the forward process.
-        score: on the CPU.
-        learned: whether the score is a network's; an exact one is shown alone.
+        score: the score, on the CPU.
+        learned: True if the score is a network's; an exact one is drawn alone.
     """
     if dataset.units.shape not in ((1,), (2,)):
         return None
@@ -121,7 +121,7 @@ def _field_on_line(dataset: Dataset, sde: SDE, score: Score, exact: Marginals | 
     figure = Figure(figsize=(1.5 + 2.1 * len(fields), 2.6), layout="constrained")
     panels = figure.subplots(1, len(fields), sharey=True, squeeze=False)[0]
     for axes, (title, values) in zip(panels, fields.items(), strict=True):
-        # One scale for both scores, that of the exact one, and one of its own for what is between them.
+        # Both scores have the scale of the exact one; their difference has its own.
         top = _top(fields[title if title == last else truest][visited])
         image = _image(axes, values, t, x, cmap=SIGNED, vmin=-top, vmax=top)
         axes.contourf(t.numpy(), x.numpy(), density, [-1, VISITED], colors="0.85")
@@ -169,7 +169,7 @@ def _field_in_plane(dataset: Dataset, sde: SDE, score: Score, exact: Marginals |
 
 
 def _arrows(axes: Axes, sde: SDE, score: Score, draws: Tensor, limit: float, t: Tensor) -> None:
-    """Arrows along the score, cut where longer than at 99 of 100 draws of x(t); the longest span the grid's spacing."""
+    """Draws arrows along the score, cut at its 99 % quantile over draws of x(t), which spans a cell of the grid."""
     points = _grid(limit * (1 - 1 / ARROWS), ARROWS)
     arrows = _scaled(sde, score, points, t)
     longest = float(_scaled(sde, score, draws, t).norm(dim=1).quantile(0.99))
@@ -197,7 +197,7 @@ def _backward(sde: SDE, score: Score, x: Tensor, noise: RandnLike, predictor: Pr
 
 
 def _spread_evenly(draws: Tensor, count: int) -> Tensor:
-    """Of points on the line, ``(n, 1)``, the middles of as many parts of equal number: ``(count, 1)``, ascending."""
+    """Returns the medians of ``count`` equal parts of sorted points on the line: ``(n, 1)`` to ``(count, 1)``."""
     ranks = (torch.arange(count) + 0.5) * len(draws) / count
     return draws.sort(dim=0).values[ranks.long()]
 
@@ -208,7 +208,7 @@ def _draws(dataset: Dataset, sde: SDE, t: Tensor) -> Tensor:
 
 
 def _times(sde: SDE) -> Tensor:
-    """Times from where the noise is ten times the data to a tenth of it, evenly in log σ/α; or evenly in log t."""
+    """Returns times at which the noise is ten times to a tenth of the data, even in log σ/α, or else even in log t."""
     share = torch.linspace(0, 1, PANELS, dtype=torch.float64)
     ends = torch.tensor([sde.T, sde.eps], dtype=torch.float64)
     if sde.linear is None:
@@ -219,13 +219,13 @@ def _times(sde: SDE) -> Tensor:
 
 
 def _scaled(sde: SDE, score: Score, x: Tensor, t: Tensor) -> Tensor:
-    """σ_t s(x, t), or g(t) s(x, t), ``(B, d)``, in the type of x."""
+    """Returns σ_t s(x, t), or g(t) s(x, t) if there is no σ_t: ``(B, d)``, in the type of x."""
     weight = sde.diffusion(t) if sde.linear is None else sde.linear.sigma(t)
     return expand(weight, x) * score(x, t).to(x)
 
 
 def _top(values: np.ndarray) -> float:
-    """Where the colours end: a few spots where hardly a path comes would leave all others white."""
+    """Returns the end of the scale of colours: the maximum would be that of a few spots, and leave all others white."""
     return max(float(np.quantile(np.abs(values), 0.98)), 1e-12)
 
 
@@ -234,14 +234,14 @@ def _unit(sde: SDE) -> str:
 
 
 def _grid(limit: float, side: int) -> Tensor:
-    """A square grid, ``(side², 2)``, its first coordinate slowest."""
-    # float32 is precise enough to look at, and the exact score of a curve sums thousands of components.
+    """Returns a square grid, ``(side², 2)``; the first coordinate changes slowest."""
+    # float32: it is precise enough for a figure, and the exact score of a curve sums thousands of components.
     line = torch.linspace(-limit, limit, side)
     return torch.cartesian_prod(line, line)
 
 
 def _image(axes: Axes, values: np.ndarray, t: Tensor, x: Tensor, **style: Any) -> Any:  # noqa: ANN401
-    """Values ``(N, K)`` at x ``(N,)``, upwards, and t ``(K,)``: the middles of their cells."""
+    """Draws values ``(N, K)`` at x ``(N,)``, upwards, and t ``(K,)``, which are the centres of the cells."""
     ends = [(float(line[0]), float(line[-1]), 0.5 * float(line[1] - line[0])) for line in (t, x)]
     (left, right), (low, high) = ((first - half, last + half) for first, last, half in ends)
     extent = (left, right, low, high)

@@ -1,7 +1,4 @@
-"""Figures fit for a paper: labels, units, colours that survive colour blindness and a grey printer.
-
-Every function returns a matplotlib figure and shows nothing.
-"""
+"""Figures of data and samples, with the style and the parts that all figures share."""
 
 from __future__ import annotations
 
@@ -25,8 +22,11 @@ from sdegen.samplers import Samples
 from sdegen.sde.base import SDE
 from sdegen.sde.mixture import marginals as exact_marginals
 
-# Two colours of Okabe & Ito's palette, told apart by every kind of colour vision.
-DATA, SAMPLES = "#0072B2", "#D55E00"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""The palette of Okabe & Ito, which every kind of colour vision can distinguish."""
+MARKERS = "os^DvPX"
+"""Markers for lines, so that a figure can be read in grey."""
+DATA, SAMPLES = COLOURS[:2]
 DENSITY = "cividis"
 STYLE: dict[Any, Any] = {
     "figure.dpi": 150,
@@ -40,7 +40,7 @@ STYLE: dict[Any, Any] = {
 
 
 def compare(dataset: Dataset, x: Tensor) -> Figure:
-    """The training data beside samples ``x``, in the user's units: figures 3, 4 and 8 of the paper."""
+    """Draws the training data beside samples ``x``, in the user's units: figures 3, 4 and 8 of the paper."""
     x = x.detach().double().cpu()
     if len(dataset.units.shape) > 1:
         return _compare_images(dataset.x, x)
@@ -50,9 +50,9 @@ def compare(dataset: Dataset, x: Tensor) -> Figure:
 
 
 def trajectories(dataset: Dataset, samples: Samples, sde: SDE) -> Figure:
-    """A few paths of the reverse process in the plane, from noise to data, coloured by time, in the network's units.
+    """Draws a few paths of the reverse process in the plane, coloured by time, in the network's units.
 
-    On the line :func:`sdegen.figures.paths.process` shows them over time.
+    :func:`sdegen.figures.paths.process` draws paths on the line.
     """
     path, times = samples.path.detach().double().cpu().numpy(), samples.times.double().cpu().numpy()
     with matplotlib.rc_context(STYLE):
@@ -76,7 +76,7 @@ def trajectories(dataset: Dataset, samples: Samples, sde: SDE) -> Figure:
 
 
 def marginals(dataset: Dataset, samples: Samples, sde: SDE) -> Figure:
-    """The law of the forward process (top) and of the samples (bottom) at six times, in the network's units."""
+    """Draws the law of the forward process (top) and of the samples (bottom) at six times, in the network's units."""
     path, times = samples.path.detach().double().cpu(), samples.times.double().cpu()
     chosen = spread(sde, times)
     clean = dataset.units.encode(fresh(dataset, path.shape[1]))
@@ -108,13 +108,13 @@ def marginals(dataset: Dataset, samples: Samples, sde: SDE) -> Figure:
 
 
 def histogram(axes: Axes, x: np.ndarray, ends: tuple[float, float], bins: int, colour: str) -> None:
-    """The density of numbers ``(N,)`` between two ends, beyond which some may lie, or all."""
+    """Draws the density of numbers ``(N,)`` between two ends; numbers beyond them count, but are not drawn."""
     width = (ends[1] - ends[0]) / bins or 1 / bins
     axes.hist(x, bins=bins, range=ends, weights=np.full(len(x), 1 / (width * len(x))), color=colour)
 
 
 def log_ticks(axis: Axis) -> None:
-    """Numbers on a logarithmic axis as people write them, few enough not to overlap."""
+    """Labels a logarithmic axis with plain numbers, few enough not to overlap."""
     low, high = axis.get_data_interval()
     decades = LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,))
     axis.set_major_locator(MaxNLocator(4) if high < 5 * low else decades)
@@ -123,7 +123,7 @@ def log_ticks(axis: Axis) -> None:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG."""
+    """Writes a figure as PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, bbox_inches="tight")
     return path
@@ -172,30 +172,30 @@ def _compare_points(data: np.ndarray, x: np.ndarray) -> Figure:
 
 
 def units(dataset: Dataset) -> str:
-    """The units that networks meet points of the data in, in words."""
+    """Returns the network's units of the data in words."""
     x, inner = dataset.x.double(), dataset.units.encode(dataset.x)
     if torch.equal(x, inner):
         return "in the data's units"
     mean, deviation = inner.mean(0), inner.std(0, correction=0)
-    # A coordinate that never changes is only centred.
+    # A constant coordinate is only centred.
     standard = (mean.abs() < 1e-6) & (((deviation - 1).abs() < 1e-6) | (deviation == 0))
     return "standardised" if bool(standard.all()) else "in the network's units"
 
 
 def shown(dimensions: int, before: str = "") -> str:
-    """What a plane shows of more dimensions; nothing where it shows all."""
+    """Returns a note that a plane shows two of several coordinates; empty if it shows all."""
     return f"{before}first 2 of {dimensions} coordinates" if dimensions > 2 else ""
 
 
 def number(value: float) -> str:
-    """Two digits, with a power of ten as in print."""
+    """Returns a number with two digits, and a power of ten as in print."""
     mantissa, _, exponent = f"{value:.2g}".partition("e")
     power = f"10^{{{int(exponent)}}}" if exponent else ""
     return mantissa if not exponent else f"${power}$" if mantissa == "1" else f"${mantissa} \\times {power}$"
 
 
 def _compare_images(data: Tensor, x: Tensor) -> Figure:
-    # The range of a part: data larger than memory are read from the disk.
+    # The range is that of a part, since data larger than memory are read from the disk.
     part = data[:1000].double()
     low, high = float(part.min()), float(part.max())
     with matplotlib.rc_context(STYLE):
@@ -208,9 +208,9 @@ def _compare_images(data: Tensor, x: Tensor) -> Figure:
 
 
 def image_grid(images: Tensor, side: int = 8, lines: int | None = None) -> np.ndarray:
-    """The first images ``(N, C, H, W)`` in [0, 1] as one picture, ``side`` in a row, a white pixel between them.
+    """Returns the first images ``(N, C, H, W)`` in [0, 1] as one picture, ``side`` in a row, a white pixel apart.
 
-    ``(h, w)`` where they are grey, and ``(h, w, 3)`` where they have three channels or more, of which the first count.
+    The picture is ``(h, w)``, or ``(h, w, 3)`` if the images have three channels or more; only the first three count.
     """
     images = images[: side * (lines or side)].detach().double().cpu()
     n, c, h, w = images.shape
@@ -223,9 +223,9 @@ def image_grid(images: Tensor, side: int = 8, lines: int | None = None) -> np.nd
 
 
 def heat(dataset: Dataset, sde: SDE, t: Tensor, x: Tensor) -> np.ndarray:
-    """The density of x(t) on the line, over its maximum at each t, in the network's units.
+    """Returns the density of x(t) on the line over its maximum at each t, in the network's units.
 
-    It is exact where the law is known, else a histogram of the forward process, smoothed over two cells.
+    It is exact if the law is known, and otherwise a histogram of the forward process, smoothed over two cells.
 
     Args:
         dataset: the data.
@@ -251,7 +251,7 @@ def heat(dataset: Dataset, sde: SDE, t: Tensor, x: Tensor) -> np.ndarray:
 
 
 def spread(sde: SDE, times: Tensor, panels: int = 6) -> list[int]:
-    """Indices of recorded times, spread evenly in the log noise-to-signal ratio, or in log t, from T to eps."""
+    """Returns indices of recorded times, evenly spaced in the log noise-to-signal ratio, or in log t, from T to eps."""
     u = times.log() if sde.linear is None else sde.linear.log_nsr(times)
     wanted = torch.cat([torch.linspace(float(u[0]), float(u[-1].clamp(min=-6)), panels - 1), u[-1:].float()])
     indices = [int((u - value).abs().argmin()) for value in wanted]
@@ -259,6 +259,6 @@ def spread(sde: SDE, times: Tensor, panels: int = 6) -> list[int]:
 
 
 def fresh(dataset: Dataset, n: int) -> Tensor:
-    """Draws of the exact law where there is one, else training points."""
+    """Returns draws of the exact law, or training points if it is not known."""
     drawn = dataset.draw(n, generator("cpu", 0, "figure"))
     return dataset.x[:n] if drawn is None else drawn

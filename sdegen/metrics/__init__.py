@@ -1,4 +1,7 @@
-"""What samples are worth: distances of points and of images, each with its floor, and proofs of SDEs and samplers."""
+"""Measures of samples: distances of points and of images, each with its floor, and proofs of SDEs and samplers.
+
+Measures that need a run are in :mod:`sdegen.runs`.
+"""
 
 from sdegen.metrics.features import Features, train_features
 from sdegen.metrics.images import (

@@ -1,8 +1,8 @@
-"""What a small classifier of clean images sees in them: coordinates in which sets of images are compared.
+"""Features of images by a small classifier: coordinates in which sets of images are compared.
 
-Pixels tell little of whether two sets of images are alike, and the customary network was trained on photographs of
-other things. Here a classifier learns the data's own classes, on the training split only, and the inputs of its last
-layer are the features. They are a function of the data alone: neither a run's seed nor the global generator enters.
+Distances of pixels say little about the similarity of images, and the customary network was trained on photographs of
+other things. Here a classifier learns the data's own classes, on the training split only, and the features are the
+inputs of its last layer. They depend on the data alone, and neither on a run's seed nor on the global generator.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from torch.nn import functional
 from sdegen.core.randomness import derive, generator
 
 BATCH = 128
-"""Images in a step of the training."""
+"""Images in a step of training."""
 CHUNK = 1000
-"""Images looked at together after it."""
+"""Images in a batch after training."""
 LEARNING_RATE, WEIGHT_DECAY = 4e-3, 0.1
 EXAMPLES, EPOCHS = 100_000, (3, 30)
-"""Images that the training sees in all, as far as the number of epochs stays between these."""
+"""Images that the training takes in all, and the bounds of the number of epochs that follows from it."""
 REACH = 14
-"""Each image is shifted by at most a pixel for so many of its longer side, and by a pixel at least."""
+"""Pixels of an image's longer side for each pixel of the largest random shift, which is at least 1."""
 
 
 class Features(nn.Module):
-    """A convolutional classifier of clean images, read before its last layer.
+    """Convolutional classifier of clean images, whose features are the inputs of its last layer.
 
-    Convolutions, each normalised over the batch and rectified, halve the picture until its shorter side is below 8; a
-    dense layer makes the features of what is left.
+    Convolutions, each with batch normalisation and a rectifier, halve the picture until its shorter side is below 8. A
+    dense layer then makes the features.
 
     Args:
-        shape: of an image, ``(C, H, W)``.
-        classes: their number.
+        shape: shape of an image, ``(C, H, W)``.
+        classes: number of classes.
         width: channels of the first convolution; they double with each halving, up to four times as many.
-        size: number of features F. More of them see more, and are noisier: the Fréchet distance between the digits'
-            training and held-out images is 0.3 at 32 and 0.5 at 64, and noise of a quarter of the range multiplies it
-            by 3.2 and 2.9.
+        size: number of features F. More show more, and are noisier: the Fréchet distance between the digits'
+            training and held-out images is 0.3 with 32 and 0.5 with 64, and noise of a quarter of the range
+            multiplies it by 3.2 and 2.9.
     """
 
     def __init__(self, shape: tuple[int, ...], classes: int, width: int = 16, size: int = 32) -> None:
@@ -54,25 +54,25 @@ class Features(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """The features of images in the network's units: ``(N, C, H, W)`` to ``(N, F)`` float64 on the CPU."""
+        """Returns the features of images in the network's units: ``(N, C, H, W)`` to ``(N, F)`` float64 on the CPU."""
         return torch.cat([self.body(part.to(self.head.weight)) for part in x.split(CHUNK)]).double().cpu()
 
     def predict(self, x: Tensor) -> Tensor:
-        """The most likely class of each image in the network's units: ``(N, C, H, W)`` to ``(N,)`` on the CPU."""
+        """Returns the most likely class of images in the network's units: ``(N, C, H, W)`` to ``(N,)`` on the CPU."""
         return self.classify(self(x))
 
     @torch.no_grad()
     def classify(self, features: Tensor) -> Tensor:
-        """The most likely class by the features: ``(N, F)`` to ``(N,)`` int64, on the CPU."""
+        """Returns the most likely class by the features: ``(N, F)`` to ``(N,)`` int64, on the CPU."""
         weight, bias = (p.double().cpu() for p in (self.head.weight, self.head.bias))
         return functional.linear(features, weight, bias).argmax(1)
 
 
 def train_features(x: Tensor, y: Tensor, classes: int) -> Features:
-    """Train a classifier on clean images, the same for the same images.
+    """Trains a classifier on clean images; the result is the same for the same images.
 
-    Cross entropy of images shifted at random, by AdamW under a one-cycle rate. Where bits must be equal, threads must
-    be as many.
+    It minimises the cross entropy of randomly shifted images, by AdamW with a one-cycle rate. Equal bits need the same
+    number of threads.
 
     Args:
         x: training images in the network's units, about -1 to 1, ``(N, C, H, W)``; at least two.
@@ -85,10 +85,10 @@ def train_features(x: Tensor, y: Tensor, classes: int) -> Features:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(0, "features"))
         model = Features(tuple(x.shape[1:]), classes).to(x.device)
-    # The order in memory of channels last saves a fifth of the time on a CPU, and more on a GPU.
+    # Channels last in memory saves a fifth of the time on a CPU, and more on a GPU.
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     source = generator("cpu", 0, "features", "training")
-    # Of equal sizes but for one: a batch of a single image has no variance to be normalised by.
+    # Batches differ in size by at most one image: a batch of a single image has no variance to normalise by.
     batches = -(-len(x) // BATCH)
     epochs = min(max(EXAMPLES // len(x), EPOCHS[0]), EPOCHS[1])
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
@@ -102,12 +102,12 @@ def train_features(x: Tensor, y: Tensor, classes: int) -> Features:
             loss.backward()
             optimizer.step()
             rate.step()
-    # Back, so that a copy made by its state adds up in the same order.
+    # Contiguous again, so that a copy that loads this state sums in the same order.
     return model.to(memory_format=torch.contiguous_format).eval()
 
 
 def shifted(x: Tensor, source: torch.Generator) -> Tensor:
-    """Each image moved by a few pixels, its edge repeated: ``(N, C, H, W)`` to the same."""
+    """Returns each image shifted by a few pixels, with its edge repeated: ``(N, C, H, W)`` to the same."""
     n, channels, height, width = x.shape
     reach = max(1, max(height, width) // REACH)
     padded = functional.pad(x, (reach, reach, reach, reach), mode="replicate")

@@ -1,11 +1,11 @@
-r"""How far generated images are from those of the data, in what a classifier of clean images sees, each with its floor.
+r"""Measures of generated images, in the features of a classifier of clean images, each with its floor.
 
-The reference are the held-out images. The *floor* is what as many training images as were generated reach against
-them (the median over a few subsets, where there are more), and ``train`` what all of them do: where the law is not
-known, a model can do no better than draw images like those it was trained on. Where more were generated than there are
-to train on, their value is the mean over parts of as many. Distances are those of the two sets as
-they stand, never negative and with their bias, which the floor has, too. Images of quantised data are rounded to their
-levels first, as a picture that is saved would be.
+The reference is the set of held-out images. The *floor* is the value of as many training images as were generated (the
+median over a few subsets, if there are more), and ``train`` that of all training images: if the law is not known, a
+model can do no better than to draw images like its training images. If there are more generated images than training
+images, the value is the mean over parts of the size of the training set. Distances are those between the two finite
+sets: they are never negative, and the floor has the same bias. Images of quantised data are rounded to their levels
+first, as a saved picture is.
 """
 
 from __future__ import annotations
@@ -25,33 +25,32 @@ from sdegen.metrics.features import Features
 from sdegen.metrics.points import Metrics, in_parts
 
 REFERENCE = 10_000
-"""Images of a set that are compared; of a larger one a random part."""
+"""Most images of a set that are compared; a larger set is represented by a random part."""
 ORIGINALS = 100_000
-"""Training images among which a near copy's original is looked for: a copy of one left out would go unseen."""
+"""Most training images that are searched for the original of a near copy; copies of others are missed."""
 JUDGED = 2000
-"""Held-out images that show what is near, and how good the judge of :func:`agreement` is."""
+"""Most held-out images for the threshold of near copies and for the accuracy of the judge of :func:`agreement`."""
 SUBSETS = 5
-"""Parts of the training set whose median is the floor, where there are more training images than generated ones."""
+"""Parts of the training set over which the floor is the median, if there are more training than generated images."""
 DRAWS = 200
 """Multinomial draws whose median is the floor of the class balance."""
 NEIGHBOURS = 3
-"""The nearest of how many makes a ball of the manifold."""
+"""Number of neighbours: the distance to the last one is the radius of a ball of the manifold."""
 NEAR = 0.05
 """Share of the held-out images that count as near copies."""
 PAIRS = 2**24
-"""Distances in memory at once."""
+"""Most distances in memory at once."""
 
 AS_MANY = "as many training images against the held-out ones"
 
 
 def measure_images(dataset: Dataset, x: Tensor, features: Features | None) -> Metrics:
-    """Every measure of generated images that no label was asked for.
+    """Returns every measure of images that were generated without a requested class.
 
     Args:
-        dataset: the data, of which a part is held out.
+        dataset: the data, with a held-out part.
         x: generated images in the user's units, ``(N, C, H, W)``.
-        features: a classifier of the training images; None where they have no labels, which leaves out all but the
-            near copies.
+        features: a classifier of the training images; None if they have no labels, which leaves only the near copies.
     """
     x = _part(quantized(x.detach().cpu(), dataset.levels))
     found: Metrics = {}
@@ -80,11 +79,11 @@ def measure_images(dataset: Dataset, x: Tensor, features: Features | None) -> Me
 
 
 def measure_conditional(dataset: Dataset, x: Tensor, y: Tensor, features: Features) -> Metrics:
-    """Whether generated images show the classes that were asked for, and are as varied as the data within them.
+    """Returns how well generated images show the requested classes, and how varied they are within the classes.
 
-    ``agreement`` grows with the strength of guidance and the other two fall, so that none is worth anything alone.
-    ``spread`` is the root mean squared distance to the mean of the class among the features, and ``class_recall`` the
-    recall of the held-out images of a class, both averaged over the classes asked for.
+    ``agreement`` grows with the strength of guidance and the other two fall, so they must be read together. ``spread``
+    is the root mean squared distance to the mean of the class among the features, and ``class_recall`` the recall of
+    the held-out images of a class; both are averaged over the requested classes.
 
     Args:
         dataset: the data, with labels.
@@ -112,10 +111,10 @@ def measure_conditional(dataset: Dataset, x: Tensor, y: Tensor, features: Featur
 
 
 def agreement(dataset: Dataset, x: Tensor, y: Tensor) -> dict[str, Any]:
-    """The share of images in which an independent classifier sees the class that was asked for.
+    """Returns the share of images in which an independent classifier sees the requested class.
 
-    It is a support vector machine on the pixels of clean training images, which shares neither family nor weights with
-    the networks that steer. The floor is its accuracy on the held-out images.
+    The classifier is a support vector machine on the pixels of clean training images. It shares neither family nor
+    weights with the networks that steer. The floor is its accuracy on the held-out images.
 
     Args:
         dataset: the data, with labels.
@@ -127,7 +126,7 @@ def agreement(dataset: Dataset, x: Tensor, y: Tensor) -> dict[str, Any]:
     def pixels(images: Tensor) -> np.ndarray:
         return dataset.units.encode(images).flatten(1).cpu().numpy()
 
-    # The same rows of images and labels: the part of a set depends on its length alone.
+    # Images and labels have the same rows, since the part of a set depends on its length alone.
     train, train_y = _part(dataset.x), _part(_labels(dataset.y))
     held_out, held_out_y = _part(_held_out(dataset), JUDGED), _part(_labels(dataset.held_out_y), JUDGED)
     judge = SVC(C=10.0).fit(pixels(train), train_y.numpy())
@@ -140,17 +139,17 @@ def agreement(dataset: Dataset, x: Tensor, y: Tensor) -> dict[str, Any]:
 
 
 def quantized(x: Tensor, levels: int | None) -> Tensor:
-    """Images as they would be saved: rounded to 0 to ``levels - 1``, or as they are where there are no levels."""
+    """Returns images as they would be saved: rounded to 0 … ``levels - 1``, or unchanged if there are no levels."""
     return x if levels is None else x.double().round().clamp(0, levels - 1)
 
 
 def frechet(x: Tensor, y: Tensor) -> float:
-    r"""Fréchet distance of the Gaussians with the moments of two sets, ``(N, F)`` and ``(M, F)``: their W2 distance.
+    r"""Returns the W2 distance of the Gaussians with the moments of two sets ``(N, F)`` and ``(M, F)``.
 
     .. math:: d^2 = |\mu_1 - \mu_2|^2 + \operatorname{tr}\bigl(\Sigma_1 + \Sigma_2 - 2 (\Sigma_1 \Sigma_2)^{1/2}\bigr)
 
-    With :math:`\Sigma_i = R_i^T R_i` the last trace is the sum of the singular values of :math:`R_1 R_2^T`, which has
-    its meaning for singular covariances, too, and no root of a rounding error.
+    With :math:`\Sigma_i = R_i^T R_i` the last trace is the sum of the singular values of :math:`R_1 R_2^T`. This
+    holds for singular covariances too, and takes no root of a rounding error.
 
     Reference: Dowson and Landau (1982), https://doi.org/10.1016/0047-259X(82)90077-X; Heusel et al. (2017), who give
     the square, https://arxiv.org/abs/1706.08500
@@ -162,7 +161,7 @@ def frechet(x: Tensor, y: Tensor) -> float:
 
 
 def kernel(x: Tensor, y: Tensor, within_y: float | None = None) -> float:
-    r"""Maximum mean discrepancy of two sets, ``(N, F)`` and ``(M, F)``, under :math:`(x \cdot y / F + 1)^3`.
+    r"""Returns the maximum mean discrepancy of two sets ``(N, F)`` and ``(M, F)``, under :math:`(x \cdot y / F + 1)^3`.
 
     As a V-statistic, with the root taken. Reference: Bińkowski et al. (2018), https://arxiv.org/abs/1801.01401
 
@@ -176,13 +175,13 @@ def kernel(x: Tensor, y: Tensor, within_y: float | None = None) -> float:
 
 
 def affinity(x: Tensor, y: Tensor) -> float:
-    r"""The mean of :math:`(x \cdot y / F + 1)^3` over all pairs of two sets."""
+    r"""Returns the mean of :math:`(x \cdot y / F + 1)^3` over all pairs of two sets."""
     total = sum(float((part @ y.T / y.shape[1] + 1).pow(3).sum()) for part in _rows(x, y))
     return total / (len(x) * len(y))
 
 
 def precision(x: Tensor, y: Tensor) -> float:
-    """The share of a set ``(N, F)`` that lies on the manifold of a reference ``(M, F)``.
+    """Returns the share of a set ``(N, F)`` that lies on the manifold of a reference ``(M, F)``.
 
     The manifold is the union of balls round the reference's points, each as large as the distance to the third nearest
     of the others. Reference: Kynkäänniemi et al. (2019), https://arxiv.org/abs/1904.06991
@@ -191,30 +190,30 @@ def precision(x: Tensor, y: Tensor) -> float:
 
 
 def recall(x: Tensor, y: Tensor) -> float:
-    """The share of a reference ``(M, F)`` that lies on the manifold of a set ``(N, F)``: see :func:`precision`."""
+    """Returns the share of a reference ``(M, F)`` on the manifold of a set ``(N, F)``: see :func:`precision`."""
     return precision(y, x)
 
 
 def spread(x: Tensor) -> float:
-    """Root mean squared distance of points ``(N, F)`` to their mean, unbiased in its square."""
+    """Returns the root mean squared distance of points ``(N, F)`` to their mean; its square is unbiased."""
     return float(((x - x.mean(0)).square().sum() / max(len(x) - 1, 1)).sqrt())
 
 
 def nearest(x: Tensor, reference: Tensor) -> Tensor:
-    """The distance of each image to the nearest of a reference, over pixels in the user's units, ``(N,)`` float64."""
+    """Returns the distance of each image to the nearest of a reference, in the user's units: ``(N,)`` float64."""
     x, found = x.double().flatten(1), torch.full((len(x),), torch.inf, dtype=torch.float64)
     centre = x.mean(0)
     for originals in chunks(reference.flatten(1)):
         centred = (originals - centre).float()
         for rows in _rows(torch.arange(len(x)), originals):
             chosen = originals[torch.cdist((x[rows] - centre).float(), centred).argmin(1)]
-            # By differences: the distances above go by products, in which that of a copy is not zero.
+            # Computed by differences: cdist uses products, by which the distance of a copy is not zero.
             found[rows] = found[rows].minimum((x[rows] - chosen.double()).norm(dim=1))
     return found
 
 
 def _near_copies(dataset: Dataset, x: Tensor) -> dict[str, Any]:
-    """The share of images no farther from the nearest training image than the nearest few of the held-out ones."""
+    """Returns the share of images as near to a training image as the nearest 5 % of the held-out images."""
     originals = _part(dataset.x, ORIGINALS)
     held_out, own = (nearest(part, originals) for part in (_part(_held_out(dataset), JUDGED), x))
     value, floor = (float((near <= held_out.quantile(NEAR)).double().mean()) for near in (own, held_out))
@@ -223,7 +222,7 @@ def _near_copies(dataset: Dataset, x: Tensor) -> dict[str, Any]:
 
 
 def _class_balance(dataset: Dataset, seen: Tensor, known: Tensor) -> dict[str, Any]:
-    """Total variation between the classes seen in images and those of the labels; floor: draws of the latter."""
+    """Returns the total variation between the images' classes and the labels; the floor is that of drawn labels."""
     labels = torch.cat([_labels(dataset.y), _labels(dataset.held_out_y)])
     classes = int(dataset.classes or 0)
     shares = torch.bincount(labels, minlength=classes).double() / len(labels)
@@ -243,37 +242,37 @@ def _class_balance(dataset: Dataset, seen: Tensor, known: Tensor) -> dict[str, A
 
 
 def _seen(dataset: Dataset, features: Features, x: Tensor) -> Tensor:
-    """The features of images in the user's units, ``(N, F)``."""
+    """Returns the features of images in the user's units, ``(N, F)``."""
     return torch.cat([features(dataset.units.encode(part)) for part in chunks(x)])
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean of a set ``(N, F)``, and R with RᵀR its covariance."""
+    """Returns the mean of a set ``(N, F)``, and R, for which RᵀR is the covariance."""
     mean = x.mean(0)
     return mean, torch.linalg.qr((x - mean) / len(x) ** 0.5, mode="r").R
 
 
 def _covered(x: Tensor, y: Tensor) -> Tensor:
-    """Whether each of the points ``(N, F)`` lies in one of the balls round ``(M, F)``."""
-    # The nearest of all is the point itself.
+    """Returns for each of the points ``(N, F)`` if it lies in one of the balls around ``(M, F)``."""
+    # The nearest neighbour is the point itself.
     nearest = min(NEIGHBOURS + 1, len(y))
     radius = torch.cat([torch.cdist(part, y).topk(nearest, largest=False).values[:, -1] for part in _rows(y, y)])
     return torch.cat([(torch.cdist(part, y) <= radius).any(1) for part in _rows(x, y)])
 
 
 def _rows(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-    """A set in pieces whose distances to all of another fit into memory."""
+    """Returns a set in pieces whose distances to all of another set fit into memory."""
     return x.split(max(1, PAIRS // len(y)))
 
 
 def _part(x: Tensor, most: int | None = None) -> Tensor:
-    """At most so many of a set, :data:`REFERENCE` unless told, chosen by their number alone: labels like images."""
+    """Returns at most ``most`` of a set, or :data:`REFERENCE`; the choice depends on the set's length alone."""
     most = REFERENCE if most is None else most
     return x if len(x) <= most else x[_choice(len(x), most, 0)]
 
 
 def _parts(x: Tensor, n: int) -> list[Tensor]:
-    """Random parts of ``n`` of a set, or the set where it has no more."""
+    """Returns random parts of ``n`` of a set, or the set itself if it has no more."""
     return [x] if len(x) <= n else [x[_choice(len(x), n, i)] for i in range(SUBSETS)]
 
 
@@ -294,5 +293,5 @@ def _held_out(dataset: Dataset) -> Tensor:
 
 def _labels(y: Tensor | None) -> Tensor:
     if y is None:
-        raise UserError("the data have no labels, and what is to be measured needs them: use dataset=digits, say")
+        raise UserError("dataset: no labels, which this measure needs: use data with labels, such as dataset=digits")
     return y

@@ -1,14 +1,15 @@
 """Distances between generated points and the law of the data, each with its floor.
 
-Every number is measured against one large reference: independent draws of the exact law, or the held-out points
-where the law is not known. Beside the value of the generated points stand the *floor*, the median over 20
-independent exact draws of as many points, and the value of the training set. Where the law is not known, the floor's
-draws are random parts of the data, apart from a reference as large as the held-out one; of more generated points than
-there are for that, the value is the mean over parts of so many. None can be negative. On the line they
-are in the user's units; for vectors each coordinate counts in its own standard deviations, so that units do not matter.
-Where ``dataset.standardize`` is ``robust`` or ``quantile``, a few rows may carry those deviations. Values, floors and
-training set are then compared in the network's units, in which the bulk of the data is about 1 wide, and what lies
-farther than :data:`FARTHEST` counts as lying there: all rows are seen, and each counts for about its share.
+The distances are to one large reference: independent draws of the exact law, or the held-out points if the law is not
+known. Beside the value of the generated points are the *floor*, which is the median over 20 independent sets of as many
+exact draws, and the value of the training set. If the law is not known, the floor's sets are random parts of the data,
+and their reference is a disjoint part as large as the held-out one. If there are more generated points than such a part
+can have, the value is the mean over parts of the generated points. No distance is negative.
+
+On the line the units are the user's. For vectors each coordinate is measured in its own standard deviations, so that
+units do not matter. With ``dataset.standardize=robust`` or ``quantile``, a few rows may dominate these deviations: the
+distances are then taken in the network's units, in which the bulk of the data is about 1 wide, and points farther than
+:data:`FARTHEST` are moved to that distance, so that each row counts for about its share.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ REFERENCE = 10_000
 FLOORS = 20
 DIRECTIONS = 32
 FARTHEST = 10.0
-"""Network's units from 0 at which a point of a heavy tail counts, where distances are measured in them."""
+"""Largest distance from 0 of a point of a heavy tail, in the network's units."""
 
 Metrics = dict[str, dict[str, Any]]
 
 
 def w1(x: Tensor, y: Tensor) -> Tensor:
-    r"""Wasserstein-1 distances of sets on the line, in their units: :math:`\int_0^1 |F^{-1}(q) - G^{-1}(q)|\, dq`.
+    r"""Returns Wasserstein-1 distances of sets on the line, :math:`\int_0^1 |F^{-1}(q) - G^{-1}(q)|\, dq`.
 
     Args:
         x: ``(*, N)``, a set in each row.
@@ -47,7 +48,7 @@ def w1(x: Tensor, y: Tensor) -> Tensor:
         ``(*)``.
     """
     n, m = x.shape[-1], y.shape[-1]
-    # Where either quantile function jumps, in units of 1 / (n m): whole numbers, so that equal ones are equal.
+    # The jumps of both quantile functions, in units of 1 / (n m): as integers, equal ones compare equal.
     ends = torch.cat([m * torch.arange(1, n + 1), n * torch.arange(1, m + 1)]).unique()
     width = ends.diff(prepend=ends.new_zeros(1)).double() / (n * m)
     # NumPy sorts several times faster than torch on a CPU.
@@ -56,23 +57,23 @@ def w1(x: Tensor, y: Tensor) -> Tensor:
 
 
 def ks(x: Tensor, y: Tensor) -> float:
-    """Kolmogorov–Smirnov distance of two sets on the line: the largest difference of their distribution functions."""
+    """Returns the largest gap of two distribution functions, the Kolmogorov–Smirnov distance of sets on the line."""
     from scipy.stats import ks_2samp
 
     return float(ks_2samp(x.flatten().numpy(), y.flatten().numpy(), method="asymp").statistic)
 
 
 def sliced_w1(x: Tensor, y: Tensor) -> float:
-    """Mean over fixed directions of the W1 distance of the projections (Bonneel et al. 2015), in the data's units.
+    """Returns the mean W1 distance of the projections on fixed directions (Bonneel et al. 2015), in the data's units.
 
-    In the plane the directions are equally spaced, else random and the same at every call.
+    In the plane the directions are equally spaced; otherwise they are random, and the same at every call.
     """
     along = directions(x[0].numel()).T
     return float(w1(along @ x.flatten(1).T, along @ y.flatten(1).T).mean())
 
 
 def directions(d: int) -> Tensor:
-    """The directions of :func:`sliced_w1` in d dimensions: unit vectors, the columns of ``(d, 32)``."""
+    """Returns the directions of :func:`sliced_w1` in d dimensions: unit vectors, the columns of ``(d, 32)``."""
     if d == 2:
         angle = torch.arange(DIRECTIONS, dtype=torch.float64) * math.pi / DIRECTIONS
         return torch.stack([angle.cos(), angle.sin()])
@@ -81,12 +82,14 @@ def directions(d: int) -> Tensor:
 
 
 def energy(x: Tensor, y: Tensor, within_y: float | None = None) -> float:
-    r"""Energy distance :math:`\sqrt{2 E|X - Y| - E|X - X'| - E|Y - Y'|}` (Székely & Rizzo 2013), as a V-statistic.
+    r"""Returns the energy distance :math:`\sqrt{2 E|X - Y| - E|X - X'| - E|Y - Y'|}` as a V-statistic.
+
+    Reference: Székely & Rizzo (2013), https://doi.org/10.1016/j.jspi.2013.03.018
 
     Args:
         x: ``(N, *)``.
         y: ``(M, *)``.
-        within_y: E|Y − Y'|, where it is known already.
+        within_y: :math:`E|Y - Y'|`, if it is known already.
     """
     if x[0].numel() == 1:
         from scipy.stats import energy_distance
@@ -97,7 +100,7 @@ def energy(x: Tensor, y: Tensor, within_y: float | None = None) -> float:
 
 
 def mean_distance(x: Tensor, y: Tensor) -> float:
-    """Mean Euclidean distance over all pairs of two sets."""
+    """Returns the mean Euclidean distance over all pairs of two sets."""
     x, y = x.flatten(1), y.flatten(1)
     # Pieces that stay in the cache.
     total = sum(float(torch.cdist(chunk, y).sum()) for chunk in x.split(100))
@@ -105,7 +108,7 @@ def mean_distance(x: Tensor, y: Tensor) -> float:
 
 
 def distances(dataset: Dataset, reference: Tensor) -> dict[str, Callable[[Tensor], float]]:
-    """The distances to a reference that make sense for a data set, by name."""
+    """Returns the distances to a reference that a data set allows, by name."""
     line, vectors = reference[0].numel() == 1, reference.ndim == 2
     deviation = reference.std(0, correction=0)
     scale = torch.where(deviation > 0, deviation, 1.0) if vectors and not line else torch.ones(())
@@ -132,9 +135,9 @@ def distances(dataset: Dataset, reference: Tensor) -> dict[str, Callable[[Tensor
 
 
 def measure_points(dataset: Dataset, x: Tensor) -> Metrics:
-    """Every distance of generated points ``x`` in the user's units, with its floor and the training set's value.
+    """Returns every distance of points ``x`` in the user's units, with its floor and the training set's value.
 
-    There is none where nothing is known of the law but the training points.
+    There are none if the law is not known and no points are held out.
     """
     if unmeasured(dataset):
         return {}
@@ -166,14 +169,14 @@ def measure_points(dataset: Dataset, x: Tensor) -> Metrics:
 
 
 def unmeasured(dataset: Dataset) -> str:
-    """Why nothing can be measured against a data set; nothing where it can."""
+    """Returns the reason why a data set allows no measure; empty if it does."""
     if dataset.held_out is not None or dataset.draw(1, generator("cpu", 0, "reference")) is not None:
         return ""
     return "nothing was held out and the law of the data is not known"
 
 
 def score_error(dataset: Dataset, sde: SDE, score: Score, n: int = 1024) -> float | None:
-    r"""Relative error of a score against the exact one, where that is known; 0 for the oracle.
+    r"""Returns the relative error of a score, or None if the exact score is not known.
 
     .. math:: \left( \frac{E \sigma_t^2 \|s_\theta - \nabla \log p_t\|^2}{E \sigma_t^2 \|\nabla \log p_t\|^2}
               \right)^{1/2}, \qquad t \sim U[\varepsilon, T], \quad x_t \sim p_t
@@ -195,7 +198,7 @@ def score_error(dataset: Dataset, sde: SDE, score: Score, n: int = 1024) -> floa
 
 
 def table(metrics: Metrics, points: str = "samples") -> str:
-    """The metrics as lines of text, of the points that are named."""
+    """Returns the metrics as lines of text; ``points`` is the heading of the values."""
     lines = [f"{'':<14}{points:>10}{'floor':>10}{'training set':>14}"]
     for name, entry in metrics.items():
         cells = [f"{entry[key]:.4g}" if entry[key] is not None else "" for key in ("value", "floor", "train")]
@@ -204,12 +207,12 @@ def table(metrics: Metrics, points: str = "samples") -> str:
 
 
 def in_parts(x: Tensor, n: int) -> tuple[Tensor, ...]:
-    """A set in parts of ``n``, as many as it has; what is left over is in none."""
+    """Returns a set in parts of ``n``; a smaller rest is left out."""
     return x[: len(x) // n * n].split(n)
 
 
 def _split(dataset: Dataset, n: int, i: int) -> tuple[Tensor, Tensor]:
-    """Draws ``n`` points of all data without replacement, and as many others as are held out."""
+    """Draws ``n`` points of all data without replacement, and as many others as there are held-out points."""
     held_out = _found(dataset.held_out).double()
     pool = torch.cat([dataset.x.double(), held_out])
     order = torch.randperm(len(pool), generator=generator("cpu", 0, "floor", i))
@@ -217,7 +220,7 @@ def _split(dataset: Dataset, n: int, i: int) -> tuple[Tensor, Tensor]:
 
 
 def _total_variation(a: Tensor | None, b: Tensor | None) -> float:
-    """Half the sum of the differences of the shares of each mode."""
+    """Returns half the sum of the differences of the modes' shares."""
     modes = int(max(_found(a).max(), _found(b).max())) + 1
     shares = [torch.bincount(_found(m), minlength=modes).double() / len(_found(m)) for m in (a, b)]
     return 0.5 * float((shares[0] - shares[1]).abs().sum())

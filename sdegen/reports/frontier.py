@@ -1,4 +1,4 @@
-"""The frontier of samplers: what each reaches with how many evaluations, and in what time, on one score."""
+"""The frontier of samplers on one score: the quality of each against evaluations and time."""
 
 from __future__ import annotations
 
@@ -18,24 +18,21 @@ from sdegen.config.remedies import choice
 from sdegen.runs import files
 
 METRICS = ("w1", "sliced_w1", "energy", "frechet")
-"""What quality is drawn as: the first of them that was measured."""
+"""Measures of quality; the first that was measured is drawn."""
 STEERED = ("agreement", "class_recall", "spread")
-"""What a stronger guidance buys, and what it costs."""
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe & Ito's palette; markers tell apart what colours alone cannot."""
-MARKERS = "os^DvPX"
+"""Measures that show the gain and the cost of stronger guidance."""
 
 
-class Entry(NamedTuple):
-    """One job of a sweep.
+class SamplingJob(NamedTuple):
+    """One job of a sweep over samplers.
 
     Attributes:
-        options: of its sampler by their paths, the number of steps left out, and which weights, step, seed and count.
-        name: of its sampler.
-        steps: None where the sampler chooses them.
-        nfe: counted evaluations for a sample.
-        seconds: for all samples.
-        metrics: as in ``metrics.json``.
+        options: the sampler's options by their paths without the steps, and weights, step, seed, count and guidance.
+        name: the sampler.
+        steps: the number of steps; None if the sampler chooses it.
+        nfe: counted evaluations for each sample.
+        seconds: time for all samples.
+        metrics: the content of ``metrics.json``.
     """
 
     options: dict[str, Any]
@@ -47,26 +44,26 @@ class Entry(NamedTuple):
 
 
 def write(folders: Sequence[Path]) -> list[Path]:
-    """A table and a figure for the sample folders of a sweep, into ``<run>/frontiers/<number>-samplers/``."""
+    """Writes a table and a figure for the sample folders of a sweep into ``<run>/frontiers/<number>-samplers/``."""
     written = []
     for run in dict.fromkeys(folder.parents[1] for folder in folders):
-        entries = [read(folder) for folder in folders if folder.parents[1] == run]
-        entries = [entry for entry in entries if entry.metrics]
-        if len(entries) < 2:
+        jobs = [read(folder) for folder in folders if folder.parents[1] == run]
+        jobs = [job for job in jobs if job.metrics]
+        if len(jobs) < 2:
             continue
-        labels = label(entries)
+        labels = label(jobs)
         with files.new_folder(run / "frontiers", "samplers") as (folder, final):
-            table(entries, labels, folder / "frontier.csv")
-            figures.save(draw(entries, labels), folder / "frontier.png")
-            by_scale = {entry.options.get("guidance.scale"): entry.metrics for entry in entries}
-            if len(by_scale) == len(entries) and all(set(STEERED) <= set(found) for found in by_scale.values()):
+            table(jobs, labels, folder / "frontier.csv")
+            figures.save(draw(jobs, labels), folder / "frontier.png")
+            by_scale = {job.options.get("guidance.scale"): job.metrics for job in jobs}
+            if len(by_scale) == len(jobs) and all(set(STEERED) <= set(found) for found in by_scale.values()):
                 figures.save(steering(by_scale), folder / "steering.png")
         written.append(final)
     return written
 
 
-def read(folder: Path) -> Entry:
-    """The entry that a folder of samples holds."""
+def read(folder: Path) -> SamplingJob:
+    """Returns the job whose samples a folder holds."""
     from omegaconf import OmegaConf
 
     node: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
@@ -83,70 +80,70 @@ def read(folder: Path) -> Entry:
     options |= dict(guidance, label=node.get("label"))
     steps = options.pop("steps", None)
     found = json.loads(metrics.read_text()) if metrics.exists() else {}
-    return Entry(options, choice(node["sampler"]), steps, nfe, seconds, found)
+    return SamplingJob(options, choice(node["sampler"]), steps, nfe, seconds, found)
 
 
 def steering(by_scale: Mapping[Any, Mapping[str, Mapping[str, Any]]]) -> Figure:
-    """Agreement with the class that was asked for against the scale of the guidance, beside what it costs."""
+    """Draws the agreement with the requested class against the scale of the guidance, beside its cost."""
     scales = sorted(by_scale)
     curves = {name: [by_scale[scale][name]["value"] for scale in scales] for name in STEERED}
     return figures.steering(scales, curves, {name: by_scale[scales[0]][name]["floor"] for name in STEERED})
 
 
-def label(entries: Sequence[Entry]) -> list[str]:
-    """A name for each entry's sampler, with those of its options in which entries of one name differ."""
+def label(jobs: Sequence[SamplingJob]) -> list[str]:
+    """Returns a label for each job: its sampler, and the options in which jobs of the same sampler differ."""
     labels = []
-    for entry in entries:
-        same = [other for other in entries if other.name == entry.name]
-        varied = [key for key in entry.options if differ(same, key)]
+    for job in jobs:
+        same = [other for other in jobs if other.name == job.name]
+        varied = [key for key in job.options if differ(same, key)]
         varied += [
-            key for key in ("weights", "step", "seed", "count", "label") if key not in varied and differ(entries, key)
+            key for key in ("weights", "step", "seed", "count", "label") if key not in varied and differ(jobs, key)
         ]
-        # Tolerances are to an adaptive sampler what the number of steps is to the others, and are tightened together.
+        # The tolerances of an adaptive sampler take the place of a number of steps, which has no part in the label.
         varied = [key for key in varied if key not in ("rtol", "atol")]
-        labels.append(" ".join([entry.name, *(f"{key}={entry.options.get(key)}" for key in varied)]))
+        labels.append(" ".join([job.name, *(f"{key}={job.options.get(key)}" for key in varied)]))
     return labels
 
 
-def differ(entries: Sequence[Entry], key: str) -> bool:
-    """Whether an option is not the same for all."""
-    return len({str(entry.options.get(key)) for entry in entries}) > 1
+def differ(jobs: Sequence[SamplingJob], key: str) -> bool:
+    """Returns True if an option differs between jobs."""
+    return len({str(job.options.get(key)) for job in jobs}) > 1
 
 
-def table(entries: Sequence[Entry], labels: Sequence[str], path: Path) -> None:
-    """Every metric of every entry, with its floor, as CSV."""
-    names = list(dict.fromkeys(name for entry in entries for name in entry.metrics))
+def table(jobs: Sequence[SamplingJob], labels: Sequence[str], path: Path) -> None:
+    """Writes every metric of every job, with its floor, as CSV."""
+    names = list(dict.fromkeys(name for job in jobs for name in job.metrics))
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["sampler", "steps", "nfe", "seconds", *(f for name in names for f in (name, f"{name}_floor"))])
-        for entry, text in zip(entries, labels, strict=True):
-            cells = [entry.metrics.get(name, {}).get(field) for name in names for field in ("value", "floor")]
-            writer.writerow([text, entry.steps, f"{entry.nfe:g}", f"{entry.seconds:.4g}", *map(cell, cells)])
+        for job, text in zip(jobs, labels, strict=True):
+            cells = [job.metrics.get(name, {}).get(field) for name in names for field in ("value", "floor")]
+            writer.writerow([text, job.steps, f"{job.nfe:g}", f"{job.seconds:.4g}", *map(cell, cells)])
 
 
 def cell(value: float | None) -> str:
-    """A number of a table; nothing where there is none."""
+    """Returns a number as text, or an empty text for None."""
     return "" if value is None else f"{value:.5g}"
 
 
-def draw(entries: Sequence[Entry], labels: Sequence[str]) -> Figure:
-    """Quality against counted evaluations and against seconds, a line for each sampler, the floor drawn in."""
-    metric = next((name for name in METRICS if name in entries[0].metrics), next(iter(entries[0].metrics)))
+def draw(jobs: Sequence[SamplingJob], labels: Sequence[str]) -> Figure:
+    """Draws the quality against evaluations and against seconds: a line for each sampler, and the floor."""
+    metric = next((name for name in METRICS if name in jobs[0].metrics), next(iter(jobs[0].metrics)))
     with matplotlib.rc_context(figures.STYLE):
         figure = Figure(figsize=(7.2, 3.4), layout="constrained")
         panels = figure.subplots(1, 2, sharey=True)
         for k, text in enumerate(dict.fromkeys(labels)):
-            own = sorted((e for e, name in zip(entries, labels, strict=True) if name == text), key=lambda e: e.nfe)
-            quality = [entry.metrics[metric]["value"] for entry in own]
+            own = sorted((e for e, name in zip(jobs, labels, strict=True) if name == text), key=lambda e: e.nfe)
+            quality = [job.metrics[metric]["value"] for job in own]
             style: dict[str, Any] = {
-                "color": COLOURS[k % len(COLOURS)],
-                "marker": MARKERS[(k + k // len(COLOURS)) % len(MARKERS)],
+                "color": figures.COLOURS[k % len(figures.COLOURS)],
+                "marker": figures.MARKERS[(k + k // len(figures.COLOURS)) % len(figures.MARKERS)],
                 "markersize": 4,
                 "linewidth": 1,
             }
-            panels[0].plot([entry.nfe for entry in own], quality, label=text, **style)
-            panels[1].plot([entry.seconds for entry in own], quality, **style)
-        floors = sorted({entry.metrics[metric]["floor"] for entry in entries})
+            panels[0].plot([job.nfe for job in own], quality, label=text, **style)
+            panels[1].plot([job.seconds for job in own], quality, **style)
+        floors = sorted({job.metrics[metric]["floor"] for job in jobs})
         for axes, name in zip(
             panels, ("evaluations of the score for a sample", "seconds for all samples"), strict=True
         ):

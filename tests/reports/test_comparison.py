@@ -12,18 +12,18 @@ import pytest
 from matplotlib.axes import Axes
 
 from sdegen.reports import comparison
-from sdegen.reports.collection import Entry
+from sdegen.reports.collection import FinishedRun
 
 SEEDS = (0, 1, 2)
 
 
-def entry(options: dict[str, str], value: float, seconds: float = 1.0, name: str = "smile") -> Entry:
+def entry(options: dict[str, str], value: float, seconds: float = 1.0, name: str = "smile") -> FinishedRun:
     metrics = {"sliced_w1": {"value": value, "floor": 0.5, "train": 0.6}}
     cost = {"steps": 10, "seconds": seconds, "peak_memory_mib": 100 * seconds}
-    return Entry(Path(name), name, {"name": name, **options}, metrics, {"training": cost})
+    return FinishedRun(Path(name), name, {"name": name, **options}, metrics, {"training": cost})
 
 
-def grid(make: Callable[..., dict[str, str]], *values: tuple) -> dict[tuple, list[Entry]]:
+def grid(make: Callable[..., dict[str, str]], *values: tuple) -> dict[tuple, list[FinishedRun]]:
     """Three seeds of each combination of values, with measures of their own."""
     random = np.random.default_rng(0)
     return {
@@ -44,7 +44,7 @@ def curves(axes: Axes) -> dict[str, tuple[list[float], list[float]]]:
     }
 
 
-def values(entries: list[Entry]) -> list[float]:
+def values(entries: list[FinishedRun]) -> list[float]:
     return [one.metrics["sliced_w1"]["value"] for one in entries]
 
 

@@ -16,12 +16,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sdegen.config import assembly, options
+from sdegen.config import assembly
 from sdegen.config.compose import composed
+from sdegen.config.options import flat_options
 from sdegen.core.errors import UserError
 from sdegen.reports import report
-from sdegen.reports.collection import Entry
-from sdegen.reports.paper import EXPERIMENTS
+from sdegen.reports.collection import FinishedRun
+from sdegen.reports.paper import experiments, papers
 from sdegen.runs import files, forecast, ledger, session
 
 SHORT = ("trainer.steps=2", "trainer.epochs=null", "trainer.preview_every=0", "sampler.steps=2", "count=30")
@@ -150,29 +151,29 @@ def test_a_browser_shows_every_picture_and_sorts_the_table(sweep: Path, tmp_path
     assert down == up[::-1]
 
 
-def paper_run(name: str, *overrides: str) -> Entry:
+def paper_run(name: str, *overrides: str) -> FinishedRun:
     """A finished run of one of the paper's experiments, as far as a report is concerned."""
     config = assembly.build(composed("train", [f"experiment={name.replace('_', '/', 1)}", *overrides])).config
-    values = {key: str(value) for key, value in options.flat_options(config)}
-    return Entry(Path(name, str(overrides), "0"), name, values, {}, {})
+    options = {key: str(value) for key, value in flat_options(config)}
+    return FinishedRun(Path(name, str(overrides), "0"), name, options, {}, {})
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", experiments())
 def test_every_experiment_of_the_paper_is_known_by_its_settings(name: str) -> None:
     """As it stands in conf/, of one seed the newest; with another process, network or λ it is not the paper's."""
     seeds = [paper_run(name, f"seed={seed}") for seed in (0, 1)]
     again = seeds[0]._replace(folder=Path("again", "0"))
-    settings = EXPERIMENTS[name].settings
+    settings = experiments()[name].settings
     others = [paper_run(name, "sde=subvp"), paper_run(name, "sde.beta_max=5")]
     others += [paper_run(name, "network.hidden=[8]")] if "network.hidden" in settings else []
     others += [paper_run(name, "weighting=likelihood")] if "weighting" in settings else []
     others += [paper_run(name, "parametrization=raw"), paper_run(name, "times=uniform")] if "times" in settings else []
     others += [paper_run(name, "sampler.steps=10")] if "sampler.steps" in settings else []
-    assert report.papers([*others, *seeds, again]) == {name: [seeds[1], again]}
-    assert report.papers(others) == {}
+    assert papers([*others, *seeds, again]) == {name: [seeds[1], again]}
+    assert papers(others) == {}
     # Beside another in one folder it is part of a sweep.
     together = [one._replace(folder=Path("sweep", str(i))) for i, one in enumerate([*others, *seeds])]
-    assert report.papers(together) == {}
+    assert papers(together) == {}
 
 
 def test_the_papers_runs_come_first_beside_their_captions(sweep: Path, tmp_path: Path) -> None:
@@ -303,10 +304,10 @@ def test_a_run_by_itself_is_read_too(sweep: Path, tmp_path: Path) -> None:
     path, entries, _ = report.write(run)
     assert path == run / "report.html" and [entry.folder for entry in entries] == [run]
     with Image.open(run / "figures" / "samples.png") as picture:
-        assert f"width='{96 * picture.width / 150:.0f}'" in path.read_text()
+        assert f'width="{96 * picture.width / 150:.0f}"' in path.read_text()
 
 
-def test_a_page_that_cannot_be_written_is_told(sweep: Path, tmp_path: Path) -> None:
+def test_a_page_that_cannot_be_written_is_an_error(sweep: Path, tmp_path: Path) -> None:
     shutil.copytree(sweep / "8-smile", tmp_path / "run")
     (tmp_path / "report.html").mkdir()
     with pytest.raises(UserError, match="report.html: cannot be written"):
@@ -314,7 +315,7 @@ def test_a_page_that_cannot_be_written_is_told(sweep: Path, tmp_path: Path) -> N
     assert {path.name for path in tmp_path.iterdir()} == {"run", "report.html"}
 
 
-def test_a_folder_without_runs_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_runs_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         report.write(tmp_path / "nowhere")
     with pytest.raises(UserError, match="holds no finished run"):

@@ -187,7 +187,7 @@ def _dots(axes: Axes, panel: str, rows: Sequence[Row]) -> None:
 
 def _by_line(rows: Sequence[Row]) -> Iterator[tuple[str, tuple[str, list[Row]]]]:
     """A colour for each line, its name and its rows."""
-    from sdegen.reports.frontier import COLOURS
+    from sdegen.figures import COLOURS
 
     lines: dict[str, list[Row]] = {}
     for each in rows:

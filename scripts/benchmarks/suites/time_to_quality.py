@@ -55,7 +55,7 @@ def draw(rows: Sequence[Row]) -> Figure:
     from matplotlib.figure import Figure
 
     from sdegen import figures
-    from sdegen.reports.frontier import COLOURS
+    from sdegen.figures import COLOURS
 
     with matplotlib.rc_context(figures.STYLE):
         figure = Figure(figsize=(7.2, 3.2), layout="constrained")

@@ -1,0 +1,158 @@
+"""Sphinx extension: the reference of the options, and the errata, generated from ``conf/`` and from the package.
+
+``.. choices:: sampler`` describes a group with its choices and their options, ``.. command:: train`` the options of a
+command, ``.. errata::`` the misprints of the paper. They write reStructuredText, as the docstrings do.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from sdegen.core import schema
+from sdegen.reports.errata import errata
+
+CONF = Path(__file__).parents[2] / "conf"
+NOT_OPTIONS = ("defaults", "hydra", "_target_")
+
+
+class Choices(SphinxDirective):
+    """A group: what each choice is, and the options of the classes behind the choices."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Returns the nodes of the group."""
+        folder = CONF / self.arguments[0]
+        files = sorted(folder.rglob("*.yaml") if self.arguments[0] == "experiment" else folder.glob("*.yaml"))
+        for file in files:
+            self.env.note_dependency(str(file))
+        rows = [[f"``{file.relative_to(folder).with_suffix('')}``", description(file)] for file in files]
+        text = table(["choice", "meaning"], rows, "20 80")
+        targets: dict[str, dict[str, Any]] = {}
+        for file in files:
+            node = yaml.safe_load(file.read_text())
+            # Experiments and sweeps change options of other groups and have none of their own.
+            if node and "_target_" in node:
+                targets.setdefault(node["_target_"], {})[file.stem] = node
+        for target, nodes_of_choices in targets.items():
+            cls = pkgutil.resolve_name(target)
+            choices = ", ".join(f"``{name}``" for name in nodes_of_choices)
+            found = [
+                [f"``{option.name}``", escaped(option.kind), default(option, nodes_of_choices), option.meaning]
+                for option in schema.options(cls).values()
+            ]
+            if found:
+                text += f"\n**Options of** {choices} (:class:`~{target}`)\n\n"
+                text += table(["option", "type", "default", "meaning"], found, "15 15 15 55")
+        return self.parse_text_to_nodes(text)
+
+
+class Command(SphinxDirective):
+    """The options of a command that belong to no group."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Returns the table of the options."""
+        file = CONF / f"{self.arguments[0]}.yaml"
+        self.env.note_dependency(str(file))
+        values = yaml.safe_load(file.read_text())
+        rows = [
+            [f"``{name}``", literal(values[name]), meaning]
+            for name, meaning in comments(file).items()
+            if name in values and name not in NOT_OPTIONS
+        ]
+        return self.parse_text_to_nodes(table(["option", "default", "meaning"], rows, "18 22 60"))
+
+
+class Errata(SphinxDirective):
+    """The table of the paper's errata."""
+
+    def run(self) -> list[nodes.Node]:
+        """Returns the table."""
+        rows = [
+            [str(row.number), *map(escaped, row[1:4]), *("" if x is None else f"{x:.4g}" for x in row[5:])]
+            for row in errata()
+        ]
+        heads = ["", "where", "printed", "correct", "as printed", "corrected", "measured"]
+        return self.parse_text_to_nodes(table(heads, rows, "5 20 30 30 5 5 5"))
+
+
+def description(file: Path) -> str:
+    """Returns the comment that opens a YAML file, with its commands as literal text."""
+    lines: list[str] = []
+    for line in file.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        if line.startswith("#  "):
+            lines.append(f"``{line.removeprefix('#').strip()}``")
+        elif not line.startswith("# @package"):
+            lines.append(escaped(line.removeprefix("#").strip()))
+    return " ".join(lines)
+
+
+def comments(file: Path) -> dict[str, str]:
+    """Returns the comment above each option of a YAML file; an option without one shares that of the option before."""
+    found, pending, last = {}, [], ""
+    for line in file.read_text().splitlines():
+        if line.startswith("#"):
+            pending.append(line.removeprefix("#").strip())
+        elif option := re.match(r"(\w+):", line):
+            last = escaped(" ".join(pending)) if pending else last
+            found[option[1]], pending = last, []
+        elif not line.strip():
+            pending, last = [], ""
+    return found
+
+
+def default(option: schema.Option, nodes_of_choices: dict[str, dict[str, Any]]) -> str:
+    """Returns the value of an option in the files of the choices, with the choices' names if the values differ."""
+    own = {choice: literal(node.get(option.name, option.default)) for choice, node in nodes_of_choices.items()}
+    if len(set(own.values())) == 1:
+        return next(iter(own.values()))
+    return "; ".join(
+        f"{value} ({', '.join(choice for choice in own if own[choice] == value)})"
+        for value in dict.fromkeys(own.values())
+    )
+
+
+def literal(value: object) -> str:
+    """Returns a value as YAML writes it, as literal text; a required one as such."""
+    if value is schema.REQUIRED or value == "???":
+        return "required"
+    text = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n...\n").strip()
+    return f"``{text}``" if text.strip("'") else "empty"
+
+
+def escaped(text: str) -> str:
+    """Returns plain text with the characters escaped that reStructuredText would read as markup."""
+    return re.sub(r"([*`|\\]|_\b)", r"\\\1", text)
+
+
+def table(heads: list[str], rows: list[list[str]], widths: str) -> str:
+    """Returns a table in reStructuredText."""
+    lines = [".. list-table::", "   :header-rows: 1", f"   :widths: {widths}", ""]
+    for row in [heads, *rows]:
+        lines += [f"   {'* -' if i == 0 else '  -'} {sentence(cell)}" for i, cell in enumerate(row)]
+    return "\n".join([*lines, ""])
+
+
+def sentence(cell: str) -> str:
+    """Returns a cell that does not begin as an enumerated list would, such as ``(10) is`` or ``b. The``."""
+    return re.sub(r"^(?=\(?\w+[.)] )", r"\\", cell)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Registers the directives."""
+    app.add_directive("choices", Choices)
+    app.add_directive("command", Command)
+    app.add_directive("errata", Errata)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,73 @@
+"""The pages of the documentation are true: their commands run, and the files and choices that they name exist."""
+
+from __future__ import annotations
+
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+from commands import ROOT
+from documents import commands, reader, run_commands
+
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+MARKDOWN = [*PAGES, ROOT / "README.md", ROOT / "README.pt-BR.md", ROOT / "CONTRIBUTING.md"]
+
+
+def name(path: Path) -> str:
+    return path.stem
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any("sdegen " in line for line in commands(page))], ids=name
+)
+def test_every_command_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_commands(page, reader(tmp_path), monkeypatch)
+
+
+@pytest.mark.parametrize("page", MARKDOWN, ids=name)
+def test_every_file_and_every_choice_that_is_named_exists(page: Path) -> None:
+    text = page.read_text()
+    files = re.findall(r"`((?:tests|scripts|conf|sdegen)/[\w/.]+\.\w+)`", text)
+    assert [file for file in files if not (ROOT / file).exists()] == []
+    groups = {str(folder.relative_to(ROOT / "conf")) for folder in (ROOT / "conf").rglob("*") if folder.is_dir()}
+    choices = re.findall(r"(?<![\w/.])([\w/]+)=([\w/]+(?:,[\w/]+)*)", text)
+    named = [(group, one) for group, several in choices if group in groups for one in several.split(",")]
+    own = {("sde", "slow")}
+    assert [
+        one for one in named if one not in own and not (ROOT / "conf" / "/".join(one)).with_suffix(".yaml").exists()
+    ] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_name_of_the_api_exists(page: Path) -> None:
+    for found in re.findall(r"{py:\w+}`~?(sdegen[\w.]*)`", page.read_text()):
+        pkgutil.resolve_name(found)
+
+
+@pytest.mark.parametrize("page", MARKDOWN, ids=name)
+def test_every_make_target_exists(page: Path) -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([\w-]+)", page.read_text(), re.MULTILINE)) <= targets
+
+
+def test_pip_installs_what_the_makefile_does() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    asked = [line for page in MARKDOWN for line in commands(page) if "pip install" in line]
+    assert asked
+    assert [line for line in asked if line.partition("install ")[2] not in makefile] == []
+
+
+def test_every_group_is_in_the_reference_of_the_options() -> None:
+    text = (DOCS / "reference" / "options.rst").read_text()
+    groups = {file.parent.relative_to(ROOT / "conf") for file in (ROOT / "conf").rglob("*.yaml")} - {Path(".")}
+    # Choices in folders within experiments and sweeps belong to these groups.
+    groups = {Path(group.parts[0]) if group.parts[0] in ("experiment", "sweep") else group for group in groups}
+    assert sorted(re.findall(r"^\.\. choices:: (\S+)", text, re.MULTILINE)) == sorted(map(str, groups))
+
+
+def test_every_room_with_public_names_is_in_the_reference_of_the_api() -> None:
+    rooms = {file.parent.name for file in (ROOT / "sdegen").glob("*/__init__.py") if "__all__" in file.read_text()}
+    text = (DOCS / "reference" / "api.rst").read_text()
+    assert rooms <= set(re.findall(r"^\.\. automodule:: sdegen\.(\w+)", text, re.MULTILINE))

@@ -1,0 +1,109 @@
+"""The commands and the code in Markdown pages: how tests read them, and run them with less to do."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import ROOT, fresh, run
+from matplotlib.image import imsave
+
+from sdegen.metrics import features, images
+from sdegen.runs import forecast
+
+SHORT = {
+    "train": ["trainer.steps=4", "trainer.epochs=null", "trainer.preview_every=0", "count=40"],
+    "sample": ["count=20"],
+    "evaluate": ["count=20"],
+}
+"""Options that a command gets besides its own, so that it takes a second and not minutes."""
+SHORTER = {
+    "trainer.epochs=8000": "trainer.steps=6",
+    "trainer.replicas=10": "trainer.replicas=2",
+    "weighting=uniform,variance,likelihood": "weighting=uniform,variance",
+    "guidance.scale=0,1,2,3,4,8": "guidance.scale=0,2",
+    "count=5000": "",
+    "count=100": "count=2",
+    "sampler.steps=5,10,20": "sampler.steps=5,10",
+    "sampler.steps=50": "sampler.steps=5",
+}
+"""Options that would take long, and their replacements."""
+NARROW = {
+    "experiment=paper/gaussian_mixture": ["sampler.steps=3"],
+    "experiment=digits": ["network.channels=[8]"],
+    "experiment=digits_conditional": ["network.channels=8", "network.multipliers=[1]", "network.blocks=1"],
+    "network=unet": ["network.channels=8"],
+    "sweep=weighting": ["experiment=paper/smile", "weighting=uniform", "seed=0", "hydra.sweep.dir=outputs/weighting"],
+    "sweep=paper/grid": ["experiment=paper/grid/smile"],
+}
+"""Options that make an experiment smaller."""
+COMMAND = r"(?:PYTHONPATH=mine )?(?:python3?|pip|make|tensorboard|sdegen|\. )"
+
+
+def blocks(path: Path, language: str = "") -> list[str]:
+    """Returns the blocks of code of a language."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", path.read_text(), re.DOTALL | re.MULTILINE)
+    return [block for found, block in fenced if found == language]
+
+
+def commands(path: Path) -> list[str]:
+    """Returns the commands of a page in their order, without the words beside them."""
+    lines = [line for block in blocks(path) for line in block.splitlines() if re.match(COMMAND, line)]
+    return [re.split(r"\s{2,}", line)[0] for line in lines]
+
+
+def reader(folder: Path) -> Path:
+    """Makes the files in a folder that the pages assume their reader to have."""
+    np.savetxt(folder / "points.csv", np.random.default_rng(0).normal(size=(50, 2)), delimiter=",")
+    (folder / "pictures").mkdir()
+    for i in range(6):
+        imsave(folder / "pictures" / f"{i}.png", np.random.default_rng(i).random((8, 8, 3)))
+    (folder / "mine" / "conf" / "sde").mkdir(parents=True)
+    for language in ("python", "yaml"):
+        for block in blocks(ROOT / "docs" / "extend.md", language):
+            (folder / block.splitlines()[0].removeprefix("# ")).write_text(block)
+    return folder
+
+
+def run_commands(path: Path, folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Runs every command of the package on a page, in order, in one folder, each with less to do.
+
+    A command after ``$`` is refused, with exactly the line that follows it.
+    """
+    patch.setattr(features, "EPOCHS", (1, 1))
+    patch.setattr(images, "REFERENCE", 300)
+    patch.setattr(forecast, "SECONDS", 0.0)
+    patch.setenv("PYTHONPATH", "mine")
+    patch.syspath_prepend(str(folder / "mine"))
+    for line in commands(path):
+        if "sdegen " in line:
+            command, arguments = shortened(line)
+            # The processes of a launcher outlive a fork.
+            result = (fresh if "joblib" in line else run)(command, *arguments, cwd=folder)
+            assert result.returncode == 0, f"{line}\n{result.stdout}\n{result.stderr}"
+    for block in blocks(path):
+        if block.startswith("$"):
+            asked, message = block.splitlines()
+            command, arguments = shortened(asked.removeprefix("$ "))
+            result = run(command, *arguments, cwd=folder)
+            assert (result.returncode, result.stderr.strip()) == (2, message)
+
+
+def shortened(line: str) -> tuple[str, list[str]]:
+    """Returns a command and its arguments with less to do."""
+    words = [word for word in shlex.split(line) if not word.startswith("PYTHONPATH=")]
+    command, arguments = words[1], [SHORTER.get(word, word) for word in words[2:]]
+    arguments = [word for word in arguments if word]
+    if {"--help", "--cfg"} & set(arguments) or any(word.startswith("resume=") for word in arguments):
+        return command, arguments
+    given = {word.partition("=")[0] for word in arguments}
+    own = [option for option in SHORT.get(command, []) if option.partition("=")[0] not in given]
+    own += [option for word in arguments for option in NARROW.get(word, [])]
+    # The experiments of a sweep or of the paper, and a sampler that is named, may choose their steps.
+    chosen = ("sampler", "sweep=", "experiment=paper/")
+    if command in ("train", "sample") and not any(word.startswith(chosen) for word in arguments):
+        own.append("sampler.steps=3")
+    return command, [*arguments, *own]
