@@ -1,4 +1,4 @@
-"""A run that may be a stranger's: what is looked at before anything is made of it, or written into its folder."""
+"""Checks of a checkpoint that may come from a stranger, before anything is built from it or written to its folder."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from sdegen.datasets import restored
 from sdegen.networks.base import at_most
 
 DEEPEST, LONGEST, MOST = 20, 4096, 10**5
-"""Levels, characters of a text and entries that a configuration may have."""
+"""The most levels, characters of a text and entries that a part of a checkpoint may have."""
 
 
 def plain(config: Config) -> Config:
-    """A checkpoint's configuration, refused where it is not plain data, or holds an interpolation.
+    """Returns a checkpoint's configuration.
 
     Raises:
-        UserError: it is not, or does.
+        UserError: it is not plain data, holds an interpolation, or lacks a group.
     """
     check_plain("configuration", config)
     if "${" in repr(config):
@@ -36,9 +36,14 @@ def plain(config: Config) -> Config:
 
 
 def check_plain(name: str, content: object) -> None:
-    """UserError where a part of a checkpoint is not of a size, a depth and the types that a run leaves.
+    """Raises a :class:`UserError` where a part of a checkpoint is too large, too deep or not of plain types.
 
-    The same list may stand in many places, so that what is small in the file would fill the memory when it is written.
+    Each entry is counted as often as it occurs: a list that occurs in many places is small in the checkpoint, and would
+    fill the memory when it is written as YAML.
+
+    Args:
+        name: the part's name in messages.
+        content: the part.
     """
     entries, left = 0, [(0, content)]
     while left:
@@ -49,9 +54,9 @@ def check_plain(name: str, content: object) -> None:
             left += [(depth + 1, part) for part in inner]
         elif isinstance(value, str):
             if len(value) > LONGEST or re.search(r"[\x00-\x1f\x7f]", value):
-                reason = "holds a text that is too long, or no line"
+                reason = "holds a text that is too long, or not a single line"
         elif not isinstance(value, bool | int | float | None):
-            reason = f"holds a {type(value).__name__}, which is no plain data"
+            reason = f"holds a {type(value).__name__}, which is not plain data"
         if depth > DEEPEST:
             reason = "is nested too deeply"
         if len(left) + entries > MOST:
@@ -67,13 +72,20 @@ def check_size(
     units: Mapping[str, Tensor],
     classes: int | None,
 ) -> None:
-    """UserError where a checkpoint's configuration asks for a network larger than the weights that are beside it.
+    """Raises a :class:`UserError` where a configuration asks for a larger network than the checkpoint's weights fill.
 
-    It is built no further than they reach. A class of the user's own is trusted.
+    The network is built no further than the weights reach. A class of the user's own is trusted, and not checked.
+
+    Args:
+        config: the checkpoint's configuration.
+        weights: the checkpoint's weights by name.
+        trust: modules whose classes the nodes may name.
+        units: the state of the data's units.
+        classes: the number of classes of the data, where there are labels.
     """
     config = {group: config[group] for group in ("sde", "network")}
     if any(schema.faults(config[group], GROUPS[group], group, trust) for group in config):
-        return  # They are told with all others, and nothing is built.
+        return  # They are reported with all others, and nothing is built.
     network = schema.resolve(config["network"]["_target_"], trust)
     if network.exact or network.__module__.partition(".")[0] != schema.PACKAGE:  # type: ignore[attr-defined]
         return

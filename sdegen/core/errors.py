@@ -1,27 +1,27 @@
-"""The exceptions a user is meant to see."""
+"""The exceptions that a user is meant to see."""
 
 from __future__ import annotations
 
 import re
 
 NO_MEMORY = re.compile(r"(?i)out of memory|allocate memory|size calculation")
-"""What torch says where there is not enough memory: it has no error of its own for that."""
+"""Messages of torch where memory is not enough: it raises a plain RuntimeError."""
 
 
 class UserError(Exception):
-    """A mistake of the user's, or trouble of the outside world, told in one line that says the fix."""
+    """A mistake of the user's, or trouble of the outside world, in one line that says the fix."""
 
 
 class Unwritable(UserError):
-    """A file that could not be written: the disk is full, say. What was there is there still."""
+    """A failure to write a file, for example because the disk is full. The old file is still there."""
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked the program to stop.
+    """A request to stop, by a signal.
 
     Args:
-        name: of the signal.
-        number: its own.
+        name: the signal's name.
+        number: the signal's number.
     """
 
     def __init__(self, name: str, number: int) -> None:

@@ -1,8 +1,8 @@
-"""Randomness as a function of (seed, what for, where), never of what ran before.
+"""Randomness as a function of (seed, purpose, place), never of what ran before.
 
 A generator is made afresh from a key, so a resumed run and an uninterrupted one, a batch of 7 and a batch of 1000,
 a run with previews and one without, see the same numbers, and a checkpoint holds no generator's state.
-Numbers are drawn in float32 and converted, so that a seed means the same sample in every precision.
+Numbers are drawn in float32 and converted, so that a seed gives the same sample in every precision.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ RandnLike = Callable[[Tensor], Tensor]
 
 
 def derive(seed: int, *key: str | int) -> int:
-    """A 63-bit seed for a purpose: equal keys give equal seeds, different keys unrelated ones."""
+    """Returns a 63-bit seed for a purpose: equal keys give equal seeds, different keys unrelated ones."""
     digest = hashlib.blake2b(repr((int(seed), *key)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def generator(device: torch.device | str, seed: int, *key: str | int) -> torch.Generator:
-    """A fresh generator on a device, determined by ``(seed, *key)``."""
+    """Returns a fresh generator on a device, determined by ``(seed, *key)``."""
     return torch.Generator(device=device).manual_seed(derive(seed, *key))
 
 
 def randn_like(source: torch.Generator) -> RandnLike:
-    """Standard normal draws from a generator, one after the other."""
+    """Returns a function that draws standard normal numbers from a generator, one tensor after the other."""
     return lambda x: torch.randn(x.shape, generator=source, device=x.device, dtype=torch.float32).to(x.dtype)
 
 
 def seed_layers(device: torch.device, seed: int, *key: str | int) -> None:
-    """Seed the generators that a network's own layers draw from, dropout's say, by ``(seed, *key)``."""
+    """Seeds the generators from which a network's own layers draw, such as dropout, by ``(seed, *key)``."""
     number = derive(seed, *key)
     torch.default_generator.manual_seed(number)
     if device.type == "cuda":
@@ -45,7 +45,7 @@ def seed_layers(device: torch.device, seed: int, *key: str | int) -> None:
 
 @contextlib.contextmanager
 def own_layers(device: torch.device | str, seed: int, *key: str | int) -> Iterator[None]:
-    """While it is entered, layers draw what ``(seed, *key)`` says; nothing outside is moved by it."""
+    """Fixes by ``(seed, *key)`` what layers draw inside; the numbers drawn outside stay the same."""
     device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         seed_layers(device, seed, *key)
@@ -53,10 +53,10 @@ def own_layers(device: torch.device | str, seed: int, *key: str | int) -> Iterat
 
 
 class SampleNoise:
-    """The noise of the samples ``start`` to ``stop`` of a seed, whatever batch they are computed in.
+    """The noise of the samples ``start`` to ``stop`` of a seed, the same in every batch.
 
     Draw ``j`` of sample ``i`` is row ``i % 64`` of draw ``j`` of the block ``i // 64``. A block is always drawn
-    whole, because ``randn(8)`` is not the head of ``randn(16)``; :attr:`AHEAD` draws of a block come from one
+    whole, because ``randn(8)`` is not the head of ``randn(16)``. :attr:`AHEAD` draws of a block come from one
     generator, so that a step costs microseconds. Both constants are part of the meaning of a seed.
 
     Args:
@@ -77,7 +77,7 @@ class SampleNoise:
         self.draws = 0
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The next draw, ``(stop - start, *shape)``, with the type of ``x``."""
+        """Returns the next draw, ``(stop - start, *shape)``, with the type of ``x``."""
         ahead, row = divmod(self.draws, self.AHEAD)
         if row == 0:
             self._rows = self._draw(ahead)

@@ -49,9 +49,9 @@ class Training:
         self.averages = [average_of(model) for model in self.models]
         self.average_vector = flatten_parameters(p for model in self.averages for p in model.parameters()).data
         self.optimizer = optimizer.build(self.vector)
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self._weights = 0, 0.0, self.vector.data
         self._history = History(gradient.losses, [LossByTime(model.sde.eps, model.sde.T) for model in self.models])
-        self._check_state = StateCheck(self.models[0].network, self.vector.data)
+        self._check_state = StateCheck(self.models[0].network, self._weights)
 
     def advance(self, chunks: list[Batch]) -> None:
         """Takes one step of gradient descent."""
@@ -67,7 +67,7 @@ class Training:
         self.recipe.step(self.optimizer, self.recipe.lr_at(self.step, self.steps))
         gradient.sums.zero_()
         decay = min(self.trainer.ema, (1 + self.step) / (10 + self.step))
-        self.average_vector.lerp_(self.vector.data, 1 - decay)
+        self.average_vector.lerp_(self._weights, 1 - decay)
         if gradient.runs_layers:
             if self.step == 0:
                 self._check_state()

@@ -126,14 +126,10 @@ class Perceptron(Gradient):
             views = []
             for shape in (tuple(layer.weight.shape), (1, layer.out_features)):
                 own = slice(start, start + math.prod(shape))
-                views.append([self._squeezed(all_[:, own].unflatten(1, shape)) for all_ in (self.weights, self.sums)])
+                views.append([all_[:, own].unflatten(1, shape).squeeze(0) for all_ in (self.weights, self.sums)])
                 start = own.stop
             (weight, weight_gradient), (bias, bias_gradient) = views
             self.layers.append(Layer(weight, weight.mT, bias, weight_gradient, bias_gradient))
-
-    def _squeezed(self, part: Tensor) -> Tensor:
-        """Returns a tensor ``(R, *)``; ``(*)`` where there is one network, whose products are faster so."""
-        return part[0] if len(self.models) == 1 else part
 
     def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike, weight: Tensor) -> Residuals:
         rows: Noised = self.objective.prepare(sde, x0, t, randn_like)
@@ -160,14 +156,15 @@ class Perceptron(Gradient):
         assert isinstance(rows, Residuals)
         product, onto, _ = self.products
         *hidden, last = self.layers
-        h, passed = self._squeezed(rows.x), []
+        # One network computes without the axis of R: its products are faster so.
+        h, passed = rows.x.squeeze(0), []
         for layer in hidden:
             z = onto(layer.bias, h, layer.transposed)
             passed.append((h, z))
             h = self.activate(z)
         output = onto(last.bias, h, last.transposed)
         residual = torch.addcmul(rows.constant, rows.gain, output)
-        g = self._squeezed(residual * rows.pull)
+        g = (residual * rows.pull).squeeze(0)
         self._add(last, h, g, share)
         for layer, after, (x, z) in zip(reversed(hidden), self.layers[:0:-1], reversed(passed), strict=True):
             g = self.derive(product(g, after.weight), z, h)
