@@ -20,7 +20,7 @@ REMEDIES = {
     "sampler.grid": "sampler.grid=uniform",
     "sampler.denoise": "sampler.denoise=false",
 }
-"""What works with every process, by group; by option for samplers, whose parts differ in the processes they need."""
+"""Choices that work with every process, by group, and for samplers by the option that needs another process."""
 
 
 class Part(Protocol):

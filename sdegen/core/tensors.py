@@ -1,4 +1,4 @@
-"""Small tools on tensors that several modules share."""
+"""Functions of tensors that several rooms share."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 
 def expand(t: Tensor, x: Tensor) -> Tensor:
-    """A time, or a function of time, shaped so that it broadcasts against a batch.
+    """Returns a time, or a function of time, in a shape that broadcasts against a batch.
 
-    The one place where this is done: a ``(B,)`` left as it is would broadcast against the *last* axis of ``x``.
+    Only this function does so: an unchanged ``(B,)`` would broadcast against the *last* axis of ``x``.
 
     Args:
         t: ``()`` or ``(B,)``, any device and floating type.
@@ -25,15 +25,15 @@ def expand(t: Tensor, x: Tensor) -> Tensor:
 
 
 def squared_norm(x: Tensor) -> Tensor:
-    """Squared Euclidean norm of each row of a batch: ``(B, *)`` to ``(B,)``."""
+    """Returns the squared Euclidean norm of each row of a batch: ``(B, *)`` to ``(B,)``."""
     return x.flatten(1).square().sum(1)
 
 
 def flatten_parameters(parameters: Iterable[nn.Parameter]) -> nn.Parameter:
-    """Move the trainable ones of parameters into one vector, of which they (and their gradients) become views.
+    """Moves the trainable parameters into one vector, of which they (and their gradients) become views.
 
-    One vector makes the optimiser, the clipping and the moving average one operation each instead of one for
-    every layer, which for a small network is most of a step's cost.
+    The optimiser, the clipping and the moving average are then one operation each instead of one for every layer, which
+    would be most of the cost of a step for a small network.
 
     Returns:
         The vector, whose ``grad`` is allocated and zero. Reset it with ``grad.zero_()``, never to None.

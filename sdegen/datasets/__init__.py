@@ -1,6 +1,6 @@
-"""Data sets: points and images, their units, and what is known of their law.
+"""Data sets: points and images, their units, and their law if it is known.
 
-How batches are drawn is a matter of training.
+Batches are drawn in training.
 """
 
 from sdegen.datasets.base import Dataset

@@ -1,4 +1,4 @@
-"""What a data set is: training points, their units, and what is known of the law they come from."""
+"""The base class of data sets: training points, their units, and their law if it is known."""
 
 from __future__ import annotations
 
@@ -11,41 +11,42 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdegen.core.checks import in_range
 from sdegen.core.randomness import generator
 from sdegen.datasets import columns
 from sdegen.datasets.units import Affine, Units
 from sdegen.sde.mixture import GaussianMixture
 
 CHUNK = 2**24
-"""Numbers that are looked at together in data that may be larger than memory."""
+"""Largest number of entries read at once from data that may be larger than memory."""
 
 
 DRAWN = 64
-"""Bytes that it takes to draw a point of the plane."""
+"""Bytes of memory needed to draw a point of the plane."""
 
 
 class Dataset(ABC):
-    r"""Training points in the user's units, and what is known of their law.
+    r"""Training points in the user's units, with their law if it is known.
 
-    Vectors are float64. Images stay in the type they are read in, bytes as bytes, and become float64 where
-    :meth:`Units.encode` meets them, batch by batch.
+    Vectors are float64. Images keep the type of their file, such as bytes; :meth:`Units.encode` makes them float64,
+    batch by batch.
 
     Args:
         x: training points, ``(N, *)``.
-        held_out: points kept from training, for measuring; None where the law can be drawn from.
-        law: the exact law, where it is a Gaussian mixture.
+        held_out: points kept from training, for measuring; None if the law can be drawn from.
+        law: the exact law, if it is a Gaussian mixture.
         standardize: centre and scale the points for the network, by coordinate for vectors, as a whole for images:
             ``true`` by mean and deviation, ``false`` not at all, ``robust`` by the median and the 5 and 95 % quantiles,
             or, of vectors, ``quantile``: see :func:`sdegen.datasets.columns.quantile_units`.
-        levels: where the points are quantised, the number of values that an entry can take: 0 to ``levels - 1``. It
-            makes the likelihood one of dequantised points, and changes nothing else.
-        units: the network's units, where they are not those of ``standardize``.
-        y: the class of each training point, ``(N,)`` integers from 0; None where there are no classes.
+        levels: for quantised points, the number of values that an entry can take: 0 to ``levels - 1``. It makes the
+            likelihood one of dequantised points, and changes nothing else.
+        units: the network's units, if they are not those of ``standardize``.
+        y: the class of each training point, ``(N,)`` integers from 0; None if there are no classes.
         held_out_y: the class of each point kept from training.
-        classes: the number of classes, where there are labels.
+        classes: the number of classes, if there are labels.
         dequantize: train on the points plus :math:`U(-\tfrac12, \tfrac12)`, fresh at every step, in the user's units;
-            without ``levels`` and under ``standardize=quantile``, in columns with tied values, and times their step.
-        mapped: the points stay on the disk, and batches are copied from there.
+            without ``levels``, under ``standardize=quantile``, only columns with tied values, times their step.
+        mapped: True if the points stay on the disk, from where batches are copied.
 
     Raises:
         ValueError: values, labels and levels that do not fit each other.
@@ -77,7 +78,7 @@ class Dataset(ABC):
             if labels is not None or classes is not None:
                 check_labels(classes, points, labels)
         if dequantize and levels is None and standardize != "quantile":
-            raise ValueError("dequantize=true needs quantised values: say how many values there are by levels=")
+            raise ValueError("dequantize=true needs quantised values: give their number by levels=")
         if standardize == "quantile" and self.x.ndim != 2:
             raise ValueError(
                 "standardize=quantile maps columns of points, and images are standardised as a whole: use "
@@ -98,7 +99,7 @@ class Dataset(ABC):
         return standard_units(self.x) if self.standardize else plain_units(self.x)
 
     def concerns(self) -> list[str]:
-        """Warnings before a training, a line each: columns whose units do not serve both the bulk and a few rows."""
+        """Returns warnings, a line each, for columns whose units do not suit both most rows and a few far ones."""
         remedies = {
             True: "use dataset.standardize=quantile, or robust, which gives up the few",
             "robust": "dataset.standardize=robust gives up the few: use quantile to keep them",
@@ -109,43 +110,43 @@ class Dataset(ABC):
 
     @property
     def encoded_law(self) -> GaussianMixture | None:
-        """The exact law in the network's units, where it is known and they are affine: others leave no mixture."""
+        """The exact law in the network's units; None if it is not known, or if they are not affine."""
         affine = self.units.affine
         return None if self.law is None or affine is None else self.law.affine(affine.shift, affine.scale)
 
     def rounded(self, x: Tensor) -> Tensor:
-        """Points in the user's units, those of dequantised columns in the middle of their cells: ``(N, *)``."""
+        """Returns points in the user's units, with dequantised columns in the middle of their cells: ``(N, *)``."""
         if self.cells is None:
             return x
         first, step = self.x[0].double(), torch.where(self.cells > 0, self.cells, 1.0)
         return torch.where(self.cells > 0, first + step * ((x - first) / step).round(), x)
 
     def dequantized(self, x: Tensor, source: torch.Generator) -> Tensor:
-        """Points in the user's units, those of dequantised columns spread evenly over their cells: ``(N, *)``."""
+        """Returns points in the user's units, with dequantised columns spread over their cells: ``(N, *)``."""
         if self.cells is None:
             return x
         return x.double() + self.cells * (torch.rand(x.shape, generator=source, dtype=torch.float64) - 0.5)
 
     @abstractmethod
     def draw(self, n: int, source: torch.Generator) -> Tensor | None:
-        """``n`` independent draws of the exact law, ``(n, *)``, or None where it is not known."""
+        """Draws ``n`` independent points of the exact law, ``(n, *)``; None if it is not known."""
 
     def modes(self, x: Tensor) -> Tensor | None:
-        """The mode each point belongs to, ``(N,)`` integers; None where the law has no distinct modes."""
+        """Returns the mode of each point, ``(N,)`` integers; None if the law has no distinct modes."""
         return None
 
     def off_support(self, x: Tensor) -> Tensor | None:
-        """Whether each point is off the support, ``(N,)`` booleans; None where that is not defined."""
+        """Returns True for points off the support, ``(N,)`` booleans; None if that is not defined."""
         return None
 
 
 def plain_units(x: Tensor) -> Affine:
-    """The user's own units, of points ``(N, *)``."""
+    """Returns the user's own units for points ``(N, *)``."""
     return Affine(*(fill(x.shape[1:], dtype=torch.float64) for fill in (torch.zeros, torch.ones)))
 
 
 def standard_units(x: Tensor) -> Affine:
-    """The units in which points ``(N, *)`` have mean 0 and deviation 1: by coordinate for vectors, else as a whole.
+    """Returns the units in which points ``(N, *)`` have mean 0 and deviation 1, for vectors in each coordinate.
 
     The mean square of all is that within the chunks plus that of the chunks' means.
     """
@@ -160,14 +161,13 @@ def standard_units(x: Tensor) -> Affine:
 
 
 def chunks(x: Tensor) -> tuple[Tensor, ...]:
-    """Points ``(N, *)`` in pieces of at most :data:`CHUNK` numbers, a point at least."""
+    """Splits points ``(N, *)`` into pieces of at most :data:`CHUNK` entries, and of at least a point."""
     return x.split(max(1, CHUNK // max(1, math.prod(x.shape[1:]))))
 
 
 def check_levels(levels: int, x: Tensor) -> None:
-    """ValueError where the points are not whole numbers from 0 to ``levels - 1``."""
-    if levels < 2:
-        raise ValueError(f"levels={levels} must be at least 2")
+    """Raises ValueError if the points are not whole numbers from 0 to ``levels - 1``."""
+    in_range("levels", levels, at_least=2)
     if not x.is_floating_point() and torch.iinfo(x.dtype).min == 0 and torch.iinfo(x.dtype).max < levels:
         return  # Bytes have 256 levels, and there may be many of them.
     for part in map(_double, chunks(x)):
@@ -180,7 +180,7 @@ def check_levels(levels: int, x: Tensor) -> None:
 
 
 def check_labels(classes: int | None, x: Tensor, y: Tensor | None) -> None:
-    """ValueError where not each point has one of the classes."""
+    """Raises ValueError if a point has none of the classes."""
     if y is None or y.shape != x.shape[:1]:
         raise ValueError("y must be a label for each point")
     if classes is None or int(y.min()) < 0 or int(y.max()) >= classes:
@@ -188,7 +188,7 @@ def check_labels(classes: int | None, x: Tensor, y: Tensor | None) -> None:
 
 
 def count_classes(y: Tensor) -> int:
-    """The number of classes of labels ``(N,)``; ValueError where they are not numbered from 0 without gaps."""
+    """Returns the number of classes of labels ``(N,)``, or raises ValueError if their numbers have gaps."""
     found = y.unique()
     if not torch.equal(found, torch.arange(len(found))):
         raise ValueError(
@@ -199,16 +199,16 @@ def count_classes(y: Tensor) -> int:
 
 
 def split(y: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Which points to train on, and which to keep: of every class its share, within one point.
+    """Splits points into those to train on and those to keep, a share of every class, within one point.
 
-    The split is that of the data, whatever the run's seed: what one network never saw, another never saw.
+    The split does not depend on the seed of the run, so that no network is trained on the kept points.
 
     Args:
         y: the classes, ``(N,)``.
-        share: of each class to keep.
+        share: the share of each class to keep.
 
     Returns:
-        The indices of both, ascending.
+        The indices of both parts, ascending.
     """
     source, kept = generator("cpu", 0, "split"), torch.zeros(len(y), dtype=torch.bool)
     for label in y.unique():
@@ -219,28 +219,25 @@ def split(y: Tensor, share: float) -> tuple[Tensor, Tensor]:
 
 
 def check_share(held_out: float) -> float:
-    """``held_out``, or ValueError where it is no share."""
-    if not 0 < held_out < 1:
-        raise ValueError(f"held_out={held_out:g} must lie between 0 and 1: try held_out=0.2")
-    return held_out
+    """Returns ``held_out``, or raises ValueError if it is no share."""
+    return in_range("held_out", held_out, above=0, below=1, fix=": try held_out=0.2")
 
 
 def numpy_source(source: torch.Generator) -> np.random.Generator:
-    """A NumPy generator that continues a torch one."""
+    """Returns a NumPy generator that continues a torch one."""
     return np.random.default_rng(int(torch.randint(2**62, (), generator=source)))
 
 
 def check_size(size: int) -> int:
-    """``size``, or ValueError where it leaves nothing to learn from, or more points than there is memory for."""
-    if size < 2:
-        raise ValueError(f"size={size} must be at least 2")
+    """Returns ``size``, or raises ValueError if it is below 2, or needs more memory than this machine has."""
+    in_range("size", size, at_least=2)
     if size > memory() / DRAWN:
         raise ValueError(f"size={size} must be at most {memory() / DRAWN:.0f}: more points do not fit into the memory")
     return size
 
 
 def memory() -> float:
-    """Bytes of physical memory of this machine; infinity where the system does not tell."""
+    """Returns the bytes of physical memory of this machine, infinity if the system does not report them."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
@@ -248,7 +245,7 @@ def memory() -> float:
 
 
 def check_memory(size: int) -> None:
-    """ValueError where so many bytes, which a file claims to hold, are more than there is memory for."""
+    """Raises ValueError if ``size`` bytes, which a file claims to hold, do not fit into the memory."""
     if size > memory():
         raise ValueError(f"takes {size / 2**30:.3g} GiB, and this machine has {memory() / 2**30:.3g} GiB of memory")
 

@@ -1,4 +1,4 @@
-"""Columns of points as they are found: outliers, ties and skew, and the units that bear them."""
+"""Units for columns of points with outliers, ties and skew."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from torch import Tensor
 from sdegen.datasets.units import Affine, Quantile
 
 KNOTS = 1000
-"""Quantiles of a map at most."""
+"""Largest number of knots of a map."""
 ROWS_PER_KNOT = 20
-"""Rows to each knot: the slope between two has the relative error of their count, a fifth."""
+"""Number of rows to each knot: the slope between two knots has the relative error of this count, a fifth."""
 LEAST_KNOTS = 20
-"""Knots of the map of a small set, unless it has fewer values."""
+"""Number of knots of the map of a small set, unless it has fewer values."""
 TIES = 0.05
-"""Share of the rows that one value may hold in a column with a continuous map."""
+"""Largest share of the rows with one value in a column with a continuous map."""
 OUTER = 0.05
-"""Share of the rows outside of either of the two quantiles that make a robust scale."""
+"""Share of the rows outside each of the two quantiles of a robust scale."""
 BETWEEN = 3.2897072539029457
 """The distance of these quantiles of a standard normal."""
 SQUEEZED = 0.1
-"""Deviation of the rest, over that of all, below which a few rows are said to carry the scale."""
+"""Deviation of the rest, over that of all, below which a few rows carry the scale."""
 FEW = 0.01
-"""Share of the rows that are a few."""
+"""Largest share of the rows that counts as a few."""
 LEAST_ROWS = 20
-"""Rows below which nothing can be said to be few."""
+"""Number of rows below which no part of them counts as a few."""
 SAMPLE = 2**24
-"""Numbers of images at most of which quantiles are taken, of images spread evenly through the data."""
+"""Largest number of pixels for quantiles, of images spread evenly through the data."""
 
 
 def robust_units(x: Tensor) -> Affine:
-    """The units in which points have median 0 and, between their 5 and 95 % quantiles, the distance of a normal's.
+    """Returns the units in which points have median 0 and the 5 to 95 % interquantile distance of a standard normal.
 
-    By coordinate for vectors ``(N, d)``, as a whole for images ``(N, C, H, W)``. Where both quantiles are one value,
-    the scale is the standard deviation, and 1 where that is 0.
+    Vectors ``(N, d)`` are scaled by coordinate, images ``(N, C, H, W)`` as a whole. If both quantiles are equal, the
+    scale is the standard deviation, or 1 if that is 0.
     """
     shape, vectors = tuple(x.shape[1:]), x.ndim == 2
     if not vectors:
@@ -50,7 +50,7 @@ def robust_units(x: Tensor) -> Affine:
 
 
 def quantile_units(x: Tensor, held_out: Tensor | None, cells: Tensor | None) -> Quantile:
-    """The map of each column of points ``(N, d)`` to normal scores through at most :data:`KNOTS` of its quantiles.
+    """Returns the map of each column of points ``(N, d)`` to normal scores through at most :data:`KNOTS` quantiles.
 
     Its knots are rows of the data, about equally spaced in their normal scores, so that the outermost are the smallest
     and the largest. The tails are as steep as the outermost piece, or as all pieces on average if that is steeper: one
@@ -58,8 +58,8 @@ def quantile_units(x: Tensor, held_out: Tensor | None, cells: Tensor | None) -> 
 
     Args:
         x: the points.
-        held_out: those kept from training, whose signs count, too.
-        cells: the width in which the values of each column are dequantised, ``(d,)``, 0 where they are not.
+        held_out: the points kept from training, whose signs count, too.
+        cells: the width of dequantisation of each column, ``(d,)``; 0 for none.
 
     Raises:
         ValueError: one value holds too many rows of a column.
@@ -88,10 +88,10 @@ def quantile_units(x: Tensor, held_out: Tensor | None, cells: Tensor | None) -> 
 
 
 def tied_cells(x: Tensor) -> Tensor:
-    """The step of each column whose values are tied, ``(d,)``, the width in which they are dequantised; else 0.
+    """Returns the step of each column with tied values, the width of their dequantisation, and 0 for others: ``(d,)``.
 
     Raises:
-        ValueError: the values of a tied column are no multiples of a step.
+        ValueError: the values of a tied column are not multiples of a step.
     """
     check_varied(x)
     cells = x.new_zeros(x.shape[1])
@@ -111,7 +111,7 @@ def tied_cells(x: Tensor) -> Tensor:
 
 
 def check_varied(x: Tensor) -> None:
-    """ValueError where a column of points ``(N, d)`` never changes, and so has no quantiles."""
+    """Raises ValueError if a column of points ``(N, d)`` never changes, and so has no quantiles."""
     constant = torch.nonzero(x.amin(0) == x.amax(0)).flatten()
     if len(constant):
         raise ValueError(
@@ -121,10 +121,10 @@ def check_varied(x: Tensor) -> None:
 
 
 def carried_by_few(x: Tensor) -> list[str]:
-    """The finding, in words, for each column of points ``(N, d)`` in which a few rows carry the scale.
+    """Returns a line for each column of points ``(N, d)`` in which a few rows carry the scale.
 
-    A hundredth of the rows, or one, is few; they carry the scale if the others have a deviation, about their own mean,
-    below a tenth of that of all. Columns whose other rows are all equal are passed over: there is nothing to be lost.
+    A few are at most a hundredth of the rows, or one. They carry the scale if the deviation of the others, about their
+    own mean, is below a tenth of that of all. Columns whose other rows are all equal are skipped.
     """
     if len(x) < LEAST_ROWS:
         return []
@@ -134,7 +134,7 @@ def carried_by_few(x: Tensor) -> list[str]:
         whole, left = float(values.std(correction=0)), _deviations(values, most)
         if not 0 < left[most] < SQUEEZED * whole:
             continue
-        # No more rows than are needed to bring the deviation of the others near what it ends at.
+        # The smallest number of rows without which the deviation of the others is near its limit.
         count = int(torch.nonzero(left < min(2 * float(left[most]), SQUEEZED * whole))[0])
         far = (values[-count:] - values.mean()).square().sum() / (values - values.mean()).square().sum()
         found.append(
@@ -145,21 +145,21 @@ def carried_by_few(x: Tensor) -> list[str]:
 
 
 def _deviations(values: Tensor, most: int) -> Tensor:
-    """The deviations of numbers without the last k, for k from 0 to ``most``, precise where the first is typical."""
+    """Returns the deviations of numbers without the last k, k from 0 to ``most``; exact if the first is typical."""
     sums = [(values - values[0]).pow(power).cumsum(0)[len(values) - most - 1 :] for power in (1, 2)]
     mean, square = (part / torch.arange(len(values) - most, len(values) + 1) for part in sums)
     return (square - mean**2).clamp(min=0).sqrt().flip(0)
 
 
 def _quantile(ordered: Tensor, q: float) -> Tensor:
-    """Quantiles of sorted columns ``(N, d)``, by linear interpolation; torch.quantile takes no large ones."""
+    """Returns quantiles of sorted columns ``(N, d)``, by linear interpolation; torch.quantile limits their size."""
     at = q * (len(ordered) - 1)
     low = math.floor(at)
     return torch.lerp(ordered[low], ordered[min(low + 1, len(ordered) - 1)], at - low)
 
 
 def _tied(values: Tensor) -> tuple[float, float] | None:
-    """The value that holds most rows and its share, if that is more than :data:`TIES` and more than one row."""
+    """Returns the most frequent value and its share, if that is more than :data:`TIES` and more than one row."""
     distinct, counts = values.unique(return_counts=True)
     top = int(counts.argmax())
     share = float(counts[top]) / len(values)
@@ -167,7 +167,7 @@ def _tied(values: Tensor) -> tuple[float, float] | None:
 
 
 def _spread(values: Tensor, width: float) -> Tensor:
-    """Values dequantised evenly: those that are tied lie at equal distances in their cell."""
+    """Dequantises values evenly: tied ones get equal distances in their cell."""
     ordered = values.sort().values
     distinct, inverse, counts = ordered.unique_consecutive(return_inverse=True, return_counts=True)
     place = torch.arange(len(ordered), dtype=torch.float64) - (counts.cumsum(0) - counts)[inverse]
@@ -175,7 +175,7 @@ def _spread(values: Tensor, width: float) -> Tensor:
 
 
 def _knots(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Knots, scores and slopes of a column: rows about equally spaced in their normal scores."""
+    """Returns knots, scores and slopes of a column: rows about equally spaced in their normal scores."""
     distinct, counts = values.unique(return_counts=True)
     # Tied rows have their middle rank.
     scores = torch.special.ndtri((counts.cumsum(0) - counts.double() / 2) / len(values))
@@ -191,7 +191,7 @@ def _knots(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _padded(knots: Tensor, scores: Tensor, slopes: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The same map with so many knots: those that are added lie on its upper tail."""
+    """Returns the same map with ``most`` knots; the added ones lie on its upper tail."""
     added = torch.arange(1, most - len(knots) + 1) * (knots[-1] - knots[0])
     more = scores[-1] + slopes[-1] * added
     return (

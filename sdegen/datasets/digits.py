@@ -12,7 +12,7 @@ from sdegen.datasets.units import Affine
 class Digits(Dataset):
     """1797 handwritten digits, 1 × 8 × 8, of 17 levels: section 5.3 of the paper (scikit-learn's ``load_digits``).
 
-    The network meets x/8 - 1, from -1 to 1. A fifth of each digit's images is held out, the same for every seed.
+    The network's units are x/8 - 1, from -1 to 1. A fifth of each digit's images is held out, the same for every seed.
 
     Reference: Alpaydin and Kaynak (1998), https://doi.org/10.24432/C50P49
 

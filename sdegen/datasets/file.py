@@ -23,11 +23,11 @@ from sdegen.datasets.base import Dataset, check_memory, check_share, chunks, cou
 log = logging.getLogger(__name__)
 
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-"""What reads the header of each version of NumPy's format in which numbers are written."""
+"""Readers of the header, for each version of NumPy's format."""
 TEXT = 32
-"""Bytes of memory that a byte of a text of numbers takes while it is read."""
+"""Bytes of memory for each byte of a text of numbers while it is read."""
 LONGEST = 300
-"""Characters of another program's complaint that are told."""
+"""Largest number of characters quoted from another program's error."""
 
 
 class File(Dataset):
@@ -49,7 +49,7 @@ class File(Dataset):
     """
 
     MAPPED = 256 * 2**20
-    """Bytes."""
+    """Size in bytes above which a file of images stays on the disk."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class File(Dataset):
         kept = min(max(1, round(held_out * len(x))), len(x) - 2)
         order = torch.randperm(len(x), generator=generator("cpu", seed, "data"))
         if mapped:
-            # Any other choice would have to copy them.
+            # Any other choice of points would need a copy of them.
             log.info("%s stays on the disk; its last %d images are held out: if it is sorted, shuffle it", path, kept)
             train, test = x[:-kept], x[-kept:]
         else:
@@ -87,12 +87,12 @@ class File(Dataset):
 
 
 class Contents(NamedTuple):
-    """What a file holds.
+    """The contents of a file.
 
     Attributes:
-        x: the points, ``(N, d)`` float64 or ``(N, C, H, W)``, in their own type where that is a shorter one.
-        y: their classes, ``(N,)`` int64, where it has any.
-        mapped: whether the points are still on the disk.
+        x: the points, ``(N, d)`` float64, or images ``(N, C, H, W)`` in their own type if that is shorter.
+        y: their classes, ``(N,)`` int64, if there are any.
+        mapped: True if the points stay on the disk.
     """
 
     x: Tensor
@@ -101,11 +101,11 @@ class Contents(NamedTuple):
 
 
 def read(path: Path, largest: float = math.inf) -> Contents:
-    """The points of a file; ValueError says what is wrong with it.
+    """Reads the points of a file, or raises ValueError with the reason.
 
     Args:
         path: the file.
-        largest: bytes of a ``.npy`` file from which on its images stay on the disk.
+        largest: size of a ``.npy`` file in bytes above which its images stay on the disk.
     """
     if not os.path.isfile(path):
         raise ValueError(f"path={path}: {'is a folder, not a' if os.path.isdir(path) else 'no such'} file")
@@ -129,12 +129,12 @@ def read(path: Path, largest: float = math.inf) -> Contents:
 
 
 def _tensor(path: Path, values: np.ndarray, mapped: bool) -> Tensor:
-    """The points as :class:`Contents` has them."""
+    """Returns the points in the form of :class:`Contents`."""
     if values.ndim == 4 and (mapped or values.itemsize < 8):
         try:
             return torch.from_numpy(values)
         except (TypeError, ValueError):
-            # Numbers that torch has no type for, such as those of another byte order, need a copy.
+            # Torch has no type for some numbers, such as those of another byte order, which need a copy.
             if mapped:
                 raise ValueError(
                     f"path={path}: so large a file of {values.dtype.str} cannot be read: save it as uint8 or float32"
@@ -157,7 +157,7 @@ def _check_finite(path: Path, x: Tensor) -> None:
 
 
 def _classes(path: Path, labels: np.ndarray, count: int) -> Tensor:
-    """Labels as ``(count,)`` int64."""
+    """Returns labels as ``(count,)`` int64."""
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (count,):
         raise ValueError(
             f"path={path}: y must be {count} integers, a class for each point, not {labels.dtype} of shape "
@@ -172,11 +172,11 @@ def _classes(path: Path, labels: np.ndarray, count: int) -> Tensor:
 
 
 def _read_npy(path: Path, large: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """The points, on the disk still if they are large, and the labels."""
+    """Returns the points, mapped from the disk if they are large, and the labels."""
     try:
         if not zipfile.is_zipfile(path):
-            # Mapped, a file is held to what its header claims before anything is read. Pages of a copy on write may be
-            # written, as torch wants it, and never are.
+            # Mapping checks the size of the file against its header before anything is read. Torch wants writable
+            # memory, which the copy-on-write mode provides; nothing is written.
             mapped = np.load(path, mmap_mode="c", allow_pickle=False)
             return (mapped if large else np.array(mapped)), None
         with np.load(path, allow_pickle=False) as archive:
@@ -190,7 +190,7 @@ def _read_npy(path: Path, large: bool) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def _member(archive: NpzFile, name: str) -> np.ndarray:
-    """An array of an ``.npz`` file, which is read only if it is as large as its header claims, and not too large."""
+    """Returns an array of an ``.npz`` file, read only if its size fits its header and the memory."""
     assert archive.zip is not None
     info = archive.zip.getinfo(f"{name}.npy")
     check_memory(info.file_size)

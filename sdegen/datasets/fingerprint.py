@@ -1,4 +1,4 @@
-"""Fingerprints of data: a run knows its own by one, and takes no others for them."""
+"""Fingerprints of data, by which a run recognises its own."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from torch import Tensor
 from sdegen.datasets.base import Dataset
 
 BLOCKS, BLOCK = 1024, 4096
-"""Number and bytes of the blocks that are read of data that stay on the disk."""
+"""Number and size in bytes of the blocks that are read from data that stay on the disk."""
 
 
 def fingerprint(dataset: Dataset, exact: bool) -> dict[str, Any]:
-    """The number of points, the shape of one, the number of classes, and a digest of all, as plain data.
+    """Returns the number of points, the shape of one, the number of classes, and a digest of all, as plain data.
 
-    The digest is that of all bytes of the points and labels; of points that stay on the disk that of blocks spread
+    The digest is that of all bytes of the points and labels, or, for points that stay on the disk, of blocks spread
     evenly through them.
 
     Args:
         dataset: the data.
-        exact: False takes floating-point numbers in float32: what is computed anew, not read, may differ in its last
-            bits between machines.
+        exact: False rounds floating-point numbers to float32: the last bits of data that are computed, not read, may
+            differ between machines.
     """
     digest = hashlib.blake2b(digest_size=16)
     for part in (dataset.x, dataset.held_out, dataset.y, dataset.held_out_y):
@@ -39,7 +39,7 @@ def fingerprint(dataset: Dataset, exact: bool) -> dict[str, Any]:
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Says what differs between two fingerprints; returns an empty text where nothing does."""
+    """Returns the difference between two fingerprints in words, empty if there is none."""
     if (before.get("points"), before.get("shape")) != (now["points"], now["shape"]):
         return f"{_size(now)} where there were {_size(before)}"
     if before.get("classes") != now["classes"]:
@@ -53,7 +53,7 @@ def _size(known: Mapping[str, Any]) -> str:
 
 
 def _bytes(x: Tensor, mapped: bool) -> Iterator[np.ndarray]:
-    """The bytes of a tensor, or of blocks spread evenly through it."""
+    """Yields the bytes of a tensor, or of blocks spread evenly through it."""
     flat = np.ascontiguousarray(x.cpu().numpy()).reshape(-1).view(np.uint8)
     if not mapped or len(flat) <= BLOCKS * BLOCK:
         yield flat

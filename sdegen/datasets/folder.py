@@ -19,12 +19,12 @@ class Folder(Dataset):
     """Images of 256 levels, ``(N, C, H, W)``, from PNG and JPEG files of one size; sub-folders are classes.
 
     With sub-folders, the images of the first in sorted order are class 0, and so on; without, there are no classes.
-    Hidden files are passed over; any other file must be an image. All are read into memory as they are stored, whatever
-    a camera noted of its orientation. The network meets x/127.5 - 1, from -1 to 1.
+    Hidden files are skipped; any other file must be an image. All are read into memory as they are stored; a camera's
+    note of its orientation is ignored. The network's units are x/127.5 - 1, from -1 to 1.
 
     Args:
         path: the folder.
-        colour: what the images are turned into.
+        colour: the form that the images are converted to.
         held_out: share of the images kept from training, of each class; the same for every seed.
         dequantize: see :class:`Dataset`.
     """
@@ -67,7 +67,7 @@ class Folder(Dataset):
 
 
 def _groups(folder: Path) -> list[list[Path]]:
-    """The files of each class, sorted; of the folder itself where it has no sub-folders."""
+    """Returns the files of each class, sorted; those of the folder itself if it has no sub-folders."""
     if not os.path.isdir(folder):
         raise ValueError(f"path={folder}: {'is a file, not a' if os.path.isfile(folder) else 'no such'} folder")
     inside = _listed(folder)
@@ -93,7 +93,7 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def _images(files: list[Path], mode: str) -> Tensor:
-    """Files as ``(N, C, H, W)`` bytes of a mode of Pillow's; all headers are looked at before anything is decoded."""
+    """Reads files as ``(N, C, H, W)`` bytes in a mode of Pillow; all headers are checked before any decoding."""
     sizes = [_size(file) for file in files]
     for file, size in zip(files, sizes, strict=True):
         if size != sizes[0]:
@@ -113,7 +113,7 @@ def _images(files: list[Path], mode: str) -> Tensor:
 
 
 def _size(file: Path) -> tuple[int, int]:
-    """Width and height by the header; ValueError where it is none, or absurd, or of pixels that are no bytes."""
+    """Returns width and height from the header; ValueError if it is damaged or absurd, or its pixels are not bytes."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -134,7 +134,7 @@ def _size(file: Path) -> tuple[int, int]:
 
 
 def _pixels(file: Path, mode: str) -> np.ndarray:
-    """The decoded image, ``(H, W)`` or ``(H, W, C)``."""
+    """Returns the decoded image, ``(H, W)`` or ``(H, W, C)``."""
     from PIL import Image
 
     try:

@@ -16,25 +16,25 @@ from sdegen.datasets.base import Dataset, check_memory, check_size, count_classe
 from sdegen.datasets.units import Affine
 
 FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
-"""Where Debian's package puts it."""
+"""The folder of Debian's package."""
 BYTES = 8
-"""The format's name for numbers of one byte without a sign."""
+"""The format's code for unsigned bytes."""
 DENSEST = 1032
-"""No byte of a deflate stream stands for more bytes than this."""
+"""Largest number of bytes that a byte of a deflate stream can stand for."""
 BLOCK = 2**24
 
 
 class IDX(Dataset):
     """Grey images of 256 levels, 1 × H × W, and their classes, from a folder of four files in the IDX format.
 
-    They are ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte`` and the same with ``t10k`` for the images held
-    out, each plain or with ``.gz``. The network meets x/127.5 - 1, from -1 to 1.
+    They are ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte`` and the same with ``t10k`` for the held-out
+    images, each plain or with ``.gz``. The network's units are x/127.5 - 1, from -1 to 1.
 
     Reference: Xiao, Rasul and Vollgraf (2017), Fashion-MNIST, https://arxiv.org/abs/1708.07747
 
     Args:
         path: the folder.
-        size: train on the first so many images; None: on all.
+        size: number of images to train on, the first of the file; None for all.
         dequantize: see :class:`Dataset`.
     """
 
@@ -73,7 +73,7 @@ class IDX(Dataset):
 
 
 def read_idx(path: Path, dimensions: int) -> Tensor:
-    """The array of bytes of an IDX file, uint8; ValueError says what is wrong with it.
+    """Reads the array of bytes of an IDX file, uint8, or raises ValueError with the reason.
 
     A header that promises more than the file can hold is refused before anything is allocated.
 
@@ -100,7 +100,7 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
 
 
 def _pair(folder: Path, part: str) -> tuple[Tensor, Tensor]:
-    """Images ``(N, 1, H, W)`` and labels ``(N,)`` int64."""
+    """Reads images ``(N, 1, H, W)`` and labels ``(N,)`` int64."""
     files = [_found(folder, f"{part}-{name}-ubyte") for name in ("images-idx3", "labels-idx1")]
     x, y = (read_idx(path, dimensions) for path, dimensions in zip(files, (3, 1), strict=True))
     if len(x) != len(y):
@@ -116,7 +116,7 @@ def _found(folder: Path, name: str) -> Path:
 
 
 def _shape(file: io.BufferedIOBase, dimensions: int) -> tuple[int, ...]:
-    """Two bytes of zero, the type of the numbers, the number of dimensions, and each of them in four bytes."""
+    """Reads the header: two zero bytes, the type of the numbers, the number of dimensions, and each in four bytes."""
     head = bytes(_read(file, 4))
     if head[:2] != b"\0\0" or len(head) < 4:
         raise ValueError(f"begins with {head.hex(' ') or 'nothing'}, not 00 00 08 {dimensions:02x}")
@@ -131,7 +131,7 @@ def _shape(file: io.BufferedIOBase, dimensions: int) -> tuple[int, ...]:
 
 
 def _read(file: io.BufferedIOBase, count: int) -> bytearray:
-    """At most ``count`` bytes, of memory no more than there are."""
+    """Reads at most ``count`` bytes, with no more memory than there are bytes."""
     values = bytearray()
     while len(values) < count and (block := file.read(min(BLOCK, count - len(values)))):
         values += block

@@ -17,8 +17,8 @@ class Mixture(Dataset):
 
     Args:
         seed: supplied by the experiment.
-        weights: w, positive; normalised.
-        means: μ, one list for each component, all as long as the space has dimensions.
+        weights: w, above 0; they are normalised.
+        means: μ, a list of coordinates for each component.
         variances: v, a variance (not a standard deviation) for each component, above 0.
         size: number of training points.
         standardize: see :class:`Dataset`.

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdegen.core.checks import in_range
 from sdegen.core.randomness import generator
 from sdegen.datasets.base import Dataset, check_size, numpy_source
 
@@ -24,9 +25,7 @@ class Planar(Dataset):
     """
 
     def __init__(self, seed: int, noise: float, size: int, standardize: bool | Literal["robust", "quantile"]) -> None:
-        if noise < 0:
-            raise ValueError(f"noise={noise:g} must not be negative")
-        self.noise = noise
+        self.noise = in_range("noise", noise, at_least=0)
         super().__init__(self.draw(check_size(size), generator("cpu", seed, "data")), standardize=standardize)
 
     def draw(self, n: int, source: torch.Generator) -> Tensor:
@@ -99,7 +98,7 @@ class Checkerboard(Planar):
 
 
 class Pinwheel(Planar):
-    """Five Gaussian arms bent round the origin (Johnson et al. 2016, https://arxiv.org/abs/1603.06277).
+    """Five Gaussian arms bent around the origin (Johnson et al. 2016, https://arxiv.org/abs/1603.06277).
 
     ``noise`` is the spread across an arm at its middle.
     """

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sdegen.core.checks import in_range
 from sdegen.core.randomness import generator
 from sdegen.datasets.base import Dataset, check_size
 from sdegen.sde.mixture import GaussianMixture
@@ -33,11 +34,9 @@ class Smile(Dataset):
     def __init__(
         self, seed: int, noise: float = 0.0, size: int = 400, standardize: bool | Literal["robust", "quantile"] = True
     ) -> None:
-        if noise < 0:
-            raise ValueError(f"noise={noise:g} must not be negative")
         if size < 4 or size % 4:
             raise ValueError(f"size={size} must be a multiple of 4: a quarter for each eye, half for the mouth")
-        self.noise = noise
+        self.noise = in_range("noise", noise, at_least=0)
         part = torch.arange(4).repeat_interleave(check_size(size) // 4).clamp(max=2)
         points = self._points(part, generator("cpu", seed, "data"))
         super().__init__(points, None, self._mixture(), standardize)
@@ -47,17 +46,17 @@ class Smile(Dataset):
         return self._points(part, source)
 
     def modes(self, x: Tensor) -> Tensor:
-        """0 and 1 for the eyes, 2 for the mouth: whichever is nearest."""
+        """Returns 0 and 1 for the eyes, 2 for the mouth: the nearest of them."""
         distances = torch.cat([torch.cdist(x.double(), EYES.to(x.device)), self._to_mouth(x)[:, None]], dim=1)
         return distances.argmin(1)
 
     def off_support(self, x: Tensor) -> Tensor:
-        """Farther than 0.08 (four standard deviations) from both eyes' centres and than 0.05 from the mouth."""
+        """Returns True for points farther than 0.08 (four deviations) from both eyes and 0.05 from the mouth."""
         eyes = torch.cdist(x.double(), EYES.to(x.device)).amin(1)
         return (eyes > 0.08) & (self._to_mouth(x) > 0.05)
 
     def _points(self, part: Tensor, source: torch.Generator) -> Tensor:
-        """A point of each part: 0 and 1 the eyes, 2 the mouth."""
+        """Draws a point of each part: 0 and 1 are the eyes, 2 is the mouth."""
         x = 2 * torch.rand(len(part), generator=source, dtype=torch.float64) - 1
         z = torch.randn(len(part), 2, generator=source, dtype=torch.float64)
         mouth = torch.stack([x, -(1 - x**2).sqrt()], dim=1) + self.noise * z
@@ -65,13 +64,13 @@ class Smile(Dataset):
 
     @staticmethod
     def _to_mouth(x: Tensor) -> Tensor:
-        """Distance to the lower half of the unit circle: to the circle below, to a corner of the mouth above."""
+        """Returns the distance to the lower half of the unit circle: below 0 to the circle, above to a corner."""
         x = x.double()
         corner = torch.stack([x[:, 0].abs() - 1, x[:, 1]], dim=1).norm(dim=1)
         return torch.where(x[:, 1] <= 0, (x.norm(dim=1) - 1).abs(), corner)
 
     def _mixture(self) -> GaussianMixture:
-        r"""The law as a mixture: the mouth becomes nodes at equal angles.
+        r"""Returns the law as a mixture, with nodes at equal angles for the mouth.
 
         With x uniform, the angle :math:`\theta` has density :math:`\tfrac12 \sin\theta`. A trapezoid rule over
         Gaussians of standard deviation s at distance h errs by :math:`e^{-2 \pi^2 s^2/h^2}`: nodes closer than 1.3

@@ -1,4 +1,4 @@
-r"""Units: the maps between the coordinates of the user and those that networks meet.
+r"""Units: maps between the coordinates of the user and those of the network.
 
 Each map is increasing in every coordinate by itself. With :math:`x' = e(x)`, densities and scores change by the slope:
 
@@ -17,11 +17,11 @@ from torch import Tensor
 
 
 class Units(ABC):
-    """Map between the user's coordinates and those that networks meet, increasing in each by itself.
+    """Map between the user's coordinates and those of the network, increasing in each by itself.
 
     Attributes:
-        affine: the map itself where it is affine; None where it is not, and neither a Gaussian mixture nor a linear
-            measurement keeps its form.
+        affine: the map itself if it is affine, else None; only affine maps keep the form of a Gaussian mixture and of a
+            linear measurement.
     """
 
     affine: Affine | None
@@ -38,33 +38,33 @@ class Units(ABC):
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
-        """From the user's units: ``(N, *)`` to ``(N, *)`` float64."""
+        """Converts from the user's units: ``(N, *)`` to ``(N, *)`` float64."""
 
     @abstractmethod
     def decode(self, x: Tensor) -> Tensor:
-        """Back to the user's units: ``(N, *)`` to ``(N, *)`` float64."""
+        """Converts back to the user's units: ``(N, *)`` to ``(N, *)`` float64."""
 
     @abstractmethod
     def log_slope(self, x: Tensor) -> Tensor:
-        """The log of the slope of :meth:`encode` at points in the user's units: ``(N, *)`` to ``(N, *)`` float64.
+        """Returns the log of the slope of :meth:`encode` at points in the user's units: ``(N, *)``, float64.
 
         It is -inf where the map gives no density.
         """
 
     @abstractmethod
     def log_slope_gradient(self, x: Tensor) -> Tensor:
-        """The derivative of :meth:`log_slope`, coordinate by coordinate; NaN where that is -inf."""
+        """Returns the derivative of :meth:`log_slope`, coordinate by coordinate; NaN where that is -inf."""
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """The tensors from which :func:`restored` makes the map again."""
+        """Returns the tensors from which :func:`restored` rebuilds the map."""
 
     def log_det(self, x: Tensor) -> Tensor:
-        """The term that :meth:`encode` adds to log-densities in the user's units: ``(N, *)`` to ``(N,)`` float64."""
+        """Returns the term of :meth:`encode` in log-densities in the user's units: ``(N, *)`` to ``(N,)`` float64."""
         return self.log_slope(x).flatten(1).sum(1)
 
     def score(self, x: Tensor, inner: Tensor) -> Tensor:
-        """The score at points x in the user's units, from the score at ``encode(x)`` in the network's: ``(N, *)``."""
+        """Converts the score at ``encode(x)``, in the network's units, to the score at x in the user's: ``(N, *)``."""
         return self.log_slope(x).exp() * inner.double() + self.log_slope_gradient(x)
 
     def equals(self, other: Units) -> bool:
@@ -86,7 +86,7 @@ class Affine(Units):
 
     @classmethod
     def of_levels(cls, levels: int, shape: tuple[int, ...]) -> Affine:
-        """The units in which the values 0 to ``levels - 1`` reach from -1 to 1."""
+        """Returns the units in which the values 0 to ``levels - 1`` reach from -1 to 1."""
         half = torch.full(shape, (levels - 1) / 2, dtype=torch.float64)
         return cls(half, half.clone())
 
@@ -138,7 +138,7 @@ class Quantile(Units):
 
     affine = None
     BELOW = 10.0
-    """Deviations below the lowest knot at which what has no density is encoded."""
+    """Distance below the lowest knot, in deviations, at which points without density are encoded."""
 
     def __init__(self, knots: Tensor, scores: Tensor, slopes: Tensor, logarithm: Tensor) -> None:
         self.knots, self.scores, self.slopes, self.logarithm = knots, scores, slopes, logarithm
@@ -158,7 +158,7 @@ class Quantile(Units):
         piece = _Piece(self, self.scores, z)
         xi = _root(piece.xi, piece.secant, piece.left, piece.right)
         eta = _root(piece.eta, piece.secant, piece.right, piece.left)
-        # Measured from the nearer end, which loses no digits beside a far one.
+        # The distance to the nearer end keeps its digits.
         inner = torch.where(xi < eta, piece.start + piece.width * xi, piece.stop - piece.width * eta)
         u = (inner + self._beyond(z, self.scores, 1 / self.slopes)).T.reshape(x.shape)
         return torch.where(self.logarithm.to(u.device), u.exp(), u)
@@ -186,7 +186,7 @@ class Quantile(Units):
         return {name: getattr(self, name) for name in ("knots", "scores", "slopes", "logarithm")}
 
     def _plain(self, x: Tensor) -> Tensor:
-        """The columns, or their logarithms where these are taken: ``(*, d)`` to ``(d, N)`` float64."""
+        """Returns the columns, or their logarithms for some: ``(*, d)`` to ``(d, N)`` float64."""
         u, logarithm = x.double().reshape(-1, len(self.knots)).T, self.logarithm.to(x.device)[:, None]
         lowest = (self.knots - self.BELOW / self.slopes).to(x.device)[:, :1]
         return torch.where(logarithm, torch.where(u <= 0, lowest, u.clamp(min=5e-324).log()), u)
@@ -199,12 +199,12 @@ class Quantile(Units):
 
 
 class _Piece:
-    """Coefficients of the pieces of a spline that numbers lie in, ``(d, N)`` each.
+    """Coefficients of the pieces of a spline that contain given numbers, ``(d, N)`` each.
 
     Args:
         spline: the map.
-        ends: its knots or its scores, by which of them the numbers are placed.
-        at: the numbers, ``(d, N)``; those beyond all knots are placed at the nearest.
+        ends: its knots or its scores, whichever the numbers are compared with.
+        at: the numbers, ``(d, N)``; those beyond all knots are moved to the nearest.
     """
 
     def __init__(self, spline: Quantile, ends: Tensor, at: Tensor) -> None:
@@ -217,7 +217,7 @@ class _Piece:
         self.width, self.rise = self.stop - self.start, high - self.low
         self.secant = self.rise / self.width
         first, last = ends.gather(1, index), ends.gather(1, index + 1)
-        # Both from their own end: 1 - xi would lose the digits of eta where that is small.
+        # Each from its own end: 1 - xi would lose the digits of a small eta.
         self.xi, self.eta = (((a - b) / (last - first)).clamp(0, 1) for a, b in ((at, first), (last, at)))
         self.both = self.xi * self.eta
         self.excess = self.left + self.right - 2 * self.secant
@@ -226,16 +226,16 @@ class _Piece:
 
 
 def _root(y: Tensor, secant: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """The share of a piece's width at which a share y of its rise is reached."""
+    """Returns the share of a piece's width at which a share y of its rise is reached."""
     b = left - y * (left + right - 2 * secant)
     a = secant - b
     root = (b * b + 4 * a * secant * y).clamp(min=0).sqrt()
-    # The two forms of one root: neither subtracts what is nearly equal.
+    # Two forms of one root; each is used where it does not subtract nearly equal numbers.
     return torch.where(b >= 0, 2 * secant * y / (b + root), (root - b) / (2 * a))
 
 
 def restored(state: Mapping[str, Tensor]) -> Units:
-    """The units whose :meth:`Units.state` it is; see :func:`is_sound`."""
+    """Rebuilds units from their :meth:`Units.state`; see :func:`is_sound`."""
     return Affine(**state) if "shift" in state else Quantile(**state)
 
 

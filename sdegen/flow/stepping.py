@@ -19,7 +19,7 @@ SMALLEST = 1e-12
 
 
 class Solution(NamedTuple):
-    """``x`` at ``t1``, ``(B, *)``, and ``path`` at the asked times, ``(F, B, *)``."""
+    """The state ``x`` at ``t1``, ``(B, *)``, and the ``path`` at the wanted times, ``(F, B, *)``."""
 
     x: Tensor
     path: Tensor

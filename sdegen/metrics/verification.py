@@ -1,7 +1,7 @@
-"""What must hold for any SDE and any sampler, checked against exact answers: ``scripts/verify.py`` and the tests.
+"""Claims about SDEs and samplers, checked against exact answers, for ``scripts/verify.py`` and the tests.
 
-The data are Gaussian, or a mixture of Gaussians, so that every marginal is known; the kernel is held against the drift
-and the diffusion by differentiating it; evaluations are counted by a score of this module's own.
+The data are Gaussian, or a mixture of Gaussians, so that every marginal is known. The derivatives of the kernel are
+compared with the drift and the diffusion. A score of this module counts the evaluations.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from sdegen.sde.base import SDE, LinearSDE
 from sdegen.sde.mixture import GaussianMixture, Marginals
 
 MEAN, VARIANCE = 0.7, 0.3
-"""Of the Gaussian data, on the line."""
+"""Mean and variance of the Gaussian data, in one dimension."""
 STEPS = (64, 128, 256)
-"""At which the order of a scheme is measured."""
+"""Numbers of steps at which the order of a scheme is measured."""
 COUNT = 20_000
-"""Samples behind a statistical check."""
+"""Number of samples of a statistical check."""
 ORDER = "converges at its declared order"
 MOMENTS = ("mean of a mixture", "standard deviation of a mixture", "weights of its modes")
 
 
 class Proof(NamedTuple):
-    """One claim: what was measured, what was allowed, and whether it holds; None where it does not apply."""
+    """A claim, the measured and the allowed value, and True if it holds; None if it does not apply."""
 
     claim: str
     measured: str
@@ -39,7 +39,7 @@ class Proof(NamedTuple):
 
 
 def verify(sde: SDE, sampler: Sampler) -> list[Proof]:
-    """All claims about an SDE and a sampler that works with it."""
+    """Checks all claims about an SDE and a sampler that works with it."""
     linear = sde.linear
     proofs = [prior(sde)]
     if linear is None:
@@ -58,7 +58,7 @@ def verify(sde: SDE, sampler: Sampler) -> list[Proof]:
 
 @torch.enable_grad()
 def kernel(sde: LinearSDE) -> Proof:
-    """α' = a α and (σ²)' = 2 a σ² + g², by differentiating the kernel, and α = 1, σ = 0 at t = 0."""
+    """Checks α' = a α and (σ²)' = 2 a σ² + g² by differentiating the kernel, and α = 1, σ = 0 at t = 0."""
     t = torch.linspace(sde.eps, sde.T, 1001, dtype=torch.float64)[1:-1].requires_grad_()
     alpha, variance = sde.alpha(t), sde.sigma(t) ** 2
     slopes = [derivative(value, t) for value in (alpha, variance)]
@@ -71,14 +71,14 @@ def kernel(sde: LinearSDE) -> Proof:
 
 
 def inverse(sde: LinearSDE) -> Proof:
-    """``time`` is the inverse of ``log_nsr``, which grids and importance sampling go by."""
+    """Checks that ``time`` is the inverse of ``log_nsr``, which grids and importance sampling need."""
     t = torch.linspace(sde.eps, sde.T, 1001, dtype=torch.float64)
     error = float((sde.time(sde.log_nsr(t)) / t - 1).abs().max())
     return Proof("time inverts the log noise-to-signal ratio", f"{error:.1e}", "<= 1e-6", error <= 1e-6)
 
 
 def derivative(value: Tensor, t: Tensor) -> Tensor:
-    """dvalue/dt, zero where the value does not depend on t."""
+    """Returns dvalue/dt, zero if the value does not depend on t."""
     if not value.requires_grad:
         return torch.zeros_like(t)
     found = torch.autograd.grad(value.sum(), t, allow_unused=True, retain_graph=True)[0]
@@ -86,7 +86,7 @@ def derivative(value: Tensor, t: Tensor) -> Tensor:
 
 
 def simulated(sde: SDE) -> Proof:
-    """The law of :meth:`SDE.perturb` against Euler–Maruyama paths of (f, g), by their means and standard deviations."""
+    """Compares mean and standard deviation of :meth:`SDE.perturb` with those of Euler–Maruyama paths of (f, g)."""
     source = randn_like(generator("cpu", 0, "proof"))
     steps, t = 1000, 0.5 * sde.T
     x = torch.full((COUNT, 1), MEAN, dtype=torch.float64)
@@ -100,7 +100,7 @@ def simulated(sde: SDE) -> Proof:
 
 
 def prior(sde: SDE) -> Proof:
-    """The prior's density is normalised, and its draws have its standard deviation."""
+    """Checks that the prior's density is normalised, and that its draws have its standard deviation."""
     draws = sde.sample_prior(torch.empty(COUNT, 1, dtype=torch.float64), randn_like(generator("cpu", 0, "proof")))
     reach = 12 * float(draws.std())
     x = torch.linspace(-reach, reach, 200_001, dtype=torch.float64)
@@ -111,7 +111,7 @@ def prior(sde: SDE) -> Proof:
 
 
 def gaussian(sde: LinearSDE) -> Callable[[Tensor, Tensor], Tensor]:
-    """The exact score of the Gaussian data: affine in x, for vectors and images of independent entries."""
+    """Returns the exact score of the Gaussian data: affine in x, for vectors and images of independent entries."""
 
     def score(x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = expand(sde.alpha(t), x), expand(sde.sigma(t), x)
@@ -121,19 +121,19 @@ def gaussian(sde: LinearSDE) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def marginal(sde: LinearSDE, t: float) -> tuple[float, float]:
-    """Mean and variance of x(t) for the Gaussian data."""
+    """Returns mean and variance of x(t) for the Gaussian data."""
     time = torch.tensor(t, dtype=torch.float64)
     alpha, sigma = float(sde.alpha(time)), float(sde.sigma(time))
     return alpha * MEAN, alpha**2 * VARIANCE + sigma**2
 
 
 def output(sampler: Sampler, sde: LinearSDE) -> tuple[float, float]:
-    """Mean and variance of what a sampler makes of p_T, for the Gaussian data, with no Monte Carlo.
+    """Returns mean and variance of a sampler's output from p_T, for the Gaussian data, without Monte Carlo.
 
-    Every step is affine in the start and in the noises, so that unit impulses, one a row, read off the coefficients.
+    Every step is affine in the start and in the noises, so that unit impulses, one in each row, give the coefficients.
 
     Args:
-        sampler: whose steps are affine in the score.
+        sampler: a sampler whose steps are affine in the score.
         sde: the forward process.
     """
     mean, variance = marginal(sde, sde.T)
@@ -159,27 +159,27 @@ def output(sampler: Sampler, sde: LinearSDE) -> tuple[float, float]:
 
 
 def error(sde: LinearSDE, predictor: Predictor, steps: int) -> float:
-    """How far a scheme's mean and standard deviation at eps are from those of the Gaussian data."""
+    """Returns the error of a scheme's mean plus that of its standard deviation at eps, for the Gaussian data."""
     mean, variance = output(StepSampler(predictor, steps=steps, grid=predictor.grid), sde)
     expected = marginal(sde, sde.eps)
     return abs(mean - expected[0]) + abs(math.sqrt(variance) - math.sqrt(expected[1]))
 
 
 def order(sde: LinearSDE, predictor: Predictor | None) -> Proof:
-    """The declared order of convergence, from the errors at :data:`STEPS` steps on the grid that it is declared for."""
+    """Checks the declared order of convergence by the errors at :data:`STEPS` steps, on the grid of the declaration."""
     if predictor is None:
         return Proof(ORDER, "no scheme of fixed steps", "", None)
     if not sde.smooth:
         return Proof(ORDER, "f and g are not smooth in t", "", None)
     errors = [error(sde, predictor, steps) for steps in STEPS]
-    # Below 1e-10 what is left is rounding.
+    # Errors below 1e-10 are rounding.
     found = math.log2(errors[-2] / errors[-1]) if errors[-1] > 1e-10 else math.inf
     holds = found >= predictor.order - 0.2 and errors[-1] < min(0.1, errors[0])
     return Proof(ORDER, f"{found:.2f}", f">= {predictor.order} - 0.2, grid={predictor.grid}", holds)
 
 
 def mixture() -> GaussianMixture:
-    """Three components of different weights and shapes in the plane, of unit spread."""
+    """Returns a mixture of three components of different weights and shapes in the plane, of unit spread."""
     weights = torch.tensor([0.5, 0.3, 0.2])
     means = torch.tensor([[-0.8, 0.5], [1.0, 0.6], [0.5, -2.15]])
     covariances = torch.tensor(
@@ -189,7 +189,7 @@ def mixture() -> GaussianMixture:
 
 
 def moments(sde: LinearSDE, sampler: Sampler) -> list[Proof]:
-    """Means, standard deviations and weights of the modes of samples of a mixture, at the sampler's own settings."""
+    """Checks means, standard deviations and weights of the modes of samples of a mixture."""
     law = mixture()
     score, x = Marginals(law, sde), torch.empty(COUNT, 2, dtype=torch.float64)
     noise = SampleNoise(0, 0, COUNT, (2,))
@@ -210,24 +210,24 @@ def moments(sde: LinearSDE, sampler: Sampler) -> list[Proof]:
 
 
 def shares(law: GaussianMixture, x: Tensor) -> Tensor:
-    """The share of points nearest, in probability, to each component."""
+    """Returns, for each component, the share of points to which it is the most probable one."""
     return torch.bincount(law.component(x), minlength=len(law.weights)).double() / len(x)
 
 
 def run(sde: SDE, sampler: Sampler, start: int, stop: int, shape: Sequence[int] = (2,)) -> Tensor:
-    """The samples ``start`` to ``stop`` of seed 0 under a score that all SDEs bear."""
+    """Draws the samples ``start`` to ``stop`` of seed 0 by :func:`common`."""
     noise = SampleNoise(0, start, stop, tuple(shape))
     x = sde.sample_prior(torch.empty(stop - start, *shape, dtype=torch.float64), noise)
     return sampler(sde, common(sde), x, noise=noise).x
 
 
 def common(sde: SDE) -> Callable[[Tensor, Tensor], Tensor]:
-    """The score of the Gaussian data where it is known, else that of the prior, under which no process runs off."""
+    """Returns the score of the Gaussian data if it is known, else that of the prior, with which no process diverges."""
     return gaussian(sde.linear) if sde.linear is not None else lambda x, t: sde.prior_score(x)
 
 
 def invariance(sde: SDE, sampler: Sampler) -> Proof:
-    """Sample i depends on (seed, i) alone: the same in batches of 1, 7 and 70, across blocks of the generator."""
+    """Checks that sample i is the same in batches of 1, 7 and 70, across blocks of the generator."""
     whole = run(sde, sampler, 0, 70)
     parts = [run(sde, sampler, 0, 1), run(sde, sampler, 60, 67)]
     off = max(
@@ -240,13 +240,13 @@ def invariance(sde: SDE, sampler: Sampler) -> Proof:
 
 
 def repetition(sde: SDE, sampler: Sampler) -> Proof:
-    """A sampler keeps nothing from one call to the next."""
+    """Checks that a sampler keeps nothing from one call to the next."""
     same = torch.equal(run(sde, sampler, 0, 9), run(sde, sampler, 0, 9))
     return Proof("a second call gives the same", "the same" if same else "another", "the same", same)
 
 
 def evaluations(sde: SDE, sampler: Sampler) -> Proof:
-    """The evaluations that it reports are those counted here, and those that its settings ask for."""
+    """Checks the reported evaluations against those counted here and those that the settings imply."""
     asked = 0
 
     def score(x: Tensor, t: Tensor) -> Tensor:
@@ -263,7 +263,7 @@ def evaluations(sde: SDE, sampler: Sampler) -> Proof:
 
 
 def shapes(sde: SDE, sampler: Sampler) -> Proof:
-    """An image of one channel is treated as the vector of its pixels."""
+    """Checks that an image of one channel is treated as the vector of its pixels."""
     image, vector = (run(sde, sampler, 0, 5, shape).flatten(1) for shape in ((1, 2, 3), (6,)))
     off = float((image - vector).abs().max())
     return Proof("images as vectors", f"{off:.1e}", "<= 1e-9", off <= 1e-9)

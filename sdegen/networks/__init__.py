@@ -1,6 +1,6 @@
 """Networks: functions of (x, t) and a class, and classifiers of noisy x.
 
-How their output is read is a matter of models.
+The meaning of their output is defined in models.
 """
 
 from sdegen.networks.base import Network

@@ -1,4 +1,4 @@
-"""What every network is."""
+"""The base class of all networks."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ from sdegen.sde.base import SDE
 
 
 class Network(nn.Module, ABC):
-    """A function (x, t) -> an array of the shape of x, or, of a classifier, the logits of the classes.
+    """A function of (x, t) whose output has the shape of x, or, for a classifier, is the logits of the classes.
 
     A subclass takes as its first argument the ``shape`` of one point, which the experiment supplies from the data;
     its other arguments are the options of its YAML.
 
     Attributes:
-        exact: whether the output is the exact score, which no parametrization is to turn into anything else and for
-            which there is nothing to train.
+        exact: True if the output is the exact score, which needs no parametrization and no training.
         process: the type of process that it works with.
-        classifies: whether the output is the logits of classes, ``(B, classes)``.
-        label_dropout: None where the network is not told the class of x. One that is takes a third argument y, ``()``
-            or ``(B,)`` int64, of which -1, or None for all, stands for "not told"; this is the share of a training's
-            rows for which it is not.
-        rough: empty where the output can be differentiated in x and then in the weights; else the words of the fix.
+        classifies: True if the output is the logits of classes, ``(B, classes)``.
+        label_dropout: None if the network does not take the class of x. Else the class is a third argument y, ``()`` or
+            ``(B,)`` int64, in which -1, or None for all rows, stands for "no class", and this is the share of training
+            rows without a class.
+        rough: empty if the output can be differentiated in x and then in the weights; else the fix, for messages.
     """
 
     exact = False
@@ -39,10 +38,10 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """``(B, *shape)`` and ``()`` or ``(B,)`` to ``(B, *shape)``."""
+        """Returns the output: ``(B, *shape)`` and ``()`` or ``(B,)`` to ``(B, *shape)``."""
 
     def work(self, shape: tuple[int, ...]) -> float:
-        """Multiplications and additions of the linear layers and convolutions for one row of a shape."""
+        """Returns the multiplications and additions of linear layers and convolutions for one row of a shape."""
         counts: list[float] = []
 
         def count(layer: nn.Module, _: object, output: Tensor) -> None:
@@ -67,20 +66,20 @@ class Network(nn.Module, ABC):
 
 @contextlib.contextmanager
 def at_most(size: float, holder: str) -> Iterator[None]:
-    """While it is entered, no network is made whose weights have more than ``size`` bytes.
+    """Context in which no network can be made whose weights have more than ``size`` bytes.
 
     Args:
-        size: the most.
-        holder: who has room for that, in words.
+        size: the limit.
+        holder: the owner of the memory, for the message.
 
     Raises:
-        ValueError: one is asked for; before its numbers are drawn, so that it has cost neither time nor memory.
+        ValueError: a network is larger; raised before its weights are drawn, so that it costs neither time nor memory.
     """
     left = size
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         nonlocal left
-        # The size of a lazy layer is not known yet.
+        # A lazy layer has no size yet.
         left -= 0 if parameter is None or is_lazy(parameter) else parameter.nbytes
         if left < 0:
             raise ValueError(f"asks for more weights than {holder}")

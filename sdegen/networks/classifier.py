@@ -13,8 +13,8 @@ from torch.nn import functional
 from sdegen.core.tensors import expand
 from sdegen.networks.base import Network
 from sdegen.networks.embedding import GaussianFourier
-from sdegen.networks.mlp import ACTIVATIONS
-from sdegen.networks.unet import Halved, Stage, interleaved, norm, picture
+from sdegen.networks.mlp import perceptron
+from sdegen.networks.unet import Halved, Stage, check_levels, interleaved, norm, picture
 from sdegen.sde.base import LinearSDE
 
 
@@ -38,31 +38,26 @@ class ClassifierMLP(Network):
         activation: Literal["relu", "silu", "tanh"] = "relu",
     ) -> None:
         super().__init__()
-        if not hidden or min(hidden) < 1:
-            raise ValueError(f"hidden={list(hidden)} must be one width or more, each at least 1: try [128, 128]")
-        layers: list[nn.Module] = []
-        for inputs, outputs in itertools.pairwise((math.prod(shape) + 1, *hidden)):
-            layers += [nn.Linear(inputs, outputs), ACTIVATIONS[activation]()]
-        self.layers = nn.Sequential(*layers, nn.Linear(hidden[-1], counted(classes)))
+        self.layers = perceptron(math.prod(shape) + 1, hidden, number(classes), activation)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """The logits: ``(B, *shape)`` and ``()`` or ``(B,)`` to ``(B, classes)``."""
+        """Returns the logits: ``(B, *shape)`` and ``()`` or ``(B,)`` to ``(B, classes)``."""
         time = expand(t, x).reshape(-1).expand(len(x)).unsqueeze(1)
         return self.layers(torch.cat([x.flatten(1), time], dim=1))
 
 
 class ClassifierConv(Network):
-    r"""Residual blocks at falling resolution, told the noise level, and a mean over the pixels.
+    r"""Residual blocks at falling resolution, which take the noise level, and a mean over the pixels.
 
-    It meets :math:`x_t / \sqrt{\alpha_t^2 + \sigma_t^2}` and :math:`\tfrac14 \log(\sigma_t/\alpha_t)`, which are of
-    order one for every SDE and time.
+    The inputs are :math:`x_t / \sqrt{\alpha_t^2 + \sigma_t^2}` and :math:`\tfrac14 \log(\sigma_t/\alpha_t)`, which are
+    of order one for every SDE and time.
 
     Args:
         shape: ``(C, H, W)`` of an image; supplied by the experiment.
         classes: number of classes of the data; supplied by the experiment.
         sde: the forward process; supplied by the experiment.
-        channels: of each level, multiples of 8; the picture is halved between levels.
-        fourier_features: of the noise level.
+        channels: numbers of channels of the levels, multiples of 8; the image is halved between levels.
+        fourier_features: number of Fourier features of the noise level.
     """
 
     classifies = True
@@ -78,13 +73,7 @@ class ClassifierConv(Network):
     ) -> None:
         super().__init__()
         colours, height, side = picture(shape)
-        if not channels or any(c < 8 or c % 8 for c in channels):
-            raise ValueError(f"channels={list(channels)} must be one or more multiples of 8: try [32,64,128]")
-        if min(height, side) < 2 ** (len(channels) - 1):
-            raise ValueError(
-                f"channels={list(channels)} halve an image {len(channels) - 1} times, and one of {height} × {side} is "
-                f"too small for that: use fewer channels"
-            )
+        check_levels(channels, height, side)
         self.sde, width = sde, 2 * fourier_features
         self.noise = GaussianFourier(fourier_features, 1.0)
         self.embedding = nn.Sequential(nn.Linear(fourier_features, width), nn.SiLU())
@@ -95,10 +84,10 @@ class ClassifierConv(Network):
             if len(self.body) < 2 * len(channels) - 1:
                 self.body.append(Halved(outputs))
         self.exit = nn.Sequential(norm(channels[-1]), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.head = nn.Linear(channels[-1], counted(classes))
+        self.head = nn.Linear(channels[-1], number(classes))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """The logits: ``(B, C, H, W)`` and ``()`` or ``(B,)`` to ``(B, classes)``."""
+        """Returns the logits: ``(B, C, H, W)`` and ``()`` or ``(B,)`` to ``(B, classes)``."""
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
         level = expand(0.25 * (sigma / alpha).log(), x).reshape(-1).expand(len(x))
         embedding = functional.silu(self.embedding(self.noise(level)))
@@ -108,8 +97,8 @@ class ClassifierConv(Network):
         return self.head(self.exit(hidden))
 
 
-def counted(classes: int | None) -> int:
-    """The number of classes, or ValueError where the data have none."""
+def number(classes: int | None) -> int:
+    """Returns the number of classes, or raises ValueError if the data have none."""
     if classes is None:
         raise ValueError("the data set has no labels: a classifier works with dataset=digits and other labelled images")
     return classes

@@ -1,4 +1,4 @@
-"""How a network is told the time."""
+"""The time as input of a network."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import math
 import torch
 from torch import Tensor, nn
 
+from sdegen.core.checks import in_range
+
 MOST = 2**20
-"""Fourier features: more than any network could use, and still no trouble to draw."""
+"""Largest number of Fourier features, more than any network could use."""
 
 
 class Concat(nn.Module):
-    """The number t itself, as the paper's networks take it: ``(B,)`` to ``(B, 1)``."""
+    """The number t itself, the input of the paper's networks: ``(B,)`` to ``(B, 1)``."""
 
     width = 1
 
@@ -23,7 +25,9 @@ class Concat(nn.Module):
 class GaussianFourier(nn.Module):
     r"""Random Fourier features of t: :math:`(\sin 2\pi W t, \cos 2\pi W t)` with :math:`W \sim N(0, s^2)`, fixed.
 
-    ``(B,)`` to ``(B, width)``. Reference: Tancik et al. (2020), https://arxiv.org/abs/2006.10739
+    The map is ``(B,)`` to ``(B, width)``.
+
+    Reference: Tancik et al. (2020), https://arxiv.org/abs/2006.10739
 
     Args:
         width: number of features, even.
@@ -33,9 +37,8 @@ class GaussianFourier(nn.Module):
     def __init__(self, width: int, scale: float) -> None:
         super().__init__()
         if width % 2 or not 2 <= width <= MOST:
-            raise ValueError(f"fourier_features={width} must be even, and between 2 and {MOST}")
-        if scale <= 0:
-            raise ValueError(f"fourier_scale={scale:g} must be above 0")
+            raise ValueError(f"fourier_features={width} must be even and lie between 2 and {MOST}")
+        in_range("fourier_scale", scale, above=0)
         self.width = width
         self.frequencies: Tensor
         self.register_buffer("frequencies", 2 * math.pi * scale * torch.randn(width // 2))

@@ -1,4 +1,4 @@
-"""Multilayer perceptron."""
+"""Multilayer perceptrons."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class MLP(Network):
         shape: shape of one point; supplied by the experiment.
         hidden: widths of the hidden layers.
         activation: ``relu`` (the paper's), ``silu`` or ``tanh``.
-        time_embedding: ``concat`` appends t as a number (the paper's), ``fourier`` random Fourier features of it.
+        time_embedding: ``concat`` appends t as a number (the paper's), ``fourier`` random Fourier features of t.
         fourier_features: number of features.
         fourier_scale: their bandwidth, in cycles per unit of time as the parametrization gives it.
     """
@@ -38,26 +38,35 @@ class MLP(Network):
         fourier_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        if not hidden or min(hidden) < 1:
-            raise ValueError(f"hidden={list(hidden)} must be one width or more, each at least 1: try [128, 128]")
-        # Its second derivative is zero but at the kinks, where all of it is.
+        # The second derivative of a ReLU is zero everywhere but at its kink.
         self.rough = "use network.activation=silu" if activation == "relu" else ""
         fourier = time_embedding == "fourier"
         self.embedding = GaussianFourier(fourier_features, fourier_scale) if fourier else Concat()
         size = math.prod(shape)
-        layers: list[nn.Module] = []
-        for inputs, outputs in itertools.pairwise((size + self.embedding.width, *hidden)):
-            layers += [nn.Linear(inputs, outputs), ACTIVATIONS[activation]()]
-        self.layers = nn.Sequential(*layers, nn.Linear(hidden[-1], size))
+        self.layers = perceptron(size + self.embedding.width, hidden, size, activation)
         if fourier:
             # Torch scales all inputs by their number: a few coordinates would drown among many features, and the
-            # network would spend its first thousands of steps unable to see where it is.
+            # network would hardly depend on x in its first thousands of steps.
             nn.init.kaiming_uniform_(self.layers[0].weight[:, :size].data, a=math.sqrt(5))  # type: ignore[index]
 
     def features(self, x: Tensor, t: Tensor) -> Tensor:
-        """What the first layer sees: ``(B, *)`` and ``()`` or ``(B,)`` to ``(B, inputs)``."""
+        """Returns the input of the first layer: ``(B, *)`` and ``()`` or ``(B,)`` to ``(B, inputs)``."""
         time = self.embedding(expand(t, x).reshape(-1).expand(len(x)))
         return torch.cat([x.flatten(1), time], dim=1)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         return self.layers(self.features(x, t)).view_as(x)
+
+
+def perceptron(inputs: int, hidden: tuple[int, ...], outputs: int, activation: str) -> nn.Sequential:
+    """Returns linear layers with activations between them.
+
+    Raises:
+        ValueError: ``hidden`` holds no width, or one below 1.
+    """
+    if not hidden or min(hidden) < 1:
+        raise ValueError(f"hidden={list(hidden)} must be one or more widths, each at least 1: try [128,128]")
+    layers: list[nn.Module] = []
+    for width, following in itertools.pairwise((inputs, *hidden)):
+        layers += [nn.Linear(width, following), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers, nn.Linear(hidden[-1], outputs))

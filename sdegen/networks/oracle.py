@@ -1,4 +1,4 @@
-"""The exact score in a network's place."""
+"""The exact score in place of a network."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from sdegen.sde.mixture import GaussianMixture, Marginals
 
 
 class Oracle(Network):
-    """The exact score of data whose law is a Gaussian mixture: tells a solver's error from a network's.
+    """The exact score of data whose law is a Gaussian mixture, to tell a solver's error from a network's.
 
     It has nothing to train, and its output is the score itself, whatever the parametrization.
 
     Args:
-        law: the law of the data as a network meets them; supplied by the experiment.
+        law: the law of the data in the network's units; supplied by the experiment.
         sde: the forward process; supplied by the experiment.
     """
 
@@ -27,7 +27,7 @@ class Oracle(Network):
         if law is None:
             raise ValueError(
                 "the law of this data set is not known in the network's units: network=oracle works with "
-                "dataset=gaussian_mixture, smile and smile_noisy, and dataset.standardize=true, false or robust"
+                "dataset=gaussian_mixture, smile and smile_noisy, and with dataset.standardize=true, false or robust"
             )
         self.score = Marginals(law, sde)
 

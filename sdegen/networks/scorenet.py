@@ -1,4 +1,4 @@
-"""The score network of the paper's digits."""
+"""The score network of the paper for digits."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch.nn import functional
 from sdegen.core.tensors import expand
 from sdegen.networks.base import Network
 from sdegen.networks.embedding import GaussianFourier
-from sdegen.networks.unet import interleaved, norm, picture
+from sdegen.networks.unet import check_levels, interleaved, norm, picture
 
 
 class Injected(nn.Module):
-    """A convolution to whose channels a dense layer of the time's embedding adds, then normalised and activated."""
+    """A convolution plus a dense layer of the time's embedding, followed by normalisation and activation."""
 
     def __init__(self, convolution: nn.Module, outputs: int, width: int) -> None:
         super().__init__()
@@ -26,17 +26,17 @@ class Injected(nn.Module):
 
 
 class ScoreNet(Network):
-    """Convolutions down and up again, joined by skips, each with a dense injection of the time: seven by default.
+    """An encoder and a decoder joined by skips, of seven convolutions by default, each with a dense layer of the time.
 
-    The paper names its parts, Gaussian Fourier projections of the time to 256 and seven convolutional layers with a
-    dense one each; the rest is read as an encoder and a decoder with group normalisation. The convolutions are padded,
-    so that an image of 8 × 8 becomes 4, 2 and 1 wide. What the output stands for is the parametrization's matter.
+    The paper names the parts: Gaussian Fourier projections of the time to 256, and seven convolutional layers with a
+    dense one each. The encoder, the decoder and the group normalisation are our reading of it. The convolutions are
+    padded, so that an image of 8 × 8 becomes 4, 2 and 1 wide.
 
     Reference: section 5.3 of the paper; Ronneberger et al. (2015), https://arxiv.org/abs/1505.04597
 
     Args:
         shape: ``(C, H, W)`` of an image; supplied by the experiment.
-        channels: of each level; the picture is halved between levels. Multiples of 8.
+        channels: numbers of channels of the levels, multiples of 8; the image is halved between levels.
         embedding: number of Fourier features of the time.
         fourier_scale: their bandwidth, in cycles per unit of time.
     """
@@ -50,13 +50,7 @@ class ScoreNet(Network):
     ) -> None:
         super().__init__()
         colours, height, side = picture(shape)
-        if not channels or any(c < 8 or c % 8 for c in channels):
-            raise ValueError(f"channels={list(channels)} must be one or more multiples of 8: try [32,64,128,256]")
-        if min(height, side) < 2 ** (len(channels) - 1):
-            raise ValueError(
-                f"channels={list(channels)} halve an image {len(channels) - 1} times, and one of {height} × {side} is "
-                f"too small for that: use fewer channels"
-            )
+        check_levels(channels, height, side)
         self.time = GaussianFourier(embedding, fourier_scale)
         self.embedding = nn.Linear(embedding, embedding)
         self.encoder = nn.ModuleList(
@@ -66,7 +60,7 @@ class ScoreNet(Network):
         self.decoder, inputs = nn.ModuleList(), channels[-1]
         for outputs in reversed(channels[:-1]):
             self.decoder.append(Injected(nn.Conv2d(inputs, outputs, 3, padding=1), outputs, embedding))
-            # The skip of the same level stands beside it.
+            # The skip of the same level is concatenated to it.
             inputs = 2 * outputs
         self.exit = nn.Conv2d(inputs, colours, 3, padding=1)
 
@@ -79,7 +73,7 @@ class ScoreNet(Network):
         skips.pop()
         for part in self.decoder:
             skip = skips.pop()
-            # Enlarged by repetition and then convolved: a transposed convolution, without its checkerboard.
+            # Repetition followed by a convolution avoids the checkerboard of a transposed convolution.
             hidden = part(functional.interpolate(hidden, size=skip.shape[-2:], mode="nearest"), embedding)
             hidden = torch.cat([hidden, skip], dim=1)
         return self.exit(hidden).contiguous()

@@ -9,23 +9,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sdegen.core.checks import in_range
 from sdegen.core.tensors import expand
 from sdegen.networks.base import Network
 from sdegen.networks.embedding import GaussianFourier
 
 GROUP = 8
-"""Channels normalised together, at least."""
+"""Smallest number of channels that are normalised together."""
 
 
 class Block(nn.Module):
-    """Two convolutions beside a shortcut; the embedding of time and class scales and shifts what is between them.
+    """Two convolutions beside a shortcut; the embedding of time and class scales and shifts their intermediate result.
 
     The second convolution starts at zero, so that a fresh block is its shortcut.
 
     Args:
-        inputs: channels that enter.
-        outputs: channels that leave.
-        width: of the embedding.
+        inputs: number of input channels.
+        outputs: number of output channels.
+        width: width of the embedding.
     """
 
     def __init__(self, inputs: int, outputs: int, width: int) -> None:
@@ -42,17 +43,17 @@ class Block(nn.Module):
         hidden = self.conv1(functional.silu(self.norm1(x)))
         scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
         hidden = self.conv2(functional.silu(torch.addcmul(shift, self.norm2(hidden), 1 + scale)))
-        # Two terms of unit variance have one of unit variance, however many blocks follow each other.
+        # The factor keeps the variance at one through any number of blocks.
         return (self.shortcut(x) + hidden) * math.sqrt(0.5)
 
 
 class Attention(nn.Module):
     """Self-attention over the pixels, beside a shortcut.
 
-    A head has 64 channels or more, or all where there are fewer.
+    A head has 64 channels or more, or all if there are fewer.
 
     Args:
-        channels: of the picture.
+        channels: number of channels.
     """
 
     def __init__(self, channels: int) -> None:
@@ -69,9 +70,9 @@ class Attention(nn.Module):
 
 
 class UNet(Network):
-    r"""Residual blocks at falling and rising resolution, joined by skips, with attention where the picture is small.
+    r"""Residual blocks at falling and rising resolution, joined by skips, with attention at low resolution.
 
-    Time comes as any real number, such as t itself or EDM's :math:`\tfrac14 \log(\sigma/\alpha)`.
+    The time may be any real number, such as t itself or EDM's :math:`\tfrac14 \log(\sigma/\alpha)`.
 
     References: Ho, Jain & Abbeel (2020), https://arxiv.org/abs/2006.11239; DDPM++ of Song et al. (2021), appendix H;
     scale and shift as in Nichol & Dhariwal (2021), https://arxiv.org/abs/2102.09672
@@ -79,16 +80,17 @@ class UNet(Network):
     Args:
         shape: ``(C, H, W)`` of an image; supplied by the experiment.
         classes: number of classes of the data; supplied by the experiment.
-        channels: of the first level, a multiple of 8.
-        multipliers: channels of each level over those; the picture is halved between levels.
-        blocks: residual blocks of each level, on the way down and up.
-        attention: heights of the picture, after patching, at which the blocks of a level are followed by attention.
-        patch: so many pixels squared become channels at the entry, and pixels again at the exit: 2 makes a step about
-            four times cheaper.
-        fourier_features: of the time.
+        channels: number of channels of the first level, a multiple of 8.
+        multipliers: channels of each level over those of the first; the image is halved between levels.
+        blocks: number of residual blocks of each level, on the way down and up.
+        attention: heights of the image, after patching, at which the blocks of a level are followed by attention.
+        patch: side of the squares of pixels that become channels at the entry and pixels again at the exit; 2 makes a
+            step about four times cheaper.
+        fourier_features: number of Fourier features of the time.
         fourier_scale: their bandwidth, in cycles per unit of time as the parametrization gives it.
-        label_dropout: null: the network is not told the class. Else it is, but for this share of a training's rows, so
-            that it is a score with and without the class (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598).
+        label_dropout: null for a network without the class as input. Else the class is left out for this share of the
+            training rows, so that the network is a score with and without it (Ho & Salimans 2022,
+            https://arxiv.org/abs/2207.12598).
     """
 
     # Torch has no second derivative of its attention.
@@ -113,8 +115,7 @@ class UNet(Network):
             raise ValueError(f"channels={channels} must be a multiple of {GROUP}")
         if not multipliers or min(multipliers) < 1:
             raise ValueError(f"multipliers={list(multipliers)} must be one or more, each at least 1: try [1,2]")
-        if blocks < 1:
-            raise ValueError(f"blocks={blocks} must be at least 1")
+        in_range("blocks", blocks, at_least=1)
         if patch < 1 or height % patch or side % patch:
             raise ValueError(f"patch={patch} does not divide images of {height} × {side}: try patch=1")
         if min(height, side) // patch < 2 ** (len(multipliers) - 1):
@@ -122,15 +123,15 @@ class UNet(Network):
                 f"multipliers={list(multipliers)} halve an image {len(multipliers) - 1} times, and one of "
                 f"{height} × {side} is too small for that with patch={patch}: use fewer multipliers"
             )
-        if label_dropout is not None and not 0 <= label_dropout < 1:
-            raise ValueError(f"label_dropout={label_dropout:g} must be at least 0 and below 1, or null")
+        if label_dropout is not None:
+            in_range("label_dropout", label_dropout, at_least=0, below=1, fix=", or null")
         if label_dropout is not None and classes is None:
-            raise ValueError("label_dropout must be null: the data have no labels that the network could be told")
+            raise ValueError("label_dropout must be null: the data have no labels")
         self.patch, self.label_dropout = patch, label_dropout
         width, sizes = 4 * channels, [channels * m for m in multipliers]
         self.time = GaussianFourier(fourier_features, fourier_scale)
         self.embedding = nn.Sequential(nn.Linear(fourier_features, width), nn.SiLU(), nn.Linear(width, width))
-        # The last row is that of "not told".
+        # The last row stands for "no class".
         self.labels = None if label_dropout is None else nn.Embedding((classes or 0) + 1, width)
         pixels, height = colours * patch**2, height // patch
         heights = [height]
@@ -179,7 +180,7 @@ class UNet(Network):
 
 
 class Stage(nn.Module):
-    """A residual block, with attention after it or not."""
+    """A residual block, optionally followed by attention."""
 
     def __init__(self, inputs: int, outputs: int, width: int, attention: bool) -> None:
         super().__init__()
@@ -191,7 +192,7 @@ class Stage(nn.Module):
 
 
 class Halved(nn.Module):
-    """A convolution with stride 2, which takes the embedding as its neighbours do."""
+    """A convolution with stride 2, which takes the embedding for the sake of a common signature."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -202,22 +203,33 @@ class Halved(nn.Module):
 
 
 def picture(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """The shape ``(C, H, W)`` of an image; ValueError where points are none."""
+    """Returns the shape ``(C, H, W)`` of an image, or raises ValueError if points are not images."""
     if len(shape) != 3:
-        raise ValueError(f"points of shape {tuple(shape)} are no images (C, H, W): use network=mlp")
+        raise ValueError(f"points of shape {tuple(shape)} are not images (C, H, W): use network=mlp")
     return shape[0], shape[1], shape[2]
 
 
-def interleaved(x: Tensor) -> Tensor:
-    """The same ``(B, C, H, W)`` with the channels of a pixel side by side in memory, as what follows then keeps them.
+def check_levels(channels: tuple[int, ...], height: int, side: int) -> None:
+    """Raises ValueError if the levels of a network for images do not fit each other or an image."""
+    if not channels or any(c < GROUP or c % GROUP for c in channels):
+        raise ValueError(f"channels={list(channels)} must be one or more multiples of {GROUP}: try [32,64,128]")
+    if min(height, side) < 2 ** (len(channels) - 1):
+        raise ValueError(
+            f"channels={list(channels)} halve an image {len(channels) - 1} times, and one of {height} × {side} is too "
+            f"small for that: use fewer channels"
+        )
 
-    Convolutions are faster so, on CPUs and GPUs alike.
+
+def interleaved(x: Tensor) -> Tensor:
+    """Returns x with the channels of a pixel side by side in memory, an order that the layers after it keep.
+
+    It makes convolutions faster, on CPUs and GPUs.
     """
     return x.contiguous(memory_format=torch.channels_last)
 
 
 def norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation over at most 32 groups of :data:`GROUP` channels or more."""
+    """Returns group normalisation over at most 32 groups of :data:`GROUP` channels or more."""
     groups = min(32, channels // GROUP)
     while channels % groups:
         groups -= 1
@@ -225,7 +237,7 @@ def norm(channels: int) -> nn.GroupNorm:
 
 
 def zero(layer: nn.Conv2d) -> nn.Conv2d:
-    """A convolution that starts at zero."""
+    """Sets a convolution to zero, and returns it."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

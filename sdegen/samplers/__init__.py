@@ -8,8 +8,9 @@ from sdegen.samplers.base import Sampler, Samples
 from sdegen.samplers.correctors import HMC, AnnealedLangevin, Langevin, MetropolisHMC
 from sdegen.samplers.exponential import Adams, DPMSolver, StochasticAdams, StochasticDPMSolver
 from sdegen.samplers.flow import RK45, Dopri5, ProbabilityFlow
+from sdegen.samplers.heun import Heun
 from sdegen.samplers.parts import Corrector, Moved, Predictor, Step
-from sdegen.samplers.predictors import DDIM, RK4, Ancestral, EulerMaruyama, Heun, ReverseDiffusion, StochasticHeun
+from sdegen.samplers.predictors import DDIM, RK4, Ancestral, EulerMaruyama, ReverseDiffusion, StochasticHeun
 from sdegen.samplers.steps import StepSampler
 from sdegen.samplers.twisted import Twisted
 

@@ -1,4 +1,4 @@
-"""What a sampler is, and what it returns."""
+"""The base class of samplers, and their result."""
 
 from __future__ import annotations
 

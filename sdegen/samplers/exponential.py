@@ -38,7 +38,7 @@ GAUSS = tuple(torch.from_numpy(part) for part in np.polynomial.legendre.leggauss
 """Points and weights of Gauss's rule for the integrals; its error is below 1e-9 on steps of λ up to 2."""
 
 Rule = Sequence[tuple[int, int]]
-"""How many values a polynomial goes through: pairs of a number of steps and the number of values from there on."""
+"""Numbers of values of a polynomial: pairs of a number of steps and the number of values from there on."""
 
 FLOW: Rule = ((1, 1), (8, 2), (15, 3), (40, 4))
 """The best rule for the flow; this one and the next were chosen on mixtures that no reported number is measured on."""

@@ -13,7 +13,7 @@ from sdegen.samplers.grids import Grid
 from sdegen.sde.base import SDE, ReverseSDE, S, Score
 
 Memory = tuple[Tensor, ...]
-"""What a multistep scheme keeps from one step for the next; empty before the first."""
+"""Tensors that a multistep scheme keeps from one step for the next; empty before the first."""
 
 
 class Step(Protocol):

@@ -24,7 +24,7 @@ class GaussianMixture:
     """A mixture of M Gaussians on arrays of any shape.
 
     Args:
-        weights: ``(M,)``, positive; normalised here.
+        weights: ``(M,)``, above 0; they are normalised.
         means: ``(M, *)``.
         covariances: ``(M,)`` for multiples of the identity, ``(M, d)`` for diagonals, ``(M, d, d)`` for full
             matrices, with d the number of entries of one point; zeros are allowed.
@@ -52,11 +52,11 @@ class GaussianMixture:
 
     @property
     def singular(self) -> bool:
-        """Whether a component lies on a point, a line or a plane, so that the law has no density."""
+        """True if a component lies on a point, a line or a plane, so that the law has no density."""
         return bool((self._variances == 0).any())
 
     def affine(self, shift: Tensor, scale: Tensor) -> GaussianMixture:
-        """The law of ``(x - shift) / scale``, with ``shift`` and ``scale`` of the shape of a point, or scalars."""
+        """Returns the law of ``(x - shift) / scale``; both have the shape of a point, or ``()``."""
         shift, scale = shift.double().broadcast_to(self.shape), scale.double().broadcast_to(self.shape).flatten()
         means = (self.means - shift) / scale.reshape(self.shape)
         if self.covariances.ndim == 3:
@@ -68,14 +68,14 @@ class GaussianMixture:
         return GaussianMixture(self.weights, means, covariances)
 
     def given(self, matrix: Tensor, y: Tensor, noise: float) -> GaussianMixture:
-        r"""The law of x given :math:`A x + \sigma_y n = y`, a mixture again.
+        r"""Returns the law of x given :math:`A x + \sigma_y n = y`, a mixture again.
 
         Each component is conditioned by Kalman's formulas and weighted by its evidence,
         :math:`w_m N(y; A \mu_m, S_m)` with :math:`S_m = A \Sigma_m A^\top + \sigma_y^2 I`.
 
         Args:
             matrix: A, ``(m, d)``.
-            y: what was measured, ``(m,)``.
+            y: the measurement, ``(m,)``.
             noise: :math:`\sigma_y`, above 0.
         """
         a, identity = matrix.double(), torch.eye(self._flat.shape[1], dtype=torch.float64)
@@ -87,14 +87,14 @@ class GaussianMixture:
         off = (y.double() - self._flat @ a.T).unsqueeze(2)
         evidence = -0.5 * torch.linalg.solve_triangular(root, off, upper=False).square().sum((1, 2))
         evidence = self.weights.log() + evidence - root.diagonal(dim1=1, dim2=2).log().sum(1)
-        # Joseph's form, which stays symmetric and positive.
+        # Joseph's form keeps the matrix symmetric and positive.
         rest = identity - gain @ a
         covariances = rest @ full @ rest.mT + noise**2 * gain @ gain.mT
         means = self._flat + (gain @ off).squeeze(2)
         return GaussianMixture(evidence.softmax(0), means.reshape(self.means.shape), covariances)
 
     def sample(self, n: int, source: torch.Generator) -> Tensor:
-        """``n`` independent draws, float64, ``(n, *)``."""
+        """Draws ``n`` independent points, float64, ``(n, *)``."""
         component = torch.multinomial(self.weights, n, replacement=True, generator=source)
         z = torch.randn(n, self._flat.shape[1], generator=source, dtype=torch.float64)
         z = self._variances[component].sqrt() * z
@@ -103,12 +103,12 @@ class GaussianMixture:
         return (self._flat[component] + z).reshape(n, *self.shape)
 
     def log_prob(self, x: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
-        """Log-density of αX + σz at ``x``, in nats: ``(B, *)`` to ``(B,)``; α and σ are ``()`` or ``(B,)``."""
+        """Returns the log-density of αX + σz at ``x`` in nats: ``(B, *)`` to ``(B,)``, α and σ ``()`` or ``(B,)``."""
         parts = [self._log_joint(*rows)[0].logsumexp(1) for rows in self._rows(x, alpha, sigma)]
         return torch.cat(parts)
 
     def score(self, x: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
-        """Gradient of :meth:`log_prob` in ``x``: ``(B, *)`` to ``(B, *)``."""
+        """Returns the gradient of :meth:`log_prob` in ``x``: ``(B, *)`` to ``(B, *)``."""
         parts = []
         for rows in self._rows(x, alpha, sigma):
             joint, residual, variance = self._log_joint(*rows)
@@ -119,21 +119,21 @@ class GaussianMixture:
         return torch.cat(parts).reshape(x.shape)
 
     def component(self, x: Tensor) -> Tensor:
-        """The most probable component of each point: ``(B, *)`` to ``(B,)``, integers."""
+        """Returns the most probable component of each point: ``(B, *)`` to ``(B,)``, integers."""
         return torch.cat([self._log_joint(*rows)[0].argmax(1) for rows in self._rows(x, 1.0, 0.0)])
 
     def _rows(self, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """The batch in pieces whose intermediate ``(B, M, d)`` stay in the cache: 1 MiB in float32."""
+        """Splits a batch into pieces whose intermediate ``(B, M, d)`` fit into the cache: 1 MiB in float32."""
         x = x.flatten(1)
         a, s = (expand(torch.as_tensor(c), x).reshape(-1, 1) for c in (alpha, sigma))
         size = max(1, 2**18 // self._flat.numel())
         pieces = x.split(size)
-        # One time for all rows stays one row, and so do the variances that follow from it.
+        # A single time for all rows stays one row, and so do its variances.
         a_pieces, s_pieces = (c.split(size) if len(c) > 1 else [c] * len(pieces) for c in (a, s))
         return list(zip(pieces, a_pieces, s_pieces, strict=True))
 
     def _log_joint(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """log w_m p_m(x) ``(B, M)``, the residuals along the axes ``(B, M, d)`` and their variances."""
+        """Returns log w_m p_m(x) ``(B, M)``, the residuals along the axes ``(B, M, d)`` and their variances."""
         residual = x.unsqueeze(1) - alpha.unsqueeze(2) * self._flat.to(x)
         if self._axes is not None:
             residual = torch.einsum("mji,bmj->bmi", self._axes.to(x), residual)
@@ -147,7 +147,7 @@ class GaussianMixture:
 
 
 class Marginals:
-    """The marginals p_t of a linear SDE started from a mixture. An instance is a score: ``(x, t) -> ∇ log p_t(x)``.
+    """Marginals p_t of a linear SDE started from a mixture. An instance is a score: ``(x, t) -> ∇ log p_t(x)``.
 
     Args:
         law: the law of the data.
@@ -161,10 +161,10 @@ class Marginals:
         return self.law.score(x, self.sde.alpha(t), self.sde.sigma(t))
 
     def log_prob(self, x: Tensor, t: Tensor) -> Tensor:
-        """log p_t(x) in nats: ``(B, *)`` to ``(B,)``."""
+        """Returns log p_t(x) in nats: ``(B, *)`` to ``(B,)``."""
         return self.law.log_prob(x, self.sde.alpha(t), self.sde.sigma(t))
 
 
 def marginals(law: GaussianMixture | None, sde: SDE) -> Marginals | None:
-    """The exact marginals of data with a law, or None where that or the kernel of the SDE is not known."""
+    """Returns the exact marginals of data, or None if their law or the kernel of the SDE is not known."""
     return None if law is None or sde.linear is None else Marginals(law, sde.linear)

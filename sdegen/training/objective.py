@@ -1,10 +1,9 @@
-"""What training minimises: the loss of a score at one noisy point, before any weight.
+r"""Objectives: the loss of a score at one noisy point, before any weight.
 
-An objective works in two halves, because the first needs no gradient and is done for many steps at once:
-:meth:`Objective.prepare` draws the noisy points, :meth:`Objective.loss` is the hot path.
+An objective has two parts. :meth:`Objective.prepare` draws the noisy points; it needs no gradient and is called for
+many steps at once. :meth:`Objective.loss` is the hot path.
 
-The losses of a score differ, in the mean, from :math:`E\\|s_\\theta - \\nabla \\log p_t\\|^2` by a constant of
-their own.
+The mean loss of a score differs from :math:`E\|s_\theta - \nabla \log p_t\|^2` by a constant of the objective.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from sdegen.sde.base import SDE, LinearSDE, S, Score
 class Prepared:
     """Rows ready for the network: points ``x`` ``(N, *)`` at the times ``t`` ``(N,)``.
 
-    What else an objective needs are fields of a subclass, tensors of N rows each.
+    A subclass adds further tensors of N rows that an objective needs as fields.
     """
 
     x: Tensor
     t: Tensor
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """The same with every field changed."""
+        """Returns the rows with every field changed."""
         return type(self)(*map(change, vars(self).values()))
 
 
@@ -45,8 +44,8 @@ class Objective(ABC, Generic[S, Rows]):
 
     Attributes:
         process: the type of process that it works with.
-        differentiates: whether the loss holds derivatives of the score in x, for which ReLU networks are too rough.
-        classifies: whether it trains a classifier in the place of a score.
+        differentiates: True if the loss contains derivatives of the score in x, for which ReLU networks are too rough.
+        classifies: True if it trains a classifier instead of a score.
     """
 
     process: type[SDE] = SDE
@@ -55,11 +54,11 @@ class Objective(ABC, Generic[S, Rows]):
 
     @abstractmethod
     def prepare(self, sde: S, x0: Tensor, t: Tensor, randn_like: RandnLike) -> Rows:
-        """Noisy points for data ``x0`` ``(N, *)`` at the times ``t`` ``(N,)``."""
+        """Draws noisy points for data ``x0`` ``(N, *)`` at the times ``t`` ``(N,)``."""
 
     @abstractmethod
     def loss(self, score: Score, rows: Rows) -> Tensor:
-        """The unweighted loss of each row, ``(N,)``."""
+        """Returns the unweighted loss of each row, ``(N,)``."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class Denoising(Objective[LinearSDE, Noised]):
     .. math:: \left\| s_\theta(x_t, t) - \nabla \log p_{0t}(x_t \mid x_0) \right\|^2
               = \sigma_t^{-2} \left\| \sigma_t s_\theta(x_t, t) + z \right\|^2, \qquad x_t = \alpha_t x_0 + \sigma_t z
 
-    The right-hand side subtracts numbers of order one; the left one, two scores of order 10³.
+    The right-hand side subtracts numbers of order one, the left-hand side two scores of order 10³.
 
     Reference: Vincent (2011), A connection between score matching and denoising autoencoders.
     """
@@ -98,8 +97,8 @@ class Implicit(Objective[SDE, Prepared]):
     .. math:: \|s_\theta(x_t, t)\|^2 + 2 \nabla \cdot s_\theta(x_t, t)
 
     It needs no kernel, only draws of :math:`x_t`. The divergence costs one backward pass for each of the d entries
-    of a point; in the mean it cancels numbers of order :math:`d/\sigma_t^2`, so that its variance at small t is far
-    above that of denoising.
+    of a point. Its mean cancels numbers of order :math:`d/\sigma_t^2`, so that its variance at small t is far above
+    that of denoising.
 
     Reference: Hyvärinen (2005), Estimation of non-normalized statistical models by score matching.
     """
@@ -126,16 +125,15 @@ class Probed(Prepared):
 
 
 class Sliced(Objective[SDE, Probed]):
-    r"""Sliced score matching: the divergence along one random direction, at the price of a single backward pass.
+    r"""Sliced score matching: the divergence along one random direction, at the cost of a single backward pass.
 
     .. math:: \|s_\theta(x_t, t)\|^2 + 2 v^\top \nabla_x \left( v^\top s_\theta(x_t, t) \right), \qquad v_i = \pm 1
 
-    The mean over the Rademacher probe v is the loss of :class:`Implicit`, and on the line it is that loss itself. Of
-    all probes with independent entries these have the least variance. More of them for a data point come with more
-    ``times.draws``.
+    The mean over the Rademacher probe v is the loss of :class:`Implicit`; in one dimension it is that loss itself.
+    Among probes with independent entries these have the least variance. Raise ``times.draws`` for more of them.
 
-    Reference: Song, Garg, Shi & Ermon (2019), Sliced score matching, https://arxiv.org/abs/1905.07088, in its
-    form of reduced variance, which keeps the norm in full.
+    Reference: Song, Garg, Shi & Ermon (2019), Sliced score matching, https://arxiv.org/abs/1905.07088, in the
+    form with reduced variance, which keeps the full norm.
     """
 
     differentiates = True
@@ -154,8 +152,8 @@ class Sliced(Objective[SDE, Probed]):
 class Classification(Objective[SDE, Prepared]):
     r"""Cross entropy of a classifier of noisy data: :math:`-\log p_\theta(y \mid x_t, t)`, y the class of :math:`x_0`.
 
-    Its minimiser over functions is :math:`p_t(y \mid x)`. What takes the place of the score in :meth:`loss` is the
-    log-likelihood of each row's class, ``(x, t) -> (B,)``. Any SDE will do.
+    Its minimiser over functions is :math:`p_t(y \mid x)`. The score in :meth:`loss` is here the log-likelihood of each
+    row's class, ``(x, t) -> (B,)``.
 
     Reference: section 4 of the paper; Dhariwal & Nichol (2021), https://arxiv.org/abs/2105.05233
     """

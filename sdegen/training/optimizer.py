@@ -9,32 +9,34 @@ from typing import Literal
 import torch
 from torch import nn
 
+from sdegen.core.checks import in_range
+
 
 class Optimizer(ABC):
     """A recipe for a torch optimiser, and the learning rate of each step."""
 
     @abstractmethod
     def build(self, vector: nn.Parameter) -> torch.optim.Optimizer:
-        """A torch optimiser of the network's parameters, which are one vector."""
+        """Returns a torch optimiser of the network's parameters, which are one vector."""
 
     @abstractmethod
     def step(self, optimizer: torch.optim.Optimizer, lr: float) -> None:
-        """A step of what :meth:`build` gave, at a learning rate."""
+        """Takes a step of the optimiser that :meth:`build` returned, at a learning rate."""
 
     @abstractmethod
     def lr_at(self, step: int, steps: int) -> float:
-        """The learning rate of step ``step`` of ``steps``, counted from 0."""
+        """Returns the learning rate of step ``step`` of ``steps``, counted from 0."""
 
 
 class Adam(Optimizer):
     r"""Adam (Kingma & Ba 2015), fused: one kernel for the whole update.
 
     Args:
-        lr: the learning rate, after the warm-up.
-        betas: decay of the two moments.
-        eps: added to the root of the second moment.
-        warmup: steps over which the rate rises from 0.
-        decay: ``constant``, or ``cosine``: down to 0 at the last step.
+        lr: the learning rate after the warm-up.
+        betas: decay factors of the two moments.
+        eps: number added to the root of the second moment.
+        warmup: number of steps over which the rate rises from 0.
+        decay: ``constant``, or ``cosine`` for a fall to 0 at the last step.
     """
 
     def __init__(
@@ -45,15 +47,10 @@ class Adam(Optimizer):
         warmup: int = 0,
         decay: Literal["constant", "cosine"] = "cosine",
     ) -> None:
-        if lr <= 0:
-            raise ValueError(f"lr={lr:g} must be above 0")
         if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas={list(betas)} must be at least 0 and below 1")
-        if eps <= 0:
-            raise ValueError(f"eps={eps:g} must be above 0")
-        if warmup < 0:
-            raise ValueError(f"warmup={warmup} must not be negative")
-        self.lr, self.betas, self.eps, self.warmup, self.decay = lr, betas, eps, warmup, decay
+            raise ValueError(f"betas={list(betas)} must each be at least 0 and below 1")
+        self.lr, self.eps = in_range("lr", lr, above=0), in_range("eps", eps, above=0)
+        self.betas, self.warmup, self.decay = betas, in_range("warmup", warmup, at_least=0), decay
 
     def build(self, vector: nn.Parameter) -> torch.optim.Optimizer:
         return torch.optim.Adam([vector], lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
@@ -64,10 +61,10 @@ class Adam(Optimizer):
         (vector,) = group["params"]
         group["lr"], state = lr, optimizer.state[vector]
         if not state:
-            # Makes the moments.
+            # The first step creates the moments.
             optimizer.step()
             return
-        # The kernel behind the optimiser's step, without its book-keeping, which would take three times as long.
+        # The kernel of the optimiser's step without its bookkeeping, which would triple the time.
         state["step"].add_(1)
         torch._fused_adam_(
             [vector], [vector.grad], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]], lr=lr,

@@ -1,8 +1,8 @@
-r"""How the times of a training step are drawn.
+r"""Samplers of the times of a training step.
 
 A time sampler turns uniform numbers into times and the ratio of the uniform density on :math:`[\varepsilon, T]` to its
-own, so that the mean of ratio · loss estimates the same integral over t for every sampler but the grid, which
-computes another one: the mean over its points (see :class:`Grid`).
+own. The mean of ratio · loss then estimates the same integral over t for every sampler but :class:`Grid`, for which it
+is the mean over the points of the grid.
 """
 
 from __future__ import annotations
@@ -13,35 +13,33 @@ from typing import Generic
 import torch
 from torch import Tensor
 
+from sdegen.core.checks import in_range
 from sdegen.sde.base import SDE, LinearSDE, S
 from sdegen.training.weighting import Weighting
 
 
 class TimeSampler(ABC, Generic[S]):
-    """Draws ``draws`` times for each data point of a batch.
+    """A distribution of times, drawn ``draws`` times for each data point of a batch.
 
     Args:
-        draws: times (and noises) for each data point and step.
-        chunk: draws that pass through the network at once; more only cost more memory. None: all of them.
+        draws: number of times (and noises) for each data point and step.
+        chunk: number of draws that pass through the network at once, which bounds the memory; None for all of them.
 
     Attributes:
         process: the type of process that it works with.
-        rowwise: whether a time has the same bits whatever times are drawn beside it.
+        rowwise: True if the bits of a time do not depend on the number of rows.
     """
 
     process: type[SDE] = SDE
     rowwise = True
 
     def __init__(self, draws: int = 1, chunk: int | None = None) -> None:
-        if draws < 1:
-            raise ValueError(f"draws={draws} must be at least 1")
-        if chunk is not None and chunk < 1:
-            raise ValueError(f"chunk={chunk} must be at least 1")
-        self.draws, self.chunk = draws, min(chunk or draws, draws)
+        self.draws = in_range("draws", draws, at_least=1)
+        self.chunk = draws if chunk is None else min(in_range("chunk", chunk, at_least=1), draws)
 
     @abstractmethod
     def __call__(self, sde: S, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Times, and the uniform density over the density they were drawn from.
+        """Returns times, and the uniform density over the density that they were drawn from.
 
         Args:
             sde: the forward process.
@@ -54,7 +52,7 @@ class TimeSampler(ABC, Generic[S]):
 
 
 class Uniform(TimeSampler[SDE]):
-    r""":math:`t \sim U[\varepsilon, T]`, independent for each row (Song et al. 2021)."""
+    r"""Uniform times, :math:`t \sim U[\varepsilon, T]`, independent for each row (Song et al. 2021)."""
 
     def __call__(self, sde: SDE, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
         return between(sde, u), torch.ones_like(u)
@@ -63,8 +61,8 @@ class Uniform(TimeSampler[SDE]):
 class Stratified(TimeSampler[SDE]):
     r"""One draw in each of :math:`n` equal slices of :math:`[\varepsilon, T]`, n the rows of a step.
 
-    The same mean as independent draws, with less variance. Which data point meets which slice is random, since the
-    batch itself is drawn at random.
+    It has the same mean as independent draws, with less variance. The data points fall on random slices, since the
+    batch itself is random.
     """
 
     def __call__(self, sde: SDE, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,17 +72,17 @@ class Stratified(TimeSampler[SDE]):
 class Importance(TimeSampler[LinearSDE]):
     r"""Stratified draws from the density :math:`\propto \lambda(t)/\sigma_t^2`, the ratio divided out.
 
-    It makes every row of the denoising loss weigh about the same, whatever λ. In terms of the log noise-to-signal
-    ratio u, whose derivative is :math:`g^2/\sigma^2`, the density is :math:`\propto \lambda/g^2`: constant for the
-    likelihood weighting, where this is exact, and otherwise a table of :attr:`CELLS` cells. The ratio is that of
-    the table, so that the mean is exact either way.
+    It gives every row of the denoising loss about the same weight, for every λ. In terms of the log noise-to-signal
+    ratio u, whose derivative is :math:`g^2/\sigma^2`, the density is :math:`\propto \lambda/g^2`, a constant for the
+    likelihood weighting. It is tabulated in :attr:`CELLS` cells, and the ratio is that of the table, so that the mean
+    is exact for any weighting.
 
     Reference: Song et al. (2021), https://arxiv.org/abs/2101.09258, section 5.
     """
 
     CELLS = 1024
     process = LinearSDE
-    # Torch's exponentials and roots take other paths for other numbers of rows.
+    # The last bits of torch's exponentials and roots depend on the number of rows.
     rowwise = False
 
     def __call__(self, sde: LinearSDE, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,7 +103,7 @@ class Importance(TimeSampler[LinearSDE]):
 
 
 class Grid(TimeSampler[SDE]):
-    r"""The paper's discretisation: every data point of the batch meets all points of one grid, each several times.
+    r"""The paper's discretisation: every data point of the batch has all times of one grid, each several times.
 
     .. math:: t_i = \varepsilon + \frac{i}{N - 1} (T - \varepsilon), \qquad i = 0, \dots, N - 1
 
@@ -115,17 +113,14 @@ class Grid(TimeSampler[SDE]):
 
     Args:
         points: number of grid points N, at least 2.
-        simulations: noise draws at each point.
-        chunk: draws that pass through the network at once, of ``points * simulations``: bounds the memory.
+        simulations: number of noise draws at each point.
+        chunk: number of the ``points * simulations`` draws that pass through the network at once, which bounds the
+            memory; None for all of them.
     """
 
     def __init__(self, points: int = 100, simulations: int = 30, chunk: int | None = 100) -> None:
-        if points < 2:
-            raise ValueError(f"points={points} must be at least 2")
-        if simulations < 1:
-            raise ValueError(f"simulations={simulations} must be at least 1")
-        super().__init__(points * simulations, chunk)
-        self.points = points
+        self.points = in_range("points", points, at_least=2)
+        super().__init__(points * in_range("simulations", simulations, at_least=1), chunk)
 
     def __call__(self, sde: SDE, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
         grid = torch.linspace(sde.eps, sde.T, self.points, dtype=u.dtype, device=u.device)
@@ -138,8 +133,8 @@ class Levels(TimeSampler[SDE]):
 
     .. math:: t = \varepsilon + \frac{i}{N - 1} (T - \varepsilon), \qquad i \sim U\{0, \dots, N - 1\}
 
-    With as many points as a chain has levels they are its times i/N. Each is met at random by one data point, where
-    every data point meets every time of a :class:`Grid`: the mean is the same.
+    With as many points as a chain has levels they are its times i/N. The mean is that of a :class:`Grid`, on which
+    every data point has every time.
 
     Args:
         points: number of times N, at least 2.
@@ -148,25 +143,23 @@ class Levels(TimeSampler[SDE]):
     """
 
     def __init__(self, points: int = 1000, draws: int = 1, chunk: int | None = None) -> None:
-        if points < 2:
-            raise ValueError(f"points={points} must be at least 2")
+        self.points = in_range("points", points, at_least=2)
         super().__init__(draws, chunk)
-        self.points = points
 
     def __call__(self, sde: SDE, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
-        # In float32 a number next to 1 times N can round up to N.
+        # In float32 a number just below 1, times N, can round up to N.
         level = (u * self.points).floor().clamp(max=self.points - 1)
         return between(sde, level / (self.points - 1)), torch.ones_like(u)
 
 
 def between(sde: SDE, u: Tensor) -> Tensor:
-    """Numbers of [0, 1) carried to [eps, T]."""
+    """Maps numbers of [0, 1) to [eps, T]."""
     return sde.eps + (sde.T - sde.eps) * u
 
 
 def stratify(u: Tensor) -> Tensor:
-    """Row i of the n rows of a step moved into the i-th of n equal slices of [0, 1]: ``(K, draws, B)``."""
+    """Moves row i of the n rows of a step into the i-th of n equal slices of [0, 1]: ``(K, draws, B)``."""
     n = u.shape[-2] * u.shape[-1]
     slices = torch.arange(n, device=u.device, dtype=u.dtype).view(u.shape[-2:])
-    # In float32 the last slice can round up to 1, which is T: no harm.
+    # In float32 the last slice can round up to 1, that is to T, which is allowed.
     return (slices + u) / n

@@ -1,8 +1,8 @@
 r"""The weight :math:`\lambda(t)` of the loss.
 
 It decides which noise levels the network learns well. With the conditional score of the kernel as target,
-:math:`E\|\nabla \log p_{t|0}\|^2 = d/\sigma_t^2`, so that a constant weight listens almost only to the smallest t.
-(The paper says that the weight damps "the beginning of training"; it is small *t* that is meant, not early epochs.)
+:math:`E\|\nabla \log p_{t|0}\|^2 = d/\sigma_t^2`, so that under a constant weight almost only the smallest t count.
+(The paper says that the weight damps "the beginning of training", which means small *t*, not early epochs.)
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ class Weighting(ABC, Generic[S]):
 
     @abstractmethod
     def __call__(self, sde: S, t: Tensor) -> Tensor:
-        """λ(t), shaped like ``t``."""
+        """Returns λ(t), shaped like ``t``."""
 
 
 class Uniform(Weighting[SDE]):
-    r""":math:`\lambda = 1`, the choice of which the paper says that it does not work."""
+    r"""The weight :math:`\lambda = 1`, which does not work according to the paper."""
 
     def __call__(self, sde: SDE, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
 
 class Variance(Weighting[LinearSDE]):
-    r""":math:`\lambda = \sigma_t^2 \propto 1 / E\|\nabla \log p_{t|0}\|^2`, the paper's: every t counts the same."""
+    r"""The paper's weight :math:`\lambda = \sigma_t^2 \propto 1 / E\|\nabla \log p_{t|0}\|^2`: all t count the same."""
 
     process = LinearSDE
 
@@ -47,7 +47,7 @@ class Variance(Weighting[LinearSDE]):
 
 
 class Likelihood(Weighting[SDE]):
-    r""":math:`\lambda = g(t)^2`, for which the loss bounds the negative log-likelihood.
+    r"""The weight :math:`\lambda = g(t)^2`, for which the loss bounds the negative log-likelihood.
 
     Reference: Song et al. (2021), Maximum likelihood training of score-based diffusion models,
     https://arxiv.org/abs/2101.09258

@@ -341,7 +341,7 @@ def test_folders_that_hold_too_little_or_too_much_are_told(tmp_path: Path) -> No
     fill(tmp_path, ("cat", "dog"), count=1)
     one_line(lambda: Folder(str(tmp_path / "cat" / "0.png")), "0.png: is a file, not a folder")
     one_line(lambda: Folder(str(tmp_path)), "^held_out=0.2: of 2 images in 2 classes, 2 are left to train on and 0 to")
-    one_line(lambda: Folder(str(tmp_path), held_out=0.0), "^held_out=0 must lie between 0 and 1")
+    one_line(lambda: Folder(str(tmp_path), held_out=0.0), "^held_out=0 must be above 0 and below 1")
     (tmp_path / "eel").mkdir()
     one_line(lambda: Folder(str(tmp_path)), f"^path={tmp_path}/eel: holds no image: put some there, or remove")
     (tmp_path / "eel").rmdir()

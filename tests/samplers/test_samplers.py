@@ -437,6 +437,15 @@ def test_higher_orders_show_where_the_prior_is_wide(order: int, steps: int) -> N
     assert math.log2(errors[0] / errors[2]) / 2 > order - 0.3
 
 
+def test_affine_steps_are_the_steps_of_one_node(sde: LinearSDE) -> None:
+    predictor, times = StochasticAdams(order=1, spread=0.7), torch.tensor([0.9, 0.6, 0.5], dtype=torch.float64)
+    x, z = torch.tensor([[1.3, -0.4]], dtype=torch.float64), torch.tensor([[0.6, 1.1]], dtype=torch.float64)
+    reverse = sde.reverse(gaussian(sde), predictor.eta)
+    for step, affine in zip(predictor.plan(sde, times), predictor.affine(sde, times), strict=True):
+        expected, found = (each(reverse, x, lambda like: z, ())[0] for each in (step, affine))
+        torch.testing.assert_close(found, expected)
+
+
 def test_stochastic_adams_has_exact_noise(sde: LinearSDE) -> None:
     """Where the data are Gaussian of the spread asked for, one step from T to eps is already exact."""
 

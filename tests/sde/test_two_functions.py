@@ -52,7 +52,7 @@ def test_cosine_has_the_rate_the_diffusion_and_the_clock_of_its_closed_forms() -
     assert sde.prior_std == pytest.approx(math.sin(ANGLE), rel=1e-12)
 
 
-@pytest.mark.parametrize("known", [VE(), VP(), SubVP()], ids=lambda sde: type(sde).__name__)
+@pytest.mark.parametrize("known", [VE(), VP(), SubVP()], ids=["ve", "vp", "subvp"])
 def test_a_kernel_alone_gives_what_a_class_knows_in_closed_form(known: LinearSDE) -> None:
     bare = Bare(known)
     # float32 loses digits of sigma at small times, which the derivatives, in float64, must not.
