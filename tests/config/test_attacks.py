@@ -388,7 +388,7 @@ def test_a_file_of_the_archive_that_would_lie_elsewhere_is_refused(
     for path in (run / "checkpoints").glob("*.pt"):
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr(name, "x")
-    refused(run, "would lie elsewhere")
+    refused(run, "with a path outside of it")
 
 
 def test_a_compressed_file_of_the_archive_is_refused_before_it_is_read(run: Path, rewrite: Callable[..., None]) -> None:
@@ -398,7 +398,7 @@ def test_a_compressed_file_of_the_archive_is_refused_before_it_is_read(run: Path
         archive.writestr(info.filename, data, zipfile.ZIP_DEFLATED)
 
     rezip(run, change)
-    refused(run, "is compressed")
+    refused(run, "it holds a compressed file")
 
 
 def test_files_of_the_archive_that_lie_on_each_other_are_refused(run: Path) -> None:
@@ -444,7 +444,7 @@ def test_a_link_in_a_run_leads_nothing_out_of_it(run: Path, rewrite: Callable[..
         outside.write_bytes((run / name).read_bytes() if (run / name).exists() else b"mine")
         (run / name).unlink(missing_ok=True)
     (run / name).symlink_to(outside)
-    refused(run, "is a link, and could lead out of the run")
+    refused(run, "is a link, through which files outside of the run could be written")
 
 
 def npy(shape: object, kind: str = "<f8", data: bytes = bytes(24)) -> bytes:

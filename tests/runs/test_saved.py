@@ -145,7 +145,7 @@ def test_a_file_that_has_rotted_is_told_and_the_one_before_found(
         sdegen.load(folder, checkpoint=40)
     with caplog.at_level("INFO", "sdegen"):
         session.resume(folder, {})
-    assert "step-00000060.pt: " in caplog.text and "passed over" in caplog.text and "steps 50 to 60" in caplog.text
+    assert "step-00000060.pt: " in caplog.text and "skipped" in caplog.text and "steps 50 to 60" in caplog.text
     assert torch.equal(weights(folder), weights(whole))
     assert steps_told(folder) == steps_told(whole)
     for name in set(names(folder)) - {"step-00000040.pt"}:
