@@ -91,7 +91,7 @@ class Composition:
 
     def _known(self) -> list[str]:
         """Every group, and every option of what the valid arguments choose, by its full path."""
-        groups = self.hydra.list_all_config_groups()
+        groups = self._groups()
         chosen = [f"{key}={value}" for key, value in self.arguments.values().items() if key in groups]
         try:
             config = self._base(chosen)
@@ -160,9 +160,15 @@ class Composition:
 
     def _choices(self, group: str) -> list[str] | None:
         """The choices of a group; None where there is no such group."""
-        if group.partition("/")[0] != "hydra" and group not in self.hydra.list_all_config_groups():
+        if group.partition("/")[0] != "hydra" and group not in self._groups():
             return None
         return sorted(self.hydra.config_loader.get_group_options(group)) or ["its options"]
+
+    def _groups(self) -> list[str]:
+        # Hydra's own list takes a copy of all files for each group.
+        folders = [Path(folder) for folder in (CONF, self.arguments.flags.config_dir) if folder]
+        found = {str(path.relative_to(folder)) for folder in folders for path in folder.rglob("*") if path.is_dir()}
+        return sorted(found)
 
     def _complete(self, config: DictConfig) -> Config:
         """The plain configuration of a job; UserError where a primary option was deleted."""
