@@ -27,11 +27,9 @@ class TimeSampler(ABC, Generic[S]):
 
     Attributes:
         process: the type of process that it works with.
-        rowwise: True if the bits of a time do not depend on the number of rows.
     """
 
     process: type[SDE] = SDE
-    rowwise = True
 
     def __init__(self, draws: int = 1, chunk: int | None = None) -> None:
         self.draws = in_range("draws", draws, at_least=1)
@@ -83,7 +81,6 @@ class Importance(TimeSampler[LinearSDE]):
     CELLS = 1024
     process = LinearSDE
     # The last bits of torch's exponentials and roots depend on the number of rows.
-    rowwise = False
 
     def __call__(self, sde: LinearSDE, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
         ends = sde.log_nsr(torch.tensor([sde.eps, sde.T], dtype=torch.float64))
