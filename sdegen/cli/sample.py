@@ -44,7 +44,7 @@ def task(config: dict[str, Any], job: command.Job) -> str:
     from sdegen.runs import results
 
     run, config = loaded(config)
-    options = {key: config[key] for key in ("seed", "batch_size", "guidance", "label", "animate")}
+    options = {key: config[key] for key in ("seed", "batch_size", "guidance", "label", "figures", "animate")}
     left = results.write(run, config["count"], **options)
     log.info(f"results in {left.folder}")
     return str(left.folder)

@@ -35,7 +35,15 @@ GROUPS: dict[str, type] = {
 NODES: dict[str, type] = {**GROUPS, "guidance": Guidance}
 """The groups of all commands: guidance is chosen when a run is sampled."""
 
-TRAIN = {"name": str, "seed": int, "count": int, "trust": tuple[str, ...], "resume": str | None, "forecast": bool}
+TRAIN = {
+    "name": str,
+    "seed": int,
+    "count": int,
+    "figures": bool,
+    "trust": tuple[str, ...],
+    "resume": str | None,
+    "forecast": bool,
+}
 """The options of train.yaml beside its groups."""
 SAMPLE = {
     "run": str,
@@ -45,6 +53,7 @@ SAMPLE = {
     "batch_size": int,
     "seed": int,
     "label": int | Literal["all"] | None,
+    "figures": bool,
     "animate": bool,
     "device": str,
     "precision": Literal["float32", "float64"],
@@ -53,7 +62,7 @@ SAMPLE = {
 """The options of sample.yaml beside its groups."""
 METRIC = Literal["likelihood", "interpolation"]
 EVALUATE = {
-    **{option: kind for option, kind in SAMPLE.items() if option not in ("label", "animate")},
+    **{option: kind for option, kind in SAMPLE.items() if option not in ("label", "figures", "animate")},
     "metrics": METRIC | tuple[METRIC, ...],
     "probes": int,
     "rtol": float,

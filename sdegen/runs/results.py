@@ -59,6 +59,7 @@ def write(
     batch_size: int = 1000,
     guidance: Config | None = None,
     label: Label = None,
+    figures: bool = True,
     animate: bool = False,
 ) -> files.Written:
     """Sample, measure and draw into ``samples/<number>-<sampler>/`` of the run's folder.
@@ -70,7 +71,8 @@ def write(
         batch_size: samples computed at once.
         guidance: a node of the group; None for the score itself.
         label: the class to steer towards, ``all`` for one after the other, None for no class.
-        animate: leave an animation, too.
+        figures: draw figures.
+        animate: write an animation, too, if figures are drawn.
     """
     # Built before anything is drawn, so that a mistake costs nothing.
     plan, name = planned(run, guidance, label), choice(run.config["sampler"])
@@ -85,8 +87,10 @@ def write(
     with files.new_folder(run.folder / "samples", name) as (folder, final):
         files.write_yaml(folder / "config.yaml", {**own, **steered})
         files.write_samples(folder, drawn.x, **_facts(run, drawn, plan.seen, seed))
-        found = _judge(run, drawn, plan.seen, folder, animate)
-    return files.Written(final, found)
+        found = _judge(run, drawn, plan.seen, folder)
+        if found is not None and figures:
+            _draw(run, drawn, plan.seen, folder, animate)
+    return files.Written(final, found or {})
 
 
 def planned(run: Run, guidance: Config | None, label: Label) -> Plan:
@@ -118,11 +122,12 @@ def generate(run: Run, plan: Plan, count: int, seed: int, batch_size: int) -> Dr
     return Drawn(x, y, parts[0], sum(part.nfe for part in parts) / len(parts), seconds)
 
 
-def write_accuracy(run: Run, model: ClassifierModel) -> Metrics:
-    """Measure a classifier of noisy data over time, and draw the curves into the run's folder."""
+def write_accuracy(run: Run, model: ClassifierModel, draw: bool) -> Metrics:
+    """Measure a classifier of noisy data over time, and draw the curves into the run's folder if that is asked for."""
     found, curves = measures.accuracy(run.dataset, model, run.device, run.dtype)
-    chance = 1 / (run.classes or 1)
-    figures.save(figures.accuracy(*curves, chance), run.folder / "figures" / "accuracy.png")
+    if draw:
+        chance = 1 / (run.classes or 1)
+        figures.save(figures.accuracy(*curves, chance), run.folder / "figures" / "accuracy.png")
     log.info(metrics.table(found, "held out") if found else f"no metrics: {metrics.unmeasured(run.dataset)}")
     return found
 
@@ -145,25 +150,29 @@ def _facts(run: Run, drawn: Drawn, seen: Observation | None, seed: int) -> dict[
     return facts
 
 
-def _judge(run: Run, drawn: Drawn, seen: Observation | None, folder: Path, animate: bool) -> Metrics:
-    """Measure and draw samples into a folder; log a warning if the data to compare with are gone."""
+def _judge(run: Run, drawn: Drawn, seen: Observation | None, folder: Path) -> Metrics | None:
+    """Measure samples into a folder; log a warning and return None if the data to compare with are gone."""
     try:
         dataset = run.dataset
     except UserError as error:
         log.warning(f"no metrics and no figures: {error}")
-        return {}
+        return None
     found = measured(run, drawn) if seen is None else agreement(run.units, drawn.x, seen)
     files.write_json(folder / "metrics.json", found)
-    for name, figure in drawing.of_samples(dataset, run.sde, drawn.samples, drawn.x, drawn.y, seen).items():
-        figures.save(figure, folder / "figures" / f"{name}.png")
-    if animate:
-        frames = animations.animation(dataset, drawn.samples, run.sde)
-        animations.save(frames, folder / "figures" / "generation.gif")
     if found:
         log.info(metrics.table(found))
     elif len(drawn.x) > 1:
         log.info(f"no metrics: {metrics.unmeasured(dataset) or 'no images were held out'}")
     return found
+
+
+def _draw(run: Run, drawn: Drawn, seen: Observation | None, folder: Path, animate: bool) -> None:
+    """Draw samples into a folder."""
+    for name, figure in drawing.of_samples(run.dataset, run.sde, drawn.samples, drawn.x, drawn.y, seen).items():
+        figures.save(figure, folder / "figures" / f"{name}.png")
+    if animate:
+        frames = animations.animation(run.dataset, drawn.samples, run.sde)
+        animations.save(frames, folder / "figures" / "generation.gif")
 
 
 def measured(run: Run, drawn: Drawn) -> Metrics:

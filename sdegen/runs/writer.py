@@ -197,15 +197,18 @@ class Writer:
             folder, device=str(parts.trainer.device), precision=parts.trainer.sampling_precision, trust=self.trust
         )
         if isinstance(result.model, ClassifierModel):
-            self.metrics = results.write_accuracy(result, result.model)
+            self.metrics = results.write_accuracy(result, result.model, config["figures"])
         else:
-            written = results.write(result, config["count"], seed=config["seed"], animate=True)
-            files.copy(written.folder / "figures", folder / "figures")
-            learned = not result.model.network.exact
-            shown = drawing.of_score(result.dataset, result.sde, result.score_on_cpu(), learned=learned)
-            for name, figure in shown.items():
-                figures.save(figure, folder / "figures" / f"{name}.png")
+            written = results.write(
+                result, config["count"], seed=config["seed"], figures=config["figures"], animate=True
+            )
             self.metrics = written.metrics
+            if config["figures"]:
+                files.copy(written.folder / "figures", folder / "figures")
+                learned = not result.model.network.exact
+                shown = drawing.of_score(result.dataset, result.sde, result.score_on_cpu(), learned=learned)
+                for name, figure in shown.items():
+                    figures.save(figure, folder / "figures" / f"{name}.png")
         # Twice: the table of runs shows the first five scalars only, and capitals sort first.
         self.recorder.final(training.steps, {**scalars(self.metrics), **scalars(self.metrics, "Final")})
         cost = {"steps": training.step, "seconds": training.seconds, "peak_memory_mib": machine.peak_memory_mib()}
