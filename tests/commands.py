@@ -19,7 +19,14 @@ for slow in ("matplotlib.pyplot", "sklearn.neighbors", "torch._dynamo", "torch.u
     importlib.import_module(slow)
 
 ROOT = Path(__file__).parents[1]
-SHORT = ("trainer.steps=4", "count=100", "trainer.preview_every=0", "sampler.steps=3", "network.hidden=[8]")
+SHORT = (
+    "trainer.steps=4",
+    "count=100",
+    "trainer.preview_every=0",
+    "figures=false",
+    "sampler.steps=3",
+    "network.hidden=[8]",
+)
 
 
 class Result(NamedTuple):

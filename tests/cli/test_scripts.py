@@ -27,7 +27,7 @@ from sdegen.runs import ledger, measures
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one short run of the smile in it."""
     folder = tmp_path_factory.mktemp("user")
-    result = fresh("train", "experiment=smile", *SHORT, cwd=folder)
+    result = fresh("train", "experiment=smile", *SHORT, "figures=true", cwd=folder)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1].startswith("results in outputs/smile/")
     return folder
@@ -42,7 +42,7 @@ def test_a_run_leaves_what_the_interface_says(trained: Path) -> None:
     names = ["best.pt", "last.pt", "step-00000000.pt", "step-00000004.pt"]
     assert sorted(path.name for path in (latest / "checkpoints").iterdir()) == names
     provenance = json.loads((latest / "provenance.json").read_text())
-    assert provenance["command"].endswith(" ".join(("experiment=smile", *SHORT[:4], "'network.hidden=[8]'")))
+    assert provenance["command"].endswith(" ".join(("experiment=smile", *SHORT[:5], "'network.hidden=[8]'", "figures=true")))
     assert provenance["packages"]["torch"]
     assert provenance["training"]["steps"] == 4
     assert "trained in" in (latest / "train.log").read_text()

@@ -16,7 +16,14 @@ from sdegen.datasets.fingerprint import BLOCK, fingerprint
 from sdegen.runs import results, session
 from sdegen.runs.evaluation import Evaluation
 
-SMALL = ("network.hidden=[8]", "trainer.steps=10", "trainer.preview_every=0", "sampler.steps=3", "count=50")
+SMALL = (
+    "network.hidden=[8]",
+    "trainer.steps=10",
+    "trainer.preview_every=0",
+    "figures=false",
+    "sampler.steps=3",
+    "count=50",
+)
 
 
 def points(seed: int = 0, count: int = 60, columns: int = 2) -> np.ndarray:

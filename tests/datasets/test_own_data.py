@@ -38,7 +38,14 @@ class Pictures(Dataset):
     def draw(self, n, source):
         return None
 """
-TINY = ("trainer.epochs=null", "trainer.steps=4", "trainer.preview_every=2", "count=6", "sampler.steps=2")
+TINY = (
+    "trainer.epochs=null",
+    "trainer.steps=4",
+    "trainer.preview_every=2",
+    "figures=false",
+    "count=6",
+    "sampler.steps=2",
+)
 UNKNOWN = "nothing was held out and the law of the data is not known"
 LATEST = ("run=outputs/own/latest", "trust=[own]")
 
@@ -89,7 +96,7 @@ def test_pictures_without_unseen_ones_are_sampled_and_not_measured(tmp_path: Pat
         run("sample", *LATEST, "guidance=inpaint", "guidance.image=1", cwd=tmp_path),
         f"guidance.image=1: {UNKNOWN}: give what was measured by guidance.path=",
     )
-    classifier = trained(tmp_path, "experiment=digits_classifier", *pictures)
+    classifier = trained(tmp_path, "experiment=digits_classifier", *pictures, "figures=true")
     assert (classifier / "figures" / "accuracy.png").exists()
 
 

@@ -18,7 +18,14 @@ from sdegen.runs import checkpoint, session
 from sdegen.runs.checkpoint import Checkpoint
 from sdegen.runs.run import Run
 
-SMALL = ("dataset=smile", "network.hidden=[8]", "trainer.steps=3", "trainer.preview_every=0", "sampler.steps=3")
+SMALL = (
+    "dataset=smile",
+    "network.hidden=[8]",
+    "trainer.steps=3",
+    "trainer.preview_every=0",
+    "figures=false",
+    "sampler.steps=3",
+)
 
 
 def content(step: int = 3) -> Checkpoint:

@@ -111,7 +111,7 @@ def test_declared_levels_give_bits(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 5, size=(60, 1, 2, 2))
     np.save(tmp_path / "x.npy", values)
     line = ["dataset=file", f"dataset.path={tmp_path / 'x.npy'}", "dataset.levels=5", "network.hidden=[8]"]
-    short = ["trainer.steps=2", "trainer.preview_every=0", "sampler.steps=2"]
+    short = ["trainer.steps=2", "trainer.preview_every=0", "figures=false", "sampler.steps=2"]
     run = session.train(composed("train", [*line, *short]), tmp_path / "run")
     written = evaluation(run, rtol=1e-3, atol=1e-3).write("likelihood")
     stored = np.load(written.folder / "likelihood.npz")
@@ -145,7 +145,14 @@ def test_data_without_a_density_are_refused(tmp_path: Path, caplog: pytest.LogCa
 
 
 def test_density_of_data_without_one_is_refused_in_the_same_words_from_python(tmp_path: Path) -> None:
-    short = ["network=oracle", "sampler.steps=2", "trainer.preview_every=0", "dataset.size=48", "count=20"]
+    short = [
+        "network=oracle",
+        "sampler.steps=2",
+        "trainer.preview_every=0",
+        "figures=false",
+        "dataset.size=48",
+        "count=20",
+    ]
     run = session.train(composed("train", ["dataset=smile", *short]), tmp_path / "run")
     with pytest.raises(UserError) as by_command:
         evaluation(run).check("likelihood")
@@ -161,7 +168,7 @@ def test_density_is_computed_with_a_warning_where_the_data_are_gone(
     monkeypatch.setattr(logging.getLogger("sdegen"), "propagate", True)
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(60, 1)))
     line = ["dataset=file", f"dataset.path={tmp_path / 'x.npy'}", "network.hidden=[8]", "trainer.steps=2"]
-    options = ["trainer.preview_every=0", "sampler.steps=2", "count=10"]
+    options = ["trainer.preview_every=0", "figures=false", "sampler.steps=2", "count=10"]
     x = torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None]
     there = session.train(composed("train", [*line, *options]), tmp_path / "run").log_prob(x)
     (tmp_path / "x.npy").unlink()

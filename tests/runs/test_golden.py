@@ -52,7 +52,7 @@ def run(experiment: str, folder: Path) -> dict[str, float]:
         f"trainer.steps={STEPS[grid]}",
         f"trainer.log_every={STEPS[grid]}",
     ]
-    options += ["trainer.device=cpu", "trainer.threads=1", "trainer.preview_every=0"]
+    options += ["trainer.device=cpu", "trainer.threads=1", "trainer.preview_every=0", "figures=false"]
     if experiment == "fashion_mnist":
         options += [f"dataset.path={clothes(folder)}", "trainer.batch_size=8", "network.channels=16"]
     config = composed("train", options)

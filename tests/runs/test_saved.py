@@ -33,6 +33,7 @@ SMALL = (
     "trainer.checkpoint_every=10",
     "trainer.log_every=4",
     "trainer.preview_every=0",
+    "figures=false",
     "sampler.steps=5",
     "count=100",
 )

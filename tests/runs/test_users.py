@@ -22,6 +22,7 @@ SMALL = (
     "trainer.batch_size=32",
     "optimizer.decay=constant",
     "trainer.preview_every=0",
+    "figures=false",
     "sampler.steps=5",
     "count=50",
 )

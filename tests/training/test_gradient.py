@@ -19,7 +19,13 @@ from sdegen.training.gradient import Autograd
 from sdegen.training.loop import Training
 from sdegen.training.perceptron import Perceptron, obstacle
 
-PLAIN = ("trainer.batch_size=16", "trainer.precision=float64", "trainer.preview_every=0", "optimizer.lr=1e-2")
+PLAIN = (
+    "trainer.batch_size=16",
+    "trainer.precision=float64",
+    "trainer.preview_every=0",
+    "figures=false",
+    "optimizer.lr=1e-2",
+)
 SMALL = ("dataset=smile", "dataset.size=52", "network.hidden=[8,5]", *PLAIN)
 PARAMETRIZATIONS = ("raw", "residual", "noise", "data", "velocity", "karras", "gaussian")
 

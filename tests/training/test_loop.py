@@ -31,7 +31,7 @@ from sdegen.training.trainer import GRAIN, Trainer
 def config(*overrides: str) -> dict[str, Any]:
     """A small run with a short last batch (50 points, batches of 16) and every part switched on."""
     small = ("dataset=smile", "dataset.size=52", "network.hidden=[8]", "trainer.batch_size=16", "trainer.log_every=5",
-             "sampler.steps=5", "trainer.preview_every=0")  # fmt: skip
+             "sampler.steps=5", "trainer.preview_every=0", "figures=false")  # fmt: skip
     return composed("train", (*TEXTBOOK, *small, "optimizer.decay=cosine", *overrides))
 
 

@@ -28,6 +28,7 @@ SMALL = (
     "trainer.batch_size=16",
     "trainer.precision=float64",
     "trainer.preview_every=0",
+    "figures=false",
     "trainer.log_every=5",
     "trainer.device=cpu",
     "optimizer.lr=1e-2",

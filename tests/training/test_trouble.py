@@ -30,6 +30,7 @@ SMALL = (
     "trainer.log_every=10",
     "trainer.checkpoint_every=10",
     "trainer.preview_every=0",
+    "figures=false",
     "sampler.steps=10",
     "count=50",
 )
