@@ -16,7 +16,7 @@ from sdegen.datasets import units
 from sdegen.models.moments import Moments
 from sdegen.training.history import BINS
 
-FORMAT = 4
+FORMAT = 5
 """The number of the format of checkpoints."""
 MOST_CLASSES = 2**20
 EXTRA = "_extra_state"
