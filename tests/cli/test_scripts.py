@@ -42,7 +42,9 @@ def test_a_run_leaves_what_the_interface_says(trained: Path) -> None:
     names = ["best.pt", "last.pt", "step-00000000.pt", "step-00000004.pt"]
     assert sorted(path.name for path in (latest / "checkpoints").iterdir()) == names
     provenance = json.loads((latest / "provenance.json").read_text())
-    assert provenance["command"].endswith(" ".join(("experiment=smile", *SHORT[:5], "'network.hidden=[8]'", "figures=true")))
+    assert provenance["command"].endswith(
+        " ".join(("experiment=smile", *SHORT[:5], "'network.hidden=[8]'", "figures=true"))
+    )
     assert provenance["packages"]["torch"]
     assert provenance["training"]["steps"] == 4
     assert "trained in" in (latest / "train.log").read_text()

@@ -220,7 +220,7 @@ def linear(folder: Path, path: str | None = None) -> dict[str, Any]:
 def test_measurements_and_exact_laws_are_refused_where_the_units_bend(incomes: Run, tmp_path: Path) -> None:
     node, words = (
         linear(tmp_path),
-        "guidance=.*linear in the data, and dataset.standardize=quantile bends them",
+        "guidance=.*linear in the data, and dataset.standardize=quantile is not",
     )
     for use in (lambda: planned(incomes, node, None), lambda: guiding.build(incomes, node, observed=torch.zeros(1, 1))):
         with pytest.raises(UserError, match=words):

@@ -99,9 +99,16 @@ def last(text: str) -> str:
 
 def composed(*overrides: str) -> dict[str, Any]:
     """The configuration of train.yaml with overrides, plain."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from sdegen.cli.mistakes import explain
     from sdegen.config import compose
 
-    return compose.composed("train", overrides)
+    try:
+        return compose.composed("train", overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, lambda: [])) from None
 
 
 def table(rows: Sequence[Row]) -> str:
