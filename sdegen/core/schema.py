@@ -20,7 +20,9 @@ from sdegen.core import docstrings
 from sdegen.core.annotations import LARGEST, fits, in_words, members, node_class
 
 PACKAGE = "sdegen"
-ANYTHING: tuple[str, ...] = ("*",)
+Trust = Sequence[str]
+"""Modules whose classes a configuration may name, beside the package's own."""
+ANYTHING: Trust = ("*",)
 """Trust in every module: for configurations that the user composes now."""
 SUPPLIED = ("shape", "seed", "law", "sde", "classes", "label", "observed", "moments")
 """Arguments of constructors that the program supplies; a configuration does not give them."""
@@ -57,7 +59,7 @@ def options(cls: type) -> dict[str, Option]:
     }
 
 
-def resolve(target: object, trust: Sequence[str]) -> type:
+def resolve(target: object, trust: Trust) -> type:
     """Returns the class that ``module.Class`` names.
 
     Nothing outside the package and the trusted modules is imported. The class must be *defined* in one of them: a name
@@ -85,7 +87,7 @@ def resolve(target: object, trust: Sequence[str]) -> type:
     return found
 
 
-def faults(node: object, base: type, path: str, trust: Sequence[str] = ()) -> list[str]:
+def faults(node: object, base: type, path: str, trust: Trust = ()) -> list[str]:
     """Returns a line for each fault of a node that should build a ``base``; each begins with the option's full path."""
     if not isinstance(node, Mapping) or "_target_" not in node:
         return [f"{path}: must be a node that names a {base.__name__} by _target_, not {_shown(node)}"]
@@ -103,7 +105,7 @@ def faults(node: object, base: type, path: str, trust: Sequence[str] = ()) -> li
 
 
 def option_faults(
-    values: Mapping[str, object], types: Mapping[str, Any], prefix: str = "", owner: str = "", trust: Sequence[str] = ()
+    values: Mapping[str, object], types: Mapping[str, Any], prefix: str = "", owner: str = "", trust: Trust = ()
 ) -> list[str]:
     """Returns a line for each name that is not among the options and each value that does not fit its type."""
     found = []
@@ -119,7 +121,7 @@ def option_faults(
     return found
 
 
-def construct(node: Mapping[str, Any], trust: Sequence[str] = (), **supplied: object) -> Any:  # noqa: ANN401
+def construct(node: Mapping[str, Any], trust: Trust = (), **supplied: object) -> Any:  # noqa: ANN401
     """Builds the object of a node without faults.
 
     Args:
@@ -141,7 +143,7 @@ def construct(node: Mapping[str, Any], trust: Sequence[str] = (), **supplied: ob
     return cls(**arguments)
 
 
-def convert(value: object, hint: Any, trust: Sequence[str] = (), **supplied: object) -> Any:  # noqa: ANN401
+def convert(value: object, hint: Any, trust: Trust = (), **supplied: object) -> Any:  # noqa: ANN401
     """Returns a fitting value in its annotated type: whole floats as int, lists as tuples, nodes as objects."""
     if isinstance(value, Mapping):
         return construct(value, trust, **supplied)
@@ -161,7 +163,7 @@ def convert(value: object, hint: Any, trust: Sequence[str] = (), **supplied: obj
     return value
 
 
-def takes(node: Mapping[str, Any], argument: str, trust: Sequence[str] = ()) -> bool:
+def takes(node: Mapping[str, Any], argument: str, trust: Trust = ()) -> bool:
     """True where the constructor of a node's class has an argument, such as one that the program supplies."""
     return argument in inspect.signature(resolve(node["_target_"], trust)).parameters
 
@@ -171,7 +173,7 @@ def snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
-def _trusted(module: str, trust: Sequence[str]) -> bool:
+def _trusted(module: str, trust: Trust) -> bool:
     return tuple(trust) == ANYTHING or any(
         module == name or module.startswith(f"{name}.") for name in (PACKAGE, *trust)
     )
@@ -193,7 +195,7 @@ def _kind(hint: Any) -> str:  # noqa: ANN401
     return "the folder of a run" if _is_from_run(hint) else in_words(hint)
 
 
-def _value_faults(value: object, hint: Any, path: str, trust: Sequence[str]) -> list[str]:  # noqa: ANN401
+def _value_faults(value: object, hint: Any, path: str, trust: Trust) -> list[str]:  # noqa: ANN401
     nested = node_class(hint)
     if isinstance(value, Mapping) and nested is not None and not _is_from_run(hint):
         return faults(value, nested, path, trust)

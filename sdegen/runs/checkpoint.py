@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sdegen.config.trust import check_plain, check_size, plain
 from sdegen.core.errors import UserError
+from sdegen.core.schema import Trust
 from sdegen.runs import files
 from sdegen.runs.latest import resolve
 from sdegen.runs.stored import FORMAT, is_checkpoint, stored
@@ -192,7 +193,7 @@ def _link(source: Path, path: Path) -> None:
         shutil.copyfile(source, path)
 
 
-def examine(folder: Path, saved: Checkpoint, trust: Sequence[str]) -> None:
+def examine(folder: Path, saved: Checkpoint, trust: Trust) -> None:
     """Checks a run that may be a stranger's, before anything is built from it or written into its folder.
 
     Args:

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import torch
 
-from sdegen.config.assembly import replicated
-from sdegen.config.components import together
+from sdegen.config.assembly import replicated, together
 from sdegen.config.compose import Config
 from sdegen.core import schema
 from sdegen.core.randomness import SampleNoise
+from sdegen.core.schema import Trust
 from sdegen.models.classifier import ClassifierModel
 from sdegen.runs import files, machine
 from sdegen.runs.sampling import draw
@@ -52,7 +52,7 @@ class Forecast(NamedTuple):
     memory_mib: float | None
 
 
-def forecast(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Forecast:
+def forecast(config: Config, trust: Trust = schema.ANYTHING) -> Forecast:
     """Counts and measures the cost of a run.
 
     Args:

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sdegen.config.checks import Faults
 from sdegen.config.construction import construct
-from sdegen.config.remedies import choice, refusals
+from sdegen.config.options import choice
+from sdegen.config.rules import check_process
 from sdegen.core import schema
 from sdegen.core.errors import UserError
 from sdegen.guidance.classes import Guidance
@@ -52,8 +52,7 @@ def build(
             f"guidance={choice(node)}: the network of {trained.folder} does not take the class: train one with "
             f"network.label_dropout=0.1, as experiment=digits_conditional does"
         )
-    if found := refusals({**trained.config, "guidance": node}, {"guidance": guidance}, trained.trust):
-        raise Faults("\n".join(found))
+    check_process({**trained.config, "guidance": node}, {"guidance": guidance}, trained.trust)
     return guidance
 
 

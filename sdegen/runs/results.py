@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sdegen import figures, metrics
 from sdegen.config.compose import Config
-from sdegen.config.remedies import choice
+from sdegen.config.options import choice
 from sdegen.core.errors import UserError
 from sdegen.figures import animations
 from sdegen.guidance.classes import Guidance

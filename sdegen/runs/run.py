@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from sdegen.config import choices
-from sdegen.config.automatic import with_steps_of_chain
-from sdegen.config.checks import Faults, check
-from sdegen.config.construction import construct
-from sdegen.config.options import SAMPLE
-from sdegen.config.remedies import choice, refusals
+from sdegen.config.construction import construct, with_steps_of_chain
+from sdegen.config.options import SAMPLE, check, choice
+from sdegen.config.rules import check_process
 from sdegen.core.errors import UserError
+from sdegen.core.schema import Trust
 from sdegen.flow.density import check_density, check_density_of_run
 from sdegen.flow.divergence import by_probes
 from sdegen.flow.likelihood import Flow
@@ -47,7 +46,7 @@ def load(
     weights: Weights = "ema",
     device: str = "auto",
     precision: Precision = "float32",
-    trust: Sequence[str] = (),
+    trust: Trust = (),
     nodes: Mapping[str, Any] | None = None,
 ) -> Run:
     """Reload a run's checkpoint.
@@ -184,8 +183,7 @@ class Run(Trained):
         other = copy.copy(self)
         other.config = {**self.config, "sampler": with_steps_of_chain(node, self.config["sde"])}
         other.sampler = construct(other.config, "sampler", self.trust)
-        if found := refusals(other.config, {"sampler": other.sampler}, self.trust):
-            raise Faults("\n".join(found))
+        check_process(other.config, {"sampler": other.sampler}, self.trust)
         return other
 
     def sample(

@@ -12,13 +12,12 @@ from typing import Any
 
 import torch
 
-from sdegen.config.assembly import replicated
-from sdegen.config.checks import check
-from sdegen.config.components import together, work
+from sdegen.config.assembly import replicated, together, work
 from sdegen.config.compose import Config
-from sdegen.config.options import GROUPS, TRAIN
+from sdegen.config.options import GROUPS, TRAIN, check
 from sdegen.core import schema
 from sdegen.core.errors import Stopped, Unwritable, UserError
+from sdegen.core.schema import Trust
 from sdegen.models.moments import Moments
 from sdegen.runs import checkpoint as checkpoints
 from sdegen.runs import files, machine
@@ -39,7 +38,7 @@ def train(
     config: Config,
     folder: Path,
     *,
-    trust: Sequence[str] = schema.ANYTHING,
+    trust: Trust = schema.ANYTHING,
     resume: Checkpoint | None = None,
     command: str = "",
 ) -> Run:
@@ -95,7 +94,7 @@ class Session:
         saved: the step of the last checkpoint; None before the first.
     """
 
-    def __init__(self, config: Config, folder: Path, trust: Sequence[str], resume: Checkpoint | None = None) -> None:
+    def __init__(self, config: Config, folder: Path, trust: Trust, resume: Checkpoint | None = None) -> None:
         self.folder, self._trust = folder, trust
         self.saved, self._resumed = None if resume is None else resume.step, resume is not None
         self._checkpoints = [] if resume is None else self._with_replicas(resume, config)
@@ -246,7 +245,7 @@ def check_changes(changes: Mapping[str, Any]) -> None:
             raise UserError(f"{path}: cannot change on resume; with resume= go only {', '.join(RESUMABLE)}")
 
 
-def resume(folder: Path, changes: Mapping[str, Any], trust: Sequence[str] = ()) -> Run:
+def resume(folder: Path, changes: Mapping[str, Any], trust: Trust = ()) -> Run:
     """Continue a run from its last checkpoint, bit for bit, in its own folder.
 
     Args:

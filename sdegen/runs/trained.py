@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 
-from sdegen.config.automatic import with_steps_of_chain
-from sdegen.config.checks import Faults, check
-from sdegen.config.components import known_by
+from sdegen.config.assembly import known_by
 from sdegen.config.compose import Config
-from sdegen.config.construction import connect, construct, make_network
-from sdegen.config.options import GROUPS, SAMPLE, TRAIN
-from sdegen.config.remedies import refusals
+from sdegen.config.construction import connect, construct, make_network, with_steps_of_chain
+from sdegen.config.options import GROUPS, SAMPLE, TRAIN, check
+from sdegen.config.rules import check_process
 from sdegen.core import schema
 from sdegen.core.errors import UserError
+from sdegen.core.schema import Trust
 from sdegen.datasets import Dataset, restored
 from sdegen.datasets.fingerprint import difference
 from sdegen.models.classifier import ClassifierModel
@@ -64,7 +63,7 @@ class Trained:
         weights: Weights = "ema",
         device: str = "auto",
         precision: Precision = "float32",
-        trust: Sequence[str] = (),
+        trust: Trust = (),
         nodes: Mapping[str, Any] | None = None,
     ) -> None:
         settings = {"checkpoint": checkpoint, "weights": weights, "device": device, "precision": precision}
@@ -86,8 +85,7 @@ class Trained:
     def _model(self, saved: Checkpoint) -> ScoreModel | ClassifierModel:
         """Returns the model of a checkpoint, with its weights in place."""
         network_class = schema.resolve(self.config["network"]["_target_"], self.trust)
-        if found := refusals(self.config, {"sampler": self.sampler, "network": network_class}, self.trust):
-            raise Faults("\n".join(found))
+        check_process(self.config, {"sampler": self.sampler, "network": network_class}, self.trust)
         exact = network_class.exact  # type: ignore[attr-defined]
         # Only an exact score needs the law, and with it the data, whose file may be gone.
         law = self.dataset.encoded_law if exact else None
@@ -128,7 +126,7 @@ class Trained:
         return "exact score" if self.model.network.exact else f"{self.weights} weights of step {self.step}"
 
 
-def _checked(own: Config, nodes: Mapping[str, Any], trust: Sequence[str]) -> Config:
+def _checked(own: Config, nodes: Mapping[str, Any], trust: Trust) -> Config:
     """Returns the configuration of a checkpoint with nodes replaced, checked."""
     config = {**own, **nodes}
     plain_options = {key: value for key, value in config.items() if key not in GROUPS}

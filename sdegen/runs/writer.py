@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sdegen.config.components import Components
+from sdegen.config.assembly import Components, known_by
 from sdegen.config.options import flat_options
 from sdegen.core.errors import UserError
+from sdegen.core.schema import Trust
 from sdegen.datasets.fingerprint import difference
 from sdegen.models.classifier import ClassifierModel
 from sdegen.runs import checkpoint as checkpoints
@@ -40,13 +41,13 @@ class Writer:
         trust: modules whose classes the configuration may name.
     """
 
-    def __init__(self, parts: Components, training: Training, replica: int, folder: Path, trust: Sequence[str]) -> None:
+    def __init__(self, parts: Components, training: Training, replica: int, folder: Path, trust: Trust) -> None:
         self.parts, self.training, self.replica, self.folder, self.trust = parts, training, replica, folder, trust
         self.model, self.average = training.models[replica], training.averages[replica]
         self.dtype = DTYPES[parts.trainer.precision]
         self.held_out = parts.held_out()
         self.provenance: dict[str, Any] = {}
-        self.data = parts.fingerprint()
+        self.data = known_by(parts.config, parts.dataset)
         self.best = math.inf
         self.resumed = False
         self.metrics: Mapping[str, Mapping[str, Any]] = {}
