@@ -18,7 +18,7 @@ from sdegen.metrics.features import Features, train_features
 from sdegen.metrics.points import Metrics
 from sdegen.models.classifier import ClassifierModel, log_likelihood_by_time
 from sdegen.runs import files
-from sdegen.runs.stored import stored
+from sdegen.runs.checkpoint import stored
 
 log = logging.getLogger("sdegen")
 

@@ -7,7 +7,9 @@ import time
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
+from matplotlib.image import imsave
 from torch import Tensor
 
 from sdegen import figures, metrics
@@ -15,11 +17,12 @@ from sdegen.config.compose import Config
 from sdegen.config.options import choice
 from sdegen.core.errors import UserError
 from sdegen.figures import animations
+from sdegen.figures.points import image_grid
 from sdegen.guidance.classes import Guidance
 from sdegen.metrics.points import Metrics
 from sdegen.models.classifier import ClassifierModel
 from sdegen.runs import drawing, files, guiding, measures
-from sdegen.runs.observation import Observation, agreement, picture
+from sdegen.runs.guiding import Observation, agreement, picture
 from sdegen.runs.run import Run
 from sdegen.samplers import Samples
 
@@ -84,7 +87,7 @@ def write(
     steered = {} if guidance is None else {"guidance": guidance, "label": label}
     with files.new_folder(run.folder / "samples", name) as (folder, final):
         files.write_yaml(folder / "config.yaml", {**own, **steered})
-        files.write_samples(folder, drawn.x, **_facts(run, drawn, plan.seen, seed))
+        _write_samples(folder, drawn.x, _facts(run, drawn, plan.seen, seed))
         found = _judge(run, drawn, plan.seen, folder, animate)
     return files.Written(final, found)
 
@@ -143,6 +146,18 @@ def _facts(run: Run, drawn: Drawn, seen: Observation | None, seed: int) -> dict[
     if seen is not None:
         facts |= {"measured": picture(run.units, seen).numpy(), "mean": drawn.x.mean(0), "std": drawn.x.std(0)}
     return facts
+
+
+def _write_samples(folder: Path, x: Tensor, facts: dict[str, Any]) -> None:
+    """Writes ``samples.npz``, and ``samples.csv`` for points or ``samples.png`` for images."""
+    values = x.numpy()
+    np.savez(folder / "samples.npz", **{"x": values, **facts})
+    if values.ndim == 2:
+        names = ",".join(f"x{i + 1}" for i in range(values.shape[1]))
+        np.savetxt(folder / "samples.csv", values, delimiter=",", header=names, comments="")
+    else:
+        low, high = values.min(), values.max()
+        imsave(folder / "samples.png", image_grid((x - low) / (high - low)), cmap="gray", vmin=0, vmax=1)
 
 
 def _judge(run: Run, drawn: Drawn, seen: Observation | None, folder: Path, animate: bool) -> Metrics:

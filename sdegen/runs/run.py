@@ -66,9 +66,7 @@ def load(
     Raises:
         UserError: an option is wrong, or the folder, the checkpoint or its configuration is damaged or refused.
     """
-    return Run(
-        run, checkpoint=checkpoint, weights=weights, device=device, precision=precision, trust=trust, nodes=nodes
-    )
+    return Run(Path(run), checkpoint, weights, device, precision, trust, nodes)
 
 
 class Run(Trained):

@@ -23,7 +23,6 @@ from sdegen.runs import checkpoint as checkpoints
 from sdegen.runs import files, machine
 from sdegen.runs.checkpoint import Checkpoint, examine
 from sdegen.runs.interrupt import Interrupt
-from sdegen.runs.latest import point_latest, resolve
 from sdegen.runs.run import Run
 from sdegen.runs.writer import Writer
 from sdegen.training.history import Diverged
@@ -69,7 +68,7 @@ def train(
             for writer in session.writers:
                 stack.enter_context(writer.recording())
             session.save_first()
-            point_latest(folder)
+            files.point_latest(folder)
             session.train(interrupt)
             return session.finish()
     except Stopped as stop:
@@ -254,7 +253,7 @@ def resume(folder: Path, changes: Mapping[str, Any], trust: Trust = ()) -> Run:
             moved.
         trust: modules whose classes the checkpoint's configuration may name, beside the package's own.
     """
-    folder = resolve(folder)
+    folder = files.resolve(folder)
     saved = checkpoints.newest(folder, list((folder / files.REPLICAS).glob("*")))
     examine(folder, saved, trust)
     config = saved.config

@@ -25,8 +25,8 @@ from sdegen.models.moments import Moments
 from sdegen.models.score import ScoreModel
 from sdegen.networks import Network
 from sdegen.runs import checkpoint as checkpoints
+from sdegen.runs import files
 from sdegen.runs.checkpoint import Checkpoint, examine
-from sdegen.runs.latest import resolve
 from sdegen.runs.sampling import on_cpu
 from sdegen.samplers import Sampler
 from sdegen.sde.base import SDE, Score
@@ -57,18 +57,17 @@ class Trained:
 
     def __init__(
         self,
-        run: str | Path,
-        *,
-        checkpoint: checkpoints.Which = "last",
-        weights: Weights = "ema",
-        device: str = "auto",
-        precision: Precision = "float32",
-        trust: Trust = (),
+        run: Path,
+        checkpoint: checkpoints.Which,
+        weights: Weights,
+        device: str,
+        precision: Precision,
+        trust: Trust,
         nodes: Mapping[str, Any] | None = None,
     ) -> None:
         settings = {"checkpoint": checkpoint, "weights": weights, "device": device, "precision": precision}
         check(settings, (), SAMPLE, trust)
-        saved, self.folder = checkpoints.read(Path(run), checkpoint), resolve(Path(run))
+        saved, self.folder = checkpoints.read(run, checkpoint), files.resolve(run)
         examine(self.folder, saved, trust)
         self.config, self.trust = _checked(saved.config, nodes or {}, trust), trust
         self.step, self.weights, self.dtype = saved.step, weights, DTYPES[precision]
@@ -99,11 +98,7 @@ class Trained:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The training data, made or read again.
-
-        Raises:
-            UserError: its file is no longer there, or holds other data.
-        """
+        """The training data, made or read again; raises UserError if their file is gone or holds other data."""
         dataset: Dataset = construct(self.config, "dataset", self.trust, seed=self.config["seed"])
         if found := difference(self._data, known_by(self.config, dataset)):
             raise UserError(f"the data are no longer those that {self.folder} was trained on: {found}")
