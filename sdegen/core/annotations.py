@@ -15,7 +15,7 @@ WORDS = {int: "an integer", float: "a number", str: "a text", bool: "true or fal
 
 
 def fits(value: object, hint: Any) -> bool:  # noqa: ANN401
-    """True where a plain value has the annotated type. A bool is not a number; a whole float (1e4) is an integer."""
+    """Returns True if a plain value has the annotated type: a bool is no number, and a whole float an integer."""
     if hint is Any:
         return True
     origin = typing.get_origin(hint)

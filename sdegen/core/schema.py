@@ -60,13 +60,10 @@ def options(cls: type) -> dict[str, Option]:
 
 
 def resolve(target: object, trust: Trust) -> type:
-    """Returns the class that ``module.Class`` names.
+    """Returns the class that ``module.Class`` names; raises ValueError if there is none, or it is not trusted.
 
     Nothing outside the package and the trusted modules is imported. The class must be *defined* in one of them: a name
     that such a module merely re-exports is refused.
-
-    Raises:
-        ValueError: there is no such class, or it is not trusted.
     """
     if not isinstance(target, str) or not re.fullmatch(r"\w+(\.\w+){1,9}", target):
         raise ValueError(f"_target_={_shown(target)} is not of the form package.module.Class")
@@ -122,16 +119,10 @@ def option_faults(
 
 
 def construct(node: Mapping[str, Any], trust: Trust = (), **supplied: object) -> Any:  # noqa: ANN401
-    """Builds the object of a node without faults.
+    """Builds the object of a node without faults; raises ValueError if a constructor refuses a value.
 
-    Args:
-        node: the node.
-        trust: modules whose classes the node may name, beside the package's own.
-        supplied: arguments that the program gives to the constructors, also of inner nodes, that have a parameter of
-            that name; and ``load(folder, cls)``, which returns the model of a run for a :class:`FromRun` option.
-
-    Raises:
-        ValueError: a constructor refuses a value.
+    What is ``supplied`` goes to the constructors, also of inner nodes, that have a parameter of that name. Among it,
+    ``load(folder, cls)`` returns the model of a run for a :class:`FromRun` option.
     """
     cls = resolve(node["_target_"], trust)
     parameters = inspect.signature(cls).parameters
@@ -164,12 +155,12 @@ def convert(value: object, hint: Any, trust: Trust = (), **supplied: object) -> 
 
 
 def takes(node: Mapping[str, Any], argument: str, trust: Trust = ()) -> bool:
-    """True where the constructor of a node's class has an argument, such as one that the program supplies."""
+    """Returns True if the constructor of a node's class has an argument, such as one that the program supplies."""
     return argument in inspect.signature(resolve(node["_target_"], trust)).parameters
 
 
 def snake_case(name: str) -> str:
-    """``EulerMaruyama`` to ``euler_maruyama``; ``RK45`` to ``rk45``; ``DPMSolver`` to ``dpm_solver``."""
+    """Returns ``euler_maruyama`` for ``EulerMaruyama``, ``rk45`` for ``RK45``, ``dpm_solver`` for ``DPMSolver``."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 

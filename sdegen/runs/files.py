@@ -198,7 +198,7 @@ def copy(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def logging_to(path: Path) -> Iterator[None]:
-    """Writes the program's messages, with the time, to a file, too."""
+    """Writes the program's messages, with the time, to a file as well, while the context is entered."""
     handler = logging.FileHandler(path, encoding="utf-8")
     # A full disk is reported where it matters; a missing line of the log does not.
     handler.handleError = lambda record: None  # type: ignore[method-assign]
@@ -218,12 +218,7 @@ def is_plain(path: Path, largest: int = LARGEST) -> bool:
 
 
 def text(path: Path) -> str:
-    """Returns the text of a small file of a run.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is too large, or not a plain file.
-    """
+    """Returns the text of a file of a run; raises FileNotFoundError, or ValueError if it is too large or not plain."""
     if not path.exists():
         raise FileNotFoundError
     if not is_plain(path):

@@ -38,8 +38,7 @@ class Forecast(NamedTuple):
         steps: of the training.
         rows: noisy points that pass through the network in these steps.
         seconds: their approximate time, without previews and checkpoints.
-        sampled_rows: evaluations of the network in the sampling at the end; counted with the untrained network if the
-            sampler is adaptive.
+        sampled_rows: evaluations of the network when sampling; those of an adaptive sampler are of the untrained one.
         sampling_seconds: their approximate time, without metrics and figures.
         memory_mib: the peak memory of the process meanwhile, or of the GPU if the run is there.
     """
@@ -53,12 +52,7 @@ class Forecast(NamedTuple):
 
 
 def forecast(config: Config, trust: Trust = schema.ANYTHING) -> Forecast:
-    """Counts and measures the cost of a run.
-
-    Args:
-        config: a configuration of train.yaml, resolved, plain.
-        trust: modules whose classes it may name; any, if the user has composed it himself.
-    """
+    """Counts and measures the cost of a run by its configuration, resolved."""
     machine.forget_peak_memory()
     replicas = replicated(config, trust)
     parts, training = replicas[0], together(replicas)

@@ -26,7 +26,7 @@ SHOWN = 1000
 
 
 class Watched:
-    """A score that notes where it first gets or returns a number that is not finite."""
+    """A score that notes where it gets or returns a number that is not finite."""
 
     def __init__(self, score: Score) -> None:
         self.score = score
@@ -74,33 +74,15 @@ def draw(
     """Returns ``count`` samples of a seed, in the network's units.
 
     Sample i depends on (seed, i) alone, not on the batch it is computed in. The exceptions are samplers that couple the
-    samples of a batch, ``rk45`` and ``twisted``: see :func:`cut`.
-
-    Args:
-        sde: the forward process.
-        model: the score.
-        sampler: from the prior to data.
-        units: with the shape of a sample.
-        count: how many.
-        seed: of the samples; unrelated to the seed of the training.
-        batch_size: samples computed at once; bounds the memory.
-        device: of the computation.
-        dtype: of the computation.
-        frames: states of the path to keep, for the first :data:`SHOWN` samples of the first batch.
-        guidance: steers the score; None for the score itself.
-        first: index of the first sample.
-
-    Returns:
-        The samples; their ``nfe`` counts evaluations of the model, and a guided score may take several.
+    samples of a batch, ``rk45`` and ``twisted``: see :func:`cut`. The indices begin at ``first``. The path is kept for
+    the first :data:`SHOWN` samples of the first batch, in ``frames`` states. The ``nfe`` counts evaluations of the
+    model, of which a guided score may take several.
 
     Raises:
         UserError: a sample is not finite.
     """
-    if count < 1 or batch_size < 1:
-        raise UserError(f"count={count} and batch_size={batch_size} must be at least 1")
 
     def batch(span: range, score: Score) -> Samples:
-        """Returns the samples with these indices."""
         noise = SampleNoise(seed, span.start, span.stop, units.shape, device)
         like = torch.empty(len(span), *units.shape, device=device, dtype=dtype)
         prior, steered = sde.sample_prior(like, noise), score
@@ -109,8 +91,11 @@ def draw(
         return sampler(sde, steered, prior, noise=noise, frames=frames if span.start == first else 0)
 
     counted, spans = Counted(model), cut(first, count, batch_size, even=sampler.couples)
-    if guidance is not None:
-        _warn_of_few_particles(sampler, min(map(len, spans)))
+    if guidance is not None and (fewest := min(map(len, spans))) < sampler.enough:
+        log.warning(
+            f"batches of {fewest} particles are small: the weights of modes are off by about {fewest**-0.5:.2g}: raise "
+            f"count and batch_size together, to {sampler.enough} or more"
+        )
     with _evaluated(model), torch.no_grad(), own_layers(device, seed, "layers", first):
         batches = [batch(span, counted) for span in spans]
         x = torch.cat([each.x for each in batches])
@@ -136,24 +121,11 @@ def _evaluated(model: ScoreModel) -> Iterator[None]:
         model.train(was_training)
 
 
-def _warn_of_few_particles(sampler: Sampler, fewest: int) -> None:
-    """Logs a warning if the smallest batch has too few samples for a sampler that couples them."""
-    if fewest < sampler.enough:
-        log.warning(
-            f"batches of {fewest} particles are small: the weights of modes are off by about {fewest**-0.5:.2g}: raise "
-            f"count and batch_size together, to {sampler.enough} or more"
-        )
-
-
 def cut(first: int, count: int, batch_size: int, *, even: bool) -> list[range]:
     """Returns the indices of ``count`` samples from ``first`` on, in as few batches as possible.
 
-    Args:
-        first: index of the first sample.
-        count: how many samples.
-        batch_size: the largest size of a batch.
-        even: make all batches of the same size, within one, since a short one would have another law; otherwise all
-            but the last are full.
+    All batches but the last are full. If ``even``, they differ in size by one at most: samples that are coupled in a
+    short batch would have another law.
     """
     number = math.ceil(count / batch_size)
     ends = [count * i // number if even else min(count, i * batch_size) for i in range(number + 1)]

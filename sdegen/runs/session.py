@@ -41,17 +41,14 @@ def train(
     resume: Checkpoint | None = None,
     command: str = "",
 ) -> Run:
-    """Train into a run's folder, then sample, measure and draw there; each replica has a folder of its own in it.
+    """Train into a run's folder, then sample, measure and draw there; return the run as :func:`sdegen.load` does.
 
     Args:
         config: a configuration of train.yaml, resolved, plain.
-        folder: the run's folder.
-        trust: modules whose classes the configuration may name; any, if the user has composed it himself.
+        folder: the run's folder, in which each replica has a folder of its own.
+        trust: modules whose classes the configuration may name; any, if the user has composed it.
         resume: the checkpoint to continue from, of the same folder.
         command: the command line, for the record.
-
-    Returns:
-        The trained run, as :func:`sdegen.load` gives it.
 
     Raises:
         Stopped: a signal came; the message says what is saved and how to continue.
@@ -81,22 +78,16 @@ def train(
 class Session:
     """The training of a run, and of its replicas: runs of the seeds that follow its own, trained together with it.
 
-    Args:
-        config: of the run.
-        folder: of the run; those of the replicas are in it.
-        trust: modules whose classes the configuration may name.
-        resume: the run's checkpoint to continue from; None for a new run.
-
     Attributes:
         writers: of the run's folder and of the replicas', the run's first.
         training: the training of all of them.
         saved: the step of the last checkpoint; None before the first.
     """
 
-    def __init__(self, config: Config, folder: Path, trust: Trust, resume: Checkpoint | None = None) -> None:
+    def __init__(self, config: Config, folder: Path, trust: Trust, resume: Checkpoint | None) -> None:
         self.folder, self._trust = folder, trust
         self.saved, self._resumed = None if resume is None else resume.step, resume is not None
-        self._checkpoints = [] if resume is None else self._with_replicas(resume, config)
+        self._checkpoints = [] if resume is None else self._with_replicas(resume)
         known = [None if one.moments is None else Moments(**one.moments) for one in self._checkpoints]  # type: ignore[arg-type]
         parts = replicated(config, trust, known)
         self.training, self.trainer, self.work = together(parts), parts[0].trainer, work(parts)
@@ -113,9 +104,9 @@ class Session:
         """Returns the folder of the replica with a seed."""
         return self.folder / files.REPLICAS / f"seed-{seed}"
 
-    def _with_replicas(self, first: Checkpoint, config: Config) -> list[Checkpoint]:
+    def _with_replicas(self, first: Checkpoint) -> list[Checkpoint]:
         """Returns a checkpoint of the run, and those of its replicas at the same step."""
-        config = check(config, tuple(GROUPS), TRAIN, self._trust)
+        config = check(first.config, tuple(GROUPS), TRAIN, self._trust)
         seed, replicas = config["seed"], config["trainer"].get("replicas", 1)
         return [first, *(checkpoints.read(self._folder_of(seed + k), first.step) for k in range(1, replicas))]
 
@@ -126,11 +117,7 @@ class Session:
         return f"saved at step {self.saved}; go on with sdegen train resume={shlex.quote(str(self.folder))}"
 
     def prepare(self, command: str) -> None:
-        """Begin the folders of a new run, or put the checkpoints of a resumed one in place.
-
-        Raises:
-            UserError: the folder holds a run already, the data have changed, or the run is finished.
-        """
+        """Begin the folders of a new run, or put the checkpoints of a resumed one in place."""
         if not self._resumed:
             for writer in self.writers:
                 writer.begin(command)
@@ -211,7 +198,7 @@ class Session:
 
     def _note(self, step: int, values: Sequence[Mapping[str, float]]) -> None:
         for writer, own in zip(self.writers, values, strict=True):
-            writer.note(step, own)
+            writer.recorder.progress(step, own)
 
     def _preview(self) -> None:
         for writer in self.writers:
@@ -237,22 +224,14 @@ def spread(found: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def check_changes(changes: Mapping[str, Any]) -> None:
-    """Raises UserError if an option cannot change when a run is resumed."""
-    for path in changes:
-        if path not in RESUMABLE:
-            raise UserError(f"{path}: cannot change on resume; with resume= go only {', '.join(RESUMABLE)}")
-
-
 def resume(folder: Path, changes: Mapping[str, Any], trust: Trust = ()) -> Run:
     """Continue a run from its last checkpoint, bit for bit, in its own folder.
 
-    Args:
-        folder: the run's folder, or ``…/latest``.
-        changes: options to change, by their paths: see :data:`RESUMABLE`. A new ``dataset.path`` is for data that have
-            moved.
-        trust: modules whose classes the checkpoint's configuration may name, beside the package's own.
+    The folder may be ``…/latest``. The :data:`RESUMABLE` options may change, by their paths; a new ``dataset.path`` is
+    for data that have moved.
     """
+    if foreign := [path for path in changes if path not in RESUMABLE]:
+        raise UserError(f"{foreign[0]}: cannot change on resume; with resume= go only {', '.join(RESUMABLE)}")
     folder = files.resolve(folder)
     saved = checkpoints.newest(folder, list((folder / files.REPLICAS).glob("*")))
     examine(folder, saved, trust)

@@ -1,4 +1,4 @@
-"""What is written into a run's folder while it is trained."""
+"""The writer of a run's folder while it is trained."""
 
 from __future__ import annotations
 
@@ -31,14 +31,9 @@ PREVIEWED = {"vectors": 1000, "images": 64}
 
 
 class Writer:
-    """Writes the folder of a run while it is trained: checkpoints, TensorBoard's files, and at the end its samples.
+    """Writer of a run's folder while it is trained: checkpoints, TensorBoard's files, and at the end its samples.
 
-    Args:
-        parts: of the run.
-        training: the training, of this run and perhaps of others.
-        replica: the index of the run's network in the training; only the first reports the progress.
-        folder: the run's folder.
-        trust: modules whose classes the configuration may name.
+    The ``replica`` is the index of the run's network in the training; only the first reports the progress.
     """
 
     def __init__(self, parts: Components, training: Training, replica: int, folder: Path, trust: Trust) -> None:
@@ -96,7 +91,7 @@ class Writer:
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
         """Record the run for TensorBoard while the context is entered."""
-        # Late: importing TensorBoard and matplotlib takes seconds, which a configuration with errors need not wait for.
+        # Imported late: TensorBoard and matplotlib take seconds, which a configuration with errors need not wait for.
         from sdegen.runs.recorder import Recorder
 
         start, stop = self.training.step, self.training.steps
@@ -113,10 +108,6 @@ class Writer:
             )
         for concern in self.parts.dataset.concerns():
             log.warning(concern)
-
-    def note(self, step: int, values: Mapping[str, float]) -> None:
-        """Record the scalars of the training."""
-        self.recorder.progress(step, values)
 
     def save(self) -> None:
         """Write a checkpoint."""
@@ -207,7 +198,7 @@ class Writer:
             for name, figure in shown.items():
                 figures.save(figure, folder / "figures" / f"{name}.png")
             self.metrics = written.metrics
-        # Twice: the table of runs shows the first five scalars only, and capitals sort first.
+        # Written twice: the table of runs shows the first five scalars only, and capitals sort first.
         self.recorder.final(training.steps, {**scalars(self.metrics), **scalars(self.metrics, "Final")})
         cost = {"steps": training.step, "seconds": training.seconds, "peak_memory_mib": machine.peak_memory_mib()}
         files.write_json(folder / "provenance.json", {**self.provenance, "training": cost})
