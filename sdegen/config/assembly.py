@@ -99,14 +99,14 @@ def together(runs: Sequence[Components]) -> Training:
 
 
 def work(runs: Sequence[Components]) -> float:
-    """Returns the multiplications and additions of one pass through the networks: of a step's rows, or of a chunk."""
+    """Returns the number of multiplications and additions in one pass of a step's rows through the networks."""
     first = runs[0]
     rows = min(first.trainer.batch_size, len(first.dataset.x)) * first.times.chunk * len(runs)
     return 0.0 if first.model.network.exact else rows * first.model.network.work(first.dataset.units.shape)
 
 
 def known_by(config: Config, dataset: Dataset) -> dict[str, Any]:
-    """Returns the fingerprint of the data of a configuration; of all bytes where they were read from a file."""
+    """Returns the fingerprint of the data; it covers all bytes if they were read from a file."""
     return fingerprint(dataset, exact="path" in config["dataset"])
 
 
@@ -133,7 +133,7 @@ def build(config: Config, trust: Trust = schema.ANYTHING, moments: Moments | Non
 def replicated(
     config: Config, trust: Trust = schema.ANYTHING, moments: Sequence[Moments | None] = ()
 ) -> list[Components]:
-    """Builds the parts of a run and of those to be trained together with it, of the seeds that follow its own.
+    """Builds the parts of a run and of its replicas: runs of the seeds that follow its own, trained together with it.
 
     The moments of each run's data may come from its checkpoint.
 
@@ -157,7 +157,7 @@ def replicated(
 
 
 class Parts(dict[str, Any]):
-    """The parts of a run by name, as they are built. One that cannot be built is absent, and its fault is kept."""
+    """Parts of a run by name. One that cannot be built is absent, and its fault is kept."""
 
     def __init__(self, config: Config, trust: Trust) -> None:
         super().__init__()
@@ -198,9 +198,9 @@ def _some(dataset: Dataset) -> Tensor:
 
 
 def _instantiate(parts: Parts, points: Tensor | None, moments: Moments | None) -> None:
-    """Builds the parts beside the data set in the order in which they need each other.
+    """Builds all other parts, in an order in which each finds those that it needs.
 
-    There are no points, in the user's units, if the data set could not be built.
+    The points are data in the user's units; None if the data set could not be built.
     """
     for group in ("objective", "weighting", "times", "optimizer", "trainer", "sampler"):
         parts.add(group)

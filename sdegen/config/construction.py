@@ -29,8 +29,7 @@ def construct(config: Config, group: str, trust: Trust, **supplied: object) -> A
     except ValueError as error:
         raise Faults(_with_path(group, config[group], error)) from None
     except (RuntimeError, TypeError, OverflowError, MemoryError, OSError) as error:
-        # Absurd values of the right type: a layer or a data set larger than the memory, a file name of thousands of
-        # letters.
+        # Absurd values of the right type: a layer larger than the memory, a file name of thousands of letters.
         reason = (str(error) or type(error).__name__).splitlines()[0]
         reason = "not enough memory" if NO_MEMORY.search(reason) else reason
         raise Faults(f"{group}: cannot be built with these options: {reason}") from None
@@ -59,7 +58,7 @@ def make_network(config: Config, trust: Trust, **supplied: object) -> Network:
 
 
 def connect(network: Network, parametrization: Parametrization, sde: SDE) -> ScoreModel | ClassifierModel:
-    """Returns the model of a network: a classifier, or a score; the output of an exact network is the score itself."""
+    """Returns the classifier or the score that a network makes; the output of an exact network is the score itself."""
     if network.classifies:
         return ClassifierModel(network, sde)
     return ScoreModel(network, Raw() if network.exact else parametrization, sde)

@@ -73,7 +73,7 @@ class Faults(UserError):
 
 
 def check(config: Config, groups: Sequence[str], types: Mapping[str, Any], trust: Trust) -> Config:
-    """Returns a configuration without faults, its plain options in their types, such as 1e3 as an integer.
+    """Returns a configuration that has no faults, its plain options converted to their types (1e3 to an integer).
 
     It must have the nodes of the ``groups``, and may have the other options of which the ``types`` are given.
 

@@ -67,7 +67,7 @@ def check_size(
     """
     config = {group: config[group] for group in ("sde", "network")}
     if any(schema.faults(config[group], GROUPS[group], group, trust) for group in config):
-        return  # They are reported with all others, and nothing is built.
+        return  # These faults are reported with all others, before anything is built.
     network = schema.resolve(config["network"]["_target_"], trust)
     if network.exact or network.__module__.partition(".")[0] != schema.PACKAGE:  # type: ignore[attr-defined]
         return

@@ -60,7 +60,7 @@ def options(cls: type) -> dict[str, Option]:
 
 
 def resolve(target: object, trust: Trust) -> type:
-    """Returns the class that ``module.Class`` names; raises ValueError if there is none, or it is not trusted.
+    """Returns the class that ``module.Class`` names; raises ValueError if there is none or it is not trusted.
 
     Nothing outside the package and the trusted modules is imported. The class must be *defined* in one of them: a name
     that such a module merely re-exports is refused.

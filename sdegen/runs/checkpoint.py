@@ -36,7 +36,7 @@ Which = int | Literal["last", "best"]
 
 
 class Checkpoint(NamedTuple):
-    """All that is needed to resume a training, or to sample.
+    """State of a training: enough to resume it, and to sample.
 
     Attributes:
         config: the resolved configuration of the run, plain data.
@@ -87,7 +87,7 @@ def save(checkpoint: Checkpoint, folder: Path, keep: int | None = None) -> Path:
 
 
 def settle(checkpoint: Checkpoint, folder: Path, keep: int | None = None) -> None:
-    """Links the file of a checkpoint and removes older ones: the end of :func:`save`, also after it was killed."""
+    """Links the file of a checkpoint and removes older ones, as :func:`save` does last; repeats it after a kill."""
     path = folder / f"step-{checkpoint.step:08d}.pt"
     if not path.is_file():
         return
@@ -141,12 +141,12 @@ def read(run: Path, which: Which = "last") -> Checkpoint:
 
 
 def newest(run: Path, others: Sequence[Path] = ()) -> Checkpoint:
-    """Reads the newest whole checkpoint of a run, of a step at which other runs have a whole one, too.
+    """Reads the newest checkpoint of a run that is whole, and whole in the other runs' folders at the same step.
 
-    Damaged ones are skipped with a warning; raises UserError if none is left.
+    Damaged ones are skipped with a warning. Raises UserError if none is left.
     """
     folder = run / "checkpoints"
-    # By their steps first: a process may have been killed before it linked the newest as last.pt.
+    # Ordered by their steps: a process may have been killed before it linked the newest as last.pt.
     names = [*(f"step-{step:08d}.pt" for step in reversed(_steps(folder))), "last.pt"]
     for path in [folder / name for name in names if (folder / name).is_file()] or [find(run)]:
         try:
@@ -161,7 +161,7 @@ def newest(run: Path, others: Sequence[Path] = ()) -> Checkpoint:
 
 
 def examine(folder: Path, saved: Checkpoint, trust: Trust) -> None:
-    """Checks a run that may be a stranger's, before anything is built from it or written into its folder.
+    """Checks a run that may come from a stranger, before anything is built from it or written into its folder.
 
     Raises:
         UserError: the folder holds links, the configuration is not plain, or the network is larger than its weights.
@@ -233,7 +233,7 @@ def _is_checkpoint(content: dict[str, Any]) -> bool:
 
 
 def _are_moments(content: dict[str, Any], shape: tuple[int, ...]) -> bool:
-    """Returns True if the content is that of moments of points of a shape."""
+    """Returns True if the content can be the moments of points of a shape."""
     if content.keys() != set(Moments._fields):
         return False
     mean, axes, variances = (content[name] for name in Moments._fields)
@@ -258,7 +258,7 @@ def _is_history(content: dict[str, Any], step: int) -> bool:
 
 
 def _is_stored(value: object) -> bool:
-    """Returns True if a value is a tensor that has each of its numbers in the file, once."""
+    """Returns True if a value is a tensor on the CPU whose numbers are all stored in the file."""
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
         return False
     return value.nbytes <= value.untyped_storage().nbytes()

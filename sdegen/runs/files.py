@@ -188,14 +188,6 @@ def new_folder(parent: Path, name: str) -> Iterator[tuple[Path, Path]]:
         raise
 
 
-def copy(source: Path, target: Path) -> None:
-    """Copies a file, or the files of a folder, if it exists."""
-    if source.is_dir():
-        shutil.copytree(source, target, dirs_exist_ok=True)
-    elif source.exists():
-        shutil.copyfile(source, target)
-
-
 @contextlib.contextmanager
 def logging_to(path: Path) -> Iterator[None]:
     """Writes the program's messages, with the time, to a file as well, while the context is entered."""

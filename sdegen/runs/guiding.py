@@ -44,17 +44,10 @@ class Observation(NamedTuple):
 def build(
     trained: Trained, node: Node, label: int | None = None, observed: Tensor | None = None, other: Trained | None = None
 ) -> Guidance:
-    """Returns the guidance that a node names, ready to steer a model.
+    """Returns the guidance that a node names, ready to steer a model; raises UserError if it does not suit the model.
 
-    Args:
-        trained: the model to steer.
-        node: of the group ``guidance``.
-        label: the class to steer towards, if it steers towards one.
-        observed: the result of a measurement in the network's units, if it agrees with one.
-        other: the run that the node names, if it is loaded already.
-
-    Raises:
-        UserError: it does not go with the model.
+    It steers towards the class ``label``, or towards what was ``observed``, in the network's units. The ``other`` run
+    is the one that the node names, if it is loaded already.
     """
     if _steers(trained, node, "observed"):
         linear_units(trained.units, choice(node))
@@ -74,7 +67,7 @@ def build(
 
 
 def check_label(trained: Trained, node: Node | None, label: int | Literal["all"] | None) -> None:
-    """Raises UserError if a label (``all`` for each of them) has no meaning for a guidance and the data."""
+    """Raises UserError if a guidance, or the data, have no such label; ``all`` stands for each of them."""
     if label is None:
         return
     if node is None:
@@ -116,7 +109,7 @@ def observation(trained: Trained, node: Node, given: Tensor | None = None) -> Ob
 
 
 def picture(units: Units, seen: Observation) -> Tensor:
-    """Returns an observation as a picture, in the user's units; in the network's if its columns are scaled apart."""
+    """Returns an observation as a picture, in the user's units if they have one scale, else in the network's."""
     affine = units.affine
     if affine is None or not affine.uniform:
         return seen.measurement.picture(seen.y)
@@ -137,7 +130,7 @@ def agreement(units: Units, x: Tensor, seen: Observation) -> Metrics:
 
 
 def _steers(trained: Trained, node: Node, by: str) -> bool:
-    """Returns True if the guidance of a node steers ``by`` a ``label``, or by what was ``observed``."""
+    """Returns True if the guidance takes what it steers by: a ``label``, or what was ``observed``."""
     return schema.takes(node, by, trained.trust)
 
 
@@ -148,7 +141,7 @@ def _loaded(trained: Trained, folder: str) -> Trained:
 
 
 def _matching(trained: Trained, other: Trained, folder: str, kind: type) -> ScoreModel | ClassifierModel:
-    """Returns the model of another run; raises UserError if it is not of a kind, or of other data or another SDE."""
+    """Returns another run's model; raises UserError if it is of the wrong kind, of other data or of another SDE."""
     if not isinstance(other.model, kind):
         wanted = "classifier: train one with objective=classification" if kind is ClassifierModel else "score"
         raise UserError(f"guidance.run={folder}: holds no {wanted}")

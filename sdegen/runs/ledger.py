@@ -52,7 +52,7 @@ def read(sweep: Path) -> dict[str, Record]:
 
 
 def attempt(folder: Path, config: Mapping[str, Any], start: Callable[[], object], go_on: Callable[[], object]) -> bool:
-    """Does a job of a sweep unless it is done already; returns True if not.
+    """Does a job of a sweep; returns False if it is done already.
 
     Args:
         folder: the job's, inside the sweep's.
@@ -89,7 +89,7 @@ def attempt(folder: Path, config: Mapping[str, Any], start: Callable[[], object]
 
 @contextlib.contextmanager
 def _recorded(folder: Path, key: str) -> Iterator[None]:
-    """Writes that a job has begun, and when the context is left that it is done or has failed."""
+    """Records that a job has begun; when the context is left, that it is done or has failed."""
     began = time.monotonic()
 
     def note(state: Literal["begun", "done", "failed"], error: str = "") -> None:
@@ -107,11 +107,11 @@ def _recorded(folder: Path, key: str) -> Iterator[None]:
 
 
 def append(sweep: Path, record: Record) -> None:
-    """Adds a line in one write to the end of the file, so that lines of other processes cannot split it."""
+    """Appends a line in one write, so that lines of other processes cannot split it."""
     sweep.mkdir(parents=True, exist_ok=True)
     file = os.open(sweep / NAME, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        # The line before may be cut short.
+        # A full disk may have cut the line before.
         size = os.lseek(file, 0, os.SEEK_END)
         start = "\n" if size and os.pread(file, 1, size - 1) != b"\n" else ""
         os.write(file, f"{start}{json.dumps(record._asdict())}\n".encode())

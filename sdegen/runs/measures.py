@@ -64,7 +64,7 @@ def likelihood(dataset: Dataset, log_prob: Callable[[Tensor], Tensor], x: Tensor
 
 
 def spread_over_cells(dataset: Dataset, x: Tensor, seed: int) -> Tensor:
-    """Returns points with quantised values spread evenly over their cells; others as they are."""
+    """Returns points, whose quantised values are spread evenly over their cells."""
     cells = torch.ones(()) if dataset.levels is not None else dataset.cells
     return x if cells is None else x + cells * dequantized(torch.zeros_like(x), seed)
 

@@ -37,7 +37,7 @@ LAYOUT = {"loss": {"by t": ["Multiline", ["loss_by_t/.+"]]}}
 
 
 class Events:
-    """New file of TensorBoard's, the last in their order: each record reaches the system at once, whole or not at all.
+    """New file of TensorBoard's records. Each of them reaches the operating system at once, whole or not at all.
 
     torch's SummaryWriter writes from a thread that holds records back, so that a killed process loses the last ones;
     flushed after each record it takes five times as long. On a full disk it leaves half a record, and TensorBoard reads
@@ -112,7 +112,7 @@ class Recorder:
         self._folder, self._fresh, self._failed = folder, fresh, False
         self._events: Events | None = None
         self._ended: Events | None = None
-        # Always: TensorBoard's server takes the first such record for the run's beginning, and drops records only at
+        # Also for a new run: TensorBoard takes the first such record for the run's beginning, and drops records only at
         # later ones.
         self.rewind(start)
         # Bars of several processes would overwrite each other.
@@ -149,7 +149,7 @@ class Recorder:
         given = {path: value for path, value in options if value is not None}
         plain = {path: value if isinstance(value, int | float) else str(value) for path, value in given.items()}
         events = self._open()
-        # Not SummaryWriter.add_hparams: it makes a run of its own, and a table without the options of other runs.
+        # SummaryWriter.add_hparams would make a run of its own, and a table without the options of other runs.
         events.add(hparams_pb(plain, name, time.time()))
         events.add(summary.custom_scalars(LAYOUT))
         # Markdown shows indented text as code, whatever it is.
@@ -161,7 +161,7 @@ class Recorder:
         from tensorboard.plugins.hparams.api_pb2 import Status
         from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
 
-        # By hand: TensorBoard's own function needs TensorFlow, and torch's knows no failure.
+        # Written by hand: TensorBoard's own function needs TensorFlow, and torch's knows no failure.
         end = SessionEndInfo(status=Status.Value(status), end_time_secs=time.time())
         described = metadata.create_summary_metadata(HParamsPluginData(session_end_info=end))
         value = Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=described, tensor=metadata.NULL_TENSOR)

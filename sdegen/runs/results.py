@@ -37,7 +37,7 @@ Label = int | Literal["all"] | None
 
 
 class Plan(NamedTuple):
-    """What is to be sampled: the classes, one after the other (None for no class), each with its guidance."""
+    """Plan of a sampling: the classes, one after the other (None for no class), each with its guidance."""
 
     labels: list[int | None]
     guidance: list[Guidance | None]
@@ -93,7 +93,7 @@ def write(
 
 
 def planned(run: Run, guidance: Config | None, label: Label) -> Plan:
-    """Returns what is to be sampled; raises UserError if the guidance or the label do not go with the run."""
+    """Returns the plan of a sampling; raises UserError if the guidance or the label do not suit the run."""
     guiding.check_label(run, guidance, label)
     if guidance is None:
         return Plan([None], [None], None)
@@ -139,7 +139,7 @@ def _cost(drawn: Drawn) -> str:
 
 
 def _facts(run: Run, drawn: Drawn, seen: Observation | None, seed: int) -> dict[str, Any]:
-    """Returns what ``samples.npz`` holds beside the samples."""
+    """Returns the arrays and numbers of ``samples.npz`` beside the samples."""
     facts: dict[str, Any] = {"nfe": drawn.nfe, "seconds": drawn.seconds, "seed": seed, "step": run.step}
     if drawn.y is not None:
         facts["y"] = drawn.y.numpy()
@@ -182,7 +182,7 @@ def _judge(run: Run, drawn: Drawn, seen: Observation | None, folder: Path, anima
 
 
 def measured(run: Run, drawn: Drawn) -> Metrics:
-    """Returns the metrics of samples, and of points the error of the score, where its law is known."""
+    """Returns the metrics of samples; for points, also the error of the score if the law is known."""
     found = measures.measure(run.dataset, drawn.x, drawn.y, run.folder)
     if len(run.units.shape) > 1:
         return found

@@ -319,7 +319,7 @@ class Run(Trained):
         return save_weights(self, Path(path))
 
     def _mapped(self, name: str, x: ArrayLike, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return a function of points, without the batch axis for one point without it."""
+        """Return a function of points; of one point without the batch axis, its value has none."""
         batch, single = points(name, x, self.units.shape)
         found = function(batch)
         return found[0] if single else found

@@ -143,7 +143,7 @@ class Session:
         self.saved = first.step
 
     def save(self) -> None:
-        """Write a checkpoint of each run, the first run's last: what it has, all have."""
+        """Write a checkpoint of each run. The first run's comes last, so that all have one of its step."""
         for writer in reversed(self.writers):
             writer.save()
         self.saved = self.training.step

@@ -133,7 +133,7 @@ def _checked(own: Config, nodes: Mapping[str, Any], trust: Trust) -> Config:
 
 
 def load_weights(network: Network, weights: Mapping[str, Tensor]) -> None:
-    """Puts weights into a network; raises UserError where a name or a shape is missing, foreign or different."""
+    """Puts weights into a network; raises UserError if their names or shapes are not those of the network."""
     try:
         network.load_state_dict(weights, strict=True)
     except (RuntimeError, TypeError, AttributeError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,7 @@ class Writer:
         )
 
     def read_back(self) -> None:
-        """Read the checkpoint that was just written; raise UserError if it could not be resumed from."""
+        """Read the checkpoint that was just written; raise UserError if a run could not resume from it."""
         name = self.parts.config["network"]["_target_"]
         try:
             saved = checkpoints.load(checkpoints.find(self.folder, self.training.step))
@@ -192,7 +193,9 @@ class Writer:
             self.metrics = results.write_accuracy(result, result.model)
         else:
             written = results.write(result, config["count"], seed=config["seed"], animate=True)
-            files.copy(written.folder / "figures", folder / "figures")
+            # There are none if the data set can no longer be read.
+            if (written.folder / "figures").is_dir():
+                shutil.copytree(written.folder / "figures", folder / "figures", dirs_exist_ok=True)
             learned = not result.model.network.exact
             shown = drawing.of_score(result.dataset, result.sde, result.score_on_cpu(), learned=learned)
             for name, figure in shown.items():

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdegen.config import assembly, options
+from sdegen.config import assembly
 from sdegen.config.compose import composed
+from sdegen.config.options import Faults
 from sdegen.core.randomness import generator, randn_like
 from sdegen.models.classifier import ClassifierModel, log_likelihood_by_time
 from sdegen.networks import Network
@@ -137,7 +138,7 @@ def test_a_classifier_and_a_score_are_not_mixed_up() -> None:
         (["dataset=digits", "objective=classification", "weighting=uniform"], "use network=classifier_mlp"),
         (["dataset=digits", "network=classifier_mlp"], "use objective=classification"),
     ):
-        with pytest.raises(options.Faults, match=fix):
+        with pytest.raises(Faults, match=fix):
             assembly.build(composed("train", overrides))
-    with pytest.raises(options.Faults, match="has no labels"):
+    with pytest.raises(Faults, match="has no labels"):
         assembly.build(composed("train", ["objective=classification", "network=classifier_mlp", "weighting=uniform"]))

@@ -15,6 +15,7 @@ import torch
 from sdegen import load
 from sdegen.config import assembly
 from sdegen.config.compose import composed
+from sdegen.config.options import Faults
 from sdegen.reports.collection import collect
 from sdegen.runs import checkpoint, session
 from sdegen.training.loop import Training
@@ -138,7 +139,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("options", REFUSED)
 def test_what_cannot_be_trained_together_is_told(options: tuple[str, ...]) -> None:
-    with pytest.raises(options.Faults, match="trainer.replicas=") as caught:
+    with pytest.raises(Faults, match="trainer.replicas=") as caught:
         assembly.replicated(config("trainer.replicas=2", *options))
     assert REFUSED[options] in str(caught.value)
     assert "\n" not in str(caught.value)
