@@ -14,10 +14,10 @@ import re
 import reprlib
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from types import UnionType
+from typing import Any, Literal, NamedTuple
 
 from sdegen.core import docstrings
-from sdegen.core.annotations import LARGEST, fits, in_words, members, node_class
 
 PACKAGE = "sdegen"
 Trust = Sequence[str]
@@ -28,6 +28,12 @@ SUPPLIED = ("shape", "seed", "law", "sde", "classes", "label", "observed", "mome
 """Arguments of constructors that the program supplies; a configuration does not give them."""
 REQUIRED = inspect.Parameter.empty
 """The default of an option that has none."""
+LARGEST = 2**63
+"""Numbers must be smaller than this in size; infinity and NaN are refused too."""
+
+UNIONS = (UnionType, typing.Union)
+WORDS = {int: "an integer", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
+"""Plain types as messages name them."""
 
 
 class Option(NamedTuple):
@@ -54,7 +60,7 @@ def options(cls: type) -> dict[str, Option]:
     """Returns the options of a class by name, in the order of its constructor, inherited ones included."""
     parameters, meanings = inspect.signature(cls).parameters, docstrings.meanings(cls)
     return {
-        name: Option(name, _kind(hint), parameters[name].default, meanings.get(name, ""))
+        name: Option(name, in_words(hint), parameters[name].default, meanings.get(name, ""))
         for name, hint in _types(cls).items()
     }
 
@@ -154,6 +160,60 @@ def convert(value: object, hint: Any, trust: Trust = (), **supplied: object) -> 
     return value
 
 
+def fits(value: object, hint: Any) -> bool:  # noqa: ANN401
+    """Returns True if a plain value has the annotated type: a bool is no number, and a whole float an integer."""
+    if hint is Any:
+        return True
+    origin = typing.get_origin(hint)
+    if origin in UNIONS:
+        return any(fits(value, member) for member in members(hint))
+    if origin is Literal:
+        return value in typing.get_args(hint) and not isinstance(value, bool)
+    if origin is tuple:
+        entries = typing.get_args(hint)
+        if not isinstance(value, (list, tuple)):
+            return False
+        if Ellipsis in entries:
+            return all(fits(entry, entries[0]) for entry in value)
+        return len(value) == len(entries) and all(map(fits, value, entries))
+    if isinstance(value, bool):
+        return hint is bool
+    if hint in (int, float):
+        number = isinstance(value, (int, float)) and abs(value) < LARGEST
+        return number and (hint is float or float(value).is_integer())  # type: ignore[arg-type]
+    return isinstance(value, hint)
+
+
+def members(hint: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    """Returns the members of a union; any other annotation is its own only member."""
+    return typing.get_args(hint) if typing.get_origin(hint) in UNIONS else (hint,)
+
+
+def node_class(hint: Any) -> type | None:  # noqa: ANN401
+    """Returns the class that a nested node must build, or None where the annotation is of plain values."""
+    for member in members(hint):
+        # Any is a class from Python 3.11 on.
+        if inspect.isclass(member) and member not in (*WORDS, Any) and not typing.get_origin(member):
+            return member
+    return None
+
+
+def in_words(hint: Any) -> str:  # noqa: ANN401
+    """Returns an annotation in words, such as ``an integer or null``."""
+    if _is_from_run(hint):
+        return "the folder of a run"
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in UNIONS:
+        return " or ".join(map(in_words, parts))
+    if origin is Literal:
+        return f"one of {', '.join(map(str, parts))}" if len(parts) > 1 else str(parts[0])
+    if origin is tuple and Ellipsis in parts:
+        return f"a list, each entry {in_words(parts[0])}"
+    if origin is tuple:
+        return f"a list of {len(parts)}, each {in_words(parts[0])}"
+    return WORDS.get(hint, f"a {getattr(hint, '__name__', hint)} node with _target_")
+
+
 def takes(node: Mapping[str, Any], argument: str, trust: Trust = ()) -> bool:
     """Returns True if the constructor of a node's class has an argument, such as one that the program supplies."""
     return argument in inspect.signature(resolve(node["_target_"], trust)).parameters
@@ -182,10 +242,6 @@ def _is_from_run(hint: Any) -> bool:  # noqa: ANN401
     return nested is not None and issubclass(nested, FromRun)
 
 
-def _kind(hint: Any) -> str:  # noqa: ANN401
-    return "the folder of a run" if _is_from_run(hint) else in_words(hint)
-
-
 def _value_faults(value: object, hint: Any, path: str, trust: Trust) -> list[str]:  # noqa: ANN401
     nested = node_class(hint)
     if isinstance(value, Mapping) and nested is not None and not _is_from_run(hint):
@@ -193,7 +249,7 @@ def _value_faults(value: object, hint: Any, path: str, trust: Trust) -> list[str
     if isinstance(value, str) if _is_from_run(hint) else fits(value, hint):
         return []
     too_large = isinstance(value, int | float) and LARGEST <= abs(value) < math.inf
-    return [f"{path}: must be {_kind(hint)}{f' below {LARGEST:.2g}' if too_large else ''}, not {_shown(value)}"]
+    return [f"{path}: must be {in_words(hint)}{f' below {LARGEST:.2g}' if too_large else ''}, not {_shown(value)}"]
 
 
 def _shown(value: object) -> str:

@@ -49,7 +49,7 @@ class Evaluation:
 
     Args:
         run: the run, reloaded.
-        count: points that are evaluated, of the unseen data and of the training set each.
+        count: points of the unseen data, and as many of the training set.
         seed: of fresh points, of the dequantisation and of the probes.
         batch_size: points computed at once.
         probes: of the divergence; 0 for the exact one.

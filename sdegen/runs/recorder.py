@@ -110,8 +110,7 @@ class Recorder:
         for left in folder.glob(f"{PREFIX}*" if fresh else f"{PREFIX}*{ENDED}"):
             left.unlink()
         self._folder, self._fresh, self._failed = folder, fresh, False
-        self._events: Events | None = None
-        self._ended: Events | None = None
+        self._files: dict[str, Events] = {}
         # Also for a new run: TensorBoard takes the first such record for the run's beginning, and drops records only at
         # later ones.
         self.rewind(start)
@@ -134,8 +133,8 @@ class Recorder:
             yield
             status = "STATUS_SUCCESS"
         finally:
-            self.close()
             self._try(lambda: self._end(status))
+            self.close()
 
     def _begin(self, options: Iterable[tuple[str, Any]], text: str) -> None:
         from tensorboard.plugins.hparams.summary_v2 import hparams_pb
@@ -165,9 +164,7 @@ class Recorder:
         end = SessionEndInfo(status=Status.Value(status), end_time_secs=time.time())
         described = metadata.create_summary_metadata(HParamsPluginData(session_end_info=end))
         value = Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=described, tensor=metadata.NULL_TENSOR)
-        events = self._open_ended()
-        events.add(Summary(value=[value]))
-        events.close()
+        self._open(ENDED).add(Summary(value=[value]))
 
     def progress(self, step: int, values: Mapping[str, float]) -> None:
         """Write the scalars of a training, and move the bar or print a line."""
@@ -203,27 +200,26 @@ class Recorder:
 
     def final(self, step: int, values: Mapping[str, float]) -> None:
         """Write the scalars of a finished run; they replace those of before it was resumed."""
-        self._try(lambda: self._open_ended().add(_scalars(values), step))
+        self._try(lambda: self._open(ENDED).add(_scalars(values), step))
 
     def rewind(self, step: int) -> None:
         """Make TensorBoard drop the records after a step, from which the training continues."""
         self._try(lambda: self._open().start(step + 1))
 
     def close(self) -> None:
-        """Close the bar and the file."""
+        """Close the bar and the files."""
         self._bar.close()
-        if self._events is not None:
-            self._events.close()
+        for events in self._files.values():
+            events.close()
 
-    def _open(self) -> Events:
-        """Return the file of the training's records."""
-        self._events = self._events or Events(self._folder)
-        return self._events
+    def _open(self, suffix: str = "") -> Events:
+        """Return the file of the training's records, or that of its end.
 
-    def _open_ended(self) -> Events:
-        """Return the file that is removed when the run is resumed: of several ends TensorBoard shows the first."""
-        self._ended = self._ended or Events(self._folder, ENDED)
-        return self._ended
+        The latter is removed when the run is resumed, since TensorBoard shows the first of several ends.
+        """
+        if suffix not in self._files:
+            self._files[suffix] = Events(self._folder, suffix)
+        return self._files[suffix]
 
     def _try(self, write: Callable[[], object]) -> None:
         try:

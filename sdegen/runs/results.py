@@ -66,14 +66,7 @@ def write(
 ) -> files.Written:
     """Sample, measure and draw into ``samples/<number>-<sampler>/`` of the run's folder.
 
-    Args:
-        run: the run.
-        count: how many samples, of each class if all classes are asked for.
-        seed: of the samples.
-        batch_size: samples computed at once.
-        guidance: a node of the group; None for the score itself.
-        label: the class to steer towards, ``all`` for one after the other, None for no class.
-        animate: leave an animation, too.
+    The label is the class to steer towards, or ``all`` for ``count`` samples of one class after the other.
     """
     # Built before anything is drawn, so that a mistake costs nothing.
     plan, name = planned(run, guidance, label), choice(run.config["sampler"])

@@ -258,19 +258,12 @@ class Run(Trained):
         return result
 
     def evaluate(self, x: ArrayLike | None = None, *, count: int = 2000, seed: int = 0) -> Metrics:
-        """Return the metrics of points beside their floors.
+        """Return the metrics of points, or else of ``count`` samples of this run.
 
         They are the distances of the points to the data, and for points that the user gives also ``nll``, their mean
-        negative log-density under the model, if the data are vectors with a density.
-
-        Args:
-            x: the points; None for samples of this run.
-            count: how many samples.
-            seed: of the samples, and of random parts of the data.
-
-        Returns:
-            For each metric its ``value``, its ``floor`` (what as many points of the data would give) and the value of
-            the training set, ``train``.
+        negative log-density under the model, if the data are vectors with a density. Each metric has its ``value``, its
+        ``floor`` (what as many points of the data would give) and the value of the training set, ``train``. The seed
+        fixes the samples and random parts of the data.
         """
         from sdegen.runs import measures
 

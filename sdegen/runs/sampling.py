@@ -28,20 +28,15 @@ SHOWN = 1000
 class Watched:
     """A score that notes where it gets or returns a number that is not finite."""
 
-    def __init__(self, score: Score) -> None:
-        self.score = score
-        self.found: list[str] = []
-
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        return self._noted(self.score, x, t)
+    def __init__(self, score: Score, found: list[str]) -> None:
+        self.score, self.found = score, found
 
     def given(self, y: Tensor) -> Score:
         """Returns the score of a class, watched as well."""
-        score = self.score.given(y)  # type: ignore[attr-defined]
-        return lambda x, t: self._noted(score, x, t)
+        return Watched(self.score.given(y), self.found)  # type: ignore[attr-defined]
 
-    def _noted(self, score: Score, x: Tensor, t: Tensor) -> Tensor:
-        y, at = score(x, t), f"at t={float(t.max()):.3g}"
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        y, at = self.score(x, t), f"at t={float(t.max()):.3g}"
         if not bool(x.isfinite().all()):
             self.found.append(f"the steps diverge, the first {at}: try more sampler.steps, or another sampler")
         elif not bool(y.isfinite().all()):
@@ -50,10 +45,6 @@ class Watched:
                 f"the score is not finite, {at} and points as large as {size:.3g}: try more sampler.steps"
             )
         return y
-
-    def reason(self) -> str:
-        """Returns where numbers became infinite, why, and the fix."""
-        return self.found[0] if self.found else "the last step diverges: try more sampler.steps, or another sampler"
 
 
 def draw(
@@ -102,9 +93,10 @@ def draw(
         broken = torch.nonzero(~x.flatten(1).isfinite().all(1)).flatten().tolist()
         if broken:
             # Sampled again to find the reason: watching every step of every sampling would cost all others time.
-            watched = Watched(model)
-            batch(next(span for span in spans if first + broken[0] in span), Counted(watched))
-            raise UserError(f"{len(broken)} of {count} samples are not finite: {watched.reason()}")
+            found: list[str] = []
+            batch(next(span for span in spans if first + broken[0] in span), Counted(Watched(model, found)))
+            reason = found[0] if found else "the last step diverges: try more sampler.steps, or another sampler"
+            raise UserError(f"{len(broken)} of {count} samples are not finite: {reason}")
     accepted = [each.acceptance * len(each.x) for each in batches if each.acceptance is not None]
     acceptance = sum(accepted) / count if accepted else None
     return Samples(x, counted.rows / count, batches[0].path[:, :SHOWN], batches[0].times, acceptance)
