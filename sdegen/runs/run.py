@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,6 @@ from sdegen.config.construction import construct, with_steps_of_chain
 from sdegen.config.options import SAMPLE, check, choice
 from sdegen.config.rules import check_process
 from sdegen.core.errors import UserError
-from sdegen.core.schema import Trust
 from sdegen.flow.density import check_density, check_density_of_run
 from sdegen.flow.divergence import by_probes
 from sdegen.flow.likelihood import Flow
@@ -46,7 +45,7 @@ def load(
     weights: Weights = "ema",
     device: str = "auto",
     precision: Precision = "float32",
-    trust: Trust = (),
+    trust: Sequence[str] = (),
     nodes: Mapping[str, Any] | None = None,
 ) -> Run:
     """Reload a run's checkpoint.
@@ -312,7 +311,7 @@ class Run(Trained):
         return save_weights(self, Path(path))
 
     def _mapped(self, name: str, x: ArrayLike, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return a function of points; of one point without the batch axis, its value has none."""
+        """Return the values of a function at points; one point without the batch axis gives one value."""
         batch, single = points(name, x, self.units.shape)
         found = function(batch)
         return found[0] if single else found

@@ -135,7 +135,7 @@ class Session:
         self._checkpoints = []
 
     def _restore(self, saved: Sequence[Checkpoint], variant: int) -> None:
-        """Put checkpoints in place, one for each writer, with another stream of noise."""
+        """Put checkpoints in place, one for each writer, and choose the stream of noise for the next steps."""
         for writer, own in zip(self.writers, saved, strict=True):
             writer.restore(own)
         first, states, histories = saved[0], [own.optimizer for own in saved], [own.history for own in saved]
@@ -143,7 +143,7 @@ class Session:
         self.saved = first.step
 
     def save(self) -> None:
-        """Write a checkpoint of each run. The first run's comes last, so that all have one of its step."""
+        """Write a checkpoint of each run, the first run's last: then all runs have one of the same step."""
         for writer in reversed(self.writers):
             writer.save()
         self.saved = self.training.step
