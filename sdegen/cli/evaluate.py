@@ -24,8 +24,7 @@ EXAMPLES = (
 def loaded(config: dict[str, Any]) -> tuple[Any, list[str]]:
     """Returns the evaluation and the metrics that a configuration asks for; raises UserError where it cannot work."""
     from sdegen.cli.arguments import names
-    from sdegen.config.checks import check
-    from sdegen.config.options import EVALUATE
+    from sdegen.config.options import EVALUATE, check
     from sdegen.runs.evaluation import Evaluation
     from sdegen.runs.run import load
 

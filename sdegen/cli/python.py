@@ -28,6 +28,24 @@ DATA = "data.npz"
 """The file in a run's folder that holds the array it was trained on."""
 
 
+@contextlib.contextmanager
+def _user_errors() -> Iterator[None]:
+    """Turn the errors of Hydra, of the system and of a full memory into UserErrors of one line."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        if several := re.search(r"Ambiguous value for argument '(.*)'", str(error)):
+            raise UserError(f"{several[1]}: several values: write a list as [1,2]; sweeps run from the shell") from None
+        raise UserError(mistakes.explain(error, _known)) from None
+    except (MemoryError, RuntimeError) as error:
+        if mistake := short_of_memory(error):
+            raise mistake from error
+        raise
+    except OSError as error:
+        raise UserError(f"{error.filename or 'a file'}: {error.strerror}") from error
+
+
+@_user_errors()
 def train(*overrides: str, folder: str | Path | None = None, **options: Any) -> Run:  # noqa: ANN401
     """Train a run, as ``sdegen train`` does, then sample, measure and draw into its folder.
 
@@ -46,14 +64,14 @@ def train(*overrides: str, folder: str | Path | None = None, **options: Any) -> 
     Raises:
         UserError: an option is wrong, or the outside world is in the way; the message is that of the command line.
     """
-    with _as_user_errors():
-        _check_texts(overrides)
-        if any(override.startswith("resume=") for override in overrides):
-            return _resume(overrides, folder, options)
-        config = _config(overrides, options)
-        return session.train(config, _folder(config, folder), command=_command("train", overrides, options))
+    _check_texts(overrides)
+    if any(override.startswith("resume=") for override in overrides):
+        return _resume(overrides, folder, options)
+    config = _config(overrides, options)
+    return session.train(config, _folder(config, folder), command=_command("train", overrides, options))
 
 
+@_user_errors()
 def fit(
     x: ArrayLike,
     y: ArrayLike | str | None = None,
@@ -82,26 +100,31 @@ def fit(
     """
     if isinstance(y, str):
         overrides, y = (y, *overrides), None
-    with _as_user_errors():
-        _check_texts(overrides)
-        given = {"x": x, "y": y}
-        arrays = {name: array(name, values).cpu().numpy() for name, values in given.items() if values is not None}
-        config = _config(("dataset=file", "dataset.path=x", "name=array", *overrides), options)
-        own = _folder(config, folder).absolute()
-        if any((own / "checkpoints").glob("*.pt")):
-            raise UserError(f"{own}: holds a run already: give another folder=")
-        path = own / DATA
-        files.replace(path, lambda temporary: _save(temporary, arrays))
-        config["dataset"]["path"] = str(path)
-        try:
-            return session.train(config, own, command=_command("fit", overrides, options))
-        except UserError as error:
-            if not any((own / "checkpoints").glob("*.pt")):
-                path.unlink()
-                with contextlib.suppress(OSError):
-                    own.rmdir()
-            # The user knows the array, not its file.
-            raise UserError(str(error).replace(f"dataset.path={path}: ", "x: ")) from error
+    _check_texts(overrides)
+    given = {"x": x, "y": y}
+    arrays = {name: array(name, values).cpu().numpy() for name, values in given.items() if values is not None}
+    config = _config(("dataset=file", "dataset.path=x", "name=array", *overrides), options)
+    own = _folder(config, folder).absolute()
+    if any((own / "checkpoints").glob("*.pt")):
+        raise UserError(f"{own}: holds a run already: give another folder=")
+    path = own / DATA
+
+    def save(temporary: Path) -> None:
+        # Opened here: NumPy would add its own ending to the name.
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+
+    files.replace(path, save)
+    config["dataset"]["path"] = str(path)
+    try:
+        return session.train(config, own, command=_command("fit", overrides, options))
+    except UserError as error:
+        if not any((own / "checkpoints").glob("*.pt")):
+            path.unlink()
+            with contextlib.suppress(OSError):
+                own.rmdir()
+        # The user knows the array, not its file.
+        raise UserError(str(error).replace(f"dataset.path={path}: ", "x: ")) from error
 
 
 def _check_texts(overrides: tuple[str, ...]) -> None:
@@ -127,9 +150,7 @@ def _config(overrides: tuple[str, ...], options: dict[str, Any]) -> Config:
 
 def _folder(config: Config, folder: str | Path | None) -> Path:
     """Returns the run's folder: the given one, or a new one named by the time."""
-    if folder is not None:
-        return Path(folder)
-    return Path("outputs") / str(config["name"]) / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+    return Path(f"outputs/{config['name']}/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}" if folder is None else folder)
 
 
 def _resume(overrides: tuple[str, ...], folder: str | Path | None, options: dict[str, Any]) -> Run:
@@ -141,36 +162,13 @@ def _resume(overrides: tuple[str, ...], folder: str | Path | None, options: dict
         key: OmegaConf.from_dotlist([f"value={value}"])["value"] for key, value in given.items() if key != "resume"
     }
     changes |= {f"trainer.{key}": value for key, value in options.items()}
-    session.check_changes(changes)
     return session.resume(Path(given["resume"]), changes)
-
-
-def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with path.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def _command(name: str, overrides: tuple[str, ...], options: dict[str, Any]) -> str:
     """Returns the call for the record of the run."""
     given = [*map(repr, overrides), *(f"{key}={value!r}" for key, value in options.items())]
     return f"sdegen.{name}({', '.join(given)})"
-
-
-@contextlib.contextmanager
-def _as_user_errors() -> Iterator[None]:
-    """Turn the errors of Hydra, of the system and of a full memory into UserErrors of one line."""
-    try:
-        yield
-    except (HydraException, OmegaConfBaseException) as error:
-        if several := re.search(r"Ambiguous value for argument '(.*)'", str(error)):
-            raise UserError(f"{several[1]}: several values: write a list as [1,2]; sweeps run from the shell") from None
-        raise UserError(mistakes.explain(error, _known)) from None
-    except (MemoryError, RuntimeError) as error:
-        if mistake := short_of_memory(error):
-            raise mistake from error
-        raise
-    except OSError as error:
-        raise UserError(f"{error.filename or 'a file'}: {error.strerror}") from error
 
 
 def _known() -> list[str]:

@@ -24,8 +24,7 @@ EXAMPLES = (
 def loaded(config: dict[str, Any]) -> Any:  # noqa: ANN401
     """Returns the run, guided where that is asked for, and the checked configuration; raises UserError."""
     from sdegen.cli.arguments import names
-    from sdegen.config.checks import check
-    from sdegen.config.options import SAMPLE
+    from sdegen.config.options import SAMPLE, check
     from sdegen.runs.results import planned
     from sdegen.runs.run import load
 

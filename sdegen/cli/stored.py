@@ -55,8 +55,7 @@ def store(group: str, node: Mapping[str, Any]) -> None:
 
 
 def _nodes(groups: Sequence[str], arguments: Arguments) -> Config:
-    from sdegen.config.checks import check
-    from sdegen.config.options import SAMPLE
+    from sdegen.config.options import SAMPLE, check
     from sdegen.config.trust import plain as checked
     from sdegen.core.schema import option_faults
     from sdegen.runs import checkpoint

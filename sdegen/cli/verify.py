@@ -23,10 +23,9 @@ EXAMPLES = (
 
 def built(config: dict[str, Any]) -> tuple[Any, Any]:
     """Returns the SDE and the sampler; ``auto`` in the SDE is measured on the mixture of the verification."""
-    from sdegen.config.automatic import measured
-    from sdegen.config.checks import Faults, check
-    from sdegen.config.construction import construct
-    from sdegen.config.remedies import refusals
+    from sdegen.config.construction import construct, measured
+    from sdegen.config.options import check
+    from sdegen.config.rules import check_process
     from sdegen.core.randomness import generator
     from sdegen.core.schema import ANYTHING
     from sdegen.metrics import verification
@@ -35,8 +34,7 @@ def built(config: dict[str, Any]) -> tuple[Any, Any]:
     data = verification.mixture().sample(1000, generator("cpu", 0, "proof"))
     config["sde"] = measured(config["sde"], data, ANYTHING)
     sde, sampler = (construct(config, group, ANYTHING) for group in ("sde", "sampler"))
-    if found := refusals(config, {"sampler": sampler}, ANYTHING):
-        raise Faults("\n".join(found))
+    check_process(config, {"sampler": sampler}, ANYTHING)
     return sde, sampler
 
 

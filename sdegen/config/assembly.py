@@ -1,28 +1,39 @@
-"""From a configuration to the parts of a run: check it, replace ``auto``, build, apply the rules between parts."""
+"""The parts of a run: built from a configuration, wired, and made ready for the training of one or several runs."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sdegen.config import rules
-from sdegen.config.automatic import resolved
-from sdegen.config.checks import Faults, check
-from sdegen.config.components import Components
 from sdegen.config.compose import Config
-from sdegen.config.construction import connect, construct, make_network
-from sdegen.config.options import GROUPS, TRAIN
-from sdegen.config.remedies import refusals
+from sdegen.config.construction import connect, construct, make_network, measured, with_steps_of_chain
+from sdegen.config.options import GROUPS, TRAIN, Faults, check
 from sdegen.core import schema
 from sdegen.core.randomness import generator
+from sdegen.core.schema import Trust
 from sdegen.datasets import Dataset
 from sdegen.datasets.base import memory
+from sdegen.datasets.fingerprint import fingerprint
+from sdegen.models.classifier import ClassifierModel
 from sdegen.models.moments import Moments
+from sdegen.models.score import ScoreModel
 from sdegen.networks.base import at_most
+from sdegen.samplers import Sampler
+from sdegen.sde.base import SDE
+from sdegen.training.batches import Points, Stream
+from sdegen.training.held_out import HeldOut
+from sdegen.training.loop import Training
+from sdegen.training.objective import Objective
+from sdegen.training.optimizer import Optimizer
+from sdegen.training.perceptron import gradient_of
+from sdegen.training.times import TimeSampler
+from sdegen.training.trainer import DTYPES, Trainer, steps_or_default
+from sdegen.training.weighting import Weighting
 
 REQUEST = ("trust", "resume", "forecast")
 """Options that say how a run is asked for; they are no part of its configuration."""
@@ -34,40 +45,75 @@ MEASURED = 5000
 """Points on which options left to ``auto`` are measured: a random part of the data, if there are more."""
 
 
-class Parts(dict[str, Any]):
-    """The parts of a run by name, as they are built. One that cannot be built is absent, and its fault is kept.
+class Components(NamedTuple):
+    """The parts of a run, and its configuration with ``auto`` replaced by values."""
 
-    Args:
-        config: the configuration, checked.
-        trust: modules whose classes the nodes may name.
+    config: Config
+    dataset: Dataset
+    moments: Moments | None
+    sde: SDE
+    model: ScoreModel | ClassifierModel
+    objective: Objective
+    weighting: Weighting
+    times: TimeSampler
+    optimizer: Optimizer
+    trainer: Trainer
+    sampler: Sampler
+
+    def held_out(self) -> HeldOut:
+        """Returns the loss on points that the model is not trained on, on the trainer's device."""
+        trainer = self.trainer
+        return HeldOut(
+            self.dataset,
+            self.config["seed"],
+            trainer.batch_size,
+            self.objective,
+            self.weighting,
+            self.times,
+            self.sde,
+            trainer.device,
+            DTYPES[trainer.precision],
+        )
+
+    def training(self) -> Training:
+        """Returns the training before its first step: see :func:`together`."""
+        return together([self])
+
+
+def together(runs: Sequence[Components]) -> Training:
+    """Returns the training of runs that differ in their seeds, before its first step, on the trainer's device.
+
+    It has no steps where there is nothing to train.
     """
-
-    def __init__(self, config: Config, trust: Sequence[str]) -> None:
-        super().__init__()
-        self.config, self.trust = config, trust
-        self.faults: list[str] = []
-
-    def add(self, group: str, **supplied: object) -> None:
-        """Builds the node of a group."""
-        with self.collected():
-            self[group] = construct(self.config, group, self.trust, **supplied)
-
-    @contextlib.contextmanager
-    def collected(self) -> Iterator[None]:
-        """Keeps the faults that are raised inside."""
-        try:
-            yield
-        except Faults as fault:
-            self.faults.append(str(fault))
+    first, trainer = runs[0], runs[0].trainer
+    device, dtype = trainer.device, DTYPES[trainer.precision]
+    models = [one.model.to(device, dtype) for one in runs]
+    gradient = gradient_of(trainer.gradient, models, first.objective, trainer.precision == "bfloat16")
+    dropout = first.model.network.label_dropout
+    points = [Points(one.config["seed"], one.dataset, trainer.batch_size, dropout, device, dtype) for one in runs]
+    stream = Stream(points, gradient.prepare, first.weighting, first.times, first.sde)
+    trainable = any(p.requires_grad for p in models[0].parameters())
+    steps = trainer.total(len(first.dataset.x)) if trainable else 0
+    torch.set_num_threads(trainer.threads_for(work(runs)))
+    return Training(gradient, first.optimizer, trainer, stream, steps)
 
 
-def build(config: Config, trust: Sequence[str] = schema.ANYTHING, moments: Moments | None = None) -> Components:
+def work(runs: Sequence[Components]) -> float:
+    """Returns the number of multiplications and additions in one pass of a step's rows through the networks."""
+    first = runs[0]
+    rows = min(first.trainer.batch_size, len(first.dataset.x)) * first.times.chunk * len(runs)
+    return 0.0 if first.model.network.exact else rows * first.model.network.work(first.dataset.units.shape)
+
+
+def known_by(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """Returns the fingerprint of the data; it covers all bytes if they were read from a file."""
+    return fingerprint(dataset, exact="path" in config["dataset"])
+
+
+def build(config: Config, trust: Trust = schema.ANYTHING, moments: Moments | None = None) -> Components:
     """Builds the parts that a configuration names.
 
-    Args:
-        config: the configuration, plain.
-        trust: modules whose classes it may name.
-        moments: of the data, from a checkpoint; None measures them if the parametrization takes them.
+    The moments of the data may come from a checkpoint; otherwise they are measured if the parametrization takes them.
 
     Raises:
         Faults: all that is wrong with the configuration, a line each.
@@ -76,8 +122,7 @@ def build(config: Config, trust: Sequence[str] = schema.ANYTHING, moments: Momen
     parts = Parts({key: value for key, value in config.items() if key not in REQUEST}, trust)
     parts.add("dataset", seed=config["seed"])
     points = _some(parts["dataset"]) if "dataset" in parts else None
-    encoded = None if points is None else parts["dataset"].units.encode(points)
-    parts.config = resolved(parts.config, encoded, trust)
+    parts.replace_auto(points)
     _instantiate(parts, points, moments)
     parts.faults += rules.faults(parts.config, parts)
     if parts.faults:
@@ -86,14 +131,11 @@ def build(config: Config, trust: Sequence[str] = schema.ANYTHING, moments: Momen
 
 
 def replicated(
-    config: Config, trust: Sequence[str] = schema.ANYTHING, moments: Sequence[Moments | None] = ()
+    config: Config, trust: Trust = schema.ANYTHING, moments: Sequence[Moments | None] = ()
 ) -> list[Components]:
-    """Builds the parts of a run and of those to be trained together with it, of the seeds that follow its own.
+    """Builds the parts of a run and of its replicas: runs of the seeds that follow its own, trained together with it.
 
-    Args:
-        config: the configuration, plain.
-        trust: modules whose classes it may name.
-        moments: of the data of each run, from checkpoints; empty for a new run.
+    The moments of each run's data may come from its checkpoint.
 
     Raises:
         Faults: what is wrong with the configuration.
@@ -114,6 +156,38 @@ def replicated(
     return runs
 
 
+class Parts(dict[str, Any]):
+    """Parts of a run by name. One that cannot be built is absent, and its fault is kept."""
+
+    def __init__(self, config: Config, trust: Trust) -> None:
+        super().__init__()
+        self.config, self.trust = config, trust
+        self.faults: list[str] = []
+
+    def add(self, group: str, **supplied: object) -> None:
+        """Builds the node of a group."""
+        with self.collected():
+            self[group] = construct(self.config, group, self.trust, **supplied)
+
+    @contextlib.contextmanager
+    def collected(self) -> Iterator[None]:
+        """Keeps the faults that are raised inside."""
+        try:
+            yield
+        except Faults as fault:
+            self.faults.append(str(fault))
+
+    def replace_auto(self, points: Tensor | None) -> None:
+        """Replaces ``auto`` in the configuration; what is measured on data stays if there are no points."""
+        trainer, sde = self.config["trainer"], self.config["sde"]
+        if trainer.get("steps") == "auto":
+            trainer = {**trainer, "steps": steps_or_default("auto", trainer.get("epochs"))}
+        if points is not None:
+            sde = measured(sde, self["dataset"].units.encode(points), self.trust)
+        sampler = with_steps_of_chain(self.config["sampler"], self.config["sde"])
+        self.config = {**self.config, "sampler": sampler, "trainer": trainer, "sde": sde}
+
+
 def _some(dataset: Dataset) -> Tensor:
     """Returns the points on which options are measured, in the user's units."""
     if len(dataset.x) <= MEASURED:
@@ -124,12 +198,9 @@ def _some(dataset: Dataset) -> Tensor:
 
 
 def _instantiate(parts: Parts, points: Tensor | None, moments: Moments | None) -> None:
-    """Builds the other parts in the order in which they need each other.
+    """Builds all other parts, in an order in which each finds those that it needs.
 
-    Args:
-        parts: has the data set, if it could be built.
-        points: points of the data set, in the user's units; None where there is none.
-        moments: of the data, if they are known.
+    The points are data in the user's units; None if the data set could not be built.
     """
     for group in ("objective", "weighting", "times", "optimizer", "trainer", "sampler"):
         parts.add(group)
@@ -137,7 +208,8 @@ def _instantiate(parts: Parts, points: Tensor | None, moments: Moments | None) -
         parts["moments"] = _moments(parts, points) if moments is None else moments
         parts.add("parametrization", moments=parts["moments"])
     named = {**parts, "network": schema.resolve(parts.config["network"]["_target_"], parts.trust)}
-    parts.faults += refusals(parts.config, {group: named[group] for group in PROCESS if group in named}, parts.trust)
+    with parts.collected():
+        rules.check_process(parts.config, {group: named[group] for group in PROCESS if group in named}, parts.trust)
     if "dataset" in parts or "auto" not in parts.config["sde"].values():
         parts.add("sde")
     if parts.keys() >= {"dataset", "sde"}:

@@ -16,13 +16,9 @@ from sdegen.core.errors import UserError
 def node(group: str, name: str, options: Mapping[str, Any]) -> Config:
     """Returns the node ``conf/<group>/<name>.yaml``, with options changed.
 
-    Whether the node has these options is checked later, with their types: see :func:`sdegen.config.assembly.check`.
-
-    Args:
-        group: ``sampler`` or ``guidance``.
-        name: of the choice.
-        options: by their names. A text names a choice where the option is itself a group (``corrector="hmc"``), and a
-            dictionary changes options of an inner node.
+    The group is ``sampler`` or ``guidance``. A text names a choice where the option is itself a group
+    (``corrector="hmc"``), and a dictionary changes options of an inner node. The names and the types of the options are
+    checked later, by :func:`sdegen.config.options.check`.
 
     Raises:
         UserError: there is no such choice, or an option that must be given is missing.

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from sdegen.config.checks import Faults
 from sdegen.config.compose import Config
+from sdegen.config.options import Faults
 from sdegen.core import schema
 from sdegen.core.errors import NO_MEMORY
 from sdegen.core.randomness import own_layers
+from sdegen.core.schema import Trust
 from sdegen.models.classifier import ClassifierModel
 from sdegen.models.parametrizations import Parametrization, Raw
 from sdegen.models.score import ScoreModel
@@ -20,29 +22,23 @@ from sdegen.networks import Network
 from sdegen.sde.base import SDE
 
 
-def construct(config: Config, group: str, trust: Sequence[str], **supplied: object) -> Any:  # noqa: ANN401
-    """Builds the node of a group.
-
-    Raises:
-        Faults: why it cannot be built, in one line.
-    """
+def construct(config: Config, group: str, trust: Trust, **supplied: object) -> Any:  # noqa: ANN401
+    """Builds the node of a group; raises Faults, in one line, if it cannot be built."""
     try:
         return schema.construct(config[group], trust, **supplied)
     except ValueError as error:
         raise Faults(_with_path(group, config[group], error)) from None
     except (RuntimeError, TypeError, OverflowError, MemoryError, OSError) as error:
-        # Absurd values of the right type: a layer or a data set larger than the memory, a file name of thousands of
-        # letters.
+        # Absurd values of the right type: a layer larger than the memory, a file name of thousands of letters.
         reason = (str(error) or type(error).__name__).splitlines()[0]
         reason = "not enough memory" if NO_MEMORY.search(reason) else reason
         raise Faults(f"{group}: cannot be built with these options: {reason}") from None
 
 
-def make_network(config: Config, trust: Sequence[str], **supplied: object) -> Network:
-    """Builds the network; the run's seed fixes its first numbers, also those outside of its ``state_dict``.
+def make_network(config: Config, trust: Trust, **supplied: object) -> Network:
+    """Builds the network; raises Faults, in one line, if it cannot be built or trained.
 
-    Raises:
-        Faults: why it cannot be built or trained, in one line.
+    The run's seed fixes its first numbers, also those outside of its ``state_dict``.
     """
     with own_layers("cpu", config["seed"], "network"):
         network: Network = construct(config, "network", trust, **supplied)
@@ -62,10 +58,27 @@ def make_network(config: Config, trust: Sequence[str], **supplied: object) -> Ne
 
 
 def connect(network: Network, parametrization: Parametrization, sde: SDE) -> ScoreModel | ClassifierModel:
-    """Returns the model of a network: a classifier, or a score; the output of an exact network is the score itself."""
+    """Returns the classifier or the score that a network makes; the output of an exact network is the score itself."""
     if network.classifies:
         return ClassifierModel(network, sde)
     return ScoreModel(network, Raw() if network.exact else parametrization, sde)
+
+
+def with_steps_of_chain(sampler: Config, sde: Config) -> Config:
+    """Returns the node of a sampler whose ``steps=auto`` are the steps from a chain's last level to its first."""
+    levels = sde.get("levels")
+    if sampler.get("steps") != "auto" or not isinstance(levels, int | float):
+        return sampler
+    return {**sampler, "steps": levels - 1}
+
+
+def measured(node: Config, x: Tensor, trust: Trust) -> Config:
+    """Returns the node of an SDE with its ``auto`` options measured on data in the network's units, ``(N, *)``."""
+    auto = [key for key, value in node.items() if value == "auto"]
+    if not auto:
+        return node
+    values = schema.resolve(node["_target_"], trust).measure(x)  # type: ignore[attr-defined]
+    return {**node, **{key: values[key] for key in auto}}
 
 
 def _with_path(group: str, node: Mapping[str, Any], error: ValueError) -> str:

@@ -1,11 +1,15 @@
-"""The options of the commands, and short names for what a configuration chooses."""
+"""The options of the commands, their check before anything is built, and short names for what is chosen."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from sdegen.config.remedies import choice
+from sdegen.config.compose import Config
+from sdegen.core import schema
+from sdegen.core.errors import UserError
+from sdegen.core.schema import Trust
 from sdegen.datasets import Dataset
 from sdegen.guidance.classes import Guidance
 from sdegen.models.parametrizations import Parametrization
@@ -69,6 +73,42 @@ EVALUATE = {
     "atol": float,
 }
 """The options of evaluate.yaml beside its group."""
+MOST = 10**9
+"""Upper limit for ``count`` and ``batch_size``."""
+
+
+class Faults(UserError):
+    """All that is wrong with a configuration, a line each."""
+
+
+def check(config: Config, groups: Sequence[str], types: Mapping[str, Any], trust: Trust) -> Config:
+    """Returns a configuration that has no faults, its plain options converted to their types (1e3 to an integer).
+
+    It must have the nodes of the ``groups``, and may have the other options of which the ``types`` are given.
+
+    Raises:
+        Faults: all that is wrong with it.
+    """
+    plain = {key: value for key, value in config.items() if key not in groups}
+    found = schema.option_faults(plain, types)
+    for group in groups:
+        found += schema.faults(config.get(group), NODES[group], group, trust)
+    if not re.fullmatch(r"\w[\w.+-]*", str(config.get("name", "run"))):
+        found.append(f"name: {config['name']!r} names a folder: use letters, digits, _ . + and - only")
+    found += [
+        f"{key}: must lie between 1 and {MOST:.0e}, not {config[key]}"
+        for key in ("count", "batch_size")
+        if isinstance(config.get(key), int) and not 1 <= config[key] <= MOST
+    ]
+    if found:
+        raise Faults("\n".join(found))
+    return {key: schema.convert(value, types[key]) if key in plain else value for key, value in config.items()}
+
+
+def choice(node: Mapping[str, Any]) -> str:
+    """Returns a short name for a node: that of its predictor and corrector if it has them, else of its own class."""
+    parts = [node[key] for key in ("predictor", "corrector") if node.get(key)] or [node]
+    return "-".join(schema.snake_case(part["_target_"].rpartition(".")[2]) for part in parts)
 
 
 def flat(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -1,34 +1,64 @@
-"""Rules between the parts of a training."""
+"""Rules between the parts of a training, and between a part and the forward process."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from sdegen.config.compose import Config
-from sdegen.config.remedies import choice
+from sdegen.config.options import Faults, choice
+from sdegen.core import schema
+from sdegen.core.schema import Trust
+from sdegen.sde.base import SDE, LinearSDE
 from sdegen.training.perceptron import obstacle
 
 Parts = Mapping[str, Any]
 
 ONE_BY_ONE = "train them one by one, by -m seed=0,1,2"
 
+REMEDIES = {
+    "network": "network=classifier_mlp for classes, or network=mlp",
+    "parametrization": "parametrization=residual or parametrization=raw",
+    "objective": "objective=sliced or objective=implicit",
+    "weighting": "weighting=likelihood or weighting=uniform",
+    "times": "times=stratified",
+    "guidance": "guidance=none",
+    "sampler.predictor": "sampler=euler_maruyama, stochastic_heun or dopri5",
+    "sampler.corrector": "sampler/corrector=none",
+    "sampler.grid": "sampler.grid=uniform",
+    "sampler.denoise": "sampler.denoise=false",
+}
+"""Choices that work with every process, by group, and for samplers by the option that needs another process."""
 
-class Rule(NamedTuple):
-    """A rule between parts.
 
-    Attributes:
-        parts: the parts that it looks at; the rule holds only where all of them could be built.
-        fault: returns what is wrong, in one line; empty where nothing is.
+def check_process(config: Config, parts: Parts, trust: Trust) -> None:
+    """Checks that parts, or their classes, by group, work with the forward process of a configuration.
+
+    Raises:
+        Faults: a line, with the fix, for each part that does not.
     """
+    sde = schema.resolve(config["sde"]["_target_"], trust)
+    unfit = {group: part for group, part in parts.items() if not issubclass(sde, part.process)}
+    if unfit:
+        raise Faults("\n".join(_refusal(config, group, part, sde) for group, part in unfit.items()))
 
-    parts: frozenset[str]
-    fault: Callable[[Config, Parts], str]
+
+def _refusal(config: Config, group: str, part: Any, sde: type[SDE]) -> str:  # noqa: ANN401
+    option, process = group, part.process
+    if group == "sampler":
+        name, process = next((name, need) for name, need in part.processes.items() if not issubclass(sde, need))
+        option = f"sampler.{name}"
+    part_name, sde_name = choice(config[group]), choice(config["sde"])
+    if process is LinearSDE:
+        lack = f"needs a closed-form kernel and sde={sde_name} has none"
+    else:
+        lack = f"works with the SDE {process.__name__} only, not with sde={sde_name}"
+    return f"{group}={part_name} {lack}: use {REMEDIES.get(option, 'another ' + group)}"
 
 
 def faults(config: Config, parts: Parts) -> list[str]:
-    """Returns a line for each rule that the parts of a configuration break."""
-    lines = [rule.fault(config, parts) for rule in RULES if rule.parts <= parts.keys()]
+    """Returns a line for each rule that the parts break; a rule holds only where all its parts could be built."""
+    lines = [fault(config, parts) for needed, fault in RULES if needed <= parts.keys()]
     return [line for line in lines if line]
 
 
@@ -71,9 +101,10 @@ def _gradient(config: Config, parts: Parts) -> str:
     return ""
 
 
-RULES = (
-    Rule(frozenset({"objective", "network"}), _smooth),
-    Rule(frozenset({"objective", "network"}), _classifier_for_classification),
-    Rule(frozenset({"model"}), _parameters_in_network),
-    Rule(frozenset({"trainer", "model", "objective"}), _gradient),
+RULES: tuple[tuple[set[str], Callable[[Config, Parts], str]], ...] = (
+    ({"objective", "network"}, _smooth),
+    ({"objective", "network"}, _classifier_for_classification),
+    ({"model"}, _parameters_in_network),
+    ({"trainer", "model", "objective"}, _gradient),
 )
+"""Parts, and a function of the configuration and of them that returns what is wrong; empty if nothing is."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from sdegen.config.construction import construct
 from sdegen.config.options import GROUPS
 from sdegen.core import schema
 from sdegen.core.errors import UserError
+from sdegen.core.schema import Trust
 from sdegen.datasets import restored
 from sdegen.networks.base import at_most
 
@@ -21,11 +22,7 @@ DEEPEST, LONGEST, MOST = 20, 4096, 10**5
 
 
 def plain(config: Config) -> Config:
-    """Returns a checkpoint's configuration.
-
-    Raises:
-        UserError: it is not plain data, holds an interpolation, or lacks a group.
-    """
+    """Returns a checkpoint's configuration; raises UserError if it is not plain data or lacks a group."""
     check_plain("configuration", config)
     if "${" in repr(config):
         raise UserError("the checkpoint's configuration is refused: it holds an interpolation, ${…}")
@@ -36,14 +33,10 @@ def plain(config: Config) -> Config:
 
 
 def check_plain(name: str, content: object) -> None:
-    """Raises a :class:`UserError` where a part of a checkpoint is too large, too deep or not of plain types.
+    """Raises UserError if a part of a checkpoint is too large, too deep or not of plain types.
 
     Each entry is counted as often as it occurs: a list that occurs in many places is small in the checkpoint, and would
     fill the memory when it is written as YAML.
-
-    Args:
-        name: the part's name in messages.
-        content: the part.
     """
     entries, left = 0, [(0, content)]
     while left:
@@ -66,26 +59,15 @@ def check_plain(name: str, content: object) -> None:
 
 
 def check_size(
-    config: Config,
-    weights: Mapping[str, Tensor],
-    trust: Sequence[str],
-    units: Mapping[str, Tensor],
-    classes: int | None,
+    config: Config, weights: Mapping[str, Tensor], trust: Trust, units: Mapping[str, Tensor], classes: int | None
 ) -> None:
-    """Raises a :class:`UserError` where a configuration asks for a larger network than the checkpoint's weights fill.
+    """Raises UserError if a checkpoint's configuration asks for a larger network than its weights fill.
 
     The network is built no further than the weights reach. A class of the user's own is trusted, and not checked.
-
-    Args:
-        config: the checkpoint's configuration.
-        weights: the checkpoint's weights by name.
-        trust: modules whose classes the nodes may name.
-        units: the state of the data's units.
-        classes: the number of classes of the data, where there are labels.
     """
     config = {group: config[group] for group in ("sde", "network")}
     if any(schema.faults(config[group], GROUPS[group], group, trust) for group in config):
-        return  # They are reported with all others, and nothing is built.
+        return  # These faults are reported with all others, before anything is built.
     network = schema.resolve(config["network"]["_target_"], trust)
     if network.exact or network.__module__.partition(".")[0] != schema.PACKAGE:  # type: ignore[attr-defined]
         return

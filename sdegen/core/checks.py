@@ -22,19 +22,10 @@ def in_range(
     at_most: float = math.inf,
     fix: str = "",
 ) -> N:
-    """Returns ``value``.
-
-    Args:
-        name: the option.
-        value: its value.
-        above: the value must be above this number,
-        at_least: at least this number,
-        below: below this number,
-        at_most: and at most this number.
-        fix: the end of the message: a value to try, or what happens outside of the range.
+    """Returns the value of an option that lies in a range.
 
     Raises:
-        ValueError: the value is outside of the range, or not a number.
+        ValueError: it does not, or is not a number; the message ends with ``fix``, such as a value to try.
     """
     if above < value < below and at_least <= value <= at_most:
         return value

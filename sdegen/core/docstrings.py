@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 
 def meanings(cls: type) -> dict[str, str]:
-    """Returns the meaning of each argument that a class or one of its bases documents, with its markup, on one line.
+    """Returns the meaning of each argument that a class or one of its bases documents, on one line, with markup.
 
-    A class's own entry goes before those of its bases. An entry ``see :class:`Base`; more.`` stands for the entry of
+    A class's own entry precedes those of its bases. An entry ``see :class:`Base`; more.`` stands for the entry of
     the base, followed by what comes after the semicolon.
     """
     found: dict[str, str] = {}

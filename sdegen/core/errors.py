@@ -9,7 +9,7 @@ NO_MEMORY = re.compile(r"(?i)out of memory|allocate memory|size calculation")
 
 
 class UserError(Exception):
-    """A mistake of the user's, or trouble of the outside world, in one line that says the fix."""
+    """Mistake of the user's, or trouble of the outside world, in one line with the fix."""
 
 
 class Unwritable(UserError):

@@ -59,12 +59,7 @@ class SampleNoise:
     whole, because ``randn(8)`` is not the head of ``randn(16)``. :attr:`AHEAD` draws of a block come from one
     generator, so that a step costs microseconds. Both constants are part of the meaning of a seed.
 
-    Args:
-        seed: the seed of the samples.
-        start: index of the first sample.
-        stop: index after the last sample.
-        shape: shape of one sample.
-        device: where the samples are computed.
+    The ``shape`` is that of one sample.
     """
 
     BLOCK = 64

@@ -14,18 +14,26 @@ import re
 import reprlib
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from types import UnionType
+from typing import Any, Literal, NamedTuple
 
 from sdegen.core import docstrings
-from sdegen.core.annotations import LARGEST, fits, in_words, members, node_class
 
 PACKAGE = "sdegen"
-ANYTHING: tuple[str, ...] = ("*",)
+Trust = Sequence[str]
+"""Modules whose classes a configuration may name, beside the package's own."""
+ANYTHING: Trust = ("*",)
 """Trust in every module: for configurations that the user composes now."""
 SUPPLIED = ("shape", "seed", "law", "sde", "classes", "label", "observed", "moments")
 """Arguments of constructors that the program supplies; a configuration does not give them."""
 REQUIRED = inspect.Parameter.empty
 """The default of an option that has none."""
+LARGEST = 2**63
+"""Numbers must be smaller than this in size; infinity and NaN are refused too."""
+
+UNIONS = (UnionType, typing.Union)
+WORDS = {int: "an integer", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
+"""Plain types as messages name them."""
 
 
 class Option(NamedTuple):
@@ -52,19 +60,16 @@ def options(cls: type) -> dict[str, Option]:
     """Returns the options of a class by name, in the order of its constructor, inherited ones included."""
     parameters, meanings = inspect.signature(cls).parameters, docstrings.meanings(cls)
     return {
-        name: Option(name, _kind(hint), parameters[name].default, meanings.get(name, ""))
+        name: Option(name, in_words(hint), parameters[name].default, meanings.get(name, ""))
         for name, hint in _types(cls).items()
     }
 
 
-def resolve(target: object, trust: Sequence[str]) -> type:
-    """Returns the class that ``module.Class`` names.
+def resolve(target: object, trust: Trust) -> type:
+    """Returns the class that ``module.Class`` names; raises ValueError if there is none or it is not trusted.
 
     Nothing outside the package and the trusted modules is imported. The class must be *defined* in one of them: a name
     that such a module merely re-exports is refused.
-
-    Raises:
-        ValueError: there is no such class, or it is not trusted.
     """
     if not isinstance(target, str) or not re.fullmatch(r"\w+(\.\w+){1,9}", target):
         raise ValueError(f"_target_={_shown(target)} is not of the form package.module.Class")
@@ -85,7 +90,7 @@ def resolve(target: object, trust: Sequence[str]) -> type:
     return found
 
 
-def faults(node: object, base: type, path: str, trust: Sequence[str] = ()) -> list[str]:
+def faults(node: object, base: type, path: str, trust: Trust = ()) -> list[str]:
     """Returns a line for each fault of a node that should build a ``base``; each begins with the option's full path."""
     if not isinstance(node, Mapping) or "_target_" not in node:
         return [f"{path}: must be a node that names a {base.__name__} by _target_, not {_shown(node)}"]
@@ -103,7 +108,7 @@ def faults(node: object, base: type, path: str, trust: Sequence[str] = ()) -> li
 
 
 def option_faults(
-    values: Mapping[str, object], types: Mapping[str, Any], prefix: str = "", owner: str = "", trust: Sequence[str] = ()
+    values: Mapping[str, object], types: Mapping[str, Any], prefix: str = "", owner: str = "", trust: Trust = ()
 ) -> list[str]:
     """Returns a line for each name that is not among the options and each value that does not fit its type."""
     found = []
@@ -119,17 +124,11 @@ def option_faults(
     return found
 
 
-def construct(node: Mapping[str, Any], trust: Sequence[str] = (), **supplied: object) -> Any:  # noqa: ANN401
-    """Builds the object of a node without faults.
+def construct(node: Mapping[str, Any], trust: Trust = (), **supplied: object) -> Any:  # noqa: ANN401
+    """Builds the object of a node without faults; raises ValueError if a constructor refuses a value.
 
-    Args:
-        node: the node.
-        trust: modules whose classes the node may name, beside the package's own.
-        supplied: arguments that the program gives to the constructors, also of inner nodes, that have a parameter of
-            that name; and ``load(folder, cls)``, which returns the model of a run for a :class:`FromRun` option.
-
-    Raises:
-        ValueError: a constructor refuses a value.
+    What is ``supplied`` goes to the constructors, also of inner nodes, that have a parameter of that name. Among it,
+    ``load(folder, cls)`` returns the model of a run for a :class:`FromRun` option.
     """
     cls = resolve(node["_target_"], trust)
     parameters = inspect.signature(cls).parameters
@@ -141,7 +140,7 @@ def construct(node: Mapping[str, Any], trust: Sequence[str] = (), **supplied: ob
     return cls(**arguments)
 
 
-def convert(value: object, hint: Any, trust: Sequence[str] = (), **supplied: object) -> Any:  # noqa: ANN401
+def convert(value: object, hint: Any, trust: Trust = (), **supplied: object) -> Any:  # noqa: ANN401
     """Returns a fitting value in its annotated type: whole floats as int, lists as tuples, nodes as objects."""
     if isinstance(value, Mapping):
         return construct(value, trust, **supplied)
@@ -161,17 +160,71 @@ def convert(value: object, hint: Any, trust: Sequence[str] = (), **supplied: obj
     return value
 
 
-def takes(node: Mapping[str, Any], argument: str, trust: Sequence[str] = ()) -> bool:
-    """True where the constructor of a node's class has an argument, such as one that the program supplies."""
+def fits(value: object, hint: Any) -> bool:  # noqa: ANN401
+    """Returns True if a plain value has the annotated type: a bool is no number, and a whole float an integer."""
+    if hint is Any:
+        return True
+    origin = typing.get_origin(hint)
+    if origin in UNIONS:
+        return any(fits(value, member) for member in members(hint))
+    if origin is Literal:
+        return value in typing.get_args(hint) and not isinstance(value, bool)
+    if origin is tuple:
+        entries = typing.get_args(hint)
+        if not isinstance(value, (list, tuple)):
+            return False
+        if Ellipsis in entries:
+            return all(fits(entry, entries[0]) for entry in value)
+        return len(value) == len(entries) and all(map(fits, value, entries))
+    if isinstance(value, bool):
+        return hint is bool
+    if hint in (int, float):
+        number = isinstance(value, (int, float)) and abs(value) < LARGEST
+        return number and (hint is float or float(value).is_integer())  # type: ignore[arg-type]
+    return isinstance(value, hint)
+
+
+def members(hint: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    """Returns the members of a union; any other annotation is its own only member."""
+    return typing.get_args(hint) if typing.get_origin(hint) in UNIONS else (hint,)
+
+
+def node_class(hint: Any) -> type | None:  # noqa: ANN401
+    """Returns the class that a nested node must build, or None where the annotation is of plain values."""
+    for member in members(hint):
+        # Any is a class from Python 3.11 on.
+        if inspect.isclass(member) and member not in (*WORDS, Any) and not typing.get_origin(member):
+            return member
+    return None
+
+
+def in_words(hint: Any) -> str:  # noqa: ANN401
+    """Returns an annotation in words, such as ``an integer or null``."""
+    if _is_from_run(hint):
+        return "the folder of a run"
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in UNIONS:
+        return " or ".join(map(in_words, parts))
+    if origin is Literal:
+        return f"one of {', '.join(map(str, parts))}" if len(parts) > 1 else str(parts[0])
+    if origin is tuple and Ellipsis in parts:
+        return f"a list, each entry {in_words(parts[0])}"
+    if origin is tuple:
+        return f"a list of {len(parts)}, each {in_words(parts[0])}"
+    return WORDS.get(hint, f"a {getattr(hint, '__name__', hint)} node with _target_")
+
+
+def takes(node: Mapping[str, Any], argument: str, trust: Trust = ()) -> bool:
+    """Returns True if the constructor of a node's class has an argument, such as one that the program supplies."""
     return argument in inspect.signature(resolve(node["_target_"], trust)).parameters
 
 
 def snake_case(name: str) -> str:
-    """``EulerMaruyama`` to ``euler_maruyama``; ``RK45`` to ``rk45``; ``DPMSolver`` to ``dpm_solver``."""
+    """Returns ``euler_maruyama`` for ``EulerMaruyama``, ``rk45`` for ``RK45``, ``dpm_solver`` for ``DPMSolver``."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
-def _trusted(module: str, trust: Sequence[str]) -> bool:
+def _trusted(module: str, trust: Trust) -> bool:
     return tuple(trust) == ANYTHING or any(
         module == name or module.startswith(f"{name}.") for name in (PACKAGE, *trust)
     )
@@ -189,18 +242,14 @@ def _is_from_run(hint: Any) -> bool:  # noqa: ANN401
     return nested is not None and issubclass(nested, FromRun)
 
 
-def _kind(hint: Any) -> str:  # noqa: ANN401
-    return "the folder of a run" if _is_from_run(hint) else in_words(hint)
-
-
-def _value_faults(value: object, hint: Any, path: str, trust: Sequence[str]) -> list[str]:  # noqa: ANN401
+def _value_faults(value: object, hint: Any, path: str, trust: Trust) -> list[str]:  # noqa: ANN401
     nested = node_class(hint)
     if isinstance(value, Mapping) and nested is not None and not _is_from_run(hint):
         return faults(value, nested, path, trust)
     if isinstance(value, str) if _is_from_run(hint) else fits(value, hint):
         return []
     too_large = isinstance(value, int | float) and LARGEST <= abs(value) < math.inf
-    return [f"{path}: must be {_kind(hint)}{f' below {LARGEST:.2g}' if too_large else ''}, not {_shown(value)}"]
+    return [f"{path}: must be {in_words(hint)}{f' below {LARGEST:.2g}' if too_large else ''}, not {_shown(value)}"]
 
 
 def _shown(value: object) -> str:

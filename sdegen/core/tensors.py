@@ -11,14 +11,8 @@ from torch import Tensor, nn
 def expand(t: Tensor, x: Tensor) -> Tensor:
     """Returns a time, or a function of time, in a shape that broadcasts against a batch.
 
-    Only this function does so: an unchanged ``(B,)`` would broadcast against the *last* axis of ``x``.
-
-    Args:
-        t: ``()`` or ``(B,)``, any device and floating type.
-        x: ``(B, *)``.
-
-    Returns:
-        ``()`` or ``(B, 1, …, 1)``, with the device and type of ``x``.
+    ``t`` is ``()`` or ``(B,)``, ``x`` is ``(B, *)``, and the result is ``()`` or ``(B, 1, …, 1)`` with the device and
+    type of ``x``. Only this function does so: an unchanged ``(B,)`` would broadcast against the *last* axis of ``x``.
     """
     t = t.to(device=x.device, dtype=x.dtype)
     return t if t.ndim == 0 else t.reshape(-1, *[1] * (x.ndim - 1))
@@ -33,10 +27,8 @@ def flatten_parameters(parameters: Iterable[nn.Parameter]) -> nn.Parameter:
     """Moves the trainable parameters into one vector, of which they (and their gradients) become views.
 
     The optimiser, the clipping and the moving average are then one operation each instead of one for every layer, which
-    would be most of the cost of a step for a small network.
-
-    Returns:
-        The vector, whose ``grad`` is allocated and zero. Reset it with ``grad.zero_()``, never to None.
+    would be most of the cost of a step for a small network. The vector's ``grad`` is allocated and zero: reset it with
+    ``grad.zero_()``, never to None.
     """
     parameters = [p for p in parameters if p.requires_grad]
     vector = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]) if parameters else torch.zeros(0))

@@ -13,8 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sdegen import figures
-from sdegen.config.options import flat
-from sdegen.config.remedies import choice
+from sdegen.config.options import choice, flat
 from sdegen.runs import files
 
 METRICS = ("w1", "sliced_w1", "energy", "frechet")

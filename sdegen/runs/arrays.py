@@ -15,15 +15,7 @@ ArrayLike = Tensor | np.ndarray | Sequence[Any] | float
 
 
 def array(name: str, values: ArrayLike) -> Tensor:
-    """Returns numbers as a tensor of their own type.
-
-    Args:
-        name: the argument, for messages.
-        values: a tensor, an array or nested lists.
-
-    Raises:
-        UserError: they are not real numbers, or the lists differ in length.
-    """
+    """Returns the values of an argument as a tensor of their own type; raises UserError if they are no real numbers."""
     if isinstance(values, Tensor):
         if values.is_complex() or values.dtype == torch.bool:
             raise UserError(f"{name}: holds {str(values.dtype).removeprefix('torch.')}, not real numbers")
@@ -41,11 +33,6 @@ def points(name: str, values: ArrayLike, shape: tuple[int, ...]) -> tuple[Tensor
     """Returns points as ``(N, *shape)`` float64, and True if they were one point without the batch axis.
 
     Points on the line may come without the axis of their only coordinate: as a number, or as ``(N,)``.
-
-    Args:
-        name: the argument, for messages.
-        values: a tensor, an array or nested lists.
-        shape: of one point.
 
     Raises:
         UserError: the shape is neither ``(N, *shape)`` nor ``shape``, or a number is not finite.

@@ -1,4 +1,4 @@
-"""Checkpoints: plain data and tensors in one file, which is written whole or not at all."""
+"""Checkpoints: plain data and tensors in one file, which is written whole or not at all, and read without trust."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import logging
 import os
 import re
 import shutil
+import textwrap
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,18 +17,26 @@ from torch import Tensor
 
 from sdegen.config.trust import check_plain, check_size, plain
 from sdegen.core.errors import UserError
+from sdegen.core.schema import Trust
+from sdegen.datasets import units
+from sdegen.models.moments import Moments
 from sdegen.runs import files
-from sdegen.runs.latest import resolve
-from sdegen.runs.stored import FORMAT, is_checkpoint, stored
+from sdegen.training.history import BINS
 
 log = logging.getLogger("sdegen")
+
+FORMAT = 5
+"""The number of the format of checkpoints."""
+MOST_CLASSES = 2**20
+EXTRA = "_extra_state"
+"""The end of a ``state_dict``'s names for what a module keeps beside tensors."""
 
 Which = int | Literal["last", "best"]
 """A step, the newest there is, or the one with the smallest loss on held-out points."""
 
 
 class Checkpoint(NamedTuple):
-    """All that is needed to resume a training, or to sample.
+    """State of a training: enough to resume it, and to sample.
 
     Attributes:
         config: the resolved configuration of the run, plain data.
@@ -68,21 +78,16 @@ class Checkpoint(NamedTuple):
 def save(checkpoint: Checkpoint, folder: Path, keep: int | None = None) -> Path:
     """Writes ``step-<step>.pt`` into a folder, links it as ``last.pt``, and as ``best.pt`` if it is the best so far.
 
-    Each file appears whole or not at all, and older files are removed last.
-
-    Args:
-        checkpoint: the content.
-        folder: for the file.
-        keep: how many checkpoints to keep beside the best; None for all.
+    Each file appears whole or not at all. Then all but the newest ``keep`` and the best are removed; None keeps all.
     """
     path = folder / f"step-{checkpoint.step:08d}.pt"
-    files.replace(path, lambda temporary: _write(checkpoint, temporary))
+    files.replace(path, lambda temporary: torch.save({"format": FORMAT, **checkpoint._asdict()}, temporary))
     settle(checkpoint, folder, keep)
     return path
 
 
 def settle(checkpoint: Checkpoint, folder: Path, keep: int | None = None) -> None:
-    """Links the file of a checkpoint and removes older ones: the end of :func:`save`, also after it was killed."""
+    """Links the file of a checkpoint and removes older ones, as :func:`save` does last; repeats it after a kill."""
     path = folder / f"step-{checkpoint.step:08d}.pt"
     if not path.is_file():
         return
@@ -95,25 +100,16 @@ def settle(checkpoint: Checkpoint, folder: Path, keep: int | None = None) -> Non
 
 
 def load(path: Path) -> Checkpoint:
-    """Reads a checkpoint onto the CPU.
-
-    Raises:
-        UserError: the file is missing, damaged, or not a checkpoint of this program.
-    """
+    """Reads a checkpoint onto the CPU; raises UserError if it is missing, damaged, or not one of this program."""
     content = stored(path)
-    if not is_checkpoint(content):
+    if not isinstance(content, dict) or not _is_checkpoint(content):
         raise UserError(f"{path}: not a checkpoint of sdegen (format {FORMAT})")
-    fields = {name: value for name, value in content.items() if name != "format"}  # type: ignore[attr-defined]
-    return Checkpoint(**fields)
+    return Checkpoint(**{name: value for name, value in content.items() if name != "format"})
 
 
 def find(run: Path, which: Which = "last") -> Path:
-    """Returns the path of a checkpoint in a run's folder.
-
-    Raises:
-        UserError: there is none.
-    """
-    run = resolve(run)
+    """Returns the path of a checkpoint in a run's folder; raises UserError if there is none."""
+    run = files.resolve(run)
     if run.is_file():
         raise UserError(f"{run}: is a file: give the run's folder, and checkpoint=STEP for another than the last")
     if not run.is_dir():
@@ -145,15 +141,12 @@ def read(run: Path, which: Which = "last") -> Checkpoint:
 
 
 def newest(run: Path, others: Sequence[Path] = ()) -> Checkpoint:
-    """Reads the newest whole checkpoint of a run, of a step at which other runs have a whole one, too.
+    """Reads the newest checkpoint of a run that is whole, and whole in the other runs' folders at the same step.
 
-    Damaged ones are skipped with a warning.
-
-    Raises:
-        UserError: there is none.
+    Damaged ones are skipped with a warning. Raises UserError if none is left.
     """
     folder = run / "checkpoints"
-    # By their steps first: a process may have been killed before it linked the newest as last.pt.
+    # Ordered by their steps: a process may have been killed before it linked the newest as last.pt.
     names = [*(f"step-{step:08d}.pt" for step in reversed(_steps(folder))), "last.pt"]
     for path in [folder / name for name in names if (folder / name).is_file()] or [find(run)]:
         try:
@@ -165,6 +158,110 @@ def newest(run: Path, others: Sequence[Path] = ()) -> Checkpoint:
         else:
             return found
     raise UserError(f"{run}: holds no whole checkpoint: begin again, in another folder")
+
+
+def examine(folder: Path, saved: Checkpoint, trust: Trust) -> None:
+    """Checks a run that may come from a stranger, before anything is built from it or written into its folder.
+
+    Raises:
+        UserError: the folder holds links, the configuration is not plain, or the network is larger than its weights.
+    """
+    if link := next((inner for inner in folder.rglob("*") if inner.is_symlink()), None):
+        raise UserError(
+            f"{link}: is a link, through which files outside of the run could be written: replace it by a copy"
+        )
+    plain(saved.config)
+    check_plain("provenance", saved.provenance)
+    check_plain("data", saved.data)
+    for name, value in (*saved.weights.items(), *saved.ema.items()):
+        if not isinstance(value, Tensor):
+            check_plain(name, value)
+    check_size(saved.config, saved.weights, trust, saved.units, saved.classes)
+
+
+def stored(path: Path) -> object:
+    """Returns the tensors and plain data that torch has saved in a file, on the CPU.
+
+    Nothing else is read (``weights_only``). The file's checksums are verified first, since torch itself loads a file
+    with flipped bits silently.
+
+    Raises:
+        UserError: there is no such file, it is damaged, or it holds something else.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            # torch compresses nothing: a compressed file could be a bomb, and is not read.
+            if any(member.compress_type or re.search(r"^/|\\|\.\.", member.filename) for member in members):
+                raise ValueError("it holds a compressed file, or one with a path outside of it")
+            if sum(member.file_size for member in members) > path.stat().st_size:
+                raise ValueError("it claims to hold more than it has bytes")
+            damaged = archive.testzip()
+    except Exception as error:
+        # zipfile raises a dozen kinds of exceptions for damaged files.
+        reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" …")
+        raise UserError(f"{path}: not a whole checkpoint ({reason})") from None
+    if damaged:
+        raise UserError(f"{path}: damaged, the checksum of {damaged} is wrong")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # weights_only refuses foreign objects with several kinds of exceptions and long texts.
+        raise UserError(
+            f"{path}: refused: it holds more than tensors and plain data ({type(error).__name__})"
+        ) from None
+
+
+def _is_checkpoint(content: dict[str, Any]) -> bool:
+    """Returns True if the content of a file has the fields of a checkpoint, in their types."""
+    types: dict[str, Any] = {"format": int, "config": dict, "step": int, "seconds": float, "weights": dict, "ema": dict}
+    types |= {"optimizer": dict, "units": dict, "moments": dict | None, "data": dict, "classes": int | None}
+    types |= {"provenance": dict, "held_out": float | None, "best": float, "history": dict, "stream": int}
+    if content.keys() != types.keys() or not all(isinstance(content[key], kind) for key, kind in types.items()):
+        return False
+    named = [*content["weights"].items(), *content["ema"].items()]
+    if not all(isinstance(name, str) and (_is_stored(value) or name.endswith(EXTRA)) for name, value in named):
+        return False
+    classes = content["classes"]
+    sound = all(map(_is_stored, content["units"].values())) and units.is_sound(content["units"])
+    counted = content["step"] >= 0 <= content["stream"] and (classes is None or 0 < classes < MOST_CLASSES)
+    if sound and content["moments"] is not None:
+        sound = _are_moments(content["moments"], units.restored(content["units"]).shape)
+    return content["format"] == FORMAT and counted and sound and _is_history(content["history"], content["step"])
+
+
+def _are_moments(content: dict[str, Any], shape: tuple[int, ...]) -> bool:
+    """Returns True if the content can be the moments of points of a shape."""
+    if content.keys() != set(Moments._fields):
+        return False
+    mean, axes, variances = (content[name] for name in Moments._fields)
+    tensors = [mean, variances, *([] if axes is None else [axes])]
+    if not all(_is_stored(x) and x.is_floating_point() and bool(x.isfinite().all()) for x in tensors):
+        return False
+    if axes is None:
+        fits = mean.shape == () and variances.shape == (1,)
+    else:
+        fits = len(shape) == 1 and mean.shape == variances.shape == shape
+        fits = fits and axes.ndim == 2 and len(axes) == len(mean) >= axes.shape[1]
+    return fits and bool((variances >= 0).all())
+
+
+def _is_history(content: dict[str, Any], step: int) -> bool:
+    """Returns True if :meth:`sdegen.training.history.History.restore` can take the content."""
+    if content.keys() != {"losses", "norms", "by_t"} or not all(map(_is_stored, content.values())):
+        return False
+    losses, norms, by_t = content["losses"], content["norms"], content["by_t"]
+    fits = losses.shape == norms.shape and losses.ndim == 1 and len(losses) <= step and by_t.shape == (2, BINS)
+    return fits and all(value.is_floating_point() for value in content.values())
+
+
+def _is_stored(value: object) -> bool:
+    """Returns True if a value is a tensor on the CPU whose numbers are all stored in the file."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
+        return False
+    return value.nbytes <= value.untyped_storage().nbytes()
 
 
 def _steps(folder: Path) -> list[int]:
@@ -181,36 +278,9 @@ def _is_whole(folder: Path, step: int) -> bool:
     return True
 
 
-def _write(checkpoint: Checkpoint, path: Path) -> None:
-    torch.save({"format": FORMAT, **checkpoint._asdict()}, path)
-
-
 def _link(source: Path, path: Path) -> None:
+    """Links a file, or copies it where the system has no links."""
     try:
         os.link(source, path)
     except OSError:
         shutil.copyfile(source, path)
-
-
-def examine(folder: Path, saved: Checkpoint, trust: Sequence[str]) -> None:
-    """Checks a run that may be a stranger's, before anything is built from it or written into its folder.
-
-    Args:
-        folder: the run's own folder.
-        saved: its checkpoint.
-        trust: modules whose classes the configuration may name, beside the package's own.
-
-    Raises:
-        UserError: the folder holds links, the configuration is not plain, or the network is larger than its weights.
-    """
-    if link := next((inner for inner in folder.rglob("*") if inner.is_symlink()), None):
-        raise UserError(
-            f"{link}: is a link, through which files outside of the run could be written: replace it by a copy"
-        )
-    plain(saved.config)
-    check_plain("provenance", saved.provenance)
-    check_plain("data", saved.data)
-    for name, value in (*saved.weights.items(), *saved.ema.items()):
-        if not isinstance(value, Tensor):
-            check_plain(name, value)
-    check_size(saved.config, saved.weights, trust, saved.units, saved.classes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from torch import Tensor
 from sdegen import figures, metrics
 from sdegen.datasets import Dataset
 from sdegen.figures import animations
-from sdegen.runs.observation import Observation, picture
+from sdegen.runs.guiding import Observation, picture
 from sdegen.samplers import Samples
 from sdegen.sde.base import SDE, Score
 
@@ -29,13 +30,8 @@ def of_samples(
 ) -> Mapping[str, Figure]:
     """Returns the figures of samples by their names.
 
-    Args:
-        dataset: the data.
-        sde: the forward process.
-        samples: in the network's units, with their path.
-        x: all samples in the user's units, ``(N, *)`` on the CPU.
-        y: the classes that were asked for, ``(N,)``; None where none were.
-        seen: what the samples are to agree with; None where there is nothing.
+    The ``samples`` are in the network's units, with their path; ``x`` are all of them in the user's units, ``(N, *)``
+    on the CPU, and ``y`` the classes that were asked for, ``(N,)``.
     """
     units = dataset.units
     if len(units.shape) == 1:
@@ -59,14 +55,7 @@ def of_samples(
 
 
 def of_score(dataset: Dataset, sde: SDE, score: Score, *, learned: bool) -> Mapping[str, Figure]:
-    """Returns the figures of a score by their names: of points, in one or two dimensions.
-
-    Args:
-        dataset: the data.
-        sde: the forward process.
-        score: on the CPU.
-        learned: False for the exact score.
-    """
+    """Returns the figures of a score on the CPU, learned or exact, by their names; none for images."""
     if len(dataset.units.shape) > 1:
         return {}
     shown = {}
@@ -77,11 +66,7 @@ def of_score(dataset: Dataset, sde: SDE, score: Score, *, learned: bool) -> Mapp
 
 
 class Animation:
-    """A sequence of pictures, which a notebook shows as a GIF.
-
-    Args:
-        frames: the pictures.
-    """
+    """A sequence of pictures, which a notebook shows as a GIF."""
 
     def __init__(self, frames: list[Image.Image]) -> None:
         self.frames = frames
@@ -104,8 +89,6 @@ def show_inline() -> None:
 
 
 def _png(figure: Figure) -> bytes:
-    from io import BytesIO
-
-    buffer = BytesIO()
+    buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -49,15 +49,12 @@ class Evaluation:
 
     Args:
         run: the run, reloaded.
-        count: points that are evaluated, of the unseen data and of the training set each.
+        count: points of the unseen data, and as many of the training set.
         seed: of fresh points, of the dequantisation and of the probes.
         batch_size: points computed at once.
         probes: of the divergence; 0 for the exact one.
         rtol: relative tolerance of the solver.
         atol: absolute tolerance.
-
-    Raises:
-        UserError: an option is out of its range.
     """
 
     def __init__(
@@ -94,9 +91,9 @@ class Evaluation:
             own = {"step": run.step, "weights": run.weights, "network": run.config["network"]}
             files.write_yaml(folder / "config.yaml", {**own, **self.settings})
             files.write_json(folder / "metrics.json", found.metrics)
-            arrays = {name: value for name, value in found.arrays.items() if value is not None}
-            plain: dict[str, Any] = {name: torch.as_tensor(value).cpu().numpy() for name, value in arrays.items()}
-            np.savez(folder / f"{metric}.npz", **plain)
+            kept = {name: value for name, value in found.arrays.items() if value is not None}
+            arrays: dict[str, Any] = {name: torch.as_tensor(value).cpu().numpy() for name, value in kept.items()}
+            np.savez(folder / f"{metric}.npz", **arrays)
             figures.save(found.figure, folder / "figures" / f"{metric}.png")
         log.info(table(found.metrics, found.points))
         return files.Written(final, found.metrics)
@@ -104,7 +101,7 @@ class Evaluation:
     def likelihood(self) -> Result:
         """Return the mean negative log-likelihood of unseen points, beside the exact law's and that of training points.
 
-        It is in nats for each point in the user's units, and for data with levels also in bits for each dimension.
+        It is in nats for each point, in the user's units; for data with levels also in bits for each dimension.
         """
         from sdegen import figures
 
@@ -126,10 +123,7 @@ class Evaluation:
         return Result(metrics, {**arrays, "seconds": seconds, "seed": self.seed}, figure, kind)
 
     def interpolation(self) -> Result:
-        """Return interpolations between pairs of points, and the error of decoding encoded points.
-
-        The points are unseen ones, or training points if there are no others.
-        """
+        """Return interpolations between unseen points, else training points, and the error of decoding encoded ones."""
         from sdegen import figures
 
         dataset, vectors = self.run.dataset, len(self.run.units.shape) == 1

@@ -20,12 +20,7 @@ EXAMPLES = 7
 
 
 class ExportedScore(nn.Module):
-    """A score with the map of the units inside it, in the user's units if they are affine, else in the network's.
-
-    Args:
-        model: the trained score.
-        trained: the run.
-    """
+    """A score with the map of the units inside it, in the user's units if they are affine, else in the network's."""
 
     def __init__(self, model: ScoreModel, trained: Trained) -> None:
         super().__init__()

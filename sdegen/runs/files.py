@@ -13,9 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from torch import Tensor
-
 from sdegen.core.errors import Unwritable, UserError
 
 log = logging.getLogger("sdegen")
@@ -115,6 +112,38 @@ def empty(folder: Path) -> None:
                 path.unlink()
 
 
+def resolve(run: Path) -> Path:
+    """Returns the run's folder; a path ``latest`` is a link to it, or a file that holds its name.
+
+    Raises:
+        UserError: ``latest`` names no folder beside it.
+    """
+    if run.is_symlink():
+        target = str(run.readlink())
+    elif run.name == "latest" and run.is_file():
+        target = run.read_text(errors="replace").strip()
+    else:
+        return run
+    if run.name == "latest" and not re.fullmatch(r"(?!\.\.?$)[^/\\\x00-\x1f\x7f]{1,255}", target):
+        raise UserError(f"{run}: names no folder beside it: give the folder of a run")
+    return run.parent / target
+
+
+def point_latest(run: Path) -> None:
+    """Makes ``latest`` beside a run's folder name it: as a link, or as a file where the system has no links."""
+    latest = run.parent / "latest"
+    if latest.is_dir() and not latest.is_symlink():
+        return
+
+    def point(temporary: Path) -> None:
+        try:
+            temporary.symlink_to(run.name, target_is_directory=True)
+        except OSError:
+            temporary.write_text(run.name)
+
+    replace(latest, point)
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes plain data as indented JSON."""
     replace(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2) + "\n"))
@@ -130,23 +159,6 @@ def as_yaml(content: Mapping[str, Any]) -> str:
 def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
     """Writes plain data as YAML."""
     replace(path, lambda temporary: temporary.write_text(as_yaml(content)))
-
-
-def write_samples(folder: Path, x: Tensor, **facts: float) -> None:
-    """Writes ``samples.npz``, and ``samples.csv`` for points or ``samples.png`` for images."""
-    values = x.numpy()
-    arrays: dict[str, Any] = {"x": values, **facts}
-    np.savez(folder / "samples.npz", **arrays)
-    if values.ndim == 2:
-        names = ",".join(f"x{i + 1}" for i in range(values.shape[1]))
-        np.savetxt(folder / "samples.csv", values, delimiter=",", header=names, comments="")
-    else:
-        from matplotlib.image import imsave
-
-        from sdegen.figures.points import image_grid
-
-        low, high = values.min(), values.max()
-        imsave(folder / "samples.png", image_grid((x - low) / (high - low)), cmap="gray", vmin=0, vmax=1)
 
 
 @contextlib.contextmanager
@@ -176,17 +188,9 @@ def new_folder(parent: Path, name: str) -> Iterator[tuple[Path, Path]]:
         raise
 
 
-def copy(source: Path, target: Path) -> None:
-    """Copies a file, or the files of a folder, if it exists."""
-    if source.is_dir():
-        shutil.copytree(source, target, dirs_exist_ok=True)
-    elif source.exists():
-        shutil.copyfile(source, target)
-
-
 @contextlib.contextmanager
 def logging_to(path: Path) -> Iterator[None]:
-    """Writes the program's messages, with the time, to a file, too."""
+    """Writes the program's messages, with the time, to a file as well, while the context is entered."""
     handler = logging.FileHandler(path, encoding="utf-8")
     # A full disk is reported where it matters; a missing line of the log does not.
     handler.handleError = lambda record: None  # type: ignore[method-assign]
@@ -206,12 +210,7 @@ def is_plain(path: Path, largest: int = LARGEST) -> bool:
 
 
 def text(path: Path) -> str:
-    """Returns the text of a small file of a run.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is too large, or not a plain file.
-    """
+    """Returns the text of a file of a run; raises FileNotFoundError, or ValueError if it is too large or not plain."""
     if not path.exists():
         raise FileNotFoundError
     if not is_plain(path):

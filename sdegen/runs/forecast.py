@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import torch
 
-from sdegen.config.assembly import replicated
-from sdegen.config.components import together
+from sdegen.config.assembly import replicated, together
 from sdegen.config.compose import Config
 from sdegen.core import schema
 from sdegen.core.randomness import SampleNoise
+from sdegen.core.schema import Trust
 from sdegen.models.classifier import ClassifierModel
 from sdegen.runs import files, machine
 from sdegen.runs.sampling import draw
@@ -38,8 +38,7 @@ class Forecast(NamedTuple):
         steps: of the training.
         rows: noisy points that pass through the network in these steps.
         seconds: their approximate time, without previews and checkpoints.
-        sampled_rows: evaluations of the network in the sampling at the end; counted with the untrained network if the
-            sampler is adaptive.
+        sampled_rows: evaluations of the network when sampling; those of an adaptive sampler are of the untrained one.
         sampling_seconds: their approximate time, without metrics and figures.
         memory_mib: the peak memory of the process meanwhile, or of the GPU if the run is there.
     """
@@ -52,13 +51,8 @@ class Forecast(NamedTuple):
     memory_mib: float | None
 
 
-def forecast(config: Config, trust: Sequence[str] = schema.ANYTHING) -> Forecast:
-    """Counts and measures the cost of a run.
-
-    Args:
-        config: a configuration of train.yaml, resolved, plain.
-        trust: modules whose classes it may name; any, if the user has composed it himself.
-    """
+def forecast(config: Config, trust: Trust = schema.ANYTHING) -> Forecast:
+    """Counts and measures the cost of a run by its configuration, resolved."""
     machine.forget_peak_memory()
     replicas = replicated(config, trust)
     parts, training = replicas[0], together(replicas)

@@ -28,11 +28,7 @@ class Interrupt:
 
     @contextlib.contextmanager
     def noted(self) -> Iterator[Interrupt]:
-        """Note a first signal without stopping, so that a step can be finished and saved; a second one stops.
-
-        Raises:
-            Stopped: when the context is left, if a signal was noted.
-        """
+        """Note a first signal, and raise it when the context is left; a second one stops at once."""
         self._noting = True
         try:
             yield self

@@ -52,7 +52,7 @@ def read(sweep: Path) -> dict[str, Record]:
 
 
 def attempt(folder: Path, config: Mapping[str, Any], start: Callable[[], object], go_on: Callable[[], object]) -> bool:
-    """Does a job unless it is done already.
+    """Does a job of a sweep; returns False if it is done already.
 
     Args:
         folder: the job's, inside the sweep's.
@@ -60,13 +60,11 @@ def attempt(folder: Path, config: Mapping[str, Any], start: Callable[[], object]
         start: does the job from its beginning, in a folder that holds nothing but an empty log.
         go_on: continues the job from its last checkpoint.
 
-    Returns:
-        True if there was something to do.
-
     Raises:
         UserError: the folder holds a job of another configuration.
     """
-    key, last = _key(config), read(folder.parent).get(folder.name)
+    content = json.dumps(config, sort_keys=True, default=str)
+    key, last = hashlib.sha256(content.encode()).hexdigest()[:16], read(folder.parent).get(folder.name)
     if folder.exists() and any(folder.iterdir()) and (last is None or last.config != key):
         raise UserError(
             f"{folder}: holds a run of another configuration: remove it, or give the sweep another folder by "
@@ -91,7 +89,7 @@ def attempt(folder: Path, config: Mapping[str, Any], start: Callable[[], object]
 
 @contextlib.contextmanager
 def _recorded(folder: Path, key: str) -> Iterator[None]:
-    """Writes that a job has begun, and when the context is left that it is done or has failed."""
+    """Records that a job has begun; when the context is left, that it is done or has failed."""
     began = time.monotonic()
 
     def note(state: Literal["begun", "done", "failed"], error: str = "") -> None:
@@ -101,30 +99,21 @@ def _recorded(folder: Path, key: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        note("failed", in_a_line(error))
+        message = " ".join(str(error).split())
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        note("failed", f"{kind}{message}".rstrip(": "))
         raise
     note("done")
 
 
-def _key(config: Mapping[str, Any]) -> str:
-    """Returns the hash of a configuration."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
 def append(sweep: Path, record: Record) -> None:
-    """Adds a line in one write to the end of the file, so that lines of other processes cannot split it."""
+    """Appends a line in one write, so that lines of other processes cannot split it."""
     sweep.mkdir(parents=True, exist_ok=True)
     file = os.open(sweep / NAME, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        # The line before may be cut short.
+        # A full disk may have cut the line before.
         size = os.lseek(file, 0, os.SEEK_END)
         start = "\n" if size and os.pread(file, 1, size - 1) != b"\n" else ""
         os.write(file, f"{start}{json.dumps(record._asdict())}\n".encode())
     finally:
         os.close(file)
-
-
-def in_a_line(error: BaseException) -> str:
-    """Returns an exception in one line."""
-    message = " ".join(str(error).split())
-    return message if isinstance(error, UserError) else f"{type(error).__name__}: {message}".rstrip(": ")

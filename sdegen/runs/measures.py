@@ -18,7 +18,7 @@ from sdegen.metrics.features import Features, train_features
 from sdegen.metrics.points import Metrics
 from sdegen.models.classifier import ClassifierModel, log_likelihood_by_time
 from sdegen.runs import files
-from sdegen.runs.stored import stored
+from sdegen.runs.checkpoint import stored
 
 log = logging.getLogger("sdegen")
 
@@ -33,11 +33,8 @@ JUDGED = 1000
 def measure(dataset: Dataset, x: Tensor, y: Tensor | None, folder: Path) -> Metrics:
     """Returns the metrics of points or images beside their floors; empty where nothing can be measured.
 
-    Args:
-        dataset: the data to compare with.
-        x: ``(N, *)`` in the user's units, on the CPU.
-        y: the classes that were asked for, ``(N,)``; None where none were.
-        folder: the run's folder, which keeps the classifier in whose features images are compared.
+    They are ``(N, *)`` in the user's units, on the CPU; ``y`` are the classes that were asked for, ``(N,)``. The run's
+    folder keeps the classifier in whose features images are compared.
     """
     if x.ndim == 2:
         return metrics.measure_points(dataset, x)
@@ -55,11 +52,8 @@ def measure(dataset: Dataset, x: Tensor, y: Tensor | None, folder: Path) -> Metr
 def likelihood(dataset: Dataset, log_prob: Callable[[Tensor], Tensor], x: Tensor, seed: int) -> Metrics:
     """Returns the mean negative log-density of a model at points, beside those of unseen data and of training points.
 
-    Args:
-        dataset: the data.
-        log_prob: of the model: ``(N, *)`` in the user's units to ``(N,)``.
-        x: the points, ``(N, *)``, in the user's units; of more than :data:`JUDGED`, a random part.
-        seed: of the part, of fresh points and of the dequantisation.
+    All points are ``(N, *)`` in the user's units; of more than :data:`JUDGED`, the seed chooses a random part. It also
+    fixes the fresh points and the dequantisation.
     """
     other, kind = unseen(dataset, JUDGED, seed)
     sets = {"value": shuffled(x, seed)[:JUDGED], "floor": other, "train": shuffled(dataset.x, seed)[:JUDGED]}
@@ -70,7 +64,7 @@ def likelihood(dataset: Dataset, log_prob: Callable[[Tensor], Tensor], x: Tensor
 
 
 def spread_over_cells(dataset: Dataset, x: Tensor, seed: int) -> Tensor:
-    """Returns points with quantised values spread evenly over their cells; others as they are."""
+    """Returns points, whose quantised values are spread evenly over their cells."""
     cells = torch.ones(()) if dataset.levels is not None else dataset.cells
     return x if cells is None else x + cells * dequantized(torch.zeros_like(x), seed)
 
@@ -113,13 +107,10 @@ def features_of(dataset: Dataset, folder: Path) -> Features | None:
 def accuracy(
     dataset: Dataset, model: ClassifierModel, device: torch.device, dtype: torch.dtype
 ) -> tuple[Metrics, tuple[Tensor, dict[str, Tensor]]]:
-    """Returns the mean accuracy and cross entropy of a classifier over t, and the curves of its accuracy.
+    """Returns a classifier's mean accuracy and cross entropy over t, and its curves: times and accuracies, ``(F,)``.
 
     There is no floor: the best possible accuracy at a noise level is not known. Where nothing is held out there are no
     metrics, and only the curve of the training images.
-
-    Returns:
-        The metrics, the times ``(F,)``, and by the kind of images the accuracy at each time, ``(F,)``.
     """
     times = torch.linspace(model.sde.eps, model.sde.T, TIMES, dtype=torch.float64)
     named = {"held-out images": (dataset.held_out, dataset.held_out_y), "training images": (dataset.x, dataset.y)}

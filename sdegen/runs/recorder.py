@@ -6,8 +6,12 @@ A process that a launcher started shares the terminal with others, and logs line
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import multiprocessing
+import os
+import re
+import socket
 import sys
 import textwrap
 import time
@@ -18,18 +22,69 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdegen.runs.events import PREFIX, Events
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from tensorboard.compat.proto.summary_pb2 import Summary
 
 log = logging.getLogger("sdegen")
 
+PREFIX = "events.out.tfevents."
+"""The beginning of the names of TensorBoard's files."""
 ENDED = ".ended"
 """The end of the name of the file that holds the status of a finished run."""
 LAYOUT = {"loss": {"by t": ["Multiline", ["loss_by_t/.+"]]}}
 """Charts of several scalars, by regular expressions for their tags."""
+
+
+class Events:
+    """New file of TensorBoard's records. Each of them reaches the operating system at once, whole or not at all.
+
+    torch's SummaryWriter writes from a thread that holds records back, so that a killed process loses the last ones;
+    flushed after each record it takes five times as long. On a full disk it leaves half a record, and TensorBoard reads
+    nothing after that.
+    """
+
+    def __init__(self, folder: Path, suffix: str = "") -> None:
+        from torch.utils.tensorboard import RecordWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        # TensorBoard reads the files in the order of the seconds in their names.
+        found = (re.match(rf"{re.escape(PREFIX)}(\d+)\.", path.name) for path in folder.glob(f"{PREFIX}*"))
+        after = max((int(match[1]) + 1 for match in found if match), default=0)
+        name = f"{PREFIX}{max(int(time.time()), after):010d}.{socket.gethostname()}.{os.getpid()}{suffix}"
+        self._file = (folder / name).open("xb", buffering=0)
+        self._records = RecordWriter(self)
+        self._add(file_version="brain.Event:2")
+
+    def add(self, summary: Summary, step: int = 0) -> None:
+        """Write a summary of a step; raise OSError if the disk is full."""
+        self._add(summary=summary, step=step)
+
+    def start(self, step: int) -> None:
+        """Make TensorBoard drop the earlier records from a step on."""
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+
+        self._add(session_log=SessionLog(status=SessionLog.START), step=step)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _add(self, **content: object) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._records.write(Event(wall_time=time.time(), **content).SerializeToString())
+
+    def write(self, record: bytes) -> None:
+        """Write a whole record; called by TensorBoard's writer of records."""
+        size = self._file.tell()
+        try:
+            if self._file.write(record) != len(record):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
+        except OSError:
+            self._file.truncate(size)
+            self._file.seek(size)
+            raise
 
 
 class Recorder:
@@ -39,7 +94,7 @@ class Recorder:
         folder: the run's folder.
         start: the step at which the training starts; TensorBoard drops later records.
         stop: the last step.
-        fresh: True for a new run; the files of an attempt that saved nothing are removed.
+        fresh: True for a new run, which removes the files of an attempt that saved nothing.
         silent: True for no bar and no lines.
     """
 
@@ -55,9 +110,8 @@ class Recorder:
         for left in folder.glob(f"{PREFIX}*" if fresh else f"{PREFIX}*{ENDED}"):
             left.unlink()
         self._folder, self._fresh, self._failed = folder, fresh, False
-        self._events: Events | None = None
-        self._ended: Events | None = None
-        # Always: TensorBoard's server takes the first such record for the run's beginning, and drops records only at
+        self._files: dict[str, Events] = {}
+        # Also for a new run: TensorBoard takes the first such record for the run's beginning, and drops records only at
         # later ones.
         self.rewind(start)
         # Bars of several processes would overwrite each other.
@@ -70,12 +124,8 @@ class Recorder:
     def session(self, options: Iterable[tuple[str, Any]], text: str) -> Iterator[None]:
         """Record the options of the run, and its status when the context is left; then close the files.
 
-        A resumed run keeps the options of its beginning. Its status is unknown until it ends; an exception makes it a
-        failure.
-
-        Args:
-            options: all options of the run by their paths, for the table of runs.
-            text: the configuration as YAML.
+        The options, by their paths, are for the table of runs; the text is the configuration as YAML. A resumed run
+        keeps those of its beginning. An exception makes the status a failure.
         """
         self._try(lambda: self._begin(options, text))
         status = "STATUS_FAILURE"
@@ -83,8 +133,8 @@ class Recorder:
             yield
             status = "STATUS_SUCCESS"
         finally:
-            self.close()
             self._try(lambda: self._end(status))
+            self.close()
 
     def _begin(self, options: Iterable[tuple[str, Any]], text: str) -> None:
         from tensorboard.plugins.hparams.summary_v2 import hparams_pb
@@ -98,7 +148,7 @@ class Recorder:
         given = {path: value for path, value in options if value is not None}
         plain = {path: value if isinstance(value, int | float) else str(value) for path, value in given.items()}
         events = self._open()
-        # Not SummaryWriter.add_hparams: it makes a run of its own, and a table without the options of other runs.
+        # SummaryWriter.add_hparams would make a run of its own, and a table without the options of other runs.
         events.add(hparams_pb(plain, name, time.time()))
         events.add(summary.custom_scalars(LAYOUT))
         # Markdown shows indented text as code, whatever it is.
@@ -110,13 +160,11 @@ class Recorder:
         from tensorboard.plugins.hparams.api_pb2 import Status
         from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
 
-        # By hand: TensorBoard's own function needs TensorFlow, and torch's knows no failure.
+        # Written by hand: TensorBoard's own function needs TensorFlow, and torch's knows no failure.
         end = SessionEndInfo(status=Status.Value(status), end_time_secs=time.time())
         described = metadata.create_summary_metadata(HParamsPluginData(session_end_info=end))
         value = Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=described, tensor=metadata.NULL_TENSOR)
-        events = self._open_ended()
-        events.add(Summary(value=[value]))
-        events.close()
+        self._open(ENDED).add(Summary(value=[value]))
 
     def progress(self, step: int, values: Mapping[str, float]) -> None:
         """Write the scalars of a training, and move the bar or print a line."""
@@ -152,27 +200,26 @@ class Recorder:
 
     def final(self, step: int, values: Mapping[str, float]) -> None:
         """Write the scalars of a finished run; they replace those of before it was resumed."""
-        self._try(lambda: self._open_ended().add(_scalars(values), step))
+        self._try(lambda: self._open(ENDED).add(_scalars(values), step))
 
     def rewind(self, step: int) -> None:
         """Make TensorBoard drop the records after a step, from which the training continues."""
         self._try(lambda: self._open().start(step + 1))
 
     def close(self) -> None:
-        """Close the bar and the file."""
+        """Close the bar and the files."""
         self._bar.close()
-        if self._events is not None:
-            self._events.close()
+        for events in self._files.values():
+            events.close()
 
-    def _open(self) -> Events:
-        """Return the file of the training's records."""
-        self._events = self._events or Events(self._folder)
-        return self._events
+    def _open(self, suffix: str = "") -> Events:
+        """Return the file of the training's records, or that of its end.
 
-    def _open_ended(self) -> Events:
-        """Return the file that is removed when the run is resumed: of several ends TensorBoard shows the first."""
-        self._ended = self._ended or Events(self._folder, ENDED)
-        return self._ended
+        The latter is removed when the run is resumed, since TensorBoard shows the first of several ends.
+        """
+        if suffix not in self._files:
+            self._files[suffix] = Events(self._folder, suffix)
+        return self._files[suffix]
 
     def _try(self, write: Callable[[], object]) -> None:
         try:

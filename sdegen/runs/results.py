@@ -7,19 +7,22 @@ import time
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
+from matplotlib.image import imsave
 from torch import Tensor
 
 from sdegen import figures, metrics
 from sdegen.config.compose import Config
-from sdegen.config.remedies import choice
+from sdegen.config.options import choice
 from sdegen.core.errors import UserError
 from sdegen.figures import animations
+from sdegen.figures.points import image_grid
 from sdegen.guidance.classes import Guidance
 from sdegen.metrics.points import Metrics
 from sdegen.models.classifier import ClassifierModel
 from sdegen.runs import drawing, files, guiding, measures
-from sdegen.runs.observation import Observation, agreement, picture
+from sdegen.runs.guiding import Observation, agreement, picture
 from sdegen.runs.run import Run
 from sdegen.samplers import Samples
 
@@ -34,7 +37,7 @@ Label = int | Literal["all"] | None
 
 
 class Plan(NamedTuple):
-    """What is to be sampled: the classes, one after the other (None for no class), each with its guidance."""
+    """Plan of a sampling: the classes, one after the other (None for no class), each with its guidance."""
 
     labels: list[int | None]
     guidance: list[Guidance | None]
@@ -64,15 +67,8 @@ def write(
 ) -> files.Written:
     """Sample, measure and draw into ``samples/<number>-<sampler>/`` of the run's folder.
 
-    Args:
-        run: the run.
-        count: how many samples, of each class if all classes are asked for.
-        seed: of the samples.
-        batch_size: samples computed at once.
-        guidance: a node of the group; None for the score itself.
-        label: the class to steer towards, ``all`` for one after the other, None for no class.
-        figures: draw figures.
-        animate: write an animation, too, if figures are drawn.
+    The label is the class to steer towards, or ``all`` for ``count`` samples of one class after the other. ``animate`` adds
+    an animation to the figures.
     """
     # Built before anything is drawn, so that a mistake costs nothing.
     plan, name = planned(run, guidance, label), choice(run.config["sampler"])
@@ -86,7 +82,7 @@ def write(
     steered = {} if guidance is None else {"guidance": guidance, "label": label}
     with files.new_folder(run.folder / "samples", name) as (folder, final):
         files.write_yaml(folder / "config.yaml", {**own, **steered})
-        files.write_samples(folder, drawn.x, **_facts(run, drawn, plan.seen, seed))
+        _write_samples(folder, drawn.x, _facts(run, drawn, plan.seen, seed))
         found = _judge(run, drawn, plan.seen, folder)
         if found is not None and figures:
             _draw(run, drawn, plan.seen, folder, animate)
@@ -94,7 +90,7 @@ def write(
 
 
 def planned(run: Run, guidance: Config | None, label: Label) -> Plan:
-    """Returns what is to be sampled; raises UserError if the guidance or the label do not go with the run."""
+    """Returns the plan of a sampling; raises UserError if the guidance or the label do not suit the run."""
     guiding.check_label(run, guidance, label)
     if guidance is None:
         return Plan([None], [None], None)
@@ -141,13 +137,25 @@ def _cost(drawn: Drawn) -> str:
 
 
 def _facts(run: Run, drawn: Drawn, seen: Observation | None, seed: int) -> dict[str, Any]:
-    """Returns what ``samples.npz`` holds beside the samples."""
+    """Returns the arrays and numbers of ``samples.npz`` beside the samples."""
     facts: dict[str, Any] = {"nfe": drawn.nfe, "seconds": drawn.seconds, "seed": seed, "step": run.step}
     if drawn.y is not None:
         facts["y"] = drawn.y.numpy()
     if seen is not None:
         facts |= {"measured": picture(run.units, seen).numpy(), "mean": drawn.x.mean(0), "std": drawn.x.std(0)}
     return facts
+
+
+def _write_samples(folder: Path, x: Tensor, facts: dict[str, Any]) -> None:
+    """Writes ``samples.npz``, and ``samples.csv`` for points or ``samples.png`` for images."""
+    values = x.numpy()
+    np.savez(folder / "samples.npz", **{"x": values, **facts})
+    if values.ndim == 2:
+        names = ",".join(f"x{i + 1}" for i in range(values.shape[1]))
+        np.savetxt(folder / "samples.csv", values, delimiter=",", header=names, comments="")
+    else:
+        low, high = values.min(), values.max()
+        imsave(folder / "samples.png", image_grid((x - low) / (high - low)), cmap="gray", vmin=0, vmax=1)
 
 
 def _judge(run: Run, drawn: Drawn, seen: Observation | None, folder: Path) -> Metrics | None:
@@ -176,7 +184,7 @@ def _draw(run: Run, drawn: Drawn, seen: Observation | None, folder: Path, animat
 
 
 def measured(run: Run, drawn: Drawn) -> Metrics:
-    """Returns the metrics of samples, and of points the error of the score, where its law is known."""
+    """Returns the metrics of samples; for points, also the error of the score if the law is known."""
     found = measures.measure(run.dataset, drawn.x, drawn.y, run.folder)
     if len(run.units.shape) > 1:
         return found

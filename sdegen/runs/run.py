@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 
 from sdegen.config import choices
-from sdegen.config.automatic import with_steps_of_chain
-from sdegen.config.checks import Faults, check
-from sdegen.config.construction import construct
-from sdegen.config.options import SAMPLE
-from sdegen.config.remedies import choice, refusals
+from sdegen.config.construction import construct, with_steps_of_chain
+from sdegen.config.options import SAMPLE, check, choice
+from sdegen.config.rules import check_process
 from sdegen.core.errors import UserError
 from sdegen.flow.density import check_density, check_density_of_run
 from sdegen.flow.divergence import by_probes
@@ -67,9 +65,7 @@ def load(
     Raises:
         UserError: an option is wrong, or the folder, the checkpoint or its configuration is damaged or refused.
     """
-    return Run(
-        run, checkpoint=checkpoint, weights=weights, device=device, precision=precision, trust=trust, nodes=nodes
-    )
+    return Run(Path(run), checkpoint, weights, device, precision, trust, nodes)
 
 
 class Run(Trained):
@@ -110,38 +106,24 @@ class Run(Trained):
         return found[0] if single else found
 
     def flow(self, *, rtol: float = 1e-5, atol: float = 1e-5, batch_size: int = 1000) -> Flow:
-        """Return the map between data and latents, by a solver that treats each point by itself: see :class:`Flow`.
-
-        Args:
-            rtol: relative tolerance of the solver.
-            atol: absolute tolerance.
-            batch_size: points computed at once.
+        """Return the map between data and latents, with the tolerances of its solver: see :class:`Flow`.
 
         Raises:
             UserError: the run is guided; a guided score has no exact flow.
         """
         self._check_unguided()
+        solver = DormandPrince(rtol, atol, max_steps=10_000)
         return Flow(
-            self.sde,
-            self.score_model,
-            self.units,
-            DormandPrince(rtol, atol, max_steps=10_000),
-            batch_size=batch_size,
-            device=self.device,
-            dtype=self.dtype,
+            self.sde, self.score_model, self.units, solver, batch_size=batch_size, device=self.device, dtype=self.dtype
         )
 
     def encode(self, x: ArrayLike) -> Tensor:
         """Return the latents at T of points: ``(N, *)`` to ``(N, *)``."""
-        batch, single = points("x", x, self.units.shape)
-        latent = self.flow().encode(batch)
-        return latent[0] if single else latent
+        return self._mapped("x", x, self.flow().encode)
 
     def decode(self, latent: ArrayLike) -> Tensor:
         """Return the points of latents at T, the inverse of :meth:`encode`."""
-        batch, single = points("latent", latent, self.units.shape)
-        x = self.flow().decode(batch)
-        return x[0] if single else x
+        return self._mapped("latent", latent, self.flow().decode)
 
     def interpolate(self, a: ArrayLike, b: ArrayLike, n: int) -> Tensor:
         """Return ``n`` points from the point ``a`` to the point ``b``, through their latents: ``(n, *)``."""
@@ -161,10 +143,9 @@ class Run(Trained):
         Raises:
             UserError: the run's data have no density.
         """
-        batch, single = points("x", x, self.units.shape)
         check_density_of_run(lambda: self.dataset)
-        log_p = self.flow().log_prob(batch, by_probes(probes, self.units.size), seed).log_p
-        return log_p[0] if single else log_p
+        flow, divergence = self.flow(), by_probes(probes, self.units.size)
+        return self._mapped("x", x, lambda batch: flow.log_prob(batch, divergence, seed).log_p)
 
     def using(self, sampler: str | None = None, **options: Any) -> Run:  # noqa: ANN401
         """Return this run with another sampler, or with other options of its own.
@@ -184,8 +165,7 @@ class Run(Trained):
         other = copy.copy(self)
         other.config = {**self.config, "sampler": with_steps_of_chain(node, self.config["sde"])}
         other.sampler = construct(other.config, "sampler", self.trust)
-        if found := refusals(other.config, {"sampler": other.sampler}, self.trust):
-            raise Faults("\n".join(found))
+        check_process(other.config, {"sampler": other.sampler}, self.trust)
         return other
 
     def sample(
@@ -277,19 +257,12 @@ class Run(Trained):
         return result
 
     def evaluate(self, x: ArrayLike | None = None, *, count: int = 2000, seed: int = 0) -> Metrics:
-        """Return the metrics of points beside their floors.
+        """Return the metrics of points, or else of ``count`` samples of this run.
 
         They are the distances of the points to the data, and for points that the user gives also ``nll``, their mean
-        negative log-density under the model, if the data are vectors with a density.
-
-        Args:
-            x: the points; None for samples of this run.
-            count: how many samples.
-            seed: of the samples, and of random parts of the data.
-
-        Returns:
-            For each metric its ``value``, its ``floor`` (what as many points of the data would give) and the value of
-            the training set, ``train``.
+        negative log-density under the model, if the data are vectors with a density. Each metric has its ``value``, its
+        ``floor`` (what as many points of the data would give) and the value of the training set, ``train``. The seed
+        fixes the samples and random parts of the data.
         """
         from sdegen.runs import measures
 
@@ -298,20 +271,12 @@ class Run(Trained):
         batch = points("x", x, self.units.shape)[0].cpu()
         found = measures.measure(self.dataset, batch, None, self.folder)
         if len(self.units.shape) == 1 and self._has_density():
-            divergence, flow = by_probes(0, self.units.size), self.flow()
-            found |= measures.likelihood(
-                self.dataset, lambda part: flow.log_prob(part, divergence, seed).log_p, batch, seed
-            )
+            flow, exact = self.flow(), by_probes(0, self.units.size)
+            found |= measures.likelihood(self.dataset, lambda x: flow.log_prob(x, exact, seed).log_p, batch, seed)
         return found
 
     def draw(self, x: ArrayLike | None = None, *, count: int = 2000, seed: int = 0) -> Figure:
-        """Return a figure of points beside the data.
-
-        Args:
-            x: the points; None for samples of this run.
-            count: how many samples.
-            seed: of the samples.
-        """
+        """Return a figure of points, or else of ``count`` samples of this run, beside the data."""
         from sdegen import figures
         from sdegen.runs.drawing import show_inline
 
@@ -320,12 +285,7 @@ class Run(Trained):
         return figures.compare(self.dataset, batch.cpu())
 
     def animate(self, count: int = 1000, *, seed: int = 0) -> Animation:
-        """Return an animation of samples on their way from noise to data, which a notebook shows.
-
-        Args:
-            count: how many samples.
-            seed: of the samples.
-        """
+        """Return an animation of ``count`` samples on their way from noise to data, which a notebook shows."""
         from sdegen.figures.animations import animation
         from sdegen.runs.drawing import Animation
 
@@ -349,6 +309,12 @@ class Run(Trained):
         from sdegen.runs.export import save_weights
 
         return save_weights(self, Path(path))
+
+    def _mapped(self, name: str, x: ArrayLike, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the values of a function at points; one point without the batch axis gives one value."""
+        batch, single = points(name, x, self.units.shape)
+        found = function(batch)
+        return found[0] if single else found
 
     def _check_unguided(self) -> None:
         if self.guidance is not None:

@@ -26,22 +26,17 @@ SHOWN = 1000
 
 
 class Watched:
-    """A score that notes where it first gets or returns a number that is not finite."""
+    """A score that notes where it gets or returns a number that is not finite."""
 
-    def __init__(self, score: Score) -> None:
-        self.score = score
-        self.found: list[str] = []
-
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        return self._noted(self.score, x, t)
+    def __init__(self, score: Score, found: list[str]) -> None:
+        self.score, self.found = score, found
 
     def given(self, y: Tensor) -> Score:
         """Returns the score of a class, watched as well."""
-        score = self.score.given(y)  # type: ignore[attr-defined]
-        return lambda x, t: self._noted(score, x, t)
+        return Watched(self.score.given(y), self.found)  # type: ignore[attr-defined]
 
-    def _noted(self, score: Score, x: Tensor, t: Tensor) -> Tensor:
-        y, at = score(x, t), f"at t={float(t.max()):.3g}"
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        y, at = self.score(x, t), f"at t={float(t.max()):.3g}"
         if not bool(x.isfinite().all()):
             self.found.append(f"the steps diverge, the first {at}: try more sampler.steps, or another sampler")
         elif not bool(y.isfinite().all()):
@@ -50,10 +45,6 @@ class Watched:
                 f"the score is not finite, {at} and points as large as {size:.3g}: try more sampler.steps"
             )
         return y
-
-    def reason(self) -> str:
-        """Returns where numbers became infinite, why, and the fix."""
-        return self.found[0] if self.found else "the last step diverges: try more sampler.steps, or another sampler"
 
 
 def draw(
@@ -74,33 +65,15 @@ def draw(
     """Returns ``count`` samples of a seed, in the network's units.
 
     Sample i depends on (seed, i) alone, not on the batch it is computed in. The exceptions are samplers that couple the
-    samples of a batch, ``rk45`` and ``twisted``: see :func:`cut`.
-
-    Args:
-        sde: the forward process.
-        model: the score.
-        sampler: from the prior to data.
-        units: with the shape of a sample.
-        count: how many.
-        seed: of the samples; unrelated to the seed of the training.
-        batch_size: samples computed at once; bounds the memory.
-        device: of the computation.
-        dtype: of the computation.
-        frames: states of the path to keep, for the first :data:`SHOWN` samples of the first batch.
-        guidance: steers the score; None for the score itself.
-        first: index of the first sample.
-
-    Returns:
-        The samples; their ``nfe`` counts evaluations of the model, and a guided score may take several.
+    samples of a batch, ``rk45`` and ``twisted``: see :func:`cut`. The indices begin at ``first``. The path is kept for
+    the first :data:`SHOWN` samples of the first batch, in ``frames`` states. The ``nfe`` counts evaluations of the
+    model, of which a guided score may take several.
 
     Raises:
         UserError: a sample is not finite.
     """
-    if count < 1 or batch_size < 1:
-        raise UserError(f"count={count} and batch_size={batch_size} must be at least 1")
 
     def batch(span: range, score: Score) -> Samples:
-        """Returns the samples with these indices."""
         noise = SampleNoise(seed, span.start, span.stop, units.shape, device)
         like = torch.empty(len(span), *units.shape, device=device, dtype=dtype)
         prior, steered = sde.sample_prior(like, noise), score
@@ -109,17 +82,21 @@ def draw(
         return sampler(sde, steered, prior, noise=noise, frames=frames if span.start == first else 0)
 
     counted, spans = Counted(model), cut(first, count, batch_size, even=sampler.couples)
-    if guidance is not None:
-        _warn_of_few_particles(sampler, min(map(len, spans)))
+    if guidance is not None and (fewest := min(map(len, spans))) < sampler.enough:
+        log.warning(
+            f"batches of {fewest} particles are small: the weights of modes are off by about {fewest**-0.5:.2g}: raise "
+            f"count and batch_size together, to {sampler.enough} or more"
+        )
     with _evaluated(model), torch.no_grad(), own_layers(device, seed, "layers", first):
         batches = [batch(span, counted) for span in spans]
         x = torch.cat([each.x for each in batches])
         broken = torch.nonzero(~x.flatten(1).isfinite().all(1)).flatten().tolist()
         if broken:
             # Sampled again to find the reason: watching every step of every sampling would cost all others time.
-            watched = Watched(model)
-            batch(next(span for span in spans if first + broken[0] in span), Counted(watched))
-            raise UserError(f"{len(broken)} of {count} samples are not finite: {watched.reason()}")
+            found: list[str] = []
+            batch(next(span for span in spans if first + broken[0] in span), Counted(Watched(model, found)))
+            reason = found[0] if found else "the last step diverges: try more sampler.steps, or another sampler"
+            raise UserError(f"{len(broken)} of {count} samples are not finite: {reason}")
     accepted = [each.acceptance * len(each.x) for each in batches if each.acceptance is not None]
     acceptance = sum(accepted) / count if accepted else None
     return Samples(x, counted.rows / count, batches[0].path[:, :SHOWN], batches[0].times, acceptance)
@@ -136,24 +113,11 @@ def _evaluated(model: ScoreModel) -> Iterator[None]:
         model.train(was_training)
 
 
-def _warn_of_few_particles(sampler: Sampler, fewest: int) -> None:
-    """Logs a warning if the smallest batch has too few samples for a sampler that couples them."""
-    if fewest < sampler.enough:
-        log.warning(
-            f"batches of {fewest} particles are small: the weights of modes are off by about {fewest**-0.5:.2g}: raise "
-            f"count and batch_size together, to {sampler.enough} or more"
-        )
-
-
 def cut(first: int, count: int, batch_size: int, *, even: bool) -> list[range]:
     """Returns the indices of ``count`` samples from ``first`` on, in as few batches as possible.
 
-    Args:
-        first: index of the first sample.
-        count: how many samples.
-        batch_size: the largest size of a batch.
-        even: make all batches of the same size, within one, since a short one would have another law; otherwise all
-            but the last are full.
+    All batches but the last are full. If ``even``, they differ in size by one at most: samples that are coupled in a
+    short batch would have another law.
     """
     number = math.ceil(count / batch_size)
     ends = [count * i // number if even else min(count, i * batch_size) for i in range(number + 1)]

@@ -12,19 +12,17 @@ from typing import Any
 
 import torch
 
-from sdegen.config.assembly import replicated
-from sdegen.config.checks import check
-from sdegen.config.components import together, work
+from sdegen.config.assembly import replicated, together, work
 from sdegen.config.compose import Config
-from sdegen.config.options import GROUPS, TRAIN
+from sdegen.config.options import GROUPS, TRAIN, check
 from sdegen.core import schema
 from sdegen.core.errors import Stopped, Unwritable, UserError
+from sdegen.core.schema import Trust
 from sdegen.models.moments import Moments
 from sdegen.runs import checkpoint as checkpoints
 from sdegen.runs import files, machine
 from sdegen.runs.checkpoint import Checkpoint, examine
 from sdegen.runs.interrupt import Interrupt
-from sdegen.runs.latest import point_latest, resolve
 from sdegen.runs.run import Run
 from sdegen.runs.writer import Writer
 from sdegen.training.history import Diverged
@@ -39,21 +37,18 @@ def train(
     config: Config,
     folder: Path,
     *,
-    trust: Sequence[str] = schema.ANYTHING,
+    trust: Trust = schema.ANYTHING,
     resume: Checkpoint | None = None,
     command: str = "",
 ) -> Run:
-    """Train into a run's folder, then sample, measure and draw there; each replica has a folder of its own in it.
+    """Train into a run's folder, then sample, measure and draw there; return the run as :func:`sdegen.load` does.
 
     Args:
         config: a configuration of train.yaml, resolved, plain.
-        folder: the run's folder.
-        trust: modules whose classes the configuration may name; any, if the user has composed it himself.
+        folder: the run's folder, in which each replica has a folder of its own.
+        trust: modules whose classes the configuration may name; any, if the user has composed it.
         resume: the checkpoint to continue from, of the same folder.
         command: the command line, for the record.
-
-    Returns:
-        The trained run, as :func:`sdegen.load` gives it.
 
     Raises:
         Stopped: a signal came; the message says what is saved and how to continue.
@@ -70,7 +65,7 @@ def train(
             for writer in session.writers:
                 stack.enter_context(writer.recording())
             session.save_first()
-            point_latest(folder)
+            files.point_latest(folder)
             session.train(interrupt)
             return session.finish()
     except Stopped as stop:
@@ -83,22 +78,16 @@ def train(
 class Session:
     """The training of a run, and of its replicas: runs of the seeds that follow its own, trained together with it.
 
-    Args:
-        config: of the run.
-        folder: of the run; those of the replicas are in it.
-        trust: modules whose classes the configuration may name.
-        resume: the run's checkpoint to continue from; None for a new run.
-
     Attributes:
         writers: of the run's folder and of the replicas', the run's first.
         training: the training of all of them.
         saved: the step of the last checkpoint; None before the first.
     """
 
-    def __init__(self, config: Config, folder: Path, trust: Sequence[str], resume: Checkpoint | None = None) -> None:
+    def __init__(self, config: Config, folder: Path, trust: Trust, resume: Checkpoint | None) -> None:
         self.folder, self._trust = folder, trust
         self.saved, self._resumed = None if resume is None else resume.step, resume is not None
-        self._checkpoints = [] if resume is None else self._with_replicas(resume, config)
+        self._checkpoints = [] if resume is None else self._with_replicas(resume)
         known = [None if one.moments is None else Moments(**one.moments) for one in self._checkpoints]  # type: ignore[arg-type]
         parts = replicated(config, trust, known)
         self.training, self.trainer, self.work = together(parts), parts[0].trainer, work(parts)
@@ -115,9 +104,9 @@ class Session:
         """Returns the folder of the replica with a seed."""
         return self.folder / files.REPLICAS / f"seed-{seed}"
 
-    def _with_replicas(self, first: Checkpoint, config: Config) -> list[Checkpoint]:
+    def _with_replicas(self, first: Checkpoint) -> list[Checkpoint]:
         """Returns a checkpoint of the run, and those of its replicas at the same step."""
-        config = check(config, tuple(GROUPS), TRAIN, self._trust)
+        config = check(first.config, tuple(GROUPS), TRAIN, self._trust)
         seed, replicas = config["seed"], config["trainer"].get("replicas", 1)
         return [first, *(checkpoints.read(self._folder_of(seed + k), first.step) for k in range(1, replicas))]
 
@@ -128,11 +117,7 @@ class Session:
         return f"saved at step {self.saved}; go on with sdegen train resume={shlex.quote(str(self.folder))}"
 
     def prepare(self, command: str) -> None:
-        """Begin the folders of a new run, or put the checkpoints of a resumed one in place.
-
-        Raises:
-            UserError: the folder holds a run already, the data have changed, or the run is finished.
-        """
+        """Begin the folders of a new run, or put the checkpoints of a resumed one in place."""
         if not self._resumed:
             for writer in self.writers:
                 writer.begin(command)
@@ -150,7 +135,7 @@ class Session:
         self._checkpoints = []
 
     def _restore(self, saved: Sequence[Checkpoint], variant: int) -> None:
-        """Put checkpoints in place, one for each writer, with another stream of noise."""
+        """Put checkpoints in place, one for each writer, and choose the stream of noise for the next steps."""
         for writer, own in zip(self.writers, saved, strict=True):
             writer.restore(own)
         first, states, histories = saved[0], [own.optimizer for own in saved], [own.history for own in saved]
@@ -158,7 +143,7 @@ class Session:
         self.saved = first.step
 
     def save(self) -> None:
-        """Write a checkpoint of each run, the first run's last: what it has, all have."""
+        """Write a checkpoint of each run, the first run's last: then all runs have one of the same step."""
         for writer in reversed(self.writers):
             writer.save()
         self.saved = self.training.step
@@ -213,7 +198,7 @@ class Session:
 
     def _note(self, step: int, values: Sequence[Mapping[str, float]]) -> None:
         for writer, own in zip(self.writers, values, strict=True):
-            writer.note(step, own)
+            writer.recorder.progress(step, own)
 
     def _preview(self) -> None:
         for writer in self.writers:
@@ -239,23 +224,15 @@ def spread(found: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def check_changes(changes: Mapping[str, Any]) -> None:
-    """Raises UserError if an option cannot change when a run is resumed."""
-    for path in changes:
-        if path not in RESUMABLE:
-            raise UserError(f"{path}: cannot change on resume; with resume= go only {', '.join(RESUMABLE)}")
-
-
-def resume(folder: Path, changes: Mapping[str, Any], trust: Sequence[str] = ()) -> Run:
+def resume(folder: Path, changes: Mapping[str, Any], trust: Trust = ()) -> Run:
     """Continue a run from its last checkpoint, bit for bit, in its own folder.
 
-    Args:
-        folder: the run's folder, or ``…/latest``.
-        changes: options to change, by their paths: see :data:`RESUMABLE`. A new ``dataset.path`` is for data that have
-            moved.
-        trust: modules whose classes the checkpoint's configuration may name, beside the package's own.
+    The folder may be ``…/latest``. The :data:`RESUMABLE` options may change, by their paths; a new ``dataset.path`` is
+    for data that have moved.
     """
-    folder = resolve(folder)
+    if foreign := [path for path in changes if path not in RESUMABLE]:
+        raise UserError(f"{foreign[0]}: cannot change on resume; with resume= go only {', '.join(RESUMABLE)}")
+    folder = files.resolve(folder)
     saved = checkpoints.newest(folder, list((folder / files.REPLICAS).glob("*")))
     examine(folder, saved, trust)
     config = saved.config

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 
-from sdegen.config.automatic import with_steps_of_chain
-from sdegen.config.checks import Faults, check
-from sdegen.config.components import known_by
+from sdegen.config.assembly import known_by
 from sdegen.config.compose import Config
-from sdegen.config.construction import connect, construct, make_network
-from sdegen.config.options import GROUPS, SAMPLE, TRAIN
-from sdegen.config.remedies import refusals
+from sdegen.config.construction import connect, construct, make_network, with_steps_of_chain
+from sdegen.config.options import GROUPS, SAMPLE, TRAIN, check
+from sdegen.config.rules import check_process
 from sdegen.core import schema
 from sdegen.core.errors import UserError
+from sdegen.core.schema import Trust
 from sdegen.datasets import Dataset, restored
 from sdegen.datasets.fingerprint import difference
 from sdegen.models.classifier import ClassifierModel
@@ -26,8 +25,8 @@ from sdegen.models.moments import Moments
 from sdegen.models.score import ScoreModel
 from sdegen.networks import Network
 from sdegen.runs import checkpoint as checkpoints
+from sdegen.runs import files
 from sdegen.runs.checkpoint import Checkpoint, examine
-from sdegen.runs.latest import resolve
 from sdegen.runs.sampling import on_cpu
 from sdegen.samplers import Sampler
 from sdegen.sde.base import SDE, Score
@@ -58,18 +57,17 @@ class Trained:
 
     def __init__(
         self,
-        run: str | Path,
-        *,
-        checkpoint: checkpoints.Which = "last",
-        weights: Weights = "ema",
-        device: str = "auto",
-        precision: Precision = "float32",
-        trust: Sequence[str] = (),
+        run: Path,
+        checkpoint: checkpoints.Which,
+        weights: Weights,
+        device: str,
+        precision: Precision,
+        trust: Trust,
         nodes: Mapping[str, Any] | None = None,
     ) -> None:
         settings = {"checkpoint": checkpoint, "weights": weights, "device": device, "precision": precision}
         check(settings, (), SAMPLE, trust)
-        saved, self.folder = checkpoints.read(Path(run), checkpoint), resolve(Path(run))
+        saved, self.folder = checkpoints.read(run, checkpoint), files.resolve(run)
         examine(self.folder, saved, trust)
         self.config, self.trust = _checked(saved.config, nodes or {}, trust), trust
         self.step, self.weights, self.dtype = saved.step, weights, DTYPES[precision]
@@ -86,8 +84,7 @@ class Trained:
     def _model(self, saved: Checkpoint) -> ScoreModel | ClassifierModel:
         """Returns the model of a checkpoint, with its weights in place."""
         network_class = schema.resolve(self.config["network"]["_target_"], self.trust)
-        if found := refusals(self.config, {"sampler": self.sampler, "network": network_class}, self.trust):
-            raise Faults("\n".join(found))
+        check_process(self.config, {"sampler": self.sampler, "network": network_class}, self.trust)
         exact = network_class.exact  # type: ignore[attr-defined]
         # Only an exact score needs the law, and with it the data, whose file may be gone.
         law = self.dataset.encoded_law if exact else None
@@ -101,11 +98,7 @@ class Trained:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The training data, made or read again.
-
-        Raises:
-            UserError: its file is no longer there, or holds other data.
-        """
+        """The training data, made or read again; raises UserError if their file is gone or holds other data."""
         dataset: Dataset = construct(self.config, "dataset", self.trust, seed=self.config["seed"])
         if found := difference(self._data, known_by(self.config, dataset)):
             raise UserError(f"the data are no longer those that {self.folder} was trained on: {found}")
@@ -128,7 +121,7 @@ class Trained:
         return "exact score" if self.model.network.exact else f"{self.weights} weights of step {self.step}"
 
 
-def _checked(own: Config, nodes: Mapping[str, Any], trust: Sequence[str]) -> Config:
+def _checked(own: Config, nodes: Mapping[str, Any], trust: Trust) -> Config:
     """Returns the configuration of a checkpoint with nodes replaced, checked."""
     config = {**own, **nodes}
     plain_options = {key: value for key, value in config.items() if key not in GROUPS}
@@ -140,7 +133,7 @@ def _checked(own: Config, nodes: Mapping[str, Any], trust: Sequence[str]) -> Con
 
 
 def load_weights(network: Network, weights: Mapping[str, Tensor]) -> None:
-    """Puts weights into a network; raises UserError where a name or a shape is missing, foreign or different."""
+    """Puts weights into a network; raises UserError if their names or shapes are not those of the network."""
     try:
         network.load_state_dict(weights, strict=True)
     except (RuntimeError, TypeError, AttributeError) as error:

@@ -1,17 +1,19 @@
-"""What is written into a run's folder while it is trained."""
+"""The writer of a run's folder while it is trained."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sdegen.config.components import Components
+from sdegen.config.assembly import Components, known_by
 from sdegen.config.options import flat_options
 from sdegen.core.errors import UserError
+from sdegen.core.schema import Trust
 from sdegen.datasets.fingerprint import difference
 from sdegen.models.classifier import ClassifierModel
 from sdegen.runs import checkpoint as checkpoints
@@ -30,23 +32,18 @@ PREVIEWED = {"vectors": 1000, "images": 64}
 
 
 class Writer:
-    """Writes the folder of a run while it is trained: checkpoints, TensorBoard's files, and at the end its samples.
+    """Writer of a run's folder while it is trained: checkpoints, TensorBoard's files, and at the end its samples.
 
-    Args:
-        parts: of the run.
-        training: the training, of this run and perhaps of others.
-        replica: the index of the run's network in the training; only the first reports the progress.
-        folder: the run's folder.
-        trust: modules whose classes the configuration may name.
+    The ``replica`` is the index of the run's network in the training; only the first reports the progress.
     """
 
-    def __init__(self, parts: Components, training: Training, replica: int, folder: Path, trust: Sequence[str]) -> None:
+    def __init__(self, parts: Components, training: Training, replica: int, folder: Path, trust: Trust) -> None:
         self.parts, self.training, self.replica, self.folder, self.trust = parts, training, replica, folder, trust
         self.model, self.average = training.models[replica], training.averages[replica]
         self.dtype = DTYPES[parts.trainer.precision]
         self.held_out = parts.held_out()
         self.provenance: dict[str, Any] = {}
-        self.data = parts.fingerprint()
+        self.data = known_by(parts.config, parts.dataset)
         self.best = math.inf
         self.resumed = False
         self.metrics: Mapping[str, Mapping[str, Any]] = {}
@@ -95,7 +92,7 @@ class Writer:
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
         """Record the run for TensorBoard while the context is entered."""
-        # Late: importing TensorBoard and matplotlib takes seconds, which a configuration with errors need not wait for.
+        # Imported late: TensorBoard and matplotlib take seconds, which a configuration with errors need not wait for.
         from sdegen.runs.recorder import Recorder
 
         start, stop = self.training.step, self.training.steps
@@ -112,10 +109,6 @@ class Writer:
             )
         for concern in self.parts.dataset.concerns():
             log.warning(concern)
-
-    def note(self, step: int, values: Mapping[str, float]) -> None:
-        """Record the scalars of the training."""
-        self.recorder.progress(step, values)
 
     def save(self) -> None:
         """Write a checkpoint."""
@@ -149,7 +142,7 @@ class Writer:
         )
 
     def read_back(self) -> None:
-        """Read the checkpoint that was just written; raise UserError if it could not be resumed from."""
+        """Read the checkpoint that was just written; raise UserError if a run could not resume from it."""
         name = self.parts.config["network"]["_target_"]
         try:
             saved = checkpoints.load(checkpoints.find(self.folder, self.training.step))
@@ -204,12 +197,14 @@ class Writer:
             )
             self.metrics = written.metrics
             if config["figures"]:
-                files.copy(written.folder / "figures", folder / "figures")
+                # There are none if the data set can no longer be read.
+                if (written.folder / "figures").is_dir():
+                    shutil.copytree(written.folder / "figures", folder / "figures", dirs_exist_ok=True)
                 learned = not result.model.network.exact
                 shown = drawing.of_score(result.dataset, result.sde, result.score_on_cpu(), learned=learned)
                 for name, figure in shown.items():
                     figures.save(figure, folder / "figures" / f"{name}.png")
-        # Twice: the table of runs shows the first five scalars only, and capitals sort first.
+        # Written twice: the table of runs shows the first five scalars only, and capitals sort first.
         self.recorder.final(training.steps, {**scalars(self.metrics), **scalars(self.metrics, "Final")})
         cost = {"steps": training.step, "seconds": training.seconds, "peak_memory_mib": machine.peak_memory_mib()}
         files.write_json(folder / "provenance.json", {**self.provenance, "training": cost})

@@ -82,7 +82,7 @@ def test_a_wrong_option_is_one_line(change: str, words: str, tmp_path: Path) -> 
     ("line", "words"),
     [
         (("quality", "experiments=[]"), "experiments=[]: leaves nothing to measure"),
-        (("quality", "experiments=[nope]"), "experiment=nope: no such option; choose from"),
+        (("quality", "experiments=[nope]"), "experiment=nope: no such choice; choose from"),
         (("sampling", "evaluations=1"), "evaluations=1: must be at least 4, those of a step"),
     ],
     ids=["empty", "unknown", "too few"],

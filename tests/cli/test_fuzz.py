@@ -32,7 +32,7 @@ from omegaconf import OmegaConf
 from sdegen.cli import arguments as reading
 from sdegen.cli import guard
 from sdegen.cli.composition import Composition, paths
-from sdegen.config import assembly, components
+from sdegen.config import assembly
 from sdegen.config import options as known
 from sdegen.config.compose import CONF, composed
 from sdegen.core import schema
@@ -235,7 +235,7 @@ def train(arguments: Arguments) -> None:
     """What ``scripts/train.py`` does with its arguments, without a folder: it composes, checks, trains and samples."""
     for _, config in Composition("train", reading.read(arguments)).plan().jobs:
         parts = assembly.replicated(config)
-        training, first = components.together(parts), parts[0]
+        training, first = assembly.together(parts), parts[0]
         training.run(lambda *_: None, lambda: None, lambda: None)
         if first.objective.classifies:
             continue

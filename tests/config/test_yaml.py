@@ -12,8 +12,9 @@ import torch
 from matplotlib.image import imsave
 from omegaconf import OmegaConf
 
-from sdegen.config import assembly, checks, options
+from sdegen.config import assembly, options
 from sdegen.config.compose import CONF, composed
+from sdegen.config.options import Faults
 from sdegen.core import schema
 from sdegen.core.errors import UserError
 from sdegen.datasets.idx import FASHION_MNIST
@@ -224,7 +225,7 @@ def test_what_needs_a_closed_form_kernel_is_refused_with_the_fix() -> None:
     fixes = [line.rpartition(" ")[2] for line in expected]
     for taken in range(len(expected)):
         config = composed("train", ["dataset=gaussian_mixture", "sde=double_well", *wrong, *fixes[:taken]])
-        with pytest.raises(checks.Faults) as faults:
+        with pytest.raises(Faults) as faults:
             assembly.build(config)
         assert [line for line in str(faults.value).splitlines() if needs in line] == expected[taken:]
     assembly.build(composed("train", ["sde=double_well", *wrong, *fixes, "network.activation=silu"]))
@@ -233,13 +234,13 @@ def test_what_needs_a_closed_form_kernel_is_refused_with_the_fix() -> None:
 @pytest.mark.parametrize("parametrization", ["noise", "data", "velocity"])
 def test_every_parametrization_of_the_noise_is_refused_without_a_kernel(parametrization: str) -> None:
     config = composed("train", ["experiment=double_well", f"parametrization={parametrization}"])
-    with pytest.raises(checks.Faults, match=f"^parametrization={parametrization} needs a closed-form kernel"):
+    with pytest.raises(Faults, match=f"^parametrization={parametrization} needs a closed-form kernel"):
         assembly.build(config)
 
 
 @pytest.mark.parametrize("objective", ["implicit", "sliced"])
 def test_derivatives_of_a_relu_network_are_refused(objective: str) -> None:
-    with pytest.raises(checks.Faults) as faults:
+    with pytest.raises(Faults) as faults:
         assembly.build(composed("train", ["dataset=smile", f"objective={objective}", "network.activation=relu"]))
     (line,) = str(faults.value).splitlines()
     assert line.startswith(f"objective={objective} differentiates the network twice")
@@ -250,7 +251,7 @@ def test_derivatives_of_a_relu_network_are_refused(objective: str) -> None:
 @pytest.mark.parametrize("objective", ["implicit", "sliced"])
 def test_derivatives_of_attention_are_refused(objective: str) -> None:
     """Torch has no second derivative of it."""
-    with pytest.raises(checks.Faults, match="^objective=.* differentiates the network twice.*use network=scorenet$"):
+    with pytest.raises(Faults, match="^objective=.* differentiates the network twice.*use network=scorenet$"):
         assembly.build(composed("train", ["dataset=digits", "network=unet", f"objective={objective}"]))
     assembly.build(composed("train", ["dataset=digits", "network=scorenet", f"objective={objective}"]))
 
@@ -271,7 +272,7 @@ def test_the_exact_score_is_refused_for_a_run_of_a_nonlinear_sde(tmp_path: Path)
     short = ["trainer.steps=2", "trainer.preview_every=0", "sampler.steps=2", "dataset.size=100"]
     session.train(composed("train", ["experiment=double_well", *short]), tmp_path / "run")
     oracle = composed("train", ["network=oracle"])["network"]
-    with pytest.raises(checks.Faults, match="^network=oracle needs a closed-form kernel and sde=double_well has none"):
+    with pytest.raises(Faults, match="^network=oracle needs a closed-form kernel and sde=double_well has none"):
         load(tmp_path / "run", nodes={"network": oracle})
 
 
@@ -280,12 +281,12 @@ def test_all_faults_of_a_configuration_are_told_at_once() -> None:
     config["sde"]["beta_max"] = "many"
     config["trainer"]["batch_sise"] = 3
     config["seed"] = None
-    with pytest.raises(checks.Faults) as faults:
+    with pytest.raises(Faults) as faults:
         assembly.build(config)
     lines = str(faults.value).splitlines()
     assert len(lines) == 3
     config = composed("train", ["sde.eps=2", "sampler.steps=0", "optimizer.lr=-1", "dataset.size=5"])
-    with pytest.raises(checks.Faults) as faults:
+    with pytest.raises(Faults) as faults:
         assembly.build(config)
     assert [line.split(" ")[0] for line in sorted(str(faults.value).splitlines())] == [
         "dataset.size=5",
@@ -304,5 +305,5 @@ def test_steps_left_to_auto_walk_the_levels_of_the_chain(levels: int) -> None:
     assert built.config["sampler"]["steps"] == levels - 1
     wide = assembly.build(composed("train", ["experiment=smld", f"sde.levels={levels:.1e}"]))
     assert len(wide.sampler.times(wide.sde)) == levels  # type: ignore[union-attr]
-    with pytest.raises(checks.Faults, match="sampler.steps=auto is that of a chain such as sde=ddpm"):
+    with pytest.raises(Faults, match="sampler.steps=auto is that of a chain such as sde=ddpm"):
         assembly.build(composed("train", ["experiment=smile", "sampler.steps=auto"]))

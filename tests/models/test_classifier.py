@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdegen.config import assembly, checks, components
+from sdegen.config import assembly
 from sdegen.config.compose import composed
+from sdegen.config.options import Faults
 from sdegen.core.randomness import generator, randn_like
 from sdegen.models.classifier import ClassifierModel, log_likelihood_by_time
 from sdegen.networks import Network
@@ -84,7 +85,7 @@ def test_accuracy_over_time_is_that_of_bayes() -> None:
     assert float(log_p[-1]) == pytest.approx(-math.log(2), abs=0.01)
 
 
-def stream(*overrides: str) -> tuple[Stream, components.Components]:
+def stream(*overrides: str) -> tuple[Stream, assembly.Components]:
     parts = assembly.build(composed("train", ["experiment=digits_conditional", "network.channels=8", *overrides]))
     points = Points(3, parts.dataset, 100, parts.model.network.label_dropout, dtype=torch.float64)
     return Stream([points], parts.training().gradient.prepare, parts.weighting, parts.times, parts.sde), parts
@@ -137,7 +138,7 @@ def test_a_classifier_and_a_score_are_not_mixed_up() -> None:
         (["dataset=digits", "objective=classification", "weighting=uniform"], "use network=classifier_mlp"),
         (["dataset=digits", "network=classifier_mlp"], "use objective=classification"),
     ):
-        with pytest.raises(checks.Faults, match=fix):
+        with pytest.raises(Faults, match=fix):
             assembly.build(composed("train", overrides))
-    with pytest.raises(checks.Faults, match="has no labels"):
+    with pytest.raises(Faults, match="has no labels"):
         assembly.build(composed("train", ["objective=classification", "network=classifier_mlp", "weighting=uniform"]))

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from sdegen import load
-from sdegen.config import assembly, checks
+from sdegen.config import assembly
 from sdegen.config.compose import composed
+from sdegen.config.options import Faults
 from sdegen.models import Noise
 from sdegen.runs import session
 from sdegen.training.gradient import Autograd
@@ -117,7 +118,7 @@ def test_what_it_is_not_written_for_goes_by_autograd() -> None:
     needs = ("objective=denoising", "network=mlp", "a trainer.precision other than bfloat16")
     for options, need in zip(others, needs, strict=True):
         assert training("auto", *PLAIN, *options).gradient.name == "autograd"
-        with pytest.raises(checks.Faults, match=f"^trainer.gradient=written: it needs {need}: use trainer"):
+        with pytest.raises(Faults, match=f"^trainer.gradient=written: it needs {need}: use trainer"):
             assembly.build(composed("train", [*PLAIN, *options, "trainer.gradient=written"]))
     built = assembly.build(composed("train", PLAIN))
     built.model.parametrization = None  # type: ignore[union-attr, assignment]

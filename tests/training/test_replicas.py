@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from sdegen import load
-from sdegen.config import assembly, checks, components
+from sdegen.config import assembly
 from sdegen.config.compose import composed
+from sdegen.config.options import Faults
 from sdegen.reports.collection import collect
 from sdegen.runs import checkpoint, session
 from sdegen.training.loop import Training
@@ -61,7 +62,7 @@ OPTIONS = [
 def test_a_replica_follows_its_single_run(options: tuple[str, ...]) -> None:
     """Fifty steps in float64: weights, their average, the optimiser's moments and all that is logged."""
     many = assembly.replicated(config("trainer.steps=50", "seed=7", "trainer.replicas=3", *options))
-    together, told = trained(components.together(many))
+    together, told = trained(assembly.together(many))
     rows, averages = together.vector.detach().view(3, -1), together.average_vector.view(3, -1)
     for replica in range(3):
         parts = assembly.build(config("trainer.steps=50", f"seed={7 + replica}", *options))
@@ -139,7 +140,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("options", REFUSED)
 def test_what_cannot_be_trained_together_is_told(options: tuple[str, ...]) -> None:
-    with pytest.raises(checks.Faults, match="trainer.replicas=") as caught:
+    with pytest.raises(Faults, match="trainer.replicas=") as caught:
         assembly.replicated(config("trainer.replicas=2", *options))
     assert REFUSED[options] in str(caught.value)
     assert "\n" not in str(caught.value)

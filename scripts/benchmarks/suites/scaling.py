@@ -62,8 +62,7 @@ def normal(folder: Path, n: int, d: int) -> tuple[str, str]:
 
 def rounds(options: Sequence[str], seconds: float) -> list[float]:
     """Microseconds of a step, of each of some ten rounds."""
-    from sdegen.config.assembly import replicated
-    from sdegen.config.components import together
+    from sdegen.config.assembly import replicated, together
 
     fixed = ("trainer.preview_every=0", "trainer.device=cpu", "trainer.steps=1000000000")
     training = together(replicated(composed(*options, *fixed)))

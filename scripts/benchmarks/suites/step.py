@@ -13,7 +13,7 @@ from suites.base import Row, composed, interleaved, over, row
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from sdegen.config.components import Components
+    from sdegen.config.assembly import Components
 
 
 def measure(tasks: Mapping[str, Mapping[str, Any]], rounds: int) -> list[Row]:
