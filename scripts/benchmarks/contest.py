@@ -1,15 +1,15 @@
 """Compare samplers at equal numbers of score evaluations: ``python scripts/benchmarks/contest.py ode --steps 5 10 20``.
 
-Gaussian mixtures of several families (see arena/targets.py), whose score is exact, under VP; every sampler starts
-from the same draws.
+The targets are Gaussian mixtures of several families (see arena/targets.py) under VP, with exact scores. All samplers
+start from the same draws.
 
 ode: the mean distance of the end points to the exact ones, which are the flow's at tolerance 1e-10.
-sde: sliced W1 of the samples to exact draws, beside its floor, the distance of other exact draws to them.
+sde: sliced W1 of the samples to exact draws; its floor is the distance of other exact draws to them.
 
-Evaluations are counted at the score. A sampler takes as many steps as fit. Every sampler, ours and others' (see
-peers.py, installed beside this package or left out), has in each family and at every number of evaluations the time
-grid that serves it best on these very targets: it is chosen on the first samples and measured on all. The one that we
-recommend also has a row as it is configured.
+Evaluations are counted at the score, and a sampler takes as many steps as they allow. Every sampler, ours and others'
+(see peers.py; libraries that are not installed are left out), has the best time grid for each family and number of
+evaluations. The grid is chosen on the first samples of these targets and measured on all. The sampler that we
+recommend also has a row with its own configuration.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ APART = ("as configured", "as published", "corrected")
 
 
 def matching(contestants: Sequence[Contestant], words: Sequence[str]) -> list[Contestant]:
-    """Those whose name holds one of some words."""
+    """Returns the contestants whose name contains one of some words."""
     return [contestant for contestant in contestants if any(word in contestant.name for word in words)]
 
 
 def held(family: str, arguments: argparse.Namespace) -> Iterator[Row]:
-    """The rows of a family; in a contest of the reverse SDE, that of exact draws comes first."""
+    """Yields the rows of a family; for the reverse SDE, the first row has exact draws."""
     kind, seeds, budgets = arguments.kind, arguments.targets, arguments.steps
     whole = problem(kind, family, seeds, arguments.samples)
     if kind == "sde":
         value = floor(whole, family, seeds)
         yield {"name": "floor", "at": {str(b): {"value": value, "nfe": b, "setting": ""} for b in budgets}}
     if arguments.only != "peers":
-        # Ours may drop rows that are done, so that each target has a batch of its own.
+        # Our samplers may drop finished rows, so each target has its own batch.
         race = Race(apart(whole, family, seeds), arguments.search)
         yield from race.rows(matching(ours.contestants(kind), arguments.match), budgets)
     if arguments.only != "ours":
@@ -56,7 +56,7 @@ def held(family: str, arguments: argparse.Namespace) -> Iterator[Row]:
 
 
 def table(rows: Sequence[Row], budgets: Sequence[int]) -> str:
-    """The rows in Markdown: the distance, the setting, and the counted evaluations where they are not the budget."""
+    """Returns the rows in Markdown: distance, setting, and the evaluations if they differ from the budget."""
     heads = " | ".join(f"{budget} evaluations" for budget in budgets)
     return "\n".join([f"| sampler | {heads} |", "|---" * (len(budgets) + 1) + "|", *(line(r, budgets) for r in rows)])
 
@@ -73,13 +73,13 @@ def cell(result: dict[str, Any] | None, budget: int) -> str:
 
 
 def side(name: str) -> str:
-    """The column of a sampler in the summary: its library or paper, and how it is run where that sets it apart."""
+    """Returns the column of a sampler in the summary: its library or paper, and the words of :data:`APART`."""
     how = name.rpartition(", ")[2]
     return name.split()[0] + (f", {how}" if how in APART else "")
 
 
 def summary(families: dict[str, list[Row]], budgets: Sequence[int]) -> str:
-    """The least distance on each side by family and evaluations, in Markdown, with the least of all in bold."""
+    """Returns the least distance on each side by family and evaluations, in Markdown; the least of all is bold."""
     sides = list(dict.fromkeys(side(row["name"]) for rows in families.values() for row in rows))
     lines = [f"| family | evaluations | {' | '.join(sides)} |", "|---" * (len(sides) + 2) + "|"]
     for family, rows in families.items():
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--search", type=int, help="samples on which settings are chosen")
     parser.add_argument("--targets", type=int, nargs="+", default=[0, 1, 2], help="seeds of targets")
     parser.add_argument("--only", choices=("ours", "peers"))
-    parser.add_argument("--match", nargs="+", default=[""], help="only samplers whose name holds one of these words")
+    parser.add_argument("--match", nargs="+", default=[""], help="only samplers whose name contains one of these words")
     parser.add_argument("--json", help="a file for the results")
     arguments = parser.parse_args()
     kind = arguments.kind

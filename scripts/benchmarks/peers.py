@@ -1,9 +1,9 @@
-"""Others' samplers for ``contest.py``: those of four libraries, called as they are, and those of papers.
+"""Others' samplers for ``contest.py``: those of four libraries, unchanged, and those of papers.
 
-Each meets the same schedule in continuous form: azula by its functions alpha and sigma, k-diffusion by
-``sigma / alpha`` after dividing x by alpha, diffusers by writing our ``sigma / alpha`` over the ones it looks up in
-its table of a thousand. A time grid ends at eps, or, as these libraries' own do, goes from a last positive time on to
-t = 0; the exact ends at the two times are 4e-6 to 1.3e-4 apart, by family. A library that is not installed is left out.
+All have the same continuous schedule: azula by its functions alpha and sigma, k-diffusion by ``sigma / alpha`` after
+dividing x by alpha, diffusers by our ``sigma / alpha`` in place of the values of its table. A time grid ends at eps or,
+like those of the libraries, goes from a last positive time to t = 0; the exact ends at the two times are 4e-6 to 1.3e-4
+apart, depending on the family. A library that is not installed is left out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def contestants(kind: str) -> list[Contestant]:
-    """The samplers of every library that is installed; one line is printed for each that is not."""
+    """Returns the samplers of every installed library, and prints a line for each that is not installed."""
     found: list[Contestant] = []
     for library in (scipy, azula, papers, diffusers, k_diffusion):
         try:
@@ -34,7 +34,7 @@ def contestants(kind: str) -> list[Contestant]:
 
 
 def tried(run: Run, sde: LinearSDE, score: Score, x: Tensor, steps: int, seed: int) -> Tensor:
-    """The samples, not numbers where a sampler fails, as some do with too few steps or at sigma = 0."""
+    """Returns samples; NaN if a sampler fails, as some do with too few steps or at sigma = 0."""
     try:
         return run(sde, score, x, steps, seed)
     except Exception:

@@ -1,8 +1,8 @@
-"""Hold guidance against exact conditionals of Gaussian mixtures: ``python scripts/benchmarks/posteriors.py``.
+"""Compare guidance with exact conditionals of Gaussian mixtures: ``python scripts/benchmarks/posteriors.py``.
 
-For mixtures whose posterior given a class or a linear measurement is closed form, the samples of each method are
-compared with it, beside a floor: the median over 20 sets of as many exact draws. ``exact`` samples with the exact
-conditional score, which tells the sampler's own error. Seeds fix the mixtures and measurements.
+The posterior of a mixture given a class or a linear measurement has a closed form, with which the samples of each
+method are compared. The floor is the median over 20 sets of as many exact draws. The row ``exact`` has samples by the
+exact conditional score, which shows the error of the sampler alone. Seeds fix the mixtures and measurements.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 CASES = {"plane, one number": (2, 1), "8 dimensions, four numbers": (8, 4)}
-"""Dimensions of the data and of the measurement."""
+"""Numbers of dimensions of the data and of the measurement."""
 NOISE = 0.3
 METRICS = ("sliced_w1", "mean", "std", "mode_weights")
 
 
 def mixture(d: int, seed: int):  # noqa: ANN201 - torch is imported late
-    """Four components of random weights, places and covariances, standardised."""
+    """Returns a standardised mixture of four components with random weights, means and covariances."""
     import torch
 
     from sdegen.core.randomness import generator
@@ -37,7 +37,7 @@ def mixture(d: int, seed: int):  # noqa: ANN201 - torch is imported late
 
 
 def compared(law, x) -> dict[str, float]:  # noqa: ANN001
-    """Distances of samples to the exact posterior, each coordinate in its own standard deviations."""
+    """Returns distances of samples to the exact posterior, each coordinate in its standard deviations."""
     import torch
 
     from sdegen.core.randomness import generator
@@ -55,7 +55,7 @@ def compared(law, x) -> dict[str, float]:  # noqa: ANN001
 
 
 def problems(d: int, m: int, seed: int, folder: Path):  # noqa: ANN201
-    """The law, its posterior, and guided scores by the names of their methods."""
+    """Returns the SDE and, by the name of the method, the exact conditional, the guided score and the start."""
     import numpy as np
     import torch
 
@@ -68,7 +68,7 @@ def problems(d: int, m: int, seed: int, folder: Path):  # noqa: ANN201
     from sdegen.sde.mixture import Marginals
 
     sde, law, source = VP(), mixture(d, seed), generator("cpu", seed, "measurement", d)
-    # Orthonormal rows, so that every method can be asked.
+    # All methods work with orthonormal rows.
     a = torch.linalg.qr(torch.randn(d, m, generator=source, dtype=torch.float64))[0].T
     truth = law.sample(1, source)
     y = truth @ a.T + NOISE * torch.randn(1, m, generator=source, dtype=torch.float64)
@@ -89,13 +89,13 @@ def problems(d: int, m: int, seed: int, folder: Path):  # noqa: ANN201
 
 
 def components(law) -> list:  # noqa: ANN001
-    """Every component of a mixture as a law of its own."""
+    """Returns each component of a mixture as a law."""
     parts = (law.weights, law.means, law.covariances)
     return [type(law)(*(part[m : m + 1] for part in parts)) for m in range(len(law.weights))]
 
 
 def Components(law, sde):  # noqa: ANN001, ANN201, N802 - a class whose base is imported late
-    """The exact log-probabilities of the components of a mixture given a noisy point."""
+    """Returns a network of the exact log-probabilities of a mixture's components given a noisy point."""
     import torch
 
     from sdegen.networks import Network
@@ -112,7 +112,7 @@ def Components(law, sde):  # noqa: ANN001, ANN201, N802 - a class whose base is 
 
 
 def table(count: int, steps: int, seeds: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Values and floors, the means over seeds, by case and method."""
+    """Returns values and floors by case and method, the means over seeds."""
     import tempfile
 
     import torch
@@ -143,7 +143,7 @@ def table(count: int, steps: int, seeds: int) -> dict[str, dict[str, dict[str, f
 
 
 def printed(found: dict[str, dict[str, dict[str, float]]]) -> str:
-    """The table as text: value / floor, and their ratio."""
+    """Returns the table as text: value / floor, and their ratio."""
     lines = []
     for case, methods in found.items():
         lines.append(f"{case:<28}" + "".join(f"{metric:>26}" for metric in METRICS))

@@ -1,6 +1,6 @@
 """Data sets: points and images, their units, and their law if it is known.
 
-Batches are drawn in training.
+The room ``training`` draws the batches.
 """
 
 from sdegen.datasets.base import Dataset

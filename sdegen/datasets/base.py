@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from abc import ABC, abstractmethod
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,13 +17,11 @@ from sdegen.sde.mixture import GaussianMixture
 
 CHUNK = 2**24
 """Largest number of entries read at once from data that may be larger than memory."""
-
-
 DRAWN = 64
 """Bytes of memory needed to draw a point of the plane."""
 
 
-class Dataset(ABC):
+class Dataset:
     r"""Training points in the user's units, with their law if it is known.
 
     Vectors are float64. Images keep the type of their file, such as bytes; :meth:`Units.encode` makes them float64,
@@ -35,21 +31,22 @@ class Dataset(ABC):
         x: training points, ``(N, *)``.
         held_out: points kept from training, for measuring; None if the law can be drawn from.
         law: the exact law, if it is a Gaussian mixture.
-        standardize: centre and scale the points for the network, by coordinate for vectors, as a whole for images:
-            ``true`` by mean and deviation, ``false`` not at all, ``robust`` by the median and the 5 and 95 % quantiles,
-            or, of vectors, ``quantile``: see :func:`sdegen.datasets.columns.quantile_units`.
-        levels: for quantised points, the number of values that an entry can take: 0 to ``levels - 1``. It makes the
-            likelihood one of dequantised points, and changes nothing else.
-        units: the network's units, if they are not those of ``standardize``.
+        standardize: centres and scales the points for the network, vectors by coordinate and images as a whole:
+            ``true`` by mean and deviation, ``false`` not at all, ``robust`` by the median and the 5 and 95 % quantiles.
+            ``quantile``, for vectors only: see :func:`sdegen.datasets.columns.quantile_units`.
+        levels: for quantised points, the number of values of an entry, which are 0 to ``levels - 1``. Likelihoods are
+            then those of dequantised points; nothing else changes.
+        units: the network's units; None for those of ``standardize``.
         y: the class of each training point, ``(N,)`` integers from 0; None if there are no classes.
         held_out_y: the class of each point kept from training.
         classes: the number of classes, if there are labels.
-        dequantize: train on the points plus :math:`U(-\tfrac12, \tfrac12)`, fresh at every step, in the user's units;
-            without ``levels``, under ``standardize=quantile``, only columns with tied values, times their step.
-        mapped: True if the points stay on the disk, from where batches are copied.
+        dequantize: train on the points plus :math:`U(-\tfrac12, \tfrac12)` in the user's units, drawn anew at every
+            step. Without ``levels``, under ``standardize=quantile``, only columns with tied values are dequantised, and
+            the noise is scaled by the distance of their values.
+        mapped: True if the points stay on the disk, and batches are copied from there.
 
     Raises:
-        ValueError: values, labels and levels that do not fit each other.
+        ValueError: values, labels and levels do not fit each other.
     """
 
     def __init__(
@@ -81,8 +78,7 @@ class Dataset(ABC):
             raise ValueError("dequantize=true needs quantised values: give their number by levels=")
         if standardize == "quantile" and self.x.ndim != 2:
             raise ValueError(
-                "standardize=quantile maps columns of points, and images are standardised as a whole: use "
-                "dataset.standardize=true or robust"
+                "standardize=quantile is for columns of points, not for images: use dataset.standardize=true or robust"
             )
         self.standardize = standardize if units is None else False
         self.cells: Tensor | None = None
@@ -96,13 +92,15 @@ class Dataset(ABC):
             return columns.robust_units(self.x)
         if self.standardize == "quantile":
             return columns.quantile_units(self.x, self.held_out, self.cells)
-        return standard_units(self.x) if self.standardize else plain_units(self.x)
+        if self.standardize:
+            return standard_units(self.x)
+        return Affine(*(fill(self.x.shape[1:], dtype=torch.float64) for fill in (torch.zeros, torch.ones)))
 
     def concerns(self) -> list[str]:
-        """Returns warnings, a line each, for columns whose units do not suit both most rows and a few far ones."""
+        """Returns a warning for each column in which a few far rows carry the scale of the units."""
         remedies = {
-            True: "use dataset.standardize=quantile, or robust, which gives up the few",
-            "robust": "dataset.standardize=robust gives up the few: use quantile to keep them",
+            True: "use dataset.standardize=quantile, or robust, which ignores these rows",
+            "robust": "dataset.standardize=robust ignores these rows: use quantile to keep them",
         }
         if self.standardize not in remedies or self.x.ndim != 2:
             return []
@@ -127,32 +125,25 @@ class Dataset(ABC):
             return x
         return x.double() + self.cells * (torch.rand(x.shape, generator=source, dtype=torch.float64) - 0.5)
 
-    @abstractmethod
     def draw(self, n: int, source: torch.Generator) -> Tensor | None:
         """Draws ``n`` independent points of the exact law, ``(n, *)``; None if it is not known."""
+        return None
 
     def modes(self, x: Tensor) -> Tensor | None:
         """Returns the mode of each point, ``(N,)`` integers; None if the law has no distinct modes."""
         return None
 
     def off_support(self, x: Tensor) -> Tensor | None:
-        """Returns True for points off the support, ``(N,)`` booleans; None if that is not defined."""
+        """Returns True for points off the support, ``(N,)`` booleans; None if the law has no support to leave."""
         return None
 
 
-def plain_units(x: Tensor) -> Affine:
-    """Returns the user's own units for points ``(N, *)``."""
-    return Affine(*(fill(x.shape[1:], dtype=torch.float64) for fill in (torch.zeros, torch.ones)))
-
-
 def standard_units(x: Tensor) -> Affine:
-    """Returns the units in which points ``(N, *)`` have mean 0 and deviation 1, for vectors in each coordinate.
-
-    The mean square of all is that within the chunks plus that of the chunks' means.
-    """
+    """Returns the units in which points ``(N, *)`` have mean 0 and deviation 1, images as a whole."""
     shape = x.shape[1:]
     axes = 0 if len(shape) == 1 else tuple(range(x.ndim))
-    parts = [(len(part) / len(x), part.mean(axes), part.std(axes, correction=0)) for part in map(_double, chunks(x))]
+    pieces = (piece.double() for piece in chunks(x))
+    parts = [(len(piece) / len(x), piece.mean(axes), piece.std(axes, correction=0)) for piece in pieces]
     shift = torch.stack([weight * mean for weight, mean, _ in parts]).sum(0)
     deviation = torch.stack([weight * (std**2 + (mean - shift) ** 2) for weight, mean, std in parts]).sum(0).sqrt()
     # A coordinate that never changes has no scale of its own.
@@ -161,7 +152,7 @@ def standard_units(x: Tensor) -> Affine:
 
 
 def chunks(x: Tensor) -> tuple[Tensor, ...]:
-    """Splits points ``(N, *)`` into pieces of at most :data:`CHUNK` entries, and of at least a point."""
+    """Splits points ``(N, *)`` into pieces of at most :data:`CHUNK` entries and at least one point."""
     return x.split(max(1, CHUNK // max(1, math.prod(x.shape[1:]))))
 
 
@@ -169,18 +160,18 @@ def check_levels(levels: int, x: Tensor) -> None:
     """Raises ValueError if the points are not whole numbers from 0 to ``levels - 1``."""
     in_range("levels", levels, at_least=2)
     if not x.is_floating_point() and torch.iinfo(x.dtype).min == 0 and torch.iinfo(x.dtype).max < levels:
-        return  # Bytes have 256 levels, and there may be many of them.
-    for part in map(_double, chunks(x)):
+        return  # The type admits no other values; there may be too many to read.
+    for part in (chunk.double() for chunk in chunks(x)):
         foreign = part[(part != part.round()) | (part < 0) | (part > levels - 1)]
         if len(foreign):
             raise ValueError(
-                f"levels={levels}: the values must be whole numbers from 0 to {levels - 1}, and there is "
+                f"levels={levels}: the values must be whole numbers from 0 to {levels - 1}, and one is "
                 f"{float(foreign[0]):g}: rescale them, or leave levels=null"
             )
 
 
 def check_labels(classes: int | None, x: Tensor, y: Tensor | None) -> None:
-    """Raises ValueError if a point has none of the classes."""
+    """Raises ValueError if a point has no label, or a label is not one of the classes."""
     if y is None or y.shape != x.shape[:1]:
         raise ValueError("y must be a label for each point")
     if classes is None or int(y.min()) < 0 or int(y.max()) >= classes:
@@ -199,13 +190,13 @@ def count_classes(y: Tensor) -> int:
 
 
 def split(y: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Splits points into those to train on and those to keep, a share of every class, within one point.
+    """Splits points into those to train on and those to hold out, which are the same share of every class.
 
-    The split does not depend on the seed of the run, so that no network is trained on the kept points.
+    The split does not depend on the seed of the run: no network is trained on held-out points.
 
     Args:
         y: the classes, ``(N,)``.
-        share: the share of each class to keep.
+        share: the share of each class to hold out, rounded to whole points; at least one is left to train on.
 
     Returns:
         The indices of both parts, ascending.
@@ -219,17 +210,12 @@ def split(y: Tensor, share: float) -> tuple[Tensor, Tensor]:
 
 
 def check_share(held_out: float) -> float:
-    """Returns ``held_out``, or raises ValueError if it is no share."""
+    """Returns ``held_out``, or raises ValueError if it is not a share."""
     return in_range("held_out", held_out, above=0, below=1, fix=": try held_out=0.2")
 
 
-def numpy_source(source: torch.Generator) -> np.random.Generator:
-    """Returns a NumPy generator that continues a torch one."""
-    return np.random.default_rng(int(torch.randint(2**62, (), generator=source)))
-
-
 def check_size(size: int) -> int:
-    """Returns ``size``, or raises ValueError if it is below 2, or needs more memory than this machine has."""
+    """Returns ``size``, or raises ValueError if it is below 2 or the points do not fit into memory."""
     in_range("size", size, at_least=2)
     if size > memory() / DRAWN:
         raise ValueError(f"size={size} must be at most {memory() / DRAWN:.0f}: more points do not fit into the memory")
@@ -237,7 +223,7 @@ def check_size(size: int) -> int:
 
 
 def memory() -> float:
-    """Returns the bytes of physical memory of this machine, infinity if the system does not report them."""
+    """Returns the bytes of physical memory of this machine; infinity if the system does not report them."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
@@ -245,10 +231,6 @@ def memory() -> float:
 
 
 def check_memory(size: int) -> None:
-    """Raises ValueError if ``size`` bytes, which a file claims to hold, do not fit into the memory."""
+    """Raises ValueError if ``size`` bytes do not fit into memory."""
     if size > memory():
         raise ValueError(f"takes {size / 2**30:.3g} GiB, and this machine has {memory() / 2**30:.3g} GiB of memory")
-
-
-def _double(x: Tensor) -> Tensor:
-    return x.double()

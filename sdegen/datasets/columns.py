@@ -12,21 +12,21 @@ from sdegen.datasets.units import Affine, Quantile
 KNOTS = 1000
 """Largest number of knots of a map."""
 ROWS_PER_KNOT = 20
-"""Number of rows to each knot: the slope between two knots has the relative error of this count, a fifth."""
+"""Number of rows for each knot. A count of 20 has a relative error of a fifth, and so has the slope of a piece."""
 LEAST_KNOTS = 20
-"""Number of knots of the map of a small set, unless it has fewer values."""
+"""Number of knots for a small set, unless it has fewer values."""
 TIES = 0.05
-"""Largest share of the rows with one value in a column with a continuous map."""
+"""Largest share of the rows that may have one and the same value in a column with a continuous map."""
 OUTER = 0.05
-"""Share of the rows outside each of the two quantiles of a robust scale."""
+"""Share of the rows below the lower, and above the upper quantile of a robust scale."""
 BETWEEN = 3.2897072539029457
-"""The distance of these quantiles of a standard normal."""
+"""Distance of these two quantiles for a standard normal."""
 SQUEEZED = 0.1
-"""Deviation of the rest, over that of all, below which a few rows carry the scale."""
+"""A few rows carry the scale if the deviation of the others is below this share of the whole deviation."""
 FEW = 0.01
 """Largest share of the rows that counts as a few."""
 LEAST_ROWS = 20
-"""Number of rows below which no part of them counts as a few."""
+"""Smallest number of rows for which the scale is checked."""
 SAMPLE = 2**24
 """Largest number of pixels for quantiles, of images spread evenly through the data."""
 
@@ -52,17 +52,17 @@ def robust_units(x: Tensor) -> Affine:
 def quantile_units(x: Tensor, held_out: Tensor | None, cells: Tensor | None) -> Quantile:
     """Returns the map of each column of points ``(N, d)`` to normal scores through at most :data:`KNOTS` quantiles.
 
-    Its knots are rows of the data, about equally spaced in their normal scores, so that the outermost are the smallest
-    and the largest. The tails are as steep as the outermost piece, or as all pieces on average if that is steeper: one
-    far row is no reason to expect others still farther.
+    The knots are rows of the data, about equally spaced in their normal scores, from the smallest to the largest row.
+    The tails are as steep as the outermost piece, or as all pieces on average if that is steeper: one far row does not
+    imply others that are farther still.
 
     Args:
         x: the points.
-        held_out: the points kept from training, whose signs count, too.
+        held_out: the points kept from training; the logarithm of a column is used only if they are positive as well.
         cells: the width of dequantisation of each column, ``(d,)``; 0 for none.
 
     Raises:
-        ValueError: one value holds too many rows of a column.
+        ValueError: too many rows of a column have the same value, or all have.
     """
     check_varied(x)
     widths = x.new_zeros(x.shape[1]) if cells is None else cells
@@ -88,7 +88,7 @@ def quantile_units(x: Tensor, held_out: Tensor | None, cells: Tensor | None) -> 
 
 
 def tied_cells(x: Tensor) -> Tensor:
-    """Returns the step of each column with tied values, the width of their dequantisation, and 0 for others: ``(d,)``.
+    """Returns the width of dequantisation of each column, ``(d,)``: the step of its values if they are tied, else 0.
 
     Raises:
         ValueError: the values of a tied column are not multiples of a step.
@@ -111,7 +111,7 @@ def tied_cells(x: Tensor) -> Tensor:
 
 
 def check_varied(x: Tensor) -> None:
-    """Raises ValueError if a column of points ``(N, d)`` never changes, and so has no quantiles."""
+    """Raises ValueError if a column of points ``(N, d)`` is constant, so that it has no quantiles."""
     constant = torch.nonzero(x.amin(0) == x.amax(0)).flatten()
     if len(constant):
         raise ValueError(
@@ -123,8 +123,8 @@ def check_varied(x: Tensor) -> None:
 def carried_by_few(x: Tensor) -> list[str]:
     """Returns a line for each column of points ``(N, d)`` in which a few rows carry the scale.
 
-    A few are at most a hundredth of the rows, or one. They carry the scale if the deviation of the others, about their
-    own mean, is below a tenth of that of all. Columns whose other rows are all equal are skipped.
+    A few rows are at most a hundredth of all, or one. They carry the scale if the deviation of the others about their
+    own mean is below a tenth of the deviation of all. Columns whose other rows are all equal are skipped.
     """
     if len(x) < LEAST_ROWS:
         return []
@@ -134,7 +134,7 @@ def carried_by_few(x: Tensor) -> list[str]:
         whole, left = float(values.std(correction=0)), _deviations(values, most)
         if not 0 < left[most] < SQUEEZED * whole:
             continue
-        # The smallest number of rows without which the deviation of the others is near its limit.
+        # The smallest number of rows whose removal brings the deviation of the others near its limit.
         count = int(torch.nonzero(left < min(2 * float(left[most]), SQUEEZED * whole))[0])
         far = (values[-count:] - values.mean()).square().sum() / (values - values.mean()).square().sum()
         found.append(
@@ -145,7 +145,7 @@ def carried_by_few(x: Tensor) -> list[str]:
 
 
 def _deviations(values: Tensor, most: int) -> Tensor:
-    """Returns the deviations of numbers without the last k, k from 0 to ``most``; exact if the first is typical."""
+    """Returns the deviations of numbers without the last k, for k from 0 to ``most``; the first should be typical."""
     sums = [(values - values[0]).pow(power).cumsum(0)[len(values) - most - 1 :] for power in (1, 2)]
     mean, square = (part / torch.arange(len(values) - most, len(values) + 1) for part in sums)
     return (square - mean**2).clamp(min=0).sqrt().flip(0)
@@ -167,7 +167,7 @@ def _tied(values: Tensor) -> tuple[float, float] | None:
 
 
 def _spread(values: Tensor, width: float) -> Tensor:
-    """Dequantises values evenly: tied ones get equal distances in their cell."""
+    """Returns sorted values in which those that were tied are evenly spaced over their cell."""
     ordered = values.sort().values
     distinct, inverse, counts = ordered.unique_consecutive(return_inverse=True, return_counts=True)
     place = torch.arange(len(ordered), dtype=torch.float64) - (counts.cumsum(0) - counts)[inverse]

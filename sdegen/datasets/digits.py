@@ -1,9 +1,8 @@
-"""Handwritten digits, small enough for a minute of training."""
+"""Handwritten digits, on which training takes a minute."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from sdegen.datasets.base import Dataset, split
 from sdegen.datasets.units import Affine
@@ -38,6 +37,3 @@ class Digits(Dataset):
             classes=self.CLASSES,
             dequantize=dequantize,
         )
-
-    def draw(self, n: int, source: torch.Generator) -> Tensor | None:
-        return None

@@ -23,9 +23,9 @@ from sdegen.datasets.base import Dataset, check_memory, check_share, chunks, cou
 log = logging.getLogger(__name__)
 
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-"""Readers of the header, for each version of NumPy's format."""
+"""Function that reads the header, for each version of NumPy's format."""
 TEXT = 32
-"""Bytes of memory for each byte of a text of numbers while it is read."""
+"""Bytes of memory needed to read a byte of text."""
 LONGEST = 300
 """Largest number of characters quoted from another program's error."""
 
@@ -33,18 +33,18 @@ LONGEST = 300
 class File(Dataset):
     """Points ``(N,)`` or ``(N, d)``, or images ``(N, C, H, W)``, from a ``.npy``, ``.npz`` or ``.csv`` file.
 
-    A ``.csv`` may begin with a line of names. An ``.npz`` holds one array, or one named ``x``, and beside that one
-    named ``y``, if the points have classes: N integers from 0.
+    A ``.csv`` may begin with a line of names. An ``.npz`` holds a single array, or one named ``x`` and, if the points
+    have classes, one named ``y``: N integers from 0.
 
-    Images in a ``.npy`` file larger than :attr:`MAPPED` stay on the disk. The held-out part is then the end of the
-    file, and else a random one.
+    Images in a ``.npy`` file larger than :attr:`MAPPED` stay on the disk, and the end of the file is held out.
+    Otherwise the held-out points are drawn at random.
 
     Args:
         seed: supplied by the experiment.
         path: the file.
         held_out: share of the points kept from training, for measuring; between 0 and 1.
-        standardize: see :class:`Dataset`; samples are given back in the units of the file.
-        levels: for quantised values, such as those of images, their number; see :class:`Dataset`.
+        standardize: see :class:`Dataset`; samples are returned in the units of the file.
+        levels: the number of values, if they are quantised as in images; see :class:`Dataset`.
         dequantize: see :class:`Dataset`.
     """
 
@@ -65,7 +65,7 @@ class File(Dataset):
         kept = min(max(1, round(held_out * len(x))), len(x) - 2)
         order = torch.randperm(len(x), generator=generator("cpu", seed, "data"))
         if mapped:
-            # Any other choice of points would need a copy of them.
+            # A random choice of points would copy them into memory.
             log.info("%s stays on the disk; its last %d images are held out: if it is sorted, shuffle it", path, kept)
             train, test = x[:-kept], x[-kept:]
         else:
@@ -82,15 +82,12 @@ class File(Dataset):
             mapped=mapped,
         )
 
-    def draw(self, n: int, source: torch.Generator) -> Tensor | None:
-        return None
-
 
 class Contents(NamedTuple):
     """The contents of a file.
 
     Attributes:
-        x: the points, ``(N, d)`` float64, or images ``(N, C, H, W)`` in their own type if that is shorter.
+        x: points ``(N, d)`` float64, or images ``(N, C, H, W)``, which keep their type if it is shorter.
         y: their classes, ``(N,)`` int64, if there are any.
         mapped: True if the points stay on the disk.
     """
@@ -101,11 +98,11 @@ class Contents(NamedTuple):
 
 
 def read(path: Path, largest: float = math.inf) -> Contents:
-    """Reads the points of a file, or raises ValueError with the reason.
+    """Reads the points of a file; raises ValueError with the reason if it cannot.
 
     Args:
         path: the file.
-        largest: size of a ``.npy`` file in bytes above which its images stay on the disk.
+        largest: largest size in bytes of a file whose images are read into memory.
     """
     if not os.path.isfile(path):
         raise ValueError(f"path={path}: {'is a folder, not a' if os.path.isdir(path) else 'no such'} file")
@@ -134,10 +131,10 @@ def _tensor(path: Path, values: np.ndarray, mapped: bool) -> Tensor:
         try:
             return torch.from_numpy(values)
         except (TypeError, ValueError):
-            # Torch has no type for some numbers, such as those of another byte order, which need a copy.
+            # Numbers of a type that torch does not have, such as another byte order, must be copied.
             if mapped:
                 raise ValueError(
-                    f"path={path}: so large a file of {values.dtype.str} cannot be read: save it as uint8 or float32"
+                    f"path={path}: too large to be read as {values.dtype.str}: save it as uint8 or float32"
                 ) from None
     try:
         check_memory(8 * values.size)
@@ -175,8 +172,8 @@ def _read_npy(path: Path, large: bool) -> tuple[np.ndarray, np.ndarray | None]:
     """Returns the points, mapped from the disk if they are large, and the labels."""
     try:
         if not zipfile.is_zipfile(path):
-            # Mapping checks the size of the file against its header before anything is read. Torch wants writable
-            # memory, which the copy-on-write mode provides; nothing is written.
+            # Mapping checks the size of the file against its header before it reads anything. Mode "c" (copy on write)
+            # provides the writable memory that torch needs, and leaves the file unchanged.
             mapped = np.load(path, mmap_mode="c", allow_pickle=False)
             return (mapped if large else np.array(mapped)), None
         with np.load(path, allow_pickle=False) as archive:
@@ -190,7 +187,7 @@ def _read_npy(path: Path, large: bool) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def _member(archive: NpzFile, name: str) -> np.ndarray:
-    """Returns an array of an ``.npz`` file, read only if its size fits its header and the memory."""
+    """Reads an array of an ``.npz`` file after checking its size against the header and the memory."""
     assert archive.zip is not None
     info = archive.zip.getinfo(f"{name}.npy")
     check_memory(info.file_size)
@@ -199,7 +196,7 @@ def _member(archive: NpzFile, name: str) -> np.ndarray:
         shape, _, dtype = header(file)
         promised = math.prod(shape) * dtype.itemsize
         if promised != info.file_size - file.tell():
-            raise ValueError(f"{name} claims {promised} bytes, and there are {info.file_size - file.tell()}")
+            raise ValueError(f"{name} claims {promised} bytes, and the file holds {info.file_size - file.tell()}")
     return archive[name]
 
 
@@ -217,7 +214,7 @@ def _read_csv(path: Path, large: bool) -> tuple[np.ndarray, None]:
     width = len(rows[0][1])
     for number, row in rows:
         if len(row) != width:
-            raise ValueError(f"path={path}: line {number} has {len(row)} values where others have {width}")
+            raise ValueError(f"path={path}: line {number} has {len(row)} values and the first has {width}")
         for value in row:
             if not _is_number(value):
                 hint = "; separate values by commas" if any(map(_is_number, re.split(r"[;\t ]", value))) else ""

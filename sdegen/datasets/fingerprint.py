@@ -1,4 +1,4 @@
-"""Fingerprints of data, by which a run recognises its own."""
+"""Fingerprints of data, by which a run recognises its own data."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ BLOCKS, BLOCK = 1024, 4096
 
 
 def fingerprint(dataset: Dataset, exact: bool) -> dict[str, Any]:
-    """Returns the number of points, the shape of one, the number of classes, and a digest of all, as plain data.
+    """Returns the number of points, their shape, the number of classes and a digest, as plain data.
 
-    The digest is that of all bytes of the points and labels, or, for points that stay on the disk, of blocks spread
+    The digest covers all bytes of the points and labels. For points that stay on the disk, it covers blocks spread
     evenly through them.
 
     Args:
         dataset: the data.
-        exact: False rounds floating-point numbers to float32: the last bits of data that are computed, not read, may
+        exact: if False, floating-point numbers are rounded to float32, because the last bits of computed data may
             differ between machines.
     """
     digest = hashlib.blake2b(digest_size=16)
@@ -39,12 +39,12 @@ def fingerprint(dataset: Dataset, exact: bool) -> dict[str, Any]:
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Returns the difference between two fingerprints in words, empty if there is none."""
+    """Returns the difference between two fingerprints in words; empty if they are equal."""
     if (before.get("points"), before.get("shape")) != (now["points"], now["shape"]):
-        return f"{_size(now)} where there were {_size(before)}"
+        return f"{_size(now)} instead of {_size(before)}"
     if before.get("classes") != now["classes"]:
-        return f"{now['classes'] or 'no'} classes where there were {before.get('classes') or 'none'}"
-    return "" if before.get("digest") == now["digest"] else "as many points, with other values"
+        return f"{now['classes'] or 'no'} classes instead of {before.get('classes') or 'none'}"
+    return "" if before.get("digest") == now["digest"] else "the same number of points, with other values"
 
 
 def _size(known: Mapping[str, Any]) -> str:

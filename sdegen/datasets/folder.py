@@ -18,14 +18,14 @@ from sdegen.datasets.units import Affine
 class Folder(Dataset):
     """Images of 256 levels, ``(N, C, H, W)``, from PNG and JPEG files of one size; sub-folders are classes.
 
-    With sub-folders, the images of the first in sorted order are class 0, and so on; without, there are no classes.
-    Hidden files are skipped; any other file must be an image. All are read into memory as they are stored; a camera's
-    note of its orientation is ignored. The network's units are x/127.5 - 1, from -1 to 1.
+    The first sub-folder in sorted order is class 0, the second class 1, and so on; without sub-folders there are no
+    classes. Hidden files are skipped; every other file must be an image. All images are read into memory as they are
+    stored; the orientation that a camera notes is ignored. The network's units are x/127.5 - 1, from -1 to 1.
 
     Args:
         path: the folder.
-        colour: the form that the images are converted to.
-        held_out: share of the images kept from training, of each class; the same for every seed.
+        colour: ``rgb`` or ``grey``, which the images are converted to.
+        held_out: share of the images of each class kept from training; the same images for every seed.
         dequantize: see :class:`Dataset`.
     """
 
@@ -47,7 +47,7 @@ class Folder(Dataset):
         if len(train) < 2 or not len(kept):
             raise ValueError(
                 f"held_out={held_out:g}: of {len(files)} images in {len(groups)} classes, {len(train)} are left to "
-                f"train on and {len(kept)} to measure by: give more images, or another share"
+                f"train on and {len(kept)} are held out: give more images, or another share"
             )
         x = _images(files, {"rgb": "RGB", "grey": "L"}[colour])
         y = None if classes is None else labels
@@ -62,26 +62,23 @@ class Folder(Dataset):
             dequantize=dequantize,
         )
 
-    def draw(self, n: int, source: torch.Generator) -> Tensor | None:
-        return None
-
 
 def _groups(folder: Path) -> list[list[Path]]:
-    """Returns the files of each class, sorted; those of the folder itself if it has no sub-folders."""
+    """Returns the sorted files of each sub-folder, or of the folder itself if it has none."""
     if not os.path.isdir(folder):
         raise ValueError(f"path={folder}: {'is a file, not a' if os.path.isfile(folder) else 'no such'} folder")
     inside = _listed(folder)
     folders = [path for path in inside if path.is_dir()]
     for path in inside:
         if folders and path not in folders:
-            raise ValueError(f"path={path}: lies beside folders of classes: move it into one of them, or away")
+            raise ValueError(f"path={path}: lies beside folders of classes: move it into one of them, or remove it")
     groups = [_listed(path) for path in folders] or [inside]
     for path, group in zip(folders or [folder], groups, strict=True):
         if not group:
-            raise ValueError(f"path={path}: holds no image: put some there, or remove the folder")
+            raise ValueError(f"path={path}: holds no image: add some, or remove the folder")
         for file in group:
             if file.is_dir():
-                raise ValueError(f"path={file}: a folder in the folder of a class: move its images up")
+                raise ValueError(f"path={file}: is a folder within the folder of a class: move its images up")
     return groups
 
 
@@ -93,19 +90,19 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def _images(files: list[Path], mode: str) -> Tensor:
-    """Reads files as ``(N, C, H, W)`` bytes in a mode of Pillow; all headers are checked before any decoding."""
+    """Reads files as ``(N, C, H, W)`` bytes in a mode of Pillow; checks all headers before it decodes an image."""
     sizes = [_size(file) for file in files]
     for file, size in zip(files, sizes, strict=True):
         if size != sizes[0]:
             raise ValueError(
                 f"path={file}: is {size[0]} × {size[1]} pixels and {files[0].name} {sizes[0][0]} × {sizes[0][1]}: "
-                f"bring all to one size, as by mogrify -resize 32x32! {file.parent}/*"
+                f"resize all to one size, for example by mogrify -resize 32x32! {file.parent}/*"
             )
     width, height = sizes[0]
     try:
         check_memory(len(files) * len(mode) * height * width)
     except ValueError as error:
-        raise ValueError(f"path={files[0].parent}: {error}: give fewer images, or smaller ones") from None
+        raise ValueError(f"path={files[0].parent}: {error}: give fewer or smaller images") from None
     x = np.empty((len(files), len(mode), height, width), dtype=np.uint8)
     for row, file in zip(x, files, strict=True):
         row[...] = np.moveaxis(_pixels(file, mode).reshape(height, width, len(mode)), 2, 0)
@@ -113,7 +110,7 @@ def _images(files: list[Path], mode: str) -> Tensor:
 
 
 def _size(file: Path) -> tuple[int, int]:
-    """Returns width and height from the header; ValueError if it is damaged or absurd, or its pixels are not bytes."""
+    """Returns width and height from the header; raises ValueError if it is damaged or its pixels are not bytes."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -125,11 +122,11 @@ def _size(file: Path) -> tuple[int, int]:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise ValueError(f"path={file}: claims to have too many pixels to be decoded: remove or shrink it") from None
     except UnidentifiedImageError:
-        raise ValueError(f"path={file}: is no PNG or JPEG image: remove or convert it") from None
+        raise ValueError(f"path={file}: is not a PNG or JPEG image: remove or convert it") from None
     except Exception as error:  # Pillow raises nearly anything on damaged files.
         raise ValueError(f"path={file}: cannot be read: {error}") from None
     if mode.startswith(("I", "F")):
-        raise ValueError(f"path={file}: has more than 8 bits a pixel: convert it, as by mogrify -depth 8")
+        raise ValueError(f"path={file}: has more than 8 bits a pixel: convert it, for example by mogrify -depth 8")
     return size
 
 
@@ -143,8 +140,8 @@ def _pixels(file: Path, mode: str) -> np.ndarray:
             with Image.open(file, formats=("PNG", "JPEG")) as image:
                 opaque = not image.has_transparency_data or np.asarray(image.convert("RGBA"))[..., 3].min() == 255
                 pixels = np.asarray(image.convert(mode))
-    except Exception as error:  # As above.
+    except Exception as error:  # Pillow, as above.
         raise ValueError(f"path={file}: is damaged: remove it, or copy it again ({error})") from None
     if not opaque:
-        raise ValueError(f"path={file}: is transparent in places: flatten it, as by mogrify -background white -flatten")
+        raise ValueError(f"path={file}: has transparent pixels: flatten it, by mogrify -background white -flatten")
     return pixels

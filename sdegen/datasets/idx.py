@@ -1,4 +1,4 @@
-"""Images in the IDX format: MNIST and its kin."""
+"""Images in the IDX format, such as MNIST and Fashion-MNIST."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
 BYTES = 8
 """The format's code for unsigned bytes."""
 DENSEST = 1032
-"""Largest number of bytes that a byte of a deflate stream can stand for."""
+"""Largest number of bytes that one byte of a deflate stream can expand to."""
 BLOCK = 2**24
 
 
 class IDX(Dataset):
     """Grey images of 256 levels, 1 × H × W, and their classes, from a folder of four files in the IDX format.
 
-    They are ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte`` and the same with ``t10k`` for the held-out
-    images, each plain or with ``.gz``. The network's units are x/127.5 - 1, from -1 to 1.
+    The files are ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte`` and, for the held-out images, the same with
+    ``t10k``, each plain or with ``.gz``. The network's units are x/127.5 - 1, from -1 to 1.
 
     Reference: Xiao, Rasul and Vollgraf (2017), Fashion-MNIST, https://arxiv.org/abs/1708.07747
 
     Args:
         path: the folder.
-        size: number of images to train on, the first of the file; None for all.
+        size: number of images to train on, from the start of the file; None for all.
         dequantize: see :class:`Dataset`.
     """
 
@@ -68,34 +68,31 @@ class IDX(Dataset):
             dequantize=dequantize,
         )
 
-    def draw(self, n: int, source: torch.Generator) -> Tensor | None:
-        return None
-
 
 def read_idx(path: Path, dimensions: int) -> Tensor:
-    """Reads the array of bytes of an IDX file, uint8, or raises ValueError with the reason.
+    """Reads the array of an IDX file, uint8; raises ValueError with the reason if it cannot.
 
-    A header that promises more than the file can hold is refused before anything is allocated.
+    A header that claims more than the file can hold is rejected before memory is allocated.
 
     Args:
         path: the file, plain or ``.gz``.
-        dimensions: that the array must have.
+        dimensions: number of dimensions that the array must have.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             shape = _shape(file, dimensions)
             promised, size = math.prod(shape), os.path.getsize(path)
             if promised > size * (DENSEST if path.suffix == ".gz" else 1):
-                raise ValueError(f"promises {_words(shape)} bytes, more than a file of {size} bytes holds")
+                raise ValueError(f"claims {_words(shape)} bytes, more than a file of {size} bytes can hold")
             if not promised:
-                raise ValueError(f"holds {_words(shape)} bytes: nothing to learn from")
+                raise ValueError(f"holds {_words(shape)} bytes, which is nothing")
             check_memory(promised)
             values = _read(file, promised + 1)
         if len(values) != promised:
             found = "more" if len(values) > promised else f"only {len(values)}"
-            raise ValueError(f"promises {_words(shape)} bytes, and there are {found}: copy the file again")
+            raise ValueError(f"claims {_words(shape)} bytes, and there are {found}: copy the file again")
     except (ValueError, OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"path={path}: not a sound IDX file: {error}") from None
+        raise ValueError(f"path={path}: not a valid IDX file: {error}") from None
     return torch.frombuffer(values, dtype=torch.uint8).view(shape)
 
 
@@ -116,14 +113,14 @@ def _found(folder: Path, name: str) -> Path:
 
 
 def _shape(file: io.BufferedIOBase, dimensions: int) -> tuple[int, ...]:
-    """Reads the header: two zero bytes, the type of the numbers, the number of dimensions, and each in four bytes."""
+    """Reads the header: two zero bytes, the type of the numbers, the number of dimensions, and four bytes for each."""
     head = bytes(_read(file, 4))
     if head[:2] != b"\0\0" or len(head) < 4:
         raise ValueError(f"begins with {head.hex(' ') or 'nothing'}, not 00 00 08 {dimensions:02x}")
     if head[2] != BYTES:
         raise ValueError(f"holds numbers of type {head[2]}, and only bytes are read, type {BYTES}")
     if head[3] != dimensions:
-        raise ValueError(f"has {head[3]} dimensions where there must be {dimensions}")
+        raise ValueError(f"has {head[3]} dimensions instead of {dimensions}")
     sizes = bytes(_read(file, 4 * dimensions))
     if len(sizes) < 4 * dimensions:
         raise ValueError("ends within its header")
@@ -131,7 +128,7 @@ def _shape(file: io.BufferedIOBase, dimensions: int) -> tuple[int, ...]:
 
 
 def _read(file: io.BufferedIOBase, count: int) -> bytearray:
-    """Reads at most ``count`` bytes, with no more memory than there are bytes."""
+    """Reads at most ``count`` bytes, and allocates no more memory than the file has bytes."""
     values = bytearray()
     while len(values) < count and (block := file.read(min(BLOCK, count - len(values)))):
         values += block

@@ -34,7 +34,7 @@ class Mixture(Dataset):
         standardize: bool | Literal["robust", "quantile"] = True,
     ) -> None:
         if len({len(mean) for mean in means}) != 1:
-            raise ValueError("means must be lists of one and the same length: try means=[[-3],[3]]")
+            raise ValueError("means must be lists of the same length: try means=[[-3],[3]]")
         if min(variances, default=0) <= 0:
             raise ValueError(f"variances={list(variances)} must be above 0")
         law = GaussianMixture(torch.tensor(weights), torch.tensor(means), torch.tensor(variances))

@@ -1,8 +1,8 @@
-"""Two-dimensional classics, drawn afresh as often as one likes."""
+"""Well-known laws in the plane, from which any number of points can be drawn."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Literal
 
 import numpy as np
@@ -11,11 +11,11 @@ from torch import Tensor
 
 from sdegen.core.checks import in_range
 from sdegen.core.randomness import generator
-from sdegen.datasets.base import Dataset, check_size, numpy_source
+from sdegen.datasets.base import Dataset, check_size
 
 
-class Planar(Dataset):
-    """Points in the plane with a known recipe.
+class Planar(Dataset, ABC):
+    """Points in the plane whose law is known by a recipe.
 
     Args:
         seed: supplied by the experiment.
@@ -29,11 +29,12 @@ class Planar(Dataset):
         super().__init__(self.draw(check_size(size), generator("cpu", seed, "data")), standardize=standardize)
 
     def draw(self, n: int, source: torch.Generator) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(self._recipe(n, numpy_source(source))))
+        numbers = np.random.default_rng(int(torch.randint(2**62, (), generator=source)))
+        return torch.from_numpy(np.ascontiguousarray(self._recipe(n, numbers)))
 
     @abstractmethod
     def _recipe(self, n: int, source: np.random.Generator) -> np.ndarray:
-        """``(n, 2)`` independent points."""
+        """Draws ``(n, 2)`` independent points."""
 
 
 def _state(source: np.random.Generator) -> int:
@@ -83,7 +84,7 @@ class SwissRoll(Planar):
 
 
 class Checkerboard(Planar):
-    """Uniform on the eight dark squares of a 4 × 4 board of side 4, centred at 0."""
+    """The uniform law on the eight dark squares of a 4 × 4 board of side 4, centred at 0."""
 
     def __init__(
         self, seed: int, noise: float = 0.0, size: int = 5000, standardize: bool | Literal["robust", "quantile"] = True
@@ -100,7 +101,7 @@ class Checkerboard(Planar):
 class Pinwheel(Planar):
     """Five Gaussian arms bent around the origin (Johnson et al. 2016, https://arxiv.org/abs/1603.06277).
 
-    ``noise`` is the spread across an arm at its middle.
+    ``noise`` is the width of an arm at its middle.
     """
 
     ARMS, LENGTH, BEND = 5, 0.3, 0.25

@@ -18,11 +18,11 @@ EYE_STD = 0.02
 
 
 class Smile(Dataset):
-    r"""100 + 100 points of the eyes, 200 of the mouth: section 5.2 of the paper, and appendix E with noise.
+    r"""A face of 100 points for each eye and 200 for the mouth: section 5.2 of the paper, with noise appendix E.
 
     The eyes are :math:`N((\pm 0.6, 0.8), 0.02^2 I)`; the mouth is :math:`(x, -\sqrt{1 - x^2})` with
     :math:`x \sim U[-1, 1]`, plus :math:`N(0, \text{noise}^2 I)`. The training set has the paper's fixed counts;
-    :meth:`draw` draws the counts, too.
+    in :meth:`draw` the counts are random as well.
 
     Args:
         seed: supplied by the experiment.
@@ -46,7 +46,7 @@ class Smile(Dataset):
         return self._points(part, source)
 
     def modes(self, x: Tensor) -> Tensor:
-        """Returns 0 and 1 for the eyes, 2 for the mouth: the nearest of them."""
+        """Returns the nearest part: 0 and 1 for the eyes, 2 for the mouth."""
         distances = torch.cat([torch.cdist(x.double(), EYES.to(x.device)), self._to_mouth(x)[:, None]], dim=1)
         return distances.argmin(1)
 
@@ -64,7 +64,7 @@ class Smile(Dataset):
 
     @staticmethod
     def _to_mouth(x: Tensor) -> Tensor:
-        """Returns the distance to the lower half of the unit circle: below 0 to the circle, above to a corner."""
+        """Returns the distance to the lower half of the unit circle; above the axis, that to the nearer corner."""
         x = x.double()
         corner = torch.stack([x[:, 0].abs() - 1, x[:, 1]], dim=1).norm(dim=1)
         return torch.where(x[:, 1] <= 0, (x.norm(dim=1) - 1).abs(), corner)
@@ -73,9 +73,9 @@ class Smile(Dataset):
         r"""Returns the law as a mixture, with nodes at equal angles for the mouth.
 
         With x uniform, the angle :math:`\theta` has density :math:`\tfrac12 \sin\theta`. A trapezoid rule over
-        Gaussians of standard deviation s at distance h errs by :math:`e^{-2 \pi^2 s^2/h^2}`: nodes closer than 1.3
-        times the smallest s there is, :math:`10^{-3}/1.7` without noise (:math:`\sigma_\varepsilon` of VP in
-        these units), leave 10⁻⁵.
+        Gaussians of standard deviation s at distance h has the error :math:`e^{-2 \pi^2 s^2/h^2}`, which is below 10⁻⁵
+        for nodes closer than 1.3 s. The smallest s is the noise or, without noise, :math:`10^{-3}/1.7`, which is
+        :math:`\sigma_\varepsilon` of VP in these units.
         """
         nodes = math.ceil(math.pi / (1.3 * max(self.noise, 6e-4)))
         theta = (torch.arange(nodes, dtype=torch.float64) + 0.5) * math.pi / nodes

@@ -1,6 +1,7 @@
 r"""Units: maps between the coordinates of the user and those of the network.
 
-Each map is increasing in every coordinate by itself. With :math:`x' = e(x)`, densities and scores change by the slope:
+A map acts on each coordinate by itself, and increases. With :math:`x' = e(x)`, densities and scores change by the
+slope:
 
 .. math:: \log p(x) = \log p'(x') + \sum_i \log e_i'(x_i), \qquad
           \nabla \log p(x) = e'(x) \, \nabla \log p'(x') + \nabla \log e'(x).
@@ -17,11 +18,11 @@ from torch import Tensor
 
 
 class Units(ABC):
-    """Map between the user's coordinates and those of the network, increasing in each by itself.
+    """Map between the user's coordinates and those of the network.
 
     Attributes:
-        affine: the map itself if it is affine, else None; only affine maps keep the form of a Gaussian mixture and of a
-            linear measurement.
+        affine: the map itself if it is affine, else None. Only affine maps turn Gaussian mixtures and linear
+            measurements into the same.
     """
 
     affine: Affine | None
@@ -48,7 +49,7 @@ class Units(ABC):
     def log_slope(self, x: Tensor) -> Tensor:
         """Returns the log of the slope of :meth:`encode` at points in the user's units: ``(N, *)``, float64.
 
-        It is -inf where the map gives no density.
+        It is -inf at points without density.
         """
 
     @abstractmethod
@@ -60,11 +61,11 @@ class Units(ABC):
         """Returns the tensors from which :func:`restored` rebuilds the map."""
 
     def log_det(self, x: Tensor) -> Tensor:
-        """Returns the term of :meth:`encode` in log-densities in the user's units: ``(N, *)`` to ``(N,)`` float64."""
+        """Returns the log-determinant of :meth:`encode` at points in the user's units: ``(N, *)`` to ``(N,)``."""
         return self.log_slope(x).flatten(1).sum(1)
 
     def score(self, x: Tensor, inner: Tensor) -> Tensor:
-        """Converts the score at ``encode(x)``, in the network's units, to the score at x in the user's: ``(N, *)``."""
+        """Converts ``inner``, the score at ``encode(x)`` in the network's units, to the user's units: ``(N, *)``."""
         return self.log_slope(x).exp() * inner.double() + self.log_slope_gradient(x)
 
     def equals(self, other: Units) -> bool:
@@ -78,7 +79,7 @@ class Affine(Units):
 
     Args:
         shift: float64, of the shape of one point.
-        scale: the same, above 0.
+        scale: float64 of the same shape, above 0.
     """
 
     def __init__(self, shift: Tensor, scale: Tensor) -> None:
@@ -96,7 +97,7 @@ class Affine(Units):
 
     @property
     def uniform(self) -> bool:
-        """True if all coordinates are scaled alike, so that a linear map of points keeps its meaning."""
+        """True if all coordinates have the same scale, so that a linear map of points keeps its meaning."""
         return bool((self.scale == self.scale.flatten()[0]).all())
 
     def encode(self, x: Tensor) -> Tensor:
@@ -124,8 +125,8 @@ class Quantile(Units):
     .. math:: z = z_k + (z_{k+1} - z_k) \frac{s \xi^2 + d_k \xi (1 - \xi)}{s + (d_k + d_{k+1} - 2 s) \xi (1 - \xi)},
 
     whose inverse is the root of a quadratic. Beyond the knots z is linear, so that standard normal scores give normal
-    tails. u is the column itself, or its logarithm where all of it is above 0. What is decoded is then above 0, too;
-    points that are not have density 0, and are encoded as one far below the others.
+    tails. u is the column itself, or its logarithm if the whole column is above 0. Decoded values are then above 0 as
+    well; points that are not have density 0, and are encoded far below all others.
 
     Reference: Gregory and Delbourgo (1982), https://doi.org/10.1093/imanum/2.2.123
 
@@ -186,13 +187,13 @@ class Quantile(Units):
         return {name: getattr(self, name) for name in ("knots", "scores", "slopes", "logarithm")}
 
     def _plain(self, x: Tensor) -> Tensor:
-        """Returns the columns, or their logarithms for some: ``(*, d)`` to ``(d, N)`` float64."""
+        """Returns u, the columns or their logarithms: ``(*, d)`` to ``(d, N)`` float64."""
         u, logarithm = x.double().reshape(-1, len(self.knots)).T, self.logarithm.to(x.device)[:, None]
         lowest = (self.knots - self.BELOW / self.slopes).to(x.device)[:, :1]
         return torch.where(logarithm, torch.where(u <= 0, lowest, u.clamp(min=5e-324).log()), u)
 
     def _beyond(self, u: Tensor, ends: Tensor, slopes: Tensor) -> Tensor:
-        """Returns what the linear tails add, ``(d, N)``; 0 between the knots."""
+        """Returns the term of the linear tails, ``(d, N)``; 0 between the knots."""
         ends, slopes = ends.to(u.device), slopes.to(u.device)
         below, above = (u - ends[:, :1]).clamp(max=0), (u - ends[:, -1:]).clamp(min=0)
         return slopes[:, :1] * below + slopes[:, -1:] * above
@@ -203,8 +204,8 @@ class _Piece:
 
     Args:
         spline: the map.
-        ends: its knots or its scores, whichever the numbers are compared with.
-        at: the numbers, ``(d, N)``; those beyond all knots are moved to the nearest.
+        ends: the knots or the scores, with which the numbers are compared.
+        at: the numbers, ``(d, N)``; numbers beyond all knots are moved to the nearest.
     """
 
     def __init__(self, spline: Quantile, ends: Tensor, at: Tensor) -> None:
@@ -217,7 +218,7 @@ class _Piece:
         self.width, self.rise = self.stop - self.start, high - self.low
         self.secant = self.rise / self.width
         first, last = ends.gather(1, index), ends.gather(1, index + 1)
-        # Each from its own end: 1 - xi would lose the digits of a small eta.
+        # eta is not computed as 1 - xi, which would lose the digits of a small eta.
         self.xi, self.eta = (((a - b) / (last - first)).clamp(0, 1) for a, b in ((at, first), (last, at)))
         self.both = self.xi * self.eta
         self.excess = self.left + self.right - 2 * self.secant
@@ -226,11 +227,11 @@ class _Piece:
 
 
 def _root(y: Tensor, secant: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """Returns the share of a piece's width at which a share y of its rise is reached."""
+    """Returns the share of the width of a piece at which it has reached the share y of its rise."""
     b = left - y * (left + right - 2 * secant)
     a = secant - b
     root = (b * b + 4 * a * secant * y).clamp(min=0).sqrt()
-    # Two forms of one root; each is used where it does not subtract nearly equal numbers.
+    # Both forms are the same root; each is used where it does not subtract nearly equal numbers.
     return torch.where(b >= 0, 2 * secant * y / (b + root), (root - b) / (2 * a))
 
 
@@ -240,7 +241,7 @@ def restored(state: Mapping[str, Tensor]) -> Units:
 
 
 def is_sound(state: Mapping[str, Tensor]) -> bool:
-    """True if the tensors are the state of a map that is finite and increasing; a stranger's file may hold others."""
+    """True if the tensors are the state of a finite, increasing map; a file from elsewhere may hold others."""
     named = dict(state)
     logarithm = named.pop("logarithm", None)
     if any(value.dtype != torch.float64 or not bool(value.isfinite().all()) for value in named.values()):

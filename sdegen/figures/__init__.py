@@ -1,7 +1,4 @@
-"""Figures of data, samples, processes and densities, by matplotlib. Every function returns a figure and shows nothing.
-
-Figures of several runs are in :mod:`sdegen.reports`.
-"""
+"""Figures of data, samples, processes and densities, by matplotlib; every function returns a figure."""
 
 from sdegen.figures.densities import density, interpolation, likelihoods
 from sdegen.figures.images import accuracy, classes, generation, posterior, steering

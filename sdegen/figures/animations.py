@@ -19,15 +19,15 @@ from sdegen.samplers import Samples
 from sdegen.sde.base import SDE
 
 FRAMES, IMAGE_FRAMES, COLOURS = 45, 20, 16
-"""Frames of points and of images, and colours. Noisy images hardly compress: 20 frames keep a GIF below 400 kB."""
+"""Numbers of frames of points and of images, and of colours; noisy images hardly compress."""
 MOVING, LAST = 2200, 1500
-"""Milliseconds of the motion (at least 50 for each frame) and of the last frame."""
+"""Milliseconds of the motion, at least 50 for each frame, and of the last frame."""
 POINTS = 1000
-"""Points that are drawn."""
+"""Number of points that are drawn."""
 SIDE, PIXELS = 6, 120
-"""Most images in a row, and the most pixels of a row together; a row has at least one image."""
+"""Largest number of images in a row and of pixels in a row; a row has at least one image."""
 WIDTH, ENLARGED = 320, 180
-"""Width of the picture of points, and least width of the picture of images, in pixels."""
+"""Width of a picture of points, and smallest longer side of a picture of images, in pixels."""
 BAND = 20
 """Height of the line above images that shows the time, in pixels."""
 
@@ -48,7 +48,7 @@ def animation(dataset: Dataset, samples: Samples, sde: SDE) -> list[Image.Image]
     most = IMAGE_FRAMES if images else FRAMES
     chosen = spread(sde, times, most) if len(times) > most else list(range(len(times)))
     states = samples.path[chosen, : SIDE**2 if images else POINTS].detach().cpu().double()
-    # With a last, noiseless step the samples are not the state at eps.
+    # After a last, noiseless step the samples differ from the state at eps.
     states[-1] = samples.x[: states.shape[1]].detach().cpu().double()
     times = times[chosen]
     if images:
@@ -60,8 +60,8 @@ def animation(dataset: Dataset, samples: Samples, sde: SDE) -> list[Image.Image]
 
 def save(frames: list[Image.Image], path: Path) -> Path:
     """Writes pictures as a GIF that loops."""
-    # One palette for all frames, or the data in the background would flicker. Of Pillow's methods, maximum coverage
-    # keeps white exactly white, and keeps colours that few pixels have.
+    # All frames share one palette, or the background would flicker. Of Pillow's methods, maximum coverage keeps white
+    # exactly white, and the colours of few pixels.
     sheet = np.concatenate([np.asarray(frames[i]) for i in (0, len(frames) // 2, -1)])
     palette = Image.fromarray(sheet).quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     flat = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
@@ -95,7 +95,7 @@ def _line(dataset: Dataset, states: Tensor, times: Tensor, sde: SDE) -> Iterator
     for x, t, limit in zip(states, times, limits, strict=True):
         grid = torch.linspace(-limit, limit, 241, dtype=torch.float64)
         density = heat(dataset, sde, t[None], grid)[:, 0]
-        # In units of the view: the height stays the same when the view widens with the noise.
+        # The density per view width: its height stays the same when the view widens with the noise.
         density /= density.mean()
         counts, edges = np.histogram(x.numpy(), bins, (-limit, limit))
         rows.append((counts * bins / len(x), edges, density, grid))
@@ -136,7 +136,7 @@ def _rendered(figure: Figure) -> Image.Image:
 
 
 def _limits(dataset: Dataset, states: Tensor) -> list[float]:
-    """Returns half the width of the view in each frame: always the same, unless noise is far wider than the data."""
+    """Returns half the width of the view in each frame, which is constant unless noise is far wider than the data."""
     own = [float(state[:, :2].abs().quantile(0.998)) for state in states]
     data = float(dataset.units.encode(dataset.x[:POINTS]).abs().quantile(0.999))
     widest = max(own[0], data)

@@ -18,13 +18,13 @@ from sdegen.figures.points import DATA, DENSITY, SAMPLES, STYLE, image_grid, sho
 def density(
     dataset: Dataset, axes: Sequence[Tensor], log_p: Tensor, exact: Callable[[Tensor], Tensor | None]
 ) -> Figure:
-    """Draws the density of a model over the line or the plane, in the user's units, beside the exact one or the data.
+    """Draws the density of a model on the line or in the plane, in the user's units, with the exact one or the data.
 
     Args:
         dataset: the data.
         axes: the grid, a tensor for each coordinate.
-        log_p: log-density of the model on the grid, in nats, flat.
-        exact: function that returns the exact log-density at points, or None.
+        log_p: log-density of the model at all points of the grid, in nats, ``(N,)``.
+        exact: returns the exact log-density at points, or None if it is not known.
     """
     grid = torch.cartesian_prod(*axes).reshape(-1, len(axes))
     truth = exact(grid)

@@ -19,7 +19,7 @@ UNKNOWN = "#56B4E9"
 
 
 def generation(path: Tensor, times: Tensor, low: float, high: float, rows: int = 4, columns: int = 11) -> Figure:
-    """Draws images on their way from noise to data, a row each, with the times on top: figure 7 of the paper.
+    """Draws images on their way from noise to data, one in each row, with the times on top: figure 7 of the paper.
 
     Args:
         path: states ``(F, B, C, H, W)``; ``rows`` images are drawn at ``columns`` times, from the first to the last.
@@ -51,7 +51,7 @@ def classes(x: Tensor, y: Tensor, low: float, high: float, columns: int = 10) ->
         y: their classes, ``(N,)``, in any order.
         low: value that is drawn black.
         high: value that is drawn white.
-        columns: most images of a class; the row of a class with fewer ends in white.
+        columns: largest number of images of a class; rows with fewer end in white.
     """
     x, y = _scaled(x, low, high), y.cpu()
     labels = y.unique()
@@ -83,7 +83,7 @@ def posterior(truth: Tensor | None, measured: Tensor, x: Tensor, low: float, hig
         samples: number of samples to draw.
     """
     x = x.detach().double().cpu()
-    # The root mean square over three colours: a grey picture in colour has the deviation of the grey one.
+    # The root mean square over colours, so that a grey picture has the same deviation in colour.
     deviation = x.var(0, correction=0).mean(0).sqrt().numpy()
     named: list[tuple[str, Tensor | None]] = [("truth", truth)] if truth is not None else []
     named += [("measured", measured), ("mean", x.mean(0)), ("deviation", None)]
@@ -104,7 +104,7 @@ def posterior(truth: Tensor | None, measured: Tensor, x: Tensor, low: float, hig
 
 
 def accuracy(times: Tensor, curves: Mapping[str, Tensor], chance: float) -> Figure:
-    """Draws the accuracy of classifiers of noisy images over time, with that of a guess.
+    """Draws the accuracy of classifiers of noisy images over time, and of a guess.
 
     Args:
         times: times, ``(F,)``.
@@ -158,7 +158,7 @@ def _show(axes: Axes, picture: np.ndarray) -> None:
 
 
 def _picture(image: Tensor, low: float, high: float) -> np.ndarray:
-    """Returns one image ``(C, H, W)`` as :func:`_show` takes it."""
+    """Returns an image ``(C, H, W)`` in the form that :func:`_show` takes."""
     picture = image_grid(_scaled(image[None], low, high), 1)
     if picture.ndim == 3:
         picture = np.where(np.isnan(picture).any(2, keepdims=True), matplotlib.colors.to_rgb(UNKNOWN), picture)

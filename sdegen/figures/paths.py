@@ -1,7 +1,4 @@
-"""Figures of the process in the network's units: its paths over the density, and the field of the score.
-
-These are figures 1 and 2 of the paper.
-"""
+"""Figures of the process in the network's units: its paths over the density, and the field of the score."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ from sdegen.sde.mixture import marginals as exact_marginals
 SIGNED = LinearSegmentedColormap.from_list("signed", [DATA, "white", SAMPLES])
 RISING, DENSE = (LinearSegmentedColormap.from_list("rising", ["white", colour]) for colour in (SAMPLES, DATA))
 VISITED = 1e-3
-"""Share of the density's maximum at t below which the field is grey: hardly a path comes there."""
+"""Share of the density's maximum at t below which the field is grey, since few paths go there."""
 GREY = f"grey: $p_t$ below {number(VISITED)} of its maximum"
 OUTLINE = [patheffects.Stroke(linewidth=0.9, foreground="0.2"), patheffects.Normal()]
 DENSITY_LABEL = "density over its\nmaximum at t"
@@ -67,7 +64,7 @@ def process(dataset: Dataset, sde: SDE, score: Score, *, seed: int = 0, count: i
         "reverse SDE": _backward(sde, score, prior, noise, EulerMaruyama(), steps),
         "flow ODE": _backward(sde, score, prior, noise, RK4(), max(steps // 4, 1)),
     }
-    # The view has room for the paths of a poor score, but not for those of one that diverges.
+    # The view is wide enough for the paths of a poor score, but not for those of a diverging one.
     reach = [float(np.nanmax(np.abs(path.x))) for path in paths.values()]
     limit = 1.02 * min(max(reach), 3 * reach[0])
     x, t = torch.linspace(-limit, limit, 300).double(), torch.linspace(sde.eps, sde.T, 200, dtype=torch.float64)
@@ -169,7 +166,7 @@ def _field_in_plane(dataset: Dataset, sde: SDE, score: Score, exact: Marginals |
 
 
 def _arrows(axes: Axes, sde: SDE, score: Score, draws: Tensor, limit: float, t: Tensor) -> None:
-    """Draws arrows along the score, cut at its 99 % quantile over draws of x(t), which spans a cell of the grid."""
+    """Draws arrows along the score. The longest, its 99 % quantile over draws of x(t), spans a cell of the grid."""
     points = _grid(limit * (1 - 1 / ARROWS), ARROWS)
     arrows = _scaled(sde, score, points, t)
     longest = float(_scaled(sde, score, draws, t).norm(dim=1).quantile(0.99))
@@ -179,7 +176,7 @@ def _arrows(axes: Axes, sde: SDE, score: Score, draws: Tensor, limit: float, t: 
 
 
 def _forward(sde: SDE, x: Tensor, noise: RandnLike, steps: int) -> Path:
-    """Paths of the forward SDE by Euler–Maruyama, from eps to T."""
+    """Returns paths of the forward SDE by Euler–Maruyama, from eps to T."""
     times = torch.linspace(sde.eps, sde.T, steps + 1, dtype=torch.float64)
     kept = torch.linspace(0, steps, KEPT).round().long().unique()
     states = [x := sde.perturb(x, times[0].expand(len(x)), noise)]
@@ -208,7 +205,7 @@ def _draws(dataset: Dataset, sde: SDE, t: Tensor) -> Tensor:
 
 
 def _times(sde: SDE) -> Tensor:
-    """Returns times at which the noise is ten times to a tenth of the data, even in log σ/α, or else even in log t."""
+    """Returns times from σ/α = 10 to 0.1, evenly spaced in its logarithm, or in log t if there is no σ."""
     share = torch.linspace(0, 1, PANELS, dtype=torch.float64)
     ends = torch.tensor([sde.T, sde.eps], dtype=torch.float64)
     if sde.linear is None:
@@ -225,7 +222,7 @@ def _scaled(sde: SDE, score: Score, x: Tensor, t: Tensor) -> Tensor:
 
 
 def _top(values: np.ndarray) -> float:
-    """Returns the end of the scale of colours: the maximum would be that of a few spots, and leave all others white."""
+    """Returns the end of the colour scale, a quantile: with the maximum, all but a few spots would be white."""
     return max(float(np.quantile(np.abs(values), 0.98)), 1e-12)
 
 
@@ -235,13 +232,13 @@ def _unit(sde: SDE) -> str:
 
 def _grid(limit: float, side: int) -> Tensor:
     """Returns a square grid, ``(side², 2)``; the first coordinate changes slowest."""
-    # float32: it is precise enough for a figure, and the exact score of a curve sums thousands of components.
+    # float32 is precise enough for a figure, and faster: the exact score of a curve sums thousands of components.
     line = torch.linspace(-limit, limit, side)
     return torch.cartesian_prod(line, line)
 
 
 def _image(axes: Axes, values: np.ndarray, t: Tensor, x: Tensor, **style: Any) -> Any:  # noqa: ANN401
-    """Draws values ``(N, K)`` at x ``(N,)``, upwards, and t ``(K,)``, which are the centres of the cells."""
+    """Draws values ``(N, K)`` over t ``(K,)`` and, upwards, x ``(N,)``, which are the centres of the cells."""
     ends = [(float(line[0]), float(line[-1]), 0.5 * float(line[1] - line[0])) for line in (t, x)]
     (left, right), (low, high) = ((first - half, last + half) for first, last, half in ends)
     extent = (left, right, low, high)

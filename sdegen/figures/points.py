@@ -1,4 +1,4 @@
-"""Figures of data and samples, with the style and the parts that all figures share."""
+"""Figures of data and samples, and the style and parts that all figures share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sdegen.sde.base import SDE
 from sdegen.sde.mixture import marginals as exact_marginals
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""The palette of Okabe & Ito, which every kind of colour vision can distinguish."""
+"""The palette of Okabe & Ito, which is also distinct for colour-blind readers."""
 MARKERS = "os^DvPX"
 """Markers for lines, so that a figure can be read in grey."""
 DATA, SAMPLES = COLOURS[:2]
@@ -172,7 +172,7 @@ def _compare_points(data: np.ndarray, x: np.ndarray) -> Figure:
 
 
 def units(dataset: Dataset) -> str:
-    """Returns the network's units of the data in words."""
+    """Returns the name of the network's units for labels."""
     x, inner = dataset.x.double(), dataset.units.encode(dataset.x)
     if torch.equal(x, inner):
         return "in the data's units"
@@ -195,7 +195,7 @@ def number(value: float) -> str:
 
 
 def _compare_images(data: Tensor, x: Tensor) -> Figure:
-    # The range is that of a part, since data larger than memory are read from the disk.
+    # A part gives the range, since data larger than memory are read from the disk.
     part = data[:1000].double()
     low, high = float(part.min()), float(part.max())
     with matplotlib.rc_context(STYLE):
@@ -208,7 +208,7 @@ def _compare_images(data: Tensor, x: Tensor) -> Figure:
 
 
 def image_grid(images: Tensor, side: int = 8, lines: int | None = None) -> np.ndarray:
-    """Returns the first images ``(N, C, H, W)`` in [0, 1] as one picture, ``side`` in a row, a white pixel apart.
+    """Returns the first images ``(N, C, H, W)`` in [0, 1] as one picture, ``side`` in a row, with white lines between.
 
     The picture is ``(h, w)``, or ``(h, w, 3)`` if the images have three channels or more; only the first three count.
     """

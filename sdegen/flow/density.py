@@ -1,4 +1,4 @@
-"""The check that data have a density, which precedes every likelihood."""
+"""The check that data have a density, made before every likelihood."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ log = logging.getLogger("sdegen")
 
 
 def check_density(dataset: Dataset) -> None:
-    """Raises UserError if the data have no density: their likelihood would only show how small eps is."""
+    """Raises UserError if the data have no density: their likelihood would grow without bound as eps falls."""
     if dataset.levels is not None or dataset.cells is not None:
         return
     if dataset.law is not None and dataset.law.singular:
         raise UserError(
-            "likelihood: the data lie on a curve or at points and have no density, and their likelihood grows without "
-            "bound as sde.eps falls: use a run of noisy data, such as dataset=smile_noisy"
+            "likelihood: the data lie on a curve or at points and have no density: their likelihood grows without "
+            "bound as sde.eps falls; use a run of noisy data, such as dataset=smile_noisy"
         )
     parts = chunks(dataset.x)
     low = torch.stack([part.amin(0) for part in parts]).amin(0)

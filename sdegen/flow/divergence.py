@@ -1,4 +1,4 @@
-r"""The divergence of a field, exactly or by random probes."""
+r"""The divergence of a field, exact or estimated by random probes."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ class Divergence(ABC):
     r"""The divergence of a field, or several independent estimates of it.
 
     Attributes:
-        estimates: their number.
+        estimates: number of estimates for each point.
     """
 
     estimates: int
 
     @abstractmethod
     def probes(self, x: Tensor, noise: RandnLike) -> Tensor:
-        """Draws K random directions for each point, for its whole trajectory: ``(B, *)`` to ``(B, K, *)``.
+        """Draws K random directions for each point, ``(B, *)`` to ``(B, K, *)``, which its whole trajectory keeps.
 
-        New directions at each evaluation would make the right-hand side a jagged function of time, whose error no
-        solver can control.
+        New directions at each evaluation would make the right-hand side a discontinuous function of time.
         """
 
     @abstractmethod
@@ -41,7 +40,7 @@ class Divergence(ABC):
 
 
 class Exact(Divergence):
-    r""":math:`\sum_i \partial f_i / \partial x_i`, by a backward pass for each of the d dimensions."""
+    r"""The exact divergence :math:`\sum_i \partial f_i / \partial x_i`, by a backward pass for each of d dimensions."""
 
     estimates = 1
 
@@ -63,7 +62,7 @@ class Hutchinson(Divergence):
     Reference: Hutchinson (1990), Communications in Statistics 19(2), 433–450.
 
     Args:
-        probes: their number, from 1 to the number of dimensions, where :class:`Exact` costs the same.
+        probes: number of probes, from 1 to the number of dimensions, at which :class:`Exact` costs the same.
     """
 
     def __init__(self, probes: int = 1) -> None:
@@ -79,7 +78,7 @@ class Hutchinson(Divergence):
 
 
 def by_probes(probes: int, dimensions: int) -> Divergence:
-    """Returns the divergence by a number of probes, 0 for exact; UserError if exact would cost less."""
+    """Returns the divergence by a number of probes, 0 for exact; raises UserError if exact would cost less."""
     if probes < 0:
         raise UserError(f"probes={probes} must be at least 0, which stands for the exact divergence")
     return Hutchinson(_affordable(probes, dimensions)) if probes else Exact()

@@ -1,14 +1,14 @@
 r"""Likelihoods, latents and interpolation along the probability-flow ODE.
 
-The flow :math:`\dot x = \tilde f(x, t) = f(x, t) - \tfrac12 g(t)^2 \nabla \log p_t(x)` carries a point at
-:math:`\varepsilon` to a latent at :math:`T`, one to one, and along it the density changes by the divergence alone:
+The flow :math:`\dot x = \tilde f(x, t) = f(x, t) - \tfrac12 g(t)^2 \nabla \log p_t(x)` maps each point at
+:math:`\varepsilon` to its own latent at :math:`T`. Along the flow the density changes by the divergence alone:
 
 .. math:: \log p_\varepsilon(x) = \log p_T(x_T) + \int_\varepsilon^T \nabla \cdot \tilde f(x_t, t) \, dt.
 
-Only f, g and the prior of an SDE are needed, so that any SDE has a likelihood.
+Only f, g and the prior are needed, so that every SDE has a likelihood.
 
-A given point is taken as :math:`x(\varepsilon)`, because a score may be infinite at 0. The density is therefore that of
-the data after the first :math:`\varepsilon` of noise: under VP with :math:`\varepsilon = 10^{-5}`, a blur of 0.001
+A given point is taken as :math:`x(\varepsilon)`, because a score may be infinite at 0. It is therefore the density of
+the data with the noise at :math:`\varepsilon`: under VP with :math:`\varepsilon = 10^{-5}`, a blur of 0.001
 standard deviations. The likelihood of data on a curve or a lattice, which have no density, only shows how small the
 blur is.
 
@@ -38,11 +38,11 @@ class Likelihood(NamedTuple):
 
     Attributes:
         log_p: log-density of each point in the user's units, in nats, ``(B,)`` float64.
-        standard_error: of each ``log_p``, from the spread of its probes, ``(B,)`` float64; None if the divergence is
-            exact, or by a single probe, which has no spread.
+        standard_error: standard error of each ``log_p``, from the spread of its probes, ``(B,)`` float64; None for an
+            exact divergence or a single probe.
         latent: the points at T, in the network's units, ``(B, *)`` float64.
         nfe: evaluations of the score per point, counted at the score; each has a backward pass for every probe, or for
-            every dimension.
+            every dimension if the divergence is exact.
     """
 
     log_p: Tensor
@@ -103,9 +103,8 @@ class Flow:
     def log_prob(self, x: Tensor, divergence: Divergence, seed: int = 0) -> Likelihood:
         r"""Returns the log-density at points, :math:`\log p(x) = \log p_\varepsilon(e(x)) + \sum_i \log e_i'(x_i)`.
 
-        e is the map of the units. The result is -inf where the map gives no density: see
-        :class:`sdegen.datasets.Quantile`. Point i depends on (seed, i) alone if the solver gives each point its own
-        steps.
+        e is the map of the units. The result is -inf at points without density: see :class:`sdegen.datasets.Quantile`.
+        Point i depends on (seed, i) alone if the solver gives each point its own steps.
 
         Args:
             x: ``(B, *)``, in the user's units.
@@ -139,8 +138,9 @@ class Flow:
     def _augmented(self, score: Score, like: Tensor, divergence: Divergence, probes: Tensor) -> RowField:
         """Returns the flow with its divergence, on states ``(b, d + K)`` of x and its log-determinants over d.
 
-        Each part meets the tolerance by itself: in one norm, the d entries of x would hide an error of the density. The
-        division by d makes the tolerance one in nats for each dimension, at a cost that does not grow with d.
+        Each part meets the tolerance by itself, since in one norm the d entries of x would hide an error of the
+        density. After the division by d the tolerance is in nats per dimension, and the number of steps does not grow
+        with d.
         """
         drift, d = self.sde.reverse(score, eta=0).drift, like[0].numel()
 
@@ -161,7 +161,7 @@ class Flow:
             return torch.cat([self.solver.solve(drift, b, start, stop, torch.zeros(0)).x for b in batches]).double()
 
     def _checked(self, x: Tensor) -> Tensor:
-        """Returns ``x``, or raises UserError if it is no batch of points; ``(2,)`` would broadcast to two of them."""
+        """Returns ``x``, or raises UserError if it is not a batch of points; ``(2,)`` would broadcast."""
         if not len(x) or tuple(x.shape[1:]) != self.units.shape:
             wanted = ", ".join(map(str, ("N", *self.units.shape)))
             raise UserError(f"points of shape {tuple(x.shape)} are not a batch ({wanted}): add or drop an axis")
@@ -176,7 +176,7 @@ def arc(a: Tensor, b: Tensor, n: int) -> Tensor:
 
     A Gaussian in d dimensions has nearly all its mass at the radius of :math:`\sqrt d` standard deviations. The arc
     stays there; the middle of the straight line is at :math:`\sqrt{d/2}`, where the prior has no mass and a score was
-    never trained. If both ends are on one line with the origin, as always in one dimension, it is the straight line.
+    never trained. If both ends are on one line with the origin, as in one dimension, the result is the straight line.
 
     Reference: Shoemake (1985), https://doi.org/10.1145/325334.325242
 
@@ -202,7 +202,7 @@ def dequantized(x: Tensor, seed: int) -> Tensor:
 
     If p is a density, :math:`P(x) = \int_{-1/2}^{1/2} p(x + u) du` is the probability of the values that round to x,
     and by Jensen's inequality :math:`E_u \log p(x + u) \le \log P(x)`. The cell is centred on x, where a model of the
-    values themselves has its mass. Entry i depends on (seed, i) alone.
+    whole numbers has its mass. Entry i depends on (seed, i) alone.
 
     Reference: Theis et al. (2016), https://arxiv.org/abs/1511.01844
 

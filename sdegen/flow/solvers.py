@@ -35,9 +35,9 @@ class ODESolver(ABC):
             x: initial values, ``(B, *)``.
             t0: start.
             t1: end.
-            times: ``(F,)``, from ``t0`` to ``t1``, where the path is wanted; may be empty.
-            parts: numbers of entries of the parts of a state, each of which meets the tolerance by itself if the
-                solver controls the error of each row; empty for one part.
+            times: times at which the path is wanted, ``(F,)`` from ``t0`` to ``t1``; may be empty.
+            parts: number of entries of each part of a state; a solver that controls the error of each row does so for
+                each part by itself. Empty for one part.
         """
 
     def solve(self, field: Field, x: Tensor, t0: float, t1: float, times: Tensor) -> Solution:
@@ -46,10 +46,10 @@ class ODESolver(ABC):
 
 
 class SciPyRK45(ODESolver):
-    """SciPy's ``solve_ivp`` with RK45, the black box that the paper uses.
+    """SciPy's ``solve_ivp`` with RK45, which the paper uses.
 
-    The batch is one large system, and the error is controlled for its norm, so that a sample depends, within the
-    tolerance, on the others of its batch. :class:`DormandPrince` does not have this defect.
+    The batch is one large system whose norm controls the error, so that within the tolerance a sample depends on the
+    others of its batch. :class:`DormandPrince` does not have this defect.
 
     Args:
         rtol: relative tolerance.
@@ -70,7 +70,7 @@ class SciPyRK45(ODESolver):
             rows = torch.as_tensor(state, dtype=x.dtype, device=x.device).view_as(x)
             slope = field(rows, torch.tensor(t, dtype=torch.float64), every).detach().flatten().double()
             if not bool(slope.isfinite().all()):
-                # SciPy would never stop: it does not see that a step of NaN is too small.
+                # SciPy would never stop, because it does not reject a step of NaN.
                 raise UserError(f"RK45 stopped: dx/dt is not finite at t={t:.3g}. Try sampler=euler_maruyama")
             return slope.cpu().numpy()
 
@@ -116,15 +116,8 @@ class DormandPrince(ODESolver):
     ) -> Solution:
         """See :meth:`ODESolver.integrate`.
 
-        Args:
-            field: see there.
-            x: see there.
-            t0: see there.
-            t1: see there.
-            times: see there.
-            parts: see there.
-            longest: the longest step; the first is at most a fifth of it.
-            clock: maps the field's time to the time that messages name.
+        No step is longer than ``longest``, the first at most a fifth of it. ``clock`` maps the field's time to the time
+        that messages name.
         """
         first = longest / 5 if math.isfinite(longest) else 1e-3 * abs(t1 - t0)
         control = Control(
@@ -134,7 +127,9 @@ class DormandPrince(ODESolver):
 
 
 class DormandPrinceSteps(Scheme):
-    """Dormand and Prince's scheme of order 5 with an error of order 4, whose last slope is the first of the next step.
+    """Dormand and Prince's scheme of order 5, with an error estimate of order 4.
+
+    The last slope of a step is the first of the next.
 
     Args:
         field: the right-hand side.
@@ -189,19 +184,19 @@ def solve_flow(
 ) -> Solution:
     r"""Returns the solution along the flow of an SDE, in a clock in which the flow of a trained network is smooth.
 
-    In t the flow of a network, or of data with fine structure, changes as :math:`1/\sqrt t` next to zero and slowly
+    In t the flow of a network, or of data with fine structure, changes as :math:`1/\sqrt t` near zero and slowly
     elsewhere. In the log noise-to-signal ratio :math:`u = \log(\sigma_t^2 / \alpha_t^2)` of a linear SDE, with
     :math:`dt = (\sigma^2/g^2)\, du`, it changes about equally at all noises. No step is longer than :data:`LONGEST`: at
-    high noise the flow hardly changes, and an estimate of the error would see a later change too late.
+    high noise the flow hardly changes, and the error estimate of a long step would miss a later change.
 
     Args:
         solver: integrates the field.
-        sde: the forward process; without a closed-form kernel, the clock is t itself.
+        sde: the forward process; the clock is t itself if the kernel has no closed form.
         field: dx/dt.
         x: initial values, ``(B, *)``.
         t0: start, in t.
         t1: end.
-        times: ``(F,)`` in t, where the path is wanted.
+        times: times t at which the path is wanted, ``(F,)``.
     """
     linear = sde.linear
     if linear is None:
@@ -221,7 +216,7 @@ def solve_flow(
 
 
 def checked(rtol: float, atol: float) -> tuple[float, float]:
-    """Returns the two tolerances."""
-    # Below 1e-13 float64 has no digits left.
+    """Returns the two tolerances, or raises ValueError if one is out of range."""
+    # float64 has no digits below 1e-13.
     in_range("rtol", rtol, at_least=1e-13, fix=": try rtol=1e-5")
     return rtol, in_range("atol", atol, above=0, fix=": try atol=1e-5")

@@ -15,7 +15,7 @@ from sdegen.core.tensors import expand
 
 SAFETY, GROW = 0.9, 5.0
 SMALLEST = 1e-12
-"""Share of the whole interval below which a step is too small to be tried."""
+"""Smallest step that is tried, as a share of the whole interval."""
 
 
 class Solution(NamedTuple):
@@ -33,7 +33,7 @@ class Rows(NamedTuple):
         x: their states, ``(b, *)``.
         slope: their slopes, as the scheme keeps them, ``(b, *)``.
         t: their times, ``(b,)`` float64.
-        wished: the step sizes that their errors allow, ``(b,)`` float64, positive.
+        wished: the step sizes that their errors allow, ``(b,)`` float64, above 0.
         moved: True where the last attempt was accepted, ``(b,)``; false before the first.
         goal: the time at which they end.
         sign: the direction of their steps, 1 or -1.
@@ -66,11 +66,11 @@ class Rows(NamedTuple):
 
     @property
     def size(self) -> Tensor:
-        """Lengths of the longest steps that may be tried, ``(b,)``."""
+        """Lengths of the next steps, ``(b,)``; an attempt may be shorter."""
         return torch.minimum(self.wished, self.left)
 
     def after(self, h: Tensor) -> Tensor:
-        """Returns the times after steps of length ``h``, ``(b,)``: exactly the goal if only rounding is left."""
+        """Returns the times after steps of length ``h``, ``(b,)``: exactly the goal if the rest is only rounding."""
         return torch.where(self.left - h <= self.smallest, self.goal, self.t + self.sign * h)
 
 
@@ -78,7 +78,7 @@ class Attempt(NamedTuple):
     """One attempted step of each row under way.
 
     Attributes:
-        h: its length, ``(b,)``, positive and at most :attr:`Rows.size`.
+        h: its length, ``(b,)``, above 0 and at most :attr:`Rows.size`.
         stop: the time at which it ends, from :meth:`Rows.after`.
         x: the state there, ``(b, *)``.
         slope: the slope there, as the scheme keeps it, ``(b, *)``.
@@ -127,13 +127,13 @@ class Control(NamedTuple):
         name: the name of the solver in messages.
         rtol: relative tolerance.
         atol: absolute tolerance.
-        max_steps: number of attempted steps after which the solver gives up.
+        max_steps: number of attempted steps after which the solver raises an error.
         first: the size of the first step.
         power: the exponent of the error.
         shrink: the smallest factor between two step sizes; the largest is 5.
         retry: the largest factor after a rejected step.
-        rungs: step sizes are powers of the ``rungs``-th root of 2. Errors of one row differ in their last bits in
-            batches of different sizes, and then still give the same step. 0 for no such rounding.
+        rungs: step sizes are rounded down to powers of the ``rungs``-th root of 2, so that the steps of a row are the
+            same in batches of all sizes, although the last bits of its errors differ. 0 for no rounding.
         longest: the longest step.
         clock: maps the solver's time to the time that messages name.
     """
@@ -160,7 +160,7 @@ class Control(NamedTuple):
             difference: between two results of the step, ``(b, *)``.
             x: the states before it.
             x_new: the states after it.
-            parts: numbers of entries of the parts of a state, the worst of which counts; empty for one part.
+            parts: number of entries of each part of a state; the largest error of a part counts. Empty for one part.
         """
         scale = self.atol + self.rtol * torch.maximum(x.abs(), x_new.abs())
         squares = (difference / scale).flatten(1).square()
@@ -168,21 +168,21 @@ class Control(NamedTuple):
         return torch.stack([part.mean(1) for part in split]).amax(0).sqrt().double()
 
     def resized(self, wished: Tensor, h: Tensor, error: Tensor) -> Tensor:
-        """Returns the next step sizes to wish for, ``(b,)``, after steps of the lengths ``h <= wished``."""
+        """Returns the next :attr:`Rows.wished`, ``(b,)``, after steps of the lengths ``h <= wished``."""
         accept = error <= 1
         size = h * (SAFETY * error.clamp(min=1e-10) ** -self.power).clamp(self.shrink, GROW)
-        # A step that was cut short is no reason against a longer one.
+        # A step that was cut short does not shorten the next.
         cut = accept & (h < wished * (1 - 1e-6))
         size = torch.where(cut, torch.maximum(size, torch.minimum(wished, h * GROW)), size)
         size = torch.where(accept, size, torch.minimum(size, self.retry * h))
         size = torch.where(error.isfinite(), size, self.shrink * h)
         if self.rungs:
-            # The offset keeps a size that is such a power from being rounded down to the next.
+            # The offset keeps a size that already is such a power.
             size = torch.exp2(torch.floor(self.rungs * size.log2() + 1e-6) / self.rungs)
         return size.clamp(max=self.longest)
 
     def stuck(self, t: Tensor, count: int) -> UserError:
-        """Returns the error for rows at the times ``t``, out of ``count``, that find no step small enough."""
+        """Returns the error for rows at the times ``t``, out of ``count``, whose steps have become too small."""
         return UserError(
             f"{self.name} cannot reach rtol={self.rtol:g}, atol={self.atol:g}: {len(t)} of {count} samples stuck, "
             f"the first at t={float(self.clock(t[:1])):.3g}: try a looser rtol and atol, or precision=float64"
@@ -198,7 +198,7 @@ class Control(NamedTuple):
 
 
 def integrate(scheme: Scheme, control: Control, x: Tensor, t0: float, t1: float, times: Tensor) -> Solution:
-    """Carries each row from ``t0`` to ``t1`` by its own steps; rows that have arrived cost nothing more.
+    """Integrates each row from ``t0`` to ``t1`` by its own steps; rows that have arrived cost nothing more.
 
     Args:
         scheme: attempts the steps.
@@ -206,7 +206,7 @@ def integrate(scheme: Scheme, control: Control, x: Tensor, t0: float, t1: float,
         x: initial states, ``(B, *)``.
         t0: start.
         t1: end, later or earlier.
-        times: ``(F,)``, from ``t0`` to ``t1``, where the path is wanted; may be empty.
+        times: times at which the path is wanted, ``(F,)`` from ``t0`` to ``t1``; may be empty.
 
     Raises:
         UserError: a row finds no step within the tolerance, or not all arrive within ``control.max_steps``.
@@ -231,7 +231,7 @@ def integrate(scheme: Scheme, control: Control, x: Tensor, t0: float, t1: float,
 
 
 def _advanced(rows: Rows, attempt: Attempt, wished: Tensor, keep: Tensor) -> Rows:
-    """Returns the rows still under way after an attempt: moved if it was accepted, with new step sizes."""
+    """Returns the rows still under way after an attempt, with new step sizes; accepted rows have moved."""
     moved = attempt.accept[keep]
 
     def latest(new: Tensor, old: Tensor) -> Tensor:
@@ -248,7 +248,7 @@ def _advanced(rows: Rows, attempt: Attempt, wished: Tensor, keep: Tensor) -> Row
 
 
 def _record(path: Tensor, times: Tensor, scheme: Scheme, rows: Rows, attempt: Attempt) -> None:
-    """Writes the states at the times that accepted steps have passed into the path."""
+    """Records in the path the states at the times that accepted steps have passed."""
     behind = rows.sign * (times[:, None] - rows.t) > 0
     ahead = rows.sign * (times[:, None] - attempt.stop) > 0
     frame, which = torch.nonzero(attempt.accept & behind & ~ahead, as_tuple=True)

@@ -1,6 +1,6 @@
-"""Guidance: from a score of the data to the score of the data that agree with a class or a measurement.
+"""Guidance: turns the score of all data into the score of data that agree with a class or a measurement.
 
-Samplers take the result as any other score.
+Samplers take a guided score as any other.
 """
 
 from sdegen.guidance.classes import ClassifierFree, ClassifierGuidance, Guidance

@@ -1,8 +1,8 @@
-r"""Guidance: from a score of the data to one of the data that agree with a class.
+r"""Guidance by a class: turns the score of all data into the score of one class.
 
 .. math:: \nabla_x \log p_t(x \mid y) = \nabla_x \log p_t(x) + \nabla_x \log p_t(y \mid x)
 
-A guidance holds the class or the measurement, and turns a score into another one, for every sampler.
+A guidance holds the class or the measurement. Guided scores work with every sampler.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class ClassifierGuidance(Guidance[SDE]):
 
     .. math:: s(x, t) + \gamma\, \nabla_x \log p_t(y \mid x)
 
-    At :math:`\gamma = 1` it is the score of the class. A larger γ prefers the modes of the class to its boundaries:
-    more samples agree with the class, and they are less diverse.
+    At :math:`\gamma = 1` it is the score of the class. With a larger γ more samples agree with
+    the class, and they are less diverse.
 
     Reference: section 4 and appendix F of the paper; Dhariwal & Nichol (2021), https://arxiv.org/abs/2105.05233
 
@@ -111,7 +111,7 @@ class ClassifierFree(Guidance[SDE]):
 
 
 def required(name: str, label: int | None) -> int:
-    """Returns the label, or raises ValueError if there is none."""
+    """Returns the label, or raises ValueError if it is None."""
     if label is None:
         raise ValueError(f"guidance={name} needs a class: give label=3, or label=all for one after the other")
     return label

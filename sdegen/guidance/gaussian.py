@@ -1,11 +1,11 @@
-r"""Guidance by a measurement that takes the law of :math:`x_0` given :math:`x_t` for a Gaussian.
+r"""Guidance by a measurement, with a Gaussian approximation of the law of :math:`x_0` given :math:`x_t`.
 
 The likelihood of the measurement given a noisy point,
 
 .. math:: p_t(y \mid x) = \int N(y; A x_0, \sigma_y^2 I)\, p(x_0 \mid x)\, dx_0,
 
-needs the law of :math:`x_0` given :math:`x_t = x`. A score gives no more of it than its mean
-:math:`\hat x = (x + \sigma^2 s)/\alpha` and its covariance :math:`(\sigma^2/\alpha)\, \partial \hat x/\partial x`.
+needs the law of :math:`x_0` given :math:`x_t = x`. A score gives only its mean
+:math:`\hat x = (x + \sigma^2 s)/\alpha` and covariance :math:`(\sigma^2/\alpha)\, \partial \hat x/\partial x`.
 With a Gaussian of this mean and a covariance V,
 
 .. math:: \nabla_x \log p_t(y \mid x) \approx \left(\frac{\partial \hat x}{\partial x}\right)^\top A^\top
@@ -49,7 +49,7 @@ class GaussianMethod(Method):
 
     @abstractmethod
     def variance(self, sde: LinearSDE, t: Tensor, problem: Problem) -> Tensor:
-        r"""Returns c of :math:`\sigma_y^2 I + A V A^\top = c I`, shaped like ``t``; UserError if there is none."""
+        r"""Returns c of :math:`\sigma_y^2 I + A V A^\top = c I`, shaped like ``t``; UserError if there is no such c."""
 
     def start(self, sde: LinearSDE, problem: Problem, x: Tensor) -> Tensor:
         return x
@@ -73,7 +73,7 @@ class Measured(GuidedScore):
         return Parts(own, pull, log_p)
 
     def _pulled(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the score, the pull, and the measurement less that of the mean."""
+        """Returns the score, the pull, and the measurement minus the mean's."""
         sde, measurement, noise = self.sde, self.problem.measurement, self.problem.noise
         alpha, variance = expand(sde.alpha(t), x), expand(sde.sigma(t), x) ** 2
         with torch.enable_grad():
@@ -96,7 +96,7 @@ class Moments(GaussianMethod):
 
     .. math:: V = \frac{\sigma_t^2}{\alpha_t} \frac{\partial \hat x}{\partial x}
 
-    It is the best of the published approximations in our table. An evaluation costs a backward pass for each iteration.
+    It is the best approximation in the table of the documentation. Each iteration costs a backward pass.
 
     Reference: Rozet et al. (2024), https://arxiv.org/abs/2405.13712; Boys et al. (2023), https://arxiv.org/abs/2310.06721
 
@@ -159,7 +159,7 @@ def solve(spread: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Ten
     for _ in range(iterations):
         image = spread(direction)
         curvature = dot(direction, image)
-        # A solved row would divide by 0, and a network's Jacobian can make the curvature negative: both rows stop.
+        # Rows stop once they are solved, which avoids 0 / 0, and where a network's Jacobian has a negative curvature.
         going = (curvature > 0) & (size > 0)
         step = torch.where(going, size / torch.where(going, curvature, 1.0), 0.0)
         v, residual = v + step * direction, residual - step * image

@@ -20,7 +20,7 @@ class Measurement(ABC):
     r"""A linear map A.
 
     Attributes:
-        gain: c of :math:`A A^\top = c I`; None if there is none.
+        gain: c if :math:`A A^\top = c I`, else None.
     """
 
     gain: float | None = None
@@ -33,19 +33,19 @@ class Measurement(ABC):
     def adjoint(self, y: Tensor) -> Tensor:
         r"""Returns :math:`A^\top y` of each row, ``(B, *)``."""
 
-    @abstractmethod
     def picture(self, y: Tensor) -> Tensor:
-        """Returns a measurement ``(1, …)`` as a picture ``(C, H, W)``, NaN where nothing was measured, or as it is."""
+        """Returns a measurement ``(1, …)`` without its axis of rows; as a picture ``(C, H, W)`` if x is one."""
+        return y[0].cpu()
 
 
 class Inpaint(Measurement):
     """The known entries of x.
 
     Args:
-        shape: of x; supplied by the program.
-        mask: the known entries: the half ``left``, ``right``, ``top`` or ``bottom``, the ``centre`` or the ``frame``
-            around it, every other entry (``checkerboard``), or the ones of a ``.npy`` file of zeros and ones of the
-            shape of x, or of ``(H, W)`` for every channel.
+        shape: shape of x; supplied by the program.
+        mask: the known entries: one half (``left``, ``right``, ``top`` or ``bottom``), the ``centre`` or the ``frame``
+            around it, every other entry (``checkerboard``), or a ``.npy`` file with 1 for known entries and 0 for
+            others, in the shape of x or in ``(H, W)`` for every channel.
     """
 
     gain = 1.0
@@ -53,7 +53,7 @@ class Inpaint(Measurement):
     def __init__(self, shape: tuple[int, ...], mask: str = "top") -> None:
         known = known_entries(mask, shape)
         if known.all() or not known.any():
-            raise ValueError(f"mask={mask} leaves {'nothing unknown' if known.all() else 'nothing known'}")
+            raise ValueError(f"mask={mask} leaves nothing {'unknown' if known.all() else 'known'}: use another mask")
         self.shape, self.known = shape, known.flatten().nonzero().squeeze(1)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -89,9 +89,6 @@ class SuperResolution(Measurement):
     def adjoint(self, y: Tensor) -> Tensor:
         return functional.interpolate(y, scale_factor=self.factor, mode="nearest") / self.factor**2
 
-    def picture(self, y: Tensor) -> Tensor:
-        return y[0].cpu()
-
 
 class Grey(Measurement):
     """The mean over the channels of an image.
@@ -111,9 +108,6 @@ class Grey(Measurement):
 
     def adjoint(self, y: Tensor) -> Tensor:
         return (y / self.channels).expand(-1, self.channels, -1, -1)
-
-    def picture(self, y: Tensor) -> Tensor:
-        return y[0].cpu()
 
 
 class Blur(Measurement):
@@ -135,15 +129,12 @@ class Blur(Measurement):
     def adjoint(self, y: Tensor) -> Tensor:
         return self.rows.to(y).T @ y @ self.columns.to(y)
 
-    def picture(self, y: Tensor) -> Tensor:
-        return y[0].cpu()
-
 
 class Linear(Measurement):
-    """Any matrix.
+    """The product with a matrix.
 
     Args:
-        shape: of x; supplied by the program.
+        shape: shape of x; supplied by the program.
         path: a ``.npy`` file that holds A, ``(m, d)`` with d the number of entries of x.
     """
 
@@ -151,8 +142,8 @@ class Linear(Measurement):
         self.shape, self.matrix = shape, array(path).double()
         if self.matrix.ndim != 2 or self.matrix.shape[1] != math.prod(shape):
             raise ValueError(
-                f"path={path}: the matrix has the shape {tuple(self.matrix.shape)}, and must have "
-                f"{math.prod(shape)} columns and a row for each measured number"
+                f"path={path}: the matrix must have {math.prod(shape)} columns and a row for each "
+                f"measured number, and has the shape {tuple(self.matrix.shape)}"
             )
         gram = self.matrix @ self.matrix.T
         gain = float(gram.diagonal().mean())
@@ -165,12 +156,9 @@ class Linear(Measurement):
     def adjoint(self, y: Tensor) -> Tensor:
         return (y @ self.matrix.to(y)).reshape(-1, *self.shape)
 
-    def picture(self, y: Tensor) -> Tensor:
-        return y[0].cpu()
-
 
 def known_entries(mask: str, shape: tuple[int, ...]) -> Tensor:
-    """Returns which entries a mask makes known, as booleans; ValueError if there is no such mask."""
+    """Returns True for the known entries of a mask, or raises ValueError if the mask is not known."""
     *_, height, width = (1, 1, *shape)
     row, column = torch.arange(height)[:, None].expand(height, width), torch.arange(width).expand(height, width)
     inner = [(i >= n // 4) & (i < n - n // 4) for i, n in ((row, height), (column, width))]
@@ -196,7 +184,7 @@ def known_entries(mask: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def linear_units(units: Units, guidance: str) -> Affine:
-    """Returns affine units, in which a measurement is linear, or raises UserError if the units are not affine.
+    """Returns the units if they are affine, so that measurements stay linear, else raises UserError.
 
     Args:
         units: the units of a run.
@@ -205,7 +193,7 @@ def linear_units(units: Units, guidance: str) -> Affine:
     if units.affine is None:
         raise UserError(
             f"guidance={guidance}: measurements are linear in the data, and dataset.standardize=quantile is not: "
-            f"train a run with dataset.standardize=true or robust"
+            f"use a run with dataset.standardize=true or robust"
         )
     return units.affine
 
@@ -213,7 +201,7 @@ def linear_units(units: Units, guidance: str) -> Affine:
 def array(path: str) -> Tensor:
     """Returns the array of a ``.npy`` file, or raises ValueError if it holds none."""
     try:
-        # Mapping refuses a header that claims more than the file holds.
+        # Mapping rejects a header that claims more than the file holds.
         values = np.load(Path(path), mmap_mode="r", allow_pickle=False)
         if not isinstance(values, np.ndarray) or not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
             raise ValueError("it holds no numbers")

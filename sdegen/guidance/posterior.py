@@ -1,7 +1,7 @@
 r"""Guidance by a measurement: samples that agree with :math:`y = A x_0 + \sigma_y n`.
 
-A method approximates the score given the measurement: those of :mod:`sdegen.guidance.gaussian`, and one that fixes the
-measured coordinates and leaves the others to the score.
+A method approximates the score given the measurement: those of :mod:`sdegen.guidance.gaussian`, and
+:class:`Replacement`, which prescribes the law of the measured coordinates.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Method(ABC):
     r"""An approximation of the score given a measurement.
 
     Attributes:
-        decouples: True if it needs a measurement with :math:`A A^\top = c I`.
+        decouples: True if it requires a measurement with :math:`A A^\top = c I`.
     """
 
     decouples = False
@@ -53,9 +53,9 @@ class Replacement(Method):
 
     .. math:: s(x, t) - P s(x, t) - A^\top \frac{A x - \alpha y}{\alpha^2 \sigma_y^2 + c \sigma^2},
 
-    started at a draw of that law, so that no pixels are clean at T. It is the replacement method of the paper's authors
-    in the form of a score, which any sampler takes. The other coordinates see one noisy copy of y instead of y itself,
-    which is not exact even for Gaussian data.
+    started at a draw of that law, with noise in all coordinates. It is the replacement method of the reference in the
+    form of a score, for any sampler. The other coordinates depend on a noisy copy of y instead of y itself, which is
+    not exact even for Gaussian data.
 
     Reference: Song et al. (2021), appendix I, https://arxiv.org/abs/2011.13456
     """
@@ -91,8 +91,8 @@ class Posterior(Guidance[LinearSDE]):
         measurement: A.
         method: the approximation of the score given the measurement.
         noise: standard deviation of the measurement's noise, in the network's units, above 0.
-        image: number of the held-out image that is measured, counted from 0.
-        path: a ``.npy`` file with a measurement of your own, in the units of the data, instead of an image.
+        image: index of the held-out image that is measured.
+        path: a ``.npy`` file with a measurement in the units of the data, instead of a held-out image.
     """
 
     process = LinearSDE

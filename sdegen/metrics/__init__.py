@@ -1,7 +1,4 @@
-"""Measures of samples: distances of points and of images, each with its floor, and proofs of SDEs and samplers.
-
-Measures that need a run are in :mod:`sdegen.runs`.
-"""
+"""Measures of samples: distances of points and of images, each with its floor; checks of SDEs and samplers."""
 
 from sdegen.metrics.features import Features, train_features
 from sdegen.metrics.images import (

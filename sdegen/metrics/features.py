@@ -1,8 +1,8 @@
 """Features of images by a small classifier: coordinates in which sets of images are compared.
 
-Distances of pixels say little about the similarity of images, and the customary network was trained on photographs of
-other things. Here a classifier learns the data's own classes, on the training split only, and the features are the
-inputs of its last layer. They depend on the data alone, and neither on a run's seed nor on the global generator.
+Distances of pixels hardly show the similarity of images, and the network that is usual for it was trained on
+photographs. Here a classifier learns the data's own classes from the training images, and the features are the inputs
+of its last layer. They depend on the data alone, not on the seed of a run or the global generator.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ CHUNK = 1000
 """Images in a batch after training."""
 LEARNING_RATE, WEIGHT_DECAY = 4e-3, 0.1
 EXAMPLES, EPOCHS = 100_000, (3, 30)
-"""Images that the training takes in all, and the bounds of the number of epochs that follows from it."""
+"""Number of images in the whole training, which sets the number of epochs, and the bounds of that number."""
 REACH = 14
-"""Pixels of an image's longer side for each pixel of the largest random shift, which is at least 1."""
+"""The longer side of an image over its largest random shift, which is at least one pixel."""
 
 
 class Features(nn.Module):
@@ -34,9 +34,9 @@ class Features(nn.Module):
         shape: shape of an image, ``(C, H, W)``.
         classes: number of classes.
         width: channels of the first convolution; they double with each halving, up to four times as many.
-        size: number of features F. More show more, and are noisier: the Fréchet distance between the digits'
-            training and held-out images is 0.3 with 32 and 0.5 with 64, and noise of a quarter of the range
-            multiplies it by 3.2 and 2.9.
+        size: number of features F. More features show more, but are noisier: the Fréchet distance between training and
+            held-out digits is 0.3 with 32 and 0.5 with 64 features; noise of a quarter of the range multiplies it by
+            3.2 and 2.9.
     """
 
     def __init__(self, shape: tuple[int, ...], classes: int, width: int = 16, size: int = 32) -> None:
@@ -71,8 +71,8 @@ class Features(nn.Module):
 def train_features(x: Tensor, y: Tensor, classes: int) -> Features:
     """Trains a classifier on clean images; the result is the same for the same images.
 
-    It minimises the cross entropy of randomly shifted images, by AdamW with a one-cycle rate. Equal bits need the same
-    number of threads.
+    It minimises the cross entropy of randomly shifted images, by AdamW with a one-cycle rate. Equal bits
+    require equal numbers of threads.
 
     Args:
         x: training images in the network's units, about -1 to 1, ``(N, C, H, W)``; at least two.
@@ -85,10 +85,10 @@ def train_features(x: Tensor, y: Tensor, classes: int) -> Features:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(0, "features"))
         model = Features(tuple(x.shape[1:]), classes).to(x.device)
-    # Channels last in memory saves a fifth of the time on a CPU, and more on a GPU.
+    # The channels-last order saves a fifth of the time on a CPU, and more on a GPU.
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     source = generator("cpu", 0, "features", "training")
-    # Batches differ in size by at most one image: a batch of a single image has no variance to normalise by.
+    # Sizes of batches differ by at most one image, because batch normalisation fails on a single image.
     batches = -(-len(x) // BATCH)
     epochs = min(max(EXAMPLES // len(x), EPOCHS[0]), EPOCHS[1])
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
@@ -102,7 +102,7 @@ def train_features(x: Tensor, y: Tensor, classes: int) -> Features:
             loss.backward()
             optimizer.step()
             rate.step()
-    # Contiguous again, so that a copy that loads this state sums in the same order.
+    # In contiguous order a copy that loads this state adds in the same order.
     return model.to(memory_format=torch.contiguous_format).eval()
 
 

@@ -1,11 +1,11 @@
 r"""Measures of generated images, in the features of a classifier of clean images, each with its floor.
 
 The reference is the set of held-out images. The *floor* is the value of as many training images as were generated (the
-median over a few subsets, if there are more), and ``train`` that of all training images: if the law is not known, a
-model can do no better than to draw images like its training images. If there are more generated images than training
-images, the value is the mean over parts of the size of the training set. Distances are those between the two finite
-sets: they are never negative, and the floor has the same bias. Images of quantised data are rounded to their levels
-first, as a saved picture is.
+median over a few subsets if there are more), and ``train`` the value of all training images: without a known law, a
+model can do no better than generate images like its training images. If more images are generated than there are
+training images, the value is the mean over parts as large as the training set. Distances are those of the two finite
+sets: they are never negative, and the floor has the same bias. Images of quantised data are first rounded to their
+levels, as in a saved picture.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from sdegen.metrics.features import Features
 from sdegen.metrics.points import Metrics, in_parts
 
 REFERENCE = 10_000
-"""Most images of a set that are compared; a larger set is represented by a random part."""
+"""Largest number of images of a set that are compared; of a larger set, a random part is used."""
 ORIGINALS = 100_000
-"""Most training images that are searched for the original of a near copy; copies of others are missed."""
+"""Largest number of training images that are searched for near copies; copies of others are not found."""
 JUDGED = 2000
-"""Most held-out images for the threshold of near copies and for the accuracy of the judge of :func:`agreement`."""
+"""Largest number of held-out images for the threshold of near copies and the floor of :func:`agreement`."""
 SUBSETS = 5
-"""Parts of the training set over which the floor is the median, if there are more training than generated images."""
+"""Number of parts of a larger training set, whose median is the floor."""
 DRAWS = 200
-"""Multinomial draws whose median is the floor of the class balance."""
+"""Number of multinomial draws, whose median is the floor of the class balance."""
 NEIGHBOURS = 3
-"""Number of neighbours: the distance to the last one is the radius of a ball of the manifold."""
+"""The radius of a ball of the manifold is the distance to the neighbour of this rank."""
 NEAR = 0.05
 """Share of the held-out images that count as near copies."""
 PAIRS = 2**24
-"""Most distances in memory at once."""
+"""Largest number of distances in memory at once."""
 
 AS_MANY = "as many training images against the held-out ones"
 
 
 def measure_images(dataset: Dataset, x: Tensor, features: Features | None) -> Metrics:
-    """Returns every measure of images that were generated without a requested class.
+    """Returns all measures of images that were generated without a class.
 
     Args:
         dataset: the data, with a held-out part.
@@ -79,16 +79,16 @@ def measure_images(dataset: Dataset, x: Tensor, features: Features | None) -> Me
 
 
 def measure_conditional(dataset: Dataset, x: Tensor, y: Tensor, features: Features) -> Metrics:
-    """Returns how well generated images show the requested classes, and how varied they are within the classes.
+    """Returns the agreement of generated images with their requested classes, and their variety within the classes.
 
-    ``agreement`` grows with the strength of guidance and the other two fall, so they must be read together. ``spread``
+    With stronger guidance ``agreement`` rises and the other two fall, so they must be read together. ``spread``
     is the root mean squared distance to the mean of the class among the features, and ``class_recall`` the recall of
     the held-out images of a class; both are averaged over the requested classes.
 
     Args:
         dataset: the data, with labels.
         x: generated images in the user's units, ``(N, C, H, W)``.
-        y: the class asked for, ``(N,)``.
+        y: the requested classes, ``(N,)``.
         features: a classifier of the training images.
     """
     x, y = _part(quantized(x.detach().cpu(), dataset.levels)), _part(y.cpu())
@@ -111,22 +111,22 @@ def measure_conditional(dataset: Dataset, x: Tensor, y: Tensor, features: Featur
 
 
 def agreement(dataset: Dataset, x: Tensor, y: Tensor) -> dict[str, Any]:
-    """Returns the share of images in which an independent classifier sees the requested class.
+    """Returns the share of images that an independent classifier assigns to the requested class.
 
-    The classifier is a support vector machine on the pixels of clean training images. It shares neither family nor
-    weights with the networks that steer. The floor is its accuracy on the held-out images.
+    The classifier is a support vector machine on the pixels of clean training images, unlike the networks that guide.
+    The floor is its accuracy on the held-out images.
 
     Args:
         dataset: the data, with labels.
         x: images in the user's units, ``(N, C, H, W)``.
-        y: the class asked for, ``(N,)``.
+        y: the requested classes, ``(N,)``.
     """
     from sklearn.svm import SVC
 
     def pixels(images: Tensor) -> np.ndarray:
         return dataset.units.encode(images).flatten(1).cpu().numpy()
 
-    # Images and labels have the same rows, since the part of a set depends on its length alone.
+    # Images and labels keep the same rows, since the choice depends on the length of a set alone.
     train, train_y = _part(dataset.x), _part(_labels(dataset.y))
     held_out, held_out_y = _part(_held_out(dataset), JUDGED), _part(_labels(dataset.held_out_y), JUDGED)
     judge = SVC(C=10.0).fit(pixels(train), train_y.numpy())
@@ -163,12 +163,12 @@ def frechet(x: Tensor, y: Tensor) -> float:
 def kernel(x: Tensor, y: Tensor, within_y: float | None = None) -> float:
     r"""Returns the maximum mean discrepancy of two sets ``(N, F)`` and ``(M, F)``, under :math:`(x \cdot y / F + 1)^3`.
 
-    As a V-statistic, with the root taken. Reference: Bińkowski et al. (2018), https://arxiv.org/abs/1801.01401
+    The value is the root of a V-statistic. Reference: Bińkowski et al. (2018), https://arxiv.org/abs/1801.01401
 
     Args:
         x: ``(N, F)``.
         y: ``(M, F)``.
-        within_y: the mean of :func:`affinity` within y, where it is known already.
+        within_y: ``affinity(y, y)``, if it is already known.
     """
     within_y = affinity(y, y) if within_y is None else within_y
     return max(affinity(x, x) + within_y - 2 * affinity(x, y), 0.0) ** 0.5
@@ -183,8 +183,8 @@ def affinity(x: Tensor, y: Tensor) -> float:
 def precision(x: Tensor, y: Tensor) -> float:
     """Returns the share of a set ``(N, F)`` that lies on the manifold of a reference ``(M, F)``.
 
-    The manifold is the union of balls round the reference's points, each as large as the distance to the third nearest
-    of the others. Reference: Kynkäänniemi et al. (2019), https://arxiv.org/abs/1904.06991
+    The manifold is the union of balls around the points of the reference; the radius of each is the distance to its
+    third neighbour. Reference: Kynkäänniemi et al. (2019), https://arxiv.org/abs/1904.06991
     """
     return float(_covered(x, y).double().mean())
 
@@ -195,7 +195,7 @@ def recall(x: Tensor, y: Tensor) -> float:
 
 
 def spread(x: Tensor) -> float:
-    """Returns the root mean squared distance of points ``(N, F)`` to their mean; its square is unbiased."""
+    """Returns the root mean squared distance of points ``(N, F)`` to their mean; the square is unbiased."""
     return float(((x - x.mean(0)).square().sum() / max(len(x) - 1, 1)).sqrt())
 
 
@@ -207,13 +207,13 @@ def nearest(x: Tensor, reference: Tensor) -> Tensor:
         centred = (originals - centre).float()
         for rows in _rows(torch.arange(len(x)), originals):
             chosen = originals[torch.cdist((x[rows] - centre).float(), centred).argmin(1)]
-            # Computed by differences: cdist uses products, by which the distance of a copy is not zero.
+            # By differences, since the products of cdist give a copy a distance above zero.
             found[rows] = found[rows].minimum((x[rows] - chosen.double()).norm(dim=1))
     return found
 
 
 def _near_copies(dataset: Dataset, x: Tensor) -> dict[str, Any]:
-    """Returns the share of images as near to a training image as the nearest 5 % of the held-out images."""
+    """Returns the share of images that are as near to a training image as the nearest 5 % of the held-out ones."""
     originals = _part(dataset.x, ORIGINALS)
     held_out, own = (nearest(part, originals) for part in (_part(_held_out(dataset), JUDGED), x))
     value, floor = (float((near <= held_out.quantile(NEAR)).double().mean()) for near in (own, held_out))
@@ -222,7 +222,7 @@ def _near_copies(dataset: Dataset, x: Tensor) -> dict[str, Any]:
 
 
 def _class_balance(dataset: Dataset, seen: Tensor, known: Tensor) -> dict[str, Any]:
-    """Returns the total variation between the images' classes and the labels; the floor is that of drawn labels."""
+    """Returns the total variation distance of the classes of images from the labels of the data."""
     labels = torch.cat([_labels(dataset.y), _labels(dataset.held_out_y)])
     classes = int(dataset.classes or 0)
     shares = torch.bincount(labels, minlength=classes).double() / len(labels)
@@ -247,13 +247,13 @@ def _seen(dataset: Dataset, features: Features, x: Tensor) -> Tensor:
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the mean of a set ``(N, F)``, and R, for which RᵀR is the covariance."""
+    """Returns the mean of a set ``(N, F)``, and R such that RᵀR is the covariance."""
     mean = x.mean(0)
     return mean, torch.linalg.qr((x - mean) / len(x) ** 0.5, mode="r").R
 
 
 def _covered(x: Tensor, y: Tensor) -> Tensor:
-    """Returns for each of the points ``(N, F)`` if it lies in one of the balls around ``(M, F)``."""
+    """Returns True for the points ``(N, F)`` that lie in one of the balls around ``(M, F)``."""
     # The nearest neighbour is the point itself.
     nearest = min(NEIGHBOURS + 1, len(y))
     radius = torch.cat([torch.cdist(part, y).topk(nearest, largest=False).values[:, -1] for part in _rows(y, y)])
@@ -261,18 +261,18 @@ def _covered(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _rows(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-    """Returns a set in pieces whose distances to all of another set fit into memory."""
+    """Returns a set in pieces whose distances to another set fit into memory."""
     return x.split(max(1, PAIRS // len(y)))
 
 
 def _part(x: Tensor, most: int | None = None) -> Tensor:
-    """Returns at most ``most`` of a set, or :data:`REFERENCE`; the choice depends on the set's length alone."""
+    """Returns at most ``most`` of a set, by default :data:`REFERENCE`; the choice depends on its length alone."""
     most = REFERENCE if most is None else most
     return x if len(x) <= most else x[_choice(len(x), most, 0)]
 
 
 def _parts(x: Tensor, n: int) -> list[Tensor]:
-    """Returns random parts of ``n`` of a set, or the set itself if it has no more."""
+    """Returns random parts of a set with ``n`` each, or the set itself if it has no more."""
     return [x] if len(x) <= n else [x[_choice(len(x), n, i)] for i in range(SUBSETS)]
 
 
@@ -293,5 +293,5 @@ def _held_out(dataset: Dataset) -> Tensor:
 
 def _labels(y: Tensor | None) -> Tensor:
     if y is None:
-        raise UserError("dataset: no labels, which this measure needs: use data with labels, such as dataset=digits")
+        raise UserError("dataset: this measure needs labels: use dataset=digits or other labelled images")
     return y

@@ -1,15 +1,15 @@
 """Distances between generated points and the law of the data, each with its floor.
 
-The distances are to one large reference: independent draws of the exact law, or the held-out points if the law is not
-known. Beside the value of the generated points are the *floor*, which is the median over 20 independent sets of as many
-exact draws, and the value of the training set. If the law is not known, the floor's sets are random parts of the data,
-and their reference is a disjoint part as large as the held-out one. If there are more generated points than such a part
-can have, the value is the mean over parts of the generated points. No distance is negative.
+The reference is one large set: independent draws of the exact law, or the held-out points if the law is not known. The
+*floor* of a distance is the median over 20 independent sets of as many exact draws as there are generated points;
+``train`` is the distance of the training set. If the law is not known, the sets of the floor are random parts of the
+data, and their reference is a disjoint part as large as the held-out one. If there are more generated points than such
+a part can have, the value is the mean over parts of the generated points. No distance is negative.
 
-On the line the units are the user's. For vectors each coordinate is measured in its own standard deviations, so that
-units do not matter. With ``dataset.standardize=robust`` or ``quantile``, a few rows may dominate these deviations: the
-distances are then taken in the network's units, in which the bulk of the data is about 1 wide, and points farther than
-:data:`FARTHEST` are moved to that distance, so that each row counts for about its share.
+On the line, distances are in the user's units. For vectors each coordinate is divided by its standard deviation. With
+``dataset.standardize=robust`` or ``quantile``, a few rows may dominate these deviations. Distances are then in the
+network's units, in which the bulk of the data is about 1 wide, and coordinates beyond :data:`FARTHEST` are moved there,
+so that each row counts for about its share.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ REFERENCE = 10_000
 FLOORS = 20
 DIRECTIONS = 32
 FARTHEST = 10.0
-"""Largest distance from 0 of a point of a heavy tail, in the network's units."""
+"""Largest coordinate of a point from a heavy tail, in the network's units."""
 
 Metrics = dict[str, dict[str, Any]]
 
@@ -41,14 +41,14 @@ def w1(x: Tensor, y: Tensor) -> Tensor:
     r"""Returns Wasserstein-1 distances of sets on the line, :math:`\int_0^1 |F^{-1}(q) - G^{-1}(q)|\, dq`.
 
     Args:
-        x: ``(*, N)``, a set in each row.
-        y: ``(*, M)``, as many rows.
+        x: sets ``(*, N)``.
+        y: sets ``(*, M)``.
 
     Returns:
         ``(*)``.
     """
     n, m = x.shape[-1], y.shape[-1]
-    # The jumps of both quantile functions, in units of 1 / (n m): as integers, equal ones compare equal.
+    # The jumps of both quantile functions in units of 1 / (n m): integers, which compare without rounding.
     ends = torch.cat([m * torch.arange(1, n + 1), n * torch.arange(1, m + 1)]).unique()
     width = ends.diff(prepend=ends.new_zeros(1)).double() / (n * m)
     # NumPy sorts several times faster than torch on a CPU.
@@ -57,7 +57,7 @@ def w1(x: Tensor, y: Tensor) -> Tensor:
 
 
 def ks(x: Tensor, y: Tensor) -> float:
-    """Returns the largest gap of two distribution functions, the Kolmogorov–Smirnov distance of sets on the line."""
+    """Returns the Kolmogorov–Smirnov distance of sets on the line, the largest gap of the distribution functions."""
     from scipy.stats import ks_2samp
 
     return float(ks_2samp(x.flatten().numpy(), y.flatten().numpy(), method="asymp").statistic)
@@ -66,7 +66,7 @@ def ks(x: Tensor, y: Tensor) -> float:
 def sliced_w1(x: Tensor, y: Tensor) -> float:
     """Returns the mean W1 distance of the projections on fixed directions (Bonneel et al. 2015), in the data's units.
 
-    In the plane the directions are equally spaced; otherwise they are random, and the same at every call.
+    In the plane the directions are equally spaced; in other dimensions they are random, but the same at every call.
     """
     along = directions(x[0].numel()).T
     return float(w1(along @ x.flatten(1).T, along @ y.flatten(1).T).mean())
@@ -89,7 +89,7 @@ def energy(x: Tensor, y: Tensor, within_y: float | None = None) -> float:
     Args:
         x: ``(N, *)``.
         y: ``(M, *)``.
-        within_y: :math:`E|Y - Y'|`, if it is known already.
+        within_y: :math:`E|Y - Y'|`, if it is already known.
     """
     if x[0].numel() == 1:
         from scipy.stats import energy_distance
@@ -102,13 +102,13 @@ def energy(x: Tensor, y: Tensor, within_y: float | None = None) -> float:
 def mean_distance(x: Tensor, y: Tensor) -> float:
     """Returns the mean Euclidean distance over all pairs of two sets."""
     x, y = x.flatten(1), y.flatten(1)
-    # Pieces that stay in the cache.
+    # Pieces of 100 rows stay in the cache.
     total = sum(float(torch.cdist(chunk, y).sum()) for chunk in x.split(100))
     return total / (len(x) * len(y))
 
 
 def distances(dataset: Dataset, reference: Tensor) -> dict[str, Callable[[Tensor], float]]:
-    """Returns the distances to a reference that a data set allows, by name."""
+    """Returns the distances to a reference that are defined for a data set, by name."""
     line, vectors = reference[0].numel() == 1, reference.ndim == 2
     deviation = reference.std(0, correction=0)
     scale = torch.where(deviation > 0, deviation, 1.0) if vectors and not line else torch.ones(())
@@ -135,9 +135,9 @@ def distances(dataset: Dataset, reference: Tensor) -> dict[str, Callable[[Tensor
 
 
 def measure_points(dataset: Dataset, x: Tensor) -> Metrics:
-    """Returns every distance of points ``x`` in the user's units, with its floor and the training set's value.
+    """Returns the distances of points ``x`` in the user's units, with their floors and those of the training set.
 
-    There are none if the law is not known and no points are held out.
+    The result is empty if the law is not known and no points are held out.
     """
     if unmeasured(dataset):
         return {}
@@ -169,7 +169,7 @@ def measure_points(dataset: Dataset, x: Tensor) -> Metrics:
 
 
 def unmeasured(dataset: Dataset) -> str:
-    """Returns the reason why a data set allows no measure; empty if it does."""
+    """Returns the reason why points cannot be measured; empty if they can."""
     if dataset.held_out is not None or dataset.draw(1, generator("cpu", 0, "reference")) is not None:
         return ""
     return "nothing was held out and the law of the data is not known"
@@ -207,12 +207,12 @@ def table(metrics: Metrics, points: str = "samples") -> str:
 
 
 def in_parts(x: Tensor, n: int) -> tuple[Tensor, ...]:
-    """Returns a set in parts of ``n``; a smaller rest is left out."""
+    """Returns a set in parts of ``n``, without a smaller rest."""
     return x[: len(x) // n * n].split(n)
 
 
 def _split(dataset: Dataset, n: int, i: int) -> tuple[Tensor, Tensor]:
-    """Draws ``n`` points of all data without replacement, and as many others as there are held-out points."""
+    """Draws ``n`` points of all data, and as many others as there are held-out points, without replacement."""
     held_out = _found(dataset.held_out).double()
     pool = torch.cat([dataset.x.double(), held_out])
     order = torch.randperm(len(pool), generator=generator("cpu", 0, "floor", i))

@@ -1,7 +1,6 @@
 """Claims about SDEs and samplers, checked against exact answers, for ``scripts/verify.py`` and the tests.
 
-The data are Gaussian, or a mixture of Gaussians, so that every marginal is known. The derivatives of the kernel are
-compared with the drift and the diffusion. A score of this module counts the evaluations.
+The data are Gaussian, or a mixture of Gaussians, so that every marginal is known.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from torch import Tensor
 from sdegen.core.randomness import SampleNoise, generator, randn_like
 from sdegen.core.tensors import expand
 from sdegen.samplers import Predictor, Sampler, StepSampler
-from sdegen.sde.base import SDE, LinearSDE
+from sdegen.sde.base import SDE, LinearSDE, derivative
 from sdegen.sde.mixture import GaussianMixture, Marginals
 
 MEAN, VARIANCE = 0.7, 0.3
@@ -30,7 +29,7 @@ MOMENTS = ("mean of a mixture", "standard deviation of a mixture", "weights of i
 
 
 class Proof(NamedTuple):
-    """A claim, the measured and the allowed value, and True if it holds; None if it does not apply."""
+    """A claim, its measured and allowed values, and True if it holds or None if it does not apply."""
 
     claim: str
     measured: str
@@ -56,15 +55,13 @@ def verify(sde: SDE, sampler: Sampler) -> list[Proof]:
     ]
 
 
-@torch.enable_grad()
 def kernel(sde: LinearSDE) -> Proof:
     """Checks α' = a α and (σ²)' = 2 a σ² + g² by differentiating the kernel, and α = 1, σ = 0 at t = 0."""
-    t = torch.linspace(sde.eps, sde.T, 1001, dtype=torch.float64)[1:-1].requires_grad_()
-    alpha, variance = sde.alpha(t), sde.sigma(t) ** 2
-    slopes = [derivative(value, t) for value in (alpha, variance)]
-    rate = sde.rate(t)
-    expected = [rate * alpha, 2 * rate * variance + sde.diffusion(t) ** 2]
-    error = max(float(((a - b).abs() / (1 + b.abs())).detach().max()) for a, b in zip(slopes, expected, strict=True))
+    t = torch.linspace(sde.eps, sde.T, 1001, dtype=torch.float64)[1:-1]
+    rate, variance = sde.rate(t), sde.sigma(t) ** 2
+    slopes = derivative(sde.alpha, t), derivative(lambda t: sde.sigma(t) ** 2, t)
+    expected = rate * sde.alpha(t), 2 * rate * variance + sde.diffusion(t) ** 2
+    error = max(float(((a - b).abs() / (1 + b.abs())).max()) for a, b in zip(slopes, expected, strict=True))
     zero = torch.zeros((), dtype=torch.float64)
     error = max(error, abs(float(sde.alpha(zero)) - 1), float(sde.sigma(zero)) ** 2)
     return Proof("kernel solves the moment equations of (f, g)", f"{error:.1e}", "<= 1e-9", error <= 1e-9)
@@ -75,14 +72,6 @@ def inverse(sde: LinearSDE) -> Proof:
     t = torch.linspace(sde.eps, sde.T, 1001, dtype=torch.float64)
     error = float((sde.time(sde.log_nsr(t)) / t - 1).abs().max())
     return Proof("time inverts the log noise-to-signal ratio", f"{error:.1e}", "<= 1e-6", error <= 1e-6)
-
-
-def derivative(value: Tensor, t: Tensor) -> Tensor:
-    """Returns dvalue/dt, zero if the value does not depend on t."""
-    if not value.requires_grad:
-        return torch.zeros_like(t)
-    found = torch.autograd.grad(value.sum(), t, allow_unused=True, retain_graph=True)[0]
-    return torch.zeros_like(t) if found is None else found
 
 
 def simulated(sde: SDE) -> Proof:
@@ -128,9 +117,9 @@ def marginal(sde: LinearSDE, t: float) -> tuple[float, float]:
 
 
 def output(sampler: Sampler, sde: LinearSDE) -> tuple[float, float]:
-    """Returns mean and variance of a sampler's output from p_T, for the Gaussian data, without Monte Carlo.
+    """Returns the exact mean and variance of a sampler's output from p_T, for the Gaussian data.
 
-    Every step is affine in the start and in the noises, so that unit impulses, one in each row, give the coefficients.
+    Every step is affine in the start and in the noises: a unit impulse in each of them gives its coefficient.
 
     Args:
         sampler: a sampler whose steps are affine in the score.
@@ -159,14 +148,14 @@ def output(sampler: Sampler, sde: LinearSDE) -> tuple[float, float]:
 
 
 def error(sde: LinearSDE, predictor: Predictor, steps: int) -> float:
-    """Returns the error of a scheme's mean plus that of its standard deviation at eps, for the Gaussian data."""
+    """Returns the sum of the errors of a scheme's mean and standard deviation at eps, for the Gaussian data."""
     mean, variance = output(StepSampler(predictor, steps=steps, grid=predictor.grid), sde)
     expected = marginal(sde, sde.eps)
     return abs(mean - expected[0]) + abs(math.sqrt(variance) - math.sqrt(expected[1]))
 
 
 def order(sde: LinearSDE, predictor: Predictor | None) -> Proof:
-    """Checks the declared order of convergence by the errors at :data:`STEPS` steps, on the grid of the declaration."""
+    """Checks the declared order of convergence, on the declared grid, by the errors at :data:`STEPS` steps."""
     if predictor is None:
         return Proof(ORDER, "no scheme of fixed steps", "", None)
     if not sde.smooth:
@@ -179,7 +168,7 @@ def order(sde: LinearSDE, predictor: Predictor | None) -> Proof:
 
 
 def mixture() -> GaussianMixture:
-    """Returns a mixture of three components of different weights and shapes in the plane, of unit spread."""
+    """Returns a mixture of unit spread in the plane, with three components of different weights and shapes."""
     weights = torch.tensor([0.5, 0.3, 0.2])
     means = torch.tensor([[-0.8, 0.5], [1.0, 0.6], [0.5, -2.15]])
     covariances = torch.tensor(
@@ -203,7 +192,7 @@ def moments(sde: LinearSDE, sampler: Sampler) -> list[Proof]:
     )
     for claim, (value, expected, spread) in zip(MOMENTS, pairs, strict=True):
         off = float((value - expected).abs().max())
-        # Five standard errors of the samples, and two percent for the steps.
+        # The margin is five standard errors of the samples, and two per cent for the steps.
         allowed = float((5 / math.sqrt(COUNT) + 0.02) * spread.max())
         proofs.append(Proof(claim, f"{off:.3f}", f"<= {allowed:.3f}", off <= allowed))
     return proofs
@@ -222,7 +211,7 @@ def run(sde: SDE, sampler: Sampler, start: int, stop: int, shape: Sequence[int] 
 
 
 def common(sde: SDE) -> Callable[[Tensor, Tensor], Tensor]:
-    """Returns the score of the Gaussian data if it is known, else that of the prior, with which no process diverges."""
+    """Returns the score of the Gaussian data if it is known, else the prior's, which keeps x finite."""
     return gaussian(sde.linear) if sde.linear is not None else lambda x, t: sde.prior_score(x)
 
 
@@ -246,7 +235,7 @@ def repetition(sde: SDE, sampler: Sampler) -> Proof:
 
 
 def evaluations(sde: SDE, sampler: Sampler) -> Proof:
-    """Checks the reported evaluations against those counted here and those that the settings imply."""
+    """Compares the reported evaluations with those counted here and those that the settings imply."""
     asked = 0
 
     def score(x: Tensor, t: Tensor) -> Tensor:

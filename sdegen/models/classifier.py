@@ -18,11 +18,11 @@ from sdegen.sde.base import SDE
 
 
 class ClassifierModel(nn.Module, FromRun):
-    """A network as the log-probabilities of the classes: ``(x, t) -> (B, classes)``.
+    """A network read as log-probabilities of the classes: ``(x, t) -> (B, classes)``.
 
     Args:
         network: returns logits.
-        sde: the process whose states it classifies.
+        sde: the process whose states the network classifies.
     """
 
     def __init__(self, network: Network, sde: SDE) -> None:
@@ -43,7 +43,7 @@ class ClassifierModel(nn.Module, FromRun):
 
 @torch.no_grad()
 def log_likelihood_by_time(model: ClassifierModel, x: Tensor, y: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
-    """Measures how well noisy data are classified at each of some times, with the same noise at every call.
+    """Measures the accuracy of a classifier of noisy data at some times, with the same noise at every call.
 
     Args:
         model: the classifier.
@@ -52,7 +52,7 @@ def log_likelihood_by_time(model: ClassifierModel, x: Tensor, y: Tensor, times: 
         times: ``(F,)``.
 
     Returns:
-        The mean log-probability of the true class and the share of hits, ``(F,)`` float64 each.
+        The mean log-probability of the true class and the share of correct classes, ``(F,)`` float64 each.
     """
     source = randn_like(generator(x.device, 0, "accuracy"))
     rows = []

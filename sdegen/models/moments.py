@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 WIDEST = 2048
-"""Number of coordinates above which vectors have no axes, which would take seconds to find, and 32 MiB."""
+"""Largest number of coordinates for which axes are computed: they take seconds and 32 MiB."""
 ENOUGH = 20
-"""Number of points for each coordinate from which the variances along their own axes are nearly those of the law."""
+"""With at least so many points per coordinate, variances along the points' own axes are nearly those of the law."""
 NULL = 1e-10
 """Share of the largest variance below which the data count as constant in a direction."""
 
@@ -30,11 +30,11 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor) -> Moments:
-        """Returns the moments of points ``(N, *)``, float64: of vectors along their axes, of others as a whole.
+        """Returns the moments of points ``(N, *)`` in float64; images and long vectors have one mean and one variance.
 
-        With few points for their coordinates, every second point gives the axes, and the others the variances along
-        them: along their own axes the points would spread too far, and not at all in the directions left out. If the
-        data fill less than a quarter of their dimensions, only the axes of these are kept, since all others are alike.
+        If there are few points per coordinate, every second point gives the axes and the others the variances: along
+        their own axes the points have too much variance, and none in the directions that they do not fill. If the data
+        fill less than a quarter of the dimensions, only the axes of these are kept.
         """
         x = x.double()
         if x.ndim > 2 or x.shape[1] > WIDEST:
@@ -51,7 +51,7 @@ class Moments(NamedTuple):
 
 
 class Rotation(NamedTuple):
-    r"""An orthogonal matrix with given first columns, in a form that is cheap if these are few.
+    r"""An orthogonal matrix with given first columns; products with it are cheap if these are few.
 
     For orthonormal columns A ``(d, k)`` with the polar decomposition :math:`A_1 = R P` of their first k rows, E the
     first k columns of the identity, and :math:`Y = E + A R^\top`,

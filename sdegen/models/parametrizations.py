@@ -7,7 +7,7 @@ the score :math:`s = \nabla_x \log p_t(x)` of each, for every linear SDE; the fi
 name        F estimates                            s
 ==========  =====================================  ======================================================
 raw         the score                              F
-residual    the score beyond that of the prior π   ∇ log π(x) + F
+residual    the score minus the prior's            ∇ log π(x) + F, with the prior π
 noise       E[z | x]                               −F / σ
 data        E[x_0 | x]                             (α F − x) / σ²
 velocity    E[α z − σ x_0 | x]                     −(σ x + α F) / (σ (α² + σ²))
@@ -35,7 +35,7 @@ from sdegen.sde.base import SDE, LinearSDE, S
 TINY = torch.finfo(torch.float32).tiny
 
 Output = Callable[[Tensor, Tensor], Tensor]
-"""The output of a network at ``(x, t)``: the network itself, or a network with its class given."""
+"""A network as a function of ``(x, t)``: the network itself, or with its class given."""
 
 
 class Parametrization(ABC, Generic[S]):
@@ -68,7 +68,7 @@ class Affine(Parametrization[S]):
     """A parametrization whose score is affine in the network's output, entry by entry, along orthonormal axes.
 
     Attributes:
-        rotates: True if these are not the axes of the points themselves.
+        rotates: True if these axes are not those of the coordinates of the points.
     """
 
     rotates = False
@@ -78,7 +78,7 @@ class Affine(Parametrization[S]):
         """Returns the terms of the score at ``(B, *)`` and ``()`` or ``(B,)``, along the axes."""
 
     def along(self, x: Tensor) -> Tensor:
-        """Returns the coordinates of vectors along the axes, ``(B, *)`` to ``(B, *)``; the vectors if it has none."""
+        """Returns the coordinates of vectors along the axes: ``(B, *)`` to ``(B, *)``."""
         return x
 
     def back(self, x: Tensor) -> Tensor:
@@ -178,9 +178,9 @@ class Gaussian(Affine[LinearSDE], nn.Module):
               F\!\left(\frac{c}{\sqrt v} \sqrt{\frac{w}{\max w}}, \tfrac14 \log\frac{\sigma}{\alpha}\right) \right],
               \qquad v = \alpha^2 \Lambda + \sigma^2, \quad w = \Lambda / v
 
-    A network whose output is zero gives the exact score of Gaussian data of any covariance. Noise in a direction in
-    which the data do not vary is removed without the network; an isotropic skip connection would leave it. With equal
-    variances it is :class:`Karras`. The factor :math:`w/\max w` hides from the network the directions that hold only
+    A network whose output is zero gives the exact score of Gaussian data of any covariance. Noise in
+    directions in which the data do not vary is removed without the network. With equal variances it is the
+    parametrization :class:`Karras`. The factor :math:`w/\max w` hides from the network the directions that contain only
     noise at this t.
 
     Reference: the preconditioning of Karras et al. (2022), https://arxiv.org/abs/2206.00364, with a full covariance.
@@ -194,7 +194,7 @@ class Gaussian(Affine[LinearSDE], nn.Module):
     def __init__(self, moments: Moments | None) -> None:
         super().__init__()
         if moments is None:
-            raise ValueError("moments of the data are needed, and there are none here")
+            raise ValueError("parametrization=gaussian needs the moments of the data, and there are none here")
         self.mean: Tensor
         self.axes: Tensor | None
         self.variances: Tensor

@@ -1,7 +1,7 @@
-"""The score model, which training and sampling share: a network and what its output stands for.
+"""The score model, which training and sampling share: a network and the meaning of its output.
 
-The score is the currency of the package: a trained :class:`ScoreModel`, an exact mixture and any callable
-``(x, t) -> (B, *)`` are interchangeable in samplers, likelihoods and figures.
+Samplers, likelihoods and figures take any score: a trained :class:`ScoreModel`, an exact mixture, or any callable
+``(x, t) -> (B, *)``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class ScoreModel(nn.Module, FromRun):
     Args:
         network: the trainable function.
         parametrization: turns its output into the score.
-        sde: the process whose marginals it scores.
+        sde: the process whose marginals have this score.
     """
 
     def __init__(self, network: Network, parametrization: Parametrization, sde: SDE) -> None:
@@ -33,7 +33,7 @@ class ScoreModel(nn.Module, FromRun):
         return self.parametrization(self.network, self.sde, x, t)
 
     def given(self, y: Tensor) -> Score:
-        r"""Returns the score :math:`\nabla_x \log p_t(x \mid y)` of a class if the network takes one, else the score.
+        r"""Returns the score :math:`\nabla_x \log p_t(x \mid y)` of a class; the network may ignore it.
 
         Args:
             y: the class, ``()`` or one for each row, ``(B,)`` int64; -1 stands for none.

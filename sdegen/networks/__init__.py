@@ -1,6 +1,6 @@
 """Networks: functions of (x, t) and a class, and classifiers of noisy x.
 
-The meaning of their output is defined in models.
+The room ``models`` defines the meaning of their output.
 """
 
 from sdegen.networks.base import Network

@@ -15,19 +15,18 @@ from sdegen.sde.base import SDE
 
 
 class Network(nn.Module, ABC):
-    """A function of (x, t) whose output has the shape of x, or, for a classifier, is the logits of the classes.
+    """A function of (x, t). Its output has the shape of x; the output of a classifier is the logits of the classes.
 
-    A subclass takes as its first argument the ``shape`` of one point, which the experiment supplies from the data;
-    its other arguments are the options of its YAML.
+    The first argument of a subclass is the ``shape`` of one point, which the experiment supplies from the data; its
+    other arguments are the options of its YAML.
 
     Attributes:
         exact: True if the output is the exact score, which needs no parametrization and no training.
         process: the type of process that it works with.
         classifies: True if the output is the logits of classes, ``(B, classes)``.
-        label_dropout: None if the network does not take the class of x. Else the class is a third argument y, ``()`` or
-            ``(B,)`` int64, in which -1, or None for all rows, stands for "no class", and this is the share of training
-            rows without a class.
-        rough: empty if the output can be differentiated in x and then in the weights; else the fix, for messages.
+        label_dropout: the share of training rows that are given no class, or None if the network takes no class. A
+            class is a third argument y, ``()`` or ``(B,)`` int64; -1, or None for all rows, stands for "no class".
+        rough: empty if the output can be differentiated in x and then in the weights; otherwise the fix, for messages.
     """
 
     exact = False
@@ -41,7 +40,7 @@ class Network(nn.Module, ABC):
         """Returns the output: ``(B, *shape)`` and ``()`` or ``(B,)`` to ``(B, *shape)``."""
 
     def work(self, shape: tuple[int, ...]) -> float:
-        """Returns the multiplications and additions of linear layers and convolutions for one row of a shape."""
+        """Returns the number of multiplications and additions in linear layers and convolutions for one row."""
         counts: list[float] = []
 
         def count(layer: nn.Module, _: object, output: Tensor) -> None:
@@ -66,14 +65,14 @@ class Network(nn.Module, ABC):
 
 @contextlib.contextmanager
 def at_most(size: float, holder: str) -> Iterator[None]:
-    """Context in which no network can be made whose weights have more than ``size`` bytes.
+    """Context that limits the weights of the networks made in it to ``size`` bytes together.
 
     Args:
         size: the limit.
-        holder: the owner of the memory, for the message.
+        holder: the end of the message "asks for more weights than …".
 
     Raises:
-        ValueError: a network is larger; raised before its weights are drawn, so that it costs neither time nor memory.
+        ValueError: the networks need more; raised before the weights are drawn, which saves their time and memory.
     """
     left = size
 

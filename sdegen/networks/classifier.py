@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from sdegen.core.tensors import expand
 from sdegen.networks.base import Network
-from sdegen.networks.embedding import GaussianFourier
+from sdegen.networks.embedding import GaussianFourier, by_row
 from sdegen.networks.mlp import perceptron
-from sdegen.networks.unet import Halved, Stage, check_levels, interleaved, norm, picture
+from sdegen.networks.unet import Halved, Stage, colours_of, interleaved, norm
 from sdegen.sde.base import LinearSDE
 
 
@@ -42,14 +42,13 @@ class ClassifierMLP(Network):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Returns the logits: ``(B, *shape)`` and ``()`` or ``(B,)`` to ``(B, classes)``."""
-        time = expand(t, x).reshape(-1).expand(len(x)).unsqueeze(1)
-        return self.layers(torch.cat([x.flatten(1), time], dim=1))
+        return self.layers(torch.cat([x.flatten(1), by_row(t, x).unsqueeze(1)], dim=1))
 
 
 class ClassifierConv(Network):
-    r"""Residual blocks at falling resolution, which take the noise level, and a mean over the pixels.
+    r"""Residual blocks at decreasing resolution with the noise level as input, and a mean over the pixels.
 
-    The inputs are :math:`x_t / \sqrt{\alpha_t^2 + \sigma_t^2}` and :math:`\tfrac14 \log(\sigma_t/\alpha_t)`, which are
+    The inputs are :math:`x_t / \sqrt{\alpha_t^2 + \sigma_t^2}` and :math:`\tfrac14 \log(\sigma_t/\alpha_t)`. Both are
     of order one for every SDE and time.
 
     Args:
@@ -72,8 +71,7 @@ class ClassifierConv(Network):
         fourier_features: int = 64,
     ) -> None:
         super().__init__()
-        colours, height, side = picture(shape)
-        check_levels(channels, height, side)
+        colours = colours_of(shape, channels)
         self.sde, width = sde, 2 * fourier_features
         self.noise = GaussianFourier(fourier_features, 1.0)
         self.embedding = nn.Sequential(nn.Linear(fourier_features, width), nn.SiLU())
@@ -89,7 +87,7 @@ class ClassifierConv(Network):
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Returns the logits: ``(B, C, H, W)`` and ``()`` or ``(B,)`` to ``(B, classes)``."""
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
-        level = expand(0.25 * (sigma / alpha).log(), x).reshape(-1).expand(len(x))
+        level = by_row(0.25 * (sigma / alpha).log(), x)
         embedding = functional.silu(self.embedding(self.noise(level)))
         hidden = interleaved(self.entry(x / expand((alpha**2 + sigma**2).sqrt(), x)))
         for part in self.body:

@@ -13,6 +13,11 @@ MOST = 2**20
 """Largest number of Fourier features, more than any network could use."""
 
 
+def by_row(t: Tensor, x: Tensor) -> Tensor:
+    """Returns the time of each row of ``x``, with its device and type: ``()`` or ``(B,)`` to ``(B,)``."""
+    return t.to(x).expand(len(x))
+
+
 class Concat(nn.Module):
     """The number t itself, the input of the paper's networks: ``(B,)`` to ``(B, 1)``."""
 

@@ -9,9 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sdegen.core.tensors import expand
 from sdegen.networks.base import Network
-from sdegen.networks.embedding import Concat, GaussianFourier
+from sdegen.networks.embedding import Concat, GaussianFourier, by_row
 
 ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
@@ -25,7 +24,7 @@ class MLP(Network):
         activation: ``relu`` (the paper's), ``silu`` or ``tanh``.
         time_embedding: ``concat`` appends t as a number (the paper's), ``fourier`` random Fourier features of t.
         fourier_features: number of features.
-        fourier_scale: their bandwidth, in cycles per unit of time as the parametrization gives it.
+        fourier_scale: their bandwidth, in cycles per unit of the time that the parametrization passes on.
     """
 
     def __init__(
@@ -45,14 +44,13 @@ class MLP(Network):
         size = math.prod(shape)
         self.layers = perceptron(size + self.embedding.width, hidden, size, activation)
         if fourier:
-            # Torch scales all inputs by their number: a few coordinates would drown among many features, and the
-            # network would hardly depend on x in its first thousands of steps.
+            # Torch scales the weights of all inputs by the number of inputs. Beside many features a few coordinates
+            # would then have so little weight that the network ignores x in its first thousands of steps.
             nn.init.kaiming_uniform_(self.layers[0].weight[:, :size].data, a=math.sqrt(5))  # type: ignore[index]
 
     def features(self, x: Tensor, t: Tensor) -> Tensor:
         """Returns the input of the first layer: ``(B, *)`` and ``()`` or ``(B,)`` to ``(B, inputs)``."""
-        time = self.embedding(expand(t, x).reshape(-1).expand(len(x)))
-        return torch.cat([x.flatten(1), time], dim=1)
+        return torch.cat([x.flatten(1), self.embedding(by_row(t, x))], dim=1)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         return self.layers(self.features(x, t)).view_as(x)
@@ -62,7 +60,7 @@ def perceptron(inputs: int, hidden: tuple[int, ...], outputs: int, activation: s
     """Returns linear layers with activations between them.
 
     Raises:
-        ValueError: ``hidden`` holds no width, or one below 1.
+        ValueError: ``hidden`` is empty or has a width below 1.
     """
     if not hidden or min(hidden) < 1:
         raise ValueError(f"hidden={list(hidden)} must be one or more widths, each at least 1: try [128,128]")

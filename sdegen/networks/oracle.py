@@ -10,9 +10,9 @@ from sdegen.sde.mixture import GaussianMixture, Marginals
 
 
 class Oracle(Network):
-    """The exact score of data whose law is a Gaussian mixture, to tell a solver's error from a network's.
+    """The exact score of data whose law is a Gaussian mixture: it separates the error of a solver from a network's.
 
-    It has nothing to train, and its output is the score itself, whatever the parametrization.
+    It has nothing to train. Its output is the score itself under every parametrization.
 
     Args:
         law: the law of the data in the network's units; supplied by the experiment.

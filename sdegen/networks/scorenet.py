@@ -8,14 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sdegen.core.tensors import expand
 from sdegen.networks.base import Network
-from sdegen.networks.embedding import GaussianFourier
-from sdegen.networks.unet import check_levels, interleaved, norm, picture
+from sdegen.networks.embedding import GaussianFourier, by_row
+from sdegen.networks.unet import colours_of, interleaved, norm
 
 
 class Injected(nn.Module):
-    """A convolution plus a dense layer of the time's embedding, followed by normalisation and activation."""
+    """The sum of a convolution and a dense layer of the time's embedding, with normalisation and activation."""
 
     def __init__(self, convolution: nn.Module, outputs: int, width: int) -> None:
         super().__init__()
@@ -26,17 +25,18 @@ class Injected(nn.Module):
 
 
 class ScoreNet(Network):
-    """An encoder and a decoder joined by skips, of seven convolutions by default, each with a dense layer of the time.
+    """An encoder and a decoder joined by skips. Each convolution has a dense layer of the time.
 
-    The paper names the parts: Gaussian Fourier projections of the time to 256, and seven convolutional layers with a
-    dense one each. The encoder, the decoder and the group normalisation are our reading of it. The convolutions are
-    padded, so that an image of 8 × 8 becomes 4, 2 and 1 wide.
+    The paper names 256 Gaussian Fourier features of the time and seven convolutional layers with a dense layer each. It
+    does not define the rest: the encoder, the decoder and the group normalisation are our interpretation. Convolutions
+    are padded: the sides of an image of 8 × 8 become 4, 2 and 1.
 
     Reference: section 5.3 of the paper; Ronneberger et al. (2015), https://arxiv.org/abs/1505.04597
 
     Args:
         shape: ``(C, H, W)`` of an image; supplied by the experiment.
-        channels: numbers of channels of the levels, multiples of 8; the image is halved between levels.
+        channels: numbers of channels of the levels, multiples of 8; the image is halved between levels. Four levels
+            have the seven convolutions of the paper.
         embedding: number of Fourier features of the time.
         fourier_scale: their bandwidth, in cycles per unit of time.
     """
@@ -49,8 +49,7 @@ class ScoreNet(Network):
         fourier_scale: float = 30.0,
     ) -> None:
         super().__init__()
-        colours, height, side = picture(shape)
-        check_levels(channels, height, side)
+        colours = colours_of(shape, channels)
         self.time = GaussianFourier(embedding, fourier_scale)
         self.embedding = nn.Linear(embedding, embedding)
         self.encoder = nn.ModuleList(
@@ -60,12 +59,12 @@ class ScoreNet(Network):
         self.decoder, inputs = nn.ModuleList(), channels[-1]
         for outputs in reversed(channels[:-1]):
             self.decoder.append(Injected(nn.Conv2d(inputs, outputs, 3, padding=1), outputs, embedding))
-            # The skip of the same level is concatenated to it.
+            # The next part takes this output and the skip of the same level.
             inputs = 2 * outputs
         self.exit = nn.Conv2d(inputs, colours, 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        embedding = functional.silu(self.embedding(self.time(expand(t, x).reshape(-1).expand(len(x)))))
+        embedding = functional.silu(self.embedding(self.time(by_row(t, x))))
         hidden, skips = x, []
         for part in self.encoder:
             hidden = interleaved(part(hidden, embedding))

@@ -10,18 +10,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sdegen.core.checks import in_range
-from sdegen.core.tensors import expand
 from sdegen.networks.base import Network
-from sdegen.networks.embedding import GaussianFourier
+from sdegen.networks.embedding import GaussianFourier, by_row
 
 GROUP = 8
 """Smallest number of channels that are normalised together."""
 
 
 class Block(nn.Module):
-    """Two convolutions beside a shortcut; the embedding of time and class scales and shifts their intermediate result.
+    """Two convolutions and a shortcut; the embedding of time and class scales and shifts the result of the first.
 
-    The second convolution starts at zero, so that a fresh block is its shortcut.
+    The second convolution starts at zero: a fresh block is its shortcut.
 
     Args:
         inputs: number of input channels.
@@ -32,10 +31,8 @@ class Block(nn.Module):
     def __init__(self, inputs: int, outputs: int, width: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = norm(inputs), norm(outputs)
-        self.conv1, self.conv2 = (
-            nn.Conv2d(inputs, outputs, 3, padding=1),
-            zero(nn.Conv2d(outputs, outputs, 3, padding=1)),
-        )
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.conv2 = zero(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.modulation = nn.Linear(width, 2 * outputs)
         self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
@@ -48,9 +45,9 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over the pixels, beside a shortcut.
+    """Self-attention over the pixels, and a shortcut.
 
-    A head has 64 channels or more, or all if there are fewer.
+    A head has at least 64 channels, or all channels if there are fewer.
 
     Args:
         channels: number of channels.
@@ -70,7 +67,7 @@ class Attention(nn.Module):
 
 
 class UNet(Network):
-    r"""Residual blocks at falling and rising resolution, joined by skips, with attention at low resolution.
+    r"""Residual blocks at decreasing and increasing resolution, joined by skips, with attention at low resolution.
 
     The time may be any real number, such as t itself or EDM's :math:`\tfrac14 \log(\sigma/\alpha)`.
 
@@ -81,19 +78,18 @@ class UNet(Network):
         shape: ``(C, H, W)`` of an image; supplied by the experiment.
         classes: number of classes of the data; supplied by the experiment.
         channels: number of channels of the first level, a multiple of 8.
-        multipliers: channels of each level over those of the first; the image is halved between levels.
-        blocks: number of residual blocks of each level, on the way down and up.
+        multipliers: number of channels of each level over ``channels``; the image is halved between levels.
+        blocks: number of residual blocks of each level on the way down; the way up has one more.
         attention: heights of the image, after patching, at which the blocks of a level are followed by attention.
-        patch: side of the squares of pixels that become channels at the entry and pixels again at the exit; 2 makes a
-            step about four times cheaper.
+        patch: side of the squares whose pixels are channels inside the network; 2 makes a step about four times
+            cheaper.
         fourier_features: number of Fourier features of the time.
-        fourier_scale: their bandwidth, in cycles per unit of time as the parametrization gives it.
-        label_dropout: null for a network without the class as input. Else the class is left out for this share of the
-            training rows, so that the network is a score with and without it (Ho & Salimans 2022,
-            https://arxiv.org/abs/2207.12598).
+        fourier_scale: their bandwidth, in cycles per unit of the time that the parametrization passes on.
+        label_dropout: share of the training rows that are given no class, so that the network is a score with and
+            without one (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598); null for a network that takes no class.
     """
 
-    # Torch has no second derivative of its attention.
+    # Torch's attention has no second derivative.
     rough = "use network=scorenet"
 
     def __init__(
@@ -120,8 +116,8 @@ class UNet(Network):
             raise ValueError(f"patch={patch} does not divide images of {height} × {side}: try patch=1")
         if min(height, side) // patch < 2 ** (len(multipliers) - 1):
             raise ValueError(
-                f"multipliers={list(multipliers)} halve an image {len(multipliers) - 1} times, and one of "
-                f"{height} × {side} is too small for that with patch={patch}: use fewer multipliers"
+                f"multipliers={list(multipliers)} halve an image {len(multipliers) - 1} times, and images "
+                f"of {height} × {side} are too small for that with patch={patch}: use fewer multipliers"
             )
         if label_dropout is not None:
             in_range("label_dropout", label_dropout, at_least=0, below=1, fix=", or null")
@@ -134,9 +130,7 @@ class UNet(Network):
         # The last row stands for "no class".
         self.labels = None if label_dropout is None else nn.Embedding((classes or 0) + 1, width)
         pixels, height = colours * patch**2, height // patch
-        heights = [height]
-        for _ in sizes[1:]:
-            heights.append(-(-heights[-1] // 2))
+        heights = [-(-height // 2**level) for level in range(len(sizes))]
         self.entry = nn.Conv2d(pixels, channels, 3, padding=1)
         self.down, skips = nn.ModuleList(), [channels]
         for level, (inputs, outputs) in enumerate(itertools.pairwise([channels, *sizes])):
@@ -159,7 +153,7 @@ class UNet(Network):
         )
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        embedding = self.embedding(self.time(expand(t, x).reshape(-1).expand(len(x))))
+        embedding = self.embedding(self.time(by_row(t, x)))
         if self.labels is not None:
             y = torch.full((len(x),), -1, device=x.device) if y is None else y.to(x.device).expand(len(x))
             embedding = embedding + self.labels(y.remainder(self.labels.num_embeddings))
@@ -192,7 +186,7 @@ class Stage(nn.Module):
 
 
 class Halved(nn.Module):
-    """A convolution with stride 2, which takes the embedding for the sake of a common signature."""
+    """A convolution with stride 2. It ignores the embedding, which all parts of a network take."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -209,22 +203,21 @@ def picture(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return shape[0], shape[1], shape[2]
 
 
-def check_levels(channels: tuple[int, ...], height: int, side: int) -> None:
-    """Raises ValueError if the levels of a network for images do not fit each other or an image."""
+def colours_of(shape: tuple[int, ...], channels: tuple[int, ...]) -> int:
+    """Returns the number of colours of an image, or raises ValueError if its levels cannot have these channels."""
+    colours, height, side = picture(shape)
     if not channels or any(c < GROUP or c % GROUP for c in channels):
         raise ValueError(f"channels={list(channels)} must be one or more multiples of {GROUP}: try [32,64,128]")
     if min(height, side) < 2 ** (len(channels) - 1):
         raise ValueError(
-            f"channels={list(channels)} halve an image {len(channels) - 1} times, and one of {height} × {side} is too "
-            f"small for that: use fewer channels"
+            f"channels={list(channels)} halve an image {len(channels) - 1} times, and images of {height} × {side} are "
+            f"too small for that: use fewer channels"
         )
+    return colours
 
 
 def interleaved(x: Tensor) -> Tensor:
-    """Returns x with the channels of a pixel side by side in memory, an order that the layers after it keep.
-
-    It makes convolutions faster, on CPUs and GPUs.
-    """
+    """Returns x in channels-last order. The next layers keep this order, which makes convolutions faster."""
     return x.contiguous(memory_format=torch.channels_last)
 
 

@@ -67,8 +67,8 @@ def write(
 ) -> files.Written:
     """Sample, measure and draw into ``samples/<number>-<sampler>/`` of the run's folder.
 
-    The label is the class to steer towards, or ``all`` for ``count`` samples of one class after the other. ``animate`` adds
-    an animation to the figures.
+    The label is the class to steer towards, or ``all`` for ``count`` samples of one class after the other. An animation
+    joins the figures if ``animate`` is true.
     """
     # Built before anything is drawn, so that a mistake costs nothing.
     plan, name = planned(run, guidance, label), choice(run.config["sampler"])

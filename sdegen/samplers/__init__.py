@@ -1,6 +1,6 @@
 """Samplers: from the prior at T to data at eps, along the reverse process.
 
-Guided scores come from the room of guidance.
+The room ``guidance`` provides guided scores.
 """
 
 from sdegen.samplers.adaptive import AdaptiveSDE

@@ -16,8 +16,8 @@ from sdegen.sde.base import SDE, Score
 class Brownian:
     """Increments of one Brownian motion for each row, over intervals that may be tried again in parts.
 
-    A rejected increment must not be forgotten: replacing it by another would make large moves too rare. It goes back on
-    the row's stack, and the smaller interval that is tried next takes its part of it by a Brownian bridge.
+    The increment of a rejected step is kept, since a new one would make large moves too rare. It returns to the stack
+    of its row, and a Brownian bridge divides it when a smaller interval is tried next.
 
     Reference: Rackauckas & Nie (2017), RSwM1, https://doi.org/10.3934/dcdsb.2017133
 
@@ -40,7 +40,7 @@ class Brownian:
         self.top[rows] += 1
 
     def take(self, rows: Tensor, span: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the increments over the next intervals, of at most ``span`` ``(b,)``, less if a shorter one is left.
+        """Returns the increments over the next intervals, of length ``span`` ``(b,)`` or shorter if the stack has such.
 
         Args:
             rows: indices, ``(b,)``.
@@ -54,7 +54,7 @@ class Brownian:
         below = (self.top[rows] - 1).clamp(min=0)
         old, whole = self.spans[rows, below], self.parts[rows, below]
         self.top[rows] -= left.long()
-        # A rest that is only rounding is taken as well.
+        # A rest that is only rounding is taken along.
         split = left & (old > span * (1 + 1e-9))
         got = torch.where(left & ~split, old, span)
         share = torch.where(split, span / old.clamp(min=1e-300), 0.0)
@@ -66,19 +66,19 @@ class Brownian:
 
 
 class AdaptiveSDE(Sampler):
-    r"""The reverse SDE by steps whose local error stays below a tolerance, for each sample by itself.
+    r"""The reverse SDE in steps whose local error is below a tolerance for each sample by itself.
 
     A step is stochastic Heun's; its error is its distance from the Euler–Maruyama step with the same noise, in units of
     :math:`\mathrm{atol} + \mathrm{rtol} \max(|x|, |x_{\mathrm{new}}|)`. A rejected step is tried again at a
-    smaller size along the same Brownian path. Between steps the kept path is a straight line.
+    smaller size along the same Brownian path. The path between steps is a straight line.
 
     Reference: Jolicoeur-Martineau et al. (2021), Gotta go fast when generating data with score-based models,
-    https://arxiv.org/abs/2105.14080. They discard rejected noise; see :class:`Brownian` for the bias of that.
+    https://arxiv.org/abs/2105.14080. They discard rejected noise, which is biased: see :class:`Brownian`.
 
     Args:
         rtol: relative tolerance.
         atol: absolute tolerance, in the network's units.
-        max_steps: number of attempted steps after which the sampler gives up.
+        max_steps: number of attempted steps after which the sampler raises an error.
         denoise: see :class:`Sampler`.
     """
 
@@ -89,7 +89,7 @@ class AdaptiveSDE(Sampler):
         self.max_steps = in_range("max_steps", max_steps, at_least=1)
 
     def control(self, sde: SDE) -> Control:
-        """Returns the rule for the step sizes along an SDE."""
+        """Returns the tolerances and the rule for step sizes along an SDE."""
         first = 1e-3 * (sde.T - sde.eps)
         tolerances = self.rtol, self.atol, self.max_steps
         return Control("adaptive_sde", *tolerances, first, power=0.9, shrink=0.1, retry=0.5, rungs=4)
@@ -109,7 +109,7 @@ class StochasticHeunSteps(Scheme):
         drift: the drift of the reverse process.
         control: measures the error.
         x: a tensor with the shape, type and device of the whole batch, ``(B, *)``.
-        noise: standard normal draws of that shape, new ones at each call.
+        noise: draws standard normal numbers of that shape.
     """
 
     def __init__(self, sde: SDE, drift: Score, control: Control, x: Tensor, noise: RandnLike) -> None:

@@ -23,7 +23,7 @@ class Samples(NamedTuple):
         nfe: evaluations of the score per sample, counted at the score; a mean where samples differ.
         path: ``frames`` states on the way from T to eps, ``(F, B, *)``.
         times: their times, ``(F,)``.
-        acceptance: the share of accepted moves of a corrector with a Metropolis test; None where there is none.
+        acceptance: the share of accepted moves of a corrector with a Metropolis test; None without one.
     """
 
     x: Tensor
@@ -47,14 +47,14 @@ class Sampler(ABC):
 
     Args:
         denoise: end with Tweedie's formula, the mean of x(0) given the sample at eps: (x + σ² s) / α. It costs one
-            evaluation, and over-shrinks where the grid is too coarse for the smallest noise.
+            evaluation, and shrinks samples too much if the grid is too coarse for the smallest noise.
 
     Attributes:
-        processes: the type of process that each part of it works with, by the name of its option.
+        processes: the type of process that each part works with, by the name of its option.
         predictor: the scheme of its steps, if it has one.
-        evaluations: of the score for a sample; None where that depends on the sample.
+        evaluations: number of evaluations of the score for a sample; None if it depends on the sample.
         couples: True if the samples of a batch depend on each other.
-        enough: the number of samples of a batch below which their law under guidance is poor.
+        enough: smallest batch whose law under guidance is accurate.
     """
 
     processes: dict[str, type[SDE]]
@@ -69,7 +69,7 @@ class Sampler(ABC):
 
     @property
     def process(self) -> type[SDE]:
-        """The type of process that it works with: the most special of its parts'."""
+        """The type of process that all its parts work with."""
         return most_special(*self.processes.values())
 
     def __call__(self, sde: SDE, score: Score, x: Tensor, *, noise: RandnLike, frames: int = 0) -> Samples:
@@ -79,8 +79,8 @@ class Sampler(ABC):
             sde: the forward process.
             score: ``(x, t) -> ∇ log p_t(x)``.
             x: draws of the prior, ``(B, *)``.
-            noise: standard normal draws of the shape of ``x``, new ones at each call.
-            frames: number of states of the path to keep, T and eps included; no more than the sampler passes.
+            noise: draws standard normal numbers of the shape of ``x``.
+            frames: number of states of the path to keep, T and eps included; at most as many as the sampler has.
         """
         counted = Counted(score)
         walk = self._integrate(sde, counted, x, noise, frames)
@@ -89,10 +89,10 @@ class Sampler(ABC):
 
     @abstractmethod
     def _integrate(self, sde: Any, score: Counted, x: Tensor, noise: RandnLike, frames: int) -> Walk:  # noqa: ANN401
-        """Carries ``x`` from T to eps; ``sde`` is a :attr:`process`."""
+        """Moves ``x`` from T to eps; ``sde`` is a :attr:`process`."""
 
 
-def tweedie(sde: Any, score: Score, x: Tensor) -> Tensor:  # noqa: ANN401 - linear, as the sampler's process says
+def tweedie(sde: Any, score: Score, x: Tensor) -> Tensor:  # noqa: ANN401 - linear, as the sampler requires
     """Returns the mean of x(0) given x(eps): ``(B, *)`` to ``(B, *)``."""
     t = torch.tensor(sde.eps, dtype=torch.float64)
     sigma, alpha = expand(sde.sigma(t), x), expand(sde.alpha(t), x)

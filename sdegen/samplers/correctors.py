@@ -1,7 +1,7 @@
-r"""Correctors: Markov chains that leave the marginal p_t as it is, driven by its score alone.
+r"""Correctors: Markov chains that leave the marginal p_t unchanged and need only its score.
 
-Their step sizes are functions of t only. A step that scales with the scores of a sample, ‖z‖/‖s‖, has no stationary
-law where the score vanishes (in one dimension its chain runs off), and one that scales with means over the batch lets
+The step sizes are functions of t only. With steps that scale with the score of a sample, ‖z‖/‖s‖, a chain has no
+stationary law where the score vanishes (in one dimension it diverges). Steps that scale with means over the batch make
 samples depend on each other.
 """
 
@@ -18,7 +18,7 @@ from sdegen.core.tensors import expand
 from sdegen.samplers.parts import Corrector, Moved
 from sdegen.sde.base import LinearSDE, Score
 
-UNSTABLE = ": from there on the dynamics are unstable"
+UNSTABLE = ": larger steps are unstable"
 
 
 class Unadjusted(Corrector[LinearSDE]):
@@ -45,11 +45,11 @@ class Unadjusted(Corrector[LinearSDE]):
 class Langevin(Unadjusted):
     r"""Langevin dynamics with :math:`\epsilon(t) = 2 r^2 \sigma_t^2 a^2`, a the factor of the step that led to t.
 
-    The factor, 1 for VE and :math:`\sqrt{1 - \beta}` for VP, is that of Song et al. (2021), algorithms 4 and 5. Their
-    ratio of norms is replaced by its value for a score of variance :math:`1/\sigma_t^2`.
+    The factor is 1 for VE and :math:`\sqrt{1 - \beta}` for VP, as in algorithms 4 and 5 of Song et al. (2021). The
+    value for a score of variance :math:`1/\sigma_t^2` replaces their ratio of norms.
 
     Args:
-        snr: the signal-to-noise ratio r of a move; below 1, where a move would overshoot.
+        snr: the signal-to-noise ratio r of a move; below 1, because larger moves overshoot.
         moves: number of moves at each time.
     """
 
@@ -71,7 +71,7 @@ class AnnealedLangevin(Unadjusted):
 
     Args:
         size: ε/σ_min², the step size over the variance of the noise, the same at every level.
-        moves: M, at each level.
+        moves: M, the number of moves at each level.
     """
 
     def __init__(self, size: float = 0.1, moves: int = 10) -> None:
@@ -83,7 +83,7 @@ class AnnealedLangevin(Unadjusted):
 
 
 class Hamiltonian(Corrector[LinearSDE]):
-    r"""Hamiltonian dynamics of :math:`-\log p_t(x) + \|p\|^2/2m` by leapfrog steps, from momenta drawn afresh.
+    r"""Hamiltonian dynamics of :math:`-\log p_t(x) + \|p\|^2/2m` by leapfrog steps from random momenta.
 
     .. math:: p \leftarrow p + \tfrac h2 s_\theta(x, t), \qquad x \leftarrow x + \tfrac hm p, \qquad
               p \leftarrow p + \tfrac h2 s_\theta(x, t), \qquad h = \mathrm{size}\, \sqrt m\, \sigma_t
@@ -92,13 +92,13 @@ class Hamiltonian(Corrector[LinearSDE]):
 
     Args:
         leaps: number of leapfrog steps of a trajectory.
-        size: length of a leapfrog step, in units of σ_t √m; below 2, from where leapfrog is unstable in a Gaussian of
+        size: length of a leapfrog step, in units of σ_t √m; below 2, since larger steps are unstable in a Gaussian of
             standard deviation σ_t.
-        mass: m. It changes the scale of the momenta and nothing else, since the step is in units of √m.
+        mass: m. It changes only the scale of the momenta, since the step is in units of √m.
         moves: number of trajectories at each time.
 
     Attributes:
-        points: evaluations of the score in a leap.
+        points: number of evaluations of the score in a leapfrog step.
     """
 
     process = LinearSDE
@@ -114,7 +114,7 @@ class Hamiltonian(Corrector[LinearSDE]):
 
 
 class HMC(Hamiltonian):
-    """Hamiltonian moves, all accepted: see :class:`Hamiltonian`. The error of the leapfrog steps stays as a bias."""
+    """Hamiltonian moves without a test: see :class:`Hamiltonian`. The error of the leapfrog steps is a bias."""
 
     points = 1
 
@@ -137,10 +137,9 @@ class MetropolisHMC(Hamiltonian):
               \left(\tfrac1{12} s_0 + \tfrac5{12} s_a + \tfrac5{12} s_{1 - a} + \tfrac1{12} s_1\right) \cdot (x_1 -
               x_0), \qquad a = \tfrac12 - \tfrac1{2 \sqrt 5}
 
-    by Lobatto's rule of four points on the chord of each leap: two more evaluations a leap, with an error of the
-    seventh power of its length. (The trapezoid rule on the leapfrog points cancels the change in energy to the order
-    that matters, so that the test removes nothing; with Simpson's rule a quarter of the bias stayed at an acceptance of
-    0.96.)
+    by Lobatto's rule of four points on the chord of each leap: it takes two more evaluations a leap, and
+    its error is of the seventh power of the length. (With the trapezoid rule on the leapfrog points the change in
+    energy cancels to leading order, and the test removes no bias; with Simpson's rule a quarter of the bias remained.)
     """
 
     points = 3
@@ -161,7 +160,7 @@ class MetropolisHMC(Hamiltonian):
                 pull_new = score(x_new, t)
                 p = torch.add(p, pull_new, alpha=0.5 * size)
                 gained = gained + ((before + 5 * inner + pull_new) * chord).flatten(1).double().sum(1) / 12
-            # The uniform number of a row comes from its own normal ones, so that no row depends on another.
+            # Each row's uniform number is computed from its own normal number, so that no row depends on another.
             luck = torch.special.log_ndtr(noise(x).flatten(1)[:, 0].double())
             accept = luck < gained + kinetic - energy(p, self.mass)
             keep = expand(accept, x).bool()

@@ -1,4 +1,4 @@
-r"""Exponential multistep schemes: the linear part of the reverse process exactly, the rest by a polynomial.
+r"""Exponential multistep schemes: exact for the linear part of the reverse process, polynomial for the rest.
 
 With :math:`\bar x = x/\alpha`, :math:`\bar\sigma = \sigma/\alpha`, :math:`\lambda = \log \bar\sigma` and the denoised
 data :math:`D = E[x_0 \mid x]`, the reverse processes of every linear SDE are
@@ -12,8 +12,8 @@ For Gaussian data of standard deviation c (the *spread*), :math:`D = c^2 \bar x 
           dy = -(1 + \eta^2)\, V^{-(1 + \eta^2)/2}\, \frac{\bar\sigma c}{\sqrt V}\, F\, d\lambda + \dots
 
 whose noise over a step from t to s has the variance :math:`V_s^{-\eta^2} - V_t^{-\eta^2}` exactly. A network of EDM's
-parametrization learns F, which is of order one at every noise and zero for Gaussian data. A spread of 0 is the limit in
-which D itself replaces F, which is the form of DPM-Solver++.
+parametrization learns F, which is of order one at every noise level and zero for Gaussian data. In the limit of a
+spread of 0, D itself replaces F: this is the form of DPM-Solver++.
 
 A scheme fits a polynomial in λ to the last values of F and integrates it over the step against the weight. For
 :math:`\eta = 0` this is an exponential Adams method (Hochbruck & Ostermann 2010, section 2.5).
@@ -38,12 +38,12 @@ GAUSS = tuple(torch.from_numpy(part) for part in np.polynomial.legendre.leggauss
 """Points and weights of Gauss's rule for the integrals; its error is below 1e-9 on steps of λ up to 2."""
 
 Rule = Sequence[tuple[int, int]]
-"""Numbers of values of a polynomial: pairs of a number of steps and the number of values from there on."""
+"""Number of values for the polynomial: pairs of a number of steps and the number of values from that many steps on."""
 
 FLOW: Rule = ((1, 1), (8, 2), (15, 3), (40, 4))
-"""The best rule for the flow; this one and the next were chosen on mixtures that no reported number is measured on."""
+"""Best rule for the flow. It and the next were tuned on mixtures on which no reported number is measured."""
 REVERSE: Rule = ((1, 1), (15, 2))
-"""The best rule for the reverse SDE."""
+"""Best rule for the reverse SDE."""
 
 
 class ExponentialStep(NamedTuple):
@@ -83,7 +83,7 @@ class Exponential(Predictor[LinearSDE]):
     """An exponential multistep scheme.
 
     Args:
-        nodes: number of values of F that the polynomial of a step goes through; fewer in the first steps.
+        nodes: number of values of F that the polynomial of a step interpolates; fewer in the first steps.
         eta: the member of the family of reverse processes.
         spread: standard deviation c of the Gaussian whose score is solved exactly.
         correct: repeat each step with one more node once F at its end is known. It costs no evaluation.
@@ -107,7 +107,7 @@ class Exponential(Predictor[LinearSDE]):
         predict = (self._weights(lam, nodes, ahead=0) * after).tolist()
         correct = (self._weights(lam, nodes + 1, ahead=1) * after).tolist() if self.revises else []
         keep = (scale[1:] / scale[:-1]).tolist()
-        # x and D share a limit as the noise vanishes: 1 - c²/V in a form that does not cancel.
+        # The factor of x is 1 - c²/V = ratio²/V: this form has no cancellation at small noise.
         of_x, of_score = (ratio**2 / v / (alpha * gain)).tolist(), (sigma**2 / (alpha * gain)).tolist()
         std = (alpha[1:] * (v[1:] * (1 - (v[1:] / v[:-1]) ** self.eta**2)).sqrt()).tolist()
         steps = []
@@ -118,7 +118,7 @@ class Exponential(Predictor[LinearSDE]):
         return steps
 
     def affine(self, sde: LinearSDE, times: Tensor) -> list[AffineStep]:
-        """Returns the steps of a scheme of one node without correction, as the affine maps that they are."""
+        """Returns the steps as affine maps; the scheme must have one node and no correction."""
         return [
             AffineStep(step.t, step.keep + step.predict[0] * step.x, step.predict[0] * step.score, step.std)
             for step in self.plan(sde, times)
@@ -151,7 +151,7 @@ class Exponential(Predictor[LinearSDE]):
 
 
 def fixed(order: int) -> Rule:
-    """Returns the rule of one number of values, from 1 to 3."""
+    """Returns the rule that always uses ``order`` values, from 1 to 3."""
     return ((1, in_range("order", order, at_least=1, at_most=3)),)
 
 
@@ -166,14 +166,14 @@ def combine(x: Tensor, weights: Sequence[float], terms: Sequence[Tensor]) -> Ten
 class DPMSolver(Exponential):
     r"""DPM-Solver++, the exponential multistep scheme in the denoised data D (spread 0), for the flow.
 
-    The polynomial through the last values of D is integrated exactly. The published 2M takes one of the integrals to
-    leading order only, which does not change its order; the 3M in circulation takes half of its second difference.
+    The polynomial through the last values of D is integrated exactly. The published 2M approximates one of the
+    integrals, which does not change its order; the common 3M has half of its second difference.
 
     Reference: Lu et al. (2022), https://arxiv.org/abs/2211.01095
 
     Args:
-        order: number of values of D that a step uses: 1 (DDIM), 2 (2M) or 3 (3M). The first steps have fewer, so
-            that the order of the whole is 2 at most.
+        order: number of values of D that a step uses: 1 (DDIM), 2 (2M) or 3 (3M). The first steps use fewer, so
+            that the scheme has at most order 2.
     """
 
     def __init__(self, order: int = 2) -> None:
@@ -188,7 +188,7 @@ class StochasticDPMSolver(Exponential):
 
     Args:
         order: number of values of D that a step uses: 1 (ancestral sampling), 2 (2M) or 3 (3M).
-        eta: amount of noise: 1 for the reverse SDE, towards 0 for the flow.
+        eta: amount of noise, from 0 for the flow to 1 for the reverse SDE and above.
     """
 
     def __init__(self, order: int = 2, eta: float = 1.0) -> None:
@@ -201,17 +201,17 @@ class Adams(Exponential):
 
     Each step is predicted from the last values of F, and repeated with one more node once F at its end is known. It
     costs one evaluation, since the next step begins with the same value. On ``grid=logistic`` it is the most accurate
-    scheme of this package for data of few broad modes; sdegen/README.md names the data for which others are better.
+    scheme of this package for data with few broad modes.
 
     Reference: Hochbruck & Ostermann (2010), Exponential integrators, section 2.5; in the form of DEIS and UniPC:
     Zhang & Chen (2023), https://arxiv.org/abs/2204.13902, Zhao et al. (2023), https://arxiv.org/abs/2302.04867
 
     Args:
-        order: from 2 to 6, needs ``order - 1`` steps; None for the best at the number of steps, from 2 below 8 steps
-            to 5 from 40 on. The first steps have fewer nodes. Their error, of third order, is negligible if the prior
-            is far wider than the data, as for VP; else the whole has the third order.
-        spread: standard deviation c of the Gaussian solved exactly; best a little below that of the data in the
-            network's units, which is 1 for standardised data.
+        order: from 2 to 6, which needs ``order - 1`` steps; None for the best order at the number of steps: 2 below 8
+            steps, up to 5 from 40 on. The first steps have fewer nodes, and an error of third order. It is negligible
+            if the prior is far wider than the data, as for VP; otherwise the scheme has third order.
+        spread: standard deviation c of the Gaussian solved exactly; best a little below the deviation of the
+            data in the network's units, which is 1 if they are standardised.
     """
 
     eta = 0.0
@@ -230,9 +230,9 @@ class StochasticAdams(Exponential):
     spread; the family of η as in Xue et al. (2023), SA-Solver, https://arxiv.org/abs/2309.05019
 
     Args:
-        order: number of values of F that a step uses, from 1 to 3; None for the best at the number of steps, 1 below
-            15 steps and then 2.
-        eta: amount of noise: 1 for the reverse SDE, towards 0 for the flow.
+        order: number of values of F that a step uses, from 1 to 3; None for the best at the number of steps: 1 below
+            15 steps, then 2.
+        eta: amount of noise, from 0 for the flow to 1 for the reverse SDE and above.
         spread: standard deviation of the data in the network's units, 1 for standardised data.
     """
 

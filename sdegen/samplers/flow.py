@@ -14,9 +14,9 @@ from sdegen.sde.base import SDE, Score
 
 
 class ProbabilityFlow(Sampler):
-    r"""Samples as the end points of the flow :math:`\dot x = f(x, t) - \tfrac12 g(t)^2 \nabla \log p_t(x)`.
+    r"""The end points of the flow :math:`\dot x = f(x, t) - \tfrac12 g(t)^2 \nabla \log p_t(x)`.
 
-    The only randomness is the draw of the prior. Reference: Song et al. (2021), eq. 13.
+    Only the draw of the prior is random. Reference: Song et al. (2021), eq. 13.
 
     Args:
         denoise: see :class:`Sampler`.
@@ -35,7 +35,7 @@ class ProbabilityFlow(Sampler):
 class RK45(ProbabilityFlow):
     """The flow by SciPy's ``solve_ivp`` with RK45: the paper's sampler.
 
-    Its error control couples the samples of a batch; ``dopri5`` is as accurate and treats each by itself.
+    Its error control couples the samples of a batch; ``dopri5`` is as accurate and does not.
 
     Args:
         rtol: relative tolerance.
@@ -60,7 +60,7 @@ class Dopri5(ProbabilityFlow):
     Args:
         rtol: relative tolerance.
         atol: absolute tolerance.
-        max_steps: number of attempted steps after which the solver gives up.
+        max_steps: number of attempted steps after which the solver raises an error.
         denoise: see :class:`Sampler`.
     """
 

@@ -1,19 +1,18 @@
-r"""Time grids: where a sampler's steps are spent between T and eps.
+r"""Time grids: the times of a sampler's steps from T to eps.
 
-With :math:`\lambda = \log(\sigma_t/\alpha_t)` the log noise-to-signal ratio and :math:`r \in [0, 1]` the share of the
-steps done:
+Here :math:`\lambda = \log(\sigma_t/\alpha_t)` is the log noise-to-signal ratio.
 
 =========  =====================================================================================================
 uniform    uniform in t
 quadratic  uniform in :math:`\sqrt t` (Song et al. 2021, DDIM)
 log_snr    uniform in :math:`\lambda` (Lu et al. 2022)
 karras     uniform in :math:`(\sigma/\alpha)^{1/7}` (Karras et al. 2022, eq. 5)
-logistic   quantiles of :math:`\lambda` under a logistic law, of which 30 % is spread evenly from end to end
+logistic   quantiles of :math:`\lambda` under a logistic law mixed with 30 % of the uniform law
 =========  =====================================================================================================
 
-The logistic grid is fitted to data of unit spread, as standardised data are. At :math:`\sigma \gg \alpha` the score is
-that of one Gaussian, and at a :math:`\sigma` far below the finest detail the flow stands still in :math:`x/\alpha`.
-Steps are useful between the two, where modes part and take their shape.
+The logistic grid is fitted to standardised data. At :math:`\sigma \gg \alpha` the score is a Gaussian's, and at
+a :math:`\sigma` far below the finest detail :math:`x/\alpha` no longer changes along the flow. Steps are useful between
+the two, where modes separate and take their shape.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ Grid = Literal["uniform", "quadratic", "log_snr", "karras", "logistic"]
 
 RHO = 7.0
 CENTRE, WIDTH, EVEN = -0.8, 0.75, 0.3
-"""Constants of the logistic grid, in units of λ; chosen on mixtures that no reported number is measured on."""
+"""Constants of the logistic grid, in units of λ; tuned on mixtures on which no reported number is measured."""
 
 
 class Spread(NamedTuple):

@@ -16,7 +16,7 @@ from sdegen.sde.base import LinearSDE, ReverseSDE
 
 
 class HeunStep(NamedTuple):
-    r"""A step in :math:`\bar x` and :math:`\bar\sigma`, from the time ``start`` that churn leads to, to ``s``.
+    r"""A step in :math:`\bar x` and :math:`\bar\sigma` from ``start``, the time after churn, to ``s``.
 
     Attributes:
         start: the time at which the step begins.
@@ -62,8 +62,8 @@ class Heun(Predictor[LinearSDE]):
     Args:
         churn: amount of noise added in all N steps together; 0 for the flow itself.
         churn_min: the smallest :math:`\bar\sigma` at which noise is added.
-        churn_max: the largest; None for no bound.
-        churn_noise: factor of the added noise over that of the theory.
+        churn_max: the largest such :math:`\bar\sigma`; None for no bound.
+        churn_noise: factor of the added noise; 1 in theory.
     """
 
     eta = 0.0

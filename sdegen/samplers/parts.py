@@ -1,4 +1,4 @@
-"""The parts of a sampler that walks along a time grid: predictors and correctors."""
+"""The parts of a sampler on a time grid: predictors and correctors."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ class Step(Protocol):
         Args:
             reverse: the reverse process.
             x: the state at t, ``(B, *)``.
-            noise: standard normal draws like its argument.
-            memory: what the step before returned.
+            noise: draws standard normal numbers in the shape of its argument.
+            memory: the memory that the previous step returned.
         """
 
 
 class Predictor(ABC, Generic[S]):
     """A scheme for the reverse process.
 
-    All that depends on the process and the grid alone is worked out once, by :meth:`plan`, as plain numbers. A step
-    then costs little more than its evaluations of the score.
+    All numbers that depend only on the process and the grid are computed once, by :meth:`plan`. A step then costs
+    little more than its evaluations of the score.
 
     Attributes:
         process: the type of process that it works with.
-        eta: which member of the family of reverse processes it discretises (see :class:`ReverseSDE`).
-        order: its order of convergence on smooth problems: of the solution for eta = 0, else the weak order.
+        eta: the member of the family of reverse processes that it discretises (see :class:`ReverseSDE`).
+        order: its order of convergence on smooth problems; for eta > 0, the weak order.
         grid: the grid on which it has this order.
-        evaluations: of the score, in a step.
-        memory: the number of steps it uses, the present one included; a grid must have at least as many.
-        revises: True if the next step corrects the last one, which would undo a corrector's move.
+        evaluations: number of evaluations of the score in a step.
+        memory: number of steps that it uses, the present one included; a grid must have at least as many.
+        revises: True if each step corrects the one before, which would undo the moves of a corrector.
     """
 
     process: type[SDE] = SDE
@@ -71,7 +71,7 @@ class Corrector(ABC, Generic[S]):
 
     Attributes:
         process: the type of process that it works with.
-        evaluations: of the score, at each time.
+        evaluations: number of evaluations of the score at each time.
     """
 
     process: type[SDE] = SDE
@@ -81,14 +81,14 @@ class Corrector(ABC, Generic[S]):
     def sizes(self, sde: S, times: Tensor) -> Tensor:
         """Returns the step size at each time of a grid but the first: ``(N + 1,)`` to ``(N,)`` float64.
 
-        The time before it is where the predictor came from.
+        A size may depend on the time before, from which the predictor came.
         """
 
     @abstractmethod
     def __call__(self, score: Score, x: Tensor, t: Tensor, size: float, noise: RandnLike) -> Moved:
-        """Moves ``x`` ``(B, *)`` at the time ``t`` ``()`` with a step size, leaving p_t as it is, or nearly."""
+        """Moves ``x`` ``(B, *)`` at the time ``t`` ``()`` with a step size, so that p_t is unchanged or nearly so."""
 
 
 def columns(*tensors: Tensor) -> list[tuple[float, ...]]:
-    """Returns the entries of tensors ``(N,)`` side by side, as plain numbers: these cost a step no kernel."""
+    """Returns the entries of tensors ``(N,)`` side by side as plain numbers, which need no kernel in a step."""
     return list(zip(*(tensor.tolist() for tensor in tensors), strict=True))

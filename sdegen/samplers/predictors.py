@@ -1,4 +1,4 @@
-r"""Schemes for one step of the reverse process, of one or more evaluations and no memory.
+r"""Schemes for the reverse process whose steps have no memory, with one or more evaluations each.
 
 For a linear SDE the forward process from s to t > s is :math:`x_t = a x_s + \sqrt q\, z` exactly, with
 :math:`a = \alpha_t / \alpha_s` and :math:`q = \sigma_t^2 - a^2 \sigma_s^2`: for VP, :math:`a^2 = 1 - q` is DDPM's
@@ -85,7 +85,7 @@ class StochasticHeun(Predictor[SDE]):
 
 
 class RungeKuttaStep(NamedTuple):
-    """A step of length ``h`` from ``t`` by ``middle`` to ``s``."""
+    """A step of length ``h`` from ``t`` over ``middle`` to ``s``."""
 
     t: Tensor
     middle: Tensor
@@ -130,7 +130,7 @@ class AffineStep(NamedTuple):
 
 
 class OneEvaluation(Predictor[LinearSDE]):
-    """A scheme of :class:`AffineStep`."""
+    """A scheme whose steps are :class:`AffineStep`, with one evaluation each."""
 
     process = LinearSDE
 
@@ -144,7 +144,7 @@ class OneEvaluation(Predictor[LinearSDE]):
 
 
 class ReverseDiffusion(OneEvaluation):
-    r"""The reverse process discretised exactly as the forward chain is.
+    r"""The reverse process, discretised in the same way as the forward chain.
 
     .. math:: x_t = x_s + (a - 1) x_s + \sqrt q\, z \quad\longrightarrow\quad
               x_s = (2 - a) x_t + q\, s_\theta(x_t, t) + \sqrt q\, z
@@ -158,12 +158,12 @@ class ReverseDiffusion(OneEvaluation):
 
 
 class Ancestral(OneEvaluation):
-    r"""Ancestral sampling of the chain that the grid makes of the process.
+    r"""Ancestral sampling of the chain that is the process at the times of the grid.
 
     .. math:: x_s = \frac{x_t + q\, s_\theta(x_t, t)}{a} + \sqrt v\, z,
 
-    whose mean is exactly :math:`E[x_s \mid x_t]`. If the process preserves unit variance, v = q, the exact variance for
-    data of unit variance: this is the DDPM chain, :math:`(x + \beta s)/\sqrt{1 - \beta} + \sqrt\beta z`. Else
+    whose mean is exactly :math:`E[x_s \mid x_t]`. If the process preserves unit variance, v is q, the exact variance
+    for data of unit variance: this is the DDPM chain, :math:`(x + \beta s)/\sqrt{1 - \beta} + \sqrt\beta z`. Else
     :math:`v = q \sigma_s^2/\sigma_t^2`, the variance of :math:`x_s` given :math:`x_t` and :math:`x_0`: these are the
     chains of SMLD and sub-VP.
 

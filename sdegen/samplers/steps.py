@@ -20,10 +20,11 @@ class StepSampler(Sampler):
     """A predictor along a time grid, with an optional corrector at every new time.
 
     Args:
-        predictor: the scheme of one step; None leaves the moving to the corrector.
-        corrector: run at each new time; None for none.
-        steps: number of steps, at least 1; ``auto`` in a configuration is that from a chain's last level to its first.
-        grid: how the times are spread: see :mod:`sdegen.samplers.grids`.
+        predictor: the scheme of one step; None if only the corrector moves the samples.
+        corrector: the chain that is run at each new time; None for none.
+        steps: number of steps, at least 1; ``auto`` in a configuration is one step from each level of a chain to
+            the next.
+        grid: the spacing of the times: see :mod:`sdegen.samplers.grids`.
         denoise: see :class:`Sampler`.
     """
 
@@ -37,17 +38,17 @@ class StepSampler(Sampler):
     ) -> None:
         super().__init__(denoise)
         if predictor is None and corrector is None:
-            raise ValueError("predictor=null and corrector=null leave nothing that moves the samples: choose one")
+            raise ValueError("predictor=null and corrector=null: nothing moves the samples; choose one of them")
         if steps == "auto":
-            raise ValueError("steps=auto is that of a chain such as sde=ddpm, and there is none here: give a number")
+            raise ValueError("steps=auto needs the levels of a chain such as sde=ddpm: give a number")
         in_range("steps", steps, at_least=1)
         if predictor is not None and predictor.memory > steps:
             raise ValueError(
-                f"steps={steps} is below the {predictor.memory} that this predictor.order needs: take more steps"
+                f"steps={steps} is below the {predictor.memory} that this predictor.order needs: use more steps"
             )
         if predictor is not None and predictor.revises and corrector is not None:
             raise ValueError(
-                "corrector cannot follow this predictor, which corrects its own steps and would undo the moves: "
+                "corrector cannot follow this predictor, which revises its steps and would undo the corrector's moves: "
                 "use sampler/predictor=dpm_solver or stochastic_adams"
             )
         self.predictor, self.corrector, self.steps, self.grid = predictor, corrector, steps, grid
@@ -56,7 +57,7 @@ class StepSampler(Sampler):
         self.processes = {**processes, **self.processes}
         self.evaluations = steps * sum(part.evaluations for part in (predictor, corrector) if part) + denoise
         if predictor is None and corrector is not None:
-            # A corrector alone moves the samples at T, too.
+            # A corrector alone moves the samples at T as well.
             self.evaluations += corrector.evaluations
 
     def times(self, sde: SDE) -> Tensor:
@@ -83,5 +84,5 @@ class StepSampler(Sampler):
 
 
 def frame_indices(steps: int, frames: int) -> list[int]:
-    """Returns the indices, in a grid of ``steps`` steps, of the times whose states are kept: evenly from T to eps."""
+    """Returns the indices of ``frames`` times spread evenly over a grid of ``steps`` steps, from T to eps."""
     return torch.linspace(0, steps, frames, dtype=torch.float64).round().long().unique().tolist()

@@ -17,7 +17,7 @@ from sdegen.sde.scores import Counted, Parts
 
 
 class Twisted(Sampler):
-    r"""Sequential Monte Carlo, exact for any guidance with a likelihood as the number of particles grows.
+    r"""Sequential Monte Carlo: with many particles it is exact for every guidance that has a likelihood.
 
     The samples of a batch are particles that take guided steps of ``stochastic_adams`` of order 1,
     :math:`x_s = A x_t + B\,(s_\theta + v) + C z` with the pull v of the guidance. The likelihood :math:`\ell_t(x)` of
@@ -25,12 +25,12 @@ class Twisted(Sampler):
 
     .. math:: \log w = \log \ell_s(x_s) - \log \ell_t(x_t) - \frac{B^2 \|v\|^2}{2 C^2} - \frac{B}{C}\, v \cdot z
 
-    correct it. Particles are resampled by their weights once these are worth less than half of their number. Without
-    guidance only the steps remain.
+    correct it. Particles are resampled by their weights once fewer than half of them are effective. Without guidance
+    only the steps remain.
 
-    A sample therefore depends on the others of its batch, and its law on their number: the weights of the modes are off
-    by about one over the root of the number of particles, and by more where few particles start towards a mode. A
-    single particle has the law of the guidance as it is. Raise ``count`` and ``batch_size`` together.
+    A sample therefore depends on the others of its batch, and its law on their number: the error of the weights of the
+    modes is about one over the root of the number of particles, and larger if few particles start towards a mode. A
+    single particle has the law of the uncorrected guidance. Increase ``count`` and ``batch_size`` together.
 
     Reference: Wu et al. (2023), Twisted Diffusion Sampler, https://arxiv.org/abs/2306.17775
 
@@ -71,17 +71,17 @@ class Twisted(Sampler):
 
 
 def effective(weight: Tensor) -> float:
-    """Returns the number of equally weighted particles that those of log-weights ``(B,)`` are worth."""
+    """Returns the effective number of particles with log-weights ``(B,)``."""
     share = weight.softmax(0)
     return float(1 / share.square().sum())
 
 
 def resampled(weight: Tensor, normal: Tensor) -> Tensor:
-    """Draws indices ``(B,)`` of particles systematically: each as often as its share, within one.
+    """Draws indices ``(B,)`` of particles by systematic resampling: each as often as its share, up to rounding.
 
     Args:
         weight: log-weights, ``(B,)``.
-        normal: standard normal numbers, of which only the first is used.
+        normal: standard normal numbers; only the first is used.
     """
     u = torch.special.ndtr(normal.flatten()[0].double())
     at = (torch.arange(len(weight), device=weight.device, dtype=torch.float64) + u) / len(weight)

@@ -23,7 +23,7 @@ from sdegen.core.tensors import expand, squared_norm
 Score = Callable[[Tensor, Tensor], Tensor]
 
 S = TypeVar("S", bound="SDE", contravariant=True)
-"""The processes that a part works with: ``SDE`` for any, ``LinearSDE`` for those with a closed-form kernel."""
+"""The type of process that a part works with: ``SDE``, or ``LinearSDE`` if it needs a closed-form kernel."""
 
 
 class SDE(ABC):
@@ -158,12 +158,12 @@ class LinearSDE(SDE):
 
 
 class ReverseSDE:
-    r"""The reversal of an SDE, one member of a family for each :math:`\eta \ge 0`.
+    r"""The reversal of an SDE: a family of processes with one member for each :math:`\eta \ge 0`.
 
     .. math:: dx = \left[f(x, t) - \tfrac12 (1 + \eta^2) g(t)^2 \nabla \log p_t(x)\right] dt + \eta\, g(t)\, d\bar w,
               \qquad dt < 0
 
-    All have the marginals of the forward process: :math:`\eta = 1` is the reverse SDE of Anderson (1982),
+    All members have the marginals of the forward process: :math:`\eta = 1` is the reverse SDE of Anderson (1982),
     :math:`\eta = 0` the probability-flow ODE. (The paper prints :math:`\tfrac12 g` for the flow; it is
     :math:`\tfrac12 g^2`.)
 
@@ -177,7 +177,7 @@ class ReverseSDE:
         self.sde, self.score, self.eta = sde, score, in_range("eta", eta, at_least=0)
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """Returns the bracket above, for one evaluation of the score."""
+        """Returns the bracket above; it evaluates the score once."""
         g = self.sde.diffusion(t)
         pull = expand(0.5 * (1 + self.eta**2) * g * g, x)
         return torch.addcmul(self.sde.drift(x, t), pull, self.score(x, t), value=-1.0)
@@ -188,13 +188,13 @@ class ReverseSDE:
 
 
 def most_special(*processes: type[SDE]) -> type[SDE]:
-    """Returns the type of process that suits all of these: the most derived of them."""
+    """Returns the most derived of some types of process, which all parts work with."""
     return max(processes, key=lambda process: len(process.__mro__))
 
 
 @torch.enable_grad()
 def derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
-    """Returns the derivative of a function of one time at each of the times ``t``, worked out in float64."""
+    """Returns the derivative of a scalar function at each of the times ``t``, computed in float64."""
     point = t.detach().double().requires_grad_()
     # The second term gives a constant function a graph.
     value = function(point) + 0 * point

@@ -1,10 +1,10 @@
-r"""The discrete chains of appendices A and B, SMLD and DDPM, as linear SDEs that pass through all of their levels.
+r"""Discrete chains of appendices A and B, SMLD and DDPM, as linear SDEs that pass through all levels of the chain.
 
-At :math:`t = i/N` the kernel is exactly the chain's at level i. In between, one function of the kernel is linear in
+At :math:`t = i/N` the kernel equals the chain's at level i. In between, one function of the kernel is linear in
 t (the variance for SMLD, :math:`B = -\log \alpha_t^2` for DDPM), so that f and g² are constant on each step. Sampling
 ends at the first level, :math:`\varepsilon = 1/N`. On the uniform grid of N − 1 steps the ancestral sampler is the
-chain run backwards, and ``denoise`` is its last, noiseless step; every sampler of continuous time works, too. Training
-with ``times=levels``, as many points as levels and the variance weighting minimises the chain's own loss.
+chain run backwards, and ``denoise`` is its last, noiseless step. The samplers of continuous time work as well. The loss
+of the chain is given by ``times=levels`` with as many points as levels and the variance weighting.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch import Tensor
 
 from sdegen.core.checks import in_range
 from sdegen.sde.base import LinearSDE
-from sdegen.sde.linear import Beta, largest_distance, largest_noise
+from sdegen.sde.linear import Beta, Exploding, largest_noise
 
 
 class Steps:
     """An increasing function on [0, 1], zero at 0, linear on each of N equal steps.
 
     Args:
-        values: at the times 1/N, 2/N, …, 1: ``(N,)`` float64.
+        values: the function at the times 1/N, 2/N, …, 1, ``(N,)`` float64.
     """
 
     def __init__(self, values: Tensor) -> None:
@@ -37,7 +37,7 @@ class Steps:
         return torch.lerp(values[step], values[step + 1], t * self.n - step)
 
     def slope(self, t: Tensor) -> Tensor:
-        """Returns the derivative at ``t``; between two steps, that of the step that ends there."""
+        """Returns the derivative at ``t``; where two steps meet, the derivative on the earlier one."""
         step = self._step(t)
         return (self.n * self.values.diff()).to(t)[step]
 
@@ -52,14 +52,14 @@ class Steps:
         return ((t * self.n - 1e-3).ceil().long() - 1).clamp(0, self.n - 1)
 
 
-class SMLD(LinearSDE):
-    r"""The noise scales of score matching with Langevin dynamics (appendix A of the paper), of which VE is the limit.
+class SMLD(Exploding):
+    r"""Noise scales of score matching with Langevin dynamics (appendix A of the paper); their limit is VE.
 
     .. math:: \alpha_t = 1, \qquad \sigma_{i/N} = \sigma_{\min} (\sigma_{\max}/\sigma_{\min})^{\frac{i-1}{N-1}},
               \quad i = 1, \dots, N
 
-    and :math:`\sigma_0 = 0`: the step to the first level adds all of :math:`\sigma_{\min}^2` at once, so that for large
-    N it is VE started from data blurred by :math:`\sigma_{\min}`.
+    and :math:`\sigma_0 = 0`: the step to the first level adds all of :math:`\sigma_{\min}^2` at once. For large N the
+    process is therefore VE started from data blurred by :math:`\sigma_{\min}`.
 
     Reference: Song & Ermon (2019), https://arxiv.org/abs/1907.05600
 
@@ -78,14 +78,8 @@ class SMLD(LinearSDE):
         share = torch.linspace(0, 1, levels, dtype=torch.float64)
         self._variance = Steps((sigma_min * (self._sigma_max / sigma_min) ** share) ** 2)
 
-    def rate(self, t: Tensor) -> Tensor:
-        return torch.zeros_like(t)
-
     def diffusion(self, t: Tensor) -> Tensor:
         return self._variance.slope(t).sqrt()
-
-    def alpha(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
 
     def sigma(self, t: Tensor) -> Tensor:
         return self._variance(t).sqrt()
@@ -97,13 +91,9 @@ class SMLD(LinearSDE):
     def prior_std(self) -> float:
         return self._sigma_max
 
-    @classmethod
-    def measure(cls, x: Tensor) -> dict[str, float]:
-        return {"sigma_max": largest_distance(x)}
-
 
 class DDPM(LinearSDE):
-    r"""The chain of denoising diffusion probabilistic models (appendix B of the paper), of which VP is the limit.
+    r"""Chain of denoising diffusion probabilistic models (appendix B of the paper); its limit is VP.
 
     .. math:: x_i = \sqrt{1 - \beta_i}\, x_{i-1} + \sqrt{\beta_i}\, z_{i-1}, \qquad
               \beta_i = \tfrac1N \left[\beta_{\min} + \tfrac iN (\beta_{\max} - \beta_{\min})\right], \qquad
@@ -125,7 +115,7 @@ class DDPM(LinearSDE):
         beta = Beta(beta_min, beta_max)
         if levels <= beta_max:
             raise ValueError(
-                f"levels={levels} must be above beta_max={beta_max:g}: a step would keep nothing of its start"
+                f"levels={levels} must be above beta_max={beta_max:g}, or a step would erase its start: try levels=1000"
             )
         self.levels = levels
         share = torch.arange(1, levels + 1, dtype=torch.float64) / levels

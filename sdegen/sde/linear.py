@@ -45,11 +45,25 @@ class Beta:
         return (self.low + 0.5 * self.slope * t) * t
 
     def time(self, b: Tensor) -> Tensor:
-        """Returns the t at which B(t) is ``b``, by the form of the quadratic's root that does not cancel."""
+        """Returns the t at which B(t) is ``b``, by a form of the quadratic's root without cancellation."""
         return 2 * b / (self.low + torch.sqrt(self.low**2 + 2 * self.slope * b))
 
 
-class VE(LinearSDE):
+class Exploding(LinearSDE):
+    """A linear SDE without drift, whose noise alone hides the data at T."""
+
+    def rate(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    @classmethod
+    def measure(cls, x: Tensor) -> dict[str, float]:
+        return {"sigma_max": largest_distance(x)}
+
+
+class VE(Exploding):
     r"""Variance-exploding SDE, the continuous limit of SMLD.
 
     .. math:: dx = \sqrt{\tfrac{d \sigma^2(t)}{dt}} \, dw, \qquad \alpha_t = 1, \quad
@@ -71,14 +85,8 @@ class VE(LinearSDE):
         self.sigma_min = sigma_min
         self.log_ratio = math.log(largest_noise(sigma_min, sigma_max) / sigma_min)
 
-    def rate(self, t: Tensor) -> Tensor:
-        return torch.zeros_like(t)
-
     def diffusion(self, t: Tensor) -> Tensor:
         return self.sigma_min * math.sqrt(2 * self.log_ratio) * torch.exp(self.log_ratio * t)
-
-    def alpha(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
 
     def sigma(self, t: Tensor) -> Tensor:
         # expm1: at small t the difference of the two variances is all rounding error in float32.
@@ -86,10 +94,6 @@ class VE(LinearSDE):
 
     def time(self, u: Tensor) -> Tensor:
         return torch.log1p(torch.exp(u - 2 * math.log(self.sigma_min))) / (2 * self.log_ratio)
-
-    @classmethod
-    def measure(cls, x: Tensor) -> dict[str, float]:
-        return {"sigma_max": largest_distance(x)}
 
 
 class Decaying(LinearSDE):
@@ -142,8 +146,8 @@ class VP(Decaying):
 class SubVP(Decaying):
     r"""Sub-VP SDE: the drift of VP with less noise, so that its variance stays below VP's.
 
-    At :math:`\varepsilon = 10^{-5}` its :math:`\sigma` is :math:`10^{-6}`, of which float32 keeps two digits beside
-    an x of order one.
+    At :math:`\varepsilon = 10^{-5}` its :math:`\sigma` is :math:`10^{-6}`. In float32, only two digits of such noise
+    survive its addition to an x of order one.
 
     .. math:: dx = -\tfrac12 \beta(t) x \, dt + \sqrt{\beta(t) (1 - e^{-2 B(t)})} \, dw,
               \qquad \alpha_t = e^{-\frac12 B(t)}, \quad \sigma_t^2 = (1 - e^{-B(t)})^2
@@ -171,12 +175,12 @@ def largest_noise(sigma_min: float, sigma_max: float | Literal["auto"]) -> float
     """Returns ``sigma_max`` as a number.
 
     Raises:
-        ValueError: it is ``auto``, or not above ``sigma_min``, or that is not above 0.
+        ValueError: ``sigma_max`` is ``auto`` or not above ``sigma_min``, or ``sigma_min`` is not above 0.
     """
     if sigma_max == "auto":
-        raise ValueError("sigma_max=auto is measured on data, and there are none here: give a number")
+        raise ValueError("sigma_max=auto needs data to measure it on, and there are none here: give a number")
     if not 0 < sigma_min < sigma_max < math.inf:
-        raise ValueError(f"sigma_max={sigma_max:g} must be above sigma_min={sigma_min:g}, and that above 0")
+        raise ValueError(f"sigma_max={sigma_max:g} must be above sigma_min={sigma_min:g}, which must be above 0")
     return float(sigma_max)
 
 

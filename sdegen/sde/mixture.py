@@ -1,12 +1,12 @@
-r"""Gaussian mixtures, whose score under every linear SDE is closed form: the oracle of this laboratory.
+r"""Gaussian mixtures, whose scores under linear SDEs have a closed form: the oracle of this laboratory.
 
 If :math:`x_0 \sim \sum_m w_m N(\mu_m, \Sigma_m)` and :math:`x_t = \alpha x_0 + \sigma z`, then
 
 .. math:: x_t \sim \sum_m w_m N(\alpha \mu_m, \alpha^2 \Sigma_m + \sigma^2 I), \qquad
           \nabla \log p_t(x) = -\sum_m r_m(x) (\alpha^2 \Sigma_m + \sigma^2 I)^{-1} (x - \alpha \mu_m),
 
-with :math:`r_m(x)` the posterior probability of component m. With all :math:`\Sigma_m = 0` it is the law of a finite
-data set under noise.
+with :math:`r_m(x)` the posterior probability of component m. With all :math:`\Sigma_m = 0` the mixture is a
+finite data set.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ class GaussianMixture:
 
     @property
     def singular(self) -> bool:
-        """True if a component lies on a point, a line or a plane, so that the law has no density."""
+        """True if a component lies on a point, a line or a plane: the law then has no density."""
         return bool((self._variances == 0).any())
 
     def affine(self, shift: Tensor, scale: Tensor) -> GaussianMixture:
-        """Returns the law of ``(x - shift) / scale``; both have the shape of a point, or ``()``."""
+        """Returns the law of ``(x - shift) / scale``; ``shift`` and ``scale`` have the shape of a point, or ``()``."""
         shift, scale = shift.double().broadcast_to(self.shape), scale.double().broadcast_to(self.shape).flatten()
         means = (self.means - shift) / scale.reshape(self.shape)
         if self.covariances.ndim == 3:
@@ -128,7 +128,7 @@ class GaussianMixture:
         a, s = (expand(torch.as_tensor(c), x).reshape(-1, 1) for c in (alpha, sigma))
         size = max(1, 2**18 // self._flat.numel())
         pieces = x.split(size)
-        # A single time for all rows stays one row, and so do its variances.
+        # A time that all rows share stays one row, and so do its variances.
         a_pieces, s_pieces = (c.split(size) if len(c) > 1 else [c] * len(pieces) for c in (a, s))
         return list(zip(pieces, a_pieces, s_pieces, strict=True))
 

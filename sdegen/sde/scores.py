@@ -20,7 +20,7 @@ class Parts(NamedTuple):
 
 
 class GuidedScore(ABC):
-    """A guided score with a known likelihood, so that weights can correct its error."""
+    """A guided score whose likelihood is known, so that weights can correct its error."""
 
     @abstractmethod
     def parts(self, x: Tensor, t: Tensor) -> Parts:
@@ -42,7 +42,7 @@ class Counted:
         return self.score(x, t)
 
     def given(self, y: Tensor) -> Score:
-        """Returns the score of a class, counted as well."""
+        """Returns the score of a class, whose evaluations are counted as well."""
         score = self.score.given(y)  # type: ignore[attr-defined]
 
         def conditional(x: Tensor, t: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class Counted:
         return conditional
 
     def parts(self, x: Tensor, t: Tensor) -> Parts:
-        """Returns the parts of a guided score; any other has no pull."""
+        """Returns the parts of a guided score; the pull of any other score is zero."""
         self.rows += len(x)
         if isinstance(self.score, GuidedScore):
             return self.score.parts(x, t)

@@ -1,7 +1,6 @@
 """Training: objectives, weights, times, batches, gradients, the optimiser and the loop.
 
-Files and figures are in runs.
-Classes of the groups ``times`` and ``weighting`` are named by module, as in ``sdegen.training.times.Uniform``.
+The classes of times and of weightings are named with their module, as in ``sdegen.training.times.Uniform``.
 """
 
 from sdegen.training import times, weighting

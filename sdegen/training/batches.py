@@ -17,17 +17,17 @@ from sdegen.training.times import TimeSampler
 from sdegen.training.weighting import Weighting
 
 Prepare = Callable[[SDE, Tensor, Tensor, RandnLike, Tensor], Prepared]
-"""Makes the rows of many steps at once: see :meth:`sdegen.training.gradient.Gradient.prepare`."""
+"""Prepares the rows of many steps at once: see :meth:`sdegen.training.gradient.Gradient.prepare`."""
 
 
 class Batch(NamedTuple):
-    """The N rows of a step, or of a chunk of it, of each of R seeds that are trained together.
+    """The N rows of a step, or of a chunk of it, for each of R seeds that are trained together.
 
     Attributes:
-        rows: what the objective needs; its fields are ``(R, N, *)``.
-        y: the classes that the network is given, ``(R, N)`` int64; -1 where it is given none.
+        rows: the input of the objective, whose fields are ``(R, N, *)``.
+        y: the classes that the network is given, ``(R, N)`` int64; -1 for none.
         weight: λ(t) times ``ratio``, ``(R, N)``.
-        ratio: the uniform density over that of the times, ``(R, N)``.
+        ratio: the uniform density over the density of the times, ``(R, N)``.
         total: the number of rows of the whole step.
     """
 
@@ -46,22 +46,22 @@ class Batch(NamedTuple):
 class Stream:
     """The batches of every step, as a function of (seed, step).
 
-    An epoch is a permutation of the data from (seed, epoch). The times and noises of step k come from the block
-    ``k // K`` of steps, row ``k % K``. K is :attr:`AHEAD`, or as many steps as have :attr:`NUMBERS` numbers of noise,
-    if that is fewer. Both constants are part of the meaning of a seed.
+    The order of the data in an epoch is a function of (seed, epoch). The times and noises of step k are row ``k % K``
+    of the block ``k // K``. K is :attr:`AHEAD`, or fewer if these steps have more than :attr:`NUMBERS` numbers of
+    noise. Other values of the two constants change the result of a seed.
 
-    Several blocks are prepared together, which makes the preparation of a small step nearly free. Short batches, which
-    end the epochs, are padded in the preparation and cut before they are returned.
+    Several blocks are prepared together, which makes the preparation of a small step nearly free. The last batch of an
+    epoch may be short: it is padded in the preparation, and cut before it is returned.
 
     Args:
         points: the data of each seed, all of one size.
-        prepare: makes the rows of many steps at once.
+        prepare: prepares the rows of many steps at once.
         weighting: λ(t).
         times: draws the times.
         sde: the forward process.
 
     Attributes:
-        variant: which of the seed's streams of times and noises; above 0 after retries.
+        variant: number of the seed's stream of times and noises; above 0 after retries.
         together: the largest number of blocks that are prepared together.
     """
 
@@ -91,8 +91,8 @@ class Stream:
     def _blocks_with(self, block: int) -> range:
         """Returns the blocks that are prepared together with a block.
 
-        They depend on nothing but the block, because a row may differ in its last bits in the company of other rows: a
-        resumed training then has the bits of one that was not interrupted. Near the start they are few, so that a short
+        They depend on the block alone, because the last bits of a row may depend on the rows prepared with it: a
+        resumed training then has the same bits as an uninterrupted one. Near the start they are few, so that a short
         training prepares little that it does not use.
         """
         count = 1 << (min(self.together, max(block, 1)).bit_length() - 1)
@@ -104,7 +104,7 @@ class Stream:
         """Returns the chunks of every step of some blocks."""
         steps = range(blocks.start * self.ahead, blocks.stop * self.ahead)
         sizes = [self.points[0].size(step) for step in steps]
-        # A large step is a block by itself, and may be a short one that needs no padding.
+        # A large step is a block by itself; if it is short, it needs no padding.
         shape = (len(self.points), len(steps), self.times.draws, max(sizes))
         key: list[str | int] = ["train", self.variant] if self.variant else ["train"]
         device = self.points[0].device
@@ -129,7 +129,7 @@ class Stream:
         block = (self.ahead, draws, width)
         u = torch.cat([torch.rand(block, generator=source, device=first.device) for source in sources]).to(first.dtype)
         t, ratio = (part.clone() for part in self.times(self.sde, self.weighting, u))
-        # The times of a short step are spread over its own rows, not over those of the padding.
+        # The times of a short step are spread over its own rows alone, without the padding.
         if short := [i for i in range(seeds * steps) if sizes[i % steps] < width]:
             size = min(sizes)
             t[short, :, :size], ratio[short, :, :size] = self.times(self.sde, self.weighting, u[short, :, :size])
@@ -138,7 +138,7 @@ class Stream:
     def _cut(self, kind: type[Prepared], columns: Sequence[Tensor], draws: slice, sizes: list[int]) -> list[Batch]:
         """Returns a chunk of each step without the padding, from columns ``(K, R, draws, B, *)`` of all steps.
 
-        Whole steps are views of the columns; short ones are all of one size, and are copied at once.
+        Full steps are views of the columns. Short steps, which all have one size, are copied together.
         """
         short, size = [k for k, own in enumerate(sizes) if own < max(sizes)], min(sizes)
         cut = []
@@ -157,14 +157,14 @@ class Stream:
 class Points:
     """The data points of a seed's steps, and the classes that the network is given.
 
-    The data lie on the device as they were read, bytes as bytes, and are converted to the network's units batch by
-    batch. Data that are mapped from the disk stay there.
+    The data are on the device in the type in which they were read, and are converted to the network's units batch by
+    batch. Mapped data stay on the disk.
 
     Args:
         seed: the run's seed.
         dataset: the data.
         batch_size: data points in a step.
-        dropout: the share of points whose class the network is not given; None where it is given none at all.
+        dropout: the share of points whose class is hidden from the network; None if it takes no class.
         device: where the batches are made.
         dtype: the type of their numbers.
     """
@@ -186,7 +186,7 @@ class Points:
         self.y = y.to(device)
         self.per_epoch, self.width = -(-len(x) // batch_size), min(batch_size, len(x))
         self.numbers = self.width * x[0].numel()
-        # An epoch is longer than a block, or shorter: keep the last, in which the next block may begin.
+        # The next block may begin in the epoch in which this one ends.
         self.order = functools.lru_cache(1)(self._order)
 
     def size(self, step: int) -> int:
@@ -213,7 +213,7 @@ class Points:
         index = self.indices(steps)[:, :width]
         x, y = self.x[index.to(self.x.device)].to(self.device), self.y[index]
         if self.cells is not None:
-            # Uniform in the cell of each level. Its own stream of numbers leaves all others as they are without it.
+            # Uniform in the cell of each level, from its own generator: all other random numbers stay the same.
             x = x.double() + self.cells * self._uniform("dequantisation", x, blocks) - self.cells / 2
         if self.dropout:
             y = torch.where(self._uniform("labels", y, blocks) < self.dropout, -1, y)
@@ -226,13 +226,13 @@ class Points:
         return nn.functional.pad(order, (0, padding)).view(-1, self.width).to(self.device)
 
     def _uniform(self, purpose: str, like: Tensor, blocks: range) -> Tensor:
-        """Draws numbers in [0, 1) of a shape ``(K, *)``, an equal share of the K steps from each block's generator."""
+        """Draws uniform numbers ``(K, *)``, an equal share of the K steps from the generator of each block."""
         shape = (len(like) // len(blocks), *like.shape[1:])
         sources = [generator(self.device, self.seed, purpose, block) for block in blocks]
         return torch.cat([torch.rand(shape, generator=source, device=self.device) for source in sources])
 
 
 def _each(sources: Sequence[torch.Generator]) -> RandnLike:
-    """Returns standard normal draws of which each generator gives an equal share of the rows."""
+    """Returns a source of normal draws to which each generator contributes an equal share of the rows."""
     draws = [randn_like(source) for source in sources]
     return lambda x: torch.cat([draw(part) for draw, part in zip(draws, x.chunk(len(draws)), strict=True)])

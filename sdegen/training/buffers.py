@@ -1,4 +1,4 @@
-"""The state of a network that no gradient moves: its average, and what a checkpoint must hold of it."""
+"""The state of a network that has no gradient: its average, and the checks that a checkpoint can hold it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def follow(model: nn.Module, average: nn.Module, decay: float) -> None:
     """Moves the buffers, frozen parameters and extra state of a model's average towards the model's, after a step.
 
     Floating-point numbers are averaged with the decay of the weights, all others are copied. Buffers that are not in
-    the ``state_dict`` stay as they were made, because a model that is loaded from a checkpoint has them so.
+    the ``state_dict`` keep their first values, as in a model that is loaded from a checkpoint.
 
     Args:
         model: the model under training.
@@ -62,23 +62,23 @@ def state(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 class StateCheck:
-    """Checks that a checkpoint can hold all that a step changes in a network.
+    """A check that a checkpoint can hold everything that a step changes in a network.
 
     Args:
         network: the network before its first step.
-        vector: the vector that its trainable parameters are views of.
+        vector: the vector whose views are its trainable parameters.
     """
 
     def __init__(self, network: nn.Module, vector: Tensor) -> None:
         self.network, self.vector, self.layout = network, vector, _layout(network)
 
     def __call__(self) -> None:
-        """Raises a :class:`UserError` where the network has replaced its weights or changed its ``state_dict``."""
+        """Raises UserError if the network has replaced its weights or changed the layout of its ``state_dict``."""
         name, now = type(self.network).__name__, _layout(self.network)
         if changed := [key for key in {**self.layout, **now} if self.layout.get(key) != now.get(key)]:
             raise UserError(
-                f"network: {name} makes {changed[0]} while it runs, or changes its shape or type, so that no "
-                f"checkpoint could be read: register it in __init__, in its full size and type"
+                f"network: {name} creates {changed[0]} while it runs, or changes its shape or type, so that "
+                f"no checkpoint could be loaded: register it in __init__, in its full size and type"
             )
         first, last = self.vector.data_ptr(), self.vector.data_ptr() + self.vector.nbytes
         named = ((name, p) for name, p in self.network.named_parameters() if p.requires_grad and p.numel())
@@ -95,12 +95,12 @@ def repeats(
     loss: Callable[[M], Tensor],
     seeded: Callable[[], AbstractContextManager],
 ) -> bool:
-    """True where a model's loss is a function of its ``state_dict`` and of torch's generators alone.
+    """True if a model's loss is a function of its ``state_dict`` and of torch's generators alone.
 
-    Two copies with the same ``state_dict`` are compared under the same seed: one of the model after a step, and one of
-    its average, whose layers have not run yet. They differ where a layer keeps numbers outside of its ``state_dict`` or
-    draws from another generator, such as NumPy's. State without an effect yet, such as a counter that matters only at a
-    later step, is not found. A model that cannot be copied, such as one that keeps its last activations, passes.
+    Two copies with the same ``state_dict`` are compared under the same seed: a copy of the model after a step, and one
+    of its average, whose layers have not run yet. They differ if a layer keeps numbers outside of its ``state_dict`` or
+    draws from another generator, such as NumPy's. State that has no effect yet, such as a counter for a later step, is
+    not found. A model that cannot be copied, such as one that keeps its last activations, passes.
 
     Args:
         model: the model, after its first step.
@@ -117,7 +117,7 @@ def repeats(
             other = loss(fresh).detach()
     except (RuntimeError, TypeError):
         return True
-    # Far above the differences of kernels that add in any order.
+    # The tolerance is far above the differences of kernels that add in varying order.
     return torch.allclose(one, other, rtol=1e-3, equal_nan=True)
 
 
@@ -125,7 +125,7 @@ def _duplicate(model: M) -> M:
     """Returns a copy of a model that shares nothing with it.
 
     Values that a module computes from its parameters before each pass, such as those of an old-style weight norm, are
-    first cut from their graph, with which they could not be copied.
+    first detached from their graph, because tensors with a graph cannot be copied.
     """
     for module in model.modules():
         for name, value in list(vars(module).items()):
@@ -135,7 +135,7 @@ def _duplicate(model: M) -> M:
 
 
 def _averaged(kept: Tensor, value: Tensor, decay: float) -> Tensor:
-    """Returns the average after a step. Numbers that are infinite on either side, as a minimum at first, are copied."""
+    """Returns the average after a step; numbers that are infinite, such as an initial minimum, are copied."""
     if kept.shape != value.shape or not (kept.is_floating_point() and value.is_floating_point()):
         return value.detach().clone()
     value = value.to(kept.dtype)

@@ -1,6 +1,6 @@
-"""The weights of the models under training and the gradients of their losses: the one door to both.
+"""The weights of the models under training, and the gradients of their losses.
 
-:class:`Autograd` serves any model, :class:`sdegen.training.perceptron.Perceptron` the one that is written out by hand.
+:class:`Autograd` is for any model, :class:`sdegen.training.perceptron.Perceptron` for multilayer perceptrons.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ Model = ScoreModel | ClassifierModel
 class Gradient(ABC):
     """The weights of R models, and the gradients of their losses.
 
-    Usually one model is trained. Several, of one shape, are trained together, each as it would be by itself.
+    Usually one model is trained. Several models of the same shape are trained together, each as it would be alone.
 
     Args:
         models: the R models; their parameters become views of :attr:`vector`.
         objective: the unweighted loss.
 
     Attributes:
-        name: the value of ``trainer.gradient`` that asks for it.
-        runs_layers: True where the network's own layers run, which may draw random numbers and change their buffers.
+        name: the value of ``trainer.gradient`` that selects it.
+        runs_layers: True if the network's own layers run, which may draw random numbers and change their buffers.
         vector: the P trainable parameters of each model, one model after the other.
         weights: the same as ``(R, P)``.
-        sums: the gradient of each, ``(R, P)``: what :meth:`add` adds to.
+        sums: the gradient of each, ``(R, P)``, to which :meth:`add` adds.
     """
 
     name: Literal["autograd", "written"]
@@ -53,7 +53,7 @@ class Gradient(ABC):
 
     @abstractmethod
     def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike, weight: Tensor) -> Prepared:
-        """Returns the rows of many steps, ``(R M, *)``, those of each model in a row: see :meth:`Objective.prepare`.
+        """Returns the rows of many steps, ``(R M, *)``, one model after the other: see :meth:`Objective.prepare`.
 
         Args:
             sde: the forward process.
@@ -65,15 +65,15 @@ class Gradient(ABC):
 
     @abstractmethod
     def add(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Adds the gradient of the mean weighted loss over the rows of a step, of which the batch is all or a chunk.
+        """Adds the gradient of the mean weighted loss over the rows of a step; the batch is the step or a chunk of it.
 
         Returns:
-            What :meth:`losses` needs, ``(R, N, *)``, detached: the losses are not needed at every step.
+            The input of :meth:`losses`, ``(R, N, *)``, detached; the losses themselves are not needed at every step.
         """
 
     @abstractmethod
     def losses(self, *parts: Tensor) -> Tensor:
-        """Returns the weighted losses of rows, ``(R, N)``, from what :meth:`add` returned for them."""
+        """Returns the weighted losses of rows, ``(R, N)``, from the result of :meth:`add`."""
 
 
 def weighted_losses(model: Model, objective: Objective, batch: Batch) -> Tensor:

@@ -1,4 +1,4 @@
-"""The loss of a model on points that it is not trained on."""
+"""The loss of a model on points on which it is not trained."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from sdegen.training.times import TimeSampler
 from sdegen.training.weighting import Weighting
 
 ROWS = 4096
-"""Rows that pass through the network for a loss; a single batch may have more."""
+"""Number of rows in a loss; a single batch may have more."""
 
 
 class HeldOut:
-    """The weighted loss on held-out points, or on fresh ones where the law is known.
+    """The weighted loss on held-out points, or on new draws if the law is known.
 
-    Its times and noises are always the same, so that two models are compared with little noise. It is a mean over
-    batches like those of the training.
+    The points, times and noises are always the same, so that two models are compared with little noise. The loss is a
+    mean over batches like those of the training.
 
     Args:
-        dataset: the data, which has the points.
+        dataset: the data.
         seed: the run's seed.
         batch_size: points that pass through the network at once.
         objective: the unweighted loss.
@@ -55,12 +55,12 @@ class HeldOut:
         self.dataset, self.weighting, self.times, self.sde = dataset, weighting, times, sde
 
     def loss(self, model: Model) -> float | None:
-        """Returns the loss of a model in the mode that it is in; None where there are no points for it."""
+        """Returns the loss of a model in its current mode; None if there are no points for it."""
         own = self._points()
         if own is None:
             return None
         points = Points(self.seed, own, self.batch_size, None, self.device, self.dtype)
-        # The weight is no part of what an objective prepares.
+        # An objective prepares its rows without the weight.
         prepare = lambda *arguments: self.objective.prepare(*arguments[:-1])  # noqa: E731
         stream, total = Stream([points], prepare, self.weighting, self.times, self.sde), 0.0
         with own_layers(self.device, self.seed, "layers"), torch.set_grad_enabled(self.objective.differentiates):
@@ -69,7 +69,7 @@ class HeldOut:
         return total / points.per_epoch
 
     def _points(self) -> Dataset | None:
-        """Returns the data with these points in the place of those of the training."""
+        """Returns the data with the points of the loss in place of the training points."""
         dataset, own = self.dataset, copy.copy(self.dataset)
         count = max(1, ROWS // (self.batch_size * self.times.draws)) * self.batch_size
         if dataset.held_out is not None:

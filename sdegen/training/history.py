@@ -1,4 +1,4 @@
-"""Records of the steps of a training: their losses, the norms of their gradients, the losses by time."""
+"""Records of the steps of a training: losses, norms of gradients, and losses by time."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sdegen.training.batches import Batch
 
 
 class Diverged(UserError):
-    """The failure of a training whose numbers are no longer finite.
+    """The error of a training whose numbers are no longer finite.
 
     Args:
-        message: what has happened, and the likely cause.
-        replica: the index of the model that it happened to, of those that are trained together.
+        message: the failure and its likely cause.
+        replica: the index of the model, among those that are trained together.
     """
 
     def __init__(self, message: str, replica: int) -> None:
@@ -25,17 +25,17 @@ class Diverged(UserError):
 
 
 BINS = 10
-"""Bins of the losses by time."""
+"""Number of bins of the losses by time."""
 
 
 class History:
     """Losses and norms of the steps since the last reading, of R models that are trained together.
 
-    Nothing is added up before it is read, or more than :attr:`KEPT` numbers are held, so that a step neither waits for
-    the device nor pays for its losses.
+    Losses are computed and added up only when they are read, or more than :attr:`KEPT` numbers are held: a step then
+    neither waits for the device nor takes time for its losses.
 
     Args:
-        losses: makes the losses of rows: see :meth:`sdegen.training.gradient.Gradient.losses`.
+        losses: computes the losses of rows: see :meth:`sdegen.training.gradient.Gradient.losses`.
         by_t: the losses by time of each model.
     """
 
@@ -56,7 +56,7 @@ class History:
         self._means: list[Tensor] = []
 
     def add(self, step: int, batch: Batch, parts: tuple[Tensor, ...]) -> None:
-        """Records a step, or a chunk of it, with what :meth:`Gradient.add` returned for it."""
+        """Records a step, or a chunk of it, with the result of :meth:`Gradient.add`."""
         self._rows.append((batch.rows.t, batch.ratio, *parts))
         self._steps.append(step)
         self._totals.append(batch.total)
@@ -90,7 +90,7 @@ class History:
         return losses
 
     def state(self, replica: int) -> dict[str, Tensor]:
-        """Returns what a checkpoint must hold of a model, so that a resumed run logs the same scalars."""
+        """Returns the records of a model for a checkpoint, with which a resumed run logs the same scalars."""
         losses = self.check()
         norms = torch.cat(self._norms, dim=1)[replica] if self._norms else losses[:, replica]
         own = {"losses": losses[:, replica], "norms": norms, "by_t": self._by_t[replica].sums}
@@ -116,7 +116,7 @@ class History:
         ]
 
     def _flush(self) -> None:
-        """Adds up the rows that are held."""
+        """Computes and adds up the losses of the rows that are held."""
         if not self._rows:
             return
         lengths = torch.tensor([t.shape[1] for t, *_ in self._rows])
@@ -133,12 +133,12 @@ class History:
 
 
 def cause(t: Tensor, losses: Tensor, lengths: Tensor) -> str:
-    """Returns the likely cause of losses that are not finite, by the times of those in the first chunk that has some.
+    """Returns the likely cause of losses that are not finite, from their times in the first chunk that has any.
 
     Args:
         t: the times of rows, ``(R, N)``.
         losses: their losses.
-        lengths: the lengths of the chunks that they came in, which add up to N.
+        lengths: the lengths of the chunks of rows, which add up to N.
     """
     broken, ends = ~losses.isfinite(), lengths.cumsum(0).tolist()
     first = int(broken.any(0).nonzero()[0])
@@ -146,17 +146,18 @@ def cause(t: Tensor, losses: Tensor, lengths: Tensor) -> str:
     rows = slice(ends[chunk] - int(lengths[chunk]), ends[chunk])
     times = t[:, rows][broken[:, rows]]
     share = len(times) / broken[:, rows].numel()
-    where = f"of {share:.0%} of the points, at t from {float(times.min()):.3g} to {float(times.max()):.3g}"
+    where = f"for {share:.0%} of the points, at t from {float(times.min()):.3g} to {float(times.max()):.3g}"
     fix = (
         "a lower optimizer.lr, or a smaller trainer.clip" if share > 0.5 else "a larger sde.eps, or weighting=variance"
     )
-    return f"it is that {where}: try {fix}"
+    return f"it is not finite {where}: try {fix}"
 
 
 class LossByTime:
     """The mean weighted loss in equal bins of t.
 
-    A mean over t, however t was drawn: the sum of ratio · λ · loss over the sum of the ratios.
+    It is the mean over uniform t, for all distributions of the times: the sum of ratio · λ · loss over the sum of
+    the ratios.
 
     Args:
         eps: the smallest time.
@@ -171,7 +172,7 @@ class LossByTime:
         self.sums = torch.zeros(2, BINS, dtype=torch.float64)
 
     def add(self, t: Tensor, losses: Tensor, ratio: Tensor) -> None:
-        """Adds rows, ``(N,)`` each: times, weighted losses, and the uniform density over that of the times."""
+        """Adds rows, ``(N,)`` each: times, weighted losses, and the uniform density over the density of the times."""
         bins = ((t - self.eps) * (BINS / (self.T - self.eps))).long().clamp(0, BINS - 1)
         sums = torch.stack([torch.bincount(bins, weight.double(), BINS) for weight in (losses, ratio)])
         self.sums = self.sums.to(sums.device) + sums

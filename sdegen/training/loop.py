@@ -1,4 +1,4 @@
-"""The training loop: linear, one step per batch."""
+"""The training loop: one step per batch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Training:
     """Networks under training: their weights and averages as one vector each, and the step that changes them.
 
     Args:
-        gradient: the models, one or several that are trained together, and their gradients.
+        gradient: the models, which are trained together, and their gradients.
         optimizer: the recipe of the optimiser.
         trainer: clipping, averaging and intervals.
         stream: the batches.
@@ -88,17 +88,17 @@ class Training:
     ) -> None:
         """Trains to the last step, calling back at the intervals of the trainer.
 
-        The scalars of a step are logged before the step is saved, so that a run that is killed and resumed has logged
-        each of them once.
+        The scalars of a step are logged before its checkpoint, so that a run that is killed and resumed logs each of
+        them once.
 
         Args:
             log: records the scalars.
-            checkpoint: saves; called after the last step, too.
+            checkpoint: saves a checkpoint; called after the last step as well.
             preview: draws samples.
-            interrupted: called after every step; True saves and returns early.
+            interrupted: called after every step; if it returns True, the training saves a checkpoint and ends.
 
         Raises:
-            Diverged: the loss or a weight is no longer finite. The last checkpoint is from before.
+            Diverged: the loss or a weight is no longer finite. No checkpoint of this state is saved.
         """
         trainer, since = self.trainer, time.perf_counter()
         logged, reported = self.seconds, self.step
@@ -132,7 +132,7 @@ class Training:
 
     @property
     def saves(self) -> bool:
-        """True at the steps of the trainer's checkpoints; False where only an interruption saves."""
+        """True at the steps of the trainer's checkpoints; False at those that only an interruption saves."""
         return self.step == 0 or self._is_due(self.trainer.checkpoint_every)
 
     def _is_due(self, every: int) -> bool:
@@ -140,7 +140,7 @@ class Training:
         return every > 0 and (self.step % every == 0 or self.step == self.steps)
 
     def _check(self) -> None:
-        """Raises :class:`Diverged` where a loss, a gradient or a weight is not finite."""
+        """Raises :class:`Diverged` if a loss, a gradient or a weight is not finite."""
         self._check_state()
         self._history.check()
         for replica, weights in enumerate(self.gradient.weights):
@@ -167,7 +167,7 @@ class Training:
         seconds: float,
         variant: int,
     ) -> None:
-        """Continues from a step, whose weights are in place.
+        """Continues from a step, whose weights are already loaded.
 
         Args:
             states: the optimiser's state of each model.
@@ -186,7 +186,7 @@ class Training:
         self.step, self.seconds, self.stream.variant = step, seconds, variant
 
     def _warn_of_hidden_state(self, batch: Batch) -> None:
-        """Warns where a network of the user's own keeps state that no checkpoint would hold."""
+        """Logs a warning if a network of the user's own keeps state that no checkpoint would hold."""
         gradient, kind = self.gradient, type(self.models[0].network)
         if not gradient.runs_layers or kind.__module__.partition(".")[0] == PACKAGE:
             return
@@ -201,6 +201,6 @@ class Training:
         if not found:
             logger.warning(
                 f"network: {kind.__name__} gives another loss with the same weights and seed: it keeps numbers outside "
-                f"of its state_dict, or draws them from a generator other than torch's, so that neither its seed nor "
-                f"resume= fixes its weights: register_buffer() what it keeps, and draw with torch"
+                f"of its state_dict, or draws from a generator other than torch's, so that neither seed nor resume= "
+                f"reproduces its weights: use register_buffer() and torch's generator"
             )

@@ -25,7 +25,7 @@ from sdegen.sde.base import SDE, LinearSDE, S, Score
 class Prepared:
     """Rows ready for the network: points ``x`` ``(N, *)`` at the times ``t`` ``(N,)``.
 
-    A subclass adds further tensors of N rows that an objective needs as fields.
+    A subclass has further fields for the tensors of N rows that its objective needs.
     """
 
     x: Tensor
@@ -75,7 +75,7 @@ class Denoising(Objective[LinearSDE, Noised]):
     .. math:: \left\| s_\theta(x_t, t) - \nabla \log p_{0t}(x_t \mid x_0) \right\|^2
               = \sigma_t^{-2} \left\| \sigma_t s_\theta(x_t, t) + z \right\|^2, \qquad x_t = \alpha_t x_0 + \sigma_t z
 
-    The right-hand side subtracts numbers of order one, the left-hand side two scores of order 10³.
+    The right-hand side subtracts numbers of order one; on the left, the scores are of order 10³.
 
     Reference: Vincent (2011), A connection between score matching and denoising autoencoders.
     """
@@ -97,7 +97,7 @@ class Implicit(Objective[SDE, Prepared]):
     .. math:: \|s_\theta(x_t, t)\|^2 + 2 \nabla \cdot s_\theta(x_t, t)
 
     It needs no kernel, only draws of :math:`x_t`. The divergence costs one backward pass for each of the d entries
-    of a point. Its mean cancels numbers of order :math:`d/\sigma_t^2`, so that its variance at small t is far above
+    of a point. The two terms cancel numbers of order :math:`d/\sigma_t^2`, so that the variance at small t is far above
     that of denoising.
 
     Reference: Hyvärinen (2005), Estimation of non-normalized statistical models by score matching.
@@ -130,7 +130,7 @@ class Sliced(Objective[SDE, Probed]):
     .. math:: \|s_\theta(x_t, t)\|^2 + 2 v^\top \nabla_x \left( v^\top s_\theta(x_t, t) \right), \qquad v_i = \pm 1
 
     The mean over the Rademacher probe v is the loss of :class:`Implicit`; in one dimension it is that loss itself.
-    Among probes with independent entries these have the least variance. Raise ``times.draws`` for more of them.
+    Among probes with independent entries these have the least variance. Increase ``times.draws`` for more of them.
 
     Reference: Song, Garg, Shi & Ermon (2019), Sliced score matching, https://arxiv.org/abs/1905.07088, in the
     form with reduced variance, which keeps the full norm.

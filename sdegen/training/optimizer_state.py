@@ -15,7 +15,7 @@ State = dict[str, Any]
 
 
 def of_model(state: State, model: int, shape: torch.Size) -> State:
-    """Returns the state of one of R models of P parameters, of shape ``(R, P)``, as it would be if it were alone."""
+    """Returns the state of one of R models of P parameters, ``shape`` ``(R, P)``, as if it were trained alone."""
     return _mapped(lambda value: value.view(shape)[model].clone(), [state], shape.numel())
 
 
@@ -24,11 +24,11 @@ def load(optimizer: torch.optim.Optimizer, recipe: Optimizer, states: Sequence[S
 
     Args:
         optimizer: the optimiser of all models.
-        recipe: the recipe that it is made by.
+        recipe: the recipe that built it.
         states: the state of each model, as :func:`of_model` returned it.
 
     Raises:
-        UserError: the states are not of this optimiser and these models.
+        UserError: the states do not fit the optimiser and the models.
     """
     (group,) = optimizer.param_groups
     (vector,) = group["params"]
@@ -46,7 +46,7 @@ def load(optimizer: torch.optim.Optimizer, recipe: Optimizer, states: Sequence[S
 
 
 def _mapped(change: Callable[..., Tensor], states: Sequence[State], weights: int) -> State:
-    """Returns a state made of others, with ``change`` applied to their tensors of a number for each of the weights."""
+    """Returns a state in which ``change`` has joined the tensors of all states that have a number for each weight."""
     first, *_ = states
     changed = {
         index: {

@@ -1,14 +1,14 @@
 r"""The gradient of a multilayer perceptron under denoising score matching, written out by hand.
 
-A step of a tiny network is mostly what autograd and Python need to get at its few matrix products. For denoising score
-matching and a parametrization that is affine in the network's output F,
+A step of a tiny network is a few matrix products; most of its time is the overhead of autograd and Python. For
+denoising score matching and a parametrization that is affine in the network's output F,
 
 .. math:: \sigma_t s_\theta(x_t, t) + z = c + g F, \qquad
           \text{loss} = \frac{\lambda}{\sigma_t^2} \|c + g F\|^2, \qquad
           \frac{\partial\, \text{loss}}{\partial F} = \frac{2 \lambda}{\sigma_t^2}\, g\, (c + g F),
 
-where c, g and the input of the first layer depend on nothing that is learned, and are prepared for many steps at once.
-The matrix products and the chain rule remain. The tests compare the result with autograd's.
+where c, g and the input of the first layer do not depend on the weights, and are prepared for many steps at once. What
+remains of a step is matrix products and the chain rule. The tests compare the result with autograd's.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from sdegen.training.objective import Denoising, Noised, Objective, Prepared
 
 @dataclass(frozen=True)
 class Residuals(Prepared):
-    """Inputs ``x`` ``(N, inputs)`` of a first layer, and what makes a loss of the output F ``(N, d)`` of the last.
+    """Inputs ``x`` ``(N, inputs)`` of the first layer, and the coefficients of the loss in the output F ``(N, d)``.
 
     The weighted loss is ``scale`` ``(N,)`` times the squared norm of ``constant + gain * F``, both ``(N, d)``, and its
     gradient at F is ``pull`` ``(N, d)`` times that sum.
@@ -66,7 +66,7 @@ class Layer(NamedTuple):
 
 
 class Products(NamedTuple):
-    """Matrix products: A B, C + A B, and the latter in place."""
+    """Matrix products: A B, C + A B, and C + A B in place."""
 
     product: Callable[[Tensor, Tensor], Tensor]
     onto: Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -77,7 +77,7 @@ ONE = Products(torch.mm, torch.addmm, Tensor.addmm_)
 MANY = Products(torch.bmm, torch.baddbmm, Tensor.baddbmm_)
 
 SKINNY = 16
-"""Columns of an input below which the order of the product matters."""
+"""Number of columns of an input below which the order of the product matters."""
 
 Activation = tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor, Tensor], Tensor]]
 ACTIVATIONS: dict[type[nn.Module], Activation] = {
@@ -89,14 +89,14 @@ ACTIVATIONS: dict[type[nn.Module], Activation] = {
 
 
 def obstacle(model: Model, objective: Objective, bfloat16: bool) -> str:
-    """Returns what the written gradient needs and a training does not have; empty where it has all."""
+    """Returns the requirement of the written gradient that a training does not meet; empty if it meets all."""
     if bfloat16:
         return "a trainer.precision other than bfloat16"
     if type(objective) is not Denoising:
         return "objective=denoising"
     if type(model.network) is not MLP or not isinstance(model, ScoreModel):
         return "network=mlp"
-    # A subclass of the user's may compute more than its terms.
+    # A user's subclass may compute more than its terms.
     own = type(model.parametrization)
     if not issubclass(own, Affine) or own.__call__ is not Affine.__call__:
         return "a parametrization that is affine in the network's output"
@@ -119,7 +119,7 @@ class Perceptron(Gradient):
         self.products = ONE if len(models) == 1 else MANY
         network: MLP = models[0].network  # type: ignore[assignment]
         self.activate, self.derive = ACTIVATIONS[type(network.layers[1])]
-        # Ones that add up the rows of a batch, by its shape: a product is twice as fast as a sum.
+        # Ones that add up the rows of a batch, by shape: a product is twice as fast as a sum.
         self.ones = functools.cache(lambda shape: self.weights.new_ones(*shape[:-1], 1, shape[-1]))
         self.layers, start = [], 0
         for layer in (layer for layer in network.layers if isinstance(layer, nn.Linear)):
@@ -134,7 +134,7 @@ class Perceptron(Gradient):
     def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike, weight: Tensor) -> Residuals:
         rows: Noised = self.objective.prepare(sde, x0, t, randn_like)
         parts = zip(self.models, *(part.chunk(len(self.models)) for part in vars(rows).values()), strict=True)
-        # Moments of the data and random features of the time are each network's own.
+        # Each network has its own moments of the data and random features of the time.
         own = [self._affine(model, sde, type(rows)(*fields)) for model, *fields in parts]
         features, constant, gain = (torch.cat(part) for part in zip(*own, strict=True))
         scale = weight / rows.sigma**2
@@ -156,7 +156,7 @@ class Perceptron(Gradient):
         assert isinstance(rows, Residuals)
         product, onto, _ = self.products
         *hidden, last = self.layers
-        # One network computes without the axis of R: its products are faster so.
+        # A single network computes without the axis of R, which makes its products faster.
         h, passed = rows.x.squeeze(0), []
         for layer in hidden:
             z = onto(layer.bias, h, layer.transposed)
@@ -188,7 +188,7 @@ class Perceptron(Gradient):
         product, _, onto_ = self.products
         onto_(layer.bias_gradient, self.ones(x.shape[:-1]), g, alpha=share)
         if x.shape[-1] < SKINNY:
-            # Twice as fast as the product in the other order, where one factor is a few columns wide.
+            # With few columns this is twice as fast as the product in the other order.
             layer.weight_gradient.add_(product(x.mT, g).mT, alpha=share)
         else:
             onto_(layer.weight_gradient, g.mT, x, alpha=share)
@@ -197,7 +197,7 @@ class Perceptron(Gradient):
 def gradient_of(
     asked: Literal["auto", "autograd", "written"], models: Sequence[Model], objective: Objective, bfloat16: bool
 ) -> Gradient:
-    """Returns the gradient that ``trainer.gradient`` asks for; ``auto`` is the written one where nothing hinders it."""
+    """Returns the gradient that ``trainer.gradient`` selects; ``auto`` is the written one if it has no obstacle."""
     if asked == "autograd" or obstacle(models[0], objective, bfloat16):
         return Autograd(models, objective, bfloat16)
     return Perceptron(models, objective)

@@ -23,7 +23,7 @@ class TimeSampler(ABC, Generic[S]):
 
     Args:
         draws: number of times (and noises) for each data point and step.
-        chunk: number of draws that pass through the network at once, which bounds the memory; None for all of them.
+        chunk: number of draws that pass through the network at once, which limits the memory; None for all of them.
 
     Attributes:
         process: the type of process that it works with.
@@ -37,7 +37,7 @@ class TimeSampler(ABC, Generic[S]):
 
     @abstractmethod
     def __call__(self, sde: S, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns times, and the uniform density over the density that they were drawn from.
+        """Returns times, and the uniform density over the density of the times.
 
         Args:
             sde: the forward process.
@@ -57,7 +57,7 @@ class Uniform(TimeSampler[SDE]):
 
 
 class Stratified(TimeSampler[SDE]):
-    r"""One draw in each of :math:`n` equal slices of :math:`[\varepsilon, T]`, n the rows of a step.
+    r"""One draw in each of :math:`n` equal slices of :math:`[\varepsilon, T]`, where n is the number of rows of a step.
 
     It has the same mean as independent draws, with less variance. The data points fall on random slices, since the
     batch itself is random.
@@ -68,19 +68,18 @@ class Stratified(TimeSampler[SDE]):
 
 
 class Importance(TimeSampler[LinearSDE]):
-    r"""Stratified draws from the density :math:`\propto \lambda(t)/\sigma_t^2`, the ratio divided out.
+    r"""Stratified draws from the density :math:`\propto \lambda(t)/\sigma_t^2`, for which the ratio compensates.
 
     It gives every row of the denoising loss about the same weight, for every λ. In terms of the log noise-to-signal
     ratio u, whose derivative is :math:`g^2/\sigma^2`, the density is :math:`\propto \lambda/g^2`, a constant for the
-    likelihood weighting. It is tabulated in :attr:`CELLS` cells, and the ratio is that of the table, so that the mean
-    is exact for any weighting.
+    likelihood weighting. It is tabulated in :attr:`CELLS` cells, and the ratio is computed from the table, so that the
+    mean is exact for any weighting.
 
     Reference: Song et al. (2021), https://arxiv.org/abs/2101.09258, section 5.
     """
 
     CELLS = 1024
     process = LinearSDE
-    # The last bits of torch's exponentials and roots depend on the number of rows.
 
     def __call__(self, sde: LinearSDE, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
         ends = sde.log_nsr(torch.tensor([sde.eps, sde.T], dtype=torch.float64))
@@ -100,18 +99,18 @@ class Importance(TimeSampler[LinearSDE]):
 
 
 class Grid(TimeSampler[SDE]):
-    r"""The paper's discretisation: every data point of the batch has all times of one grid, each several times.
+    r"""The paper's discretisation: every data point of the batch has all times of a grid, each several times.
 
     .. math:: t_i = \varepsilon + \frac{i}{N - 1} (T - \varepsilon), \qquad i = 0, \dots, N - 1
 
     The loss is then a mean over the grid, not an integral over t. The two agree for the variance weighting as N
-    grows. For :math:`\lambda = 1` they never do: at 100 points nearly all of the weight is on the single point
+    grows. For :math:`\lambda = 1` they do not: at 100 points nearly all of the weight is on the single point
     :math:`t = \varepsilon`, where :math:`1/\sigma^2` is :math:`10^6`.
 
     Args:
         points: number of grid points N, at least 2.
         simulations: number of noise draws at each point.
-        chunk: number of the ``points * simulations`` draws that pass through the network at once, which bounds the
+        chunk: number of the ``points * simulations`` draws that pass through the network at once, which limits the
             memory; None for all of them.
     """
 
@@ -126,12 +125,12 @@ class Grid(TimeSampler[SDE]):
 
 
 class Levels(TimeSampler[SDE]):
-    r"""Independent draws from equally spaced times, as discrete chains are trained.
+    r"""Independent draws from equally spaced times, as in the training of discrete chains.
 
     .. math:: t = \varepsilon + \frac{i}{N - 1} (T - \varepsilon), \qquad i \sim U\{0, \dots, N - 1\}
 
-    With as many points as a chain has levels they are its times i/N. The mean is that of a :class:`Grid`, on which
-    every data point has every time.
+    With as many points as a chain has levels, they are its times i/N. The mean equals that of :class:`Grid`, where
+    each data point has all times.
 
     Args:
         points: number of times N, at least 2.
@@ -144,7 +143,7 @@ class Levels(TimeSampler[SDE]):
         super().__init__(draws, chunk)
 
     def __call__(self, sde: SDE, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
-        # In float32 a number just below 1, times N, can round up to N.
+        # In float32, N times a number just below 1 can round up to N.
         level = (u * self.points).floor().clamp(max=self.points - 1)
         return between(sde, level / (self.points - 1)), torch.ones_like(u)
 

@@ -1,4 +1,4 @@
-"""The options of a training: how long, how large and where it runs."""
+"""The options of a training."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from sdegen.core.checks import in_range
 
 STEPS = 12_000
-"""Steps where neither steps nor epochs are given: for points and the default network half a minute on two cores."""
+"""Default number of steps: half a minute on two cores for points and the default network."""
 GRAIN = 4e6
-"""Multiplications and additions for which a thread pays: measured by ``scripts/benchmark.py scaling``."""
+"""Multiplications and additions that are worth a thread, as ``scripts/benchmark.py scaling`` measures."""
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 """The types of the weights by ``trainer.precision``."""
 LEAST = {"epochs": 1, "steps": 1, "batch_size": 1, "checkpoint_every": 1, "keep": 1, "log_every": 1}
@@ -21,19 +21,18 @@ LEAST |= {"retries": 0, "preview_every": 0}
 
 
 class Trainer:
-    """How long, how large and where a training runs.
+    """The length, the size and the device of a training.
 
     Args:
-        epochs: passes over the data; used only where ``steps`` is no number.
-        steps: number of steps; null for the steps of ``epochs``; ``auto`` for these too, or 12000 where ``epochs`` is
-            null.
+        epochs: passes over the data; used only if ``steps`` is not a number.
+        steps: number of steps; null for those of ``epochs``; ``auto`` for the same, or 12000 if ``epochs`` is null.
         batch_size: data points in a step; the last batch of an epoch is short.
         clip: largest norm of the gradient; null for no clipping.
-        ema: decay of the moving average of the weights, in [0, 1); it starts lower, so that early steps fade.
-        checkpoint_every: steps between checkpoints; there is always one at the beginning and at the end.
-        keep: number of checkpoints to keep beside the one that is best on held-out points; null for all.
-        retries: how often a training whose numbers are no longer finite returns to its last checkpoint and continues
-            with other times and noises.
+        ema: decay of the moving average of the weights, in [0, 1); lower at first, so that early steps fade.
+        checkpoint_every: steps between checkpoints; the first and the last step always have one.
+        keep: number of checkpoints to keep in addition to the best on held-out points; null for all.
+        retries: number of times that a training whose numbers are no longer finite returns to its last checkpoint and
+            continues with other times and noises.
         preview_every: steps between preview samples in TensorBoard; 0 for none.
         log_every: steps between scalars in TensorBoard.
         device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, ``cuda:1``, …
@@ -42,9 +41,9 @@ class Trainer:
             pass of a step's rows through the network, at most the number of cores. A tiny network is several times
             slower with two threads than with one.
         gradient: ``autograd``; ``written``, by hand for a multilayer perceptron under denoising score matching, two to
-            three times as fast; ``auto`` for the written one where there is one. They differ by rounding.
-        replicas: networks trained together: the run's own and those of the seeds that follow its seed. Each is trained
-            as it would be alone, in less time than one by one. Needs the written gradient.
+            three times as fast; ``auto`` for ``written`` if it is possible. They differ by rounding.
+        replicas: number of networks that are trained together: the run's own and those of the next seeds. Each has
+            the same result as in its own run, in less time. Requires the written gradient.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class Trainer:
         in_range("replicas", self.replicas, at_least=1, at_most=1024)
         if self.retries and self.replicas > 1:
             raise ValueError(
-                f"retries={self.retries} is for one network, and replicas={self.replicas}: train them one by one"
+                f"retries={self.retries} works for one network, and replicas={self.replicas}: train them one by one"
             )
         if self.threads != "auto":
             in_range("threads", self.threads, at_least=1, at_most=1024)
@@ -92,11 +91,11 @@ class Trainer:
 
     @property
     def sampling_precision(self) -> Literal["float32", "float64"]:
-        """The precision in which the trained network samples: that of its weights."""
+        """The precision in which the trained network samples, which is the precision of its weights."""
         return "float64" if self.precision == "float64" else "float32"
 
     def threads_for(self, work: float) -> int:
-        """Returns the CPU threads for a pass of ``work`` multiplications and additions through the network."""
+        """Returns the number of CPU threads for a pass of ``work`` multiplications and additions."""
         if self.threads != "auto":
             return min(self.threads, threads_allowed() or self.threads)
         cores = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 1024)
@@ -111,7 +110,7 @@ class Trainer:
 
 
 def steps_or_default(steps: int | Literal["auto"] | None, epochs: int | None) -> int | None:
-    """Returns the number of steps that ``trainer.steps`` asks for; None where ``epochs`` counts."""
+    """Returns the number of steps that ``trainer.steps`` gives; None if ``epochs`` gives it."""
     if steps == "auto":
         return STEPS if epochs is None else None
     return steps
@@ -137,6 +136,6 @@ def find_device(name: str) -> torch.device:
 
 
 def threads_allowed() -> int | None:
-    """Returns the number of threads that the environment allows, which a launcher of several jobs at once sets."""
+    """Returns the number of threads in OMP_NUM_THREADS, which a launcher of several jobs sets; None without one."""
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return int(asked) if asked.isdecimal() and int(asked) else None

@@ -1,7 +1,7 @@
 r"""The weight :math:`\lambda(t)` of the loss.
 
-It decides which noise levels the network learns well. With the conditional score of the kernel as target,
-:math:`E\|\nabla \log p_{t|0}\|^2 = d/\sigma_t^2`, so that under a constant weight almost only the smallest t count.
+The weight decides which noise levels the network learns well. With the conditional score of the kernel as target,
+:math:`E\|\nabla \log p_{t|0}\|^2 = d/\sigma_t^2`, so that under a constant weight only the smallest t count.
 (The paper says that the weight damps "the beginning of training", which means small *t*, not early epochs.)
 """
 

@@ -1,4 +1,4 @@
-"""The bench itself: ratios within a round, quartiles, and a suite from the command line to its files."""
+"""The benchmark: ratios within a round, quartiles, and a suite from the command line to its files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sdegen.core.errors import UserError  # noqa: E402
 
 
 def test_ratios_are_within_a_round_so_that_a_slow_machine_does_not_move_them() -> None:
-    """A clock that runs faster and faster: the seconds differ tenfold, their ratios not at all."""
+    """With an accelerating clock the seconds differ tenfold, but their ratios are equal."""
     now = 0.0
 
     def speeds() -> Iterator[float]:
@@ -48,7 +48,7 @@ def test_rows_have_medians_and_quartiles() -> None:
 
 
 def test_a_suite_runs_from_the_command_line(tmp_path: Path) -> None:
-    """Exact divergence by an adaptive solver is near the exact density; its files say the same as its table."""
+    """The exact divergence is near the exact density, and the files have the numbers of the table."""
     command = [sys.executable, "scripts/benchmark.py", "likelihood", "points=20", "--folder", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     found = json.loads((tmp_path / "results.json").read_text())
@@ -83,7 +83,7 @@ def test_a_wrong_option_is_one_line(change: str, words: str, tmp_path: Path) -> 
     [
         (("quality", "experiments=[]"), "experiments=[]: leaves nothing to measure"),
         (("quality", "experiments=[nope]"), "experiment=nope: no such choice; choose from"),
-        (("sampling", "evaluations=1"), "evaluations=1: must be at least 4, those of a step"),
+        (("sampling", "evaluations=1"), "evaluations=1 must be at least 4, as in a step"),
     ],
     ids=["empty", "unknown", "too few"],
 )
@@ -97,7 +97,7 @@ def test_a_process_that_fails_is_reported_by_its_last_line() -> None:
 
 
 def measured(folder: Path, suite: str, *changes: str, limit: float = 300) -> dict[tuple[str, str, str | float], float]:
-    """The medians of a suite by panel, line and place, each of which its table has, too."""
+    """Returns the medians of a suite by panel, line and position, after a check that its table has them."""
     result = run("benchmark", suite, *changes, "--folder", str(folder), cwd=folder, limit=limit)
     assert (result.returncode, result.stderr) == (0, "")
     rows = json.loads((folder / "results.json").read_text())["rows"]
@@ -121,7 +121,7 @@ def test_quality_has_the_exact_score_without_error(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_recipes_have_each_set_and_what_a_plane_shows(tmp_path: Path) -> None:
-    """The default recipe keeps samples on the plane, however short the training is; the one before does not."""
+    """The default recipe keeps samples on the plane even after a short training; the previous default does not."""
     options = ("options=[trainer.steps=2,trainer.threads=1,sampler.steps=200]", "seeds=1", "count=50", "points=400")
     found = measured(tmp_path, "recipes", "sets=[moons,plane]", *options)
     assert {at for _, _, at in found} == {"moons", "plane"}
@@ -148,7 +148,7 @@ def test_memory_grows_with_the_chunk(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_start_up_begins_a_run_in_each_round(tmp_path: Path) -> None:
-    """A run whose options are wrong is met before torch is imported, and help later than the floor."""
+    """Wrong options are found before torch is imported; help takes longer than the floor."""
     found = measured(tmp_path, "start_up", "rounds=2")
     assert found["wait", "", "first step, after torch"] > 0
     ratios = {at: value for (panel, _, at), value in found.items() if panel == "seconds over Hydra's floor"}
@@ -165,7 +165,7 @@ def test_scaling_has_a_point_for_each_size(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_time_to_quality_follows_every_contestant(tmp_path: Path) -> None:
-    """In a second the score is learned by nobody, and its error does not explode; most of the time are 24 processes."""
+    """A second is too short to learn the score, but its error stays bounded; the test starts 24 processes."""
     found = measured(tmp_path, "time_to_quality", "seconds=1", limit=1200)
     curves = {(panel, line) for panel, line, _ in found if panel.startswith("error of the score")}
     assert len(curves) == 8

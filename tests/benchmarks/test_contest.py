@@ -1,4 +1,4 @@
-"""The contest of samplers: its targets, its exact answers, and how it counts."""
+"""The contest of samplers: its targets, its exact answers and its counts."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def papers(scripts: None) -> ModuleType:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_targets_are_standardised(targets: ModuleType, family: str) -> None:
-    """Against draws: means 0 and standard deviations 1 in each coordinate, within five standard errors."""
+    """Draws have mean 0 and standard deviation 1 in each coordinate, within five standard errors."""
     seeds, draws = (5, 100_000) if family == "broad" else (2, 20_000)
     for seed in range(seeds):
         x = targets.target(family, seed).sample(draws, generator("cpu", seed, "test"))
@@ -97,7 +97,7 @@ def test_broad_targets_are_anisotropic_and_as_various_as_said(targets: ModuleTyp
 
 
 def test_the_other_families_are_what_they_are_said_to_be(targets: ModuleType) -> None:
-    """From draws: narrow clusters, a rare tight mode, a thin ring, heavy tails."""
+    """Draws show narrow clusters, a rare tight mode, a thin ring and heavy tails."""
     laws = {family: targets.target(family, 0) for family in ("clusters", "rare", "ring", "tails")}
     draws = {family: law.sample(20_000, generator("cpu", 0, "test")) for family, law in laws.items()}
     # The distance to the centre of a round Gaussian of the plane has mean sqrt(pi / 2) times its deviation.
@@ -147,7 +147,7 @@ def various(seed: int) -> GaussianMixture:
 @pytest.mark.parametrize("t", [1e-5, 0.01, 0.3, 1.0])
 @pytest.mark.parametrize("family", [*FAMILIES, "various"])
 def test_scores_side_by_side_are_gradients_of_the_density(targets: ModuleType, family: str, t: float) -> None:
-    """The low-rank form of the score against autograd through torch's own mixture, where the marginal has its mass."""
+    """The low-rank form of the score agrees with autograd through torch's mixture, where the marginal has its mass."""
     from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
     sde, at = VP(), torch.tensor(t, dtype=torch.float64)
@@ -172,7 +172,7 @@ def test_scores_side_by_side_are_gradients_of_the_density(targets: ModuleType, f
 
 
 def test_exact_end_points_have_the_law_of_the_target(problem: ModuleType, targets: ModuleType) -> None:
-    """Moments of the flow's ends against the mixture's own: mean, covariance, and the mass beyond a line."""
+    """Mean, covariance and the mass beyond a line agree for the ends of the flow and the mixture."""
     ends = problem.problem("ode", "broad", [1], 1500).distances[0].truth
     exact = targets.target("broad", 1).sample(200_000, generator("cpu", 1, "test"))
     for moment in (
@@ -192,7 +192,7 @@ def test_exact_end_points_have_the_law_of_the_target(problem: ModuleType, target
 def test_exact_end_points_are_those_of_another_kind_of_solver(
     problem: ModuleType, targets: ModuleType, family: str
 ) -> None:
-    """Against SciPy's DOP853 of order 8 on the flow, point by point."""
+    """The oracle is SciPy's DOP853 of order 8 on the flow, point by point."""
     from scipy.integrate import solve_ivp
 
     held = problem.problem("ode", family, [0], 4)
@@ -210,7 +210,7 @@ def test_exact_end_points_are_those_of_another_kind_of_solver(
 
 
 def halves(sde: LinearSDE, score: Score, x: Tensor, steps: int, seed: int) -> Tensor:
-    """A sampler of two evaluations a step and one more at the end, that stays where it is."""
+    """A sampler that does not move, with two evaluations a step and one more at the end."""
     t = torch.tensor(sde.T, dtype=torch.float64)
     for _ in range(2 * steps + 1):
         score(x, t)
@@ -230,7 +230,7 @@ def test_steps_fill_the_budget_as_counted_at_the_score(problem: ModuleType, race
 def test_the_distance_of_a_sampler_that_does_nothing_is_that_of_the_noise(
     problem: ModuleType, race: ModuleType
 ) -> None:
-    """Mean distance of the starts to the ends of the flow, row by row."""
+    """The value is the mean distance of the starts to the ends of the flow, row by row."""
     sampler = race.Contestant("halves", "", halves)
     for family in ("broad", "planes16"):
         held = problem.problem("ode", family, [0, 1], 50)
@@ -241,7 +241,7 @@ def test_the_distance_of_a_sampler_that_does_nothing_is_that_of_the_noise(
 
 
 def test_sliced_w1_to_sorted_points_is_the_metric(problem: ModuleType) -> None:
-    """For numbers of points that divide each other and that do not, and in more than two dimensions."""
+    """It holds for numbers of points that divide each other and others, and in more than two dimensions."""
     source = generator("cpu", 0, "test")
     for d in (2, 5):
         draws = torch.randn(600, d, generator=source, dtype=torch.float64)
@@ -251,7 +251,7 @@ def test_sliced_w1_to_sorted_points_is_the_metric(problem: ModuleType) -> None:
 
 
 def test_the_best_setting_is_chosen_by_value(problem: ModuleType, race: ModuleType) -> None:
-    """Samplers that end a known distance from the truth: the nearest wins, the one that fails does not."""
+    """Of samplers at known distances from the truth the nearest wins; one that fails does not."""
     held = problem.problem("ode", "broad", [0], 50)
 
     def ending(offset: float) -> object:
@@ -271,7 +271,7 @@ def test_the_best_setting_is_chosen_by_value(problem: ModuleType, race: ModuleTy
 
 
 def test_the_summary_has_the_least_of_each_side(scripts: None) -> None:
-    """Ours as configured, and azula's sampler corrected, stand apart; the least of all but the floor is bold."""
+    """Our configured and azula's corrected sampler have their own columns; the least value but the floor is bold."""
     import contest
 
     def row(name: str, *values: float) -> dict[str, object]:
@@ -331,7 +331,7 @@ def test_targets_side_by_side_and_apart_measure_the_same(problem: ModuleType, ra
 
 
 def test_grids_fall_from_the_prior_to_the_end(grids: ModuleType) -> None:
-    """Each in the variable that it is said to be uniform in, computed from alpha and sigma."""
+    """Each grid is uniform in its variable, computed from alpha and sigma."""
     sde = VP()
     uniform = {
         "uniform t": lambda t: t,
@@ -444,7 +444,7 @@ def test_ipndm_has_order_two_on_its_authors_grid(papers: ModuleType, grids: Modu
 
 
 def test_azulas_reab_falls_to_first_order(grids: ModuleType) -> None:
-    """The reason for the corrected one; where this fails, azula has been mended and that can go."""
+    """This is the reason for the corrected sampler, which can go if azula is corrected and this fails."""
     pytest.importorskip("azula")
     from arena import azula
 

@@ -305,5 +305,5 @@ def test_steps_left_to_auto_walk_the_levels_of_the_chain(levels: int) -> None:
     assert built.config["sampler"]["steps"] == levels - 1
     wide = assembly.build(composed("train", ["experiment=smld", f"sde.levels={levels:.1e}"]))
     assert len(wide.sampler.times(wide.sde)) == levels  # type: ignore[union-attr]
-    with pytest.raises(Faults, match="sampler.steps=auto is that of a chain such as sde=ddpm"):
+    with pytest.raises(Faults, match="sampler.steps=auto needs the levels of a chain such as sde=ddpm"):
         assembly.build(composed("train", ["experiment=smile", "sampler.steps=auto"]))

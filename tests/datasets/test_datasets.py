@@ -1,4 +1,4 @@
-"""Data sets: their laws, their units, and files good and bad."""
+"""Data sets: their laws, their units, and valid and damaged files."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_smile_knows_what_is_off_its_support() -> None:
 
 @pytest.mark.parametrize("dataset", [Smile(0), Smile(0, noise=0.02), Mixture(0)], ids=["smile", "noisy", "mixture"])
 def test_law_is_that_of_the_draws(dataset: Dataset) -> None:
-    """Expectations under the mixture, of smoothed moments, agree with those of draws."""
+    """Smoothed moments under the mixture agree with those of draws."""
     assert dataset.law is not None
     source = generator("cpu", 1, "test")
     drawn, law = dataset.draw(100_000, source), dataset.law.sample(100_000, source)
@@ -75,7 +75,7 @@ def test_law_is_that_of_the_draws(dataset: Dataset) -> None:
 
 
 def test_smile_law_is_smooth_along_the_mouth_at_the_smallest_noise() -> None:
-    """No trace of the nodes in the density at the σ of ε, half-way between two of them or on one."""
+    """At the σ of ε the density is the same on a node and half-way between two."""
     law = Smile(0).law
     assert law is not None
     angle = torch.linspace(1.5, 1.51, 401, dtype=torch.float64)
@@ -106,7 +106,7 @@ def test_checkerboard_fills_the_dark_squares_evenly() -> None:
 
 
 def test_pinwheel_has_five_like_arms() -> None:
-    """The moments E zᵏ of a law that a fifth of a turn leaves alone vanish, but for the fifth."""
+    """The law is invariant under a fifth of a turn, so that its moments E zᵏ vanish for k below 5."""
     z = torch.view_as_complex(Pinwheel(0, size=50_000).x)
     for k in range(1, 5):
         assert abs((z**k).mean()) < 5 * float((z**k).abs().square().mean()) ** 0.5 / math.sqrt(len(z))
@@ -157,7 +157,7 @@ def test_images_keep_their_type_and_their_values(tmp_path: Path, dtype: type) ->
 
 @pytest.mark.parametrize("shape", [(1000, 5), (500, 2, 3, 3)])
 def test_statistics_in_chunks_are_those_of_the_whole(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Data whose mean drifts, so that the means of the chunks differ from one another and from the mean."""
+    """The mean of the data drifts, so that the means of the chunks differ."""
     x = np.random.default_rng(0).normal(size=shape) + np.arange(shape[0]).reshape(-1, *[1] * (len(shape) - 1))
     axes = 0 if len(shape) == 2 else None
     whole = standard_units(torch.from_numpy(x))
@@ -173,7 +173,7 @@ def test_one_value_in_a_late_chunk_is_found(tmp_path: Path, monkeypatch: pytest.
     images = np.zeros((90, 1, 4, 4), dtype=np.float32)
     images[77, 0, 3, 1] = 17
     np.save(tmp_path / "a.npy", images)
-    with pytest.raises(ValueError, match="levels=17: .* and there is 17: rescale"):
+    with pytest.raises(ValueError, match="levels=17: .* and one is 17: rescale"):
         File(0, str(tmp_path / "a.npy"), levels=17)
     images[77, 0, 3, 1] = np.inf
     np.save(tmp_path / "a.npy", images)
@@ -187,14 +187,14 @@ def test_levels_of_bytes_are_checked_where_bytes_have_more(tmp_path: Path, dtype
     images[3, 0, 1, 1] = value
     np.save(tmp_path / "a.npy", images)
     levels = 256 if value != 255 else 255
-    with pytest.raises(ValueError, match=f"levels={levels}: .* and there is {value}: rescale"):
+    with pytest.raises(ValueError, match=f"levels={levels}: .* and one is {value}: rescale"):
         File(0, str(tmp_path / "a.npy"), levels=levels)
     if value == 255:
         assert File(0, str(tmp_path / "a.npy"), levels=256).levels == 256
 
 
 def test_large_images_stay_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is written to the file after it was opened is seen: nothing was copied. The split is by place."""
+    """Changes to the open file are visible, since nothing is copied; the end of the file is held out."""
     images = np.random.default_rng(0).integers(0, 250, (50, 1, 4, 4)).astype(np.uint8)
     path = tmp_path / "a.npy"
     np.save(path, images)
@@ -223,7 +223,7 @@ def test_large_files_of_other_kinds_are_read(tmp_path: Path, monkeypatch: pytest
     np.savez(tmp_path / "a.npz", np.zeros((20, 1, 2, 2), dtype=np.uint8))
     assert not File(0, str(tmp_path / "a.npz"), standardize=False).mapped
     np.save(tmp_path / "b.npy", np.zeros((20, 1, 2, 2), dtype=">f4"))
-    with pytest.raises(ValueError, match="so large a file of >f4 cannot be read: save it as uint8 or float32"):
+    with pytest.raises(ValueError, match="too large to be read as >f4: save it as uint8 or float32"):
         File(0, str(tmp_path / "b.npy"))
 
 
@@ -248,7 +248,7 @@ def test_three_formats_hold_the_same_points(tmp_path: Path) -> None:
 
 
 def test_labels_follow_their_points(tmp_path: Path) -> None:
-    """y is a function of x here, and the split is the one without labels."""
+    """y is a function of x here, and the split is the same as without labels."""
     x = np.random.default_rng(0).normal(size=(90, 2))
     x[:3, 0] = [-2, 0, 2]
     y = np.searchsorted([-1, 1], x[:, 0]).astype(np.uint8)
@@ -291,7 +291,7 @@ def test_bad_labels_are_told_in_one_line(tmp_path: Path, y: np.ndarray, words: s
         ("a.csv", "", "holds no line of numbers"),
         ("a.csv", "x,y\n", "holds no line of numbers"),
         ("a.csv", "1,2\n3,b\n4,5\n", "line 2: 'b' is not a number"),
-        ("a.csv", "1,2\n3\n4,5\n", "line 2 has 1 values where others have 2"),
+        ("a.csv", "1,2\n3\n4,5\n", "line 2 has 1 values and the first has 2"),
         ("a.csv", "1,2\nnan,3\n4,5\n", "1 of 3 points hold NaN or infinity, the first is number 2"),
         ("a.csv", "1\n2\n", "holds 2 points, and training needs at least 3"),
         ("a.txt", "1\n", "must end in .npy, .npz or .csv"),
@@ -356,7 +356,7 @@ def test_bad_arrays_are_told_in_one_line(tmp_path: Path, array: np.ndarray, word
         (lambda: Smile(0, noise=-1.0), "noise=-1 must be at least 0"),
         (lambda: Moons(0, size=1), "size=1 must be at least 2"),
         (lambda: Mixture(0, variances=(0.0, 1.0)), "must be above 0"),
-        (lambda: Mixture(0, means=((0.0,), (1.0, 2.0))), "one and the same length"),
+        (lambda: Mixture(0, means=((0.0,), (1.0, 2.0))), "the same length"),
         (lambda: Mixture(0, weights=(1.0,)), "one weight, mean and covariance for each component, not 1, 2 and 2"),
         (lambda: File(0, "nowhere.csv"), "path=nowhere.csv: no such file"),
         (lambda: File(0, "x.csv", held_out=1.0), "held_out=1 must be above 0 and below 1"),

@@ -1,4 +1,4 @@
-"""Data under a run: other data are not taken for those that it was trained on."""
+"""A run recognises data on which it was not trained."""
 
 from __future__ import annotations
 
@@ -41,10 +41,13 @@ def run(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        (points(seed=1), "as many points, with other values: give the file they are in now by dataset.path="),
-        (points()[:-1], "59 points of 2 numbers where there were 60 points of 2 numbers"),
-        (points(columns=3), "60 points of 3 numbers where there were 60 points of 2 numbers"),
-        (points() + np.eye(60, 2) * 1e-9, "as many points, with other values"),
+        (
+            points(seed=1),
+            "the same number of points, with other values: give the file they are in now by dataset",
+        ),
+        (points()[:-1], "59 points of 2 numbers instead of 60 points of 2 numbers"),
+        (points(columns=3), "60 points of 3 numbers instead of 60 points of 2 numbers"),
+        (points() + np.eye(60, 2) * 1e-9, "the same number of points, with other values"),
     ],
 )
 def test_other_data_are_refused_on_going_on_and_left_out_of_measures(
@@ -78,7 +81,7 @@ def test_data_that_have_only_moved_are_named_anew(run: Path) -> None:
 
 
 def test_data_that_have_moved_are_found_where_no_step_is_left(run: Path) -> None:
-    """A run that was killed after its last step has its samples to measure, against the file where it is now."""
+    """A run that was killed after its last step measures its samples with the moved file."""
     before = (run / "metrics.json").read_text()
     (run / "metrics.json").unlink()
     (run.parent / "a.npy").rename(run.parent / "b.npy")
@@ -94,7 +97,7 @@ def test_a_set_without_a_file_has_no_path_to_give(tmp_path: Path) -> None:
 
 
 def test_mapped_data_are_known_by_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In two parts of 400 blocks, of which 64 are looked at: the first and the last byte always, some bytes never."""
+    """Of 400 blocks, 64 are read: always the first and the last byte, and some bytes never."""
     monkeypatch.setattr(File, "MAPPED", 0)
     monkeypatch.setattr("sdegen.datasets.fingerprint.BLOCKS", 64)
     pixels = np.random.default_rng(0).integers(0, 256, (400, 1, 64, 2 * BLOCK // 64), dtype=np.uint8)

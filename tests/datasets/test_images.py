@@ -1,4 +1,4 @@
-"""Data sets of images: digits, IDX files and folders, good and bad."""
+"""Data sets of images: digits, and valid and damaged IDX files and folders."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3
 
 
 def write_idx(folder: Path, change: str = "", to: Callable[[bytes], bytes] = bytes) -> dict[str, np.ndarray]:
-    """Four files, those of the training set compressed, one of them perhaps damaged before that."""
+    """Writes four files, those of the training set compressed; one of them may be damaged before."""
     arrays, random = {}, np.random.default_rng(0)
     for name, count in zip(FILES, (30, 30, 12, 12), strict=True):
         images, labels = random.integers(0, 256, (count, 5, 4)), random.permutation(np.arange(count) % 3)
@@ -124,7 +124,7 @@ def test_size_takes_the_first_images_and_keeps_the_classes(tmp_path: Path) -> No
 
 
 def header(*sizes: int, kind: int = 8) -> Callable[[bytes], bytes]:
-    """Another header before the same data."""
+    """Returns a function that puts another header before the same data."""
     return lambda content: struct.pack(f">HBB{len(sizes)}I", 0, kind, len(sizes), *sizes) + content[16:]
 
 
@@ -132,13 +132,13 @@ DAMAGE: list[tuple[Callable[[bytes], bytes], str]] = [
     (lambda content: b"", "begins with nothing, not 00 00 08 03"),
     (lambda content: content[:3], "begins with 00 00 08, not"),
     (lambda content: content[:15], "ends within its header"),
-    (lambda content: content[:-1], "promises .* × 5 × 4 bytes, and there are only .*: copy the file again"),
+    (lambda content: content[:-1], "claims .* × 5 × 4 bytes, and there are only .*: copy the file again"),
     (lambda content: content + b"\0", "and there are more"),
     (lambda content: b"\x89PNG" + content[4:], "begins with 89 50 4e 47, not 00 00 08 03"),
     (lambda content: content[:2] + b"\x0d" + content[3:], "holds numbers of type 13, and only bytes"),
-    (header(12), "has 1 dimensions where there must be 3"),
-    (header(0, 5, 4), "holds 0 × 5 × 4 bytes: nothing to learn from"),
-    (header(12, 2**31, 2**31), "promises 12 × 2147483648 × 2147483648 bytes, more than a file of .* bytes holds"),
+    (header(12), "has 1 dimensions instead of 3"),
+    (header(0, 5, 4), "holds 0 × 5 × 4 bytes, which is nothing"),
+    (header(12, 2**31, 2**31), "claims 12 × 2147483648 × 2147483648 bytes, more than a file of .* bytes can hold"),
 ]
 
 
@@ -149,7 +149,7 @@ def test_damaged_idx_files_are_told_in_one_line(
 ) -> None:
     write_idx(tmp_path, f"{part}-images-idx3-ubyte", damage)
     one_line(
-        lambda: IDX(str(tmp_path)), f"^path={tmp_path}/{part}-images-idx3-ubyte.*: not a sound IDX file: .*{words}"
+        lambda: IDX(str(tmp_path)), f"^path={tmp_path}/{part}-images-idx3-ubyte.*: not a valid IDX file: .*{words}"
     )
 
 
@@ -159,21 +159,21 @@ def test_every_cut_of_a_compressed_file_is_told_in_one_line(tmp_path: Path) -> N
     whole = path.read_bytes()
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
-        one_line(lambda: read_idx(path, 3), f"^path={path}: not a sound IDX file: ")
+        one_line(lambda: read_idx(path, 3), f"^path={path}: not a valid IDX file: ")
     flipped = [whole[:i] + bytes([whole[i] ^ 0xFF]) + whole[i + 1 :] for i in range(10, len(whole))]
     for content in flipped:
         path.write_bytes(content)
-        one_line(lambda: read_idx(path, 3), f"^path={path}: not a sound IDX file: ")
+        one_line(lambda: read_idx(path, 3), f"^path={path}: not a valid IDX file: ")
 
 
 def test_a_promise_is_refused_before_it_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No more than the header is read of a file that promises 100 GB, nor more memory taken than there are bytes."""
+    """Only the header of a file that claims 100 GB is read, and no more memory is allocated than the file has bytes."""
     path = tmp_path / "a.gz"
     path.write_bytes(gzip.compress(struct.pack(">HBB3I", 0, 8, 3, 10**5, 1000, 1000) + bytes(1000)))
     asked: list[int] = []
     read = gzip.GzipFile.read
     monkeypatch.setattr(gzip.GzipFile, "read", lambda file, size: asked.append(size) or read(file, size))
-    one_line(lambda: read_idx(path, 3), "promises 100000 × 1000 × 1000 bytes, more than a file of")
+    one_line(lambda: read_idx(path, 3), "claims 100000 × 1000 × 1000 bytes, more than a file of")
     assert sum(asked) <= 16
 
 
@@ -202,7 +202,7 @@ def test_fashion_mnist_is_what_its_authors_say() -> None:
 
 
 def fill(folder: Path, classes: tuple[str, ...] = ("",), count: int = 5) -> dict[str, list[np.ndarray]]:
-    """PNG files of 6 × 4 pixels in colour."""
+    """Writes PNG files of 6 × 4 pixels in colour."""
     random = np.random.default_rng(0)
     images = {name: [random.integers(0, 256, (4, 6, 3)).astype(np.uint8) for _ in range(count)] for name in classes}
     for name, group in images.items():
@@ -229,7 +229,7 @@ def test_a_folder_of_png_is_read_exactly(tmp_path: Path) -> None:
 
 
 def test_grey_is_the_luma_of_the_colours(tmp_path: Path) -> None:
-    """ITU-R 601: 0.299 R + 0.587 G + 0.114 B; a grey file stays what it is, and becomes three equal colours."""
+    """ITU-R 601: 0.299 R + 0.587 G + 0.114 B; a grey file is unchanged in grey, and has three equal colours else."""
     images = fill(tmp_path / "a")[""]
     found = {image.tobytes() for image in Folder(str(tmp_path / "a"), colour="grey").x.numpy()}
     luma = [image.astype(float) @ [0.299, 0.587, 0.114] for image in images]
@@ -272,7 +272,7 @@ def test_sub_folders_are_classes_in_sorted_order(tmp_path: Path) -> None:
 
 
 def png_of(width: int, height: int) -> bytes:
-    """A PNG whose header claims a size, with hardly any data."""
+    """Returns a PNG whose header claims a size, with hardly any data."""
     parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(b"\0"))]
     chunks = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts)
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
@@ -286,16 +286,16 @@ def cut(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
-        (lambda folder: (folder / "3.png").write_text("no image"), "3.png: is no PNG or JPEG image: remove or convert"),
-        (lambda folder: (folder / "notes.txt").write_text("x"), "notes.txt: is no PNG or JPEG image"),
-        (lambda folder: (folder / "3.png").write_bytes(b""), "3.png: is no PNG or JPEG image"),
+        (lambda folder: (folder / "3.png").write_text("no image"), "3.png: is not a PNG or JPEG image: remove or"),
+        (lambda folder: (folder / "notes.txt").write_text("x"), "notes.txt: is not a PNG or JPEG image"),
+        (lambda folder: (folder / "3.png").write_bytes(b""), "3.png: is not a PNG or JPEG image"),
         (cut, "3.png: is damaged: remove it, or copy it again"),
         (lambda folder: (folder / "3.png").write_bytes(png_of(6, 4)), "3.png: is damaged"),
         (lambda folder: (folder / "3.png").write_bytes(png_of(10**4, 10**4)), "3.png: claims to have too many pixels"),
         (lambda folder: (folder / "3.png").write_bytes(png_of(10**5, 10**5)), "3.png: claims to have too many pixels"),
         (
             lambda folder: write_png(folder / "3.png", np.zeros((6, 4, 3), dtype=np.uint8)),
-            "3.png: is 4 × 6 pixels and 0.png 6 × 4: bring all to one size, as by mogrify -resize 32x32!",
+            "3.png: is 4 × 6 pixels and 0.png 6 × 4: resize all to one size, for example by mogrify -resize 32x32!",
         ),
         (
             lambda folder: write_png(folder / "3.png", np.zeros((4, 6), dtype=np.uint16)),
@@ -303,7 +303,7 @@ def cut(folder: Path) -> None:
         ),
         (
             lambda folder: write_png(folder / "3.png", np.full((4, 6, 4), 254, dtype=np.uint8)),
-            "3.png: is transparent in places: flatten it",
+            "3.png: has transparent pixels: flatten it",
         ),
         (lambda folder: fill(folder, ("cat",)), "0.png: lies beside folders of classes: move it"),
         (lambda folder: (folder / "4.png").symlink_to("nowhere"), "4.png: cannot be read: .*No such file"),
@@ -340,13 +340,16 @@ def test_folders_that_hold_too_little_or_too_much_are_told(tmp_path: Path) -> No
     one_line(lambda: Folder(str(tmp_path)), f"^path={tmp_path}: holds no image")
     fill(tmp_path, ("cat", "dog"), count=1)
     one_line(lambda: Folder(str(tmp_path / "cat" / "0.png")), "0.png: is a file, not a folder")
-    one_line(lambda: Folder(str(tmp_path)), "^held_out=0.2: of 2 images in 2 classes, 2 are left to train on and 0 to")
+    one_line(
+        lambda: Folder(str(tmp_path)),
+        "^held_out=0.2: of 2 images in 2 classes, 2 are left to train on and 0 are held out",
+    )
     one_line(lambda: Folder(str(tmp_path), held_out=0.0), "^held_out=0 must be above 0 and below 1")
     (tmp_path / "eel").mkdir()
-    one_line(lambda: Folder(str(tmp_path)), f"^path={tmp_path}/eel: holds no image: put some there, or remove")
+    one_line(lambda: Folder(str(tmp_path)), f"^path={tmp_path}/eel: holds no image: add some, or remove")
     (tmp_path / "eel").rmdir()
     fill(tmp_path / "cat", ("kitten",), count=1)
-    one_line(lambda: Folder(str(tmp_path)), "cat/kitten: a folder in the folder of a class: move its images up")
+    one_line(lambda: Folder(str(tmp_path)), "cat/kitten: is a folder within the folder of a class: move its images up")
 
 
 def test_units_of_levels_put_the_ends_at_minus_one_and_one() -> None:

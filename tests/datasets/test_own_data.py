@@ -1,4 +1,4 @@
-"""Data sets of a user's own class: what is missing in the class is named, and nothing held out means no metrics."""
+"""Classes of the user's own: a missing method is named, and data with nothing held out have no metrics."""
 
 from __future__ import annotations
 
@@ -17,26 +17,20 @@ from sdegen.datasets import Dataset
 CLASSES = """
 import torch
 from sdegen.datasets.base import Dataset
+from sdegen.networks import Network
 
-class Unfinished(Dataset):
-    def __init__(self, seed: int) -> None:
-        super().__init__(torch.zeros(5, 2))
+class Unfinished(Network):
+    pass
 
 class Points(Dataset):
     def __init__(self, seed: int) -> None:
         super().__init__(torch.randn(60, 2, generator=torch.Generator().manual_seed(seed)))
-
-    def draw(self, n, source):
-        return None
 
 class Pictures(Dataset):
     def __init__(self, seed: int) -> None:
         labels = torch.arange(60) % 2
         x = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(seed)) + labels[:, None, None, None]
         super().__init__(x, y=labels, classes=2)
-
-    def draw(self, n, source):
-        return None
 """
 TINY = (
     "trainer.epochs=null",
@@ -53,14 +47,14 @@ LATEST = ("run=outputs/own/latest", "trust=[own]")
 @pytest.fixture(autouse=True)
 def _own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own.py").write_text(CLASSES)
-    (tmp_path / "conf" / "dataset").mkdir(parents=True)
-    for name in ("Unfinished", "Points", "Pictures"):
-        (tmp_path / "conf" / "dataset" / f"{name.lower()}.yaml").write_text(f"_target_: own.{name}\n")
+    for group, name in (("network", "Unfinished"), ("dataset", "Points"), ("dataset", "Pictures")):
+        (tmp_path / "conf" / group).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "conf" / group / f"{name.lower()}.yaml").write_text(f"_target_: own.{name}\n")
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
 def trained(folder: Path, *line: str) -> Path:
-    """A run's folder; the training says that it measured nothing."""
+    """Trains a run, which logs that nothing was measured, and returns its folder."""
     result = run("train", "--config-dir", "conf", "name=own", *TINY, *line, cwd=folder)
     assert (result.returncode, result.stderr) == (0, "")
     assert UNKNOWN in result.stdout
@@ -70,8 +64,8 @@ def trained(folder: Path, *line: str) -> Path:
 
 
 def test_a_method_that_is_missing_is_named(tmp_path: Path) -> None:
-    result = run("train", "--config-dir", "conf", "dataset=unfinished", cwd=tmp_path)
-    refused(result, tmp_path, "dataset: Unfinished is abstract: define draw in it, as a Dataset must")
+    result = run("train", "--config-dir", "conf", "network=unfinished", cwd=tmp_path)
+    refused(result, tmp_path, "network: Unfinished is abstract: define forward in it, as a Network must")
 
 
 def test_points_without_unseen_ones_are_sampled_and_not_measured(tmp_path: Path) -> None:
@@ -101,14 +95,14 @@ def test_pictures_without_unseen_ones_are_sampled_and_not_measured(tmp_path: Pat
 
 
 def one_line(result: Result, *words: str) -> None:
-    """A command was refused in one line that holds the words."""
+    """Asserts that a command failed with one line that contains the words."""
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1, result.stderr
     assert all(word in result.stderr for word in words), result.stderr
 
 
 class Turns(Dataset):
-    """Rows of two kinds in turns, more than are measured."""
+    """Rows alternate between two kinds, and there are more than are measured."""
 
     def __init__(self) -> None:
         x = torch.randn(12_000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

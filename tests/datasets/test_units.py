@@ -1,4 +1,4 @@
-"""Units: quantile maps against SciPy's laws, their slopes, outliers, ties, and what refuses a map that bends."""
+"""Units: quantile maps, their slopes, outliers and ties, and the parts that need affine units."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def column(*values: object) -> torch.Tensor:
 
 
 def quantiles(law: object, n: int = 20_000) -> torch.Tensor:
-    """The n equally probable quantiles of a law of SciPy."""
+    """Returns the n equally probable quantiles of a law of SciPy."""
     return column(law.ppf((np.arange(n) + 0.5) / n))  # type: ignore[attr-defined]
 
 
@@ -81,7 +81,7 @@ def test_decoding_is_the_inverse_of_encoding_beyond_the_data_too(x: torch.Tensor
 
 @pytest.mark.parametrize("x", HARD.values(), ids=HARD.keys())
 def test_encoded_columns_have_normal_scores(x: torch.Tensor) -> None:
-    """To less than twice the distance of two knots, and the smallest and the largest exactly."""
+    """Scores agree within twice the distance of two knots, and exactly for the smallest and the largest row."""
     units = quantile_units(x, None, None)
     found = units.encode(x).flatten().numpy()
     scores = stats.norm.ppf((stats.rankdata(x.numpy().flatten()) - 0.5) / len(x))
@@ -112,7 +112,7 @@ LAWS = {
 
 
 def normal_flow(units: Units) -> Flow:
-    """The flow under the exact score of a standard normal, whose marginals under VP are all standard normal."""
+    """Returns the flow of a standard normal under VP, whose marginals are all standard normal."""
     return Flow(VP(), lambda x, t: -x, units, DormandPrince(1e-8, 1e-8, 10_000), dtype=torch.float64)
 
 
@@ -131,7 +131,7 @@ def test_density_and_score_are_the_exact_ones_of_a_law_that_the_map_makes_normal
 
 
 def test_density_and_score_of_a_lognormal_are_exact_wherever_they_are_asked() -> None:
-    """Knots on the straight line that a lognormal has over the logarithm: nothing is left to approximate."""
+    """The knots of a lognormal lie on a straight line over the logarithm, so that the map is exact."""
     law, z = stats.lognorm(0.8, scale=np.exp(10)), torch.linspace(-3, 3, 20, dtype=torch.float64)[None]
     slopes = torch.full_like(z, 1 / 0.8)
     units = Quantile(10 + 0.8 * z, z, slopes, torch.tensor([True]))
@@ -143,7 +143,7 @@ def test_density_and_score_of_a_lognormal_are_exact_wherever_they_are_asked() ->
 
 
 def trained(folder: Path, *line: str) -> Run:
-    """A short run on ``x.npy`` in a folder, without its figures."""
+    """Trains a short run on ``x.npy`` in a folder, without figures."""
     options = ["dataset=file", f"dataset.path={folder / 'x.npy'}", "parametrization=karras", "network.hidden=[32]"]
     parts = assembly.build(composed("train", [*options, "trainer.threads=1", "sampler.steps=30", *line]))
     training, units = parts.training(), parts.dataset.units
@@ -157,7 +157,7 @@ def trained(folder: Path, *line: str) -> Run:
 
 @pytest.fixture(scope="module")
 def incomes(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A short run on two skewed columns, of which one is positive."""
+    """Trains a short run on two skewed columns, of which one is positive."""
     folder = tmp_path_factory.mktemp("incomes")
     x = source().normal(size=(3000, 2)) @ np.array([[1.0, 0.6], [0.0, 0.8]])
     np.save(folder / "x.npy", np.stack([np.exp(10 + x[:, 0]), np.sinh(x[:, 1])], axis=1))
@@ -172,7 +172,7 @@ def test_a_positive_column_comes_back_positive(incomes: Run) -> None:
 
 
 def test_density_of_a_run_adds_up_to_one(incomes: Run) -> None:
-    """The mean of p / q over draws of q is the integral of p, here with q of wider tails than the data's law."""
+    """The mean of p / q over draws of q is the integral of p; q has wider tails than p."""
     z = source().standard_t(5, (1000, 2))
     log_q = (stats.t(5).logpdf(z) - np.log(np.stack([np.exp(10 + z[:, 0]), np.cosh(z[:, 1])], axis=1))).sum(1)
     x = torch.from_numpy(np.stack([np.exp(10 + z[:, 0]), np.sinh(z[:, 1])], axis=1))
@@ -182,7 +182,7 @@ def test_density_of_a_run_adds_up_to_one(incomes: Run) -> None:
 
 
 def test_score_of_a_run_is_the_gradient_of_its_density(incomes: Run) -> None:
-    """With weights of 0: karras then has the exact score of a normal, of which density and score agree."""
+    """With zero weights karras has the exact score of a normal, so that density and score agree."""
     run = load(incomes.folder, precision="float64")
     with torch.no_grad():
         for weight in run.model.parameters():
@@ -210,7 +210,7 @@ def parts(dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor | None]:
 
 
 def linear(folder: Path, path: str | None = None) -> dict[str, Any]:
-    """The node of guidance=linear, of a matrix in a folder."""
+    """Returns the configuration of guidance=linear with a matrix in a folder."""
     np.save(folder / "matrix.npy", np.ones((1, 2)))
     matrix = {"_target_": "sdegen.guidance.Linear", "path": str(folder / "matrix.npy")}
     method = {"_target_": "sdegen.guidance.Moments"}
@@ -257,7 +257,7 @@ def test_robust_units_of_images_are_of_the_whole_and_of_a_sample(monkeypatch: py
     monkeypatch.setattr("sdegen.datasets.columns.SAMPLE", 50 * 16)
     x[1::6] = 255
     torch.testing.assert_close(robust_units(x).shift, torch.full((1, 4, 4), float(np.median(x[::6]))).double())
-    with pytest.raises(ValueError, match="standardize=quantile maps columns of points, and images are standardised as"):
+    with pytest.raises(ValueError, match="standardize=quantile is for columns of points, not for images"):
         Given(x, standardize="quantile")
 
 
@@ -289,8 +289,8 @@ def test_rows_that_carry_the_scale_are_counted_and_weighed() -> None:
     assert float(said[2]) == pytest.approx(float(OUTLIERS[:1995].std() / OUTLIERS.std()), rel=0.05)
     for n in (20, 100, 1000):
         assert "column 1: 1 of" in carried_by_few(column(source().normal(size=n - 1), 1000.0))[0]
-    assert "use dataset.standardize=quantile, or robust, which gives up" in Given(OUTLIERS).concerns()[0]
-    assert "gives up the few: use quantile" in Given(OUTLIERS, standardize="robust").concerns()[0]
+    assert "use dataset.standardize=quantile, or robust, which ignores these rows" in Given(OUTLIERS).concerns()[0]
+    assert "ignores these rows: use quantile" in Given(OUTLIERS, standardize="robust").concerns()[0]
     assert [Given(OUTLIERS, standardize=choice).concerns() for choice in (False, "quantile")] == [[], []]
 
 
@@ -339,7 +339,7 @@ def test_one_value_of_the_held_out_points_decides_whether_logarithms_are_taken(t
 @pytest.mark.parametrize("split", [0, 1])
 @pytest.mark.parametrize("choice", ["robust", "quantile"])
 def test_distances_see_that_the_bulk_is_lost(choice: str, split: int) -> None:
-    """Beside another column. In deviations, the sliced W1 of what is lost is below its floor at the first split."""
+    """The bulk of one of two columns is lost, which sliced W1 in standard deviations would not show."""
     random = np.random.default_rng(split)
     order = random.permutation(2000)
 

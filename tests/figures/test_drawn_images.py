@@ -1,4 +1,4 @@
-"""What is drawn is what it is said to be: pixel by pixel where the labels say it is."""
+"""Figures of images show the right pixels at the right labels."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def picture(axes: Axes) -> np.ndarray:
 
 
 def at(axes: Axes, x: float, y: float, height: int, width: int) -> np.ndarray:
-    """The part of the drawn picture that has its middle where a tick is."""
+    """Returns the part of the picture that is centred at a tick."""
     top, left = round(y - (height - 1) / 2), round(x - (width - 1) / 2)
     assert (top + (height - 1) / 2, left + (width - 1) / 2) == (y, x)
     return picture(axes)[top : top + height, left : left + width]
 
 
 def drawable(figure: Figure) -> None:
-    """Its layout works out: a warning would be an error."""
+    """Draws a figure; a warning of its layout is an error."""
     figure.draw_without_rendering()
 
 
@@ -64,7 +64,7 @@ def test_generation_of_many_frames_shows_some_and_both_ends() -> None:
 
 
 def test_classes_have_their_label_at_their_row() -> None:
-    """The images of class c are of brightness c/10 and differ in a pixel, in no order; one class has only two."""
+    """Images of class c have the brightness c/10 and differ in a pixel; their order is random; one class has two."""
     y = torch.tensor([7, 2, 2, 9, 7, 2, 9, 7, 2, 9])[torch.randperm(10, generator=torch.Generator().manual_seed(3))]
     y[(y == 9).nonzero()[0]] = 2
     x = y.view(-1, 1, 1, 1).expand(-1, 1, 4, 3).clone().to(torch.uint8)

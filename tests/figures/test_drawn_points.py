@@ -1,4 +1,4 @@
-"""What the axes of figures say: the units of the numbers on them."""
+"""The labels of axes name the units of their numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the figures of the process and its animations draw is what the theory says of it."""
+"""Figures and animations of the process agree with its theory."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def component(mean: float, variance: float, t: np.ndarray) -> tuple[np.ndarray, 
 
 
 def cdf(x: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """Of the paper's mixture at t."""
+    """Returns the distribution function of the paper's mixture at t."""
     return 0.5 * (norm.cdf(x, *component(-3, 0.25, t)) + norm.cdf(x, *component(3, 1, t)))
 
 
@@ -63,7 +63,7 @@ def variance(t: np.ndarray) -> np.ndarray:
 
 
 def drawable(figure: Figure) -> None:
-    """Its layout works out: a warning would be an error."""
+    """Draws a figure; a warning of its layout is an error."""
     figure.draw_without_rendering()
 
 
@@ -125,7 +125,7 @@ def test_paths_are_those_of_their_seed_and_bad_scores_stay_in_view() -> None:
 
 
 def cells(axes: Axes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The middles of the cells of a picture, rightwards and upwards, and its values."""
+    """Returns the centres of the cells of a picture, rightwards and upwards, and its values."""
     image = axes.images[0]
     left, right, low, high = image.get_extent()
     values = np.asarray(image.get_array())
@@ -164,7 +164,7 @@ def test_field_on_the_line_is_the_derivative_of_the_log_density_and_its_error_wh
 
 
 def covered(area: ContourSet, point: tuple[float, float]) -> bool:
-    """Whether a point is inside, where what lies within a hole is not."""
+    """Returns True for a point inside the areas, but not within a hole."""
     outlines = [outline for path in area.get_paths() for outline in path.to_polygons()]
     return sum(Outline(outline).contains_point(point) for outline in outlines) % 2 == 1
 
@@ -237,7 +237,7 @@ def bell(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def test_field_turns_with_the_axes() -> None:
-    """A score that points along the first axis does so, where x₁ is to the right, and an error there is there."""
+    """Arrows of a score along the first axis point to the right, and an error is drawn at its place."""
 
     def score(x: Tensor, t: Tensor) -> Tensor:
         off = torch.zeros_like(x)
@@ -275,13 +275,13 @@ class Pictures(Dataset):
 
 
 def walk(start: Tensor, end: Tensor, frames: int, last: Tensor) -> Samples:
-    """Straight from start to end, ``(B, *)``; the samples are elsewhere, as after a last noiseless step."""
+    """Returns samples ``(B, *)`` with straight paths; the samples differ from the ends, as after a noiseless step."""
     share = torch.linspace(0, 1, frames).view(-1, *[1] * start.ndim)
     return Samples(last, 1.0, start + share * (end - start), torch.linspace(1, 1e-5, frames, dtype=torch.float64))
 
 
 def written(dataset: Dataset, samples: Samples, path: Path) -> list[np.ndarray]:
-    """The frames of the animation, read again, ``(h, w, 3)`` each, once its facts are checked."""
+    """Returns the frames of the animation, ``(h, w, 3)`` each, after a check of its properties."""
     target = animations.save(animations.animation(dataset, samples, SDE), path / "figures" / "generation.gif")
     assert target.stat().st_size <= 400_000
     gif, found, durations = Image.open(BytesIO(target.read_bytes())), [], []
@@ -298,7 +298,7 @@ def written(dataset: Dataset, samples: Samples, path: Path) -> list[np.ndarray]:
 
 
 def middle(frame: np.ndarray) -> np.ndarray:
-    """The mean position of what is drawn in the colour of samples, from the left and from above."""
+    """Returns the mean position of the pixels in the colour of samples, from the left and from above."""
     rows, columns = np.nonzero(frame[..., 0] - frame[..., 2] > 100)
     assert len(rows)
     return np.array([columns.mean(), rows.mean()])
@@ -306,7 +306,7 @@ def middle(frame: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("frames", [20, 300])
 def test_points_move_from_noise_to_the_samples(frames: int, tmp_path: Path) -> None:
-    """From the left to the right, at even speed in t, and at last above where they started."""
+    """Points move from left to right at even speed in t, and end above their start."""
     left, right = torch.tensor([-2.0, -1.0]).expand(50, 2), torch.tensor([2.0, -1.0]).expand(50, 2)
     samples = walk(left, right, frames, torch.tensor([-2.0, 1.0]).expand(50, 2))
     found = written(PLANE, samples, tmp_path)

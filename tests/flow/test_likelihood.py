@@ -1,4 +1,4 @@
-"""Likelihoods against exact densities, closed-form flows, and the fact that a density integrates to one."""
+"""Likelihoods agree with exact densities and closed-form flows, and densities integrate to one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LOOSE = DormandPrince(1e-5, 1e-5, 10_000)
 
 
 def same(shape: tuple[int, ...]) -> Affine:
-    """The user's units are the network's."""
+    """Returns units in which the user's coordinates are the network's."""
     return Affine(torch.zeros(shape, dtype=torch.float64), torch.ones(shape, dtype=torch.float64))
 
 
@@ -44,7 +44,7 @@ def standardised(law: GaussianMixture) -> Affine:
 
 
 class Correlated:
-    """One Gaussian with a covariance C that is no diagonal, its score and its flow, in matrices.
+    """A Gaussian with a full covariance C, its score and its flow in matrices.
 
     With :math:`S_t = \\alpha_t^2 C + \\sigma_t^2 I`, the flow's map is :math:`S_T^{1/2} S_\\varepsilon^{-1/2}`.
     """
@@ -77,7 +77,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("solver", [TIGHT, SciPyRK45(1e-8, 1e-8)], ids=["dopri5", "rk45"])
 @pytest.mark.parametrize("shape", [(4,), (1, 2, 2)], ids=["vectors", "images"])
 def test_density_of_a_gaussian_is_the_prior_pulled_back(sde: LinearSDE, shape: tuple, solver: ODESolver) -> None:
-    """No error of the prior enters: log p(x) = log prior(Mx) + log det M, with the flow's matrix M."""
+    """The prior has no error here: log p(x) = log prior(Mx) + log det M, with the matrix M of the flow."""
     score = Correlated(sde, covariance(4))
     x = normal(6, *shape)
     got = flow(sde, score, same(shape), solver).log_prob(x, Exact())
@@ -94,7 +94,7 @@ def test_density_of_a_gaussian_is_the_prior_pulled_back(sde: LinearSDE, shape: t
     ("sde", "bound"), [(VP(), 3e-5), (SubVP(), 6e-5), (VE(sigma_max=500.0), 6e-5)], ids=["vp", "subvp", "ve"]
 )
 def test_density_of_a_mixture_is_exact_in_the_users_units(sde: LinearSDE, bound: float) -> None:
-    """Points around (100, −7) in unequal units; what remains is the solver's tolerance and the prior's mismatch."""
+    """Points lie around (100, −7) in unequal units; the error is that of the tolerance and of the prior."""
     law = plane().affine(torch.tensor([-50.0, 0.7]), torch.tensor([0.5, 0.1]))
     units = standardised(law)
     assert float(units.shift[0]) > 90
@@ -132,14 +132,14 @@ class Periodic(SDE):
 
 
 def wavy(x: Tensor, t: Tensor) -> Tensor:
-    """A score that belongs to no law: each coordinate moves with the others."""
+    """A score that is not a gradient: each coordinate depends on the others."""
     return torch.sin(x.roll(1, dims=1) + t.reshape(-1, 1)) + 0.5 * torch.cos(1.5 * x) - 0.3 * x
 
 
 @pytest.mark.parametrize("sde", [Periodic(), VP(beta_max=4.0)], ids=["periodic", "vp"])
 @pytest.mark.parametrize("d", [1, 2])
 def test_density_integrates_to_one_for_any_score_and_any_sde(sde: SDE, d: int) -> None:
-    """The trapezoid rule, spectrally accurate on smooth decaying functions, in units of 3 and 0.5."""
+    """The trapezoid rule is spectrally accurate on smooth decaying functions; the units are 3 and 0.5."""
     n = 401 if d == 1 else 141
     scale = torch.tensor([3.0, 0.5], dtype=torch.float64)[:d]
     axes = [torch.linspace(-10, 10, n, dtype=torch.float64) * s for s in scale]
@@ -176,7 +176,7 @@ def test_estimate_is_unbiased_and_its_variance_is_hutchinsons() -> None:
 
 
 def test_standard_error_is_true_and_falls_with_the_probes() -> None:
-    """Eight-dimensional mixture: the mean of squared errors is that of squared standard errors, at every count."""
+    """The mean of squared errors equals that of squared standard errors for every number of probes."""
     root = normal(3, 8, 8, seed=1) / 3
     law = GaussianMixture(torch.ones(3), 1.5 * normal(3, 8, seed=2), root @ root.transpose(1, 2))
     units = standardised(law)
@@ -213,7 +213,7 @@ def test_point_does_not_depend_on_its_batch(sde: LinearSDE, divergence: Exact | 
 
 @pytest.mark.parametrize("tolerance", [1e-3, 1e-5])
 def test_copies_of_a_coordinate_have_its_density_to_the_same_tolerance_at_the_same_cost(tolerance: float) -> None:
-    """Normal data of deviation 0.3: one point at the mean, which stays there, so that only the density can err."""
+    """A point at the mean of normal data stays there, so that only the density has an error."""
     sde, std, solver = VP(), 0.3, DormandPrince(tolerance, tolerance, 10_000)
     ends = torch.tensor([sde.eps, sde.T], dtype=torch.float64)
     low, high = (sde.alpha(ends) ** 2 * std**2 + sde.sigma(ends) ** 2).sqrt().tolist()
@@ -253,7 +253,7 @@ def test_float32_is_nearly_float64(sde: LinearSDE) -> None:
 
 
 def uniform_score(sde: LinearSDE, half: float) -> Score:
-    """The exact score of data uniform on [−half, half] in each coordinate, by the normal density and distribution."""
+    """Returns the exact score of data that are uniform on [−half, half] in each coordinate."""
 
     def score(x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = (f(t).reshape(-1, 1) for f in (sde.alpha, sde.sigma))
@@ -331,7 +331,7 @@ def test_arc_on_one_line_is_straight() -> None:
 
 
 def test_interpolation_stays_where_the_data_are() -> None:
-    """Gaussian data in 64 dimensions: the middle of a straight line has half their variance, ours has all of it."""
+    """In 64 dimensions, the middle of a straight line has half the variance of Gaussian data; the arc has all of it."""
     sde, d = VP(), 64
     units = Affine(torch.full((d,), -20.0).double(), torch.full((d,), 3.0).double())
     x = units.decode(normal(2, d))

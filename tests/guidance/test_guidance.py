@@ -1,4 +1,4 @@
-"""Guidance against exact conditionals: by a class, and by a linear measurement."""
+"""Guidance by a class and by a linear measurement agrees with exact conditionals."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TIMES = [1e-5, 0.1, 0.4, 1.0]
 
 
 class Components(Network):
-    """The exact log-probabilities of the components of a mixture given a noisy point, up to a constant."""
+    """A network of the exact log-probabilities of a mixture's components given a noisy point, up to a constant."""
 
     classifies = True
 
@@ -54,7 +54,7 @@ class Components(Network):
 
 
 class Both:
-    """The exact score of a mixture, told a component or not, as a conditional network is."""
+    """The exact score of a mixture or of one component, with the interface of a conditional network."""
 
     def __init__(self, law: GaussianMixture, sde: LinearSDE) -> None:
         self.law, self.sde = law, sde
@@ -89,7 +89,7 @@ def test_guided_by_the_posterior_of_a_class_is_the_score_of_the_class(sde: Linea
 
 
 def test_scale_goes_beyond_the_class_in_both_ways_alike() -> None:
-    """γ times the pull of the class: the two guidances are one where the network's classes are the classifier's."""
+    """Both guidances add γ times the same pull if the network's classes are those of the classifier."""
     x, time, sde = points(50, 2), torch.tensor(0.3, dtype=torch.float64), VP()
     whole, own = (Marginals(law, sde)(x, time) for law in (plane(), component(plane(), 1)))
     for guidance in classes(sde, 2.5):
@@ -155,7 +155,7 @@ def test_matrix_knows_whether_its_rows_are_orthogonal(factor: float | None, gain
 
 
 def test_measurements_are_what_they_are_called() -> None:
-    """Against plain loops over the pixels."""
+    """The oracle is plain loops over the pixels."""
     x = torch.randn(2, 3, 4, 6, generator=generator("cpu", 0, "x"), dtype=torch.float64)
     small, grey, blurred = SuperResolution((3, 4, 6), 2)(x), Grey((3, 4, 6))(x), Blur((3, 4, 6), 0.8)(x)
     for i in range(2):
@@ -217,7 +217,7 @@ def test_isotropic_is_exact_for_data_that_are(sde: LinearSDE, t: float, tmp_path
 
 @pytest.mark.parametrize("sde", [VP(), VE(sigma_max=20.0)], ids=["vp", "ve"])
 def test_replacement_begins_and_ends_in_the_law_of_the_measured_coordinates(sde: LinearSDE) -> None:
-    """At T they have the kernel's mean and deviation; at eps they are y, and where the coordinates of the data are
+    """At T they have the kernel's mean and deviation; at eps they are y. If the coordinates of the data are
     independent the others have their own law."""
     n, y = 20_000, torch.tensor([[0.8]], dtype=torch.float64)
     law = GaussianMixture(torch.ones(1), torch.tensor([[0.0, 0.5]]), torch.diag(torch.tensor([1.0, 0.25]))[None])
@@ -238,7 +238,7 @@ def test_replacement_begins_and_ends_in_the_law_of_the_measured_coordinates(sde:
 
 @pytest.mark.parametrize("method", [Moments(), Isotropic(), Replacement()], ids=["moments", "isotropic", "replacement"])
 def test_every_row_is_guided_by_itself(method: Method) -> None:
-    """Alone, among others, and at times of its own."""
+    """It has the same score alone, among others, and at its own time."""
     sde, x = VP(), points(16, 2)
     guided = Posterior(torch.tensor([[0.4]], dtype=torch.float64), Inpaint((2,), "left"), method, noise=0.1)(
         sde, Marginals(plane(), sde)
@@ -253,7 +253,7 @@ NOISE, AT, SEEN = 0.2, [[1.0, 0.0]], [[0.6]]
 
 
 def two_modes() -> tuple[GaussianMixture, Posterior, GaussianMixture]:
-    """A law, a measurement that leaves two modes of it, whose weights its guidance misses, and the exact posterior."""
+    """Returns a law, a measurement with two possible modes whose weights guidance misses, and the exact posterior."""
     law = GaussianMixture(
         torch.tensor([0.35, 0.65]),
         torch.tensor([[1.2, 1.0], [-0.6, -1.0]]),
@@ -266,7 +266,7 @@ def two_modes() -> tuple[GaussianMixture, Posterior, GaussianMixture]:
 
 
 def test_particles_correct_what_a_guidance_gets_wrong() -> None:
-    """The weights of the modes, which the approximate likelihood misses and the particles find."""
+    """Particles find the weights of the modes, which the approximate likelihood misses."""
     sde, n = VP(), 6000
     law, guidance, exact = two_modes()
     off = []
@@ -283,7 +283,7 @@ def test_particles_correct_what_a_guidance_gets_wrong() -> None:
 
 
 def test_last_particle_has_the_law_of_the_others_where_one_is_more_than_a_batch() -> None:
-    """One sample more than a batch holds, the last of each of 40 seeds: by itself it would be in the wrong mode."""
+    """There is one sample more than a batch holds, which alone would often be in the wrong mode."""
     law, guidance, exact = two_modes()
     model, units = ScoreModel(Oracle(law, VP()), Raw(), VP()), Affine(torch.zeros(2).double(), torch.ones(2).double())
     options: dict[str, Any] = {"batch_size": 40, "dtype": torch.float64, "guidance": guidance}
@@ -293,7 +293,7 @@ def test_last_particle_has_the_law_of_the_others_where_one_is_more_than_a_batch(
 
 
 def test_few_particles_are_reported_once(caplog: pytest.LogCaptureFixture) -> None:
-    """The smallest batch counts; without guidance the samples are independent, and nothing is reported."""
+    """The warning depends on the smallest batch; without guidance the samples are independent and there is none."""
     law, guidance, _ = two_modes()
     model, units = ScoreModel(Oracle(law, VP()), Raw(), VP()), Affine(torch.zeros(2).double(), torch.ones(2).double())
     for guided in (None, guidance):
@@ -325,7 +325,7 @@ def test_resampling_meets_each_particle_as_often_as_its_share() -> None:
 
 
 def test_exact_conditionals_of_mixtures_are_those_of_weighted_draws() -> None:
-    """The oracle itself, against draws of the mixture weighted by the likelihood of the measurement."""
+    """The oracle agrees with draws of the mixture that are weighted by the likelihood of the measurement."""
     a, y = torch.tensor([[1.0, 0.5]], dtype=torch.float64), torch.tensor([0.3], dtype=torch.float64)
     law, x = conditioned(plane(), a, y, 0.4), plane().sample(400_000, generator("cpu", 0, "draws"))
     own = plane().given(a, y, 0.4)

@@ -1,4 +1,4 @@
-"""Measures of images against closed forms, double loops and sets whose answer is known."""
+"""Measures of images agree with closed forms, double loops and known answers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def normal(n: int, d: int, seed: int = 0) -> Tensor:
 
 
 def exact_set(mean: Tensor, covariance: Tensor, n: int, seed: int) -> Tensor:
-    """A set whose own mean and covariance are these."""
+    """Returns a set with exactly this mean and covariance."""
     z = normal(n, len(mean), seed)
     z = z - z.mean(0)
     white = torch.linalg.solve_triangular(torch.linalg.cholesky(z.T @ z / n), z.T, upper=False)
@@ -79,7 +79,7 @@ def test_frechet_distance_is_blind_to_rotations_and_zero_for_equal_sets() -> Non
 
 
 def test_frechet_distance_of_singular_sets_is_exact() -> None:
-    """A point, two points, sets on lines: the distance stays that of the moments."""
+    """For a point, two points and sets on lines, the distance is still that of the moments."""
     e = torch.eye(40).double()
     assert frechet(e[:1], 4 * e[1:2]) == pytest.approx(math.sqrt(17))
     # Deviations 1 along one axis and 1 along another have nothing in common.
@@ -106,7 +106,7 @@ def test_kernel_distance_is_its_double_loop(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def on_manifold(x: Tensor, y: Tensor, k: int = 3) -> float:
-    """The share of x in a ball round a point of y that reaches its k-th neighbour, one by one."""
+    """Returns the share of x within balls around y that reach the k-th neighbour, point by point."""
     reach = [
         sorted(math.dist(b, c) for j, c in enumerate(y.tolist()) if j != i)[k - 1] for i, b in enumerate(y.tolist())
     ]
@@ -186,7 +186,7 @@ def test_features_see_the_digits(features: Features) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 17, 9)], ids=str)
 def test_features_are_a_function_of_the_data(shape: tuple[int, ...]) -> None:
-    """Of 129 images, so that one would be left over from batches of 128."""
+    """With 129 images, one would be left over from batches of 128."""
     x, y = normal(129, math.prod(shape)).view(-1, *shape).clamp(-1, 1), torch.arange(129) % 3
     trained = []
     for seed in (1, 2):
@@ -256,7 +256,7 @@ def test_held_out_images_agree_with_their_labels_and_not_with_others(monkeypatch
 
 
 def test_images_are_measured_as_they_would_be_saved(features: Features) -> None:
-    """Rounded to whole levels, and cut at the first and the last: noise below one half, and ink beyond black."""
+    """Values are rounded to whole levels and clamped to the first and the last."""
     x = DIGITS.x[:40].double()
     noisy = x + 0.98 * torch.rand(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) - 0.49
     noisy = torch.where(x == 16, 30, torch.where(x == 0, -9, noisy)).float()
@@ -287,6 +287,6 @@ def test_spread_and_recall_are_within_the_classes(features: Features) -> None:
 def test_agreement_without_labels_says_so() -> None:
     unlabelled = Digits()
     unlabelled.y = None
-    with pytest.raises(UserError, match="no labels") as error:
+    with pytest.raises(UserError, match="needs labels") as error:
         metrics.agreement(unlabelled, *held_out())
     assert "\n" not in str(error.value)

@@ -31,7 +31,7 @@ def test_w1_is_the_shift_and_ks_the_gap() -> None:
 
 @pytest.mark.parametrize("sizes", [(1, 7), (40, 60), (100, 1000), (83, 97)])
 def test_w1_of_sets_of_any_sizes_is_that_of_scipy(sizes: tuple[int, int]) -> None:
-    """By the distribution functions instead of the quantiles; with ties."""
+    """The oracle uses distribution functions instead of quantiles; there are ties."""
     x, y = (normal(n, 4, seed=i).T * 3 for i, n in enumerate(sizes))
     for a, b in ((x, y), (x.round(), y.round()), (y, x)):
         expected = [wasserstein_distance(u.numpy(), v.numpy()) for u, v in zip(a, b, strict=True)]
@@ -166,7 +166,7 @@ def test_table_has_a_line_for_each_metric() -> None:
 
 @pytest.mark.parametrize(("trained", "held_out", "drawn"), [(600, 150, 20), (400, 400, 2000), (200, 50, 200)])
 def test_exact_draws_reach_the_floor_however_many_they_are(trained: int, held_out: int, drawn: int) -> None:
-    """Where the law is not known: in the median over data sets, whose held-out part is the reference."""
+    """Without a law it holds in the median over data sets, whose held-out part is the reference."""
 
     class Unknown(Dataset):
         def draw(self, n: int, source: torch.Generator) -> None:

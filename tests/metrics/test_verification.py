@@ -1,4 +1,4 @@
-"""The proofs themselves: each fails where its claim does not hold."""
+"""Each proof fails if its claim does not hold."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class HalfNoise(EulerMaruyama):
 
 
 class Blurred(VE):
-    """Erratum 13: σ(t) where σ²(t) - σ²(0) is meant."""
+    """Erratum 13: σ(t) instead of the root of σ²(t) - σ²(0)."""
 
     def sigma(self, t: Tensor) -> Tensor:
         return (super().sigma(t) ** 2 + self.sigma_min**2).sqrt()
@@ -54,7 +54,7 @@ class WideDraws(VP):
 
 
 class Frozen(EulerMaruyama):
-    """Consistent with another equation: it converges, to the wrong law."""
+    """A scheme for another equation, which converges to the wrong law."""
 
     def plan(self, sde, times) -> list[Step]:  # noqa: ANN001
         def frozen(step: EulerStep) -> Step:
@@ -72,7 +72,7 @@ class TwoDraws(EulerMaruyama):
 
 
 class Late(Sampler):
-    """Wrong where a batch does not start at sample 0, and where an entry is not alone in its row."""
+    """A sampler that is wrong in batches that do not start at sample 0, and in rows of several entries."""
 
     def _integrate(self, sde, score, x, noise, frames) -> Walk:  # noqa: ANN001
         return Walk(x + noise(x)[:1].sum() * (len(x) == 7) + x.sum(-1, keepdim=True), x[None], torch.zeros(1))
@@ -90,7 +90,7 @@ class Altered(Sampler):
 
 
 class Neighbours(Sampler):
-    """Adds the mean of the batch, remembers its calls, and evaluates the score once more than it says."""
+    """A sampler that adds the mean of the batch, counts its calls, and reports one evaluation too few."""
 
     evaluations = 1
 

@@ -1,4 +1,4 @@
-"""Classifiers of noisy data, and the labels that a training tells a network."""
+"""Classifiers of noisy data, and the labels that a training gives to a network."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def labelled(n: int) -> tuple[Tensor, Tensor]:
 
 
 def test_probability_of_a_class_is_its_own() -> None:
-    """For one class or one for each row, against Bayes' rule written with densities."""
+    """The class is one for all rows or one for each; the oracle is Bayes' rule with densities."""
     x, y = labelled(50)
     t = torch.tensor(0.3, dtype=torch.float64)
     alpha, sigma = float(VP().alpha(t)), float(VP().sigma(t))
@@ -57,7 +57,7 @@ def test_probability_of_a_class_is_its_own() -> None:
 
 
 def test_cross_entropy_is_least_for_the_posterior() -> None:
-    """Logits that are too bold or too shy lose, and the best loss is the entropy of the class given the noisy point."""
+    """The best loss is the entropy of the class given the noisy point; larger and smaller logits are worse."""
     x, y = labelled(20_000)
     t = torch.full((len(x),), 0.35, dtype=torch.float64)
     objective = Classification()
@@ -73,7 +73,7 @@ def test_cross_entropy_is_least_for_the_posterior() -> None:
 
 
 def test_accuracy_over_time_is_that_of_bayes() -> None:
-    """Of the sign of x, the best rule: the normal integral of the means' distance over the noise."""
+    """The best rule is the sign of x; its accuracy is a normal integral of the distance of the means over the noise."""
     x, y = labelled(20_000)
     times = torch.tensor([1e-5, 0.2, 0.5, 1.0], dtype=torch.float64)
     log_p, hits = log_likelihood_by_time(ClassifierModel(Posterior(), VP()), x, y, times)
@@ -92,7 +92,7 @@ def stream(*overrides: str) -> tuple[Stream, assembly.Components]:
 
 
 def test_labels_follow_their_images_and_a_share_is_not_told() -> None:
-    """At almost no noise each row is the image of its label, within its cell; dropped labels are a tenth, at random."""
+    """Almost without noise each row is an image of its label, within its cell; a tenth of the labels is dropped."""
     told, parts = stream("network.label_dropout=0.0")
     half, _ = stream("network.label_dropout=0.3")
     images = parts.dataset.units.encode(parts.dataset.x).flatten(1)
@@ -118,7 +118,7 @@ def test_labels_follow_their_images_and_a_share_is_not_told() -> None:
 
 
 def test_dequantised_data_fill_their_cells() -> None:
-    """Uniform within each level's cell, fresh at each step, and nothing else moves."""
+    """Values are uniform within the cell of each level and new at each step; nothing else changes."""
     spread, parts = stream()
     plain, _ = stream("dataset.dequantize=false")
     offsets = []

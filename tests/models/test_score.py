@@ -1,4 +1,4 @@
-"""The parametrizations: for the function each one names, all give the one exact score."""
+"""The parametrizations all give the exact score for their own function."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MEAN, VARIANCE, SIGMA_DATA = 0.7, 0.3, 0.8
 
 
 class Function(Network):
-    """A network that is a given function of what it is fed."""
+    """A network that is a given function of its inputs."""
 
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Function(Network):
 
 
 def posterior_mean(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """E[x0 | x] for x0 ~ N(MEAN, VARIANCE), by Gaussian conjugacy."""
+    """Returns E[x0 | x] for x0 ~ N(MEAN, VARIANCE), by Gaussian conjugacy."""
     precision = 1 / VARIANCE + alpha**2 / sigma**2
     return (MEAN / VARIANCE + alpha * x / sigma**2) / precision
 
@@ -89,7 +89,7 @@ def rotation(d: int) -> Tensor:
 
 @pytest.mark.parametrize("variances", [[3.0, 0.5, 0.01, 0.0], [2.0, 2.0, 2.0, 2.0]])
 def test_gaussian_with_a_silent_network_is_exact_for_gaussian_data(sde: LinearSDE, variances: list[float]) -> None:
-    """Against the mixture of one component, for a covariance that is full, nearly singular, and singular."""
+    """The oracle is a mixture of one component with a full, a nearly singular and a singular covariance."""
     axes, spread = rotation(4), torch.tensor(variances, dtype=torch.float64)
     mean = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
     law = GaussianMixture(torch.ones(1), mean[None], (axes * spread @ axes.mT)[None])
@@ -151,7 +151,7 @@ def test_variances_along_axes_that_few_points_have_chosen_are_those_of_the_law()
 
 @pytest.mark.parametrize(("d", "k"), [(30, 4), (9, 2), (12, 0), (5, 1)])
 def test_a_rotation_begins_with_the_axes_it_was_made_of(d: int, k: int) -> None:
-    """Orthogonal, inverse to its way back, and by the dense matrix; some rows of the axes zero, or one with others."""
+    """The rotation is orthogonal and equals its dense matrix, also if some rows of the axes are zero."""
     axes = torch.linalg.qr(torch.randn(d, k, generator=torch.Generator().manual_seed(k), dtype=torch.float64))[0]
     aligned = torch.eye(d, k, dtype=torch.float64)
     shifted = torch.roll(axes, 3, 0)
@@ -166,7 +166,7 @@ def test_a_rotation_begins_with_the_axes_it_was_made_of(d: int, k: int) -> None:
 
 
 def test_axes_that_are_left_out_change_nothing(sde: LinearSDE) -> None:
-    """Ten dimensions of which two vary: the kept axes against all of them, for the same function of the points."""
+    """Two of ten dimensions vary: the kept axes and all axes give the same score for the same function."""
     axes, spread = rotation(10), torch.zeros(10, dtype=torch.float64)
     spread[:2] = torch.tensor([3.0, 0.4])
     mean = torch.arange(10, dtype=torch.float64)
@@ -180,7 +180,7 @@ def test_axes_that_are_left_out_change_nothing(sde: LinearSDE) -> None:
 
 
 def test_samples_of_data_on_a_plane_are_on_it_whatever_the_network_has_learned(tmp_path: Path) -> None:
-    """40 dimensions, of which a network of width 8 could not even pass the noise; the default parametrization."""
+    """A network of width 8 could not even represent the noise of 40 dimensions; the parametrization is the default."""
     source = np.random.default_rng(0)
     basis = np.linalg.qr(source.normal(size=(40, 3)))[0]
     np.save(tmp_path / "plane.npy", source.uniform(-1, 1, (500, 3)) @ basis.T + 5)

@@ -1,4 +1,4 @@
-"""Networks of images: each row by itself, told the time and the class, at every size."""
+"""Networks for images compute each row by itself, with its time and class, at every size."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from sdegen.sde import VP
 
 
 def unet(shape: tuple[int, ...] = (1, 8, 8), **options) -> UNet:  # noqa: ANN003
+    torch.manual_seed(0)
     return UNet(shape, 10, **{"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (4,), **options})
 
 
 def awake(network: Network) -> Network:
-    """With all weights drawn anew, those that start at zero as well, in float64."""
+    """Returns the network in float64 with new random weights, also in place of those that start at zero."""
     source = generator("cpu", 0, "weights")
     with torch.no_grad():
         for p in network.parameters():
@@ -40,7 +41,7 @@ def images(n: int, shape: tuple[int, ...]) -> Tensor:
     ids=["scorenet", "unet", "classifier_conv"],
 )
 def test_every_row_is_computed_by_itself(make, shape: tuple[int, ...]) -> None:  # noqa: ANN001
-    """At every size, grey and coloured, a time for each row or one for all."""
+    """It holds at every size, in grey and colour, with a time for each row or one for all."""
     network, x = awake(make(shape)), images(3, shape)
     t = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
     together = network(x, t)
@@ -68,7 +69,7 @@ def test_time_reaches_every_number(network: Network) -> None:
 
 
 def test_class_of_a_row_changes_that_row_alone() -> None:
-    """And not being told, by None or by -1, is a class of its own."""
+    """None and -1 both stand for no class, which is a class of its own."""
     network, x = awake(unet(label_dropout=0.1)), images(4, (1, 8, 8))
     t = torch.tensor(0.4, dtype=torch.float64)
     none = network(x, t)
@@ -82,7 +83,7 @@ def test_class_of_a_row_changes_that_row_alone() -> None:
 
 
 def test_patches_are_pixels_as_channels() -> None:
-    """A network of 2 × 2 patches is the one of four channels on the image unshuffled."""
+    """A network with 2 × 2 patches equals one of four channels on the unshuffled image."""
     fine, coarse = awake(unet((1, 16, 16), patch=2)), unet((4, 8, 8)).double()
     coarse.load_state_dict(fine.state_dict())
     x, t = images(2, (1, 16, 16)), torch.tensor(0.4, dtype=torch.float64)
@@ -99,7 +100,7 @@ def test_fresh_unet_answers_zero_and_blocks_are_shortcuts() -> None:
     "network", [unet(), ScoreNet((1, 8, 8), channels=(16, 32, 32, 64), embedding=32)], ids=["unet", "net"]
 )
 def test_learns_what_no_linear_denoiser_can(network: Network) -> None:
-    """Images that are plus or minus one pattern: the best linear denoiser shrinks, where the sign is all there is."""
+    """Images are plus or minus one pattern, so that the sign determines them; a linear denoiser can only shrink."""
     source = generator("cpu", 0, "pattern")
     pattern = torch.randn(1, 8, 8, generator=source)
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
@@ -124,7 +125,7 @@ def test_learns_what_no_linear_denoiser_can(network: Network) -> None:
 
 
 def test_classifiers_approach_the_posterior() -> None:
-    """Two constant images under noise: the cross entropy comes near that of Bayes' rule, at every time."""
+    """For two constant images under noise, the cross entropy is near that of Bayes' rule."""
     sde = VP()
     for network, steps in (
         (ClassifierMLP((1, 8, 8), 2), 2000),
@@ -188,7 +189,7 @@ def test_what_cannot_be_built_is_told_with_the_fix(make, words: str) -> None:  #
     ids=["mlp", "scorenet"],
 )
 def test_work_is_counted_by_hand(network: Network, shape: tuple[int, ...], expected: int) -> None:
-    """Two operations for each weight at each position, and nothing is left behind."""
+    """There are two operations for each weight at each position, and the network is unchanged."""
     state = {name: value.clone() for name, value in network.state_dict().items()}
     assert network.work(shape) == expected
     assert network.training

@@ -173,8 +173,8 @@ def test_a_buffer_that_begins_at_infinity_or_has_two_names_is_averaged_once_it_c
 @pytest.mark.parametrize(
     ("network", "words"),
     [
-        ("Growing", "Growing makes bank while it runs, or changes its shape or type"),
-        ("Late", "Late makes late.weight while it runs"),
+        ("Growing", "Growing creates bank while it runs, or changes its shape or type"),
+        ("Late", "Late creates late.weight while it runs"),
         ("Replacing", "Replacing replaces its parameter layers.0.weight while it runs, and the new one is not trained"),
         ("Waves", "wave is complex, and would lose its imaginary part"),
         ("Locked", "Locked cannot be copied"),

@@ -1,4 +1,4 @@
-"""Correctors against the laws their chains leave as they are, and the adaptive SDE solver against its Brownian path."""
+"""Correctors leave the laws of their chains unchanged; the adaptive SDE solver follows its Brownian path."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def sigma(sde: LinearSDE) -> float:
 
 
 def stationary(corrector: Corrector, sde: LinearSDE, std: float, draws: int) -> float:
-    """The variance that a corrector with affine moves settles at on N(0, std²), from one move's coefficients."""
+    """Returns the stationary variance of a corrector on N(0, std²), from the coefficients of an affine move."""
     x = torch.zeros(draws + 1, 1, dtype=torch.float64)
     x[0] = 1
     calls = iter(range(draws))
@@ -117,7 +117,7 @@ def test_mass_changes_the_momenta_and_nothing_else(sde: LinearSDE) -> None:
     ids=["langevin", "annealed_langevin", "hmc", "metropolis_hmc"],
 )
 def test_corrector_alone_keeps_a_standard_gaussian_in_any_dimension(corrector: Corrector, dimensions: int) -> None:
-    """At T of VP, for 200 moves; a step of ‖z‖/‖s‖ for each sample runs off in one dimension."""
+    """At T of VP, 200 moves keep the law; with steps of ‖z‖/‖s‖ for each sample they diverge in one dimension."""
     sde, rows = VP(), 6000 // dimensions + 200
     source = randn_like(generator("cpu", 0, dimensions))
     x = source(torch.empty(rows, dimensions, dtype=torch.float64))
@@ -136,7 +136,7 @@ def two_modes() -> GaussianMixture:
 
 
 def test_metropolis_test_restores_the_weights_of_two_modes() -> None:
-    """Long trajectories of coarse leaps in a fixed law: exact with the test, off without it."""
+    """Long trajectories of coarse steps in a fixed law are exact with the test and biased without it."""
     law, sde = two_modes(), VE(sigma_min=0.1, sigma_max=10.0)
     source = randn_like(generator("cpu", 3))
     start = law.sample(8000, generator("cpu", 1))
@@ -158,7 +158,7 @@ def test_metropolis_test_restores_the_weights_of_two_modes() -> None:
 
 
 def test_acceptance_is_that_of_the_exact_density() -> None:
-    """The share accepted, against the mean of min(1, e^{-ΔH}) with ΔH from the mixture's own log-density."""
+    """The accepted share is the mean of min(1, e^{-ΔH}), with ΔH from the exact log-density of the mixture."""
     law, sde = two_modes(), VE(sigma_min=0.1, sigma_max=10.0)
     x = law.sample(20_000, generator("cpu", 1))
     t = torch.tensor(T, dtype=torch.float64)
@@ -185,7 +185,7 @@ def test_hmc_step_is_in_units_of_the_noise_at_its_own_time(sde: LinearSDE) -> No
 
 
 def test_change_of_density_is_exact_for_a_score_of_degree_five() -> None:
-    """log p = -x⁶/6 - x²/2 along the chords of one trajectory: accepted exactly where the true density says."""
+    """With log p = -x⁶/6 - x²/2 the test accepts one trajectory exactly as the true density does."""
     sde = VE(sigma_min=0.1, sigma_max=10.0)
     x = torch.linspace(-1.5, 1.5, 4001, dtype=torch.float64)[:, None]
     size = 0.3 / sigma(sde)
@@ -263,7 +263,7 @@ def test_acceptance_is_reported_by_the_sampler() -> None:
 
 
 def test_brownian_increments_add_up_and_have_their_variance() -> None:
-    """A span asked for, refused, and taken again in three parts, by rows of their own."""
+    """A span is taken, rejected, and taken again in three parts, by several rows."""
     rows = torch.arange(40_000)
     source = randn_like(generator("cpu", 0))
     like = torch.empty(len(rows), 2, dtype=torch.float64)
@@ -286,7 +286,7 @@ def test_brownian_increments_add_up_and_have_their_variance() -> None:
 
 
 def test_adaptive_steps_leave_the_law_of_linear_data_right(sde: LinearSDE) -> None:
-    """Mean and variance of Gaussian data within their standard errors, at a tolerance that rejects steps."""
+    """Mean and variance of Gaussian data are within their standard errors at a tolerance that rejects steps."""
     rows = 5000
     source = randn_like(generator("cpu", 0))
     mean, variance = marginal(sde, sde.T)
@@ -347,7 +347,7 @@ def test_adaptive_path_follows_the_flow_where_there_is_no_noise() -> None:
 
 
 def test_adaptive_steps_do_not_depend_on_the_last_bits_of_the_score() -> None:
-    """A network's matrix products round differently in batches of different sizes; the samples must not."""
+    """Samples are the same in batches of different sizes, although a network's matrix products round differently."""
     sde = VE(sigma_max=10.0)
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Linear(2, 64), torch.nn.SiLU(), torch.nn.Linear(64, 2)).double()
@@ -381,7 +381,7 @@ def test_adaptive_solver_spends_more_where_it_is_asked_for_more() -> None:
 
 
 def test_adaptive_solver_counts_the_rows_that_are_stuck_or_not_finished_and_says_where() -> None:
-    """In the words of dopri5. Without noise a row keeps its sign, and one is above zero."""
+    """The message is that of dopri5. Without noise a row keeps its sign, and one is above zero."""
     x = -torch.ones(10, 1, dtype=torch.float64)
     x[3] = 1
 

@@ -1,4 +1,4 @@
-"""Samplers against exact answers: affine propagation of Gaussians, published formulas, the oracle's floor."""
+"""Samplers agree with exact answers: affine propagation of Gaussians, published formulas, the oracle's floor."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_evaluations_are_those_counted_and_those_asked_for(key: str) -> None:
 def test_every_sampler_treats_the_entries_of_a_vector_or_an_image_alike(
     key: str, sde: LinearSDE, shape: tuple[int, ...]
 ) -> None:
-    """The entries of these Gaussian data are independent: each comes out as it does alone."""
+    """The entries of these Gaussian data are independent: each has the same result as alone."""
     like = torch.empty(6, *shape, dtype=torch.float64)
     noise, again = SampleNoise(0, 0, 6, shape), SampleNoise(0, 0, 6, shape)
     prior = sde.sample_prior(like, noise)
@@ -207,7 +207,7 @@ def test_samples_are_the_same_in_batches_of_7_64_and_70(key: str) -> None:
 
 
 def test_euler_maruyama_step_is_its_formula(sde: LinearSDE) -> None:
-    """Coefficients at the start of the step, as its order alone cannot tell."""
+    """The coefficients are those at the start of the step, which the order alone does not show."""
     x, z = torch.tensor([[1.3]], dtype=torch.float64), torch.tensor([[-0.4]], dtype=torch.float64)
     got = one_step(sde, EulerMaruyama(), x, 0.6, 0.5, z)
     g, t = sde.diffusion(at(0.6)), at(0.6)
@@ -352,7 +352,7 @@ def test_number_of_nodes_follows_the_number_of_steps(predictor: Predictor, nodes
 
 
 def test_langevin_alone_moves_at_every_level_the_first_among_them() -> None:
-    """Appendix A: M moves at each of the levels, so that the sizes are those of all times of the grid."""
+    """In appendix A there are M moves at each level, so that there are sizes for all times of the grid."""
     sampler = StepSampler(None, AnnealedLangevin(0.1, moves=2), steps=3, grid="log_snr")
     sde, seen = VE(sigma_max=10.0), []
 
@@ -369,7 +369,7 @@ def test_langevin_alone_moves_at_every_level_the_first_among_them() -> None:
 
 
 def test_churn_leaves_the_marginals_as_they_are() -> None:
-    """With noise put back and taken away again, the variance of Gaussian data is still right."""
+    """With churn, the variance of Gaussian data is still right."""
     for steps in (64, 256):
         mean, variance = output(StepSampler(Heun(churn=10.0), steps=steps, grid="karras"), VP())
         expected = marginal(VP(), VP().eps)
@@ -377,7 +377,7 @@ def test_churn_leaves_the_marginals_as_they_are() -> None:
 
 
 def test_third_order_solver_is_dpm_solver_3m() -> None:
-    """The multistep formula of DPM-Solver++ (Lu et al. 2022), after two steps, with the second derivative whole."""
+    """The multistep formula of DPM-Solver++ (Lu et al. 2022) after two steps, with the full second difference."""
     sde = VP()
     times = StepSampler(DPMSolver(3), steps=3, grid="karras").times(sde)
     lam = -0.5 * sde.log_nsr(times)
@@ -405,9 +405,9 @@ def test_third_order_solver_is_dpm_solver_3m() -> None:
 
 
 def test_adams_integrates_polynomials_through_its_nodes(sde: LinearSDE) -> None:
-    """F = cos λ, whatever x, so that a step is an integral: here of NumPy's polynomials, by adaptive quadrature.
+    """F = cos λ for all x, so that a step is an integral: the oracle is adaptive quadrature of NumPy's polynomials.
 
-    Each step but the last is closed with the value at its end, the last is not; the first have fewer values.
+    Each step but the last is corrected with the value at its end; the first steps have fewer values.
     """
     steps, spread, nodes = 6, 0.7, 3
 
@@ -447,7 +447,7 @@ def test_affine_steps_are_the_steps_of_one_node(sde: LinearSDE) -> None:
 
 
 def test_stochastic_adams_has_exact_noise(sde: LinearSDE) -> None:
-    """Where the data are Gaussian of the spread asked for, one step from T to eps is already exact."""
+    """For Gaussian data of the given spread, one step from T to eps is exact."""
 
     def score(x: Tensor, t: Tensor) -> Tensor:
         return -x / (0.25 * sde.alpha(t) ** 2 + sde.sigma(t) ** 2)
@@ -479,7 +479,7 @@ def test_flow_is_the_quantile_map_of_a_gaussian(solver: Sampler, sde: LinearSDE)
     ids=["dopri5", "rk45", "adams"],
 )
 def test_flow_on_the_line_is_the_quantile_map_of_a_mixture(solver: Sampler, line: GaussianMixture) -> None:
-    """Equal distribution functions before and after, those of the mixture in closed form."""
+    """The distribution functions before and after are those of the mixture in closed form."""
     sde = VP()
 
     def cdf(x: Tensor, t: float) -> Tensor:
@@ -519,7 +519,7 @@ def test_grid_covers_the_interval_exactly(sde: LinearSDE, grid: str) -> None:
 
 
 def test_denoising_is_the_mean_of_clean_data_given_the_sample(sde: LinearSDE) -> None:
-    """Against Gaussian conjugacy, at an ε where it matters."""
+    """The oracle is Gaussian conjugacy, at an ε at which the step matters."""
     before, sde.eps = sde.eps, 0.2
     try:
         sampler, clean = StepSampler(EulerMaruyama(), steps=50), StepSampler(EulerMaruyama(), steps=50, denoise=True)

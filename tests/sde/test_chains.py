@@ -1,4 +1,4 @@
-"""The chains of appendices A and B walked literally against the SDEs that stand for them, and their limits."""
+"""The chains of appendices A and B, step by step, agree with their SDEs and have the right limits."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def ddpm_betas(n: int = N) -> list[float]:
 
 
 def walked(chain: str, n: int = N) -> tuple[Tensor, Tensor]:
-    """Mean factor and variance of x_1 … x_N given x_0, by the recursion of the chain's own step."""
+    """Returns mean factor and variance of x_1 … x_N given x_0, by the recursion of the chain."""
     mean, variance, means, variances = 1.0, 0.0, [], []
     scales, before = smld_scales(n), 0.0
     for i in range(n):
@@ -87,7 +87,7 @@ def test_the_paths_of_the_chains_have_the_moments_of_the_kernels() -> None:
 
 @pytest.mark.parametrize("sde", CHAINS, ids=name)
 def test_kernel_solves_the_moment_equations_within_each_step(sde: LinearSDE) -> None:
-    """α' = aα and (σ²)' = 2aσ² + g² in the middle and at the end of a step, which belongs to it."""
+    """α' = aα and (σ²)' = 2aσ² + g² in the middle of a step and at its end, which belongs to the step."""
     h = 1e-6
     for t in ((levels() - 0.5 / N), levels() - 2e-5 / N):
         low, high = t - h / N, t
@@ -104,7 +104,7 @@ def test_kernel_solves_the_moment_equations_within_each_step(sde: LinearSDE) -> 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("make", [lambda n: SMLD(0.01, 50.0, n), lambda n: DDPM(levels=n)], ids=["smld", "ddpm"])
 def test_time_of_a_level_belongs_to_its_own_step(make, dtype: torch.dtype) -> None:  # noqa: ANN001
-    """However a sampler's grid comes by i/N, g there is that of the step from i − 1 to i, constant on it."""
+    """At i/N, with any rounding, g is that of the step from i − 1 to i, and constant on it."""
     n = 1000
     sde = make(n)
     t = torch.linspace(1, 1 / n, n, dtype=torch.float64).flip(0).to(dtype)
@@ -123,7 +123,7 @@ def test_time_inverts_the_noise_to_signal_ratio(sde: LinearSDE) -> None:
 
 
 def test_ddpm_converges_to_vp_at_order_one() -> None:
-    """Erratum 7: appendix D is about DDPM, and its limit is VP, β_min to β_max, drift and all."""
+    """Erratum 7: appendix D is about DDPM, whose limit is VP from β_min to β_max, with its drift."""
     t = torch.linspace(0.1, 1, 10, dtype=torch.float64)
     vp = VP(BETA_MIN, BETA_MAX)
     for of in ("alpha", "sigma", "rate"):
@@ -203,7 +203,7 @@ def test_exact_score_of_the_chain_is_that_of_its_marginals(line: GaussianMixture
         (lambda: DDPM(beta_max=0.01), "beta_max=0.01 must be at least beta_min=0.1"),
         (lambda: SMLD(levels=1), "levels=1 must be at least 2"),
         (lambda: SMLD(sigma_max=0.01), "sigma_max=0.01 must be above sigma_min=0.01"),
-        (lambda: SMLD(sigma_max="auto"), "sigma_max=auto is measured on data"),
+        (lambda: SMLD(sigma_max="auto"), "sigma_max=auto needs data to measure it on"),
     ],
 )
 def test_values_out_of_range_are_refused(build, words: str) -> None:  # noqa: ANN001

@@ -1,4 +1,4 @@
-"""The oracle itself, against SciPy, quadrature and automatic differentiation."""
+"""The oracle agrees with SciPy, quadrature and automatic differentiation."""
 
 from __future__ import annotations
 

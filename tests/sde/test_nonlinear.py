@@ -85,7 +85,7 @@ def table() -> tuple[np.ndarray, np.ndarray]:
 
 
 def score(x: Tensor, t: Tensor) -> Tensor:
-    """The numeric score, linear between the grid's points."""
+    """Returns the numeric score, linear between the points of the grid."""
     times, values = table()
     column = (t.double().expand(len(x)).numpy() - EPS) / (1 - EPS) * (len(times) - 1)
     row = np.clip((x[:, 0].double().numpy() - exact().x[0]) / exact().h, 0, len(exact().x) - 1.001)
@@ -103,7 +103,7 @@ def draws(p: np.ndarray, n: int, seed: int) -> Tensor:
 
 
 def allowed(n: int) -> float:
-    """Three thousand to one against, by chance; and the errors of grids and steps."""
+    """The bound allows one failure in three thousand by chance, and the errors of grids and steps."""
     return 2.1 / math.sqrt(n) + 0.002
 
 
@@ -129,7 +129,7 @@ def test_every_row_goes_to_its_own_time_and_every_coordinate_its_own_way() -> No
 
 
 def test_paths_from_far_away_come_down() -> None:
-    """The cubic drift forgets a far start: Euler–Maruyama would not survive the first step."""
+    """The cubic drift forgets a far start, from which Euler–Maruyama would diverge in one step."""
     far, near = (well().perturb(torch.full((5000, 1), x0), torch.full((5000,), 0.3), noise(0)) for x0 in (1e4, 30.0))
     torch.testing.assert_close(far, near, rtol=0, atol=0.02)
 
@@ -147,7 +147,7 @@ def test_prior_is_a_normalised_density_and_its_draws_have_it() -> None:
 
 @pytest.mark.parametrize("z", [-6.0, -1.0, 0.0, 0.3, 2.0, 5.0])
 def test_draw_of_the_prior_is_the_quantile_of_its_normal_number(z: float) -> None:
-    """Down to tails of 10⁻⁹, where 1 − Φ has no digits in float32."""
+    """The tails are right down to 10⁻⁹, where 1 − Φ has no digits in float32."""
     z64 = torch.tensor([[z]], dtype=torch.float64)
     x = abs(float(well().sample_prior(z64, lambda like: z64)))
     grid = torch.linspace(x, 6, 400_001, dtype=torch.float64)
@@ -162,7 +162,7 @@ def test_paths_reach_the_prior() -> None:
 
 
 def test_paths_keep_the_prior() -> None:
-    """In steep wells, where equal steps of the clock would be too long at the end."""
+    """The wells are steep: equal steps of the clock would be too long at the end."""
     n, steep = 100_000, DoubleWell(wells=0.8, barrier=1.0)
     x = steep.perturb(steep.sample_prior(torch.empty(n, 1), noise(0)), torch.ones(n), noise(1))
     grid = np.linspace(-3, 3, 2001)
@@ -194,7 +194,7 @@ def test_reversal_with_the_exact_score_goes_back_to_the_data(sampler) -> None:  
 @pytest.mark.parametrize("objective", [Implicit(), Sliced()], ids=["implicit", "sliced"])
 @pytest.mark.parametrize("t", [0.08, 0.3])
 def test_score_matching_on_simulated_paths_finds_the_score(objective: Objective, t: float) -> None:
-    """The loss is a parabola in the weights of fixed features: its least point, exactly, against the equation."""
+    """The loss is a parabola in the weights of fixed features; its exact minimum agrees with the equation."""
     n = 40_000
     rows = objective.prepare(well(), draws(data(), n, seed=2), torch.full((n,), t, dtype=torch.float64), noise(3))
     centres = torch.linspace(-2.4, 2.4, 13, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The kernels against simulated paths and against their own differential equations; the errata of the paper."""
+"""The kernels agree with simulated paths and their differential equations; the errata of the paper."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NO_TIMES = torch.zeros(0)
 
 
 def simulate(sde: LinearSDE, x0: float, t: float, paths: int, steps: int) -> torch.Tensor:
-    """x(t) by Euler–Maruyama from the SDE's f and g alone."""
+    """Returns x(t) by Euler–Maruyama from f and g alone."""
     source = torch.Generator().manual_seed(0)
     x = torch.full((paths, 1), x0, dtype=torch.float64)
     h = t / steps
@@ -143,7 +143,7 @@ def test_flow_carries_a_gaussian_to_the_data(sde: LinearSDE, variance: float) ->
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0, 2.0])
 def test_every_reverse_process_keeps_the_marginals(sde: LinearSDE, eta: float) -> None:
-    """The variance of a linear process obeys v' = 2 a v + η² g², backwards here; it must be the forward marginal's."""
+    """The variance of a linear process obeys v' = 2 a v + η² g², backwards here; it equals the forward marginal's."""
     variance = 0.25
     reverse = sde.reverse(gaussian_score(sde, variance), eta)
     one = torch.ones(1, 1, dtype=torch.float64)

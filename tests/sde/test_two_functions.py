@@ -1,4 +1,4 @@
-"""Processes given by α(t) and σ(t) alone, against closed forms of all that follows."""
+"""Processes given by α(t) and σ(t) alone agree with closed forms of everything derived from these."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ANGLE = 0.49 * math.pi
 
 
 class Cosine(LinearSDE):
-    """The cosine schedule, with no closed form but its kernel."""
+    """The cosine schedule, given by its kernel alone."""
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.cos(ANGLE * t)
@@ -27,7 +27,7 @@ class Cosine(LinearSDE):
 
 
 class Bare(LinearSDE):
-    """The kernel of another process, and nothing else of it."""
+    """A process with only the kernel of another one."""
 
     def __init__(self, sde: LinearSDE) -> None:
         super().__init__(sde.eps)

@@ -1,4 +1,4 @@
-"""The gradient that is written out is that of autograd, for all that it is written for, and is chosen there alone."""
+"""The written gradient equals that of autograd, and is chosen only where it applies."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def training(gradient: str, *overrides: str) -> Training:
 
 
 def agree(*overrides: str, base: tuple[str, ...] = SMALL) -> None:
-    """The weights, their average and the losses of every step, short batches among them."""
+    """The weights, their average and the losses agree at every step, with short batches."""
     pair = [training(gradient, *base, "trainer.steps=30", *overrides) for gradient in ("written", "autograd")]
     assert [type(one.gradient) for one in pair] == [Perceptron, Autograd]
     told: list[list[dict[str, float]]] = [[], []]
@@ -86,7 +86,7 @@ def test_it_is_that_of_autograd_for_one_layer_and_for_images(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
 def test_parametrizations_that_say_so_are_affine(parametrization: str) -> None:
-    """Entry by entry: an output half-way gives the score half-way."""
+    """In every entry, an output half-way between two others gives the score half-way."""
     model = assembly.build(composed("train", [*SMALL, f"parametrization={parametrization}"])).model
     generator = torch.Generator().manual_seed(0)
     x, a, b = torch.randn(3, 20, 2, generator=generator, dtype=torch.float64)
@@ -103,7 +103,7 @@ def test_parametrizations_that_say_so_are_affine(parametrization: str) -> None:
 
 
 class Bent(Noise):
-    """A user's own, which is not affine any more."""
+    """A user's own parametrization, which is no longer affine."""
 
     def __call__(self, network: Any, sde: Any, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
         return super().__call__(network, sde, x, t).tanh()

@@ -1,4 +1,4 @@
-"""The training loop: bit-identical on resumption, indifferent to previews and chunks, and its pieces one by one."""
+"""The training loop has equal bits after resumption, and with other previews and chunks; its parts one by one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from sdegen.training.trainer import GRAIN, Trainer
 
 
 def config(*overrides: str) -> dict[str, Any]:
-    """A small run with a short last batch (50 points, batches of 16) and every part switched on."""
+    """Returns a small run with a short last batch (50 points, batches of 16) and all options in use."""
     small = ("dataset=smile", "dataset.size=52", "network.hidden=[8]", "trainer.batch_size=16", "trainer.log_every=5",
              "sampler.steps=5", "trainer.preview_every=0", "figures=false")  # fmt: skip
     return composed("train", (*TEXTBOOK, *small, "optimizer.decay=cosine", *overrides))
@@ -47,7 +47,7 @@ def run_to(cfg: dict[str, Any], stop: int) -> Training:
 
 
 def state(folder: Path) -> dict[str, torch.Tensor]:
-    """Everything a checkpoint holds that training changes, as one flat table."""
+    """Returns everything in a checkpoint that training changes, as a flat table."""
     saved = checkpoint.load(checkpoint.find(folder))
     moments = saved.optimizer["state"][0]
     return {**{f"w {k}": v for k, v in saved.weights.items()}, **{f"e {k}": v for k, v in saved.ema.items()}, **moments}
@@ -64,7 +64,7 @@ OPTIONS = [(), ("times.draws=3", "times.chunk=2"), ("times=importance", "weighti
 
 @pytest.mark.parametrize("options", OPTIONS)
 def test_resumed_run_is_the_uninterrupted_one(tmp_path: Path, options: tuple[str, ...]) -> None:
-    """Stopped at step 37, in the middle of a block, an epoch and a log interval; previews off before and on after."""
+    """It stops at step 37, within a block, an epoch and a log interval; previews are off before and on after."""
     whole = config("trainer.steps=80", *options)
     session.train(whole, tmp_path / "whole")
 
@@ -151,7 +151,7 @@ def test_epoch_meets_every_point_once() -> None:
     ],
 )
 def test_batches_do_not_depend_on_where_the_stream_starts(options: tuple[str, ...]) -> None:
-    """Bit for bit, short batches among them; products and exponentials of more rows may differ in their last bits."""
+    """The bits are equal, with short batches; products and exponentials of more rows may differ in their last bits."""
     small = ("dataset=smile", "network.hidden=[8]", "trainer.batch_size=32", "trainer.steps=1500")
     own = composed("train", (*small, *options))
     a, b = training(own).stream, training(own).stream
@@ -172,7 +172,7 @@ def test_blocks_and_epochs_have_noise_and_orders_of_their_own() -> None:
 
 @pytest.mark.parametrize("options", [(), ("times.draws=3", "times.chunk=2"), ("dataset.size=500",)])
 def test_how_many_blocks_are_prepared_at_once_changes_no_number(options: tuple[str, ...]) -> None:
-    """Bit for bit, from any step on; short batches among them."""
+    """The bits are equal from any step on, with short batches."""
     streams = [training(config("trainer.steps=1", *options)).stream for _ in range(2)]
     streams[0].together = 1
     assert streams[1].together == 16
@@ -191,7 +191,7 @@ def test_large_batches_are_prepared_fewer_steps_ahead() -> None:
 
 
 def test_a_seed_keeps_its_meaning() -> None:
-    """Numbers that must not change: every result of every seed hangs on them (see rng.py and Stream)."""
+    """These numbers must not change, because the results of all seeds depend on them (see Stream)."""
     (batch,) = next(training(config("trainer.steps=40", "trainer.gradient=autograd")).stream.steps(33, 34))
     torch.testing.assert_close(batch.rows.noise[0, 0], torch.tensor([-0.720225, -0.567792]), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(batch.rows.t[0, :2], torch.tensor([0.047636, 0.098793]), rtol=1e-5, atol=1e-6)
@@ -201,7 +201,7 @@ def test_a_seed_keeps_its_meaning() -> None:
 
 
 def test_threads_follow_the_work_where_they_are_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One for what is small, no more than there are cores or than a launcher allows; and what is asked for is had."""
+    """Small work has one thread; there are at most as many as cores or as a launcher allows; a given number is used."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     cores = len(os.sched_getaffinity(0))
     counts = [Trainer().threads_for(work) for work in (0, 1e3, 2 * GRAIN, 1e15)]
@@ -267,7 +267,7 @@ def test_short_batch_is_stratified_over_the_whole_interval() -> None:
 
 
 def test_short_step_may_be_a_block_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it is where a step is large: each point is met once, and the times of the short step cover the interval."""
+    """Steps are large here: each point is used once, and the times of the short step cover the interval."""
     monkeypatch.setattr(Stream, "NUMBERS", 1)
     stream = training(config("trainer.steps=8", "trainer.gradient=autograd", "sde.eps=1e-9")).stream
     assert stream.ahead == stream.together == 1
@@ -281,7 +281,7 @@ def test_short_step_may_be_a_block_by_itself(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("clip", [0.1, 1000.0])
 def test_step_is_that_of_plain_pytorch(clip: float) -> None:
-    """Flat vector, fused Adam, clipping and averaging against the textbook loop, layer by layer."""
+    """A flat vector, fused Adam, clipping and averaging agree with the textbook loop, layer by layer."""
     cfg = config("trainer.steps=25", f"trainer.clip={clip}", "trainer.ema=0.9", "optimizer.lr=1e-2",
                  "trainer.gradient=autograd", "trainer.device=cpu")  # fmt: skip
     trained = training(cfg)
@@ -350,7 +350,7 @@ def test_loss_that_turns_nan_stops_with_the_step_and_keeps_the_checkpoint(tmp_pa
 
 @pytest.mark.parametrize("harm", ["loss", "gradient"])
 def test_a_checkpoint_is_never_written_from_broken_weights(tmp_path: Path, harm: str) -> None:
-    """The trouble comes at the very step of a checkpoint, and between two readings of the log."""
+    """The failure comes at the step of a checkpoint, and between two readings of the log."""
     cfg = config("trainer.steps=60", "trainer.checkpoint_every=10", "trainer.log_every=50")
     advance = Training.advance
 
@@ -372,7 +372,7 @@ def test_a_checkpoint_is_never_written_from_broken_weights(tmp_path: Path, harm:
 
 
 def test_loss_by_time_does_not_depend_on_how_the_times_are_drawn() -> None:
-    """The same loss, λ/σ² times one, under stratified and importance sampling."""
+    """The loss is the same, λ/σ² times one, under stratified and importance sampling."""
     means = []
     for times in ("stratified", "importance"):
         stream = training(
@@ -420,7 +420,7 @@ def losses_of(steps: list[list[Tensor]], totals: list[int]) -> History:
 
 
 def test_history_has_the_mean_over_steps_of_uneven_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each replica by itself, whether the rows are added up once or often."""
+    """Each replica has its own record, for any number of intermediate sums."""
     source = torch.Generator().manual_seed(0)
     sizes = [[3, 3, 2], [8], [5, 1]]
     steps = [[torch.rand(2, n, generator=source) for n in own] for own in sizes]

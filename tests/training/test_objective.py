@@ -1,4 +1,4 @@
-"""Denoising, implicit and sliced score matching against the exact one they stand for (the theorem of section 2.2)."""
+"""Denoising, implicit and sliced score matching agree with exact score matching (the theorem of section 2.2)."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_implicit_loss_of_a_polynomial_score(shape: tuple[int, ...]) -> None:
 
 
 def test_sliced_loss_and_its_gradient_are_implicit_in_the_mean_over_all_probes() -> None:
-    """All 2³ sign patterns in turn: no Monte Carlo. One pattern alone is off."""
+    """The mean over all 2³ sign patterns is exact; one pattern alone is not."""
     source = torch.Generator().manual_seed(0)
     network = MLP((3,), (16,), activation="tanh").double()
     x = torch.randn(20, 3, generator=source, dtype=torch.float64)

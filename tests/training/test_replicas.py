@@ -1,4 +1,4 @@
-"""Networks trained together: each is what it would be by itself, in the training and in its folder."""
+"""Networks that are trained together have the same results and folders as alone."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize("options", OPTIONS)
 def test_a_replica_follows_its_single_run(options: tuple[str, ...]) -> None:
-    """Fifty steps in float64: weights, their average, the optimiser's moments and all that is logged."""
+    """After fifty steps in float64, weights, averages, moments and all logged values agree."""
     many = assembly.replicated(config("trainer.steps=50", "seed=7", "trainer.replicas=3", *options))
     together, told = trained(assembly.together(many))
     rows, averages = together.vector.detach().view(3, -1), together.average_vector.view(3, -1)

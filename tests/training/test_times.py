@@ -1,4 +1,4 @@
-"""Time samplers: they estimate one integral, importance with the least variance, the grid another one."""
+"""Time samplers estimate one integral, importance with the least variance; the grid has another one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def numbers(steps: int, draws: int, batch: int) -> torch.Tensor:
 
 
 def loss_at(sde: LinearSDE, t: torch.Tensor) -> torch.Tensor:
-    """A loss like that of denoising: of order 1/σ², with some shape of its own."""
+    """Returns a loss like that of denoising: of order 1/σ², with a shape in t."""
     return (1 + torch.sin(3 * t)) / sde.sigma(t) ** 2
 
 

@@ -1,4 +1,4 @@
-"""Numbers that overflow: told with the step, the times and the likely cause, and never passed on in silence."""
+"""Numbers that overflow are reported with the step, the times and the likely cause."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ def test_a_learning_rate_that_is_too_large_is_named(tmp_path: Path) -> None:
 
 
 def test_the_times_and_the_cause_are_those_of_the_first_chunk_that_is_broken() -> None:
-    """Three chunks: a whole one, one that is broken next to zero alone, one that is all broken, as follows from it."""
+    """There are three chunks: a sound one, one that is broken only near zero, and one that is all broken after it."""
     t = torch.tensor([[0.1, 0.5, 0.001, 0.9, 0.002, 0.6, 0.2, 0.8]])
     losses = torch.tensor([[1.0, 1.0, math.inf, 1.0, math.nan, 1.0, math.nan, math.nan]])
     told = cause(t, losses, torch.tensor([2, 4, 2]))
-    assert told.startswith("it is that of 50% of the points, at t from 0.001 to 0.002: try a larger sde.eps")
+    assert told.startswith("it is not finite for 50% of the points, at t from 0.001 to 0.002: try a larger sde.eps")
     told = cause(t[:, 6:], losses[:, 6:], torch.tensor([2]))
     assert (
-        told
-        == "it is that of 100% of the points, at t from 0.2 to 0.8: try a lower optimizer.lr, or a smaller trainer.clip"
+        told == "it is not finite for 100% of the points, at t from 0.2 to 0.8: "
+        "try a lower optimizer.lr, or a smaller trainer.clip"
     )
 
 
@@ -99,7 +99,7 @@ def test_a_preview_that_fails_does_not_stop_the_training(tmp_path: Path, caplog:
 
 
 class Field(Network):
-    """A score of the plane that breaks as it is told."""
+    """A score of the plane that breaks in a given way."""
 
     def __init__(self, mean: float, hole: tuple[float, float]) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ UNITS = Affine(torch.zeros(2).double(), torch.ones(2).double())
 
 @pytest.mark.parametrize("sampler", ["euler_maruyama", "adams", "stochastic_heun", "ddim"])
 def test_samples_that_are_not_numbers_are_counted_and_the_time_is_told(sampler: str) -> None:
-    """A score that is none for some of the points at some of the times: the first time of the grid that is met."""
+    """The score is NaN for some points at some times; the first such time of the grid is reported."""
     parts = session.replicated(composed("train", (f"sampler={sampler}", "sampler.steps=20")))
     model = ScoreModel(Field(0.5, (0.3, 0.62)), Raw(), VP())
     with pytest.raises(UserError) as error:

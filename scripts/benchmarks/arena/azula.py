@@ -1,4 +1,4 @@
-"""azula's samplers, called as they are."""
+"""azula's samplers, unchanged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def contestants(kind: str) -> list[Contestant]:
-    """azula's samplers, whose noise schedule is a function of t."""
+    """Returns azula's samplers with every grid; their noise schedule is a function of t."""
     denoise = importlib.import_module("azula.denoise")
     sample = importlib.import_module("azula.sample")
 
@@ -39,7 +39,7 @@ def contestants(kind: str) -> list[Contestant]:
     samplers: dict[str, tuple[str, dict[str, Any]]] = {}
     if kind == "ode":
         samplers |= {"DDIM": ("DDIMSampler", {}), "Heun": ("HeunSampler", {}), "REAB 1": ("REABSampler", {"order": 1})}
-        # The other forms of order 1 are DDIM.
+        # At order 1 the other forms are DDIM.
         for form in ("zAB", "vAB", "zEAB", "xEAB", "REAB"):
             samplers |= {f"{form} {order}": (f"{form}Sampler", {"order": order}) for order in (2, 3, 4)}
     else:

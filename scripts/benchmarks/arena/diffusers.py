@@ -1,4 +1,4 @@
-"""diffusers' schedulers, called as they are."""
+"""diffusers' schedulers, unchanged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def contestants(kind: str) -> list[Contestant]:
-    """diffusers' schedulers, with our levels of noise in place of the table's."""
+    """Returns diffusers' schedulers with every grid; our noise levels replace those of their tables."""
     schedulers = importlib.import_module("diffusers.schedulers")
     importlib.import_module("diffusers").utils.logging.set_verbosity_error()
     found = []
@@ -31,13 +31,13 @@ def contestants(kind: str) -> list[Contestant]:
 
 
 def ending(cls: type, options: dict[str, Any], sde: LinearSDE, score: Score, x: Tensor, times: Tensor) -> Tensor:
-    """A scheduler that moves x itself and is told whether it ends at 0."""
+    """Samples with a scheduler that moves x itself and has an option for the end at 0."""
     end = "sigma_min" if times[-1] > 0 else "zero"
     return preserving(cls, {"final_sigmas_type": end, **options}, sde, score, x, times)
 
 
 def preserving(cls: type, options: dict[str, Any], sde: LinearSDE, score: Score, x: Tensor, times: Tensor) -> Tensor:
-    """A scheduler that moves x itself and asks for the noise in it."""
+    """Samples with a scheduler that moves x itself and takes the predicted noise."""
     scheduler = cls(**options)
     scheduler.set_timesteps(len(times) - 1)
     scheduler.sigmas = level(sde, times)
@@ -47,7 +47,7 @@ def preserving(cls: type, options: dict[str, Any], sde: LinearSDE, score: Score,
 def exploding(
     repeats: int, cls: type, options: dict[str, Any], sde: LinearSDE, score: Score, x: Tensor, times: Tensor
 ) -> Tensor:
-    """A scheduler that moves x / alpha; it meets each inner time ``repeats`` times."""
+    """Samples with a scheduler that moves x / alpha and visits each inner time ``repeats`` times."""
     import torch
 
     scheduler = cls(**options)
@@ -61,7 +61,7 @@ def exploding(
 
 
 def edm(cls: type, options: dict[str, Any], sde: LinearSDE, score: Score, x: Tensor, times: Tensor) -> Tensor:
-    """A scheduler of Karras et al.'s preconditioned networks: it moves x / alpha and asks for their output."""
+    """Samples with a scheduler for Karras et al.'s preconditioned networks, which moves x / alpha."""
     scheduler = cls(**options, final_sigmas_type="sigma_min" if times[-1] > 0 else "zero")
     scheduler.set_timesteps(len(times) - 1)
     scheduler.sigmas = level(sde, times)
@@ -76,7 +76,7 @@ def edm(cls: type, options: dict[str, Any], sde: LinearSDE, score: Score, x: Ten
 
 
 def stepped(scheduler: Any, times: Tensor, x: Tensor, output: Callable[[Tensor, Tensor], Tensor]) -> Tensor:  # noqa: ANN401
-    """The loop of a pipeline. Our times are not the scheduler's: it is given names for them, which fall as its own."""
+    """Runs the loop of a pipeline; decreasing labels stand for our times, which the scheduler does not know."""
     import torch
 
     scheduler.timesteps = torch.arange(len(times) - 1, -1, -1, dtype=torch.float64)
@@ -86,7 +86,7 @@ def stepped(scheduler: Any, times: Tensor, x: Tensor, output: Callable[[Tensor, 
 
 
 def ddim(cls: type, eta: float, sde: LinearSDE, score: Score, x: Tensor, times: Tensor) -> Tensor:
-    """DDIM, which knows no levels but its table's: the table holds our grid."""
+    """Samples with DDIM, whose noise levels come from its table: the table is set to our grid."""
     steps = len(times) - 1
     scheduler = cls(num_train_timesteps=steps, clip_sample=False, set_alpha_to_one=False)
     scheduler.set_timesteps(steps)
@@ -120,7 +120,7 @@ DIFFUSERS_ODE: dict[str, tuple[str, dict[str, Any], Any]] = {
     **{f"EDM DPM++ {o}M": ("EDMDPMSolverMultistepScheduler", {"solver_order": o}, edm) for o in (2, 3)},
     "Heun": ("HeunDiscreteScheduler", {}, partial(exploding, 2)),
 }
-"""Name: the scheduler, its options, and how it is driven."""
+"""The scheduler, its options and the function that runs it, by name."""
 
 SDE_DPM = {"algorithm_type": "sde-dpmsolver++"}
 SA = "SASolverScheduler"

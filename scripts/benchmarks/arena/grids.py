@@ -1,4 +1,4 @@
-"""Time grids of the libraries and papers, and how a sampler meets each of them."""
+"""Time grids of the libraries and papers, and samplers with every grid."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sdegen.sde.base import Score
 
 Grid = Callable[["LinearSDE", int], "Tensor"]
-"""``(sde, steps) -> times``, ``(steps + 1,)`` float64, falling from T."""
+"""``(sde, steps) -> times``, ``(steps + 1,)`` float64, decreasing from T."""
 
 
 def share(steps: int) -> Tensor:
@@ -26,13 +26,13 @@ def share(steps: int) -> Tensor:
 
 
 def power(rho: float, sde: LinearSDE, steps: int, last: float | None = None) -> Tensor:
-    """Uniform in t^(1/rho)."""
+    """Returns the grid that is uniform in t^(1/rho)."""
     low, high = (last or sde.eps) ** (1 / rho), sde.T ** (1 / rho)
     return (high + (low - high) * share(steps)) ** rho
 
 
 def log_snr(sde: LinearSDE, steps: int, last: float | None = None) -> Tensor:
-    """Uniform in log(sigma / alpha)."""
+    """Returns the grid that is uniform in log(sigma / alpha)."""
     import torch
 
     ends = sde.log_nsr(torch.tensor([sde.T, last or sde.eps], dtype=torch.float64))
@@ -40,7 +40,7 @@ def log_snr(sde: LinearSDE, steps: int, last: float | None = None) -> Tensor:
 
 
 def karras(sde: LinearSDE, steps: int, last: float | None = None, rho: float = 7.0) -> Tensor:
-    """Uniform in (sigma / alpha)^(1/rho). Reference: Karras et al. (2022), eq. 5."""
+    """Returns the grid that is uniform in (sigma / alpha)^(1/rho). Reference: Karras et al. (2022), eq. 5."""
     import torch
 
     ends = (sde.log_nsr(torch.tensor([sde.T, last or sde.eps], dtype=torch.float64)) / (2 * rho)).exp()
@@ -48,16 +48,16 @@ def karras(sde: LinearSDE, steps: int, last: float | None = None, rho: float = 7
 
 
 def to_zero(grid: Callable[..., Tensor], last: float, sde: LinearSDE, steps: int) -> Tensor:
-    """A grid from T to ``last`` and then 0: the last evaluation is at ``last``."""
+    """Returns a grid from T to ``last`` and then 0, so that the last evaluation is at ``last``."""
     import torch
 
     if steps < 2:
-        raise ValueError("a grid to 0 has two steps at least")
+        raise ValueError("a grid to 0 needs at least two steps")
     return torch.cat([grid(sde, steps - 1, last=last), torch.zeros(1, dtype=torch.float64)])
 
 
 def logistic(sde: LinearSDE, steps: int) -> Tensor:
-    """The grid of our ``sampler=adams``."""
+    """Returns the grid of our ``sampler=adams``."""
     from sdegen.samplers import DDIM, StepSampler
 
     return StepSampler(DDIM(), steps=steps, grid="logistic").times(sde)
@@ -73,15 +73,14 @@ GRIDS: dict[str, Grid] = {
     "Karras to 1e-3, 0": partial(to_zero, karras, 1e-3),
     "ours": logistic,
 }
-"""The grids that the libraries and papers use, of which those to 0 are the defaults of diffusers and k-diffusion; and
-the one of our own."""
+"""The grids that the libraries and papers use, and our own. Those to 0 are defaults of diffusers and k-diffusion."""
 
 Stepper = Callable[["LinearSDE", "Score", "Tensor", "Tensor"], "Tensor"]
-"""``(sde, score, x, times) -> ends``, drawing its noise from the global generator."""
+"""``(sde, score, x, times) -> samples``, with noise from the global generator."""
 
 
 def gridded(name: str, stepper: Stepper) -> list[Contestant]:
-    """A sampler with every grid."""
+    """Returns a contestant for a sampler with each grid."""
 
     def run(grid: Grid, sde: LinearSDE, score: Score, x: Tensor, steps: int, seed: int) -> Tensor:
         with seeded(seed):
@@ -92,7 +91,7 @@ def gridded(name: str, stepper: Stepper) -> list[Contestant]:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """The global generator seeded, and float64 the default, as these libraries know no other way; both for a while."""
+    """Context in which the global generator is seeded and float64 is the default, which these libraries need."""
     import torch
 
     default = torch.get_default_dtype()
@@ -106,10 +105,10 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def level(sde: LinearSDE, t: Tensor) -> Tensor:
-    """sigma / alpha, also at t = 0."""
+    """Returns sigma / alpha, also at t = 0."""
     return sde.sigma(t) / sde.alpha(t)
 
 
 def denoised(sde: LinearSDE, score: Score, x: Tensor, t: Tensor) -> Tensor:
-    """Tweedie's mean of x(0)."""
+    """Returns the mean of x(0) given x(t), by Tweedie's formula."""
     return (x + sde.sigma(t) ** 2 * score(x, t)) / sde.alpha(t)

@@ -1,4 +1,4 @@
-"""k-diffusion's samplers, called as they are; the Brownian trees of some are replaced by independent noise."""
+"""k-diffusion's samplers, unchanged; independent noise replaces the Brownian trees of some."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ if TYPE_CHECKING:
     from sdegen.sde import LinearSDE
     from sdegen.sde.base import Score
 
+Walk = Callable[..., "Tensor"]
+"""``(model, x / alpha, levels) -> x / alpha``: a sampler of the library with its options."""
+
 ODE: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in ("euler", "heun", "dpm_2", "dpmpp_2m")},
     **{f"lms {order}": ("lms", {"order": order}) for order in (2, 3, 4)},
     **{f"{name} eta=0": (name, {"eta": 0.0}) for name in ("dpmpp_2s_ancestral", "dpmpp_3m_sde")},
     "dpmpp_2m_sde heun eta=0": ("dpmpp_2m_sde", {"eta": 0.0, "solver_type": "heun"}),
 }
-"""Name: the sampler and its options."""
+"""The sampler and its options, by name."""
 
 TREES = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde")
 SDE: dict[str, tuple[str, dict[str, Any]]] = {
@@ -39,82 +42,57 @@ INDEPENDENT: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in TREES},
     "dpmpp_2m_sde heun": ("dpmpp_2m_sde", {"solver_type": "heun"}),
 }
-"""Those whose noise is replaced."""
+"""Samplers whose noise is replaced."""
 
 
 def contestants(kind: str) -> list[Contestant]:
-    """The samplers with every grid, and those that place their steps themselves."""
-    sampling = k_sampling()
+    """Returns the samplers with every grid, and those that choose their own steps."""
+    sampling, found = k_sampling(), []
+
+    def walk(sampler: str, options: dict[str, Any]) -> Walk:
+        return partial(getattr(sampling, f"sample_{sampler}"), disable=True, **options)
+
     if kind == "sde":
-        fair = [(f"k-diffusion {name}", partial(independent, sampling, *how)) for name, how in INDEPENDENT.items()]
-        found = [contestant for name, how in fair for contestant in gridded(name, how)]
+        for name, how in INDEPENDENT.items():
+            found += gridded(f"k-diffusion {name}", partial(independent, walk(*how)))
     else:
-        found = [Contestant("k-diffusion dpm_fast", "its own", partial(whole, sampling, "dpm_fast", {}))]
+        found.append(Contestant("k-diffusion dpm_fast", "its own", partial(whole, walk("dpm_fast", {}), False)))
         for order in (2, 3):
             for tolerance in TOLERANCES:
                 options = {"order": order, "rtol": tolerance, "atol": 0.156 * tolerance}
-                how = partial(whole, sampling, "dpm_adaptive", options)
-                found.append(Contestant(f"k-diffusion dpm_adaptive {order}", f"tolerance {tolerance:.2g}", how, True))
-    for name, (sampler, options) in (ODE if kind == "ode" else SDE).items():
-        found += gridded(f"k-diffusion {name}", partial(stepped, sampling, sampler, options))
+                run = partial(whole, walk("dpm_adaptive", options), True)
+                found.append(Contestant(f"k-diffusion dpm_adaptive {order}", f"tolerance {tolerance:.2g}", run, True))
+    for name, how in (ODE if kind == "ode" else SDE).items():
+        found += gridded(f"k-diffusion {name}", partial(stepped, walk(*how)))
     return found
 
 
-def stepped(
-    sampling: types.ModuleType,
-    sampler: str,
-    options: dict[str, Any],
-    sde: LinearSDE,
-    score: Score,
-    x: Tensor,
-    times: Tensor,
-) -> Tensor:
-    """A sampler on a grid; it moves x / alpha."""
-    walk = getattr(sampling, f"sample_{sampler}")
-    x = walk(model(sde, score), x / sde.alpha(times[0]), level(sde, times), disable=True, **options)
-    return x * sde.alpha(times[-1])
+def stepped(walk: Walk, sde: LinearSDE, score: Score, x: Tensor, times: Tensor) -> Tensor:
+    """Samples on a grid; the sampler moves x / alpha."""
+    return walk(model(sde, score), x / sde.alpha(times[0]), level(sde, times)) * sde.alpha(times[-1])
 
 
-def independent(
-    sampling: types.ModuleType,
-    sampler: str,
-    options: dict[str, Any],
-    sde: LinearSDE,
-    score: Score,
-    x: Tensor,
-    times: Tensor,
-) -> Tensor:
-    """A sampler on a grid with independent noise at each step."""
+def independent(walk: Walk, sde: LinearSDE, score: Score, x: Tensor, times: Tensor) -> Tensor:
+    """Samples on a grid with independent noise at each step."""
     import torch
 
-    noise = {"noise_sampler": lambda sigma, sigma_next: torch.randn_like(x)}
-    return stepped(sampling, sampler, {**options, **noise}, sde, score, x, times)
+    noisy = partial(walk, noise_sampler=lambda sigma, sigma_next: torch.randn_like(x))
+    return stepped(noisy, sde, score, x, times)
 
 
-def whole(
-    sampling: types.ModuleType,
-    sampler: str,
-    options: dict[str, Any],
-    sde: LinearSDE,
-    score: Score,
-    x: Tensor,
-    steps: int,
-    seed: int,
-) -> Tensor:
-    """A sampler that places its own steps between the ends."""
+def whole(walk: Walk, adaptive: bool, sde: LinearSDE, score: Score, x: Tensor, steps: int, seed: int) -> Tensor:
+    """Samples with a sampler that chooses its own times; one that is not adaptive takes the number of steps."""
     import torch
 
     times = torch.tensor([sde.eps, sde.T], dtype=torch.float64)
-    walk = getattr(sampling, f"sample_{sampler}")
-    placed = {} if "rtol" in options else {"n": steps}
     with seeded(seed):
-        ends = level(sde, times).tolist()
-        x = walk(model(sde, score), x / sde.alpha(times[1]), *ends, disable=True, **placed, **options)
+        counts = {} if adaptive else {"n": steps}
+        x = walk(model(sde, score), x / sde.alpha(times[1]), *level(sde, times).tolist(), **counts)
     return x * sde.alpha(times[0])
 
 
 def model(sde: LinearSDE, score: Score) -> Callable[[Tensor, Tensor], Tensor]:
-    """The denoiser of x / alpha, which is asked with the level of noise of each row."""
+    """Returns the denoiser of x / alpha, a function of it and the noise level of each row."""
 
     def call(x: Tensor, sigma: Tensor) -> Tensor:
         t = sde.time(2 * sigma[0].log())
@@ -124,7 +102,7 @@ def model(sde: LinearSDE, score: Score) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def k_sampling() -> types.ModuleType:
-    """``k_diffusion.sampling`` without the rest of its package, which wants libraries for images."""
+    """Imports ``k_diffusion.sampling`` without the rest of its package, which needs libraries for images."""
     if "k_diffusion.sampling" not in sys.modules:
         spec = importlib.util.find_spec("k_diffusion")
         if spec is None or spec.origin is None:

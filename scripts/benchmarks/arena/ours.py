@@ -1,4 +1,4 @@
-"""The samplers of this package, as ``scripts/train.py`` composes them."""
+"""The samplers of this package, composed from options as in ``scripts/train.py``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sdegen.sde.base import Score
 
 CONFIGURED = {"ode": "sampler=adams", "sde": "sampler=stochastic_adams"}
-"""The sampler that the README recommends; as it is configured, it has a row of its own."""
+"""The sampler that the README recommends, which has a row with its own configuration."""
 
 STEPPED: dict[str, tuple[tuple[str, ...], ...]] = {
     "ode": (
@@ -37,14 +37,14 @@ STEPPED: dict[str, tuple[tuple[str, ...], ...]] = {
         ("sampler=euler_maruyama",),
     ),
 }
-"""Our samplers, as options of ``scripts/train.py``; ``sampler.grid`` and ``sampler.steps`` are added."""
+"""Options of our samplers, to which ``sampler.grid`` and ``sampler.steps`` are added."""
 
 ADAPTIVE: dict[str, tuple[str, ...]] = {"ode": ("sampler=rk45", "sampler=dopri5"), "sde": ()}
-"""Our samplers that choose their steps; ``sampler.rtol`` and ``sampler.atol`` are added."""
+"""Options of our adaptive samplers, to which ``sampler.rtol`` and ``sampler.atol`` are added."""
 
 
 def contestants(kind: str) -> list[Contestant]:
-    """Our samplers: with every grid, with every tolerance, and the recommended one as it is configured."""
+    """Returns our samplers with every grid or tolerance, and the recommended one with its own configuration."""
     from sdegen.samplers.grids import GRIDS
 
     recommended = CONFIGURED[kind]
@@ -61,17 +61,17 @@ def contestants(kind: str) -> list[Contestant]:
 
 
 def called(*options: str) -> str:
-    """The name of a sampler in the table."""
+    """Returns the name of a sampler in the table."""
     return " ".join(["sdegen", *(o.removeprefix("sampler=").removeprefix("sampler.") for o in options)])
 
 
 def stepped(options: tuple[str, ...], sde: LinearSDE, score: Score, x: Tensor, steps: int, seed: int) -> Tensor:
-    """The samples with a number of steps."""
+    """Samples in a number of steps."""
     return solved((*options, f"sampler.steps={steps}"), sde, score, x, steps, seed)
 
 
 def solved(options: tuple[str, ...], sde: LinearSDE, score: Score, x: Tensor, steps: int, seed: int) -> Tensor:
-    """The samples of the sampler that options compose."""
+    """Samples with the sampler of some options."""
     from sdegen.core.randomness import SampleNoise
 
     noise = SampleNoise(seed, 0, len(x), tuple(x.shape[1:]))
@@ -80,7 +80,7 @@ def solved(options: tuple[str, ...], sde: LinearSDE, score: Score, x: Tensor, st
 
 @functools.cache
 def composed(options: tuple[str, ...]) -> Any:  # noqa: ANN401
-    """The sampler that options compose."""
+    """Returns the sampler of some options."""
     from sdegen.config import compose, construction
 
     config = compose.composed("train", options)

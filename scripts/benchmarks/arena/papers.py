@@ -1,4 +1,4 @@
-r"""Samplers written here from their papers: iPNDM, and azula's REAB with the deviation that its derivation has.
+r"""Samplers written from their papers: iPNDM, and azula's REAB with the correct standard deviation.
 
 Both are Adams–Bashforth schemes for the flow in :math:`\hat x = x / \alpha` and :math:`\hat\sigma = \sigma / \alpha`,
 where :math:`d\hat x = \hat\varepsilon\, d\hat\sigma` with the noise
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from sdegen.sde.base import Score
 
 ADAMS_BASHFORTH = ((1,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
-"""The weights of the derivatives on equal steps, the newest first."""
+"""Weights of the derivatives on equal steps, the newest first."""
 
 
 def contestants(kind: str) -> list[Contestant]:
-    """Samplers of the flow; there are none of the reverse SDE."""
+    """Returns the samplers of the flow with every grid; there are none of the reverse SDE."""
     if kind == "sde":
         return []
     found = []
@@ -43,12 +43,12 @@ def contestants(kind: str) -> list[Contestant]:
 
 
 def ipndm(order: int, sde: LinearSDE, score: Score, x: Tensor, times: Tensor) -> Tensor:
-    r"""iPNDM: the weights of equal steps on whatever steps there are, and lower orders for the first.
+    r"""Samples with iPNDM: the weights of equal steps on all grids, and lower orders in the first steps.
 
-    It has its order where :math:`\hat\sigma` falls by equal steps, and order 2 on other smooth grids. Its authors
-    walk the grid uniform in :math:`\hat\sigma^{1/7}`.
+    It has its order on grids with equal steps of :math:`\hat\sigma`, and order 2 on other smooth grids. Its authors
+    use the grid that is uniform in :math:`\hat\sigma^{1/7}`.
 
-    Reference: Zhang & Chen (2023), https://arxiv.org/abs/2204.13902, section 3.4; of Liu et al. (2022),
+    Reference: Zhang & Chen (2023), https://arxiv.org/abs/2204.13902, section 3.4, after Liu et al. (2022),
     https://arxiv.org/abs/2202.09778
     """
     sigma = level(sde, times)
@@ -62,16 +62,17 @@ def ipndm(order: int, sde: LinearSDE, score: Score, x: Tensor, times: Tensor) ->
 
 
 def reab(order: int, sde: LinearSDE, score: Score, x: Tensor, times: Tensor) -> Tensor:
-    r"""Rosenbrock-type exponential Adams–Bashforth, as azula derives it.
+    r"""Samples with the Rosenbrock-type exponential Adams–Bashforth scheme that azula derives.
 
-    With :math:`u = \log\hat\sigma`, the flow for Gaussian data of unit variance is taken exactly:
+    With :math:`u = \log\hat\sigma`, the flow for Gaussian data of unit variance is solved exactly:
     :math:`y = \hat x / \sqrt{1 + \hat\sigma^2}` moves by
 
     .. math:: dy = f\, \frac{e^u}{1 + e^{2u}}\, du, \qquad
               f = \sqrt{1 + \hat\sigma^2}\, \hat\varepsilon - \hat\sigma\, y \quad (\text{which is 0 there}),
 
     and f is the polynomial through its last values. In azula 0.11.1 the increment of x is multiplied by
-    :math:`\sqrt{\alpha_s^2 + \sigma_t^2}` where this has :math:`\sqrt{\alpha_s^2 + \sigma_s^2}`, which leaves order 1.
+    :math:`\sqrt{\alpha_s^2 + \sigma_t^2}` instead of :math:`\sqrt{\alpha_s^2 + \sigma_s^2}`, which reduces the order to
+    1.
     """
     u = level(sde, times).log()
     past: list[Tensor] = []
@@ -87,7 +88,7 @@ def reab(order: int, sde: LinearSDE, score: Score, x: Tensor, times: Tensor) -> 
 
 
 def weights(u: Tensor) -> list[float]:
-    """Integrals over the last step of e^u / (1 + e^2u) times Lagrange's polynomials of the nodes before its end."""
+    """Returns the integrals over the last step of e^u / (1 + e^2u) times the Lagrange polynomials of the nodes."""
     import numpy as np
 
     *past, end = u.tolist()
@@ -102,7 +103,7 @@ def weights(u: Tensor) -> list[float]:
 
 @functools.cache
 def legendre() -> tuple[ndarray, ndarray]:
-    """Gauss's points between 0 and 1 and their weights."""
+    """Returns Gauss's points between 0 and 1, and their weights."""
     from numpy.polynomial.legendre import leggauss
 
     points, shares = leggauss(32)

@@ -1,4 +1,4 @@
-"""The problem of a contest: targets side by side, where samplers start, and how far from the truth they end."""
+"""The problem of a contest: targets side by side, starts of the samplers, and distances to the truth."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from sdegen.sde.base import Score
 
 REFERENCE = 50_000
-"""Exact draws that samples are compared to."""
+"""Number of exact draws with which samples are compared."""
 
 
 class Problem(NamedTuple):
-    """Targets side by side, where samplers start on them, and how far from the truth samples are.
+    """Targets side by side, the starts of the samplers, and the distances of samples to the truth.
 
     Attributes:
         sde: the forward process.
-        score: the exact score, of ``(K B, d)`` points of which each target has B.
+        score: the exact score of points ``(K B, d)``, B for each of K targets.
         x: draws of the prior, ``(K, B, d)``.
-        distances: for each target, of samples ``(B, d)``, in standard deviations of the data.
+        distances: for each target, the distance of samples ``(B, d)`` in standard deviations of the data.
     """
 
     sde: LinearSDE
@@ -35,12 +35,12 @@ class Problem(NamedTuple):
     distances: tuple[Callable[[Tensor], float], ...]
 
     def head(self, samples: int) -> Problem:
-        """The problem with the first of the starts."""
+        """Returns the problem with the first ``samples`` starts."""
         return self._replace(x=self.x[:, :samples])
 
 
 def problem(kind: str, family: str, seeds: Sequence[int], samples: int) -> Problem:
-    """The targets of some seeds of a family, with what the ``kind`` of contest compares to."""
+    """Returns the problem of some seeds of a family, with the distances of the ``kind`` of contest."""
     import torch
 
     from sdegen.core.randomness import generator, randn_like
@@ -48,7 +48,7 @@ def problem(kind: str, family: str, seeds: Sequence[int], samples: int) -> Probl
 
     sde, laws = VP(), [target(family, seed) for seed in seeds]
     d = laws[0].means.shape[1]
-    # The draws of fewer samples are the head of those of more.
+    # Fewer samples have the first of the same draws.
     start = randn_like(generator("cpu", 0, "contest start"))(torch.zeros(max(samples, 20_000), d, dtype=torch.float64))
     x = start[:samples].expand(len(laws), -1, -1)
     distances: list[Callable[[Tensor], float]]
@@ -61,14 +61,14 @@ def problem(kind: str, family: str, seeds: Sequence[int], samples: int) -> Probl
 
 
 def apart(problem: Problem, family: str, seeds: Sequence[int]) -> list[Problem]:
-    """The targets as problems of their own."""
+    """Returns one problem for each target."""
     scores = [SideBySide([target(family, seed)], problem.sde) for seed in seeds]
     shares = zip(scores, problem.x.split(1), problem.distances, strict=True)
     return [problem._replace(score=score, x=x, distances=(distance,)) for score, x, distance in shares]
 
 
 def flow(sde: LinearSDE, score: Score, x: Tensor) -> Tensor:
-    """The exact end points of the probability-flow ODE, ``(B, *)`` to ``(B, *)``, to about 1e-9."""
+    """Returns the end points of the probability-flow ODE with errors of about 1e-9: ``(B, *)`` to ``(B, *)``."""
     from sdegen.core.randomness import generator, randn_like
     from sdegen.samplers import Dopri5
 
@@ -76,7 +76,7 @@ def flow(sde: LinearSDE, score: Score, x: Tensor) -> Tensor:
 
 
 def floor(problem: Problem, family: str, seeds: Sequence[int]) -> float:
-    """Mean over targets of the distance of exact draws, as many as there are samples, to the truth."""
+    """Returns the distance of as many exact draws as samples to the truth, the mean over targets."""
     from sdegen.core.randomness import generator
 
     samples = problem.x.shape[1]
@@ -119,10 +119,10 @@ class SlicedW1:
 
 @functools.cache
 def jumps(n: int, m: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The pieces on which the quantile functions of n and of m points are constant.
+    """Returns the pieces on which the quantile functions of n and of m points are constant.
 
     Returns:
-        The index of the point of the first set and of the second on each piece, and the width of the piece.
+        For each piece, the index of the point in the first set, that in the second, and the width.
     """
     import torch
 

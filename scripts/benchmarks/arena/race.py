@@ -1,4 +1,4 @@
-"""How samplers are measured: at equal numbers of score evaluations, each with its best setting."""
+"""The measurement of samplers at equal numbers of score evaluations, each with its best setting."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ TOLERANCES = [10 ** (-k / 4) for k in range(-2, 25)]
 """The settings of a sampler that chooses its own steps."""
 
 FINALISTS = 2
-"""How many settings of a sampler are measured on all samples."""
+"""Number of settings of a sampler that are measured on all samples."""
 
 Row = dict[str, Any]
 Run = Callable[["LinearSDE", "Score", "Tensor", int, int], "Tensor"]
-"""``(sde, score, x, steps, seed) -> ends``: draws of the prior to samples, both ``(B, d)``."""
+"""``(sde, score, x, steps, seed) -> samples``, from draws ``x`` of the prior, both ``(B, d)``."""
 
 
 class Contestant(NamedTuple):
@@ -34,7 +34,7 @@ class Contestant(NamedTuple):
         name: library and sampler.
         setting: the time grid, or the tolerance.
         run: see :data:`Run`; an adaptive sampler ignores the number of steps.
-        adaptive: whether it chooses its own steps.
+        adaptive: True if it chooses its own steps.
     """
 
     name: str
@@ -44,14 +44,14 @@ class Contestant(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """A distance, as a mean over problems, and the most evaluations of the score per sample on any of them."""
+    """A distance, the mean over problems, and the largest number of evaluations per sample on any of them."""
 
     value: float
     nfe: float
 
 
 def once(contestant: Contestant, problem: Problem, steps: int) -> Measured:
-    """The mean distance over the targets; infinite where a sample is no number."""
+    """Returns the mean distance over the targets; infinity if a sample is not finite."""
     ends, nfe = walk(contestant, problem, steps)
     if not bool(ends.isfinite().all()):
         return Measured(math.inf, nfe)
@@ -59,7 +59,7 @@ def once(contestant: Contestant, problem: Problem, steps: int) -> Measured:
 
 
 def walk(contestant: Contestant, problem: Problem, steps: int) -> tuple[Tensor, float]:
-    """The samples ``(K, B, d)`` and the evaluations each took."""
+    """Returns samples ``(K, B, d)`` and the number of evaluations for each."""
     import torch
 
     from sdegen.sde.scores import Counted
@@ -72,7 +72,7 @@ def walk(contestant: Contestant, problem: Problem, steps: int) -> tuple[Tensor, 
 
 
 def fitting(contestant: Contestant, problem: Problem, budget: int) -> int:
-    """The largest number of steps of one that is not adaptive within ``budget`` evaluations, 0 for none."""
+    """Returns the largest number of steps within ``budget`` evaluations; 0 if even one step needs more."""
     few = problem.head(4)
     steps = budget
     while steps and (count := walk(contestant, few, steps)[1]) > budget:
@@ -83,11 +83,11 @@ def fitting(contestant: Contestant, problem: Problem, budget: int) -> int:
 
 
 class Race:
-    """Samplers on the problems of one family; what has been measured is not measured again.
+    """Samplers on the problems of one family; measurements are cached.
 
     Args:
         problems: the problems over which distances are averaged.
-        search: the samples on which the settings of a sampler are compared.
+        search: number of samples on which the settings of a sampler are compared.
     """
 
     def __init__(self, problems: Sequence[Problem], search: int) -> None:
@@ -98,14 +98,14 @@ class Race:
         self._results: dict[tuple[Contestant, int, bool], Measured] = {}
 
     def rows(self, contestants: Sequence[Contestant], budgets: Sequence[int]) -> Iterator[Row]:
-        """A row for each sampler: its results with the best setting at each number of evaluations that it can do."""
+        """Yields a row for each sampler: its results with the best setting for each number of evaluations."""
         for name in dict.fromkeys(contestant.name for contestant in contestants):
             own = [contestant for contestant in contestants if contestant.name == name]
             results = {budget: self.best(own, budget) for budget in budgets}
             yield {"name": name, "at": {str(b): result for b, result in results.items() if result["value"] < math.inf}}
 
     def best(self, own: Sequence[Contestant], budget: int) -> dict[str, Any]:
-        """The best setting of a sampler: the best of the finalists, which do best on the first samples."""
+        """Returns the result of the best setting of a sampler, among those that are best on the first samples."""
         finalists = list(own)
         if len(own) > FINALISTS:
             tried = [self.measure(contestant, budget, head=True).value for contestant in own]
@@ -116,7 +116,7 @@ class Race:
         return {"value": value, "nfe": nfe, "setting": setting}
 
     def measure(self, contestant: Contestant, budget: int, head: bool = False) -> Measured:
-        """The mean over problems at as many steps as ``budget`` evaluations allow, infinite where none fits."""
+        """Returns the mean over problems, at the largest number of steps within ``budget``; infinity if none fits."""
         steps = self._fitting(contestant, budget)
         if not steps:
             return Measured(math.inf, 0)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def contestants(kind: str) -> list[Contestant]:
-    """SciPy's solvers on the flow, the batch as one system; there are none of the reverse SDE."""
+    """Returns SciPy's solvers of the flow, with the batch as one system; there are none of the reverse SDE."""
     if kind == "sde":
         return []
 

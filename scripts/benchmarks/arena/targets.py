@@ -1,4 +1,4 @@
-r"""Families of Gaussian mixtures, whose scores are exact, and their scores side by side.
+r"""Families of Gaussian mixtures, and their exact scores side by side.
 
 =========  ==========================================================================================================
 broad      3 to 10 modes of the plane; principal deviations log-uniform from 0.03 to 0.4 of the spread of the means
@@ -10,8 +10,8 @@ planes16   8 planes of dimension 4 in 16 dimensions, 0.03 thick, in random direc
 planes64   the same in 64 dimensions
 =========  ==========================================================================================================
 
-Every law is a function of its family and seed and has mean 0 and standard deviation 1 in each coordinate, as
-standardised data have. Seeds 100 and above are for tuning: no reported number is measured on them.
+Every law is a function of its family and seed, with mean 0 and standard deviation 1 in each coordinate. Seeds from 100
+on are for tuning: no reported number is measured on them.
 """
 
 from __future__ import annotations
@@ -29,38 +29,38 @@ if TYPE_CHECKING:
 
 
 def target(family: str, seed: int) -> GaussianMixture:
-    """The law of a seed in a family of :data:`FAMILIES`."""
+    """Returns the law of a seed in a family of :data:`FAMILIES`."""
     from sdegen.core.randomness import generator
 
-    # The broad laws are those that older numbers were measured on.
+    # With this key the broad laws are those of older measurements.
     key = ("contest",) if family == "broad" else ("contest", family)
     law = FAMILIES[family](generator("cpu", seed, *key))
     return law.affine(*moments(law))
 
 
 def moments(law: GaussianMixture) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each coordinate of a mixture with full covariances, ``(d,)`` each."""
+    """Returns mean and standard deviation of each coordinate of a mixture with full covariances, ``(d,)`` each."""
     mean = law.weights @ law.means
     variances = law.covariances.diagonal(dim1=1, dim2=2) + (law.means - mean) ** 2
     return mean, (law.weights @ variances).sqrt()
 
 
 def uniform(source: Generator, *shape: int) -> Tensor:
-    """Draws between 0 and 1, float64."""
+    """Draws uniform numbers between 0 and 1, float64."""
     import torch
 
     return torch.rand(*shape, generator=source, dtype=torch.float64)
 
 
 def normal(source: Generator, *shape: int) -> Tensor:
-    """Standard normal draws, float64."""
+    """Draws standard normal numbers, float64."""
     import torch
 
     return torch.randn(*shape, generator=source, dtype=torch.float64)
 
 
 def turned(deviations: Tensor, angle: Tensor) -> Tensor:
-    """Covariances in the plane with principal deviations ``(M, 2)``, the first at an angle ``(M,)``: ``(M, 2, 2)``."""
+    """Returns covariances ``(M, 2, 2)`` with principal deviations ``(M, 2)``, the first at an angle ``(M,)``."""
     import torch
 
     axes = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).reshape(-1, 2, 2)
@@ -109,7 +109,7 @@ def ring(source: Generator) -> GaussianMixture:
     m = 48
     angle = 2 * math.pi * torch.arange(m, dtype=torch.float64) / m
     weights = 1 + 0.7 * (angle + 2 * math.pi * uniform(source, 1)).cos()
-    # Neighbours are 0.13 apart: along the circle they run into each other.
+    # Neighbours are 0.13 apart, so that they overlap along the circle.
     deviations = torch.tensor([0.03, 0.1], dtype=torch.float64).expand(m, 2)
     return GaussianMixture(weights, torch.stack([angle.cos(), angle.sin()], 1), turned(deviations, angle))
 
@@ -121,7 +121,7 @@ def tails(source: Generator) -> GaussianMixture:
     from sdegen.sde.mixture import GaussianMixture
 
     centres, scales = 3, 16
-    # A Cauchy vector is a normal one over the root of a chi2 of one degree: the midpoints of its 16 equal shares.
+    # A Cauchy vector is a normal one over the root of a chi2 of one degree, here at the midpoints of 16 equal shares.
     variances = 1 / torch.as_tensor(chi2.ppf([(i + 0.5) / scales for i in range(scales)], 1))
     shape = turned(0.1 + 0.2 * uniform(source, centres, 2), 2 * math.pi * uniform(source, centres))
     covariances = (shape[:, None] * variances[None, :, None, None]).flatten(0, 1)
@@ -130,7 +130,7 @@ def tails(source: Generator) -> GaussianMixture:
 
 
 def planes(d: int, source: Generator) -> GaussianMixture:
-    """Half of the variance of each coordinate lies between the planes, half within."""
+    """Returns planes, with half of the variance of each coordinate between and half within them."""
     import torch
 
     from sdegen.sde.mixture import GaussianMixture
@@ -142,7 +142,7 @@ def planes(d: int, source: Generator) -> GaussianMixture:
     means = means - weights @ means
     axes = torch.linalg.qr(normal(source, m, d, rank))[0] * 0.3 ** uniform(source, m, 1, rank)
     axes = axes * (weights @ means.square()).sum().sqrt() / (weights @ axes.square().sum((1, 2))).sqrt()
-    # Coordinates are scaled before the thickness is added, which stays the same in all directions.
+    # Scaling before the thickness is added keeps it the same in all directions.
     scale = (weights @ (means.square() + axes.square().sum(2)) / (1 - thickness**2)).sqrt()
     means, axes = means / scale, axes / scale[:, None]
     return GaussianMixture(weights, means, axes @ axes.mT + thickness**2 * torch.eye(d, dtype=torch.float64))
@@ -160,18 +160,18 @@ FAMILIES: dict[str, Callable[[Generator], GaussianMixture]] = {
 
 
 class SideBySide:
-    r"""The exact score of K mixtures at once, each on its share of the batch: many times faster than one by one.
+    r"""The exact score of K mixtures at once, each on its share of the batch, which is faster than one by one.
 
-    A covariance is a multiple of the identity and a part of low rank, :math:`\Sigma_m = b_m I + Q_m W_m Q_m^T` with
-    orthonormal :math:`Q_m`, so that with :math:`v_m = \alpha^2 b_m + \sigma^2` and
-    :math:`\kappa_m = \alpha^2 W_m / (v_m + \alpha^2 W_m)`
+    A covariance is the sum of a multiple of the identity and a part of low rank, :math:`\Sigma_m = b_m I + Q_m W_m
+    Q_m^T` with orthonormal :math:`Q_m`, so that with :math:`v_m = \alpha^2 b_m + \sigma^2` and :math:`\kappa_m =
+    \alpha^2 W_m / (v_m + \alpha^2 W_m)`
 
     .. math:: (\alpha^2 \Sigma_m + \sigma^2 I)^{-1} = v_m^{-1} (I - Q_m \kappa_m Q_m^T),
 
     and the score is a few matrix products.
 
     Args:
-        laws: mixtures with full covariances, of as many dimensions.
+        laws: mixtures with full covariances, all of the same dimension.
         sde: the forward process.
     """
 
@@ -180,7 +180,7 @@ class SideBySide:
         from torch.nn.utils.rnn import pad_sequence
 
         self.sde = sde
-        # Components that fill up to the largest number have weight 0.
+        # Padding components have weight 0.
         self.log_weights = pad_sequence([law.weights.log() for law in laws], True, -math.inf).unsqueeze(1)
         self.means = pad_sequence([law.means for law in laws], True)
         values, axes = torch.linalg.eigh(pad_sequence([law.covariances for law in laws], True))
@@ -188,12 +188,12 @@ class SideBySide:
         rank = int((excess > 1e-12 * values[..., -1:]).sum(-1).max())
         kept = slice(values.shape[-1] - rank, None)
         self.excess = excess[..., kept].unsqueeze(1)
-        # (K, M r, d): the directions of all components under each other.
+        # (K, M r, d): the directions of all components.
         self.axes = axes[..., kept].mT.flatten(1, 2)
         self.along = (self.axes.unflatten(1, (-1, rank)) @ self.means.unsqueeze(3)).flatten(1).unsqueeze(1)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """``(K B, d)`` to ``(K B, d)``; ``t`` is ``()`` or ``(K B,)``."""
+        """Returns the score, ``(K B, d)`` and ``()`` or ``(K B,)`` to ``(K B, d)``."""
         k, m, d = self.means.shape
         rows = x.reshape(k, -1, d)
         alpha, variance = self.sde.alpha(t), self.sde.sigma(t) ** 2

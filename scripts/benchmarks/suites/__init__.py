@@ -1,1 +1,1 @@
-"""What ``scripts/benchmark.py`` measures: a module for each suite, with a function ``measure`` that gives its rows."""
+"""The suites of ``scripts/benchmark.py``: one module each, whose function ``measure`` returns the rows."""

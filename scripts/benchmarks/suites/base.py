@@ -1,4 +1,4 @@
-"""What all suites share: their rows, interleaved timing, processes of their own, the table and the figure."""
+"""The parts that all suites share: rows, interleaved timing, processes, the table and the figure."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[3]
 
 LONG = 40
-"""Rows of a panel from which on a table has the last of each line only."""
+"""A table has all rows of a panel up to this number; beyond, it has the last row of each line."""
 
 
 class Row(NamedTuple):
     """A number of a suite.
 
     Attributes:
-        panel: what is measured.
-        line: of whom.
-        at: where; a number where the panel has an axis of numbers.
-        median: of all rounds.
-        low: the lower quartile.
-        high: the upper quartile.
-        unit: of the three.
+        panel: the quantity.
+        line: the contestant.
+        at: the position on the axis, a number or a name.
+        median: median of all rounds.
+        low: lower quartile.
+        high: upper quartile.
+        unit: unit of the three.
     """
 
     panel: str
@@ -47,7 +47,7 @@ class Row(NamedTuple):
 
 
 def row(panel: str, line: str, at: str | float, values: Sequence[float], unit: str) -> Row:
-    """The median of some rounds, and their quartiles."""
+    """Returns the row of some rounds, with their median and quartiles."""
     ordered = sorted(values)
     quartiles = ordered[len(ordered) // 4], ordered[-1 - len(ordered) // 4]
     return Row(panel, line, at, statistics.median(ordered), *quartiles, unit)
@@ -56,7 +56,7 @@ def row(panel: str, line: str, at: str | float, values: Sequence[float], unit: s
 def interleaved(
     works: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Seconds of each work, all of them in turn in each round, after a round that does not count."""
+    """Returns the seconds of each work; a round runs all in turn, and the first round does not count."""
     taken: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds + 1):
         for name, work in works.items():
@@ -67,7 +67,7 @@ def interleaved(
 
 
 def over(seconds: Mapping[str, Sequence[float]], base: str) -> dict[str, list[float]]:
-    """The seconds of all others over those of ``base`` in the same round."""
+    """Returns the seconds of the other works over those of ``base`` in the same round."""
     return {
         name: [own / bare for own, bare in zip(values, seconds[base], strict=True)]
         for name, values in seconds.items()
@@ -75,8 +75,8 @@ def over(seconds: Mapping[str, Sequence[float]], base: str) -> dict[str, list[fl
     }
 
 
-def process(call: str, threads: int = 1) -> Any:  # noqa: ANN401 - what JSON holds
-    """What a call of a suite's function gives, such as ``memory.peak()``, in a process and threads of its own."""
+def process(call: str, threads: int = 1) -> Any:  # noqa: ANN401 - any JSON
+    """Returns the result of a call such as ``memory.peak()`` in a process with a number of threads."""
     module = call.partition(".")[0]
     code = f"import json; from suites import {module}; print(json.dumps({call}))"
     environment = {
@@ -93,12 +93,12 @@ def process(call: str, threads: int = 1) -> Any:  # noqa: ANN401 - what JSON hol
 
 
 def last(text: str) -> str:
-    """The last line of what a command reported, which is the error where it failed."""
-    return text.strip().splitlines()[-1] if text.strip() else "ended without a word"
+    """Returns the last line of a command's output, which is the error if it failed."""
+    return text.strip().splitlines()[-1] if text.strip() else "ended without a message"
 
 
 def composed(*overrides: str) -> dict[str, Any]:
-    """The configuration of train.yaml with overrides, plain."""
+    """Returns the configuration train.yaml with overrides, as plain data."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -112,7 +112,7 @@ def composed(*overrides: str) -> dict[str, Any]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as lines of text, panel by panel; of a long curve the last one."""
+    """Returns the rows as lines of text, panel by panel; a long curve has only its last row."""
     lines, panel = [], ""
     for each, after in zip(rows, [*rows[1:], None], strict=True):
         if each.panel != panel:
@@ -126,7 +126,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def draw(rows: Sequence[Row]) -> Figure:
-    """A panel for each measure: lines over an axis of numbers, or a dot with its quartiles for each name."""
+    """Draws a panel for each quantity: lines over an axis of numbers, or a dot with quartiles for each name."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -160,7 +160,7 @@ def _lines(axes: Axes, panel: str, rows: Sequence[Row]) -> None:
     axes.set(xscale="log", xlabel=along, ylabel=_with_unit(title, rows))
     figures.log_ticks(axes.xaxis)
     values = [each.median for each in rows]
-    # On a logarithmic axis of a few per cent, noise would look like a trend.
+    # On a logarithmic axis over a few per cent, noise would look like a trend.
     if max(values) > 3 * min(values):
         axes.set_yscale("log")
         figures.log_ticks(axes.yaxis)
@@ -173,8 +173,8 @@ def _dots(axes: Axes, panel: str, rows: Sequence[Row]) -> None:
     from sdegen import figures
 
     names, lines = list(dict.fromkeys(str(each.at) for each in rows)), {each.line for each in rows}
-    # One below the other, so that none hides another.
-    apart = 0.2 if _told_apart(rows) else 0.0
+    # Dots are drawn below each other, so that none hides another.
+    apart = 0.2 if _has_names(rows) else 0.0
     for i, (colour, (line, part)) in enumerate(_by_line(rows)):
         x = [each.median for each in part]
         y = [names.index(str(each.at)) + apart * (i - (len(lines) - 1) / 2) for each in part]
@@ -193,7 +193,7 @@ def _dots(axes: Axes, panel: str, rows: Sequence[Row]) -> None:
 
 
 def _by_line(rows: Sequence[Row]) -> Iterator[tuple[str, tuple[str, list[Row]]]]:
-    """A colour for each line, its name and its rows."""
+    """Yields a colour, a name and the rows for each line."""
     from sdegen.figures import COLOURS
 
     lines: dict[str, list[Row]] = {}
@@ -203,7 +203,7 @@ def _by_line(rows: Sequence[Row]) -> Iterator[tuple[str, tuple[str, list[Row]]]]
 
 
 def _spread(rows: Sequence[Row]) -> list[list[float]]:
-    """How far the quartiles are below and above the medians."""
+    """Returns the distances of the lower and the upper quartiles from the medians."""
     return [[each.median - each.low for each in rows], [each.high - each.median for each in rows]]
 
 
@@ -212,10 +212,10 @@ def _with_unit(title: str, rows: Sequence[Row]) -> str:
 
 
 def _legend(axes: Axes, rows: Sequence[Row]) -> None:
-    if _told_apart(rows):
+    if _has_names(rows):
         axes.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
 
 
-def _told_apart(rows: Sequence[Row]) -> bool:
-    """Whether there are several lines, whose names are not those of the axis already."""
+def _has_names(rows: Sequence[Row]) -> bool:
+    """True if there are several lines, and their names are not those of the axis."""
     return len({each.line for each in rows}) > 1 and any(each.line != each.at for each in rows)

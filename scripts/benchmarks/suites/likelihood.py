@@ -1,4 +1,4 @@
-"""The error of log-densities of anisotropic mixtures under VP, by the exact score, and of their standard errors."""
+"""Errors of log-densities of anisotropic mixtures under VP with the exact score, and of their standard errors."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from suites.base import Row, row
 
 
 def measure(points: int, tolerance: float) -> list[Row]:
-    """Errors of log-densities of anisotropic mixtures under VP by the exact score, in nats for each dimension.
+    """Returns errors of log-densities, in nats for each dimension.
 
-    In the plane by the exact divergence, by one probe, and by the mean of ten runs of one probe each. In 16 dimensions
-    by ten probes, with the mean squared error over the mean squared standard error, and the share of errors within the
-    95 % of Student's t with nine degrees of freedom.
+    In the plane, the divergence is exact, by one probe, or by ten runs of one probe each. In 16 dimensions it is by ten
+    probes; further rows have the mean squared error over the mean squared standard error, and the share of errors
+    within the 95 % interval of Student's t with nine degrees of freedom.
     """
     import torch
 
@@ -52,7 +52,7 @@ def measure(points: int, tolerance: float) -> list[Row]:
 
 
 def anisotropic(d: int):  # noqa: ANN201 - torch is imported late
-    """A mixture of three Gaussians with full covariances in d dimensions, and its standardising units."""
+    """Returns a mixture of three Gaussians with full covariances in d dimensions, and its standardising units."""
     import torch
 
     from sdegen.core.randomness import generator

@@ -1,4 +1,4 @@
-"""Peak memory of training steps with the paper's grid of times, each in a process of its own."""
+"""Peak memory of training steps with the paper's grid of times, each in its own process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from suites.base import Row, composed, process, row
 
 
 def measure(tasks: dict[str, str], chunks: list[int], steps: int, rounds: int) -> list[Row]:
-    """As the operating system counts it, above an interpreter with torch; ``tasks`` names the experiments."""
+    """Returns peak memory above an interpreter with torch; ``tasks`` names the experiments."""
     rows = []
     bare = [process("memory.peak()") for _ in range(rounds)]
     for task, name in tasks.items():
@@ -18,7 +18,7 @@ def measure(tasks: dict[str, str], chunks: list[int], steps: int, rounds: int) -
 
 
 def peak() -> float:
-    """Of this process, with torch."""
+    """Returns the peak memory of this process in MiB, with torch imported."""
     import torch
 
     from sdegen.runs import machine
@@ -28,7 +28,7 @@ def peak() -> float:
 
 
 def of_steps(name: str, chunk: int, steps: int) -> float:
-    """Of this process, after some steps of an experiment."""
+    """Returns the peak memory of this process in MiB after some steps of an experiment."""
     from sdegen.config.assembly import build
 
     training = build(composed(f"experiment={name}", f"times.chunk={chunk}", "trainer.device=cpu")).training()

@@ -1,4 +1,4 @@
-"""The metrics of experiments over seeds, beside their floors and what the training set itself would have."""
+"""The metrics of experiments over seeds, with their floors and those of the training set."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from suites.base import Row, composed, row
 
 
 def measure(experiments: Sequence[str], seeds: int) -> list[Row]:
-    """A panel for each experiment."""
+    """Returns the rows of a panel for each experiment."""
     from sdegen.runs import session
 
     rows = []

@@ -1,4 +1,4 @@
-"""Samples of points by several recipes of training: their distance from the law over its floor, set by set."""
+"""Distances of samples from the law, over their floors, for several data sets and recipes of training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REFERENCE, FLOORS = 10_000, 20
 
 
 def columns(count: int, source: np.random.Generator) -> np.ndarray:
-    """Four columns as a table has them: of different scales, skewed, and depending on each other."""
+    """Draws four columns of different scales, skewed and dependent, as in a table."""
     import numpy as np
 
     age = source.gamma(9.0, 5.0, count)
@@ -28,7 +28,7 @@ def columns(count: int, source: np.random.Generator) -> np.ndarray:
 
 
 def plane(count: int, source: np.random.Generator) -> np.ndarray:
-    """1000 dimensions, of which the points fill ten: three clusters on a plane that is always the same."""
+    """Draws points in 1000 dimensions: three clusters in a fixed subspace of ten."""
     import numpy as np
 
     fixed = np.random.default_rng(0)
@@ -38,7 +38,7 @@ def plane(count: int, source: np.random.Generator) -> np.ndarray:
 
 RECIPES = {
     "default": [],
-    # The default when the data were not yet preconditioned by their covariance.
+    # The default before data were preconditioned by their covariance.
     "before": [
         "parametrization=noise",
         "weighting=variance",
@@ -56,23 +56,23 @@ RECIPES = {
 }
 """Options of train.yaml for each recipe."""
 OWN = {"plane": ["trainer.steps=3000", "network.hidden=[256,256]"]}
-"""Options that a set has under every recipe."""
+"""Options of a set under every recipe."""
 FILES: dict[str, Callable] = {"columns": columns, "plane": plane}
-"""Sets that lie in a file, by their names."""
+"""Functions that draw the sets that are read from a file, by name."""
 
 
 def measure(
     sets: Sequence[str], recipes: Sequence[str], options: Sequence[str], points: int, count: int, seeds: int
 ) -> list[Row]:
-    """A line for each recipe in a panel for each measure.
+    """Returns a line for each recipe in a panel for each measure.
 
     Args:
-        sets: data sets; one of :data:`FILES` is made, and read as a file.
-        recipes: of :data:`RECIPES`.
-        options: of train.yaml, for all of them.
-        points: in a file.
-        count: samples that are measured.
-        seeds: how many.
+        sets: names of data sets or of :data:`FILES`.
+        recipes: names of :data:`RECIPES`.
+        options: options of train.yaml for all recipes.
+        points: number of points in a file.
+        count: number of samples that are measured.
+        seeds: number of seeds.
     """
     from sdegen.core.errors import UserError
 
@@ -88,7 +88,7 @@ def measure(
 
 
 def one(name: str, options: Sequence[str], points: int, count: int, seed: int) -> dict[str, float]:
-    """Train, sample and measure once."""
+    """Trains, samples and measures once."""
     import numpy as np
     import torch
 
@@ -120,7 +120,7 @@ def one(name: str, options: Sequence[str], points: int, count: int, seed: int) -
 
 
 def distances(x: Tensor, exact: Callable[[int, int], Tensor], count: int) -> dict[str, float]:
-    """Sliced W1 of samples to the law, each coordinate in its standard deviations, over that of exact draws."""
+    """Returns sliced W1 of samples to the law over its floor, each coordinate in its standard deviations."""
     import statistics
 
     from sdegen.metrics.points import sliced_w1
@@ -132,7 +132,7 @@ def distances(x: Tensor, exact: Callable[[int, int], Tensor], count: int) -> dic
 
 
 def on_plane(x: Tensor, reference: Tensor) -> dict[str, float]:
-    """The width of samples along the axes of a plane over that of the data, and their variance off it."""
+    """Returns the widths of samples along a subspace over those of the data, and their variance off it."""
     import torch
 
     centred = reference - reference.mean(0)

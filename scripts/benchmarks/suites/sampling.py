@@ -1,4 +1,4 @@
-"""What a sampler costs beside the network's calls, and how fast the adaptive solver is at the accuracy of SciPy's."""
+"""The cost of samplers beyond the network's calls, and the speed of our adaptive solver at SciPy's accuracy."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def measure(
     count: int,
     tolerances: Sequence[float],
 ) -> list[Row]:
-    """Rows of both questions.
+    """Returns the rows of :func:`overhead` and :func:`adaptive`.
 
     Args:
-        samplers: those whose overhead is measured, with the evaluations of one of their steps.
-        evaluations: of a sample.
-        rounds: of all.
-        trained: options of the run whose network the adaptive solvers meet.
-        count: of samples they make.
-        tolerances: they are given.
+        samplers: samplers for the overhead, with the number of evaluations in one step of each.
+        evaluations: number of evaluations for a sample.
+        rounds: number of rounds of all measurements.
+        trained: options of the run whose network the adaptive solvers use.
+        count: number of samples of the adaptive solvers.
+        tolerances: tolerances of the adaptive solvers.
     """
     import torch
 
     from sdegen.runs import session
 
     if evaluations < max(samplers.values()):
-        raise UserError(f"evaluations={evaluations}: must be at least {max(samplers.values())}, those of a step")
+        raise UserError(f"evaluations={evaluations} must be at least {max(samplers.values())}, as in a step")
     torch.set_num_threads(1)
     rows = overhead(samplers, evaluations, rounds)
     if not tolerances:
@@ -50,7 +50,7 @@ def measure(
 
 
 def overhead(samplers: Mapping[str, int], evaluations: int, rounds: int) -> list[Row]:
-    """CPU time of each sampler over that of the bare network calls it makes, one thread, no gradient."""
+    """Returns the CPU time of each sampler over the time of its network calls, on one thread without gradients."""
     import torch
     from torch import Tensor, nn
 
@@ -101,7 +101,7 @@ def overhead(samplers: Mapping[str, int], evaluations: int, rounds: int) -> list
 
 
 def adaptive(run: Run, count: int, tolerances: Sequence[float], rounds: int) -> list[Row]:
-    """Seconds and errors of both solvers, from the same draws of the prior, and dopri5's gain at equal errors."""
+    """Returns seconds and errors of both solvers from the same starts, and dopri5's gain at equal errors."""
     import numpy as np
     import torch
 

@@ -1,4 +1,4 @@
-"""What a training step costs, by what makes it larger: each point in a process of its own."""
+"""The cost of a training step by its size, each point in its own process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def measure(
     jobs: list[int],
     seconds: float,
 ) -> list[Row]:
-    """Rows of all panels; ``seconds`` is how long each point is measured."""
+    """Returns the rows of all panels; each point is measured for ``seconds``."""
     rows = []
 
     def take(panel: str, line: str, at: float, *own: str, threads: int = 1) -> None:
@@ -52,7 +52,7 @@ def measure(
 
 
 def normal(folder: Path, n: int, d: int) -> tuple[str, str]:
-    """The options of a data set of standard normal points."""
+    """Returns the options of a data set of standard normal points."""
     import numpy as np
 
     path = folder / f"{n}x{d}.npy"
@@ -61,7 +61,7 @@ def normal(folder: Path, n: int, d: int) -> tuple[str, str]:
 
 
 def rounds(options: Sequence[str], seconds: float) -> list[float]:
-    """Microseconds of a step, of each of some ten rounds."""
+    """Returns the microseconds of a step in each of ten rounds."""
     from sdegen.config.assembly import replicated, together
 
     fixed = ("trainer.preview_every=0", "trainer.device=cpu", "trainer.steps=1000000000")
@@ -72,14 +72,14 @@ def rounds(options: Sequence[str], seconds: float) -> list[float]:
         training.run(lambda step, values: None, lambda: None, lambda: None)
         return (time.perf_counter() - start) / steps
 
-    # The first steps pay for what is done once.
+    # The first steps include work that is done once.
     take(10)
     steps = max(1, int(seconds / 10 / take(20)))
     return [1e6 * take(steps) for _ in range(10)]
 
 
 def at_once(jobs: int, options: Sequence[str], seconds: float) -> list[float]:
-    """Microseconds of a step where so many processes train at once."""
+    """Returns the microseconds of a step if ``jobs`` processes train at once."""
     with ThreadPoolExecutor(jobs) as pool:
         return [
             us

@@ -1,4 +1,4 @@
-"""What a user waits for before anything is computed, over Hydra's floor: the same conf and a main that does nothing."""
+"""The time before anything is computed, over Hydra's floor: the same conf with a main that does nothing."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ TRAIN = str(ROOT / "scripts" / "train.py")
 
 
 def measure(asked: dict[str, list[str]], first: list[str], rounds: int) -> list[Row]:
-    """``asked`` are command lines of train.py that end without a run; ``first`` one that begins one."""
+    """Returns the waits of ``asked``, command lines of train.py without a run, and of ``first``, which starts one."""
     with tempfile.TemporaryDirectory() as folder:
         floor = Path(folder) / "floor.py"
         floor.write_text(FLOOR.format(conf=str(ROOT / "conf")))
@@ -62,7 +62,7 @@ def measure(asked: dict[str, list[str]], first: list[str], rounds: int) -> list[
 
 
 def first_step(folder: Path, line: list[str]) -> float:
-    """Seconds to the first step of a run, which begins in a new folder: none begins where another has begun."""
+    """Returns the seconds to the first step of a run in a new folder."""
     folder.mkdir()
     code = FIRST.format(argv=["train.py", *line], scripts=str(ROOT / "scripts"), script=TRAIN)
     done = command(str(folder), "-c", code)
@@ -72,7 +72,7 @@ def first_step(folder: Path, line: list[str]) -> float:
 
 
 def command(folder: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, whatever its exit status."""
+    """Runs a command to its end; a failure does not raise."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False

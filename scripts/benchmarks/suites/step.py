@@ -1,4 +1,4 @@
-"""A training step, everything on (stream, clipping, averaging, losses by t, TensorBoard), over a bare PyTorch loop."""
+"""The time of a complete training step (with clipping, averaging and TensorBoard) over a bare PyTorch loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def measure(tasks: Mapping[str, Mapping[str, Any]], rounds: int) -> list[Row]:
-    """A row for each task, which has ``options`` of train.py and the ``steps`` of a round."""
+    """Returns a row for each task, which has ``options`` of train.py and the ``steps`` of a round."""
     import torch
 
     from sdegen.config.assembly import build
@@ -38,7 +38,7 @@ def measure(tasks: Mapping[str, Mapping[str, Any]], rounds: int) -> list[Row]:
 
 
 def plain(parts: Components) -> nn.Module:
-    """The network of a run with nothing around it: a perceptron as a sequence of layers."""
+    """Returns the bare network of a run; a perceptron as a sequence of layers."""
     from sdegen.networks import MLP
 
     network = copy.deepcopy(parts.model.network)
@@ -46,9 +46,9 @@ def plain(parts: Components) -> nn.Module:
 
 
 def bare_loop(x: Tensor, network: nn.Module, batch: int, steps: int) -> Callable[[], None]:
-    """The one baseline: noising, forward, backward and fused Adam in as little PyTorch as there can be.
+    """Returns the baseline loop: noise, forward, backward and fused Adam in as little PyTorch as possible.
 
-    VP, one uniform t a data point, the noise-prediction loss; nothing else.
+    It has VP, one uniform t for each data point, and the noise-prediction loss.
     """
     import torch
     from torch import nn
@@ -75,7 +75,7 @@ def bare_loop(x: Tensor, network: nn.Module, batch: int, steps: int) -> Callable
 
 
 def our_loop(parts: Components, folder: Path, steps: int) -> Callable[[], None]:
-    """The whole step, with its records."""
+    """Returns the loop of our steps with their records."""
     from sdegen.runs.recorder import Recorder
 
     training, recorder = parts.training(), Recorder(folder, 0, 10**9, silent=True)

@@ -1,7 +1,7 @@
-"""The paper's grid of times against continuous t, same network and data: error of the score by seconds of training.
+"""The error of the score by seconds of training: the paper's grid of times against continuous t.
 
-``python scripts/benchmark.py time_to_quality`` runs it: each contestant in a process and on a thread of its own, one
-after the other. The clock starts once the optimiser is constructed, and stands still while the error is measured.
+``python scripts/benchmark.py time_to_quality`` runs the contestants one after the other, each in its own process with
+one thread. The clock starts once the optimiser is constructed, and stops while the error is measured.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 ERROR = "error of the score by seconds of training"
 SHARE = 300
-"""The paper's method has so many times the seconds of the others."""
+"""Seconds of the paper's method over those of the others."""
 TASKS = {"mixture": "gaussian_mixture", "smile": "smile"}
 AUTOGRAD, WRITTEN = "trainer.gradient=autograd", "trainer.gradient=written"
 RECIPE = ("optimizer.lr=1e-2", "optimizer.decay=cosine", "trainer.ema=0.99")
@@ -27,12 +27,12 @@ CONTESTANTS: dict[str, tuple[str, ...]] = {
     "and a faster step": (WRITTEN,),
     "and our optimiser": (WRITTEN, *RECIPE),
 }
-"""Each has what the one before it has, and more."""
+"""Options of the contestants; each improves on the one before."""
 
 
 def measure(seconds: float) -> list[Row]:
-    """Curves of all contestants, the paper's over ``seconds``, and when ours reach the paper's last error."""
-    curves, told = [], []
+    """Returns the curves of all contestants, and the time at which ours reaches the paper's last error."""
+    curves, summary = [], []
     for task in TASKS:
         found = {name: alone(task, name, seconds if i == 0 else seconds / SHARE) for i, name in enumerate(CONTESTANTS)}
         paper, *_, ours = found.values()
@@ -41,16 +41,16 @@ def measure(seconds: float) -> list[Row]:
         taken, last = paper["curve"][-1]
         reached = next((t for t, error in ours["curve"] if error <= last), None)
         if reached is not None:
-            told.append(row("time to the error of the grid's end", "and our optimiser", task, [reached], "s"))
-            told.append(row("over the grid's seconds", "and our optimiser", task, [reached / taken], ""))
-        told.append(
+            summary.append(row("time to the error of the grid's end", "and our optimiser", task, [reached], "s"))
+            summary.append(row("over the grid's seconds", "and our optimiser", task, [reached / taken], ""))
+        summary.append(
             row("memory over the grid's", "and our optimiser", task, [ours["memory_mib"] / paper["memory_mib"]], "")
         )
-    return curves + sorted(told, key=lambda each: each.panel)
+    return curves + sorted(summary, key=lambda each: each.panel)
 
 
 def draw(rows: Sequence[Row]) -> Figure:
-    """The error of the score against seconds of training, a panel for each task, the paper's last error dashed."""
+    """Draws the error of the score over seconds of training, a panel for each task; the paper's last is dashed."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -75,13 +75,13 @@ def draw(rows: Sequence[Row]) -> Figure:
 
 
 def alone(task: str, name: str, seconds: float) -> dict[str, Any]:
-    """A contestant in a process of its own, which another has told how many steps there are."""
+    """Runs a contestant in its own process, after another process has found the number of steps."""
     steps = process(f"time_to_quality.steps_in({task!r}, {name!r}, {seconds!r})")
     return process(f"time_to_quality.contestant({task!r}, {name!r}, {seconds!r}, {steps})")
 
 
 def training_of(task: str, name: str, *overrides: str) -> tuple[Any, Any]:
-    """The parts and the training of a contestant."""
+    """Returns the parts and the training of a contestant."""
     import torch
 
     from sdegen.config import assembly
@@ -94,7 +94,7 @@ def training_of(task: str, name: str, *overrides: str) -> tuple[Any, Any]:
 
 
 def contestant(task: str, name: str, seconds: float, steps: int) -> dict[str, Any]:
-    """Train, and tell the errors on the way, and the peak memory above that of the bare interpreter with torch."""
+    """Trains, and returns the errors on the way and the peak memory above an interpreter with torch."""
     import torch
 
     from sdegen import metrics
@@ -122,7 +122,7 @@ def contestant(task: str, name: str, seconds: float, steps: int) -> dict[str, An
 
 
 def steps_in(task: str, name: str, seconds: float) -> int:
-    """How many steps take some seconds, by a few of them: a user knows beforehand how many he asks for."""
+    """Returns the number of steps that take ``seconds``, measured on a few steps."""
     _, training = training_of(task, name, f"trainer.steps={10**9}")
     coming = training.stream.steps(0, 10**9)
     training.advance(next(coming))
