@@ -1,27 +1,29 @@
-"""Composition by Hydra: from the arguments of a command to the configuration of each job, checked before any starts."""
+"""Hydra behind one class: it composes the jobs of a command, runs them, and shows what its own flags ask for."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from hydra import version
+from hydra._internal.callbacks import Callbacks
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
+from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
+from hydra.core.utils import run_job
 from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from sdegen.cli import mistakes
@@ -65,14 +67,14 @@ class Composition:
             path.prepend("--config-dir", f"file://{Path(folder).resolve()}", SearchPathQuery(provider="schema"))
         self.hydra = Hydra.create_main_hydra2(name, path)
 
-    def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """Returns the configuration of one job, or that which the jobs of a sweep share, with Hydra's own part.
+    def compose(self) -> DictConfig:
+        """Returns the configuration of the only job, or what the jobs of a sweep share, with Hydra's own part.
 
         Raises:
             UserError: it cannot be composed.
         """
         with self._explained():
-            return self._base(overrides)
+            return self._base(self.arguments.overrides)
 
     def plan(self) -> Plan:
         """Returns the jobs that the arguments ask for, each composed once.
@@ -88,6 +90,33 @@ class Composition:
             if many:
                 raise UserError(f"{many[0].input_line}: several values; add -m to run a job for each")
             return Plan(config, [(self.arguments.overrides, self._complete(config))], None)
+
+    def launch(self, plan: Plan, task: Callable[[DictConfig], object]) -> None:
+        """Run the jobs of a plan: a single one in this process, those of a sweep where the launcher chooses."""
+        if plan.sweep is not None:
+            mode = ["hydra.mode=MULTIRUN", f"hydra.sweep.dir='{plan.sweep}'"]
+            self.hydra.multirun(self.name, task, [*self.arguments.overrides, *mode])
+            return
+        with read_write(plan.config.hydra):
+            plan.config.hydra.mode = RunMode.RUN
+        context = HydraContext(self.hydra.config_loader, Callbacks(plan.config))
+        # The property raises what the job raised.
+        _ = run_job(task, plan.config, "hydra.run.dir", None, context).return_value
+
+    def show(self) -> None:
+        """Print what Hydra's flags ask for, such as ``--cfg job``."""
+        flags, overrides = self.arguments
+        if flags.shell_completion:
+            self.hydra.shell_completion(self.name, overrides)
+            return
+        # Composed first, since Hydra would report a mistake in several lines.
+        self.compose()
+        if flags.hydra_help:
+            self.hydra.hydra_help(self.name, get_args_parser(), flags)
+        elif flags.cfg:
+            self.hydra.show_cfg(self.name, overrides, flags.cfg, flags.package, flags.resolve)
+        else:
+            self.hydra.show_info(flags.info, self.name, overrides)
 
     def _known(self) -> list[str]:
         """Every group, and every option of what the valid arguments choose, by its full path."""
@@ -192,7 +221,6 @@ class Composition:
 
 def paths(node: object, prefix: str = "") -> list[str]:
     """Returns the path of each option in a nested configuration, such as ``sampler.steps``."""
-    if not isinstance(node, Mapping):
-        return [prefix]
-    inner = [path for key, value in node.items() for path in paths(value, f"{prefix}.{key}" if prefix else str(key))]
-    return [prefix, *inner] if prefix else inner
+    inner = node.items() if isinstance(node, dict) else ()
+    below = [path for key, value in inner for path in paths(value, f"{prefix}.{key}" if prefix else str(key))]
+    return [prefix, *below] if prefix else below

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from sdegen import __version__
-from sdegen.cli.guard import fail
+from sdegen.cli.guard import fail, guard
 
 COMMANDS = {
     "train": "train a model, then sample, measure and draw",
@@ -27,7 +27,7 @@ def main(name: str = "") -> None:
     """Run a command with the arguments of this process.
 
     Args:
-        name: the command of a script; empty where the first argument names it.
+        name: the command of a script; empty if the first argument names it.
     """
     path, arguments = Path(sys.argv[0]), sys.argv[1:]
     program = f"python {path}" if path.suffix == ".py" else path.name
@@ -44,7 +44,8 @@ def main(name: str = "") -> None:
         if name not in COMMANDS:
             fail(f"{name}: no such command; choose from {', '.join(COMMANDS)}")
         program = f"{program} {name}"
-    importlib.import_module(f"sdegen.cli.{name}").main(program, arguments)
+    command = importlib.import_module(f"sdegen.cli.{name}")
+    guard(lambda: command.run(program, arguments))
 
 
 def overview(program: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -22,21 +23,18 @@ OWN = "run"
 """The choice that stands for a run's own node."""
 
 
-def overview(name: str, examples: Sequence[tuple[str, str]], choice: str, program: str) -> str:
+def overview(name: str, program: str) -> str:
     """Returns the page of ``--help``: examples, the groups and the options that matter for the command."""
     source = CONF / f"{name}.yaml"
     content = yaml.safe_load(source.read_text())
-    commands = [f"{program} {arguments}" for arguments, _ in examples]
-    width = min(max(map(len, commands)), 75)
-    lines = [about(source), ""]
-    lines += [f"{line:{width}}  {meaning}".rstrip() for line, (_, meaning) in zip(commands, examples, strict=True)]
-    lines += ["", "Groups (group=choice):", *_groups(name, content["defaults"])]
-    own = {key: value for key, value in content.items() if key not in ("defaults", "hydra")}
+    text, commands = about(source)
+    examples = [command.replace(f"sdegen {name}", program, 1) for command in commands]
     meanings = comments(source)
-    lines += ["", "Options:"]
-    lines += [f"{f'{key}={_written(value)}':20}  {meanings.get(key, '')}".rstrip() for key, value in own.items()]
-    lines += ["", f"{program} --help {choice} shows the options of a choice; --cfg job shows all values."]
-    return "\n".join(lines)
+    written = {key: _written(value) for key, value in content.items() if key not in ("defaults", "hydra")}
+    options = [f"{f'{key}={value}':20}  {meanings[key]}" for key, value in written.items()]
+    groups = _groups(name, content["defaults"])
+    lines = [text, "", *examples, "", "Groups (group=choice):", *groups, "", "Options:", *options]
+    return "\n".join([*lines, "", f"{program} --cfg job shows all values."])
 
 
 def options(composition: Composition) -> str:
@@ -45,7 +43,7 @@ def options(composition: Composition) -> str:
 
     from sdegen.config.options import NODES
 
-    config = composition.compose(composition.arguments.overrides)
+    config = composition.compose()
     content: Any = OmegaConf.to_container(config)
     folders = [Path(folder) for folder in (composition.arguments.flags.config_dir, CONF) if folder]
     sources = {
@@ -60,15 +58,12 @@ def options(composition: Composition) -> str:
     return "\n\n".join(table for table in tables if table)
 
 
-def about(path: Path) -> str:
-    """Returns the comment that opens a YAML file, without the commands in it."""
-    lines = []
-    for line in path.read_text().splitlines():
-        if not line.startswith("#"):
-            break
-        if not line.startswith(("#   ", "# @")):
-            lines.append(line.removeprefix("#").strip())
-    return "\n".join(lines)
+def about(path: Path) -> tuple[str, list[str]]:
+    """Returns the comment that opens a YAML file, and the commands in it."""
+    opening = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
+    lines = [line.removeprefix("#") for line in opening if not line.startswith("# @")]
+    text = [line.strip() for line in lines if not line.startswith("   ")]
+    return "\n".join(text), [line.strip() for line in lines if line.startswith("   ")]
 
 
 def comments(path: Path) -> dict[str, str]:
