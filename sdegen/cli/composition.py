@@ -32,7 +32,7 @@ from sdegen.config.compose import CONF, VERSION_BASE, Config, plain
 from sdegen.core.errors import UserError
 
 EXECUTION = ("sweep=", "hydra", "forecast=")
-"""Overrides that say how and where jobs run, not what they are."""
+"""Beginnings of overrides that change how and where jobs run, and not their results."""
 
 
 class Plan(NamedTuple):
@@ -119,7 +119,7 @@ class Composition:
             self.hydra.show_info(flags.info, self.name, overrides)
 
     def _known(self) -> list[str]:
-        """Every group, and every option of what the valid arguments choose, by its full path."""
+        """Returns every group, and the full path of every option of what the valid arguments choose."""
         groups = self._groups()
         chosen = [f"{key}={value}" for key, value in self.arguments.values().items() if key in groups]
         try:
@@ -146,7 +146,7 @@ class Composition:
         for plugin in ("sweeper", "launcher"):
             target = OmegaConf.select(sweep.hydra, f"{plugin}._target_")
             if target not in Plugins.instance().class_name_to_class:
-                raise UserError(f"hydra.{plugin}._target_={target}: is none of Hydra's: choose one by hydra/{plugin}=")
+                raise UserError(f"hydra.{plugin}._target_={target}: not a {plugin} of Hydra; use hydra/{plugin}=…")
         for override in many:
             if override.is_interval_sweep():
                 raise UserError(
@@ -156,7 +156,7 @@ class Composition:
         given = {override.key_or_group for override in parsed(overrides)}
         params = sweep.hydra.sweeper.params or {}
         lines = [*(f"{key}={value}" for key, value in params.items() if key not in given), *overrides]
-        # The loader knows the choices of a group, which glob(*) asks for.
+        # glob(*) needs the choices of a group, which the loader knows.
         swept = OverridesParser.create(self.hydra.config_loader).parse_overrides(lines)
         return [(list(job), self._job(sweep, job)) for job in BasicSweeper.split_arguments(swept, None)[0]]
 
@@ -171,7 +171,7 @@ class Composition:
             if not (named or override.is_sweep_override()) and (choices := self._choices(group)) is not None:
                 raise UserError(f"{override.input_line}: {group} is a group: choose one of {', '.join(choices)}")
         with warnings.catch_warnings():
-            # Hydra only warns of a folder that does not exist.
+            # Hydra only warns about a folder that does not exist.
             warnings.filterwarnings("error", "provider=hydra.searchpath")
             try:
                 config = compose()
@@ -188,19 +188,18 @@ class Composition:
         return config
 
     def _choices(self, group: str) -> list[str] | None:
-        """The choices of a group; None where there is no such group."""
+        """Returns the choices of a group; None if there is no such group."""
         if group.partition("/")[0] != "hydra" and group not in self._groups():
             return None
         return sorted(self.hydra.config_loader.get_group_options(group)) or ["its options"]
 
     def _groups(self) -> list[str]:
-        # Hydra's own list takes a copy of all files for each group.
+        # Read from the folders: Hydra's own list copies all files for each group.
         folders = [Path(folder) for folder in (CONF, self.arguments.flags.config_dir) if folder]
-        found = {str(path.relative_to(folder)) for folder in folders for path in folder.rglob("*") if path.is_dir()}
-        return sorted(found)
+        return sorted({str(path.relative_to(base)) for base in folders for path in base.rglob("*") if path.is_dir()})
 
     def _complete(self, config: DictConfig) -> Config:
-        """The plain configuration of a job; UserError where a primary option was deleted."""
+        """Returns the plain configuration of a job; raises UserError if an option of the command was deleted."""
         primary = OmegaConf.load(CONF / f"{self.name}.yaml")
         groups = [key for default in primary.defaults if default != "_self_" for key, value in default.items() if value]
         for key in (*primary, *groups):
@@ -209,7 +208,7 @@ class Composition:
         return plain(config)
 
     def _folder(self, config: DictConfig) -> Path:
-        """The folder of a sweep, named by its overrides, so that the same sweep finds what it has done already."""
+        """Returns the folder of a sweep, which its overrides name: the same sweep finds the jobs that it has done."""
         overrides = self.arguments.overrides
         if any(override.startswith("hydra.sweep.dir=") for override in overrides):
             return Path(config.hydra.sweep.dir)

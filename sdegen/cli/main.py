@@ -56,9 +56,10 @@ def overview(program: str) -> str:
 
 
 def _completed(arguments: list[str]) -> list[str]:
-    """The arguments; where the shell calls ``sdegen -sc query=bash``, with the command whose line it completes.
+    """Returns the arguments, which begin with the command; for shell completion, with the command of the line.
 
-    Hydra completes the line of a program without commands, so the command is taken out of the line.
+    The shell completes a line by calling ``sdegen -sc query=bash`` with the line in the environment. Hydra expects a
+    line without a command, so the command is taken out of it.
     """
     if arguments[0] not in COMPLETION:
         return arguments

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from sdegen.cli.composition import Composition
 
 PARTIAL = ("network", "sweep")
-"""Groups of which a command takes some choices only: those whose YAML shows it."""
+"""Groups of which a command takes only some choices: those whose YAML has an example of the command."""
 OWN = "run"
-"""The choice that stands for a run's own node."""
+"""The choice that is the node of the run that ``run=`` names."""
 
 
 def overview(name: str, program: str) -> str:
@@ -34,7 +34,7 @@ def overview(name: str, program: str) -> str:
     options = [f"{f'{key}={value}':20}  {meanings[key]}" for key, value in written.items()]
     groups = _groups(name, content["defaults"])
     lines = [text, "", *examples, "", "Groups (group=choice):", *groups, "", "Options:", *options]
-    return "\n".join([*lines, "", f"{program} --cfg job shows all values."])
+    return "\n".join([*lines, "", "--cfg job shows the value of every option."])
 
 
 def options(composition: Composition) -> str:
@@ -92,13 +92,13 @@ def _groups(name: str, defaults: Sequence[object]) -> list[str]:
 
 
 def _chosen(defaults: Sequence[object]) -> dict[str, str]:
-    """The groups of a primary configuration with their default choices."""
+    """Returns the groups of a primary configuration with their default choices."""
     pairs = [pair for default in defaults if isinstance(default, dict) for pair in default.items()]
     return {group: choice for group, choice in pairs if not group.startswith("override ")}
 
 
 def _table(group: str, node: Mapping[str, Any], sources: Mapping[str, Path]) -> str:
-    """The options of a node and of those inside it, explained by the docstring of the class, or else by the YAML."""
+    """Returns the options of a node and of its inner nodes, with meanings from the class's docstring or the YAML."""
     from sdegen.core import schema
     from sdegen.core.docstrings import without_markup
 
@@ -122,7 +122,7 @@ def _table(group: str, node: Mapping[str, Any], sources: Mapping[str, Path]) -> 
 
 
 def _written(value: object) -> str:
-    """A value as the command line has it; an ellipsis for one that must be given or follows from others."""
+    """Returns a value as it is typed; an ellipsis for one that must be given or is computed from others."""
     if isinstance(value, str) and value.startswith(("???", "${")):
         return "…"
     if isinstance(value, list):
