@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -11,8 +12,12 @@ import pytest
 from commands import ROOT, fresh, run
 from matplotlib.image import imsave
 
+from sdegen.cli import arguments, page
+from sdegen.config.compose import Config
+from sdegen.core.schema import ANYTHING
 from sdegen.metrics import features, images
-from sdegen.runs import forecast
+from sdegen.runs import checkpoint, forecast, session
+from sdegen.runs.files import point_latest
 
 SHORT = {
     "train": ["trainer.steps=4", "trainer.epochs=null", "trainer.preview_every=0", "count=40"],
@@ -55,6 +60,11 @@ def commands(path: Path) -> list[str]:
     return [re.split(r"\s{2,}", line)[0] for line in lines]
 
 
+def own_commands(path: Path) -> list[str]:
+    """Returns the commands ``sdegen …`` of a page in their order."""
+    return [line for line in commands(path) if "sdegen " in line]
+
+
 def reader(folder: Path) -> Path:
     """Makes the files in a folder that the pages assume their reader to have."""
     np.savetxt(folder / "points.csv", np.random.default_rng(0).normal(size=(50, 2)), delimiter=",")
@@ -68,28 +78,59 @@ def reader(folder: Path) -> Path:
     return folder
 
 
-def run_commands(path: Path, folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """Runs every command of the package on a page, in order, in one folder, each with less to do.
-
-    A command after ``$`` is refused, with exactly the line that follows it.
-    """
+def run_commands(lines: list[str], folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Runs commands of the package in order, in one folder, each with less to do."""
     patch.setattr(features, "EPOCHS", (1, 1))
     patch.setattr(images, "REFERENCE", 300)
     patch.setattr(forecast, "SECONDS", 0.0)
     patch.setenv("PYTHONPATH", "mine")
     patch.syspath_prepend(str(folder / "mine"))
-    for line in commands(path):
-        if "sdegen " in line:
-            command, arguments = shortened(line)
-            # The processes of a launcher outlive a fork.
-            result = (fresh if "joblib" in line else run)(command, *arguments, cwd=folder)
-            assert result.returncode == 0, f"{line}\n{result.stdout}\n{result.stderr}"
-    for block in blocks(path):
-        if block.startswith("$"):
-            asked, message = block.splitlines()
-            command, arguments = shortened(asked.removeprefix("$ "))
-            result = run(command, *arguments, cwd=folder)
-            assert (result.returncode, result.stderr.strip()) == (2, message)
+    for line in lines:
+        command, arguments = shortened(line)
+        # The processes of a launcher outlive a fork.
+        result = (fresh if "joblib" in line else run)(command, *arguments, cwd=folder)
+        assert result.returncode == 0, f"{line}\n{result.stdout}\n{result.stderr}"
+
+
+def check_commands(lines: list[str]) -> None:
+    """Composes and checks every job of commands as they stand, in order, in the working folder, and runs none of them.
+
+    Runs that a later command reads get their first checkpoint, before any step. Of commands that differ only in how
+    their jobs run, the first stands for the jobs of all.
+    """
+    planned = set()
+    for i, line in enumerate(lines):
+        words = [word for word in shlex.split(line) if not word.startswith("PYTHONPATH=")]
+        name, given = words[1], words[2:]
+        if name == "report":
+            assert len(given) == 1
+        elif given == ["--help"]:
+            assert page.overview(name, f"sdegen {name}")
+        elif any(word.startswith("resume=") for word in given):
+            folder, *changes = arguments.read(given).values().items()
+            assert checkpoint.newest(Path(str(folder[1]))).step == 0
+            session.check_changes(dict(changes))
+        else:
+            command = importlib.import_module(f"sdegen.cli.{name}").COMMAND
+            composition = command.composition(arguments.read(given))
+            assert composition.compose()
+            jobs = (name, *(word for word in given if not word.startswith(("hydra", "forecast="))))
+            for _, config in composition.plan().jobs if jobs not in planned else []:
+                command.check(config)
+                if name == "train" and any(f"outputs/{config['name']}/latest" in later for later in lines[i:]):
+                    begin(config)
+            planned.add(jobs)
+
+
+def begin(config: Config) -> None:
+    """Writes the folder of a run with its first checkpoint; the newest run of a name is its latest."""
+    folder = Path("outputs", config["name"], "0")
+    if not folder.exists():
+        started = session.Session(config, folder, ANYTHING)
+        started.prepare("sdegen train")
+        with started.writers[0].recording():
+            started.save_first()
+        point_latest(folder)
 
 
 def shortened(line: str) -> tuple[str, list[str]]:

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from commands import ROOT, run
-from documents import blocks, commands, reader, run_commands, shortened
+from commands import ROOT
+from documents import blocks, commands, own_commands, reader, run_commands
 
 ENGLISH, PORTUGUESE = ROOT / "README.md", ROOT / "README.pt-BR.md"
 
@@ -32,12 +32,8 @@ def test_every_link_leads_to_a_file(path: Path) -> None:
     assert [link for link in links if not link.startswith("https://") and not (path.parent / link).exists()] == []
 
 
-def test_every_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_commands(ENGLISH, reader(tmp_path), monkeypatch)
-
-
-def test_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run("train", *shortened("sdegen train experiment=smile")[1], cwd=tmp_path).returncode == 0
+def test_every_command_runs_and_then_the_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_commands(own_commands(ENGLISH), reader(tmp_path), monkeypatch)
     monkeypatch.chdir(tmp_path)
     (block,) = blocks(ENGLISH, "python")
     names: dict = {}

@@ -16,10 +16,11 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from sdegen.cli.page import about, comments
+from sdegen.config.compose import CONF
 from sdegen.core import schema
 from sdegen.reports.errata import errata
 
-CONF = Path(__file__).parents[2] / "conf"
 NOT_OPTIONS = ("defaults", "hydra", "_target_")
 
 
@@ -66,7 +67,7 @@ class Command(SphinxDirective):
         self.env.note_dependency(str(file))
         values = yaml.safe_load(file.read_text())
         rows = [
-            [f"``{name}``", literal(values[name]), meaning]
+            [f"``{name}``", literal(values[name]), escaped(meaning)]
             for name, meaning in comments(file).items()
             if name in values and name not in NOT_OPTIONS
         ]
@@ -88,29 +89,8 @@ class Errata(SphinxDirective):
 
 def description(file: Path) -> str:
     """Returns the comment that opens a YAML file, with its commands as literal text."""
-    lines: list[str] = []
-    for line in file.read_text().splitlines():
-        if not line.startswith("#"):
-            break
-        if line.startswith("#  "):
-            lines.append(f"``{line.removeprefix('#').strip()}``")
-        elif not line.startswith("# @package"):
-            lines.append(escaped(line.removeprefix("#").strip()))
-    return " ".join(lines)
-
-
-def comments(file: Path) -> dict[str, str]:
-    """Returns the comment above each option of a YAML file; an option without one shares that of the option before."""
-    found, pending, last = {}, [], ""
-    for line in file.read_text().splitlines():
-        if line.startswith("#"):
-            pending.append(line.removeprefix("#").strip())
-        elif option := re.match(r"(\w+):", line):
-            last = escaped(" ".join(pending)) if pending else last
-            found[option[1]], pending = last, []
-        elif not line.strip():
-            pending, last = [], ""
-    return found
+    text, commands = about(file)
+    return " ".join([*map(escaped, text.splitlines()), *(f"``{command}``" for command in commands)])
 
 
 def default(option: schema.Option, nodes_of_choices: dict[str, dict[str, Any]]) -> str:

@@ -37,12 +37,12 @@ class Arguments(NamedTuple):
 
     @property
     def asks_hydra(self) -> bool:
-        """True where they ask for information from Hydra, not for a run."""
+        """True if the arguments ask Hydra for information and not for a run."""
         flags = self.flags
         return bool(flags.hydra_help or flags.info or flags.cfg or flags.shell_completion)
 
     def values(self) -> dict[str, Any]:
-        """Returns the options that have one value, by name."""
+        """Returns the options that are given one value, by name."""
         single = (one for one in parsed(self.overrides) if not (one.is_sweep_override() or one.is_delete()))
         return {one.key_or_group: one.value() for one in single}
 
@@ -61,7 +61,7 @@ def read(arguments: Sequence[str]) -> Arguments:
         else:
             given.append(quoted(argument))
     parser = get_args_parser()
-    # Without this --experiment would mean --experimental-rerun.
+    # Otherwise --experiment would mean --experimental-rerun.
     parser.allow_abbrev = False
     parser.error = _refuse  # type: ignore[method-assign]
     flags = parser.parse_intermixed_args(given)
@@ -90,7 +90,7 @@ def parsed(overrides: Sequence[str]) -> list[Override]:
 
 
 def quoted(argument: str) -> str:
-    """Returns an argument, its value quoted where Hydra's grammar cannot read it, such as a path with brackets."""
+    """Returns an argument; its value is quoted if Hydra cannot read it, such as a path with brackets."""
     if any(unicodedata.category(character) in UNSEEN for character in argument.replace("\t", " ")):
         raise UserError(f"{argument!r}: holds a line break or another invisible character: leave it out")
     key, equals, value = argument.partition("=")

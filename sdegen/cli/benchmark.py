@@ -6,15 +6,15 @@ import runpy
 import sys
 from collections.abc import Sequence
 
-from sdegen.cli.guard import fail
 from sdegen.config.compose import CONF
+from sdegen.core.errors import UserError
 
 SCRIPT = CONF.parent / "scripts" / "benchmark.py"
 
 
-def main(program: str, arguments: Sequence[str]) -> None:
+def run(program: str, given: Sequence[str]) -> None:
     """Run the command."""
     if not SCRIPT.exists():
-        fail("benchmarks are no part of the installed package: run python scripts/benchmark.py in a checkout of sdegen")
-    sys.argv = [str(SCRIPT), *arguments]
+        raise UserError("benchmarks are in the checkout of sdegen only: run python scripts/benchmark.py there")
+    sys.argv = [str(SCRIPT), *given]
     runpy.run_path(str(SCRIPT), run_name="__main__")

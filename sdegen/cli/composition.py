@@ -1,27 +1,29 @@
-"""Composition by Hydra: from the arguments of a command to the configuration of each job, checked before any starts."""
+"""Hydra behind one class: it composes the jobs of a command, runs them, and shows what its own flags ask for."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from hydra import version
+from hydra._internal.callbacks import Callbacks
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
+from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
+from hydra.core.utils import run_job
 from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from sdegen.cli import mistakes
@@ -30,7 +32,7 @@ from sdegen.config.compose import CONF, VERSION_BASE, Config, plain
 from sdegen.core.errors import UserError
 
 EXECUTION = ("sweep=", "hydra", "forecast=")
-"""Overrides that say how and where jobs run, not what they are."""
+"""Beginnings of overrides that change how and where jobs run, and not their results."""
 
 
 class Plan(NamedTuple):
@@ -65,14 +67,14 @@ class Composition:
             path.prepend("--config-dir", f"file://{Path(folder).resolve()}", SearchPathQuery(provider="schema"))
         self.hydra = Hydra.create_main_hydra2(name, path)
 
-    def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """Returns the configuration of one job, or that which the jobs of a sweep share, with Hydra's own part.
+    def compose(self) -> DictConfig:
+        """Returns the configuration of the only job, or what the jobs of a sweep share, with Hydra's own part.
 
         Raises:
             UserError: it cannot be composed.
         """
         with self._explained():
-            return self._base(overrides)
+            return self._base(self.arguments.overrides)
 
     def plan(self) -> Plan:
         """Returns the jobs that the arguments ask for, each composed once.
@@ -89,8 +91,35 @@ class Composition:
                 raise UserError(f"{many[0].input_line}: several values; add -m to run a job for each")
             return Plan(config, [(self.arguments.overrides, self._complete(config))], None)
 
+    def launch(self, plan: Plan, task: Callable[[DictConfig], object]) -> None:
+        """Run the jobs of a plan: a single one in this process, those of a sweep where the launcher chooses."""
+        if plan.sweep is not None:
+            mode = ["hydra.mode=MULTIRUN", f"hydra.sweep.dir='{plan.sweep}'"]
+            self.hydra.multirun(self.name, task, [*self.arguments.overrides, *mode])
+            return
+        with read_write(plan.config.hydra):
+            plan.config.hydra.mode = RunMode.RUN
+        context = HydraContext(self.hydra.config_loader, Callbacks(plan.config))
+        # The property raises what the job raised.
+        _ = run_job(task, plan.config, "hydra.run.dir", None, context).return_value
+
+    def show(self) -> None:
+        """Print what Hydra's flags ask for, such as ``--cfg job``."""
+        flags, overrides = self.arguments
+        if flags.shell_completion:
+            self.hydra.shell_completion(self.name, overrides)
+            return
+        # Composed first, since Hydra would report a mistake in several lines.
+        self.compose()
+        if flags.hydra_help:
+            self.hydra.hydra_help(self.name, get_args_parser(), flags)
+        elif flags.cfg:
+            self.hydra.show_cfg(self.name, overrides, flags.cfg, flags.package, flags.resolve)
+        else:
+            self.hydra.show_info(flags.info, self.name, overrides)
+
     def _known(self) -> list[str]:
-        """Every group, and every option of what the valid arguments choose, by its full path."""
+        """Returns every group, and the full path of every option of what the valid arguments choose."""
         groups = self._groups()
         chosen = [f"{key}={value}" for key, value in self.arguments.values().items() if key in groups]
         try:
@@ -117,7 +146,7 @@ class Composition:
         for plugin in ("sweeper", "launcher"):
             target = OmegaConf.select(sweep.hydra, f"{plugin}._target_")
             if target not in Plugins.instance().class_name_to_class:
-                raise UserError(f"hydra.{plugin}._target_={target}: is none of Hydra's: choose one by hydra/{plugin}=")
+                raise UserError(f"hydra.{plugin}._target_={target}: not a {plugin} of Hydra; use hydra/{plugin}=…")
         for override in many:
             if override.is_interval_sweep():
                 raise UserError(
@@ -127,7 +156,7 @@ class Composition:
         given = {override.key_or_group for override in parsed(overrides)}
         params = sweep.hydra.sweeper.params or {}
         lines = [*(f"{key}={value}" for key, value in params.items() if key not in given), *overrides]
-        # The loader knows the choices of a group, which glob(*) asks for.
+        # glob(*) needs the choices of a group, which the loader knows.
         swept = OverridesParser.create(self.hydra.config_loader).parse_overrides(lines)
         return [(list(job), self._job(sweep, job)) for job in BasicSweeper.split_arguments(swept, None)[0]]
 
@@ -142,7 +171,7 @@ class Composition:
             if not (named or override.is_sweep_override()) and (choices := self._choices(group)) is not None:
                 raise UserError(f"{override.input_line}: {group} is a group: choose one of {', '.join(choices)}")
         with warnings.catch_warnings():
-            # Hydra only warns of a folder that does not exist.
+            # Hydra only warns about a folder that does not exist.
             warnings.filterwarnings("error", "provider=hydra.searchpath")
             try:
                 config = compose()
@@ -159,19 +188,18 @@ class Composition:
         return config
 
     def _choices(self, group: str) -> list[str] | None:
-        """The choices of a group; None where there is no such group."""
+        """Returns the choices of a group; None if there is no such group."""
         if group.partition("/")[0] != "hydra" and group not in self._groups():
             return None
         return sorted(self.hydra.config_loader.get_group_options(group)) or ["its options"]
 
     def _groups(self) -> list[str]:
-        # Hydra's own list takes a copy of all files for each group.
+        # Read from the folders: Hydra's own list copies all files for each group.
         folders = [Path(folder) for folder in (CONF, self.arguments.flags.config_dir) if folder]
-        found = {str(path.relative_to(folder)) for folder in folders for path in folder.rglob("*") if path.is_dir()}
-        return sorted(found)
+        return sorted({str(path.relative_to(base)) for base in folders for path in base.rglob("*") if path.is_dir()})
 
     def _complete(self, config: DictConfig) -> Config:
-        """The plain configuration of a job; UserError where a primary option was deleted."""
+        """Returns the plain configuration of a job; raises UserError if an option of the command was deleted."""
         primary = OmegaConf.load(CONF / f"{self.name}.yaml")
         groups = [key for default in primary.defaults if default != "_self_" for key, value in default.items() if value]
         for key in (*primary, *groups):
@@ -180,7 +208,7 @@ class Composition:
         return plain(config)
 
     def _folder(self, config: DictConfig) -> Path:
-        """The folder of a sweep, named by its overrides, so that the same sweep finds what it has done already."""
+        """Returns the folder of a sweep, which its overrides name: the same sweep finds the jobs that it has done."""
         overrides = self.arguments.overrides
         if any(override.startswith("hydra.sweep.dir=") for override in overrides):
             return Path(config.hydra.sweep.dir)
@@ -192,7 +220,6 @@ class Composition:
 
 def paths(node: object, prefix: str = "") -> list[str]:
     """Returns the path of each option in a nested configuration, such as ``sampler.steps``."""
-    if not isinstance(node, Mapping):
-        return [prefix]
-    inner = [path for key, value in node.items() for path in paths(value, f"{prefix}.{key}" if prefix else str(key))]
-    return [prefix, *inner] if prefix else inner
+    inner = node.items() if isinstance(node, dict) else ()
+    below = [path for key, value in inner for path in paths(value, f"{prefix}.{key}" if prefix else str(key))]
+    return [prefix, *below] if prefix else below

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
-from sdegen.cli import command
+from sdegen.cli.command import Command, Job
 from sdegen.core.errors import UserError
 
 log = logging.getLogger("sdegen")
 
 GROUPS = ("network",)
-EXAMPLES = (
-    ("run=outputs/smile_noisy/latest", "likelihood, beside its floor"),
-    ("run=outputs/smile_noisy/latest metrics=interpolation", "between pairs of points"),
-    ("run=outputs/smile_noisy/latest network=oracle", "with the exact score instead"),
-    ("run=outputs/smile_noisy/latest probes=1 seed=1", "Hutchinson's estimate"),
-    ("-m run=outputs/smile_noisy/latest checkpoint=1000,2000", "for each checkpoint"),
-)
 
 
 def loaded(config: dict[str, Any]) -> tuple[Any, list[str]]:
-    """Returns the evaluation and the metrics that a configuration asks for; raises UserError where it cannot work."""
+    """Returns the evaluation and the metrics that a configuration asks for; raises UserError if it cannot work."""
     from sdegen.cli.arguments import names
     from sdegen.config.options import EVALUATE, check
     from sdegen.runs.evaluation import Evaluation
@@ -41,16 +33,12 @@ def loaded(config: dict[str, Any]) -> tuple[Any, list[str]]:
     return evaluation, metrics
 
 
-def task(config: dict[str, Any], job: command.Job) -> None:
+def write(config: dict[str, Any], job: Job) -> None:
     """Write the results of each metric."""
     evaluation, metrics = loaded(config)
     for metric in metrics:
         log.info(f"results in {evaluation.write(metric).folder}")
 
 
-COMMAND = command.Command("evaluate", EXAMPLES, "network=oracle", loaded, task, GROUPS)
-
-
-def main(program: str, arguments: Sequence[str]) -> None:
-    """Run the command."""
-    command.main(COMMAND, program, arguments)
+COMMAND = Command("evaluate", loaded, write, GROUPS)
+run = COMMAND.run

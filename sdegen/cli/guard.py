@@ -1,16 +1,20 @@
-"""The guard of the command line: an error that the user can mend becomes one line and an exit status."""
+"""The guard of the command line: messages on the terminal, and one line for each error that the user can mend."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
-from sdegen.cli.jobs import messages
 from sdegen.core.errors import NO_MEMORY, Stopped, UserError
+
+log = logging.getLogger("sdegen")
 
 OUTSIDE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG),
@@ -21,8 +25,49 @@ WIDEST = 400
 """Characters of a line: a message may repeat a value of any length."""
 
 
+class Terminal(logging.StreamHandler):
+    """Handler that writes messages on the standard output of this process.
+
+    Args:
+        prefix: words at the beginning of each line.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__(sys.stdout)
+        self.prefix = prefix
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the message of a record."""
+        return textwrap.indent(super().format(record), self.prefix)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Discard further messages once the reader has closed the pipe (``| head``); the work goes on."""
+        if not isinstance(sys.exc_info()[1], BrokenPipeError):
+            super().handleError(record)
+            return
+        discard_output()
+
+
+@contextlib.contextmanager
+def messages(prefix: str = "") -> Iterator[None]:
+    """Write the program's messages on standard output while the context is open.
+
+    A launcher may run a job in another process, which has no handlers yet.
+
+    Args:
+        prefix: words at the beginning of each line, which distinguish several jobs.
+    """
+    others = log.handlers[:]
+    log.handlers[:], log.propagate = [Terminal(prefix)], False
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.handlers[:] = others
+
+
 def guard(work: Callable[[], object]) -> None:
-    """Do some work with its messages on the terminal; exit with one line where the user can mend what went wrong."""
+    """Do some work with its messages on the terminal; exit with one line if the user can mend what went wrong."""
     try:
         with messages():
             work()
@@ -37,12 +82,16 @@ def guard(work: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         fail("interrupted", 130)
     except BrokenPipeError:
-        # The reader has closed the pipe (| head); Python's own flush at exit must not fail, either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
     except OSError as error:
         if error.errno not in OUTSIDE:
             raise
         fail(f"{error.filename or 'a file'}: {error.strerror}")
+
+
+def discard_output() -> None:
+    """Discard what is printed from now on: the reader has closed the pipe, and Python's flush at exit must not fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def fail(message: str, status: int = 2) -> NoReturn:
@@ -52,7 +101,7 @@ def fail(message: str, status: int = 2) -> NoReturn:
 
 
 def shortened(message: str) -> str:
-    """Returns a message whose lines have at most :data:`WIDEST` characters, the middle left out."""
+    """Returns a message whose lines have at most :data:`WIDEST` characters, with the middle left out."""
     half = WIDEST // 2 - 2
     return "\n".join(
         line if len(line) <= WIDEST else f"{line[:half]} … {line[-half:]}" for line in message.splitlines()

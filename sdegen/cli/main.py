@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from sdegen import __version__
-from sdegen.cli.guard import fail
+from sdegen.cli.guard import fail, guard
 
 COMMANDS = {
     "train": "train a model, then sample, measure and draw",
@@ -27,7 +27,7 @@ def main(name: str = "") -> None:
     """Run a command with the arguments of this process.
 
     Args:
-        name: the command of a script; empty where the first argument names it.
+        name: the command of a script; empty if the first argument names it.
     """
     path, arguments = Path(sys.argv[0]), sys.argv[1:]
     program = f"python {path}" if path.suffix == ".py" else path.name
@@ -44,7 +44,8 @@ def main(name: str = "") -> None:
         if name not in COMMANDS:
             fail(f"{name}: no such command; choose from {', '.join(COMMANDS)}")
         program = f"{program} {name}"
-    importlib.import_module(f"sdegen.cli.{name}").main(program, arguments)
+    command = importlib.import_module(f"sdegen.cli.{name}")
+    guard(lambda: command.run(program, arguments))
 
 
 def overview(program: str) -> str:
@@ -55,9 +56,10 @@ def overview(program: str) -> str:
 
 
 def _completed(arguments: list[str]) -> list[str]:
-    """The arguments; where the shell calls ``sdegen -sc query=bash``, with the command whose line it completes.
+    """Returns the arguments, which begin with the command; for shell completion, with the command of the line.
 
-    Hydra completes the line of a program without commands, so the command is taken out of the line.
+    The shell completes a line by calling ``sdegen -sc query=bash`` with the line in the environment. Hydra expects a
+    line without a command, so the command is taken out of it.
     """
     if arguments[0] not in COMPLETION:
         return arguments

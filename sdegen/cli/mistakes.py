@@ -1,4 +1,4 @@
-"""Errors of Hydra and OmegaConf in one line each; for those that are frequent, with the fix."""
+"""Errors of Hydra and OmegaConf, in one line each; frequent ones with the fix."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def explain(error: Exception, known: Callable[[], Sequence[str]]) -> str:
         return f"{cause.full_key}: {' '.join(str(cause.msg).partition('full_key:')[0].split())}"
     if chosen := re.match(r"Multiple values for (\S+)\.", str(error)):
         # Hydra's own words are about YAML files.
-        return f"{chosen[1]}: is chosen already, drop the +"
+        return f"{chosen[1]}: is chosen already: drop the +"
     return " ".join(str(error).split())
 
 
@@ -44,15 +44,15 @@ def _no_choice(path: str, choices: Sequence[str]) -> str:
 
 
 def _no_option(key: str, known: Callable[[], Sequence[str]]) -> str:
-    """One line for an option that the chosen classes do not have, with those that have it or the nearest name."""
+    """Returns one line for an unknown option, with the choices that have such an option, or with the nearest name."""
     group, _, option = key.partition(".")
     if owners := [path.stem for path in sorted((CONF / group).glob("*.yaml")) if option and _names(path, option)]:
         others = " and others have" if len(owners) > 3 else " have" if len(owners) > 1 else " has"
         named = ", ".join(f"{group}={owner}" for owner in owners[:3])
-        return f"{key}: no such option of the {group} chosen; {named}{others} it"
+        return f"{key}: no option of the chosen {group}; {named}{others} it"
     nearest = _nearest(key, known(), "")
     if f"did you mean {key}?" == nearest:
-        return f"{key}: does not go with the choices here; --cfg job shows the options that do"
+        return f"{key}: is no option of the choices made here; --cfg job shows their options"
     return f"{key}: no such option; {nearest}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -17,26 +18,23 @@ if TYPE_CHECKING:
     from sdegen.cli.composition import Composition
 
 PARTIAL = ("network", "sweep")
-"""Groups of which a command takes some choices only: those whose YAML shows it."""
+"""Groups of which a command takes only some choices: those whose YAML has an example of the command."""
 OWN = "run"
-"""The choice that stands for a run's own node."""
+"""The choice that is the node of the run that ``run=`` names."""
 
 
-def overview(name: str, examples: Sequence[tuple[str, str]], choice: str, program: str) -> str:
+def overview(name: str, program: str) -> str:
     """Returns the page of ``--help``: examples, the groups and the options that matter for the command."""
     source = CONF / f"{name}.yaml"
     content = yaml.safe_load(source.read_text())
-    commands = [f"{program} {arguments}" for arguments, _ in examples]
-    width = min(max(map(len, commands)), 75)
-    lines = [about(source), ""]
-    lines += [f"{line:{width}}  {meaning}".rstrip() for line, (_, meaning) in zip(commands, examples, strict=True)]
-    lines += ["", "Groups (group=choice):", *_groups(name, content["defaults"])]
-    own = {key: value for key, value in content.items() if key not in ("defaults", "hydra")}
+    text, commands = about(source)
+    examples = [command.replace(f"sdegen {name}", program, 1) for command in commands]
     meanings = comments(source)
-    lines += ["", "Options:"]
-    lines += [f"{f'{key}={_written(value)}':20}  {meanings.get(key, '')}".rstrip() for key, value in own.items()]
-    lines += ["", f"{program} --help {choice} shows the options of a choice; --cfg job shows all values."]
-    return "\n".join(lines)
+    written = {key: _written(value) for key, value in content.items() if key not in ("defaults", "hydra")}
+    options = [f"{f'{key}={value}':20}  {meanings[key]}" for key, value in written.items()]
+    groups = _groups(name, content["defaults"])
+    lines = [text, "", *examples, "", "Groups (group=choice):", *groups, "", "Options:", *options]
+    return "\n".join([*lines, "", "--cfg job shows the value of every option."])
 
 
 def options(composition: Composition) -> str:
@@ -45,7 +43,7 @@ def options(composition: Composition) -> str:
 
     from sdegen.config.options import NODES
 
-    config = composition.compose(composition.arguments.overrides)
+    config = composition.compose()
     content: Any = OmegaConf.to_container(config)
     folders = [Path(folder) for folder in (composition.arguments.flags.config_dir, CONF) if folder]
     sources = {
@@ -60,15 +58,12 @@ def options(composition: Composition) -> str:
     return "\n\n".join(table for table in tables if table)
 
 
-def about(path: Path) -> str:
-    """Returns the comment that opens a YAML file, without the commands in it."""
-    lines = []
-    for line in path.read_text().splitlines():
-        if not line.startswith("#"):
-            break
-        if not line.startswith(("#   ", "# @")):
-            lines.append(line.removeprefix("#").strip())
-    return "\n".join(lines)
+def about(path: Path) -> tuple[str, list[str]]:
+    """Returns the comment that opens a YAML file, and the commands in it."""
+    opening = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
+    lines = [line.removeprefix("#") for line in opening if not line.startswith("# @")]
+    text = [line.strip() for line in lines if not line.startswith("   ")]
+    return "\n".join(text), [line.strip() for line in lines if line.startswith("   ")]
 
 
 def comments(path: Path) -> dict[str, str]:
@@ -97,13 +92,13 @@ def _groups(name: str, defaults: Sequence[object]) -> list[str]:
 
 
 def _chosen(defaults: Sequence[object]) -> dict[str, str]:
-    """The groups of a primary configuration with their default choices."""
+    """Returns the groups of a primary configuration with their default choices."""
     pairs = [pair for default in defaults if isinstance(default, dict) for pair in default.items()]
     return {group: choice for group, choice in pairs if not group.startswith("override ")}
 
 
 def _table(group: str, node: Mapping[str, Any], sources: Mapping[str, Path]) -> str:
-    """The options of a node and of those inside it, explained by the docstring of the class, or else by the YAML."""
+    """Returns the options of a node and of its inner nodes, with meanings from the class's docstring or the YAML."""
     from sdegen.core import schema
     from sdegen.core.docstrings import without_markup
 
@@ -127,7 +122,7 @@ def _table(group: str, node: Mapping[str, Any], sources: Mapping[str, Path]) -> 
 
 
 def _written(value: object) -> str:
-    """A value as the command line has it; an ellipsis for one that must be given or follows from others."""
+    """Returns a value as it is typed; an ellipsis for one that must be given or is computed from others."""
     if isinstance(value, str) and value.startswith(("???", "${")):
         return "…"
     if isinstance(value, list):

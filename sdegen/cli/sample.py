@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sdegen.cli import command
+from sdegen.cli.command import Command, Job
 
 log = logging.getLogger("sdegen")
 
 GROUPS = ("sampler", "network")
-EXAMPLES = (
-    ("run=outputs/smile/latest", "with the run's own sampler"),
-    ("run=outputs/smile/latest sampler.steps=50", "the same, changed"),
-    ("run=outputs/smile/latest network=oracle", "with the exact score instead"),
-    ("run=outputs/digits/latest guidance=classifier guidance.run=outputs/digits_classifier/latest label=all", ""),
-    ("-m run=outputs/smile/latest sampler=euler_maruyama,rk45,dopri5", "compare samplers"),
-)
 
 
 def loaded(config: dict[str, Any]) -> Any:  # noqa: ANN401
-    """Returns the run, guided where that is asked for, and the checked configuration; raises UserError."""
+    """Returns the run and the checked configuration; raises UserError if they cannot work."""
     from sdegen.cli.arguments import names
     from sdegen.config.options import SAMPLE, check
     from sdegen.runs.results import planned
@@ -38,30 +30,26 @@ def loaded(config: dict[str, Any]) -> Any:  # noqa: ANN401
     return run, config
 
 
-def task(config: dict[str, Any], job: command.Job) -> str:
+def write(config: dict[str, Any], job: Job) -> str:
     """Write samples; returns their folder."""
     from sdegen.runs import results
 
     run, config = loaded(config)
     options = {key: config[key] for key in ("seed", "batch_size", "guidance", "label", "figures", "animate")}
-    left = results.write(run, config["count"], **options)
-    log.info(f"results in {left.folder}")
-    return str(left.folder)
+    written = results.write(run, config["count"], **options)
+    log.info(f"results in {written.folder}")
+    return str(written.folder)
 
 
-def compare(written: list[str]) -> int:
+def compare(folders: list[str]) -> int:
     """Write a table and a figure of the samplers that one command ran; returns the exit status."""
-    if len(written) > 1:
+    if len(folders) > 1:
         from sdegen.reports import frontier
 
-        for folder in frontier.write([Path(one) for one in written]):
+        for folder in frontier.write([Path(one) for one in folders]):
             log.info(f"frontier in {folder}")
     return 0
 
 
-COMMAND = command.Command("sample", EXAMPLES, "sampler=adams", loaded, task, GROUPS, compare)
-
-
-def main(program: str, arguments: Sequence[str]) -> None:
-    """Run the command."""
-    command.main(COMMAND, program, arguments)
+COMMAND = Command("sample", loaded, write, GROUPS, compare)
+run = COMMAND.run

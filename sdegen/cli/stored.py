@@ -1,6 +1,6 @@
 """The nodes that a trained run stores, as the choice ``run`` of their groups, so that overrides can change them.
 
-Hydra composes before a command's work begins, so these nodes are read first. A checkpoint may come from a stranger:
+These nodes are read before Hydra composes a configuration. A checkpoint may come from a stranger:
 only nodes that passed the checks of :mod:`sdegen.config` reach Hydra.
 """
 
@@ -65,7 +65,7 @@ def _nodes(groups: Sequence[str], arguments: Arguments) -> Config:
         raise UserError("\n".join(found))
     if "run" not in given:
         raise UserError(
-            "run= cannot be swept: give one run, and the others in commands of their own"
+            "run= cannot be swept: use one command for each run"
             if any(override.startswith("run=") for override in arguments.overrides)
             else "run= is missing: name the folder of a run, as in run=outputs/smile/latest"
         )

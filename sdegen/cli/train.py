@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdegen.cli import command
-from sdegen.cli.guard import guard
-from sdegen.core.errors import UserError
+from sdegen.cli.command import Command, Job
 
 if TYPE_CHECKING:
+    from sdegen.cli.arguments import Arguments
     from sdegen.cli.composition import Plan
 
 log = logging.getLogger("sdegen")
-
-RESUMABLE = ("trainer.steps", "trainer.epochs", "trainer.device", "dataset.path", "trust")
-EXAMPLES = (
-    ("experiment=smile", "one run of the paper's smile, in a minute or two"),
-    ("experiment=smile sde=ve trainer.epochs=500", "the same, changed"),
-    ("-m experiment=smile weighting=uniform,variance,likelihood", "a run for each value"),
-    ("dataset=file dataset.path=points.csv", "your own points"),
-    ("resume=outputs/smile/latest", "go on where a run stopped"),
-)
 
 
 def check(config: dict[str, Any]) -> None:
@@ -33,7 +23,7 @@ def check(config: dict[str, Any]) -> None:
     replicated(config)
 
 
-def task(config: dict[str, Any], job: command.Job) -> None:
+def train(config: dict[str, Any], job: Job) -> None:
     """Train in the folder of a job; a job of a sweep whose run is there already goes on, or is left as it is."""
     from sdegen.core import schema
     from sdegen.runs import ledger, session
@@ -51,23 +41,20 @@ def task(config: dict[str, Any], job: command.Job) -> None:
     log.info(f"results in {folder}" + ("" if new else ", there before"))
 
 
-def resume(options: Mapping[str, Any], arguments: Sequence[str]) -> None:
+def resume(arguments: Arguments, given: Sequence[str]) -> None:
     """Go on with a run in its own folder."""
     from sdegen.cli.arguments import names
     from sdegen.runs import session
 
-    foreign = [argument for argument in arguments if argument.startswith("-") or "=" not in argument]
-    if foreign := [*foreign, *(key for key in options if key not in ("resume", *RESUMABLE))]:
-        raise UserError(f"{foreign[0]}: cannot change on resume; with resume= go only {', '.join(RESUMABLE)}")
-    changes = {key: options[key] for key in RESUMABLE[:-1] if key in options}
-    run = session.resume(Path(str(options["resume"])), changes, names(options.get("trust")))
-    log.info(f"results in {run.folder}")
+    changes = arguments.values()
+    foreign = [argument for argument in given if argument.lstrip("+").partition("=")[0] not in changes]
+    folder, trust = Path(str(changes.pop("resume"))), names(changes.pop("trust", None))
+    session.check_changes({**dict.fromkeys(foreign), **changes})
+    log.info(f"results in {session.resume(folder, changes, trust).folder}")
 
 
 def forecast(plan: Plan) -> None:
     """Print what each job of a plan would cost; for a sweep, write it beside the runs, where the report reads it."""
-    for _, config in plan.jobs:
-        check(config)
     from sdegen.runs import forecast
 
     foreign = ("forecast=", "sweep=", "hydra")
@@ -78,27 +65,20 @@ def forecast(plan: Plan) -> None:
         print(f"written to {forecast.write(plan.sweep, costs)}")
 
 
-COMMAND = command.Command("train", EXAMPLES, "dataset=file", check, task)
+COMMAND = Command("train", check, train)
 
 
-def run(program: str, arguments: Sequence[str]) -> None:
+def run(program: str, given: Sequence[str]) -> None:
     """Train, go on with a run, or forecast, as the arguments ask for."""
-    if not any(argument.startswith(("resume=", "forecast=")) for argument in arguments):
-        command.run(COMMAND, program, arguments)
-        return
-    from sdegen.cli.arguments import read
-    from sdegen.cli.composition import Composition
+    if any(argument.startswith(("resume=", "forecast=")) for argument in given):
+        from sdegen.cli.arguments import read
 
-    asked = read(arguments)
-    options = asked.values()
-    if options.get("resume") is not None:
-        resume(options, arguments)
-    elif options.get("forecast"):
-        forecast(Composition("train", asked).plan())
-    else:
-        command.run(COMMAND, program, arguments)
-
-
-def main(program: str, arguments: Sequence[str]) -> None:
-    """Run the command."""
-    guard(lambda: run(program, arguments))
+        arguments = read(given)
+        options = arguments.values()
+        if options.get("resume") is not None:
+            resume(arguments, given)
+            return
+        if options.get("forecast"):
+            forecast(COMMAND.plan(COMMAND.composition(arguments)))
+            return
+    COMMAND.run(program, given)

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
 from typing import Any
 
-from sdegen.cli import command
+from sdegen.cli.command import Command, Job
 
 log = logging.getLogger("sdegen")
 
 OUTCOMES = {True: "pass", False: "FAIL", None: "-"}
-EXAMPLES = (
-    ("sde=vp sampler=dpm_solver", "the multistep solver on VP"),
-    ("sde=ve sampler=predictor_corrector sampler/corrector=hmc", "a corrector"),
-    ("-m sde=vp,subvp,ve sampler=adams,ancestral sampler.steps=100", "all pairs"),
-    ("sde=double_well sampler=dopri5", "an SDE without a closed-form kernel"),
-    ("--config-dir mine/conf sampler=mine", "your own class, with PYTHONPATH=mine"),
-)
 
 
 def built(config: dict[str, Any]) -> tuple[Any, Any]:
@@ -38,7 +30,7 @@ def built(config: dict[str, Any]) -> tuple[Any, Any]:
     return sde, sampler
 
 
-def task(config: dict[str, Any], job: command.Job) -> bool:
+def prove(config: dict[str, Any], job: Job) -> bool:
     """Log all proofs; returns True if one of them fails."""
     import torch
 
@@ -58,9 +50,5 @@ def task(config: dict[str, Any], job: command.Job) -> bool:
     return any(proof.holds is False for proof in found)
 
 
-COMMAND = command.Command("verify", EXAMPLES, "sde=vp", built, task, finish=any)
-
-
-def main(program: str, arguments: Sequence[str]) -> None:
-    """Run the command."""
-    command.main(COMMAND, program, arguments)
+COMMAND = Command("verify", built, prove, finish=any)
+run = COMMAND.run

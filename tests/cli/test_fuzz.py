@@ -204,9 +204,7 @@ def spoilt(draw: st.DrawFn) -> str:
     return draw(st.sampled_from(forms))
 
 
-HYDRA = [
-    f"hydra.{path}" for path in paths(OmegaConf.to_container(Composition("train", reading.read([])).compose([]).hydra))
-]
+HYDRA = paths(OmegaConf.to_container(Composition("train", reading.read([])).compose().hydra), "hydra")[1:]
 ASKED = st.tuples(lines() | lines(edge=True), st.lists(spoilt(), max_size=2)).map(lambda both: (*both[0], *both[1]))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from commands import SHORT, Result, fresh, run
 
-from sdegen.cli import jobs
+from sdegen.cli import guard
 from sdegen.runs.recorder import Recorder
 
 LAUNCHERS = {
@@ -128,7 +128,7 @@ def on_a_terminal(work: Callable[[], object]) -> str:
 
 def test_a_process_beside_others_has_lines_where_one_alone_has_a_bar(tmp_path: Path) -> None:
     def step() -> None:
-        with jobs.messages("job 3: "):
+        with guard.messages("job 3: "):
             recorder = Recorder(tmp_path, 0, 4)
             recorder.progress(4, {"train/loss": 1.5, "train/steps_per_second": 9.0})
             recorder.close()
@@ -152,9 +152,9 @@ def test_a_reader_that_leaves_does_not_end_the_work(tmp_path: Path) -> None:
         os.dup2(write, 1)
         os.dup2(os.open(tmp_path / "err", os.O_WRONLY | os.O_CREAT), 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-        with jobs.messages():
+        with guard.messages():
             for _ in range(3):
-                jobs.log.info("a line")
+                guard.log.info("a line")
         (tmp_path / "done").touch()
 
     process = multiprocessing.get_context("fork").Process(target=work)

@@ -111,7 +111,7 @@ def test_help_for_a_wrong_choice_is_one_line(tmp_path: Path) -> None:
 def test_comments_of_a_yaml_are_read(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text("# @package _global_\n# Two\n# lines.\n#   sdegen train\n\na: 1\n# Of b,\n# too.\nb: 2\nc: 3\n")
-    assert about(path) == "Two\nlines."
+    assert about(path) == ("Two\nlines.", ["sdegen train"])
     assert comments(path) == {"a": "", "b": "Of b, too.", "c": ""}
 
 
