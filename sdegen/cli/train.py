@@ -49,8 +49,8 @@ def resume(arguments: Arguments, given: Sequence[str]) -> None:
     changes = arguments.values()
     foreign = [argument for argument in given if argument.lstrip("+").partition("=")[0] not in changes]
     folder, trust = Path(str(changes.pop("resume"))), names(changes.pop("trust", None))
-    session.check_changes({**dict.fromkeys(foreign), **changes})
-    log.info(f"results in {session.resume(folder, changes, trust).folder}")
+    run = session.resume(folder, {**dict.fromkeys(foreign), **changes}, trust)
+    log.info(f"results in {run.folder}")
 
 
 def forecast(plan: Plan) -> None:
