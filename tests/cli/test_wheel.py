@@ -53,7 +53,7 @@ def sdegen_of(installed: Path, *arguments: str, cwd: Path) -> Result:
 
 def test_the_wheel_has_every_file_of_the_package(wheel: Path) -> None:
     there = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    own = [path for path in (ROOT / "sdegen").rglob("*") if path.suffix in (".py", ".html", ".typed")]
+    own = [path for path in (ROOT / "sdegen").rglob("*") if path.is_file() and path.suffix != ".pyc"]
     wanted = {str(path.relative_to(ROOT)) for path in own}
     wanted |= {f"sdegen/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*.yaml")}
     assert there == wanted
