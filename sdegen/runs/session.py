@@ -84,7 +84,7 @@ class Session:
         saved: the step of the last checkpoint; None before the first.
     """
 
-    def __init__(self, config: Config, folder: Path, trust: Trust, resume: Checkpoint | None) -> None:
+    def __init__(self, config: Config, folder: Path, trust: Trust, resume: Checkpoint | None = None) -> None:
         self.folder, self._trust = folder, trust
         self.saved, self._resumed = None if resume is None else resume.step, resume is not None
         self._checkpoints = [] if resume is None else self._with_replicas(resume)

@@ -308,9 +308,9 @@ def tried(
 
 
 def test_a_command_line_works_or_is_told() -> None:
-    counts = tried(30, lines()) + tried(40, ASKED)
-    assert counts["works"] >= 15, counts
-    assert counts["refused"] >= 15, counts
+    counts = tried(15, lines()) + tried(25, ASKED)
+    assert counts["works"] >= 8, counts
+    assert counts["refused"] >= 8, counts
 
 
 @pytest.mark.slow

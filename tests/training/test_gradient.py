@@ -51,9 +51,17 @@ def agree(*overrides: str, base: tuple[str, ...] = SMALL) -> None:
         torch.testing.assert_close(getattr(pair[0], field), getattr(pair[1], field), rtol=1e-9, atol=1e-11)
 
 
+NETWORKS = list(itertools.product(("relu", "silu", "tanh"), ("concat", "fourier")))
+
+
+# The gradient is a product: what the parametrization does to the output is apart from what the layers do to it.
 @pytest.mark.parametrize(
     ("parametrization", "activation", "embedding"),
-    list(itertools.product(PARAMETRIZATIONS, ("relu", "silu", "tanh"), ("concat", "fourier"))),
+    [
+        *((name, *NETWORKS[i % len(NETWORKS)]) for i, name in enumerate(PARAMETRIZATIONS)),
+        *(("karras", *network) for network in NETWORKS),
+        *(("gaussian", *network) for network in NETWORKS),
+    ],
 )
 def test_it_is_that_of_autograd(parametrization: str, activation: str, embedding: str) -> None:
     network = (f"network.activation={activation}", f"network.time_embedding={embedding}")
