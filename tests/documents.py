@@ -109,7 +109,7 @@ def check_commands(lines: list[str]) -> None:
         elif any(word.startswith("resume=") for word in given):
             folder, *changes = arguments.read(given).values().items()
             assert checkpoint.newest(Path(str(folder[1]))).step == 0
-            session.check_changes(dict(changes))
+            assert dict(changes).keys() <= {*session.RESUMABLE, "trust"}
         else:
             command = importlib.import_module(f"sdegen.cli.{name}").COMMAND
             composition = command.composition(arguments.read(given))
