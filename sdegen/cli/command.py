@@ -44,12 +44,12 @@ class Command(NamedTuple):
     """A command with a configuration.
 
     Args:
-        name: of the command and of its primary configuration, ``conf/<name>.yaml``.
+        name: the name of the command and of its primary configuration, ``conf/<name>.yaml``.
         check: raises UserError for a configuration that cannot work; called for every job before the first starts.
         task: does the work of a job and returns its result, in the types of JSON.
-        stored: groups in which the node of the run that ``run=`` names is the choice ``run``.
-        finish: takes the results of the jobs that succeeded, in their order, also if others failed or the command was
-            interrupted; returns the exit status of a command without failures.
+        stored: groups that get a choice named ``run``: the node stored by the run given with ``run=``.
+        finish: called at the end with the results of the successful jobs, in order, even after failures or an
+            interruption. Its return value is the exit status if no job failed.
     """
 
     name: str

@@ -24,7 +24,7 @@ def check(config: dict[str, Any]) -> None:
 
 
 def train(config: dict[str, Any], job: Job) -> None:
-    """Train in the folder of a job; a job of a sweep whose run is there already goes on, or is left as it is."""
+    """Train in the folder of a job; in a sweep, a run found there is resumed, or left unchanged if it is finished."""
     from sdegen.core import schema
     from sdegen.runs import ledger, session
 

@@ -63,7 +63,8 @@ def check_size(
 ) -> None:
     """Raises UserError if a checkpoint's configuration asks for a larger network than its weights fill.
 
-    The network is built no further than the weights reach. A class of the user's own is trusted, and not checked.
+    Building stops as soon as the network needs more bytes than the weights have. A class of the user's own is trusted,
+    and not checked.
     """
     config = {group: config[group] for group in ("sde", "network")}
     if any(schema.faults(config[group], GROUPS[group], group, trust) for group in config):

@@ -60,8 +60,8 @@ def animation(dataset: Dataset, samples: Samples, sde: SDE) -> list[Image.Image]
 
 def save(frames: list[Image.Image], path: Path) -> Path:
     """Writes pictures as a GIF that loops."""
-    # All frames share one palette, or the background would flicker. Of Pillow's methods, maximum coverage keeps white
-    # exactly white, and the colours of few pixels.
+    # All frames share one palette, or the background would flicker. Pillow's maximum coverage keeps white exactly
+    # white, and it also keeps colours that few pixels have.
     sheet = np.concatenate([np.asarray(frames[i]) for i in (0, len(frames) // 2, -1)])
     palette = Image.fromarray(sheet).quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     flat = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]

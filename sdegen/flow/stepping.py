@@ -177,7 +177,7 @@ class Control(NamedTuple):
         size = torch.where(accept, size, torch.minimum(size, self.retry * h))
         size = torch.where(error.isfinite(), size, self.shrink * h)
         if self.rungs:
-            # The offset keeps a size that already is such a power.
+            # Without the offset, rounding errors could lower a size that is already on a rung.
             size = torch.exp2(torch.floor(self.rungs * size.log2() + 1e-6) / self.rungs)
         return size.clamp(max=self.longest)
 

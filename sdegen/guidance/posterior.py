@@ -49,13 +49,13 @@ class Replacement(Method):
     r"""A method in which the measured coordinates follow their own kernel, and the others the score.
 
     Where :math:`A A^\top = c I`, the measured coordinates of :math:`x_t` given y are :math:`N(\alpha y, (\alpha^2
-    \sigma_y^2 + c \sigma^2) I)`. With :math:`P = A^\top A / c`,
+    \sigma_y^2 + c \sigma^2) I)`. With :math:`P = A^\top A / c`, the score given y is
 
     .. math:: s(x, t) - P s(x, t) - A^\top \frac{A x - \alpha y}{\alpha^2 \sigma_y^2 + c \sigma^2},
 
-    started at a draw of that law, with noise in all coordinates. It is the replacement method of the reference in the
-    form of a score, for any sampler. The other coordinates depend on a noisy copy of y instead of y itself, which is
-    not exact even for Gaussian data.
+    sampling starts from a draw of that distribution, and noise enters all coordinates. This is the replacement method
+    of the reference, written as a score so that any sampler can use it. The other coordinates depend on a noisy copy
+    of y instead of y itself, which is not exact even for Gaussian data.
 
     Reference: Song et al. (2021), appendix I, https://arxiv.org/abs/2011.13456
     """

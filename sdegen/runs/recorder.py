@@ -111,8 +111,8 @@ class Recorder:
             left.unlink()
         self._folder, self._fresh, self._failed = folder, fresh, False
         self._files: dict[str, Events] = {}
-        # Also for a new run: TensorBoard takes the first such record for the run's beginning, and drops records only at
-        # later ones.
+        # A new run needs this record, too: TensorBoard treats the first one as the start of the run, and drops records
+        # only at the following ones.
         self.rewind(start)
         # Bars of several processes would overwrite each other.
         alone = multiprocessing.current_process().name == "MainProcess"
@@ -213,9 +213,9 @@ class Recorder:
             events.close()
 
     def _open(self, suffix: str = "") -> Events:
-        """Return the file of the training's records, or that of its end.
+        """Return the file for the records of the training, or the one for its final status, by its suffix.
 
-        The latter is removed when the run is resumed, since TensorBoard shows the first of several ends.
+        The second is removed when a run is resumed: of several final statuses TensorBoard shows the first.
         """
         if suffix not in self._files:
             self._files[suffix] = Events(self._folder, suffix)

@@ -54,7 +54,7 @@ class Sampler(ABC):
         predictor: the scheme of its steps, if it has one.
         evaluations: number of evaluations of the score for a sample; None if it depends on the sample.
         couples: True if the samples of a batch depend on each other.
-        enough: smallest batch whose law under guidance is accurate.
+        enough: smallest batch size at which guided samples have an accurate distribution.
     """
 
     processes: dict[str, type[SDE]]

@@ -46,7 +46,7 @@ def load(optimizer: torch.optim.Optimizer, recipe: Optimizer, states: Sequence[S
 
 
 def _mapped(change: Callable[..., Tensor], states: Sequence[State], weights: int) -> State:
-    """Returns a state in which ``change`` has joined the tensors of all states that have a number for each weight."""
+    """Returns one state: each tensor with one number per weight is ``change`` of that tensor in all states."""
     first, *_ = states
     changed = {
         index: {

@@ -40,8 +40,9 @@ class Trainer:
         threads: CPU threads of torch, at most OMP_NUM_THREADS. ``auto``: one for each 4 million multiplications of a
             pass of a step's rows through the network, at most the number of cores. A tiny network is several times
             slower with two threads than with one.
-        gradient: ``autograd``; ``written``, by hand for a multilayer perceptron under denoising score matching, two to
-            three times as fast; ``auto`` for ``written`` if it is possible. They differ by rounding.
+        gradient: ``autograd``; ``written``, which is code by hand, two to three times as fast, for a multilayer
+            perceptron with denoising score matching only; ``auto``, which is ``written`` if possible. The results
+            differ only by rounding.
         replicas: number of networks that are trained together: the run's own and those of the next seeds. Each has
             the same result as in its own run, in less time. Requires the written gradient.
     """
