@@ -13,18 +13,16 @@ log = logging.getLogger("sdegen")
 GROUPS = ("network",)
 
 
-def loaded(config: dict[str, Any]) -> tuple[Any, list[str]]:
+def planned(config: dict[str, Any]) -> tuple[Any, list[str]]:
     """Returns the evaluation and the metrics that a configuration asks for; raises UserError if it cannot work."""
     from sdegen.cli.arguments import names
+    from sdegen.cli.stored import loaded
     from sdegen.config.options import EVALUATE, check
     from sdegen.runs.evaluation import Evaluation
-    from sdegen.runs.run import load
 
     config = check(config, GROUPS, EVALUATE, names(config["trust"]))
-    settings = {key: config[key] for key in ("checkpoint", "weights", "device", "precision", "trust")}
-    run = load(config["run"], nodes={group: config[group] for group in GROUPS}, **settings)
     options = {key: config[key] for key in ("count", "seed", "batch_size", "probes", "rtol", "atol")}
-    evaluation, asked = Evaluation(run, **options), config["metrics"]
+    evaluation, asked = Evaluation(loaded(config, GROUPS), **options), config["metrics"]
     metrics = [asked] if isinstance(asked, str) else list(asked)
     if not metrics:
         raise UserError("metrics: is empty: try metrics=[likelihood,interpolation]")
@@ -35,10 +33,10 @@ def loaded(config: dict[str, Any]) -> tuple[Any, list[str]]:
 
 def write(config: dict[str, Any], job: Job) -> None:
     """Write the results of each metric."""
-    evaluation, metrics = loaded(config)
+    evaluation, metrics = planned(config)
     for metric in metrics:
         log.info(f"results in {evaluation.write(metric).folder}")
 
 
-COMMAND = Command("evaluate", loaded, write, GROUPS)
+COMMAND = Command("evaluate", planned, write, GROUPS)
 run = COMMAND.run

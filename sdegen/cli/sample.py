@@ -15,19 +15,23 @@ GROUPS = ("sampler", "network")
 
 def loaded(config: dict[str, Any]) -> Any:  # noqa: ANN401
     """Returns the run and the checked configuration; raises UserError if they cannot work."""
+    from sdegen.cli import stored
     from sdegen.cli.arguments import names
-    from sdegen.config.options import SAMPLE, check
-    from sdegen.runs.results import planned
-    from sdegen.runs.run import load
+    from sdegen.config.options import SAMPLE
+    from sdegen.config.options import check as checked
 
     groups = (*GROUPS, *(["guidance"] if config["guidance"] else []))
     options = {key: value for key, value in config.items() if key != "guidance" or value}
-    config = {"guidance": None, **check(options, groups, SAMPLE, names(config["trust"]))}
-    nodes = {group: config[group] for group in GROUPS}
-    settings = {key: config[key] for key in ("checkpoint", "weights", "device", "precision", "trust")}
-    run = load(config["run"], nodes=nodes, **settings)
+    config = {"guidance": None, **checked(options, groups, SAMPLE, names(config["trust"]))}
+    return stored.loaded(config, GROUPS), config
+
+
+def check(config: dict[str, Any]) -> None:
+    """Raise UserError for a configuration that cannot work, its guidance and its label included."""
+    from sdegen.runs.results import planned
+
+    run, config = loaded(config)
     planned(run, config["guidance"], config["label"])
-    return run, config
 
 
 def write(config: dict[str, Any], job: Job) -> str:
@@ -51,5 +55,5 @@ def compare(folders: list[str]) -> int:
     return 0
 
 
-COMMAND = Command("sample", loaded, write, GROUPS, compare)
+COMMAND = Command("sample", check, write, GROUPS, compare)
 run = COMMAND.run

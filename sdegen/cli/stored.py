@@ -9,13 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 
 from sdegen.cli.arguments import Arguments, names
 from sdegen.config.compose import CONF, Config
 from sdegen.core.errors import UserError
+
+if TYPE_CHECKING:
+    from sdegen.runs.run import Run
 
 
 def offer(groups: Sequence[str], arguments: Arguments, required: bool) -> None:
@@ -32,6 +35,14 @@ def offer(groups: Sequence[str], arguments: Arguments, required: bool) -> None:
     nodes = _nodes(groups, arguments) if required or "run" in arguments.values() else dict.fromkeys(groups, {})
     for group, node in nodes.items():
         store(group, node)
+
+
+def loaded(config: Config, groups: Sequence[str]) -> Run:
+    """Returns the run of a checked configuration, with the nodes of the groups in place of its own."""
+    from sdegen.runs.run import load
+
+    settings = {key: config[key] for key in ("checkpoint", "weights", "device", "precision", "trust")}
+    return load(config["run"], nodes={group: config[group] for group in groups}, **settings)
 
 
 def store(group: str, node: Mapping[str, Any]) -> None:

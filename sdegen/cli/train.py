@@ -55,10 +55,10 @@ def resume(arguments: Arguments, given: Sequence[str]) -> None:
 
 def forecast(plan: Plan) -> None:
     """Print what each job of a plan would cost; for a sweep, write it beside the runs, where the report reads it."""
+    from sdegen.cli.composition import EXECUTION
     from sdegen.runs import forecast
 
-    foreign = ("forecast=", "sweep=", "hydra")
-    names = [" ".join(part for part in overrides if not part.startswith(foreign)) for overrides, _ in plan.jobs]
+    names = [" ".join(part for part in overrides if not part.startswith(EXECUTION)) for overrides, _ in plan.jobs]
     costs = list(zip(names, forecast.each([config for _, config in plan.jobs]), strict=True))
     print(forecast.table(costs))
     if plan.sweep is not None:
