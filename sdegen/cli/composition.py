@@ -118,7 +118,7 @@ class Composition:
         else:
             self.hydra.show_info(flags.info, self.name, overrides)
 
-    def _known(self) -> list[str]:
+    def known(self) -> list[str]:
         """Returns every group, and the full path of every option of what the valid arguments choose."""
         groups = self._groups()
         chosen = [f"{key}={value}" for key, value in self.arguments.values().items() if key in groups]
@@ -133,7 +133,7 @@ class Composition:
         try:
             yield
         except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(mistakes.explain(error, self._known)) from None
+            raise UserError(mistakes.explain(error, self.known)) from None
 
     def _base(self, overrides: Sequence[str]) -> DictConfig:
         lines = list(overrides)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 
 from sdegen.cli.arguments import unreadable
 from sdegen.config.compose import CONF
+from sdegen.core.errors import nearest
 
 
 def explain(error: Exception, known: Callable[[], Sequence[str]]) -> str:
@@ -40,7 +40,7 @@ def explain(error: Exception, known: Callable[[], Sequence[str]]) -> str:
 
 def _no_choice(path: str, choices: Sequence[str]) -> str:
     group, _, choice = path.rpartition("/")
-    return f"{group}={choice}: no such choice; {_nearest(choice, choices, f'{group}=')}"
+    return f"{group}={choice}: no such choice; {nearest(choice, choices, f'{group}=')}"
 
 
 def _no_option(key: str, known: Callable[[], Sequence[str]]) -> str:
@@ -50,19 +50,10 @@ def _no_option(key: str, known: Callable[[], Sequence[str]]) -> str:
         others = " and others have" if len(owners) > 3 else " have" if len(owners) > 1 else " has"
         named = ", ".join(f"{group}={owner}" for owner in owners[:3])
         return f"{key}: no option of the chosen {group}; {named}{others} it"
-    nearest = _nearest(key, known(), "")
-    if f"did you mean {key}?" == nearest:
+    hint = nearest(key, known(), "")
+    if f"did you mean {key}?" == hint:
         return f"{key}: is no option of the choices made here; --cfg job shows their options"
-    return f"{key}: no such option; {nearest}"
-
-
-def _nearest(word: str, choices: Sequence[str], prefix: str) -> str:
-    choices = list(dict.fromkeys(choices))
-    same = [choice for choice in choices if choice.rpartition(".")[2] == word.rpartition(".")[2]]
-    close = same[:3] or difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean {' or '.join(prefix + choice for choice in close)}?"
-    return f"choose from {', '.join(sorted(choices))}" if len(choices) < 30 else "--cfg job shows all options"
+    return f"{key}: no such option; {hint}"
 
 
 def _names(path: Path, option: str) -> bool:

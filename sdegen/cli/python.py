@@ -15,10 +15,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdegen.cli import mistakes
+from sdegen.cli.arguments import read
+from sdegen.cli.composition import Composition
 from sdegen.cli.guard import short_of_memory
 from sdegen.config.choices import check_choice
 from sdegen.config.compose import CONF, Config, composed
-from sdegen.config.options import TRAIN, flat_options
+from sdegen.config.options import TRAIN
 from sdegen.core.errors import UserError
 from sdegen.runs import files, session
 from sdegen.runs.arrays import ArrayLike, array
@@ -36,7 +38,7 @@ def _user_errors() -> Iterator[None]:
     except (HydraException, OmegaConfBaseException) as error:
         if several := re.search(r"Ambiguous value for argument '(.*)'", str(error)):
             raise UserError(f"{several[1]}: several values: write a list as [1,2]; sweeps run from the shell") from None
-        raise UserError(mistakes.explain(error, _known)) from None
+        raise UserError(mistakes.explain(error, Composition("train", read(())).known)) from None
     except (MemoryError, RuntimeError) as error:
         if mistake := short_of_memory(error):
             raise mistake from error
@@ -169,9 +171,3 @@ def _command(name: str, overrides: tuple[str, ...], options: dict[str, Any]) -> 
     """Returns the call for the record of the run."""
     given = [*map(repr, overrides), *(f"{key}={value!r}" for key, value in options.items())]
     return f"sdegen.{name}({', '.join(given)})"
-
-
-def _known() -> list[str]:
-    """Returns every group, and every option of the default configuration, for the nearest name."""
-    groups = [str(path.relative_to(CONF)) for path in CONF.rglob("*") if path.is_dir()]
-    return [*groups, *(path for path, _ in flat_options(composed("train", [])))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ from omegaconf.errors import MissingMandatoryValue
 
 from sdegen.config.compose import CONF, Config, composed
 from sdegen.config.options import flat
-from sdegen.core.errors import UserError
+from sdegen.core.errors import UserError, nearest
 
 
 def node(group: str, name: str, options: Mapping[str, Any]) -> Config:
@@ -52,6 +51,4 @@ def check_choice(group: str, name: object) -> None:
     """Raises UserError, with the nearest name, if a group has no such choice."""
     known = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
     if name not in known:
-        close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(known)}"
-        raise UserError(f"{group}={name}: no such choice; {hint}")
+        raise UserError(f"{group}={name}: no such choice; {nearest(str(name), known)}")

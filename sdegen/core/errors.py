@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Sequence
 
 NO_MEMORY = re.compile(r"(?i)out of memory|allocate memory|size calculation")
 """Messages of torch where memory is not enough: it raises a plain RuntimeError."""
@@ -27,3 +29,13 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, name: str, number: int) -> None:
         super().__init__(name)
         self.name, self.number = name, number
+
+
+def nearest(word: str, choices: Sequence[str], prefix: str = "") -> str:
+    """Returns the end of a message about an unknown name: the nearest choices after a prefix, or all of them."""
+    choices = list(dict.fromkeys(choices))
+    same = [choice for choice in choices if choice.rpartition(".")[2] == word.rpartition(".")[2]]
+    close = same[:3] or difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(prefix + choice for choice in close)}?"
+    return f"choose from {', '.join(sorted(choices))}" if len(choices) < 30 else "--cfg job shows all options"
