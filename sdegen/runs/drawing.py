@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 from sdegen import figures, metrics
 from sdegen.datasets import Dataset
 from sdegen.figures import animations
+from sdegen.runs import machine
 from sdegen.runs.guiding import Observation, picture
 from sdegen.samplers import Samples
 from sdegen.sde.base import SDE, Score
@@ -83,7 +83,7 @@ class Animation:
 
 def show_inline() -> None:
     """Let a notebook show figures: IPython does so by itself only after pyplot is imported."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    shell = machine.notebook_shell()
     if shell is not None:
         shell.display_formatter.formatters["image/png"].for_type(Figure, _png)
 

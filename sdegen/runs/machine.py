@@ -51,6 +51,11 @@ def forget_peak_memory() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
+def notebook_shell() -> Any:  # noqa: ANN401 - IPython is no dependency
+    """Returns the shell of IPython that runs this process; None without one."""
+    return sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+
+
 def _git(*arguments: str) -> str | None:
     """Returns git's output for the package's own repository; None if there is none."""
     root = Path(__file__).parents[2]

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdegen.runs import machine
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from tensorboard.compat.proto.summary_pb2 import Summary
@@ -232,7 +234,7 @@ class Recorder:
 
 def in_notebook() -> bool:
     """Returns True in the kernel of a notebook."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    shell = machine.notebook_shell()
     return shell is not None and "IPKernelApp" in shell.config
 
 
