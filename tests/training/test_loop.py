@@ -330,20 +330,29 @@ def test_schedule_rises_and_falls() -> None:
     assert {Adam(lr=0.3, decay="constant").lr_at(step, 10) for step in range(10)} == {0.3}
 
 
-def test_loss_that_turns_nan_stops_with_the_step_and_keeps_the_checkpoint(tmp_path: Path) -> None:
-    cfg = config("trainer.steps=100", "trainer.checkpoint_every=10", "optimizer.lr=1e-3", "trainer.log_every=4")
+def left_by_a_broken_run(cfg: dict[str, Any], folder: Path, step: int, harm: str, words: str) -> checkpoint.Checkpoint:
+    """Returns the last checkpoint of a run whose loss or gradient breaks at a step, and which ends with the words."""
     advance = Training.advance
 
     def poison(self: Training, chunks) -> None:  # noqa: ANN001
-        if self.step == 32:
+        if self.step == step and harm == "loss":
             self.vector.data[0] = float("nan")
+        if self.step == step and harm == "gradient":
+            assert self.vector.grad is not None
+            self.vector.grad[0] = float("inf")
         advance(self, chunks)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Training, "advance", poison)
-        with pytest.raises(UserError, match="the loss is nan at step 33, .* the checkpoint of step 30 is from before"):
-            session.train(cfg, tmp_path / "run")
-    saved = checkpoint.load(checkpoint.find(tmp_path / "run"))
+        with pytest.raises(UserError, match=words):
+            session.train(cfg, folder)
+    return checkpoint.load(checkpoint.find(folder))
+
+
+def test_loss_that_turns_nan_stops_with_the_step_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    cfg = config("trainer.steps=100", "trainer.checkpoint_every=10", "optimizer.lr=1e-3", "trainer.log_every=4")
+    words = "the loss is nan at step 33, .* the checkpoint of step 30 is from before"
+    saved = left_by_a_broken_run(cfg, tmp_path / "run", 32, "loss", words)
     assert saved.step == 30
     assert all(bool(w.isfinite().all()) for w in saved.weights.values())
 
@@ -352,21 +361,7 @@ def test_loss_that_turns_nan_stops_with_the_step_and_keeps_the_checkpoint(tmp_pa
 def test_a_checkpoint_is_never_written_from_broken_weights(tmp_path: Path, harm: str) -> None:
     """The failure comes at the step of a checkpoint, and between two readings of the log."""
     cfg = config("trainer.steps=60", "trainer.checkpoint_every=10", "trainer.log_every=50")
-    advance = Training.advance
-
-    def poison(self: Training, chunks) -> None:  # noqa: ANN001
-        if self.step == 29 and harm == "loss":
-            self.vector.data[0] = float("nan")
-        if self.step == 29 and harm == "gradient":
-            assert self.vector.grad is not None
-            self.vector.grad[0] = float("inf")
-        advance(self, chunks)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Training, "advance", poison)
-        with pytest.raises(UserError, match="at step 30"):
-            session.train(cfg, tmp_path / "run")
-    saved = checkpoint.load(checkpoint.find(tmp_path / "run"))
+    saved = left_by_a_broken_run(cfg, tmp_path / "run", 29, harm, "at step 30")
     assert saved.step == 20
     assert all(bool(w.isfinite().all()) for w in saved.weights.values())
 
