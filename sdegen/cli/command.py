@@ -27,7 +27,7 @@ log = logging.getLogger("sdegen")
 
 
 class Job(NamedTuple):
-    """What a task knows about its job beside the configuration.
+    """A job as its task sees it, beside the configuration.
 
     Args:
         folder: the one that Hydra made for it.

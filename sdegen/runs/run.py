@@ -76,7 +76,7 @@ class Run(Trained):
     """
 
     guidance: Guidance | None = None
-    """What steers the score; None for the score itself."""
+    """The guidance that steers the score; None for the score itself."""
     _guided_by = ""
 
     def __repr__(self) -> str:
