@@ -140,7 +140,8 @@ class Stream:
 
         Full steps are views of the columns. Short steps, which all have one size, are copied together.
         """
-        short, size = [k for k, own in enumerate(sizes) if own < max(sizes)], min(sizes)
+        width, size = max(sizes), min(sizes)
+        short = [k for k, own in enumerate(sizes) if own < width]
         cut = []
         for column in columns:
             rows = list(column[:, :, draws].flatten(2, 3).unbind())
