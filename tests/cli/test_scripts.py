@@ -596,6 +596,17 @@ def test_guidance_that_cannot_work_is_one_line(digits: Path, line: tuple, words:
     assert sorted(latest.rglob("*")) == before
 
 
+def test_a_sweep_with_a_wrong_label_is_refused_before_its_first_job(digits: Path) -> None:
+    folder = digits / "outputs" / "digits" / "latest" / "samples"
+    before = set(folder.iterdir())
+    steered = ("guidance=classifier", "guidance.run=outputs/digits_classifier/latest", "label=1,10")
+    line = ("-m", "run=outputs/digits/latest", *steered, "count=3", "sampler=ddim", "sampler.steps=3")
+    result = run("sample", *line, cwd=digits)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "label=10 is no class of the data: choose from 0 to 9\n"
+    assert set(folder.iterdir()) == before
+
+
 def test_a_classifier_does_not_sample(digits: Path) -> None:
     result = run("sample", "run=outputs/digits_classifier/latest", "count=2", cwd=digits)
     assert result.returncode == 2
