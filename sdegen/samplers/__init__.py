@@ -1,18 +1,15 @@
 """Samplers: from the prior at T to data at eps, along the reverse process.
 
-The room ``guidance`` provides guided scores.
+Guided scores come from the room ``guidance``.
 """
 
-from sdegen.samplers.adaptive import AdaptiveSDE
-from sdegen.samplers.base import Sampler, Samples
+from sdegen.samplers.adaptive import RK45, AdaptiveSDE, Dopri5, ProbabilityFlow
+from sdegen.samplers.base import Corrector, Moved, Predictor, Sampler, Samples, Step
 from sdegen.samplers.correctors import HMC, AnnealedLangevin, Langevin, MetropolisHMC
 from sdegen.samplers.exponential import Adams, DPMSolver, StochasticAdams, StochasticDPMSolver
-from sdegen.samplers.flow import RK45, Dopri5, ProbabilityFlow
 from sdegen.samplers.heun import Heun
-from sdegen.samplers.parts import Corrector, Moved, Predictor, Step
 from sdegen.samplers.predictors import DDIM, RK4, Ancestral, EulerMaruyama, ReverseDiffusion, StochasticHeun
-from sdegen.samplers.steps import StepSampler
-from sdegen.samplers.twisted import Twisted
+from sdegen.samplers.steps import StepSampler, Twisted
 
 __all__ = [
     "DDIM",

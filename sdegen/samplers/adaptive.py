@@ -1,6 +1,8 @@
-"""A solver of the reverse SDE that chooses a step size for each sample and each step."""
+"""Samplers that choose their steps by an estimate of the error, along the reverse SDE or the probability-flow ODE."""
 
 from __future__ import annotations
+
+from abc import abstractmethod
 
 import torch
 from torch import Tensor
@@ -8,68 +10,76 @@ from torch import Tensor
 from sdegen.core.checks import in_range
 from sdegen.core.randomness import RandnLike
 from sdegen.core.tensors import expand
-from sdegen.flow.stepping import Attempt, Control, Rows, Scheme, integrate
+from sdegen.flow.solvers import DormandPrince, Field, SciPyRK45, solve_flow
+from sdegen.flow.stepping import Attempt, Control, Rows, Scheme, Solution, integrate
 from sdegen.samplers.base import Sampler, Walk
 from sdegen.sde.base import SDE, Score
 
 
-class Brownian:
-    """Increments of one Brownian motion for each row, over intervals that may be tried again in parts.
+class ProbabilityFlow(Sampler):
+    r"""The end points of the flow :math:`\dot x = f(x, t) - \tfrac12 g(t)^2 \nabla \log p_t(x)`.
 
-    The increment of a rejected step is kept, since a new one would make large moves too rare. It returns to the stack
-    of its row, and a Brownian bridge divides it when a smaller interval is tried next.
-
-    Reference: Rackauckas & Nie (2017), RSwM1, https://doi.org/10.3934/dcdsb.2017133
+    Only the draw of the prior is random. Reference: Song et al. (2021), eq. 13.
 
     Args:
-        x: a tensor with the shape, type and device of an increment, ``(B, *)``.
+        denoise: see :class:`Sampler`.
     """
 
-    def __init__(self, x: Tensor) -> None:
-        self.spans = torch.zeros(len(x), 2, dtype=torch.float64, device=x.device)
-        self.parts = x.new_zeros(len(x), 2, *x.shape[1:])
-        self.top = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    def _integrate(self, sde: SDE, score: Score, x: Tensor, noise: RandnLike, frames: int) -> Walk:
+        times = torch.linspace(sde.T, sde.eps, frames, dtype=torch.float64)
+        solution = self._solution(sde, sde.reverse(score, eta=0).drift, x, times)
+        return Walk(solution.x, solution.path, times)
 
-    def push(self, rows: Tensor, span: Tensor, part: Tensor) -> None:
-        """Pushes intervals of length ``span`` and their increments on the stacks of ``rows``."""
-        top = self.top[rows]
-        if len(rows) and int(top.max()) == self.spans.shape[1]:
-            self.spans = torch.cat([self.spans, torch.zeros_like(self.spans)], 1)
-            self.parts = torch.cat([self.parts, torch.zeros_like(self.parts)], 1)
-        self.spans[rows, top], self.parts[rows, top] = span, part
-        self.top[rows] += 1
+    @abstractmethod
+    def _solution(self, sde: SDE, field: Field, x: Tensor, times: Tensor) -> Solution:
+        """Returns the solution from T to eps, with its path at the times."""
 
-    def take(self, rows: Tensor, span: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the increments over the next intervals, of length ``span`` ``(b,)`` or shorter if the stack has such.
 
-        Args:
-            rows: indices, ``(b,)``.
-            span: the wanted lengths.
-            z: standard normal draws, ``(b, *)``.
+class RK45(ProbabilityFlow):
+    """The flow by SciPy's ``solve_ivp`` with RK45: the paper's sampler.
 
-        Returns:
-            The lengths and the increments.
-        """
-        left = self.top[rows] > 0
-        below = (self.top[rows] - 1).clamp(min=0)
-        old, whole = self.spans[rows, below], self.parts[rows, below]
-        self.top[rows] -= left.long()
-        # A rest that is only rounding is taken along.
-        split = left & (old > span * (1 + 1e-9))
-        got = torch.where(left & ~split, old, span)
-        share = torch.where(split, span / old.clamp(min=1e-300), 0.0)
-        bridge = expand(share, z) * whole + expand((span * (1 - share)).clamp(min=0).sqrt(), z) * z
-        fresh = expand(span.sqrt(), z) * z
-        part = torch.where(expand(split, z).bool(), bridge, torch.where(expand(left, z).bool(), whole, fresh))
-        self.push(rows[split], (old - span)[split], (whole - part)[split])
-        return got, part
+    Its error control couples the samples of a batch; ``dopri5`` is as accurate and does not.
+
+    Args:
+        rtol: relative tolerance.
+        atol: absolute tolerance.
+        denoise: see :class:`Sampler`.
+    """
+
+    couples = True
+
+    def __init__(self, rtol: float = 1e-5, atol: float = 1e-5, denoise: bool = False) -> None:
+        super().__init__(denoise)
+        self.solver = SciPyRK45(rtol, atol)
+
+    def _solution(self, sde: SDE, field: Field, x: Tensor, times: Tensor) -> Solution:
+        # The clock is t itself, as in the paper.
+        return self.solver.solve(field, x, sde.T, sde.eps, times)
+
+
+class Dopri5(ProbabilityFlow):
+    """The flow by adaptive Dormand–Prince 5(4) with one step size for each sample.
+
+    Args:
+        rtol: relative tolerance.
+        atol: absolute tolerance.
+        max_steps: number of attempted steps after which the solver raises an error.
+        denoise: see :class:`Sampler`.
+    """
+
+    def __init__(self, rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 10000, denoise: bool = False) -> None:
+        super().__init__(denoise)
+        self.solver = DormandPrince(rtol, atol, max_steps)
+
+    def _solution(self, sde: SDE, field: Field, x: Tensor, times: Tensor) -> Solution:
+        return solve_flow(self.solver, sde, field, x, sde.T, sde.eps, times)
 
 
 class AdaptiveSDE(Sampler):
     r"""The reverse SDE in steps whose local error is below a tolerance for each sample by itself.
 
-    A step is stochastic Heun's; its error is its distance from the Euler–Maruyama step with the same noise, in units of
-    :math:`\mathrm{atol} + \mathrm{rtol} \max(|x|, |x_{\mathrm{new}}|)`. A rejected step is tried again at a
+    A step is that of stochastic Heun. Its error is the distance to the Euler–Maruyama step with the same noise, in
+    units of :math:`\mathrm{atol} + \mathrm{rtol} \max(|x|, |x_{\mathrm{new}}|)`. A rejected step is tried again at a
     smaller size along the same Brownian path. The path between steps is a straight line.
 
     Reference: Jolicoeur-Martineau et al. (2021), Gotta go fast when generating data with score-based models,
@@ -140,5 +150,56 @@ class StochasticHeunSteps(Scheme):
         return improved, self.control.error(improved - euler, x, improved)
 
     def between(self, rows: Rows, attempt: Attempt, which: Tensor, share: Tensor) -> Tensor:
-        """Returns the states on the straight line between both ends."""
+        """Returns the states on the straight line between the two ends of a step."""
         return torch.lerp(rows.x[which], attempt.x[which], expand(share, rows.x))
+
+
+class Brownian:
+    """Increments of one Brownian motion for each row, over intervals that may be tried again in parts.
+
+    The increment of a rejected step is kept, since a new one would make large moves too rare. It returns to the stack
+    of its row, and a Brownian bridge divides it when a smaller interval is tried next.
+
+    Reference: Rackauckas & Nie (2017), RSwM1, https://doi.org/10.3934/dcdsb.2017133
+
+    Args:
+        x: a tensor with the shape, type and device of an increment, ``(B, *)``.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.spans = torch.zeros(len(x), 2, dtype=torch.float64, device=x.device)
+        self.parts = x.new_zeros(len(x), 2, *x.shape[1:])
+        self.top = torch.zeros(len(x), dtype=torch.long, device=x.device)
+
+    def push(self, rows: Tensor, span: Tensor, part: Tensor) -> None:
+        """Pushes intervals of length ``span`` and their increments on the stacks of ``rows``."""
+        top = self.top[rows]
+        if len(rows) and int(top.max()) == self.spans.shape[1]:
+            self.spans = torch.cat([self.spans, torch.zeros_like(self.spans)], 1)
+            self.parts = torch.cat([self.parts, torch.zeros_like(self.parts)], 1)
+        self.spans[rows, top], self.parts[rows, top] = span, part
+        self.top[rows] += 1
+
+    def take(self, rows: Tensor, span: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the lengths of the next intervals, and the increments over them.
+
+        An interval is shorter than wanted if the interval on the stack of its row is.
+
+        Args:
+            rows: indices, ``(b,)``.
+            span: the wanted lengths, ``(b,)``.
+            z: standard normal draws, ``(b, *)``.
+        """
+        left = self.top[rows] > 0
+        below = (self.top[rows] - 1).clamp(min=0)
+        old, whole = self.spans[rows, below], self.parts[rows, below]
+        self.top[rows] -= left.long()
+        # An interval is not divided if only a rounding error would be left of it.
+        split = left & (old > span * (1 + 1e-9))
+        got = torch.where(left & ~split, old, span)
+        share = torch.where(split, span / old.clamp(min=1e-300), 0.0)
+        bridge = expand(share, z) * whole + expand((span * (1 - share)).clamp(min=0).sqrt(), z) * z
+        fresh = expand(span.sqrt(), z) * z
+        part = torch.where(expand(split, z).bool(), bridge, torch.where(expand(left, z).bool(), whole, fresh))
+        self.push(rows[split], (old - span)[split], (whole - part)[split])
+        return got, part

@@ -1,8 +1,8 @@
 r"""Correctors: Markov chains that leave the marginal p_t unchanged and need only its score.
 
-The step sizes are functions of t only. With steps that scale with the score of a sample, ‖z‖/‖s‖, a chain has no
-stationary law where the score vanishes (in one dimension it diverges). Steps that scale with means over the batch make
-samples depend on each other.
+The step sizes are functions of t only. If the steps of a sample scaled with its own score, as ‖z‖/‖s‖, the chain would
+have no stationary distribution where the score vanishes (in one dimension it diverges). If they scaled with means over
+the batch, samples would depend on each other.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from sdegen.core.checks import in_range
 from sdegen.core.randomness import RandnLike
-from sdegen.core.tensors import expand
-from sdegen.samplers.parts import Corrector, Moved
+from sdegen.core.tensors import expand, squared_norm
+from sdegen.samplers.base import Corrector, Moved
 from sdegen.sde.base import LinearSDE, Score
 
 UNSTABLE = ": larger steps are unstable"
@@ -43,10 +43,10 @@ class Unadjusted(Corrector[LinearSDE]):
 
 
 class Langevin(Unadjusted):
-    r"""Langevin dynamics with :math:`\epsilon(t) = 2 r^2 \sigma_t^2 a^2`, a the factor of the step that led to t.
+    r"""Langevin dynamics with :math:`\epsilon(t) = 2 r^2 \sigma_t^2 a^2`, with the factor a of the step that led to t.
 
-    The factor is 1 for VE and :math:`\sqrt{1 - \beta}` for VP, as in algorithms 4 and 5 of Song et al. (2021). The
-    value for a score of variance :math:`1/\sigma_t^2` replaces their ratio of norms.
+    The factor is 1 for VE and :math:`\sqrt{1 - \beta}` for VP, as in algorithms 4 and 5 of Song et al. (2021). Their
+    ratio of norms ‖z‖/‖s‖ is replaced by :math:`\sigma_t`, its value for a score of variance :math:`1/\sigma_t^2`.
 
     Args:
         snr: the signal-to-noise ratio r of a move; below 1, because larger moves overshoot.
@@ -92,9 +92,9 @@ class Hamiltonian(Corrector[LinearSDE]):
 
     Args:
         leaps: number of leapfrog steps of a trajectory.
-        size: length of a leapfrog step, in units of σ_t √m; below 2, since larger steps are unstable in a Gaussian of
-            standard deviation σ_t.
-        mass: m. It changes only the scale of the momenta, since the step is in units of √m.
+        size: length of a leapfrog step, in units of σ_t √m; below 2, because larger steps are unstable for a Gaussian
+            of standard deviation σ_t.
+        mass: m, which changes only the scale of the momenta, because the step is in units of √m.
         moves: number of trajectories at each time.
 
     Attributes:
@@ -114,7 +114,7 @@ class Hamiltonian(Corrector[LinearSDE]):
 
 
 class HMC(Hamiltonian):
-    """Hamiltonian moves without a test: see :class:`Hamiltonian`. The error of the leapfrog steps is a bias."""
+    """Hamiltonian moves without a test, so that the error of the leapfrog steps is a bias: see :class:`Hamiltonian`."""
 
     points = 1
 
@@ -137,9 +137,10 @@ class MetropolisHMC(Hamiltonian):
               \left(\tfrac1{12} s_0 + \tfrac5{12} s_a + \tfrac5{12} s_{1 - a} + \tfrac1{12} s_1\right) \cdot (x_1 -
               x_0), \qquad a = \tfrac12 - \tfrac1{2 \sqrt 5}
 
-    by Lobatto's rule of four points on the chord of each leap: it takes two more evaluations a leap, and
-    its error is of the seventh power of the length. (With the trapezoid rule on the leapfrog points the change in
-    energy cancels to leading order, and the test removes no bias; with Simpson's rule a quarter of the bias remained.)
+    This is Lobatto's rule with four points on the chord of each leap. It takes two more evaluations for each leap, and
+    the error scales with the seventh power of the length of the leap. (With the trapezoid rule on the leapfrog points,
+    the change in energy cancels to leading order, and the test removes no bias. With Simpson's rule, a quarter of the
+    bias remained.)
     """
 
     points = 3
@@ -160,7 +161,7 @@ class MetropolisHMC(Hamiltonian):
                 pull_new = score(x_new, t)
                 p = torch.add(p, pull_new, alpha=0.5 * size)
                 gained = gained + ((before + 5 * inner + pull_new) * chord).flatten(1).double().sum(1) / 12
-            # Each row's uniform number is computed from its own normal number, so that no row depends on another.
+            # Each row computes its uniform number from its own normal number, so that no row depends on another.
             luck = torch.special.log_ndtr(noise(x).flatten(1)[:, 0].double())
             accept = luck < gained + kinetic - energy(p, self.mass)
             keep = expand(accept, x).bool()
@@ -171,4 +172,4 @@ class MetropolisHMC(Hamiltonian):
 
 def energy(p: Tensor, mass: float) -> Tensor:
     """Returns the kinetic energy ‖p‖²/2m of each row: ``(B, *)`` to ``(B,)`` float64."""
-    return p.flatten(1).double().square().sum(1) / (2 * mass)
+    return squared_norm(p.double()) / (2 * mass)

@@ -9,14 +9,14 @@ For Gaussian data of standard deviation c (the *spread*), :math:`D = c^2 \bar x 
 :math:`V = \bar\sigma^2 + c^2`. Splitting this part off, :math:`D = c^2 \bar x / V + F \bar\sigma c/\sqrt V`, leaves
 
 .. math:: y = \bar x\, V^{-(1 + \eta^2)/2}, \qquad
-          dy = -(1 + \eta^2)\, V^{-(1 + \eta^2)/2}\, \frac{\bar\sigma c}{\sqrt V}\, F\, d\lambda + \dots
+          dy = -(1 + \eta^2)\, V^{-(1 + \eta^2)/2}\, \frac{\bar\sigma c}{\sqrt V}\, F\, d\lambda + \dots .
 
-whose noise over a step from t to s has the variance :math:`V_s^{-\eta^2} - V_t^{-\eta^2}` exactly. A network of EDM's
+The noise over a step from t to s has the variance :math:`V_s^{-\eta^2} - V_t^{-\eta^2}` exactly. A network with EDM's
 parametrization learns F, which is of order one at every noise level and zero for Gaussian data. In the limit of a
-spread of 0, D itself replaces F: this is the form of DPM-Solver++.
+spread of 0, D itself replaces F. This is the form of DPM-Solver++.
 
-A scheme fits a polynomial in λ to the last values of F and integrates it over the step against the weight. For
-:math:`\eta = 0` this is an exponential Adams method (Hochbruck & Ostermann 2010, section 2.5).
+A scheme fits a polynomial in λ to the last values of F, and integrates the product of the weight and the polynomial
+over the step. For :math:`\eta = 0` this is an exponential Adams method (Hochbruck & Ostermann 2010, section 2.5).
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ from torch import Tensor
 
 from sdegen.core.checks import in_range
 from sdegen.core.randomness import RandnLike
-from sdegen.samplers.parts import Memory, Predictor
+from sdegen.samplers.base import Memory, Predictor
 from sdegen.samplers.predictors import AffineStep
 from sdegen.sde.base import LinearSDE, ReverseSDE
 
 GAUSS = tuple(torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(12))
-"""Points and weights of Gauss's rule for the integrals; its error is below 1e-9 on steps of λ up to 2."""
+"""Points and weights of Gauss's rule for the integrals. The error is below 1e-9 on steps of λ up to 2."""
 
 Rule = Sequence[tuple[int, int]]
-"""Number of values for the polynomial: pairs of a number of steps and the number of values from that many steps on."""
+"""Number of values for the polynomial: pairs ``(steps, values)``, each valid from that number of steps on."""
 
 FLOW: Rule = ((1, 1), (8, 2), (15, 3), (40, 4))
-"""Best rule for the flow. It and the next were tuned on mixtures on which no reported number is measured."""
+"""Best rule for the flow. Both rules were tuned on mixtures that no reported result uses."""
 REVERSE: Rule = ((1, 1), (15, 2))
 """Best rule for the reverse SDE."""
 
 
 class ExponentialStep(NamedTuple):
-    """A step, and the correction of the step before it.
+    """A step from ``t``, and the correction of the previous step.
 
     Attributes:
-        t: the time at which it begins.
+        t: the time at which the step begins.
         x: factor of x in F.
         score: factor of the score in F.
-        correct: weights of the values of F, newest first, in the corrected step before; empty for no correction.
+        correct: weights of the values of F, newest first, in the corrected previous step; empty for no correction.
         predict: weights of the values of F, newest first, in this step.
         keep: factor of x over this step.
-        std: standard deviation of its noise.
+        std: standard deviation of the noise.
     """
 
     t: Tensor
@@ -68,7 +68,7 @@ class ExponentialStep(NamedTuple):
     std: float
 
     def __call__(self, reverse: ReverseSDE, x: Tensor, noise: RandnLike, memory: Memory) -> tuple[Tensor, Memory]:
-        """See :class:`Step`. The memory is the step before without its polynomial, and the last values of F."""
+        # The memory is the previous step without its polynomial, and the last values of F.
         opened, *past = memory or (x,)
         history = [(self.x * x).add_(reverse.score(x, self.t), alpha=self.score), *past]
         if self.correct:
@@ -86,7 +86,7 @@ class Exponential(Predictor[LinearSDE]):
         nodes: number of values of F that the polynomial of a step interpolates; fewer in the first steps.
         eta: the member of the family of reverse processes.
         spread: standard deviation c of the Gaussian whose score is solved exactly.
-        correct: repeat each step with one more node once F at its end is known. It costs no evaluation.
+        correct: repeat each step with one more node once F at the end of the step is known; this costs no evaluation.
     """
 
     grid = "log_snr"
@@ -118,17 +118,17 @@ class Exponential(Predictor[LinearSDE]):
         return steps
 
     def affine(self, sde: LinearSDE, times: Tensor) -> list[AffineStep]:
-        """Returns the steps as affine maps; the scheme must have one node and no correction."""
+        """Returns the steps as affine maps, for a scheme with one node and no correction."""
         return [
             AffineStep(step.t, step.keep + step.predict[0] * step.x, step.predict[0] * step.score, step.std)
             for step in self.plan(sde, times)
         ]
 
     def _weights(self, nodes: Tensor, most: int, ahead: int) -> Tensor:
-        r"""Returns the integrals over each step of :math:`w(\lambda) \ell_j(\lambda)`, ``(N, most)``.
+        r"""Returns the integrals of :math:`w(\lambda) \ell_j(\lambda)` over each step, ``(N, most)``.
 
-        The Lagrange polynomials :math:`\ell_j` of step i go through the nodes i + ``ahead``, i + ``ahead`` - 1, …, as
-        many as there are.
+        The Lagrange polynomials :math:`\ell_j` of step i belong to the nodes i + ``ahead``, i + ``ahead`` - 1, …,
+        down to the first node.
         """
         index = torch.arange(len(nodes) - 1)[:, None] + ahead - torch.arange(most)
         there, through = index >= 0, nodes[index.clamp(min=0)]
@@ -167,7 +167,7 @@ class DPMSolver(Exponential):
     r"""DPM-Solver++, the exponential multistep scheme in the denoised data D (spread 0), for the flow.
 
     The polynomial through the last values of D is integrated exactly. The published 2M approximates one of the
-    integrals, which does not change its order; the common 3M has half of its second difference.
+    integrals, which does not change the order. The common 3M halves the second difference.
 
     Reference: Lu et al. (2022), https://arxiv.org/abs/2211.01095
 
@@ -199,22 +199,20 @@ class StochasticDPMSolver(Exponential):
 class Adams(Exponential):
     r"""The exponential Adams–Bashforth–Moulton scheme for the flow: predict, evaluate, correct.
 
-    Each step is predicted from the last values of F, and repeated with one more node once F at its end is known. It
-    costs one evaluation, since the next step begins with the same value. On ``grid=logistic`` it is the most accurate
-    scheme of this package for data with few broad modes.
+    Each step is predicted from the last values of F, and repeated with one more node once F at the end of the step is
+    known. This costs one evaluation, because the next step begins with the same value. On ``grid=logistic`` it is the
+    most accurate scheme of this package for data with few broad modes.
 
     Reference: Hochbruck & Ostermann (2010), Exponential integrators, section 2.5; in the form of DEIS and UniPC:
     Zhang & Chen (2023), https://arxiv.org/abs/2204.13902, Zhao et al. (2023), https://arxiv.org/abs/2302.04867
 
     Args:
-        order: from 2 to 6, which needs ``order - 1`` steps; None for the best order at the number of steps: 2 below 8
-            steps, up to 5 from 40 on. The first steps have fewer nodes, and an error of third order. It is negligible
-            if the prior is far wider than the data, as for VP; otherwise the scheme has third order.
-        spread: standard deviation c of the Gaussian solved exactly; best a little below the deviation of the
-            data in the network's units, which is 1 if they are standardised.
+        order: order from 2 to 6, which needs ``order - 1`` steps; None for the best order for the number of steps: 2
+            below 8 steps, up to 5 from 40 on. The first steps have fewer nodes, and an error of third order, which is
+            negligible if the prior is far wider than the data, as for VP; otherwise the scheme has third order.
+        spread: standard deviation c of the Gaussian that is solved exactly; best a little below the standard deviation
+            of the data in the network's units, which is 1 for standardised data.
     """
-
-    eta = 0.0
 
     def __init__(self, order: int | None = None, spread: float = 0.8) -> None:
         if order is not None:
@@ -224,14 +222,14 @@ class Adams(Exponential):
 
 
 class StochasticAdams(Exponential):
-    r"""The exponential Adams–Bashforth scheme for the reverse SDE, with its noise exact.
+    r"""The exponential Adams–Bashforth scheme for the reverse SDE, with exact noise.
 
     Reference: the linear part and the noise as in Lu et al. (2022), https://arxiv.org/abs/2211.01095, for data of any
     spread; the family of η as in Xue et al. (2023), SA-Solver, https://arxiv.org/abs/2309.05019
 
     Args:
-        order: number of values of F that a step uses, from 1 to 3; None for the best at the number of steps: 1 below
-            15 steps, then 2.
+        order: number of values of F that a step uses, from 1 to 3; None for the best for the number of steps: 1
+            below 15 steps, then 2.
         eta: amount of noise, from 0 for the flow to 1 for the reverse SDE and above.
         spread: standard deviation of the data in the network's units, 1 for standardised data.
     """

@@ -7,12 +7,12 @@ uniform    uniform in t
 quadratic  uniform in :math:`\sqrt t` (Song et al. 2021, DDIM)
 log_snr    uniform in :math:`\lambda` (Lu et al. 2022)
 karras     uniform in :math:`(\sigma/\alpha)^{1/7}` (Karras et al. 2022, eq. 5)
-logistic   quantiles of :math:`\lambda` under a logistic law mixed with 30 % of the uniform law
+logistic   quantiles of :math:`\lambda` under a logistic distribution, mixed with 30 % of a uniform one
 =========  =====================================================================================================
 
-The logistic grid is fitted to standardised data. At :math:`\sigma \gg \alpha` the score is a Gaussian's, and at
-a :math:`\sigma` far below the finest detail :math:`x/\alpha` no longer changes along the flow. Steps are useful between
-the two, where modes separate and take their shape.
+The logistic grid is fitted to standardised data. Where :math:`\sigma \gg \alpha`, the score is that of a Gaussian.
+Where :math:`\sigma` is far below the finest detail, the ratio :math:`x/\alpha` no longer changes along the flow. Steps
+are useful in between, where modes separate and take their shape.
 """
 
 from __future__ import annotations
@@ -30,16 +30,11 @@ Grid = Literal["uniform", "quadratic", "log_snr", "karras", "logistic"]
 
 RHO = 7.0
 CENTRE, WIDTH, EVEN = -0.8, 0.75, 0.3
-"""Constants of the logistic grid, in units of λ; tuned on mixtures on which no reported number is measured."""
+"""Constants of the logistic grid, in units of λ; tuned on mixtures that no reported result uses."""
 
 
-class Spread(NamedTuple):
-    """A grid.
-
-    Attributes:
-        times: the function ``(sde, share) -> t`` from T to eps.
-        process: the type of process that it works with.
-    """
+class TimeGrid(NamedTuple):
+    """The function ``(sde, share) -> t`` of a grid, from T to eps, and the type of process that it works with."""
 
     times: Callable[[Any, Tensor], Tensor]
     process: type[SDE] = SDE
@@ -86,10 +81,10 @@ def ends(sde: LinearSDE) -> Tensor:
     return 0.5 * sde.log_nsr(torch.tensor([sde.T, sde.eps], dtype=torch.float64))
 
 
-GRIDS: dict[Grid, Spread] = {
-    "uniform": Spread(uniform),
-    "quadratic": Spread(quadratic),
-    "log_snr": Spread(log_snr, LinearSDE),
-    "karras": Spread(karras, LinearSDE),
-    "logistic": Spread(logistic, LinearSDE),
+GRIDS: dict[Grid, TimeGrid] = {
+    "uniform": TimeGrid(uniform),
+    "quadratic": TimeGrid(quadratic),
+    "log_snr": TimeGrid(log_snr, LinearSDE),
+    "karras": TimeGrid(karras, LinearSDE),
+    "logistic": TimeGrid(logistic, LinearSDE),
 }

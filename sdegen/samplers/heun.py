@@ -11,28 +11,21 @@ from torch import Tensor
 
 from sdegen.core.checks import in_range
 from sdegen.core.randomness import RandnLike
-from sdegen.samplers.parts import Memory, Predictor, Step, columns
+from sdegen.samplers.base import Memory, Predictor, Step
 from sdegen.sde.base import LinearSDE, ReverseSDE
 
 
 class HeunStep(NamedTuple):
-    r"""A step in :math:`\bar x` and :math:`\bar\sigma` from ``start``, the time after churn, to ``s``.
+    r"""A step from ``start``, the time after churn, to ``s``; ``ratio`` is :math:`\bar\sigma`.
 
-    Attributes:
-        start: the time at which the step begins.
-        s: the time at which it ends.
-        alpha_t: :math:`\alpha` before churn.
-        put_back: standard deviation of the noise of churn.
-        ratio: :math:`\bar\sigma` at ``start``.
-        alpha: :math:`\alpha` at ``start``.
-        ratio_s: :math:`\bar\sigma` at ``s``.
-        alpha_s: :math:`\alpha` at ``s``.
+    ``alpha_t`` belongs to the time before churn, ``alpha`` and ``ratio`` to ``start``. The noise of churn has the
+    standard deviation ``churn_std``.
     """
 
     start: Tensor
     s: Tensor
     alpha_t: float
-    put_back: float
+    churn_std: float
     ratio: float
     alpha: float
     ratio_s: float
@@ -40,8 +33,8 @@ class HeunStep(NamedTuple):
 
     def __call__(self, reverse: ReverseSDE, x: Tensor, noise: RandnLike, memory: Memory) -> tuple[Tensor, Memory]:
         clean = x / self.alpha_t
-        if self.put_back:
-            clean = torch.add(clean, noise(x), alpha=self.put_back)
+        if self.churn_std:
+            clean = torch.add(clean, noise(x), alpha=self.churn_std)
         slope = reverse.score(self.alpha * clean, self.start) * (-self.alpha * self.ratio)
         h = self.ratio_s - self.ratio
         guess = torch.add(clean, slope, alpha=h)
@@ -89,6 +82,7 @@ class Heun(Predictor[LinearSDE]):
         raised = torch.minimum(ratio * factor, ratio[0])[:-1]
         start = torch.where(raised > ratio[:-1], sde.time(2 * raised.log()), times[:-1])
         raised_alpha = torch.where(raised > ratio[:-1], sde.alpha(start), alpha[:-1])
-        put_back = self.churn_noise * (raised**2 - ratio[:-1] ** 2).sqrt()
-        rows = columns(alpha[:-1], put_back, raised, raised_alpha, ratio[1:], alpha[1:])
+        churn_std = self.churn_noise * (raised**2 - ratio[:-1] ** 2).sqrt()
+        # In a step, plain numbers need no kernel.
+        rows = torch.stack([alpha[:-1], churn_std, raised, raised_alpha, ratio[1:], alpha[1:]], dim=1).tolist()
         return [HeunStep(t, s, *row) for t, s, row in zip(start, times[1:], rows, strict=True)]

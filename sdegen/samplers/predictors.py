@@ -1,4 +1,4 @@
-r"""Schemes for the reverse process whose steps have no memory, with one or more evaluations each.
+r"""One-step schemes for the reverse process, with one or more evaluations of the score in a step.
 
 For a linear SDE the forward process from s to t > s is :math:`x_t = a x_s + \sqrt q\, z` exactly, with
 :math:`a = \alpha_t / \alpha_s` and :math:`q = \sigma_t^2 - a^2 \sigma_s^2`: for VP, :math:`a^2 = 1 - q` is DDPM's
@@ -16,12 +16,12 @@ from torch import Tensor
 
 from sdegen.core.checks import in_range
 from sdegen.core.randomness import RandnLike
-from sdegen.samplers.parts import Memory, Predictor, Step, columns
+from sdegen.samplers.base import Memory, Predictor, Step
 from sdegen.sde.base import SDE, LinearSDE, ReverseSDE
 
 
 class EulerStep(NamedTuple):
-    """A step from ``t`` of length ``h``, with ``std`` the standard deviation of its noise."""
+    """A step from ``t`` of length ``h``, with noise of the standard deviation ``std``."""
 
     t: Tensor
     h: float
@@ -41,12 +41,13 @@ class EulerMaruyama(Predictor[SDE]):
 
     def plan(self, sde: SDE, times: Tensor) -> Sequence[Step]:
         h = -times.diff()
-        rows = columns(h, h.sqrt() * sde.diffusion(times[:-1]))
+        # In a step, plain numbers need no kernel.
+        rows = torch.stack([h, h.sqrt() * sde.diffusion(times[:-1])], dim=1).tolist()
         return [EulerStep(t, *row) for t, row in zip(times[:-1], rows, strict=True)]
 
 
 class StochasticHeunStep(NamedTuple):
-    """A step from ``t`` to ``s`` of length ``h``, with the deviations of the noise in its guess and in its result."""
+    """A step of length ``h`` from ``t`` to ``s``, with noise of deviation ``inner`` in the guess, ``outer`` at s."""
 
     t: Tensor
     s: Tensor
@@ -69,7 +70,7 @@ class StochasticHeun(Predictor[SDE]):
         x_s &= x_t - \tfrac h2 \left[a(x_t, t) + a(\hat x, s)\right] + \sqrt{\tfrac h2 (g(t)^2 + g(s)^2)}\, z,
         \qquad a = f - g^2 s_\theta
 
-    Since g depends on t alone, one normal number for each step and coordinate is enough.
+    One normal number for each step and coordinate is enough, because g depends only on t.
 
     Reference: Kloeden & Platen (1992), section 14.1 and 15.1.
     """
@@ -80,7 +81,7 @@ class StochasticHeun(Predictor[SDE]):
     def plan(self, sde: SDE, times: Tensor) -> Sequence[Step]:
         h, variance = -times.diff(), sde.diffusion(times) ** 2
         inner, outer = h * variance[:-1], 0.5 * h * (variance[:-1] + variance[1:])
-        rows = columns(h, inner.sqrt(), outer.sqrt())
+        rows = torch.stack([h, inner.sqrt(), outer.sqrt()], dim=1).tolist()
         return [StochasticHeunStep(t, s, *row) for t, s, row in zip(times[:-1], times[1:], rows, strict=True)]
 
 
@@ -130,21 +131,21 @@ class AffineStep(NamedTuple):
 
 
 class OneEvaluation(Predictor[LinearSDE]):
-    """A scheme whose steps are :class:`AffineStep`, with one evaluation each."""
+    """A scheme with steps of the form :class:`AffineStep`, with one evaluation each."""
 
     process = LinearSDE
 
     @abstractmethod
     def coefficients(self, sde: LinearSDE, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns A, B and C of the steps from the times ``t`` to ``s``, ``(N,)`` each."""
+        """Returns A, B and C, ``(N,)`` each, for the steps from the times ``t`` to the times ``s``."""
 
     def plan(self, sde: LinearSDE, times: Tensor) -> Sequence[Step]:
-        rows = columns(*self.coefficients(sde, times[:-1], times[1:]))
+        rows = torch.stack(self.coefficients(sde, times[:-1], times[1:]), dim=1).tolist()
         return [AffineStep(t, *row) for t, row in zip(times[:-1], rows, strict=True)]
 
 
 class ReverseDiffusion(OneEvaluation):
-    r"""The reverse process, discretised in the same way as the forward chain.
+    r"""Reverse diffusion, which discretises the reverse process in the same way as the forward chain.
 
     .. math:: x_t = x_s + (a - 1) x_s + \sqrt q\, z \quad\longrightarrow\quad
               x_s = (2 - a) x_t + q\, s_\theta(x_t, t) + \sqrt q\, z
@@ -158,13 +159,13 @@ class ReverseDiffusion(OneEvaluation):
 
 
 class Ancestral(OneEvaluation):
-    r"""Ancestral sampling of the chain that is the process at the times of the grid.
+    r"""Ancestral sampling of the Markov chain that the process forms at the times of the grid.
 
-    .. math:: x_s = \frac{x_t + q\, s_\theta(x_t, t)}{a} + \sqrt v\, z,
+    .. math:: x_s = \frac{x_t + q\, s_\theta(x_t, t)}{a} + \sqrt v\, z
 
-    whose mean is exactly :math:`E[x_s \mid x_t]`. If the process preserves unit variance, v is q, the exact variance
-    for data of unit variance: this is the DDPM chain, :math:`(x + \beta s)/\sqrt{1 - \beta} + \sqrt\beta z`. Else
-    :math:`v = q \sigma_s^2/\sigma_t^2`, the variance of :math:`x_s` given :math:`x_t` and :math:`x_0`: these are the
+    The mean is exactly :math:`E[x_s \mid x_t]`. If the process preserves unit variance, v is q, the exact variance for
+    data of unit variance. This is the DDPM chain, :math:`(x + \beta s)/\sqrt{1 - \beta} + \sqrt\beta z`. Otherwise
+    :math:`v = q \sigma_s^2/\sigma_t^2`, the variance of :math:`x_s` given :math:`x_t` and :math:`x_0`. These are the
     chains of SMLD and sub-VP.
 
     Reference: Ho et al. (2020), section 3.2, https://arxiv.org/abs/2006.11239; Song et al. (2021), appendix F.
@@ -198,6 +199,6 @@ class DDIM(OneEvaluation):
 
     def coefficients(self, sde: LinearSDE, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         factor, variance = sde.transition(s, t)
-        put_back = variance * (self.eta * sde.sigma(s) / sde.sigma(t)) ** 2
-        noise = (sde.sigma(s) ** 2 - put_back).clamp(min=0).sqrt()
-        return 1 / factor, sde.sigma(t) ** 2 / factor - sde.sigma(t) * noise, put_back.sqrt()
+        v = variance * (self.eta * sde.sigma(s) / sde.sigma(t)) ** 2
+        noise = (sde.sigma(s) ** 2 - v).clamp(min=0).sqrt()
+        return 1 / factor, sde.sigma(t) ** 2 / factor - sde.sigma(t) * noise, v.sqrt()

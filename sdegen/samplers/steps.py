@@ -1,4 +1,4 @@
-"""The loop over a time grid that predictors and correctors share."""
+"""Samplers along a time grid: a predictor with a corrector, or weighted particles."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from torch import Tensor
 
 from sdegen.core.checks import in_range
 from sdegen.core.randomness import RandnLike
-from sdegen.samplers.base import Sampler, Walk
+from sdegen.core.tensors import squared_norm
+from sdegen.samplers.base import Corrector, Memory, Predictor, Sampler, Walk
+from sdegen.samplers.exponential import StochasticAdams
 from sdegen.samplers.grids import GRIDS, Grid, along
-from sdegen.samplers.parts import Corrector, Memory, Predictor
-from sdegen.sde.base import SDE
-from sdegen.sde.scores import Counted
+from sdegen.sde.base import SDE, LinearSDE
+from sdegen.sde.scores import Counted, Parts
 
 
 class StepSampler(Sampler):
@@ -55,10 +56,13 @@ class StepSampler(Sampler):
         parts = {"predictor": predictor, "corrector": corrector, "grid": GRIDS[grid]}
         processes = {option: part.process for option, part in parts.items() if part is not None}
         self.processes = {**processes, **self.processes}
-        self.evaluations = steps * sum(part.evaluations for part in (predictor, corrector) if part) + denoise
-        if predictor is None and corrector is not None:
-            # A corrector alone moves the samples at T as well.
-            self.evaluations += corrector.evaluations
+        # A corrector alone moves the samples at T as well.
+        corrected = steps if predictor else steps + 1
+        self.evaluations = (
+            steps * (predictor.evaluations if predictor else 0)
+            + corrected * (corrector.evaluations if corrector else 0)
+            + denoise
+        )
 
     def times(self, sde: SDE) -> Tensor:
         """Returns the grid, ``(steps + 1,)`` float64, from T down to eps exactly."""
@@ -69,8 +73,9 @@ class StepSampler(Sampler):
         steps = predictor.plan(sde, times) if predictor else ()
         sizes = corrector.sizes(sde, torch.cat([times[:1], times])).tolist() if corrector else ()
         reverse = sde.reverse(score, predictor.eta if predictor else 0.0)
-        kept, accepted = frame_indices(self.steps, frames), []
-        path, memory = [x] if kept else [], Memory()
+        kept, accepted = _frame_indices(self.steps, frames), []
+        path, memory = x.new_empty(len(kept), *x.shape), Memory()
+        path[:1] = x
         for i, t in enumerate(times):
             if predictor and i:
                 x, memory = steps[i - 1](reverse, x, noise, memory)
@@ -78,11 +83,82 @@ class StepSampler(Sampler):
                 x, acceptance = corrector(score, x, t, sizes[i], noise)
                 accepted += [] if acceptance is None else [acceptance]
             if i in kept[1:]:
-                path.append(x)
-        rate = float(torch.stack(accepted).mean()) if accepted else None
-        return Walk(x, torch.stack(path) if path else x.new_zeros(0, *x.shape), times[kept], rate)
+                path[kept.index(i)] = x
+        return Walk(x, path, times[kept], float(torch.stack(accepted).mean()) if accepted else None)
 
 
-def frame_indices(steps: int, frames: int) -> list[int]:
+class Twisted(Sampler):
+    r"""Sequential Monte Carlo: with many particles it is exact for every guidance that has a likelihood.
+
+    The samples of a batch are particles that take guided steps of ``stochastic_adams`` of order 1,
+    :math:`x_s = A x_t + B\,(s_\theta + v) + C z` with the pull v of the guidance. The likelihood :math:`\ell_t(x)` of
+    the guidance is approximate, except at the end. The weights
+
+    .. math:: \log w = \log \ell_s(x_s) - \log \ell_t(x_t) - \frac{B^2 \|v\|^2}{2 C^2} - \frac{B}{C}\, v \cdot z
+
+    correct it. Particles are resampled by their weights once fewer than half of them are effective. Without guidance,
+    all weights are equal and only the steps remain.
+
+    A sample therefore depends on the others of its batch, and the accuracy depends on the number of particles n: the
+    error of the weights of the modes is about :math:`1/\sqrt n`, and larger if few particles start towards a mode. A
+    single particle has the distribution of the uncorrected guidance. Increase ``count`` and ``batch_size`` together.
+
+    Reference: Wu et al. (2023), Twisted Diffusion Sampler, https://arxiv.org/abs/2306.17775
+
+    Args:
+        steps: number of steps, at least 1, on ``grid=logistic``.
+        denoise: see :class:`Sampler`.
+    """
+
+    couples = True
+    enough = 1000
+
+    def __init__(self, steps: int = 100, denoise: bool = False) -> None:
+        super().__init__(denoise)
+        self.processes = {"predictor": LinearSDE, **self.processes}
+        self.steps = in_range("steps", steps, at_least=1)
+        self.evaluations = self.steps + 1 + denoise
+
+    def _integrate(self, sde: LinearSDE, score: Counted, x: Tensor, noise: RandnLike, frames: int) -> Walk:
+        times, kept = along("logistic", sde, self.steps), _frame_indices(self.steps, frames)
+        path = x.new_empty(len(kept), *x.shape)
+        path[:1] = x
+        parts = score.parts(x, times[0])
+        weight = parts.log_likelihood.double()
+        for i, step in enumerate(StochasticAdams(order=1).affine(sde, times), start=1):
+            if effective(weight) < 0.5 * len(x):
+                chosen = resampled(weight, noise(x))
+                x, parts, weight = x[chosen], Parts(*(part[chosen] for part in parts)), torch.zeros_like(weight)
+            z, before = noise(x), parts
+            x = step.keep * x + step.pull * (before.score + before.pull) + step.std * z
+            parts, ratio = score.parts(x, times[i]), step.pull / step.std
+            gain = (parts.log_likelihood - before.log_likelihood).double()
+            inner = (before.pull * z).flatten(1).sum(1)
+            weight = weight + gain - 0.5 * ratio**2 * squared_norm(before.pull).double() - ratio * inner.double()
+            if i in kept:
+                path[kept.index(i)] = x
+        if bool((weight != weight[0]).any()):
+            x = x[resampled(weight, noise(x))]
+        return Walk(x, path, times[kept])
+
+
+def _frame_indices(steps: int, frames: int) -> list[int]:
     """Returns the indices of ``frames`` times spread evenly over a grid of ``steps`` steps, from T to eps."""
     return torch.linspace(0, steps, frames, dtype=torch.float64).round().long().unique().tolist()
+
+
+def effective(weight: Tensor) -> float:
+    """Returns the effective number of particles with log-weights ``(B,)``."""
+    return float(1 / weight.softmax(0).square().sum())
+
+
+def resampled(weight: Tensor, normal: Tensor) -> Tensor:
+    """Draws indices ``(B,)`` of particles by systematic resampling: each as often as its share, up to rounding.
+
+    Args:
+        weight: log-weights, ``(B,)``.
+        normal: standard normal numbers; only the first is used.
+    """
+    u = torch.special.ndtr(normal.flatten()[0].double())
+    at = (torch.arange(len(weight), device=weight.device, dtype=torch.float64) + u) / len(weight)
+    return torch.searchsorted(weight.softmax(0).cumsum(0), at).clamp(max=len(weight) - 1)

@@ -24,7 +24,7 @@ from sdegen.networks import Network
 from sdegen.networks.oracle import Oracle
 from sdegen.runs.sampling import cut, draw
 from sdegen.samplers import Dopri5, EulerMaruyama, StepSampler, Twisted
-from sdegen.samplers.twisted import effective, resampled
+from sdegen.samplers.steps import effective, resampled
 from sdegen.sde import VE, VP, LinearSDE
 from sdegen.sde.mixture import GaussianMixture, Marginals
 

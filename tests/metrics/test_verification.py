@@ -8,8 +8,7 @@ from torch import Tensor
 
 from sdegen.metrics import verification
 from sdegen.samplers import RK45, Adams, DPMSolver, EulerMaruyama, StepSampler
-from sdegen.samplers.base import Sampler, Walk
-from sdegen.samplers.parts import Step
+from sdegen.samplers.base import Sampler, Step, Walk
 from sdegen.samplers.predictors import EulerStep
 from sdegen.sde import VE, VP
 from sdegen.sde.nonlinear import DoubleWell
