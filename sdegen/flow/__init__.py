@@ -1,6 +1,6 @@
 """The probability-flow ODE: solvers, likelihoods, latents and interpolation.
 
-Schemes of a fixed number of steps are in samplers.
+Schemes with a fixed number of steps are in the room ``samplers``.
 """
 
 from sdegen.flow.density import check_density

@@ -1,4 +1,4 @@
-"""The check that data have a density, made before every likelihood."""
+"""The check, before every likelihood, that data have a density."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check_density(dataset: Dataset) -> None:
     constant = torch.nonzero((low == high).flatten())
     if len(constant):
         raise UserError(
-            f"likelihood: entry {int(constant[0]) + 1} of the data never changes, so that they have no density: leave "
+            f"likelihood: entry {int(constant[0]) + 1} of the data never changes, so the data have no density: leave "
             f"it out, or train with dataset.levels= if the values are quantised"
         )
     if all(bool((part == part.double().round()).all()) for part in parts):
@@ -39,7 +39,7 @@ def check_density(dataset: Dataset) -> None:
 
 
 def check_density_of_run(dataset: Callable[[], Dataset]) -> None:
-    """Checks the data of a run by :func:`check_density`, or logs a warning if they cannot be read any more."""
+    """Checks the data of a run with :func:`check_density`; logs a warning if they can no longer be read."""
     try:
         found = dataset()
     except UserError as error:

@@ -23,9 +23,10 @@ class Divergence(ABC):
 
     @abstractmethod
     def probes(self, x: Tensor, noise: RandnLike) -> Tensor:
-        """Draws K random directions for each point, ``(B, *)`` to ``(B, K, *)``, which its whole trajectory keeps.
+        """Draws K random directions for each point: ``(B, *)`` to ``(B, K, *)``.
 
-        New directions at each evaluation would make the right-hand side a discontinuous function of time.
+        They stay the same along a trajectory: new directions at each evaluation would make the right-hand side a
+        discontinuous function of time.
         """
 
     @abstractmethod
@@ -33,14 +34,14 @@ class Divergence(ABC):
         """Returns the estimates for each point, ``(B, estimates)``.
 
         Args:
-            velocity: the field at ``x``, with its graph, ``(B, *)``; each row depends on its own row of ``x`` alone.
-            x: ``(B, *)``, requiring its gradient.
-            probes: ``(B, K, *)``.
+            velocity: the field at ``x``, with its graph, ``(B, *)``; each row depends only on its own row of ``x``.
+            x: points ``(B, *)``, with ``requires_grad=True``.
+            probes: the directions, ``(B, K, *)``.
         """
 
 
 class Exact(Divergence):
-    r"""The exact divergence :math:`\sum_i \partial f_i / \partial x_i`, by a backward pass for each of d dimensions."""
+    r"""The exact divergence :math:`\sum_i \partial f_i / \partial x_i`, by one backward pass for each dimension."""
 
     estimates = 1
 
@@ -62,11 +63,11 @@ class Hutchinson(Divergence):
     Reference: Hutchinson (1990), Communications in Statistics 19(2), 433–450.
 
     Args:
-        probes: number of probes, from 1 to the number of dimensions, at which :class:`Exact` costs the same.
+        probes: number of probes, from 1 to the number of dimensions; with that many, :class:`Exact` costs the same.
     """
 
     def __init__(self, probes: int = 1) -> None:
-        self.estimates = in_range("probes", probes, at_least=1, fix="; 0 stands for the exact divergence")
+        self.estimates = in_range("probes", probes, at_least=1, fix="; 0 means the exact divergence")
 
     def probes(self, x: Tensor, noise: RandnLike) -> Tensor:
         draws = torch.stack([noise(x) for _ in range(_affordable(self.estimates, x[0].numel()))], dim=1)
@@ -78,9 +79,9 @@ class Hutchinson(Divergence):
 
 
 def by_probes(probes: int, dimensions: int) -> Divergence:
-    """Returns the divergence by a number of probes, 0 for exact; raises UserError if exact would cost less."""
+    """Returns the divergence for a number of probes, where 0 means exact; raises UserError if exact would cost less."""
     if probes < 0:
-        raise UserError(f"probes={probes} must be at least 0, which stands for the exact divergence")
+        raise UserError(f"probes={probes} must be at least 0, which means the exact divergence")
     return Hutchinson(_affordable(probes, dimensions)) if probes else Exact()
 
 

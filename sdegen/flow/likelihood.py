@@ -5,12 +5,12 @@ The flow :math:`\dot x = \tilde f(x, t) = f(x, t) - \tfrac12 g(t)^2 \nabla \log 
 
 .. math:: \log p_\varepsilon(x) = \log p_T(x_T) + \int_\varepsilon^T \nabla \cdot \tilde f(x_t, t) \, dt.
 
-Only f, g and the prior are needed, so that every SDE has a likelihood.
+Only f, g and the prior are needed. Therefore every SDE has a likelihood.
 
-A given point is taken as :math:`x(\varepsilon)`, because a score may be infinite at 0. It is therefore the density of
-the data with the noise at :math:`\varepsilon`: under VP with :math:`\varepsilon = 10^{-5}`, a blur of 0.001
-standard deviations. The likelihood of data on a curve or a lattice, which have no density, only shows how small the
-blur is.
+A given point is taken as :math:`x(\varepsilon)`, because a score may be infinite at 0. The result is therefore the
+density of the data with the noise at :math:`\varepsilon`, a blur of 0.001 standard deviations under VP with
+:math:`\varepsilon = 10^{-5}`. Data on a curve or a lattice have no density, and their likelihood only shows how small
+the blur is.
 
 References: Chen et al. (2018), https://arxiv.org/abs/1806.07366; Grathwohl et al. (2019),
 https://arxiv.org/abs/1810.01367; Song et al. (2021), section 4.3 and appendix D.2, https://arxiv.org/abs/2011.13456
@@ -38,11 +38,11 @@ class Likelihood(NamedTuple):
 
     Attributes:
         log_p: log-density of each point in the user's units, in nats, ``(B,)`` float64.
-        standard_error: standard error of each ``log_p``, from the spread of its probes, ``(B,)`` float64; None for an
-            exact divergence or a single probe.
+        standard_error: standard error of each ``log_p``, from the differences between probes, ``(B,)`` float64; None
+            for an exact divergence or a single probe.
         latent: the points at T, in the network's units, ``(B, *)`` float64.
-        nfe: evaluations of the score per point, counted at the score; each has a backward pass for every probe, or for
-            every dimension if the divergence is exact.
+        nfe: evaluations of the score per point, counted at each call of the score. Each evaluation has a backward pass
+            for every probe, or for every dimension if the divergence is exact.
     """
 
     log_p: Tensor
@@ -52,14 +52,14 @@ class Likelihood(NamedTuple):
 
 
 class Flow:
-    """The probability-flow ODE as a map between data, in the user's units, and latents, in those of the prior.
+    """The probability-flow ODE as a map between data, in the user's units, and latents, in the network's units.
 
     Args:
         sde: the forward process.
         score: ``(x, t) -> ∇ log p_t(x)``, in the network's units; differentiable in x for likelihoods.
         units: the map between the network's units and the user's.
         solver: integrates the flow.
-        batch_size: number of points computed at once; bounds the memory.
+        batch_size: number of points computed at once, which bounds the memory.
         device: the device of the computation.
         dtype: the type of the computation.
     """
@@ -87,11 +87,11 @@ class Flow:
         return self.units.decode(self._carry(self._checked(latent), self.sde.T, self.sde.eps))
 
     def interpolate(self, a: Tensor, b: Tensor, n: int) -> Tensor:
-        """Returns ``n`` points from ``a`` to ``b``, along the :func:`arc` of their latents.
+        """Returns ``n`` points from ``a`` to ``b``, along the :func:`arc` between their latents.
 
         Args:
             a: the first point, in the user's units.
-            b: the last point.
+            b: the last point, in the user's units.
             n: number of points, both ends included; at least 2.
 
         Returns:
@@ -103,12 +103,13 @@ class Flow:
     def log_prob(self, x: Tensor, divergence: Divergence, seed: int = 0) -> Likelihood:
         r"""Returns the log-density at points, :math:`\log p(x) = \log p_\varepsilon(e(x)) + \sum_i \log e_i'(x_i)`.
 
-        e is the map of the units. The result is -inf at points without density: see :class:`sdegen.datasets.Quantile`.
-        Point i depends on (seed, i) alone if the solver gives each point its own steps.
+        Here e is the map of the units. The result is -inf at points without density: see
+        :class:`sdegen.datasets.Quantile`. If the solver gives each point its own steps, the result at point i depends
+        only on (seed, i).
 
         Args:
-            x: ``(B, *)``, in the user's units.
-            divergence: exact, or by probes.
+            x: points ``(B, *)``, in the user's units.
+            divergence: the exact divergence, or an estimate by probes.
             seed: the seed of the probes.
         """
         inner, parts = self.units.encode(self._checked(x)), []
@@ -136,10 +137,10 @@ class Flow:
         return Likelihood(self.sde.log_prior(latent) + grown.mean(1), error, latent, counted.rows / len(x))
 
     def _augmented(self, score: Score, like: Tensor, divergence: Divergence, probes: Tensor) -> RowField:
-        """Returns the flow with its divergence, on states ``(b, d + K)`` of x and its log-determinants over d.
+        """Returns the flow with its divergence, on states ``(b, d + K)`` of x and the log-determinants divided by d.
 
-        Each part meets the tolerance by itself, since in one norm the d entries of x would hide an error of the
-        density. After the division by d the tolerance is in nats per dimension, and the number of steps does not grow
+        Each part meets the tolerance by itself: in one norm, the d entries of x would hide an error of the density.
+        Because of the division by d, the tolerance is in nats per dimension, and the number of steps does not grow
         with d.
         """
         drift, d = self.sde.reverse(score, eta=0).drift, like[0].numel()
@@ -161,7 +162,7 @@ class Flow:
             return torch.cat([self.solver.solve(drift, b, start, stop, torch.zeros(0)).x for b in batches]).double()
 
     def _checked(self, x: Tensor) -> Tensor:
-        """Returns ``x``, or raises UserError if it is not a batch of points; ``(2,)`` would broadcast."""
+        """Returns ``x``, or raises UserError if it is not a batch of points: ``(2,)`` would broadcast."""
         if not len(x) or tuple(x.shape[1:]) != self.units.shape:
             wanted = ", ".join(map(str, ("N", *self.units.shape)))
             raise UserError(f"points of shape {tuple(x.shape)} are not a batch ({wanted}): add or drop an axis")
@@ -202,12 +203,12 @@ def dequantized(x: Tensor, seed: int) -> Tensor:
 
     If p is a density, :math:`P(x) = \int_{-1/2}^{1/2} p(x + u) du` is the probability of the values that round to x,
     and by Jensen's inequality :math:`E_u \log p(x + u) \le \log P(x)`. The cell is centred on x, where a model of the
-    whole numbers has its mass. Entry i depends on (seed, i) alone.
+    whole numbers has its mass. Point i depends only on (seed, i).
 
     Reference: Theis et al. (2016), https://arxiv.org/abs/1511.01844
 
     Args:
-        x: ``(N, *)``.
+        x: whole numbers, ``(N, *)``.
         seed: the seed of u.
     """
     normal = SampleNoise(derive(seed, "dequantisation"), 0, len(x), tuple(x.shape[1:]))(x.double().cpu())
@@ -215,8 +216,8 @@ def dequantized(x: Tensor, seed: int) -> Tensor:
 
 
 def bits_per_dim(nats: Tensor, dimensions: int) -> Tensor:
-    """Converts negative log-likelihoods from nats for each point to bits for each dimension.
+    """Converts negative log-likelihoods from nats per point to bits per dimension.
 
-    No offset for the number of levels is needed if the levels are one apart in the user's units.
+    If neighbouring levels are 1 apart in the user's units, no offset for the number of levels is needed.
     """
     return nats / (dimensions * math.log(2))

@@ -18,11 +18,11 @@ from sdegen.sde.base import SDE
 Field = Callable[[Tensor, Tensor], Tensor]
 """``(x, t) -> dx/dt``: ``(b, *)`` and ``()`` or ``(b,)`` to ``(b, *)``."""
 RowField = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""``(x, t, row) -> dx/dt``, where ``row`` ``(b,)`` int64 has the indices in the batch of the rows of ``x``."""
+"""``(x, t, row) -> dx/dt``, where ``row``, ``(b,)`` int64, holds the indices of the rows of ``x`` in the batch."""
 
 
 class ODESolver(ABC):
-    """Integrates a field from ``t0`` to ``t1``, forwards or backwards."""
+    """Solver that integrates a field from ``t0`` to ``t1``, forwards or backwards."""
 
     @abstractmethod
     def integrate(
@@ -36,8 +36,8 @@ class ODESolver(ABC):
             t0: start.
             t1: end.
             times: times at which the path is wanted, ``(F,)`` from ``t0`` to ``t1``; may be empty.
-            parts: number of entries of each part of a state; a solver that controls the error of each row does so for
-                each part by itself. Empty for one part.
+            parts: sizes of the parts of a state; a solver that controls the error of each row does so for each part by
+                itself. Empty for one part.
         """
 
     def solve(self, field: Field, x: Tensor, t0: float, t1: float, times: Tensor) -> Solution:
@@ -48,8 +48,8 @@ class ODESolver(ABC):
 class SciPyRK45(ODESolver):
     """SciPy's ``solve_ivp`` with RK45, which the paper uses.
 
-    The batch is one large system whose norm controls the error, so that within the tolerance a sample depends on the
-    others of its batch. :class:`DormandPrince` does not have this defect.
+    The batch is one large system, and its norm controls the error. Within the tolerance, a sample therefore depends on
+    the others of its batch. :class:`DormandPrince` does not have this defect.
 
     Args:
         rtol: relative tolerance.
@@ -66,7 +66,7 @@ class SciPyRK45(ODESolver):
 
         every = torch.arange(len(x), device=x.device)
 
-        def flat(t: float, state):  # noqa: ANN001, ANN202 - arrays of SciPy's
+        def flat(t: float, state):  # noqa: ANN001, ANN202 - SciPy passes arrays
             rows = torch.as_tensor(state, dtype=x.dtype, device=x.device).view_as(x)
             slope = field(rows, torch.tensor(t, dtype=torch.float64), every).detach().flatten().double()
             if not bool(slope.isfinite().all()):
@@ -95,7 +95,7 @@ class DormandPrince(ODESolver):
     Args:
         rtol: relative tolerance.
         atol: absolute tolerance.
-        max_steps: number of attempted steps after which the solver gives up.
+        max_steps: number of attempted steps after which the solver raises an error.
     """
 
     def __init__(self, rtol: float, atol: float, max_steps: int) -> None:
@@ -116,8 +116,8 @@ class DormandPrince(ODESolver):
     ) -> Solution:
         """See :meth:`ODESolver.integrate`.
 
-        No step is longer than ``longest``, the first at most a fifth of it. ``clock`` maps the field's time to the time
-        that messages name.
+        No step is longer than ``longest``, and the first is at most a fifth of it. ``clock`` maps the field's time to
+        the time that messages name.
         """
         first = longest / 5 if math.isfinite(longest) else 1e-3 * abs(t1 - t0)
         control = Control(
@@ -129,7 +129,7 @@ class DormandPrince(ODESolver):
 class DormandPrinceSteps(Scheme):
     """Dormand and Prince's scheme of order 5, with an error estimate of order 4.
 
-    The last slope of a step is the first of the next.
+    The last slope of a step is also the first slope of the next step.
 
     Args:
         field: the right-hand side.
@@ -168,7 +168,7 @@ class DormandPrinceSteps(Scheme):
         return Attempt(size, rows.after(size), x_new, slopes[-1], error)
 
     def between(self, rows: Rows, attempt: Attempt, which: Tensor, share: Tensor) -> Tensor:
-        """Returns the states on the cubic that has the states and slopes of both ends."""
+        """Returns the states on the cubic through the states and slopes at both ends."""
         x, x_new, k, k_new = rows.x[which], attempt.x[which], rows.slope[which], attempt.slope[which]
         theta, h = expand(share, x), expand((attempt.stop - rows.t)[which], x)
         bend = (1 - 2 * theta) * (x_new - x) + (theta - 1) * h * k + theta * h * k_new
@@ -186,8 +186,9 @@ def solve_flow(
 
     In t the flow of a network, or of data with fine structure, changes as :math:`1/\sqrt t` near zero and slowly
     elsewhere. In the log noise-to-signal ratio :math:`u = \log(\sigma_t^2 / \alpha_t^2)` of a linear SDE, with
-    :math:`dt = (\sigma^2/g^2)\, du`, it changes about equally at all noises. No step is longer than :data:`LONGEST`: at
-    high noise the flow hardly changes, and the error estimate of a long step would miss a later change.
+    :math:`dt = (\sigma^2/g^2)\, du`, it changes about equally at all noise levels. No step is longer than
+    :data:`LONGEST`: at high noise the flow hardly changes, and the error estimate of a long step would miss a later
+    change.
 
     Args:
         solver: integrates the field.
@@ -195,7 +196,7 @@ def solve_flow(
         field: dx/dt.
         x: initial values, ``(B, *)``.
         t0: start, in t.
-        t1: end.
+        t1: end, in t.
         times: times t at which the path is wanted, ``(F,)``.
     """
     linear = sde.linear
@@ -209,7 +210,7 @@ def solve_flow(
         return field(x, t) * expand((linear.sigma(t) / linear.diffusion(t)) ** 2, x)
 
     times = times.double()
-    # The ends must be exact: a solver compares times with them.
+    # The ends must be exact, because a solver compares times with them.
     asked = linear.log_nsr(times).clamp(min(u0, u1), max(u0, u1))
     asked = torch.where(times == t0, u0, torch.where(times == t1, u1, asked))
     return solver.integrate(in_u, x, u0, u1, asked, longest=LONGEST, clock=linear.time)

@@ -33,18 +33,18 @@ class Rows(NamedTuple):
         x: their states, ``(b, *)``.
         slope: their slopes, as the scheme keeps them, ``(b, *)``.
         t: their times, ``(b,)`` float64.
-        wished: the step sizes that their errors allow, ``(b,)`` float64, above 0.
-        moved: True where the last attempt was accepted, ``(b,)``; false before the first.
+        proposed: the step sizes that their errors allow, ``(b,)`` float64, above 0.
+        moved: True where the last attempt was accepted, ``(b,)``; False before the first attempt.
         goal: the time at which they end.
         sign: the direction of their steps, 1 or -1.
-        smallest: the step size below which no step is tried.
+        smallest: the smallest step size that is tried.
     """
 
     row: Tensor
     x: Tensor
     slope: Tensor
     t: Tensor
-    wished: Tensor
+    proposed: Tensor
     moved: Tensor
     goal: float
     sign: float
@@ -52,12 +52,12 @@ class Rows(NamedTuple):
 
     @classmethod
     def start(cls, scheme: Scheme, x: Tensor, t0: float, t1: float, first: float) -> Rows:
-        """Returns all rows of the states ``x`` ``(B, *)`` at ``t0``, before their first step to ``t1``."""
+        """Returns all rows of the states ``x`` ``(B, *)`` at ``t0``, before their first step towards ``t1``."""
         row = torch.arange(len(x), device=x.device)
         t = torch.full((len(x),), t0, dtype=torch.float64, device=x.device)
-        wished, moved = torch.full_like(t, first), torch.zeros_like(t, dtype=torch.bool)
+        proposed, moved = torch.full_like(t, first), torch.zeros_like(t, dtype=torch.bool)
         sign, smallest = math.copysign(1.0, t1 - t0), SMALLEST * abs(t1 - t0)
-        return cls(row, x, scheme.slope(row, x, t), t, wished, moved, t1, sign, smallest)
+        return cls(row, x, scheme.slope(row, x, t), t, proposed, moved, t1, sign, smallest)
 
     @property
     def left(self) -> Tensor:
@@ -67,10 +67,13 @@ class Rows(NamedTuple):
     @property
     def size(self) -> Tensor:
         """Lengths of the next steps, ``(b,)``; an attempt may be shorter."""
-        return torch.minimum(self.wished, self.left)
+        return torch.minimum(self.proposed, self.left)
 
     def after(self, h: Tensor) -> Tensor:
-        """Returns the times after steps of length ``h``, ``(b,)``: exactly the goal if the rest is only rounding."""
+        """Returns the times after steps of length ``h``, ``(b,)``.
+
+        A time is exactly the goal if the time left after the step is only rounding error.
+        """
         return torch.where(self.left - h <= self.smallest, self.goal, self.t + self.sign * h)
 
 
@@ -78,11 +81,11 @@ class Attempt(NamedTuple):
     """One attempted step of each row under way.
 
     Attributes:
-        h: its length, ``(b,)``, above 0 and at most :attr:`Rows.size`.
-        stop: the time at which it ends, from :meth:`Rows.after`.
-        x: the state there, ``(b, *)``.
-        slope: the slope there, as the scheme keeps it, ``(b, *)``.
-        error: its error in units of the tolerance, ``(b,)`` float64.
+        h: length of the step, ``(b,)``, above 0 and at most :attr:`Rows.size`.
+        stop: the time at which the step ends, from :meth:`Rows.after`.
+        x: the state at ``stop``, ``(b, *)``.
+        slope: the slope at ``stop``, as the scheme keeps it, ``(b, *)``.
+        error: the error of the step in units of the tolerance, ``(b,)`` float64.
     """
 
     h: Tensor
@@ -93,7 +96,7 @@ class Attempt(NamedTuple):
 
     @property
     def accept(self) -> Tensor:
-        """True where the step is within the tolerance, ``(b,)``; false where the error is NaN."""
+        """True where the step is within the tolerance, ``(b,)``; False where the error is NaN."""
         return self.error <= 1
 
 
@@ -102,7 +105,7 @@ class Scheme(ABC):
 
     @abstractmethod
     def slope(self, row: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """Returns the slopes ``(b, *)`` at the start of the rows ``row``."""
+        """Returns the initial slopes ``(b, *)`` of the rows with the indices ``row``."""
 
     @abstractmethod
     def attempt(self, rows: Rows) -> Attempt:
@@ -130,10 +133,11 @@ class Control(NamedTuple):
         max_steps: number of attempted steps after which the solver raises an error.
         first: the size of the first step.
         power: the exponent of the error.
-        shrink: the smallest factor between two step sizes; the largest is 5.
+        shrink: the smallest factor by which a step size changes; the largest is 5.
         retry: the largest factor after a rejected step.
-        rungs: step sizes are rounded down to powers of the ``rungs``-th root of 2, so that the steps of a row are the
-            same in batches of all sizes, although the last bits of its errors differ. 0 for no rounding.
+        rungs: number of step sizes for each factor of 2: sizes are rounded down to powers of the ``rungs``-th root of
+            2. The last bits of a row's errors depend on the size of the batch; with the rounding, its steps do not. 0
+            for no rounding.
         longest: the longest step.
         clock: maps the solver's time to the time that messages name.
     """
@@ -153,27 +157,27 @@ class Control(NamedTuple):
     def error(self, difference: Tensor, x: Tensor, x_new: Tensor, parts: Sequence[int] = ()) -> Tensor:
         r"""Returns the error of a step in units of the tolerance, ``(b,)`` float64.
 
-        It is the root of the mean square, over the entries of a state, of the difference over
+        It is the root mean square, over the entries of a state, of the difference divided by
         :math:`\mathrm{atol} + \mathrm{rtol} \max(|x|, |x_{\mathrm{new}}|)`.
 
         Args:
-            difference: between two results of the step, ``(b, *)``.
-            x: the states before it.
-            x_new: the states after it.
-            parts: number of entries of each part of a state; the largest error of a part counts. Empty for one part.
+            difference: difference between two results of the step, ``(b, *)``.
+            x: the states before the step.
+            x_new: the states after the step.
+            parts: sizes of the parts of a state; the result is the largest of their errors. Empty for one part.
         """
         scale = self.atol + self.rtol * torch.maximum(x.abs(), x_new.abs())
         squares = (difference / scale).flatten(1).square()
         split = squares.split(list(parts), dim=1) if parts else (squares,)
         return torch.stack([part.mean(1) for part in split]).amax(0).sqrt().double()
 
-    def resized(self, wished: Tensor, h: Tensor, error: Tensor) -> Tensor:
-        """Returns the next :attr:`Rows.wished`, ``(b,)``, after steps of the lengths ``h <= wished``."""
+    def resized(self, proposed: Tensor, h: Tensor, error: Tensor) -> Tensor:
+        """Returns the next :attr:`Rows.proposed`, ``(b,)``, after steps of the lengths ``h <= proposed``."""
         accept = error <= 1
         size = h * (SAFETY * error.clamp(min=1e-10) ** -self.power).clamp(self.shrink, GROW)
         # A step that was cut short does not shorten the next.
-        cut = accept & (h < wished * (1 - 1e-6))
-        size = torch.where(cut, torch.maximum(size, torch.minimum(wished, h * GROW)), size)
+        cut = accept & (h < proposed * (1 - 1e-6))
+        size = torch.where(cut, torch.maximum(size, torch.minimum(proposed, h * GROW)), size)
         size = torch.where(accept, size, torch.minimum(size, self.retry * h))
         size = torch.where(error.isfinite(), size, self.shrink * h)
         if self.rungs:
@@ -181,19 +185,11 @@ class Control(NamedTuple):
             size = torch.exp2(torch.floor(self.rungs * size.log2() + 1e-6) / self.rungs)
         return size.clamp(max=self.longest)
 
-    def stuck(self, t: Tensor, count: int) -> UserError:
-        """Returns the error for rows at the times ``t``, out of ``count``, whose steps have become too small."""
+    def failure(self, t: Tensor, count: int, *, limit: str = "", state: str, fix: str) -> UserError:
+        """Returns the error for rows at the times ``t``, out of ``count``, that did not arrive."""
         return UserError(
-            f"{self.name} cannot reach rtol={self.rtol:g}, atol={self.atol:g}: {len(t)} of {count} samples stuck, "
-            f"the first at t={float(self.clock(t[:1])):.3g}: try a looser rtol and atol, or precision=float64"
-        )
-
-    def exhausted(self, t: Tensor, count: int) -> UserError:
-        """Returns the error for rows at the times ``t``, out of ``count``, that would need more steps."""
-        return UserError(
-            f"{self.name} cannot reach rtol={self.rtol:g}, atol={self.atol:g} within max_steps={self.max_steps}: "
-            f"{len(t)} of {count} samples not finished, the first at t={float(self.clock(t[:1])):.3g}: try more "
-            f"max_steps, or a looser rtol and atol"
+            f"{self.name} cannot reach rtol={self.rtol:g}, atol={self.atol:g}{limit}: {len(t)} of {count} samples "
+            f"{state}, the first at t={float(self.clock(t[:1])):.3g}: try {fix}"
         )
 
 
@@ -205,11 +201,11 @@ def integrate(scheme: Scheme, control: Control, x: Tensor, t0: float, t1: float,
         control: decides their sizes.
         x: initial states, ``(B, *)``.
         t0: start.
-        t1: end, later or earlier.
+        t1: end, after or before ``t0``.
         times: times at which the path is wanted, ``(F,)`` from ``t0`` to ``t1``; may be empty.
 
     Raises:
-        UserError: a row finds no step within the tolerance, or not all arrive within ``control.max_steps``.
+        UserError: a row finds no step within the tolerance, or does not arrive within ``control.max_steps``.
     """
     times = times.to(device=x.device, dtype=torch.float64)
     end, path = x.clone(), x.new_zeros(len(times), *x.shape)
@@ -221,16 +217,18 @@ def integrate(scheme: Scheme, control: Control, x: Tensor, t0: float, t1: float,
             _record(path, times, scheme, rows, attempt)
         done = attempt.accept & (attempt.stop == t1)
         end[rows.row[done]] = attempt.x[done]
-        rows = _advanced(rows, attempt, control.resized(rows.wished, attempt.h, attempt.error), ~done)
+        rows = _advanced(rows, attempt, control.resized(rows.proposed, attempt.h, attempt.error), ~done)
         if not len(rows.row):
             return Solution(end, path)
-        stuck = rows.wished < rows.smallest
+        stuck = rows.proposed < rows.smallest
         if bool(stuck.any()):
-            raise control.stuck(rows.t[stuck], len(x))
-    raise control.exhausted(rows.t, len(x))
+            fix = "a looser rtol and atol, or precision=float64"
+            raise control.failure(rows.t[stuck], len(x), state="stuck", fix=fix)
+    limit, fix = f" within max_steps={control.max_steps}", "more max_steps, or a looser rtol and atol"
+    raise control.failure(rows.t, len(x), limit=limit, state="not finished", fix=fix)
 
 
-def _advanced(rows: Rows, attempt: Attempt, wished: Tensor, keep: Tensor) -> Rows:
+def _advanced(rows: Rows, attempt: Attempt, proposed: Tensor, keep: Tensor) -> Rows:
     """Returns the rows still under way after an attempt, with new step sizes; accepted rows have moved."""
     moved = attempt.accept[keep]
 
@@ -242,13 +240,13 @@ def _advanced(rows: Rows, attempt: Attempt, wished: Tensor, keep: Tensor) -> Row
         x=latest(attempt.x, rows.x),
         slope=latest(attempt.slope, rows.slope),
         t=latest(attempt.stop, rows.t),
-        wished=wished[keep],
+        proposed=proposed[keep],
         moved=moved,
     )
 
 
 def _record(path: Tensor, times: Tensor, scheme: Scheme, rows: Rows, attempt: Attempt) -> None:
-    """Records in the path the states at the times that accepted steps have passed."""
+    """Writes the states at the wanted times that accepted steps have passed into ``path``."""
     behind = rows.sign * (times[:, None] - rows.t) > 0
     ahead = rows.sign * (times[:, None] - attempt.stop) > 0
     frame, which = torch.nonzero(attempt.accept & behind & ~ahead, as_tuple=True)
