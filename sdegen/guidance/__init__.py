@@ -1,12 +1,11 @@
-"""Guidance: turns the score of all data into the score of data that agree with a class or a measurement.
+"""Guidance, which turns the score of all data into the score of data that agree with a class or a measurement.
 
-Samplers take a guided score as any other.
+Samplers take a guided score like any other.
 """
 
 from sdegen.guidance.classes import ClassifierFree, ClassifierGuidance, Guidance
-from sdegen.guidance.gaussian import Isotropic, Moments
 from sdegen.guidance.measurement import Blur, Grey, Inpaint, Linear, Measurement, SuperResolution
-from sdegen.guidance.posterior import Posterior, Replacement
+from sdegen.guidance.posterior import Isotropic, Moments, Posterior, Replacement
 
 __all__ = [
     "Blur",

@@ -1,8 +1,8 @@
-r"""Guidance by a class: turns the score of all data into the score of one class.
+r"""Guidance by a class, which turns the score of all data into the score of one class.
 
 .. math:: \nabla_x \log p_t(x \mid y) = \nabla_x \log p_t(x) + \nabla_x \log p_t(y \mid x)
 
-A guidance holds the class or the measurement. Guided scores work with every sampler.
+A guidance object holds the class or the measurement. Guided scores work with every sampler.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ from sdegen.sde.scores import GuidedScore, Parts
 
 
 class Guidance(ABC, Generic[S]):
-    """A map from scores to guided scores.
-
-    A guided score treats each row of a batch by itself.
+    """A map from scores to guided scores, which treat each row of a batch by itself.
 
     Attributes:
         process: the type of process that it works with.
@@ -45,15 +43,15 @@ class ClassifierGuidance(Guidance[SDE]):
 
     .. math:: s(x, t) + \gamma\, \nabla_x \log p_t(y \mid x)
 
-    At :math:`\gamma = 1` it is the score of the class. With a larger γ more samples agree with
-    the class, and they are less diverse.
+    At :math:`\gamma = 1` this is the score of the class. With a larger γ, more samples agree with the class, and they
+    are less diverse.
 
     Reference: section 4 and appendix F of the paper; Dhariwal & Nichol (2021), https://arxiv.org/abs/2105.05233
 
     Args:
-        run: the classifier; in a configuration the folder of its run.
+        run: the classifier; in a configuration, the folder of its run.
         label: the class y; supplied by the program.
-        scale: γ.
+        scale: strength γ of the guidance.
     """
 
     def __init__(self, run: ClassifierModel, label: int | None, scale: float = 1.0) -> None:
@@ -67,7 +65,7 @@ class ClassifierGuidance(Guidance[SDE]):
 
 
 class Classified(GuidedScore):
-    """A score under a classifier's guidance."""
+    """A score under the guidance of a classifier."""
 
     def __init__(self, guidance: ClassifierGuidance, score: Score) -> None:
         self.guidance, self.score = guidance, score
@@ -86,13 +84,13 @@ class ClassifierFree(Guidance[SDE]):
 
     .. math:: s(x, t) + \gamma \left( s(x, t \mid y) - s(x, t) \right)
 
-    At :math:`\gamma = 1` it is the score of the class, at half the cost.
+    At :math:`\gamma = 1` this is the score of the class, at half the cost.
 
     Reference: Ho & Salimans (2022), https://arxiv.org/abs/2207.12598
 
     Args:
         label: the class y; supplied by the program.
-        scale: γ.
+        scale: strength γ of the guidance.
     """
 
     conditional = True

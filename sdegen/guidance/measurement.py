@@ -21,9 +21,11 @@ class Measurement(ABC):
 
     Attributes:
         gain: c if :math:`A A^\top = c I`, else None.
+        selects: True if A x consists of entries of x.
     """
 
     gain: float | None = None
+    selects = False
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
@@ -34,8 +36,11 @@ class Measurement(ABC):
         r"""Returns :math:`A^\top y` of each row, ``(B, *)``."""
 
     def picture(self, y: Tensor) -> Tensor:
-        """Returns a measurement ``(1, …)`` without its axis of rows; as a picture ``(C, H, W)`` if x is one."""
-        return y[0].cpu()
+        """Returns a measurement ``(1, …)`` as one picture: selected entries at their place in x, with NaN elsewhere."""
+        if not self.selects:
+            return y[0].cpu()
+        known = self.adjoint(torch.ones_like(y))[0] > 0
+        return torch.where(known, self.adjoint(y)[0], math.nan).cpu()
 
 
 class Inpaint(Measurement):
@@ -45,10 +50,11 @@ class Inpaint(Measurement):
         shape: shape of x; supplied by the program.
         mask: the known entries: one half (``left``, ``right``, ``top`` or ``bottom``), the ``centre`` or the ``frame``
             around it, every other entry (``checkerboard``), or a ``.npy`` file with 1 for known entries and 0 for
-            others, in the shape of x or in ``(H, W)`` for every channel.
+            unknown ones, of the shape of x, or ``(H, W)`` for every channel.
     """
 
     gain = 1.0
+    selects = True
 
     def __init__(self, shape: tuple[int, ...], mask: str = "top") -> None:
         known = known_entries(mask, shape)
@@ -62,11 +68,6 @@ class Inpaint(Measurement):
     def adjoint(self, y: Tensor) -> Tensor:
         x = y.new_zeros(len(y), math.prod(self.shape))
         return x.index_copy(1, self.known.to(y.device), y).reshape(-1, *self.shape)
-
-    def picture(self, y: Tensor) -> Tensor:
-        x = torch.full((math.prod(self.shape),), math.nan, dtype=y.dtype)
-        x[self.known] = y[0].cpu()
-        return x.reshape(self.shape)
 
 
 class SuperResolution(Measurement):
@@ -111,7 +112,7 @@ class Grey(Measurement):
 
 
 class Blur(Measurement):
-    """A Gaussian blur, whose weights add up to one even at the edges.
+    """A Gaussian blur with weights that add up to one even at the edges.
 
     Args:
         shape: ``(C, H, W)``; supplied by the program.
@@ -143,7 +144,7 @@ class Linear(Measurement):
         if self.matrix.ndim != 2 or self.matrix.shape[1] != math.prod(shape):
             raise ValueError(
                 f"path={path}: the matrix must have {math.prod(shape)} columns and a row for each "
-                f"measured number, and has the shape {tuple(self.matrix.shape)}"
+                f"measured number, but has the shape {tuple(self.matrix.shape)}"
             )
         gram = self.matrix @ self.matrix.T
         gain = float(gram.diagonal().mean())
@@ -158,7 +159,7 @@ class Linear(Measurement):
 
 
 def known_entries(mask: str, shape: tuple[int, ...]) -> Tensor:
-    """Returns True for the known entries of a mask, or raises ValueError if the mask is not known."""
+    """Returns a tensor that is True at the known entries; raises ValueError if there is no such mask."""
     *_, height, width = (1, 1, *shape)
     row, column = torch.arange(height)[:, None].expand(height, width), torch.arange(width).expand(height, width)
     inner = [(i >= n // 4) & (i < n - n // 4) for i, n in ((row, height), (column, width))]
@@ -179,12 +180,12 @@ def known_entries(mask: str, shape: tuple[int, ...]) -> Tensor:
     values = array(mask)
     if values.shape not in (shape, shape[-2:]) or not bool(((values == 0) | (values == 1)).all()):
         wanted = " or ".join(str(tuple(s)) for s in dict.fromkeys((shape, shape[-2:])))
-        raise ValueError(f"mask={mask}: must be zeros and ones of the shape {wanted}, and has {tuple(values.shape)}")
+        raise ValueError(f"mask={mask}: must be zeros and ones of the shape {wanted}, but has {tuple(values.shape)}")
     return values.bool().expand(shape)
 
 
 def linear_units(units: Units, guidance: str) -> Affine:
-    """Returns the units if they are affine, so that measurements stay linear, else raises UserError.
+    """Returns the units, or raises UserError if they are not affine, so that measurements would not stay linear.
 
     Args:
         units: the units of a run.
@@ -192,16 +193,16 @@ def linear_units(units: Units, guidance: str) -> Affine:
     """
     if units.affine is None:
         raise UserError(
-            f"guidance={guidance}: measurements are linear in the data, and dataset.standardize=quantile is not: "
+            f"guidance={guidance}: measurements are linear in the data, but dataset.standardize=quantile is not: "
             f"use a run with dataset.standardize=true or robust"
         )
     return units.affine
 
 
 def array(path: str) -> Tensor:
-    """Returns the array of a ``.npy`` file, or raises ValueError if it holds none."""
+    """Returns the array of a ``.npy`` file, or raises ValueError if there is none."""
     try:
-        # Mapping rejects a header that claims more than the file holds.
+        # A mapped file is rejected if its header claims more than the file holds.
         values = np.load(Path(path), mmap_mode="r", allow_pickle=False)
         if not isinstance(values, np.ndarray) or not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
             raise ValueError("it holds no numbers")
@@ -221,6 +222,6 @@ def image(shape: tuple[int, ...], guidance: str) -> tuple[int, int, int]:
 
 
 def blur_matrix(size: int, std: float) -> Tensor:
-    """Returns the matrix that blurs a line of pixels, ``(size, size)`` float64, whose rows add up to 1."""
+    """Returns the matrix that blurs a line of pixels, ``(size, size)`` float64; its rows add up to 1."""
     at = torch.arange(size, dtype=torch.float64)
     return (-0.5 * ((at[:, None] - at) / std) ** 2).softmax(1)
