@@ -1,4 +1,4 @@
-"""Models: a network with the meaning of its output, as a score or as a classifier.
+"""Models: a network and the meaning of its output, as a score or as a classifier.
 
 Training and samplers have rooms of their own.
 """

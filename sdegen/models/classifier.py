@@ -1,7 +1,7 @@
 r"""A classifier of noisy data, :math:`p_t(y \mid x)`, which guides a score towards a class.
 
-By :math:`\nabla_x \log p_t(x \mid y) = \nabla_x \log p_t(x) + \nabla_x \log p_t(y \mid x)` a score that was trained
-without labels samples one class (section 4 of the paper).
+With :math:`\nabla_x \log p_t(x \mid y) = \nabla_x \log p_t(x) + \nabla_x \log p_t(y \mid x)`, a score that was trained
+without labels can sample one class (section 4 of the paper).
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from sdegen.core.schema import FromRun
 from sdegen.networks.base import Network
 from sdegen.sde.base import SDE
 
+BATCH = 1000
+"""Number of points classified at once."""
+
 
 class ClassifierModel(nn.Module, FromRun):
     """A network read as log-probabilities of the classes: ``(x, t) -> (B, classes)``.
 
     Args:
-        network: returns logits.
+        network: the trainable function, which returns logits.
         sde: the process whose states the network classifies.
     """
 
@@ -36,20 +39,20 @@ class ClassifierModel(nn.Module, FromRun):
         r"""Returns the log-likelihood of a class, :math:`\log p_t(y \mid x)`: ``(x, t) -> (B,)``.
 
         Args:
-            y: the class, ``()`` or one for each row, ``(B,)`` int64.
+            y: the class, ``()``, or one for each row, ``(B,)`` int64.
         """
         return lambda x, t: self(x, t).gather(1, y.expand(len(x)).unsqueeze(1)).squeeze(1)
 
 
 @torch.no_grad()
 def log_likelihood_by_time(model: ClassifierModel, x: Tensor, y: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
-    """Measures the accuracy of a classifier of noisy data at some times, with the same noise at every call.
+    """Measures the accuracy of a classifier at some times, with the same noise at every call.
 
     Args:
         model: the classifier.
         x: clean data in the network's units, ``(N, *)``.
-        y: their classes, ``(N,)``.
-        times: ``(F,)``.
+        y: the classes of the data, ``(N,)``.
+        times: times, ``(F,)``.
 
     Returns:
         The mean log-probability of the true class and the share of correct classes, ``(F,)`` float64 each.
@@ -65,7 +68,3 @@ def log_likelihood_by_time(model: ClassifierModel, x: Tensor, y: Tensor, times: 
         rows.append([torch.cat(column).double().mean() for column in zip(*found, strict=True)])
     log_p, hits = zip(*rows, strict=True)
     return torch.stack(log_p).cpu(), torch.stack(hits).cpu()
-
-
-BATCH = 1000
-"""Number of points classified at once."""

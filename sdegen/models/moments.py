@@ -1,4 +1,4 @@
-"""Mean, principal axes and variances of data, which define a Gaussian."""
+"""The Gaussian with the mean and covariance of data, by principal axes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 WIDEST = 2048
-"""Largest number of coordinates for which axes are computed: they take seconds and 32 MiB."""
+"""Largest number of coordinates for which axes are computed, which takes seconds and 32 MiB."""
 ENOUGH = 20
-"""With at least so many points per coordinate, variances along the points' own axes are nearly those of the law."""
+"""Number of points per coordinate from which on variances along the points' own axes are nearly unbiased."""
 NULL = 1e-10
 """Share of the largest variance below which the data count as constant in a direction."""
 
@@ -19,9 +19,9 @@ class Moments(NamedTuple):
     """Mean, principal axes and variances of points.
 
     Attributes:
-        mean: ``(d,)``; for images and long vectors a single number, ``()``.
+        mean: mean, ``(d,)``; for images and long vectors a single number, ``()``.
         axes: orthonormal columns, ``(d, k)``; None if all directions count as equal.
-        variances: along the axes, ``(d,)``, zeros beyond k; ``(1,)`` if there are no axes.
+        variances: variances along the axes, ``(d,)``, zeros beyond k; ``(1,)`` if there are no axes.
     """
 
     mean: Tensor
@@ -32,9 +32,9 @@ class Moments(NamedTuple):
     def of(cls, x: Tensor) -> Moments:
         """Returns the moments of points ``(N, *)`` in float64; images and long vectors have one mean and one variance.
 
-        If there are few points per coordinate, every second point gives the axes and the others the variances: along
-        their own axes the points have too much variance, and none in the directions that they do not fill. If the data
-        fill less than a quarter of the dimensions, only the axes of these are kept.
+        If there are few points per coordinate, every second point gives the axes, and the other points give the
+        variances: along their own axes, points have too much variance, and none in the directions that they do not
+        fill. If the data fill less than a quarter of the dimensions, only the axes that they fill are kept.
         """
         x = x.double()
         if x.ndim > 2 or x.shape[1] > WIDEST:
@@ -51,18 +51,17 @@ class Moments(NamedTuple):
 
 
 class Rotation(NamedTuple):
-    r"""An orthogonal matrix with given first columns; products with it are cheap if these are few.
+    r"""An orthogonal matrix with given first columns; products with it are cheap if the given columns are few.
 
     For orthonormal columns A ``(d, k)`` with the polar decomposition :math:`A_1 = R P` of their first k rows, E the
     first k columns of the identity, and :math:`Y = E + A R^\top`,
 
     .. math:: U = \left(I - Y (I + R P R^\top)^{-1} Y^\top\right) \operatorname{diag}(-R, I)
 
-    is orthogonal and begins with A: a reflection through a space of k dimensions. Applying it costs 4 d k
-    multiplications instead of d².
+    is orthogonal, and A is its first k columns. It is a reflection through a space of k dimensions. A product with it
+    costs 4 d k multiplications instead of d².
 
-    Reference: Schreiber & Parlett (1988), Block reflectors,
-    https://doi.org/10.1137/0725014
+    Reference: Schreiber & Parlett (1988), Block reflectors, https://doi.org/10.1137/0725014
 
     Attributes:
         outer: Y, ``(d, k)``.
@@ -81,10 +80,10 @@ class Rotation(NamedTuple):
         left, _, right = torch.linalg.svd(axes[:k])
         turn = -left @ right
         outer = -axes @ turn.mT
-        symmetric = outer[:k]
-        outer = outer.clone()
-        outer[:k] += torch.eye(k, dtype=axes.dtype)
-        return cls(outer, torch.linalg.solve(torch.eye(k, dtype=axes.dtype) + symmetric, outer.mT), turn)
+        identity = torch.eye(k, dtype=axes.dtype)
+        symmetric = outer[:k].clone()
+        outer[:k] += identity
+        return cls(outer, torch.linalg.solve(identity + symmetric, outer.mT), turn)
 
     def along(self, x: Tensor) -> Tensor:
         """Returns the coordinates of vectors, ``(*, d)`` to ``(*, d)``: :math:`U^\top x`."""

@@ -1,7 +1,7 @@
 r"""Parametrizations, which turn the output of a network into a score.
 
-With :math:`x_t = \alpha_t x_0 + \sigma_t z`, a network F(x, t) may estimate several quantities. A parametrization gives
-the score :math:`s = \nabla_x \log p_t(x)` of each, for every linear SDE; the first two work for any SDE.
+With :math:`x_t = \alpha_t x_0 + \sigma_t z`, a network F(x, t) may estimate several quantities. For each of them, a
+parametrization gives the score :math:`s = \nabla_x \log p_t(x)` of a linear SDE; the first two work for any SDE.
 
 ==========  =====================================  ======================================================
 name        F estimates                            s
@@ -13,8 +13,8 @@ data        E[x_0 | x]                             (α F − x) / σ²
 velocity    E[α z − σ x_0 | x]                     −(σ x + α F) / (σ (α² + σ²))
 karras      the part of the data that a Gaussian   −x / v + α σ_d F(x/√v, ¼ log(σ/α)) / (σ √v),
             guess misses, at unit variance         v = σ² + α² σ_d²
-gaussian    the same with the data's own mean and  along the principal axes: see :class:`Gaussian`
-            covariance
+gaussian    the same, with the mean and the        along the principal axes: see :class:`Gaussian`
+            covariance of the data
 ==========  =====================================  ======================================================
 """
 
@@ -35,7 +35,7 @@ from sdegen.sde.base import SDE, LinearSDE, S
 TINY = torch.finfo(torch.float32).tiny
 
 Output = Callable[[Tensor, Tensor], Tensor]
-"""A network as a function of ``(x, t)``: the network itself, or with its class given."""
+"""A network as a function of ``(x, t)``: the network itself, or the network with a class given."""
 
 
 class Parametrization(ABC, Generic[S]):
@@ -65,13 +65,7 @@ class Terms(NamedTuple):
 
 
 class Affine(Parametrization[S]):
-    """A parametrization whose score is affine in the network's output, entry by entry, along orthonormal axes.
-
-    Attributes:
-        rotates: True if these axes are not those of the coordinates of the points.
-    """
-
-    rotates = False
+    """A parametrization with a score that is affine in the network's output, entry by entry, along orthonormal axes."""
 
     @abstractmethod
     def terms(self, sde: S, x: Tensor, t: Tensor) -> Terms:
@@ -98,7 +92,7 @@ class Raw(Affine[SDE]):
 
 
 class Residual(Affine[SDE]):
-    r"""The parametrization by the difference to the score of the prior: :math:`s = \nabla \log \pi(x) + F`.
+    r"""The parametrization by the difference from the score of the prior: :math:`s = \nabla \log \pi(x) + F`.
 
     For a nonlinear SDE whose drift is :math:`\tfrac12 g^2 \nabla \log \pi`, as in
     :class:`~sdegen.sde.nonlinear.DoubleWell`, the flow is then :math:`-\tfrac12 g^2 F`. A network for the whole score
@@ -146,13 +140,12 @@ class Karras(Affine[LinearSDE]):
               F\!\left(\frac{x}{\sqrt v}, \tfrac14 \log\frac{\sigma}{\alpha}\right), \qquad
               v = \sigma^2 + \alpha^2 \sigma_d^2
 
-    A network whose output is zero gives the exact score of Gaussian data.
+    A network with the output 0 gives the exact score of Gaussian data.
 
     Reference: Karras et al. (2022), table 1, https://arxiv.org/abs/2206.00364
 
     Args:
-        sigma_data: :math:`\sigma_d`, the standard deviation of the data in the network's units; 1 if they are
-            standardised.
+        sigma_data: standard deviation :math:`\sigma_d` of the data in the network's units; 1 for standardised data.
     """
 
     process = LinearSDE
@@ -169,19 +162,19 @@ class Karras(Affine[LinearSDE]):
 
 
 class Gaussian(Affine[LinearSDE], nn.Module):
-    r"""The parametrization by the difference to a Gaussian of the data's own mean and covariance.
+    r"""The parametrization by the difference from a Gaussian with the mean and covariance of the data.
 
     Along the principal axes of the data, with :math:`c = U^\top (x - \alpha \mu)` and the variances
     :math:`\Lambda` of the data,
 
     .. math:: s = U \left[ -\frac{c}{v} + \frac{\alpha \sqrt\Lambda}{\sigma \sqrt v} \,
-              F\!\left(\frac{c}{\sqrt v} \sqrt{\frac{w}{\max w}}, \tfrac14 \log\frac{\sigma}{\alpha}\right) \right],
+              F\!\left(\frac{c}{\sqrt v} \sqrt{\frac{w}{\bar w}}, \tfrac14 \log\frac{\sigma}{\alpha}\right) \right],
               \qquad v = \alpha^2 \Lambda + \sigma^2, \quad w = \Lambda / v
 
-    A network whose output is zero gives the exact score of Gaussian data of any covariance. Noise in
-    directions in which the data do not vary is removed without the network. With equal variances it is the
-    parametrization :class:`Karras`. The factor :math:`w/\max w` hides from the network the directions that contain only
-    noise at this t.
+    A network with the output 0 gives the exact score of Gaussian data of any covariance. Noise in directions in which
+    the data do not vary is removed without the network. With equal variances this is the parametrization
+    :class:`Karras`. The factor :math:`w/\bar w`, with the mean :math:`\bar w` over the axes, hides directions that
+    contain only noise at this t from the network.
 
     Reference: the preconditioning of Karras et al. (2022), https://arxiv.org/abs/2206.00364, with a full covariance.
 
@@ -194,16 +187,15 @@ class Gaussian(Affine[LinearSDE], nn.Module):
     def __init__(self, moments: Moments | None) -> None:
         super().__init__()
         if moments is None:
-            raise ValueError("parametrization=gaussian needs the moments of the data, and there are none here")
+            raise ValueError("parametrization=gaussian needs the moments of the data, but there are none here")
         self.mean: Tensor
         self.axes: Tensor | None
         self.variances: Tensor
         self.set_moments(moments)
 
     def set_moments(self, moments: Moments) -> None:
-        """Sets the moments of the data; later ones replace earlier ones."""
+        """Sets the moments of the data, in place of earlier ones."""
         like, axes = getattr(self, "mean", moments.mean), moments.axes
-        self.rotates = axes is not None
         self.partial = axes is not None and axes.shape[1] < len(axes)
         parts = Rotation.of(axes)._asdict() if axes is not None and self.partial else {}
         for name, value in {**moments._asdict(), **parts}.items():

@@ -1,4 +1,4 @@
-"""The score model, which training and sampling share: a network and the meaning of its output.
+"""The score model: a network and the meaning of its output.
 
 Samplers, likelihoods and figures take any score: a trained :class:`ScoreModel`, an exact mixture, or any callable
 ``(x, t) -> (B, *)``.
@@ -21,8 +21,8 @@ class ScoreModel(nn.Module, FromRun):
 
     Args:
         network: the trainable function.
-        parametrization: turns its output into the score.
-        sde: the process whose marginals have this score.
+        parametrization: turns the network's output into the score.
+        sde: the process with this score of its marginals.
     """
 
     def __init__(self, network: Network, parametrization: Parametrization, sde: SDE) -> None:
@@ -36,7 +36,7 @@ class ScoreModel(nn.Module, FromRun):
         r"""Returns the score :math:`\nabla_x \log p_t(x \mid y)` of a class; the network may ignore it.
 
         Args:
-            y: the class, ``()`` or one for each row, ``(B,)`` int64; -1 stands for none.
+            y: the class, ``()``, or one for each row, ``(B,)`` int64; -1 means no class.
         """
         if self.network.label_dropout is None:
             return self
