@@ -1,16 +1,13 @@
-"""Data sets: points and images, their units, and their law if it is known.
+"""Data sets: points and images, their units, and their exact distribution if it is known.
 
 The room ``training`` draws the batches.
 """
 
 from sdegen.datasets.base import Dataset
-from sdegen.datasets.digits import Digits
 from sdegen.datasets.file import File
-from sdegen.datasets.folder import Folder
 from sdegen.datasets.idx import IDX
-from sdegen.datasets.mixture import Mixture
-from sdegen.datasets.planar import Checkerboard, Circles, Moons, Pinwheel, SwissRoll
-from sdegen.datasets.smile import Smile
+from sdegen.datasets.images import Digits, Folder
+from sdegen.datasets.synthetic import Checkerboard, Circles, Mixture, Moons, Pinwheel, Smile, SwissRoll
 from sdegen.datasets.units import Affine, Quantile, Units, restored
 
 __all__ = [

@@ -12,30 +12,30 @@ from sdegen.datasets.units import Affine, Quantile
 KNOTS = 1000
 """Largest number of knots of a map."""
 ROWS_PER_KNOT = 20
-"""Number of rows for each knot. A count of 20 has a relative error of a fifth, and so has the slope of a piece."""
+"""Number of rows for each knot. A count of 20 rows, and with it the slope of a piece, has a relative error of 1/5."""
 LEAST_KNOTS = 20
-"""Number of knots for a small set, unless it has fewer values."""
+"""Number of knots for a small data set, unless it has fewer distinct values."""
 TIES = 0.05
-"""Largest share of the rows that may have one and the same value in a column with a continuous map."""
+"""Largest share of the rows that may have the same value in a column with a continuous map."""
 OUTER = 0.05
-"""Share of the rows below the lower, and above the upper quantile of a robust scale."""
+"""Share of the rows below the lower quantile of a robust scale, and above the upper one."""
 BETWEEN = 3.2897072539029457
-"""Distance of these two quantiles for a standard normal."""
+"""Distance between these two quantiles of a standard normal distribution."""
 SQUEEZED = 0.1
-"""A few rows carry the scale if the deviation of the others is below this share of the whole deviation."""
+"""A few rows carry the scale if the deviation of the other rows is below this share of the deviation of all."""
 FEW = 0.01
-"""Largest share of the rows that counts as a few."""
+"""Largest share of all rows that counts as a few rows."""
 LEAST_ROWS = 20
 """Smallest number of rows for which the scale is checked."""
 SAMPLE = 2**24
-"""Largest number of pixels for quantiles, of images spread evenly through the data."""
+"""Largest number of pixels for quantiles; they are from images spread evenly through the data."""
 
 
 def robust_units(x: Tensor) -> Affine:
     """Returns the units in which points have median 0 and the 5 to 95 % interquantile distance of a standard normal.
 
     Vectors ``(N, d)`` are scaled by coordinate, images ``(N, C, H, W)`` as a whole. If both quantiles are equal, the
-    scale is the standard deviation, or 1 if that is 0.
+    scale is the standard deviation, or 1 if this is 0 too.
     """
     shape, vectors = tuple(x.shape[1:]), x.ndim == 2
     if not vectors:
@@ -53,8 +53,8 @@ def quantile_units(x: Tensor, held_out: Tensor | None, cells: Tensor | None) -> 
     """Returns the map of each column of points ``(N, d)`` to normal scores through at most :data:`KNOTS` quantiles.
 
     The knots are rows of the data, about equally spaced in their normal scores, from the smallest to the largest row.
-    The tails are as steep as the outermost piece, or as all pieces on average if that is steeper: one far row does not
-    imply others that are farther still.
+    The slope of a tail is the slope of the outermost piece, or the average slope of all pieces if this is larger: one
+    distant row does not imply other rows that are farther still.
 
     Args:
         x: the points.
@@ -62,7 +62,7 @@ def quantile_units(x: Tensor, held_out: Tensor | None, cells: Tensor | None) -> 
         cells: the width of dequantisation of each column, ``(d,)``; 0 for none.
 
     Raises:
-        ValueError: too many rows of a column have the same value, or all have.
+        ValueError: too many rows of a column have the same value.
     """
     check_varied(x)
     widths = x.new_zeros(x.shape[1]) if cells is None else cells
@@ -70,8 +70,8 @@ def quantile_units(x: Tensor, held_out: Tensor | None, cells: Tensor | None) -> 
         if not width and (tied := _tied(x[:, column])) is not None:
             value, share = tied
             raise ValueError(
-                f"standardize=quantile: column {column + 1}: {share:.1%} of the rows are {value:.6g}, and a continuous "
-                f"map takes at most {TIES:.0%}: spread them by dataset.dequantize=true, or use "
+                f"standardize=quantile: column {column + 1}: {share:.1%} of the rows are {value:.6g}, but a continuous "
+                f"map allows at most {TIES:.0%}: spread them with dataset.dequantize=true, or use "
                 f"dataset.standardize=robust"
             )
     lowest = x.amin(0) if held_out is None else torch.minimum(x.amin(0), held_out.double().amin(0))
@@ -88,7 +88,7 @@ def quantile_units(x: Tensor, held_out: Tensor | None, cells: Tensor | None) -> 
 
 
 def tied_cells(x: Tensor) -> Tensor:
-    """Returns the width of dequantisation of each column, ``(d,)``: the step of its values if they are tied, else 0.
+    """Returns the width of dequantisation of each column, ``(d,)``: the step between tied values, 0 without ties.
 
     Raises:
         ValueError: the values of a tied column are not multiples of a step.
@@ -103,7 +103,7 @@ def tied_cells(x: Tensor) -> Tensor:
         places = (distinct - distinct[0]) / step
         if bool(((places - places.round()).abs() > 1e-6).any()):
             raise ValueError(
-                f"dequantize=true: column {column + 1}: {tied[1]:.1%} of the rows are {tied[0]:.6g}, and its values "
+                f"dequantize=true: column {column + 1}: {tied[1]:.1%} of the rows are {tied[0]:.6g}, but the values "
                 f"are not multiples of one step: use dataset.standardize=robust, or leave the column out"
             )
         cells[column] = step
@@ -111,7 +111,7 @@ def tied_cells(x: Tensor) -> Tensor:
 
 
 def check_varied(x: Tensor) -> None:
-    """Raises ValueError if a column of points ``(N, d)`` is constant, so that it has no quantiles."""
+    """Raises ValueError if a column of points ``(N, d)`` is constant and so has no quantiles."""
     constant = torch.nonzero(x.amin(0) == x.amax(0)).flatten()
     if len(constant):
         raise ValueError(
@@ -123,8 +123,8 @@ def check_varied(x: Tensor) -> None:
 def carried_by_few(x: Tensor) -> list[str]:
     """Returns a line for each column of points ``(N, d)`` in which a few rows carry the scale.
 
-    A few rows are at most a hundredth of all, or one. They carry the scale if the deviation of the others about their
-    own mean is below a tenth of the deviation of all. Columns whose other rows are all equal are skipped.
+    A few rows are one row, or at most a hundredth of all. They carry the scale if the standard deviation of the other
+    rows is below a tenth of the deviation of all rows. Columns in which the other rows are all equal are skipped.
     """
     if len(x) < LEAST_ROWS:
         return []
@@ -134,32 +134,32 @@ def carried_by_few(x: Tensor) -> list[str]:
         whole, left = float(values.std(correction=0)), _deviations(values, most)
         if not 0 < left[most] < SQUEEZED * whole:
             continue
-        # The smallest number of rows whose removal brings the deviation of the others near its limit.
+        # The smallest number of rows that must be removed to bring the deviation of the other rows near its limit.
         count = int(torch.nonzero(left < min(2 * float(left[most]), SQUEEZED * whole))[0])
         far = (values[-count:] - values.mean()).square().sum() / (values - values.mean()).square().sum()
         found.append(
-            f"column {column + 1}: {count} of {len(x)} rows carry {float(far):.1%} of its variance, and the others' "
-            f"deviation is {float(left[count]) / whole:.2g} of the whole"
+            f"column {column + 1}: {count} of {len(x)} rows carry {float(far):.1%} of the variance; without them "
+            f"the standard deviation is {float(left[count]) / whole:.2g} times as large"
         )
     return found
 
 
 def _deviations(values: Tensor, most: int) -> Tensor:
-    """Returns the deviations of numbers without the last k, for k from 0 to ``most``; the first should be typical."""
+    """Returns the deviations of numbers without the last k, for k from 0 to ``most``; the first number is typical."""
     sums = [(values - values[0]).pow(power).cumsum(0)[len(values) - most - 1 :] for power in (1, 2)]
     mean, square = (part / torch.arange(len(values) - most, len(values) + 1) for part in sums)
     return (square - mean**2).clamp(min=0).sqrt().flip(0)
 
 
 def _quantile(ordered: Tensor, q: float) -> Tensor:
-    """Returns quantiles of sorted columns ``(N, d)``, by linear interpolation; torch.quantile limits their size."""
+    """Returns quantiles of sorted columns ``(N, d)``, by linear interpolation; torch.quantile takes fewer rows."""
     at = q * (len(ordered) - 1)
     low = math.floor(at)
     return torch.lerp(ordered[low], ordered[min(low + 1, len(ordered) - 1)], at - low)
 
 
 def _tied(values: Tensor) -> tuple[float, float] | None:
-    """Returns the most frequent value and its share, if that is more than :data:`TIES` and more than one row."""
+    """Returns the most frequent value and its share, if this is above :data:`TIES` and more than one row."""
     distinct, counts = values.unique(return_counts=True)
     top = int(counts.argmax())
     share = float(counts[top]) / len(values)
@@ -167,7 +167,7 @@ def _tied(values: Tensor) -> tuple[float, float] | None:
 
 
 def _spread(values: Tensor, width: float) -> Tensor:
-    """Returns sorted values in which those that were tied are evenly spaced over their cell."""
+    """Returns sorted values, in which tied values are evenly spaced over their cell."""
     ordered = values.sort().values
     distinct, inverse, counts = ordered.unique_consecutive(return_inverse=True, return_counts=True)
     place = torch.arange(len(ordered), dtype=torch.float64) - (counts.cumsum(0) - counts)[inverse]
@@ -191,7 +191,7 @@ def _knots(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _padded(knots: Tensor, scores: Tensor, slopes: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the same map with ``most`` knots; the added ones lie on its upper tail."""
+    """Returns the same map with ``most`` knots; the added knots lie on its upper tail."""
     added = torch.arange(1, most - len(knots) + 1) * (knots[-1] - knots[0])
     more = scores[-1] + slopes[-1] * added
     return (

@@ -1,4 +1,4 @@
-"""The user's own points or images."""
+"""Points or images from a file of the user."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import re
 import textwrap
 import zipfile
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
 from sdegen.core.randomness import generator
-from sdegen.datasets.base import Dataset, check_memory, check_share, chunks, count_classes
+from sdegen.datasets.base import Dataset, Standardize, check_memory, check_share, chunks, count_classes, prefixed
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +40,11 @@ class File(Dataset):
     Otherwise the held-out points are drawn at random.
 
     Args:
-        seed: supplied by the experiment.
+        seed: seed of the choice of held-out points; supplied by the experiment.
         path: the file.
         held_out: share of the points kept from training, for measuring; between 0 and 1.
         standardize: see :class:`Dataset`; samples are returned in the units of the file.
-        levels: the number of values, if they are quantised as in images; see :class:`Dataset`.
+        levels: number of values, if they are quantised as in images; see :class:`Dataset`.
         dequantize: see :class:`Dataset`.
     """
 
@@ -56,7 +56,7 @@ class File(Dataset):
         seed: int,
         path: str,
         held_out: float = 0.2,
-        standardize: bool | Literal["robust", "quantile"] = True,
+        standardize: Standardize = True,
         levels: int | None = None,
         dequantize: bool = False,
     ) -> None:
@@ -64,19 +64,17 @@ class File(Dataset):
         x, y, mapped = read(Path(path), self.MAPPED)
         kept = min(max(1, round(held_out * len(x))), len(x) - 2)
         order = torch.randperm(len(x), generator=generator("cpu", seed, "data"))
+        train, test = order[kept:], order[:kept]
         if mapped:
-            # A random choice of points would copy them into memory.
             log.info("%s stays on the disk; its last %d images are held out: if it is sorted, shuffle it", path, kept)
-            train, test = x[:-kept], x[-kept:]
-        else:
-            train, test = x[order[kept:]], x[order[:kept]]
         super().__init__(
-            train,
-            test,
+            # A random choice of points would copy them into memory.
+            x[:-kept] if mapped else x[train],
+            x[-kept:] if mapped else x[test],
             standardize=standardize,
             levels=levels,
-            y=None if y is None else y[order[kept:]],
-            held_out_y=None if y is None else y[order[:kept]],
+            y=None if y is None else y[train],
+            held_out_y=None if y is None else y[test],
             classes=None if y is None else count_classes(y),
             dequantize=dequantize,
             mapped=mapped,
@@ -87,8 +85,9 @@ class Contents(NamedTuple):
     """The contents of a file.
 
     Attributes:
-        x: points ``(N, d)`` float64, or images ``(N, C, H, W)``, which keep their type if it is shorter.
-        y: their classes, ``(N,)`` int64, if there are any.
+        x: points ``(N, d)`` float64, or images ``(N, C, H, W)``, which keep their type if a number takes less than 8
+            bytes.
+        y: the classes of the points, ``(N,)`` int64; None if there are no classes.
         mapped: True if the points stay on the disk.
     """
 
@@ -98,34 +97,35 @@ class Contents(NamedTuple):
 
 
 def read(path: Path, largest: float = math.inf) -> Contents:
-    """Reads the points of a file; raises ValueError with the reason if it cannot.
+    """Reads the points of a file; raises ValueError with the reason if this fails.
 
     Args:
         path: the file.
-        largest: largest size in bytes of a file whose images are read into memory.
+        largest: largest size in bytes of a file of images that is read into memory.
     """
-    if not os.path.isfile(path):
-        raise ValueError(f"path={path}: {'is a folder, not a' if os.path.isdir(path) else 'no such'} file")
-    readers = {".npy": _read_npy, ".npz": _read_npy, ".csv": _read_csv}
-    if path.suffix.lower() not in readers:
-        raise ValueError(f"path={path}: must end in .npy, .npz or .csv")
-    values, labels = readers[path.suffix.lower()](path, path.stat().st_size > largest)
-    if not (np.issubdtype(values.dtype, np.number) and np.isrealobj(values)):
-        raise ValueError(f"path={path}: holds {values.dtype}, not real numbers")
-    if values.ndim == 1:
-        values = values[:, None]
-    if values.ndim not in (2, 4) or 0 in values.shape[1:]:
-        raise ValueError(f"path={path}: shape {values.shape} is neither (N,), (N, d) nor (N, C, H, W)")
-    if len(values) < 3:
-        raise ValueError(f"path={path}: holds {len(values)} points, and training needs at least 3")
-    mapped = values.ndim == 4 and isinstance(values, np.memmap)
-    x = _tensor(path, values, mapped)
-    if x.is_floating_point():
-        _check_finite(path, x)
-    return Contents(x, None if labels is None else _classes(path, labels, len(x)), mapped)
+    with prefixed(f"path={path}: "):
+        if not os.path.isfile(path):
+            raise ValueError(f"{'is a folder, not a' if os.path.isdir(path) else 'no such'} file")
+        readers = {".npy": _read_npy, ".npz": _read_npy, ".csv": _read_csv}
+        if path.suffix.lower() not in readers:
+            raise ValueError("must end in .npy, .npz or .csv")
+        values, labels = readers[path.suffix.lower()](path, path.stat().st_size > largest)
+        if not (np.issubdtype(values.dtype, np.number) and np.isrealobj(values)):
+            raise ValueError(f"holds {values.dtype}, not real numbers")
+        if values.ndim == 1:
+            values = values[:, None]
+        if values.ndim not in (2, 4) or 0 in values.shape[1:]:
+            raise ValueError(f"shape {values.shape} is neither (N,), (N, d) nor (N, C, H, W)")
+        if len(values) < 3:
+            raise ValueError(f"holds {len(values)} points, but training needs at least 3")
+        mapped = values.ndim == 4 and isinstance(values, np.memmap)
+        x = _tensor(values, mapped)
+        if x.is_floating_point():
+            _check_finite(x)
+        return Contents(x, None if labels is None else _classes(labels, len(x)), mapped)
 
 
-def _tensor(path: Path, values: np.ndarray, mapped: bool) -> Tensor:
+def _tensor(values: np.ndarray, mapped: bool) -> Tensor:
     """Returns the points in the form of :class:`Contents`."""
     if values.ndim == 4 and (mapped or values.itemsize < 8):
         try:
@@ -133,38 +133,32 @@ def _tensor(path: Path, values: np.ndarray, mapped: bool) -> Tensor:
         except (TypeError, ValueError):
             # Numbers of a type that torch does not have, such as another byte order, must be copied.
             if mapped:
-                raise ValueError(
-                    f"path={path}: too large to be read as {values.dtype.str}: save it as uint8 or float32"
-                ) from None
-    try:
+                raise ValueError(f"too large to be read as {values.dtype.str}: save it as uint8 or float32") from None
+    with prefixed("in float64 "):
         check_memory(8 * values.size)
-    except ValueError as error:
-        raise ValueError(f"path={path}: in float64 {error}") from None
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64))
 
 
-def _check_finite(path: Path, x: Tensor) -> None:
+def _check_finite(x: Tensor) -> None:
     good = torch.cat([part.flatten(1).isfinite().all(1) for part in chunks(x)])
     bad = torch.nonzero(~good).flatten()
     if len(bad):
         raise ValueError(
-            f"path={path}: {len(bad)} of {len(x)} points hold NaN or infinity, the first is number {int(bad[0]) + 1}: "
-            f"remove or fill them"
+            f"{len(bad)} of {len(x)} points hold NaN or infinity, the first is number {int(bad[0]) + 1}: remove or "
+            f"fill them"
         )
 
 
-def _classes(path: Path, labels: np.ndarray, count: int) -> Tensor:
+def _classes(labels: np.ndarray, count: int) -> Tensor:
     """Returns labels as ``(count,)`` int64."""
     if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (count,):
         raise ValueError(
-            f"path={path}: y must be {count} integers, a class for each point, not {labels.dtype} of shape "
-            f"{labels.shape}: give it another name if it is something else"
+            f"y must be {count} integers, a class for each point, not {labels.dtype} of shape {labels.shape}: if y "
+            f"does not hold classes, rename it"
         )
     y = torch.from_numpy(labels.astype(np.int64))
-    try:
+    with prefixed("y: "):
         count_classes(y)
-    except ValueError as error:
-        raise ValueError(f"path={path}: y: {error}") from None
     return y
 
 
@@ -183,7 +177,7 @@ def _read_npy(path: Path, large: bool) -> tuple[np.ndarray, np.ndarray | None]:
             return _member(archive, name), _member(archive, "y") if name == "x" and "y" in archive.files else None
     except Exception as error:  # NumPy and zipfile raise nearly anything on damaged files.
         reason = textwrap.shorten(str(error) or type(error).__name__, LONGEST)
-        raise ValueError(f"path={path}: not a readable array file: {reason}") from None
+        raise ValueError(f"not a readable array file: {reason}") from None
 
 
 def _member(archive: NpzFile, name: str) -> np.ndarray:
@@ -192,34 +186,32 @@ def _member(archive: NpzFile, name: str) -> np.ndarray:
     info = archive.zip.getinfo(f"{name}.npy")
     check_memory(info.file_size)
     with archive.zip.open(info) as file:
-        header = HEADERS[np.lib.format.read_magic(file)]
-        shape, _, dtype = header(file)
-        promised = math.prod(shape) * dtype.itemsize
-        if promised != info.file_size - file.tell():
-            raise ValueError(f"{name} claims {promised} bytes, and the file holds {info.file_size - file.tell()}")
+        shape, _, dtype = HEADERS[np.lib.format.read_magic(file)](file)
+        promised, found = math.prod(shape) * dtype.itemsize, info.file_size - file.tell()
+        if promised != found:
+            raise ValueError(f"the header of {name} says {promised} bytes, but the file holds {found}")
     return archive[name]
 
 
 def _read_csv(path: Path, large: bool) -> tuple[np.ndarray, None]:
+    check_memory(TEXT * path.stat().st_size)
     try:
-        check_memory(TEXT * path.stat().st_size)
         with path.open(newline="", encoding="utf-8-sig") as lines:
             rows = [(number, row) for number, row in enumerate(csv.reader(lines), start=1) if any(map(str.strip, row))]
     except (ValueError, csv.Error) as error:
-        raise ValueError(f"path={path}: not a text file of comma-separated numbers: {error}") from None
+        raise ValueError(f"not a text file of comma-separated numbers: {error}") from None
     if rows and not any(map(_is_number, rows[0][1])):
         rows = rows[1:]
     if not rows:
-        raise ValueError(f"path={path}: holds no line of numbers")
+        raise ValueError("holds no line of numbers")
     width = len(rows[0][1])
     for number, row in rows:
         if len(row) != width:
-            raise ValueError(f"path={path}: line {number} has {len(row)} values and the first has {width}")
+            raise ValueError(f"line {number} has {len(row)} values, but the first has {width}")
         for value in row:
             if not _is_number(value):
                 hint = "; separate values by commas" if any(map(_is_number, re.split(r"[;\t ]", value))) else ""
-                shown = textwrap.shorten(value, 40)
-                raise ValueError(f"path={path}: line {number}: {shown!r} is not a number{hint}")
+                raise ValueError(f"line {number}: {textwrap.shorten(value, 40)!r} is not a number{hint}")
     return np.array([[float(value) for value in row] for _, row in rows]), None
 
 

@@ -1,4 +1,4 @@
-"""Fingerprints of data, by which a run recognises its own data."""
+"""Fingerprints, by which a run recognises its data."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ BLOCKS, BLOCK = 1024, 4096
 def fingerprint(dataset: Dataset, exact: bool) -> dict[str, Any]:
     """Returns the number of points, their shape, the number of classes and a digest, as plain data.
 
-    The digest covers all bytes of the points and labels. For points that stay on the disk, it covers blocks spread
-    evenly through them.
+    The digest covers all bytes of the points and labels, but only evenly spread blocks of points that stay on the disk.
 
     Args:
         dataset: the data.

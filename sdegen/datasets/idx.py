@@ -6,13 +6,14 @@ import gzip
 import io
 import math
 import os
+import struct
 import zlib
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from sdegen.datasets.base import Dataset, check_memory, check_size, count_classes
+from sdegen.datasets.base import Dataset, check_memory, check_size, count_classes, prefixed
 from sdegen.datasets.units import Affine
 
 FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
@@ -27,8 +28,9 @@ BLOCK = 2**24
 class IDX(Dataset):
     """Grey images of 256 levels, 1 × H × W, and their classes, from a folder of four files in the IDX format.
 
-    The files are ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte`` and, for the held-out images, the same with
-    ``t10k``, each plain or with ``.gz``. The network's units are x/127.5 - 1, from -1 to 1.
+    The files are ``train-images-idx3-ubyte`` and ``train-labels-idx1-ubyte``. For the held-out images, ``t10k``
+    replaces ``train`` in the names. Each file may be compressed, with the ending ``.gz``. The network's units are
+    x/127.5 - 1, from -1 to 1.
 
     Reference: Xiao, Rasul and Vollgraf (2017), Fashion-MNIST, https://arxiv.org/abs/1708.07747
 
@@ -44,19 +46,19 @@ class IDX(Dataset):
         folder = Path(path)
         if not os.path.isdir(folder):
             raise ValueError(
-                f"path={path}: no such folder: apt install dataset-fashion-mnist, or give dataset.path= of a folder "
+                f"path={path}: no such folder: apt install dataset-fashion-mnist, or set dataset.path= to a folder "
                 f"of IDX files"
             )
         (x, y), (held_out, held_out_y) = _pair(folder, "train"), _pair(folder, "t10k")
         if held_out.shape[1:] != x.shape[1:]:
-            sizes = [" × ".join(map(str, images.shape[2:])) for images in (x, held_out)]
-            raise ValueError(f"path={path}: the train images are {sizes[0]} and the t10k images {sizes[1]}")
-        try:
+            sizes = [_words(images.shape[2:]) for images in (x, held_out)]
+            raise ValueError(f"path={path}: the train images are {sizes[0]}, but the t10k images are {sizes[1]}")
+        with prefixed(f"path={path}: "):
             classes = count_classes(torch.cat([y, held_out_y]))
-        except ValueError as error:
-            raise ValueError(f"path={path}: {error}") from None
         if size is not None and check_size(size) > len(x):
-            raise ValueError(f"size={size}: there are {len(x)} images to train on: give no more, or leave size=null")
+            raise ValueError(
+                f"size={size}: there are only {len(x)} training images: give at most {len(x)}, or size=null"
+            )
         super().__init__(
             x[:size],
             held_out,
@@ -70,12 +72,12 @@ class IDX(Dataset):
 
 
 def read_idx(path: Path, dimensions: int) -> Tensor:
-    """Reads the array of an IDX file, uint8; raises ValueError with the reason if it cannot.
+    """Reads the array of an IDX file, uint8; raises ValueError with the reason if this fails.
 
-    A header that claims more than the file can hold is rejected before memory is allocated.
+    A file is rejected before memory is allocated if its header says more bytes than the file can hold.
 
     Args:
-        path: the file, plain or ``.gz``.
+        path: the file; compressed if it ends in ``.gz``.
         dimensions: number of dimensions that the array must have.
     """
     try:
@@ -83,14 +85,14 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
             shape = _shape(file, dimensions)
             promised, size = math.prod(shape), os.path.getsize(path)
             if promised > size * (DENSEST if path.suffix == ".gz" else 1):
-                raise ValueError(f"claims {_words(shape)} bytes, more than a file of {size} bytes can hold")
+                raise ValueError(f"its header says {_words(shape)} bytes, more than a file of {size} bytes can hold")
             if not promised:
-                raise ValueError(f"holds {_words(shape)} bytes, which is nothing")
+                raise ValueError(f"is empty: its header says {_words(shape)} bytes")
             check_memory(promised)
             values = _read(file, promised + 1)
         if len(values) != promised:
             found = "more" if len(values) > promised else f"only {len(values)}"
-            raise ValueError(f"claims {_words(shape)} bytes, and there are {found}: copy the file again")
+            raise ValueError(f"its header says {_words(shape)} bytes, but the file has {found}: copy the file again")
     except (ValueError, OSError, EOFError, zlib.error) as error:
         raise ValueError(f"path={path}: not a valid IDX file: {error}") from None
     return torch.frombuffer(values, dtype=torch.uint8).view(shape)
@@ -101,7 +103,7 @@ def _pair(folder: Path, part: str) -> tuple[Tensor, Tensor]:
     files = [_found(folder, f"{part}-{name}-ubyte") for name in ("images-idx3", "labels-idx1")]
     x, y = (read_idx(path, dimensions) for path, dimensions in zip(files, (3, 1), strict=True))
     if len(x) != len(y):
-        raise ValueError(f"path={files[1]}: holds {len(y)} labels, and {files[0].name} {len(x)} images")
+        raise ValueError(f"path={files[1]}: holds {len(y)} labels, but {files[0].name} holds {len(x)} images")
     return x[:, None], y.long()
 
 
@@ -113,18 +115,17 @@ def _found(folder: Path, name: str) -> Path:
 
 
 def _shape(file: io.BufferedIOBase, dimensions: int) -> tuple[int, ...]:
-    """Reads the header: two zero bytes, the type of the numbers, the number of dimensions, and four bytes for each."""
-    head = bytes(_read(file, 4))
+    """Reads the header: two zero bytes, the type of the numbers, the number of dimensions, four bytes for each size."""
+    head = bytes(_read(file, 4 + 4 * dimensions))
     if head[:2] != b"\0\0" or len(head) < 4:
-        raise ValueError(f"begins with {head.hex(' ') or 'nothing'}, not 00 00 08 {dimensions:02x}")
+        raise ValueError(f"begins with {head[:4].hex(' ') or 'nothing'} instead of 00 00 08 {dimensions:02x}")
     if head[2] != BYTES:
-        raise ValueError(f"holds numbers of type {head[2]}, and only bytes are read, type {BYTES}")
+        raise ValueError(f"holds numbers of type {head[2]}; only unsigned bytes (type {BYTES}) are supported")
     if head[3] != dimensions:
         raise ValueError(f"has {head[3]} dimensions instead of {dimensions}")
-    sizes = bytes(_read(file, 4 * dimensions))
-    if len(sizes) < 4 * dimensions:
+    if len(head) < 4 + 4 * dimensions:
         raise ValueError("ends within its header")
-    return tuple(int.from_bytes(sizes[i : i + 4], "big") for i in range(0, len(sizes), 4))
+    return struct.unpack(f">{dimensions}I", head[4:])
 
 
 def _read(file: io.BufferedIOBase, count: int) -> bytearray:

@@ -1,7 +1,7 @@
-r"""Units: maps between the coordinates of the user and those of the network.
+r"""Units: maps between the user's coordinates and the network's coordinates.
 
 A map acts on each coordinate by itself, and increases. With :math:`x' = e(x)`, densities and scores change by the
-slope:
+slope of the map:
 
 .. math:: \log p(x) = \log p'(x') + \sum_i \log e_i'(x_i), \qquad
           \nabla \log p(x) = e'(x) \, \nabla \log p'(x') + \nabla \log e'(x).
@@ -18,11 +18,11 @@ from torch import Tensor
 
 
 class Units(ABC):
-    """Map between the user's coordinates and those of the network.
+    """Map between the user's coordinates and the network's coordinates.
 
     Attributes:
-        affine: the map itself if it is affine, else None. Only affine maps turn Gaussian mixtures and linear
-            measurements into the same.
+        affine: the map itself if it is affine, else None. Only affine maps turn Gaussian mixtures into Gaussian
+            mixtures and linear measurements into linear measurements.
     """
 
     affine: Affine | None
@@ -47,14 +47,14 @@ class Units(ABC):
 
     @abstractmethod
     def log_slope(self, x: Tensor) -> Tensor:
-        """Returns the log of the slope of :meth:`encode` at points in the user's units: ``(N, *)``, float64.
+        """Returns the log of the slope of :meth:`encode` at points in the user's units, ``(N, *)`` float64.
 
-        It is -inf at points without density.
+        The result is -inf at points without density.
         """
 
     @abstractmethod
     def log_slope_gradient(self, x: Tensor) -> Tensor:
-        """Returns the derivative of :meth:`log_slope`, coordinate by coordinate; NaN where that is -inf."""
+        """Returns the derivative of :meth:`log_slope` by the same coordinate; NaN where the log-slope is -inf."""
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
@@ -69,7 +69,7 @@ class Units(ABC):
         return self.log_slope(x).exp() * inner.double() + self.log_slope_gradient(x)
 
     def equals(self, other: Units) -> bool:
-        """True if both are the same map."""
+        """Returns True if both are the same map."""
         own, others = self.state(), other.state()
         return own.keys() == others.keys() and all(torch.equal(value, others[name]) for name, value in own.items())
 
@@ -78,8 +78,8 @@ class Affine(Units):
     """The map ``(x - shift) / scale``.
 
     Args:
-        shift: float64, of the shape of one point.
-        scale: float64 of the same shape, above 0.
+        shift: shift, float64, of the shape of one point.
+        scale: scale, float64, of the same shape, above 0.
     """
 
     def __init__(self, shift: Tensor, scale: Tensor) -> None:
@@ -87,7 +87,7 @@ class Affine(Units):
 
     @classmethod
     def of_levels(cls, levels: int, shape: tuple[int, ...]) -> Affine:
-        """Returns the units in which the values 0 to ``levels - 1`` reach from -1 to 1."""
+        """Returns the units in which the values 0 to ``levels - 1`` are spread from -1 to 1."""
         half = torch.full(shape, (levels - 1) / 2, dtype=torch.float64)
         return cls(half, half.clone())
 
@@ -97,7 +97,7 @@ class Affine(Units):
 
     @property
     def uniform(self) -> bool:
-        """True if all coordinates have the same scale, so that a linear map of points keeps its meaning."""
+        """True if all coordinates have the same scale. A linear map then has the same matrix in both units."""
         return bool((self.scale == self.scale.flatten()[0]).all())
 
     def encode(self, x: Tensor) -> Tensor:
@@ -117,29 +117,29 @@ class Affine(Units):
 
 
 class Quantile(Units):
-    r"""Monotone, continuously differentiable map of each column to normal scores, by rational quadratic splines.
+    r"""Increasing, continuously differentiable map of each column to normal scores, by rational quadratic splines.
 
     Between two knots :math:`(u_k, z_k)`, with :math:`\xi = (u - u_k) / (u_{k+1} - u_k)`, the secant s and the slopes
     :math:`d_k`,
 
-    .. math:: z = z_k + (z_{k+1} - z_k) \frac{s \xi^2 + d_k \xi (1 - \xi)}{s + (d_k + d_{k+1} - 2 s) \xi (1 - \xi)},
+    .. math:: z = z_k + (z_{k+1} - z_k) \frac{s \xi^2 + d_k \xi (1 - \xi)}{s + (d_k + d_{k+1} - 2 s) \xi (1 - \xi)}.
 
-    whose inverse is the root of a quadratic. Beyond the knots z is linear, so that standard normal scores give normal
-    tails. u is the column itself, or its logarithm if the whole column is above 0. Decoded values are then above 0 as
-    well; points that are not have density 0, and are encoded far below all others.
+    The inverse is the root of a quadratic. Beyond the knots z is linear, so that standard normal scores give normal
+    tails. Here u is the column itself, or its logarithm if the whole column is above 0. Decoded values are then above
+    0 as well. Points at or below 0 have density 0, and are encoded far below all other points.
 
     Reference: Gregory and Delbourgo (1982), https://doi.org/10.1093/imanum/2.2.123
 
     Args:
-        knots: u, ``(d, K)`` float64, ascending in each row.
-        scores: z, ``(d, K)`` float64, ascending in each row.
-        slopes: at the knots, ``(d, K)`` float64, above 0.
-        logarithm: the columns whose logarithm is taken, ``(d,)`` booleans.
+        knots: values of u, ``(d, K)`` float64, ascending in each row.
+        scores: values of z, ``(d, K)`` float64, ascending in each row.
+        slopes: slopes at the knots, ``(d, K)`` float64, above 0.
+        logarithm: True for columns that are mapped by their logarithm, ``(d,)``.
     """
 
     affine = None
     BELOW = 10.0
-    """Distance below the lowest knot, in deviations, at which points without density are encoded."""
+    """Distance below the lowest knot, in standard deviations, at which points without density are encoded."""
 
     def __init__(self, knots: Tensor, scores: Tensor, slopes: Tensor, logarithm: Tensor) -> None:
         self.knots, self.scores, self.slopes, self.logarithm = knots, scores, slopes, logarithm
@@ -159,7 +159,7 @@ class Quantile(Units):
         piece = _Piece(self, self.scores, z)
         xi = _root(piece.xi, piece.secant, piece.left, piece.right)
         eta = _root(piece.eta, piece.secant, piece.right, piece.left)
-        # The distance to the nearer end keeps its digits.
+        # The distance from the nearer end has no rounding error of the whole width.
         inner = torch.where(xi < eta, piece.start + piece.width * xi, piece.stop - piece.width * eta)
         u = (inner + self._beyond(z, self.scores, 1 / self.slopes)).T.reshape(x.shape)
         return torch.where(self.logarithm.to(u.device), u.exp(), u)
@@ -187,7 +187,7 @@ class Quantile(Units):
         return {name: getattr(self, name) for name in ("knots", "scores", "slopes", "logarithm")}
 
     def _plain(self, x: Tensor) -> Tensor:
-        """Returns u, the columns or their logarithms: ``(*, d)`` to ``(d, N)`` float64."""
+        """Returns u, the columns or their logarithms, as ``(d, N)`` float64."""
         u, logarithm = x.double().reshape(-1, len(self.knots)).T, self.logarithm.to(x.device)[:, None]
         lowest = (self.knots - self.BELOW / self.slopes).to(x.device)[:, :1]
         return torch.where(logarithm, torch.where(u <= 0, lowest, u.clamp(min=5e-324).log()), u)
@@ -200,12 +200,9 @@ class Quantile(Units):
 
 
 class _Piece:
-    """Coefficients of the pieces of a spline that contain given numbers, ``(d, N)`` each.
+    """Coefficients, ``(d, N)`` each, of the pieces of a spline that contain the numbers ``at``, ``(d, N)``.
 
-    Args:
-        spline: the map.
-        ends: the knots or the scores, with which the numbers are compared.
-        at: the numbers, ``(d, N)``; numbers beyond all knots are moved to the nearest.
+    They are compared with ``ends``, the knots or the scores; numbers beyond all of these are moved to the nearest one.
     """
 
     def __init__(self, spline: Quantile, ends: Tensor, at: Tensor) -> None:
@@ -218,7 +215,7 @@ class _Piece:
         self.width, self.rise = self.stop - self.start, high - self.low
         self.secant = self.rise / self.width
         first, last = ends.gather(1, index), ends.gather(1, index + 1)
-        # eta is not computed as 1 - xi, which would lose the digits of a small eta.
+        # Computed as 1 - xi, a small eta would lose its digits.
         self.xi, self.eta = (((a - b) / (last - first)).clamp(0, 1) for a, b in ((at, first), (last, at)))
         self.both = self.xi * self.eta
         self.excess = self.left + self.right - 2 * self.secant
@@ -227,21 +224,21 @@ class _Piece:
 
 
 def _root(y: Tensor, secant: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """Returns the share of the width of a piece at which it has reached the share y of its rise."""
+    """Returns the share of the width of a piece at which the share y of its rise is reached."""
     b = left - y * (left + right - 2 * secant)
     a = secant - b
     root = (b * b + 4 * a * secant * y).clamp(min=0).sqrt()
-    # Both forms are the same root; each is used where it does not subtract nearly equal numbers.
+    # Both forms give the same root. Each is used where it does not subtract nearly equal numbers.
     return torch.where(b >= 0, 2 * secant * y / (b + root), (root - b) / (2 * a))
 
 
 def restored(state: Mapping[str, Tensor]) -> Units:
-    """Rebuilds units from their :meth:`Units.state`; see :func:`is_sound`."""
+    """Rebuilds units from their :meth:`Units.state`, which :func:`is_sound` checks."""
     return Affine(**state) if "shift" in state else Quantile(**state)
 
 
 def is_sound(state: Mapping[str, Tensor]) -> bool:
-    """True if the tensors are the state of a finite, increasing map; a file from elsewhere may hold others."""
+    """Returns True if the tensors are the state of a finite, increasing map; a file from elsewhere may hold others."""
     named = dict(state)
     logarithm = named.pop("logarithm", None)
     if any(value.dtype != torch.float64 or not bool(value.isfinite().all()) for value in named.values()):

@@ -1,7 +1,7 @@
 r"""Likelihoods, latents and interpolation along the probability-flow ODE.
 
 The flow :math:`\dot x = \tilde f(x, t) = f(x, t) - \tfrac12 g(t)^2 \nabla \log p_t(x)` maps each point at
-:math:`\varepsilon` to its own latent at :math:`T`. Along the flow the density changes by the divergence alone:
+:math:`\varepsilon` to its latent at :math:`T`. Along the flow the density changes by the divergence alone:
 
 .. math:: \log p_\varepsilon(x) = \log p_T(x_T) + \int_\varepsilon^T \nabla \cdot \tilde f(x_t, t) \, dt.
 

@@ -49,7 +49,7 @@ class SciPyRK45(ODESolver):
     """SciPy's ``solve_ivp`` with RK45, which the paper uses.
 
     The batch is one large system, and its norm controls the error. Within the tolerance, a sample therefore depends on
-    the others of its batch. :class:`DormandPrince` does not have this defect.
+    the other samples of its batch. :class:`DormandPrince` does not have this defect.
 
     Args:
         rtol: relative tolerance.
@@ -87,8 +87,8 @@ class SciPyRK45(ODESolver):
 class DormandPrince(ODESolver):
     """Adaptive Dormand–Prince 5(4), with a time and a step size for each sample.
 
-    The result of a sample does not depend on the others of its batch, and finished samples cost nothing more. Between
-    steps the path is a cubic Hermite interpolant.
+    The result of a sample does not depend on the other samples of its batch, and finished samples cost nothing more.
+    Between steps the path is a cubic Hermite interpolant.
 
     Reference: Hairer, Nørsett & Wanner (1993), Solving ordinary differential equations I, table II.5.2.
 
@@ -130,11 +130,6 @@ class DormandPrinceSteps(Scheme):
     """Dormand and Prince's scheme of order 5, with an error estimate of order 4.
 
     The last slope of a step is also the first slope of the next step.
-
-    Args:
-        field: the right-hand side.
-        control: measures the error.
-        parts: see :meth:`ODESolver.integrate`.
     """
 
     A = (
@@ -188,16 +183,9 @@ def solve_flow(
     elsewhere. In the log noise-to-signal ratio :math:`u = \log(\sigma_t^2 / \alpha_t^2)` of a linear SDE, with
     :math:`dt = (\sigma^2/g^2)\, du`, it changes about equally at all noise levels. No step is longer than
     :data:`LONGEST`: at high noise the flow hardly changes, and the error estimate of a long step would miss a later
-    change.
+    change. If the kernel has no closed form, the clock is t itself.
 
-    Args:
-        solver: integrates the field.
-        sde: the forward process; the clock is t itself if the kernel has no closed form.
-        field: dx/dt.
-        x: initial values, ``(B, *)``.
-        t0: start, in t.
-        t1: end, in t.
-        times: times t at which the path is wanted, ``(F,)``.
+    The arguments have the same meaning as in :meth:`ODESolver.solve`, with all times in t.
     """
     linear = sde.linear
     if linear is None:

@@ -185,12 +185,7 @@ def known_entries(mask: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def linear_units(units: Units, guidance: str) -> Affine:
-    """Returns the units, or raises UserError if they are not affine, so that measurements would not stay linear.
-
-    Args:
-        units: the units of a run.
-        guidance: the name of the guidance, for the message.
-    """
+    """Returns the units; raises UserError if they are not affine, so that measurements would not stay linear."""
     if units.affine is None:
         raise UserError(
             f"guidance={guidance}: measurements are linear in the data, but dataset.standardize=quantile is not: "
@@ -202,7 +197,7 @@ def linear_units(units: Units, guidance: str) -> Affine:
 def array(path: str) -> Tensor:
     """Returns the array of a ``.npy`` file, or raises ValueError if there is none."""
     try:
-        # A mapped file is rejected if its header claims more than the file holds.
+        # Mapping rejects a file if its header says more bytes than the file holds.
         values = np.load(Path(path), mmap_mode="r", allow_pickle=False)
         if not isinstance(values, np.ndarray) or not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
             raise ValueError("it holds no numbers")

@@ -95,7 +95,7 @@ class Posterior(Guidance[LinearSDE]):
 
 
 class Replacement(Method):
-    r"""A method in which the measured coordinates follow their own kernel, and the others the score.
+    r"""A method in which the measured coordinates follow their own kernel, and the other coordinates the score.
 
     Where :math:`A A^\top = c I`, the measured coordinates of :math:`x_t` given y are :math:`N(\alpha y, (\alpha^2
     \sigma_y^2 + c \sigma^2) I)`. With :math:`P = A^\top A / c`, the score given y is

@@ -25,7 +25,7 @@ class ClassifierModel(nn.Module, FromRun):
 
     Args:
         network: the trainable function, which returns logits.
-        sde: the process whose states the network classifies.
+        sde: the process that adds the noise.
     """
 
     def __init__(self, network: Network, sde: SDE) -> None:
@@ -46,16 +46,15 @@ class ClassifierModel(nn.Module, FromRun):
 
 @torch.no_grad()
 def log_likelihood_by_time(model: ClassifierModel, x: Tensor, y: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
-    """Measures the accuracy of a classifier at some times, with the same noise at every call.
+    """Returns the mean log-probability of the true class and the share of correct classes, ``(F,)`` float64 each.
+
+    The noise is the same at every call.
 
     Args:
         model: the classifier.
         x: clean data in the network's units, ``(N, *)``.
         y: the classes of the data, ``(N,)``.
         times: times, ``(F,)``.
-
-    Returns:
-        The mean log-probability of the true class and the share of correct classes, ``(F,)`` float64 each.
     """
     source = randn_like(generator(x.device, 0, "accuracy"))
     rows = []

@@ -75,7 +75,7 @@ class Rotation(NamedTuple):
 
     @classmethod
     def of(cls, axes: Tensor) -> Rotation:
-        """Returns the rotation whose first columns are ``axes`` ``(d, k)``."""
+        """Returns the rotation with the first columns ``axes`` ``(d, k)``."""
         k = axes.shape[1]
         left, _, right = torch.linalg.svd(axes[:k])
         turn = -left @ right

@@ -94,7 +94,7 @@ class Raw(Affine[SDE]):
 class Residual(Affine[SDE]):
     r"""The parametrization by the difference from the score of the prior: :math:`s = \nabla \log \pi(x) + F`.
 
-    For a nonlinear SDE whose drift is :math:`\tfrac12 g^2 \nabla \log \pi`, as in
+    For a nonlinear SDE with the drift :math:`\tfrac12 g^2 \nabla \log \pi`, as in
     :class:`~sdegen.sde.nonlinear.DoubleWell`, the flow is then :math:`-\tfrac12 g^2 F`. A network for the whole score
     would have to cancel the cubic drift exactly, or outlying samples would diverge.
     """

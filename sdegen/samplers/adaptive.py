@@ -76,9 +76,9 @@ class Dopri5(ProbabilityFlow):
 
 
 class AdaptiveSDE(Sampler):
-    r"""The reverse SDE in steps whose local error is below a tolerance for each sample by itself.
+    r"""The reverse SDE in steps with a local error below a tolerance, for each sample by itself.
 
-    A step is that of stochastic Heun. Its error is the distance to the Euler–Maruyama step with the same noise, in
+    A step is a stochastic Heun step. Its error is the distance from the Euler–Maruyama step with the same noise, in
     units of :math:`\mathrm{atol} + \mathrm{rtol} \max(|x|, |x_{\mathrm{new}}|)`. A rejected step is tried again at a
     smaller size along the same Brownian path. The path between steps is a straight line.
 
@@ -114,12 +114,7 @@ class AdaptiveSDE(Sampler):
 class StochasticHeunSteps(Scheme):
     """Stochastic Heun's steps of the reverse SDE, each along the Brownian path of its row.
 
-    Args:
-        sde: the forward process.
-        drift: the drift of the reverse process.
-        control: measures the error.
-        x: a tensor with the shape, type and device of the whole batch, ``(B, *)``.
-        noise: draws standard normal numbers of that shape.
+    ``drift`` is the drift of the reverse process, and ``x`` has the shape, type and device of the whole batch.
     """
 
     def __init__(self, sde: SDE, drift: Score, control: Control, x: Tensor, noise: RandnLike) -> None:
@@ -158,12 +153,10 @@ class Brownian:
     """Increments of one Brownian motion for each row, over intervals that may be tried again in parts.
 
     The increment of a rejected step is kept, since a new one would make large moves too rare. It returns to the stack
-    of its row, and a Brownian bridge divides it when a smaller interval is tried next.
+    of its row, and a Brownian bridge divides it when a smaller interval is tried next. An increment has the shape, type
+    and device of ``x``, ``(B, *)``.
 
     Reference: Rackauckas & Nie (2017), RSwM1, https://doi.org/10.3934/dcdsb.2017133
-
-    Args:
-        x: a tensor with the shape, type and device of an increment, ``(B, *)``.
     """
 
     def __init__(self, x: Tensor) -> None:
@@ -181,14 +174,9 @@ class Brownian:
         self.top[rows] += 1
 
     def take(self, rows: Tensor, span: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the lengths of the next intervals, and the increments over them.
+        """Returns the lengths of the next intervals of some rows, and the increments over them.
 
-        An interval is shorter than wanted if the interval on the stack of its row is.
-
-        Args:
-            rows: indices, ``(b,)``.
-            span: the wanted lengths, ``(b,)``.
-            z: standard normal draws, ``(b, *)``.
+        A length is ``span``, or shorter if the interval on the stack of its row is; ``z`` are standard normal draws.
         """
         left = self.top[rows] > 0
         below = (self.top[rows] - 1).clamp(min=0)

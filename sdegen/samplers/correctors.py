@@ -131,7 +131,7 @@ class HMC(Hamiltonian):
 
 
 class MetropolisHMC(Hamiltonian):
-    r"""Hamiltonian moves with a Metropolis test, whose change of log-density is integrated from the score.
+    r"""Hamiltonian moves with a Metropolis test; the score is integrated for the change of log-density.
 
     .. math:: \log p_t(x') - \log p_t(x) = \int_x^{x'} s_\theta \cdot dx \approx \sum_{\mathrm{leaps}}
               \left(\tfrac1{12} s_0 + \tfrac5{12} s_a + \tfrac5{12} s_{1 - a} + \tfrac1{12} s_1\right) \cdot (x_1 -

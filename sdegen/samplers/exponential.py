@@ -85,7 +85,7 @@ class Exponential(Predictor[LinearSDE]):
     Args:
         nodes: number of values of F that the polynomial of a step interpolates; fewer in the first steps.
         eta: the member of the family of reverse processes.
-        spread: standard deviation c of the Gaussian whose score is solved exactly.
+        spread: standard deviation c of the Gaussian that is solved exactly.
         correct: repeat each step with one more node once F at the end of the step is known; this costs no evaluation.
     """
 

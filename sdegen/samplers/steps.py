@@ -99,9 +99,9 @@ class Twisted(Sampler):
     correct it. Particles are resampled by their weights once fewer than half of them are effective. Without guidance,
     all weights are equal and only the steps remain.
 
-    A sample therefore depends on the others of its batch, and the accuracy depends on the number of particles n: the
-    error of the weights of the modes is about :math:`1/\sqrt n`, and larger if few particles start towards a mode. A
-    single particle has the distribution of the uncorrected guidance. Increase ``count`` and ``batch_size`` together.
+    A sample therefore depends on the other samples of its batch, and the accuracy depends on the number of particles n:
+    the error of the weights of the modes is about :math:`1/\sqrt n`, and larger if few particles start towards a mode.
+    A single particle has the distribution of the uncorrected guidance. Increase ``count`` and ``batch_size`` together.
 
     Reference: Wu et al. (2023), Twisted Diffusion Sampler, https://arxiv.org/abs/2306.17775
 

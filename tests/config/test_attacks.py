@@ -474,7 +474,7 @@ def test_arrays_that_claim_more_than_there_is_are_refused(tmp_path: Path, shape:
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("x.npy", npy(shape))
     for name, largest in (("a.npy", 0), ("a.npy", 10**9), ("a.npz", 10**9)):
-        words = "claims 32 bytes, and the file holds 24" if (shape, name) == ((4,), "a.npz") else ""
+        words = "says 32 bytes, but the file holds 24" if (shape, name) == ((4,), "a.npz") else ""
         tracemalloc.start()
         with pytest.raises(ValueError, match=f"not a readable array file: .*{words}") as error:
             read(tmp_path / name, largest)
@@ -519,9 +519,9 @@ def test_an_array_that_would_not_fit_into_memory_is_refused_before_it_is_read(
     read_idx(tmp_path / "a.gz", 3)
     monkeypatch.setattr(base, "memory", lambda: 2**20)
     for name, words in (("a.npz", "not a readable array file: "), ("a.npy", "in float64 "), ("a.csv", "")):
-        with pytest.raises(ValueError, match=words + r"takes 0.00\d+ GiB, and this machine has 0.000977 GiB"):
+        with pytest.raises(ValueError, match=words + r"needs 0.00\d+ GiB, but this machine has 0.000977 GiB"):
             read(tmp_path / name)
-    with pytest.raises(ValueError, match=r"takes 0.00195 GiB, and this machine has 0.000977 GiB"):
+    with pytest.raises(ValueError, match=r"needs 0.00195 GiB, but this machine has 0.000977 GiB"):
         read_idx(tmp_path / "a.gz", 3)
 
 
@@ -534,7 +534,7 @@ def test_images_that_would_not_fit_into_memory_are_refused_by_their_headers(
     monkeypatch.setattr(base, "memory", lambda: 4 * 3 * 2000 * 2000 - 1)
     for path in tmp_path.iterdir():
         path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(ValueError, match="takes 0.0447 GiB, .*: give fewer or smaller images"):
+    with pytest.raises(ValueError, match="needs 0.0447 GiB, .*: give fewer or smaller images"):
         Folder(str(tmp_path))
 
 

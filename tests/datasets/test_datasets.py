@@ -1,4 +1,4 @@
-"""Data sets: their laws, their units, and valid and damaged files."""
+"""Data sets: their distributions, their units, and valid and damaged files."""
 
 from __future__ import annotations
 
@@ -13,14 +13,6 @@ from sdegen.core.randomness import generator
 from sdegen.datasets import Checkerboard, Circles, Dataset, File, Mixture, Moons, Pinwheel, Smile, SwissRoll, base
 from sdegen.datasets.base import standard_units
 from sdegen.datasets.file import read
-
-
-class Named(Dataset):
-    """The base class with nothing added."""
-
-    def draw(self, n: int, source: torch.Generator) -> None:
-        return None
-
 
 PLANAR = [Moons, Circles, SwissRoll, Checkerboard, Pinwheel]
 
@@ -63,7 +55,7 @@ def test_smile_knows_what_is_off_its_support() -> None:
 
 @pytest.mark.parametrize("dataset", [Smile(0), Smile(0, noise=0.02), Mixture(0)], ids=["smile", "noisy", "mixture"])
 def test_law_is_that_of_the_draws(dataset: Dataset) -> None:
-    """Smoothed moments under the mixture agree with those of draws."""
+    """Smoothed moments under the mixture agree with the same moments of random draws."""
     assert dataset.law is not None
     source = generator("cpu", 1, "test")
     drawn, law = dataset.draw(100_000, source), dataset.law.sample(100_000, source)
@@ -75,7 +67,7 @@ def test_law_is_that_of_the_draws(dataset: Dataset) -> None:
 
 
 def test_smile_law_is_smooth_along_the_mouth_at_the_smallest_noise() -> None:
-    """At the σ of ε the density is the same on a node and half-way between two."""
+    """With σ at ε, the density is the same on a node and half-way between two nodes."""
     law = Smile(0).law
     assert law is not None
     angle = torch.linspace(1.5, 1.51, 401, dtype=torch.float64)
@@ -106,7 +98,7 @@ def test_checkerboard_fills_the_dark_squares_evenly() -> None:
 
 
 def test_pinwheel_has_five_like_arms() -> None:
-    """The law is invariant under a fifth of a turn, so that its moments E zᵏ vanish for k below 5."""
+    """The distribution is invariant under a fifth of a turn, so that its moments E zᵏ vanish for k below 5."""
     z = torch.view_as_complex(Pinwheel(0, size=50_000).x)
     for k in range(1, 5):
         assert abs((z**k).mean()) < 5 * float((z**k).abs().square().mean()) ** 0.5 / math.sqrt(len(z))
@@ -114,7 +106,7 @@ def test_pinwheel_has_five_like_arms() -> None:
 
 
 def test_vectors_are_float64_and_labels_need_no_held_out_part() -> None:
-    dataset = Named(torch.tensor([[0.1], [0.3], [0.2]]), y=torch.tensor([0, 1, 0]), classes=2)
+    dataset = Dataset(torch.tensor([[0.1], [0.3], [0.2]]), y=torch.tensor([0, 1, 0]), classes=2)
     assert dataset.x.dtype == torch.float64
     assert (dataset.classes, dataset.held_out, dataset.held_out_y, dataset.mapped) == (2, None, None, False)
 
@@ -173,7 +165,7 @@ def test_one_value_in_a_late_chunk_is_found(tmp_path: Path, monkeypatch: pytest.
     images = np.zeros((90, 1, 4, 4), dtype=np.float32)
     images[77, 0, 3, 1] = 17
     np.save(tmp_path / "a.npy", images)
-    with pytest.raises(ValueError, match="levels=17: .* and one is 17: rescale"):
+    with pytest.raises(ValueError, match="levels=17: .* but one is 17: rescale"):
         File(0, str(tmp_path / "a.npy"), levels=17)
     images[77, 0, 3, 1] = np.inf
     np.save(tmp_path / "a.npy", images)
@@ -187,14 +179,14 @@ def test_levels_of_bytes_are_checked_where_bytes_have_more(tmp_path: Path, dtype
     images[3, 0, 1, 1] = value
     np.save(tmp_path / "a.npy", images)
     levels = 256 if value != 255 else 255
-    with pytest.raises(ValueError, match=f"levels={levels}: .* and one is {value}: rescale"):
+    with pytest.raises(ValueError, match=f"levels={levels}: .* but one is {value}: rescale"):
         File(0, str(tmp_path / "a.npy"), levels=levels)
     if value == 255:
         assert File(0, str(tmp_path / "a.npy"), levels=256).levels == 256
 
 
 def test_large_images_stay_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Changes to the open file are visible, since nothing is copied; the end of the file is held out."""
+    """Changes to the open file are visible, because nothing is copied; the end of the file is held out."""
     images = np.random.default_rng(0).integers(0, 250, (50, 1, 4, 4)).astype(np.uint8)
     path = tmp_path / "a.npy"
     np.save(path, images)
@@ -272,9 +264,9 @@ def test_labels_follow_their_points(tmp_path: Path) -> None:
         (np.array([0, 1, 1, 0]), "y must be 3 integers, a class for each point, not int64"),
         (np.array([[0], [1], [1]]), "y must be 3 integers"),
         (np.array([0.0, 1.0, 1.0]), "not float64 of shape"),
-        (np.array([0, -1, 1]), "the labels of 3 classes reach from -1 to 1: number the classes from 0 to 2"),
-        (np.array([0, 1, 10**12]), "the labels of 3 classes reach from 0 to 1000000000000"),
-        (np.array([1, 2, 2]), "the labels of 2 classes reach from 1 to 2: number the classes from 0 to 1"),
+        (np.array([0, -1, 1]), "the labels of 3 classes range from -1 to 1: number the classes from 0 to 2"),
+        (np.array([0, 1, 10**12]), "the labels of 3 classes range from 0 to 1000000000000"),
+        (np.array([1, 2, 2]), "the labels of 2 classes range from 1 to 2: number the classes from 0 to 1"),
     ],
 )
 def test_bad_labels_are_told_in_one_line(tmp_path: Path, y: np.ndarray, words: str) -> None:
@@ -291,9 +283,9 @@ def test_bad_labels_are_told_in_one_line(tmp_path: Path, y: np.ndarray, words: s
         ("a.csv", "", "holds no line of numbers"),
         ("a.csv", "x,y\n", "holds no line of numbers"),
         ("a.csv", "1,2\n3,b\n4,5\n", "line 2: 'b' is not a number"),
-        ("a.csv", "1,2\n3\n4,5\n", "line 2 has 1 values and the first has 2"),
+        ("a.csv", "1,2\n3\n4,5\n", "line 2 has 1 values, but the first has 2"),
         ("a.csv", "1,2\nnan,3\n4,5\n", "1 of 3 points hold NaN or infinity, the first is number 2"),
-        ("a.csv", "1\n2\n", "holds 2 points, and training needs at least 3"),
+        ("a.csv", "1\n2\n", "holds 2 points, but training needs at least 3"),
         ("a.txt", "1\n", "must end in .npy, .npz or .csv"),
         ("a.npy", "not an array", "not a readable array file"),
         ("a.npz", "not an archive", "not a readable array file"),
@@ -320,7 +312,7 @@ def test_every_damaged_byte_of_a_file_is_read_or_told_in_one_line(tmp_path: Path
         *(whole[:i] + bytes([whole[i] ^ 0xFF]) + whole[i + 1 :] for i in range(len(whole))),
         *(whole[:i] for i in range(len(whole))),
     ):
-        path.unlink()  # What is mapped may be shorter no longer.
+        path.unlink()  # A mapped file must not become shorter.
         path.write_bytes(content)
         try:
             read(path, largest)
@@ -360,16 +352,16 @@ def test_bad_arrays_are_told_in_one_line(tmp_path: Path, array: np.ndarray, word
         (lambda: Mixture(0, weights=(1.0,)), "one weight, mean and covariance for each component, not 1, 2 and 2"),
         (lambda: File(0, "nowhere.csv"), "path=nowhere.csv: no such file"),
         (lambda: File(0, "x.csv", held_out=1.0), "held_out=1 must be above 0 and below 1"),
-        (lambda: Named(torch.ones(3, 1), y=torch.tensor([0, 1, 2]), classes=2), "y must be labels from 0 to"),
-        (lambda: Named(torch.ones(3, 1), y=torch.tensor([0, 1, -1]), classes=2), "y must be labels from 0 to"),
-        (lambda: Named(torch.ones(3, 1), y=torch.tensor([0, 1]), classes=2), "y must be a label for each point"),
-        (lambda: Named(torch.ones(3, 1), y=torch.tensor([0, 1, 1])), "classes=None"),
-        (lambda: Named(torch.ones(3, 1), classes=2), "y must be a label for each point"),
+        (lambda: Dataset(torch.ones(3, 1), y=torch.tensor([0, 1, 2]), classes=2), "y must be labels from 0 to"),
+        (lambda: Dataset(torch.ones(3, 1), y=torch.tensor([0, 1, -1]), classes=2), "y must be labels from 0 to"),
+        (lambda: Dataset(torch.ones(3, 1), y=torch.tensor([0, 1]), classes=2), "y must be a label for each point"),
+        (lambda: Dataset(torch.ones(3, 1), y=torch.tensor([0, 1, 1])), "classes=None"),
+        (lambda: Dataset(torch.ones(3, 1), classes=2), "y must be a label for each point"),
         (
-            lambda: Named(torch.ones(3, 1), torch.ones(2, 1), y=torch.tensor([0, 1, 1]), classes=2),
+            lambda: Dataset(torch.ones(3, 1), torch.ones(2, 1), y=torch.tensor([0, 1, 1]), classes=2),
             "y must be a label for each point",
         ),
-        (lambda: Named(torch.ones(3, 1), dequantize=True), "dequantize=true needs quantised values"),
+        (lambda: Dataset(torch.ones(3, 1), dequantize=True), "dequantize=true needs quantised values"),
     ],
 )
 def test_values_out_of_range_are_refused(build, words: str) -> None:  # noqa: ANN001

@@ -1,4 +1,4 @@
-"""A run recognises data on which it was not trained."""
+"""A run notices when its data are not the data it was trained on."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3
 
 
 def write_idx(folder: Path, change: str = "", to: Callable[[bytes], bytes] = bytes) -> dict[str, np.ndarray]:
-    """Writes four files, those of the training set compressed; one of them may be damaged before."""
+    """Writes four files, the two of the training set compressed; one of the four may be damaged before."""
     arrays, random = {}, np.random.default_rng(0)
     for name, count in zip(FILES, (30, 30, 12, 12), strict=True):
         images, labels = random.integers(0, 256, (count, 5, 4)), random.permutation(np.arange(count) % 3)
@@ -57,7 +57,7 @@ def test_split_keeps_the_share_of_every_class_within_one(share: float) -> None:
         count = int((y == label).sum())
         assert abs(int((y[kept] == label).sum()) - share * count) < 1
         assert int((y[train] == label).sum()) > 0
-    # A run that is read again, by a later version even, must hold out what it held out.
+    # A stored run must hold out the same points again, also in later versions.
     assert split(torch.arange(40) % 2, 0.2)[1].tolist() == [2, 4, 14, 15, 16, 17, 35, 39]
 
 
@@ -94,7 +94,7 @@ def test_digits_held_out_are_a_fifth_of_each_for_every_seed() -> None:
             (torch.cat([dataset.y, dataset.held_out_y]) == label).sum(),
         )
         assert abs(float(kept) - 0.2 * float(all_of_it)) < 1
-    # In no order of the classes, in which an epoch's end would be a class of its own.
+    # The images are not sorted by class: the end of an epoch would then hold a single class.
     assert len(dataset.y[:20].unique()) > 5
 
 
@@ -119,7 +119,7 @@ def test_size_takes_the_first_images_and_keeps_the_classes(tmp_path: Path) -> No
     assert torch.equal(part.y, whole.y[:2])
     assert torch.equal(part.held_out, whole.held_out)
     assert part.classes == 3
-    one_line(lambda: IDX(str(tmp_path), size=31), "^size=31: there are 30 images to train on")
+    one_line(lambda: IDX(str(tmp_path), size=31), "^size=31: there are only 30 training images: give at most 30")
     one_line(lambda: IDX(str(tmp_path), size=1), "^size=1 must be at least 2")
 
 
@@ -129,16 +129,19 @@ def header(*sizes: int, kind: int = 8) -> Callable[[bytes], bytes]:
 
 
 DAMAGE: list[tuple[Callable[[bytes], bytes], str]] = [
-    (lambda content: b"", "begins with nothing, not 00 00 08 03"),
-    (lambda content: content[:3], "begins with 00 00 08, not"),
+    (lambda content: b"", "begins with nothing instead of 00 00 08 03"),
+    (lambda content: content[:3], "begins with 00 00 08 instead"),
     (lambda content: content[:15], "ends within its header"),
-    (lambda content: content[:-1], "claims .* × 5 × 4 bytes, and there are only .*: copy the file again"),
-    (lambda content: content + b"\0", "and there are more"),
-    (lambda content: b"\x89PNG" + content[4:], "begins with 89 50 4e 47, not 00 00 08 03"),
-    (lambda content: content[:2] + b"\x0d" + content[3:], "holds numbers of type 13, and only bytes"),
+    (lambda content: content[:-1], "its header says .* × 5 × 4 bytes, but the file has only .*: copy the file again"),
+    (lambda content: content + b"\0", "but the file has more"),
+    (lambda content: b"\x89PNG" + content[4:], "begins with 89 50 4e 47 instead of 00 00 08 03"),
+    (lambda content: content[:2] + b"\x0d" + content[3:], "holds numbers of type 13; only unsigned bytes"),
     (header(12), "has 1 dimensions instead of 3"),
-    (header(0, 5, 4), "holds 0 × 5 × 4 bytes, which is nothing"),
-    (header(12, 2**31, 2**31), "claims 12 × 2147483648 × 2147483648 bytes, more than a file of .* bytes can hold"),
+    (header(0, 5, 4), "is empty: its header says 0 × 5 × 4 bytes"),
+    (
+        header(12, 2**31, 2**31),
+        "its header says 12 × 2147483648 × 2147483648 bytes, more than a file of .* bytes can hold",
+    ),
 ]
 
 
@@ -167,28 +170,30 @@ def test_every_cut_of_a_compressed_file_is_told_in_one_line(tmp_path: Path) -> N
 
 
 def test_a_promise_is_refused_before_it_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the header of a file that claims 100 GB is read, and no more memory is allocated than the file has bytes."""
+    """If a header says 100 GB, nothing but the header is read, and no memory is allocated for the rest."""
     path = tmp_path / "a.gz"
     path.write_bytes(gzip.compress(struct.pack(">HBB3I", 0, 8, 3, 10**5, 1000, 1000) + bytes(1000)))
     asked: list[int] = []
     read = gzip.GzipFile.read
     monkeypatch.setattr(gzip.GzipFile, "read", lambda file, size: asked.append(size) or read(file, size))
-    one_line(lambda: read_idx(path, 3), "claims 100000 × 1000 × 1000 bytes, more than a file of")
+    one_line(lambda: read_idx(path, 3), "its header says 100000 × 1000 × 1000 bytes, more than a file of")
     assert sum(asked) <= 16
 
 
 def test_idx_files_that_do_not_fit_each_other_are_told(tmp_path: Path) -> None:
     write_idx(tmp_path, FILES[3], lambda content: idx_bytes(np.zeros(11)))
-    one_line(lambda: IDX(str(tmp_path)), f"^path={tmp_path}/{FILES[3]}: holds 11 labels, and {FILES[2]} 12 images")
+    one_line(
+        lambda: IDX(str(tmp_path)), f"^path={tmp_path}/{FILES[3]}: holds 11 labels, but {FILES[2]} holds 12 images"
+    )
     write_idx(tmp_path, FILES[2], lambda content: idx_bytes(np.zeros((12, 4, 4))))
-    one_line(lambda: IDX(str(tmp_path)), "the train images are 5 × 4 and the t10k images 4 × 4")
+    one_line(lambda: IDX(str(tmp_path)), "the train images are 5 × 4, but the t10k images are 4 × 4")
     write_idx(tmp_path, FILES[3], lambda content: idx_bytes(np.full(12, 4)))
-    one_line(lambda: IDX(str(tmp_path)), "the labels of 4 classes reach from 0 to 4: number the classes from 0 to 3")
+    one_line(lambda: IDX(str(tmp_path)), "the labels of 4 classes range from 0 to 4: number the classes from 0 to 3")
     (tmp_path / FILES[2]).unlink()
     one_line(lambda: IDX(str(tmp_path)), f"^path={tmp_path}: has neither a file {FILES[2]} nor {FILES[2]}.gz")
     one_line(
         lambda: IDX(str(tmp_path / "no")),
-        "no: no such folder: apt install dataset-fashion-mnist, or give dataset.path=",
+        "no: no such folder: apt install dataset-fashion-mnist, or set dataset.path=",
     )
 
 
@@ -229,7 +234,7 @@ def test_a_folder_of_png_is_read_exactly(tmp_path: Path) -> None:
 
 
 def test_grey_is_the_luma_of_the_colours(tmp_path: Path) -> None:
-    """ITU-R 601: 0.299 R + 0.587 G + 0.114 B; a grey file is unchanged in grey, and has three equal colours else."""
+    """ITU-R 601: 0.299 R + 0.587 G + 0.114 B; a grey file is unchanged in grey, and has three equal colours in rgb."""
     images = fill(tmp_path / "a")[""]
     found = {image.tobytes() for image in Folder(str(tmp_path / "a"), colour="grey").x.numpy()}
     luma = [image.astype(float) @ [0.299, 0.587, 0.114] for image in images]
@@ -272,7 +277,7 @@ def test_sub_folders_are_classes_in_sorted_order(tmp_path: Path) -> None:
 
 
 def png_of(width: int, height: int) -> bytes:
-    """Returns a PNG whose header claims a size, with hardly any data."""
+    """Returns a PNG with a size in its header and hardly any data."""
     parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(b"\0"))]
     chunks = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts)
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
@@ -291,15 +296,15 @@ def cut(folder: Path) -> None:
         (lambda folder: (folder / "3.png").write_bytes(b""), "3.png: is not a PNG or JPEG image"),
         (cut, "3.png: is damaged: remove it, or copy it again"),
         (lambda folder: (folder / "3.png").write_bytes(png_of(6, 4)), "3.png: is damaged"),
-        (lambda folder: (folder / "3.png").write_bytes(png_of(10**4, 10**4)), "3.png: claims to have too many pixels"),
-        (lambda folder: (folder / "3.png").write_bytes(png_of(10**5, 10**5)), "3.png: claims to have too many pixels"),
+        (lambda folder: (folder / "3.png").write_bytes(png_of(10**4, 10**4)), "3.png: has too many pixels"),
+        (lambda folder: (folder / "3.png").write_bytes(png_of(10**5, 10**5)), "3.png: has too many pixels"),
         (
             lambda folder: write_png(folder / "3.png", np.zeros((6, 4, 3), dtype=np.uint8)),
-            "3.png: is 4 × 6 pixels and 0.png 6 × 4: resize all to one size, for example by mogrify -resize 32x32!",
+            "3.png: is 4 × 6 pixels, but 0.png is 6 × 4: resize all to one size, for example by mogrify -resize 32x32!",
         ),
         (
             lambda folder: write_png(folder / "3.png", np.zeros((4, 6), dtype=np.uint16)),
-            "3.png: has more than 8 bits a pixel",
+            "3.png: has more than 8 bits per pixel",
         ),
         (
             lambda folder: write_png(folder / "3.png", np.full((4, 6, 4), 254, dtype=np.uint8)),

@@ -1,4 +1,4 @@
-"""Classes of the user's own: a missing method is named, and data with nothing held out have no metrics."""
+"""Classes that a user brings: a missing method is named, and data with nothing held out have no metrics."""
 
 from __future__ import annotations
 
@@ -102,14 +102,11 @@ def one_line(result: Result, *words: str) -> None:
 
 
 class Turns(Dataset):
-    """Rows alternate between two kinds, and there are more than are measured."""
+    """Rows of alternating kinds, more than are used for the measurement."""
 
     def __init__(self) -> None:
         x = torch.randn(12_000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         super().__init__(x + torch.tensor([5.0, 0.0, -5.0]).repeat(4000)[:, None], standardize=False)
-
-    def draw(self, n: int, source: torch.Generator) -> None:
-        return None
 
 
 def test_what_is_measured_is_measured_on_rows_of_every_kind() -> None:

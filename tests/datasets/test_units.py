@@ -30,19 +30,12 @@ from sdegen.sde import VP
 from sdegen.training.batches import Points
 
 
-class Given(Dataset):
-    """Points without a law."""
-
-    def draw(self, n: int, source: torch.Generator) -> None:
-        return None
-
-
 def column(*values: object) -> torch.Tensor:
     return torch.from_numpy(np.concatenate([np.atleast_1d(np.asarray(part, dtype=float)) for part in values]))[:, None]
 
 
 def quantiles(law: object, n: int = 20_000) -> torch.Tensor:
-    """Returns the n equally probable quantiles of a law of SciPy."""
+    """Returns the n equally probable quantiles of a distribution from SciPy."""
     return column(law.ppf((np.arange(n) + 0.5) / n))  # type: ignore[attr-defined]
 
 
@@ -51,7 +44,7 @@ def source() -> np.random.Generator:
 
 
 OUTLIERS = column(source().gamma(9, 1 / 3, 1995), np.full(5, 1e6))
-"""Counts around 3 and five of a million."""
+"""Counts around 3, and five rows with a million."""
 
 HARD = {
     "normal": column(source().normal(size=2000)),
@@ -81,7 +74,7 @@ def test_decoding_is_the_inverse_of_encoding_beyond_the_data_too(x: torch.Tensor
 
 @pytest.mark.parametrize("x", HARD.values(), ids=HARD.keys())
 def test_encoded_columns_have_normal_scores(x: torch.Tensor) -> None:
-    """Scores agree within twice the distance of two knots, and exactly for the smallest and the largest row."""
+    """Scores agree within twice the distance between two knots, and exactly for the smallest and the largest row."""
     units = quantile_units(x, None, None)
     found = units.encode(x).flatten().numpy()
     scores = stats.norm.ppf((stats.rankdata(x.numpy().flatten()) - 0.5) / len(x))
@@ -112,7 +105,7 @@ LAWS = {
 
 
 def normal_flow(units: Units) -> Flow:
-    """Returns the flow of a standard normal under VP, whose marginals are all standard normal."""
+    """Returns the flow of a standard normal under VP, in which all marginals are standard normal."""
     return Flow(VP(), lambda x, t: -x, units, DormandPrince(1e-8, 1e-8, 10_000), dtype=torch.float64)
 
 
@@ -157,7 +150,7 @@ def trained(folder: Path, *line: str) -> Run:
 
 @pytest.fixture(scope="module")
 def incomes(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Trains a short run on two skewed columns, of which one is positive."""
+    """Trains a short run on two skewed columns, one of them positive."""
     folder = tmp_path_factory.mktemp("incomes")
     x = source().normal(size=(3000, 2)) @ np.array([[1.0, 0.6], [0.0, 0.8]])
     np.save(folder / "x.npy", np.stack([np.exp(10 + x[:, 0]), np.sinh(x[:, 1])], axis=1))
@@ -220,7 +213,7 @@ def linear(folder: Path, path: str | None = None) -> dict[str, Any]:
 def test_measurements_and_exact_laws_are_refused_where_the_units_bend(incomes: Run, tmp_path: Path) -> None:
     node, words = (
         linear(tmp_path),
-        "guidance=.*linear in the data, and dataset.standardize=quantile is not",
+        "guidance=.*linear in the data, but dataset.standardize=quantile is not",
     )
     for use in (lambda: planned(incomes, node, None), lambda: guiding.build(incomes, node, observed=torch.zeros(1, 1))):
         with pytest.raises(UserError, match=words):
@@ -257,8 +250,8 @@ def test_robust_units_of_images_are_of_the_whole_and_of_a_sample(monkeypatch: py
     monkeypatch.setattr("sdegen.datasets.columns.SAMPLE", 50 * 16)
     x[1::6] = 255
     torch.testing.assert_close(robust_units(x).shift, torch.full((1, 4, 4), float(np.median(x[::6]))).double())
-    with pytest.raises(ValueError, match="standardize=quantile is for columns of points, not for images"):
-        Given(x, standardize="quantile")
+    with pytest.raises(ValueError, match="standardize=quantile is for vectors, not for images"):
+        Dataset(x, standardize="quantile")
 
 
 ORDINARY: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
@@ -282,24 +275,24 @@ def test_rows_that_carry_the_scale_are_counted_and_weighed() -> None:
     other = column(source().normal(size=2000))
     (found,) = carried_by_few(torch.cat([other, OUTLIERS], dim=1))
     said = re.fullmatch(
-        r"column 2: 5 of 2000 rows carry (.*)% of its variance, .* deviation is (.*) of the whole", found
+        r"column 2: 5 of 2000 rows carry (.*)% of the variance; .* deviation is (.*) times as large", found
     )
     # Of the variance w (1 - w) of five rows at 1 and the others at 0, w = 5 / 2000, the five give w (1 - w)².
     assert said is not None and float(said[1]) == pytest.approx(100 * (1 - 5 / 2000), abs=0.06)
     assert float(said[2]) == pytest.approx(float(OUTLIERS[:1995].std() / OUTLIERS.std()), rel=0.05)
     for n in (20, 100, 1000):
         assert "column 1: 1 of" in carried_by_few(column(source().normal(size=n - 1), 1000.0))[0]
-    assert "use dataset.standardize=quantile, or robust, which ignores these rows" in Given(OUTLIERS).concerns()[0]
-    assert "ignores these rows: use quantile" in Given(OUTLIERS, standardize="robust").concerns()[0]
-    assert [Given(OUTLIERS, standardize=choice).concerns() for choice in (False, "quantile")] == [[], []]
+    assert "use dataset.standardize=quantile, or robust, which ignores these rows" in Dataset(OUTLIERS).concerns()[0]
+    assert "ignores these rows: use quantile" in Dataset(OUTLIERS, standardize="robust").concerns()[0]
+    assert [Dataset(OUTLIERS, standardize=choice).concerns() for choice in (False, "quantile")] == [[], []]
 
 
 def test_tied_columns_are_refused_or_dequantised_by_their_step() -> None:
     counts = column(source().poisson(3, 2000)) * 0.25
     x = torch.cat([column(source().normal(size=2000)), counts], dim=1)
     with pytest.raises(ValueError, match=r"^standardize=quantile: column 2: 2\d\.\d% of the rows .* 5%: .*deq"):
-        Given(x, x, standardize="quantile")
-    dataset = Given(x, x, standardize="quantile", dequantize=True)
+        Dataset(x, x, standardize="quantile")
+    dataset = Dataset(x, x, standardize="quantile", dequantize=True)
     assert dataset.cells is not None and dataset.cells.tolist() == [0, 0.25]
     points = Points(0, dataset, 200, dtype=torch.float64)
     seen = points.take(range(10), range(10), 200)[0].flatten(0, 1)
@@ -318,12 +311,12 @@ def test_tied_columns_are_refused_or_dequantised_by_their_step() -> None:
 def test_columns_without_quantiles_or_a_step_are_refused() -> None:
     zeros = column(np.zeros(200), source().normal(size=1800))
     with pytest.raises(ValueError, match="^dequantize=true: column 1: 10.0% of the rows are 0, .*=robust"):
-        Given(zeros, standardize="quantile", dequantize=True)
+        Dataset(zeros, standardize="quantile", dequantize=True)
     with pytest.raises(ValueError, match="standardize=quantile: column 1 never changes: leave it out"):
-        Given(torch.ones(9, 1), standardize="quantile")
-    # One in twenty is borne, and so are three points.
-    assert Given(column(np.zeros(100), source().normal(size=1900)), standardize="quantile").units.shape == (1,)
-    assert float(Given(column([1, 2, 4]), standardize="quantile").units.encode(column([2]))) == pytest.approx(
+        Dataset(torch.ones(9, 1), standardize="quantile")
+    # One tied row in twenty is allowed, and so are three points.
+    assert Dataset(column(np.zeros(100), source().normal(size=1900)), standardize="quantile").units.shape == (1,)
+    assert float(Dataset(column([1, 2, 4]), standardize="quantile").units.encode(column([2]))) == pytest.approx(
         0, abs=1e-9
     )
 
@@ -332,21 +325,21 @@ def test_one_value_of_the_held_out_points_decides_whether_logarithms_are_taken(t
     x = column(source().lognormal(size=500))
     assert bool(quantile_units(x, None, None).logarithm)
     assert not bool(quantile_units(x, column([0.0]), None).logarithm)
-    # A point that has no density is no trouble where points are only shown or measured.
+    # Points without density are allowed where points are only shown or measured.
     assert float(quantile_units(x, None, None).encode(column([-1.0]))) < -10
 
 
 @pytest.mark.parametrize("split", [0, 1])
 @pytest.mark.parametrize("choice", ["robust", "quantile"])
 def test_distances_see_that_the_bulk_is_lost(choice: str, split: int) -> None:
-    """The bulk of one of two columns is lost, which sliced W1 in standard deviations would not show."""
+    """The bulk of one of two columns is lost; sliced W1 in units of standard deviations would not show it."""
     random = np.random.default_rng(split)
     order = random.permutation(2000)
 
     def beside(x: torch.Tensor) -> torch.Tensor:
         return torch.cat([x, torch.from_numpy(random.normal(size=(len(x), 1)))], dim=1)
 
-    dataset = Given(beside(OUTLIERS[order[:1600]]), beside(OUTLIERS[order[1600:]]), standardize=choice)
+    dataset = Dataset(beside(OUTLIERS[order[:1600]]), beside(OUTLIERS[order[1600:]]), standardize=choice)
     lost = beside(torch.cat([column(random.normal(0, 200, 1995)), OUTLIERS[1995:]]))
     for name, entry in measure_points(dataset, lost).items():
         assert entry["value"] > 20 * entry["floor"], name

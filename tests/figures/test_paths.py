@@ -18,8 +18,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from sdegen import figures
-from sdegen.datasets import Dataset
-from sdegen.datasets.mixture import Mixture
+from sdegen.datasets import Dataset, Mixture
 from sdegen.figures import animations
 from sdegen.samplers import Samples
 from sdegen.sde import VP, DoubleWell

@@ -28,7 +28,7 @@ LOOSE = DormandPrince(1e-5, 1e-5, 10_000)
 
 
 def same(shape: tuple[int, ...]) -> Affine:
-    """Returns units in which the user's coordinates are the network's."""
+    """Returns units in which the user and the network have the same coordinates."""
     return Affine(torch.zeros(shape, dtype=torch.float64), torch.ones(shape, dtype=torch.float64))
 
 
@@ -94,14 +94,14 @@ def test_density_of_a_gaussian_is_the_prior_pulled_back(sde: LinearSDE, shape: t
     ("sde", "bound"), [(VP(), 3e-5), (SubVP(), 6e-5), (VE(sigma_max=500.0), 6e-5)], ids=["vp", "subvp", "ve"]
 )
 def test_density_of_a_mixture_is_exact_in_the_users_units(sde: LinearSDE, bound: float) -> None:
-    """Points lie around (100, −7) in unequal units; the error is that of the tolerance and of the prior."""
+    """Points lie around (100, −7) in unequal units; the tolerance and the prior cause the error."""
     law = plane().affine(torch.tensor([-50.0, 0.7]), torch.tensor([0.5, 0.1]))
     units = standardised(law)
     assert float(units.shift[0]) > 90
     x = law.sample(400, torch.Generator().manual_seed(0))
     inner = Marginals(law.affine(units.shift, units.scale), sde)
     got = flow(sde, inner, units, LOOSE).log_prob(x, Exact())
-    # At eps the law is convolved with a Gaussian of width σ in each unit.
+    # At eps the distribution is convolved with a Gaussian of width σ in each unit.
     alpha, sigma = (f(torch.tensor(sde.eps, dtype=torch.float64)) for f in (sde.alpha, sde.sigma))
     blurred = GaussianMixture(
         law.weights,
@@ -176,7 +176,7 @@ def test_estimate_is_unbiased_and_its_variance_is_hutchinsons() -> None:
 
 
 def test_standard_error_is_true_and_falls_with_the_probes() -> None:
-    """The mean of squared errors equals that of squared standard errors for every number of probes."""
+    """For every number of probes, the mean squared error equals the mean squared standard error."""
     root = normal(3, 8, 8, seed=1) / 3
     law = GaussianMixture(torch.ones(3), 1.5 * normal(3, 8, seed=2), root @ root.transpose(1, 2))
     units = standardised(law)
@@ -268,7 +268,7 @@ def uniform_score(sde: LinearSDE, half: float) -> Score:
 
 
 def test_uniform_data_of_17_levels_have_log2_17_bits() -> None:
-    """Dequantised, they are uniform on [−½, 16½): a dimension takes log2 17 = 4.087 bits."""
+    """Dequantised values are uniform on [−½, 16½): a dimension takes log2 17 = 4.087 bits."""
     sde, half = VP(), math.sqrt(3)
     units = Affine(torch.full((2,), 8.0).double(), torch.full((2,), 17 / math.sqrt(12)).double())
     x = torch.cartesian_prod(torch.arange(17), torch.arange(17)).double()
@@ -278,7 +278,7 @@ def test_uniform_data_of_17_levels_have_log2_17_bits() -> None:
         flow(sde, uniform_score(sde, half), units, DormandPrince(1e-6, 1e-6, 10_000)).log_prob(values, Exact()).log_p
     )
     bits = bits_per_dim(-log_p, 2)
-    # The noise at eps blurs the edges, that is the median's 0.001 of a level and a share of the points.
+    # The noise at eps blurs the edges: it costs the median point 0.001 of a level, and a share of the points more.
     assert float(bits.median()) == pytest.approx(math.log2(17), abs=1e-3)
     assert float(bits.mean()) == pytest.approx(math.log2(17), abs=5e-3)
 

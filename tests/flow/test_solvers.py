@@ -72,7 +72,7 @@ def test_path_passes_through_the_asked_times(solver) -> None:  # noqa: ANN001
 
 
 def test_dopri5_gives_every_sample_its_own_steps() -> None:
-    """A slow row beside a fast one has the same result and cost as alone."""
+    """A slow row beside a fast one has the same result and the same cost as it has alone."""
     asked: dict[float, int] = {}
 
     def field(x: Tensor, t: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def test_field_gets_the_indices_of_the_rows_under_way(solver) -> None:  # noqa: 
 
 
 def test_parts_of_a_state_meet_the_tolerance_each_by_itself() -> None:
-    """A fast entry beside a hundred constant ones has, as a separate part, the same cost and error as alone."""
+    """If it is a separate part, a fast entry beside a hundred constant ones has the same cost and error as alone."""
 
     def field(x: Tensor, t: Tensor, row: Tensor) -> Tensor:
         nonlocal asked
@@ -181,7 +181,7 @@ def test_flow_ends_where_it_should_within_a_few_tolerances(sde: LinearSDE, std: 
 
 
 def test_flow_costs_less_in_the_clock_of_the_noise() -> None:
-    """For data with fine structure it has fewer evaluations at the same tolerance, and no larger error."""
+    """For data with fine structure the clock saves evaluations at the same tolerance, without a larger error."""
     sde = VP()
     field, deviation = normal_flow(sde, 0.01)
     x = torch.randn(200, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

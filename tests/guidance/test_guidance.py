@@ -88,7 +88,7 @@ def test_guided_by_the_posterior_of_a_class_is_the_score_of_the_class(sde: Linea
 
 
 def test_scale_goes_beyond_the_class_in_both_ways_alike() -> None:
-    """Both guidances add γ times the same pull if the network's classes are those of the classifier."""
+    """Both guidances add γ times the same pull if network and classifier have the same classes."""
     x, time, sde = points(50, 2), torch.tensor(0.3, dtype=torch.float64), VP()
     whole, own = (Marginals(law, sde)(x, time) for law in (plane(), component(plane(), 1)))
     for guidance in classes(sde, 2.5):
@@ -128,7 +128,7 @@ MEASUREMENTS = pytest.mark.parametrize(
 
 @MEASUREMENTS
 def test_adjoint_and_gain_are_those_of_the_map(measurement: Measurement, shape: tuple[int, ...]) -> None:
-    """⟨A x, y⟩ = ⟨x, Aᵀ y⟩, and A Aᵀ y = c y where a gain is claimed."""
+    """⟨A x, y⟩ = ⟨x, Aᵀ y⟩, and A Aᵀ y = c y if there is a gain c."""
     x = torch.randn(4, *shape, generator=generator("cpu", 0, "x"), dtype=torch.float64)
     y = torch.randn(measurement(x).shape, generator=generator("cpu", 0, "y"), dtype=torch.float64)
     left, right = (measurement(x) * y).flatten(1).sum(1), (x * measurement.adjoint(y)).flatten(1).sum(1)
@@ -237,7 +237,7 @@ def test_replacement_begins_and_ends_in_the_law_of_the_measured_coordinates(sde:
 
 @pytest.mark.parametrize("method", [Moments(), Isotropic(), Replacement()], ids=["moments", "isotropic", "replacement"])
 def test_every_row_is_guided_by_itself(method: Method) -> None:
-    """It has the same score alone, among others, and at its own time."""
+    """A row has the same score alone, among other rows, and at its own time."""
     sde, x = VP(), points(16, 2)
     guided = Posterior(torch.tensor([[0.4]], dtype=torch.float64), Inpaint((2,), "left"), method, noise=0.1)(
         sde, Marginals(plane(), sde)
@@ -252,7 +252,7 @@ NOISE, AT, SEEN = 0.2, [[1.0, 0.0]], [[0.6]]
 
 
 def two_modes() -> tuple[GaussianMixture, Posterior, GaussianMixture]:
-    """Returns a law, a measurement with two possible modes whose weights guidance misses, and the exact posterior."""
+    """Returns a mixture, a measurement that leaves two modes with weights that guidance misses, and the posterior."""
     law = GaussianMixture(
         torch.tensor([0.35, 0.65]),
         torch.tensor([[1.2, 1.0], [-0.6, -1.0]]),
@@ -265,7 +265,7 @@ def two_modes() -> tuple[GaussianMixture, Posterior, GaussianMixture]:
 
 
 def test_particles_correct_what_a_guidance_gets_wrong() -> None:
-    """Particles find the weights of the modes, which the approximate likelihood misses."""
+    """Particles find the weights of the modes; the approximate likelihood alone does not."""
     sde, n = VP(), 6000
     law, guidance, exact = two_modes()
     off = []
@@ -282,7 +282,7 @@ def test_particles_correct_what_a_guidance_gets_wrong() -> None:
 
 
 def test_last_particle_has_the_law_of_the_others_where_one_is_more_than_a_batch() -> None:
-    """There is one sample more than a batch holds, which alone would often be in the wrong mode."""
+    """There is one sample more than a batch holds; in a batch of its own it would often be in the wrong mode."""
     law, guidance, exact = two_modes()
     model, units = ScoreModel(Oracle(law, VP()), Raw(), VP()), Affine(torch.zeros(2).double(), torch.ones(2).double())
     options: dict[str, Any] = {"batch_size": 40, "dtype": torch.float64, "guidance": guidance}
@@ -292,7 +292,7 @@ def test_last_particle_has_the_law_of_the_others_where_one_is_more_than_a_batch(
 
 
 def test_few_particles_are_reported_once(caplog: pytest.LogCaptureFixture) -> None:
-    """The warning depends on the smallest batch; without guidance the samples are independent and there is none."""
+    """The warning depends on the smallest batch. Without guidance, samples are independent and there is no warning."""
     law, guidance, _ = two_modes()
     model, units = ScoreModel(Oracle(law, VP()), Raw(), VP()), Affine(torch.zeros(2).double(), torch.ones(2).double())
     for guided in (None, guidance):

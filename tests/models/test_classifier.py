@@ -1,4 +1,4 @@
-"""Classifiers of noisy data, and the labels that a training gives to a network."""
+"""Classifiers of noisy data, and the labels that a network gets in training."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def labelled(n: int) -> tuple[Tensor, Tensor]:
 
 
 def test_probability_of_a_class_is_its_own() -> None:
-    """The class is one for all rows or one for each; the oracle is Bayes' rule with densities."""
+    """There is one class for all rows, or one for each row; the oracle is Bayes' rule with densities."""
     x, y = labelled(50)
     t = torch.tensor(0.3, dtype=torch.float64)
     alpha, sigma = float(VP().alpha(t)), float(VP().sigma(t))
@@ -73,7 +73,7 @@ def test_cross_entropy_is_least_for_the_posterior() -> None:
 
 
 def test_accuracy_over_time_is_that_of_bayes() -> None:
-    """The best rule is the sign of x; its accuracy is a normal integral of the distance of the means over the noise."""
+    """The best rule is the sign of x; its accuracy is Φ(distance of a mean from 0 over the standard deviation)."""
     x, y = labelled(20_000)
     times = torch.tensor([1e-5, 0.2, 0.5, 1.0], dtype=torch.float64)
     log_p, hits = log_likelihood_by_time(ClassifierModel(Posterior(), VP()), x, y, times)
@@ -92,7 +92,7 @@ def stream(*overrides: str) -> tuple[Stream, assembly.Components]:
 
 
 def test_labels_follow_their_images_and_a_share_is_not_told() -> None:
-    """Almost without noise each row is an image of its label, within its cell; a tenth of the labels is dropped."""
+    """With almost no noise, each row is an image of its label within its cell; a tenth of the labels is dropped."""
     told, parts = stream("network.label_dropout=0.0")
     half, _ = stream("network.label_dropout=0.3")
     images = parts.dataset.units.encode(parts.dataset.x).flatten(1)

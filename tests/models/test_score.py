@@ -1,4 +1,4 @@
-"""The parametrizations all give the exact score for their own function."""
+"""Each parametrization gives the exact score if the network is the function that it stands for."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_gaussian_gives_the_score_of_what_it_leaves_to_the_network(sde: LinearSD
 
 
 def test_variances_along_axes_that_few_points_have_chosen_are_those_of_the_law() -> None:
-    """60 points in 100 dimensions: along their own axes they would spread by 2.7 in 59 directions and by 0 in 41."""
+    """Of 60 points in 100 dimensions, the deviations along their own axes would be 2.7 in 59 directions and 0 in 41."""
     x = torch.randn(60, 100, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     moments = Moments.of(x)
     assert moments.axes is not None
@@ -141,7 +141,7 @@ def test_variances_along_axes_that_few_points_have_chosen_are_those_of_the_law()
     own = (x @ moments.axes).var(0).sort().values
     assert float(moments.variances[:30].mean()) < 2.5 and float(moments.variances[-30:].mean()) > 0.2
     assert float(moments.variances.mean()) == pytest.approx(1, abs=0.1) and float(own[-1]) > 2.5
-    # On a plane the directions off it stay closed.
+    # If the data lie on a plane, the variances off the plane stay 0.
     flat = Moments.of(x[:, :3] @ torch.randn(3, 100, generator=torch.Generator().manual_seed(1)).double())
     assert flat.axes is not None and flat.axes.shape == (100, 3)
     assert float(flat.variances[:3].min()) > 1 and float(flat.variances[3:].max()) == 0
@@ -151,7 +151,7 @@ def test_variances_along_axes_that_few_points_have_chosen_are_those_of_the_law()
 
 @pytest.mark.parametrize(("d", "k"), [(30, 4), (9, 2), (12, 0), (5, 1)])
 def test_a_rotation_begins_with_the_axes_it_was_made_of(d: int, k: int) -> None:
-    """The rotation is orthogonal and equals its dense matrix, also if some rows of the axes are zero."""
+    """The rotation is orthogonal and agrees with its dense matrix, even if some rows of the axes are zero."""
     axes = torch.linalg.qr(torch.randn(d, k, generator=torch.Generator().manual_seed(k), dtype=torch.float64))[0]
     aligned = torch.eye(d, k, dtype=torch.float64)
     shifted = torch.roll(axes, 3, 0)

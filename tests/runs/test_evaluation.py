@@ -180,9 +180,9 @@ def test_density_is_computed_with_a_warning_where_the_data_are_gone(
 @pytest.mark.parametrize(
     ("values", "levels", "words"),
     [
-        ([0, 1, 2, 5], 5, "levels=5: the values must be whole numbers from 0 to 4, and one is 5"),
-        ([0, 1, 2, 0.5], 5, "and one is 0.5"),
-        ([0, 1, 2, -1], 5, "and one is -1"),
+        ([0, 1, 2, 5], 5, "levels=5: the values must be whole numbers from 0 to 4, but one is 5"),
+        ([0, 1, 2, 0.5], 5, "but one is 0.5"),
+        ([0, 1, 2, -1], 5, "but one is -1"),
         ([0, 0, 0, 0], 1, "levels=1 must be at least 2"),
     ],
 )

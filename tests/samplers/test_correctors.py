@@ -1,4 +1,4 @@
-"""Correctors leave the laws of their chains unchanged; the adaptive SDE solver follows its Brownian path."""
+"""Correctors leave distributions unchanged; the adaptive SDE solver follows its Brownian path."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from sdegen.sde.mixture import GaussianMixture, Marginals
 
 T = 0.3
 SPREAD = 0.8
-"""Standard deviation of the Gaussian law that a corrector is tried on, in units of σ_t."""
+"""Standard deviation of the Gaussian distribution that a corrector is tried on, in units of σ_t."""
 
 
 def move(corrector: Corrector, sde: LinearSDE, score: Callable, x: Tensor, noise: Callable, times: int = 1) -> Tensor:  # type: ignore[type-arg]
@@ -117,7 +117,7 @@ def test_mass_changes_the_momenta_and_nothing_else(sde: LinearSDE) -> None:
     ids=["langevin", "annealed_langevin", "hmc", "metropolis_hmc"],
 )
 def test_corrector_alone_keeps_a_standard_gaussian_in_any_dimension(corrector: Corrector, dimensions: int) -> None:
-    """At T of VP, 200 moves keep the law; with steps of ‖z‖/‖s‖ for each sample they diverge in one dimension."""
+    """At T of VP, 200 moves keep the distribution; steps of ‖z‖/‖s‖ for each sample would diverge in one dimension."""
     sde, rows = VP(), 6000 // dimensions + 200
     source = randn_like(generator("cpu", 0, dimensions))
     x = source(torch.empty(rows, dimensions, dtype=torch.float64))
@@ -136,7 +136,7 @@ def two_modes() -> GaussianMixture:
 
 
 def test_metropolis_test_restores_the_weights_of_two_modes() -> None:
-    """Long trajectories of coarse steps in a fixed law are exact with the test and biased without it."""
+    """Long trajectories of coarse steps in a fixed distribution are exact with the test, and biased without it."""
     law, sde = two_modes(), VE(sigma_min=0.1, sigma_max=10.0)
     source = randn_like(generator("cpu", 3))
     start = law.sample(8000, generator("cpu", 1))
@@ -201,7 +201,7 @@ def test_change_of_density_is_exact_for_a_score_of_degree_five() -> None:
     clear = (torch.special.ndtr(luck).log() - change).abs() > 1e-9
     assert bool(((moved != x) == accept)[clear].all())
     assert 20 < int((~accept).sum())
-    # Decisions near the edge are what a wrong rule would change.
+    # A wrong rule would change decisions near the edge.
     assert int(((torch.special.ndtr(luck).log() - change).abs() < 1e-3).sum()) >= 1
 
 
@@ -239,7 +239,7 @@ def test_acceptance_is_the_mean_over_times_and_batches() -> None:
     units = Affine(torch.zeros(1).double(), torch.ones(1).double())
     model.train()
     samples = draw(sde, model, StepSampler(ReverseDiffusion(), Fake(), steps=2), units, 130, batch_size=66)
-    # 66 rows at the rate 0.8 and 64 at 0.8 · 64/66.
+    # There are 66 rows with the rate 0.8, and 64 with 0.8 · 64/66.
     assert samples.acceptance == pytest.approx(0.8 * (66 + 64 * 64 / 66) / 130)
     assert model.training
 
@@ -322,17 +322,17 @@ def test_adaptive_step_and_its_error_are_their_formulas() -> None:
 def test_rejected_step_at_least_halves_and_an_accepted_one_grows() -> None:
     resized = AdaptiveSDE().control(VP()).resized
     h = torch.tensor([0.25, 0.25, 0.25], dtype=torch.float64)
-    wished = resized(h, h, torch.tensor([1.01, 1e-4, math.nan], dtype=torch.float64))
-    assert float(wished[0]) <= 0.125
-    assert float(wished[1]) > 1.0
-    assert float(wished[2]) <= 0.025
-    # Cut short by what was left over, it does not forget what it wished.
+    proposed = resized(h, h, torch.tensor([1.01, 1e-4, math.nan], dtype=torch.float64))
+    assert float(proposed[0]) <= 0.125
+    assert float(proposed[1]) > 1.0
+    assert float(proposed[2]) <= 0.025
+    # A step that was cut short by the time left does not shorten the next step.
     short = resized(torch.tensor([0.25]).double(), torch.tensor([0.06]).double(), torch.tensor([0.9]).double())
     assert float(short) >= 0.2
 
 
 def test_adaptive_path_follows_the_flow_where_there_is_no_noise() -> None:
-    """Frames between the steps lie on the line between them: near the solution at a tight tolerance."""
+    """Frames lie on the line between the two ends of a step, near the solution at a tight tolerance."""
     sde = VP()
     x = torch.tensor([[1.0], [-0.5]], dtype=torch.float64)
 
@@ -381,7 +381,7 @@ def test_adaptive_solver_spends_more_where_it_is_asked_for_more() -> None:
 
 
 def test_adaptive_solver_counts_the_rows_that_are_stuck_or_not_finished_and_says_where() -> None:
-    """The message is that of dopri5. Without noise a row keeps its sign, and one is above zero."""
+    """The message is the same as from dopri5. Without noise a row keeps its sign, and one row is above zero."""
     x = -torch.ones(10, 1, dtype=torch.float64)
     x[3] = 1
 

@@ -105,7 +105,7 @@ def one_step(sde: LinearSDE, predictor: Predictor, x: Tensor, t: float, s: float
     return step(sde.reverse(gaussian(sde), predictor.eta), x, lambda like: z, ())[0]
 
 
-# What holds for all
+# Properties of all samplers
 
 
 @pytest.mark.parametrize("key", PREDICTORS)
@@ -179,7 +179,7 @@ REACHING: list[tuple[str, Sampler]] = [
 def test_samples_of_the_exact_score_reach_the_floor(
     key: str, sampler: Sampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every metric of the paper's mixture within five times its floor, the median of exact draws: 3.4 deviations."""
+    """Every metric of the paper's mixture is within five times its floor, the median of exact draws: 3.4 deviations."""
     monkeypatch.setattr(points, "REFERENCE", 20_000)
     monkeypatch.setattr(points, "FLOORS", 20)
     sde = SDES[key] if key != "ve" else VE(sigma_max=50.0)
@@ -203,11 +203,11 @@ def test_samples_are_the_same_in_batches_of_7_64_and_70(key: str) -> None:
     assert float((different - batches[0]).abs().min()) > 1e-9
 
 
-# One step, against the formula as published
+# One step against its published formula
 
 
 def test_euler_maruyama_step_is_its_formula(sde: LinearSDE) -> None:
-    """The coefficients are those at the start of the step, which the order alone does not show."""
+    """The coefficients are taken at the start of the step; the order of convergence does not show this."""
     x, z = torch.tensor([[1.3]], dtype=torch.float64), torch.tensor([[-0.4]], dtype=torch.float64)
     got = one_step(sde, EulerMaruyama(), x, 0.6, 0.5, z)
     g, t = sde.diffusion(at(0.6)), at(0.6)
@@ -242,7 +242,7 @@ def test_ancestral_step_is_the_smld_chain_on_ve() -> None:
 
 
 def test_ancestral_step_is_the_posterior_of_known_data(sde: LinearSDE) -> None:
-    """Under the score of one known point, x_s given x_t and x_0 by Gaussian conjugacy; on VP its mean alone."""
+    """Under the score of one known point, the oracle is x_s given x_t and x_0 (Gaussian conjugacy); on VP, its mean."""
     x0, x = torch.tensor([[0.4]], dtype=torch.float64), torch.tensor([[1.3]], dtype=torch.float64)
     t, s = at(0.6), at(0.5)
     reverse = sde.reverse(lambda x, t: (sde.alpha(t) * x0 - x) / sde.sigma(t) ** 2)
@@ -285,7 +285,7 @@ def test_ddim_step_is_the_published_one(eta: float) -> None:
 
 
 def test_stochastic_heun_step_is_its_formula(sde: LinearSDE) -> None:
-    """The guess has the noise of g at the start, the step that of the mean of g² over both ends."""
+    """The noise of the guess has g at the start; the noise of the step has the mean of g² over both ends."""
     x, z = torch.tensor([[1.3]], dtype=torch.float64), torch.tensor([[-0.4]], dtype=torch.float64)
     t, s, h = at(0.6), at(0.5), 0.1
 
@@ -352,7 +352,7 @@ def test_number_of_nodes_follows_the_number_of_steps(predictor: Predictor, nodes
 
 
 def test_langevin_alone_moves_at_every_level_the_first_among_them() -> None:
-    """In appendix A there are M moves at each level, so that there are sizes for all times of the grid."""
+    """In appendix A there are M moves at each level, so there are sizes for all times of the grid."""
     sampler = StepSampler(None, AnnealedLangevin(0.1, moves=2), steps=3, grid="log_snr")
     sde, seen = VE(sigma_max=10.0), []
 
@@ -479,7 +479,7 @@ def test_flow_is_the_quantile_map_of_a_gaussian(solver: Sampler, sde: LinearSDE)
     ids=["dopri5", "rk45", "adams"],
 )
 def test_flow_on_the_line_is_the_quantile_map_of_a_mixture(solver: Sampler, line: GaussianMixture) -> None:
-    """The distribution functions before and after are those of the mixture in closed form."""
+    """The distribution functions of the mixture before and after the flow are known in closed form."""
     sde = VP()
 
     def cdf(x: Tensor, t: float) -> Tensor:
@@ -504,7 +504,7 @@ def test_grid_covers_the_interval_exactly(sde: LinearSDE, grid: str) -> None:
     assert bool((steps > 0).all())
     assert float(steps.sum()) == pytest.approx(sde.T - sde.eps, rel=1e-12)
     lam = 0.5 * sde.log_nsr(times)
-    # Each grid is uniform in a variable of its own; the logistic one, in its distribution function.
+    # Each grid is uniform in one variable; the logistic grid, in its distribution function.
     mass = torch.sigmoid((-0.8 - lam) / 0.75)
     even = (lam[0] - lam) / (lam[0] - lam[-1])
     uniform_in = {
@@ -519,7 +519,7 @@ def test_grid_covers_the_interval_exactly(sde: LinearSDE, grid: str) -> None:
 
 
 def test_denoising_is_the_mean_of_clean_data_given_the_sample(sde: LinearSDE) -> None:
-    """The oracle is Gaussian conjugacy, at an ε at which the step matters."""
+    """The oracle is Gaussian conjugacy, at a large ε, for which the step matters."""
     before, sde.eps = sde.eps, 0.2
     try:
         sampler, clean = StepSampler(EulerMaruyama(), steps=50), StepSampler(EulerMaruyama(), steps=50, denoise=True)
@@ -535,7 +535,7 @@ def test_denoising_is_the_mean_of_clean_data_given_the_sample(sde: LinearSDE) ->
 
 
 def test_prior_of_ve_forgets_the_data_as_sigma_max_grows() -> None:
-    """The flow's variance error from ignoring the data in the prior falls as 1/σ_max²."""
+    """The prior ignores the data: the error of the flow's variance falls as 1/σ_max²."""
     errors = []
     for sigma_max in (5.0, 10.0, 20.0):
         sde = VE(sigma_max=sigma_max)

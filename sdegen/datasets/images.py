@@ -1,4 +1,4 @@
-"""A folder of PNG and JPEG files."""
+"""Images: handwritten digits, and folders of PNG and JPEG files."""
 
 from __future__ import annotations
 
@@ -11,8 +11,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdegen.datasets.base import Dataset, check_memory, check_share, split
+from sdegen.datasets.base import Dataset, check_memory, check_share, prefixed, split
 from sdegen.datasets.units import Affine
+
+
+class Digits(Dataset):
+    """Handwritten digits: 1797 images 1 × 8 × 8 of 17 levels, as in section 5.3 of the paper (``load_digits``).
+
+    The network's units are x/8 - 1, from -1 to 1. A fifth of each digit's images is held out, the same for every seed.
+
+    Reference: Alpaydin and Kaynak (1998), https://doi.org/10.24432/C50P49
+
+    Args:
+        dequantize: see :class:`Dataset`.
+    """
+
+    LEVELS, CLASSES, HELD_OUT = 17, 10, 0.2
+
+    def __init__(self, dequantize: bool = True) -> None:
+        from sklearn.datasets import load_digits
+
+        loaded = load_digits()
+        x, y = torch.from_numpy(loaded.images).to(torch.uint8)[:, None], torch.from_numpy(loaded.target).long()
+        train, kept = split(y, self.HELD_OUT)
+        super().__init__(
+            x[train],
+            x[kept],
+            levels=self.LEVELS,
+            units=Affine.of_levels(self.LEVELS, tuple(x.shape[1:])),
+            y=y[train],
+            held_out_y=y[kept],
+            classes=self.CLASSES,
+            dequantize=dequantize,
+        )
 
 
 class Folder(Dataset):
@@ -20,11 +51,11 @@ class Folder(Dataset):
 
     The first sub-folder in sorted order is class 0, the second class 1, and so on; without sub-folders there are no
     classes. Hidden files are skipped; every other file must be an image. All images are read into memory as they are
-    stored; the orientation that a camera notes is ignored. The network's units are x/127.5 - 1, from -1 to 1.
+    stored: the orientation that a camera notes is ignored. The network's units are x/127.5 - 1, from -1 to 1.
 
     Args:
         path: the folder.
-        colour: ``rgb`` or ``grey``, which the images are converted to.
+        colour: colours that the images are converted to, ``rgb`` or ``grey``.
         held_out: share of the images of each class kept from training; the same images for every seed.
         dequantize: see :class:`Dataset`.
     """
@@ -32,11 +63,7 @@ class Folder(Dataset):
     LEVELS = 256
 
     def __init__(
-        self,
-        path: str,
-        colour: Literal["rgb", "grey"] = "rgb",
-        held_out: float = 0.2,
-        dequantize: bool = True,
+        self, path: str, colour: Literal["rgb", "grey"] = "rgb", held_out: float = 0.2, dequantize: bool = True
     ) -> None:
         check_share(held_out)
         groups = _groups(Path(path))
@@ -50,14 +77,13 @@ class Folder(Dataset):
                 f"train on and {len(kept)} are held out: give more images, or another share"
             )
         x = _images(files, {"rgb": "RGB", "grey": "L"}[colour])
-        y = None if classes is None else labels
         super().__init__(
             x[train],
             x[kept],
             levels=self.LEVELS,
             units=Affine.of_levels(self.LEVELS, tuple(x.shape[1:])),
-            y=None if y is None else y[train],
-            held_out_y=None if y is None else y[kept],
+            y=None if classes is None else labels[train],
+            held_out_y=None if classes is None else labels[kept],
             classes=classes,
             dequantize=dequantize,
         )
@@ -92,17 +118,15 @@ def _listed(folder: Path) -> list[Path]:
 def _images(files: list[Path], mode: str) -> Tensor:
     """Reads files as ``(N, C, H, W)`` bytes in a mode of Pillow; checks all headers before it decodes an image."""
     sizes = [_size(file) for file in files]
+    width, height = sizes[0]
     for file, size in zip(files, sizes, strict=True):
         if size != sizes[0]:
             raise ValueError(
-                f"path={file}: is {size[0]} × {size[1]} pixels and {files[0].name} {sizes[0][0]} × {sizes[0][1]}: "
-                f"resize all to one size, for example by mogrify -resize 32x32! {file.parent}/*"
+                f"path={file}: is {size[0]} × {size[1]} pixels, but {files[0].name} is {width} × {height}: resize all "
+                f"to one size, for example by mogrify -resize 32x32! {file.parent}/*"
             )
-    width, height = sizes[0]
-    try:
+    with prefixed(f"path={files[0].parent}: ", ": give fewer or smaller images"):
         check_memory(len(files) * len(mode) * height * width)
-    except ValueError as error:
-        raise ValueError(f"path={files[0].parent}: {error}: give fewer or smaller images") from None
     x = np.empty((len(files), len(mode), height, width), dtype=np.uint8)
     for row, file in zip(x, files, strict=True):
         row[...] = np.moveaxis(_pixels(file, mode).reshape(height, width, len(mode)), 2, 0)
@@ -120,13 +144,13 @@ def _size(file: Path) -> tuple[int, int]:
             with Image.open(file, formats=("PNG", "JPEG")) as image:
                 size, mode = image.size, image.mode
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise ValueError(f"path={file}: claims to have too many pixels to be decoded: remove or shrink it") from None
+        raise ValueError(f"path={file}: has too many pixels to be decoded: remove or shrink it") from None
     except UnidentifiedImageError:
         raise ValueError(f"path={file}: is not a PNG or JPEG image: remove or convert it") from None
     except Exception as error:  # Pillow raises nearly anything on damaged files.
         raise ValueError(f"path={file}: cannot be read: {error}") from None
     if mode.startswith(("I", "F")):
-        raise ValueError(f"path={file}: has more than 8 bits a pixel: convert it, for example by mogrify -depth 8")
+        raise ValueError(f"path={file}: has more than 8 bits per pixel: convert it, for example by mogrify -depth 8")
     return size
 
 
@@ -140,7 +164,7 @@ def _pixels(file: Path, mode: str) -> np.ndarray:
             with Image.open(file, formats=("PNG", "JPEG")) as image:
                 opaque = not image.has_transparency_data or np.asarray(image.convert("RGBA"))[..., 3].min() == 255
                 pixels = np.asarray(image.convert(mode))
-    except Exception as error:  # Pillow, as above.
+    except Exception as error:  # Pillow raises nearly anything on damaged files.
         raise ValueError(f"path={file}: is damaged: remove it, or copy it again ({error})") from None
     if not opaque:
         raise ValueError(f"path={file}: has transparent pixels: flatten it, by mogrify -background white -flatten")

@@ -1,0 +1,216 @@
+"""Points from known distributions: a Gaussian mixture, the smile of the paper, and well-known shapes in the plane."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdegen.core.checks import in_range
+from sdegen.core.randomness import generator
+from sdegen.datasets.base import Dataset, Standardize, check_size
+from sdegen.sde.mixture import GaussianMixture
+
+
+class Mixture(Dataset):
+    r"""Points of :math:`\sum_m w_m N(\mu_m, v_m I)` in any dimension: section 5.1 of the paper by default.
+
+    Args:
+        seed: seed of the points; supplied by the experiment.
+        weights: weights w, above 0; they are normalised.
+        means: means μ, a list of coordinates for each component.
+        variances: variances v (not standard deviations), one for each component, above 0.
+        size: number of training points.
+        standardize: see :class:`Dataset`.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        weights: tuple[float, ...] = (0.5, 0.5),
+        means: tuple[tuple[float, ...], ...] = ((-3.0,), (3.0,)),
+        variances: tuple[float, ...] = (0.25, 1.0),
+        size: int = 5000,
+        standardize: Standardize = True,
+    ) -> None:
+        if len({len(mean) for mean in means}) != 1:
+            raise ValueError("means must be lists of the same length: try means=[[-3],[3]]")
+        if min(variances, default=0) <= 0:
+            raise ValueError(f"variances={list(variances)} must be above 0")
+        law = GaussianMixture(torch.tensor(weights), torch.tensor(means), torch.tensor(variances))
+        points = law.sample(check_size(size), generator("cpu", seed, "data"))
+        modes = lambda x: law.component(x.double())  # noqa: E731
+        super().__init__(points, None, law, standardize, draw=law.sample, modes=modes)
+
+
+class Smile(Dataset):
+    r"""A face of 100 points for each eye and 200 for the mouth, as in section 5.2 of the paper; with noise, appendix E.
+
+    The eyes are :math:`N((\pm 0.6, 0.8), 0.02^2 I)`; the mouth is :math:`(x, -\sqrt{1 - x^2})` with
+    :math:`x \sim U[-1, 1]`, plus :math:`N(0, \text{noise}^2 I)`. The training set has the paper's fixed counts;
+    in :meth:`draw` the counts are random as well.
+
+    Args:
+        seed: seed of the points; supplied by the experiment.
+        noise: standard deviation of the noise on the mouth; 0 in section 5.2, 0.02 in appendix E.
+        size: number of training points: a quarter for each eye, half for the mouth; a multiple of 4.
+        standardize: see :class:`Dataset`.
+    """
+
+    EYES, EYE_STD = torch.tensor([[-0.6, 0.8], [0.6, 0.8]], dtype=torch.float64), 0.02
+
+    def __init__(self, seed: int, noise: float = 0.0, size: int = 400, standardize: Standardize = True) -> None:
+        if size < 4 or size % 4:
+            raise ValueError(f"size={size} must be a multiple of 4: a quarter for each eye, half for the mouth")
+        self.noise = in_range("noise", noise, at_least=0)
+        part = torch.arange(4).repeat_interleave(check_size(size) // 4).clamp(max=2)
+        points = self._points(part, generator("cpu", seed, "data"))
+        super().__init__(
+            points,
+            None,
+            self._mixture(),
+            standardize,
+            draw=self._fresh,
+            modes=self._nearest,
+            off_support=self._outside,
+        )
+
+    def _points(self, part: Tensor, source: torch.Generator) -> Tensor:
+        """Draws a point of each part: 0 and 1 are the eyes, 2 is the mouth."""
+        x = 2 * torch.rand(len(part), generator=source, dtype=torch.float64) - 1
+        z = torch.randn(len(part), 2, generator=source, dtype=torch.float64)
+        mouth = torch.stack([x, -(1 - x**2).sqrt()], dim=1) + self.noise * z
+        return torch.where(part[:, None] < 2, self.EYES[part.clamp(max=1)] + self.EYE_STD * z, mouth)
+
+    def _fresh(self, n: int, source: torch.Generator) -> Tensor:
+        return self._points(torch.randint(4, (n,), generator=source).clamp(max=2), source)
+
+    def _nearest(self, x: Tensor) -> Tensor:
+        """Returns the nearest part: 0 and 1 for the eyes, 2 for the mouth."""
+        return torch.cat([self._to_eyes(x), self._to_mouth(x)[:, None]], dim=1).argmin(1)
+
+    def _outside(self, x: Tensor) -> Tensor:
+        """Returns True for points farther than 0.08 (four deviations) from both eyes and 0.05 from the mouth."""
+        return (self._to_eyes(x).amin(1) > 0.08) & (self._to_mouth(x) > 0.05)
+
+    def _to_eyes(self, x: Tensor) -> Tensor:
+        return torch.cdist(x.double(), self.EYES.to(x.device))
+
+    def _to_mouth(self, x: Tensor) -> Tensor:
+        """Returns the distance to the lower half of the unit circle; above the axis, to the nearer corner."""
+        x = x.double()
+        corner = torch.stack([x[:, 0].abs() - 1, x[:, 1]], dim=1).norm(dim=1)
+        return torch.where(x[:, 1] <= 0, (x.norm(dim=1) - 1).abs(), corner)
+
+    def _mixture(self) -> GaussianMixture:
+        r"""Returns the distribution as a mixture, with nodes at equal angles for the mouth.
+
+        With x uniform, the angle :math:`\theta` has density :math:`\tfrac12 \sin\theta`. A trapezoid rule with
+        Gaussians of standard deviation s, spaced by h, has the error :math:`e^{-2 \pi^2 s^2/h^2}`, which is below 10⁻⁵
+        for h below 1.3 s. The smallest s is the noise or, without noise, :math:`10^{-3}/1.7`, which is
+        :math:`\sigma_\varepsilon` of VP in these units.
+        """
+        nodes = math.ceil(math.pi / (1.3 * max(self.noise, 6e-4)))
+        theta = (torch.arange(nodes, dtype=torch.float64) + 0.5) * math.pi / nodes
+        mouth = torch.stack([-theta.cos(), -theta.sin()], dim=1)
+        weights = torch.cat([torch.full((2,), 0.25, dtype=torch.float64), 0.5 * theta.sin() / theta.sin().sum()])
+        variances = torch.cat([torch.full((2,), self.EYE_STD**2), torch.full((nodes,), self.noise**2)])
+        return GaussianMixture(weights, torch.cat([self.EYES, mouth]), variances)
+
+
+class Planar(Dataset, ABC):
+    """Points in the plane from a distribution given by a recipe that draws them.
+
+    Args:
+        seed: seed of the points; supplied by the experiment.
+        noise: standard deviation of the noise, in the units of the points.
+        size: number of training points.
+        standardize: see :class:`Dataset`.
+    """
+
+    def __init__(self, seed: int, noise: float, size: int, standardize: Standardize) -> None:
+        self.noise = in_range("noise", noise, at_least=0)
+        points = self._fresh(check_size(size), generator("cpu", seed, "data"))
+        super().__init__(points, standardize=standardize, draw=self._fresh)
+
+    def _fresh(self, n: int, source: torch.Generator) -> Tensor:
+        numbers = np.random.default_rng(int(torch.randint(2**62, (), generator=source)))
+        return torch.from_numpy(np.ascontiguousarray(self._recipe(n, numbers)))
+
+    @abstractmethod
+    def _recipe(self, n: int, source: np.random.Generator) -> np.ndarray:
+        """Draws ``(n, 2)`` independent points."""
+
+
+def _state(source: np.random.Generator) -> int:
+    return int(source.integers(2**32))
+
+
+class Moons(Planar):
+    """Two interleaved half circles (scikit-learn's ``make_moons``)."""
+
+    def __init__(self, seed: int, noise: float = 0.05, size: int = 5000, standardize: Standardize = True) -> None:
+        super().__init__(seed, noise, size, standardize)
+
+    def _recipe(self, n: int, source: np.random.Generator) -> np.ndarray:
+        from sklearn.datasets import make_moons
+
+        return make_moons(n, noise=self.noise, random_state=_state(source))[0]
+
+
+class Circles(Planar):
+    """Two concentric circles, the inner one with half the radius (scikit-learn's ``make_circles``)."""
+
+    def __init__(self, seed: int, noise: float = 0.04, size: int = 5000, standardize: Standardize = True) -> None:
+        super().__init__(seed, noise, size, standardize)
+
+    def _recipe(self, n: int, source: np.random.Generator) -> np.ndarray:
+        from sklearn.datasets import make_circles
+
+        return make_circles(n, noise=self.noise, factor=0.5, random_state=_state(source))[0]
+
+
+class SwissRoll(Planar):
+    """A spiral: scikit-learn's ``make_swiss_roll`` seen from its side."""
+
+    def __init__(self, seed: int, noise: float = 0.3, size: int = 5000, standardize: Standardize = True) -> None:
+        super().__init__(seed, noise, size, standardize)
+
+    def _recipe(self, n: int, source: np.random.Generator) -> np.ndarray:
+        from sklearn.datasets import make_swiss_roll
+
+        return make_swiss_roll(n, noise=self.noise, random_state=_state(source))[0][:, [0, 2]]
+
+
+class Checkerboard(Planar):
+    """The uniform distribution on the eight dark squares of a 4 × 4 board of side 4, centred at 0."""
+
+    def __init__(self, seed: int, noise: float = 0.0, size: int = 5000, standardize: Standardize = True) -> None:
+        super().__init__(seed, noise, size, standardize)
+
+    def _recipe(self, n: int, source: np.random.Generator) -> np.ndarray:
+        column = source.integers(0, 4, n)
+        row = 2 * source.integers(0, 2, n) + column % 2
+        corner = np.stack([column, row], axis=1) - 2.0
+        return corner + source.uniform(size=(n, 2)) + self.noise * source.normal(size=(n, 2))
+
+
+class Pinwheel(Planar):
+    """Five Gaussian arms bent around the origin (Johnson et al. 2016, https://arxiv.org/abs/1603.06277).
+
+    ``noise`` is the width of an arm at its middle.
+    """
+
+    ARMS, LENGTH, BEND = 5, 0.3, 0.25
+
+    def __init__(self, seed: int, noise: float = 0.1, size: int = 5000, standardize: Standardize = True) -> None:
+        super().__init__(seed, noise, size, standardize)
+
+    def _recipe(self, n: int, source: np.random.Generator) -> np.ndarray:
+        along, across = 1 + self.LENGTH * source.normal(size=n), self.noise * source.normal(size=n)
+        angle = 2 * np.pi * source.integers(0, self.ARMS, n) / self.ARMS + self.BEND * np.exp(along)
+        cos, sin = np.cos(angle), np.sin(angle)
+        return np.stack([cos * along - sin * across, sin * along + cos * across], axis=1)
