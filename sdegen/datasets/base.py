@@ -200,11 +200,8 @@ def count_classes(y: Tensor) -> int:
 def split(y: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """Returns the indices of the points to train on and of the points to hold out, ascending.
 
-    The split does not depend on the seed of the run, so that no network is trained on held-out points.
-
-    Args:
-        y: the classes, ``(N,)``.
-        share: the share of each class to hold out, rounded to whole points; at least one is left to train on.
+    ``share`` of each class ``y``, ``(N,)``, is held out, rounded to whole points; at least one is left to train on. The
+    split does not depend on the seed of the run, so that no network is trained on held-out points.
     """
     source, kept = generator("cpu", 0, "split"), torch.zeros(len(y), dtype=torch.bool)
     for label in y.unique():

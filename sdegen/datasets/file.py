@@ -99,9 +99,7 @@ class Contents(NamedTuple):
 def read(path: Path, largest: float = math.inf) -> Contents:
     """Reads the points of a file; raises ValueError with the reason if this fails.
 
-    Args:
-        path: the file.
-        largest: largest size in bytes of a file of images that is read into memory.
+    A ``.npy`` file of images with more than ``largest`` bytes stays on the disk.
     """
     with prefixed(f"path={path}: "):
         if not os.path.isfile(path):

@@ -19,11 +19,8 @@ def fingerprint(dataset: Dataset, exact: bool) -> dict[str, Any]:
     """Returns the number of points, their shape, the number of classes and a digest, as plain data.
 
     The digest covers all bytes of the points and labels, but only evenly spread blocks of points that stay on the disk.
-
-    Args:
-        dataset: the data.
-        exact: if False, floating-point numbers are rounded to float32, because the last bits of computed data may
-            differ between machines.
+    If not ``exact``, floating-point numbers are rounded to float32 first, because the last bits of computed data may
+    differ between machines.
     """
     digest = hashlib.blake2b(digest_size=16)
     for part in (dataset.x, dataset.held_out, dataset.y, dataset.held_out_y):

@@ -72,13 +72,13 @@ class IDX(Dataset):
 
 
 def read_idx(path: Path, dimensions: int) -> Tensor:
-    """Reads the array of an IDX file, uint8; raises ValueError with the reason if this fails.
+    """Reads the array of an IDX file, uint8, which must have a number of dimensions.
 
-    A file is rejected before memory is allocated if its header says more bytes than the file can hold.
+    The file is compressed if its name ends in ``.gz``. If the header says more bytes than the file can hold, no memory
+    is allocated.
 
-    Args:
-        path: the file; compressed if it ends in ``.gz``.
-        dimensions: number of dimensions that the array must have.
+    Raises:
+        ValueError: the file cannot be read; the message says why.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:

@@ -87,15 +87,12 @@ class Flow:
         return self.units.decode(self._carry(self._checked(latent), self.sde.T, self.sde.eps))
 
     def interpolate(self, a: Tensor, b: Tensor, n: int) -> Tensor:
-        """Returns ``n`` points from ``a`` to ``b``, along the :func:`arc` between their latents.
+        """Returns points along the :func:`arc` between the latents of two points, ``(n, *)`` float64.
 
         Args:
             a: the first point, in the user's units.
             b: the last point, in the user's units.
             n: number of points, both ends included; at least 2.
-
-        Returns:
-            ``(n, *)`` float64, in the user's units.
         """
         latents = self.encode(torch.stack([a, b]))
         return self.decode(arc(latents[0], latents[1], n))

@@ -113,13 +113,9 @@ class Scheme(ABC):
 
     @abstractmethod
     def between(self, rows: Rows, attempt: Attempt, which: Tensor, share: Tensor) -> Tensor:
-        """Returns states within a step, ``(n, *)``.
+        """Returns states within a step, ``(n, *)``, of the rows at the positions ``which``, ``(n,)``.
 
-        Args:
-            rows: the rows before the step.
-            attempt: the step.
-            which: positions in ``rows``, ``(n,)``.
-            share: the shares of the step at which the states are wanted, ``(n,)``.
+        A state is wanted after ``share`` of the step, ``(n,)``; ``rows`` are the rows before the step.
         """
 
 
@@ -157,14 +153,9 @@ class Control(NamedTuple):
     def error(self, difference: Tensor, x: Tensor, x_new: Tensor, parts: Sequence[int] = ()) -> Tensor:
         r"""Returns the error of a step in units of the tolerance, ``(b,)`` float64.
 
-        It is the root mean square, over the entries of a state, of the difference divided by
-        :math:`\mathrm{atol} + \mathrm{rtol} \max(|x|, |x_{\mathrm{new}}|)`.
-
-        Args:
-            difference: difference between two results of the step, ``(b, *)``.
-            x: the states before the step.
-            x_new: the states after the step.
-            parts: sizes of the parts of a state; the result is the largest of their errors. Empty for one part.
+        It is the root mean square, over the entries of a state, of the difference between two results of the step
+        divided by :math:`\mathrm{atol} + \mathrm{rtol} \max(|x|, |x_{\mathrm{new}}|)`, with x before the step. If the
+        sizes of ``parts`` of a state are given, it is the largest error of a part.
         """
         scale = self.atol + self.rtol * torch.maximum(x.abs(), x_new.abs())
         squares = (difference / scale).flatten(1).square()

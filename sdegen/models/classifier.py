@@ -38,8 +38,7 @@ class ClassifierModel(nn.Module, FromRun):
     def given(self, y: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         r"""Returns the log-likelihood of a class, :math:`\log p_t(y \mid x)`: ``(x, t) -> (B,)``.
 
-        Args:
-            y: the class, ``()``, or one for each row, ``(B,)`` int64.
+        ``y`` is one class, ``()``, or a class for each row, ``(B,)`` int64.
         """
         return lambda x, t: self(x, t).gather(1, y.expand(len(x)).unsqueeze(1)).squeeze(1)
 

@@ -33,10 +33,9 @@ class ScoreModel(nn.Module, FromRun):
         return self.parametrization(self.network, self.sde, x, t)
 
     def given(self, y: Tensor) -> Score:
-        r"""Returns the score :math:`\nabla_x \log p_t(x \mid y)` of a class; the network may ignore it.
+        r"""Returns the score :math:`\nabla_x \log p_t(x \mid y)` of a class; the network may ignore the class.
 
-        Args:
-            y: the class, ``()``, or one for each row, ``(B,)`` int64; -1 means no class.
+        ``y`` is one class, ``()``, or a class for each row, ``(B,)`` int64; -1 means no class.
         """
         if self.network.label_dropout is None:
             return self

@@ -105,17 +105,15 @@ class Exponential(Predictor[LinearSDE]):
         scale = alpha * v**power
         lam, after = ratio.log(), scale[1:, None]
         predict = (self._weights(lam, nodes, ahead=0) * after).tolist()
-        correct = (self._weights(lam, nodes + 1, ahead=1) * after).tolist() if self.revises else []
+        correct: list[list[float]] = [[] for _ in predict]
+        if self.revises:
+            correct[1:] = (self._weights(lam, nodes + 1, ahead=1) * after).tolist()[:-1]
         keep = (scale[1:] / scale[:-1]).tolist()
         # The factor of x is 1 - c²/V = ratio²/V: this form has no cancellation at small noise.
         of_x, of_score = (ratio**2 / v / (alpha * gain)).tolist(), (sigma**2 / (alpha * gain)).tolist()
         std = (alpha[1:] * (v[1:] * (1 - (v[1:] / v[:-1]) ** self.eta**2)).sqrt()).tolist()
-        steps = []
-        for i, t in enumerate(times[:-1]):
-            closing = correct[i - 1][: min(nodes, i) + 1] if correct and i else []
-            opening = predict[i][: min(nodes, i + 1)]
-            steps.append(ExponentialStep(t, of_x[i], of_score[i], closing, opening, keep[i], std[i]))
-        return steps
+        rows = zip(times[:-1], of_x[:-1], of_score[:-1], correct, predict, keep, std, strict=True)
+        return [ExponentialStep(*row) for row in rows]
 
     def affine(self, sde: LinearSDE, times: Tensor) -> list[AffineStep]:
         """Returns the steps as affine maps, for a scheme with one node and no correction."""
@@ -127,8 +125,8 @@ class Exponential(Predictor[LinearSDE]):
     def _weights(self, nodes: Tensor, most: int, ahead: int) -> Tensor:
         r"""Returns the integrals of :math:`w(\lambda) \ell_j(\lambda)` over each step, ``(N, most)``.
 
-        The Lagrange polynomials :math:`\ell_j` of step i belong to the nodes i + ``ahead``, i + ``ahead`` - 1, …,
-        down to the first node.
+        The Lagrange polynomials :math:`\ell_j` of step i belong to the nodes i + ``ahead``, i + ``ahead`` - 1, …. Where
+        there are fewer nodes than ``most``, the other weights are 0.
         """
         index = torch.arange(len(nodes) - 1)[:, None] + ahead - torch.arange(most)
         there, through = index >= 0, nodes[index.clamp(min=0)]
@@ -156,7 +154,7 @@ def fixed(order: int) -> Rule:
 
 
 def combine(x: Tensor, weights: Sequence[float], terms: Sequence[Tensor]) -> Tensor:
-    """Returns ``x`` plus the weighted sum of as many terms as there are weights, at least one."""
+    """Returns ``x`` plus the weighted sum of the terms; weights without a term do not count."""
     total = torch.add(x, terms[0], alpha=weights[0])
     for weight, term in zip(weights[1:], terms[1:], strict=False):
         total.add_(term, alpha=weight)

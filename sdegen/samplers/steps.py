@@ -155,9 +155,7 @@ def effective(weight: Tensor) -> float:
 def resampled(weight: Tensor, normal: Tensor) -> Tensor:
     """Draws indices ``(B,)`` of particles by systematic resampling: each as often as its share, up to rounding.
 
-    Args:
-        weight: log-weights, ``(B,)``.
-        normal: standard normal numbers; only the first is used.
+    ``weight`` holds log-weights, ``(B,)``. Only the first of the standard normal numbers ``normal`` is used.
     """
     u = torch.special.ndtr(normal.flatten()[0].double())
     at = (torch.arange(len(weight), device=weight.device, dtype=torch.float64) + u) / len(weight)
