@@ -159,7 +159,7 @@ class Quantile(Units):
         piece = _Piece(self, self.scores, z)
         xi = _root(piece.xi, piece.secant, piece.left, piece.right)
         eta = _root(piece.eta, piece.secant, piece.right, piece.left)
-        # The distance from the nearer end has no rounding error of the whole width.
+        # Measured from the nearer end, a point keeps its digits.
         inner = torch.where(xi < eta, piece.start + piece.width * xi, piece.stop - piece.width * eta)
         u = (inner + self._beyond(z, self.scores, 1 / self.slopes)).T.reshape(x.shape)
         return torch.where(self.logarithm.to(u.device), u.exp(), u)
