@@ -104,14 +104,12 @@ def train_features(x: Tensor, y: Tensor, classes: int) -> Features:
 
 def shifted(x: Tensor, source: torch.Generator) -> Tensor:
     """Shifts each image ``(N, C, H, W)`` by a few random pixels and repeats its edge."""
-    n, channels, height, width = x.shape
+    n, _, height, width = x.shape
     reach = max(1, max(height, width) // REACH)
     padded = functional.pad(x, (reach, reach, reach, reach), mode="replicate")
-    down, right = torch.randint(2 * reach + 1, (2, n, 1), generator=source).to(x.device)
-    rows = (down + torch.arange(height, device=x.device))[:, None, :, None]
-    columns = (right + torch.arange(width, device=x.device))[:, None, None, :]
-    image, channel = (torch.arange(count, device=x.device) for count in (n, channels))
-    return padded[image[:, None, None, None], channel[:, None, None], rows, columns]
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+    down, right = torch.randint(2 * reach + 1, (2, n), generator=source).to(x.device)
+    return windows[torch.arange(n, device=x.device), :, down, right]
 
 
 def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
