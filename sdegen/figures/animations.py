@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from sdegen.datasets import Dataset
@@ -119,9 +119,8 @@ def _images(dataset: Dataset, states: Tensor, times: Tensor) -> Iterator[Image.I
         picture = image_grid(scaled(dataset.units.decode(x), low, high), side)
         image = Image.fromarray((255 * picture).round().astype(np.uint8)).convert("RGB")
         scale = max(1, -(-ENLARGED // max(image.size)))
-        image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
-        canvas = Image.new("RGB", (image.width, image.height + BAND), "white")
-        canvas.paste(image, (0, BAND))
+        image = ImageOps.scale(image, scale, Image.Resampling.NEAREST)
+        canvas = ImageOps.expand(image, (0, BAND, 0, 0), "white")
         middle = (canvas.width / 2, BAND / 2)
         ImageDraw.Draw(canvas).text(middle, _time_label(t), fill="black", font=font, anchor="mm")
         yield canvas

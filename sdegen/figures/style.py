@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -33,12 +33,10 @@ styled = matplotlib.rc_context(STYLE)
 """Decorator of functions that draw in :data:`STYLE`."""
 
 
-def subplots(
-    width: float, height: float, rows: int = 1, columns: int = 1, **options: bool | Literal["col"]
-) -> tuple[Figure, Any]:
+def subplots(width: float, height: float, *shape: int, **options: Any) -> tuple[Figure, Any]:  # noqa: ANN401
     """Returns a figure, with its size in inches, and its axes, as ``matplotlib.pyplot.subplots`` does."""
     figure = Figure(figsize=(width, height))
-    return figure, figure.subplots(rows, columns, **options)
+    return figure, figure.subplots(*shape, **options)
 
 
 def png(figure: Figure) -> bytes:

@@ -128,7 +128,7 @@ def quantized(x: Tensor, levels: int | None) -> Tensor:
 
 
 def _compared(distance: Distance, seen: Tensor, known: Tensor, unseen: Tensor) -> dict[str, Any]:
-    """Returns the distance of generated images from held-out ones, and that of training images, by their features."""
+    """Returns the distances of generated and of training images from held-out images, all given by their features."""
     parts = in_parts(seen, min(len(seen), len(known)))
     return {
         "value": float(np.mean([distance(part, unseen) for part in parts])),
@@ -204,5 +204,5 @@ def _held_out(dataset: Dataset) -> Tensor:
 
 def _labels(y: Tensor | None) -> Tensor:
     if y is None:
-        raise UserError("dataset: this measure needs labels: use dataset=digits or other labelled images")
+        raise UserError("dataset: this metric needs labels: use dataset=digits or other labelled images")
     return y

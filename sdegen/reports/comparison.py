@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -131,9 +130,8 @@ def _by_number(
     choices = list(dict.fromkeys(_values(run, keys) for run in runs))
     for k, choice in enumerate(choices):
         own = [run for run in runs if _values(run, keys) == choice]
-        found = {
-            x: [_measured(e, quantity) for e in own if float(e.options[number]) == x] for x in _numbers(own, number)
-        }
+        points = [(float(run.options[number]), _measured(run, quantity)) for run in own]
+        found = {x: [value for other, value in points if other == x] for x in _numbers(own, number)}
         style = figures.marked(k)
         for x, values in found.items():
             axes.plot([x] * len(values), values, linestyle="", markersize=3, alpha=0.5, **style)
@@ -179,4 +177,4 @@ def _numbers(runs: Sequence[FinishedRun], key: str) -> list[float]:
 def _same(runs: Sequence[FinishedRun], key: str, other: str) -> bool:
     """Returns True if two options always change together, for example if one is computed from the other."""
     pairs = {(run.options.get(key), run.options.get(other)) for run in runs}
-    return all(a[0] != b[0] and a[1] != b[1] for a, b in itertools.combinations(pairs, 2))
+    return len(pairs) == len({first for first, _ in pairs}) == len({second for _, second in pairs})

@@ -103,7 +103,7 @@ def _flow_diffusion() -> Values:
 
 
 def _reverse_time() -> Values:
-    """Erratum 4: both equations are linear, dx = a x ds + g dw in a time s that increases, hence v' = 2 a v + g²."""
+    """Erratum 4: both equations are linear, dx = a x ds + g dw in a time s that increases, so that v' = 2 a v + g²."""
     sde, law = VP(), _gaussian(1.0)
     score, one = Marginals(law, sde), _rows(1.0, 1)
     reverse = sde.reverse(score)

@@ -19,16 +19,15 @@ METRICS = ("w1", "sliced_w1", "energy", "frechet")
 """Metrics of quality; the first of them that was measured is drawn."""
 STEERED = ("agreement", "class_recall", "spread")
 """Metrics that show the gain and the cost of stronger guidance."""
-
 SHARED = ("weights", "step", "seed", "count", "label")
-"""Options that all samplers have."""
+"""Options of the sampling, which jobs with different samplers have in common."""
 
 
 class SamplingJob(NamedTuple):
     """One job of a sweep over samplers.
 
     Attributes:
-        options: options of the sampler by their paths, without the steps, and those of the run and the guidance.
+        options: options of the sampler without the steps, of the guidance and of the sampling, by their paths.
         name: name of the sampler.
         steps: number of steps; None if the sampler chooses it.
         nfe: number of evaluations of the score per sample, as counted.
