@@ -26,7 +26,6 @@ from sdegen.runs import files
 
 LARGEST = 2**26
 """Size limit for an embedded picture, in bytes."""
-TYPES = {".png": "image/png", ".gif": "image/gif"}
 SHOWN = ("samples", "classes", "accuracy")
 """Figures of a run that are on the page; the others are only in the run's folder."""
 
@@ -75,10 +74,10 @@ def _environment() -> Environment:
 
 
 def picture(content: bytes | Path, shows: str) -> Picture:
-    """Embeds a picture, given as the bytes of a PNG or as a file."""
-    kind = TYPES[content.suffix] if isinstance(content, Path) else TYPES[".png"]
+    """Embeds a picture, given as bytes or as a file."""
     data = content.read_bytes() if isinstance(content, Path) else content
     with Image.open(io.BytesIO(data)) as opened:
+        kind = Image.MIME[str(opened.format)]
         # A browser has 96 pixels per inch: a picture with a resolution is shown in the size in which it was drawn.
         dpi = opened.info.get("dpi", (96,))[0]
         width = 96 * opened.width / dpi if dpi > 0 else opened.width
@@ -100,7 +99,7 @@ def run_content(run: FinishedRun, keys: Sequence[str]) -> dict[str, Any]:
         "cost": cost(run),
         "metrics": metrics([run]),
         "pictures": [picture(path, f"{run.name}: {stem}") for stem, path in chosen.items()],
-        "settings": settings(run),
+        "settings": Table([], list(run.options.items())),
     }
 
 
@@ -124,7 +123,7 @@ def guided_samples(run: FinishedRun) -> FinishedRun | None:
 
 def _is_picture(path: Path) -> bool:
     """Returns True for a complete PNG or GIF of at most :data:`LARGEST` bytes."""
-    if path.suffix not in TYPES or not files.is_plain(path, LARGEST):
+    if not files.is_plain(path, LARGEST):
         return False
     try:
         with Image.open(path, formats=["PNG", "GIF"]) as opened:
@@ -156,11 +155,6 @@ def metrics(seeds: Sequence[FinishedRun]) -> Table | None:
         rows.append([name, middle, *extremes, floor, found.get("train"), ratio(middle, floor)])
     heads = ["", f"median of {len(seeds)} seeds", "least", "most"] if len(seeds) > 1 else ["", "value"]
     return Table([*heads, "floor", "training set", "value / floor"], rows) if rows else None
-
-
-def settings(run: FinishedRun) -> Table:
-    """Returns all options of a run."""
-    return Table([], list(run.options.items()))
 
 
 def cost(run: FinishedRun) -> str:

@@ -82,7 +82,7 @@ def experiment_content(name: str, seeds: Sequence[FinishedRun]) -> dict[str, Any
         "guided": page.metrics([guided]) if guided else None,
         "cost": page.cost(first),
         "others": [page.picture(path, f"{name}: {stem}") for stem, path in available.items()],
-        "settings": page.settings(first),
+        "settings": Table([], list(first.options.items())),
     }
 
 
