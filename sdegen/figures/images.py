@@ -1,4 +1,4 @@
-"""Figures of images: their generation, their classes, a measured image, and classifiers and guidance."""
+"""Figures of images: generation, classes, posteriors, the accuracy of classifiers, and the effect of guidance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of data and samples, and the distribution of x(t) that they share with figures of the process."""
+"""Figures of data and samples, and the points and densities of x(t) that other figures use, too."""
 
 from __future__ import annotations
 
