@@ -41,7 +41,7 @@ def compared(law, x) -> dict[str, float]:  # noqa: ANN001
     import torch
 
     from sdegen.core.randomness import generator
-    from sdegen.metrics.points import sliced_w1
+    from sdegen.metrics import sliced_w1
 
     exact = law.sample(20_000, generator("cpu", 0, "reference"))
     scale = exact.std(0)

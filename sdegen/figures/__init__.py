@@ -1,22 +1,23 @@
 """Figures of data, samples, processes and densities, by matplotlib; every function returns a figure."""
 
 from sdegen.figures.densities import density, interpolation, likelihoods
-from sdegen.figures.images import accuracy, classes, generation, posterior, steering
+from sdegen.figures.images import accuracy, classes, generation, image_grid, posterior, steering
 from sdegen.figures.paths import process, score_field
-from sdegen.figures.points import (
+from sdegen.figures.points import compare, marginals, trajectories
+from sdegen.figures.style import (
     COLOURS,
     DATA,
     DENSITY,
     MARKERS,
     SAMPLES,
     STYLE,
-    compare,
     histogram,
-    image_grid,
     log_ticks,
-    marginals,
+    marked,
+    png,
     save,
-    trajectories,
+    styled,
+    subplots,
 )
 
 __all__ = [
@@ -37,10 +38,14 @@ __all__ = [
     "likelihoods",
     "log_ticks",
     "marginals",
+    "marked",
+    "png",
     "posterior",
     "process",
     "save",
     "score_field",
     "steering",
+    "styled",
+    "subplots",
     "trajectories",
 ]

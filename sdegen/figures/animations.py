@@ -1,4 +1,4 @@
-"""Animations of the reverse process, from noise to data: a GIF that loops."""
+"""Animations of the reverse process from noise to data, as GIFs that loop."""
 
 from __future__ import annotations
 
@@ -10,33 +10,35 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from sdegen.datasets import Dataset
-from sdegen.figures.points import SAMPLES, STYLE, heat, image_grid, shown, spread
+from sdegen.figures.images import image_grid, scaled
+from sdegen.figures.points import heat, spread
+from sdegen.figures.style import SAMPLES, STYLE, shown, subplots
 from sdegen.samplers import Samples
 from sdegen.sde.base import SDE
 
 FRAMES, IMAGE_FRAMES, COLOURS = 45, 20, 16
-"""Numbers of frames of points and of images, and of colours; noisy images hardly compress."""
+"""Most frames for points, most frames for images (fewer, since noisy images hardly compress), number of colours."""
 MOVING, LAST = 2200, 1500
-"""Milliseconds of the motion, at least 50 for each frame, and of the last frame."""
+"""Duration of the motion, in which each frame takes at least 50 ms, and of the last frame, in milliseconds."""
 POINTS = 1000
-"""Number of points that are drawn."""
+"""Largest number of points that are drawn."""
 SIDE, PIXELS = 6, 120
-"""Largest number of images in a row and of pixels in a row; a row has at least one image."""
+"""Largest number of images in a row, and of data pixels in a row of images; a row has at least one image."""
 WIDTH, ENLARGED = 320, 180
-"""Width of a picture of points, and smallest longer side of a picture of images, in pixels."""
+"""Width of a frame of points, and lower bound on the longer side of a frame of images, in pixels."""
 BAND = 20
-"""Height of the line above images that shows the time, in pixels."""
+"""Height of the band above images that shows the time, in pixels."""
 
 
 def animation(dataset: Dataset, samples: Samples, sde: SDE) -> list[Image.Image]:
-    """Draws the path of samples from noise to data; the last picture shows the samples themselves.
+    """Draws the path of samples from noise to data; the last frame shows the samples themselves.
 
-    Points are drawn in the plane over the data, or on the line as a histogram over the density p_t, in the network's
-    units. Images are drawn as a grid, enlarged.
+    Points are drawn in the network's units: in the plane over the data, on the line as a histogram over the density
+    p_t. Images are drawn as an enlarged grid.
 
     Args:
         dataset: the data.
@@ -59,9 +61,9 @@ def animation(dataset: Dataset, samples: Samples, sde: SDE) -> list[Image.Image]
 
 
 def save(frames: list[Image.Image], path: Path) -> Path:
-    """Writes pictures as a GIF that loops."""
-    # All frames share one palette, or the background would flicker. Pillow's maximum coverage keeps white exactly
-    # white, and it also keeps colours that few pixels have.
+    """Writes frames as a GIF that loops."""
+    # All frames share one palette, or the background would flicker. Maximum coverage keeps white exactly white, and
+    # keeps colours that few pixels have.
     sheet = np.concatenate([np.asarray(frames[i]) for i in (0, len(frames) // 2, -1)])
     palette = Image.fromarray(sheet).quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     flat = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
@@ -75,8 +77,7 @@ def save(frames: list[Image.Image], path: Path) -> Path:
 def _plane(dataset: Dataset, states: Tensor, times: Tensor) -> Iterator[Image.Image]:
     """Draws points over the data."""
     clean, limits = dataset.units.encode(dataset.x)[:POINTS], _limits(dataset, states)
-    figure = Figure(figsize=(WIDTH / 100, WIDTH / 100), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = subplots(WIDTH / 100, WIDTH / 100)
     axes.scatter(clean[:, 0].numpy(), clean[:, 1].numpy(), s=4, color="0.8", linewidths=0)
     dots = axes.scatter([], [], s=4, color=SAMPLES, linewidths=0)
     axes.set(aspect="equal", xlabel=f"$x_1(t)${shown(states.shape[2], ', ')}", ylabel="$x_2(t)$")
@@ -87,10 +88,9 @@ def _plane(dataset: Dataset, states: Tensor, times: Tensor) -> Iterator[Image.Im
 
 
 def _line(dataset: Dataset, states: Tensor, times: Tensor, sde: SDE) -> Iterator[Image.Image]:
-    """Draws a histogram over the density p_t, which is exact if the law is known."""
+    """Draws a histogram over the density p_t, which is exact if the distribution of the data is known."""
     limits, bins = _limits(dataset, states), 60
-    figure = Figure(figsize=(WIDTH / 100, 0.75 * WIDTH / 100), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = subplots(WIDTH / 100, 0.75 * WIDTH / 100)
     rows = []
     for x, t, limit in zip(states, times, limits, strict=True):
         grid = torch.linspace(-limit, limit, 241, dtype=torch.float64)
@@ -116,12 +116,11 @@ def _images(dataset: Dataset, states: Tensor, times: Tensor) -> Iterator[Image.I
     side = min(SIDE, max(1, PIXELS // max(dataset.units.shape[1:])), int(len(states[0]) ** 0.5))
     font = ImageFont.load_default(12)
     for x, t in zip(states[:, : side**2], times, strict=True):
-        picture = image_grid(((dataset.units.decode(x) - low) / (high - low)).clamp(0, 1), side)
+        picture = image_grid(scaled(dataset.units.decode(x), low, high), side)
         image = Image.fromarray((255 * picture).round().astype(np.uint8)).convert("RGB")
         scale = max(1, -(-ENLARGED // max(image.size)))
-        image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
-        canvas = Image.new("RGB", (image.width, image.height + BAND), "white")
-        canvas.paste(image, (0, BAND))
+        image = ImageOps.scale(image, scale, Image.Resampling.NEAREST)
+        canvas = ImageOps.expand(image, (0, BAND, 0, 0), "white")
         middle = (canvas.width / 2, BAND / 2)
         ImageDraw.Draw(canvas).text(middle, _time_label(t), fill="black", font=font, anchor="mm")
         yield canvas
@@ -136,7 +135,7 @@ def _rendered(figure: Figure) -> Image.Image:
 
 
 def _limits(dataset: Dataset, states: Tensor) -> list[float]:
-    """Returns half the width of the view in each frame, which is constant unless noise is far wider than the data."""
+    """Returns half the width of the view in each frame; it is constant unless the noise is far wider than the data."""
     own = [float(state[:, :2].abs().quantile(0.998)) for state in states]
     data = float(dataset.units.encode(dataset.x[:POINTS]).abs().quantile(0.999))
     widest = max(own[0], data)

@@ -1,30 +1,31 @@
-"""Figures of the flow between data and latents: densities, likelihoods and interpolation."""
+"""Figures of the flow between data and latents: densities, likelihoods and interpolations."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 
-import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from sdegen.datasets import Dataset
-from sdegen.figures.points import DATA, DENSITY, SAMPLES, STYLE, image_grid, shown
+from sdegen.figures.images import image_grid, scaled, show
+from sdegen.figures.style import DATA, DENSITY, SAMPLES, shown, styled, subplots
 
 
+@styled
 def density(
     dataset: Dataset, axes: Sequence[Tensor], log_p: Tensor, exact: Callable[[Tensor], Tensor | None]
 ) -> Figure:
-    """Draws the density of a model on the line or in the plane, in the user's units, with the exact one or the data.
+    """Draws the density of a model on the line or in the plane, beside the exact density or the data, in user's units.
 
     Args:
         dataset: the data.
-        axes: the grid, a tensor for each coordinate.
+        axes: points of the grid along each axis, a tensor for each.
         log_p: log-density of the model at all points of the grid, in nats, ``(N,)``.
-        exact: returns the exact log-density at points, or None if it is not known.
+        exact: function that returns the exact log-density at points, or None if it is not known.
     """
     grid = torch.cartesian_prod(*axes).reshape(-1, len(axes))
     truth = exact(grid)
@@ -34,89 +35,78 @@ def density(
     shape = (len(axes[0]), len(axes[1]))
     top = max(float(values.max()) for _, values in named) / math.log(10)
     extent = [float(end) for axis in axes for end in (axis[0], axis[-1])]
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.6, 3.2), layout="constrained")
-        panels = figure.subplots(1, 2, sharex=True, sharey=True)
-        for panel, (title, values) in zip(panels, named, strict=False):
-            decades = (values.reshape(shape).T / math.log(10)).numpy()
-            image = panel.imshow(
-                decades, origin="lower", extent=extent, aspect="auto", cmap=DENSITY, vmin=top - 4, vmax=top
-            )
-            panel.set(title=f"density, {title}", xlabel="$x_1$")
-        if truth is None:
-            panels[1].scatter(*dataset.x.T.numpy(), s=1.5, color=DATA, linewidths=0)
-            panels[1].set(title=f"data, {len(dataset.x)} points", xlabel="$x_1$")
-        panels[0].set_ylabel("$x_2$")
-        figure.colorbar(image, ax=panels, label="$\\log_{10}$ density, per squared unit of x", extend="min")
+    figure, panels = subplots(7.6, 3.2, 1, 2, sharex=True, sharey=True)
+    for panel, (title, values) in zip(panels, named, strict=False):
+        decades = (values.reshape(shape).T / math.log(10)).numpy()
+        image = panel.imshow(
+            decades, origin="lower", extent=extent, aspect="auto", cmap=DENSITY, vmin=top - 4, vmax=top
+        )
+        panel.set(title=f"density, {title}", xlabel="$x_1$")
+    if truth is None:
+        panels[1].scatter(*dataset.x.T.numpy(), s=1.5, color=DATA, linewidths=0)
+        panels[1].set(title=f"data, {len(dataset.x)} points", xlabel="$x_1$")
+    panels[0].set_ylabel("$x_2$")
+    figure.colorbar(image, ax=panels, label="$\\log_{10}$ density, per squared unit of x", extend="min")
     return figure
 
 
+@styled
 def likelihoods(train: Tensor, test: Tensor, dimensions: int) -> Figure:
-    """Draws histograms of the negative log-likelihood of training and unseen points, in nats for each dimension."""
+    """Draws histograms of the negative log-likelihood of training and unseen points, in nats per dimension."""
     named = (("training set", train, DATA), ("unseen points", test, SAMPLES))
     together = torch.cat([train, test]).cpu() / dimensions
     low, high = (float(q) for q in together.quantile(torch.tensor([0.005, 0.995], dtype=together.dtype)))
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.6, 2.8), layout="constrained")
-        axes = figure.subplots()
-        for label, values, colour in named:
-            values = values.cpu() / dimensions
-            style = "-" if colour == DATA else "--"
-            axes.hist(
-                values.clamp(low, high).numpy(), bins=40, range=(low, high + 1e-9), density=True, histtype="step",
-                color=colour, linestyle=style, label=f"{label}, mean {float(values.mean()):.4g}",
-            )  # fmt: skip
-        axes.set(xlabel="negative log-likelihood, nats for each dimension", ylabel="density")
-        axes.legend()
+    figure, axes = subplots(4.6, 2.8)
+    for label, values, colour in named:
+        values = values.cpu() / dimensions
+        style = "-" if colour == DATA else "--"
+        axes.hist(
+            values.clamp(low, high).numpy(), bins=40, range=(low, high + 1e-9), density=True, histtype="step",
+            color=colour, linestyle=style, label=f"{label}, mean {float(values.mean()):.4g}",
+        )  # fmt: skip
+    axes.set(xlabel="negative log-likelihood, nats per dimension", ylabel="density")
+    axes.legend()
     return figure
 
 
+@styled
 def interpolation(dataset: Dataset, paths: Tensor) -> Figure:
-    """Draws the paths between pairs of points, in the user's units.
+    """Draws interpolations between pairs of points, in the user's units.
 
     Args:
         dataset: the data.
-        paths: points of the paths, ``(pairs, frames, *)``.
+        paths: points of the interpolations, both ends included, ``(pairs, frames, *)``.
     """
     pairs, frames = paths.shape[:2]
     if paths.ndim > 3:
-        low, high = float(dataset.x.min()), float(dataset.x.max())
-        with matplotlib.rc_context(STYLE):
-            figure = Figure(figsize=(7, 0.8 * pairs + 0.4), layout="constrained")
-            axes = figure.subplots()
-            picture = image_grid(((paths.flatten(0, 1) - low) / (high - low)).clamp(0, 1), frames, pairs)
-            axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
-            axes.set(title="a row for each pair, from left to right")
-            axes.axis("off")
+        figure, axes = subplots(7, 0.8 * pairs + 0.4)
+        pictures = scaled(paths.flatten(0, 1), float(dataset.x.min()), float(dataset.x.max()))
+        show(axes, image_grid(pictures, frames, pairs))
+        axes.set(title="one pair per row, from left to right")
         return figure
     share = np.linspace(0, 1, frames)
     line = paths.shape[2] == 1
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.8, 3.4), layout="constrained")
-        axes = figure.subplots()
-        if not line:
-            axes.scatter(dataset.x[:2000, 0], dataset.x[:2000, 1], s=2, color="0.8", linewidths=0, label="data")
-        for i, path in enumerate(paths.numpy()):
-            x, y = (share, path[:, 0]) if line else (path[:, 0], path[:, 1])
-            axes.plot(
-                x, y, color=SAMPLES, linewidth=0.8, marker=".", markersize=2.5, label="on the way" if not i else ""
-            )
-            ends = slice(None, None, frames - 1)
-            axes.scatter(x[ends], y[ends], s=18, color=DATA, zorder=3, label="ends" if not i else "")
-        labels = ("share of the way in the latent", "x") if line else ("$x_1$", f"$x_2${shown(paths.shape[2], ', ')}")
-        axes.set(xlabel=labels[0], ylabel=labels[1])
-        figure.legend(loc="outside upper center", ncols=3)
+    figure, axes = subplots(4.8, 3.4)
+    if not line:
+        axes.scatter(dataset.x[:2000, 0], dataset.x[:2000, 1], s=2, color="0.8", linewidths=0, label="data")
+    for i, path in enumerate(paths.numpy()):
+        x, y = (share, path[:, 0]) if line else (path[:, 0], path[:, 1])
+        names = ("path", "ends") if i == 0 else ("", "")
+        axes.plot(x, y, color=SAMPLES, linewidth=0.8, marker=".", markersize=2.5, label=names[0])
+        ends = slice(None, None, frames - 1)
+        axes.scatter(x[ends], y[ends], s=18, color=DATA, zorder=3, label=names[1])
+    labels = ("position between the latents, 0 to 1", "x") if line else ("$x_1$", f"$x_2${shown(paths.shape[2], ', ')}")
+    axes.set(xlabel=labels[0], ylabel=labels[1])
+    figure.legend(loc="outside upper center", ncols=3)
     return figure
 
 
 def _density_on_line(dataset: Dataset, axis: Tensor, log_p: Tensor, truth: Tensor | None) -> Figure:
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.4, 2.8), layout="constrained")
-        axes = figure.subplots()
-        axes.hist(dataset.x.flatten().numpy(), bins=60, density=True, color="0.85", label="training data")
-        axes.plot(axis.numpy(), log_p.exp().numpy(), color=SAMPLES, linewidth=1.2, label="model")
-        if truth is not None:
-            axes.plot(axis.numpy(), truth.exp().numpy(), color="black", linewidth=1, linestyle="--", label="exact")
-        axes.set(xlabel="x", ylabel="density, per unit of x")
-        axes.legend()
+    figure, axes = subplots(5.4, 2.8)
+    axes.hist(dataset.x.flatten().numpy(), bins=60, density=True, color="0.85", label="training data")
+    axes.plot(axis.numpy(), log_p.exp().numpy(), color=SAMPLES, linewidth=1.2, label="model")
+    if truth is not None:
+        axes.plot(axis.numpy(), truth.exp().numpy(), color="black", linewidth=1, linestyle="--", label="exact")
+    axes.set(xlabel="x", ylabel="density, per unit of x")
+    axes.legend()
     return figure

@@ -1,10 +1,9 @@
-"""Figures of the process in the network's units: its paths over the density, and the field of the score."""
+"""Figures of a process in the network's units: its paths over the density, and the field of a score."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 from matplotlib import patheffects
@@ -16,7 +15,8 @@ from torch import Tensor
 from sdegen.core.randomness import RandnLike, generator, randn_like
 from sdegen.core.tensors import expand
 from sdegen.datasets import Dataset
-from sdegen.figures.points import DATA, DENSITY, SAMPLES, STYLE, fresh, heat, number
+from sdegen.figures.points import fresh, heat
+from sdegen.figures.style import DATA, DENSITY, SAMPLES, number, styled, subplots
 from sdegen.samplers import RK4, EulerMaruyama, Predictor, StepSampler
 from sdegen.sde.base import SDE, Score
 from sdegen.sde.mixture import Marginals
@@ -25,28 +25,25 @@ from sdegen.sde.mixture import marginals as exact_marginals
 SIGNED = LinearSegmentedColormap.from_list("signed", [DATA, "white", SAMPLES])
 RISING, DENSE = (LinearSegmentedColormap.from_list("rising", ["white", colour]) for colour in (SAMPLES, DATA))
 VISITED = 1e-3
-"""Share of the density's maximum at t below which the field is grey, since few paths go there."""
+"""The field is grey where the density is below this share of its maximum at t, since few paths go there."""
 GREY = f"grey: $p_t$ below {number(VISITED)} of its maximum"
 OUTLINE = [patheffects.Stroke(linewidth=0.9, foreground="0.2"), patheffects.Normal()]
 DENSITY_LABEL = "density over its\nmaximum at t"
 KEPT = 151
 """Number of states of a path that are drawn."""
 PANELS, ARROWS, PIXELS = 4, 16, 40
-"""Number of times at which a field in the plane is drawn, and of arrows and pixels along its side."""
+"""Number of times at which a field in the plane is drawn, and numbers of arrows and of pixels along each side."""
+
+Paths = tuple[np.ndarray, np.ndarray]
+"""Times ``(F,)`` from the start to the end of paths, and their states ``(F, B)``."""
 
 
-class Path(NamedTuple):
-    """States ``(F, B)`` of paths at times ``(F,)``, from the start to the end."""
-
-    times: np.ndarray
-    x: np.ndarray
-
-
+@styled
 def process(dataset: Dataset, sde: SDE, score: Score, *, seed: int = 0, count: int = 12, steps: int = 1000) -> Figure:
-    r"""Draws paths from data on the line to noise, and back, over the density p_t: figures 1 and 2 of the paper.
+    """Draws paths from data on the line to noise and back, over the density p_t: figures 1 and 2 of the paper.
 
     The forward and the reverse SDE are solved by Euler–Maruyama, the flow by RK4 with as many evaluations of the score.
-    The reverse SDE and the flow start from the same noise. Starts are spread evenly in probability.
+    The reverse SDE and the flow start from the same noise. Starting points are spread evenly in probability.
 
     Args:
         dataset: data on the line.
@@ -64,42 +61,41 @@ def process(dataset: Dataset, sde: SDE, score: Score, *, seed: int = 0, count: i
         "reverse SDE": _backward(sde, score, prior, noise, EulerMaruyama(), steps),
         "flow ODE": _backward(sde, score, prior, noise, RK4(), max(steps // 4, 1)),
     }
-    # The view is wide enough for the paths of a poor score, but not for those of a diverging one.
-    reach = [float(np.nanmax(np.abs(path.x))) for path in paths.values()]
+    # The view has room for the paths of a poor score, but not for diverging paths.
+    reach = [float(np.nanmax(np.abs(states))) for _, states in paths.values()]
     limit = 1.02 * min(max(reach), 3 * reach[0])
     x, t = torch.linspace(-limit, limit, 300).double(), torch.linspace(sde.eps, sde.T, 200, dtype=torch.float64)
     density = heat(dataset, sde, t, x)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.4, 2.6), layout="constrained")
-        panels = figure.subplots(1, 3, sharey=True)
-        for axes, (title, path) in zip(panels, paths.items(), strict=True):
-            image = _image(axes, density, t, x, cmap=DENSITY, vmin=0, vmax=1)
-            axes.plot(path.times, path.x, color="white", linewidth=0.5, path_effects=OUTLINE)
-            axes.set_xticks([sde.eps, 0.5 * sde.T, sde.T], ["ε", "0.5", "1"])
-            # Time runs with the process: the reverse panels end at the time at which the forward panel begins.
-            ends = "data to noise" if title.startswith("forward") else "noise to data"
-            axes.set(title=title, xlabel=f"time t, from {ends}", xlim=path.times[[0, -1]], ylim=(-limit, limit))
-        panels[0].set_ylabel("x(t)")
-        figure.colorbar(image, ax=panels, label=DENSITY_LABEL, pad=0.02)
+    figure, panels = subplots(7.4, 2.6, 1, 3, sharey=True)
+    for axes, (title, (times, states)) in zip(panels, paths.items(), strict=True):
+        image = _image(axes, density, t, x, cmap=DENSITY, vmin=0, vmax=1)
+        axes.plot(times, states, color="white", linewidth=0.5, path_effects=OUTLINE)
+        axes.set_xticks([sde.eps, 0.5 * sde.T, sde.T], ["ε", "0.5", "1"])
+        # Time runs in the direction of the process, so that it decreases in the reverse panels.
+        ends = "data to noise" if title.startswith("forward") else "noise to data"
+        axes.set(title=title, xlabel=f"time t, from {ends}", xlim=times[[0, -1]], ylim=(-limit, limit))
+    panels[0].set_ylabel("x(t)")
+    figure.colorbar(image, ax=panels, label=DENSITY_LABEL, pad=0.02)
     return figure
 
 
+@styled
 def score_field(dataset: Dataset, sde: SDE, score: Score, *, learned: bool = True) -> Figure | None:
-    r"""Draws the field of a score, and its error if the exact one is known; None for more than 2 coordinates.
+    r"""Draws the field of a score, and its error if the exact score is known; None for more than 2 coordinates.
 
     The field is drawn as :math:`\sigma_t s`, which is of order one at every t, or as :math:`g(t) s` if the SDE has no
-    closed-form kernel and thus no :math:`\sigma_t`. It is grey where p_t is below :data:`VISITED` of its maximum.
+    closed-form kernel and thus no :math:`\sigma_t`. It is grey where p_t is below :data:`VISITED` of its maximum at t.
 
     Args:
         dataset: the data.
         sde: the forward process.
         score: the score, on the CPU.
-        learned: True if the score is a network's; an exact one is drawn alone.
+        learned: True for the score of a network; False for an exact score, which is drawn alone.
     """
     if dataset.units.shape not in ((1,), (2,)):
         return None
     exact = exact_marginals(dataset.encoded_law, sde)
-    with matplotlib.rc_context(STYLE), torch.no_grad():
+    with torch.no_grad():
         field = _field_on_line if dataset.units.shape == (1,) else _field_in_plane
         return field(dataset, sde, score, exact if learned else None, "learned" if learned else "exact")
 
@@ -115,10 +111,9 @@ def _field_on_line(dataset: Dataset, sde: SDE, score: Score, exact: Marginals | 
     if exact is not None:
         fields[f"{name} − exact"] = fields[name] - fields["exact"]
     last, truest, visited = list(fields)[-1], list(scores)[-1], density > VISITED
-    figure = Figure(figsize=(1.5 + 2.1 * len(fields), 2.6), layout="constrained")
-    panels = figure.subplots(1, len(fields), sharey=True, squeeze=False)[0]
+    figure, (panels,) = subplots(1.5 + 2.1 * len(fields), 2.6, 1, len(fields), sharey=True, squeeze=False)
     for axes, (title, values) in zip(panels, fields.items(), strict=True):
-        # Both scores have the scale of the exact one; their difference has its own.
+        # Both scores share the scale of the exact score; their difference has a scale of its own.
         top = _top(fields[title if title == last else truest][visited])
         image = _image(axes, values, t, x, cmap=SIGNED, vmin=-top, vmax=top)
         axes.contourf(t.numpy(), x.numpy(), density, [-1, VISITED], colors="0.85")
@@ -133,8 +128,8 @@ def _field_on_line(dataset: Dataset, sde: SDE, score: Score, exact: Marginals | 
 
 def _field_in_plane(dataset: Dataset, sde: SDE, score: Score, exact: Marginals | None, name: str) -> Figure:
     law = exact_marginals(dataset.encoded_law, sde)
-    figure = Figure(figsize=(2.1 * PANELS + (0.9 if law else 0.1), 2.7), layout="constrained")
-    panels, images, felt = figure.subplots(1, PANELS), [], []
+    figure, panels = subplots(2.1 * PANELS + (0.9 if law else 0.1), 2.7, 1, PANELS)
+    images, felt = [], []
     for axes, t in zip(panels, _times(sde), strict=True):
         draws = _draws(dataset, sde, t)
         limit = float(draws.abs().quantile(0.999)) * 1.1
@@ -166,7 +161,7 @@ def _field_in_plane(dataset: Dataset, sde: SDE, score: Score, exact: Marginals |
 
 
 def _arrows(axes: Axes, sde: SDE, score: Score, draws: Tensor, limit: float, t: Tensor) -> None:
-    """Draws arrows along the score. The longest, its 99 % quantile over draws of x(t), spans a cell of the grid."""
+    """Draws arrows along the score, cut at its 99 % quantile over random x(t), which spans a cell of the grid."""
     points = _grid(limit * (1 - 1 / ARROWS), ARROWS)
     arrows = _scaled(sde, score, points, t)
     longest = float(_scaled(sde, score, draws, t).norm(dim=1).quantile(0.99))
@@ -175,22 +170,22 @@ def _arrows(axes: Axes, sde: SDE, score: Score, draws: Tensor, limit: float, t: 
     axes.quiver(*points.T.numpy(), *arrows.T.numpy(), scale=scale, scale_units="x", width=0.005, color="0.25")
 
 
-def _forward(sde: SDE, x: Tensor, noise: RandnLike, steps: int) -> Path:
-    """Returns paths of the forward SDE by Euler–Maruyama, from eps to T."""
+def _forward(sde: SDE, x: Tensor, noise: RandnLike, steps: int) -> Paths:
+    """Returns paths of the forward SDE from eps to T, by Euler–Maruyama."""
     times = torch.linspace(sde.eps, sde.T, steps + 1, dtype=torch.float64)
     kept = torch.linspace(0, steps, KEPT).round().long().unique()
     states = [x := sde.perturb(x, times[0].expand(len(x)), noise)]
     for t, h in zip(times[:-1], times.diff(), strict=True):
         x = x + h * sde.drift(x, t) + h.sqrt() * sde.diffusion(t) * noise(x)
         states.append(x)
-    return Path(times[kept].numpy(), torch.stack(states)[kept, :, 0].numpy())
+    return times[kept].numpy(), torch.stack(states)[kept, :, 0].numpy()
 
 
-def _backward(sde: SDE, score: Score, x: Tensor, noise: RandnLike, predictor: Predictor, steps: int) -> Path:
+def _backward(sde: SDE, score: Score, x: Tensor, noise: RandnLike, predictor: Predictor, steps: int) -> Paths:
     sampler = StepSampler(predictor, steps=steps)
     with torch.no_grad():
         samples = sampler(sde, lambda x, t: score(x, t).to(x), x, noise=noise, frames=KEPT)
-    return Path(samples.times.numpy(), samples.path[:, :, 0].numpy())
+    return samples.times.numpy(), samples.path[:, :, 0].numpy()
 
 
 def _spread_evenly(draws: Tensor, count: int) -> Tensor:
@@ -205,7 +200,7 @@ def _draws(dataset: Dataset, sde: SDE, t: Tensor) -> Tensor:
 
 
 def _times(sde: SDE) -> Tensor:
-    """Returns times from σ/α = 10 to 0.1, evenly spaced in its logarithm, or in log t if there is no σ."""
+    """Returns times from σ/α = 10 to 0.1, evenly spaced in log(σ/α), or in log t if there is no σ."""
     share = torch.linspace(0, 1, PANELS, dtype=torch.float64)
     ends = torch.tensor([sde.T, sde.eps], dtype=torch.float64)
     if sde.linear is None:
@@ -222,7 +217,7 @@ def _scaled(sde: SDE, score: Score, x: Tensor, t: Tensor) -> Tensor:
 
 
 def _top(values: np.ndarray) -> float:
-    """Returns the end of the colour scale, a quantile: with the maximum, all but a few spots would be white."""
+    """Returns the end of the colour scale: a quantile, since with the maximum all but a few spots would be white."""
     return max(float(np.quantile(np.abs(values), 0.98)), 1e-12)
 
 
@@ -231,14 +226,14 @@ def _unit(sde: SDE) -> str:
 
 
 def _grid(limit: float, side: int) -> Tensor:
-    """Returns a square grid, ``(side², 2)``; the first coordinate changes slowest."""
-    # float32 is precise enough for a figure, and faster: the exact score of a curve sums thousands of components.
+    """Returns the points of a square grid, ``(side², 2)``; the first coordinate changes slowest."""
+    # float32 is precise enough for a figure, and faster: the exact score of a curve is a sum of thousands of terms.
     line = torch.linspace(-limit, limit, side)
     return torch.cartesian_prod(line, line)
 
 
 def _image(axes: Axes, values: np.ndarray, t: Tensor, x: Tensor, **style: Any) -> Any:  # noqa: ANN401
-    """Draws values ``(N, K)`` over t ``(K,)`` and, upwards, x ``(N,)``, which are the centres of the cells."""
+    """Draws values ``(N, K)`` in cells with their centres at t ``(K,)``, to the right, and x ``(N,)``, upwards."""
     ends = [(float(line[0]), float(line[-1]), 0.5 * float(line[1] - line[0])) for line in (t, x)]
     (left, right), (low, high) = ((first - half, last + half) for first, last, half in ends)
     extent = (left, right, low, high)

@@ -1,28 +1,9 @@
-"""Measures of samples: distances of points and of images, each with its floor; checks of SDEs and samplers."""
+"""Metrics of points and of images, each with its floor, and checks of SDEs and samplers against exact answers."""
 
+from sdegen.metrics.distances import energy, frechet, kernel, ks, mean_distance, precision, recall, sliced_w1, w1
 from sdegen.metrics.features import Features, train_features
-from sdegen.metrics.images import (
-    agreement,
-    frechet,
-    kernel,
-    measure_conditional,
-    measure_images,
-    precision,
-    quantized,
-    recall,
-)
-from sdegen.metrics.points import (
-    Metrics,
-    energy,
-    ks,
-    mean_distance,
-    measure_points,
-    score_error,
-    sliced_w1,
-    table,
-    unmeasured,
-    w1,
-)
+from sdegen.metrics.images import agreement, measure_conditional, measure_images, quantized
+from sdegen.metrics.points import Metrics, measure_points, score_error, table, unmeasured
 from sdegen.metrics.verification import Proof, verify
 
 __all__ = [

@@ -1,7 +1,7 @@
-"""Features of images by a small classifier: coordinates in which sets of images are compared.
+"""Features of images from a small classifier, in which sets of images are compared.
 
-Distances of pixels hardly show the similarity of images, and the network that is usual for it was trained on
-photographs. Here a classifier learns the data's own classes from the training images, and the features are the inputs
+Distances between pixels hardly show the similarity of images, and the usual network for this purpose was trained on
+photographs. Here a classifier learns the classes of the data from the training images, and the features are the inputs
 of its last layer. They depend on the data alone, not on the seed of a run or the global generator.
 """
 
@@ -14,29 +14,29 @@ from torch.nn import functional
 from sdegen.core.randomness import derive, generator
 
 BATCH = 128
-"""Images in a step of training."""
+"""Number of images per training step."""
 CHUNK = 1000
-"""Images in a batch after training."""
+"""Number of images per batch after training."""
 LEARNING_RATE, WEIGHT_DECAY = 4e-3, 0.1
 EXAMPLES, EPOCHS = 100_000, (3, 30)
-"""Number of images in the whole training, which sets the number of epochs, and the bounds of that number."""
+"""Number of images seen in the whole training, which sets the number of epochs, and bounds on the number of epochs."""
 REACH = 14
-"""The longer side of an image over its largest random shift, which is at least one pixel."""
+"""Ratio of the longer side of an image to its largest random shift; the shift is at least one pixel."""
 
 
 class Features(nn.Module):
-    """Convolutional classifier of clean images, whose features are the inputs of its last layer.
+    """Convolutional classifier of clean images; the inputs of its last layer are the features.
 
-    Convolutions, each with batch normalisation and a rectifier, halve the picture until its shorter side is below 8. A
-    dense layer then makes the features.
+    Convolutions, each with batch normalisation and a rectifier, alternate with pooling, which halves the picture, until
+    its shorter side is below 8. A dense layer then makes the features.
 
     Args:
         shape: shape of an image, ``(C, H, W)``.
         classes: number of classes.
-        width: channels of the first convolution; they double with each halving, up to four times as many.
+        width: number of channels of the first convolution; it doubles with each halving, up to four times the width.
         size: number of features F. More features show more, but are noisier: the Fréchet distance between training and
-            held-out digits is 0.3 with 32 and 0.5 with 64 features; noise of a quarter of the range multiplies it by
-            3.2 and 2.9.
+            held-out digits is 0.3 with 32 features and 0.5 with 64; noise with a quarter of the range of the pixels
+            multiplies it by 3.2 and by 2.9.
     """
 
     def __init__(self, shape: tuple[int, ...], classes: int, width: int = 16, size: int = 32) -> None:
@@ -57,13 +57,9 @@ class Features(nn.Module):
         """Returns the features of images in the network's units: ``(N, C, H, W)`` to ``(N, F)`` float64 on the CPU."""
         return torch.cat([self.body(part.to(self.head.weight)) for part in x.split(CHUNK)]).double().cpu()
 
-    def predict(self, x: Tensor) -> Tensor:
-        """Returns the most likely class of images in the network's units: ``(N, C, H, W)`` to ``(N,)`` on the CPU."""
-        return self.classify(self(x))
-
     @torch.no_grad()
     def classify(self, features: Tensor) -> Tensor:
-        """Returns the most likely class by the features: ``(N, F)`` to ``(N,)`` int64, on the CPU."""
+        """Returns the most likely class for features: ``(N, F)`` to ``(N,)`` int64, on the CPU."""
         weight, bias = (p.double().cpu() for p in (self.head.weight, self.head.bias))
         return functional.linear(features, weight, bias).argmax(1)
 
@@ -71,8 +67,8 @@ class Features(nn.Module):
 def train_features(x: Tensor, y: Tensor, classes: int) -> Features:
     """Trains a classifier on clean images; the result is the same for the same images.
 
-    It minimises the cross entropy of randomly shifted images, by AdamW with a one-cycle rate. Equal bits
-    require equal numbers of threads.
+    It minimises the cross entropy of randomly shifted images by AdamW with a one-cycle learning rate. The result is the
+    same to the last bit only with the same number of threads.
 
     Args:
         x: training images in the network's units, about -1 to 1, ``(N, C, H, W)``; at least two.
@@ -88,7 +84,7 @@ def train_features(x: Tensor, y: Tensor, classes: int) -> Features:
     # The channels-last order saves a fifth of the time on a CPU, and more on a GPU.
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     source = generator("cpu", 0, "features", "training")
-    # Sizes of batches differ by at most one image, because batch normalisation fails on a single image.
+    # The sizes of batches differ by at most one: a last batch of one image would break batch normalisation.
     batches = -(-len(x) // BATCH)
     epochs = min(max(EXAMPLES // len(x), EPOCHS[0]), EPOCHS[1])
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
@@ -102,20 +98,18 @@ def train_features(x: Tensor, y: Tensor, classes: int) -> Features:
             loss.backward()
             optimizer.step()
             rate.step()
-    # In contiguous order a copy that loads this state adds in the same order.
+    # A copy that loads this state is in contiguous order, too, so that it adds numbers in the same order.
     return model.to(memory_format=torch.contiguous_format).eval()
 
 
 def shifted(x: Tensor, source: torch.Generator) -> Tensor:
-    """Returns each image shifted by a few pixels, with its edge repeated: ``(N, C, H, W)`` to the same."""
-    n, channels, height, width = x.shape
+    """Shifts each image ``(N, C, H, W)`` by a few random pixels and repeats its edge."""
+    n, _, height, width = x.shape
     reach = max(1, max(height, width) // REACH)
     padded = functional.pad(x, (reach, reach, reach, reach), mode="replicate")
-    down, right = torch.randint(2 * reach + 1, (2, n, 1), generator=source).to(x.device)
-    rows = (down + torch.arange(height, device=x.device))[:, None, :, None]
-    columns = (right + torch.arange(width, device=x.device))[:, None, None, :]
-    image, channel = (torch.arange(count, device=x.device) for count in (n, channels))
-    return padded[image[:, None, None, None], channel[:, None, None], rows, columns]
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+    down, right = torch.randint(2 * reach + 1, (2, n), generator=source).to(x.device)
+    return windows[torch.arange(n, device=x.device), :, down, right]
 
 
 def _convolution(inputs: int, outputs: int) -> list[nn.Module]:

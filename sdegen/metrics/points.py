@@ -1,10 +1,11 @@
-"""Distances between generated points and the law of the data, each with its floor.
+"""Metrics of generated points: distances from the distribution of the data, each with its floor.
 
-The reference is one large set: independent draws of the exact law, or the held-out points if the law is not known. The
-*floor* of a distance is the median over 20 independent sets of as many exact draws as there are generated points;
-``train`` is the distance of the training set. If the law is not known, the sets of the floor are random parts of the
-data, and their reference is a disjoint part as large as the held-out one. If there are more generated points than such
-a part can have, the value is the mean over parts of the generated points. No distance is negative.
+The reference is one large set: independent draws from the exact distribution, or the held-out points if it is not
+known. The *floor* of a distance is the median over 20 independent sets of as many exact draws as there are generated
+points; ``train`` is the distance of the training set. If the distribution is not known, the sets of the floor are
+random parts of the data, and their reference is a disjoint part as large as the held-out part. If there are more
+generated points than such a part can have, the value is the mean over parts of the generated points. No distance is
+negative.
 
 On the line, distances are in the user's units. For vectors each coordinate is divided by its standard deviation. With
 ``dataset.standardize=robust`` or ``quantile``, a few rows may dominate these deviations. Distances are then in the
@@ -14,7 +15,6 @@ so that each row counts for about its share.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,90 +25,22 @@ from torch import Tensor
 from sdegen.core.randomness import generator, randn_like
 from sdegen.core.tensors import squared_norm
 from sdegen.datasets import Dataset
+from sdegen.metrics.distances import energy, ks, mean_distance, sliced_w1, total_variation, w1
 from sdegen.sde.base import SDE, Score
 from sdegen.sde.mixture import marginals
 
 REFERENCE = 10_000
+"""Number of exact draws in the reference."""
 FLOORS = 20
-DIRECTIONS = 32
+"""Number of sets whose median is the floor."""
 FARTHEST = 10.0
 """Largest coordinate of a point from a heavy tail, in the network's units."""
 
 Metrics = dict[str, dict[str, Any]]
 
 
-def w1(x: Tensor, y: Tensor) -> Tensor:
-    r"""Returns Wasserstein-1 distances of sets on the line, :math:`\int_0^1 |F^{-1}(q) - G^{-1}(q)|\, dq`.
-
-    Args:
-        x: sets ``(*, N)``.
-        y: sets ``(*, M)``.
-
-    Returns:
-        ``(*)``.
-    """
-    n, m = x.shape[-1], y.shape[-1]
-    # The jumps of both quantile functions in units of 1 / (n m): integers, which compare without rounding.
-    ends = torch.cat([m * torch.arange(1, n + 1), n * torch.arange(1, m + 1)]).unique()
-    width = ends.diff(prepend=ends.new_zeros(1)).double() / (n * m)
-    # NumPy sorts several times faster than torch on a CPU.
-    quantiles, others = (torch.from_numpy(np.sort(points.numpy())) for points in (x, y))
-    return (quantiles[..., (ends - 1) // m] - others[..., (ends - 1) // n]).abs() @ width.to(x)
-
-
-def ks(x: Tensor, y: Tensor) -> float:
-    """Returns the Kolmogorov–Smirnov distance of sets on the line, the largest gap of the distribution functions."""
-    from scipy.stats import ks_2samp
-
-    return float(ks_2samp(x.flatten().numpy(), y.flatten().numpy(), method="asymp").statistic)
-
-
-def sliced_w1(x: Tensor, y: Tensor) -> float:
-    """Returns the mean W1 distance of the projections on fixed directions (Bonneel et al. 2015), in the data's units.
-
-    In the plane the directions are equally spaced; in other dimensions they are random, but the same at every call.
-    """
-    along = directions(x[0].numel()).T
-    return float(w1(along @ x.flatten(1).T, along @ y.flatten(1).T).mean())
-
-
-def directions(d: int) -> Tensor:
-    """Returns the directions of :func:`sliced_w1` in d dimensions: unit vectors, the columns of ``(d, 32)``."""
-    if d == 2:
-        angle = torch.arange(DIRECTIONS, dtype=torch.float64) * math.pi / DIRECTIONS
-        return torch.stack([angle.cos(), angle.sin()])
-    random = torch.randn(d, DIRECTIONS, generator=generator("cpu", 0, "directions"), dtype=torch.float64)
-    return random / random.norm(dim=0)
-
-
-def energy(x: Tensor, y: Tensor, within_y: float | None = None) -> float:
-    r"""Returns the energy distance :math:`\sqrt{2 E|X - Y| - E|X - X'| - E|Y - Y'|}` as a V-statistic.
-
-    Reference: Székely & Rizzo (2013), https://doi.org/10.1016/j.jspi.2013.03.018
-
-    Args:
-        x: ``(N, *)``.
-        y: ``(M, *)``.
-        within_y: :math:`E|Y - Y'|`, if it is already known.
-    """
-    if x[0].numel() == 1:
-        from scipy.stats import energy_distance
-
-        return float(energy_distance(x.flatten().numpy(), y.flatten().numpy()))
-    within_y = mean_distance(y, y) if within_y is None else within_y
-    return math.sqrt(max(2 * mean_distance(x, y) - mean_distance(x, x) - within_y, 0.0))
-
-
-def mean_distance(x: Tensor, y: Tensor) -> float:
-    """Returns the mean Euclidean distance over all pairs of two sets."""
-    x, y = x.flatten(1), y.flatten(1)
-    # Pieces of 100 rows stay in the cache.
-    total = sum(float(torch.cdist(chunk, y).sum()) for chunk in x.split(100))
-    return total / (len(x) * len(y))
-
-
 def distances(dataset: Dataset, reference: Tensor) -> dict[str, Callable[[Tensor], float]]:
-    """Returns the distances to a reference that are defined for a data set, by name."""
+    """Returns the distances from a reference that are defined for a data set, by name."""
     line, vectors = reference[0].numel() == 1, reference.ndim == 2
     deviation = reference.std(0, correction=0)
     scale = torch.where(deviation > 0, deviation, 1.0) if vectors and not line else torch.ones(())
@@ -127,17 +59,17 @@ def distances(dataset: Dataset, reference: Tensor) -> dict[str, Callable[[Tensor
         chosen["sliced_w1"] = lambda x: sliced_w1(placed(x), scaled)
     chosen["energy"] = lambda x: energy(placed(x), scaled, within)
     if dataset.modes(reference[:1]) is not None:
-        modes = dataset.modes(reference)
-        chosen["mode_weights"] = lambda x: _total_variation(dataset.modes(x), modes)
+        modes = _found(dataset.modes(reference))
+        chosen["mode_weights"] = lambda x: total_variation(_found(dataset.modes(x)), modes)
     if dataset.off_support(reference[:1]) is not None:
         chosen["off_support"] = lambda x: float(_found(dataset.off_support(x)).double().mean())
     return chosen
 
 
 def measure_points(dataset: Dataset, x: Tensor) -> Metrics:
-    """Returns the distances of points ``x`` in the user's units, with their floors and those of the training set.
+    """Returns the distances of points ``x`` in the user's units, with their floors and the values of the training set.
 
-    The result is empty if the law is not known and no points are held out.
+    The result is empty if the distribution is not known and no points are held out.
     """
     if unmeasured(dataset):
         return {}
@@ -147,10 +79,8 @@ def measure_points(dataset: Dataset, x: Tensor) -> Metrics:
     exact = dataset.draw(REFERENCE, generator("cpu", 0, "reference"))
     if exact is not None:
         chosen = distances(dataset, exact)
-        kind, draws = (
-            "exact draws",
-            [_found(dataset.draw(len(x), generator("cpu", 0, "floor", i))) for i in range(FLOORS)],
-        )
+        kind = "exact draws"
+        draws = [_found(dataset.draw(len(x), generator("cpu", 0, "floor", i))) for i in range(FLOORS)]
         floors = [{name: distance(draw) for name, distance in chosen.items()} for draw in draws]
     else:
         chosen = distances(dataset, _found(dataset.held_out).double())
@@ -172,7 +102,7 @@ def unmeasured(dataset: Dataset) -> str:
     """Returns the reason why points cannot be measured; empty if they can."""
     if dataset.held_out is not None or dataset.draw(1, generator("cpu", 0, "reference")) is not None:
         return ""
-    return "nothing was held out and the law of the data is not known"
+    return "no data are held out and the distribution of the data is not known"
 
 
 def score_error(dataset: Dataset, sde: SDE, score: Score, n: int = 1024) -> float | None:
@@ -207,23 +137,16 @@ def table(metrics: Metrics, points: str = "samples") -> str:
 
 
 def in_parts(x: Tensor, n: int) -> tuple[Tensor, ...]:
-    """Returns a set in parts of ``n``, without a smaller rest."""
+    """Returns a set in parts of ``n``, without the smaller rest."""
     return x[: len(x) // n * n].split(n)
 
 
 def _split(dataset: Dataset, n: int, i: int) -> tuple[Tensor, Tensor]:
-    """Draws ``n`` points of all data, and as many others as there are held-out points, without replacement."""
+    """Draws ``n`` points of all data, and as many other points as were held out, without replacement."""
     held_out = _found(dataset.held_out).double()
     pool = torch.cat([dataset.x.double(), held_out])
     order = torch.randperm(len(pool), generator=generator("cpu", 0, "floor", i))
     return pool[order[len(held_out) :][:n]], pool[order[: len(held_out)]]
-
-
-def _total_variation(a: Tensor | None, b: Tensor | None) -> float:
-    """Returns half the sum of the differences of the modes' shares."""
-    modes = int(max(_found(a).max(), _found(b).max())) + 1
-    shares = [torch.bincount(_found(m), minlength=modes).double() / len(_found(m)) for m in (a, b)]
-    return 0.5 * float((shares[0] - shares[1]).abs().sum())
 
 
 def _found(x: Tensor | None) -> Tensor:

@@ -1,12 +1,11 @@
-"""Claims about SDEs and samplers, checked against exact answers, for ``scripts/verify.py`` and the tests.
+"""Claims about SDEs and samplers, checked against exact answers, for ``sdegen verify`` and the tests.
 
-The data are Gaussian, or a mixture of Gaussians, so that every marginal is known.
+The data are Gaussian or a mixture of Gaussians, so that every marginal is known.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,14 +13,14 @@ from torch import Tensor
 
 from sdegen.core.randomness import SampleNoise, generator, randn_like
 from sdegen.core.tensors import expand
-from sdegen.samplers import Predictor, Sampler, StepSampler
-from sdegen.sde.base import SDE, LinearSDE, derivative
+from sdegen.samplers import Predictor, Sampler, Samples, StepSampler
+from sdegen.sde.base import SDE, LinearSDE, Score, derivative
 from sdegen.sde.mixture import GaussianMixture, Marginals
 
 MEAN, VARIANCE = 0.7, 0.3
 """Mean and variance of the Gaussian data, in one dimension."""
 STEPS = (64, 128, 256)
-"""Numbers of steps at which the order of a scheme is measured."""
+"""Numbers of steps with which the order of a scheme is measured."""
 COUNT = 20_000
 """Number of samples of a statistical check."""
 ORDER = "converges at its declared order"
@@ -29,7 +28,7 @@ MOMENTS = ("mean of a mixture", "standard deviation of a mixture", "weights of i
 
 
 class Proof(NamedTuple):
-    """A claim, its measured and allowed values, and True if it holds or None if it does not apply."""
+    """A claim, its measured and allowed values, and True if it holds, False if not, or None if it does not apply."""
 
     claim: str
     measured: str
@@ -40,19 +39,12 @@ class Proof(NamedTuple):
 def verify(sde: SDE, sampler: Sampler) -> list[Proof]:
     """Checks all claims about an SDE and a sampler that works with it."""
     linear = sde.linear
-    proofs = [prior(sde)]
+    checks = [check(sde, sampler) for check in (invariance, repetition, evaluations, shapes)]
     if linear is None:
         unknown = [Proof(claim, "the marginals are not known", "", None) for claim in (ORDER, *MOMENTS)]
-        checks = [check(sde, sampler) for check in (invariance, repetition, evaluations, shapes)]
-        return [simulated(sde), *proofs, *unknown, *checks]
-    return [
-        kernel(linear),
-        inverse(linear),
-        *proofs,
-        order(linear, sampler.predictor),
-        *moments(linear, sampler),
-        *(check(linear, sampler) for check in (invariance, repetition, evaluations, shapes)),
-    ]
+        return [simulated(sde), prior(sde), *unknown, *checks]
+    process = [kernel(linear), inverse(linear), prior(linear)]
+    return [*process, order(linear, sampler.predictor), *moments(linear, sampler), *checks]
 
 
 def kernel(sde: LinearSDE) -> Proof:
@@ -75,7 +67,7 @@ def inverse(sde: LinearSDE) -> Proof:
 
 
 def simulated(sde: SDE) -> Proof:
-    """Compares mean and standard deviation of :meth:`SDE.perturb` with those of Euler–Maruyama paths of (f, g)."""
+    """Checks the mean and standard deviation of :meth:`SDE.perturb` against Euler–Maruyama paths of (f, g)."""
     source = randn_like(generator("cpu", 0, "proof"))
     steps, t = 1000, 0.5 * sde.T
     x = torch.full((COUNT, 1), MEAN, dtype=torch.float64)
@@ -85,7 +77,8 @@ def simulated(sde: SDE) -> Proof:
         x = x + h * sde.drift(x, now) + math.sqrt(h) * sde.diffusion(now) * source(x)
     worst = max(abs(float(a - b)) for a, b in ((drawn.mean(), x.mean()), (drawn.std(), x.std())))
     allowed = 6 * float(x.std()) / math.sqrt(COUNT) + 0.01
-    return Proof("perturb has the law of simulated paths", f"{worst:.3f}", f"<= {allowed:.3f}", worst <= allowed)
+    claim = "perturb has the distribution of simulated paths"
+    return Proof(claim, f"{worst:.3f}", f"<= {allowed:.3f}", worst <= allowed)
 
 
 def prior(sde: SDE) -> Proof:
@@ -96,11 +89,11 @@ def prior(sde: SDE) -> Proof:
     density = sde.log_prior(x[:, None]).exp()
     mass, second = (float(torch.trapezoid(f, x)) for f in (density, density * x**2))
     error = max(abs(mass - 1), abs(float(draws.square().mean()) / second - 1) - 6 * math.sqrt(2 / COUNT))
-    return Proof("prior is normalised and drawn from", f"{error:.1e}", "<= 1e-4", error <= 1e-4)
+    return Proof("prior is normalised and its draws follow it", f"{error:.1e}", "<= 1e-4", error <= 1e-4)
 
 
-def gaussian(sde: LinearSDE) -> Callable[[Tensor, Tensor], Tensor]:
-    """Returns the exact score of the Gaussian data: affine in x, for vectors and images of independent entries."""
+def gaussian(sde: LinearSDE) -> Score:
+    """Returns the exact score of the Gaussian data, affine in x, for vectors and images of independent entries."""
 
     def score(x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = expand(sde.alpha(t), x), expand(sde.sigma(t), x)
@@ -110,16 +103,16 @@ def gaussian(sde: LinearSDE) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def marginal(sde: LinearSDE, t: float) -> tuple[float, float]:
-    """Returns mean and variance of x(t) for the Gaussian data."""
+    """Returns the mean and the variance of x(t) for the Gaussian data."""
     time = torch.tensor(t, dtype=torch.float64)
     alpha, sigma = float(sde.alpha(time)), float(sde.sigma(time))
     return alpha * MEAN, alpha**2 * VARIANCE + sigma**2
 
 
 def output(sampler: Sampler, sde: LinearSDE) -> tuple[float, float]:
-    """Returns the exact mean and variance of a sampler's output from p_T, for the Gaussian data.
+    """Returns the exact mean and variance of the output of a sampler that starts from p_T, for the Gaussian data.
 
-    Every step is affine in the start and in the noises: a unit impulse in each of them gives its coefficient.
+    Every step is affine in the start and in the noises: a unit impulse in one of them gives its coefficient.
 
     Args:
         sampler: a sampler whose steps are affine in the score.
@@ -148,27 +141,27 @@ def output(sampler: Sampler, sde: LinearSDE) -> tuple[float, float]:
 
 
 def error(sde: LinearSDE, predictor: Predictor, steps: int) -> float:
-    """Returns the sum of the errors of a scheme's mean and standard deviation at eps, for the Gaussian data."""
+    """Returns the error of the mean plus the error of the standard deviation at eps, for the Gaussian data."""
     mean, variance = output(StepSampler(predictor, steps=steps, grid=predictor.grid), sde)
     expected = marginal(sde, sde.eps)
     return abs(mean - expected[0]) + abs(math.sqrt(variance) - math.sqrt(expected[1]))
 
 
 def order(sde: LinearSDE, predictor: Predictor | None) -> Proof:
-    """Checks the declared order of convergence, on the declared grid, by the errors at :data:`STEPS` steps."""
+    """Checks the declared order of convergence, on the declared grid, by the errors with :data:`STEPS` steps."""
     if predictor is None:
         return Proof(ORDER, "no scheme of fixed steps", "", None)
     if not sde.smooth:
         return Proof(ORDER, "f and g are not smooth in t", "", None)
     errors = [error(sde, predictor, steps) for steps in STEPS]
-    # Errors below 1e-10 are rounding.
+    # Errors below 1e-10 are rounding errors.
     found = math.log2(errors[-2] / errors[-1]) if errors[-1] > 1e-10 else math.inf
     holds = found >= predictor.order - 0.2 and errors[-1] < min(0.1, errors[0])
     return Proof(ORDER, f"{found:.2f}", f">= {predictor.order} - 0.2, grid={predictor.grid}", holds)
 
 
 def mixture() -> GaussianMixture:
-    """Returns a mixture of unit spread in the plane, with three components of different weights and shapes."""
+    """Returns a mixture in the plane with unit spread and three components of different weights and shapes."""
     weights = torch.tensor([0.5, 0.3, 0.2])
     means = torch.tensor([[-0.8, 0.5], [1.0, 0.6], [0.5, -2.15]])
     covariances = torch.tensor(
@@ -178,11 +171,9 @@ def mixture() -> GaussianMixture:
 
 
 def moments(sde: LinearSDE, sampler: Sampler) -> list[Proof]:
-    """Checks means, standard deviations and weights of the modes of samples of a mixture."""
+    """Checks the means, the standard deviations and the weights of the modes of samples of a mixture."""
     law = mixture()
-    score, x = Marginals(law, sde), torch.empty(COUNT, 2, dtype=torch.float64)
-    noise = SampleNoise(0, 0, COUNT, (2,))
-    samples = sampler(sde, score, sde.sample_prior(x, noise), noise=noise)
+    samples = _drawn(sde, Marginals(law, sde), sampler, 0, COUNT, (2,))
     exact = law.sample(200_000, generator("cpu", 0, "exact"))
     proofs = []
     pairs = (
@@ -192,31 +183,34 @@ def moments(sde: LinearSDE, sampler: Sampler) -> list[Proof]:
     )
     for claim, (value, expected, spread) in zip(MOMENTS, pairs, strict=True):
         off = float((value - expected).abs().max())
-        # The margin is five standard errors of the samples, and two per cent for the steps.
+        # The margin is five standard errors for the samples, and two per cent for the steps.
         allowed = float((5 / math.sqrt(COUNT) + 0.02) * spread.max())
         proofs.append(Proof(claim, f"{off:.3f}", f"<= {allowed:.3f}", off <= allowed))
     return proofs
 
 
 def shares(law: GaussianMixture, x: Tensor) -> Tensor:
-    """Returns, for each component, the share of points to which it is the most probable one."""
+    """Returns for each component the share of points that most probably come from it."""
     return torch.bincount(law.component(x), minlength=len(law.weights)).double() / len(x)
 
 
-def run(sde: SDE, sampler: Sampler, start: int, stop: int, shape: Sequence[int] = (2,)) -> Tensor:
-    """Draws the samples ``start`` to ``stop`` of seed 0 by :func:`common`."""
-    noise = SampleNoise(0, start, stop, tuple(shape))
-    x = sde.sample_prior(torch.empty(stop - start, *shape, dtype=torch.float64), noise)
-    return sampler(sde, common(sde), x, noise=noise).x
+def run(sde: SDE, sampler: Sampler, start: int, stop: int, shape: tuple[int, ...] = (2,)) -> Tensor:
+    """Draws the samples ``start`` to ``stop`` of seed 0 with :func:`common`."""
+    return _drawn(sde, common(sde), sampler, start, stop, shape).x
 
 
-def common(sde: SDE) -> Callable[[Tensor, Tensor], Tensor]:
-    """Returns the score of the Gaussian data if it is known, else the prior's, which keeps x finite."""
+def _drawn(sde: SDE, score: Score, sampler: Sampler, start: int, stop: int, shape: tuple[int, ...]) -> Samples:
+    noise, like = SampleNoise(0, start, stop, shape), torch.empty(stop - start, *shape, dtype=torch.float64)
+    return sampler(sde, score, sde.sample_prior(like, noise), noise=noise)
+
+
+def common(sde: SDE) -> Score:
+    """Returns the score of the Gaussian data if it is known, else the score of the prior, which keeps x finite."""
     return gaussian(sde.linear) if sde.linear is not None else lambda x, t: sde.prior_score(x)
 
 
 def invariance(sde: SDE, sampler: Sampler) -> Proof:
-    """Checks that sample i is the same in batches of 1, 7 and 70, across blocks of the generator."""
+    """Checks that a sample is the same in batches of 1, 7 and 70, also across blocks of the generator."""
     whole = run(sde, sampler, 0, 70)
     parts = [run(sde, sampler, 0, 1), run(sde, sampler, 60, 67)]
     off = max(
@@ -231,11 +225,11 @@ def invariance(sde: SDE, sampler: Sampler) -> Proof:
 def repetition(sde: SDE, sampler: Sampler) -> Proof:
     """Checks that a sampler keeps nothing from one call to the next."""
     same = torch.equal(run(sde, sampler, 0, 9), run(sde, sampler, 0, 9))
-    return Proof("a second call gives the same", "the same" if same else "another", "the same", same)
+    return Proof("a second call gives the same samples", "the same" if same else "different", "the same", same)
 
 
 def evaluations(sde: SDE, sampler: Sampler) -> Proof:
-    """Compares the reported evaluations with those counted here and those that the settings imply."""
+    """Checks the reported number of evaluations against a count, and against the number that the settings imply."""
     asked = 0
 
     def score(x: Tensor, t: Tensor) -> Tensor:
@@ -243,16 +237,14 @@ def evaluations(sde: SDE, sampler: Sampler) -> Proof:
         asked += len(x)
         return common(sde)(x, t)
 
-    noise = SampleNoise(0, 0, 8, (2,))
-    x = sde.sample_prior(torch.empty(8, 2, dtype=torch.float64), noise)
-    reported = sampler(sde, score, x, noise=noise).nfe
+    reported = _drawn(sde, score, sampler, 0, 8, (2,)).nfe
     holds = reported == asked / 8 and sampler.evaluations in (None, reported)
     wanted = "as counted" if sampler.evaluations is None else f"= {sampler.evaluations}"
     return Proof("evaluations of the score", f"{reported:g}", wanted, holds)
 
 
 def shapes(sde: SDE, sampler: Sampler) -> Proof:
-    """Checks that an image of one channel is treated as the vector of its pixels."""
+    """Checks that an image with one channel is treated as the vector of its pixels."""
     image, vector = (run(sde, sampler, 0, 5, shape).flatten(1) for shape in ((1, 2, 3), (6,)))
     off = float((image - vector).abs().max())
-    return Proof("images as vectors", f"{off:.1e}", "<= 1e-9", off <= 1e-9)
+    return Proof("images are treated as vectors", f"{off:.1e}", "<= 1e-9", off <= 1e-9)

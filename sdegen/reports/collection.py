@@ -14,18 +14,18 @@ from sdegen.core.errors import UserError
 from sdegen.runs import files, forecast, ledger
 
 NOTES = ("multirun.yaml", forecast.NAME)
-"""Files that Hydra and a forecast leave in a folder without runs."""
+"""Files that Hydra and a forecast leave in folders without runs."""
 
 
 class FinishedRun(NamedTuple):
     """A finished run.
 
     Attributes:
-        folder: the run's folder.
-        name: the option ``name``.
-        options: the whole configuration by the options' paths; the path of a group holds the name of its class.
-        metrics: the content of ``metrics.json``.
-        provenance: the content of ``provenance.json``.
+        folder: folder of the run.
+        name: value of the option ``name``.
+        options: all options of the configuration, by path; the path of a group gives the name of its class.
+        metrics: content of ``metrics.json``.
+        provenance: content of ``provenance.json``.
     """
 
     folder: Path
@@ -42,7 +42,7 @@ class FinishedRun(NamedTuple):
 
 
 def collect(root: Path) -> tuple[list[FinishedRun], list[tuple[Path, str]]]:
-    """Returns the finished runs below a folder in the order of their names, and the other folders with the reason."""
+    """Returns the finished runs below a folder, in the order of their names, and the other folders with the reasons."""
     runs, left_out = [], []
     failed: dict[Path, str] = {}
     for folder, inner, names in os.walk(root):
@@ -52,13 +52,13 @@ def collect(root: Path) -> tuple[list[FinishedRun], list[tuple[Path, str]]]:
         records = ledger.read(here) if files.is_plain(here / ledger.NAME) else {}
         failed |= {here / str(job): str(one.error) for job, one in records.items() if one.state == "failed"}
         if "config.yaml" in names and ("checkpoints" in inner or "provenance.json" in names):
-            # The runs of other seeds that were trained together with it.
+            # Inside a run, visit only the runs of other seeds that were trained together with it.
             inner[:] = [name for name in inner if name == files.REPLICAS]
             try:
                 runs.append(read(here))
             except UserError as error:
                 left_out.append((here, str(error)))
-        # A folder that has nothing but notes and pictures is no failed run.
+        # A folder with only notes and pictures is not a failed run.
         elif not inner and here != root and not all(name in NOTES or name.endswith((".png", ".gif")) for name in names):
             left_out.append((here, "holds no run"))
     return runs, [(folder, f"failed: {failed[folder]}" if folder in failed else why) for folder, why in left_out]
@@ -76,16 +76,16 @@ def read(folder: Path) -> FinishedRun:
     provenance, metrics = _loaded(folder / "provenance.json"), metrics_of(folder)
     try:
         text = files.text(folder / "config.yaml")
-        # Nested aliases can expand until they fill the memory; the package never writes any.
+        # Nested aliases could expand until the memory is full; the package never writes any.
         if re.search(r"(^|[\s\[{,:-])\*\w", text):
             raise ValueError
         config: Any = OmegaConf.to_container(OmegaConf.create(text))
-        own = {str(key): str(value) for key, value in flat_options(config)}
+        options = {str(key): str(value) for key, value in flat_options(config)}
         # The number of runs that were trained together does not change the result.
-        own.pop("trainer.replicas", None)
-    except Exception:  # The file may be anybody's, and hold anything.
-        raise UserError("config.yaml is damaged, or not a run's") from None
-    return FinishedRun(folder, str(config.get("name", folder.name)), own, metrics, provenance)
+        options.pop("trainer.replicas", None)
+    except Exception:  # The file may come from anyone and may contain anything.
+        raise UserError("config.yaml is damaged, or is not the file of a run") from None
+    return FinishedRun(folder, str(config.get("name", folder.name)), options, metrics, provenance)
 
 
 def metrics_of(folder: Path) -> dict[str, dict[str, Any]]:
@@ -96,7 +96,7 @@ def metrics_of(folder: Path) -> dict[str, dict[str, Any]]:
         if not known or any(
             not files.is_number(entry[key]) for key in ("floor", "train") if entry.get(key) is not None
         ):
-            raise UserError("metrics.json is not a run's")
+            raise UserError("metrics.json is not the file of a run")
     return found
 
 
@@ -108,5 +108,5 @@ def _loaded(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         raise UserError(f"{path.name} is damaged") from None
     if not isinstance(found, dict):
-        raise UserError(f"{path.name} is not a run's")
+        raise UserError(f"{path.name} is not the file of a run")
     return found

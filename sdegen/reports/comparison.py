@@ -1,14 +1,13 @@
-"""Runs side by side: the options in which they differ, and the figure that answers the question of a sweep."""
+"""Comparison of runs: the options in which they differ, and the figure that answers the question of a sweep."""
 
 from __future__ import annotations
 
-import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
@@ -18,7 +17,7 @@ from sdegen.reports.collection import FinishedRun
 from sdegen.reports.frontier import METRICS
 
 MOST_VARIED = 4
-"""Largest number of varied options that a figure has room to name."""
+"""Largest number of varied options for which a figure has room."""
 COST = {"seconds": "training, seconds", "peak_memory_mib": "peak memory, MiB"}
 """Axis labels of the costs in ``provenance.json``."""
 
@@ -27,27 +26,25 @@ def varied(runs: Sequence[FinishedRun]) -> list[str]:
     """Returns the options in which runs differ, a group before its options."""
     keys = dict.fromkeys(key for run in runs for key in run.options)
     differing = [key for key in keys if len({run.options.get(key) for run in runs}) > 1]
-    # Options that only one of two classes has differ with the class, which names the difference.
+    # An option that only one of two classes has need not be named: the class already names the difference.
     lacking = {key for key in differing if any(key not in run.options for run in runs)}
     implied = {key for key in lacking if key.rpartition(".")[0] in differing} | _seeded(runs, differing)
     return [key for key in differing if key not in implied]
 
 
 def _seeded(runs: Sequence[FinishedRun], keys: Sequence[str]) -> set[str]:
-    """Returns the options that follow from the seed, such as those measured on the data, if runs share seeds."""
-    by_seed: dict[str | None, list[FinishedRun]] = {}
-    for run in runs:
-        by_seed.setdefault(run.options.get("seed"), []).append(run)
-    if any(len(own) == 1 for own in by_seed.values()):
+    """Returns the options that follow from the seed, such as options measured on the data, if runs share seeds."""
+    seeds = Counter(run.options.get("seed") for run in runs)
+    if 1 in seeds.values():
         return set()
-    same = {key for key in keys if all(len({e.options.get(key) for e in own}) == 1 for own in by_seed.values())}
-    return same - {"seed"}
+    pairs = {key: {(run.options.get("seed"), run.options.get(key)) for run in runs} for key in keys if key != "seed"}
+    return {key for key, found in pairs.items() if len(found) == len(seeds)}
 
 
 def swept(runs: Sequence[FinishedRun]) -> list[str]:
-    """Returns the options in which runs of the same name differ; if there are none, those in which any runs differ.
+    """Returns the options in which runs of the same name differ, or if there are none, in which any runs differ.
 
-    Options that follow from the name, such as the settings of an experiment, are left out.
+    This leaves out options that follow from the name, such as the settings of an experiment.
     """
     names = dict.fromkeys(run.name for run in runs)
     within = {key for name in names for key in varied([run for run in runs if run.name == name])}
@@ -55,16 +52,18 @@ def swept(runs: Sequence[FinishedRun]) -> list[str]:
 
 
 def headline(runs: Sequence[FinishedRun]) -> str | None:
-    """Returns the first measure of quality that all runs have, or None."""
+    """Returns the first metric of quality that all runs have, or None."""
     return next((name for name in METRICS if all(name in run.metrics for run in runs)), None)
 
 
+@figures.styled
 def figure(runs: Sequence[FinishedRun]) -> Figure | None:
     """Draws the quality of runs over the options in which they differ, with a panel for each name of runs.
 
     A small point is a seed. If a number was swept, a line joins the medians of the seeds; otherwise each choice has a
     row, with a large point for the median. The dashed line is the floor. If the times of training were swept, further
-    panels show the cost. Returns None if no runs of a name differ, or differ in more than :data:`MOST_VARIED` options.
+    panels show the cost. Returns None if no runs of one name differ, or if they differ in more than
+    :data:`MOST_VARIED` options.
     """
     panels: list[tuple[str, list[FinishedRun], list[str], str, str]] = []
     for name in dict.fromkeys(run.name for run in runs):
@@ -79,13 +78,12 @@ def figure(runs: Sequence[FinishedRun]) -> Figure | None:
         return None
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
-    with matplotlib.rc_context(figures.STYLE):
-        named = [0.2 * _lines(own, keys) for _, own, keys, *_ in panels if _number(own, keys) is None]
-        height = max(2.6, 0.6 + max(named, default=0.0))
-        drawn = Figure(figsize=(max(4.2, 3.4 * columns), height * rows), layout="constrained")
-        for i, (title, own, keys, quantity, label) in enumerate(panels):
-            axes = drawn.add_subplot(rows, columns, i + 1, title=title)
-            _panel(axes, own, keys, quantity, label)
+    named = [0.2 * _lines(own, keys) for _, own, keys, *_ in panels if _number(own, keys) is None]
+    height = max(2.6, 0.6 + max(named, default=0.0))
+    drawn = Figure(figsize=(max(4.2, 3.4 * columns), height * rows))
+    for i, (title, own, keys, quantity, label) in enumerate(panels):
+        axes = drawn.add_subplot(rows, columns, i + 1, title=title)
+        _panel(axes, own, keys, quantity, label)
     return drawn
 
 
@@ -120,7 +118,7 @@ def _by_choice(axes: Axes, runs: Sequence[FinishedRun], keys: Sequence[str], qua
         axes.plot(values, [row] * len(values), "o", color=figures.DATA, markersize=3, alpha=0.5)
         axes.plot(median(values), row, "o", color=figures.DATA, markersize=6)
     axes.set_yticks(range(len(found)), list(found))
-    # The panel of the quality, to the left, has the names of the choices.
+    # The names of the choices are in the panel of the quality, at the left.
     axes.tick_params(labelleft=quantity not in COST)
     axes.set_ylim(len(found) - 0.5, -0.5)
     axes.set_xlabel(label)
@@ -132,15 +130,14 @@ def _by_number(
     choices = list(dict.fromkeys(_values(run, keys) for run in runs))
     for k, choice in enumerate(choices):
         own = [run for run in runs if _values(run, keys) == choice]
-        found = {
-            x: [_measured(e, quantity) for e in own if float(e.options[number]) == x] for x in _numbers(own, number)
-        }
-        colour, marker = figures.COLOURS[k % len(figures.COLOURS)], figures.MARKERS[k % len(figures.MARKERS)]
+        points = [(float(run.options[number]), _measured(run, quantity)) for run in own]
+        found = {x: [value for other, value in points if other == x] for x in _numbers(own, number)}
+        style = figures.marked(k)
         for x, values in found.items():
-            axes.plot([x] * len(values), values, marker, color=colour, markersize=3, alpha=0.5)
+            axes.plot([x] * len(values), values, linestyle="", markersize=3, alpha=0.5, **style)
         name = ", ".join(f"{key}={value}" for key, value in zip(keys, choice, strict=True))
         middle = [median(values) for values in found.values()]
-        axes.plot(list(found), middle, color=colour, marker=marker, markersize=6, linewidth=1, label=name or None)
+        axes.plot(list(found), middle, markersize=6, linewidth=1, label=name or None, **style)
     ticks = _numbers(runs, number)
     axes.set(xlabel=number, ylabel=label)
     if min(ticks) > 0:
@@ -155,7 +152,7 @@ def _measured(run: FinishedRun, quantity: str) -> float:
 
 
 def _number(runs: Sequence[FinishedRun], keys: Sequence[str]) -> str | None:
-    """Returns the first option that is a number with more than two values; the quality is drawn over it."""
+    """Returns the first option that is a number with more than two values, or None; the quality is drawn over it."""
     return next((key for key in keys if len(_numbers(runs, key)) > 2), None)
 
 
@@ -164,12 +161,12 @@ def _values(run: FinishedRun, keys: Sequence[str]) -> tuple[str, ...]:
 
 
 def _plain(text: str) -> str:
-    """Returns text with its dollars escaped: matplotlib would read a formula."""
+    """Returns text with its dollar signs escaped: matplotlib would read a formula between two of them."""
     return text.replace("$", r"\$")
 
 
 def _numbers(runs: Sequence[FinishedRun], key: str) -> list[float]:
-    """Returns the values of an option, ascending; none if some are not numbers."""
+    """Returns the values of an option, ascending; no values if one is not a number."""
     try:
         found = sorted({float(run.options[key]) for run in runs})
     except (KeyError, ValueError):
@@ -178,6 +175,6 @@ def _numbers(runs: Sequence[FinishedRun], key: str) -> list[float]:
 
 
 def _same(runs: Sequence[FinishedRun], key: str, other: str) -> bool:
-    """Returns True if two options always change together, as when one is computed from the other."""
+    """Returns True if two options always change together, for example if one is computed from the other."""
     pairs = {(run.options.get(key), run.options.get(other)) for run in runs}
-    return all(a[0] != b[0] and a[1] != b[1] for a, b in itertools.combinations(pairs, 2))
+    return len(pairs) == len({first for first, _ in pairs}) == len({second for _, second in pairs})

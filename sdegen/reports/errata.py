@@ -1,8 +1,8 @@
 """The errata of the paper in numbers: the printed formula and the correct one on the same data, beside the truth.
 
 The correct value comes from the package's own processes and samplers, the printed value from an expression written
-here. The truth uses neither formula: it is simulated (:mod:`sdegen.reports.simulation`), or follows from an exact law.
-The data are numbers, and T = 1. ``errata.yaml`` has the formulas in plain text.
+here. The truth uses neither formula: it is simulated, from the drift and diffusion of an SDE or the steps of a chain
+alone, or follows from an exact distribution. The data are numbers, and T = 1. ``errata.yaml`` has the texts.
 """
 
 from __future__ import annotations
@@ -15,37 +15,38 @@ import torch
 import yaml
 from torch import Tensor
 
-from sdegen.core.randomness import generator
+from sdegen.core.randomness import RandnLike, generator, randn_like
 from sdegen.flow.solvers import DormandPrince, Field
-from sdegen.reports import simulation
-from sdegen.reports.simulation import BETA_MAX, BETA_MIN, SIGMA_MAX, SIGMA_MIN, ddpm_betas, ddpm_step, noise
 from sdegen.samplers import ReverseDiffusion
-from sdegen.sde import DDPM, SMLD, VE, VP, SubVP
+from sdegen.sde import DDPM, SDE, SMLD, VE, VP, SubVP
 from sdegen.sde.mixture import GaussianMixture, Marginals
 from sdegen.training import times
 from sdegen.training.weighting import Uniform, Variance
 
-PATHS, DRAWS = 20_000, 4_000_000
-"""Simulated paths behind a truth, and draws of t."""
+PATHS, CHAIN_STEPS, DRAWS = 20_000, 200_000, 4_000_000
+"""Number of simulated paths behind a truth, of steps of the DDPM chain in erratum 9, and of random times."""
+STEPS = 400
+"""Number of steps of a simulated path. Their error is far below the statistical error."""
 X0 = 3.0
-"""Start of the paths that do not start from draws of a law."""
+"""Start of the paths that do not start from random data."""
+SIGMA_MIN, SIGMA_MAX, BETA_MIN, BETA_MAX = 0.01, 50.0, 0.1, 20.0
 
-Measured = tuple[str, float | None, float | None, float | None]
-"""The last four fields of an :class:`Erratum`."""
+Values = tuple[Tensor | float | None, ...]
+"""The last three fields of an :class:`Erratum`."""
 
 
 class Erratum(NamedTuple):
     """A misprint and its effect.
 
     Attributes:
-        number: its number in the project's list, from 1.
-        place: the place in the paper.
-        printed: the printed formula, in plain text.
-        correct: the correct formula.
-        quantity: the quantity that is measured, the data, and the source of the truth.
-        printed_value: the value by the printed formula; None, like the other two, if nothing can be measured.
-        correct_value: the value by the correct formula.
-        truth: the value by an independent measurement.
+        number: number in the project's list, from 1.
+        place: place in the paper.
+        printed: printed formula, in plain text.
+        correct: correct formula.
+        quantity: quantity that is measured, the data, and the source of the truth.
+        printed_value: value by the printed formula; None, like the other two values, if nothing can be measured.
+        correct_value: value by the correct formula.
+        truth: value by an independent measurement.
     """
 
     number: int
@@ -60,33 +61,35 @@ class Erratum(NamedTuple):
 
 def errata() -> list[Erratum]:
     """Returns all 15 errata in the order of their numbers; the values are the same at every call."""
+    # Erratum 8 is a wrong cross reference, which has no value.
     measurements = [
-        *(_vp_mean, _subvp_mean, _flow_diffusion, _reverse_time, _smld_mean, _smld_start, _titles, _cross_reference),
+        *(_vp_mean, _subvp_mean, _flow_diffusion, _reverse_time, _smld_mean, _smld_start, _titles, lambda: (None,) * 3),
         *(_reverse_step, _flow_start, _ddpm_argument, _smallest_time, _first_variance, _weight, _time_grid),
     ]
+    counts = {"paths": f"{PATHS:,}", "chain_steps": f"{CHAIN_STEPS:,}", "draws": f"{DRAWS:,}"}
+    rows = []
     texts = yaml.safe_load(files("sdegen.reports").joinpath("errata.yaml").read_text("utf-8"))
-    return [
-        Erratum(i, text["place"], text["printed"], text["correct"], *measure())
-        for i, (text, measure) in enumerate(zip(texts, measurements, strict=True), 1)
-    ]
+    for i, (text, measure) in enumerate(zip(texts, measurements, strict=True), 1):
+        quantity = text["quantity"].format(**counts)
+        printed, correct, truth = (None if value is None else float(value) for value in measure())
+        rows.append(Erratum(i, text["place"], text["printed"], text["correct"], quantity, printed, correct, truth))
+    return rows
 
 
-def _vp_mean() -> Measured:
+def _vp_mean() -> Values:
     sde, t = VP(), _number(0.3)
     decay = torch.exp(-sde.beta.integral(t))
-    truth = simulation.simulated(sde, noise("data 1")(_rows(0.0)), 0.3, "1").square().mean()
-    quantity = f"E x(0.3)² for data N(0, 1), which VP keeps at 1: α² + σ²; truth: {PATHS:,} simulated paths"
-    return _measured(quantity, decay**2 + 1 - decay, sde.alpha(t) ** 2 + sde.sigma(t) ** 2, truth)
+    truth = _simulated(sde, _noise("data 1")(_rows(0.0)), 0.3, "1").square().mean()
+    return decay**2 + 1 - decay, sde.alpha(t) ** 2 + sde.sigma(t) ** 2, truth
 
 
-def _subvp_mean() -> Measured:
+def _subvp_mean() -> Values:
     sde, t = SubVP(), _number(0.3)
-    truth = simulation.simulated(sde, _rows(X0), 0.3, "2").mean()
-    quantity = f"mean of x(0.3) from x₀ = {X0:g}; truth: {PATHS:,} simulated paths"
-    return _measured(quantity, X0 * torch.exp(-sde.beta.integral(t)), X0 * sde.alpha(t), truth)
+    truth = _simulated(sde, _rows(X0), 0.3, "2").mean()
+    return X0 * torch.exp(-sde.beta.integral(t)), X0 * sde.alpha(t), truth
 
 
-def _flow_diffusion() -> Measured:
+def _flow_diffusion() -> Values:
     """Erratum 3: the flow of Gaussian data is linear, so it maps one standard deviation to one standard deviation."""
     sde, law = VP(), _gaussian(0.25)
     score, start = Marginals(law, sde), _rows(sde.prior_std, 1)
@@ -96,12 +99,11 @@ def _flow_diffusion() -> Measured:
 
     right = sde.reverse(score, eta=0).drift
     wrong_end, end = (_solved(field, start, sde.T, sde.eps) for field in (printed, right))
-    quantity = "standard deviation of samples of the VP flow, data N(0, ¼); truth: that of the data"
-    return _measured(quantity, wrong_end, end, law.covariances.sqrt())
+    return wrong_end, end, law.covariances.sqrt()
 
 
-def _reverse_time() -> Measured:
-    """Erratum 4: both equations are linear, dx = a x ds + g dw in a time s that increases, hence v' = 2 a v + g²."""
+def _reverse_time() -> Values:
+    """Erratum 4: both equations are linear, dx = a x ds + g dw in a time s that increases, so that v' = 2 a v + g²."""
     sde, law = VP(), _gaussian(1.0)
     score, one = Marginals(law, sde), _rows(1.0, 1)
     reverse = sde.reverse(score)
@@ -114,66 +116,45 @@ def _reverse_time() -> Measured:
         return -2 * reverse.drift(one, sde.T - s) * v + reverse.diffusion(sde.T - s).reshape(-1, 1) ** 2
 
     wrong_std, std = (_solved(field, one * sde.prior_std**2, 0.0, sde.T).sqrt() for field in (printed, right))
-    quantity = (
-        "standard deviation of samples of the reverse VP SDE, data N(0, 1), whose score is −x; truth: that of the data"
-    )
-    return _measured(quantity, wrong_std, std, law.covariances.sqrt())
+    return wrong_std, std, law.covariances.sqrt()
 
 
-def _smld_mean() -> Measured:
+def _smld_mean() -> Values:
     levels, level = 100, 50
     right = X0 * SMLD(SIGMA_MIN, SIGMA_MAX, levels).alpha(_number(level / levels))
-    truth = simulation.smld_walk(_rows(X0), level, levels, "5").mean()
-    quantity = f"mean of x̃ for x = {X0:g}, level {level} of {levels}; truth: {PATHS:,} walks of the chain, equation 6"
-    return _measured(quantity, 0 * X0, right, truth)
+    return 0.0, right, _smld_walk(_rows(X0), level, levels, "5").mean()
 
 
-def _smld_start() -> Measured:
+def _smld_start() -> Values:
     levels = 100
-    truth = simulation.smld_walk(noise("data 6")(_rows(0.0)), levels, levels, "6").std()
-    quantity = (
-        f"standard deviation of the start, σ_max = {SIGMA_MAX:g}; truth: that of the last level of {PATHS:,} "
-        "walks of the chain, equation 6, from data N(0, 1)"
-    )
-    return _measured(quantity, math.sqrt(SIGMA_MAX), SMLD(SIGMA_MIN, SIGMA_MAX, levels).prior_std, truth)
+    truth = _smld_walk(_noise("data 6")(_rows(0.0)), levels, levels, "6").std()
+    return math.sqrt(SIGMA_MAX), SMLD(SIGMA_MIN, SIGMA_MAX, levels).prior_std, truth
 
 
-def _titles() -> Measured:
+def _titles() -> Values:
     n, t = 100_000, _number(0.5)
-    truth = n * (math.sqrt(1 - ddpm_betas(n)[n // 2 - 1]) - 1)
-    quantity = f"drift at x = 1, t = 0.5 of the SDE that D's title names; truth: N E[x_i − 1], D's chain at N = {n:,}"
-    return _measured(quantity, VE().rate(t), VP(BETA_MIN, BETA_MAX).rate(t), truth)
+    truth = n * (math.sqrt(1 - _ddpm_betas(n)[n // 2 - 1]) - 1)
+    return VE().rate(t), VP(BETA_MIN, BETA_MAX).rate(t), truth
 
 
-def _cross_reference() -> Measured:
-    return "nothing: a wrong cross reference", None, None, None
-
-
-def _reverse_step() -> Measured:
+def _reverse_step() -> Values:
     """Erratum 9: f and G of the chain's last step are the mean and the spread of what the step adds to x = 1."""
     levels, t = 30, _number(1.0)
-    vp, one = VP(BETA_MIN, BETA_MAX), _rows(1.0, 10 * PATHS)
+    vp, one = VP(BETA_MIN, BETA_MAX), _rows(1.0, CHAIN_STEPS)
     keep, pull, _ = ReverseDiffusion().coefficients(DDPM(BETA_MIN, BETA_MAX, levels), t, t - 1 / levels)
-    added = ddpm_step(one, ddpm_betas(levels)[-1], noise("9")) - one
-    quantity = (
-        f"mean of the step from x = 1 with f_N, G_N of the DDPM chain of N = {levels} levels and s = −x (printed: with "
-        f"those of Euler–Maruyama for VP); truth: with f_N, G_N measured on {len(one):,} steps of the chain"
-    )
-    printed, truth = 1 - (vp.rate(t) + vp.diffusion(t) ** 2) / levels, 1 - added.mean() - added.var()
-    return _measured(quantity, printed, keep - pull, truth)
+    added = _ddpm_step(one, _ddpm_betas(levels)[-1], _noise("9")) - one
+    return 1 - (vp.rate(t) + vp.diffusion(t) ** 2) / levels, keep - pull, 1 - added.mean() - added.var()
 
 
-def _flow_start() -> Measured:
+def _flow_start() -> Values:
     sde, x = VP(), 3.5
     law = GaussianMixture(torch.tensor([0.5, 0.5]), torch.tensor([[-3.0], [3.0]]), torch.tensor([0.25, 1.0]))
     flow = sde.reverse(Marginals(law, sde), eta=0).drift
     latent = _solved(flow, _rows(x, 1), sde.eps, sde.T)
-    onward, back = _solved(flow, latent, sde.eps, sde.T), _solved(flow, latent, sde.T, sde.eps)
-    quantity = f"where the VP flow takes the latent of x = {x:g}, data as in section 5.1; truth: x itself"
-    return _measured(quantity, onward, back, x)
+    return _solved(flow, latent, sde.eps, sde.T), _solved(flow, latent, sde.T, sde.eps), x
 
 
-def _ddpm_argument() -> Measured:
+def _ddpm_argument() -> Values:
     """Erratum 11: the loss differentiates the kernel in x̃, which does not occur in the printed density."""
     levels, level = 50, 10
     sde, t = DDPM(BETA_MIN, BETA_MAX, levels), _number(level / levels)
@@ -182,62 +163,78 @@ def _ddpm_argument() -> Measured:
     def printed(x_tilde: Tensor) -> Tensor:
         return -0.5 * ((x_i - mean) / sde.sigma(t)) ** 2
 
-    walk, source = _rows(X0), noise("11")
-    for beta in ddpm_betas(levels)[:level]:
-        walk = ddpm_step(walk, beta, source)
-    quantity = (
-        f"E |∂ log p / ∂x̃|², the scale of that appendix's loss, at level {level} of {levels}; truth: 1 / variance of "
-        f"{PATHS:,} walks of the chain from x₀ = {X0:g}"
-    )
-    return _measured(quantity, torch.func.grad(printed)(x_i) ** 2, 1 / sde.sigma(t) ** 2, 1 / walk.var())
+    walk, source = _rows(X0), _noise("11")
+    for beta in _ddpm_betas(levels)[:level]:
+        walk = _ddpm_step(walk, beta, source)
+    return torch.func.grad(printed)(x_i) ** 2, 1 / sde.sigma(t) ** 2, 1 / walk.var()
 
 
-def _smallest_time() -> Measured:
+def _smallest_time() -> Values:
     sde, u = VP(), _uniform("12")
     t, _ = times.Uniform()(sde, Uniform(), u)
-    quantity = f"smallest of {DRAWS:,} times, ε = {sde.eps:g}; truth: the mean of the smallest of so many on [ε, T]"
-    return _measured(quantity, u.min(), t.min(), sde.eps + (sde.T - sde.eps) / (DRAWS + 1))
+    return u.min(), t.min(), sde.eps + (sde.T - sde.eps) / (DRAWS + 1)
 
 
-def _first_variance() -> Measured:
+def _first_variance() -> Values:
     sde, t = VE(SIGMA_MIN, SIGMA_MAX), 0.02
-    truth = simulation.simulated(sde, _rows(X0), t, "13").std()
-    quantity = f"standard deviation of x({t:g}) from x₀ = {X0:g}, VE; truth: {PATHS:,} simulated paths"
-    return _measured(quantity, SIGMA_MIN * (SIGMA_MAX / SIGMA_MIN) ** t, sde.sigma(_number(t)), truth)
+    truth = _simulated(sde, _rows(X0), t, "13").std()
+    return SIGMA_MIN * (SIGMA_MAX / SIGMA_MIN) ** t, sde.sigma(_number(t)), truth
 
 
-def _weight() -> Measured:
+def _weight() -> Values:
     """Erratum 14: a weight of the epoch is the same for all t, and leaves the ratio of the scores unchanged."""
     sde, t = VP(), torch.tensor([0.01, 0.5], dtype=torch.float64)
     norm = 1 / sde.sigma(t) ** 2
     even = Variance()(sde, t) * norm
-    early, late = (
-        Variance()(sde, _number(s)) / simulation.simulated(sde, _rows(X0), s, f"14 {s}").var() for s in t.tolist()
-    )
-    quantity = (
-        "λ(t) E‖∇log p_(t|0)‖² at t = 0.01 over that at t = 0.5, λ = σ² under VP (printed: λ of the epoch alone); "
-        f"truth: 1 / variance of {PATHS:,} simulated paths for the norms"
-    )
-    return _measured(quantity, norm[0] / norm[1], even[0] / even[1], early / late)
+    early, late = (Variance()(sde, _number(s)) / _simulated(sde, _rows(X0), s, f"14 {s}").var() for s in t.tolist())
+    return norm[0] / norm[1], even[0] / even[1], early / late
 
 
-def _time_grid() -> Measured:
+def _time_grid() -> Values:
     """Erratum 15: the truth integrates in u = log(σ²/α²), where du/dt = g²/σ² leaves 1/g²."""
-    sde, points = VP(), 100
+    sde = VP()
     drawn, _ = times.Stratified()(sde, Uniform(), _uniform("15"))
     first, last = sde.log_nsr(torch.tensor([sde.eps, sde.T], dtype=torch.float64)).tolist()
-    grid = 1 / sde.sigma(torch.linspace(sde.eps, sde.T, points, dtype=torch.float64)) ** 2
+    grid = 1 / sde.sigma(torch.linspace(sde.eps, sde.T, 100, dtype=torch.float64)) ** 2
     u = torch.linspace(first, last, 10_001, dtype=torch.float64)
     truth = torch.trapezoid(1 / sde.diffusion(sde.time(u)) ** 2, u) / (sde.T - sde.eps)
-    quantity = (
-        f"mean of 1/σ² over t, the scale of VP's loss for λ = 1 (printed: {points} points from ε to T, t = ε with "
-        f"{float(grid[0] / grid.sum()):.1%} of it; correct: {DRAWS:,} stratified draws); truth: the integral"
-    )
-    return _measured(quantity, grid.mean(), (1 / sde.sigma(drawn) ** 2).mean(), truth)
+    return grid.mean(), (1 / sde.sigma(drawn) ** 2).mean(), truth
 
 
-def _measured(quantity: str, printed: Tensor | float, correct: Tensor | float, truth: Tensor | float) -> Measured:
-    return quantity, float(printed), float(correct), float(truth)
+def _simulated(sde: SDE, x: Tensor, t: float, key: str) -> Tensor:
+    """Returns x(t) of paths from ``x`` at time 0, by Euler–Maruyama."""
+    source, h = _noise(key), t / STEPS
+    for i in range(STEPS):
+        # In the middle of the step the rate of a linear β is its mean.
+        now = _number((i + 0.5) * h)
+        x = x + h * sde.drift(x, now) + math.sqrt(h) * sde.diffusion(now) * source(x)
+    return x
+
+
+def _smld_walk(x: Tensor, level: int, levels: int, key: str) -> Tensor:
+    """Returns the state at a level of the SMLD chain (equation 6 of the paper) from ``x``, with σ₀ = 0."""
+    source, before = _noise(key), 0.0
+    for i in range(level):
+        sigma = SIGMA_MIN * (SIGMA_MAX / SIGMA_MIN) ** (i / (levels - 1))
+        x, before = x + math.sqrt(sigma**2 - before**2) * source(x), sigma
+    return x
+
+
+def _ddpm_step(x: Tensor, beta: float, source: RandnLike) -> Tensor:
+    return math.sqrt(1 - beta) * x + math.sqrt(beta) * source(x)
+
+
+def _ddpm_betas(levels: int) -> list[float]:
+    """Returns β_i = β(i/N)/N for i = 1 … N."""
+    return [(BETA_MIN + (BETA_MAX - BETA_MIN) * i / levels) / levels for i in range(1, levels + 1)]
+
+
+def _solved(field: Field, x: Tensor, start: float, stop: float) -> Tensor:
+    return DormandPrince(1e-8, 1e-8, 10_000).solve(field, x, start, stop, torch.zeros(0)).x
+
+
+def _gaussian(variance: float) -> GaussianMixture:
+    return GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.tensor([variance]))
 
 
 def _number(t: float) -> Tensor:
@@ -245,17 +242,14 @@ def _number(t: float) -> Tensor:
 
 
 def _rows(value: float, n: int | None = None) -> Tensor:
-    """Returns ``n`` rows of ``value``, ``(n, 1)``; a row for each path if ``n`` is None."""
+    """Returns ``n`` rows of a value, ``(n, 1)``; one for each path if ``n`` is None."""
     return torch.full((PATHS if n is None else n, 1), value, dtype=torch.float64)
 
 
-def _gaussian(variance: float) -> GaussianMixture:
-    return GaussianMixture(torch.ones(1), torch.zeros(1, 1), torch.tensor([variance]))
+def _noise(key: str) -> RandnLike:
+    """Returns a source of normal draws, the same for the same key."""
+    return randn_like(generator("cpu", 0, "errata", key))
 
 
 def _uniform(key: str) -> Tensor:
     return torch.rand(1, 1, DRAWS, generator=generator("cpu", 0, "errata", key), dtype=torch.float64)
-
-
-def _solved(field: Field, x: Tensor, start: float, stop: float) -> Tensor:
-    return DormandPrince(1e-8, 1e-8, 10_000).solve(field, x, start, stop, torch.zeros(0)).x

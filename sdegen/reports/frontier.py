@@ -1,4 +1,4 @@
-"""The frontier of samplers on one score: the quality of each against evaluations and time."""
+"""The frontier of samplers on one score: their quality against evaluations and time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -17,21 +16,23 @@ from sdegen.config.options import choice, flat
 from sdegen.runs import files
 
 METRICS = ("w1", "sliced_w1", "energy", "frechet")
-"""Measures of quality; the first that was measured is drawn."""
+"""Metrics of quality; the first of them that was measured is drawn."""
 STEERED = ("agreement", "class_recall", "spread")
-"""Measures that show the gain and the cost of stronger guidance."""
+"""Metrics that show the gain and the cost of stronger guidance."""
+SHARED = ("weights", "step", "seed", "count", "label")
+"""Options of the sampling, which jobs with different samplers have in common."""
 
 
 class SamplingJob(NamedTuple):
     """One job of a sweep over samplers.
 
     Attributes:
-        options: the sampler's options by their paths without the steps, and weights, step, seed, count and guidance.
-        name: the sampler.
-        steps: the number of steps; None if the sampler chooses it.
-        nfe: counted evaluations for each sample.
+        options: options of the sampler without the steps, of the guidance and of the sampling, by their paths.
+        name: name of the sampler.
+        steps: number of steps; None if the sampler chooses it.
+        nfe: number of evaluations of the score per sample, as counted.
         seconds: time for all samples.
-        metrics: the content of ``metrics.json``.
+        metrics: content of ``metrics.json``.
     """
 
     options: dict[str, Any]
@@ -62,19 +63,16 @@ def write(folders: Sequence[Path]) -> list[Path]:
 
 
 def read(folder: Path) -> SamplingJob:
-    """Returns the job whose samples a folder holds."""
+    """Returns the job that wrote a folder of samples."""
     from omegaconf import OmegaConf
 
     node: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
     with np.load(folder / "samples.npz") as samples:
         nfe, seconds, count = float(samples["nfe"]), float(samples["seconds"]), len(samples["x"])
     metrics = folder / "metrics.json"
-    own = {
-        "network": choice(node["network"]),
-        "count": count,
-        **{key: node[key] for key in ("weights", "step", "seed")},
-    }
-    options = {key: value for key, value in flat(node["sampler"]) if not key.endswith("_target_")} | own
+    options = {key: value for key, value in flat(node["sampler"]) if not key.endswith("_target_")}
+    options |= {"network": choice(node["network"]), "count": count}
+    options |= {key: node[key] for key in ("weights", "step", "seed")}
     guidance = [(f"guidance.{key}", value) for key, value in flat(node.get("guidance") or {}) if key != "_target_"]
     options |= dict(guidance, label=node.get("label"))
     steps = options.pop("steps", None)
@@ -95,10 +93,8 @@ def label(jobs: Sequence[SamplingJob]) -> list[str]:
     for job in jobs:
         same = [other for other in jobs if other.name == job.name]
         varied = [key for key in job.options if differ(same, key)]
-        varied += [
-            key for key in ("weights", "step", "seed", "count", "label") if key not in varied and differ(jobs, key)
-        ]
-        # The tolerances of an adaptive sampler take the place of a number of steps, which has no part in the label.
+        varied += [key for key in SHARED if key not in varied and differ(jobs, key)]
+        # Like the number of steps, the tolerances of an adaptive sampler vary along its line.
         varied = [key for key in varied if key not in ("rtol", "atol")]
         labels.append(" ".join([job.name, *(f"{key}={job.options.get(key)}" for key in varied)]))
     return labels
@@ -125,33 +121,25 @@ def cell(value: float | None) -> str:
     return "" if value is None else f"{value:.5g}"
 
 
+@figures.styled
 def draw(jobs: Sequence[SamplingJob], labels: Sequence[str]) -> Figure:
     """Draws the quality against evaluations and against seconds: a line for each sampler, and the floor."""
     metric = next((name for name in METRICS if name in jobs[0].metrics), next(iter(jobs[0].metrics)))
-    with matplotlib.rc_context(figures.STYLE):
-        figure = Figure(figsize=(7.2, 3.4), layout="constrained")
-        panels = figure.subplots(1, 2, sharey=True)
-        for k, text in enumerate(dict.fromkeys(labels)):
-            own = sorted((e for e, name in zip(jobs, labels, strict=True) if name == text), key=lambda e: e.nfe)
-            quality = [job.metrics[metric]["value"] for job in own]
-            style: dict[str, Any] = {
-                "color": figures.COLOURS[k % len(figures.COLOURS)],
-                "marker": figures.MARKERS[(k + k // len(figures.COLOURS)) % len(figures.MARKERS)],
-                "markersize": 4,
-                "linewidth": 1,
-            }
-            panels[0].plot([job.nfe for job in own], quality, label=text, **style)
-            panels[1].plot([job.seconds for job in own], quality, **style)
-        floors = sorted({job.metrics[metric]["floor"] for job in jobs})
-        for axes, name in zip(
-            panels, ("evaluations of the score for a sample", "seconds for all samples"), strict=True
-        ):
-            for floor in floors:
-                shown = "floor" if axes is panels[0] and floor == floors[0] else None
-                axes.axhline(floor, color="0.5", linestyle="--", linewidth=1, label=shown)
-            axes.set(xscale="log", yscale="log", xlabel=name)
-        panels[0].set_ylabel(f"{metric.replace('_', ' ').replace('w1', '$W_1$')} to the reference")
-        for axis in (panels[0].xaxis, panels[1].xaxis, panels[0].yaxis):
-            figures.log_ticks(axis)
-        figure.legend(loc="outside upper center", ncols=4, fontsize=7)
+    figure, panels = figures.subplots(7.2, 3.4, 1, 2, sharey=True)
+    for k, text in enumerate(dict.fromkeys(labels)):
+        own = sorted((e for e, name in zip(jobs, labels, strict=True) if name == text), key=lambda e: e.nfe)
+        quality = [job.metrics[metric]["value"] for job in own]
+        style = figures.marked(k) | {"markersize": 4, "linewidth": 1}
+        panels[0].plot([job.nfe for job in own], quality, label=text, **style)
+        panels[1].plot([job.seconds for job in own], quality, **style)
+    floors = sorted({job.metrics[metric]["floor"] for job in jobs})
+    for axes, name in zip(panels, ("evaluations of the score per sample", "seconds for all samples"), strict=True):
+        for floor in floors:
+            shown = "floor" if axes is panels[0] and floor == floors[0] else None
+            axes.axhline(floor, color="0.5", linestyle="--", linewidth=1, label=shown)
+        axes.set(xscale="log", yscale="log", xlabel=name)
+    panels[0].set_ylabel(f"{metric.replace('_', ' ').replace('w1', '$W_1$')} to the reference")
+    for axis in (panels[0].xaxis, panels[1].xaxis, panels[0].yaxis):
+        figures.log_ticks(axis)
+    figure.legend(loc="outside upper center", ncols=4, fontsize=7)
     return figure

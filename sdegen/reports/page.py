@@ -1,26 +1,33 @@
-"""Pages of HTML from the templates of this room.
+"""Pages of HTML from the templates of this room, and the parts of a run that they show.
 
-A page needs no other file: its pictures are embedded, and its policy forbids it to load anything. All content is
-escaped, since names and settings of runs may be anybody's text.
+A page needs no other file: its pictures are embedded, and its content security policy forbids it to load anything. All
+content is escaped, since the names and settings of runs may be any text.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
+import hashlib
 import io
+import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from statistics import median
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from sdegen.core.errors import UserError
+from sdegen.reports.collection import FinishedRun, metrics_of
 from sdegen.runs import files
 
 LARGEST = 2**26
-"""Largest picture that is embedded, in bytes."""
-TYPES = {".png": "image/png", ".gif": "image/gif"}
+"""Size limit for an embedded picture, in bytes."""
+SHOWN = ("samples", "classes", "accuracy")
+"""Figures of a run that are on the page; the others are only in the run's folder."""
 
 
 class Link(NamedTuple):
@@ -43,21 +50,11 @@ class Table(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """An embedded picture.
-
-    Attributes:
-        source: the picture as a ``data:`` address.
-        width: pixels of the browser.
-        shows: what is to be seen, in English.
-        label: number of the figure in a source; may be empty.
-        quoted: the source's own caption; may be empty.
-    """
+    """An embedded picture: its ``data:`` address, its width in the browser's pixels, and a description in English."""
 
     source: str
     width: int
     shows: str
-    label: str = ""
-    quoted: str = ""
 
 
 def render(template: str, **content: object) -> str:
@@ -76,9 +73,57 @@ def _environment() -> Environment:
     )
 
 
-def is_picture(path: Path) -> bool:
+def picture(content: bytes | Path, shows: str) -> Picture:
+    """Embeds a picture, given as bytes or as a file."""
+    data = content.read_bytes() if isinstance(content, Path) else content
+    with Image.open(io.BytesIO(data)) as opened:
+        kind = Image.MIME[str(opened.format)]
+        # A browser has 96 pixels per inch: a picture with a resolution is shown in the size in which it was drawn.
+        dpi = opened.info.get("dpi", (96,))[0]
+        width = 96 * opened.width / dpi if dpi > 0 else opened.width
+    return Picture(f"data:{kind};base64,{base64.b64encode(data).decode()}", round(width), shows)
+
+
+def run_content(run: FinishedRun, keys: Sequence[str]) -> dict[str, Any]:
+    """Returns one run of a folder, with the options in which the folder's runs differ and the figures in SHOWN."""
+    available = pictures(run)
+    chosen = {stem: available[stem] for stem in SHOWN if stem in available}
+    frontiers = filter(_is_picture, (run.folder / "frontiers").glob("*/frontier.png"))
+    if newest := max(frontiers, default=None):
+        chosen["quality against evaluations and seconds"] = newest
+    return {
+        "anchor": anchor("run", run.folder),
+        "name": run.folder.name,
+        "differs": ", ".join(f"{key}={run.options[key]}" for key in keys if key in run.options),
+        "command": str(run.provenance.get("command", "")),
+        "cost": cost(run),
+        "metrics": metrics([run]),
+        "pictures": [picture(path, f"{run.name}: {stem}") for stem, path in chosen.items()],
+        "settings": Table([], list(run.options.items())),
+    }
+
+
+def pictures(run: FinishedRun) -> dict[str, Path]:
+    """Returns the figures of a run by their names, with the newest guided samples of all classes as ``classes``."""
+    found = {path.stem: path for path in sorted((run.folder / "figures").glob("*.png"))}
+    found |= {f"{path.stem}_gif": path for path in (run.folder / "figures").glob("*.gif")}
+    if guided := guided_samples(run):
+        found["classes"] = guided.folder / "figures" / "classes.png"
+    return {name: path for name, path in found.items() if _is_picture(path)}
+
+
+def guided_samples(run: FinishedRun) -> FinishedRun | None:
+    """Returns the newest samples that were guided to each class, as a run with their folder and metrics."""
+    for path in sorted((run.folder / "samples").glob("*/figures/classes.png"), reverse=True):
+        folder = path.parents[1]
+        with contextlib.suppress(UserError):
+            return run._replace(folder=folder, metrics=metrics_of(folder))
+    return None
+
+
+def _is_picture(path: Path) -> bool:
     """Returns True for a complete PNG or GIF of at most :data:`LARGEST` bytes."""
-    if path.suffix not in TYPES or not files.is_plain(path, LARGEST):
+    if not files.is_plain(path, LARGEST):
         return False
     try:
         with Image.open(path, formats=["PNG", "GIF"]) as opened:
@@ -88,13 +133,57 @@ def is_picture(path: Path) -> bool:
     return True
 
 
-def picture(content: bytes | Path, shows: str, label: str = "", quoted: str = "") -> Picture:
-    """Embeds a picture, given as the bytes of a PNG or as a file, with the fields of :class:`Picture`."""
-    kind = TYPES[content.suffix] if isinstance(content, Path) else TYPES[".png"]
-    data = content.read_bytes() if isinstance(content, Path) else content
-    with Image.open(io.BytesIO(data)) as opened:
-        # Shown as wide as it was drawn if it has a resolution: a browser has 96 dots per inch.
-        dpi = opened.info.get("dpi", (96,))[0]
-        width = 96 * opened.width / dpi if dpi > 0 else opened.width
-    source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
-    return Picture(source, round(width), shows, label, quoted)
+def runs_table(runs: Sequence[FinishedRun], keys: Sequence[str]) -> Table:
+    """Returns a row for each run: the options in which the runs differ, the metrics, and the cost."""
+    names = list(dict.fromkeys(name for run in runs for name in run.metrics))
+    rows = []
+    for run in runs:
+        values = [run.metrics.get(name, {}).get("value") for name in names]
+        costs = [run.cost.get(key) for key in ("steps", "seconds", "peak_memory_mib")]
+        link = Link(run.folder.name, anchor("run", run.folder))
+        rows.append([link, *(run.options.get(key, "–") for key in keys), *values, *costs])
+    return Table(["run", *keys, *names, "steps", "seconds", "MiB"], rows)
+
+
+def metrics(seeds: Sequence[FinishedRun]) -> Table | None:
+    """Returns all metrics as medians over the seeds, with the least and the most if there are several seeds."""
+    rows = []
+    for name, found in seeds[0].metrics.items():
+        values = [run.metrics[name]["value"] for run in seeds if name in run.metrics]
+        extremes = [min(values), max(values)] if len(seeds) > 1 else []
+        middle, floor = median(values), found.get("floor")
+        rows.append([name, middle, *extremes, floor, found.get("train"), ratio(middle, floor)])
+    heads = ["", f"median of {len(seeds)} seeds", "least", "most"] if len(seeds) > 1 else ["", "value"]
+    return Table([*heads, "floor", "training set", "value / floor"], rows) if rows else None
+
+
+def cost(run: FinishedRun) -> str:
+    """Returns steps, time and memory of the training in words; empty if they were not recorded."""
+    steps, seconds, memory = (run.cost.get(key) for key in ("steps", "seconds", "peak_memory_mib"))
+    parts = [f"{steps} steps", f"trained in {duration(seconds)}"] if steps else []
+    return ", ".join([*parts, f"{whole(memory)} MiB"] if memory else parts)
+
+
+def ratio(value: object, floor: object) -> float | None:
+    """Returns a value over its floor, or None if there is no positive floor."""
+    return value / floor if isinstance(value, float) and isinstance(floor, float) and floor > 0 else None
+
+
+def duration(seconds: object) -> str:
+    """Returns a duration in its two largest units: ``3 h 1 min``, ``1 min 52 s``, ``7 s``."""
+    if not isinstance(seconds, (int, float)):
+        return ""
+    total = round(seconds)
+    parts = [(total // 3600, "h"), (total // 60 % 60, "min"), (total % 60, "s")]
+    first = next((i for i, (number, _) in enumerate(parts) if number), len(parts) - 1)
+    return " ".join(f"{number} {unit}" for number, unit in parts[first : first + 2])
+
+
+def whole(number: object) -> str:
+    """Returns a number without decimals, or an empty text for None."""
+    return f"{number:.0f}" if isinstance(number, (int, float)) else ""
+
+
+def anchor(kind: str, folder: Path) -> str:
+    """Returns an anchor of the page that is different for each folder."""
+    return f"{kind}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]}"

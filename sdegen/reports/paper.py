@@ -1,4 +1,4 @@
-"""The experiments of the paper on the page: which runs are the paper's, their figures, measures and cost.
+"""The experiments of the paper on the page: which runs are the paper's, their figures, metrics and cost.
 
 ``paper.yaml`` has the captions, the settings and the readings. The captions are the paper's own, in Portuguese.
 """
@@ -10,74 +10,26 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
 from sdegen.reports import comparison, page
 from sdegen.reports.collection import FinishedRun
-from sdegen.reports.page import Link, Table
-from sdegen.reports.views import cost, duration, guided_samples, measures, pictures, ratio, settings, whole
+from sdegen.reports.page import Link, Table, duration, ratio, whole
 from sdegen.runs import forecast
 
 
-class Caption(NamedTuple):
-    """A figure of the paper.
-
-    Attributes:
-        number: the printed number; empty if the paper has no such figure.
-        file: name of the run's figure that shows the same.
-        caption: the printed caption.
-        shows: what our figure shows, in English.
-    """
-
-    number: str
-    file: str
-    caption: str
-    shows: str
-
-
-class Experiment(NamedTuple):
-    """An experiment of the paper.
-
-    Attributes:
-        title: its name on the page.
-        section: where the paper describes it.
-        command: the command that runs it.
-        captions: the paper's figures of it.
-        settings: options by their paths, as text, that make a run this experiment.
-        readings: places where the paper is silent or ambiguous, and our choice.
-    """
-
-    title: str
-    section: str
-    command: str
-    captions: tuple[Caption, ...]
-    settings: Mapping[str, str]
-    readings: tuple[str, ...]
-
-
 @cache
-def experiments() -> dict[str, Experiment]:
-    """Returns the paper's experiments by the names of their runs, in the paper's order."""
-    entries = yaml.safe_load(files("sdegen.reports").joinpath("paper.yaml").read_text("utf-8"))["experiments"]
-    return {
-        name: Experiment(
-            entry["title"],
-            entry["section"],
-            f"sdegen train experiment={name.replace('_', '/', 1)}",
-            tuple(Caption(**caption) for caption in entry["captions"]),
-            {key: value for part in entry["settings"] for key, value in part.items()},
-            tuple(entry["readings"]),
-        )
-        for name, entry in entries.items()
-    }
+def experiments() -> dict[str, dict[str, Any]]:
+    """Returns the experiments of ``paper.yaml`` by the names of their runs, in the paper's order."""
+    return yaml.safe_load(files("sdegen.reports").joinpath("paper.yaml").read_text("utf-8"))["experiments"]
 
 
 def papers(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
-    """Returns the runs that are the paper's, the newest of each seed, by their names in the paper's order.
+    """Returns the paper's runs, the newest of each seed, by their names in the paper's order.
 
-    A folder that also has other runs is a sweep with a question of its own, and is not included.
+    Runs in a folder that also has other runs are left out: they belong to a sweep with a question of its own.
     """
     swept = {run.folder.parent for run in runs if not _is_papers(run)}
     found: dict[str, list[FinishedRun]] = {}
@@ -91,11 +43,11 @@ def papers(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
 
 def _is_papers(run: FinishedRun) -> bool:
     experiment = experiments().get(run.name)
-    return experiment is not None and experiment.settings.items() <= run.options.items()
+    return experiment is not None and experiment["settings"].items() <= run.options.items()
 
 
 def summary(own: Mapping[str, Sequence[FinishedRun]]) -> Table:
-    """Returns the measure of quality of every experiment, beside its floor."""
+    """Returns the metric of quality of each experiment, or else the first that all its seeds have, with its floor."""
     rows = []
     for name, seeds in own.items():
         shared = (metric for metric in seeds[0].metrics if all(metric in run.metrics for run in seeds))
@@ -105,37 +57,37 @@ def summary(own: Mapping[str, Sequence[FinishedRun]]) -> Table:
         found, experiment = seeds[0].metrics[metric], experiments()[name]
         value, floor = median(run.metrics[metric]["value"] for run in seeds), found.get("floor")
         rows.append(
-            [Link(experiment.title, f"paper-{name}"), experiment.section, len(seeds), metric.replace("_", " ")]
+            [Link(experiment["title"], f"paper-{name}"), experiment["section"], len(seeds), metric.replace("_", " ")]
             + [value, floor, found.get("train"), ratio(value, floor), duration(seeds[0].cost.get("seconds"))]
         )
-    heads = ["", "where", "seeds", "measure", "value", "floor", "training set", "value / floor", "training"]
+    heads = ["", "where", "seeds", "metric", "value", "floor", "training set", "value / floor", "training"]
     return Table(heads, rows)
 
 
 def experiment_content(name: str, seeds: Sequence[FinishedRun]) -> dict[str, Any]:
-    """Returns one of the paper's experiments: figures with the paper's captions, measures, and readings."""
+    """Returns one of the paper's experiments: figures with the paper's captions, metrics, and readings."""
     experiment, first = experiments()[name], seeds[0]
-    available, captioned = pictures(first), []
-    for one in experiment.captions:
-        if one.file in available:
-            label = f"Figure{'s' if ' ' in one.number else ''} {one.number}." if one.number else ""
-            captioned.append(page.picture(available.pop(one.file), one.shows, label, one.caption))
+    available, captioned = page.pictures(first), []
+    for caption in experiment["captions"]:
+        if caption["file"] in available:
+            captioned.append((caption, page.picture(available.pop(caption["file"]), caption["shows"])))
     animation = available.pop("generation_gif", None)
-    guided = guided_samples(first)
+    guided = page.guided_samples(first)
     return {
         "experiment": experiment,
+        "command": f"sdegen train experiment={name.replace('_', '/', 1)}",
         "captioned": captioned,
         "animations": [page.picture(animation, "the reverse process, from noise to data")] if animation else [],
-        "measures": measures(seeds),
-        "guided": measures([guided]) if guided else None,
-        "cost": cost(first),
+        "metrics": page.metrics(seeds),
+        "guided": page.metrics([guided]) if guided else None,
+        "cost": page.cost(first),
         "others": [page.picture(path, f"{name}: {stem}") for stem, path in available.items()],
-        "settings": settings(first),
+        "settings": Table([], list(first.options.items())),
     }
 
 
 def costs(root: Path, own: Mapping[str, Sequence[FinishedRun]]) -> Table:
-    """Returns the cost of training on continuous t, beside the forecasts for the paper's grid of times below a root."""
+    """Returns the cost of training on continuous t beside the forecasts for the paper's grid of times below a root."""
     forecasts = {
         job: spent for path in sorted(root.rglob(forecast.NAME)) for job, spent in forecast.read(path.parent).items()
     }
@@ -146,5 +98,5 @@ def costs(root: Path, own: Mapping[str, Sequence[FinishedRun]]) -> Table:
         if grid is not None and grid.steps == spent.get("steps") and spent.get("seconds", 0) > 0:
             real = [spent["steps"], duration(spent["seconds"]), whole(spent.get("peak_memory_mib"))]
             forecast_cells = [duration(grid.seconds), whole(grid.memory_mib), grid.seconds / spent["seconds"]]
-            rows.append([experiments()[name].title, *real, *forecast_cells])
+            rows.append([experiments()[name]["title"], *real, *forecast_cells])
     return Table(["", "steps", "continuous t", "MiB", "grid, forecast", "MiB", "grid / continuous"], rows)

@@ -1,23 +1,19 @@
-"""One page on which a folder of runs is read: the paper's experiments, sweeps and what they answer, and the cost.
+"""One page on which a folder of runs is read: the paper's experiments, sweeps and their answers, and costs.
 
-The page opens with the runs that are the paper's, recognised by their names and settings, with their figures beside
-the paper's captions. Then come the runs of every other folder, compared in the options in which they differ, and the
-errata of the paper's formulas.
+First come the paper's runs, recognised by their names and settings, with their figures beside the paper's captions.
+The runs of every other folder follow, compared in the options in which they differ, and then the errata of the paper.
 """
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
-
 from sdegen import figures
 from sdegen.core.errors import UserError
-from sdegen.reports import comparison, page, paper, views
+from sdegen.reports import comparison, page, paper
 from sdegen.reports.collection import FinishedRun, collect
 from sdegen.reports.errata import errata
 from sdegen.reports.page import Table
@@ -26,14 +22,7 @@ NAME = "report.html"
 
 
 class Section(NamedTuple):
-    """A part of the page.
-
-    Attributes:
-        anchor: its address on the page.
-        heading: its title.
-        template: the file in ``templates/`` that lays it out.
-        content: what that template shows.
-    """
+    """A part of the page: its anchor and title, the file in ``templates/`` that lays it out, and what that shows."""
 
     anchor: str
     heading: str
@@ -59,7 +48,7 @@ def write(root: Path) -> tuple[Path, list[FinishedRun], list[tuple[Path, str]]]:
     text = compose(root, runs, left_out)
     temporary = root / f".{NAME}"
     try:
-        # An earlier file of this name may be a link to anywhere.
+        # A file of this name may exist, and may be a link to anywhere.
         temporary.unlink(missing_ok=True)
         # Names of files need not be valid text.
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -78,17 +67,17 @@ def compose(root: Path, runs: Sequence[FinishedRun], left_out: Sequence[tuple[Pa
         sections.append(Section("paper", "The paper's experiments", "summary.html", paper.summary(own)))
         for name, seeds in own.items():
             content = paper.experiment_content(name, seeds)
-            sections.append(Section(f"paper-{name}", content["experiment"].title, "experiment.html", content))
+            sections.append(Section(f"paper-{name}", content["experiment"]["title"], "experiment.html", content))
     costs = paper.costs(root, own)
     if costs.rows:
-        sections.append(Section("cost", "What the paper's grid of times costs", "costs.html", costs))
+        sections.append(Section("cost", "The cost of the paper's grid of times", "costs.html", costs))
     shown = {run.folder for seeds in own.values() for run in seeds}
-    # A single run that is the root itself is a folder of its own.
+    # If the root itself is a run, its section is the root's.
     parents = {run.folder: root if run.folder == root else run.folder.parent for run in runs}
     for parent in dict.fromkeys(parents.values()):
         inside = [run for run in runs if parents[run.folder] == parent]
         if not shown.issuperset(run.folder for run in inside):
-            sections.append(Section(views.anchor("runs", parent), _below(root, parent), "runs.html", _runs(inside)))
+            sections.append(Section(page.anchor("runs", parent), _below(root, parent), "runs.html", _runs(inside)))
     if own:
         sections.append(Section("errata", "Errata of the paper", "errata.html", _errata()))
     if left_out:
@@ -98,19 +87,16 @@ def compose(root: Path, runs: Sequence[FinishedRun], left_out: Sequence[tuple[Pa
 
 
 def _runs(runs: Sequence[FinishedRun]) -> dict[str, Any]:
-    """Returns the content of a folder: the figure of what its runs differ in, a table that sorts, and each run."""
+    """Returns the content of a folder: a figure and a table that compare its runs, and each run."""
     keys = comparison.swept(runs)
     figure, fault = None, None
     try:
         if drawn := comparison.figure(runs):
-            buffer = io.BytesIO()
-            with matplotlib.rc_context(figures.STYLE):
-                drawn.savefig(buffer, format="png")
-            figure = page.picture(buffer.getvalue(), "the measure of every run, by what the runs differ in")
-    except Exception as error:  # The numbers come from anybody's files, and may fit on no axis.
+            figure = page.picture(figures.png(drawn), "a metric of every run, by the options in which the runs differ")
+    except Exception as error:  # The numbers come from files of any origin, and may fit on no axis.
         fault = str(error)
-    table = views.table(runs, keys) if len(runs) > 1 else None
-    return {"figure": figure, "fault": fault, "table": table, "runs": [views.run_content(run, keys) for run in runs]}
+    table = page.runs_table(runs, keys) if len(runs) > 1 else None
+    return {"figure": figure, "fault": fault, "table": table, "runs": [page.run_content(run, keys) for run in runs]}
 
 
 def _errata() -> Table:

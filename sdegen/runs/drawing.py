@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -85,10 +84,4 @@ def show_inline() -> None:
     """Let a notebook show figures: IPython does so by itself only after pyplot is imported."""
     shell = machine.notebook_shell()
     if shell is not None:
-        shell.display_formatter.formatters["image/png"].for_type(Figure, _png)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+        shell.display_formatter.formatters["image/png"].for_type(Figure, figures.png)

@@ -17,7 +17,6 @@ from sdegen.config.compose import Config
 from sdegen.config.options import choice
 from sdegen.core.errors import UserError
 from sdegen.figures import animations
-from sdegen.figures.points import image_grid
 from sdegen.guidance.classes import Guidance
 from sdegen.metrics.points import Metrics
 from sdegen.models.classifier import ClassifierModel
@@ -155,7 +154,7 @@ def _write_samples(folder: Path, x: Tensor, facts: dict[str, Any]) -> None:
         np.savetxt(folder / "samples.csv", values, delimiter=",", header=names, comments="")
     else:
         low, high = values.min(), values.max()
-        imsave(folder / "samples.png", image_grid((x - low) / (high - low)), cmap="gray", vmin=0, vmax=1)
+        imsave(folder / "samples.png", figures.image_grid((x - low) / (high - low)), cmap="gray", vmin=0, vmax=1)
 
 
 def _judge(run: Run, drawn: Drawn, seen: Observation | None, folder: Path) -> Metrics | None:

@@ -16,7 +16,7 @@ from conftest import standard_error
 from torch import Tensor
 
 from sdegen.core.randomness import generator
-from sdegen.metrics.points import sliced_w1
+from sdegen.metrics import sliced_w1
 from sdegen.sde import VP, LinearSDE
 from sdegen.sde.base import Score
 from sdegen.sde.mixture import GaussianMixture

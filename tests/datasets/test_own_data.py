@@ -40,7 +40,7 @@ TINY = (
     "count=6",
     "sampler.steps=2",
 )
-UNKNOWN = "nothing was held out and the law of the data is not known"
+UNKNOWN = "no data are held out and the distribution of the data is not known"
 LATEST = ("run=outputs/own/latest", "trust=[own]")
 
 

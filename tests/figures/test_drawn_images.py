@@ -1,4 +1,4 @@
-"""Figures of images show the right pixels at the right labels."""
+"""Figures of images have the right pixels at the right labels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sdegen import figures
-from sdegen.figures import points
+from sdegen.datasets import Dataset
 from sdegen.figures.images import UNKNOWN
 
 BLUE = np.array(matplotlib.colors.to_rgb(UNKNOWN))
@@ -109,7 +109,7 @@ def test_posterior_shows_mean_deviation_and_what_was_not_measured(channels: int)
     shown = picture(named["measured"]) if channels == 3 else drawn.to_rgba(drawn.get_array())[..., :3]
     np.testing.assert_allclose(shown[1:3], np.broadcast_to(BLUE, (2, 6, 3)), atol=1e-6)
     assert (np.abs(shown[[0, 3]] - BLUE).max(-1) > 0.01).all()
-    # A colour bar of its own.
+    # The deviation has a colour bar of its own.
     assert len(figure.axes) == 7
 
 
@@ -131,7 +131,7 @@ def test_accuracy_draws_every_curve_and_chance() -> None:
     for name, curve in curves.items():
         np.testing.assert_allclose(lines[name].get_xydata(), torch.stack([times, curve], 1))
     assert set(np.asarray(lines["chance, 0.1"].get_ydata()).tolist()) == {0.1}
-    # Told apart without colour, too.
+    # The lines can be told apart without colour, too.
     assert len({line.get_linestyle() for line in axes.lines}) == 3
 
 
@@ -152,7 +152,7 @@ def test_compare_draws_bytes_and_samples_on_one_scale(channels: int) -> None:
     data = (uniform(70, channels, 3, 5) * 255).to(torch.uint8)
     data[0, :, 0, 0], data[0, :, 0, 1] = 0, 255
     x = data.double().flip(0) + 300 * (torch.arange(70) == 69).view(-1, 1, 1, 1)
-    figure = points._compare_images(data, x)
+    figure = figures.compare(Dataset(data), x)
     drawable(figure)
     for axes, images in zip(figure.axes, (data, x), strict=True):
         for row, column in ((0, 0), (0, 7), (7, 0), (3, 4)):

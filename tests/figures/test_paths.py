@@ -37,7 +37,7 @@ def exact(dataset: Mixture) -> Marginals:
 
 
 def kernel(t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """α and σ of VP with β from 0.1 to 20."""
+    """Returns α and σ of VP with β from 0.1 to 20."""
     integral = 0.1 * t + 0.5 * 19.9 * t**2
     return np.exp(-0.5 * integral), np.sqrt(-np.expm1(-integral))
 
@@ -67,7 +67,7 @@ def drawable(figure: Figure) -> None:
 
 
 def paths(axes: Axes) -> tuple[np.ndarray, np.ndarray]:
-    """Times ``(F,)`` and states ``(F, B)``."""
+    """Returns the times ``(F,)`` and the states ``(F, B)`` of the paths."""
     return np.asarray(axes.lines[0].get_xdata()), np.stack([line.get_ydata() for line in axes.lines], axis=1)
 
 
@@ -84,10 +84,10 @@ def test_paths_have_the_exact_law_at_every_time(panels: dict[str, Axes], panel: 
     assert panels[panel].get_xlim() == pytest.approx(ends)
     for i in np.linspace(0, len(t) - 1, 7).round().astype(int):
         ranks = np.sort(cdf(x[i], t[i]))
-        # Kolmogorov and Smirnov's statistic, which passes this bound once in 5000 times.
+        # The Kolmogorov–Smirnov statistic exceeds this bound once in 5000 times.
         assert np.abs(ranks - (np.arange(COUNT) + 0.5) / COUNT).max() < 2.15 / COUNT**0.5
         assert x[i].var() == pytest.approx(variance(t[i]), rel=0.2)
-    # They are rough: the quadratic variation is ∫ β.
+    # The paths are rough: their quadratic variation is ∫ β.
     roughness = np.square(np.diff(x, axis=0)).sum(0).mean()
     assert roughness == pytest.approx(0.1 + 0.5 * 19.9, rel=0.15)
 
@@ -98,7 +98,7 @@ def test_paths_of_the_flow_keep_their_order_and_their_quantiles(panels: dict[str
     assert (np.diff(x, axis=1) > 0).all()
     ranks = cdf(x, t[:, None])
     np.testing.assert_allclose(ranks, np.broadcast_to(ranks[0], ranks.shape), atol=2e-4)
-    # Spread evenly in probability, from the same noise as those of the reverse SDE.
+    # The starts are spread evenly in probability, and are the same as for the reverse SDE.
     assert np.abs(ranks[0] - (np.arange(COUNT) + 0.5) / COUNT).max() < 0.02
     np.testing.assert_array_equal(x[0], paths(panels["reverse SDE"])[1][0])
 
@@ -135,7 +135,7 @@ def cells(axes: Axes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def off_by(dataset: Mixture, shift: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """A score in float32 whose error is ``shift / σ``."""
+    """Returns a score in float32 with the error ``shift / σ``."""
 
     def score(x: Tensor, t: Tensor) -> Tensor:
         sigma = SDE.sigma(t.double())
@@ -194,7 +194,7 @@ def test_field_in_the_plane_shows_the_size_of_the_error(shift: tuple) -> None:
     named = [axes for axes in figure.axes if axes.get_title()]
     times = np.array([float(axes.get_title().removeprefix("t = ")) for axes in named])
     alpha, sigma = kernel(times)
-    # From ten times as much noise as data to a tenth, in equal factors; times are told to two digits.
+    # From ten times as much noise as data to a tenth, in equal factors; the times have two digits.
     np.testing.assert_allclose(sigma / alpha, np.geomspace(10, 0.1, 4), rtol=0.15)
     for axes in named:
         np.testing.assert_allclose(cells(axes)[2], np.hypot(*shift), atol=2e-5)
@@ -345,7 +345,7 @@ def test_images_start_as_noise_and_end_as_the_samples(frames: int, tmp_path: Pat
     dataset = Pictures(data, levels=256)
     noise = torch.randn(60, 1, 12, 12, generator=source)
     x = dataset.units.encode(data).float()
-    # Noise all the way, which is the hardest to compress.
+    # All states are noise, which is the hardest to compress.
     samples = walk(noise, noise, frames, x)._replace(path=torch.randn(frames, 60, 1, 12, 12, generator=source))
     found = written(dataset, samples, tmp_path)
     assert len(found) == 20 if frames == 20 else 15 <= len(found) <= 20
@@ -361,7 +361,7 @@ def test_images_start_as_noise_and_end_as_the_samples(frames: int, tmp_path: Pat
             assert np.ptp(block, axis=(1, 3)).max() == 0
             expected = dataset.units.decode(images[i : i + 1])[0, 0].clamp(0, 255).numpy()
             np.testing.assert_allclose(pixel, np.broadcast_to(expected[..., None], pixel.shape), atol=255 / 16)
-    # The time stands above.
+    # The time is above the images.
     assert (found[0][:20] < 100).any() and (found[0][:20] != found[-1][:20]).any()
 
 
@@ -387,7 +387,7 @@ def test_view_follows_noise_that_is_far_wider_than_the_data() -> None:
 
 
 def test_samples_out_of_view_have_no_density_there() -> None:
-    """All of them after two steps of training, say; of half, half the area."""
+    """After two steps of training, say, all samples are out of view; of half of them, half of the area is left."""
     dataset = Mixture(0, size=50)
     for share, far in ((0.0, [1e6, -1e6]), (0.5, [0.0, 1e6])):
         _, axes = figures.compare(dataset, torch.tensor(far, dtype=torch.float64)[:, None]).axes

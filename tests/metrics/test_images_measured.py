@@ -1,4 +1,4 @@
-"""Measures of images agree with closed forms, double loops and known answers."""
+"""Metrics of images agree with closed forms, double loops and known answers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 from sdegen import metrics
 from sdegen.core.errors import UserError
 from sdegen.datasets import Digits, base
-from sdegen.metrics import images
+from sdegen.metrics import distances, images
+from sdegen.metrics.distances import frechet, kernel, nearest, precision, recall
 from sdegen.metrics.features import Features, shifted, train_features
-from sdegen.metrics.images import frechet, kernel, nearest, precision, recall
 
 DIGITS = Digits()
 
@@ -79,7 +79,7 @@ def test_frechet_distance_is_blind_to_rotations_and_zero_for_equal_sets() -> Non
 
 
 def test_frechet_distance_of_singular_sets_is_exact() -> None:
-    """For a point, two points and sets on lines, the distance is still that of the moments."""
+    """For a point, two points and sets on lines, the distance is still the distance of the moments."""
     e = torch.eye(40).double()
     assert frechet(e[:1], 4 * e[1:2]) == pytest.approx(math.sqrt(17))
     # Deviations 1 along one axis and 1 along another have nothing in common.
@@ -100,7 +100,7 @@ def test_kernel_distance_is_its_double_loop(monkeypatch: pytest.MonkeyPatch) -> 
 
     square = mean(x, x) / 23**2 + mean(y, y) / 17**2 - 2 * mean(x, y) / (23 * 17)
     assert kernel(x, y) == pytest.approx(math.sqrt(square), rel=1e-9)
-    monkeypatch.setattr(images, "PAIRS", 100)
+    monkeypatch.setattr(distances, "PAIRS", 100)
     assert kernel(x, y) == pytest.approx(math.sqrt(square), rel=1e-9)
     assert kernel(x, x) == pytest.approx(0, abs=1e-6)
 
@@ -117,8 +117,8 @@ def on_manifold(x: Tensor, y: Tensor, k: int = 3) -> float:
 def test_precision_and_recall_are_their_definition(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = normal(60, 2) * 2, normal(40, 2, 1) + 1
     assert 0.1 < on_manifold(x, y) < 0.9
-    for pairs in (images.PAIRS, 100):
-        monkeypatch.setattr(images, "PAIRS", pairs)
+    for pairs in (distances.PAIRS, 100):
+        monkeypatch.setattr(distances, "PAIRS", pairs)
         assert precision(x, y) == on_manifold(x, y)
         assert recall(x, y) == on_manifold(y, x)
 
@@ -138,8 +138,8 @@ def test_nearest_is_found_among_all_and_exact(monkeypatch: pytest.MonkeyPatch) -
     x, reference = 1e4 + normal(30, 12).view(30, 3, 2, 2), 1e4 + normal(50, 12, 1).view(50, 3, 2, 2)
     x[7] = reference[-1]
     expected = (x[:, None] - reference).flatten(2).norm(dim=2).amin(1)
-    for pairs, chunk in ((images.PAIRS, base.CHUNK), (100, 100)):
-        monkeypatch.setattr(images, "PAIRS", pairs)
+    for pairs, chunk in ((distances.PAIRS, base.CHUNK), (100, 100)):
+        monkeypatch.setattr(distances, "PAIRS", pairs)
         monkeypatch.setattr(base, "CHUNK", chunk)
         torch.testing.assert_close(nearest(x, reference), expected, rtol=1e-9, atol=1e-9)
     assert nearest(x, reference)[7] == 0
@@ -150,7 +150,7 @@ def test_near_copies_of_the_training_set_are_all_and_of_the_held_out_one_in_twen
         return metrics.measure_images(DIGITS, x, None)["near_copies"]["value"]
 
     assert share(DIGITS.x[:200]) == 1
-    # A copy is one still when it is written as a picture.
+    # A copy counts as a copy after it is rounded to the levels of a picture, too.
     assert share(DIGITS.x[:200] + 0.98 * torch.rand(200, 1, 8, 8, dtype=torch.float64) - 0.49) == 1
     assert share(held_out()[0]) == pytest.approx(0.05, abs=0.5 / 359)
     assert share(16 * torch.rand(50, 1, 8, 8)) == 0
@@ -166,7 +166,7 @@ def test_class_balance_is_half_the_l1_distance_of_the_shares() -> None:
     entry = images._class_balance(DIGITS, only, labels())
     assert entry["value"] == pytest.approx(1 - float(shares[4]))
     assert entry["train"] < 0.01
-    # Each share errs normally: E|error| = √(2 p (1 - p) / (π n)).
+    # The error of each share is normal: E|error| = √(2 p (1 - p) / (π n)).
     expected = 0.5 * float((2 * shares * (1 - shares) / (math.pi * 400)).sqrt().sum())
     assert entry["floor"] == pytest.approx(expected, rel=0.1)
     assert 1.2 * expected < entry["limit"] < 2 * expected
@@ -175,8 +175,8 @@ def test_class_balance_is_half_the_l1_distance_of_the_shares() -> None:
 def test_features_see_the_digits(features: Features) -> None:
     x, y = held_out()
     encoded = DIGITS.units.encode(x)
-    assert float((features.predict(encoded) == y).double().mean()) >= 0.975
     seen = features(encoded)
+    assert float((features.classify(seen) == y).double().mean()) >= 0.975
     assert (seen.dtype, seen.shape) == (torch.float64, (len(x), 32))
     torch.testing.assert_close(seen[100:103], features(encoded[100:103]), rtol=1e-4, atol=1e-4)
     copy = Features((1, 8, 8), 10).eval()
@@ -186,7 +186,7 @@ def test_features_see_the_digits(features: Features) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 17, 9)], ids=str)
 def test_features_are_a_function_of_the_data(shape: tuple[int, ...]) -> None:
-    """With 129 images, one would be left over from batches of 128."""
+    """With 129 images, batches of 128 would leave a batch of one image."""
     x, y = normal(129, math.prod(shape)).view(-1, *shape).clamp(-1, 1), torch.arange(129) % 3
     trained = []
     for seed in (1, 2):
@@ -215,7 +215,7 @@ def test_training_images_as_samples_have_the_floor(features: Features) -> None:
     found = metrics.measure_images(DIGITS, DIGITS.x.double(), features)
     for name in ("frechet", "kernel", "precision", "recall"):
         assert found[name]["value"] == found[name]["floor"] == found[name]["train"]
-    # Of more images than there are to train on, each part is as good.
+    # If there are more images than training images, each part has the same value.
     twice = metrics.measure_images(DIGITS, DIGITS.x.double().repeat(2, 1, 1, 1), features)
     assert twice["recall"] == found["recall"] and twice["frechet"] == found["frechet"]
     seen = [features(DIGITS.units.encode(part)) for part in (DIGITS.x, held_out()[0])]
@@ -274,7 +274,7 @@ def test_spread_and_recall_are_within_the_classes(features: Features) -> None:
     spreads = [math.sqrt(seen[y.numpy() == c].var(0, ddof=1).sum()) for c in range(10)]
     assert found["spread"]["value"] == found["spread"]["floor"] == pytest.approx(np.mean(spreads))
     assert found["class_recall"]["value"] == 1
-    # One image for each class that is asked for: all agree, and none varies.
+    # With one image for each requested class all images agree, and none varies.
     first = [int((y == c).nonzero()[0]) for c in (2, 7)]
     same = x[first].repeat_interleave(20, 0), y[first].repeat_interleave(20)
     found = metrics.measure_conditional(DIGITS, *same, features)

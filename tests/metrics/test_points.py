@@ -66,7 +66,7 @@ def test_measures_of_exact_draws_are_near_their_floor_and_of_wrong_ones_far() ->
         assert exact is not None
         good, bad = metrics.measure_points(dataset, exact), metrics.measure_points(dataset, 1.3 * exact + 0.2)
         for name, entry in good.items():
-            # Of 1000 exact points 0.17 are off the smile's support on average, and the floor is the median, 0.
+            # On average 0.17 of 1000 exact points are off the support of the smile; the floor is the median, 0.
             assert 0 <= entry["value"] < 2.5 * entry["floor"] + 0.004, name
             assert entry["floor_from"] == "exact draws"
         assert sum(bad[name]["value"] > 3 * max(bad[name]["floor"], 0.003) for name in bad) >= 3
@@ -130,7 +130,7 @@ def test_score_error_is_zero_for_the_oracle_and_relative(sde: LinearSDE) -> None
     assert metrics.score_error(dataset, sde, lambda x, t: 1.25 * exact(x, t)) == pytest.approx(0.25)
     assert metrics.score_error(dataset, sde, lambda x, t: 0 * x) == pytest.approx(1)
 
-    # A score that is off by 1/σ: with the weight σ² every t adds one to the numerator.
+    # For a score that is off by 1/σ, every t adds one to the numerator, because of the weight σ².
     source = torch.Generator().manual_seed(3)
     t = torch.rand(50_000, generator=source, dtype=torch.float64)[:, None].clamp(min=sde.eps)
     z = torch.randn(50_000, 1, generator=source, dtype=torch.float64)
@@ -166,7 +166,7 @@ def test_table_has_a_line_for_each_metric() -> None:
 
 @pytest.mark.parametrize(("trained", "held_out", "drawn"), [(600, 150, 20), (400, 400, 2000), (200, 50, 200)])
 def test_exact_draws_reach_the_floor_however_many_they_are(trained: int, held_out: int, drawn: int) -> None:
-    """Without a law it holds in the median over data sets, whose held-out part is the reference."""
+    """Without a known distribution it holds in the median over data sets; their held-out part is the reference."""
 
     class Unknown(Dataset):
         def draw(self, n: int, source: torch.Generator) -> None:

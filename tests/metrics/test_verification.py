@@ -15,7 +15,7 @@ from sdegen.sde.nonlinear import DoubleWell
 
 
 class WrongKernel(VP):
-    """The paper's misprint: α = e^{-B}."""
+    """VP with the misprint of the paper, α = e^{-B}."""
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.exp(-self.beta.integral(t))
@@ -31,7 +31,7 @@ class HalfNoise(EulerMaruyama):
 
 
 class Blurred(VE):
-    """Erratum 13: σ(t) instead of the root of σ²(t) - σ²(0)."""
+    """VE with erratum 13: σ(t) instead of the root of σ²(t) - σ²(0)."""
 
     def sigma(self, t: Tensor) -> Tensor:
         return (super().sigma(t) ** 2 + self.sigma_min**2).sqrt()
@@ -53,7 +53,7 @@ class WideDraws(VP):
 
 
 class Frozen(EulerMaruyama):
-    """A scheme for another equation, which converges to the wrong law."""
+    """A scheme for another equation, which converges to the wrong distribution."""
 
     def plan(self, sde, times) -> list[Step]:  # noqa: ANN001
         def frozen(step: EulerStep) -> Step:

@@ -1,6 +1,6 @@
-"""The errata in numbers, against answers worked out by hand: what is printed is far off, what is right is not.
+"""The errata in numbers, against answers worked out by hand: only the printed formulas are far off.
 
-The bounds on a simulated truth are five of its standard errors, and a bias of Euler–Maruyama where it has one.
+The bounds on a simulated truth are five of its standard errors, plus the bias of Euler–Maruyama if there is one.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def beta(t: float) -> float:
 
 
 def variance(t: float) -> float:
-    """σ² of VP."""
+    """Returns σ² of VP."""
     return -math.expm1(-0.1 * t - 19.9 * t * t / 2)
 
 
 def final_of_flow(power: int) -> float:
-    """Where dx = [−½ β x + ½ β^(power/2) x / v] dt takes 1 from t = 1 to 1e-5, with v the variance from N(0, ¼)."""
+    """Returns x(1e-5) for dx = [−½ β x + ½ β^(power/2) x / v] dt, x(1) = 1 and v the variance of x(t) from N(0, ¼)."""
 
     def slope(t: float, log_x: float) -> float:
         v = 0.25 * (1 - variance(t)) + variance(t)
@@ -47,7 +47,7 @@ def final_of_flow(power: int) -> float:
 
 
 def quantile(x: float, t: float) -> float:
-    """Of x(t) under VP from ½ N(−3, ¼) + ½ N(3, 1)."""
+    """Returns the distribution function of x(t) under VP for data ½ N(−3, ¼) + ½ N(3, 1)."""
     alpha2 = 1 - variance(t)
     parts = ((-3, 0.25), (3, 1.0))
     laws = [statistics.NormalDist(m * math.sqrt(alpha2), math.sqrt(v * alpha2 + variance(t))) for m, v in parts]
@@ -55,12 +55,12 @@ def quantile(x: float, t: float) -> float:
 
 
 def flowed(x: float) -> float:
-    """Where the flow takes x from t = 1e-5 to T: to the same quantile."""
+    """Returns the point at T to which the flow takes x from t = 1e-5, which has the same quantile."""
     return brentq(lambda y: quantile(y, 1.0) - quantile(x, 1e-5), -8, 8, xtol=1e-12)
 
 
 def kept(level: int, levels: int) -> float:
-    """α_i of the DDPM chain."""
+    """Returns α_i of the DDPM chain."""
     return math.prod(1 - beta(i / levels) / levels for i in range(1, level + 1))
 
 
@@ -84,29 +84,29 @@ BY_HAND = {
     14: (variance(0.5) / variance(0.01), 1.0),
     15: (GRID, CONTINUUM),
 }
-"""Printed and correct, but for the smallest of random times."""
+"""The printed and the correct value of each erratum but the one on the smallest random time."""
 
 SPREAD_13, MEAN_11 = 0.01 * math.sqrt(5000**0.04 - 1), 1 / (1 - kept(10, 50))
 BOUND = {
     1: 5 * math.sqrt(2 / PATHS) + 0.002,
     2: 5 * (1 - math.exp(-B03)) / math.sqrt(PATHS) + 0.001,
-    # The flow starts from N(0, 1), which is not quite the marginal at T.
+    # The flow starts from N(0, 1), which is not exactly the marginal at T.
     3: 2e-5,
     4: 1e-6,
     5: 5 * 0.01 * 5000 ** (49 / 99) / math.sqrt(PATHS),
-    # x_N has the variance of the data on top, 1 beside 2500.
+    # The variance of x_N includes the variance of the data, 1 beside 2500.
     6: 5 * 50 / math.sqrt(2 * PATHS) + 0.01,
-    # The chain's own drift is off by β²/8N.
+    # The drift of the chain itself is off by β²/8N.
     7: 2 * 10.05**2 / 8e5,
-    # Of the mean and of the variance of what a step adds.
+    # The mean and the variance of the change in a step both have errors.
     9: 5 * math.sqrt((STEP + 2 * STEP**2) / ONE_STEP),
     10: 1e-5,
     11: 5 * MEAN_11 * math.sqrt(2 / PATHS),
-    # The smallest of n uniform numbers is exponential: it is beyond ten of its means once in 20,000 times.
+    # The smallest of n uniform numbers is exponential: it exceeds ten times its mean once in 20,000 times.
     12: 10 / DRAWS,
     13: 5 * SPREAD_13 / math.sqrt(2 * PATHS),
     14: 5 * math.sqrt(2 * 2 / PATHS) + 0.005,
-    # Stratified: in a slice h of t the spread is 10 h / t² / √12, whence 10 / √36 (h / ε)^1.5 in all.
+    # Stratified: in a slice h of t the deviation is 10 h / t² / √12, which adds up to 10 / √36 (h / ε)^1.5.
     15: 5 * 10 / 6 * (1e5 / DRAWS) ** 1.5 + 1e-3,
 }
 
@@ -187,12 +187,12 @@ OTHERS = [
     (Uniform, "__call__", lambda self, sde, weighting, u: (u, torch.ones_like(u))),
     (VE, "sigma", unsubtracted),
 ]
-"""They disturb each other's rows no further, only those of the flow."""
+"""These misprints change the rows of the flow, but not each other's rows."""
 
 
 @pytest.fixture(scope="module")
 def misprinted() -> dict[int, Erratum]:
-    """The rows of a package in which what the paper prints was implemented."""
+    """Returns the rows of a package that implements the formulas as the paper prints them."""
     found = {}
     for patches, numbers in ((FLOW, [3]), (OTHERS, [1, 2, 5, 6, 7, 9, 12, 13])):
         with pytest.MonkeyPatch.context() as patch:
@@ -207,6 +207,6 @@ def misprinted() -> dict[int, Erratum]:
 def test_misprint_in_the_package_would_show(
     rows: dict[int, Erratum], misprinted: dict[int, Erratum], number: int
 ) -> None:
-    """The right value is the package's own: with the misprint in it, it is the printed one, far from the truth."""
+    """The correct value comes from the package: with the misprint in the package, it is the printed value."""
     assert misprinted[number].correct_value == pytest.approx(rows[number].printed_value, rel=1e-4)
     assert abs(misprinted[number].correct_value - rows[number].truth) > 3 * BOUND[number]

@@ -1,4 +1,4 @@
-"""The page on which runs are read: whole, by itself, and true to the files it is made from."""
+"""The report is complete, needs no other file, and agrees with the files of the runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHORT = ("trainer.steps=2", "trainer.epochs=null", "trainer.preview_every=0", "s
 
 
 class Page(HTMLParser):
-    """What a browser would find: tags that close, tables, pictures, and addresses."""
+    """Content that a browser would find: closed tags, tables, pictures and addresses."""
 
     VOID = ("meta", "img", "br")
 
@@ -71,7 +71,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four runs of two SDEs and two seeds."""
+    """Returns a folder with four runs: two SDEs and two seeds."""
     root = tmp_path_factory.mktemp("sweep")
     for i, (sde, seed) in enumerate(itertools.product(("vp", "ve"), (1, 2))):
         config = composed("train", ["dataset=smile", "network.hidden=[8]", *SHORT, f"sde={sde}", f"seed={seed}"])
@@ -95,7 +95,7 @@ def test_page_is_whole_and_true_to_its_files(sweep: Path) -> None:
         found = json.loads((sweep / row[0] / "metrics.json").read_text())
         for metric, entry in found.items():
             assert float(row[head.index(metric)]) == pytest.approx(entry["value"], rel=1e-3)
-    # Nothing is loaded from elsewhere; every picture can be read; every link leads somewhere.
+    # The page loads nothing; every picture can be read; every link has a target.
     pictures = [address for address in page.addresses if address.startswith("data:image/png;base64,")]
     assert len(pictures) == 1 + len(names)
     for address in pictures:
@@ -132,7 +132,7 @@ addEventListener("load", () => {
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 @pytest.mark.parametrize("width", [390, 1200])
 def test_a_browser_shows_every_picture_and_sorts_the_table(sweep: Path, tmp_path: Path, width: int) -> None:
-    """On a phone, too, where nothing sticks out."""
+    """On a phone, too, nothing is wider than the screen."""
     assert CHROMIUM is not None
     path, entries, _ = report.write(sweep)
     watched = tmp_path / "watched.html"
@@ -152,7 +152,7 @@ def test_a_browser_shows_every_picture_and_sorts_the_table(sweep: Path, tmp_path
 
 
 def paper_run(name: str, *overrides: str) -> FinishedRun:
-    """A finished run of one of the paper's experiments, as far as a report is concerned."""
+    """Returns a finished run of one of the paper's experiments, as far as a report is concerned."""
     config = assembly.build(composed("train", [f"experiment={name.replace('_', '/', 1)}", *overrides])).config
     options = {key: str(value) for key, value in flat_options(config)}
     return FinishedRun(Path(name, str(overrides), "0"), name, options, {}, {})
@@ -160,24 +160,21 @@ def paper_run(name: str, *overrides: str) -> FinishedRun:
 
 @pytest.mark.parametrize("name", experiments())
 def test_every_experiment_of_the_paper_is_known_by_its_settings(name: str) -> None:
-    """As it stands in conf/, of one seed the newest; with another process, network or λ it is not the paper's."""
+    """With the settings of conf/ a run is the paper's, the newest of each seed; with any other setting it is not."""
     seeds = [paper_run(name, f"seed={seed}") for seed in (0, 1)]
     again = seeds[0]._replace(folder=Path("again", "0"))
-    settings = experiments()[name].settings
-    others = [paper_run(name, "sde=subvp"), paper_run(name, "sde.beta_max=5")]
-    others += [paper_run(name, "network.hidden=[8]")] if "network.hidden" in settings else []
-    others += [paper_run(name, "weighting=likelihood")] if "weighting" in settings else []
-    others += [paper_run(name, "parametrization=raw"), paper_run(name, "times=uniform")] if "times" in settings else []
-    others += [paper_run(name, "sampler.steps=10")] if "sampler.steps" in settings else []
+    others = [paper_run(name, "sde=subvp")]
+    for key in experiments()[name]["settings"]:
+        others.append(seeds[0]._replace(folder=Path(key, "0"), options={**seeds[0].options, key: "other"}))
     assert papers([*others, *seeds, again]) == {name: [seeds[1], again]}
     assert papers(others) == {}
-    # Beside another in one folder it is part of a sweep.
+    # In a folder with other runs it is part of a sweep.
     together = [one._replace(folder=Path("sweep", str(i))) for i, one in enumerate([*others, *seeds])]
     assert papers(together) == {}
 
 
 def test_the_papers_runs_come_first_beside_their_captions(sweep: Path, tmp_path: Path) -> None:
-    """Two seeds of the smile and one of others, with the measures of another run; a forecast; guided samples."""
+    """Two seeds of the smile and one of others, with the metrics of another run, a forecast, and guided samples."""
     root = tmp_path / "paper"
     shutil.copytree(sweep / "8-smile", root / "other" / "0-smile")
     values = {}
@@ -202,7 +199,7 @@ def test_the_papers_runs_come_first_beside_their_captions(sweep: Path, tmp_path:
     page = Page(path.read_text())
     assert page.headings == [
         *("The paper's experiments", "Mixture of Gaussians", "Smile", "Handwritten digits"),
-        *("What the paper's grid of times costs", "other", "Errata of the paper"),
+        *("The cost of the paper's grid of times", "other", "Errata of the paper"),
     ]
     assert "Figure 3. Mistura de Gaussianas" in page.text and "Figure 4. Dados do sorriso" in page.text
     assert "Figure 9. Geração condicional" in page.text
@@ -219,7 +216,7 @@ def test_the_papers_runs_come_first_beside_their_captions(sweep: Path, tmp_path:
     assert cost[1] == ["Smile", "49000", "1 min 40 s", "300", "2 h 1 min", "600", "72.6"]
     errata = next(table for table in page.tables if "printed" in table[0])
     assert [row[0] for row in errata[1:]] == [str(number) for number in range(1, 16)]
-    # Pictures: of each experiment all, of the other run the samples, and the guided ones.
+    # The page has all pictures of each experiment, the samples of the other run, and the guided samples.
     figures = len(list((sweep / "8-smile" / "figures").iterdir()))
     assert len([a for a in page.addresses if a.startswith("data:image")]) == 3 * figures + 2
 
@@ -240,7 +237,7 @@ def test_what_is_no_finished_run_is_left_out_with_the_reason(sweep: Path, tmp_pa
     (root / "config" / "config.yaml").write_text("sde: {_target_: [")
     (root / "strange" / "metrics.json").write_text('{"w1": 3}')
     (root / "floor" / "metrics.json").write_text('{"w1": {"value": 3.0, "floor": "none"}}')
-    # A damaged picture costs a run that picture alone, and a strange note of the cost that note.
+    # A damaged picture or a malformed cost is left out; the rest of the run is shown.
     picture = root / "torn" / "figures" / "samples.png"
     picture.write_bytes(picture.read_bytes()[:2000])
     noted = json.loads((root / "torn" / "provenance.json").read_text()) | {"training": {"steps": [], "seconds": "x"}}
@@ -252,10 +249,10 @@ def test_what_is_no_finished_run_is_left_out_with_the_reason(sweep: Path, tmp_pa
         "half": "is not finished: it has no metrics.json",
         "failed": "failed: the loss is nan",
         "cut": "metrics.json is damaged",
-        "text": "provenance.json is not a run's",
-        "config": "config.yaml is damaged, or not a run's",
-        "strange": "metrics.json is not a run's",
-        "floor": "metrics.json is not a run's",
+        "text": "provenance.json is not the file of a run",
+        "config": "config.yaml is damaged, or is not the file of a run",
+        "strange": "metrics.json is not the file of a run",
+        "floor": "metrics.json is not the file of a run",
         "foreign": "holds no run",
     }
     page = Page(path.read_text())
@@ -275,7 +272,7 @@ HARM = {
 
 
 def test_no_file_keeps_the_others_from_being_read(sweep: Path, tmp_path: Path) -> None:
-    """Damage and malice cost the run that has them, and strange names and numbers nothing."""
+    """A damaged or malicious file leaves out its own run only; strange names and numbers leave out none."""
     root = tmp_path / "outputs"
     for name, (file, content) in HARM.items():
         shutil.copytree(sweep / "8-smile", root / name)

@@ -99,14 +99,14 @@ class EndPoints:
 
 
 class SlicedW1:
-    """:func:`sdegen.metrics.points.sliced_w1` to points that are sorted once, which is ten times faster.
+    """:func:`sdegen.metrics.sliced_w1` to points that are sorted once, which is ten times faster.
 
     Args:
         draws: the points compared to, ``(M, d)``.
     """
 
     def __init__(self, draws: Tensor) -> None:
-        from sdegen.metrics.points import directions
+        from sdegen.metrics.distances import directions
 
         self.directions = directions(draws.shape[1])
         self.sorted = (draws @ self.directions).T.sort().values

@@ -123,7 +123,7 @@ def distances(x: Tensor, exact: Callable[[int, int], Tensor], count: int) -> dic
     """Returns sliced W1 of samples to the law over its floor, each coordinate in its standard deviations."""
     import statistics
 
-    from sdegen.metrics.points import sliced_w1
+    from sdegen.metrics import sliced_w1
 
     reference = exact(REFERENCE, 0)
     scale = reference.std(0)

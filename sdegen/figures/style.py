@@ -1,0 +1,86 @@
+"""The style and the parts that all figures share."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""The palette of Okabe & Ito, which colour-blind readers can tell apart, too."""
+MARKERS = "os^DvPX"
+"""Markers of lines, which tell them apart in grey."""
+DATA, SAMPLES = COLOURS[:2]
+DENSITY = "cividis"
+STYLE: dict[Any, Any] = {
+    "figure.dpi": 150,
+    "figure.constrained_layout.use": True,
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "image.interpolation": "nearest",
+}
+styled = matplotlib.rc_context(STYLE)
+"""Decorator of functions that draw in :data:`STYLE`."""
+
+
+def subplots(width: float, height: float, *shape: int, **options: Any) -> tuple[Figure, Any]:  # noqa: ANN401
+    """Returns a figure, with its size in inches, and its axes, as ``matplotlib.pyplot.subplots`` does."""
+    figure = Figure(figsize=(width, height))
+    return figure, figure.subplots(*shape, **options)
+
+
+def png(figure: Figure) -> bytes:
+    """Returns a figure as the bytes of a PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight")
+    return buffer.getvalue()
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Writes a figure as PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png(figure))
+    return path
+
+
+def histogram(axes: Axes, x: np.ndarray, ends: tuple[float, float], bins: int, colour: str) -> None:
+    """Draws the density of numbers ``(N,)`` between two ends; numbers beyond them count, but are not drawn."""
+    width = (ends[1] - ends[0]) / bins or 1 / bins
+    axes.hist(x, bins=bins, range=ends, weights=np.full(len(x), 1 / (width * len(x))), color=colour)
+
+
+def log_ticks(axis: Axis) -> None:
+    """Labels a logarithmic axis with plain numbers, few enough not to overlap."""
+    low, high = axis.get_data_interval()
+    decades = LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,))
+    axis.set_major_locator(MaxNLocator(4) if high < 5 * low else decades)
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
+
+
+def marked(k: int) -> dict[str, Any]:
+    """Returns the colour and the marker of line ``k``: 49 lines differ in one of them."""
+    shift = k // len(COLOURS)
+    return {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[(k + shift) % len(MARKERS)]}
+
+
+def number(value: float) -> str:
+    """Returns a number with two digits, and a power of ten as in print."""
+    mantissa, _, exponent = f"{value:.2g}".partition("e")
+    power = f"10^{{{int(exponent)}}}" if exponent else ""
+    return mantissa if not exponent else f"${power}$" if mantissa == "1" else f"${mantissa} \\times {power}$"
+
+
+def shown(dimensions: int, before: str = "") -> str:
+    """Returns a note that a plane shows two of several coordinates; empty if it shows all."""
+    return f"{before}first 2 of {dimensions} coordinates" if dimensions > 2 else ""

@@ -1,0 +1,180 @@
+"""Distances between two sets of points, of features or of images."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdegen.core.randomness import generator
+from sdegen.datasets.base import chunks
+
+DIRECTIONS = 32
+"""Number of directions on which :func:`sliced_w1` projects."""
+NEIGHBOURS = 3
+"""The radius of a ball of the manifold is the distance to the neighbour of this rank."""
+PAIRS = 2**24
+"""Largest number of distances in memory at once."""
+
+
+def w1(x: Tensor, y: Tensor) -> Tensor:
+    r"""Returns the Wasserstein-1 distances between sets on the line, :math:`\int_0^1 |F^{-1}(q) - G^{-1}(q)|\, dq`.
+
+    Args:
+        x: first sets, ``(*, N)``.
+        y: second sets, ``(*, M)``.
+
+    Returns:
+        ``(*)``.
+    """
+    n, m = x.shape[-1], y.shape[-1]
+    # Jumps of both quantile functions in units of 1 / (n m): integers are compared without rounding errors.
+    ends = torch.cat([m * torch.arange(1, n + 1), n * torch.arange(1, m + 1)]).unique()
+    width = ends.diff(prepend=ends.new_zeros(1)).double() / (n * m)
+    # NumPy sorts several times faster than torch on a CPU.
+    quantiles, others = (torch.from_numpy(np.sort(points.numpy())) for points in (x, y))
+    return (quantiles[..., (ends - 1) // m] - others[..., (ends - 1) // n]).abs() @ width.to(x)
+
+
+def ks(x: Tensor, y: Tensor) -> float:
+    """Returns the Kolmogorov–Smirnov distance of sets on the line, the largest gap of the distribution functions."""
+    from scipy.stats import ks_2samp
+
+    return float(ks_2samp(x.flatten().numpy(), y.flatten().numpy(), method="asymp").statistic)
+
+
+def sliced_w1(x: Tensor, y: Tensor) -> float:
+    """Returns the mean W1 distance of the projections on fixed directions (Bonneel et al. 2015).
+
+    In the plane the directions are equally spaced; in other dimensions they are random, but the same at every call.
+    """
+    along = directions(x[0].numel()).T
+    return float(w1(along @ x.flatten(1).T, along @ y.flatten(1).T).mean())
+
+
+def directions(d: int) -> Tensor:
+    """Returns the directions of :func:`sliced_w1` in d dimensions: unit vectors, as the columns of ``(d, 32)``."""
+    if d == 2:
+        angle = torch.arange(DIRECTIONS, dtype=torch.float64) * math.pi / DIRECTIONS
+        return torch.stack([angle.cos(), angle.sin()])
+    random = torch.randn(d, DIRECTIONS, generator=generator("cpu", 0, "directions"), dtype=torch.float64)
+    return random / random.norm(dim=0)
+
+
+def energy(x: Tensor, y: Tensor, within_y: float | None = None) -> float:
+    r"""Returns the energy distance :math:`\sqrt{2 E|X - Y| - E|X - X'| - E|Y - Y'|}` as a V-statistic.
+
+    Reference: Székely & Rizzo (2013), https://doi.org/10.1016/j.jspi.2013.03.018
+
+    Args:
+        x: first set, ``(N, *)``.
+        y: second set, ``(M, *)``.
+        within_y: value of :math:`E|Y - Y'|`, if it is already known.
+    """
+    if x[0].numel() == 1:
+        from scipy.stats import energy_distance
+
+        return float(energy_distance(x.flatten().numpy(), y.flatten().numpy()))
+    within_y = mean_distance(y, y) if within_y is None else within_y
+    return math.sqrt(max(2 * mean_distance(x, y) - mean_distance(x, x) - within_y, 0.0))
+
+
+def mean_distance(x: Tensor, y: Tensor) -> float:
+    """Returns the mean Euclidean distance over all pairs of two sets."""
+    x, y = x.flatten(1), y.flatten(1)
+    # Pieces of 100 rows stay in the cache.
+    total = sum(float(torch.cdist(chunk, y).sum()) for chunk in x.split(100))
+    return total / (len(x) * len(y))
+
+
+def total_variation(x: Tensor, y: Tensor) -> float:
+    """Returns half the sum of the differences between the shares of the labels in two sets ``(N,)`` and ``(M,)``."""
+    classes = int(max(x.max(), y.max())) + 1
+    shares = [torch.bincount(labels, minlength=classes).double() / len(labels) for labels in (x, y)]
+    return 0.5 * float((shares[0] - shares[1]).abs().sum())
+
+
+def frechet(x: Tensor, y: Tensor) -> float:
+    r"""Returns the W2 distance between the Gaussians with the moments of two sets ``(N, F)`` and ``(M, F)``.
+
+    .. math:: d^2 = |\mu_1 - \mu_2|^2 + \operatorname{tr}\bigl(\Sigma_1 + \Sigma_2 - 2 (\Sigma_1 \Sigma_2)^{1/2}\bigr)
+
+    With :math:`\Sigma_i = R_i^T R_i` the last trace is the sum of the singular values of :math:`R_1 R_2^T`. This also
+    holds for singular covariances, and no root of a rounding error is taken.
+
+    Reference: Dowson and Landau (1982), https://doi.org/10.1016/0047-259X(82)90077-X; Heusel et al. (2017) give the
+    square, https://arxiv.org/abs/1706.08500
+    """
+    means, roots = zip(*(_moments(part) for part in (x, y)), strict=True)
+    common = torch.linalg.svdvals(roots[0] @ roots[1].T).sum()
+    square = (means[0] - means[1]).square().sum() + sum(root.square().sum() for root in roots) - 2 * common
+    return float(square.clamp(min=0).sqrt())
+
+
+def kernel(x: Tensor, y: Tensor, within_y: float | None = None) -> float:
+    r"""Returns the maximum mean discrepancy of two sets for the kernel :math:`(x \cdot y / F + 1)^3`.
+
+    The value is the root of a V-statistic. Reference: Bińkowski et al. (2018), https://arxiv.org/abs/1801.01401
+
+    Args:
+        x: first set, ``(N, F)``.
+        y: second set, ``(M, F)``.
+        within_y: value of ``affinity(y, y)``, if it is already known.
+    """
+    within_y = affinity(y, y) if within_y is None else within_y
+    return max(affinity(x, x) + within_y - 2 * affinity(x, y), 0.0) ** 0.5
+
+
+def affinity(x: Tensor, y: Tensor) -> float:
+    r"""Returns the mean of :math:`(x \cdot y / F + 1)^3` over all pairs of two sets."""
+    total = sum(float((part @ y.T / y.shape[1] + 1).pow(3).sum()) for part in _pieces(x, y))
+    return total / (len(x) * len(y))
+
+
+def precision(x: Tensor, y: Tensor) -> float:
+    """Returns the share of a set ``(N, F)`` that lies on the manifold of a reference ``(M, F)``.
+
+    The manifold is the union of balls around the points of the reference. The radius of a ball is the distance from its
+    centre to the third neighbour. Reference: Kynkäänniemi et al. (2019), https://arxiv.org/abs/1904.06991
+    """
+    # The nearest neighbour is the point itself.
+    rank = min(NEIGHBOURS + 1, len(y))
+    radius = torch.cat([torch.cdist(part, y).topk(rank, largest=False).values[:, -1] for part in _pieces(y, y)])
+    covered = torch.cat([(torch.cdist(part, y) <= radius).any(1) for part in _pieces(x, y)])
+    return float(covered.double().mean())
+
+
+def recall(x: Tensor, y: Tensor) -> float:
+    """Returns the share of a reference ``(M, F)`` on the manifold of a set ``(N, F)``: see :func:`precision`."""
+    return precision(y, x)
+
+
+def spread(x: Tensor) -> float:
+    """Returns the root mean squared distance of points ``(N, F)`` to their mean; its square is unbiased."""
+    return float(((x - x.mean(0)).square().sum() / max(len(x) - 1, 1)).sqrt())
+
+
+def nearest(x: Tensor, reference: Tensor) -> Tensor:
+    """Returns the distance of each image to the nearest image of a reference: ``(N,)`` float64."""
+    x, found = x.double().flatten(1), torch.full((len(x),), torch.inf, dtype=torch.float64)
+    centre = x.mean(0)
+    for originals in chunks(reference.flatten(1)):
+        centred = (originals - centre).float()
+        for rows in _pieces(torch.arange(len(x)), originals):
+            chosen = originals[torch.cdist((x[rows] - centre).float(), centred).argmin(1)]
+            # By differences: cdist uses products, whose rounding errors give a copy a distance above zero.
+            found[rows] = found[rows].minimum((x[rows] - chosen.double()).norm(dim=1))
+    return found
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the mean of a set ``(N, F)``, and R such that RᵀR is the covariance."""
+    mean = x.mean(0)
+    return mean, torch.linalg.qr((x - mean) / len(x) ** 0.5, mode="r").R
+
+
+def _pieces(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    """Splits a set into pieces whose distances to another set fit into memory."""
+    return x.split(max(1, PAIRS // len(y)))
