@@ -94,7 +94,7 @@ def description(file: Path) -> str:
 
 
 def default(option: schema.Option, nodes_of_choices: dict[str, dict[str, Any]]) -> str:
-    """Returns the value of an option in the files of the choices, with the names of the choices if the values differ."""
+    """Returns the value of an option in the files of the choices; if the values differ, each with its choices."""
     own = {choice: literal(node.get(option.name, option.default)) for choice, node in nodes_of_choices.items()}
     if len(set(own.values())) == 1:
         return next(iter(own.values()))

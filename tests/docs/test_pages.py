@@ -17,7 +17,7 @@ from sdegen.cli.page import about
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 MARKDOWN = [*PAGES, ROOT / "README.md", ROOT / "README.pt-BR.md", ROOT / "CONTRIBUTING.md"]
-ELSEWHERE = r"--help|resume=|sweep=|mine|fashion_mnist|=cuda"
+ELSEWHERE = r"resume=|sweep=|mine|fashion_mnist|=cuda"
 """Commands in configurations that other tests check, or that need files or a device which this machine may lack."""
 
 
