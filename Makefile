@@ -9,20 +9,20 @@ BASE := python3
 
 .PHONY: demo docs test test-slow lint types check wheel lock gallery gallery-fashion gallery-race paper clean
 
-# Set up, then run the main job: train on the paper's smile, sample, measure and draw.
+# Train on the paper's smile, sample, measure and draw.
 demo: $(VENV)/run
 	$(SDEGEN) train experiment=smile
 	@echo "see outputs/smile/latest/figures/samples.png; for the command sdegen: . $(VENV)/bin/activate"
 
-# The documentation, in build/docs/index.html; any warning is an error.
+# Build the documentation in build/docs/index.html; any warning is an error.
 docs: $(VENV)/docs
 	$(PYTHON) -m sphinx -q -W --keep-going docs build/docs
 
-# Set up, then run the tests; FILE= names some of them, as in make test FILE=tests/sde.
+# Run the fast tests, or only those in FILE, as in make test FILE=tests/sde.
 test: $(VENV)/dev
 	$(PYTHON) -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered $(FILE)
 
-# The slow tests, half an hour on two cores: runs killed at each file operation, full disks, thousands of configurations.
+# Run the slow tests, half an hour on two cores: runs killed at each file operation, full disks, thousands of configurations.
 test-slow: $(VENV)/dev
 	$(PYTHON) -m pytest -n 2 -m slow
 
@@ -35,21 +35,21 @@ types: $(VENV)/dev
 
 check: lint types test
 
-# The package with its configurations, as pip installs it: dist/*.whl.
+# Build dist/*.whl, which has the package and its configurations.
 wheel: $(VENV)/dev
 	rm -rf build
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
 	rm -rf build
 
-# Resolve the dependencies anew; versions in requirements.lock that still fit are kept. CPU and CUDA builds of torch share the
-# lock, so it leaves out the suffix of a build and the packages that torch brings for CUDA.
+# Resolve the dependencies again; versions in requirements.lock that still fit are kept. The lock serves the CPU and the CUDA
+# build of torch, so it has neither the suffix of a build nor the packages that torch needs for CUDA.
 lock: $(VENV)/dev
 	$(PIP) install uv
 	$(PYTHON) -m uv pip compile pyproject.toml --all-extras --quiet --no-header --no-annotate \
 		--no-emit-index-url --no-emit-find-links --output-file requirements.lock
 	sed -i -E '/^(cuda|nvidia|triton)/d; s/\+cpu$$//' requirements.lock
 
-# The figures of the README except the clothes: a quarter of an hour on two cores.
+# Draw the figures of the READMEs and of docs/ again, except the two below: a quarter of an hour on two cores.
 gallery: $(VENV)/run
 	$(SDEGEN) train experiment=smile
 	$(SDEGEN) train experiment=gaussian_mixture
@@ -69,18 +69,18 @@ gallery: $(VENV)/run
 		guidance=inpaint guidance.measurement.mask=top guidance.image=3 count=100
 	cp "$$(ls -d outputs/digits/latest/samples/* | tail -1)/figures/posterior.png" outputs/gallery/digits_inpaint.png
 
-# The figure of clothes in the README: an hour on two cores.
+# Draw the clothes of docs/benchmarks.md: an hour on two cores.
 gallery-fashion: $(VENV)/run
 	$(SDEGEN) train experiment=fashion_mnist
 	cp outputs/fashion_mnist/latest/figures/samples.png outputs/gallery/fashion_mnist.png
 
-# The figure of errors by training time: 25 minutes.
+# Draw the errors against training time of docs/benchmarks.md: 25 minutes.
 gallery-race: $(VENV)/run
 	$(SDEGEN) benchmark time_to_quality
 	cp outputs/benchmark/time_to_quality/figure.png outputs/gallery/time_to_quality.png
 
-# Every experiment of the paper, more seeds of the quick ones, the cost of the paper's grid of times, and a page about them
-# all: outputs/paper/report.html. As many jobs run at once as there are cores.
+# Run every experiment of the paper, the quick ones with more seeds, and forecast the cost of the paper's grid of times. The page
+# outputs/paper/report.html shows all of it. As many jobs run at once as there are cores.
 paper: $(VENV)/parallel
 	$(SDEGEN) train sweep=paper $(PARALLEL)
 	$(SDEGEN) train sweep=paper/seeds $(PARALLEL)

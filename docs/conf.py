@@ -1,4 +1,4 @@
-"""Configuration of the documentation: ``make docs`` builds it, from the pages here and from the docstrings."""
+"""Configuration of the documentation, which ``make docs`` builds from these pages and from the docstrings."""
 
 import sys
 from pathlib import Path
@@ -19,12 +19,12 @@ html_show_copyright = False
 html_static_path = ["static"]
 html_css_files = ["style.css"]
 
-# Formulas become MathML when the site is built: it needs no script, no font and no network.
+# The site shows formulas as MathML, without a script, a font or a network.
 html_math_renderer = "mathml"
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 
-# Notebooks are stored without output. They run when the site is built, and an error fails the build.
+# Notebooks are stored without output and run when the site is built; an error fails the build.
 nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300

@@ -106,6 +106,9 @@ def check_commands(lines: list[str]) -> None:
             assert len(given) == 1
         elif given == ["--help"]:
             assert page.overview(name, f"sdegen {name}")
+        elif given[0] == "--help":
+            command = importlib.import_module(f"sdegen.cli.{name}").COMMAND
+            assert page.options(command.composition(arguments.read(given)))
         elif any(word.startswith("resume=") for word in given):
             folder, *changes = arguments.read(given).values().items()
             assert checkpoint.newest(Path(str(folder[1]))).step == 0

@@ -1,4 +1,4 @@
-"""Sphinx extension: formulas as MathML, which browsers draw without a script."""
+"""Sphinx extension: formulas as MathML, which browsers show without a script."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sphinx.application import Sphinx
 
 
 def inline(translator: Any, node: nodes.math) -> None:  # noqa: ANN401 - Sphinx's translator has no public type
-    """Writes a formula within a sentence."""
+    """Writes an inline formula."""
     translator.body.append(convert(node.astext(), display="inline"))
     raise nodes.SkipNode
 
@@ -22,6 +22,6 @@ def block(translator: Any, node: nodes.math_block) -> None:  # noqa: ANN401
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Registers the renderer."""
+    """Registers the math renderer."""
     app.add_html_math_renderer("mathml", (inline, None), (block, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

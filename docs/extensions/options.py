@@ -1,7 +1,7 @@
-"""Sphinx extension: the reference of the options, and the errata, generated from ``conf/`` and from the package.
+"""Sphinx extension: directives that generate the reference of the options and the errata.
 
-``.. choices:: sampler`` describes a group with its choices and their options, ``.. command:: train`` the options of a
-command, ``.. errata::`` the misprints of the paper. They write reStructuredText, as the docstrings do.
+``.. choices:: sampler`` describes the choices of a group and their options, ``.. command:: train`` the options of a
+command, and ``.. errata::`` the misprints of the paper. They write reStructuredText, as the docstrings do.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NOT_OPTIONS = ("defaults", "hydra", "_target_")
 
 
 class Choices(SphinxDirective):
-    """A group: what each choice is, and the options of the classes behind the choices."""
+    """The choices of a group with their meanings, and the options of their classes."""
 
     required_arguments = 1
 
@@ -40,7 +40,7 @@ class Choices(SphinxDirective):
         targets: dict[str, dict[str, Any]] = {}
         for file in files:
             node = yaml.safe_load(file.read_text())
-            # Experiments and sweeps change options of other groups and have none of their own.
+            # Experiments and sweeps only change options of other groups.
             if node and "_target_" in node:
                 targets.setdefault(node["_target_"], {})[file.stem] = node
         for target, nodes_of_choices in targets.items():
@@ -57,7 +57,7 @@ class Choices(SphinxDirective):
 
 
 class Command(SphinxDirective):
-    """The options of a command that belong to no group."""
+    """The options of a command, without those of its groups."""
 
     required_arguments = 1
 
@@ -94,7 +94,7 @@ def description(file: Path) -> str:
 
 
 def default(option: schema.Option, nodes_of_choices: dict[str, dict[str, Any]]) -> str:
-    """Returns the value of an option in the files of the choices, with the choices' names if the values differ."""
+    """Returns the value of an option in the files of the choices; if the values differ, each with its choices."""
     own = {choice: literal(node.get(option.name, option.default)) for choice, node in nodes_of_choices.items()}
     if len(set(own.values())) == 1:
         return next(iter(own.values()))
@@ -105,7 +105,7 @@ def default(option: schema.Option, nodes_of_choices: dict[str, dict[str, Any]]) 
 
 
 def literal(value: object) -> str:
-    """Returns a value as YAML writes it, as literal text; a required one as such."""
+    """Returns a value in YAML, as literal text, or the word ``required``."""
     if value is schema.REQUIRED or value == "???":
         return "required"
     text = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n...\n").strip()
@@ -113,7 +113,7 @@ def literal(value: object) -> str:
 
 
 def escaped(text: str) -> str:
-    """Returns plain text with the characters escaped that reStructuredText would read as markup."""
+    """Escapes the characters that reStructuredText would read as markup."""
     return re.sub(r"([*`|\\]|_\b)", r"\\\1", text)
 
 
@@ -126,7 +126,7 @@ def table(heads: list[str], rows: list[list[str]], widths: str) -> str:
 
 
 def sentence(cell: str) -> str:
-    """Returns a cell that does not begin as an enumerated list would, such as ``(10) is`` or ``b. The``."""
+    """Escapes the start of a cell that would make it an enumerated list, such as ``(10) is`` or ``b. The``."""
     return re.sub(r"^(?=\(?\w+[.)] )", r"\\", cell)
 
 

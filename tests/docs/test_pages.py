@@ -7,13 +7,18 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import ROOT, run
 from documents import blocks, check_commands, commands, own_commands, reader, run_commands
 
+from sdegen.cli.page import about
+
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 MARKDOWN = [*PAGES, ROOT / "README.md", ROOT / "README.pt-BR.md", ROOT / "CONTRIBUTING.md"]
+ELSEWHERE = r"resume=|sweep=|mine|fashion_mnist|=cuda"
+"""Commands in configurations that other tests check, or that need files or a device which this machine may lack."""
 
 
 def name(path: Path) -> str:
@@ -44,6 +49,15 @@ def test_every_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """Those of all pages in one folder, page by page; what several pages have runs once."""
     lines = dict.fromkeys(line for page in [ROOT / "README.md", *PAGES] for line in own_commands(page))
     run_commands(list(lines), reader(tmp_path), monkeypatch)
+
+
+@pytest.mark.slow
+def test_every_command_in_a_configuration_can_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(reader(tmp_path))
+    np.save("matrix.npy", np.ones((3, 64)))
+    lines = [line for path in sorted((ROOT / "conf").rglob("*.yaml")) for line in about(path)[1]]
+    own = [re.split(r"\s{2,}", line)[0] for line in lines if not re.search(ELSEWHERE, line)]
+    check_commands([line for line in own if not line.startswith("sdegen benchmark")])
 
 
 @pytest.mark.parametrize("page", MARKDOWN, ids=name)
