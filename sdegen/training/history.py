@@ -1,8 +1,9 @@
-"""Records of the steps of a training: losses, norms of gradients, and losses by time."""
+"""Records of a training's steps: losses, norms of gradients, and losses by time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,11 +13,11 @@ from sdegen.training.batches import Batch
 
 
 class Diverged(UserError):
-    """The error of a training whose numbers are no longer finite.
+    """Failure of a training whose numbers are no longer finite.
 
     Args:
-        message: the failure and its likely cause.
-        replica: the index of the model, among those that are trained together.
+        message: failure and its likely cause.
+        replica: index of the model among the models that are trained together.
     """
 
     def __init__(self, message: str, replica: int) -> None:
@@ -31,35 +32,33 @@ BINS = 10
 class History:
     """Losses and norms of the steps since the last reading, of R models that are trained together.
 
-    Losses are computed and added up only when they are read, or more than :attr:`KEPT` numbers are held: a step then
-    neither waits for the device nor takes time for its losses.
+    Losses are computed and added up only when they are read, or when more than :attr:`KEPT` numbers are held. A step
+    then neither waits for the device nor spends time on its losses.
 
     Args:
-        losses: computes the losses of rows: see :meth:`sdegen.training.gradient.Gradient.losses`.
-        by_t: the losses by time of each model.
+        losses: function that computes the losses of rows: see :meth:`sdegen.training.gradient.Gradient.losses`.
+        by_t: losses by time of each model.
     """
 
     KEPT = 2**18
 
     def __init__(self, losses: Callable[..., Tensor], by_t: Sequence[LossByTime]) -> None:
         self._losses, self._by_t = losses, by_t
-        self._norms: list[Tensor] = []
         self._clear()
 
     def _clear(self) -> None:
-        self._norms.clear()
+        self._rows: list[tuple[Any, ...]] = []
         self._held = 0
-        self._rows: list[tuple[Tensor, ...]] = []
         self._cause = "the gradient alone overflows: try trainer.precision=float64, or a lower optimizer.lr"
+        # The step and the mean loss of each chunk, and the norm of each step.
         self._steps: list[int] = []
-        self._totals: list[int] = []
         self._means: list[Tensor] = []
+        self._norms: list[Tensor] = []
 
     def add(self, step: int, batch: Batch, parts: tuple[Tensor, ...]) -> None:
         """Records a step, or a chunk of it, with the result of :meth:`Gradient.add`."""
-        self._rows.append((batch.rows.t, batch.ratio, *parts))
+        self._rows.append((batch.total, batch.rows.t, batch.ratio, *parts))
         self._steps.append(step)
-        self._totals.append(batch.total)
         self._held += parts[-1].numel()
         if self._held > self.KEPT:
             self._flush()
@@ -79,10 +78,9 @@ class History:
             return torch.zeros(0, len(self._by_t))
         means, norms = torch.cat(self._means), torch.cat(self._norms, dim=1).T
         first = self._steps[0]
-        of_steps = torch.tensor([step - first for step in self._steps], device=means.device)
-        losses = torch.zeros_like(norms).index_add(0, of_steps, means)
-        bad = torch.nonzero(~(losses.isfinite() & norms.isfinite())).tolist()
-        if bad:
+        steps = torch.tensor(self._steps, device=means.device) - first
+        losses = torch.zeros_like(norms).index_add(0, steps, means)
+        if bad := torch.nonzero(~(losses.isfinite() & norms.isfinite())).tolist():
             (step, replica), *_ = bad
             loss, norm = float(losses[step, replica]), float(norms[step, replica])
             found = f"the loss is {loss} at step {first + step + 1}, and its gradient's norm {norm}"
@@ -90,7 +88,7 @@ class History:
         return losses
 
     def state(self, replica: int) -> dict[str, Tensor]:
-        """Returns the records of a model for a checkpoint, with which a resumed run logs the same scalars."""
+        """Returns the records of a model for a checkpoint; with them, a resumed run logs the same scalars."""
         losses = self.check()
         norms = torch.cat(self._norms, dim=1)[replica] if self._norms else losses[:, replica]
         own = {"losses": losses[:, replica], "norms": norms, "by_t": self._by_t[replica].sums}
@@ -119,33 +117,27 @@ class History:
         """Computes and adds up the losses of the rows that are held."""
         if not self._rows:
             return
-        lengths = torch.tensor([t.shape[1] for t, *_ in self._rows])
-        t, ratio, *parts = (torch.cat(column, dim=1) for column in zip(*self._rows, strict=True))
+        totals, *columns = zip(*self._rows, strict=True)
+        lengths = [t.shape[1] for t in columns[0]]
+        t, ratio, *parts = (torch.cat(column, dim=1) for column in columns)
         losses = self._losses(*parts)
         for by_t, *own in zip(self._by_t, t, losses, ratio, strict=True):
             by_t.add(*own)
         if not bool(losses.isfinite().all()):
             self._cause = cause(t, losses, lengths)
-        totals = torch.tensor(self._totals[-len(self._rows) :], device=losses.device)
-        sums = torch.segment_reduce(losses.T.contiguous(), "sum", lengths=lengths.to(losses.device))
-        self._means.append(sums / totals.unsqueeze(1))
+        sums = torch.segment_reduce(losses.T.contiguous(), "sum", lengths=torch.tensor(lengths, device=losses.device))
+        self._means.append(sums / torch.tensor(totals, device=losses.device).unsqueeze(1))
         self._rows, self._held = [], 0
 
 
-def cause(t: Tensor, losses: Tensor, lengths: Tensor) -> str:
-    """Returns the likely cause of losses that are not finite, from their times in the first chunk that has any.
+def cause(t: Tensor, losses: Tensor, lengths: Sequence[int]) -> str:
+    """Returns the likely cause of infinite losses ``(R, N)`` at times ``t``, from the first chunk that has any.
 
-    Args:
-        t: the times of rows, ``(R, N)``.
-        losses: their losses.
-        lengths: the lengths of the chunks of rows, which add up to N.
+    The ``lengths`` of the chunks add up to N.
     """
-    broken, ends = ~losses.isfinite(), lengths.cumsum(0).tolist()
-    first = int(broken.any(0).nonzero()[0])
-    chunk = next(i for i, end in enumerate(ends) if first < end)
-    rows = slice(ends[chunk] - int(lengths[chunk]), ends[chunk])
-    times = t[:, rows][broken[:, rows]]
-    share = len(times) / broken[:, rows].numel()
+    chunks = zip(t.split(lengths, dim=1), losses.split(lengths, dim=1), strict=True)
+    broken, times = next((~own.isfinite(), t) for t, own in chunks if not bool(own.isfinite().all()))
+    share, times = float(broken.double().mean()), times[broken]
     where = f"for {share:.0%} of the points, at t from {float(times.min()):.3g} to {float(times.max()):.3g}"
     fix = (
         "a lower optimizer.lr, or a smaller trainer.clip" if share > 0.5 else "a larger sde.eps, or weighting=variance"
@@ -154,17 +146,16 @@ def cause(t: Tensor, losses: Tensor, lengths: Tensor) -> str:
 
 
 class LossByTime:
-    """The mean weighted loss in equal bins of t.
+    """Mean weighted loss in equal bins of t, where t is uniform whatever the distribution of the times.
 
-    It is the mean over uniform t, for all distributions of the times: the sum of ratio · λ · loss over the sum of
-    the ratios.
+    It is the sum of ratio · λ · loss over the sum of the ratios.
 
     Args:
-        eps: the smallest time.
-        T: the largest.
+        eps: smallest time.
+        T: largest time.
 
     Attributes:
-        sums: the sums of the losses and of the ratios since the last reading, ``(2, BINS)`` float64.
+        sums: sums of the losses and of the ratios since the last reading, ``(2, BINS)`` float64.
     """
 
     def __init__(self, eps: float, T: float) -> None:
@@ -172,13 +163,13 @@ class LossByTime:
         self.sums = torch.zeros(2, BINS, dtype=torch.float64)
 
     def add(self, t: Tensor, losses: Tensor, ratio: Tensor) -> None:
-        """Adds rows, ``(N,)`` each: times, weighted losses, and the uniform density over the density of the times."""
+        """Adds rows ``(N,)``: times, weighted losses, and the uniform density over the density of the times."""
         bins = ((t - self.eps) * (BINS / (self.T - self.eps))).long().clamp(0, BINS - 1)
         sums = torch.stack([torch.bincount(bins, weight.double(), BINS) for weight in (losses, ratio)])
         self.sums = self.sums.to(sums.device) + sums
 
     def read(self) -> dict[str, float]:
-        """Returns the means since the last reading, of the bins that have rows."""
+        """Returns the means since the last reading, for the bins that have rows."""
         edges = torch.linspace(self.eps, self.T, BINS + 1).tolist()
         sums, counts = self.sums.tolist()
         self.sums = torch.zeros_like(self.sums)

@@ -20,7 +20,7 @@ class Weighting(ABC, Generic[S]):
     """A positive function of time.
 
     Attributes:
-        process: the type of process that it works with.
+        process: type of process that the weighting works with.
     """
 
     process: type[SDE] = SDE

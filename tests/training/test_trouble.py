@@ -48,9 +48,9 @@ def test_the_times_and_the_cause_are_those_of_the_first_chunk_that_is_broken() -
     """There are three chunks: a sound one, one that is broken only near zero, and one that is all broken after it."""
     t = torch.tensor([[0.1, 0.5, 0.001, 0.9, 0.002, 0.6, 0.2, 0.8]])
     losses = torch.tensor([[1.0, 1.0, math.inf, 1.0, math.nan, 1.0, math.nan, math.nan]])
-    told = cause(t, losses, torch.tensor([2, 4, 2]))
+    told = cause(t, losses, [2, 4, 2])
     assert told.startswith("it is not finite for 50% of the points, at t from 0.001 to 0.002: try a larger sde.eps")
-    told = cause(t[:, 6:], losses[:, 6:], torch.tensor([2]))
+    told = cause(t[:, 6:], losses[:, 6:], [2])
     assert (
         told == "it is not finite for 100% of the points, at t from 0.2 to 0.8: "
         "try a lower optimizer.lr, or a smaller trainer.clip"
