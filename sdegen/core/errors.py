@@ -19,16 +19,11 @@ class Unwritable(UserError):
 
 
 class Stopped(KeyboardInterrupt):
-    """A request to stop, by a signal.
+    """A request to stop, by the signal with a number."""
 
-    Args:
-        name: the signal's name.
-        number: the signal's number.
-    """
-
-    def __init__(self, name: str, number: int) -> None:
-        super().__init__(name)
-        self.name, self.number = name, number
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 def nearest(word: str, choices: Sequence[str], prefix: str = "") -> str:

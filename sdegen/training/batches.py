@@ -39,7 +39,7 @@ class Batch(NamedTuple):
 
     def of(self, seed: int) -> Batch:
         """Returns the rows of one seed, without the axis of R."""
-        rows = self.rows.map(lambda field: field[seed])
+        rows = type(self.rows)(*(field[seed] for field in vars(self.rows).values()))
         return Batch(rows, self.y[seed], self.weight[seed], self.ratio[seed], self.total)
 
 
@@ -53,12 +53,7 @@ class Stream:
     Several blocks are prepared together, which makes the preparation of a small step nearly free. The last batch of an
     epoch may be short: it is padded in the preparation, and cut before it is returned.
 
-    Args:
-        points: data of each seed, all of one size.
-        prepare: function that prepares the rows of many steps at once.
-        weighting: λ(t).
-        times: sampler of the times.
-        sde: forward process.
+    The ``points`` are the data of each seed, all of one size.
 
     Attributes:
         variant: number of the seed's stream of times and noises; above 0 after retries.

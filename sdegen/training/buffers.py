@@ -33,17 +33,13 @@ def follow(model: nn.Module, average: nn.Module, decay: float) -> None:
 
     Floating-point numbers are averaged with the decay of the weights, all others are copied. Buffers that are not in
     the ``state_dict`` keep their first values, as in a model that is loaded from a checkpoint.
-
-    Args:
-        model: model under training.
-        average: its average, initially a copy of the model.
-        decay: decay of the average in this step.
     """
     moved: set[int] = set()
     for own, other in zip(model.modules(), average.modules(), strict=True):
+        # named_parameters() and named_buffers() would make each step of a small network slower.
         unsaved = own._non_persistent_buffers_set
-        state = [(name, x) for name, x in own.named_buffers(recurse=False) if name not in unsaved]
-        state += [(name, p) for name, p in own.named_parameters(recurse=False) if not p.requires_grad]
+        state = [(name, x) for name, x in own._buffers.items() if x is not None and name not in unsaved]
+        state += [(name, p) for name, p in own._parameters.items() if p is not None and not p.requires_grad]
         for name, value in state:
             kept = getattr(other, name, None)
             if not isinstance(kept, Tensor):
@@ -65,32 +61,35 @@ def _averaged(kept: Tensor, value: Tensor, decay: float) -> Tensor:
     return torch.where(kept.isfinite() & value.isfinite(), averaged, value)
 
 
-class StateCheck:
-    """Check that a checkpoint can hold everything that a step changes in a network.
+Layout = dict[str, tuple[torch.Size, torch.dtype | None]]
 
-    Args:
-        network: network before its first step.
-        vector: vector whose views are the trainable parameters.
+
+def layout(model: nn.Module) -> Layout:
+    """Returns the shapes of the tensors in a ``state_dict`` and their types; None stands for floating point."""
+    named = ((name, x) for name, x in model.state_dict().items() if isinstance(x, Tensor))
+    return {name: (x.shape, None if x.is_floating_point() else x.dtype) for name, x in named}
+
+
+def check_state(network: nn.Module, before: Layout, vector: Tensor) -> None:
+    """Checks that a checkpoint can hold everything that a step changes in a network.
+
+    Raises:
+        UserError: the network has changed the layout that its ``state_dict`` had ``before`` the first step, or its
+            trainable parameters are no longer views of ``vector``.
     """
-
-    def __init__(self, network: nn.Module, vector: Tensor) -> None:
-        self.network, self.vector, self.layout = network, vector, _layout(network)
-
-    def __call__(self) -> None:
-        """Raises UserError if the network has replaced its weights or changed the layout of its ``state_dict``."""
-        name, now = type(self.network).__name__, _layout(self.network)
-        if changed := [key for key in {**self.layout, **now} if self.layout.get(key) != now.get(key)]:
-            raise UserError(
-                f"network: {name} creates {changed[0]} while it runs, or changes its shape or type, so that "
-                f"no checkpoint could be loaded: register it in __init__, in its full size and type"
-            )
-        first, last = self.vector.data_ptr(), self.vector.data_ptr() + self.vector.nbytes
-        named = ((key, p) for key, p in self.network.named_parameters() if p.requires_grad and p.numel())
-        if moved := next((key for key, p in named if not first <= p.data_ptr() < last), ""):
-            raise UserError(
-                f"network: {name} replaces its parameter {moved} while it runs, and the new one is not trained: change "
-                f"it in place, by copy_() under torch.no_grad()"
-            )
+    name, now = type(network).__name__, layout(network)
+    if changed := [key for key in {**before, **now} if before.get(key) != now.get(key)]:
+        raise UserError(
+            f"network: {name} creates {changed[0]} while it runs, or changes its shape or type, so that "
+            f"no checkpoint could be loaded: register it in __init__, in its full size and type"
+        )
+    first, last = vector.data_ptr(), vector.data_ptr() + vector.nbytes
+    named = ((key, p) for key, p in network.named_parameters() if p.requires_grad and p.numel())
+    if moved := next((key for key, p in named if not first <= p.data_ptr() < last), ""):
+        raise UserError(
+            f"network: {name} replaces its parameter {moved} while it runs, and the new one is not trained: change "
+            f"it in place, by copy_() under torch.no_grad()"
+        )
 
 
 def repeats(model: M, average: M, loss: Callable[[M], Tensor]) -> bool:
@@ -101,10 +100,7 @@ def repeats(model: M, average: M, loss: Callable[[M], Tensor]) -> bool:
     draws from another generator, such as NumPy's. State that has no effect yet, such as a counter for a later step, is
     not found. A model that cannot be copied, such as one that keeps its last activations, passes.
 
-    Args:
-        model: model after its first step.
-        average: average of the model.
-        loss: losses of a model on some rows, without a graph; each call seeds torch's generators in the same way.
+    The ``loss`` returns the losses of a model on some rows. Each call must seed torch's generators in the same way.
     """
     try:
         carried, fresh = _duplicate(model), _duplicate(average).train()
@@ -127,9 +123,3 @@ def _duplicate(model: M) -> M:
             if isinstance(value, Tensor) and value.grad_fn is not None:
                 setattr(module, name, value.detach())
     return copy.deepcopy(model)
-
-
-def _layout(model: nn.Module) -> dict[str, tuple[torch.Size, torch.dtype | None]]:
-    """Returns the shapes of the tensors in a ``state_dict`` and their types; None stands for floating point."""
-    named = ((name, x) for name, x in model.state_dict().items() if isinstance(x, Tensor))
-    return {name: (x.shape, None if x.is_floating_point() else x.dtype) for name, x in named}

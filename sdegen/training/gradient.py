@@ -55,12 +55,7 @@ class Gradient(ABC):
     def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike, weight: Tensor) -> Prepared:
         """Returns the rows of many steps, ``(R M, *)``, one model after the other: see :meth:`Objective.prepare`.
 
-        Args:
-            sde: forward process.
-            x0: data, ``(R M, *)``.
-            t: times of the data, ``(R M,)``.
-            randn_like: source of the noise.
-            weight: weights of the losses, ``(R M,)``.
+        The additional argument is the ``weight`` of each loss, ``(R M,)``.
         """
 
     @abstractmethod
@@ -82,13 +77,7 @@ def weighted_losses(model: Model, objective: Objective, batch: Batch) -> Tensor:
 
 
 class Autograd(Gradient):
-    """Gradient of a single model of any kind under any objective.
-
-    Args:
-        models: list of one model.
-        objective: unweighted loss.
-        bfloat16: True to run the network under autocast.
-    """
+    """Gradient of a single model of any kind under any objective; ``bfloat16`` runs the network under autocast."""
 
     name = "autograd"
     runs_layers = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,12 +14,7 @@ from sdegen.training.batches import Batch
 
 
 class Diverged(UserError):
-    """Failure of a training whose numbers are no longer finite.
-
-    Args:
-        message: failure and its likely cause.
-        replica: index of the model among the models that are trained together.
-    """
+    """Failure of a training in which the model ``replica`` has numbers that are not finite."""
 
     def __init__(self, message: str, replica: int) -> None:
         super().__init__(message)
@@ -26,7 +22,7 @@ class Diverged(UserError):
 
 
 BINS = 10
-"""Number of bins of the losses by time."""
+"""Number of bins of the loss by time."""
 
 
 class History:
@@ -35,15 +31,22 @@ class History:
     Losses are computed and added up only when they are read, or when more than :attr:`KEPT` numbers are held. A step
     then neither waits for the device nor spends time on its losses.
 
+    The loss by time is the mean weighted loss in equal bins of t, where t is uniform whatever the distribution of the
+    times: the sum of ratio · λ · loss over the sum of the ratios.
+
     Args:
         losses: function that computes the losses of rows: see :meth:`sdegen.training.gradient.Gradient.losses`.
-        by_t: losses by time of each model.
+        models: number of models R.
+        eps: smallest time.
+        T: largest time.
     """
 
     KEPT = 2**18
 
-    def __init__(self, losses: Callable[..., Tensor], by_t: Sequence[LossByTime]) -> None:
-        self._losses, self._by_t = losses, by_t
+    def __init__(self, losses: Callable[..., Tensor], models: int, eps: float, T: float) -> None:
+        self._losses, self._eps, self._T = losses, eps, T
+        # For each model, the sums of the losses and of the ratios.
+        self._by_t = torch.zeros(models, 2, BINS, dtype=torch.float64)
         self._clear()
 
     def _clear(self) -> None:
@@ -91,15 +94,13 @@ class History:
         """Returns the records of a model for a checkpoint; with them, a resumed run logs the same scalars."""
         losses = self.check()
         norms = torch.cat(self._norms, dim=1)[replica] if self._norms else losses[:, replica]
-        own = {"losses": losses[:, replica], "norms": norms, "by_t": self._by_t[replica].sums}
+        own = {"losses": losses[:, replica], "norms": norms, "by_t": self._by_t[replica]}
         return {name: value.cpu().clone() for name, value in own.items()}
 
     def restore(self, states: Sequence[Mapping[str, Tensor]], step: int) -> None:
         """Continues from a step, with the states of all models on the device of the training."""
         self._clear()
-        for by_t, state in zip(self._by_t, states, strict=True):
-            by_t.sums = state["by_t"]
-        losses, norms = (torch.stack([state[name] for state in states]) for name in ("losses", "norms"))
+        losses, norms, self._by_t = (torch.stack([s[name] for s in states]) for name in ("losses", "norms", "by_t"))
         if losses.numel():
             self._means, self._steps = [losses.T], list(range(step - losses.shape[1], step))
             self._norms.append(norms)
@@ -107,11 +108,15 @@ class History:
     def read(self) -> list[dict[str, float]]:
         """Returns the scalars of each model since the last reading."""
         losses, norms = self.check().mean(0).tolist(), torch.cat(self._norms, dim=1).mean(1).tolist()
+        edges = torch.linspace(self._eps, self._T, BINS + 1).tolist()
+        names = [f"loss_by_t/{low:.1f}-{high:.1f}" for low, high in itertools.pairwise(edges)]
+        found = []
+        for loss, norm, (sums, ratios) in zip(losses, norms, self._by_t.tolist(), strict=True):
+            by_t = {name: s / ratio for name, s, ratio in zip(names, sums, ratios, strict=True) if ratio}
+            found.append({"train/loss": loss, "train/gradient_norm": norm, **by_t})
+        self._by_t = torch.zeros_like(self._by_t)
         self._clear()
-        return [
-            {"train/loss": loss, "train/gradient_norm": norm, **by_t.read()}
-            for loss, norm, by_t in zip(losses, norms, self._by_t, strict=True)
-        ]
+        return found
 
     def _flush(self) -> None:
         """Computes and adds up the losses of the rows that are held."""
@@ -121,12 +126,16 @@ class History:
         lengths = [t.shape[1] for t in columns[0]]
         t, ratio, *parts = (torch.cat(column, dim=1) for column in columns)
         losses = self._losses(*parts)
-        for by_t, *own in zip(self._by_t, t, losses, ratio, strict=True):
-            by_t.add(*own)
+        bins = ((t - self._eps) * (BINS / (self._T - self._eps))).long().clamp(0, BINS - 1)
+        pairs = torch.stack([losses, ratio], dim=1).double()
+        sums = [torch.bincount(own, row, BINS) for own, pair in zip(bins, pairs, strict=True) for row in pair]
+        self._by_t = self._by_t.to(t.device) + torch.stack(sums).view_as(self._by_t)
         if not bool(losses.isfinite().all()):
             self._cause = cause(t, losses, lengths)
-        sums = torch.segment_reduce(losses.T.contiguous(), "sum", lengths=torch.tensor(lengths, device=losses.device))
-        self._means.append(sums / torch.tensor(totals, device=losses.device).unsqueeze(1))
+        by_chunk = torch.segment_reduce(
+            losses.T.contiguous(), "sum", lengths=torch.tensor(lengths, device=losses.device)
+        )
+        self._means.append(by_chunk / torch.tensor(totals, device=losses.device).unsqueeze(1))
         self._rows, self._held = [], 0
 
 
@@ -143,38 +152,3 @@ def cause(t: Tensor, losses: Tensor, lengths: Sequence[int]) -> str:
         "a lower optimizer.lr, or a smaller trainer.clip" if share > 0.5 else "a larger sde.eps, or weighting=variance"
     )
     return f"it is not finite {where}: try {fix}"
-
-
-class LossByTime:
-    """Mean weighted loss in equal bins of t, where t is uniform whatever the distribution of the times.
-
-    It is the sum of ratio · λ · loss over the sum of the ratios.
-
-    Args:
-        eps: smallest time.
-        T: largest time.
-
-    Attributes:
-        sums: sums of the losses and of the ratios since the last reading, ``(2, BINS)`` float64.
-    """
-
-    def __init__(self, eps: float, T: float) -> None:
-        self.eps, self.T = eps, T
-        self.sums = torch.zeros(2, BINS, dtype=torch.float64)
-
-    def add(self, t: Tensor, losses: Tensor, ratio: Tensor) -> None:
-        """Adds rows ``(N,)``: times, weighted losses, and the uniform density over the density of the times."""
-        bins = ((t - self.eps) * (BINS / (self.T - self.eps))).long().clamp(0, BINS - 1)
-        sums = torch.stack([torch.bincount(bins, weight.double(), BINS) for weight in (losses, ratio)])
-        self.sums = self.sums.to(sums.device) + sums
-
-    def read(self) -> dict[str, float]:
-        """Returns the means since the last reading, for the bins that have rows."""
-        edges = torch.linspace(self.eps, self.T, BINS + 1).tolist()
-        sums, counts = self.sums.tolist()
-        self.sums = torch.zeros_like(self.sums)
-        return {
-            f"loss_by_t/{low:.1f}-{high:.1f}": total / count
-            for low, high, total, count in zip(edges, edges[1:], sums, counts, strict=False)
-            if count
-        }

@@ -14,9 +14,9 @@ from sdegen.core.randomness import own_layers, seed_layers
 from sdegen.core.schema import PACKAGE
 from sdegen.core.tensors import flatten_parameters
 from sdegen.training.batches import Batch, Stream
-from sdegen.training.buffers import StateCheck, average_of, follow, repeats
+from sdegen.training.buffers import average_of, check_state, follow, layout, repeats
 from sdegen.training.gradient import Gradient, Model, weighted_losses
-from sdegen.training.history import Diverged, History, LossByTime
+from sdegen.training.history import Diverged, History
 from sdegen.training.optimizer import Optimizer, load_states, state_of_model
 from sdegen.training.trainer import Trainer
 
@@ -48,8 +48,8 @@ class Training:
         self.average_vector = flatten_parameters(p for model in self.averages for p in model.parameters()).data
         self.optimizer = optimizer.build(self.vector)
         self.step, self.seconds, self._weights = 0, 0.0, self.vector.data
-        self._history = History(gradient.losses, [LossByTime(model.sde.eps, model.sde.T) for model in self.models])
-        self._check_state = StateCheck(self.models[0].network, self._weights)
+        self._history = History(gradient.losses, len(self.models), stream.sde.eps, stream.sde.T)
+        self._layout = layout(self.models[0].network)
 
     def advance(self, chunks: list[Batch]) -> None:
         """Takes one step of gradient descent."""
@@ -68,7 +68,7 @@ class Training:
         self.average_vector.lerp_(self._weights, 1 - decay)
         if gradient.runs_layers:
             if self.step == 0:
-                self._check_state()
+                check_state(self.models[0].network, self._layout, self._weights)
             for model, average in zip(self.models, self.averages, strict=True):
                 follow(model.network, average.network, decay)
         self.step += 1
@@ -137,7 +137,7 @@ class Training:
 
     def _check(self) -> None:
         """Raises :class:`Diverged` if a loss, a gradient or a weight is not finite."""
-        self._check_state()
+        check_state(self.models[0].network, self._layout, self._weights)
         self._history.check()
         for replica, weights in enumerate(self.gradient.weights):
             if not bool(weights.isfinite().all()):

@@ -9,9 +9,8 @@ The mean loss of a score is :math:`E\|s_\theta - \nabla \log p_t\|^2` plus a con
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Self, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,10 +29,6 @@ class Prepared:
 
     x: Tensor
     t: Tensor
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """Returns the rows with ``change`` applied to every field."""
-        return type(self)(*map(change, vars(self).values()))
 
 
 Rows = TypeVar("Rows", bound=Prepared)

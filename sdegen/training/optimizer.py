@@ -88,15 +88,10 @@ def state_of_model(state: State, model: int, shape: torch.Size) -> State:
 
 
 def load_states(optimizer: torch.optim.Optimizer, recipe: Optimizer, states: Sequence[State]) -> None:
-    """Loads the states of models that are trained together.
-
-    Args:
-        optimizer: optimiser of all models.
-        recipe: recipe that built the optimiser.
-        states: the state of each model, as :func:`state_of_model` returned it.
+    """Loads the states of models that are trained together, as :func:`state_of_model` returned them.
 
     Raises:
-        UserError: the states do not fit the optimiser and the models.
+        UserError: the states do not fit the optimiser, which ``recipe`` built, and the models.
     """
     (group,) = optimizer.param_groups
     (vector,) = group["params"]

@@ -60,16 +60,10 @@ class Layer(NamedTuple):
     bias_gradient: Tensor
 
 
-class Products(NamedTuple):
-    """Matrix products: A B, C + A B, and C + A B in place."""
-
-    product: Callable[[Tensor, Tensor], Tensor]
-    onto: Callable[[Tensor, Tensor, Tensor], Tensor]
-    onto_: Callable[..., Tensor]
-
-
-ONE = Products(torch.mm, torch.addmm, Tensor.addmm_)
-MANY = Products(torch.bmm, torch.baddbmm, Tensor.baddbmm_)
+Products = tuple[Callable[..., Tensor], Callable[..., Tensor], Callable[..., Tensor]]
+ONE: Products = torch.mm, torch.addmm, Tensor.addmm_
+MANY: Products = torch.bmm, torch.baddbmm, Tensor.baddbmm_
+"""Matrix products of one network and of many: A B, C + A B, and C + A B in place."""
 
 SKINNY = 16
 """Number of columns below which a weight's gradient is computed transposed."""

@@ -31,7 +31,7 @@ class Weighting(ABC, Generic[S]):
 
 
 class Uniform(Weighting[SDE]):
-    r"""The weight :math:`\lambda = 1`, which does not work according to the paper."""
+    r"""The weight :math:`\lambda = 1`; according to the paper, it does not work."""
 
     def __call__(self, sde: SDE, t: Tensor) -> Tensor:
         return torch.ones_like(t)
