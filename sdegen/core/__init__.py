@@ -1,4 +1,4 @@
-"""Foundations of all other rooms: keyed randomness, broadcasting, errors, and the schema of configurations.
+"""Foundations of all other rooms: keyed random numbers, broadcasting, errors, and the schema of configurations.
 
-Nothing here knows of processes, networks or files. The modules are imported one by one, so that errors cost no torch.
+Nothing here knows of processes, networks or files. Import the modules one by one: the errors then do not import torch.
 """

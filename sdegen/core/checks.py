@@ -1,7 +1,6 @@
 """Checks of the ranges of options.
 
-A constructor checks its own options. The message begins with the option's name, to which the configuration adds the
-rest of the option's path.
+A constructor checks its own options. The message begins with the option's name; the configuration completes the path.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ def in_range(
     at_most: float = math.inf,
     fix: str = "",
 ) -> N:
-    """Returns the value of an option that lies in a range.
+    """Returns the value of an option if it lies in a range.
 
     Raises:
-        ValueError: it does not, or is not a number; the message ends with ``fix``, such as a value to try.
+        ValueError: the value is outside of the range or not a number; the message ends with ``fix``.
     """
     if above < value < below and at_least <= value <= at_most:
         return value

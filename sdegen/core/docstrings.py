@@ -10,8 +10,8 @@ from collections.abc import Mapping
 def meanings(cls: type) -> dict[str, str]:
     """Returns the meaning of each argument that a class or one of its bases documents, on one line, with markup.
 
-    A class's own entry precedes those of its bases. An entry ``see :class:`Base`; more.`` stands for the entry of
-    the base, followed by what comes after the semicolon.
+    The entry of a class takes precedence over the entries of its bases. An entry ``see :class:`Base`; more.`` stands
+    for the entry of the base, followed by the text after the semicolon.
     """
     found: dict[str, str] = {}
     inherited = {base.__name__: _entries(base) for base in cls.__mro__}
@@ -22,7 +22,7 @@ def meanings(cls: type) -> dict[str, str]:
 
 
 def without_markup(text: str) -> str:
-    r"""Returns a meaning as a terminal shows it: :math:`\sigma_d` becomes ``sigma_d``."""
+    r"""Returns a meaning as plain text for a terminal: :math:`\sigma_d` becomes ``sigma_d``."""
     text = re.sub(r"\\tfrac(\d)(\d)", r"\1/\2", text)
     text = re.sub(r":math:`([^`]*)`", lambda match: re.sub(r"\\,|\\bar|[\\{}]", "", match[1]), text)
     text = re.sub(r":\w+:`~?([\w.]+)`", lambda match: match[1].rpartition(".")[2], text)
@@ -30,7 +30,7 @@ def without_markup(text: str) -> str:
 
 
 def _entries(cls: type) -> dict[str, str]:
-    """Returns the entries of a class's own ``Args:``."""
+    """Returns the entries under ``Args:`` in the docstring of a class, without its bases."""
     lines = inspect.cleandoc(vars(cls).get("__doc__") or "").splitlines()
     if "Args:" not in lines:
         return {}
@@ -46,7 +46,7 @@ def _entries(cls: type) -> dict[str, str]:
 
 
 def _followed(name: str, text: str, inherited: Mapping[str, Mapping[str, str]]) -> str:
-    """Returns an entry with its reference to a base replaced by the entry of that base."""
+    """Returns an entry with its reference to a base replaced by the base's entry."""
     reference = re.fullmatch(r"see :class:`(\w+)`(?:\.|; (.*))", text)
     if reference is None or reference[1] not in inherited:
         return text

@@ -1,4 +1,4 @@
-"""The exceptions that a user is meant to see."""
+"""Exceptions that a user sees."""
 
 from __future__ import annotations
 
@@ -7,32 +7,27 @@ import re
 from collections.abc import Sequence
 
 NO_MEMORY = re.compile(r"(?i)out of memory|allocate memory|size calculation")
-"""Messages of torch where memory is not enough: it raises a plain RuntimeError."""
+"""Messages of torch when memory is not enough; torch raises a plain RuntimeError."""
 
 
 class UserError(Exception):
-    """Mistake of the user's, or trouble of the outside world, in one line with the fix."""
+    """A mistake of the user or a failure outside of the program, reported in one line with the fix."""
 
 
 class Unwritable(UserError):
-    """A failure to write a file, for example because the disk is full. The old file is still there."""
+    """A failure to write a file, for example because the disk is full. The old file is unchanged."""
 
 
 class Stopped(KeyboardInterrupt):
-    """A request to stop, by a signal.
+    """A request to stop, by the signal with a number."""
 
-    Args:
-        name: the signal's name.
-        number: the signal's number.
-    """
-
-    def __init__(self, name: str, number: int) -> None:
-        super().__init__(name)
-        self.name, self.number = name, number
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 def nearest(word: str, choices: Sequence[str], prefix: str = "") -> str:
-    """Returns the end of a message about an unknown name: the nearest choices after a prefix, or all of them."""
+    """Returns the end of a message about an unknown name: the nearest choices with a prefix, or all choices."""
     choices = list(dict.fromkeys(choices))
     same = [choice for choice in choices if choice.rpartition(".")[2] == word.rpartition(".")[2]]
     close = same[:3] or difflib.get_close_matches(word, choices, n=1, cutoff=0.5)

@@ -1,8 +1,8 @@
-"""Randomness as a function of (seed, purpose, place), never of what ran before.
+"""Random numbers as a function of (seed, purpose, place), independent of earlier draws.
 
-A generator is made afresh from a key, so a resumed run and an uninterrupted one, a batch of 7 and a batch of 1000,
-a run with previews and one without, see the same numbers, and a checkpoint holds no generator's state.
-Numbers are drawn in float32 and converted, so that a seed gives the same sample in every precision.
+Each generator is made from a key. The numbers are therefore the same in a resumed and an uninterrupted run, in a batch
+of 7 and one of 1000, with and without previews, and a checkpoint needs no generator's state. Numbers are drawn in
+float32 and converted, so that a seed gives the same sample in every precision.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ import torch
 from torch import Tensor
 
 RandnLike = Callable[[Tensor], Tensor]
-"""Independent standard normal draws, shaped and typed like the argument: ``(B, *) -> (B, *)``."""
+"""Source of independent standard normal numbers with the shape and type of the argument: ``(B, *) -> (B, *)``."""
 
 
 def derive(seed: int, *key: str | int) -> int:
-    """Returns a 63-bit seed for a purpose: equal keys give equal seeds, different keys unrelated ones."""
+    """Returns a 63-bit seed for a purpose: equal keys give equal seeds, different keys give unrelated seeds."""
     digest = hashlib.blake2b(repr((int(seed), *key)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def generator(device: torch.device | str, seed: int, *key: str | int) -> torch.Generator:
-    """Returns a fresh generator on a device, determined by ``(seed, *key)``."""
+    """Returns a new generator on a device, determined by ``(seed, *key)``."""
     return torch.Generator(device=device).manual_seed(derive(seed, *key))
 
 
 def randn_like(source: torch.Generator) -> RandnLike:
-    """Returns a function that draws standard normal numbers from a generator, one tensor after the other."""
+    """Returns a function that draws standard normal numbers from a generator."""
     return lambda x: torch.randn(x.shape, generator=source, device=x.device, dtype=torch.float32).to(x.dtype)
 
 
 def seed_layers(device: torch.device, seed: int, *key: str | int) -> None:
-    """Seeds the generators from which a network's own layers draw, such as dropout, by ``(seed, *key)``."""
+    """Seeds the generators of random layers, such as dropout, by ``(seed, *key)``."""
     number = derive(seed, *key)
     torch.default_generator.manual_seed(number)
     if device.type == "cuda":
@@ -45,7 +45,7 @@ def seed_layers(device: torch.device, seed: int, *key: str | int) -> None:
 
 @contextlib.contextmanager
 def own_layers(device: torch.device | str, seed: int, *key: str | int) -> Iterator[None]:
-    """Fixes by ``(seed, *key)`` what layers draw inside; the numbers drawn outside stay the same."""
+    """Context in which ``(seed, *key)`` determines the draws of random layers; draws outside of it are unaffected."""
     device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         seed_layers(device, seed, *key)
@@ -53,13 +53,11 @@ def own_layers(device: torch.device | str, seed: int, *key: str | int) -> Iterat
 
 
 class SampleNoise:
-    """The noise of the samples ``start`` to ``stop`` of a seed, the same in every batch.
+    """Noise of the samples ``start`` to ``stop`` of a seed, for samples of one ``shape``, independent of the batches.
 
     Draw ``j`` of sample ``i`` is row ``i % 64`` of draw ``j`` of the block ``i // 64``. A block is always drawn
-    whole, because ``randn(8)`` is not the head of ``randn(16)``. :attr:`AHEAD` draws of a block come from one
-    generator, so that a step costs microseconds. Both constants are part of the meaning of a seed.
-
-    The ``shape`` is that of one sample.
+    as a whole, because ``randn(8)`` is not the beginning of ``randn(16)``. :attr:`AHEAD` draws of a block come from one
+    generator, so that a step costs microseconds. Other values of the two constants change the result of a seed.
     """
 
     BLOCK = 64
@@ -80,14 +78,11 @@ class SampleNoise:
         return self._rows[row].to(x.dtype)
 
     def _draw(self, ahead: int) -> Tensor:
-        first = self.start // self.BLOCK
-        blocks = [
-            torch.randn(
-                (self.AHEAD, self.BLOCK, *self.shape),
-                generator=generator(self.device, self.seed, "sample", block, ahead),
-                device=self.device,
-            )
+        first, shape = self.start // self.BLOCK, (self.AHEAD, self.BLOCK, *self.shape)
+        sources = [
+            generator(self.device, self.seed, "sample", block, ahead)
             for block in range(first, -(-self.stop // self.BLOCK))
         ]
+        blocks = [torch.randn(shape, generator=source, device=self.device) for source in sources]
         offset = first * self.BLOCK
         return torch.cat(blocks, dim=1)[:, self.start - offset : self.stop - offset]

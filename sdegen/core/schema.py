@@ -1,7 +1,7 @@
-"""Nodes of a configuration, checked against the class they name: the constructor's signature is the schema.
+"""Nodes of a configuration, checked against the classes that they name: a constructor's signature is the schema.
 
-A node is ``{_target_: package.module.Class, option: value, …}``. :func:`faults` lists all that is wrong with a node
-without building anything, :func:`construct` builds it, and :func:`options` describes what it may hold.
+A node is ``{_target_: package.module.Class, option: value, …}``. :func:`faults` lists all faults of a node without
+building anything, :func:`construct` builds the object, and :func:`options` describes the options of a class.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from sdegen.core import docstrings
 
 PACKAGE = "sdegen"
 Trust = Sequence[str]
-"""Modules whose classes a configuration may name, beside the package's own."""
+"""Modules outside of the package whose classes a configuration may name."""
 ANYTHING: Trust = ("*",)
-"""Trust in every module: for configurations that the user composes now."""
+"""Trust in every module, for configurations that the user composes now."""
 SUPPLIED = ("shape", "seed", "law", "sde", "classes", "label", "observed", "moments")
 """Arguments of constructors that the program supplies; a configuration does not give them."""
 REQUIRED = inspect.Parameter.empty
-"""The default of an option that has none."""
+"""Marker for the default of an option without one."""
 LARGEST = 2**63
-"""Numbers must be smaller than this in size; infinity and NaN are refused too."""
+"""Bound on the absolute value of numbers; infinity and NaN are refused too."""
 
 UNIONS = (UnionType, typing.Union)
 WORDS = {int: "an integer", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
@@ -40,10 +40,10 @@ class Option(NamedTuple):
     """An option of a class, described for the user.
 
     Attributes:
-        name: the option's name in a node.
-        kind: its type in words, such as ``an integer or null``.
-        default: its default, or :data:`REQUIRED`.
-        meaning: its meaning as the docstring gives it, with markup: see :func:`sdegen.core.docstrings.without_markup`.
+        name: name of the option in a node.
+        kind: type of the option in words, such as ``an integer or null``.
+        default: default value, or :data:`REQUIRED`.
+        meaning: text of the docstring, with markup: see :func:`sdegen.core.docstrings.without_markup`.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Option(NamedTuple):
 
 
 class FromRun:
-    """A trained model, which a configuration names by the folder of its run."""
+    """Base class of trained models, which a configuration names by the folder of a run."""
 
 
 def options(cls: type) -> dict[str, Option]:
@@ -66,10 +66,10 @@ def options(cls: type) -> dict[str, Option]:
 
 
 def resolve(target: object, trust: Trust) -> type:
-    """Returns the class that ``module.Class`` names; raises ValueError if there is none or it is not trusted.
+    """Returns the class named ``module.Class``; raises ValueError if there is none or it is not trusted.
 
-    Nothing outside the package and the trusted modules is imported. The class must be *defined* in one of them: a name
-    that such a module merely re-exports is refused.
+    Nothing outside of the package and the trusted modules is imported. The class must be *defined* in one of them; a
+    class that such a module only imports is refused.
     """
     if not isinstance(target, str) or not re.fullmatch(r"\w+(\.\w+){1,9}", target):
         raise ValueError(f"_target_={_shown(target)} is not of the form package.module.Class")
@@ -91,7 +91,7 @@ def resolve(target: object, trust: Trust) -> type:
 
 
 def faults(node: object, base: type, path: str, trust: Trust = ()) -> list[str]:
-    """Returns a line for each fault of a node that should build a ``base``; each begins with the option's full path."""
+    """Returns a line for each fault of a node that should build a ``base``, beginning with the option's full path."""
     if not isinstance(node, Mapping) or "_target_" not in node:
         return [f"{path}: must be a node that names a {base.__name__} by _target_, not {_shown(node)}"]
     try:
@@ -110,7 +110,7 @@ def faults(node: object, base: type, path: str, trust: Trust = ()) -> list[str]:
 def option_faults(
     values: Mapping[str, object], types: Mapping[str, Any], prefix: str = "", owner: str = "", trust: Trust = ()
 ) -> list[str]:
-    """Returns a line for each name that is not among the options and each value that does not fit its type."""
+    """Returns a line for each name that is not among the options, and for each value that does not fit its type."""
     found = []
     for key, value in values.items():
         if not re.fullmatch(r"\w+", str(key)):
@@ -127,8 +127,8 @@ def option_faults(
 def construct(node: Mapping[str, Any], trust: Trust = (), **supplied: object) -> Any:  # noqa: ANN401
     """Builds the object of a node without faults; raises ValueError if a constructor refuses a value.
 
-    What is ``supplied`` goes to the constructors, also of inner nodes, that have a parameter of that name. Among it,
-    ``load(folder, cls)`` returns the model of a run for a :class:`FromRun` option.
+    Each ``supplied`` argument is passed to the constructors, also of inner nodes, that have a parameter of that name.
+    For options of type :class:`FromRun`, the supplied ``load(folder, cls)`` returns the model of a run.
     """
     cls = resolve(node["_target_"], trust)
     parameters = inspect.signature(cls).parameters
@@ -141,7 +141,7 @@ def construct(node: Mapping[str, Any], trust: Trust = (), **supplied: object) ->
 
 
 def convert(value: object, hint: Any, trust: Trust = (), **supplied: object) -> Any:  # noqa: ANN401
-    """Returns a fitting value in its annotated type: whole floats as int, lists as tuples, nodes as objects."""
+    """Converts a fitting value to its annotated type: whole floats to int, lists to tuples, nodes to objects."""
     if isinstance(value, Mapping):
         return construct(value, trust, **supplied)
     if _is_from_run(hint):
@@ -149,19 +149,15 @@ def convert(value: object, hint: Any, trust: Trust = (), **supplied: object) -> 
     for member in members(hint):
         if not fits(value, member):
             continue
-        if typing.get_origin(member) is tuple:
-            parts = typing.get_args(member)
-            return tuple(
-                convert(entry, parts[0] if Ellipsis in parts else parts[i], trust)
-                for i, entry in enumerate(typing.cast("Sequence[object]", value))
-            )
+        if typing.get_origin(member) is tuple and isinstance(value, list | tuple):
+            return tuple(convert(entry, own, trust) for entry, own in zip(value, _entries(member, value), strict=True))
         if member in (int, float):
             return member(value)
     return value
 
 
 def fits(value: object, hint: Any) -> bool:  # noqa: ANN401
-    """Returns True if a plain value has the annotated type: a bool is no number, and a whole float an integer."""
+    """Returns True if a plain value has the annotated type; a bool is not a number, and a whole float is an integer."""
     if hint is Any:
         return True
     origin = typing.get_origin(hint)
@@ -170,11 +166,9 @@ def fits(value: object, hint: Any) -> bool:  # noqa: ANN401
     if origin is Literal:
         return value in typing.get_args(hint) and not isinstance(value, bool)
     if origin is tuple:
-        entries = typing.get_args(hint)
-        if not isinstance(value, (list, tuple)):
+        if not isinstance(value, list | tuple):
             return False
-        if Ellipsis in entries:
-            return all(fits(entry, entries[0]) for entry in value)
+        entries = _entries(hint, value)
         return len(value) == len(entries) and all(map(fits, value, entries))
     if isinstance(value, bool):
         return hint is bool
@@ -185,12 +179,18 @@ def fits(value: object, hint: Any) -> bool:  # noqa: ANN401
 
 
 def members(hint: Any) -> tuple[Any, ...]:  # noqa: ANN401
-    """Returns the members of a union; any other annotation is its own only member."""
+    """Returns the members of a union, or a tuple of the annotation if it is not a union."""
     return typing.get_args(hint) if typing.get_origin(hint) in UNIONS else (hint,)
 
 
+def _entries(hint: Any, value: Sequence[object]) -> tuple[Any, ...]:  # noqa: ANN401
+    """Returns the annotation of each entry of a value annotated as a tuple."""
+    parts = typing.get_args(hint)
+    return parts[:1] * len(value) if Ellipsis in parts else parts
+
+
 def node_class(hint: Any) -> type | None:  # noqa: ANN401
-    """Returns the class that a nested node must build, or None where the annotation is of plain values."""
+    """Returns the class that a nested node must build, or None if the annotation is for plain values."""
     for member in members(hint):
         # Any is a class from Python 3.11 on.
         if inspect.isclass(member) and member not in (*WORDS, Any) and not typing.get_origin(member):
@@ -225,9 +225,7 @@ def snake_case(name: str) -> str:
 
 
 def _trusted(module: str, trust: Trust) -> bool:
-    return tuple(trust) == ANYTHING or any(
-        module == name or module.startswith(f"{name}.") for name in (PACKAGE, *trust)
-    )
+    return tuple(trust) == ANYTHING or any(f"{module}.".startswith(f"{name}.") for name in (PACKAGE, *trust))
 
 
 def _types(cls: type) -> dict[str, Any]:
@@ -253,7 +251,7 @@ def _value_faults(value: object, hint: Any, path: str, trust: Trust) -> list[str
 
 
 def _shown(value: object) -> str:
-    """Returns a value as a message shows it: short, on one line."""
+    """Returns a value as text for a message: short, on one line."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = short.maxlong = 100
     return short.repr(value)

@@ -8,24 +8,24 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.modules.module import register_module_forward_hook, register_module_parameter_registration_hook
 from torch.nn.parameter import is_lazy
 
 from sdegen.sde.base import SDE
 
 
 class Network(nn.Module, ABC):
-    """A function of (x, t). Its output has the shape of x; the output of a classifier is the logits of the classes.
+    """A function of (x, t). Its output has the shape of x; a classifier returns the logits of the classes.
 
     The first argument of a subclass is the ``shape`` of one point, which the experiment supplies from the data; its
     other arguments are the options of its YAML.
 
     Attributes:
         exact: True if the output is the exact score, which needs no parametrization and no training.
-        process: the type of process that it works with.
-        classifies: True if the output is the logits of classes, ``(B, classes)``.
-        label_dropout: the share of training rows that are given no class, or None if the network takes no class. A
-            class is a third argument y, ``()`` or ``(B,)`` int64; -1, or None for all rows, stands for "no class".
+        process: type of process that the network works with.
+        classifies: True if the output is the logits of the classes, ``(B, classes)``.
+        label_dropout: share of training rows whose class is hidden, or None if the network takes no class. A class is
+            a third argument y, ``()`` or ``(B,)`` int64; -1, or None for all rows, stands for "no class".
         rough: empty if the output can be differentiated in x and then in the weights; otherwise the fix, for messages.
     """
 
@@ -41,35 +41,32 @@ class Network(nn.Module, ABC):
 
     def work(self, shape: tuple[int, ...]) -> float:
         """Returns the number of multiplications and additions in linear layers and convolutions for one row."""
-        counts: list[float] = []
+        total = 0.0
 
         def count(layer: nn.Module, _: object, output: Tensor) -> None:
-            # Each entry of the weight is used once at each position.
-            weight = layer.weight
-            assert isinstance(weight, Tensor)
-            counts.append(2 * weight.numel() * output.numel() / len(weight))
+            nonlocal total
+            if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+                # Each entry of the weight is used once at each position.
+                total += 2 * layer.weight.numel() * output.numel() / len(layer.weight)
 
-        kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-        hooks = [layer.register_forward_hook(count) for layer in self.modules() if isinstance(layer, kinds)]
         like = next((p for p in self.parameters() if p.is_floating_point()), torch.zeros(()))
         training = self.training
         try:
-            with torch.no_grad():
+            # Torch's counter of operations needs a second of imports.
+            with torch.no_grad(), register_module_forward_hook(count):
                 self.eval()(like.new_zeros(1, *shape), like.new_full((), 0.5))
         finally:
             self.train(training)
-            for hook in hooks:
-                hook.remove()
-        return sum(counts)
+        return total
 
 
 @contextlib.contextmanager
 def at_most(size: float, holder: str) -> Iterator[None]:
-    """Context that limits the weights of the networks made in it to ``size`` bytes together.
+    """Context that limits the weights of the networks made in it to ``size`` bytes in total.
 
     Args:
-        size: the limit.
-        holder: the end of the message "asks for more weights than …".
+        size: limit in bytes.
+        holder: end of the message "asks for more weights than …".
 
     Raises:
         ValueError: the networks need more; raised before the weights are drawn, which saves their time and memory.

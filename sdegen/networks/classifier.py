@@ -19,7 +19,7 @@ from sdegen.sde.base import LinearSDE
 
 
 class ClassifierMLP(Network):
-    """Fully connected layers over the flattened x and the number t: the paper's classifier of 65 inputs (appendix F).
+    """Fully connected layers over the flattened x and t: the paper's classifier with 65 inputs (appendix F).
 
     Args:
         shape: shape of one point; supplied by the experiment.
@@ -46,7 +46,7 @@ class ClassifierMLP(Network):
 
 
 class ClassifierConv(Network):
-    r"""Residual blocks at decreasing resolution with the noise level as input, and a mean over the pixels.
+    r"""Residual blocks at decreasing resolution with the noise level as input, followed by a mean over the pixels.
 
     The inputs are :math:`x_t / \sqrt{\alpha_t^2 + \sigma_t^2}` and :math:`\tfrac14 \log(\sigma_t/\alpha_t)`. Both are
     of order one for every SDE and time.
@@ -78,9 +78,9 @@ class ClassifierConv(Network):
         self.entry = nn.Conv2d(colours, channels[0], 3, padding=1)
         self.body = nn.ModuleList()
         for inputs, outputs in itertools.pairwise((channels[0], *channels)):
+            if self.body:
+                self.body.append(Halved(inputs))
             self.body.append(Stage(inputs, outputs, width, attention=False))
-            if len(self.body) < 2 * len(channels) - 1:
-                self.body.append(Halved(outputs))
         self.exit = nn.Sequential(norm(channels[-1]), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.head = nn.Linear(channels[-1], number(classes))
 
@@ -96,7 +96,7 @@ class ClassifierConv(Network):
 
 
 def number(classes: int | None) -> int:
-    """Returns the number of classes, or raises ValueError if the data have none."""
+    """Returns the number of classes; raises ValueError if the data have none."""
     if classes is None:
         raise ValueError("the data set has no labels: a classifier works with dataset=digits and other labelled images")
     return classes

@@ -1,4 +1,4 @@
-"""The time as input of a network."""
+"""The time as an input of a network."""
 
 from __future__ import annotations
 
@@ -10,21 +10,12 @@ from torch import Tensor, nn
 from sdegen.core.checks import in_range
 
 MOST = 2**20
-"""Largest number of Fourier features, more than any network could use."""
+"""Largest number of Fourier features; no network needs more."""
 
 
 def by_row(t: Tensor, x: Tensor) -> Tensor:
-    """Returns the time of each row of ``x``, with its device and type: ``()`` or ``(B,)`` to ``(B,)``."""
+    """Returns the time of each row of ``x``, on its device and in its type: ``()`` or ``(B,)`` to ``(B,)``."""
     return t.to(x).expand(len(x))
-
-
-class Concat(nn.Module):
-    """The number t itself, the input of the paper's networks: ``(B,)`` to ``(B, 1)``."""
-
-    width = 1
-
-    def forward(self, t: Tensor) -> Tensor:
-        return t.unsqueeze(1)
 
 
 class GaussianFourier(nn.Module):
@@ -44,7 +35,6 @@ class GaussianFourier(nn.Module):
         if width % 2 or not 2 <= width <= MOST:
             raise ValueError(f"fourier_features={width} must be even and lie between 2 and {MOST}")
         in_range("fourier_scale", scale, above=0)
-        self.width = width
         self.frequencies: Tensor
         self.register_buffer("frequencies", 2 * math.pi * scale * torch.randn(width // 2))
 

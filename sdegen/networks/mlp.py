@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sdegen.networks.base import Network
-from sdegen.networks.embedding import Concat, GaussianFourier, by_row
+from sdegen.networks.embedding import GaussianFourier, by_row
 
 ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
@@ -22,9 +22,9 @@ class MLP(Network):
         shape: shape of one point; supplied by the experiment.
         hidden: widths of the hidden layers.
         activation: ``relu`` (the paper's), ``silu`` or ``tanh``.
-        time_embedding: ``concat`` appends t as a number (the paper's), ``fourier`` random Fourier features of t.
+        time_embedding: ``concat`` (the paper's) appends t as a number, ``fourier`` random Fourier features of t.
         fourier_features: number of features.
-        fourier_scale: their bandwidth, in cycles per unit of the time that the parametrization passes on.
+        fourier_scale: bandwidth of the features, in cycles per unit of the time that the parametrization passes on.
     """
 
     def __init__(
@@ -39,13 +39,15 @@ class MLP(Network):
         super().__init__()
         # The second derivative of a ReLU is zero everywhere but at its kink.
         self.rough = "use network.activation=silu" if activation == "relu" else ""
-        fourier = time_embedding == "fourier"
-        self.embedding = GaussianFourier(fourier_features, fourier_scale) if fourier else Concat()
         size = math.prod(shape)
-        self.layers = perceptron(size + self.embedding.width, hidden, size, activation)
-        if fourier:
-            # Torch scales the weights of all inputs by the number of inputs. Beside many features a few coordinates
-            # would then have so little weight that the network ignores x in its first thousands of steps.
+        if time_embedding == "concat":
+            self.embedding: nn.Module = nn.Unflatten(0, (-1, 1))
+            self.layers = perceptron(size + 1, hidden, size, activation)
+        else:
+            self.embedding = GaussianFourier(fourier_features, fourier_scale)
+            self.layers = perceptron(size + fourier_features, hidden, size, activation)
+            # Torch scales the weights of all inputs by the number of inputs. Beside many features, a few coordinates
+            # would then have so little weight that the network ignores x in the first thousands of steps.
             nn.init.kaiming_uniform_(self.layers[0].weight[:, :size].data, a=math.sqrt(5))  # type: ignore[index]
 
     def features(self, x: Tensor, t: Tensor) -> Tensor:

@@ -10,13 +10,13 @@ from sdegen.sde.mixture import GaussianMixture, Marginals
 
 
 class Oracle(Network):
-    """The exact score of data whose law is a Gaussian mixture: it separates the error of a solver from a network's.
+    """Exact score of data from a Gaussian mixture, which shows the error of a solver without the error of a network.
 
-    It has nothing to train. Its output is the score itself under every parametrization.
+    It has nothing to train. Its output is the score under every parametrization.
 
     Args:
-        law: the law of the data in the network's units; supplied by the experiment.
-        sde: the forward process; supplied by the experiment.
+        law: distribution of the data in the network's units; supplied by the experiment.
+        sde: forward process; supplied by the experiment.
     """
 
     exact = True
@@ -26,7 +26,7 @@ class Oracle(Network):
         super().__init__()
         if law is None:
             raise ValueError(
-                "the law of this data set is not known in the network's units: network=oracle works with "
+                "the distribution of this data set is not known in the network's units: network=oracle works with "
                 "dataset=gaussian_mixture, smile and smile_noisy, and with dataset.standardize=true, false or robust"
             )
         self.score = Marginals(law, sde)

@@ -1,4 +1,4 @@
-"""The score network of the paper for digits."""
+"""The paper's score network for digits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sdegen.networks.unet import colours_of, interleaved, norm
 
 
 class Injected(nn.Module):
-    """The sum of a convolution and a dense layer of the time's embedding, with normalisation and activation."""
+    """Sum of a convolution and a dense layer of the time's embedding, with normalisation and activation."""
 
     def __init__(self, convolution: nn.Module, outputs: int, width: int) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Injected(nn.Module):
 
 
 class ScoreNet(Network):
-    """An encoder and a decoder joined by skips. Each convolution has a dense layer of the time.
+    """Encoder and decoder joined by skips. Each convolution has a dense layer of the time.
 
     The paper names 256 Gaussian Fourier features of the time and seven convolutional layers with a dense layer each. It
     does not define the rest: the encoder, the decoder and the group normalisation are our interpretation. Convolutions
@@ -36,9 +36,9 @@ class ScoreNet(Network):
     Args:
         shape: ``(C, H, W)`` of an image; supplied by the experiment.
         channels: numbers of channels of the levels, multiples of 8; the image is halved between levels. Four levels
-            have the seven convolutions of the paper.
+            give the seven convolutions of the paper.
         embedding: number of Fourier features of the time.
-        fourier_scale: their bandwidth, in cycles per unit of time.
+        fourier_scale: bandwidth of the features, in cycles per unit of time.
     """
 
     def __init__(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import torch
@@ -20,12 +19,7 @@ GROUP = 8
 class Block(nn.Module):
     """Two convolutions and a shortcut; the embedding of time and class scales and shifts the result of the first.
 
-    The second convolution starts at zero: a fresh block is its shortcut.
-
-    Args:
-        inputs: number of input channels.
-        outputs: number of output channels.
-        width: width of the embedding.
+    The second convolution starts at zero, so that a new block computes only its shortcut.
     """
 
     def __init__(self, inputs: int, outputs: int, width: int) -> None:
@@ -48,9 +42,6 @@ class Attention(nn.Module):
     """Self-attention over the pixels, and a shortcut.
 
     A head has at least 64 channels, or all channels if there are fewer.
-
-    Args:
-        channels: number of channels.
     """
 
     def __init__(self, channels: int) -> None:
@@ -81,12 +72,13 @@ class UNet(Network):
         multipliers: number of channels of each level over ``channels``; the image is halved between levels.
         blocks: number of residual blocks of each level on the way down; the way up has one more.
         attention: heights of the image, after patching, at which the blocks of a level are followed by attention.
-        patch: side of the squares whose pixels are channels inside the network; 2 makes a step about four times
+        patch: side of the squares whose pixels become channels inside the network; 2 makes a step about four times
             cheaper.
         fourier_features: number of Fourier features of the time.
-        fourier_scale: their bandwidth, in cycles per unit of the time that the parametrization passes on.
-        label_dropout: share of the training rows that are given no class, so that the network is a score with and
-            without one (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598); null for a network that takes no class.
+        fourier_scale: bandwidth of the features, in cycles per unit of the time that the parametrization passes on.
+        label_dropout: share of the training rows whose class is hidden, so that the network learns the score both with
+            and without a class (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598); null for a network that takes no
+            class.
     """
 
     # Torch's attention has no second derivative.
@@ -114,43 +106,40 @@ class UNet(Network):
         in_range("blocks", blocks, at_least=1)
         if patch < 1 or height % patch or side % patch:
             raise ValueError(f"patch={patch} does not divide images of {height} × {side}: try patch=1")
-        if min(height, side) // patch < 2 ** (len(multipliers) - 1):
-            raise ValueError(
-                f"multipliers={list(multipliers)} halve an image {len(multipliers) - 1} times, and images "
-                f"of {height} × {side} are too small for that with patch={patch}: use fewer multipliers"
-            )
+        check_halvings("multipliers", multipliers, height, side, patch)
         if label_dropout is not None:
             in_range("label_dropout", label_dropout, at_least=0, below=1, fix=", or null")
-        if label_dropout is not None and classes is None:
-            raise ValueError("label_dropout must be null: the data have no labels")
+            if classes is None:
+                raise ValueError("label_dropout must be null: the data have no labels")
         self.patch, self.label_dropout = patch, label_dropout
-        width, sizes = 4 * channels, [channels * m for m in multipliers]
+        width, pixels = 4 * channels, colours * patch**2
         self.time = GaussianFourier(fourier_features, fourier_scale)
         self.embedding = nn.Sequential(nn.Linear(fourier_features, width), nn.SiLU(), nn.Linear(width, width))
         # The last row stands for "no class".
         self.labels = None if label_dropout is None else nn.Embedding((classes or 0) + 1, width)
-        pixels, height = colours * patch**2, height // patch
-        heights = [-(-height // 2**level) for level in range(len(sizes))]
         self.entry = nn.Conv2d(pixels, channels, 3, padding=1)
-        self.down, skips = nn.ModuleList(), [channels]
-        for level, (inputs, outputs) in enumerate(itertools.pairwise([channels, *sizes])):
-            for i in range(blocks):
-                self.down.append(Stage(inputs if i == 0 else outputs, outputs, width, heights[level] in attention))
+        sizes = [channels * m for m in multipliers]
+        attends = [-(-height // (patch * 2**level)) in attention for level in range(len(sizes))]
+        self._build_stages(channels, sizes, attends, blocks, width)
+        self.exit = nn.Sequential(norm(sizes[0]), nn.SiLU(), zero(nn.Conv2d(sizes[0], pixels, 3, padding=1)))
+
+    def _build_stages(self, inputs: int, sizes: list[int], attends: list[bool], blocks: int, width: int) -> None:
+        """Builds the way down, the middle and the way up, for levels with ``sizes`` channels."""
+        self.down, skips = nn.ModuleList(), [inputs]
+        for level, outputs in enumerate(sizes):
+            if level > 0:
+                self.down.append(Halved(inputs))
+                skips.append(inputs)
+            for _ in range(blocks):
+                self.down.append(Stage(inputs, outputs, width, attends[level]))
                 skips.append(outputs)
-            if level < len(sizes) - 1:
-                self.down.append(Halved(outputs))
-                skips.append(outputs)
-        self.middle = nn.ModuleList(
-            [Stage(sizes[-1], sizes[-1], width, True), Stage(sizes[-1], sizes[-1], width, False)]
-        )
-        self.up, inputs = nn.ModuleList(), sizes[-1]
+                inputs = outputs
+        self.middle = nn.ModuleList(Stage(inputs, inputs, width, attention) for attention in (True, False))
+        self.up = nn.ModuleList()
         for level, outputs in reversed(list(enumerate(sizes))):
             for _ in range(blocks + 1):
-                self.up.append(Stage(inputs + skips.pop(), outputs, width, heights[level] in attention))
+                self.up.append(Stage(inputs + skips.pop(), outputs, width, attends[level]))
                 inputs = outputs
-        self.exit = nn.Sequential(
-            norm(channels * multipliers[0]), nn.SiLU(), zero(nn.Conv2d(sizes[0], pixels, 3, padding=1))
-        )
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         embedding = self.embedding(self.time(by_row(t, x)))
@@ -208,12 +197,17 @@ def colours_of(shape: tuple[int, ...], channels: tuple[int, ...]) -> int:
     colours, height, side = picture(shape)
     if not channels or any(c < GROUP or c % GROUP for c in channels):
         raise ValueError(f"channels={list(channels)} must be one or more multiples of {GROUP}: try [32,64,128]")
-    if min(height, side) < 2 ** (len(channels) - 1):
-        raise ValueError(
-            f"channels={list(channels)} halve an image {len(channels) - 1} times, and images of {height} × {side} are "
-            f"too small for that: use fewer channels"
-        )
+    check_halvings("channels", channels, height, side)
     return colours
+
+
+def check_halvings(option: str, levels: tuple[int, ...], height: int, side: int, patch: int = 1) -> None:
+    """Raises ValueError if an image is too small to be halved between ``levels``, the value of an option."""
+    if min(height, side) // patch < 2 ** (len(levels) - 1):
+        raise ValueError(
+            f"{option}={list(levels)} halve an image {len(levels) - 1} times, and images of {height} × {side} are too "
+            f"small for that{f' with patch={patch}' if patch > 1 else ''}: use fewer {option}"
+        )
 
 
 def interleaved(x: Tensor) -> Tensor:
@@ -223,15 +217,12 @@ def interleaved(x: Tensor) -> Tensor:
 
 def norm(channels: int) -> nn.GroupNorm:
     """Returns group normalisation over at most 32 groups of :data:`GROUP` channels or more."""
-    groups = min(32, channels // GROUP)
-    while channels % groups:
-        groups -= 1
+    groups = next(n for n in range(min(32, channels // GROUP), 0, -1) if channels % n == 0)
     return nn.GroupNorm(groups, channels)
 
 
 def zero(layer: nn.Conv2d) -> nn.Conv2d:
     """Sets a convolution to zero, and returns it."""
-    nn.init.zeros_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
     return layer

@@ -1,4 +1,4 @@
-"""Forward processes, their reversal, and the laws that are known exactly.
+"""Forward processes, their reversal, and the distributions that are known exactly.
 
 Nothing here is trained or sampled on a grid.
 """

@@ -23,14 +23,14 @@ from sdegen.core.tensors import expand, squared_norm
 Score = Callable[[Tensor, Tensor], Tensor]
 
 S = TypeVar("S", bound="SDE", contravariant=True)
-"""The type of process that a part works with: ``SDE``, or ``LinearSDE`` if it needs a closed-form kernel."""
+"""Type of process that a part works with: ``SDE``, or ``LinearSDE`` if the part needs a closed-form kernel."""
 
 
 class SDE(ABC):
     r"""A diffusion :math:`dx = f(x, t) dt + g(t) dw` that turns data at :math:`\varepsilon` into a prior at :math:`T`.
 
     Args:
-        eps: the smallest time, :math:`0 < \varepsilon < 1`, where training and sampling stop.
+        eps: smallest time, :math:`0 < \varepsilon < 1`, at which training and sampling stop.
     """
 
     T = 1.0
@@ -52,25 +52,25 @@ class SDE(ABC):
 
     @abstractmethod
     def sample_prior(self, x: Tensor, randn_like: RandnLike) -> Tensor:
-        """Draws from the prior, which stands for p_T, in the shape and type of ``x``."""
+        """Draws from the prior, which approximates p_T, in the shape and type of ``x``."""
 
     @abstractmethod
     def log_prior(self, x: Tensor) -> Tensor:
         """Returns the log-density of the prior, in nats: ``(B, *)`` to ``(B,)``."""
 
     def prior_score(self, x: Tensor) -> Tensor:
-        """Returns the score of the prior, ``(B, *)`` to ``(B, *)``, with a graph if ``x`` requires its gradient."""
+        """Returns the score of the prior, ``(B, *)`` to ``(B, *)``, with a graph if ``x`` requires a gradient."""
         with torch.enable_grad():
             point = x if x.requires_grad else x.detach().requires_grad_()
             return torch.autograd.grad(self.log_prior(point).sum(), point, create_graph=x.requires_grad)[0]
 
     def reverse(self, score: Score, eta: float = 1.0) -> ReverseSDE:
-        """Returns the process that runs from T back to eps, driven by ``score``."""
+        """Returns the process that runs from T back to eps, with the given score."""
         return ReverseSDE(self, score, eta)
 
     @property
     def linear(self) -> LinearSDE | None:
-        """The process itself if its kernel is closed form, else None."""
+        """The process itself if its kernel has a closed form, else None."""
         return None
 
     @classmethod
@@ -80,16 +80,16 @@ class SDE(ABC):
 
 
 class LinearSDE(SDE):
-    r"""An SDE with :math:`f(x, t) = a(t) x`, whose perturbation kernel is closed form.
+    r"""An SDE with :math:`f(x, t) = a(t) x`, whose perturbation kernel has a closed form.
 
     .. math:: p_{0t}(x_t \mid x_0) = N(\alpha_t x_0, \sigma_t^2 I), \qquad \alpha_0 = 1, \quad \sigma_0 = 0
 
-    A subclass defines :meth:`alpha` and :meth:`sigma`, and the rest follows from the log noise-to-signal ratio
+    A subclass defines :meth:`alpha` and :meth:`sigma`. The rest follows from the log noise-to-signal ratio
     :math:`u(t) = \log(\sigma_t^2 / \alpha_t^2)`, which must increase in t:
 
     .. math:: a = (\log \alpha)', \qquad g^2 = (\sigma^2)' - 2 a \sigma^2 = \sigma^2 u'
 
-    Here the derivatives are automatic and the inverse of u is found by bisection, in float64. A subclass may replace
+    The derivatives are automatic, and the inverse of u is found by bisection in float64. A subclass may replace
     :meth:`rate`, :meth:`diffusion`, :meth:`time` and :attr:`prior_std` by closed forms, which are faster.
 
     Attributes:
@@ -101,7 +101,7 @@ class LinearSDE(SDE):
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
-        """Returns the mean factor of the kernel, shaped like ``t``."""
+        """Returns the factor of x(0) in the kernel's mean, shaped like ``t``."""
 
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ class LinearSDE(SDE):
         return self
 
     def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Returns the factor a and the variance q of the kernel :math:`N(a x_s, q I)` of x(t) given x(s), s < t."""
+        r"""Returns the factor a and the variance q in the kernel :math:`N(a x_s, q I)` of x(t) given x(s), s < t."""
         factor = self.alpha(t) / self.alpha(s)
         return factor, self.sigma(t) ** 2 - (factor * self.sigma(s)) ** 2
 
@@ -158,26 +158,26 @@ class LinearSDE(SDE):
 
 
 class ReverseSDE:
-    r"""The reversal of an SDE: a family of processes with one member for each :math:`\eta \ge 0`.
+    r"""Reversal of an SDE: a family of processes with one member for each :math:`\eta \ge 0`.
 
     .. math:: dx = \left[f(x, t) - \tfrac12 (1 + \eta^2) g(t)^2 \nabla \log p_t(x)\right] dt + \eta\, g(t)\, d\bar w,
               \qquad dt < 0
 
     All members have the marginals of the forward process: :math:`\eta = 1` is the reverse SDE of Anderson (1982),
-    :math:`\eta = 0` the probability-flow ODE. (The paper prints :math:`\tfrac12 g` for the flow; it is
+    :math:`\eta = 0` the probability-flow ODE. (The paper prints :math:`\tfrac12 g` for the flow; the correct factor is
     :math:`\tfrac12 g^2`.)
 
     Args:
-        sde: the forward process.
+        sde: forward process.
         score: ``(x, t) -> ∇ log p_t(x)``.
-        eta: the amount of noise, at least 0.
+        eta: amount of noise, at least 0.
     """
 
     def __init__(self, sde: SDE, score: Score, eta: float = 1.0) -> None:
         self.sde, self.score, self.eta = sde, score, in_range("eta", eta, at_least=0)
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """Returns the bracket above; it evaluates the score once."""
+        """Returns the bracket in the formula above; the score is evaluated once."""
         g = self.sde.diffusion(t)
         pull = expand(0.5 * (1 + self.eta**2) * g * g, x)
         return torch.addcmul(self.sde.drift(x, t), pull, self.score(x, t), value=-1.0)
@@ -188,7 +188,7 @@ class ReverseSDE:
 
 
 def most_special(*processes: type[SDE]) -> type[SDE]:
-    """Returns the most derived of some types of process, which all parts work with."""
+    """Returns the most derived of some types of process: the type that all parts work with."""
     return max(processes, key=lambda process: len(process.__mro__))
 
 
@@ -196,6 +196,6 @@ def most_special(*processes: type[SDE]) -> type[SDE]:
 def derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     """Returns the derivative of a scalar function at each of the times ``t``, computed in float64."""
     point = t.detach().double().requires_grad_()
-    # The second term gives a constant function a graph.
+    # The second term gives a graph to a constant function.
     value = function(point) + 0 * point
     return torch.autograd.grad(value.sum(), point)[0].to(t.dtype)

@@ -1,10 +1,10 @@
 r"""Discrete chains of appendices A and B, SMLD and DDPM, as linear SDEs that pass through all levels of the chain.
 
-At :math:`t = i/N` the kernel equals the chain's at level i. In between, one function of the kernel is linear in
+At :math:`t = i/N` the kernel equals the chain's kernel at level i. In between, one function of the kernel is linear in
 t (the variance for SMLD, :math:`B = -\log \alpha_t^2` for DDPM), so that f and g² are constant on each step. Sampling
-ends at the first level, :math:`\varepsilon = 1/N`. On the uniform grid of N − 1 steps the ancestral sampler is the
-chain run backwards, and ``denoise`` is its last, noiseless step. The samplers of continuous time work as well. The loss
-of the chain is given by ``times=levels`` with as many points as levels and the variance weighting.
+ends at the first level, :math:`\varepsilon = 1/N`. On the uniform grid of N − 1 steps, the ancestral sampler is the
+reversed chain, and ``denoise`` is its last, noiseless step. The samplers for continuous time work as well. For the
+chain's loss, use ``times=levels`` with as many points as levels, and the variance weighting.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Steps:
         return torch.lerp(values[step], values[step + 1], t * self.n - step)
 
     def slope(self, t: Tensor) -> Tensor:
-        """Returns the derivative at ``t``; where two steps meet, the derivative on the earlier one."""
+        """Returns the derivative at ``t``; where two steps meet, the derivative on the earlier step."""
         step = self._step(t)
         return (self.n * self.values.diff()).to(t)[step]
 
@@ -53,7 +53,7 @@ class Steps:
 
 
 class SMLD(Exploding):
-    r"""Noise scales of score matching with Langevin dynamics (appendix A of the paper); their limit is VE.
+    r"""Noise scales of score matching with Langevin dynamics (appendix A of the paper), with the limit VE.
 
     .. math:: \alpha_t = 1, \qquad \sigma_{i/N} = \sigma_{\min} (\sigma_{\max}/\sigma_{\min})^{\frac{i-1}{N-1}},
               \quad i = 1, \dots, N
@@ -93,7 +93,7 @@ class SMLD(Exploding):
 
 
 class DDPM(LinearSDE):
-    r"""Chain of denoising diffusion probabilistic models (appendix B of the paper); its limit is VP.
+    r"""Chain of denoising diffusion probabilistic models (appendix B of the paper), with the limit VP.
 
     .. math:: x_i = \sqrt{1 - \beta_i}\, x_{i-1} + \sqrt{\beta_i}\, z_{i-1}, \qquad
               \beta_i = \tfrac1N \left[\beta_{\min} + \tfrac iN (\beta_{\max} - \beta_{\min})\right], \qquad
@@ -102,8 +102,8 @@ class DDPM(LinearSDE):
     Reference: Ho, Jain & Abbeel (2020), https://arxiv.org/abs/2006.11239; Song et al. (2021), appendix B.
 
     Args:
-        beta_min: above 0.
-        beta_max: at least ``beta_min``.
+        beta_min: :math:`\beta_{\min}`, above 0.
+        beta_max: :math:`\beta_{\max}`, at least ``beta_min``.
         levels: N, at least 2 and above ``beta_max``.
     """
 

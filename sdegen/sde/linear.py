@@ -1,15 +1,4 @@
-r"""The three SDEs of Song et al. (2021) with their corrected kernels.
-
-======  =======================  ==========================  ==============  ===========================
-SDE     f(x, t)                  g(t)²                       α_t             σ_t²
-======  =======================  ==========================  ==============  ===========================
-VE      0                        dσ²(t)/dt                   1               σ²(t) − σ²(0)
-VP      −½ β(t) x                β(t)                        e^{−B/2}        1 − e^{−B}
-subVP   −½ β(t) x                β(t) (1 − e^{−2B})          e^{−B/2}        (1 − e^{−B})²
-======  =======================  ==========================  ==============  ===========================
-
-with σ(t) = σ_min (σ_max/σ_min)^t, β(t) = β_min + (β_max − β_min) t and B(t) = ∫₀ᵗ β(s) ds.
-"""
+"""The three SDEs of Song et al. (2021) with their corrected kernels."""
 
 from __future__ import annotations
 
@@ -24,12 +13,7 @@ from sdegen.sde.base import LinearSDE
 
 
 class Beta:
-    r"""The rate :math:`\beta(t) = \beta_{\min} + (\beta_{\max} - \beta_{\min}) t`. An instance is a function of t.
-
-    Args:
-        low: :math:`\beta(0)`, the option ``beta_min``; above 0.
-        high: :math:`\beta(1)`, the option ``beta_max``; at least ``low``.
-    """
+    r"""The rate :math:`\beta(t) = \beta_{\min} + (\beta_{\max} - \beta_{\min}) t`. An instance is a function of t."""
 
     def __init__(self, low: float, high: float) -> None:
         in_range("beta_min", low, above=0)
@@ -45,12 +29,12 @@ class Beta:
         return (self.low + 0.5 * self.slope * t) * t
 
     def time(self, b: Tensor) -> Tensor:
-        """Returns the t at which B(t) is ``b``, by a form of the quadratic's root without cancellation."""
+        """Returns the t at which B(t) is ``b``, by a formula for the root of the quadratic without cancellation."""
         return 2 * b / (self.low + torch.sqrt(self.low**2 + 2 * self.slope * b))
 
 
 class Exploding(LinearSDE):
-    """A linear SDE without drift, whose noise alone hides the data at T."""
+    """Linear SDE without drift: the prior hides the data only by noise."""
 
     def rate(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)
@@ -70,14 +54,14 @@ class VE(Exploding):
               \sigma_t^2 = \sigma^2(t) - \sigma^2(0), \quad
               \sigma(t) = \sigma_{\min} (\sigma_{\max}/\sigma_{\min})^t
 
-    Reference: Song et al. (2021), eq. 9 and 30. The choice of :math:`\sigma_{\max}`: Song & Ermon (2020),
+    References: Song et al. (2021), eq. 9 and 30; for the choice of :math:`\sigma_{\max}`, Song & Ermon (2020),
     https://arxiv.org/abs/2006.09011
 
     Args:
         sigma_min: :math:`\sigma(0)`, in units of the standardised data.
         sigma_max: :math:`\sigma(1)`, above ``sigma_min``; ``auto`` in a configuration is the largest distance
             between two data points.
-        eps: the smallest time.
+        eps: smallest time.
     """
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float | Literal["auto"] = 50.0, eps: float = 1e-5) -> None:
@@ -97,13 +81,7 @@ class VE(Exploding):
 
 
 class Decaying(LinearSDE):
-    r"""A linear SDE whose mean decays at a linear rate, :math:`f(x, t) = -\tfrac12 \beta(t) x`, to a standard prior.
-
-    Args:
-        beta_min: :math:`\beta(0)`, above 0.
-        beta_max: :math:`\beta(1)`; at least ``beta_min``.
-        eps: the smallest time.
-    """
+    r"""Linear SDE whose mean decays by :math:`f(x, t) = -\tfrac12 \beta(t) x`, with a standard normal prior."""
 
     prior_std = 1.0
 
@@ -129,7 +107,7 @@ class VP(Decaying):
     Args:
         beta_min: :math:`\beta(0)`, above 0.
         beta_max: :math:`\beta(1)`; at least ``beta_min``.
-        eps: the smallest time.
+        eps: smallest time.
     """
 
     def diffusion(self, t: Tensor) -> Tensor:
@@ -144,9 +122,9 @@ class VP(Decaying):
 
 
 class SubVP(Decaying):
-    r"""Sub-VP SDE: the drift of VP with less noise, so that its variance stays below VP's.
+    r"""Sub-VP SDE: the drift of VP with less noise, so that the variance stays below the variance of VP.
 
-    At :math:`\varepsilon = 10^{-5}` its :math:`\sigma` is :math:`10^{-6}`. In float32, only two digits of such noise
+    At :math:`\varepsilon = 10^{-5}`, :math:`\sigma` is :math:`10^{-6}`. In float32, only two digits of such noise
     survive its addition to an x of order one.
 
     .. math:: dx = -\tfrac12 \beta(t) x \, dt + \sqrt{\beta(t) (1 - e^{-2 B(t)})} \, dw,
@@ -157,7 +135,7 @@ class SubVP(Decaying):
     Args:
         beta_min: :math:`\beta(0)`, above 0.
         beta_max: :math:`\beta(1)`; at least ``beta_min``.
-        eps: the smallest time.
+        eps: smallest time.
     """
 
     def diffusion(self, t: Tensor) -> Tensor:
@@ -172,11 +150,7 @@ class SubVP(Decaying):
 
 
 def largest_noise(sigma_min: float, sigma_max: float | Literal["auto"]) -> float:
-    """Returns ``sigma_max`` as a number.
-
-    Raises:
-        ValueError: ``sigma_max`` is ``auto`` or not above ``sigma_min``, or ``sigma_min`` is not above 0.
-    """
+    """Returns ``sigma_max`` as a number; raises ValueError unless 0 < ``sigma_min`` < ``sigma_max``."""
     if sigma_max == "auto":
         raise ValueError("sigma_max=auto needs data to measure it on, and there are none here: give a number")
     if not 0 < sigma_min < sigma_max < math.inf:
@@ -185,6 +159,6 @@ def largest_noise(sigma_min: float, sigma_max: float | Literal["auto"]) -> float
 
 
 def largest_distance(x: Tensor) -> float:
-    """Returns the largest distance between two points, over at most 5000 spread evenly through the data ``(N, *)``."""
+    """Returns the largest distance between two points, among at most 5000 spread evenly through the data ``(N, *)``."""
     points = x.flatten(1)[:: -(-len(x) // 5000)]
     return max(float(torch.cdist(chunk, points).max()) for chunk in points.split(500))

@@ -1,4 +1,4 @@
-r"""Gaussian mixtures, whose scores under linear SDEs have a closed form: the oracle of this laboratory.
+r"""Gaussian mixtures. Their scores under linear SDEs have a closed form, which tests and figures compare with.
 
 If :math:`x_0 \sim \sum_m w_m N(\mu_m, \Sigma_m)` and :math:`x_t = \alpha x_0 + \sigma z`, then
 
@@ -24,10 +24,10 @@ class GaussianMixture:
     """A mixture of M Gaussians on arrays of any shape.
 
     Args:
-        weights: ``(M,)``, above 0; they are normalised.
-        means: ``(M, *)``.
+        weights: weights of the components, ``(M,)``, above 0; they are normalised.
+        means: means of the components, ``(M, *)``.
         covariances: ``(M,)`` for multiples of the identity, ``(M, d)`` for diagonals, ``(M, d, d)`` for full
-            matrices, with d the number of entries of one point; zeros are allowed.
+            matrices, where d is the number of entries of one point; zeros are allowed.
     """
 
     def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
@@ -52,11 +52,11 @@ class GaussianMixture:
 
     @property
     def singular(self) -> bool:
-        """True if a component lies on a point, a line or a plane: the law then has no density."""
+        """True if a component lies on a point, a line or a plane: the mixture then has no density."""
         return bool((self._variances == 0).any())
 
     def affine(self, shift: Tensor, scale: Tensor) -> GaussianMixture:
-        """Returns the law of ``(x - shift) / scale``; ``shift`` and ``scale`` have the shape of a point, or ``()``."""
+        """Returns the distribution of ``(x - shift) / scale``; both arguments have the shape of a point, or ``()``."""
         shift, scale = shift.double().broadcast_to(self.shape), scale.double().broadcast_to(self.shape).flatten()
         means = (self.means - shift) / scale.reshape(self.shape)
         if self.covariances.ndim == 3:
@@ -68,7 +68,7 @@ class GaussianMixture:
         return GaussianMixture(self.weights, means, covariances)
 
     def given(self, matrix: Tensor, y: Tensor, noise: float) -> GaussianMixture:
-        r"""Returns the law of x given :math:`A x + \sigma_y n = y`, a mixture again.
+        r"""Returns the distribution of x given :math:`A x + \sigma_y n = y`, which is a mixture too.
 
         Each component is conditioned by Kalman's formulas and weighted by its evidence,
         :math:`w_m N(y; A \mu_m, S_m)` with :math:`S_m = A \Sigma_m A^\top + \sigma_y^2 I`.
@@ -104,8 +104,7 @@ class GaussianMixture:
 
     def log_prob(self, x: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
         """Returns the log-density of αX + σz at ``x`` in nats: ``(B, *)`` to ``(B,)``, α and σ ``()`` or ``(B,)``."""
-        parts = [self._log_joint(*rows)[0].logsumexp(1) for rows in self._rows(x, alpha, sigma)]
-        return torch.cat(parts)
+        return torch.cat([self._log_joint(*rows)[0].logsumexp(1) for rows in self._rows(x, alpha, sigma)])
 
     def score(self, x: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
         """Returns the gradient of :meth:`log_prob` in ``x``: ``(B, *)`` to ``(B, *)``."""
@@ -123,12 +122,12 @@ class GaussianMixture:
         return torch.cat([self._log_joint(*rows)[0].argmax(1) for rows in self._rows(x, 1.0, 0.0)])
 
     def _rows(self, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Splits a batch into pieces whose intermediate ``(B, M, d)`` fit into the cache: 1 MiB in float32."""
+        """Splits a batch into pieces whose intermediate arrays ``(B, M, d)`` fit into the cache: 1 MiB in float32."""
         x = x.flatten(1)
         a, s = (expand(torch.as_tensor(c), x).reshape(-1, 1) for c in (alpha, sigma))
         size = max(1, 2**18 // self._flat.numel())
         pieces = x.split(size)
-        # A time that all rows share stays one row, and so do its variances.
+        # A time that all rows share stays one row, so that the variances are computed once.
         a_pieces, s_pieces = (c.split(size) if len(c) > 1 else [c] * len(pieces) for c in (a, s))
         return list(zip(pieces, a_pieces, s_pieces, strict=True))
 
@@ -150,8 +149,8 @@ class Marginals:
     """Marginals p_t of a linear SDE started from a mixture. An instance is a score: ``(x, t) -> ∇ log p_t(x)``.
 
     Args:
-        law: the law of the data.
-        sde: the forward process.
+        law: distribution of the data.
+        sde: forward process.
     """
 
     def __init__(self, law: GaussianMixture, sde: LinearSDE) -> None:
@@ -166,5 +165,5 @@ class Marginals:
 
 
 def marginals(law: GaussianMixture | None, sde: SDE) -> Marginals | None:
-    """Returns the exact marginals of data, or None if their law or the kernel of the SDE is not known."""
+    """Returns the exact marginals of data, or None if the data's distribution or the SDE's kernel is not known."""
     return None if law is None or sde.linear is None else Marginals(law, sde.linear)

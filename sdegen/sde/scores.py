@@ -1,4 +1,4 @@
-"""Guided scores, and scores that count their evaluations."""
+"""Guided scores, and scores that count how many rows they evaluate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sdegen.sde.base import Score
 
 
 class Parts(NamedTuple):
-    """Parts of a guided score: the score and the pull of the guidance, ``(B, *)``, and its log-likelihood, ``(B,)``."""
+    """Parts of a guided score: the score and the pull of the guidance, ``(B, *)``, and the log-likelihood, ``(B,)``."""
 
     score: Tensor
     pull: Tensor
@@ -20,11 +20,11 @@ class Parts(NamedTuple):
 
 
 class GuidedScore(ABC):
-    """A guided score whose likelihood is known, so that weights can correct its error."""
+    """A guided score with a known likelihood, so that weights can correct its error."""
 
     @abstractmethod
     def parts(self, x: Tensor, t: Tensor) -> Parts:
-        """Returns the score, the gradient of the log-likelihood, and the log-likelihood."""
+        """Returns the score, the gradient of the log-likelihood (the pull), and the log-likelihood."""
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         parts = self.parts(x, t)
@@ -42,7 +42,7 @@ class Counted:
         return self.score(x, t)
 
     def given(self, y: Tensor) -> Score:
-        """Returns the score of a class, whose evaluations are counted as well."""
+        """Returns the score given a class; its rows are counted here as well."""
         score = self.score.given(y)  # type: ignore[attr-defined]
 
         def conditional(x: Tensor, t: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class Counted:
         return conditional
 
     def parts(self, x: Tensor, t: Tensor) -> Parts:
-        """Returns the parts of a guided score; the pull of any other score is zero."""
+        """Returns the parts of the score; without guidance, the pull and the log-likelihood are zero."""
         self.rows += len(x)
         if isinstance(self.score, GuidedScore):
             return self.score.parts(x, t)

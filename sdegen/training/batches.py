@@ -24,11 +24,11 @@ class Batch(NamedTuple):
     """The N rows of a step, or of a chunk of it, for each of R seeds that are trained together.
 
     Attributes:
-        rows: the input of the objective, whose fields are ``(R, N, *)``.
-        y: the classes that the network is given, ``(R, N)`` int64; -1 for none.
+        rows: input of the objective, whose fields are ``(R, N, *)``.
+        y: classes that the network is given, ``(R, N)`` int64; -1 for none.
         weight: λ(t) times ``ratio``, ``(R, N)``.
-        ratio: the uniform density over the density of the times, ``(R, N)``.
-        total: the number of rows of the whole step.
+        ratio: uniform density over the density of the times, ``(R, N)``.
+        total: number of rows of the whole step.
     """
 
     rows: Prepared
@@ -39,7 +39,7 @@ class Batch(NamedTuple):
 
     def of(self, seed: int) -> Batch:
         """Returns the rows of one seed, without the axis of R."""
-        rows = self.rows.map(lambda field: field[seed])
+        rows = type(self.rows)(*(field[seed] for field in vars(self.rows).values()))
         return Batch(rows, self.y[seed], self.weight[seed], self.ratio[seed], self.total)
 
 
@@ -47,22 +47,17 @@ class Stream:
     """The batches of every step, as a function of (seed, step).
 
     The order of the data in an epoch is a function of (seed, epoch). The times and noises of step k are row ``k % K``
-    of the block ``k // K``. K is :attr:`AHEAD`, or fewer if these steps have more than :attr:`NUMBERS` numbers of
+    of the block ``k // K``. K is :attr:`AHEAD`, or fewer if that many steps have more than :attr:`NUMBERS` numbers of
     noise. Other values of the two constants change the result of a seed.
 
     Several blocks are prepared together, which makes the preparation of a small step nearly free. The last batch of an
     epoch may be short: it is padded in the preparation, and cut before it is returned.
 
-    Args:
-        points: the data of each seed, all of one size.
-        prepare: prepares the rows of many steps at once.
-        weighting: λ(t).
-        times: draws the times.
-        sde: the forward process.
+    The ``points`` are the data of each seed, all of one size.
 
     Attributes:
         variant: number of the seed's stream of times and noises; above 0 after retries.
-        together: the largest number of blocks that are prepared together.
+        together: largest number of blocks that are prepared together.
     """
 
     AHEAD = 32
@@ -91,9 +86,9 @@ class Stream:
     def _blocks_with(self, block: int) -> range:
         """Returns the blocks that are prepared together with a block.
 
-        They depend on the block alone, because the last bits of a row may depend on the rows prepared with it: a
-        resumed training then has the same bits as an uninterrupted one. Near the start they are few, so that a short
-        training prepares little that it does not use.
+        The last bits of a row may depend on the rows prepared with it. Since the result depends only on the block, a
+        resumed training has the same bits as an uninterrupted one. The first blocks are prepared in smaller groups, so
+        that a short training prepares few rows that it does not use.
         """
         count = 1 << (min(self.together, max(block, 1)).bit_length() - 1)
         start = block - block % count
@@ -104,7 +99,7 @@ class Stream:
         """Returns the chunks of every step of some blocks."""
         steps = range(blocks.start * self.ahead, blocks.stop * self.ahead)
         sizes = [self.points[0].size(step) for step in steps]
-        # A large step is a block by itself; if it is short, it needs no padding.
+        # A large step is a block by itself, which needs no padding if the step is short.
         shape = (len(self.points), len(steps), self.times.draws, max(sizes))
         key: list[str | int] = ["train", self.variant] if self.variant else ["train"]
         device = self.points[0].device
@@ -124,30 +119,27 @@ class Stream:
     def _times(
         self, sources: Sequence[torch.Generator], sizes: list[int], shape: tuple[int, ...]
     ) -> tuple[Tensor, Tensor]:
-        """Returns the times and their ratios of all rows, ``(R K, draws, B)`` for K steps of R seeds."""
+        """Returns the times and ratios of all rows, ``(R K, draws, B)`` for K steps of R seeds."""
         first, (seeds, steps, draws, width) = self.points[0], shape
         block = (self.ahead, draws, width)
         u = torch.cat([torch.rand(block, generator=source, device=first.device) for source in sources]).to(first.dtype)
         t, ratio = (part.clone() for part in self.times(self.sde, self.weighting, u))
-        # The times of a short step are spread over its own rows alone, without the padding.
+        # A stratified sampler must spread the times of a short step over its own rows, without the padding.
         if short := [i for i in range(seeds * steps) if sizes[i % steps] < width]:
             size = min(sizes)
             t[short, :, :size], ratio[short, :, :size] = self.times(self.sde, self.weighting, u[short, :, :size])
         return t, ratio
 
     def _cut(self, kind: type[Prepared], columns: Sequence[Tensor], draws: slice, sizes: list[int]) -> list[Batch]:
-        """Returns a chunk of each step without the padding, from columns ``(K, R, draws, B, *)`` of all steps.
-
-        Full steps are views of the columns. Short steps, which all have one size, are copied together.
-        """
+        """Returns a chunk of each step without the padding, from columns ``(K, R, draws, B, *)`` of all steps."""
         width, size = max(sizes), min(sizes)
         short = [k for k, own in enumerate(sizes) if own < width]
         cut = []
         for column in columns:
             rows = list(column[:, :, draws].flatten(2, 3).unbind())
-            if short:
-                for step, own in zip(short, column[short, :, draws, :size].flatten(2, 3).unbind(), strict=True):
-                    rows[step] = own
+            # Short steps all have one size. They are copied together, which is faster than one by one.
+            for i, step in enumerate(column[short, :, draws, :size].flatten(2, 3).unbind() if short else ()):
+                rows[short[i]] = step
             cut.append(rows)
         steps = zip(sizes, *cut, strict=True)
         return [
@@ -158,16 +150,16 @@ class Stream:
 class Points:
     """The data points of a seed's steps, and the classes that the network is given.
 
-    The data are on the device in the type in which they were read, and are converted to the network's units batch by
+    The data are kept on the device in the type in which they were read, and converted to the network's units batch by
     batch. Mapped data stay on the disk.
 
     Args:
-        seed: the run's seed.
-        dataset: the data.
-        batch_size: data points in a step.
-        dropout: the share of points whose class is hidden from the network; None if it takes no class.
-        device: where the batches are made.
-        dtype: the type of their numbers.
+        seed: seed of the run.
+        dataset: data to train on.
+        batch_size: number of data points in a step.
+        dropout: share of points whose class is hidden from the network; None if the network takes no class.
+        device: device on which the batches are made.
+        dtype: type of the batches' numbers.
     """
 
     def __init__(
@@ -187,7 +179,7 @@ class Points:
         self.y = y.to(device)
         self.per_epoch, self.width = -(-len(x) // batch_size), min(batch_size, len(x))
         self.numbers = self.width * x[0].numel()
-        # The next block may begin in the epoch in which this one ends.
+        # Two blocks often share an epoch.
         self.order = functools.lru_cache(1)(self._order)
 
     def size(self, step: int) -> int:
@@ -195,18 +187,18 @@ class Points:
         return min(self.width, len(self.x) - step % self.per_epoch * self.width)
 
     def indices(self, steps: range) -> Tensor:
-        """Returns the indices of the points of some steps, ``(K, B)``; short steps are padded by the first point."""
+        """Returns the indices of the points of some steps, ``(K, B)``; short steps are padded with the first point."""
         starts = range(steps.start - steps.start % self.per_epoch, steps.stop, self.per_epoch)
         orders = [self.order(start // self.per_epoch) for start in starts]
         return torch.cat([o[max(steps.start - s, 0) : steps.stop - s] for s, o in zip(starts, orders, strict=True)])
 
     def take(self, steps: range, blocks: range, width: int) -> tuple[Tensor, Tensor]:
-        """Returns the first points of each step of some blocks, in the network's units, and their classes.
+        """Returns the first B points of each of K steps, in the network's units, and their classes.
 
         Args:
-            steps: the steps.
-            blocks: the blocks that they make up.
-            width: the number of points B of a step.
+            steps: K steps.
+            blocks: blocks that consist of these steps.
+            width: number of points B.
 
         Returns:
             Points ``(K, B, *)`` and classes ``(K, B)``.
@@ -214,7 +206,7 @@ class Points:
         index = self.indices(steps)[:, :width]
         x, y = self.x[index.to(self.x.device)].to(self.device), self.y[index]
         if self.cells is not None:
-            # Uniform in the cell of each level, from its own generator: all other random numbers stay the same.
+            # Uniform noise in the cell of each level. It has its own generator, which leaves other noise unchanged.
             x = x.double() + self.cells * self._uniform("dequantisation", x, blocks) - self.cells / 2
         if self.dropout:
             y = torch.where(self._uniform("labels", y, blocks) < self.dropout, -1, y)
@@ -227,13 +219,13 @@ class Points:
         return nn.functional.pad(order, (0, padding)).view(-1, self.width).to(self.device)
 
     def _uniform(self, purpose: str, like: Tensor, blocks: range) -> Tensor:
-        """Draws uniform numbers ``(K, *)``, an equal share of the K steps from the generator of each block."""
+        """Draws uniform numbers ``(K, *)``; the generator of each block draws the numbers of its steps."""
         shape = (len(like) // len(blocks), *like.shape[1:])
         sources = [generator(self.device, self.seed, purpose, block) for block in blocks]
         return torch.cat([torch.rand(shape, generator=source, device=self.device) for source in sources])
 
 
 def _each(sources: Sequence[torch.Generator]) -> RandnLike:
-    """Returns a source of normal draws to which each generator contributes an equal share of the rows."""
+    """Returns a source of normal numbers in which each generator draws an equal share of the rows."""
     draws = [randn_like(source) for source in sources]
     return lambda x: torch.cat([draw(part) for draw, part in zip(draws, x.chunk(len(draws)), strict=True)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import TypeVar
 
 import torch
@@ -25,7 +24,7 @@ def average_of(model: M) -> M:
         return _duplicate(model.train()).eval()
     except (TypeError, RuntimeError) as error:
         name = type(model.network).__name__
-        raise UserError(f"network: {name} cannot be copied, as its average must be: {error}") from None
+        raise UserError(f"network: {name} cannot be copied, which its moving average needs: {error}") from None
 
 
 @torch.no_grad()
@@ -34,15 +33,14 @@ def follow(model: nn.Module, average: nn.Module, decay: float) -> None:
 
     Floating-point numbers are averaged with the decay of the weights, all others are copied. Buffers that are not in
     the ``state_dict`` keep their first values, as in a model that is loaded from a checkpoint.
-
-    Args:
-        model: the model under training.
-        average: its average, which was a copy of it.
-        decay: the decay of the average in this step.
     """
     moved: set[int] = set()
     for own, other in zip(model.modules(), average.modules(), strict=True):
-        for name, value in state(own):
+        # named_parameters() and named_buffers() would make each step of a small network slower.
+        unsaved = own._non_persistent_buffers_set
+        state = [(name, x) for name, x in own._buffers.items() if x is not None and name not in unsaved]
+        state += [(name, p) for name, p in own._parameters.items() if p is not None and not p.requires_grad]
+        for name, value in state:
             kept = getattr(other, name, None)
             if not isinstance(kept, Tensor):
                 other.register_buffer(name, value.clone())
@@ -54,67 +52,60 @@ def follow(model: nn.Module, average: nn.Module, decay: float) -> None:
             other.set_extra_state(copy.deepcopy(own.get_extra_state()))
 
 
-def state(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """Returns the frozen parameters of a module itself and the buffers that are in its ``state_dict``, by name."""
-    frozen = [(name, p) for name, p in module._parameters.items() if p is not None and not p.requires_grad]
-    unsaved = module._non_persistent_buffers_set
-    return frozen + [(name, x) for name, x in module._buffers.items() if x is not None and name not in unsaved]
+def _averaged(kept: Tensor, value: Tensor, decay: float) -> Tensor:
+    """Returns the average after a step; numbers that are infinite, such as an initial minimum, are copied."""
+    if kept.shape != value.shape or not (kept.is_floating_point() and value.is_floating_point()):
+        return value.detach().clone()
+    value = value.to(kept.dtype)
+    averaged = torch.where(kept == value, kept, torch.lerp(kept, value, 1 - decay))
+    return torch.where(kept.isfinite() & value.isfinite(), averaged, value)
 
 
-class StateCheck:
-    """A check that a checkpoint can hold everything that a step changes in a network.
+Layout = dict[str, tuple[torch.Size, torch.dtype | None]]
 
-    Args:
-        network: the network before its first step.
-        vector: the vector whose views are its trainable parameters.
+
+def layout(model: nn.Module) -> Layout:
+    """Returns the shapes of the tensors in a ``state_dict`` and their types; None stands for floating point."""
+    named = ((name, x) for name, x in model.state_dict().items() if isinstance(x, Tensor))
+    return {name: (x.shape, None if x.is_floating_point() else x.dtype) for name, x in named}
+
+
+def check_state(network: nn.Module, before: Layout, vector: Tensor) -> None:
+    """Checks that a checkpoint can hold everything that a step changes in a network.
+
+    Raises:
+        UserError: the network has changed the layout that its ``state_dict`` had ``before`` the first step, or its
+            trainable parameters are no longer views of ``vector``.
     """
-
-    def __init__(self, network: nn.Module, vector: Tensor) -> None:
-        self.network, self.vector, self.layout = network, vector, _layout(network)
-
-    def __call__(self) -> None:
-        """Raises UserError if the network has replaced its weights or changed the layout of its ``state_dict``."""
-        name, now = type(self.network).__name__, _layout(self.network)
-        if changed := [key for key in {**self.layout, **now} if self.layout.get(key) != now.get(key)]:
-            raise UserError(
-                f"network: {name} creates {changed[0]} while it runs, or changes its shape or type, so that "
-                f"no checkpoint could be loaded: register it in __init__, in its full size and type"
-            )
-        first, last = self.vector.data_ptr(), self.vector.data_ptr() + self.vector.nbytes
-        named = ((name, p) for name, p in self.network.named_parameters() if p.requires_grad and p.numel())
-        if moved := next((key for key, p in named if not first <= p.data_ptr() < last), ""):
-            raise UserError(
-                f"network: {name} replaces its parameter {moved} while it runs, and the new one is not trained: change "
-                f"it in place, by copy_() under torch.no_grad()"
-            )
+    name, now = type(network).__name__, layout(network)
+    if changed := [key for key in {**before, **now} if before.get(key) != now.get(key)]:
+        raise UserError(
+            f"network: {name} creates {changed[0]} while it runs, or changes its shape or type, so that "
+            f"no checkpoint could be loaded: register it in __init__, in its full size and type"
+        )
+    first, last = vector.data_ptr(), vector.data_ptr() + vector.nbytes
+    named = ((key, p) for key, p in network.named_parameters() if p.requires_grad and p.numel())
+    if moved := next((key for key, p in named if not first <= p.data_ptr() < last), ""):
+        raise UserError(
+            f"network: {name} replaces its parameter {moved} while it runs, and the new one is not trained: change "
+            f"it in place, by copy_() under torch.no_grad()"
+        )
 
 
-def repeats(
-    model: M,
-    average: M,
-    loss: Callable[[M], Tensor],
-    seeded: Callable[[], AbstractContextManager],
-) -> bool:
-    """True if a model's loss is a function of its ``state_dict`` and of torch's generators alone.
+def repeats(model: M, average: M, loss: Callable[[M], Tensor]) -> bool:
+    """Returns True if a model's loss depends on nothing but its ``state_dict`` and torch's generators.
 
     Two copies with the same ``state_dict`` are compared under the same seed: a copy of the model after a step, and one
     of its average, whose layers have not run yet. They differ if a layer keeps numbers outside of its ``state_dict`` or
     draws from another generator, such as NumPy's. State that has no effect yet, such as a counter for a later step, is
     not found. A model that cannot be copied, such as one that keeps its last activations, passes.
 
-    Args:
-        model: the model, after its first step.
-        average: its average.
-        loss: the losses of a model on some rows.
-        seeded: seeds torch's generators, the same at each call.
+    The ``loss`` returns the losses of a model on some rows. Each call must seed torch's generators in the same way.
     """
     try:
         carried, fresh = _duplicate(model), _duplicate(average).train()
         fresh.load_state_dict(model.state_dict())
-        with seeded():
-            one = loss(carried).detach()
-        with seeded():
-            other = loss(fresh).detach()
+        one, other = loss(carried), loss(fresh)
     except (RuntimeError, TypeError):
         return True
     # The tolerance is far above the differences of kernels that add in varying order.
@@ -132,18 +123,3 @@ def _duplicate(model: M) -> M:
             if isinstance(value, Tensor) and value.grad_fn is not None:
                 setattr(module, name, value.detach())
     return copy.deepcopy(model)
-
-
-def _averaged(kept: Tensor, value: Tensor, decay: float) -> Tensor:
-    """Returns the average after a step; numbers that are infinite, such as an initial minimum, are copied."""
-    if kept.shape != value.shape or not (kept.is_floating_point() and value.is_floating_point()):
-        return value.detach().clone()
-    value = value.to(kept.dtype)
-    averaged = torch.where(kept == value, kept, torch.lerp(kept, value, 1 - decay))
-    return torch.where(kept.isfinite() & value.isfinite(), averaged, value)
-
-
-def _layout(model: nn.Module) -> dict[str, tuple[torch.Size, torch.dtype | None]]:
-    """Returns the shapes of the tensors of a ``state_dict`` by name, and their types; None for floating point."""
-    named = ((name, x) for name, x in model.state_dict().items() if isinstance(x, Tensor))
-    return {name: (x.shape, None if x.is_floating_point() else x.dtype) for name, x in named}

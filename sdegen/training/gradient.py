@@ -1,6 +1,6 @@
 """The weights of the models under training, and the gradients of their losses.
 
-:class:`Autograd` is for any model, :class:`sdegen.training.perceptron.Perceptron` for multilayer perceptrons.
+:class:`Autograd` works with any model, :class:`sdegen.training.perceptron.Perceptron` with multilayer perceptrons.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ Model = ScoreModel | ClassifierModel
 class Gradient(ABC):
     """The weights of R models, and the gradients of their losses.
 
-    Usually one model is trained. Several models of the same shape are trained together, each as it would be alone.
+    Usually one model is trained. Several models of the same shape are trained together, each as if it were alone.
 
     Args:
-        models: the R models; their parameters become views of :attr:`vector`.
-        objective: the unweighted loss.
+        models: R models; their parameters become views of :attr:`vector`.
+        objective: unweighted loss.
 
     Attributes:
-        name: the value of ``trainer.gradient`` that selects it.
+        name: value of ``trainer.gradient`` that selects the class.
         runs_layers: True if the network's own layers run, which may draw random numbers and change their buffers.
         vector: the P trainable parameters of each model, one model after the other.
-        weights: the same as ``(R, P)``.
-        sums: the gradient of each, ``(R, P)``, to which :meth:`add` adds.
+        weights: the same numbers as ``(R, P)``.
+        sums: gradients of the weights, ``(R, P)``, to which :meth:`add` adds.
     """
 
     name: Literal["autograd", "written"]
@@ -55,20 +55,14 @@ class Gradient(ABC):
     def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike, weight: Tensor) -> Prepared:
         """Returns the rows of many steps, ``(R M, *)``, one model after the other: see :meth:`Objective.prepare`.
 
-        Args:
-            sde: the forward process.
-            x0: data, ``(R M, *)``.
-            t: their times, ``(R M,)``.
-            randn_like: draws the noise.
-            weight: the weights of their losses, ``(R M,)``.
+        The additional argument is the ``weight`` of each loss, ``(R M,)``.
         """
 
     @abstractmethod
     def add(self, batch: Batch) -> tuple[Tensor, ...]:
         """Adds the gradient of the mean weighted loss over the rows of a step; the batch is the step or a chunk of it.
 
-        Returns:
-            The input of :meth:`losses`, ``(R, N, *)``, detached; the losses themselves are not needed at every step.
+        Returns the input of :meth:`losses`, ``(R, N, *)``, detached: the losses are not needed at every step.
         """
 
     @abstractmethod
@@ -83,13 +77,7 @@ def weighted_losses(model: Model, objective: Objective, batch: Batch) -> Tensor:
 
 
 class Autograd(Gradient):
-    """The gradient of any one model under any objective.
-
-    Args:
-        models: the one model.
-        objective: the unweighted loss.
-        bfloat16: run the network under autocast.
-    """
+    """Gradient of a single model of any kind under any objective; ``bfloat16`` runs the network under autocast."""
 
     name = "autograd"
     runs_layers = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from dataclasses import dataclass
 
 import torch
 
@@ -17,58 +18,44 @@ from sdegen.training.times import TimeSampler
 from sdegen.training.weighting import Weighting
 
 ROWS = 4096
-"""Number of rows in a loss; a single batch may have more."""
+"""Largest number of rows in a loss, unless a single batch has more."""
 
 
+@dataclass(frozen=True)
 class HeldOut:
-    """The weighted loss on held-out points, or on new draws if the law is known.
+    """Weighted loss on held-out points, or on new samples if the distribution of the data is known.
 
     The points, times and noises are always the same, so that two models are compared with little noise. The loss is a
-    mean over batches like those of the training.
-
-    Args:
-        dataset: the data.
-        seed: the run's seed.
-        batch_size: points that pass through the network at once.
-        objective: the unweighted loss.
-        weighting: λ(t).
-        times: draws the times.
-        sde: the forward process.
-        device: where to compute.
-        dtype: the type of the numbers.
+    mean over batches of the training's size. The fields are the parts of the training, and the device and the type of
+    the computation.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        seed: int,
-        batch_size: int,
-        objective: Objective,
-        weighting: Weighting,
-        times: TimeSampler,
-        sde: SDE,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        self.objective, self.device, self.dtype = objective, device, dtype
-        self.seed, self.batch_size = derive(seed, "held out"), batch_size
-        self.dataset, self.weighting, self.times, self.sde = dataset, weighting, times, sde
+    dataset: Dataset
+    seed: int
+    batch_size: int
+    objective: Objective
+    weighting: Weighting
+    times: TimeSampler
+    sde: SDE
+    device: torch.device | str = "cpu"
+    dtype: torch.dtype = torch.float32
 
     def loss(self, model: Model) -> float | None:
-        """Returns the loss of a model in its current mode; None if there are no points for it."""
-        own = self._points()
-        if own is None:
+        """Returns the loss of a model in its current mode; None if there are no points to measure it on."""
+        seed, objective = derive(self.seed, "held out"), self.objective
+        data = self._data(seed)
+        if data is None:
             return None
-        points = Points(self.seed, own, self.batch_size, None, self.device, self.dtype)
-        # An objective prepares its rows without the weight.
-        prepare = lambda *arguments: self.objective.prepare(*arguments[:-1])  # noqa: E731
-        stream, total = Stream([points], prepare, self.weighting, self.times, self.sde), 0.0
-        with own_layers(self.device, self.seed, "layers"), torch.set_grad_enabled(self.objective.differentiates):
+        points = Points(seed, data, self.batch_size, None, self.device, self.dtype)
+        # The last argument is the weight; Objective.prepare does not take it.
+        stream = Stream([points], lambda *rows: objective.prepare(*rows[:-1]), self.weighting, self.times, self.sde)
+        total = 0.0
+        with own_layers(self.device, seed, "layers"), torch.set_grad_enabled(objective.differentiates):
             for batch in itertools.chain.from_iterable(stream.steps(0, points.per_epoch)):
-                total += float(weighted_losses(model, self.objective, batch).detach().double().sum()) / batch.total
+                total += float(weighted_losses(model, objective, batch).detach().double().sum()) / batch.total
         return total / points.per_epoch
 
-    def _points(self) -> Dataset | None:
+    def _data(self, seed: int) -> Dataset | None:
         """Returns the data with the points of the loss in place of the training points."""
         dataset, own = self.dataset, copy.copy(self.dataset)
         count = max(1, ROWS // (self.batch_size * self.times.draws)) * self.batch_size
@@ -76,7 +63,7 @@ class HeldOut:
             every = slice(None, None, -(-len(dataset.held_out) // count))
             x, own.y = dataset.held_out[every], None if dataset.held_out_y is None else dataset.held_out_y[every]
         else:
-            drawn = dataset.draw(count, generator("cpu", self.seed, "points"))
+            drawn = dataset.draw(count, generator("cpu", seed, "points"))
             if drawn is None or dataset.y is not None:
                 return None
             x = drawn

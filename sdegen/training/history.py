@@ -1,8 +1,10 @@
-"""Records of the steps of a training: losses, norms of gradients, and losses by time."""
+"""Records of a training's steps: losses, norms of gradients, and losses by time."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,12 +14,7 @@ from sdegen.training.batches import Batch
 
 
 class Diverged(UserError):
-    """The error of a training whose numbers are no longer finite.
-
-    Args:
-        message: the failure and its likely cause.
-        replica: the index of the model, among those that are trained together.
-    """
+    """Failure of a training in which the model ``replica`` has numbers that are not finite."""
 
     def __init__(self, message: str, replica: int) -> None:
         super().__init__(message)
@@ -25,41 +22,46 @@ class Diverged(UserError):
 
 
 BINS = 10
-"""Number of bins of the losses by time."""
+"""Number of bins of the loss by time."""
 
 
 class History:
     """Losses and norms of the steps since the last reading, of R models that are trained together.
 
-    Losses are computed and added up only when they are read, or more than :attr:`KEPT` numbers are held: a step then
-    neither waits for the device nor takes time for its losses.
+    Losses are computed and added up only when they are read, or when more than :attr:`KEPT` numbers are held. A step
+    then neither waits for the device nor spends time on its losses.
+
+    The loss by time is the mean weighted loss in equal bins of t, where t is uniform whatever the distribution of the
+    times: the sum of ratio · λ · loss over the sum of the ratios.
 
     Args:
-        losses: computes the losses of rows: see :meth:`sdegen.training.gradient.Gradient.losses`.
-        by_t: the losses by time of each model.
+        losses: function that computes the losses of rows: see :meth:`sdegen.training.gradient.Gradient.losses`.
+        models: number of models R.
+        eps: smallest time.
+        T: largest time.
     """
 
     KEPT = 2**18
 
-    def __init__(self, losses: Callable[..., Tensor], by_t: Sequence[LossByTime]) -> None:
-        self._losses, self._by_t = losses, by_t
-        self._norms: list[Tensor] = []
+    def __init__(self, losses: Callable[..., Tensor], models: int, eps: float, T: float) -> None:
+        self._losses, self._eps, self._T = losses, eps, T
+        # For each model, the sums of the losses and of the ratios.
+        self._by_t = torch.zeros(models, 2, BINS, dtype=torch.float64)
         self._clear()
 
     def _clear(self) -> None:
-        self._norms.clear()
+        self._rows: list[tuple[Any, ...]] = []
         self._held = 0
-        self._rows: list[tuple[Tensor, ...]] = []
         self._cause = "the gradient alone overflows: try trainer.precision=float64, or a lower optimizer.lr"
+        # The step and the mean loss of each chunk, and the norm of each step.
         self._steps: list[int] = []
-        self._totals: list[int] = []
         self._means: list[Tensor] = []
+        self._norms: list[Tensor] = []
 
     def add(self, step: int, batch: Batch, parts: tuple[Tensor, ...]) -> None:
         """Records a step, or a chunk of it, with the result of :meth:`Gradient.add`."""
-        self._rows.append((batch.rows.t, batch.ratio, *parts))
+        self._rows.append((batch.total, batch.rows.t, batch.ratio, *parts))
         self._steps.append(step)
-        self._totals.append(batch.total)
         self._held += parts[-1].numel()
         if self._held > self.KEPT:
             self._flush()
@@ -79,10 +81,9 @@ class History:
             return torch.zeros(0, len(self._by_t))
         means, norms = torch.cat(self._means), torch.cat(self._norms, dim=1).T
         first = self._steps[0]
-        of_steps = torch.tensor([step - first for step in self._steps], device=means.device)
-        losses = torch.zeros_like(norms).index_add(0, of_steps, means)
-        bad = torch.nonzero(~(losses.isfinite() & norms.isfinite())).tolist()
-        if bad:
+        steps = torch.tensor(self._steps, device=means.device) - first
+        losses = torch.zeros_like(norms).index_add(0, steps, means)
+        if bad := torch.nonzero(~(losses.isfinite() & norms.isfinite())).tolist():
             (step, replica), *_ = bad
             loss, norm = float(losses[step, replica]), float(norms[step, replica])
             found = f"the loss is {loss} at step {first + step + 1}, and its gradient's norm {norm}"
@@ -90,18 +91,16 @@ class History:
         return losses
 
     def state(self, replica: int) -> dict[str, Tensor]:
-        """Returns the records of a model for a checkpoint, with which a resumed run logs the same scalars."""
+        """Returns the records of a model for a checkpoint; with them, a resumed run logs the same scalars."""
         losses = self.check()
         norms = torch.cat(self._norms, dim=1)[replica] if self._norms else losses[:, replica]
-        own = {"losses": losses[:, replica], "norms": norms, "by_t": self._by_t[replica].sums}
+        own = {"losses": losses[:, replica], "norms": norms, "by_t": self._by_t[replica]}
         return {name: value.cpu().clone() for name, value in own.items()}
 
     def restore(self, states: Sequence[Mapping[str, Tensor]], step: int) -> None:
         """Continues from a step, with the states of all models on the device of the training."""
         self._clear()
-        for by_t, state in zip(self._by_t, states, strict=True):
-            by_t.sums = state["by_t"]
-        losses, norms = (torch.stack([state[name] for state in states]) for name in ("losses", "norms"))
+        losses, norms, self._by_t = (torch.stack([s[name] for s in states]) for name in ("losses", "norms", "by_t"))
         if losses.numel():
             self._means, self._steps = [losses.T], list(range(step - losses.shape[1], step))
             self._norms.append(norms)
@@ -109,81 +108,47 @@ class History:
     def read(self) -> list[dict[str, float]]:
         """Returns the scalars of each model since the last reading."""
         losses, norms = self.check().mean(0).tolist(), torch.cat(self._norms, dim=1).mean(1).tolist()
+        edges = torch.linspace(self._eps, self._T, BINS + 1).tolist()
+        names = [f"loss_by_t/{low:.1f}-{high:.1f}" for low, high in itertools.pairwise(edges)]
+        found = []
+        for loss, norm, (sums, ratios) in zip(losses, norms, self._by_t.tolist(), strict=True):
+            by_t = {name: s / ratio for name, s, ratio in zip(names, sums, ratios, strict=True) if ratio}
+            found.append({"train/loss": loss, "train/gradient_norm": norm, **by_t})
+        self._by_t = torch.zeros_like(self._by_t)
         self._clear()
-        return [
-            {"train/loss": loss, "train/gradient_norm": norm, **by_t.read()}
-            for loss, norm, by_t in zip(losses, norms, self._by_t, strict=True)
-        ]
+        return found
 
     def _flush(self) -> None:
         """Computes and adds up the losses of the rows that are held."""
         if not self._rows:
             return
-        lengths = torch.tensor([t.shape[1] for t, *_ in self._rows])
-        t, ratio, *parts = (torch.cat(column, dim=1) for column in zip(*self._rows, strict=True))
+        totals, *columns = zip(*self._rows, strict=True)
+        lengths = [t.shape[1] for t in columns[0]]
+        t, ratio, *parts = (torch.cat(column, dim=1) for column in columns)
         losses = self._losses(*parts)
-        for by_t, *own in zip(self._by_t, t, losses, ratio, strict=True):
-            by_t.add(*own)
+        bins = ((t - self._eps) * (BINS / (self._T - self._eps))).long().clamp(0, BINS - 1)
+        pairs = torch.stack([losses, ratio], dim=1).double()
+        sums = [torch.bincount(own, row, BINS) for own, pair in zip(bins, pairs, strict=True) for row in pair]
+        self._by_t = self._by_t.to(t.device) + torch.stack(sums).view_as(self._by_t)
         if not bool(losses.isfinite().all()):
             self._cause = cause(t, losses, lengths)
-        totals = torch.tensor(self._totals[-len(self._rows) :], device=losses.device)
-        sums = torch.segment_reduce(losses.T.contiguous(), "sum", lengths=lengths.to(losses.device))
-        self._means.append(sums / totals.unsqueeze(1))
+        by_chunk = torch.segment_reduce(
+            losses.T.contiguous(), "sum", lengths=torch.tensor(lengths, device=losses.device)
+        )
+        self._means.append(by_chunk / torch.tensor(totals, device=losses.device).unsqueeze(1))
         self._rows, self._held = [], 0
 
 
-def cause(t: Tensor, losses: Tensor, lengths: Tensor) -> str:
-    """Returns the likely cause of losses that are not finite, from their times in the first chunk that has any.
+def cause(t: Tensor, losses: Tensor, lengths: Sequence[int]) -> str:
+    """Returns the likely cause of infinite losses ``(R, N)`` at times ``t``, from the first chunk that has any.
 
-    Args:
-        t: the times of rows, ``(R, N)``.
-        losses: their losses.
-        lengths: the lengths of the chunks of rows, which add up to N.
+    The ``lengths`` of the chunks add up to N.
     """
-    broken, ends = ~losses.isfinite(), lengths.cumsum(0).tolist()
-    first = int(broken.any(0).nonzero()[0])
-    chunk = next(i for i, end in enumerate(ends) if first < end)
-    rows = slice(ends[chunk] - int(lengths[chunk]), ends[chunk])
-    times = t[:, rows][broken[:, rows]]
-    share = len(times) / broken[:, rows].numel()
+    chunks = zip(t.split(lengths, dim=1), losses.split(lengths, dim=1), strict=True)
+    broken, times = next((~own.isfinite(), t) for t, own in chunks if not bool(own.isfinite().all()))
+    share, times = float(broken.double().mean()), times[broken]
     where = f"for {share:.0%} of the points, at t from {float(times.min()):.3g} to {float(times.max()):.3g}"
     fix = (
         "a lower optimizer.lr, or a smaller trainer.clip" if share > 0.5 else "a larger sde.eps, or weighting=variance"
     )
     return f"it is not finite {where}: try {fix}"
-
-
-class LossByTime:
-    """The mean weighted loss in equal bins of t.
-
-    It is the mean over uniform t, for all distributions of the times: the sum of ratio · λ · loss over the sum of
-    the ratios.
-
-    Args:
-        eps: the smallest time.
-        T: the largest.
-
-    Attributes:
-        sums: the sums of the losses and of the ratios since the last reading, ``(2, BINS)`` float64.
-    """
-
-    def __init__(self, eps: float, T: float) -> None:
-        self.eps, self.T = eps, T
-        self.sums = torch.zeros(2, BINS, dtype=torch.float64)
-
-    def add(self, t: Tensor, losses: Tensor, ratio: Tensor) -> None:
-        """Adds rows, ``(N,)`` each: times, weighted losses, and the uniform density over the density of the times."""
-        bins = ((t - self.eps) * (BINS / (self.T - self.eps))).long().clamp(0, BINS - 1)
-        sums = torch.stack([torch.bincount(bins, weight.double(), BINS) for weight in (losses, ratio)])
-        self.sums = self.sums.to(sums.device) + sums
-
-    def read(self) -> dict[str, float]:
-        """Returns the means since the last reading, of the bins that have rows."""
-        edges = torch.linspace(self.eps, self.T, BINS + 1).tolist()
-        sums, counts = self.sums.tolist()
-        self.sums = torch.zeros_like(self.sums)
-        return {
-            f"loss_by_t/{low:.1f}-{high:.1f}": total / count
-            for low, high, total, count in zip(edges, edges[1:], sums, counts, strict=False)
-            if count
-        }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,12 +13,11 @@ from torch import Tensor
 from sdegen.core.randomness import own_layers, seed_layers
 from sdegen.core.schema import PACKAGE
 from sdegen.core.tensors import flatten_parameters
-from sdegen.training import optimizer_state
 from sdegen.training.batches import Batch, Stream
-from sdegen.training.buffers import StateCheck, average_of, follow, repeats
-from sdegen.training.gradient import Gradient, weighted_losses
-from sdegen.training.history import Diverged, History, LossByTime
-from sdegen.training.optimizer import Optimizer
+from sdegen.training.buffers import average_of, check_state, follow, layout, repeats
+from sdegen.training.gradient import Gradient, Model, weighted_losses
+from sdegen.training.history import Diverged, History
+from sdegen.training.optimizer import Optimizer, load_states, state_of_model
 from sdegen.training.trainer import Trainer
 
 logger = logging.getLogger("sdegen")
@@ -32,14 +30,14 @@ class Training:
     """Networks under training: their weights and averages as one vector each, and the step that changes them.
 
     Args:
-        gradient: the models, which are trained together, and their gradients.
-        optimizer: the recipe of the optimiser.
-        trainer: clipping, averaging and intervals.
-        stream: the batches.
-        steps: the last step.
+        gradient: models that are trained together, and their gradients.
+        optimizer: recipe for the optimiser.
+        trainer: options, such as clipping, averaging and intervals.
+        stream: batches of all steps.
+        steps: number of the last step.
 
     Attributes:
-        step: steps taken.
+        step: number of steps taken.
         seconds: time spent on steps and their logging, without checkpoints and previews.
     """
 
@@ -50,8 +48,8 @@ class Training:
         self.average_vector = flatten_parameters(p for model in self.averages for p in model.parameters()).data
         self.optimizer = optimizer.build(self.vector)
         self.step, self.seconds, self._weights = 0, 0.0, self.vector.data
-        self._history = History(gradient.losses, [LossByTime(model.sde.eps, model.sde.T) for model in self.models])
-        self._check_state = StateCheck(self.models[0].network, self._weights)
+        self._history = History(gradient.losses, len(self.models), stream.sde.eps, stream.sde.T)
+        self._layout = layout(self.models[0].network)
 
     def advance(self, chunks: list[Batch]) -> None:
         """Takes one step of gradient descent."""
@@ -70,13 +68,13 @@ class Training:
         self.average_vector.lerp_(self._weights, 1 - decay)
         if gradient.runs_layers:
             if self.step == 0:
-                self._check_state()
+                check_state(self.models[0].network, self._layout, self._weights)
             for model, average in zip(self.models, self.averages, strict=True):
                 follow(model.network, average.network, decay)
         self.step += 1
 
     def _layers_key(self, part: int) -> tuple[int, str, int, int, int]:
-        """Returns the key of the random numbers inside the network, in a chunk of the next step."""
+        """Returns the key for the random numbers inside the network in a chunk of the next step."""
         return self.stream.points[0].seed, "layers", self.stream.variant, self.step, part
 
     def run(
@@ -86,23 +84,22 @@ class Training:
         preview: Callable[[], None],
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Trains to the last step, calling back at the intervals of the trainer.
+        """Trains to the last step, and makes the calls below at the intervals of the trainer.
 
-        The scalars of a step are logged before its checkpoint, so that a run that is killed and resumed logs each of
-        them once.
+        The scalars of a step are logged before its checkpoint. A run that is killed and resumed then logs them once.
 
         Args:
-            log: records the scalars.
-            checkpoint: saves a checkpoint; called after the last step as well.
-            preview: draws samples.
-            interrupted: called after every step; if it returns True, the training saves a checkpoint and ends.
+            log: function that records the scalars.
+            checkpoint: function that saves a checkpoint; called after the last step as well.
+            preview: function that draws samples.
+            interrupted: function called after every step. If it returns True, the training saves a checkpoint and ends.
 
         Raises:
             Diverged: the loss or a weight is no longer finite. No checkpoint of this state is saved.
         """
         trainer, since = self.trainer, time.perf_counter()
         logged, reported = self.seconds, self.step
-        # The caller keeps its own random numbers.
+        # The caller's random numbers stay the same.
         with own_layers(self.vector.device, self.stream.points[0].seed, "layers"):
             for chunks in self.stream.steps(self.step, self.steps):
                 if self.step == 1:
@@ -111,7 +108,11 @@ class Training:
                 stop = interrupted()
                 if self._is_due(trainer.log_every):
                     seconds = self.seconds + time.perf_counter() - since
-                    self._log(log, (self.step - reported) / (seconds - logged))
+                    shared = {
+                        "train/learning_rate": self.recipe.lr_at(self.step - 1, self.steps),
+                        "train/steps_per_second": (self.step - reported) / (seconds - logged),
+                    }
+                    log(self.step, [{**own, **shared} for own in self._history.read()])
                     logged, reported = seconds, self.step
                 due, previewed = self._is_due(trainer.checkpoint_every) or stop, self._is_due(trainer.preview_every)
                 if due or previewed:
@@ -125,14 +126,9 @@ class Training:
                 if stop:
                     return
 
-    def _log(self, log: Log, steps_per_second: float) -> None:
-        rate = self.recipe.lr_at(self.step - 1, self.steps)
-        shared = {"train/learning_rate": rate, "train/steps_per_second": steps_per_second}
-        log(self.step, [{**own, **shared} for own in self._history.read()])
-
     @property
     def saves(self) -> bool:
-        """True at the steps of the trainer's checkpoints; False at those that only an interruption saves."""
+        """True at the steps of regular checkpoints; False if only an interruption causes a checkpoint."""
         return self.step == 0 or self._is_due(self.trainer.checkpoint_every)
 
     def _is_due(self, every: int) -> bool:
@@ -141,19 +137,16 @@ class Training:
 
     def _check(self) -> None:
         """Raises :class:`Diverged` if a loss, a gradient or a weight is not finite."""
-        self._check_state()
+        check_state(self.models[0].network, self._layout, self._weights)
         self._history.check()
         for replica, weights in enumerate(self.gradient.weights):
             if not bool(weights.isfinite().all()):
-                raise Diverged(
-                    f"weights are infinite after step {self.step}, whose loss was still finite: try a lower "
-                    f"optimizer.lr",
-                    replica,
-                )
+                message = f"weights are infinite after step {self.step}, although the loss was still finite"
+                raise Diverged(f"{message}: try a lower optimizer.lr", replica)
 
     def state(self, replica: int) -> dict[str, Any]:
-        """Returns the optimiser's state of a model, as it would be if the model were alone."""
-        return optimizer_state.of_model(self.optimizer.state_dict(), replica, self.gradient.weights.shape)
+        """Returns the optimiser's state for a model, as if the model were trained alone."""
+        return state_of_model(self.optimizer.state_dict(), replica, self.gradient.weights.shape)
 
     def history(self, replica: int) -> dict[str, Tensor]:
         """Returns the records of a model's steps since the last scalars."""
@@ -167,40 +160,37 @@ class Training:
         seconds: float,
         variant: int,
     ) -> None:
-        """Continues from a step, whose weights are already loaded.
+        """Continues from a step whose weights are already loaded.
 
         Args:
-            states: the optimiser's state of each model.
-            histories: as :meth:`history` returned them.
-            step: steps taken.
-            seconds: time spent on them.
-            variant: the stream's variant.
+            states: the optimiser's state for each model.
+            histories: records of each model, as :meth:`history` returned them.
+            step: number of steps taken.
+            seconds: time spent on these steps.
+            variant: variant of the stream.
 
         Raises:
-            UserError: the states are not of this optimiser and these networks.
+            UserError: the states do not fit the optimiser and the networks.
         """
-        optimizer_state.load(self.optimizer, self.recipe, states)
+        load_states(self.optimizer, self.recipe, states)
         device = self.vector.device
         self._history.restore([{name: x.to(device) for name, x in own.items()} for own in histories], step)
         self.gradient.sums.zero_()
         self.step, self.seconds, self.stream.variant = step, seconds, variant
 
     def _warn_of_hidden_state(self, batch: Batch) -> None:
-        """Logs a warning if a network of the user's own keeps state that no checkpoint would hold."""
-        gradient, kind = self.gradient, type(self.models[0].network)
-        if not gradient.runs_layers or kind.__module__.partition(".")[0] == PACKAGE:
+        """Logs a warning if a network outside of the package keeps state that no checkpoint would hold."""
+        objective, kind = self.gradient.objective, type(self.models[0].network)
+        if not self.gradient.runs_layers or kind.__module__.partition(".")[0] == PACKAGE:
             return
-        objective, device = gradient.objective, self.vector.device
-        with torch.set_grad_enabled(objective.differentiates):
-            found = repeats(
-                self.models[0],
-                self.averages[0],
-                partial(weighted_losses, objective=objective, batch=batch),
-                lambda: own_layers(device, *self._layers_key(0)),
-            )
-        if not found:
+
+        def loss(model: Model) -> Tensor:
+            with own_layers(self.vector.device, *self._layers_key(0)), torch.set_grad_enabled(objective.differentiates):
+                return weighted_losses(model, objective, batch).detach()
+
+        if not repeats(self.models[0], self.averages[0], loss):
             logger.warning(
-                f"network: {kind.__name__} gives another loss with the same weights and seed: it keeps numbers outside "
-                f"of its state_dict, or draws from a generator other than torch's, so that neither seed nor resume= "
-                f"reproduces its weights: use register_buffer() and torch's generator"
+                f"network: {kind.__name__} gives a different loss with the same weights and seed: it keeps numbers "
+                f"outside of its state_dict, or draws from a generator other than torch's, so that neither seed nor "
+                f"resume= reproduces its weights: use register_buffer() and torch's generator"
             )

@@ -1,17 +1,16 @@
 r"""Objectives: the loss of a score at one noisy point, before any weight.
 
 An objective has two parts. :meth:`Objective.prepare` draws the noisy points; it needs no gradient and is called for
-many steps at once. :meth:`Objective.loss` is the hot path.
+many steps at once. :meth:`Objective.loss` is called in every step.
 
-The mean loss of a score differs from :math:`E\|s_\theta - \nabla \log p_t\|^2` by a constant of the objective.
+The mean loss of a score is :math:`E\|s_\theta - \nabla \log p_t\|^2` plus a constant that depends on the objective.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Self, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,15 +24,11 @@ from sdegen.sde.base import SDE, LinearSDE, S, Score
 class Prepared:
     """Rows ready for the network: points ``x`` ``(N, *)`` at the times ``t`` ``(N,)``.
 
-    A subclass has further fields for the tensors of N rows that its objective needs.
+    A subclass adds a field for each tensor of N rows that its objective needs.
     """
 
     x: Tensor
     t: Tensor
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """Returns the rows with every field changed."""
-        return type(self)(*map(change, vars(self).values()))
 
 
 Rows = TypeVar("Rows", bound=Prepared)
@@ -43,9 +38,9 @@ class Objective(ABC, Generic[S, Rows]):
     """A loss whose minimiser over functions is the score of the marginals.
 
     Attributes:
-        process: the type of process that it works with.
+        process: type of process that the objective works with.
         differentiates: True if the loss contains derivatives of the score in x, for which ReLU networks are too rough.
-        classifies: True if it trains a classifier instead of a score.
+        classifies: True if the objective trains a classifier instead of a score.
     """
 
     process: type[SDE] = SDE
@@ -63,7 +58,7 @@ class Objective(ABC, Generic[S, Rows]):
 
 @dataclass(frozen=True)
 class Noised(Prepared):
-    """Noisy points, with the standard normal ``noise`` ``(N, *)`` in them and its factor ``sigma`` ``(N,)``."""
+    """Noisy points, with their standard normal ``noise`` ``(N, *)`` and its standard deviation ``sigma`` ``(N,)``."""
 
     noise: Tensor
     sigma: Tensor
@@ -75,7 +70,7 @@ class Denoising(Objective[LinearSDE, Noised]):
     .. math:: \left\| s_\theta(x_t, t) - \nabla \log p_{0t}(x_t \mid x_0) \right\|^2
               = \sigma_t^{-2} \left\| \sigma_t s_\theta(x_t, t) + z \right\|^2, \qquad x_t = \alpha_t x_0 + \sigma_t z
 
-    The right-hand side subtracts numbers of order one; on the left, the scores are of order 10³.
+    The right-hand side is computed: its terms are of order one, whereas the scores on the left are of order 10³.
 
     Reference: Vincent (2011), A connection between score matching and denoising autoencoders.
     """
@@ -96,9 +91,9 @@ class Implicit(Objective[SDE, Prepared]):
 
     .. math:: \|s_\theta(x_t, t)\|^2 + 2 \nabla \cdot s_\theta(x_t, t)
 
-    It needs no kernel, only draws of :math:`x_t`. The divergence costs one backward pass for each of the d entries
-    of a point. The two terms cancel numbers of order :math:`d/\sigma_t^2`, so that the variance at small t is far above
-    that of denoising.
+    It needs no kernel, only samples of :math:`x_t`. The divergence costs one backward pass for each of the d entries
+    of a point. At small t, the two terms are of order :math:`d/\sigma_t^2` and cancel, so that the variance is far
+    larger than with denoising.
 
     Reference: Hyvärinen (2005), Estimation of non-normalized statistical models by score matching.
     """
@@ -119,7 +114,7 @@ class Implicit(Objective[SDE, Prepared]):
 
 @dataclass(frozen=True)
 class Probed(Prepared):
-    """Noisy points, with a direction ``probe`` ``(N, *)`` for each."""
+    """Noisy points, each with a direction ``probe`` ``(N, *)``."""
 
     probe: Tensor
 
@@ -129,8 +124,9 @@ class Sliced(Objective[SDE, Probed]):
 
     .. math:: \|s_\theta(x_t, t)\|^2 + 2 v^\top \nabla_x \left( v^\top s_\theta(x_t, t) \right), \qquad v_i = \pm 1
 
-    The mean over the Rademacher probe v is the loss of :class:`Implicit`; in one dimension it is that loss itself.
-    Among probes with independent entries these have the least variance. Increase ``times.draws`` for more of them.
+    The mean over the Rademacher probe v is the loss of :class:`Implicit`; in one dimension the two losses are equal.
+    Rademacher probes have the least variance among probes with independent entries. Increase ``times.draws`` for more
+    probes.
 
     Reference: Song, Garg, Shi & Ermon (2019), Sliced score matching, https://arxiv.org/abs/1905.07088, in the
     form with reduced variance, which keeps the full norm.
@@ -152,8 +148,8 @@ class Sliced(Objective[SDE, Probed]):
 class Classification(Objective[SDE, Prepared]):
     r"""Cross entropy of a classifier of noisy data: :math:`-\log p_\theta(y \mid x_t, t)`, y the class of :math:`x_0`.
 
-    Its minimiser over functions is :math:`p_t(y \mid x)`. The score in :meth:`loss` is here the log-likelihood of each
-    row's class, ``(x, t) -> (B,)``.
+    Its minimiser over functions is :math:`p_t(y \mid x)`. In place of the score, :meth:`loss` takes the log-likelihood
+    of each row's class, ``(x, t) -> (B,)``.
 
     Reference: section 4 of the paper; Dhariwal & Nichol (2021), https://arxiv.org/abs/2105.05233
     """

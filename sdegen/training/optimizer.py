@@ -1,19 +1,24 @@
-"""Optimisers, with the schedule of their learning rate."""
+"""Optimisers, with the schedule of their learning rate and their states in checkpoints."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sdegen.core.checks import in_range
+from sdegen.core.errors import UserError
+
+State = dict[str, Any]
+"""State of a torch optimiser, as its ``state_dict`` returns it."""
 
 
 class Optimizer(ABC):
-    """A recipe for a torch optimiser, and the learning rate of each step."""
+    """Recipe for a torch optimiser and for the learning rate of each step."""
 
     @abstractmethod
     def build(self, vector: nn.Parameter) -> torch.optim.Optimizer:
@@ -21,7 +26,7 @@ class Optimizer(ABC):
 
     @abstractmethod
     def step(self, optimizer: torch.optim.Optimizer, lr: float) -> None:
-        """Takes a step of the optimiser that :meth:`build` returned, at a learning rate."""
+        """Takes a step of the optimiser that :meth:`build` returned, with a learning rate."""
 
     @abstractmethod
     def lr_at(self, step: int, steps: int) -> float:
@@ -32,10 +37,10 @@ class Adam(Optimizer):
     r"""Adam (Kingma & Ba 2015), fused: one kernel for the whole update.
 
     Args:
-        lr: the learning rate after the warm-up.
+        lr: learning rate after the warm-up.
         betas: decay factors of the two moments.
-        eps: number added to the root of the second moment.
-        warmup: number of steps over which the rate rises from 0.
+        eps: number added to the square root of the second moment.
+        warmup: number of steps in which the rate rises from 0.
         decay: ``constant``, or ``cosine`` for a fall to 0 at the last step.
     """
 
@@ -64,7 +69,7 @@ class Adam(Optimizer):
             # The first step creates the moments.
             optimizer.step()
             return
-        # The kernel of the optimiser's step without its bookkeeping, which would triple the time.
+        # This is the kernel of the optimiser's step without its bookkeeping, which would triple the time.
         state["step"].add_(1)
         torch._fused_adam_(
             [vector], [vector.grad], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]], lr=lr,
@@ -75,3 +80,54 @@ class Adam(Optimizer):
         rise = min(1.0, (step + 1) / (self.warmup + 1))
         fall = 0.5 * (1 + math.cos(math.pi * step / steps)) if self.decay == "cosine" else 1.0
         return self.lr * rise * fall
+
+
+def state_of_model(state: State, model: int, shape: torch.Size) -> State:
+    """Returns the state of one of R models of P parameters, ``shape`` ``(R, P)``, as if it were trained alone."""
+    return _mapped(lambda value: value.view(shape)[model].clone(), [state], shape.numel())
+
+
+def load_states(optimizer: torch.optim.Optimizer, recipe: Optimizer, states: Sequence[State]) -> None:
+    """Loads the states of models that are trained together, as :func:`state_of_model` returned them.
+
+    Raises:
+        UserError: the states do not fit the optimiser, which ``recipe`` built, and the models.
+    """
+    (group,) = optimizer.param_groups
+    (vector,) = group["params"]
+    # The kernel behind the optimiser trusts its state: a moment that is too short would be written past its end.
+    like = nn.Parameter(torch.zeros_like(vector))
+    like.grad, fresh = torch.zeros_like(vector), recipe.build(like)
+    recipe.step(fresh, 0.0)
+    try:
+        joined = _mapped(lambda *values: torch.cat(values), states, vector.numel() // len(states))
+        optimizer.load_state_dict(joined)
+        fits = optimizer.state.keys() <= {vector}
+        fits &= _layout(optimizer.state[vector]) in ({}, _layout(fresh.state[like]))
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError):
+        fits = False
+    if not fits:
+        raise UserError("the checkpoint's state of the optimiser does not fit the optimiser and the network")
+
+
+def _mapped(change: Callable[..., Tensor], states: Sequence[State], weights: int) -> State:
+    """Returns a state in which ``change`` of all states' tensors replaces each tensor with a number per weight."""
+    first, *_ = states
+    changed = {
+        index: {
+            name: change(*(state["state"][index][name] for state in states))
+            if isinstance(value, Tensor) and value.numel() == weights and value.ndim
+            else value
+            for name, value in own.items()
+        }
+        for index, own in first["state"].items()
+    }
+    return {**first, "state": changed}
+
+
+def _layout(state: Mapping[str, Any]) -> State:
+    """Returns the shapes and types in an optimiser's state, by name."""
+    return {
+        name: (value.shape, value.dtype, value.stride()) if isinstance(value, Tensor) else type(value)
+        for name, value in state.items()
+    }

@@ -7,8 +7,8 @@ denoising score matching and a parametrization that is affine in the network's o
           \text{loss} = \frac{\lambda}{\sigma_t^2} \|c + g F\|^2, \qquad
           \frac{\partial\, \text{loss}}{\partial F} = \frac{2 \lambda}{\sigma_t^2}\, g\, (c + g F),
 
-where c, g and the input of the first layer do not depend on the weights, and are prepared for many steps at once. What
-remains of a step is matrix products and the chain rule. The tests compare the result with autograd's.
+where c, g and the input of the first layer do not depend on the weights, and are prepared for many steps at once. A
+step is then only matrix products and the chain rule. The tests compare the result with autograd.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from sdegen.training.objective import Denoising, Noised, Objective, Prepared
 class Residuals(Prepared):
     """Inputs ``x`` ``(N, inputs)`` of the first layer, and the coefficients of the loss in the output F ``(N, d)``.
 
-    The weighted loss is ``scale`` ``(N,)`` times the squared norm of ``constant + gain * F``, both ``(N, d)``, and its
-    gradient at F is ``pull`` ``(N, d)`` times that sum.
+    The weighted loss is ``scale`` ``(N,)`` times the squared norm of ``constant + gain * F``, and its gradient at F is
+    ``pull`` times the same sum. All but ``scale`` are ``(N, d)``.
     """
 
     constant: Tensor
@@ -48,14 +48,9 @@ class Residuals(Prepared):
 
 
 class Layer(NamedTuple):
-    """A linear layer of R networks, without the axis of R where there is one network.
+    """Linear layer of R networks; a single network has no axis of R.
 
-    Attributes:
-        weight: ``(R, outputs, inputs)``.
-        transposed: the same, ``(R, inputs, outputs)``.
-        bias: ``(R, 1, outputs)``.
-        weight_gradient: a view of the gradients, like ``weight``.
-        bias_gradient: a view of the gradients, like ``bias``.
+    The weights are ``(R, outputs, inputs)``, and the bias is ``(R, 1, outputs)``. The gradients have the same shapes.
     """
 
     weight: Tensor
@@ -65,19 +60,13 @@ class Layer(NamedTuple):
     bias_gradient: Tensor
 
 
-class Products(NamedTuple):
-    """Matrix products: A B, C + A B, and C + A B in place."""
-
-    product: Callable[[Tensor, Tensor], Tensor]
-    onto: Callable[[Tensor, Tensor, Tensor], Tensor]
-    onto_: Callable[..., Tensor]
-
-
-ONE = Products(torch.mm, torch.addmm, Tensor.addmm_)
-MANY = Products(torch.bmm, torch.baddbmm, Tensor.baddbmm_)
+Products = tuple[Callable[..., Tensor], Callable[..., Tensor], Callable[..., Tensor]]
+ONE: Products = torch.mm, torch.addmm, Tensor.addmm_
+MANY: Products = torch.bmm, torch.baddbmm, Tensor.baddbmm_
+"""Matrix products of one network and of many: A B, C + A B, and C + A B in place."""
 
 SKINNY = 16
-"""Number of columns of an input below which the order of the product matters."""
+"""Number of columns below which a weight's gradient is computed transposed."""
 
 Activation = tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor, Tensor], Tensor]]
 ACTIVATIONS: dict[type[nn.Module], Activation] = {
@@ -85,18 +74,18 @@ ACTIVATIONS: dict[type[nn.Module], Activation] = {
     nn.SiLU: (nn.functional.silu, lambda g, z, h: torch.ops.aten.silu_backward(g, z)),
     nn.Tanh: (torch.tanh, lambda g, z, h: torch.ops.aten.tanh_backward(g, h)),
 }
-"""Activations h(z), and the gradient at z given the gradient at h, z and h."""
+"""For each activation h(z): the function, and the gradient at z as a function of the gradient at h, of z and of h."""
 
 
 def obstacle(model: Model, objective: Objective, bfloat16: bool) -> str:
-    """Returns the requirement of the written gradient that a training does not meet; empty if it meets all."""
+    """Returns a requirement of the written gradient that a training does not meet; empty if it meets all."""
     if bfloat16:
         return "a trainer.precision other than bfloat16"
     if type(objective) is not Denoising:
         return "objective=denoising"
     if type(model.network) is not MLP or not isinstance(model, ScoreModel):
         return "network=mlp"
-    # A user's subclass may compute more than its terms.
+    # A user's subclass may compute more than the terms.
     own = type(model.parametrization)
     if not issubclass(own, Affine) or own.__call__ is not Affine.__call__:
         return "a parametrization that is affine in the network's output"
@@ -104,10 +93,10 @@ def obstacle(model: Model, objective: Objective, bfloat16: bool) -> str:
 
 
 class Perceptron(Gradient):
-    """The gradient of multilayer perceptrons under denoising score matching, without autograd.
+    """Gradient of multilayer perceptrons under denoising score matching, without autograd.
 
     Args:
-        models: perceptrons to which :func:`obstacle` finds no obstacle.
+        models: models for which :func:`obstacle` finds no obstacle.
         objective: denoising score matching.
     """
 
@@ -119,7 +108,7 @@ class Perceptron(Gradient):
         self.products = ONE if len(models) == 1 else MANY
         network: MLP = models[0].network  # type: ignore[assignment]
         self.activate, self.derive = ACTIVATIONS[type(network.layers[1])]
-        # Ones that add up the rows of a batch, by shape: a product is twice as fast as a sum.
+        # A product with ones adds up the rows of a batch twice as fast as a sum.
         self.ones = functools.cache(lambda shape: self.weights.new_ones(*shape[:-1], 1, shape[-1]))
         self.layers, start = [], 0
         for layer in (layer for layer in network.layers if isinstance(layer, nn.Linear)):
@@ -134,8 +123,8 @@ class Perceptron(Gradient):
     def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike, weight: Tensor) -> Residuals:
         rows: Noised = self.objective.prepare(sde, x0, t, randn_like)
         parts = zip(self.models, *(part.chunk(len(self.models)) for part in vars(rows).values()), strict=True)
-        # Each network has its own moments of the data and random features of the time.
-        own = [self._affine(model, sde, type(rows)(*fields)) for model, *fields in parts]
+        # The networks differ in their moments of the data and in their random features of the time.
+        own = [self._affine(model, sde, Noised(*fields)) for model, *fields in parts]
         features, constant, gain = (torch.cat(part) for part in zip(*own, strict=True))
         scale = weight / rows.sigma**2
         pull = 2 * gain * scale.unsqueeze(1)
@@ -143,7 +132,7 @@ class Perceptron(Gradient):
 
     @staticmethod
     def _affine(model: Model, sde: SDE, rows: Noised) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the inputs of a model's first layer, and :math:`c` and :math:`g` of the losses, ``(N, d)`` each."""
+        """Returns the inputs of a model's first layer, and c and g of the losses, ``(N, d)`` each."""
         parametrization: Affine = model.parametrization  # type: ignore[assignment]
         terms, sigma = parametrization.terms(sde, rows.x, rows.t), expand(rows.sigma, rows.x)
         constant = parametrization.along(rows.noise) + sigma * terms.constant
@@ -177,18 +166,11 @@ class Perceptron(Gradient):
         return scale * residual.square().sum(-1)
 
     def _add(self, layer: Layer, x: Tensor, g: Tensor, share: float) -> None:
-        """Adds to a layer's gradients, from its inputs and the gradient at its outputs.
-
-        Args:
-            layer: the layer.
-            x: the inputs, ``(R, N, inputs)``.
-            g: the gradient of the sum of the losses at the outputs, ``(R, N, outputs)``.
-            share: the factor of that sum in the loss.
-        """
+        """Adds ``share`` times a layer's gradients, from its inputs ``x`` and the gradient ``g`` at its outputs."""
         product, _, onto_ = self.products
         onto_(layer.bias_gradient, self.ones(x.shape[:-1]), g, alpha=share)
         if x.shape[-1] < SKINNY:
-            # With few columns this is twice as fast as the product in the other order.
+            # For few columns, this is twice as fast as the product in the other order.
             layer.weight_gradient.add_(product(x.mT, g).mT, alpha=share)
         else:
             onto_(layer.weight_gradient, g.mT, x, alpha=share)
@@ -197,7 +179,7 @@ class Perceptron(Gradient):
 def gradient_of(
     asked: Literal["auto", "autograd", "written"], models: Sequence[Model], objective: Objective, bfloat16: bool
 ) -> Gradient:
-    """Returns the gradient that ``trainer.gradient`` selects; ``auto`` is the written one if it has no obstacle."""
+    """Returns the gradient that ``trainer.gradient`` selects; ``auto`` selects the written one if possible."""
     if asked == "autograd" or obstacle(models[0], objective, bfloat16):
         return Autograd(models, objective, bfloat16)
     return Perceptron(models, objective)

@@ -1,8 +1,8 @@
 r"""Samplers of the times of a training step.
 
-A time sampler turns uniform numbers into times and the ratio of the uniform density on :math:`[\varepsilon, T]` to its
-own. The mean of ratio · loss then estimates the same integral over t for every sampler but :class:`Grid`, for which it
-is the mean over the points of the grid.
+A time sampler turns uniform numbers into times and ratios: the uniform density on :math:`[\varepsilon, T]` over the
+density of the times. The mean of ratio · loss estimates the same integral over t for every sampler but :class:`Grid`,
+for which it is the mean over the points of the grid.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class TimeSampler(ABC, Generic[S]):
         chunk: number of draws that pass through the network at once, which limits the memory; None for all of them.
 
     Attributes:
-        process: the type of process that it works with.
+        process: type of process that the sampler works with.
     """
 
     process: type[SDE] = SDE
@@ -37,15 +37,12 @@ class TimeSampler(ABC, Generic[S]):
 
     @abstractmethod
     def __call__(self, sde: S, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns times, and the uniform density over the density of the times.
+        """Returns times, and the uniform density over the density of the times, both shaped like ``u``.
 
         Args:
-            sde: the forward process.
+            sde: forward process.
             weighting: λ(t), to which importance sampling adapts.
             u: uniform numbers in [0, 1), ``(K, draws, B)``: K steps of B data points.
-
-        Returns:
-            Two tensors of the shape of ``u``.
         """
 
 
@@ -59,8 +56,8 @@ class Uniform(TimeSampler[SDE]):
 class Stratified(TimeSampler[SDE]):
     r"""One draw in each of :math:`n` equal slices of :math:`[\varepsilon, T]`, where n is the number of rows of a step.
 
-    It has the same mean as independent draws, with less variance. The data points fall on random slices, since the
-    batch itself is random.
+    It has the same mean as independent draws, with less variance. Each data point gets a random slice, because the
+    order of the batch is random.
     """
 
     def __call__(self, sde: SDE, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,10 +67,10 @@ class Stratified(TimeSampler[SDE]):
 class Importance(TimeSampler[LinearSDE]):
     r"""Stratified draws from the density :math:`\propto \lambda(t)/\sigma_t^2`, for which the ratio compensates.
 
-    It gives every row of the denoising loss about the same weight, for every λ. In terms of the log noise-to-signal
-    ratio u, whose derivative is :math:`g^2/\sigma^2`, the density is :math:`\propto \lambda/g^2`, a constant for the
-    likelihood weighting. It is tabulated in :attr:`CELLS` cells, and the ratio is computed from the table, so that the
-    mean is exact for any weighting.
+    It gives every row of the denoising loss about the same weight, for every λ. The log noise-to-signal ratio u has the
+    derivative :math:`g^2/\sigma^2`. In u, the density is :math:`\propto \lambda/g^2`, a constant for the likelihood
+    weighting. It is tabulated in :attr:`CELLS` cells, and the ratio is computed from the table, so that the mean is
+    exact for any weighting.
 
     Reference: Song et al. (2021), https://arxiv.org/abs/2101.09258, section 5.
     """
@@ -93,7 +90,7 @@ class Importance(TimeSampler[LinearSDE]):
         cell = (torch.searchsorted(cumulative, v, right=True) - 1).clamp(0, self.CELLS - 1)
         position = (cell + (v - cumulative[cell]) / density[cell]) / self.CELLS
         t = sde.time(torch.lerp(ends[0].to(u), ends[1].to(u), position)).clamp(sde.eps, sde.T)
-        # p(t) = p(u) du/dt with du/dt = g² / σ² and p(u) the density of the table's cell.
+        # p(t) = p(u) du/dt, where du/dt = g² / σ², and p(u) is constant in a cell of the table.
         per_u = density[cell] * self.CELLS / float(ends[1] - ends[0])
         return t, sde.sigma(t) ** 2 / (per_u * sde.diffusion(t) ** 2 * (sde.T - sde.eps))
 
@@ -103,8 +100,8 @@ class Grid(TimeSampler[SDE]):
 
     .. math:: t_i = \varepsilon + \frac{i}{N - 1} (T - \varepsilon), \qquad i = 0, \dots, N - 1
 
-    The loss is then a mean over the grid, not an integral over t. The two agree for the variance weighting as N
-    grows. For :math:`\lambda = 1` they do not: at 100 points nearly all of the weight is on the single point
+    The loss is then a mean over the grid, not an integral over t. With the variance weighting, the two agree as N
+    grows. With :math:`\lambda = 1` they do not: at 100 points, nearly all of the weight is on the single point
     :math:`t = \varepsilon`, where :math:`1/\sigma^2` is :math:`10^6`.
 
     Args:
@@ -129,8 +126,8 @@ class Levels(TimeSampler[SDE]):
 
     .. math:: t = \varepsilon + \frac{i}{N - 1} (T - \varepsilon), \qquad i \sim U\{0, \dots, N - 1\}
 
-    With as many points as a chain has levels, they are its times i/N. The mean equals that of :class:`Grid`, where
-    each data point has all times.
+    With as many points as a chain has levels, they are the chain's times i/N. The mean of the loss equals its mean
+    under :class:`Grid`, where each data point has all times.
 
     Args:
         points: number of times N, at least 2.
@@ -157,5 +154,5 @@ def stratify(u: Tensor) -> Tensor:
     """Moves row i of the n rows of a step into the i-th of n equal slices of [0, 1]: ``(K, draws, B)``."""
     n = u.shape[-2] * u.shape[-1]
     slices = torch.arange(n, device=u.device, dtype=u.dtype).view(u.shape[-2:])
-    # In float32 the last slice can round up to 1, that is to T, which is allowed.
+    # In float32 the last slice can round up to 1. Then t = T, which is allowed.
     return (slices + u) / n

@@ -12,39 +12,42 @@ from sdegen.core.checks import in_range
 STEPS = 12_000
 """Default number of steps: half a minute on two cores for points and the default network."""
 GRAIN = 4e6
-"""Multiplications and additions that are worth a thread, as ``scripts/benchmark.py scaling`` measures."""
+"""Number of operations (multiplications and additions) that justifies one more thread.
+
+It was measured by ``scripts/benchmark.py scaling``.
+"""
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
-"""The types of the weights by ``trainer.precision``."""
+"""Types of the weights by ``trainer.precision``."""
 LEAST = {"epochs": 1, "steps": 1, "batch_size": 1, "checkpoint_every": 1, "keep": 1, "log_every": 1}
 LEAST |= {"retries": 0, "preview_every": 0}
-"""The smallest values of options."""
+"""Smallest values of options."""
 
 
 class Trainer:
-    """The length, the size and the device of a training.
+    """Length, batch size and device of a training.
 
     Args:
         epochs: passes over the data; used only if ``steps`` is not a number.
-        steps: number of steps; null for those of ``epochs``; ``auto`` for the same, or 12000 if ``epochs`` is null.
+        steps: number of steps. null: as many as ``epochs`` gives. ``auto``: the same, or 12000 if ``epochs`` is null.
         batch_size: data points in a step; the last batch of an epoch is short.
         clip: largest norm of the gradient; null for no clipping.
-        ema: decay of the moving average of the weights, in [0, 1); lower at first, so that early steps fade.
+        ema: decay of the moving average of the weights, in [0, 1). It is lower in the first steps, so that early
+            weights are forgotten sooner.
         checkpoint_every: steps between checkpoints; the first and the last step always have one.
         keep: number of checkpoints to keep in addition to the best on held-out points; null for all.
         retries: number of times that a training whose numbers are no longer finite returns to its last checkpoint and
             continues with other times and noises.
         preview_every: steps between preview samples in TensorBoard; 0 for none.
         log_every: steps between scalars in TensorBoard.
-        device: ``auto`` (CUDA where there is one), ``cpu``, ``cuda``, ``cuda:1``, …
+        device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1``, …
         precision: ``float32``, ``float64``, or ``bfloat16``, which runs the network under autocast.
-        threads: CPU threads of torch, at most OMP_NUM_THREADS. ``auto``: one for each 4 million multiplications of a
-            pass of a step's rows through the network, at most the number of cores. A tiny network is several times
-            slower with two threads than with one.
-        gradient: ``autograd``; ``written``, which is code by hand, two to three times as fast, for a multilayer
-            perceptron with denoising score matching only; ``auto``, which is ``written`` if possible. The results
-            differ only by rounding.
-        replicas: number of networks that are trained together: the run's own and those of the next seeds. Each has
-            the same result as in its own run, in less time. Requires the written gradient.
+        threads: CPU threads of torch, at most OMP_NUM_THREADS. ``auto``: one thread for each 4 million operations
+            (multiplications and additions) that the network needs for the rows of one step, at most the number of
+            cores. A tiny network is several times slower with two threads than with one.
+        gradient: ``autograd``; ``written``: code by hand, two to three times as fast, only for a multilayer perceptron
+            with denoising score matching; ``auto``: ``written`` if possible. The two differ only by rounding.
+        replicas: number of networks that are trained together, with this seed and the seeds that follow it. Each has
+            the same result as in a run by itself, in less time. Requires the written gradient.
     """
 
     def __init__(
@@ -82,7 +85,8 @@ class Trainer:
         in_range("replicas", self.replicas, at_least=1, at_most=1024)
         if self.retries and self.replicas > 1:
             raise ValueError(
-                f"retries={self.retries} works for one network, and replicas={self.replicas}: train them one by one"
+                f"retries={self.retries} works only with one network, and replicas={self.replicas}: set replicas=1 "
+                f"and train them one by one"
             )
         if self.threads != "auto":
             in_range("threads", self.threads, at_least=1, at_most=1024)
@@ -92,37 +96,33 @@ class Trainer:
 
     @property
     def sampling_precision(self) -> Literal["float32", "float64"]:
-        """The precision in which the trained network samples, which is the precision of its weights."""
+        """Precision in which the trained network samples, which is the precision of its weights."""
         return "float64" if self.precision == "float64" else "float32"
 
     def threads_for(self, work: float) -> int:
-        """Returns the number of CPU threads for a pass of ``work`` multiplications and additions."""
+        """Returns the number of CPU threads for a step of ``work`` multiplications and additions."""
+        # A launcher of several jobs sets this variable.
+        limit = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+        allowed = (int(limit) if limit.isdecimal() else 0) or 1024
         if self.threads != "auto":
-            return min(self.threads, threads_allowed() or self.threads)
-        cores = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 1024)
-        return max(1, min(int(work / GRAIN), cores, threads_allowed() or cores))
+            return min(self.threads, allowed)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, min(int(work / GRAIN), cores, allowed))
 
     def total(self, points: int) -> int:
-        """Returns the number of steps over a data set of ``points`` points."""
-        if self.steps is not None:
-            return self.steps
-        assert self.epochs is not None
-        return self.epochs * -(-points // self.batch_size)
+        """Returns the number of steps for a data set of ``points`` points."""
+        return self.steps or (self.epochs or 0) * -(-points // self.batch_size)
 
 
 def steps_or_default(steps: int | Literal["auto"] | None, epochs: int | None) -> int | None:
-    """Returns the number of steps that ``trainer.steps`` gives; None if ``epochs`` gives it."""
+    """Returns the number of steps that ``trainer.steps`` sets; None if ``epochs`` sets it."""
     if steps == "auto":
         return STEPS if epochs is None else None
     return steps
 
 
 def find_device(name: str) -> torch.device:
-    """Returns the device of a name.
-
-    Raises:
-        ValueError: this machine has no such device.
-    """
+    """Returns the device with a name; raises ValueError if this machine has none."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -134,9 +134,3 @@ def find_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device={name} is not on this machine: try device=auto")
     return device
-
-
-def threads_allowed() -> int | None:
-    """Returns the number of threads in OMP_NUM_THREADS, which a launcher of several jobs sets; None without one."""
-    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return int(asked) if asked.isdecimal() and int(asked) else None

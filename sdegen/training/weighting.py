@@ -20,7 +20,7 @@ class Weighting(ABC, Generic[S]):
     """A positive function of time.
 
     Attributes:
-        process: the type of process that it works with.
+        process: type of process that the weighting works with.
     """
 
     process: type[SDE] = SDE
@@ -31,7 +31,7 @@ class Weighting(ABC, Generic[S]):
 
 
 class Uniform(Weighting[SDE]):
-    r"""The weight :math:`\lambda = 1`, which does not work according to the paper."""
+    r"""The weight :math:`\lambda = 1`; according to the paper, it does not work."""
 
     def __call__(self, sde: SDE, t: Tensor) -> Tensor:
         return torch.ones_like(t)

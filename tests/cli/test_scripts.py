@@ -208,7 +208,7 @@ MISTAKES = [
     (("dataset=file", "dataset.path=empty.csv"), ("dataset.path=empty.csv: holds no line of numbers",)),
     (("dataset=file", "dataset.path=nan.csv"), ("NaN or infinity",)),
     (("weighting=uniform,variance",), ("add -m",)),
-    (("network=oracle", "dataset=moons"), ("network: the law of this data set is not known",)),
+    (("network=oracle", "dataset=moons"), ("network: the distribution of this data set is not known",)),
     (("resume=nowhere",), ("nowhere: no such folder",)),
     (("sde.sigma_max=3",), ("sde.sigma_max: no option of the chosen sde; sde=smld, sde=ve have it",)),
     (("trainer.lr=3",), ("did you mean optimizer.lr?",)),

@@ -1,4 +1,4 @@
-"""The range of an option, its message, and the values on both sides of each end."""
+"""Ranges of options: the message, and the values on both sides of each bound."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sdegen.core.checks import in_range
         ({"at_least": 0, "below": 1}, 0.0, 1.0, "be at least 0 and below 1"),
     ],
 )
-def test_ends_and_message(bounds: dict[str, float], inside: float, outside: float, wanted: str) -> None:
+def test_bounds_and_message(bounds: dict[str, float], inside: float, outside: float, wanted: str) -> None:
     assert in_range("steps", inside, **bounds) == inside
     with pytest.raises(ValueError) as refused:
         in_range("steps", outside, **bounds, fix=": try steps=1")
@@ -30,7 +30,7 @@ def test_ends_and_message(bounds: dict[str, float], inside: float, outside: floa
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_no_finite_number_is_refused(value: float) -> None:
+def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
     with pytest.raises(ValueError, match="^lr=(nan|inf|-inf) must be a finite number"):
         in_range("lr", value, above=-1e300)
 

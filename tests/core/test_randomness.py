@@ -1,4 +1,4 @@
-"""Randomness as a function of its key."""
+"""Random numbers are a function of their key."""
 
 from __future__ import annotations
 

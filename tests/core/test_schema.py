@@ -1,4 +1,4 @@
-"""Configuration nodes against the classes they name."""
+"""Nodes of a configuration are checked against the classes that they name."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_names_with_line_breaks_stay_one_line() -> None:
     assert all("\n" not in line for node in nodes for line in schema.faults(node, SDE, "x"))
 
 
-def test_truth_is_no_choice_of_a_literal() -> None:
+def test_a_bool_is_not_a_choice_of_a_literal() -> None:
     assert schema.faults({**PERCEPTRON, "activation": True}, Network, "x") != []
 
 
@@ -149,7 +149,7 @@ class Base:
 
 
 class Derived(Base):
-    """A class whose arguments are partly its base's.
+    """A class that shares some arguments with its base.
 
     Args:
         seed: supplied by the program.

@@ -1,4 +1,4 @@
-"""Networks for images compute each row by itself, with its time and class, at every size."""
+"""Networks for images compute each row from its own image, time and class, at every size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def unet(shape: tuple[int, ...] = (1, 8, 8), **options) -> UNet:  # noqa: ANN003
 
 
 def awake(network: Network) -> Network:
-    """Returns the network in float64 with new random weights, also in place of those that start at zero."""
+    """Returns the network in float64 with random weights, even where they start at zero."""
     source = generator("cpu", 0, "weights")
     with torch.no_grad():
         for p in network.parameters():
@@ -69,7 +69,7 @@ def test_time_reaches_every_number(network: Network) -> None:
 
 
 def test_class_of_a_row_changes_that_row_alone() -> None:
-    """None and -1 both stand for no class, which is a class of its own."""
+    """None and -1 both stand for no class, which the network treats as one more class."""
     network, x = awake(unet(label_dropout=0.1)), images(4, (1, 8, 8))
     t = torch.tensor(0.4, dtype=torch.float64)
     none = network(x, t)
@@ -99,8 +99,8 @@ def test_fresh_unet_answers_zero_and_blocks_are_shortcuts() -> None:
 @pytest.mark.parametrize(
     "network", [unet(), ScoreNet((1, 8, 8), channels=(16, 32, 32, 64), embedding=32)], ids=["unet", "net"]
 )
-def test_learns_what_no_linear_denoiser_can(network: Network) -> None:
-    """Images are plus or minus one pattern, so that the sign determines them; a linear denoiser can only shrink."""
+def test_networks_denoise_better_than_any_linear_map(network: Network) -> None:
+    """Each image is plus or minus one pattern. The network can find the sign; a linear map can only shrink."""
     source = generator("cpu", 0, "pattern")
     pattern = torch.randn(1, 8, 8, generator=source)
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
@@ -115,17 +115,18 @@ def test_learns_what_no_linear_denoiser_can(network: Network) -> None:
         optimizer.zero_grad()
         (network(noisy, t) - clean).square().mean().backward()
         optimizer.step()
-    # Many: a wrong sign, as the noise makes of one in two thousand, costs a batch as much as the linear map does.
+    # Noise turns the sign of one image in two thousand. One wrong sign costs a batch as much as the linear map does,
+    # so there are many batches.
     clean, noisy = (torch.cat(part) for part in zip(*(batch() for _ in range(60)), strict=True))
     energy = float(pattern.square().sum())
-    # The best linear map projects on the pattern: its error is that of a Gaussian of the same variance.
+    # The best linear map projects on the pattern. Its error is the same for a Gaussian with the same variance.
     linear = energy * sigma**2 / (energy + sigma**2) / 64
     with torch.no_grad():
         assert float((network(noisy, t) - clean).square().mean()) < 0.5 * linear
 
 
 def test_classifiers_approach_the_posterior() -> None:
-    """For two constant images under noise, the cross entropy is near that of Bayes' rule."""
+    """For two constant images with noise, the cross entropy is near the value of Bayes' rule."""
     sde = VP()
     for network, steps in (
         (ClassifierMLP((1, 8, 8), 2), 2000),
@@ -166,7 +167,7 @@ def test_classifiers_approach_the_posterior() -> None:
         (lambda: ClassifierConv((1, 2, 2), 10, VP()), "use fewer channels"),
     ],
 )
-def test_what_cannot_be_built_is_told_with_the_fix(make, words: str) -> None:  # noqa: ANN001
+def test_what_cannot_be_built_is_refused_with_the_fix(make, words: str) -> None:  # noqa: ANN001
     with pytest.raises(ValueError, match=words):
         make()
 
@@ -189,7 +190,7 @@ def test_what_cannot_be_built_is_told_with_the_fix(make, words: str) -> None:  #
     ids=["mlp", "scorenet"],
 )
 def test_work_is_counted_by_hand(network: Network, shape: tuple[int, ...], expected: int) -> None:
-    """There are two operations for each weight at each position, and the network is unchanged."""
+    """Each weight has two operations at each position; counting leaves the network unchanged."""
     state = {name: value.clone() for name, value in network.state_dict().items()}
     assert network.work(shape) == expected
     assert network.training

@@ -31,7 +31,7 @@ def levels(n: int = N) -> Tensor:
 
 
 def smld_scales(n: int = N) -> list[float]:
-    """σ_1 = σ_min to σ_N = σ_max, each the same multiple of the one before."""
+    """Returns σ_1 = σ_min to σ_N = σ_max, each a constant multiple of its predecessor."""
     factor = (SIGMA_MAX / SIGMA_MIN) ** (1 / (n - 1))
     return [SIGMA_MIN * factor**i for i in range(n)]
 
@@ -41,7 +41,7 @@ def ddpm_betas(n: int = N) -> list[float]:
 
 
 def walked(chain: str, n: int = N) -> tuple[Tensor, Tensor]:
-    """Returns mean factor and variance of x_1 … x_N given x_0, by the recursion of the chain."""
+    """Returns the mean factors and variances of x_1 … x_N given x_0, by the recursion of the chain."""
     mean, variance, means, variances = 1.0, 0.0, [], []
     scales, before = smld_scales(n), 0.0
     for i in range(n):
@@ -56,7 +56,7 @@ def walked(chain: str, n: int = N) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("sde", CHAINS, ids=name)
-def test_kernel_at_every_level_is_that_of_the_chain(sde: LinearSDE) -> None:
+def test_kernel_at_every_level_equals_the_kernel_of_the_chain(sde: LinearSDE) -> None:
     """Errata 5, 11 and 13: the mean of SMLD is x, not 0; α_i = ∏(1 − β_j); SMLD starts from no noise at all."""
     mean, variance = walked(name(sde))
     torch.testing.assert_close(sde.alpha(levels()), mean, rtol=1e-12, atol=0)
@@ -67,7 +67,7 @@ def test_kernel_at_every_level_is_that_of_the_chain(sde: LinearSDE) -> None:
 
 
 def test_the_paths_of_the_chains_have_the_moments_of_the_kernels() -> None:
-    """Erratum 5 once more, by simulation: x̃ has the mean x of the data it started from."""
+    """Erratum 5 by simulation: x̃ has the mean x, the data point at which it started."""
     source = torch.Generator().manual_seed(0)
     smld = ddpm = torch.full((40_000,), 3.0, dtype=torch.float64)
     scales, before = smld_scales(), 0.0
@@ -104,12 +104,12 @@ def test_kernel_solves_the_moment_equations_within_each_step(sde: LinearSDE) -> 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("make", [lambda n: SMLD(0.01, 50.0, n), lambda n: DDPM(levels=n)], ids=["smld", "ddpm"])
 def test_time_of_a_level_belongs_to_its_own_step(make, dtype: torch.dtype) -> None:  # noqa: ANN001
-    """At i/N, with any rounding, g is that of the step from i − 1 to i, and constant on it."""
+    """At i/N, however it is rounded, g has the value of the step from i − 1 to i, and is constant on the step."""
     n = 1000
     sde = make(n)
     t = torch.linspace(1, 1 / n, n, dtype=torch.float64).flip(0).to(dtype)
     torch.testing.assert_close(sde.diffusion(t), sde.diffusion(t - 0.3 / n), rtol=1e-6, atol=0)
-    # From the second step on each is larger than the one before; the first of SMLD adds all of σ_min² at once.
+    # From the second step on, g increases; the first step of SMLD adds all of σ_min² at once.
     assert float((sde.diffusion(t[2:]) / sde.diffusion(t[1:-1])).min()) > 1 + 1e-4
 
 
@@ -136,7 +136,7 @@ def test_ddpm_converges_to_vp_at_order_one() -> None:
 
 
 def test_smld_converges_to_ve_started_from_blurred_data() -> None:
-    """Errata 7 and 13: no drift in the limit, VE's increments, and σ_min² more variance than VE's own kernel."""
+    """Errata 7 and 13: the limit has no drift, the increments of VE, and σ_min² more variance than the kernel of VE."""
     t = torch.linspace(0.1, 1, 10, dtype=torch.float64)
     ve, x = VE(SIGMA_MIN, SIGMA_MAX), torch.randn(10, 1, generator=torch.Generator().manual_seed(0))
     errors = []
@@ -164,7 +164,7 @@ def test_smld_starts_with_the_largest_scale_squared() -> None:
 def test_denoising_at_the_levels_is_the_loss_of_the_chain(sde: LinearSDE, line: GaussianMixture) -> None:
     """The sums of appendices A and B, Σ_i w_i E‖s − ∇log p(x̃|x)‖² with w_i = σ_i² and 1 − α_i, over N.
 
-    The sum is worked out without x: with Gaussian kernels and the linear score s = −cx its expectation is
+    The sum needs no samples x: with Gaussian kernels and the linear score s = −cx, its expectation is
     w_i (c² (m_i² E x² + v_i) − 2c + 1/v_i), from the walked moments m_i and v_i.
     """
     mean, variance = walked(name(sde))
@@ -179,8 +179,8 @@ def test_denoising_at_the_levels_is_the_loss_of_the_chain(sde: LinearSDE, line: 
     assert float(losses.mean()) == pytest.approx(float(per_level.mean()), abs=4.5 * standard_error(losses))
 
 
-def test_exact_score_of_the_chain_is_that_of_its_marginals(line: GaussianMixture) -> None:
-    """The oracle at level i is the score of the mixture pushed through the chain's own moments."""
+def test_exact_score_of_the_chain_is_the_score_of_its_marginals(line: GaussianMixture) -> None:
+    """The exact score at level i is the score of the mixture mapped by the moments of the chain."""
     x = torch.linspace(-4, 4, N, dtype=torch.float64)[:, None]
     for sde in CHAINS:
         mean, variance = walked(name(sde))

@@ -1,4 +1,4 @@
-"""The oracle agrees with SciPy, quadrature and automatic differentiation."""
+"""Gaussian mixtures agree with SciPy, quadrature and automatic differentiation."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_draws_follow_the_density() -> None:
 
 
 @pytest.mark.parametrize("scale", [torch.tensor(2.0), torch.tensor([2.0, 0.5])])
-def test_affine_map_is_that_of_the_density(scale: torch.Tensor) -> None:
+def test_affine_map_changes_the_density_by_its_determinant(scale: torch.Tensor) -> None:
     shift = torch.tensor([1.0, -3.0])
     for law in (
         plane(),
@@ -100,7 +100,7 @@ def test_score_near_a_mode_is_exact_in_float32(line: GaussianMixture) -> None:
     torch.testing.assert_close(marginals(x, t).double(), marginals(x.double(), t.double()), rtol=1e-4, atol=1e-4)
 
 
-def test_mixture_that_is_none_is_refused() -> None:
+def test_invalid_mixtures_are_refused() -> None:
     with pytest.raises(ValueError, match="one weight, mean and covariance for each component"):
         GaussianMixture(torch.ones(2), torch.zeros(3, 1), torch.ones(3))
     with pytest.raises(ValueError, match="weights must be above 0"):

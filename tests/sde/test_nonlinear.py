@@ -1,4 +1,4 @@
-"""The double well against its Fokker–Planck equation, solved on a grid: law, prior, reversal and score matching."""
+"""The double well agrees with its Fokker–Planck equation on a grid: paths, prior, reversal and score matching."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def noise(seed: int):  # noqa: ANN201
 
 
 class FokkerPlanck:
-    r"""The law at any t, by finite volumes in x and without error in t.
+    r"""The distribution at any t, by finite volumes in x and without error in t.
 
     The jumps between neighbouring cells of width h that keep :math:`e^{-V}` in detailed balance have the rates
     :math:`e^{\pm \Delta V/2}/2h^2`; weighted with the root of :math:`e^{-V}` their generator is a symmetric
-    tridiagonal matrix, whose exponential is taken by its eigenvectors.
+    tridiagonal matrix. Its exponential is computed from its eigenvectors.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class FokkerPlanck:
         self.stationary = np.exp(-v) / np.exp(-v).sum()
 
     def law(self, start: np.ndarray, t: float) -> np.ndarray:
-        """Probabilities of the cells at t, from those at 0."""
+        """Returns the probabilities of the cells at t, from the probabilities at 0."""
         clock = t * (BETA_MIN + self.beta(t)) / 2
         return self.root * (self.modes @ (np.exp(clock * self.rates) * (self.modes.T @ (start / self.root))))
 
@@ -59,7 +59,7 @@ class FokkerPlanck:
         return start
 
     def distance(self, x: Tensor, p: np.ndarray) -> float:
-        """Kolmogorov–Smirnov distance of draws from the probabilities of the cells."""
+        """Returns the Kolmogorov–Smirnov distance of samples from the probabilities of the cells."""
         below = np.searchsorted(np.sort(x.double().numpy().ravel()), self.x + self.h / 2)
         return float(np.abs(below / x.numel() - p.cumsum()).max())
 
@@ -71,7 +71,7 @@ def exact() -> FokkerPlanck:
 
 @cache
 def data() -> np.ndarray:
-    """A lopsided law of data: 0.7 N(0.9, 0.2²) + 0.3 N(-0.6, 0.4²)."""
+    """Returns an asymmetric distribution of data: 0.7 N(0.9, 0.2²) + 0.3 N(-0.6, 0.4²)."""
     x = exact().x
     p = 0.7 * np.exp(-((x - 0.9) ** 2) / 0.08) / 0.2 + 0.3 * np.exp(-((x + 0.6) ** 2) / 0.32) / 0.4
     return p / p.sum()
@@ -79,7 +79,7 @@ def data() -> np.ndarray:
 
 @cache
 def table() -> tuple[np.ndarray, np.ndarray]:
-    """Times, and ∂ log p_t(x)/∂x on the grid at each."""
+    """Returns times, and ∂ log p_t(x)/∂x on the grid at each time."""
     times = np.linspace(EPS, 1, 300)
     return times, np.stack([np.gradient(np.log(np.maximum(exact().law(data(), t), 1e-30)), exact().h) for t in times])
 
@@ -129,7 +129,7 @@ def test_every_row_goes_to_its_own_time_and_every_coordinate_its_own_way() -> No
 
 
 def test_paths_from_far_away_come_down() -> None:
-    """The cubic drift forgets a far start, from which Euler–Maruyama would diverge in one step."""
+    """The cubic drift forgets a distant start, where Euler–Maruyama would diverge in one step."""
     far, near = (well().perturb(torch.full((5000, 1), x0), torch.full((5000,), 0.3), noise(0)) for x0 in (1e4, 30.0))
     torch.testing.assert_close(far, near, rtol=0, atol=0.02)
 
@@ -147,7 +147,7 @@ def test_prior_is_a_normalised_density_and_its_draws_have_it() -> None:
 
 @pytest.mark.parametrize("z", [-6.0, -1.0, 0.0, 0.3, 2.0, 5.0])
 def test_draw_of_the_prior_is_the_quantile_of_its_normal_number(z: float) -> None:
-    """The tails are right down to 10⁻⁹, where 1 − Φ has no digits in float32."""
+    """The tails are exact down to 10⁻⁹, where 1 − Φ has no correct digits in float32."""
     z64 = torch.tensor([[z]], dtype=torch.float64)
     x = abs(float(well().sample_prior(z64, lambda like: z64)))
     grid = torch.linspace(x, 6, 400_001, dtype=torch.float64)
@@ -162,7 +162,7 @@ def test_paths_reach_the_prior() -> None:
 
 
 def test_paths_keep_the_prior() -> None:
-    """The wells are steep: equal steps of the clock would be too long at the end."""
+    """In steep wells, equal steps of the clock would be too long at the end."""
     n, steep = 100_000, DoubleWell(wells=0.8, barrier=1.0)
     x = steep.perturb(steep.sample_prior(torch.empty(n, 1), noise(0)), torch.ones(n), noise(1))
     grid = np.linspace(-3, 3, 2001)
@@ -172,7 +172,7 @@ def test_paths_keep_the_prior() -> None:
 
 
 def test_drift_and_noise_are_in_balance_under_the_prior() -> None:
-    """No current flows in the stationary law: f = ½ g² ∇log π at every t."""
+    """The stationary distribution has no current: f = ½ g² ∇log π at every t."""
     x = torch.linspace(-2.5, 2.5, 50, dtype=torch.float64)[:, None].requires_grad_()
     t = torch.linspace(0.02, 1, 50, dtype=torch.float64)
     (pull,) = torch.autograd.grad(well().log_prior(x).sum(), x)

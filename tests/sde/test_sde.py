@@ -1,4 +1,4 @@
-"""The kernels agree with simulated paths and their differential equations; the errata of the paper."""
+"""The kernels agree with simulated paths and with their differential equations, also where the paper does not."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ NO_TIMES = torch.zeros(0)
 
 
 def simulate(sde: LinearSDE, x0: float, t: float, paths: int, steps: int) -> torch.Tensor:
-    """Returns x(t) by Euler–Maruyama from f and g alone."""
+    """Returns x(t) by Euler–Maruyama, from f and g only."""
     source = torch.Generator().manual_seed(0)
     x = torch.full((paths, 1), x0, dtype=torch.float64)
     h = t / steps
     for i in range(steps):
-        # The middle of the step, where a scheme with additive noise is most accurate.
+        # With additive noise, the scheme is most accurate in the middle of the step.
         now = torch.tensor((i + 0.5) * h, dtype=torch.float64)
         z = torch.randn(x.shape, generator=source, dtype=torch.float64)
         x = x + h * sde.drift(x, now) + math.sqrt(h) * sde.diffusion(now) * z
@@ -50,7 +50,7 @@ def test_perturb_draws_from_the_kernel(sde: LinearSDE) -> None:
 def test_kernel_solves_the_moment_equations(sde: LinearSDE) -> None:
     t = torch.linspace(0.001, 1, 50, dtype=torch.float64, requires_grad=True)
     alpha, variance = sde.alpha(t), sde.sigma(t) ** 2
-    # The product with t gives VE's constant α a graph to differentiate.
+    # The product with t gives a graph to the constant α of VE.
     (d_product,) = torch.autograd.grad((alpha * t).sum(), t, retain_graph=True)
     d_alpha = (d_product - alpha) / t
     (d_variance,) = torch.autograd.grad(variance.sum(), t)
@@ -66,7 +66,7 @@ def test_kernel_starts_at_the_data(sde: LinearSDE) -> None:
 
 
 def test_vp_preserves_variance() -> None:
-    """Erratum 1: with e^{-B} for the mean factor, as printed, the sum is not one."""
+    """Erratum 1: with the printed mean factor e^{-B}, the sum is not one."""
     t = torch.linspace(0, 1, 100, dtype=torch.float64)
     torch.testing.assert_close(VP().alpha(t) ** 2 + VP().sigma(t) ** 2, torch.ones_like(t))
 
@@ -131,7 +131,7 @@ def gaussian_score(sde: LinearSDE, variance: float):  # noqa: ANN201
 
 @pytest.mark.parametrize("variance", [0.25, 4.0])
 def test_flow_carries_a_gaussian_to_the_data(sde: LinearSDE, variance: float) -> None:
-    """Erratum 3: with half of g, not of g², N(0, 1/4) data do not come back with the deviation 1/2."""
+    """Erratum 3: with ½ g in place of ½ g², the flow does not return data N(0, 1/4) with the standard deviation 1/2."""
     flow = sde.reverse(gaussian_score(sde, variance), eta=0).drift
     ends = torch.tensor([sde.eps, sde.T], dtype=torch.float64)
     spread = (sde.alpha(ends) ** 2 * variance + sde.sigma(ends) ** 2).sqrt()
@@ -143,7 +143,7 @@ def test_flow_carries_a_gaussian_to_the_data(sde: LinearSDE, variance: float) ->
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0, 2.0])
 def test_every_reverse_process_keeps_the_marginals(sde: LinearSDE, eta: float) -> None:
-    """The variance of a linear process obeys v' = 2 a v + η² g², backwards here; it equals the forward marginal's."""
+    """The variance of a linear process obeys v' = 2 a v + η² g². Backwards in time, it equals the forward variance."""
     variance = 0.25
     reverse = sde.reverse(gaussian_score(sde, variance), eta)
     one = torch.ones(1, 1, dtype=torch.float64)
@@ -160,7 +160,7 @@ def test_every_reverse_process_keeps_the_marginals(sde: LinearSDE, eta: float) -
 
 
 def test_stationary_process_stays_so_in_reverse() -> None:
-    """Erratum 4, time running down: with N(0, 1) data VP's reverse SDE keeps the deviation at one."""
+    """Erratum 4, with decreasing time: for N(0, 1) data, the reverse SDE of VP keeps the standard deviation at one."""
     sde, steps = VP(), 500
     reverse = sde.reverse(lambda x, t: -x)
     source = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""Processes given by α(t) and σ(t) alone agree with closed forms of everything derived from these."""
+"""Processes given only by α(t) and σ(t) agree with the closed forms of everything derived from the two."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ANGLE = 0.49 * math.pi
 
 
 class Cosine(LinearSDE):
-    """The cosine schedule, given by its kernel alone."""
+    """Cosine schedule, given only by its kernel."""
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.cos(ANGLE * t)
@@ -27,7 +27,7 @@ class Cosine(LinearSDE):
 
 
 class Bare(LinearSDE):
-    """A process with only the kernel of another one."""
+    """A process defined only by the kernel of another one."""
 
     def __init__(self, sde: LinearSDE) -> None:
         super().__init__(sde.eps)
@@ -66,7 +66,7 @@ def test_a_kernel_alone_gives_what_a_class_knows_in_closed_form(known: LinearSDE
     torch.testing.assert_close(bare.drift(x, TIMES), known.drift(x, TIMES), rtol=1e-9, atol=1e-12)
 
 
-def test_derivatives_need_no_graph_and_are_those_of_one_time_too() -> None:
+def test_derivatives_need_no_graph_and_work_for_a_single_time() -> None:
     with torch.no_grad():
         row = torch.stack([Cosine().diffusion(t) for t in TIMES])
         torch.testing.assert_close(row, Cosine().diffusion(TIMES), rtol=1e-12, atol=0)

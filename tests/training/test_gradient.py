@@ -1,4 +1,4 @@
-"""The written gradient equals that of autograd, and is chosen only where it applies."""
+"""The written gradient equals autograd's gradient, and is chosen only where it applies."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def agree(*overrides: str, base: tuple[str, ...] = SMALL) -> None:
 NETWORKS = list(itertools.product(("relu", "silu", "tanh"), ("concat", "fourier")))
 
 
-# The gradient is a product: what the parametrization does to the output is apart from what the layers do to it.
+# The parametrization and the layers are factors of the gradient, so not every combination of them is needed.
 @pytest.mark.parametrize(
     ("parametrization", "activation", "embedding"),
     [
@@ -63,14 +63,14 @@ NETWORKS = list(itertools.product(("relu", "silu", "tanh"), ("concat", "fourier"
         *(("gaussian", *network) for network in NETWORKS),
     ],
 )
-def test_it_is_that_of_autograd(parametrization: str, activation: str, embedding: str) -> None:
+def test_it_equals_autograd(parametrization: str, activation: str, embedding: str) -> None:
     network = (f"network.activation={activation}", f"network.time_embedding={embedding}")
     agree(f"parametrization={parametrization}", *network)
 
 
 @pytest.mark.parametrize("sde", ["vp", "subvp", "ve", "ddpm", "smld"])
 @pytest.mark.parametrize("weighting", ["variance", "uniform", "likelihood"])
-def test_it_is_that_of_autograd_under_every_process_and_weight(sde: str, weighting: str) -> None:
+def test_it_equals_autograd_under_every_process_and_weight(sde: str, weighting: str) -> None:
     agree(f"sde={sde}", f"weighting={weighting}", "parametrization=karras", "network.activation=silu")
 
 
@@ -82,19 +82,19 @@ def test_it_is_that_of_autograd_under_every_process_and_weight(sde: str, weighti
         ("times=grid", "times.points=6", "times.simulations=2", "times.chunk=7"),
     ],
 )
-def test_it_is_that_of_autograd_for_many_draws_in_chunks(times: tuple[str, ...]) -> None:
+def test_it_equals_autograd_for_many_draws_in_chunks(times: tuple[str, ...]) -> None:
     agree(*times)
 
 
-def test_it_is_that_of_autograd_for_one_layer_and_for_images(tmp_path: Path) -> None:
+def test_it_equals_autograd_for_one_layer_and_for_images(tmp_path: Path) -> None:
     agree("network.hidden=[7]")
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(40, 1, 5, 4)))
     agree("dataset=file", f"dataset.path={tmp_path / 'x.npy'}", "network.hidden=[30,20]", base=PLAIN)
 
 
 @pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
-def test_parametrizations_that_say_so_are_affine(parametrization: str) -> None:
-    """In every entry, an output half-way between two others gives the score half-way."""
+def test_parametrizations_declared_affine_are_affine(parametrization: str) -> None:
+    """In every entry, the mean of two outputs gives the mean of their scores."""
     model = assembly.build(composed("train", [*SMALL, f"parametrization={parametrization}"])).model
     generator = torch.Generator().manual_seed(0)
     x, a, b = torch.randn(3, 20, 2, generator=generator, dtype=torch.float64)
@@ -111,13 +111,13 @@ def test_parametrizations_that_say_so_are_affine(parametrization: str) -> None:
 
 
 class Bent(Noise):
-    """A user's own parametrization, which is no longer affine."""
+    """A user's own parametrization, which is not affine."""
 
     def __call__(self, network: Any, sde: Any, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
         return super().__call__(network, sde, x, t).tanh()
 
 
-def test_what_it_is_not_written_for_goes_by_autograd() -> None:
+def test_trainings_that_it_does_not_support_use_autograd() -> None:
     others = (
         ("objective=sliced", "network.activation=silu"),
         ("dataset=digits", "network=scorenet"),
@@ -134,7 +134,7 @@ def test_what_it_is_not_written_for_goes_by_autograd() -> None:
     assert obstacle(built.model, built.objective, bfloat16=False).startswith("a parametrization that is affine")
 
 
-def test_choice_is_recorded_for_whoever_goes_on(tmp_path: Path) -> None:
+def test_choice_is_recorded_for_resumption(tmp_path: Path) -> None:
     config = composed("train", [*SMALL, "trainer.steps=4", "sampler.steps=2", "count=20"])
     assert config["trainer"]["gradient"] == "auto"
     session.train(config, tmp_path / "run")

@@ -1,4 +1,4 @@
-"""The training loop has equal bits after resumption, and with other previews and chunks; its parts one by one."""
+"""The training loop gives equal bits after resumption and with other previews and chunks; its parts are tested too."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sdegen.core.tensors import flatten_parameters
 from sdegen.runs import checkpoint, session, writer
 from sdegen.training.batches import Batch, Points, Stream
 from sdegen.training.gradient import Autograd
-from sdegen.training.history import History, LossByTime
+from sdegen.training.history import History
 from sdegen.training.loop import Training
 from sdegen.training.objective import Prepared
 from sdegen.training.times import Grid
@@ -63,8 +63,8 @@ OPTIONS = [(), ("times.draws=3", "times.chunk=2"), ("times=importance", "weighti
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_resumed_run_is_the_uninterrupted_one(tmp_path: Path, options: tuple[str, ...]) -> None:
-    """It stops at step 37, within a block, an epoch and a log interval; previews are off before and on after."""
+def test_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """It stops at step 37, within a block, an epoch and a log interval; previews are on only after the stop."""
     whole = config("trainer.steps=80", *options)
     session.train(whole, tmp_path / "whole")
 
@@ -151,7 +151,7 @@ def test_epoch_meets_every_point_once() -> None:
     ],
 )
 def test_batches_do_not_depend_on_where_the_stream_starts(options: tuple[str, ...]) -> None:
-    """The bits are equal, with short batches; products and exponentials of more rows may differ in their last bits."""
+    """With short batches, the bits are equal; products and exponentials of more rows may differ in their last bits."""
     small = ("dataset=smile", "network.hidden=[8]", "trainer.batch_size=32", "trainer.steps=1500")
     own = composed("train", (*small, *options))
     a, b = training(own).stream, training(own).stream
@@ -172,7 +172,7 @@ def test_blocks_and_epochs_have_noise_and_orders_of_their_own() -> None:
 
 @pytest.mark.parametrize("options", [(), ("times.draws=3", "times.chunk=2"), ("dataset.size=500",)])
 def test_how_many_blocks_are_prepared_at_once_changes_no_number(options: tuple[str, ...]) -> None:
-    """The bits are equal from any step on, with short batches."""
+    """With short batches, the bits are equal from any step on."""
     streams = [training(config("trainer.steps=1", *options)).stream for _ in range(2)]
     streams[0].together = 1
     assert streams[1].together == 16
@@ -190,7 +190,7 @@ def test_large_batches_are_prepared_fewer_steps_ahead() -> None:
     assert wide.ahead == 2**20 // (3000 * 16 * 2)
 
 
-def test_a_seed_keeps_its_meaning() -> None:
+def test_a_seed_keeps_its_numbers() -> None:
     """These numbers must not change, because the results of all seeds depend on them (see Stream)."""
     (batch,) = next(training(config("trainer.steps=40", "trainer.gradient=autograd")).stream.steps(33, 34))
     torch.testing.assert_close(batch.rows.noise[0, 0], torch.tensor([-0.720225, -0.567792]), rtol=1e-5, atol=1e-6)
@@ -200,8 +200,8 @@ def test_a_seed_keeps_its_meaning() -> None:
     torch.testing.assert_close(draws[17, 1], torch.tensor([-0.380066, -0.051531]), rtol=1e-5, atol=1e-6)
 
 
-def test_threads_follow_the_work_where_they_are_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small work has one thread; there are at most as many as cores or as a launcher allows; a given number is used."""
+def test_threads_follow_the_work_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small work gets one thread, and no work gets more than the cores or a launcher allow; a given number is used."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     cores = len(os.sched_getaffinity(0))
     counts = [Trainer().threads_for(work) for work in (0, 1e3, 2 * GRAIN, 1e15)]
@@ -225,7 +225,7 @@ def test_threads_that_were_chosen_are_recorded_with_the_reason(
 
 
 def test_epochs_are_counted_in_steps_of_all_points() -> None:
-    """400 points at batch 64 are 7 steps an epoch."""
+    """400 points in batches of 64 give 7 steps in an epoch."""
     assert Trainer(epochs=3, batch_size=64).total(400) == 21
     assert Trainer(epochs=3, batch_size=100).total(400) == 12
     assert Trainer(epochs=3, steps=5).total(400) == 5
@@ -267,7 +267,7 @@ def test_short_batch_is_stratified_over_the_whole_interval() -> None:
 
 
 def test_short_step_may_be_a_block_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps are large here: each point is used once, and the times of the short step cover the interval."""
+    """In large steps, each point is used once, and the times of the short step cover the interval."""
     monkeypatch.setattr(Stream, "NUMBERS", 1)
     stream = training(config("trainer.steps=8", "trainer.gradient=autograd", "sde.eps=1e-9")).stream
     assert stream.ahead == stream.together == 1
@@ -280,7 +280,7 @@ def test_short_step_may_be_a_block_by_itself(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("clip", [0.1, 1000.0])
-def test_step_is_that_of_plain_pytorch(clip: float) -> None:
+def test_step_equals_plain_pytorch(clip: float) -> None:
     """A flat vector, fused Adam, clipping and averaging agree with the textbook loop, layer by layer."""
     cfg = config("trainer.steps=25", f"trainer.clip={clip}", "trainer.ema=0.9", "optimizer.lr=1e-2",
                  "trainer.gradient=autograd", "trainer.device=cpu")  # fmt: skip
@@ -331,7 +331,7 @@ def test_schedule_rises_and_falls() -> None:
 
 
 def left_by_a_broken_run(cfg: dict[str, Any], folder: Path, step: int, harm: str, words: str) -> checkpoint.Checkpoint:
-    """Returns the last checkpoint of a run whose loss or gradient breaks at a step, and which ends with the words."""
+    """Returns the last checkpoint of a run that fails with the words, since its loss or gradient breaks at a step."""
     advance = Training.advance
 
     def poison(self: Training, chunks) -> None:  # noqa: ANN001
@@ -380,32 +380,45 @@ def test_loss_by_time_does_not_depend_on_how_the_times_are_drawn() -> None:
                 "trainer.gradient=autograd",
             )
         ).stream
-        gathered = LossByTime(0.05, 1.0)
-        for chunks in stream.steps(0, 40):
-            batch = chunks[0].of(0)
-            gathered.add(batch.rows.t, batch.weight / batch.rows.sigma**2, batch.ratio)
-        means.append(torch.tensor(list(gathered.read().values())))
+        history = History(lambda losses: losses, 1, 0.05, 1.0)
+        for step, (batch,) in enumerate(stream.steps(0, 40)):
+            history.add(step, batch, (batch.weight / batch.rows.sigma**2,))
+            history.add_norms(torch.ones(1, 1))
+        means.append(torch.tensor(list(by_time(history).values())))
     assert len(means[0]) == 10
     torch.testing.assert_close(means[0], means[1], rtol=0.1, atol=0)
 
 
+def by_time(history: History) -> dict[str, float]:
+    """Returns the losses by time of the only model."""
+    (scalars,) = history.read()
+    return {name: value for name, value in scalars.items() if name.startswith("loss_by_t/")}
+
+
 def test_loss_by_time_is_the_mean_of_each_bin() -> None:
-    gathered = LossByTime(0.0, 1.0)
+    history = History(lambda losses: losses, 1, 0.0, 1.0)
+
+    def add(t: Tensor, losses: Tensor) -> None:
+        ones = torch.ones(1, len(t))
+        history.add(0, Batch(Prepared(ones, t[None]), ones, ones, ones, len(t)), (losses[None],))
+
     t = torch.rand(1000, generator=torch.Generator().manual_seed(0))
     for part in t.split(130):
-        gathered.add(part, 3 * part, torch.ones_like(part))
-    means = gathered.read()
+        add(part, 3 * part)
+    history.add_norms(torch.ones(1, 1))
+    means = by_time(history)
     assert len(means) == 10
     for i, value in enumerate(means.values()):
         inside = t[(t * 10).long() == i]
         assert value == pytest.approx(3 * float(inside.mean()), rel=1e-5)
-    gathered.add(torch.tensor([0.55]), torch.tensor([7.0]), torch.ones(1))
-    assert gathered.read() == {"loss_by_t/0.5-0.6": 7.0}
+    add(torch.tensor([0.55]), torch.tensor([7.0]))
+    history.add_norms(torch.ones(1, 1))
+    assert by_time(history) == {"loss_by_t/0.5-0.6": 7.0}
 
 
 def losses_of(steps: list[list[Tensor]], totals: list[int]) -> History:
-    """A history of steps in chunks, of two replicas: ``(2, N)`` losses each."""
-    history = History(lambda losses: losses, [LossByTime(0.0, 1.0), LossByTime(0.0, 1.0)])
+    """Returns the history of two replicas, from the ``(2, N)`` losses of each chunk of each step."""
+    history = History(lambda losses: losses, 2, 0.0, 1.0)
     for step, (chunks, total) in enumerate(zip(steps, totals, strict=True)):
         for losses in chunks:
             rows = Prepared(losses, torch.full_like(losses, 0.5))
@@ -465,5 +478,5 @@ def test_tensorboard_holds_the_curves(tmp_path: Path) -> None:
 
 
 def test_grid_of_the_paper_counts_its_rows() -> None:
-    """192,000 network rows for each batch of 64 points of the mixture."""
+    """A batch of 64 points of the mixture has 192,000 rows."""
     assert Grid(100, 30).draws * 64 == 192_000

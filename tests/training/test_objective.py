@@ -32,7 +32,7 @@ def name(value: object) -> str:
 def test_loss_differs_from_score_matching_by_a_constant(
     sde: LinearSDE, objective: Objective, line: GaussianMixture, time: float
 ) -> None:
-    """E loss(s) − E‖s − ∇log p_t‖² is the same for every score s; the losses themselves are far apart."""
+    """E loss(s) − E‖s − ∇log p_t‖² is the same for every score s, although the losses differ much."""
     exact = Marginals(line, sde)
     x0, t = draws(line, sde, time)
     rows = objective.prepare(sde, x0, t, randn_like(torch.Generator().manual_seed(2)))
@@ -47,7 +47,7 @@ def test_loss_differs_from_score_matching_by_a_constant(
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=name)
 def test_loss_is_stationary_at_the_exact_score(sde: LinearSDE, objective: Objective) -> None:
-    """The slope of the loss when the score is scaled or shifted, exact by central differences of a parabola."""
+    """The loss has slope zero in the scale and the shift of the score; central differences are exact for a parabola."""
     exact = Marginals(plane(), sde)
     x0, t = draws(plane(), sde, 0.2)
     rows = objective.prepare(sde, x0, t, randn_like(torch.Generator().manual_seed(2)))
@@ -63,7 +63,7 @@ def test_loss_is_stationary_at_the_exact_score(sde: LinearSDE, objective: Object
 
 @pytest.mark.parametrize("shape", [(3,), (1, 2, 2)], ids=["vectors", "images"])
 def test_implicit_loss_of_a_polynomial_score(shape: tuple[int, ...]) -> None:
-    """s = Ax + x³, whose divergence is tr A + 3‖x‖²: no symmetry of A helps."""
+    """The divergence of s = Ax + x³ is tr A + 3‖x‖²; A is not symmetric."""
     source = torch.Generator().manual_seed(0)
     x = torch.randn(5, *shape, generator=source, dtype=torch.float64)
     d = x[0].numel()
@@ -76,7 +76,7 @@ def test_implicit_loss_of_a_polynomial_score(shape: tuple[int, ...]) -> None:
 
 
 def test_sliced_loss_and_its_gradient_are_implicit_in_the_mean_over_all_probes() -> None:
-    """The mean over all 2³ sign patterns is exact; one pattern alone is not."""
+    """The mean over all 2³ sign patterns is exact, and a single pattern is not."""
     source = torch.Generator().manual_seed(0)
     network = MLP((3,), (16,), activation="tanh").double()
     x = torch.randn(20, 3, generator=source, dtype=torch.float64)
@@ -104,8 +104,8 @@ def test_probe_is_a_fair_sign_that_knows_nothing_of_the_noise(sde: LinearSDE) ->
     assert float((torch.corrcoef(both.T) - torch.eye(4)).abs().max()) < 4.5 / n**0.5
 
 
-def test_loss_is_that_of_the_kernel_score(sde: LinearSDE) -> None:
-    """The stable form equals ‖s − ∇ₓ log N(x_t; α x_0, σ²)‖², the gradient taken by autodiff."""
+def test_loss_is_the_distance_to_the_kernel_score(sde: LinearSDE) -> None:
+    """The stable form equals ‖s − ∇ₓ log N(x_t; α x_0, σ²)‖², where the gradient is automatic."""
     source = torch.Generator().manual_seed(0)
     x0 = torch.randn(6, 3, generator=source, dtype=torch.float64)
     t = torch.linspace(0.1, 1, 6, dtype=torch.float64)

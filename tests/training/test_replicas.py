@@ -1,4 +1,4 @@
-"""Networks that are trained together have the same results and folders as alone."""
+"""Networks that are trained together have the same results and folders as when they are trained alone."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_replicas_leave_the_folders_of_single_runs(tmp_path: Path) -> None:
             assert entry.metrics[name]["value"] == pytest.approx(expected["value"], rel=1e-6)
 
 
-def test_replicas_go_on_together_as_if_they_had_never_stopped(tmp_path: Path) -> None:
+def test_replicas_resume_together_as_if_they_had_never_stopped(tmp_path: Path) -> None:
     whole = config("trainer.steps=60", "trainer.replicas=2", "trainer.checkpoint_every=25")
     session.train(whole, tmp_path / "whole")
     session.train({**whole, "trainer": {**whole["trainer"], "steps": 37}}, tmp_path / "run")
@@ -109,7 +109,7 @@ def test_replicas_go_on_together_as_if_they_had_never_stopped(tmp_path: Path) ->
         torch.testing.assert_close(a.optimizer, b.optimizer, rtol=0, atol=0)
 
 
-def test_a_replica_goes_on_by_itself(tmp_path: Path) -> None:
+def test_a_replica_resumes_alone(tmp_path: Path) -> None:
     session.train(config("trainer.steps=20", "trainer.replicas=2"), tmp_path / "run")
     gone_on = session.resume(tmp_path / "run" / "replicas" / "seed-1", {"trainer.steps": 40})
     single = session.train(config("trainer.steps=40", "seed=1"), tmp_path / "single")
@@ -139,7 +139,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("options", REFUSED)
-def test_what_cannot_be_trained_together_is_told(options: tuple[str, ...]) -> None:
+def test_what_cannot_be_trained_together_is_refused_with_the_reason(options: tuple[str, ...]) -> None:
     with pytest.raises(Faults, match="trainer.replicas=") as caught:
         assembly.replicated(config("trainer.replicas=2", *options))
     assert REFUSED[options] in str(caught.value)

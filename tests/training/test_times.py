@@ -1,4 +1,4 @@
-"""Time samplers estimate one integral, importance with the least variance; the grid has another one."""
+"""All time samplers but the grid estimate the same integral, and importance sampling has the least variance."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def numbers(steps: int, draws: int, batch: int) -> torch.Tensor:
 
 
 def loss_at(sde: LinearSDE, t: torch.Tensor) -> torch.Tensor:
-    """Returns a loss like that of denoising: of order 1/σ², with a shape in t."""
+    """Returns a loss of order 1/σ², as in denoising, that depends on t."""
     return (1 + torch.sin(3 * t)) / sde.sigma(t) ** 2
 
 
 @pytest.mark.parametrize("times", CONTINUOUS, ids=name)
 @pytest.mark.parametrize("weighting", WEIGHTINGS, ids=name)
 def test_continuous_samplers_estimate_the_integral(sde: LinearSDE, times: TimeSampler, weighting: Weighting) -> None:
-    # Quadrature in log t, where the integrand is tame; from 0.01 on for a finite variance of the plain sampler.
+    # Quadrature in log t, where the integrand is smooth; t starts at 0.01 for a finite variance of uniform times.
     sde = type(sde)(eps=0.01) if not hasattr(sde, "log_ratio") else type(sde)(sigma_max=10.0, eps=0.01)
     nodes = torch.linspace(math.log(sde.eps), 0, 200_001, dtype=torch.float64).exp()
     integrand = weighting(sde, nodes) * loss_at(sde, nodes) * nodes
@@ -47,7 +47,7 @@ def test_continuous_samplers_estimate_the_integral(sde: LinearSDE, times: TimeSa
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS, ids=name)
 def test_importance_gives_every_row_the_same_weight(sde: LinearSDE, weighting: Weighting) -> None:
-    """λ/σ² times the ratio is the constant of the density, up to the width of the table's cells."""
+    """λ/σ² times the ratio is the density's constant, up to the width of the table's cells."""
     t, ratio = Importance()(sde, weighting, numbers(50, 1, 64))
     weight = ratio * weighting(sde, t) / sde.sigma(t) ** 2
     exact = isinstance(weighting, Likelihood)
@@ -82,7 +82,7 @@ def test_grid_meets_every_point_as_often_as_asked() -> None:
 
 
 def test_grid_overweights_its_smallest_time_under_constant_weight() -> None:
-    """The mean of 1/σ² is about 10,000 on the paper's grid of 100 points, and about 70 on the continuum."""
+    """The mean of 1/σ² is about 10,000 on the paper's grid of 100 points, and about 70 for uniform times."""
     sde = VP()
     t, _ = Grid(points=100, simulations=1)(sde, Constant(), numbers(1, 100, 1))
     on_grid = (1 / sde.sigma(t) ** 2).mean()

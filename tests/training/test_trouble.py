@@ -19,7 +19,7 @@ from sdegen.runs import checkpoint, session
 from sdegen.runs.sampling import draw
 from sdegen.sde import VP
 from sdegen.training.batches import Batch
-from sdegen.training.history import Diverged, History, LossByTime, cause
+from sdegen.training.history import Diverged, History, cause
 from sdegen.training.objective import Prepared
 
 SMALL = (
@@ -45,12 +45,12 @@ def test_a_learning_rate_that_is_too_large_is_named(tmp_path: Path) -> None:
 
 
 def test_the_times_and_the_cause_are_those_of_the_first_chunk_that_is_broken() -> None:
-    """There are three chunks: a sound one, one that is broken only near zero, and one that is all broken after it."""
+    """There are three chunks: the first is sound, the second is broken only near zero, and the third is all broken."""
     t = torch.tensor([[0.1, 0.5, 0.001, 0.9, 0.002, 0.6, 0.2, 0.8]])
     losses = torch.tensor([[1.0, 1.0, math.inf, 1.0, math.nan, 1.0, math.nan, math.nan]])
-    told = cause(t, losses, torch.tensor([2, 4, 2]))
+    told = cause(t, losses, [2, 4, 2])
     assert told.startswith("it is not finite for 50% of the points, at t from 0.001 to 0.002: try a larger sde.eps")
-    told = cause(t[:, 6:], losses[:, 6:], torch.tensor([2]))
+    told = cause(t[:, 6:], losses[:, 6:], [2])
     assert (
         told == "it is not finite for 100% of the points, at t from 0.2 to 0.8: "
         "try a lower optimizer.lr, or a smaller trainer.clip"
@@ -58,7 +58,7 @@ def test_the_times_and_the_cause_are_those_of_the_first_chunk_that_is_broken() -
 
 
 def test_a_gradient_alone_may_overflow() -> None:
-    history = History(lambda losses: losses, [LossByTime(0.0, 1.0)])
+    history = History(lambda losses: losses, 1, 0.0, 1.0)
     ones = torch.ones(1, 4)
     history.add(0, Batch(Prepared(ones, ones / 2), ones, ones, ones, 4), (ones,))
     history.add_norms(torch.tensor([[math.inf]]))
