@@ -108,7 +108,7 @@ def check_commands(lines: list[str]) -> None:
             assert page.overview(name, f"sdegen {name}")
         elif any(word.startswith("resume=") for word in given):
             folder, *changes = arguments.read(given).values().items()
-            assert checkpoint.newest(Path(str(folder[1]))).step == 0
+            assert checkpoint.newest(Path(str(folder[1])))[0].step == 0
             assert dict(changes).keys() <= {*session.RESUMABLE, "trust"}
         else:
             command = importlib.import_module(f"sdegen.cli.{name}").COMMAND
@@ -129,7 +129,7 @@ def begin(config: Config) -> None:
         started = session.Session(config, folder, ANYTHING)
         started.prepare("sdegen train")
         with started.writers[0].recording():
-            started.save_first()
+            started.save()
         point_latest(folder)
 
 
