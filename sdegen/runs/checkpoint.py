@@ -41,7 +41,7 @@ class Checkpoint(NamedTuple):
     Attributes:
         config: resolved configuration of the run, plain data.
         step: number of steps taken.
-        seconds: time spent on them.
+        seconds: time spent on these steps.
         weights: ``state_dict`` of the network.
         ema: ``state_dict`` of the network with averaged weights.
         optimizer: state of the optimiser.
@@ -114,7 +114,7 @@ def find(run: Path, which: Which = "last") -> Path:
     """Returns the path of a checkpoint in a run's folder; raises UserError if there is none."""
     run = files.resolve(run)
     if run.is_file():
-        raise UserError(f"{run}: is a file: give the run's folder, and checkpoint=STEP for another than the last")
+        raise UserError(f"{run}: is a file: give the run's folder, and checkpoint=STEP for one of its checkpoints")
     if not run.is_dir():
         raise UserError(f"{run}: no such folder")
     folder = run / "checkpoints"
@@ -122,7 +122,7 @@ def find(run: Path, which: Which = "last") -> Path:
     if path.is_file():
         return path
     if not (steps := _steps(folder)):
-        raise UserError(f"{run}: holds no checkpoint: train.py writes them into its folder checkpoints/")
+        raise UserError(f"{run}: holds no checkpoint: give the folder of a run, with checkpoints/ inside")
     raise UserError(f"{run}: has no checkpoint {path.name}; choose checkpoint= from {', '.join(map(str, steps))}")
 
 

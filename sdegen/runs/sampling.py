@@ -27,7 +27,7 @@ SHOWN = 1000
 
 
 class Watched:
-    """A score that records in ``found`` where it gets or returns a number that is not finite."""
+    """Score that records in ``found`` where it gets or returns a number that is not finite."""
 
     def __init__(self, score: Score, found: list[str]) -> None:
         self.score, self.found = score, found

@@ -132,7 +132,7 @@ class Session:
         self.saved = first.step
 
     def save(self) -> None:
-        """Write a checkpoint of each run, the first run last: then all of them have one of the same step."""
+        """Write a checkpoint of each run, the first run last: then all others have a checkpoint of its step."""
         for writer in reversed(self.writers):
             writer.save()
         self.saved = self.training.step
@@ -170,7 +170,7 @@ class Session:
         reason = f"seed {seed}: {trouble}" if len(self.writers) > 1 else str(trouble)
         tried, retries = self.training.stream.variant, self.trainer.retries
         if tried >= retries:
-            raise UserError(f"{reason}; the checkpoint of step {self.saved} is from before")
+            raise UserError(f"{reason}; the checkpoint of step {self.saved} was saved before")
         # Only a run without replicas has retries.
         saved = checkpoints.newest(self.folder)
         log.warning(f"{reason}; retry {tried + 1} of {retries}, from step {saved[0].step}")
@@ -215,7 +215,7 @@ def resume(folder: Path, changes: Mapping[str, Any], trust: Trust = ()) -> Run:
     if foreign := [path for path in changes if path not in RESUMABLE]:
         raise UserError(f"{foreign[0]}: cannot change on resume: leave it out; only {', '.join(RESUMABLE)} can")
     folder = files.resolve(folder)
-    # By their seeds, which the names end in.
+    # Sorted by seed, the end of the name.
     replicas = sorted((folder / files.REPLICAS).glob("seed-*"), key=lambda path: (len(path.name), path.name))
     saved = checkpoints.newest(folder, replicas)
     for one in saved:

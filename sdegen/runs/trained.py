@@ -39,7 +39,7 @@ Precision = Literal["float32", "float64"]
 
 
 class Trained:
-    """A trained model, reloaded from a run's folder: see :func:`sdegen.load` for the arguments.
+    """Trained model, reloaded from a run's folder: see :func:`sdegen.load` for the arguments.
 
     Attributes:
         folder: the run's folder.

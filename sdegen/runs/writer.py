@@ -112,7 +112,7 @@ class Writer:
     def save(self) -> None:
         """Write a checkpoint; the first one must be readable, or UserError is raised."""
         training, dataset, held_out = self.training, self.parts.dataset, None
-        # Not at checkpoints that only an interruption caused: an uninterrupted run has no loss there.
+        # A checkpoint that only an interruption caused has no loss: an uninterrupted run has none there.
         if training.steps and training.saves:
             held_out = self.held_out.loss(self.average)
         if held_out is not None:
@@ -196,7 +196,7 @@ class Writer:
                 result, config["count"], seed=config["seed"], figures=config["figures"], animate=True
             )
             self.metrics = written.metrics
-            # There are no figures if nobody wants them, or if the data can no longer be read.
+            # There are none with figures=false, or if the data can no longer be read.
             if (written.folder / "figures").is_dir():
                 shutil.copytree(written.folder / "figures", folder / "figures", dirs_exist_ok=True)
                 results.draw_score(result, folder / "figures")

@@ -274,7 +274,7 @@ def test_a_retry_goes_back_and_uses_other_noise(tmp_path: Path, whole: Path, cap
 
 
 def test_when_all_retries_have_failed_the_last_good_checkpoint_stays(tmp_path: Path, whole: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="checkpoint of step 30 is from before"):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="step 30 was saved before"):
         poisoned(patch, 37, (0, 1, 2))
         train(tmp_path / "run", "trainer.retries=2")
     found = checkpoint.read(tmp_path / "run")

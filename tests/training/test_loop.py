@@ -352,7 +352,7 @@ def left_by_a_broken_run(cfg: dict[str, Any], folder: Path, step: int, harm: str
 
 def test_loss_that_turns_nan_stops_with_the_step_and_keeps_the_checkpoint(tmp_path: Path) -> None:
     cfg = config("trainer.steps=100", "trainer.checkpoint_every=10", "optimizer.lr=1e-3", "trainer.log_every=4")
-    words = "the loss is nan at step 33, .* the checkpoint of step 30 is from before"
+    words = "the loss is nan at step 33, .* the checkpoint of step 30 was saved before"
     saved = left_by_a_broken_run(cfg, tmp_path / "run", 32, "loss", words)
     assert saved.step == 30
     assert all(bool(w.isfinite().all()) for w in saved.weights.values())
