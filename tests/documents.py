@@ -111,7 +111,7 @@ def check_commands(lines: list[str]) -> None:
             assert page.options(command.composition(arguments.read(given)))
         elif any(word.startswith("resume=") for word in given):
             folder, *changes = arguments.read(given).values().items()
-            assert checkpoint.newest(Path(str(folder[1]))).step == 0
+            assert checkpoint.newest(Path(str(folder[1])))[0].step == 0
             assert dict(changes).keys() <= {*session.RESUMABLE, "trust"}
         else:
             command = importlib.import_module(f"sdegen.cli.{name}").COMMAND
@@ -132,7 +132,7 @@ def begin(config: Config) -> None:
         started = session.Session(config, folder, ANYTHING)
         started.prepare("sdegen train")
         with started.writers[0].recording():
-            started.save_first()
+            started.save()
         point_latest(folder)
 
 

@@ -81,7 +81,7 @@ class Command(NamedTuple):
         elif read.asks_hydra:
             composition.show()
         else:
-            self._run_jobs(composition, f"{program} {shlex.join(given)}")
+            self._run_jobs(composition, program, given)
 
     def composition(self, arguments: Arguments) -> Composition:
         """Returns Hydra with the command's files, and with the nodes of the run that ``run=`` names."""
@@ -99,15 +99,19 @@ class Command(NamedTuple):
             self.check(config)
         return plan
 
-    def _run_jobs(self, composition: Composition, typed: str) -> None:
-        plan = self.plan(composition)
+    def _run_jobs(self, composition: Composition, program: str, given: Sequence[str]) -> None:
+        plan, added = self.plan(composition), composition.arguments.flags.config_dir
+        if plan.sweep is not None and added:
+            program += f" --config-dir={shlex.quote(added)}"
         if plan.sweep is not None:
             plan.sweep.mkdir(parents=True, exist_ok=True)
         # All machines that run the jobs of a sweep share its folder, and a job may have another working folder.
         with tempfile.TemporaryDirectory(prefix=".jobs-", dir=plan.sweep) as folder:
             results = Path(folder).resolve()
             try:
-                composition.launch(plan, partial(_run_job, task=self.task, typed=typed, results=results))
+                composition.launch(
+                    plan, partial(_run_job, task=self.task, program=program, given=given, results=results)
+                )
             except BrokenExecutor:
                 raise UserError(
                     "the process of a job was killed, perhaps because memory ran out: run fewer at once with "
@@ -124,22 +128,28 @@ class Command(NamedTuple):
             raise SystemExit(status)
 
 
-def _run_job(config: DictConfig, task: Callable[[Config, Job], object], typed: str, results: Path) -> None:
+def _run_job(
+    config: DictConfig, task: Callable[[Config, Job], object], program: str, given: Sequence[str], results: Path
+) -> None:
     """Run one job in the process that a launcher chose; write its result, or that it failed, into a folder."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from sdegen.cli.composition import EXECUTION
     from sdegen.runs import files
 
     own = HydraConfig.get()
     swept = own.mode == RunMode.MULTIRUN
     number = own.job.num if swept else 0
     prefix = f"job {number}: " if swept else ""
+    # The command of a sweep would repeat all of its jobs.
+    line = [one for one in own.overrides.task if not one.startswith(EXECUTION)] if swept else given
+    command = f"{program} {shlex.join(line)}"
     with guard.messages(prefix):
         if swept:
             log.info(" ".join(own.overrides.task))
         try:
-            outcome = {"result": task(plain(config), Job(Path(own.runtime.output_dir), swept, typed))}
+            outcome = {"result": task(plain(config), Job(Path(own.runtime.output_dir), swept, command))}
         except Exception as error:
             # The jobs of a sweep go on after a failure, and Hydra would report the first one only.
             mistake = error if isinstance(error, UserError) else guard.short_of_memory(error)

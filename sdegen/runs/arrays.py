@@ -1,4 +1,4 @@
-"""Arrays as users have them (NumPy, tensors, lists, single points), turned into the tensors of a run."""
+"""Conversion of the arrays that users have (NumPy, tensors, lists, single points) into the tensors of a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ArrayLike = Tensor | np.ndarray | Sequence[Any] | float
 
 
 def array(name: str, values: ArrayLike) -> Tensor:
-    """Returns the values of an argument as a tensor of their own type; raises UserError if they are no real numbers."""
+    """Returns the values of an argument as a tensor of the same type; raises UserError for all but real numbers."""
     if isinstance(values, Tensor):
         if values.is_complex() or values.dtype == torch.bool:
             raise UserError(f"{name}: holds {str(values.dtype).removeprefix('torch.')}, not real numbers")
@@ -30,7 +30,7 @@ def array(name: str, values: ArrayLike) -> Tensor:
 
 
 def points(name: str, values: ArrayLike, shape: tuple[int, ...]) -> tuple[Tensor, bool]:
-    """Returns points as ``(N, *shape)`` float64, and True if they were one point without the batch axis.
+    """Returns points as ``(N, *shape)`` float64, and True if they were a single point without the batch axis.
 
     Points on the line may come without the axis of their only coordinate: as a number, or as ``(N,)``.
 

@@ -1,4 +1,4 @@
-"""Checkpoints: plain data and tensors in one file, which is written whole or not at all, and read without trust."""
+"""Checkpoints: plain data and tensors in one file, which is written whole or not at all and read without trust."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import textwrap
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
 
 from sdegen.config.trust import check_plain, check_size, plain
 from sdegen.core.errors import UserError
-from sdegen.core.schema import Trust
+from sdegen.core.schema import Trust, members
 from sdegen.datasets import units
 from sdegen.models.moments import Moments
 from sdegen.runs import files
@@ -26,36 +26,34 @@ from sdegen.training.history import BINS
 log = logging.getLogger("sdegen")
 
 FORMAT = 5
-"""The number of the format of checkpoints."""
+"""Number of the file format."""
 MOST_CLASSES = 2**20
 EXTRA = "_extra_state"
-"""The end of a ``state_dict``'s names for what a module keeps beside tensors."""
+"""Suffix of the names in a ``state_dict`` under which modules keep more than tensors."""
 
 Which = int | Literal["last", "best"]
-"""A step, the newest there is, or the one with the smallest loss on held-out points."""
+"""A step; the newest checkpoint; or the one with the smallest loss on held-out points."""
 
 
 class Checkpoint(NamedTuple):
     """State of a training: enough to resume it, and to sample.
 
     Attributes:
-        config: the resolved configuration of the run, plain data.
-        step: steps taken.
-        seconds: their time.
-        weights: the network's ``state_dict``.
-        ema: the ``state_dict`` of its moving average.
-        optimizer: the optimiser's state.
-        units: the state of the data's units: see :class:`sdegen.datasets.units.Units`.
-        moments: of the data, if the parametrization takes them: see :class:`sdegen.models.moments.Moments`.
-        data: the fingerprint of the data: see :func:`sdegen.datasets.fingerprint.fingerprint`.
-        classes: the number of classes of the data; None where they have no labels.
+        config: resolved configuration of the run, plain data.
+        step: number of steps taken.
+        seconds: time spent on these steps.
+        weights: ``state_dict`` of the network.
+        ema: ``state_dict`` of the network with averaged weights.
+        optimizer: state of the optimiser.
+        units: state of the units of the data: see :class:`sdegen.datasets.units.Units`.
+        moments: fields of :class:`sdegen.models.moments.Moments`; None if the parametrization takes no moments.
+        data: fingerprint of the data: see :func:`sdegen.datasets.fingerprint.fingerprint`.
+        classes: number of classes of the data; None if they have no labels.
         provenance: versions, commit and machine of the training.
-        held_out: the loss of the average on held-out points; None if it was not measured.
-        best: the smallest of these losses so far, this one included; infinity if there is none.
-        history: losses and norms of the steps since the last scalars: see
-            :meth:`sdegen.training.history.History.state`.
-        stream: the number of the stream of noise that the following steps use: see
-            :class:`sdegen.training.batches.Stream`.
+        held_out: loss of the average on held-out points; None if it was not measured.
+        best: smallest held-out loss so far, including this one; infinity if there is none.
+        history: losses and norms since the last scalars: see :meth:`sdegen.training.history.History.state`.
+        stream: variant of the noise of the next steps: see :class:`sdegen.training.batches.Stream`.
     """
 
     config: dict[str, Any]
@@ -74,29 +72,34 @@ class Checkpoint(NamedTuple):
     history: dict[str, Tensor]
     stream: int
 
+    def known_moments(self) -> Moments | None:
+        """Returns the moments of the data that the weights were trained with, if the parametrization takes them."""
+        return None if self.moments is None else Moments(**self.moments)  # type: ignore[arg-type]
+
 
 def save(checkpoint: Checkpoint, folder: Path, keep: int | None = None) -> Path:
     """Writes ``step-<step>.pt`` into a folder, links it as ``last.pt``, and as ``best.pt`` if it is the best so far.
 
-    Each file appears whole or not at all. Then all but the newest ``keep`` and the best are removed; None keeps all.
+    Each file appears whole or not at all. Then all checkpoints but the best and the newest ``keep`` are removed; None
+    keeps all.
     """
-    path = folder / f"step-{checkpoint.step:08d}.pt"
+    path = _path(folder, checkpoint.step)
     files.replace(path, lambda temporary: torch.save({"format": FORMAT, **checkpoint._asdict()}, temporary))
     settle(checkpoint, folder, keep)
     return path
 
 
 def settle(checkpoint: Checkpoint, folder: Path, keep: int | None = None) -> None:
-    """Links the file of a checkpoint and removes older ones, as :func:`save` does last; repeats it after a kill."""
-    path = folder / f"step-{checkpoint.step:08d}.pt"
+    """Links the file of a checkpoint and removes older ones: the end of :func:`save`, repeated after a kill."""
+    path = _path(folder, checkpoint.step)
     if not path.is_file():
         return
-    if checkpoint.held_out is not None and checkpoint.held_out == checkpoint.best:
-        files.replace(folder / "best.pt", lambda temporary: _link(path, temporary))
-    files.replace(folder / "last.pt", lambda temporary: _link(path, temporary))
+    best = checkpoint.held_out is not None and checkpoint.held_out == checkpoint.best
+    for name in ("best.pt", "last.pt") if best else ("last.pt",):
+        files.replace(folder / name, lambda temporary: _link(path, temporary))
     for step in _steps(folder)[: -keep if keep else 0]:
         if step != checkpoint.step:
-            (folder / f"step-{step:08d}.pt").unlink()
+            _path(folder, step).unlink()
 
 
 def load(path: Path) -> Checkpoint:
@@ -111,60 +114,57 @@ def find(run: Path, which: Which = "last") -> Path:
     """Returns the path of a checkpoint in a run's folder; raises UserError if there is none."""
     run = files.resolve(run)
     if run.is_file():
-        raise UserError(f"{run}: is a file: give the run's folder, and checkpoint=STEP for another than the last")
+        raise UserError(f"{run}: is a file: give the run's folder, and checkpoint=STEP for one of its checkpoints")
     if not run.is_dir():
         raise UserError(f"{run}: no such folder")
     folder = run / "checkpoints"
-    name = f"step-{which:08d}.pt" if isinstance(which, int) else f"{which}.pt"
-    if (folder / name).is_file():
-        return folder / name
-    steps = _steps(folder)
-    if not steps:
-        raise UserError(f"{run}: holds no checkpoint: train.py writes them into its folder checkpoints/")
-    raise UserError(f"{run}: has no checkpoint {name}; choose checkpoint= from {', '.join(map(str, steps))}")
+    path = _path(folder, which) if isinstance(which, int) else folder / f"{which}.pt"
+    if path.is_file():
+        return path
+    if not (steps := _steps(folder)):
+        raise UserError(f"{run}: holds no checkpoint: give the folder of a run, with checkpoints/ inside")
+    raise UserError(f"{run}: has no checkpoint {path.name}; choose checkpoint= from {', '.join(map(str, steps))}")
 
 
 def read(run: Path, which: Which = "last") -> Checkpoint:
     """Reads a checkpoint of a run's folder.
 
     Raises:
-        UserError: there is none, or it is damaged; then the message names the newest whole one.
+        UserError: there is none, or it is damaged; then the message names the newest whole checkpoint.
     """
     path = find(run, which)
     try:
         return load(path)
     except UserError as error:
-        others = [step for step in _steps(path.parent) if step != which]
-        whole = next((step for step in reversed(others) if _is_whole(path.parent, step)), None)
+        others = (step for step in reversed(_steps(path.parent)) if step != which and _is_whole(path.parent, step))
+        whole = next(others, None)
         fix = "and no other is whole" if whole is None else f"the newest that is whole is checkpoint={whole}"
         raise UserError(f"{error}; {fix}") from None
 
 
-def newest(run: Path, others: Sequence[Path] = ()) -> Checkpoint:
-    """Reads the newest checkpoint of a run that is whole, and whole in the other runs' folders at the same step.
+def newest(run: Path, others: Sequence[Path] = ()) -> list[Checkpoint]:
+    """Reads the checkpoints of a run and of others at the newest step at which all of them are whole.
 
-    Damaged ones are skipped with a warning. Raises UserError if none is left.
+    Damaged checkpoints are skipped with a warning. Raises UserError if none is left.
     """
     folder = run / "checkpoints"
-    # Ordered by their steps: a process may have been killed before it linked the newest as last.pt.
-    names = [*(f"step-{step:08d}.pt" for step in reversed(_steps(folder))), "last.pt"]
-    for path in [folder / name for name in names if (folder / name).is_file()] or [find(run)]:
+    # Ordered by step: a process may have been killed before it linked the newest checkpoint as last.pt.
+    paths = [*(_path(folder, step) for step in reversed(_steps(folder))), folder / "last.pt"]
+    for path in [path for path in paths if path.is_file()] or [find(run)]:
         try:
-            found = load(path)
-            for other in others:
-                load(other / "checkpoints" / f"step-{found.step:08d}.pt")
+            first = load(path)
+            return [first, *(load(_path(other / "checkpoints", first.step)) for other in others)]
         except UserError as error:
             log.warning(f"{error}; skipped")
-        else:
-            return found
-    raise UserError(f"{run}: holds no whole checkpoint: begin again, in another folder")
+    raise UserError(f"{run}: holds no whole checkpoint: start again in another folder")
 
 
 def examine(folder: Path, saved: Checkpoint, trust: Trust) -> None:
-    """Checks a run that may come from a stranger, before anything is built from it or written into its folder.
+    """Checks a run that may come from a stranger before anything is built from it or written into its folder.
 
     Raises:
-        UserError: the folder holds links, the configuration is not plain, or the network is larger than its weights.
+        UserError: the folder holds links, the checkpoint holds more than plain data beside its tensors, or its
+            configuration asks for a larger network than its weights fill.
     """
     if link := next((inner for inner in folder.rglob("*") if inner.is_symlink()), None):
         raise UserError(
@@ -182,8 +182,8 @@ def examine(folder: Path, saved: Checkpoint, trust: Trust) -> None:
 def stored(path: Path) -> object:
     """Returns the tensors and plain data that torch has saved in a file, on the CPU.
 
-    Nothing else is read (``weights_only``). The file's checksums are verified first, since torch itself loads a file
-    with flipped bits silently.
+    No code in the file runs (``weights_only``). Its checksums are verified first, because torch loads a file with
+    flipped bits silently.
 
     Raises:
         UserError: there is no such file, it is damaged, or it holds something else.
@@ -197,7 +197,7 @@ def stored(path: Path) -> object:
             if any(member.compress_type or re.search(r"^/|\\|\.\.", member.filename) for member in members):
                 raise ValueError("it holds a compressed file, or one with a path outside of it")
             if sum(member.file_size for member in members) > path.stat().st_size:
-                raise ValueError("it claims to hold more than it has bytes")
+                raise ValueError("it claims to hold more bytes than it has")
             damaged = archive.testzip()
     except Exception as error:
         # zipfile raises a dozen kinds of exceptions for damaged files.
@@ -209,17 +209,14 @@ def stored(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # weights_only refuses foreign objects with several kinds of exceptions and long texts.
-        raise UserError(
-            f"{path}: refused: it holds more than tensors and plain data ({type(error).__name__})"
-        ) from None
+        name = type(error).__name__
+        raise UserError(f"{path}: refused: it holds more than tensors and plain data ({name})") from None
 
 
 def _is_checkpoint(content: dict[str, Any]) -> bool:
-    """Returns True if the content of a file has the fields of a checkpoint, in their types."""
-    types: dict[str, Any] = {"format": int, "config": dict, "step": int, "seconds": float, "weights": dict, "ema": dict}
-    types |= {"optimizer": dict, "units": dict, "moments": dict | None, "data": dict, "classes": int | None}
-    types |= {"provenance": dict, "held_out": float | None, "best": float, "history": dict, "stream": int}
-    if content.keys() != types.keys() or not all(isinstance(content[key], kind) for key, kind in types.items()):
+    hints = {"format": int, **get_type_hints(Checkpoint)}
+    kinds = {name: tuple(get_origin(part) or part for part in members(hint)) for name, hint in hints.items()}
+    if content.keys() != kinds.keys() or not all(isinstance(content[name], kind) for name, kind in kinds.items()):
         return False
     named = [*content["weights"].items(), *content["ema"].items()]
     if not all(isinstance(name, str) and (_is_stored(value) or name.endswith(EXTRA)) for name, value in named):
@@ -233,7 +230,6 @@ def _is_checkpoint(content: dict[str, Any]) -> bool:
 
 
 def _are_moments(content: dict[str, Any], shape: tuple[int, ...]) -> bool:
-    """Returns True if the content can be the moments of points of a shape."""
     if content.keys() != set(Moments._fields):
         return False
     mean, axes, variances = (content[name] for name in Moments._fields)
@@ -258,29 +254,32 @@ def _is_history(content: dict[str, Any], step: int) -> bool:
 
 
 def _is_stored(value: object) -> bool:
-    """Returns True if a value is a tensor on the CPU whose numbers are all stored in the file."""
+    """Returns True for a tensor on the CPU whose numbers are all in the file."""
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
         return False
     return value.nbytes <= value.untyped_storage().nbytes()
 
 
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}.pt"
+
+
 def _steps(folder: Path) -> list[int]:
-    """Returns the steps of the checkpoints in a folder, ascending."""
     found = (re.fullmatch(r"step-(\d+)\.pt", file.name) for file in folder.glob("step-*.pt"))
     return sorted(int(match[1]) for match in found if match)
 
 
 def _is_whole(folder: Path, step: int) -> bool:
     try:
-        load(folder / f"step-{step:08d}.pt")
+        load(_path(folder, step))
     except UserError:
         return False
     return True
 
 
 def _link(source: Path, path: Path) -> None:
-    """Links a file, or copies it where the system has no links."""
     try:
         os.link(source, path)
     except OSError:
+        # Some file systems have no links.
         shutil.copyfile(source, path)

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdegen import figures
 from sdegen.core.errors import UserError
 from sdegen.flow.density import check_density
 from sdegen.flow.divergence import by_probes
 from sdegen.flow.likelihood import Likelihood, bits_per_dim
-from sdegen.metrics.points import unmeasured
+from sdegen.metrics.points import Metrics, table, unmeasured
 from sdegen.runs import files
 from sdegen.runs.measures import shuffled, spread_over_cells, unseen
 from sdegen.runs.run import Run
@@ -26,17 +27,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("sdegen")
 
 CELLS = {1: 400, 2: 80}
-"""Points along each axis of the grid on which the density is drawn, by the number of dimensions."""
+"""Number of points along each axis of the grid on which the density is drawn, by the number of dimensions."""
 PAIRS = 6
-"""Pairs of points whose interpolation is shown."""
+"""Number of pairs of points whose interpolation is shown."""
 FRAMES = {"vectors": 33, "images": 9}
-"""Points of an interpolation, both ends counted."""
-
-Metrics = dict[str, dict[str, Any]]
+"""Number of points of an interpolation, including both ends."""
 
 
 class Result(NamedTuple):
-    """Result of an evaluation: its metrics, arrays and figure, and the kind of points in the first column."""
+    """Result of an evaluation: metrics, arrays, figure, and the kind of points, which heads the column of values."""
 
     metrics: Metrics
     arrays: dict[str, Any]
@@ -49,12 +48,12 @@ class Evaluation:
 
     Args:
         run: the run, reloaded.
-        count: points of the unseen data, and as many of the training set.
-        seed: of fresh points, of the dequantisation and of the probes.
-        batch_size: points computed at once.
-        probes: of the divergence; 0 for the exact one.
+        count: number of unseen points, and also of training points.
+        seed: seed of the fresh points, the dequantisation and the probes.
+        batch_size: number of points computed at once.
+        probes: number of probes of the divergence; 0 for the exact one.
         rtol: relative tolerance of the solver.
-        atol: absolute tolerance.
+        atol: absolute tolerance of the solver.
     """
 
     def __init__(
@@ -74,16 +73,13 @@ class Evaluation:
         if metric == "likelihood":
             if why := unmeasured(self.run.dataset):
                 raise UserError(
-                    f"metrics=likelihood: {why}: there are no unseen points to evaluate; metrics=interpolation takes "
-                    f"training points"
+                    f"metrics=likelihood: {why}, so that there are no unseen points to evaluate: use "
+                    f"metrics=interpolation, which takes training points"
                 )
             check_density(self.run.dataset)
 
     def write(self, metric: str) -> files.Written:
         """Evaluate ``likelihood`` or ``interpolation`` into ``evaluations/<number>-<metric>/`` of the run's folder."""
-        from sdegen import figures
-        from sdegen.metrics.points import table
-
         run = self.run
         self.check(metric)
         found = {"likelihood": self.likelihood, "interpolation": self.interpolation}[metric]()
@@ -99,47 +95,48 @@ class Evaluation:
         return files.Written(final, found.metrics)
 
     def likelihood(self) -> Result:
-        """Return the mean negative log-likelihood of unseen points, beside the exact law's and that of training points.
+        """Return the mean negative log-likelihood of unseen points under the model and under the exact distribution.
 
-        It is in nats for each point, in the user's units; for data with levels also in bits for each dimension.
+        The result also has the mean of training points under the model. The unit is nats for each point, in the user's
+        units; data with levels also have bits for each dimension.
         """
-        from sdegen import figures
-
         dataset, started = self.run.dataset, time.perf_counter()
-        test, kind = unseen(dataset, self.count, self.seed)
-        train = shuffled(dataset.x, self.seed)[: self.count].double()
-        test, train = (spread_over_cells(dataset, x, self.seed) for x in (test, train))
-        log.info(f"likelihood of {len(test)} {kind} points, {self.run.weights_used()}")
-        found, known = (self.flow.log_prob(x, self.divergence, self.seed) for x in (test, train))
-        exact = self._exact(test)
+        x, kind = unseen(dataset, self.count, self.seed)
+        x_train = shuffled(dataset.x, self.seed)[: self.count].double()
+        x, x_train = (spread_over_cells(dataset, points, self.seed) for points in (x, x_train))
+        log.info(f"likelihood of {len(x)} {kind} points, {self.run.weights_used()}")
+        test, train = (self.flow.log_prob(points, self.divergence, self.seed) for points in (x, x_train))
+        exact = self._exact(x)
         seconds = time.perf_counter() - started
-        log.info(f"on average {found.nfe:.1f} evaluations a point, {seconds:.1f} s")
-        metrics = summary(found, known, exact, self.run.units.size, dataset.levels is not None)
-        arrays = {**found._asdict(), "x": test, "exact_log_p": exact, "x_train": train, "log_p_train": known.log_p}
-        if len(self.run.units.shape) == 1 and test.shape[1] in CELLS:
+        log.info(f"on average {test.nfe:.1f} evaluations a point, {seconds:.1f} s")
+        metrics = _summary(test, train, exact, self.run.units.size, dataset.levels is not None)
+        arrays = {**test._asdict(), "x": x, "exact_log_p": exact, "x_train": x_train, "log_p_train": train.log_p}
+        if len(self.run.units.shape) == 1 and x.shape[1] in CELLS:
             figure = figures.density(dataset, *self._map(), exact=self._exact)
         else:
-            figure = figures.likelihoods(-known.log_p, -found.log_p, test[0].numel())
+            figure = figures.likelihoods(-train.log_p, -test.log_p, x[0].numel())
         return Result(metrics, {**arrays, "seconds": seconds, "seed": self.seed}, figure, kind)
 
     def interpolation(self) -> Result:
-        """Return interpolations between unseen points, else training points, and the error of decoding encoded ones."""
-        from sdegen import figures
+        """Return interpolations between unseen points, and the error of points that are encoded and decoded again.
 
+        Training points replace unseen ones if there are none.
+        """
         dataset, vectors = self.run.dataset, len(self.run.units.shape) == 1
         x, kind = unseen(dataset, max(self.count, 2 * PAIRS), self.seed)
         log.info(f"interpolation between {kind} points, {self.run.weights_used()}")
         latent = self.flow.encode(x)
         off = self.run.units.encode(self.flow.decode(latent).cpu()) - self.run.units.encode(x)
-        error = {"value": float(off.square().mean().sqrt()), "floor": 0.0, "train": None, "floor_from": "one to one"}
+        rms, source = float(off.square().mean().sqrt()), "the flow is one to one"
+        metrics: Metrics = {"reconstruction": {"value": rms, "floor": 0.0, "train": None, "floor_from": source}}
         ends = zip(x[0 : 2 * PAIRS : 2], x[1 : 2 * PAIRS : 2], strict=False)
         frames = FRAMES["vectors" if vectors else "images"]
         paths = torch.stack([self.flow.interpolate(a, b, frames).cpu() for a, b in ends])
         arrays = {"x": x, "latent": latent, "paths": paths, "seed": self.seed}
-        return Result({"reconstruction": error}, arrays, figures.interpolation(dataset, paths), kind)
+        return Result(metrics, arrays, figures.interpolation(dataset, paths), kind)
 
     def _exact(self, x: Tensor) -> Tensor | None:
-        """Return the exact log-density at eps of points in the user's units, in nats; None if the law is not known."""
+        """Return the exact log-density at eps, in nats for the user's units; None if it is not known."""
         run = self.run
         exact = marginals(run.dataset.encoded_law, run.sde)
         if exact is None:
@@ -150,7 +147,7 @@ class Evaluation:
     def _map(self) -> tuple[list[Tensor], Tensor]:
         """Return the axes of a grid around the data, and the log-density of the model on it."""
         x, units = self.run.dataset.x, self.run.units
-        # A margin in the network's units stays where the density is defined.
+        # A margin in the network's units keeps the grid inside the region where the density is defined.
         low, high = units.encode(torch.stack([x.amin(0), x.amax(0)]))
         low, high = units.decode(torch.stack([low - 0.1 * (high - low), high + 0.1 * (high - low)]))
         cells = CELLS[x.shape[1]]
@@ -159,22 +156,22 @@ class Evaluation:
         return axes, self.flow.log_prob(grid, self.divergence, self.seed).log_p.cpu()
 
 
-def summary(found: Likelihood, known: Likelihood, exact: Tensor | None, dimensions: int, levels: bool) -> Metrics:
+def _summary(test: Likelihood, train: Likelihood, exact: Tensor | None, dimensions: int, levels: bool) -> Metrics:
     """Returns means over points, each with its standard error, as ``metrics.json`` has them.
 
-    The floor is of the same points, so that value − floor is an estimate of the Kullback–Leibler divergence from the
-    law to the model, far less noisy than either.
+    The floor is computed on the same points. So value − floor estimates the Kullback–Leibler divergence from the exact
+    distribution to the model, with far less noise than the value or the floor.
     """
-    nats = -found.log_p.cpu()
+    nats = -test.log_p.cpu()
     entry: dict[str, Any] = {
         "value": nats,
         "floor": None if exact is None else -exact,
-        "train": -known.log_p.cpu(),
+        "train": -train.log_p.cpu(),
         "standard_error": nats.std() / len(nats) ** 0.5,
     }
-    if found.standard_error is not None:
-        entry["standard_error_of_probes"] = found.standard_error.cpu().square().mean().sqrt() / len(nats) ** 0.5
-    source = "no exact law is known" if exact is None else "exact density of the same points"
+    if test.standard_error is not None:
+        entry["standard_error_of_probes"] = test.standard_error.cpu().square().mean().sqrt() / len(nats) ** 0.5
+    source = "the exact density is not known" if exact is None else "exact density of the same points"
     units = {"nll": lambda x: x, **({"bits_per_dim": lambda x: bits_per_dim(x, dimensions)} if levels else {})}
     return {
         name: {

@@ -16,11 +16,11 @@ from sdegen.runs import files
 from sdegen.runs.trained import Trained
 
 EXAMPLES = 7
-"""Points of the example that the score is traced with; the program takes any number."""
+"""Number of points with which the score is traced; the program takes any number."""
 
 
 class ExportedScore(nn.Module):
-    """A score with the map of the units inside it, in the user's units if they are affine, else in the network's."""
+    """Score of points in the user's units if their map is affine, else in the network's units."""
 
     def __init__(self, model: ScoreModel, trained: Trained) -> None:
         super().__init__()
@@ -34,21 +34,14 @@ class ExportedScore(nn.Module):
         self.register_buffer("scale", scale.to(trained.device))
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        # In float64, as the units are: far from 0, float32 would lose the digits by which points differ.
+        # In float64, like the units: far from 0, float32 would lose the digits in which points differ.
         inner = ((x.double() - self.shift) / self.scale).to(self.dtype)
         score = self.model if y is None else self.model.given(y)
         return (score(inner, t).double() / self.scale).to(self.dtype)
 
 
 def export(trained: Trained, path: Path) -> Path:
-    """Write the score as a program that ``torch.export.load`` reads: ``(x, t)``, or ``(x, t, y)``, to the score.
-
-    x is ``(B, *)`` and t ``(B,)`` for any B, in the precision of the run; y is ``(B,)`` int64, -1 for no class, if the
-    network takes the class. ``sdegen.json`` in the file has the configuration and the units of x.
-
-    Raises:
-        UserError: the run holds a classifier, or torch cannot export its network.
-    """
+    """Write the score as a program: see :meth:`sdegen.Run.export`."""
     module = ExportedScore(trained.score_model, trained).eval()
     x = torch.zeros(EXAMPLES, *trained.units.shape, device=trained.device, dtype=trained.dtype)
     example = [x, x.new_full((EXAMPLES,), 0.5 * trained.sde.T)]
@@ -57,13 +50,13 @@ def export(trained: Trained, path: Path) -> Path:
     batch = {0: torch.export.Dim("batch")}
     try:
         with torch.no_grad():
-            # strict, or len(x) would fix the number of points.
+            # strict: otherwise len(x) would fix the number of points.
             program = torch.export.export(module, tuple(example), dynamic_shapes=(batch,) * len(example), strict=True)
     except Exception as error:
         # torch raises a dozen kinds of errors for code that it cannot trace.
         reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise UserError(f"export: torch cannot export the network of {trained.folder}: {reason}") from error
-    extra = {"sdegen.json": json.dumps(description(trained))}
+    extra = {"sdegen.json": json.dumps(_description(trained))}
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
@@ -74,42 +67,31 @@ def export(trained: Trained, path: Path) -> Path:
 
 
 def save_weights(trained: Trained, path: Path) -> Path:
-    """Write the weights of the network, and what its score needs beside them, as safetensors.
-
-    The names are those of the network's ``state_dict`` after ``network.``; ``units.…`` and ``parametrization.…`` were
-    measured on the data. The metadata hold the configuration as JSON, under ``sdegen``.
-
-    Raises:
-        UserError: the package safetensors is missing, or the network keeps more than tensors.
-    """
+    """Write the weights as safetensors: see :meth:`sdegen.Run.save_weights`."""
     try:
         from safetensors.torch import save_file
     except ImportError:
         raise UserError("save_weights: needs the package safetensors: pip install sdegen[export]") from None
-    state = {f"network.{name}": value for name, value in trained.model.network.state_dict().items()}
-    state |= {f"units.{name}": value for name, value in trained.units.state().items()}
-    state |= {
-        f"parametrization.{name}": value
+    state = {
+        name if name.startswith("network.") else f"parametrization.{name}": value
         for name, value in trained.model.state_dict().items()
-        if not name.startswith("network.")
     }
+    state |= {f"units.{name}": value for name, value in trained.units.state().items()}
     if foreign := [name for name, value in state.items() if not isinstance(value, Tensor)]:
-        raise UserError(f"save_weights: {foreign[0]} is no tensor: use run.export(), which writes the whole score")
+        raise UserError(f"save_weights: {foreign[0]} is not a tensor: use run.export(), which writes the whole score")
     # safetensors refuses tensors that share memory.
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    metadata = {"sdegen": json.dumps(description(trained))}
+    metadata = {"sdegen": json.dumps(_description(trained))}
     files.replace(path, lambda temporary: save_file(tensors, temporary, metadata))
     return path
 
 
-def description(trained: Trained) -> dict[str, Any]:
-    """Returns what a model is, as plain data."""
-    own = trained.units.affine is not None
+def _description(trained: Trained) -> dict[str, Any]:
     return {
         "config": trained.config,
         "step": trained.step,
         "weights": trained.weights,
-        "units": "the data's" if own else "the network's",
+        "units": "the network's" if trained.units.affine is None else "the data's",
         "eps": trained.sde.eps,
         "T": trained.sde.T,
         "classes": trained.classes,

@@ -1,4 +1,4 @@
-"""The files of a run beside its checkpoints."""
+"""Reading and writing of files, and the folder of a run: its claim, its log, and the link to the latest run."""
 
 from __future__ import annotations
 
@@ -18,25 +18,24 @@ from sdegen.core.errors import Unwritable, UserError
 log = logging.getLogger("sdegen")
 
 LOG = "train.log"
-"""The file of a run's folder with the program's messages."""
+"""File in a run's folder with the messages of the program."""
 REPLICAS = "replicas"
-"""The folder inside a run's that holds its replicas."""
-
+"""Folder of the replicas inside the folder of their run."""
 LARGEST = 2**20
-"""Bytes above which a file of a run is not read."""
+"""Largest size of a file that is read from a run's folder, in bytes."""
 
 
 class Written(NamedTuple):
-    """The folder that a command left, and the metrics in it."""
+    """Folder that a command wrote, and the metrics in it."""
 
     folder: Path
     metrics: dict[str, dict[str, Any]]
 
 
 def replace(path: Path, make: Callable[[Path], object]) -> None:
-    """Makes a file under a temporary name, then renames it: ``path`` has its old content or all of the new one.
+    """Makes a file under a temporary name, then renames it: ``path`` has all of the old content or all of the new.
 
-    Content and name are on the disk when this returns, so that this also holds when the power fails.
+    This also holds if the power fails, because content and name are on the disk before this returns.
 
     Raises:
         Unwritable: the file could not be written; the old content is kept.
@@ -61,7 +60,7 @@ def replace(path: Path, make: Callable[[Path], object]) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
+    """Waits until the content of a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -71,12 +70,12 @@ def _sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Claims a run's folder for this process while the context is entered, or until the process ends.
+    """Claims a run's folder for this process until the context is left or the process ends.
 
-    Temporary files of a process that was killed in :func:`replace` are removed.
+    The temporary files of a process that was killed in :func:`replace` are removed.
 
     Raises:
-        UserError: another process has claimed it.
+        UserError: another process has claimed the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOG).open("ab") as file:
@@ -87,7 +86,7 @@ def claimed(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise UserError(f"{folder}: another process is training there: wait for it, or stop it") from None
         except (ImportError, OSError):
-            # Some systems and some disks have no locks: there, nobody is kept out.
+            # Some systems and some disks have no locks; there the folder is not protected.
             pass
         for inner in (folder, folder / "checkpoints"):
             for left in inner.glob(".*"):
@@ -99,7 +98,7 @@ def claimed(folder: Path) -> Iterator[None]:
 def empty(folder: Path) -> None:
     """Removes the content of a folder that this process has claimed, as far as the system allows.
 
-    The log is emptied but stays: it carries the claim, and another process could claim a new file of its name.
+    The log is emptied but stays, because it carries the claim: another process could claim a new file of that name.
     """
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
@@ -113,10 +112,10 @@ def empty(folder: Path) -> None:
 
 
 def resolve(run: Path) -> Path:
-    """Returns the run's folder; a path ``latest`` is a link to it, or a file that holds its name.
+    """Returns the folder of a run; ``latest`` is a link to it, or a file that contains its name.
 
     Raises:
-        UserError: ``latest`` names no folder beside it.
+        UserError: ``latest`` does not name a folder beside it.
     """
     if run.is_symlink():
         target = str(run.readlink())
@@ -130,7 +129,7 @@ def resolve(run: Path) -> Path:
 
 
 def point_latest(run: Path) -> None:
-    """Makes ``latest`` beside a run's folder name it: as a link, or as a file where the system has no links."""
+    """Makes ``latest`` name the run's folder beside it: a link, or a file if the system has no links."""
     latest = run.parent / "latest"
     if latest.is_dir() and not latest.is_symlink():
         return
@@ -163,15 +162,15 @@ def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def new_folder(parent: Path, name: str) -> Iterator[tuple[Path, Path]]:
-    """Makes a folder ``<number>-<name>`` that appears once it is whole, with a number above those that exist.
+    """Makes a folder ``<number>-<name>`` that appears once it is whole, with a number above all others.
 
     Yields the folder to write into, and its final path.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    # The folder of a process that was killed is hidden, and keeps its number.
+    # The hidden folder of a process that was killed keeps its number.
     taken = (re.match(r"\.?(\d+)-", path.name) for path in parent.iterdir())
-    number = 1 + max((int(found[1]) for found in taken if found), default=0)
-    # mkdir claims a number among several processes.
+    number = 1 + max((int(match[1]) for match in taken if match), default=0)
+    # Several processes may try the same number: mkdir succeeds for one of them.
     while True:
         final = parent / f"{number:04d}-{name}"
         temporary = parent / f".{final.name}"
@@ -190,9 +189,9 @@ def new_folder(parent: Path, name: str) -> Iterator[tuple[Path, Path]]:
 
 @contextlib.contextmanager
 def logging_to(path: Path) -> Iterator[None]:
-    """Writes the program's messages, with the time, to a file as well, while the context is entered."""
+    """Writes the messages of the program, with the time, to a file as well until the context is left."""
     handler = logging.FileHandler(path, encoding="utf-8")
-    # A full disk is reported where it matters; a missing line of the log does not.
+    # A full disk is reported by the writer of a checkpoint; a missing line of the log does not matter.
     handler.handleError = lambda record: None  # type: ignore[method-assign]
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s"))
     log.addHandler(handler)
@@ -205,12 +204,12 @@ def logging_to(path: Path) -> Iterator[None]:
 
 
 def is_plain(path: Path, largest: int = LARGEST) -> bool:
-    """Returns True if a file can be read safely: reading a pipe would not end, and a link may lead anywhere."""
+    """Returns True for a file that can be read safely: a pipe might never end, and a link may lead anywhere."""
     return path.is_file() and not path.is_symlink() and path.stat().st_size <= largest
 
 
 def text(path: Path) -> str:
-    """Returns the text of a file of a run; raises FileNotFoundError, or ValueError if it is too large or not plain."""
+    """Returns the text of a file; raises FileNotFoundError, or ValueError if it is too large, a link or a pipe."""
     if not path.exists():
         raise FileNotFoundError
     if not is_plain(path):

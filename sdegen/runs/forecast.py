@@ -26,21 +26,22 @@ from sdegen.training.trainer import DTYPES
 
 NAME = "forecast.json"
 SECONDS = 2.0
-"""Time for which real steps are taken."""
+"""Time for which real steps are taken, in seconds."""
 TRIED = 16
-"""Samples on which the steps of an adaptive sampler are counted."""
+"""Number of samples on which the steps of an adaptive sampler are counted."""
 
 
 class Forecast(NamedTuple):
     """Cost of a run.
 
     Attributes:
-        steps: of the training.
-        rows: noisy points that pass through the network in these steps.
-        seconds: their approximate time, without previews and checkpoints.
-        sampled_rows: evaluations of the network when sampling; those of an adaptive sampler are of the untrained one.
-        sampling_seconds: their approximate time, without metrics and figures.
-        memory_mib: the peak memory of the process meanwhile, or of the GPU if the run is there.
+        steps: number of training steps.
+        rows: number of noisy points that pass through the network in these steps.
+        seconds: approximate time of the training, without previews and checkpoints.
+        sampled_rows: evaluations of the network when sampling; those of an adaptive sampler are counted with the
+            untrained network.
+        sampling_seconds: approximate time of the sampling, without metrics and figures.
+        memory_mib: peak memory during the forecast: of the GPU if the run uses one, else of the process.
     """
 
     steps: int
@@ -52,23 +53,23 @@ class Forecast(NamedTuple):
 
 
 def forecast(config: Config, trust: Trust = schema.ANYTHING) -> Forecast:
-    """Counts and measures the cost of a run by its configuration, resolved."""
+    """Counts and measures the cost of a run from its resolved configuration."""
     machine.forget_peak_memory()
     replicas = replicated(config, trust)
     parts, training = replicas[0], together(replicas)
-    config, dataset, sde = parts.config, parts.dataset, parts.sde
+    dataset, sde = parts.dataset, parts.sde
     device, dtype = parts.trainer.device, DTYPES[parts.trainer.precision]
     model, steps, seconds = training.models[0], training.steps, 0.0
     if steps:
         coming = training.stream.steps(0, steps)
         taken: list[float] = []
-        # The first step is slower: some work is done once.
+        # The first step is slower: some work is done only once.
         while len(taken) < min(4, steps) or (sum(taken[1:]) < SECONDS and len(taken) < steps):
             taken.append(_timed(lambda: training.advance(next(coming)), device))
         seconds = mean(taken[1:] or taken) * steps
     epochs, rest = divmod(steps, training.stream.points[0].per_epoch)
     rows = len(replicas) * parts.times.draws * (epochs * len(dataset.x) + rest * parts.trainer.batch_size)
-    count, sampled, sampling_seconds = config["count"], 0.0, 0.0
+    count, sampled, sampling_seconds = parts.config["count"], 0.0, 0.0
     if not isinstance(model, ClassifierModel):
         nfe: float | None = parts.sampler.evaluations
         if nfe is None:
@@ -87,28 +88,27 @@ def forecast(config: Config, trust: Trust = schema.ANYTHING) -> Forecast:
 
 def table(forecasts: Sequence[tuple[str, Forecast]]) -> str:
     """Returns forecasts as lines of text, with the sum of several; memory is not summed."""
-    rows: list[tuple[Sequence[float], float | None, str]] = [
-        (cost[:5], cost.memory_mib, job) for job, cost in forecasts
-    ]
+    rows = list(forecasts)
     if len(rows) > 1:
-        rows.append((tuple(sum(column) for column in zip(*(row[0] for row in rows), strict=True)), None, "in all"))
-    lines = [f"{'steps':>9}{'rows':>9}{'time':>18}{'sampling':>10}{'its time':>18}{'MiB':>7}   job"]
-    for (steps, trained, seconds, sampled, sampling), memory, job in rows:
-        times = [str(timedelta(seconds=round(value))) for value in (seconds, sampling)]
-        held = "" if memory is None else f"{memory:.0f}"
-        counts = [_short(value) for value in (steps, trained, sampled)]
-        lines.append(f"{counts[0]:>9}{counts[1]:>9}{times[0]:>18}{counts[2]:>10}{times[1]:>18}{held:>7}   {job}")
+        sums = [sum(column) for column in zip(*(cost[:5] for _, cost in rows), strict=True)]
+        rows.append(("total", Forecast._make([*sums, None])))
+    lines = [f"{'steps':>9}{'rows':>9}{'time':>18}{'sampling':>10}{'sampling time':>18}{'MiB':>7}   job"]
+    for job, cost in rows:
+        trained, drawn = (str(timedelta(seconds=round(value))) for value in (cost.seconds, cost.sampling_seconds))
+        steps, points, sampled = map(_short, (cost.steps, cost.rows, cost.sampled_rows))
+        memory = "" if cost.memory_mib is None else f"{cost.memory_mib:.0f}"
+        lines.append(f"{steps:>9}{points:>9}{trained:>18}{sampled:>10}{drawn:>18}{memory:>7}   {job}")
     return "\n".join(lines)
 
 
 def write(folder: Path, forecasts: Sequence[tuple[str, Forecast]]) -> Path:
-    """Writes the forecasts of a sweep into its folder, as ``forecast.json``: their fields by the job."""
+    """Writes the forecasts of a sweep into its folder as ``forecast.json``: the fields of each, by the job."""
     files.write_json(folder / NAME, {job: cost._asdict() for job, cost in forecasts})
     return folder / NAME
 
 
 def read(folder: Path) -> dict[str, Forecast]:
-    """Reads what :func:`write` has written; returns nothing if it is missing or damaged."""
+    """Reads the file of :func:`write`; returns an empty dictionary if it is missing or damaged."""
     try:
         found = {job: Forecast(**cost) for job, cost in json.loads(files.text(folder / NAME)).items()}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
@@ -118,7 +118,7 @@ def read(folder: Path) -> dict[str, Forecast]:
 
 
 def each(configs: Sequence[Config]) -> list[Forecast]:
-    """Returns the forecasts of runs, each of several in a process of its own, so that memory is measured alone."""
+    """Returns the forecasts of runs; several runs get a process each, so that the memory of each is measured alone."""
     if len(configs) == 1:
         return [forecast(configs[0])]
     context = multiprocessing.get_context("forkserver")

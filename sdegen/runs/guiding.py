@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from sdegen.config.compose import Config
 from sdegen.config.construction import construct
 from sdegen.config.options import choice
 from sdegen.config.rules import check_process
 from sdegen.core import schema
 from sdegen.core.errors import UserError
 from sdegen.core.randomness import generator
-from sdegen.datasets import Affine, Units
+from sdegen.datasets import Units
 from sdegen.guidance.classes import Guidance
 from sdegen.guidance.measurement import Measurement, array, linear_units
 from sdegen.metrics.points import Metrics, unmeasured
@@ -24,14 +24,14 @@ from sdegen.models.classifier import ClassifierModel
 from sdegen.models.score import ScoreModel
 from sdegen.runs.trained import Trained
 
-Node = Mapping[str, Any]
+Label = int | Literal["all"] | None
 
 
 class Observation(NamedTuple):
     """A measurement and its result.
 
     Attributes:
-        truth: the image that was measured, ``(1, *)`` in the user's units; None where the result is the user's own.
+        truth: the image that was measured, ``(1, *)`` in the user's units; None for a result that the user gave.
         y: the result, ``(1, …)`` in the network's units.
         measurement: the linear map.
     """
@@ -41,19 +41,45 @@ class Observation(NamedTuple):
     measurement: Measurement
 
 
-def build(
-    trained: Trained, node: Node, label: int | None = None, observed: Tensor | None = None, other: Trained | None = None
-) -> Guidance:
-    """Returns the guidance that a node names, ready to steer a model; raises UserError if it does not suit the model.
+class Plan(NamedTuple):
+    """Guidance of a sampling: the classes, one after the other (None for no class), each with its guidance."""
 
-    It steers towards the class ``label``, or towards what was ``observed``, in the network's units. The ``other`` run
-    is the one that the node names, if it is loaded already.
+    labels: list[int | None]
+    guidance: list[Guidance | None]
+    seen: Observation | None
+
+
+def planned(
+    trained: Trained, node: Config | None, label: Label, given: Tensor | None = None, other: Trained | None = None
+) -> Plan:
+    """Returns the guidance that a node names, for one class or for all; raises UserError if they do not suit the model.
+
+    The result of a measurement may be ``given``, in the user's units, and the ``other`` run that the node names may be
+    loaded already.
     """
+    _check_label(trained, node, label)
+    if node is None:
+        return Plan([None], [None], None)
+    seen = _observation(trained, node, given)
+    labels: list[int | None] = [*range(trained.classes or 0)] if label == "all" else [label]
+    observed = None if seen is None else seen.y
+    return Plan(labels, [build(trained, node, one, observed, other) for one in labels], seen)
+
+
+def build(
+    trained: Trained,
+    node: Config,
+    label: int | None = None,
+    observed: Tensor | None = None,
+    other: Trained | None = None,
+) -> Guidance:
+    """Returns guidance towards the class ``label``, or towards an ``observed`` result, in the network's units."""
     if _steers(trained, node, "observed"):
         linear_units(trained.units, choice(node))
 
     def load(folder: str, kind: type) -> ScoreModel | ClassifierModel:
-        return _matching(trained, other or _loaded(trained, folder), folder, kind)
+        settings = {"device": str(trained.device), "precision": trained.precision, "trust": trained.trust}
+        return _matching(trained, other or Trained(Path(folder), **settings), folder, kind)  # type: ignore[arg-type]
 
     supplied = {"label": label, "observed": observed, "shape": trained.units.shape, "load": load}
     guidance: Guidance = construct({"guidance": node}, "guidance", trained.trust, **supplied)
@@ -66,8 +92,37 @@ def build(
     return guidance
 
 
-def check_label(trained: Trained, node: Node | None, label: int | Literal["all"] | None) -> None:
-    """Raises UserError if a guidance, or the data, have no such label; ``all`` stands for each of them."""
+def picture(units: Units, seen: Observation) -> Tensor:
+    """Returns an observation as a picture, in the user's units if they have one scale, else in the network's units."""
+    affine = units.affine
+    if affine is None or not affine.uniform:
+        return seen.measurement.picture(seen.y)
+    return seen.measurement.picture(seen.y * affine.scale.flatten()[0] + seen.measurement(affine.shift[None]))
+
+
+def agreement(units: Units, x: Tensor, seen: Observation) -> Metrics:
+    """Returns the distances of samples from an observation and of their mean from the truth, in the network's units."""
+
+    def rms(x: Tensor) -> float:
+        return float(x.square().mean().sqrt())
+
+    inner = units.encode(x)
+    off, source = seen.measurement(inner) - seen.y, "the noise of the measurement"
+    metrics: Metrics = {"residual": {"value": rms(off), "floor": None, "train": None, "floor_from": source}}
+    if seen.truth is not None:
+        truth, mean = units.encode(seen.truth), units.encode(x.mean(0, keepdim=True))
+        metrics["residual"]["floor"] = rms(seen.measurement(truth) - seen.y)
+        error, spread, source = rms(mean - truth), rms(inner - mean), "spread of the samples"
+        metrics["error_of_mean"] = {"value": error, "floor": spread, "train": None, "floor_from": source}
+    return metrics
+
+
+def _steers(trained: Trained, node: Config, by: str) -> bool:
+    """Returns True if the guidance takes a ``label``, or an ``observed`` result."""
+    return schema.takes(node, by, trained.trust)
+
+
+def _check_label(trained: Trained, node: Config | None, label: Label) -> None:
     if label is None:
         return
     if node is None:
@@ -80,85 +135,24 @@ def check_label(trained: Trained, node: Node | None, label: int | Literal["all"]
         raise UserError(f"label={label} is no class of the data: choose from 0 to {trained.classes - 1}")
 
 
-def observation(trained: Trained, node: Node, given: Tensor | None = None) -> Observation | None:
-    """Returns the observation that a guidance asks for; None if it asks for none.
-
-    It is the user's own result, ``given`` or in the file ``guidance.path``, in the user's units, or the measurement of
-    the held-out image ``guidance.image``, whose noise is the same for every seed of the samples.
-
-    Raises:
-        UserError: there is no such image or file, or it does not have the shape of a result.
-    """
+def _observation(trained: Trained, node: Config, given: Tensor | None) -> Observation | None:
+    """Returns the user's result, ``given`` or in ``guidance.path``, else a measured image; None if none is needed."""
     if not _steers(trained, node, "observed"):
         if given is not None:
-            raise UserError(f"observed: guidance={choice(node)} agrees with no measurement: leave it out")
+            raise UserError(f"observed: guidance={choice(node)} takes no measurement: leave it out")
         return None
-    name = "guidance.measurement"
-    measurement = construct({name: node["measurement"]}, name, trained.trust, shape=trained.units.shape)
-    affine = linear_units(trained.units, choice(node))
-    if given is not None:
-        return _own_result(affine, measurement, given, "observed")
-    if node["path"] is None:
-        return _measured_image(trained, node, measurement)
-    name = f"guidance.path={node['path']}"
-    try:
-        values = array(node["path"])
-    except ValueError as error:
-        raise UserError(f"{name}: {error}") from None
-    return _own_result(affine, measurement, values, name)
-
-
-def picture(units: Units, seen: Observation) -> Tensor:
-    """Returns an observation as a picture, in the user's units if they have one scale, else in the network's."""
-    affine = units.affine
-    if affine is None or not affine.uniform:
-        return seen.measurement.picture(seen.y)
-    return seen.measurement.picture(seen.y * affine.scale.flatten()[0] + seen.measurement(affine.shift[None]))
-
-
-def agreement(units: Units, x: Tensor, seen: Observation) -> Metrics:
-    """Returns how far samples are from an observation, and their mean from the truth, in the network's units."""
-    inner = units.encode(x)
-    off, source = seen.measurement(inner) - seen.y, "the noise of the measurement"
-    found: Metrics = {"residual": {"value": _rms(off), "floor": None, "train": None, "floor_from": source}}
-    if seen.truth is not None:
-        truth, mean = units.encode(seen.truth), units.encode(x.mean(0, keepdim=True))
-        found["residual"]["floor"] = _rms(seen.measurement(truth) - seen.y)
-        error, spread = _rms(mean - truth), _rms(inner - mean)
-        found["error_of_mean"] = {"value": error, "floor": spread, "train": None, "floor_from": "spread of the samples"}
-    return found
-
-
-def _steers(trained: Trained, node: Node, by: str) -> bool:
-    """Returns True if the guidance takes what it steers by: a ``label``, or what was ``observed``."""
-    return schema.takes(node, by, trained.trust)
-
-
-def _loaded(trained: Trained, folder: str) -> Trained:
-    """Returns another run, in the precision of a model and on its device."""
-    precision: Literal["float32", "float64"] = "float64" if trained.dtype == torch.float64 else "float32"
-    return Trained(Path(folder), "last", "ema", str(trained.device), precision, trained.trust)
-
-
-def _matching(trained: Trained, other: Trained, folder: str, kind: type) -> ScoreModel | ClassifierModel:
-    """Returns another run's model; raises UserError if it is of the wrong kind, of other data or of another SDE."""
-    if not isinstance(other.model, kind):
-        wanted = "classifier: train one with objective=classification" if kind is ClassifierModel else "score"
-        raise UserError(f"guidance.run={folder}: holds no {wanted}")
-    same = other.config["dataset"]["_target_"] == trained.config["dataset"]["_target_"]
-    if not (same and other.units.equals(trained.units)):
-        raise UserError(f"guidance.run={folder}: was trained on other data than {trained.folder}: train it on the same")
-    if other.config["sde"] != trained.config["sde"]:
-        raise UserError(
-            f"guidance.run={folder}: was trained with another SDE than {trained.folder}: train it with the options "
-            f"under sde: in {trained.folder}/config.yaml"
-        )
-    return copy.deepcopy(other.model).to(trained.device, trained.dtype)
-
-
-def _own_result(affine: Affine, measurement: Measurement, values: Tensor, name: str) -> Observation:
-    """Returns the observation of a result that the user has, in the user's units."""
-    y, zero = values.double()[None], measurement(affine.shift[None])
+    path = "guidance.measurement"
+    measurement = construct({path: node["measurement"]}, path, trained.trust, shape=trained.units.shape)
+    affine, name = linear_units(trained.units, choice(node)), "observed"
+    if given is None:
+        if node["path"] is None:
+            return _measured_image(trained, node, measurement)
+        name = f"guidance.path={node['path']}"
+        try:
+            given = array(node["path"])
+        except ValueError as error:
+            raise UserError(f"{name}: {error}") from None
+    y, zero = given.double()[None], measurement(affine.shift[None])
     if y.shape != zero.shape:
         raise UserError(f"{name}: must have the shape {tuple(zero.shape[1:])}, and has {tuple(y.shape[1:])}")
     if not affine.uniform:
@@ -169,8 +163,8 @@ def _own_result(affine: Affine, measurement: Measurement, values: Tensor, name: 
     return Observation(None, (y - zero) / affine.scale.flatten()[0], measurement)
 
 
-def _measured_image(trained: Trained, node: Node, measurement: Measurement) -> Observation:
-    """Returns the observation of a held-out image, or of a fresh draw where nothing is held out."""
+def _measured_image(trained: Trained, node: Config, measurement: Measurement) -> Observation:
+    """Measures a held-out image, or a fresh one if nothing is held out; the noise is the same for every seed."""
     number, dataset = node["image"], trained.dataset
     images = dataset.held_out
     if images is None:
@@ -185,6 +179,16 @@ def _measured_image(trained: Trained, node: Node, measurement: Measurement) -> O
     return Observation(truth, y + node["noise"] * noise, measurement)
 
 
-def _rms(x: Tensor) -> float:
-    """Returns the root mean square of all entries."""
-    return float(x.square().mean().sqrt())
+def _matching(trained: Trained, other: Trained, folder: str, kind: type) -> ScoreModel | ClassifierModel:
+    if not isinstance(other.model, kind):
+        wanted = "classifier: train one with objective=classification" if kind is ClassifierModel else "score"
+        raise UserError(f"guidance.run={folder}: holds no {wanted}")
+    same = other.config["dataset"]["_target_"] == trained.config["dataset"]["_target_"]
+    if not (same and other.units.equals(trained.units)):
+        raise UserError(f"guidance.run={folder}: was trained on other data than {trained.folder}: train it on the same")
+    if other.config["sde"] != trained.config["sde"]:
+        raise UserError(
+            f"guidance.run={folder}: was trained with another SDE than {trained.folder}: train it with the options "
+            f"under sde: in {trained.folder}/config.yaml"
+        )
+    return copy.deepcopy(other.model).to(trained.device, trained.dtype)

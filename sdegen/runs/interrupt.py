@@ -1,4 +1,4 @@
-"""Signals that stop a run: from Ctrl-C, a shutdown, or a cluster that needs its machine."""
+"""Signals that stop a run: Ctrl-C, a shutdown, or a cluster that needs its machine."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 from sdegen.core.errors import Stopped
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
-"""Slurm sends SIGTERM, and before it the signal that ``--signal`` names; submitit sends SIGUSR2."""
+"""Slurm sends the signal that ``--signal`` names, then SIGTERM; submitit sends SIGUSR2."""
 
 
 class Interrupt:
-    """Context in which a signal raises :class:`Stopped`; within :meth:`noted` the first one is only noted.
+    """Context in which a signal raises :class:`Stopped`; inside :meth:`noted` the first signal is only noted.
 
-    Signals can be handled in the main thread only; in other threads nothing changes.
+    Only the main thread can handle signals; in other threads nothing changes.
     """
 
     def __init__(self) -> None:
@@ -27,11 +27,11 @@ class Interrupt:
         self._previous: dict[signal.Signals, Any] = {}
 
     @contextlib.contextmanager
-    def noted(self) -> Iterator[Interrupt]:
-        """Note a first signal, and raise it when the context is left; a second one stops at once."""
+    def noted(self) -> Iterator[None]:
+        """Note the first signal, and raise it when the context is left; a second signal stops at once."""
         self._noting = True
         try:
-            yield self
+            yield
         finally:
             self._noting = False
         if self._asked is not None:

@@ -1,7 +1,7 @@
 """The states of the jobs of a sweep, so that the same command does only what is missing.
 
-A line of ``ledger.jsonl`` in the sweep's folder says that a job has begun, is done or has failed; the last line of a
-job counts. Lines are appended whole, so that several jobs may write at once.
+Each line of ``ledger.jsonl`` in the sweep's folder records that a job has begun, is done or has failed; the last line
+of a job counts. Lines are appended whole, so that several jobs may write at once.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ from sdegen.core.errors import UserError
 from sdegen.runs import files
 
 NAME = "ledger.jsonl"
+State = Literal["begun", "done", "failed"]
 
 
 class Record(NamedTuple):
-    """A line of the ledger.
+    """Line of the ledger.
 
     Attributes:
-        job: name of its folder inside the sweep's.
-        config: hash of its configuration, resolved.
-        state: of the job.
-        seconds: since it began.
-        error: the reason of a failure, in one line.
+        job: name of the job's folder inside the sweep's folder.
+        config: hash of the resolved configuration.
+        state: state of the job.
+        seconds: time since the job began.
+        error: reason of a failure, in one line.
     """
 
     job: str
     config: str
-    state: Literal["begun", "done", "failed"]
+    state: State
     seconds: float = 0.0
     error: str = ""
 
@@ -51,14 +52,14 @@ def read(sweep: Path) -> dict[str, Record]:
     return records
 
 
-def attempt(folder: Path, config: Mapping[str, Any], start: Callable[[], object], go_on: Callable[[], object]) -> bool:
-    """Does a job of a sweep; returns False if it is done already.
+def attempt(folder: Path, config: Mapping[str, Any], start: Callable[[], object], resume: Callable[[], object]) -> bool:
+    """Does a job of a sweep; returns False if it is already done.
 
     Args:
-        folder: the job's, inside the sweep's.
-        config: its configuration, resolved.
+        folder: the job's folder, inside the sweep's folder.
+        config: resolved configuration of the job.
         start: does the job from its beginning, in a folder that holds nothing but an empty log.
-        go_on: continues the job from its last checkpoint.
+        resume: continues the job from its last checkpoint.
 
     Raises:
         UserError: the folder holds a job of another configuration.
@@ -75,12 +76,12 @@ def attempt(folder: Path, config: Mapping[str, Any], start: Callable[[], object]
         return False
     with _recorded(folder, key):
         if finished:
-            # The job was killed after its last file, before the line that says so.
+            # The job was killed after it wrote its last file and before it wrote "done" to the ledger.
             return False
         if (folder / "checkpoints" / "last.pt").exists():
-            go_on()
+            resume()
         else:
-            # Remove what an attempt without a checkpoint has left, unless another process is at work there.
+            # Remove the files of an attempt without a checkpoint, unless another process is at work there.
             with files.claimed(folder):
                 files.empty(folder)
             start()
@@ -89,19 +90,18 @@ def attempt(folder: Path, config: Mapping[str, Any], start: Callable[[], object]
 
 @contextlib.contextmanager
 def _recorded(folder: Path, key: str) -> Iterator[None]:
-    """Records that a job has begun; when the context is left, that it is done or has failed."""
+    """Records that a job has begun and, when the context is left, that it is done or has failed."""
     began = time.monotonic()
 
-    def note(state: Literal["begun", "done", "failed"], error: str = "") -> None:
+    def note(state: State, error: str = "") -> None:
         append(folder.parent, Record(folder.name, key, state, round(time.monotonic() - began, 1), error))
 
     note("begun")
     try:
         yield
     except BaseException as error:
-        message = " ".join(str(error).split())
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        note("failed", f"{kind}{message}".rstrip(": "))
+        note("failed", " ".join(f"{kind}{error}".split()).rstrip(": "))
         raise
     note("done")
 
@@ -109,11 +109,8 @@ def _recorded(folder: Path, key: str) -> Iterator[None]:
 def append(sweep: Path, record: Record) -> None:
     """Appends a line in one write, so that lines of other processes cannot split it."""
     sweep.mkdir(parents=True, exist_ok=True)
-    file = os.open(sweep / NAME, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        # A full disk may have cut the line before.
-        size = os.lseek(file, 0, os.SEEK_END)
-        start = "\n" if size and os.pread(file, 1, size - 1) != b"\n" else ""
-        os.write(file, f"{start}{json.dumps(record._asdict())}\n".encode())
-    finally:
-        os.close(file)
+    with (sweep / NAME).open("a+b", buffering=0) as file:
+        # A full disk may have cut off the previous line.
+        size = file.seek(0, os.SEEK_END)
+        start = "\n" if size and os.pread(file.fileno(), 1, size - 1) != b"\n" else ""
+        file.write(f"{start}{json.dumps(record._asdict())}\n".encode())

@@ -1,4 +1,4 @@
-"""The machine and the versions that a run was made on, and the memory that it takes."""
+"""The machine and the versions with which a run is made, and the memory that it takes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from typing import Any
 
 
 def provenance(command: str) -> dict[str, Any]:
-    """Returns versions, commit and machine: what is needed to repeat a run."""
-    packages = ("sdegen", "torch", "hydra-core", "omegaconf", "numpy", "scipy", "scikit-learn")
-    versions: dict[str, str | None] = {}
-    for package in packages:
+    """Returns the command, versions, commit and machine of a run, which are needed to repeat it."""
+    versions: dict[str, str] = {}
+    for package in ("sdegen", "torch", "hydra-core", "omegaconf", "numpy", "scipy", "scikit-learn"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     return {
@@ -32,7 +31,7 @@ def provenance(command: str) -> dict[str, Any]:
 
 
 def peak_memory_mib() -> float | None:
-    """Returns the peak memory of this process as the operating system counts it; None if it does not."""
+    """Returns the peak memory of this process; None if the operating system does not count it."""
     try:
         import resource
     except ImportError:
@@ -43,21 +42,16 @@ def peak_memory_mib() -> float | None:
 
 
 def forget_peak_memory() -> None:
-    """Restarts the peak of :func:`peak_memory_mib`, so that a job of a sweep does not report the peak of another.
+    """Restarts the count of :func:`peak_memory_mib`, so that a job of a sweep does not report the peak of another job.
 
-    Memory that the process still holds counts. Only Linux can do this; elsewhere the peak is that of the process.
+    The new count begins with the memory that the process holds now. Only Linux can restart it.
     """
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def notebook_shell() -> Any:  # noqa: ANN401 - IPython is no dependency
-    """Returns the shell of IPython that runs this process; None without one."""
-    return sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-
-
 def _git(*arguments: str) -> str | None:
-    """Returns git's output for the package's own repository; None if there is none."""
+    """Returns the output of git for the repository of this package; None if there is no repository."""
     root = Path(__file__).parents[2]
     try:
         result = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10)

@@ -1,4 +1,4 @@
-"""Metrics of samples and of classifiers, chosen by the kind of data: points, images, images of given classes."""
+"""Metrics of samples and of classifiers, chosen by the kind of data: points, images, or images of given classes."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from sdegen.runs.checkpoint import stored
 log = logging.getLogger("sdegen")
 
 TIMES = 41
-"""Times at which the accuracy of a classifier is measured."""
+"""Number of times at which the accuracy of a classifier is measured."""
 CLASSIFIED = 5000
-"""Points that are classified at each of these times."""
+"""Number of points that are classified at each time."""
 JUDGED = 1000
-"""Points whose log-density is averaged."""
+"""Number of points whose log-density is averaged."""
 
 
 def measure(dataset: Dataset, x: Tensor, y: Tensor | None, folder: Path) -> Metrics:
-    """Returns the metrics of points or images beside their floors; empty where nothing can be measured.
+    """Returns the metrics of points or images with their floors; empty if nothing can be measured.
 
-    They are ``(N, *)`` in the user's units, on the CPU; ``y`` are the classes that were asked for, ``(N,)``. The run's
-    folder keeps the classifier in whose features images are compared.
+    ``x`` is ``(N, *)`` in the user's units, on the CPU, and ``y`` the classes that it was steered towards, ``(N,)``.
+    The run's folder keeps the classifier that gives the features of images.
     """
     if x.ndim == 2:
         return metrics.measure_points(dataset, x)
-    # The classes of draws from the law are not known, so that images are measured against held-out ones.
+    # Images are compared with held-out images, because the classes of fresh ones are not known.
     if len(x) < 2 or dataset.held_out is None:
         return {}
-    features = features_of(dataset, folder)
+    features = _features(dataset, folder)
     if y is None or features is None:
         return metrics.measure_images(dataset, x, features)
     conditional = metrics.measure_conditional(dataset, x, y, features)
@@ -50,44 +50,40 @@ def measure(dataset: Dataset, x: Tensor, y: Tensor | None, folder: Path) -> Metr
 
 
 def likelihood(dataset: Dataset, log_prob: Callable[[Tensor], Tensor], x: Tensor, seed: int) -> Metrics:
-    """Returns the mean negative log-density of a model at points, beside those of unseen data and of training points.
+    """Returns the mean negative log-density of a model at points, at unseen data (the floor) and at training points.
 
-    All points are ``(N, *)`` in the user's units; of more than :data:`JUDGED`, the seed chooses a random part. It also
-    fixes the fresh points and the dequantisation.
+    All points are ``(N, *)`` in the user's units. The seed fixes the fresh points, the dequantisation, and the random
+    part that is taken of more than :data:`JUDGED` points.
     """
     other, kind = unseen(dataset, JUDGED, seed)
     sets = {"value": shuffled(x, seed)[:JUDGED], "floor": other, "train": shuffled(dataset.x, seed)[:JUDGED]}
-    found = {
-        name: -float(log_prob(spread_over_cells(dataset, part.double(), seed)).mean()) for name, part in sets.items()
-    }
-    return {"nll": {**found, "floor_from": f"{kind} points"}}
+    spread = {name: spread_over_cells(dataset, part.double(), seed) for name, part in sets.items()}
+    means = {name: -float(log_prob(part).mean()) for name, part in spread.items()}
+    return {"nll": {**means, "floor_from": f"{kind} points"}}
 
 
 def spread_over_cells(dataset: Dataset, x: Tensor, seed: int) -> Tensor:
-    """Returns points, whose quantised values are spread evenly over their cells."""
+    """Returns points after their quantised values are spread evenly over their cells."""
     cells = torch.ones(()) if dataset.levels is not None else dataset.cells
     return x if cells is None else x + cells * dequantized(torch.zeros_like(x), seed)
 
 
 def unseen(dataset: Dataset, count: int, seed: int) -> tuple[Tensor, str]:
-    """Returns ``count`` points and their kind: fresh, else held out, else training (as many as there are)."""
-    drawn = dataset.draw(count, generator("cpu", seed, "evaluation"))
-    if drawn is not None:
-        return drawn.double(), "fresh"
+    """Returns at most ``count`` points and their kind: fresh points, else held-out points, else training points."""
+    fresh = dataset.draw(count, generator("cpu", seed, "evaluation"))
+    if fresh is not None:
+        return fresh.double(), "fresh"
     points, kind = (dataset.x, "training") if dataset.held_out is None else (dataset.held_out, "held-out")
     return shuffled(points, seed)[:count].double(), kind
 
 
 def shuffled(x: Tensor, seed: int) -> Tensor:
-    """Returns points in a random order, since a data set may be sorted."""
+    """Returns points in a random order; a data set may be sorted."""
     return x[torch.randperm(len(x), generator=generator("cpu", seed, "order"))]
 
 
-def features_of(dataset: Dataset, folder: Path) -> Features | None:
-    """Returns the classifier in whose features images are compared; None where the data have no labels.
-
-    It is trained once and kept in the run's folder.
-    """
+def _features(dataset: Dataset, folder: Path) -> Features | None:
+    """Returns the classifier that the folder keeps, which is trained if it is missing; None for data without labels."""
     if dataset.y is None or dataset.classes is None:
         return None
     path = folder / "features.pt"
@@ -98,7 +94,7 @@ def features_of(dataset: Dataset, folder: Path) -> Features | None:
         except (UserError, RuntimeError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: not a file of features ({type(error).__name__}): remove it") from None
         return features.eval()
-    log.info("training the classifier in whose features images are compared")
+    log.info("training the classifier that gives the features of images")
     features = train_features(dataset.units.encode(dataset.x).float(), dataset.y, dataset.classes)
     files.replace(path, lambda temporary: torch.save(features.state_dict(), temporary))
     return features
@@ -109,8 +105,8 @@ def accuracy(
 ) -> tuple[Metrics, tuple[Tensor, dict[str, Tensor]]]:
     """Returns a classifier's mean accuracy and cross entropy over t, and its curves: times and accuracies, ``(F,)``.
 
-    There is no floor: the best possible accuracy at a noise level is not known. Where nothing is held out there are no
-    metrics, and only the curve of the training images.
+    There is no floor, because the best possible accuracy at a noise level is not known. If nothing is held out, there
+    are no metrics, and only the curve of the training images.
     """
     times = torch.linspace(model.sde.eps, model.sde.T, TIMES, dtype=torch.float64)
     named = {"held-out images": (dataset.held_out, dataset.held_out_y), "training images": (dataset.x, dataset.y)}
@@ -125,7 +121,8 @@ def accuracy(
     if len(rows) < len(named):
         return {}, (times, curves)
     source = "not known: chance is 1 over the number of classes"
+    held_out, train = rows
     found: Metrics = {
-        key: {"value": rows[0][key], "floor": None, "train": rows[1][key], "floor_from": source} for key in rows[0]
+        key: {"value": held_out[key], "floor": None, "train": train[key], "floor_from": source} for key in held_out
     }
     return found, (times, curves)

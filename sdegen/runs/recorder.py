@@ -1,6 +1,7 @@
 """The progress of a training: TensorBoard, a bar in a terminal or a notebook, lines of text elsewhere.
 
-A process that a launcher started shares the terminal with others, and logs lines of text.
+A process that a launcher started shares the terminal with others, and logs lines of text. Importing this module takes
+seconds.
 """
 
 from __future__ import annotations
@@ -18,37 +19,40 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import metadata
+from tensorboard.plugins.hparams.api_pb2 import Status
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
+from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+from torch.utils.tensorboard import RecordWriter, summary
 
-from sdegen.runs import machine
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from tensorboard.compat.proto.summary_pb2 import Summary
+from sdegen.runs import notebook
 
 log = logging.getLogger("sdegen")
 
 PREFIX = "events.out.tfevents."
-"""The beginning of the names of TensorBoard's files."""
+"""Prefix of the names of TensorBoard's files."""
 ENDED = ".ended"
-"""The end of the name of the file that holds the status of a finished run."""
+"""Suffix of the file with the status of a finished run."""
 LAYOUT = {"loss": {"by t": ["Multiline", ["loss_by_t/.+"]]}}
 """Charts of several scalars, by regular expressions for their tags."""
 
 
 class Events:
-    """New file of TensorBoard's records. Each of them reaches the operating system at once, whole or not at all.
+    """New file of TensorBoard's records. Each record reaches the operating system at once, whole or not at all.
 
-    torch's SummaryWriter writes from a thread that holds records back, so that a killed process loses the last ones;
-    flushed after each record it takes five times as long. On a full disk it leaves half a record, and TensorBoard reads
-    nothing after that.
+    torch's SummaryWriter writes from a thread that holds records back, so that a killed process loses the last ones. If
+    it is flushed after each record, it takes five times as long. On a full disk it leaves half a record, and
+    TensorBoard reads nothing after that.
     """
 
     def __init__(self, folder: Path, suffix: str = "") -> None:
-        from torch.utils.tensorboard import RecordWriter
-
         folder.mkdir(parents=True, exist_ok=True)
         # TensorBoard reads the files in the order of the seconds in their names.
         found = (re.match(rf"{re.escape(PREFIX)}(\d+)\.", path.name) for path in folder.glob(f"{PREFIX}*"))
@@ -56,25 +60,10 @@ class Events:
         name = f"{PREFIX}{max(int(time.time()), after):010d}.{socket.gethostname()}.{os.getpid()}{suffix}"
         self._file = (folder / name).open("xb", buffering=0)
         self._records = RecordWriter(self)
-        self._add(file_version="brain.Event:2")
+        self.add(file_version="brain.Event:2")
 
-    def add(self, summary: Summary, step: int = 0) -> None:
-        """Write a summary of a step; raise OSError if the disk is full."""
-        self._add(summary=summary, step=step)
-
-    def start(self, step: int) -> None:
-        """Make TensorBoard drop the earlier records from a step on."""
-        from tensorboard.compat.proto.event_pb2 import SessionLog
-
-        self._add(session_log=SessionLog(status=SessionLog.START), step=step)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def _add(self, **content: object) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-
+    def add(self, **content: object) -> None:
+        """Write the event with a content, such as a ``summary`` of a ``step``; raise OSError if the disk is full."""
         self._records.write(Event(wall_time=time.time(), **content).SerializeToString())
 
     def write(self, record: bytes) -> None:
@@ -88,13 +77,17 @@ class Events:
             self._file.seek(size)
             raise
 
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
 
 class Recorder:
     """Writer of scalars and figures of a run. Trouble with the disk is logged once and does not stop the training.
 
     Args:
         folder: the run's folder.
-        start: the step at which the training starts; TensorBoard drops later records.
+        start: step at which the training starts; TensorBoard drops later records.
         stop: the last step.
         fresh: True for a new run, which removes the files of an attempt that saved nothing.
         silent: True for no bar and no lines.
@@ -104,11 +97,11 @@ class Recorder:
 
     def __init__(self, folder: Path, start: int, stop: int, fresh: bool = True, silent: bool = False) -> None:
         with warnings.catch_warnings():
-            # A notebook without ipywidgets gets a bar of text, and need not be warned.
+            # A notebook without ipywidgets gets a text bar; the warning about it is not needed.
             warnings.simplefilter("ignore")
             from tqdm.auto import tqdm
 
-        # The status and the metrics of an earlier attempt are not those of this one.
+        # Remove the status and the metrics of an earlier attempt: of several, TensorBoard shows the first.
         for left in folder.glob(f"{PREFIX}*" if fresh else f"{PREFIX}*{ENDED}"):
             left.unlink()
         self._folder, self._fresh, self._failed = folder, fresh, False
@@ -118,7 +111,9 @@ class Recorder:
         self.rewind(start)
         # Bars of several processes would overwrite each other.
         alone = multiprocessing.current_process().name == "MainProcess"
-        shown = alone and not silent and (sys.stderr.isatty() or in_notebook())
+        shell = notebook.shell()
+        visible = sys.stderr.isatty() or (shell is not None and "IPKernelApp" in shell.config)
+        shown = alone and not silent and visible
         self._bar = tqdm(total=stop, initial=start, unit="step", disable=not shown, leave=False)
         self._stop, self._silent, self._last_line = stop, silent, time.perf_counter()
 
@@ -126,10 +121,15 @@ class Recorder:
     def session(self, options: Iterable[tuple[str, Any]], text: str) -> Iterator[None]:
         """Record the options of the run, and its status when the context is left; then close the files.
 
-        The options, by their paths, are for the table of runs; the text is the configuration as YAML. A resumed run
-        keeps those of its beginning. An exception makes the status a failure.
+        A resumed run keeps the options and the text that were recorded when it was new. An exception makes the status a
+        failure.
+
+        Args:
+            options: options of the run by their paths, for the table of runs.
+            text: the configuration as YAML.
         """
-        self._try(lambda: self._begin(options, text))
+        if self._fresh:
+            self._try(lambda: self._begin(options, text))
         status = "STATUS_FAILURE"
         try:
             yield
@@ -139,41 +139,30 @@ class Recorder:
             self.close()
 
     def _begin(self, options: Iterable[tuple[str, Any]], text: str) -> None:
-        from tensorboard.plugins.hparams.summary_v2 import hparams_pb
-        from torch.utils.tensorboard import summary
-
-        if not self._fresh:
-            return
-        # One row for one run, though TensorBoard finds it a second time under its link latest.
+        # TensorBoard finds a run twice, in its folder and through the link latest. The same name gives one row.
         name = "/".join(self._folder.resolve().parts[-2:])
-        # null among the numbers of other runs would turn the column into texts, and hide the runs with numbers.
+        # A null would make TensorBoard treat the column as text, and hide the runs that have a number there.
         given = {path: value for path, value in options if value is not None}
         plain = {path: value if isinstance(value, int | float) else str(value) for path, value in given.items()}
-        events = self._open()
-        # SummaryWriter.add_hparams would make a run of its own, and a table without the options of other runs.
-        events.add(hparams_pb(plain, name, time.time()))
-        events.add(summary.custom_scalars(LAYOUT))
-        # Markdown shows indented text as code, whatever it is.
-        events.add(summary.text("config", textwrap.indent(text, "    ")))
+        # SummaryWriter.add_hparams would create an extra run, and its table would lack the options of other runs.
+        self._events().add(summary=hparams_pb(plain, name, time.time()))
+        self._events().add(summary=summary.custom_scalars(LAYOUT))
+        # Markdown shows indented text as code and leaves it as it is.
+        self._events().add(summary=summary.text("config", textwrap.indent(text, "    ")))
 
     def _end(self, status: str) -> None:
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.plugins.hparams import metadata
-        from tensorboard.plugins.hparams.api_pb2 import Status
-        from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
-
-        # Written by hand: TensorBoard's own function needs TensorFlow, and torch's knows no failure.
+        # TensorBoard's own function for this needs TensorFlow, and torch's function cannot record a failure.
         end = SessionEndInfo(status=Status.Value(status), end_time_secs=time.time())
         described = metadata.create_summary_metadata(HParamsPluginData(session_end_info=end))
         value = Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=described, tensor=metadata.NULL_TENSOR)
-        self._open(ENDED).add(Summary(value=[value]))
+        self._events(ENDED).add(summary=Summary(value=[value]))
 
     def progress(self, step: int, values: Mapping[str, float]) -> None:
-        """Write the scalars of a training, and move the bar or print a line."""
+        """Write the scalars of a training, and move the bar or log a line."""
         self.scalars(step, values)
         if self._silent:
             return
-        # Negative if the training has gone back.
+        # Negative if the training has returned to an earlier step.
         self._bar.update(step - self._bar.n)
         self._bar.set_postfix_str(f"loss {values['train/loss']:.4g}", refresh=False)
         now = time.perf_counter()
@@ -188,25 +177,22 @@ class Recorder:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write scalars."""
-        self._try(lambda: self._open().add(_scalars(values), step))
+        self._try(lambda: self._events().add(summary=_scalars(values), step=step))
 
     def figure(self, step: int, name: str, figure: Figure) -> None:
         """Write a figure."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from torch.utils.tensorboard import summary
-
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         pixels = np.asarray(canvas.buffer_rgba())[..., :3]
-        self._try(lambda: self._open().add(summary.image(name, pixels, dataformats="HWC"), step))
+        self._try(lambda: self._events().add(summary=summary.image(name, pixels, dataformats="HWC"), step=step))
 
     def final(self, step: int, values: Mapping[str, float]) -> None:
-        """Write the scalars of a finished run; they replace those of before it was resumed."""
-        self._try(lambda: self._open(ENDED).add(_scalars(values), step))
+        """Write the scalars of a finished run; they replace those written before the run was resumed."""
+        self._try(lambda: self._events(ENDED).add(summary=_scalars(values), step=step))
 
     def rewind(self, step: int) -> None:
-        """Make TensorBoard drop the records after a step, from which the training continues."""
-        self._try(lambda: self._open().start(step + 1))
+        """Make TensorBoard drop the records after ``step``, at which the training continues."""
+        self._try(lambda: self._events().add(session_log=SessionLog(status=SessionLog.START), step=step + 1))
 
     def close(self) -> None:
         """Close the bar and the files."""
@@ -214,11 +200,8 @@ class Recorder:
         for events in self._files.values():
             events.close()
 
-    def _open(self, suffix: str = "") -> Events:
-        """Return the file for the records of the training, or the one for its final status, by its suffix.
-
-        The second is removed when a run is resumed: of several final statuses TensorBoard shows the first.
-        """
+    def _events(self, suffix: str = "") -> Events:
+        """Return the file for records during the training, or the file for the final status, by its suffix."""
         if suffix not in self._files:
             self._files[suffix] = Events(self._folder, suffix)
         return self._files[suffix]
@@ -228,18 +211,10 @@ class Recorder:
             write()
         except OSError as error:
             if not self._failed:
-                log.warning(f"TensorBoard's files could not be written, training goes on: {error}")
+                log.warning(f"TensorBoard's files could not be written, training continues: {error}")
             self._failed = True
-
-
-def in_notebook() -> bool:
-    """Returns True in the kernel of a notebook."""
-    shell = machine.notebook_shell()
-    return shell is not None and "IPKernelApp" in shell.config
 
 
 def _scalars(values: Mapping[str, float]) -> Summary:
     """Returns all scalars as one record: one for each would take the time of ten steps of a tiny network."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
-
     return Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])

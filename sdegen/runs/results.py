@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from torch import Tensor
 
@@ -17,30 +19,21 @@ from sdegen.config.compose import Config
 from sdegen.config.options import choice
 from sdegen.core.errors import UserError
 from sdegen.figures import animations
-from sdegen.guidance.classes import Guidance
 from sdegen.metrics.points import Metrics
 from sdegen.models.classifier import ClassifierModel
-from sdegen.runs import drawing, files, guiding, measures
-from sdegen.runs.guiding import Observation, agreement, picture
+from sdegen.runs import files, guiding, measures
+from sdegen.runs.guiding import Label, Observation, Plan, planned
 from sdegen.runs.run import Run
 from sdegen.samplers import Samples
 
 log = logging.getLogger("sdegen")
 
 FRAMES = {"vectors": 101, "images": 41}
-"""States of the path kept for figures."""
+"""Number of states of the path kept for figures."""
 KEPT = 2**26
-"""Numbers, 256 MiB of float32, above which fewer states of images are kept, but enough for their figure."""
-
-Label = int | Literal["all"] | None
-
-
-class Plan(NamedTuple):
-    """Plan of a sampling: the classes, one after the other (None for no class), each with its guidance."""
-
-    labels: list[int | None]
-    guidance: list[Guidance | None]
-    seen: Observation | None
+"""Largest number of pixels in the kept states, 256 MiB of float32; there are always enough states for the figure."""
+ROWS, COLUMNS = 4, 11
+"""Number of images, and of states of each, in the figure of their generation."""
 
 
 class Drawn(NamedTuple):
@@ -66,45 +59,39 @@ def write(
 ) -> files.Written:
     """Sample, measure and draw into ``samples/<number>-<sampler>/`` of the run's folder.
 
-    The label is the class to steer towards, or ``all`` for ``count`` samples of one class after the other. An animation
-    joins the figures if ``animate`` is true.
+    The label is the class to steer towards, or ``all`` for ``count`` samples of one class after the other. If
+    ``animate`` is true, there is also an animation among the figures.
     """
-    # Built before anything is drawn, so that a mistake costs nothing.
+    # Built before anything is drawn, so that a mistake costs no time.
     plan, name = planned(run, guidance, label), choice(run.config["sampler"])
     by = "" if guidance is None else f" under {choice(guidance)}"
     each = " of each class" if len(plan.labels) > 1 else ""
     log.info(f"sampling {count}{each} by {name}{by}, {run.weights_used()}")
-    drawn = generate(run, plan, count, seed, batch_size)
-    log.info(_cost(drawn))
+    drawn = _drawn(run, plan, count, seed, batch_size)
     own = {"step": run.step, "weights": run.weights, "seed": seed, "batch_size": batch_size}
     own |= {group: run.config[group] for group in ("sampler", "network")}
     steered = {} if guidance is None else {"guidance": guidance, "label": label}
+    facts: dict[str, Any] = {"nfe": drawn.nfe, "seconds": drawn.seconds, "seed": seed, "step": run.step}
+    if drawn.y is not None:
+        facts["y"] = drawn.y.numpy()
+    if plan.seen is not None:
+        facts |= {"measured": guiding.picture(run.units, plan.seen).numpy(), "mean": drawn.x.mean(0)}
+        facts["std"] = drawn.x.std(0)
     with files.new_folder(run.folder / "samples", name) as (folder, final):
         files.write_yaml(folder / "config.yaml", {**own, **steered})
-        _write_samples(folder, drawn.x, _facts(run, drawn, plan.seen, seed))
+        _write_samples(folder, drawn.x, facts)
         found = _judge(run, drawn, plan.seen, folder)
         if found is not None and figures:
-            _draw(run, drawn, plan.seen, folder, animate)
+            _draw_samples(run, drawn, plan.seen, folder / "figures", animate)
     return files.Written(final, found or {})
 
 
-def planned(run: Run, guidance: Config | None, label: Label) -> Plan:
-    """Returns the plan of a sampling; raises UserError if the guidance or the label do not suit the run."""
-    guiding.check_label(run, guidance, label)
-    if guidance is None:
-        return Plan([None], [None], None)
-    seen = guiding.observation(run, guidance)
-    observed = None if seen is None else seen.y
-    labels: list[int | None] = [*range(run.classes or 0)] if label == "all" else [label]
-    return Plan(labels, [guiding.build(run, guidance, one, observed) for one in labels], seen)
-
-
-def generate(run: Run, plan: Plan, count: int, seed: int, batch_size: int) -> Drawn:
+def _drawn(run: Run, plan: Plan, count: int, seed: int, batch_size: int) -> Drawn:
     """Returns ``count`` samples of each class of a plan, one class after the other."""
     started = time.perf_counter()
     frames = FRAMES["vectors" if len(run.units.shape) == 1 else "images"]
     if len(run.units.shape) > 1:
-        frames = max(drawing.COLUMNS, min(frames, KEPT // (min(count, batch_size) * run.units.size)))
+        frames = max(COLUMNS, min(frames, KEPT // (min(count, batch_size) * run.units.size)))
     parts = [
         run.generate(
             count, seed=seed, batch_size=batch_size, frames=0 if i else frames, guidance=guidance, first=i * count
@@ -114,35 +101,21 @@ def generate(run: Run, plan: Plan, count: int, seed: int, batch_size: int) -> Dr
     seconds = time.perf_counter() - started
     x = torch.cat([run.units.decode(part.x).cpu() for part in parts])
     y = None if plan.labels[0] is None else torch.tensor(plan.labels).repeat_interleave(count)
-    return Drawn(x, y, parts[0], sum(part.nfe for part in parts) / len(parts), seconds)
+    nfe, acceptance = sum(part.nfe for part in parts) / len(parts), parts[0].acceptance
+    evaluations = f"{nfe:.0f}" if nfe == round(nfe) else f"on average {nfe:.1f}"
+    accepted = "" if acceptance is None else f", {acceptance:.1%} of the corrector's moves accepted"
+    log.info(f"{evaluations} evaluations a sample, {seconds:.1f} s{accepted}")
+    return Drawn(x, y, parts[0], nfe, seconds)
 
 
 def write_accuracy(run: Run, model: ClassifierModel, draw: bool) -> Metrics:
-    """Measure a classifier of noisy data over time, and draw the curves into the run's folder if that is asked for."""
+    """Measure a classifier of noisy data over time; if ``draw``, draw the curves into the run's folder."""
     found, curves = measures.accuracy(run.dataset, model, run.device, run.dtype)
     if draw:
         chance = 1 / (run.classes or 1)
         figures.save(figures.accuracy(*curves, chance), run.folder / "figures" / "accuracy.png")
     log.info(metrics.table(found, "held out") if found else f"no metrics: {metrics.unmeasured(run.dataset)}")
     return found
-
-
-def _cost(drawn: Drawn) -> str:
-    """Returns the cost of samples in words."""
-    nfe = f"{drawn.nfe:.0f}" if drawn.nfe == round(drawn.nfe) else f"on average {drawn.nfe:.1f}"
-    acceptance = drawn.samples.acceptance
-    accepted = "" if acceptance is None else f", {acceptance:.1%} of the corrector's moves accepted"
-    return f"{nfe} evaluations a sample, {drawn.seconds:.1f} s{accepted}"
-
-
-def _facts(run: Run, drawn: Drawn, seen: Observation | None, seed: int) -> dict[str, Any]:
-    """Returns the arrays and numbers of ``samples.npz`` beside the samples."""
-    facts: dict[str, Any] = {"nfe": drawn.nfe, "seconds": drawn.seconds, "seed": seed, "step": run.step}
-    if drawn.y is not None:
-        facts["y"] = drawn.y.numpy()
-    if seen is not None:
-        facts |= {"measured": picture(run.units, seen).numpy(), "mean": drawn.x.mean(0), "std": drawn.x.std(0)}
-    return facts
 
 
 def _write_samples(folder: Path, x: Tensor, facts: dict[str, Any]) -> None:
@@ -164,7 +137,14 @@ def _judge(run: Run, drawn: Drawn, seen: Observation | None, folder: Path) -> Me
     except UserError as error:
         log.warning(f"no metrics and no figures: {error}")
         return None
-    found = measured(run, drawn) if seen is None else agreement(run.units, drawn.x, seen)
+    if seen is not None:
+        found = guiding.agreement(run.units, drawn.x, seen)
+    else:
+        found = measures.measure(dataset, drawn.x, drawn.y, run.folder)
+        if len(run.units.shape) == 1:
+            off = metrics.score_error(dataset, run.sde, run.score_on_cpu())
+            if off is not None:
+                found["score_error"] = {"value": off, "floor": 0.0, "train": None, "floor_from": "exact score"}
     files.write_json(folder / "metrics.json", found)
     if found:
         log.info(metrics.table(found))
@@ -173,21 +153,39 @@ def _judge(run: Run, drawn: Drawn, seen: Observation | None, folder: Path) -> Me
     return found
 
 
-def _draw(run: Run, drawn: Drawn, seen: Observation | None, folder: Path, animate: bool) -> None:
-    """Draw samples into a folder."""
-    for name, figure in drawing.of_samples(run.dataset, run.sde, drawn.samples, drawn.x, drawn.y, seen).items():
-        figures.save(figure, folder / "figures" / f"{name}.png")
+def _draw_samples(run: Run, drawn: Drawn, seen: Observation | None, folder: Path, animate: bool) -> None:
+    dataset, x, samples = run.dataset, drawn.x, drawn.samples
+    if len(run.units.shape) == 1:
+        shown = {"samples": figures.compare(dataset, x), "marginals": figures.marginals(dataset, samples, run.sde)}
+        if run.units.shape != (1,):
+            shown["trajectories"] = figures.trajectories(dataset, samples, run.sde)
+    else:
+        low, high = float(dataset.x[:1000].min()), float(dataset.x[:1000].max())
+        path = torch.stack([run.units.decode(frame).cpu() for frame in samples.path[:, :ROWS]])
+        shown = {"generation": figures.generation(path, samples.times.cpu(), low, high, ROWS, COLUMNS)}
+        rounded = metrics.quantized(x, dataset.levels)
+        if seen is not None:
+            truth = None if seen.truth is None else seen.truth[0]
+            shown["posterior"] = figures.posterior(truth, guiding.picture(run.units, seen), x, low, high)
+        elif drawn.y is not None:
+            shown["classes"] = figures.classes(rounded, drawn.y, low, high)
+        else:
+            shown["samples"] = figures.compare(dataset, rounded)
+    _save(shown, folder)
     if animate:
-        frames = animations.animation(run.dataset, drawn.samples, run.sde)
-        animations.save(frames, folder / "figures" / "generation.gif")
+        animations.save(animations.animation(dataset, samples, run.sde), folder / "generation.gif")
 
 
-def measured(run: Run, drawn: Drawn) -> Metrics:
-    """Returns the metrics of samples; for points, also the error of the score if the law is known."""
-    found = measures.measure(run.dataset, drawn.x, drawn.y, run.folder)
+def draw_score(run: Run, folder: Path) -> None:
+    """Draw the learned or exact score into a folder; there are no figures for images."""
+    dataset, sde, score = run.dataset, run.sde, run.score_on_cpu()
     if len(run.units.shape) > 1:
-        return found
-    off = metrics.score_error(run.dataset, run.sde, run.score_on_cpu())
-    if off is not None:
-        found["score_error"] = {"value": off, "floor": 0.0, "train": None, "floor_from": "exact score"}
-    return found
+        return
+    shown = {"process": figures.process(dataset, sde, score)} if run.units.shape == (1,) else {}
+    field = figures.score_field(dataset, sde, score, learned=not run.model.network.exact)
+    _save(shown if field is None else {**shown, "score_field": field}, folder)
+
+
+def _save(shown: Mapping[str, Figure], folder: Path) -> None:
+    for name, figure in shown.items():
+        figures.save(figure, folder / f"{name}.png")

@@ -1,4 +1,4 @@
-"""A run to work with: its score, its samples, and how good they are."""
+"""A trained run to work with: its score, its samples, and how good they are."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from sdegen.metrics.points import Metrics
-    from sdegen.runs.drawing import Animation
+    from sdegen.runs.notebook import Animation
 
 FRAMES = 60
-"""States of the path in an animation."""
+"""Number of states of the path in an animation."""
 
 
 def load(
@@ -48,19 +48,19 @@ def load(
     trust: Sequence[str] = (),
     nodes: Mapping[str, Any] | None = None,
 ) -> Run:
-    """Reload a run's checkpoint.
+    """Reload a run from a checkpoint.
 
     A checkpoint may come from a stranger: its tensors are read without running code, and its configuration builds
     only classes of this package, unless ``trust`` names others.
 
     Args:
         run: the run's folder, or ``…/latest``.
-        checkpoint: its step, or ``last``, or ``best``: that with the smallest loss on held-out points.
+        checkpoint: a step, ``last``, or ``best``, which is the checkpoint with the smallest loss on held-out points.
         weights: ``ema``, the moving average, or ``raw``.
         device: ``auto``, ``cpu``, ``cuda``, …
-        precision: of the computation.
-        trust: modules whose classes the configuration may name, beside the package's own.
-        nodes: nodes that replace the run's own, by group: ``sampler``, and ``network`` for the oracle.
+        precision: precision of the computation.
+        trust: modules whose classes the configuration may name, in addition to this package.
+        nodes: nodes that replace the run's nodes, by group: ``sampler``, or ``network`` (only by the oracle).
 
     Raises:
         UserError: an option is wrong, or the folder, the checkpoint or its configuration is damaged or refused.
@@ -69,14 +69,14 @@ def load(
 
 
 class Run(Trained):
-    """A trained run, reloaded.
+    """Trained run, reloaded.
 
-    Its methods take points in the user's units as tensors, NumPy arrays or lists, and return float64 tensors. One point
-    without the batch axis gives a result without it. :class:`Trained` has its attributes.
+    The methods take points in the user's units as tensors, NumPy arrays or lists, and return float64 tensors. One point
+    without the batch axis gives a result without it. The attributes are listed in :class:`Trained`.
     """
 
     guidance: Guidance | None = None
-    """The guidance that steers the score; None for the score itself."""
+    """Guidance that steers the score; None if the score is not guided."""
     _guided_by = ""
 
     def __repr__(self) -> str:
@@ -85,13 +85,13 @@ class Run(Trained):
         return f"Run({', '.join([*parts, *guided])}; {self.weights_used()}; {self.folder})"
 
     def score(self, x: ArrayLike, t: ArrayLike) -> Tensor:
-        """Return ∇ log p_t of the decoded process, the direction in which sampling pulls points at time t.
+        """Return ∇ log p_t of the process in the user's units: the direction in which sampling pulls points at time t.
 
-        It is guided if the run is.
+        The score of a guided run is guided.
 
         Args:
-            x: ``(N, *)`` or ``(*)``.
-            t: a number, or one for each point, ``(N,)``.
+            x: points, ``(N, *)`` or ``(*)``.
+            t: time, a number or one for each point, ``(N,)``.
         """
         batch, single = points("x", x, self.units.shape)
         batch, times = batch.to(self.device), array("t", t).to(self.device, self.dtype)
@@ -102,11 +102,11 @@ class Run(Trained):
         score: Score = self.score_model if self.guidance is None else self.guidance(self.sde, self.score_model)
         with torch.no_grad():
             inner = score(self.units.encode(batch).to(self.dtype), times)
-        found = self.units.score(batch, inner)
-        return found[0] if single else found
+        decoded = self.units.score(batch, inner)
+        return decoded[0] if single else decoded
 
     def flow(self, *, rtol: float = 1e-5, atol: float = 1e-5, batch_size: int = 1000) -> Flow:
-        """Return the map between data and latents, with the tolerances of its solver: see :class:`Flow`.
+        """Return the map between data and latents, computed to the tolerances of its solver: see :class:`Flow`.
 
         Raises:
             UserError: the run is guided; a guided score has no exact flow.
@@ -118,11 +118,11 @@ class Run(Trained):
         )
 
     def encode(self, x: ArrayLike) -> Tensor:
-        """Return the latents at T of points: ``(N, *)`` to ``(N, *)``."""
+        """Return the latents of points, at T: ``(N, *)`` to ``(N, *)``."""
         return self._mapped("x", x, self.flow().encode)
 
     def decode(self, latent: ArrayLike) -> Tensor:
-        """Return the points of latents at T, the inverse of :meth:`encode`."""
+        """Return the points that belong to latents at T: the inverse of :meth:`encode`."""
         return self._mapped("latent", latent, self.flow().decode)
 
     def interpolate(self, a: ArrayLike, b: ArrayLike, n: int) -> Tensor:
@@ -136,9 +136,10 @@ class Run(Trained):
         """Return the log-density of the model at points, in nats for the user's units: ``(N, *)`` to ``(N,)``.
 
         Args:
-            x: the points.
-            probes: random probes of the divergence, 0 for the exact one; :meth:`Flow.log_prob` gives their error.
-            seed: of the probes.
+            x: points.
+            probes: number of random probes of the divergence; 0 for the exact one. :meth:`Flow.log_prob` gives their
+                error.
+            seed: seed of the probes.
 
         Raises:
             UserError: the run's data have no density.
@@ -148,11 +149,11 @@ class Run(Trained):
         return self._mapped("x", x, lambda batch: flow.log_prob(batch, divergence, seed).log_p)
 
     def using(self, sampler: str | None = None, **options: Any) -> Run:  # noqa: ANN401
-        """Return this run with another sampler, or with other options of its own.
+        """Return this run with another sampler, or with other options of its present sampler.
 
         Args:
-            sampler: a choice of the group, such as ``adams``; None for the run's own.
-            options: of the sampler, such as ``steps=10`` or ``corrector="hmc"``.
+            sampler: a choice of the group ``sampler``, such as ``adams``; None for the run's own sampler.
+            options: options of the sampler, such as ``steps=10`` or ``corrector="hmc"``.
 
         Raises:
             UserError: there is no such sampler or option, or it does not go with the SDE.
@@ -181,12 +182,12 @@ class Run(Trained):
         """Return samples, ``(count, *)``, on the run's device.
 
         Args:
-            count: how many.
-            sampler: a choice of the group, such as ``adams``; None for the run's own.
-            label: the class to sample, if the network was trained with classes; otherwise see :meth:`guided`.
-            seed: sample i depends on (seed, i) alone, unless the sampler couples the samples of a batch.
-            batch_size: samples computed at once.
-            options: of the sampler, such as ``steps=10``.
+            count: number of samples.
+            sampler: see :meth:`using`.
+            label: class to sample, if the network was trained with classes; otherwise see :meth:`guided`.
+            seed: seed; sample i depends on (seed, i) alone, unless the sampler couples the samples of a batch.
+            batch_size: number of samples computed at once.
+            options: see :meth:`using`.
         """
         run = self.using(sampler, **options)
         if label is not None:
@@ -203,7 +204,7 @@ class Run(Trained):
         guidance: Guidance | None = None,
         first: int = 0,
     ) -> Samples:
-        """Return samples in the network's units, with the number of evaluations and the path: see :func:`draw`."""
+        """Return samples in the network's units, with their cost and their path: see :func:`draw`."""
         check({"count": count, "seed": seed, "batch_size": batch_size}, (), SAMPLE, self.trust)
         return draw(
             self.sde,
@@ -233,71 +234,72 @@ class Run(Trained):
 
         Args:
             name: a choice of the group ``guidance``: ``classifier``, ``classifier_free``, ``inpaint``, …
-            run: the classifier, for ``classifier``: a run or its folder.
-            label: the class to steer towards.
-            observed: the result of a measurement in the user's units, for ``inpaint``, ``deblur``, …; None measures a
-                held-out image.
-            options: of the guidance, such as ``scale=2.0`` or ``measurement={"mask": "top"}``.
+            run: classifier for ``classifier``: a run or its folder.
+            label: class to steer towards.
+            observed: result of a measurement in the user's units, for ``inpaint``, ``deblur``, …; if None, a held-out
+                image is measured.
+            options: options of the guidance, such as ``scale=2.0`` or ``measurement={"mask": "top"}``.
 
         Raises:
             UserError: there is no such guidance or option, or it does not go with this run.
         """
         if self.guidance is not None:
-            raise UserError(f"guidance={self._guided_by}: the run is guided already: guide the run that it came from")
-        other = run.folder if isinstance(run, Run) else run
-        node = choices.node("guidance", name, options if other is None else {**options, "run": str(other)})
+            raise UserError(f"guidance={self._guided_by}: the run is guided already: guide the unguided run")
+        if isinstance(label, str):
+            raise UserError(f"label={label}: must be one class of the data, a whole number")
+        loaded = run if isinstance(run, Run) else None
+        folder = run if loaded is None else loaded.folder
+        node = choices.node("guidance", name, options if folder is None else {**options, "run": str(folder)})
         check({"guidance": node}, ("guidance",), {}, self.trust)
-        guiding.check_label(self, node, label)
-        seen = guiding.observation(self, node, None if observed is None else array("observed", observed))
+        given = None if observed is None else array("observed", observed)
         result = copy.copy(self)
-        result.guidance = guiding.build(
-            self, node, label, None if seen is None else seen.y, run if isinstance(run, Run) else None
-        )
+        (result.guidance,) = guiding.planned(self, node, label, given, loaded).guidance
         result._guided_by = name if label is None else f"{name}, label={label}"
         return result
 
     def evaluate(self, x: ArrayLike | None = None, *, count: int = 2000, seed: int = 0) -> Metrics:
-        """Return the metrics of points, or else of ``count`` samples of this run.
+        """Return the metrics of points; without points, of ``count`` samples of this run.
 
-        They are the distances of the points to the data, and for points that the user gives also ``nll``, their mean
-        negative log-density under the model, if the data are vectors with a density. Each metric has its ``value``, its
-        ``floor`` (what as many points of the data would give) and the value of the training set, ``train``. The seed
-        fixes the samples and random parts of the data.
+        They are the distances of the points to the data. For given points ``x`` of vector data with a density, there is
+        also ``nll``, their mean negative log-density under the model. Each metric has a ``value``, a ``floor`` (the
+        value of as many points of the data) and the value of the training set, ``train``. The seed fixes the samples
+        and the random parts of the data.
         """
         from sdegen.runs import measures
 
-        if x is None:
-            return measures.measure(self.dataset, self.sample(count, seed=seed).cpu(), None, self.folder)
-        batch = points("x", x, self.units.shape)[0].cpu()
-        found = measures.measure(self.dataset, batch, None, self.folder)
-        if len(self.units.shape) == 1 and self._has_density():
+        batch = self._samples_unless_given(x, count, seed)
+        metrics = measures.measure(self.dataset, batch, None, self.folder)
+        if x is not None and len(self.units.shape) == 1 and self._has_density():
             flow, exact = self.flow(), by_probes(0, self.units.size)
-            found |= measures.likelihood(self.dataset, lambda x: flow.log_prob(x, exact, seed).log_p, batch, seed)
-        return found
+            metrics |= measures.likelihood(self.dataset, lambda x: flow.log_prob(x, exact, seed).log_p, batch, seed)
+        return metrics
 
     def draw(self, x: ArrayLike | None = None, *, count: int = 2000, seed: int = 0) -> Figure:
-        """Return a figure of points, or else of ``count`` samples of this run, beside the data."""
+        """Return a figure of points beside the data; without points, of ``count`` samples of this run."""
         from sdegen import figures
-        from sdegen.runs.drawing import show_inline
+        from sdegen.runs import notebook
 
-        show_inline()
-        batch = self.sample(count, seed=seed) if x is None else points("x", x, self.units.shape)[0]
-        return figures.compare(self.dataset, batch.cpu())
+        notebook.show_figures()
+        return figures.compare(self.dataset, self._samples_unless_given(x, count, seed))
 
     def animate(self, count: int = 1000, *, seed: int = 0) -> Animation:
-        """Return an animation of ``count`` samples on their way from noise to data, which a notebook shows."""
+        """Return an animation of ``count`` samples on their way from noise to data; a notebook shows it."""
         from sdegen.figures.animations import animation
-        from sdegen.runs.drawing import Animation
+        from sdegen.runs.notebook import Animation
 
         samples = self.generate(count, seed=seed, batch_size=count, frames=FRAMES)
         return Animation(animation(self.dataset, samples, self.sde))
 
     def export(self, path: str | Path) -> Path:
-        """Write the score as a file that ``torch.export.load(path).module()`` reads, without this package.
+        """Write the score as a file that ``torch.export.load(path).module()`` reads without this package.
 
-        The program takes ``(x, t)``, or ``(x, t, y)`` if the network takes the class, for any number of points. It
-        works in the user's units, or in the network's under ``dataset.standardize=quantile``. ``sdegen.json`` in the
-        file says which, and has the configuration.
+        The program takes ``(x, t)``, or ``(x, t, y)`` if the network takes the class, for any number B of points: x is
+        ``(B, *)`` and t ``(B,)`` in the run's precision, y is ``(B,)`` int64, -1 for no class. It works in the user's
+        units, or in the network's units under ``dataset.standardize=quantile``. ``sdegen.json`` inside the file states
+        the units and contains the configuration.
+
+        Raises:
+            UserError: the run is guided or holds a classifier, or torch cannot export its network.
         """
         from sdegen.runs.export import export
 
@@ -305,26 +307,36 @@ class Run(Trained):
         return export(self, Path(path))
 
     def save_weights(self, path: str | Path) -> Path:
-        """Write the network's weights as safetensors, with the configuration as metadata and without the data."""
+        """Write the weights of the network, and the numbers that its score needs beside them, as safetensors.
+
+        The names are those of the network's ``state_dict`` after ``network.``; the numbers measured on the data begin
+        with ``units.`` and ``parametrization.``. The metadata contain the configuration as JSON, under ``sdegen``.
+
+        Raises:
+            UserError: the package safetensors is missing, or the network keeps more than tensors.
+        """
         from sdegen.runs.export import save_weights
 
         return save_weights(self, Path(path))
 
     def _mapped(self, name: str, x: ArrayLike, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return the values of a function at points; one point without the batch axis gives one value."""
+        """Return a function of points; one point without the batch axis gives one value."""
         batch, single = points(name, x, self.units.shape)
-        found = function(batch)
-        return found[0] if single else found
+        values = function(batch)
+        return values[0] if single else values
+
+    def _samples_unless_given(self, x: ArrayLike | None, count: int, seed: int) -> Tensor:
+        batch = self.sample(count, seed=seed) if x is None else points("x", x, self.units.shape)[0]
+        return batch.cpu()
 
     def _check_unguided(self) -> None:
         if self.guidance is not None:
             raise UserError(
-                f"guidance={self._guided_by}: a guided run has no latents and no density, and is not exported: use the "
-                f"run that it came from"
+                f"guidance={self._guided_by}: a guided run has no latents and no density, and cannot be exported: use "
+                f"the unguided run"
             )
 
     def _has_density(self) -> bool:
-        """Return True if a likelihood of the data has a meaning."""
         try:
             check_density(self.dataset)
         except UserError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
 from collections.abc import Iterator
@@ -22,11 +23,11 @@ from sdegen.sde.scores import Counted
 log = logging.getLogger("sdegen")
 
 SHOWN = 1000
-"""Samples whose path is kept."""
+"""Number of samples whose path is kept."""
 
 
 class Watched:
-    """A score that notes where it gets or returns a number that is not finite."""
+    """Score that records in ``found`` where it gets or returns a number that is not finite."""
 
     def __init__(self, score: Score, found: list[str]) -> None:
         self.score, self.found = score, found
@@ -40,10 +41,8 @@ class Watched:
         if not bool(x.isfinite().all()):
             self.found.append(f"the steps diverge, the first {at}: try more sampler.steps, or another sampler")
         elif not bool(y.isfinite().all()):
-            size = float(x.abs().max())
-            self.found.append(
-                f"the score is not finite, {at} and points as large as {size:.3g}: try more sampler.steps"
-            )
+            size = f"{float(x.abs().max()):.3g}"
+            self.found.append(f"the score is not finite, {at} and points as large as {size}: try more sampler.steps")
         return y
 
 
@@ -62,12 +61,11 @@ def draw(
     guidance: Guidance | None = None,
     first: int = 0,
 ) -> Samples:
-    """Returns ``count`` samples of a seed, in the network's units.
+    """Returns the samples ``first`` to ``first + count`` of a seed, in the network's units.
 
-    Sample i depends on (seed, i) alone, not on the batch it is computed in. The exceptions are samplers that couple the
-    samples of a batch, ``rk45`` and ``twisted``: see :func:`cut`. The indices begin at ``first``. The path is kept for
-    the first :data:`SHOWN` samples of the first batch, in ``frames`` states. The ``nfe`` counts evaluations of the
-    model, of which a guided score may take several.
+    Sample i depends on (seed, i) alone, not on its batch. The exceptions are samplers that couple the samples of a
+    batch, ``rk45`` and ``twisted``: see :func:`cut`. The path is kept for the first :data:`SHOWN` samples of the first
+    batch, in ``frames`` states. The ``nfe`` counts evaluations of the model; a guided score may take several.
 
     Raises:
         UserError: a sample is not finite.
@@ -92,7 +90,7 @@ def draw(
         x = torch.cat([each.x for each in batches])
         broken = torch.nonzero(~x.flatten(1).isfinite().all(1)).flatten().tolist()
         if broken:
-            # Sampled again to find the reason: watching every step of every sampling would cost all others time.
+            # Sample again to find the reason: to watch every step of every sampling would slow down all others.
             found: list[str] = []
             batch(next(span for span in spans if first + broken[0] in span), Counted(Watched(model, found)))
             reason = found[0] if found else "the last step diverges: try more sampler.steps, or another sampler"
@@ -104,7 +102,6 @@ def draw(
 
 @contextlib.contextmanager
 def _evaluated(model: ScoreModel) -> Iterator[None]:
-    """Puts a model into evaluation mode while the context is entered."""
     was_training = model.training
     model.eval()
     try:
@@ -116,12 +113,12 @@ def _evaluated(model: ScoreModel) -> Iterator[None]:
 def cut(first: int, count: int, batch_size: int, *, even: bool) -> list[range]:
     """Returns the indices of ``count`` samples from ``first`` on, in as few batches as possible.
 
-    All batches but the last are full. If ``even``, they differ in size by one at most: samples that are coupled in a
-    short batch would have another law.
+    All batches but the last are full. If ``even``, their sizes differ by at most one: samples that are coupled in a
+    short batch would have another distribution.
     """
     number = math.ceil(count / batch_size)
-    ends = [count * i // number if even else min(count, i * batch_size) for i in range(number + 1)]
-    return [range(first + start, first + stop) for start, stop in zip(ends, ends[1:], strict=False)]
+    ends = [first + (count * i // number if even else min(count, i * batch_size)) for i in range(number + 1)]
+    return [range(start, stop) for start, stop in itertools.pairwise(ends)]
 
 
 def on_cpu(model: ScoreModel, device: torch.device, dtype: torch.dtype) -> Score:

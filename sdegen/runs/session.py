@@ -1,4 +1,4 @@
-"""Training into a run's folder: from a configuration, or on from the last checkpoint."""
+"""Training into a run's folder, from the beginning or from the last checkpoint."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ from typing import Any
 
 import torch
 
-from sdegen.config.assembly import replicated, together, work
+from sdegen.config.assembly import replicated, together
 from sdegen.config.compose import Config
-from sdegen.config.options import GROUPS, TRAIN, check
 from sdegen.core import schema
 from sdegen.core.errors import Stopped, Unwritable, UserError
 from sdegen.core.schema import Trust
-from sdegen.models.moments import Moments
 from sdegen.runs import checkpoint as checkpoints
 from sdegen.runs import files, machine
-from sdegen.runs.checkpoint import Checkpoint, examine
+from sdegen.runs.checkpoint import Checkpoint
 from sdegen.runs.interrupt import Interrupt
 from sdegen.runs.run import Run
 from sdegen.runs.writer import Writer
@@ -38,20 +36,20 @@ def train(
     folder: Path,
     *,
     trust: Trust = schema.ANYTHING,
-    resume: Checkpoint | None = None,
+    resume: Sequence[Checkpoint] = (),
     command: str = "",
 ) -> Run:
     """Train into a run's folder, then sample, measure and draw there; return the run as :func:`sdegen.load` does.
 
     Args:
-        config: a configuration of train.yaml, resolved, plain.
+        config: resolved configuration of train.yaml, plain data.
         folder: the run's folder, in which each replica has a folder of its own.
-        trust: modules whose classes the configuration may name; any, if the user has composed it.
-        resume: the checkpoint to continue from, of the same folder.
-        command: the command line, for the record.
+        trust: modules whose classes the configuration may name; any module if the user composed it.
+        resume: checkpoints of the run and of its replicas to continue from; empty for a new run.
+        command: command line, for the record.
 
     Raises:
-        Stopped: a signal came; the message says what is saved and how to continue.
+        Stopped: a signal came; the message names the saved step and the command that continues from it.
     """
     machine.forget_peak_memory()
     session = Session(config, folder, trust, resume)
@@ -64,7 +62,8 @@ def train(
             stack.enter_context(files.logging_to(folder / files.LOG))
             for writer in session.writers:
                 stack.enter_context(writer.recording())
-            session.save_first()
+            if not resume:
+                session.save()
             files.point_latest(folder)
             session.train(interrupt)
             return session.finish()
@@ -76,66 +75,56 @@ def train(
 
 
 class Session:
-    """The training of a run, and of its replicas: runs of the seeds that follow its own, trained together with it.
+    """Training of a run and of its replicas: runs of the next seeds, trained together with it.
 
     Attributes:
-        writers: of the run's folder and of the replicas', the run's first.
+        writers: writers of the folders of the run and of its replicas, the run first.
         training: the training of all of them.
-        saved: the step of the last checkpoint; None before the first.
+        saved: step of the last checkpoint; None before the first.
     """
 
-    def __init__(self, config: Config, folder: Path, trust: Trust, resume: Checkpoint | None = None) -> None:
-        self.folder, self._trust = folder, trust
-        self.saved, self._resumed = None if resume is None else resume.step, resume is not None
-        self._checkpoints = [] if resume is None else self._with_replicas(resume)
-        known = [None if one.moments is None else Moments(**one.moments) for one in self._checkpoints]  # type: ignore[arg-type]
-        parts = replicated(config, trust, known)
-        self.training, self.trainer, self.work = together(parts), parts[0].trainer, work(parts)
+    def __init__(self, config: Config, folder: Path, trust: Trust, resume: Sequence[Checkpoint] = ()) -> None:
+        self.folder, self._resumed = folder, resume
+        self.saved = resume[0].step if resume else None
+        parts = replicated(config, trust, [one.known_moments() for one in resume])
+        if resume and len(resume) != len(parts):
+            found = f"{len(resume) - 1} replicas, and trainer.replicas={len(parts)} needs {len(parts) - 1}"
+            raise UserError(f"{folder / files.REPLICAS}: holds {found}: copy the whole folder of the run")
+        self.training, self.trainer = together(parts), parts[0].trainer
         # Generators differ between devices, and sums between numbers of threads: a resumed run must use the same.
         self.threads = torch.get_num_threads()
         chosen = {"device": str(self.trainer.device), "threads": self.threads, "gradient": self.training.gradient.name}
         self.writers = []
         for replica, one in enumerate(parts):
             one.config["trainer"] = {**one.config["trainer"], **chosen, "replicas": 1 if replica else len(parts)}
-            own = self._folder_of(one.config["seed"]) if replica else folder
+            own = folder / files.REPLICAS / f"seed-{one.config['seed']}" if replica else folder
             self.writers.append(Writer(one, self.training, replica, own, trust))
 
-    def _folder_of(self, seed: int) -> Path:
-        """Returns the folder of the replica with a seed."""
-        return self.folder / files.REPLICAS / f"seed-{seed}"
-
-    def _with_replicas(self, first: Checkpoint) -> list[Checkpoint]:
-        """Returns a checkpoint of the run, and those of its replicas at the same step."""
-        config = check(first.config, tuple(GROUPS), TRAIN, self._trust)
-        seed, replicas = config["seed"], config["trainer"].get("replicas", 1)
-        return [first, *(checkpoints.read(self._folder_of(seed + k), first.step) for k in range(1, replicas))]
-
     def left(self) -> str:
-        """Returns in words what is saved, and how to continue from it."""
+        """Returns a message: the step that is saved, and the command that continues from it."""
         if self.saved is None:
             return "nothing was saved yet"
-        return f"saved at step {self.saved}; go on with sdegen train resume={shlex.quote(str(self.folder))}"
+        return f"saved at step {self.saved}; continue with sdegen train resume={shlex.quote(str(self.folder))}"
 
     def prepare(self, command: str) -> None:
-        """Begin the folders of a new run, or put the checkpoints of a resumed one in place."""
+        """Begin the folders of a new run, or restore the state of a resumed one."""
         if not self._resumed:
             for writer in self.writers:
                 writer.begin(command)
             return
-        step, steps = self._checkpoints[0].step, self.training.steps
+        step, steps = self._resumed[0].step, self.training.steps
         # A run that was killed after its last step still has its samples to draw.
         if step > steps or (step == steps and (self.folder / "metrics.json").exists()):
             done = f"the run finished at step {step}; set trainer.steps=… for more" if steps else "its score is exact"
             raise UserError(f"resume={self.folder}: nothing to do: {done}")
-        for writer, saved in zip(self.writers, self._checkpoints, strict=True):
+        for writer, saved in zip(self.writers, self._resumed, strict=True):
             writer.check_data(saved)
-        self._restore(self._checkpoints, self._checkpoints[0].stream)
-        for writer, saved in zip(self.writers, self._checkpoints, strict=True):
+        self._restore(self._resumed, self._resumed[0].stream)
+        for writer, saved in zip(self.writers, self._resumed, strict=True):
             writer.resume(saved)
-        self._checkpoints = []
 
     def _restore(self, saved: Sequence[Checkpoint], variant: int) -> None:
-        """Put checkpoints in place, one for each writer, and choose the stream of noise for the next steps."""
+        """Restore checkpoints, one for each writer, and choose the variant of the noise of the next steps."""
         for writer, own in zip(self.writers, saved, strict=True):
             writer.restore(own)
         first, states, histories = saved[0], [own.optimizer for own in saved], [own.history for own in saved]
@@ -143,60 +132,52 @@ class Session:
         self.saved = first.step
 
     def save(self) -> None:
-        """Write a checkpoint of each run, the first run's last: then all runs have one of the same step."""
+        """Write a checkpoint of each run, the first run last: then all others have a checkpoint of its step."""
         for writer in reversed(self.writers):
             writer.save()
         self.saved = self.training.step
 
-    def save_first(self) -> None:
-        """Write the checkpoint of step 0 of a new run, and check that it can be read."""
-        if not self._resumed:
-            self.save()
-            for writer in self.writers:
-                writer.read_back()
-
     def train(self, interrupt: Interrupt) -> None:
         """Train to the last step, with as many retries from the last checkpoint as the trainer allows."""
-        training, steps = self.training, self.training.steps
+        training = self.training
         self.writers[0].warn()
         log.info(self._plan())
-        if not steps or training.step == steps:
+        if training.step == training.steps:
             return
-        while training.step < steps:
+        while training.step < training.steps:
             try:
                 with interrupt.noted():
-                    training.run(self._note, self.save, self._preview, interrupt.asked)
+                    training.run(self._record, self.save, self._preview, interrupt.asked)
             except Diverged as trouble:
                 self._retry(trouble)
         log.info(f"trained in {training.seconds:.1f} s, without previews and checkpoints")
 
     def _plan(self) -> str:
-        """Returns in words what is to be trained, and where."""
+        """Returns a message: the steps to train, the folder and the device."""
         training, steps = self.training, self.training.steps
         where = f"in {self.folder}, on {self.trainer.device}"
         if self.trainer.device.type == "cpu":
-            threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
-            where += f", {threads} for {self.work / 1e6:.3g} million operations a pass"
+            where += f", {self.threads} thread{'s' * (self.threads > 1)}"
         if not steps:
-            return f"the score is exact, there is nothing to train; {where}"
+            return f"the score is exact: nothing to train; {where}"
         if training.step == steps:
-            return f"trained before, steps 0 to {steps}, {where}"
+            return f"already trained, steps 0 to {steps}, {where}"
         return f"training {training.vector.numel()} parameters, steps {training.step} to {steps}, {where}"
 
     def _retry(self, trouble: Diverged) -> None:
-        """Go back to the last checkpoint, and continue from there with another stream of noise."""
+        """Return to the last checkpoint, and continue with another variant of the noise."""
         seed = self.writers[trouble.replica].parts.config["seed"]
         reason = f"seed {seed}: {trouble}" if len(self.writers) > 1 else str(trouble)
         tried, retries = self.training.stream.variant, self.trainer.retries
         if tried >= retries:
-            raise UserError(f"{reason}; the checkpoint of step {self.saved} is from before")
-        first = checkpoints.newest(self.folder)
-        log.warning(f"{reason}; retry {tried + 1} of {retries}, from step {first.step}")
+            raise UserError(f"{reason}; the checkpoint of step {self.saved} was saved before")
         # Only a run without replicas has retries.
-        self._restore([first], tried + 1)
-        self.writers[0].recorder.rewind(first.step)
+        saved = checkpoints.newest(self.folder)
+        log.warning(f"{reason}; retry {tried + 1} of {retries}, from step {saved[0].step}")
+        self._restore(saved, tried + 1)
+        self.writers[0].recorder.rewind(saved[0].step)
 
-    def _note(self, step: int, values: Sequence[Mapping[str, float]]) -> None:
+    def _record(self, step: int, values: Sequence[Mapping[str, float]]) -> None:
         for writer, own in zip(self.writers, values, strict=True):
             writer.recorder.progress(step, own)
 
@@ -206,11 +187,12 @@ class Session:
 
     def finish(self) -> Run:
         """Sample, measure and draw for each run; return the first, whose metrics are written last."""
+        several = len(self.writers) > 1
         for writer in reversed(self.writers):
-            if len(self.writers) > 1:
+            if several:
                 log.info(f"seed {writer.parts.config['seed']}, in {writer.folder}")
             result = writer.finish()
-        if len(self.writers) > 1:
+        if several:
             log.info(spread([writer.metrics for writer in self.writers]))
         return result
 
@@ -231,11 +213,14 @@ def resume(folder: Path, changes: Mapping[str, Any], trust: Trust = ()) -> Run:
     for data that have moved.
     """
     if foreign := [path for path in changes if path not in RESUMABLE]:
-        raise UserError(f"{foreign[0]}: cannot change on resume; with resume= go only {', '.join(RESUMABLE)}")
+        raise UserError(f"{foreign[0]}: cannot change on resume: leave it out; only {', '.join(RESUMABLE)} can")
     folder = files.resolve(folder)
-    saved = checkpoints.newest(folder, list((folder / files.REPLICAS).glob("*")))
-    examine(folder, saved, trust)
-    config = saved.config
+    # Sorted by seed, the end of the name.
+    replicas = sorted((folder / files.REPLICAS).glob("seed-*"), key=lambda path: (len(path.name), path.name))
+    saved = checkpoints.newest(folder, replicas)
+    for one in saved:
+        checkpoints.examine(folder, one, trust)
+    config = saved[0].config
     if "trainer.epochs" in changes and "trainer.steps" not in changes:
         changes = {**changes, "trainer.steps": None}
     for path, value in changes.items():

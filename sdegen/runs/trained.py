@@ -1,4 +1,4 @@
-"""A trained model as a checkpoint gives it: its parts, wired, and the data that it was trained on."""
+"""A trained model loaded from a checkpoint: its connected parts and its training data."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ from sdegen.core.schema import Trust
 from sdegen.datasets import Dataset, restored
 from sdegen.datasets.fingerprint import difference
 from sdegen.models.classifier import ClassifierModel
-from sdegen.models.moments import Moments
 from sdegen.models.score import ScoreModel
 from sdegen.networks import Network
 from sdegen.runs import checkpoint as checkpoints
 from sdegen.runs import files
-from sdegen.runs.checkpoint import Checkpoint, examine
+from sdegen.runs.checkpoint import Checkpoint
 from sdegen.runs.sampling import on_cpu
 from sdegen.samplers import Sampler
 from sdegen.sde.base import SDE, Score
@@ -40,37 +39,38 @@ Precision = Literal["float32", "float64"]
 
 
 class Trained:
-    """A trained model, reloaded from a run's folder: see :func:`sdegen.load` for the arguments.
+    """Trained model, reloaded from a run's folder: see :func:`sdegen.load` for the arguments.
 
     Attributes:
         folder: the run's folder.
         config: its configuration, plain data.
-        step: the step of the checkpoint.
+        step: step of the checkpoint.
         sde: the forward process.
         model: the trained score in the network's units, as samplers use it, or the trained classifier.
         sampler: the sampler it will use.
-        units: between the network's units and the user's.
-        classes: the number of classes of the data; None where they have no labels.
-        weights: which weights are loaded, ``ema`` or ``raw``.
+        units: conversion between the network's units and the user's.
+        classes: number of classes of the data; None if they have no labels.
+        weights: the weights that are loaded, ``ema`` or ``raw``.
+        precision: precision of the computation.
         trust: modules whose classes its configuration may name.
     """
 
     def __init__(
         self,
         run: Path,
-        checkpoint: checkpoints.Which,
-        weights: Weights,
-        device: str,
-        precision: Precision,
-        trust: Trust,
+        checkpoint: checkpoints.Which = "last",
+        weights: Weights = "ema",
+        device: str = "auto",
+        precision: Precision = "float32",
+        trust: Trust = (),
         nodes: Mapping[str, Any] | None = None,
     ) -> None:
         settings = {"checkpoint": checkpoint, "weights": weights, "device": device, "precision": precision}
         check(settings, (), SAMPLE, trust)
         saved, self.folder = checkpoints.read(run, checkpoint), files.resolve(run)
-        examine(self.folder, saved, trust)
-        self.config, self.trust = _checked(saved.config, nodes or {}, trust), trust
-        self.step, self.weights, self.dtype = saved.step, weights, DTYPES[precision]
+        checkpoints.examine(self.folder, saved, trust)
+        self.config, self.trust = _replaced(saved.config, nodes or {}, trust), trust
+        self.step, self.weights, self.precision, self.dtype = saved.step, weights, precision, DTYPES[precision]
         try:
             self.device = find_device(device)
         except ValueError as error:
@@ -82,18 +82,16 @@ class Trained:
         self.model = self._model(saved).to(self.device, self.dtype).eval()
 
     def _model(self, saved: Checkpoint) -> ScoreModel | ClassifierModel:
-        """Returns the model of a checkpoint, with its weights in place."""
         network_class = schema.resolve(self.config["network"]["_target_"], self.trust)
         check_process(self.config, {"sampler": self.sampler, "network": network_class}, self.trust)
         exact = network_class.exact  # type: ignore[attr-defined]
-        # Only an exact score needs the law, and with it the data, whose file may be gone.
+        # Load the data only for an exact score, which needs their distribution: their file may be gone.
         law = self.dataset.encoded_law if exact else None
         supplied = {"shape": self.units.shape, "law": law, "sde": self.sde, "classes": self.classes}
         network = make_network(self.config, self.trust, **supplied)
         if not exact:
             load_weights(network, saved.ema if self.weights == "ema" else saved.weights)
-        moments = None if saved.moments is None else Moments(**saved.moments)  # type: ignore[arg-type]
-        parametrization = construct(self.config, "parametrization", self.trust, moments=moments)
+        parametrization = construct(self.config, "parametrization", self.trust, moments=saved.known_moments())
         return connect(network, parametrization, self.sde)
 
     @cached_property
@@ -109,7 +107,9 @@ class Trained:
     def score_model(self) -> ScoreModel:
         """The trained score; raises UserError if the run holds a classifier."""
         if not isinstance(self.model, ScoreModel):
-            raise UserError(f"{self.folder}: holds a classifier, not a score: it steers another run by guidance.run=")
+            raise UserError(
+                f"{self.folder}: holds a classifier, not a score: use it to guide another run, with guidance.run="
+            )
         return self.model
 
     def score_on_cpu(self) -> Score:
@@ -117,12 +117,12 @@ class Trained:
         return on_cpu(self.score_model, self.device, self.dtype)
 
     def weights_used(self) -> str:
-        """Returns in words which weights are loaded."""
+        """Returns the name of the weights that are loaded, such as ``ema weights of step 500``."""
         return "exact score" if self.model.network.exact else f"{self.weights} weights of step {self.step}"
 
 
-def _checked(own: Config, nodes: Mapping[str, Any], trust: Trust) -> Config:
-    """Returns the configuration of a checkpoint with nodes replaced, checked."""
+def _replaced(own: Config, nodes: Mapping[str, Any], trust: Trust) -> Config:
+    """Returns the checked configuration of a checkpoint in which nodes are replaced."""
     config = {**own, **nodes}
     plain_options = {key: value for key, value in config.items() if key not in GROUPS}
     config |= check({**{group: config[group] for group in LOADED}, **plain_options}, LOADED, TRAIN, trust)
@@ -133,7 +133,7 @@ def _checked(own: Config, nodes: Mapping[str, Any], trust: Trust) -> Config:
 
 
 def load_weights(network: Network, weights: Mapping[str, Tensor]) -> None:
-    """Puts weights into a network; raises UserError if their names or shapes are not those of the network."""
+    """Loads weights into a network; raises UserError if the network has other names or shapes."""
     try:
         network.load_state_dict(weights, strict=True)
     except (RuntimeError, TypeError, AttributeError) as error:

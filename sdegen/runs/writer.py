@@ -28,13 +28,13 @@ from sdegen.training.trainer import DTYPES
 log = logging.getLogger("sdegen")
 
 PREVIEWED = {"vectors": 1000, "images": 64}
-"""Samples of a preview."""
+"""Number of samples in a preview."""
 
 
 class Writer:
     """Writer of a run's folder while it is trained: checkpoints, TensorBoard's files, and at the end its samples.
 
-    The ``replica`` is the index of the run's network in the training; only the first reports the progress.
+    ``replica`` is the index of the run in the training; only the first run reports the progress.
     """
 
     def __init__(self, parts: Components, training: Training, replica: int, folder: Path, trust: Trust) -> None:
@@ -50,28 +50,27 @@ class Writer:
 
     def begin(self, command: str) -> None:
         """Begin the folder of a new run."""
-        folder = self.folder
-        # A replica is saved before the first run: a checkpoint without one of the first is left by a failed attempt.
-        if not self.replica and any((folder / "checkpoints").glob("*.pt")):
-            raise UserError(f"{folder}: holds a run already: remove it, or go on with it by resume={folder}")
+        # Replicas are saved before the first run: if it has no checkpoint, theirs were left by a failed attempt.
+        if not self.replica and any((self.folder / "checkpoints").glob("*.pt")):
+            raise UserError(f"{self.folder}: holds a run already: remove it, or resume it with resume={self.folder}")
         self.provenance = machine.provenance(command)
-        files.write_yaml(folder / "config.yaml", self.parts.config)
-        files.write_json(folder / "provenance.json", self.provenance)
+        files.write_yaml(self.folder / "config.yaml", self.parts.config)
+        files.write_json(self.folder / "provenance.json", self.provenance)
 
     def check_data(self, saved: Checkpoint) -> None:
-        """Raise UserError if the data are not those that a checkpoint was trained on."""
+        """Raise UserError if a checkpoint was trained on other data."""
         if found := difference(saved.data, self.data):
-            moved = ": give the file they are in now by dataset.path=" if "path" in self.parts.config["dataset"] else ""
+            moved = ": give their new file by dataset.path=" if "path" in self.parts.config["dataset"] else ""
             raise UserError(f"resume={self.folder}: the data are not those it was trained on: {found}{moved}")
 
     def restore(self, saved: Checkpoint) -> None:
-        """Put the weights of a checkpoint in place."""
+        """Restore the weights of a checkpoint."""
         self.best = saved.best
         load_weights(self.model.network, saved.weights)
         load_weights(self.average.network, saved.ema)
 
     def resume(self, saved: Checkpoint) -> None:
-        """Continue in the folder; log a warning if the versions differ from those at the beginning."""
+        """Continue in the folder of a restored run; log a warning if versions have changed since it began."""
         now, before = machine.provenance(""), saved.provenance
         self.provenance, self.resumed = before, True
         changed = [key for key in ("python", "packages", "commit", "clean") if now[key] != before.get(key)]
@@ -80,18 +79,18 @@ class Writer:
             own = {"step": saved.step, **{key: now[key] for key in changed}}
             self.provenance = {**before, "resumed": [*(earlier if isinstance(earlier, list) else []), own]}
         if set(changed) & {"python", "packages"} and not self.replica:
-            log.warning("the run began under other versions, see provenance.json: its numbers may differ in bits")
+            log.warning("the run began under other versions, see provenance.json: its last digits may differ")
         folder, keep = self.folder / "checkpoints", self.parts.trainer.keep
         if saved.config["dataset"] == self.parts.config["dataset"]:
             checkpoints.settle(saved, folder, keep)
         else:
-            # The new path of data that have moved is kept, even if no step is left to train.
+            # Keep the new path of data that have moved, even if no step is left to train.
             files.write_yaml(self.folder / "config.yaml", self.parts.config)
             checkpoints.save(saved._replace(config=self.parts.config), folder, keep)
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
-        """Record the run for TensorBoard while the context is entered."""
+        """Record the run for TensorBoard until the context is left."""
         # Imported late: TensorBoard and matplotlib take seconds, which a configuration with errors need not wait for.
         from sdegen.runs.recorder import Recorder
 
@@ -105,15 +104,15 @@ class Writer:
         if self.parts.trainer.precision == "bfloat16" and len(self.parts.dataset.units.shape) == 1:
             log.warning(
                 "trainer.precision=bfloat16 rounds coordinates to 2^-8 of their size, far above the noise at small t: "
-                "points want float32"
+                "use float32 for points"
             )
         for concern in self.parts.dataset.concerns():
             log.warning(concern)
 
     def save(self) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint; the first one must be readable, or UserError is raised."""
         training, dataset, held_out = self.training, self.parts.dataset, None
-        # Skip checkpoints that only an interruption caused: a whole run has no loss there.
+        # A checkpoint that only an interruption caused has no loss: an uninterrupted run has none there.
         if training.steps and training.saves:
             held_out = self.held_out.loss(self.average)
         if held_out is not None:
@@ -140,8 +139,10 @@ class Writer:
             self.folder / "checkpoints",
             self.parts.trainer.keep,
         )
+        if training.step == 0:
+            self._read_back()
 
-    def read_back(self) -> None:
+    def _read_back(self) -> None:
         """Read the checkpoint that was just written; raise UserError if a run could not resume from it."""
         name = self.parts.config["network"]["_target_"]
         try:
@@ -160,21 +161,21 @@ class Writer:
         dataset, device, average = parts.dataset, parts.trainer.device, self.average
         if isinstance(average, ClassifierModel):
             found, (times, curves) = measures.accuracy(dataset, average, device, dtype)
-            held_out = next(iter(curves.values()))
-            by_t = {f"accuracy_by_t/{float(t):.1f}": float(held_out[i]) for i, t in list(enumerate(times))[::4]}
             if found:
+                curve = list(zip(times, curves["held-out images"], strict=True))[::4]
+                by_t = {f"accuracy_by_t/{float(t):.1f}": float(accuracy) for t, accuracy in curve}
                 self.recorder.scalars(step, {**scalars(found), **by_t})
             return
         count = PREVIEWED["vectors" if len(dataset.units.shape) == 1 else "images"]
         try:
             samples = draw(parts.sde, average, parts.sampler, dataset.units, count, device=device, dtype=dtype)
         except UserError as trouble:
-            # The score of a network that has learned little can make the steps of a sampler diverge.
+            # After little training, the score can make the steps of a sampler diverge.
             log.warning(f"no preview at step {step}: {trouble}")
             return
         self.recorder.figure(step, "samples", figures.compare(dataset, dataset.units.decode(samples.x)))
         if step == self.training.steps:
-            # The metrics of the finished run follow.
+            # The finished run is measured next.
             return
         error = metrics.score_error(dataset, parts.sde, on_cpu(average, device, dtype))
         if error is not None:
@@ -182,8 +183,7 @@ class Writer:
 
     def finish(self) -> Run:
         """Sample, measure and draw, and return the trained run."""
-        from sdegen import figures
-        from sdegen.runs import drawing, results
+        from sdegen.runs import results
 
         parts, training, folder, config = self.parts, self.training, self.folder, self.parts.config
         result = load(
@@ -196,15 +196,11 @@ class Writer:
                 result, config["count"], seed=config["seed"], figures=config["figures"], animate=True
             )
             self.metrics = written.metrics
-            if config["figures"]:
-                # There are none if the data set can no longer be read.
-                if (written.folder / "figures").is_dir():
-                    shutil.copytree(written.folder / "figures", folder / "figures", dirs_exist_ok=True)
-                learned = not result.model.network.exact
-                shown = drawing.of_score(result.dataset, result.sde, result.score_on_cpu(), learned=learned)
-                for name, figure in shown.items():
-                    figures.save(figure, folder / "figures" / f"{name}.png")
-        # Written twice: the table of runs shows the first five scalars only, and capitals sort first.
+            # There are none with figures=false, or if the data can no longer be read.
+            if (written.folder / "figures").is_dir():
+                shutil.copytree(written.folder / "figures", folder / "figures", dirs_exist_ok=True)
+                results.draw_score(result, folder / "figures")
+        # Written twice: the table of runs shows only the first five scalars, and capitals sort first.
         self.recorder.final(training.steps, {**scalars(self.metrics), **scalars(self.metrics, "Final")})
         cost = {"steps": training.step, "seconds": training.seconds, "peak_memory_mib": machine.peak_memory_mib()}
         files.write_json(folder / "provenance.json", {**self.provenance, "training": cost})
@@ -213,5 +209,5 @@ class Writer:
 
 
 def scalars(found: Mapping[str, Mapping[str, Any]], group: str = "metrics") -> dict[str, float]:
-    """Returns metrics as a group of TensorBoard's scalars."""
+    """Returns metrics as a group of scalars for TensorBoard."""
     return {f"{group}/{name}": entry["value"] for name, entry in found.items()}

@@ -105,7 +105,9 @@ def test_a_job_logs_and_reports_where_it_runs(launcher: tuple[str, ...], tmp_pat
     assert said[-1] == "results in outputs/mine/0-gaussian_mixture"
     assert [text for text in said[1:-1] if text in logged] == logged
     provenance = json.loads((folder / "provenance.json").read_text())
-    assert "scripts/train.py -m dataset=gaussian_mixture seed=1,2 " in provenance["command"]
+    # The command of the job alone.
+    assert "scripts/train.py dataset=gaussian_mixture seed=1 trainer.threads=2 " in provenance["command"]
+    assert "hydra" not in provenance["command"]
     assert "threads: 1\n" in (folder / "config.yaml").read_text()
 
 

@@ -157,7 +157,7 @@ def test_interrupted_run_is_saved_and_goes_on_bit_for_bit(tmp_path: Path) -> Non
     process.send_signal(signal.SIGINT)
     _, message = process.communicate(timeout=120)
     assert process.returncode == 130
-    pattern = r"stopped by SIGINT, saved at step (\d+); go on with sdegen train resume=(\S+)\n"
+    pattern = r"stopped by SIGINT, saved at step (\d+); continue with sdegen train resume=(\S+)\n"
     found = re.fullmatch(pattern, message)
     assert found, message
     assert int(found[1]) < 2000
@@ -610,7 +610,7 @@ def test_a_sweep_with_a_wrong_label_is_refused_before_its_first_job(digits: Path
 def test_a_classifier_does_not_sample(digits: Path) -> None:
     result = run("sample", "run=outputs/digits_classifier/latest", "count=2", cwd=digits)
     assert result.returncode == 2
-    assert result.stderr.endswith("holds a classifier, not a score: it steers another run by guidance.run=\n")
+    assert result.stderr.endswith("holds a classifier, not a score: use it to guide another run, with guidance.run=\n")
 
 
 def test_only_what_cannot_be_read_is_quoted() -> None:

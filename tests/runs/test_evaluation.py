@@ -1,4 +1,4 @@
-"""Evaluations of a run: in the user's units, beside the floor that an exact score reaches; data without a density."""
+"""Evaluations of a run are in the user's units; an exact score reaches the floor; some data have no density."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MEANS, VARIANCES = "[[100,-1],[104,1]]", "[0.25,1.0]"
 
 @pytest.fixture(autouse=True)
 def _coarse_map(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The figure is not what these tests are about."""
+    """Draw coarse figures, which these tests do not look at."""
     monkeypatch.setitem(CELLS, 2, 10)
 
 
@@ -36,7 +36,7 @@ def evaluation(run: Run, **changes: float) -> Evaluation:
 
 @pytest.fixture(scope="module")
 def exact(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run with the exact score of a mixture round (102, 0), standardised for the network."""
+    """Return a run with the exact score of a mixture around (102, 0), standardised for the network."""
     line = ["dataset=gaussian_mixture", f"dataset.means={MEANS}", f"dataset.variances={VARIANCES}", "network=oracle"]
     folder = tmp_path_factory.mktemp("exact")
     session.train(composed("train", [*line, "sampler.steps=3"]), folder)
@@ -49,7 +49,7 @@ def scipys(x: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(np.log(p))
 
 
-def test_log_prob_of_a_run_is_that_of_its_data_in_their_units(exact: Run) -> None:
+def test_log_prob_of_a_run_is_the_log_density_of_its_data_in_their_units(exact: Run) -> None:
     x = exact.dataset.draw(200, torch.Generator().manual_seed(1))
     assert x is not None
     off = (exact.log_prob(x) - scipys(x)).abs()
@@ -63,7 +63,7 @@ def test_encoding_interpolating_and_decoding_are_in_the_users_units(exact: Run) 
     torch.testing.assert_close(exact.decode(latent), x, rtol=0, atol=1e-3)
     whole = exact.encode(exact.dataset.x[:1000])
     torch.testing.assert_close(whole.T.cov(), torch.eye(2).double(), rtol=0, atol=0.12)
-    # Between latents that are nearly at a right angle the way is a harmonic motion of an eighth of it each time.
+    # Latents at nearly a right angle are joined by an arc, in eight equal angles.
     across = (whole @ latent[0] / whole.norm(dim=1)).abs().argmin()
     ends = torch.stack([x[0], exact.dataset.x[across]])
     path = exact.interpolate(ends[0], ends[1], 9)
@@ -101,13 +101,13 @@ def test_probes_miss_by_their_standard_error(exact: Run) -> None:
     ("change", "words"),
     [({"rtol": 0.0}, "rtol=0 must be at least 1e-13: try rtol=1e-5"), ({"probes": -1}, "probes=-1 must be at least 0")],
 )
-def test_mistakes_are_told(exact: Run, change: dict[str, float], words: str) -> None:
+def test_mistakes_are_reported(exact: Run, change: dict[str, float], words: str) -> None:
     with pytest.raises(UserError, match=words):
         evaluation(exact, **change)
 
 
 def test_declared_levels_give_bits(tmp_path: Path) -> None:
-    """Bits for each dimension are the nats of the dequantised points over d log 2, each within half a level."""
+    """The bits for each dimension are the nats of the dequantised points, within half a level, over d log 2."""
     values = np.random.default_rng(0).integers(0, 5, size=(60, 1, 2, 2))
     np.save(tmp_path / "x.npy", values)
     line = ["dataset=file", f"dataset.path={tmp_path / 'x.npy'}", "dataset.levels=5", "network.hidden=[8]"]

@@ -1,4 +1,4 @@
-"""A forecast's counts are those of the run itself."""
+"""The counts of a forecast equal the counts of the run itself."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 def test_rows_and_evaluations_are_those_of_the_run(
     overrides: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Counted in the network; 400 points do not fill the last batches."""
+    """The network counts the rows that it gets; 400 points do not fill the last batches."""
     short = ("experiment=smile", "network.hidden=[8]", "trainer.preview_every=0", "sampler.steps=3", "count=50",
              "trainer.gradient=autograd")  # fmt: skip
     config = composed("train", [*short, *overrides])
@@ -51,7 +51,7 @@ def test_rows_and_evaluations_are_those_of_the_run(
     assert expected.sampled_rows == float(np.load(samples)["nfe"]) * 50
 
 
-def test_what_chooses_its_steps_is_tried_and_what_is_not_sampled_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adaptive_samplers_are_tried_and_classifiers_have_no_cost_of_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forecast, "SECONDS", 0.0)
     tried = forecast.forecast(composed("train", ["experiment=smile", "sampler=dopri5", "count=50"]))
     assert tried.sampled_rows > 50 * 20
@@ -63,8 +63,8 @@ def test_what_chooses_its_steps_is_tried_and_what_is_not_sampled_costs_nothing(m
     assert (classifier.sampled_rows, classifier.sampling_seconds) == (0, 0)
 
 
-def test_each_of_several_has_a_process_and_its_memory_of_its_own() -> None:
-    """The peak of the first, of a large data set, is not told of the second; in one process it is forgotten as well."""
+def test_each_of_several_forecasts_measures_its_own_memory() -> None:
+    """The peak of the first, with a large data set, is not reported for the second; one process can forget its peak."""
     code = """
 from sdegen.runs import forecast
 from sdegen.config.compose import composed
@@ -72,7 +72,7 @@ small = composed("train", ["experiment=smile", "trainer.steps=2", "trainer.epoch
 large = {**small, "dataset": {**small["dataset"], "size": 4_000_000}}
 print([cost.memory_mib for cost in forecast.each([large, small])])
 """
-    # Not in this one: the server of its forks would be left to the forks of other tests, and be none of theirs.
+    # In a process of its own: otherwise forks of other tests would inherit a server that is not their child.
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     first, second = json.loads(done.stdout)
     assert second < first - 60
@@ -89,5 +89,5 @@ def test_a_table_adds_up() -> None:
     cost = forecast.Forecast(1500, 96_000, 61.4, 2e6, 3.0, 400.0)
     lines = forecast.table([("a", cost), ("b", cost._replace(steps=10, memory_mib=None))]).splitlines()
     assert lines[1].split() == ["1.5k", "96k", "0:01:01", "2M", "0:00:03", "400", "a"]
-    assert lines[3].split() == ["1.51k", "192k", "0:02:03", "4M", "0:00:06", "in", "all"]
+    assert lines[3].split() == ["1.51k", "192k", "0:02:03", "4M", "0:00:06", "total"]
     assert len(forecast.table([("a", cost)]).splitlines()) == 2

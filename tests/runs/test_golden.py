@@ -1,6 +1,6 @@
-"""A short run of every experiment against what it gave before, so that no change of behaviour goes unnoticed.
+"""A short run of every experiment gives the same numbers as before, so that no change of behaviour goes unnoticed.
 
-After a change that is meant: ``python tests/runs/test_golden.py``, and say in the change log why numbers have moved.
+After an intended change, run ``python tests/runs/test_golden.py``, and explain in the change log why numbers changed.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ EXPERIMENTS = sorted(
     str(path.relative_to(CONF / "experiment").with_suffix("")) for path in CONF.glob("experiment/**/*.yaml")
 )
 OWN = "a network with dropout and BatchNorm"
-"""Of the user's own, on the data and by the recipe of ``experiment=smile``."""
+"""Network of the user's own, trained like ``experiment=smile``."""
 STEPS = {True: 2, False: 20}
-"""Of the paper's grids of times, whose steps have 10⁵ rows, and of all others."""
+"""Number of steps: with the paper's grids of times, where a step has 10⁵ rows, and otherwise."""
 TOLERANCE = 2e-3
-"""Relative: sums in another order, of another processor or library, are amplified by each step of Adam."""
+"""Relative tolerance: other processors and libraries sum in another order, and each step of Adam amplifies this."""
 
 
 def clothes(folder: Path) -> Path:
-    """Files like those of Fashion-MNIST, of noise."""
+    """Write noise into files like the files of Fashion-MNIST."""
     source = np.random.default_rng(0)
     for part, count in (("train", 80), ("t10k", 40)):
         images = source.integers(0, 256, (count, 28, 28), dtype=np.uint8)
@@ -45,7 +45,7 @@ def clothes(folder: Path) -> Path:
 
 
 def run(experiment: str, folder: Path) -> dict[str, float]:
-    """The numbers of a short run."""
+    """Return the numbers of a short run."""
     grid = "grid" in experiment
     options = [
         f"experiment={'smile' if experiment == OWN else experiment}",
@@ -73,13 +73,13 @@ def run(experiment: str, folder: Path) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("experiment", [*EXPERIMENTS, OWN])
-def test_a_run_gives_what_it_gave_before(experiment: str, tmp_path: Path) -> None:
+def test_a_run_gives_the_same_numbers_as_before(experiment: str, tmp_path: Path) -> None:
     expected = json.loads(FILE.read_text())[experiment]
     found = run(experiment, tmp_path)
     assert found == {name: pytest.approx(value, rel=TOLERANCE) for name, value in expected.items()}
 
 
-def test_a_run_gives_the_same_again(tmp_path: Path) -> None:
+def test_a_repeated_run_gives_the_same_numbers(tmp_path: Path) -> None:
     for experiment in ("smile", OWN):
         assert run(experiment, tmp_path) == run(experiment, tmp_path)
 

@@ -1,4 +1,4 @@
-"""Runs that are killed, at moments nobody chose, and go on as though nothing had happened."""
+"""Runs that are killed or interrupted at any moment, and resumed, end as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ OPTIONS = (
 PROCESSES = multiprocessing.get_context("fork")
 
 OWN = "users.Regular"
-"""Among the options: the network of that name, with dropout and BatchNorm, in the place of the one that is chosen."""
+"""Marker among the options: replaces the network by this class, which has dropout and BatchNorm."""
 
 OPERATIONS = {"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.listdir"}
-"""Of files, as Python's audit events have them."""
+"""Operations on files, by the names of Python's audit events."""
 
 
 def kill_at(operation: int, folder: Path) -> None:
-    """Let this process be killed just before its so many-th operation on a file of a folder."""
+    """Kill this process just before a numbered operation on the files of a folder; 0 for never."""
     count = 0
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
@@ -62,7 +62,7 @@ def kill_at(operation: int, folder: Path) -> None:
 
 
 def work(folder: Path, options: tuple[str, ...], operation: int) -> None:
-    """Begin a run, or go on with it; be killed at an operation on a file, if there are so many, and not for 0."""
+    """Begin or resume a run, and be killed at a numbered operation on a file; 0 for never."""
     torch.set_num_threads(1)
     kill_at(operation, folder)
     if any(folder.glob("checkpoints/*.pt")):
@@ -79,7 +79,7 @@ def started(folder: Path, options: tuple[str, ...], operation: int = 0) -> Any: 
 
 
 class Left(NamedTuple):
-    """All that a finished run leaves, but for what tells of time."""
+    """Content of the folder of a finished run, without times."""
 
     tensors: dict[str, torch.Tensor]
     curves: dict[str, list[tuple[int, float]]]
@@ -100,7 +100,7 @@ def left(folder: Path) -> Left:
     tags = [tag for tag in events.Tags()["scalars"] if tag != "train/steps_per_second"]
     curves = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
     pictures = {tag: [image.step for image in events.Images(tag)] for tag in events.Tags()["images"]}
-    # Killed between its samples and its last file, a run draws them again.
+    # A run that is killed between its samples and its last file draws the samples again.
     samples, *again = [np.load(path)["x"] for path in (folder / "samples").glob("*/samples.npz")]
     assert all(np.array_equal(samples, other) for other in again)
     names = sorted(path.name for path in (folder / "checkpoints").iterdir())
@@ -119,7 +119,7 @@ def assert_same(found: Left, expected: Left) -> None:
 
 
 def reference(folder: Path, options: tuple[str, ...]) -> Left:
-    """What a run leaves that nothing has disturbed."""
+    """Return the content of an undisturbed run."""
     process = started(folder, options)
     process.join()
     assert process.exitcode == 0
@@ -127,7 +127,7 @@ def reference(folder: Path, options: tuple[str, ...]) -> Left:
 
 
 def kill(root: Path, options: tuple[str, ...], kills: int, dice: random.Random) -> None:
-    """Kill runs at random moments until it was done so often, and let each go on to its end."""
+    """Kill runs at random moments, ``kills`` times in total, and resume each until it ends."""
     expected, done, runs = reference(root / "whole", options), 0, 0
     while done < kills:
         folder = root / str(runs)
@@ -144,7 +144,7 @@ def kill(root: Path, options: tuple[str, ...], kills: int, dice: random.Random) 
         runs += 1
 
 
-def test_a_run_that_is_killed_goes_on_as_though_nothing_had_happened(tmp_path: Path) -> None:
+def test_a_run_that_is_killed_and_resumed_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
     kill(tmp_path, OPTIONS, 3, random.Random(0))
 
 
@@ -161,8 +161,8 @@ IMAGES = (
 @pytest.mark.parametrize(
     "options", [(), (OWN,), ("trainer.replicas=3",), ("objective=sliced", "network.activation=silu"), IMAGES]
 )
-def test_whatever_is_trained_may_be_killed(tmp_path: Path, options: tuple[str, ...]) -> None:
-    """Fifty times in all."""
+def test_every_kind_of_training_may_be_killed(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Each kind of run is killed ten times."""
     own = [option for option in OPTIONS if options != IMAGES or not option.startswith(("dataset", "network"))]
     kill(tmp_path, (*own, *options), 10, random.Random(str(options)))
 
@@ -172,13 +172,13 @@ SHORT = (*OPTIONS, "trainer.steps=20", "trainer.checkpoint_every=8", "trainer.lo
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory: pytest.TempPathFactory) -> Left:
-    """What such a run leaves that nothing has disturbed."""
+    """Return the content of an undisturbed run with these options."""
     return reference(tmp_path_factory.mktemp("short") / "run", SHORT)
 
 
 @pytest.mark.parametrize("first", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_run_may_be_killed_at_any_operation_on_a_file(tmp_path: Path, short: Left, first: int) -> None:
-    """In the midst of a checkpoint, of a picture, of its last file: at every one, or at some, spread over the run."""
+    """Operations write checkpoints, pictures or the last file: every one is tried, or some, spread over the run."""
     operation, killed = 1, 0
     while True:
         folder = tmp_path / str(operation)
@@ -199,7 +199,7 @@ def test_a_run_may_be_killed_at_any_operation_on_a_file(tmp_path: Path, short: L
 
 @contextlib.contextmanager
 def signalled(at: int, number: int, times: int = 1) -> Iterator[None]:
-    """While it is entered, signals come in the midst of a step."""
+    """Send signals during a step, as long as the context is entered."""
     advance = Training.advance
 
     def interrupted(self: Training, chunks: list[Any]) -> None:
@@ -214,26 +214,26 @@ def signalled(at: int, number: int, times: int = 1) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
-def test_a_signal_saves_and_tells_how_to_go_on(tmp_path: Path, short: Left, number: signal.Signals) -> None:
-    """In the midst of everything: of a block of noise, an epoch, and an interval of scalars and of checkpoints."""
+def test_a_signal_saves_and_reports_how_to_continue(tmp_path: Path, short: Left, number: signal.Signals) -> None:
+    """The signal comes inside a block of noise, an epoch, and an interval of scalars and of checkpoints."""
     config, before = composed("train", SHORT), signal.getsignal(number)
     with signalled(11, number), pytest.raises(Stopped) as stop:
         session.train(config, tmp_path / "run")
-    go_on = f"sdegen train resume={tmp_path / 'run'}"
-    assert str(stop.value) == f"stopped by {number.name}, saved at step 12; go on with {go_on}"
+    command = f"sdegen train resume={tmp_path / 'run'}"
+    assert str(stop.value) == f"stopped by {number.name}, saved at step 12; continue with {command}"
     assert stop.value.number == number and signal.getsignal(number) == before
     session.resume(tmp_path / "run", {})
     assert_same(left(tmp_path / "run"), short)
 
 
 def test_a_second_signal_does_not_wait_for_the_step(tmp_path: Path) -> None:
-    with signalled(11, signal.SIGTERM, 2), pytest.raises(Stopped, match="SIGTERM, saved at step 8; go on"):
+    with signalled(11, signal.SIGTERM, 2), pytest.raises(Stopped, match="SIGTERM, saved at step 8; continue"):
         session.train(composed("train", SHORT), tmp_path / "run")
     assert checkpoint.read(tmp_path / "run").step == 8
 
 
-def test_a_folder_is_one_processs_at_a_time(tmp_path: Path) -> None:
-    """Neither a second start nor a second resumption; the claim of a process that is killed ends with it."""
+def test_a_folder_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
+    """Nobody else can start or resume the run there; the claim of a process that is killed ends with it."""
     process = started(tmp_path / "run", OPTIONS)
     while not (tmp_path / "run" / "checkpoints" / "last.pt").exists():
         assert process.is_alive()
@@ -248,12 +248,12 @@ def test_a_folder_is_one_processs_at_a_time(tmp_path: Path) -> None:
 
 
 STUBS = {"srun": 'exec "$@"', "scontrol": 'echo "$@" > asked', "python": f'exec {sys.executable} "$@"'}
-"""What Slurm has, as far as the script in the README asks for it."""
+"""Stand-ins for the commands of Slurm that the script in the README uses."""
 
 
 @pytest.mark.slow
-def test_the_job_of_the_readme_is_queued_again_until_it_is_done(tmp_path: Path) -> None:
-    """As Slurm does it: the signal goes to the process that srun has started; then the script is run again."""
+def test_the_job_of_the_readme_is_requeued_until_it_is_done(tmp_path: Path) -> None:
+    """As with Slurm, the signal goes to the process that srun started; then the script is run again."""
     (script,) = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
     (tmp_path / "bin").mkdir()
     for name, body in STUBS.items():

@@ -1,4 +1,4 @@
-"""A sweep's ledger: what is done is not done again, what failed is, and lines of several processes stay whole."""
+"""The ledger of a sweep: finished jobs are skipped, failed ones repeated, and lines of several processes stay whole."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from sdegen.runs import files, ledger
 
 
 class Work:
-    """A job that counts its beginnings and its continuations, and fails so often."""
+    """Job that records its calls, and fails the first ``failures`` times."""
 
     def __init__(self, folder: Path, failures: int = 0, saves: bool = False) -> None:
         self.folder, self.failures, self.saves, self.calls = folder, failures, saves, []
 
     def attempt(self, **config: object) -> bool:
-        return ledger.attempt(self.folder, config, lambda: self.work("start"), lambda: self.work("go on"))
+        return ledger.attempt(self.folder, config, lambda: self.work("start"), lambda: self.work("resume"))
 
     def work(self, name: str) -> None:
         self.calls.append(name)
@@ -37,9 +37,9 @@ class Work:
         (self.folder / "metrics.json").touch()
 
 
-@pytest.mark.parametrize(("saves", "calls"), [(False, ["start", "start"]), (True, ["start", "go on"])])
-def test_what_failed_is_done_again_and_what_is_done_is_not(tmp_path: Path, saves: bool, calls: list[str]) -> None:
-    """From the last checkpoint where there is one, else from the beginning in a clean folder."""
+@pytest.mark.parametrize(("saves", "calls"), [(False, ["start", "start"]), (True, ["start", "resume"])])
+def test_a_failed_job_is_done_again_and_a_finished_one_is_not(tmp_path: Path, saves: bool, calls: list[str]) -> None:
+    """It continues from the last checkpoint if there is one, else it begins again in a clean folder."""
     job = Work(tmp_path / "0-smile", failures=1, saves=saves)
     with pytest.raises(ZeroDivisionError):
         job.attempt(a=1)
@@ -52,15 +52,15 @@ def test_what_failed_is_done_again_and_what_is_done_is_not(tmp_path: Path, saves
     assert job.calls == calls
 
 
-def test_done_means_that_the_measures_are_there(tmp_path: Path) -> None:
+def test_a_job_without_metrics_is_not_done(tmp_path: Path) -> None:
     job = Work(tmp_path / "0-smile", saves=True)
     assert job.attempt(a=1)
     (job.folder / "metrics.json").unlink()
     assert job.attempt(a=1)
-    assert job.calls == ["start", "go on"]
+    assert job.calls == ["start", "resume"]
 
 
-def test_another_configuration_and_a_strangers_folder_are_left_alone(tmp_path: Path) -> None:
+def test_folders_of_another_configuration_or_purpose_are_left_alone(tmp_path: Path) -> None:
     job = Work(tmp_path / "0-smile")
     assert job.attempt(a=1, b={"c": 2})
     with pytest.raises(UserError, match="holds a run of another configuration"):
@@ -74,7 +74,7 @@ def test_another_configuration_and_a_strangers_folder_are_left_alone(tmp_path: P
     assert stranger.calls == []
 
 
-def test_a_line_cut_short_hides_neither_what_was_nor_what_comes(tmp_path: Path) -> None:
+def test_a_line_that_is_cut_off_hides_neither_earlier_nor_later_lines(tmp_path: Path) -> None:
     record = ledger.Record("0-a", "x", "done", 1.5)
     ledger.append(tmp_path, record)
     with (tmp_path / ledger.NAME).open("a") as file:
@@ -111,7 +111,7 @@ def test_a_job_that_was_killed_before_its_last_line_is_done(tmp_path: Path) -> N
 
 
 def test_a_job_that_another_process_has_just_begun_is_left_alone(tmp_path: Path) -> None:
-    """It has not come to its first checkpoint, and what it has left is not to be cleared away."""
+    """The other process has no checkpoint yet; its files must not be removed."""
     job = Work(tmp_path / "0-smile", failures=1)
     with pytest.raises(ZeroDivisionError):
         job.attempt(a=1)
@@ -122,7 +122,7 @@ def test_a_job_that_another_process_has_just_begun_is_left_alone(tmp_path: Path)
 
 
 def _claim_amid_removal(folder: Path, count: int, found: SimpleQueue[str]) -> None:
-    """Claim a folder as soon as another process has begun to remove the files of an attempt."""
+    """Claim a folder as soon as another process begins to remove the files of an attempt."""
     while len(list((folder / "left").iterdir())) == count:
         pass
     try:
@@ -132,8 +132,8 @@ def _claim_amid_removal(folder: Path, count: int, found: SimpleQueue[str]) -> No
         found.put(str(error))
 
 
-def test_what_an_attempt_left_is_removed_under_the_claim(tmp_path: Path) -> None:
-    """Another process that comes while one removes must not get the folder, whose files would vanish under it."""
+def test_the_files_of_an_attempt_are_removed_under_the_claim(tmp_path: Path) -> None:
+    """Another process that comes during the removal must not get the folder: its files would vanish."""
     job, count = Work(tmp_path / "0-smile", failures=1), 5000
     with pytest.raises(ZeroDivisionError):
         job.attempt(a=1)

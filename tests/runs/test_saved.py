@@ -1,4 +1,4 @@
-"""What is kept of a run: the last and the best, on full disks, of rotten files, when numbers overflow."""
+"""Checkpoints that are kept: the last ones and the best, on full disks, with damaged files, when numbers overflow."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def weights(folder: Path) -> torch.Tensor:
     return torch.cat([w.flatten() for w in checkpoint.read(folder).weights.values()])
 
 
-def steps_told(folder: Path, tag: str = "train/loss") -> list[int]:
+def logged_steps(folder: Path, tag: str = "train/loss") -> list[int]:
     return [event.step for event in EventAccumulator(str(folder), {"scalars": 0}).Reload().Scalars(tag)]
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing has disturbed."""
+    """Return an undisturbed run."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     train(folder, "trainer.keep=null")
     return folder
@@ -70,8 +70,8 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path: Path, whole: Path) -> Non
     assert names(tmp_path / "run") == ["best.pt", "last.pt", *all_steps[-2:]]
     train(tmp_path / "steep", "trainer.keep=1", "optimizer.lr=0.3", "trainer.ema=0", "trainer.steps=100")
     best = checkpoint.read(tmp_path / "steep", "best")
-    told = EventAccumulator(str(tmp_path / "steep")).Reload().Scalars("train/held_out_loss")
-    losses = {event.step: event.value for event in told}
+    logged = EventAccumulator(str(tmp_path / "steep")).Reload().Scalars("train/held_out_loss")
+    losses = {event.step: event.value for event in logged}
     assert list(losses) == list(range(0, 101, 10))
     assert best.step == min(losses, key=losses.__getitem__) != 100
     assert best.held_out == pytest.approx(losses[best.step], rel=1e-6)
@@ -80,8 +80,8 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path: Path, whole: Path) -> Non
         sdegen.load(tmp_path / "steep", checkpoint=best.step)
 
 
-def test_loss_on_held_out_points_is_that_of_fresh_ones(whole: Path) -> None:
-    """Against the definition: λ ‖score - target‖² at fresh points of the law, by their own noise, in float64."""
+def test_loss_on_held_out_points_agrees_with_fresh_points(whole: Path) -> None:
+    """The definition, λ ‖score - target‖², is evaluated at fresh points with fresh noise, in float64."""
     source = torch.Generator().manual_seed(1)
     for step in (0, 60):
         run = sdegen.load(whole, checkpoint=step, precision="float64")
@@ -93,9 +93,9 @@ def test_loss_on_held_out_points_is_that_of_fresh_ones(whole: Path) -> None:
         with torch.no_grad():
             score = run.score_model(alpha * x0 + sigma * z, t)
         losses = (sigma.squeeze() ** 2) * ((score + z / sigma) ** 2).sum(1)
-        told = checkpoint.read(whole, step).held_out
-        # The told one is a mean over about 4000.
-        assert told == pytest.approx(float(losses.mean()), abs=4 * float(losses.std()) / math.sqrt(4000))
+        stored = checkpoint.read(whole, step).held_out
+        # The stored loss is a mean over about 4000 points.
+        assert stored == pytest.approx(float(losses.mean()), abs=4 * float(losses.std()) / math.sqrt(4000))
 
 
 def cut(path: Path) -> None:
@@ -103,14 +103,14 @@ def cut(path: Path) -> None:
 
 
 def flip(path: Path) -> None:
-    """One bit of a number, which torch would read without a word."""
+    """Flip one bit of a number, which torch would read silently."""
     content = bytearray(path.read_bytes())
     with zipfile.ZipFile(path) as archive:
         number = max(archive.infolist(), key=lambda member: member.file_size)
-    # Behind a header of 30 bytes, the name, and what torch has put there to align the numbers.
+    # The numbers follow a header of 30 bytes, the name, and the padding with which torch aligns them.
     name, padding = struct.unpack_from("<HH", content, number.header_offset + 26)
     content[number.header_offset + 30 + name + padding + number.file_size // 2] ^= 1
-    # Its other names keep what they had: a bit that is flipped twice is whole.
+    # Break the links first: a bit that is flipped under two names would be whole again.
     path.unlink()
     path.write_bytes(content)
 
@@ -128,7 +128,7 @@ HARMS = [cut, flip, empty, foreign]
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_a_file_that_has_rotted_is_told_and_the_one_before_found(
+def test_a_damaged_file_is_reported_and_the_previous_one_found(
     tmp_path: Path, whole: Path, harm: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     from sdegen.runs.files import log
@@ -148,17 +148,17 @@ def test_a_file_that_has_rotted_is_told_and_the_one_before_found(
         session.resume(folder, {})
     assert "step-00000060.pt: " in caplog.text and "skipped" in caplog.text and "steps 50 to 60" in caplog.text
     assert torch.equal(weights(folder), weights(whole))
-    assert steps_told(folder) == steps_told(whole)
+    assert logged_steps(folder) == logged_steps(whole)
     for name in set(names(folder)) - {"step-00000040.pt"}:
         harm(folder / "checkpoints" / name)
     with pytest.raises(UserError, match="and no other is whole$"):
         sdegen.load(folder)
-    with pytest.raises(UserError, match="holds no whole checkpoint: begin again, in another folder"):
+    with pytest.raises(UserError, match="holds no whole checkpoint: start again in another folder"):
         session.resume(folder, {})
 
 
-def test_a_run_is_not_taken_back_to_fewer_steps(tmp_path: Path, whole: Path) -> None:
-    """Neither one that is finished nor one that was killed before it was."""
+def test_a_run_cannot_be_resumed_with_fewer_steps(tmp_path: Path, whole: Path) -> None:
+    """This holds for finished runs, and for runs that were killed after their last step."""
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     for _ in range(2):
@@ -182,25 +182,37 @@ def test_replicas_go_back_to_a_step_that_all_have(tmp_path: Path) -> None:
         assert torch.equal(weights(tmp_path / "run" / own), weights(tmp_path / "whole" / own))
 
 
+def test_replicas_are_checked_before_a_run_is_resumed(tmp_path: Path) -> None:
+    train(tmp_path / "run", "trainer.replicas=2", "trainer.steps=10")
+    replica = tmp_path / "run" / "replicas" / "seed-1"
+    foreign = checkpoint.read(replica)._replace(provenance={"python": "3\n4"})
+    checkpoint.save(foreign, replica / "checkpoints")
+    with pytest.raises(UserError, match="the checkpoint's provenance is refused"):
+        session.resume(tmp_path / "run", {"trainer.steps": 20})
+    shutil.rmtree(replica)
+    with pytest.raises(UserError, match="replicas: holds 0 replicas, and trainer.replicas=2 needs 1"):
+        session.resume(tmp_path / "run", {"trainer.steps": 20})
+
+
 FULL = """
 mount -t tmpfs -o size=2000k tmpfs {disk} || exit 9
 cd {disk}
 head -c {ballast}k /dev/zero > ballast
-{train} hydra.run.dir=run {options} > {told}/out 2> {told}/err
-echo $? > {told}/status
-cp -r run {told}/full
+{train} hydra.run.dir=run {options} > {results}/out 2> {results}/err
+echo $? > {results}/status
+cp -r run {results}/full
 rm ballast
-{train} resume=run > {told}/again 2>&1 || exit 8
-cp -r run {told}/run
+{train} resume=run > {results}/again 2>&1 || exit 8
+cp -r run {results}/run
 """
 
 
 def filled(folder: Path, ballast: int) -> None:
-    """Train on a disk with little room, then make room and go on; what there was at the two ends is copied away."""
+    """Train on a disk with little room, then make room and resume; copy the run away both times."""
     (folder / "disk").mkdir()
     train = f"{sys.executable} {ROOT / 'scripts' / 'train.py'}"
-    script = FULL.format(disk=folder / "disk", told=folder, ballast=ballast, train=train, options=" ".join(SMALL))
-    # In a namespace of its own, where a user may mount.
+    script = FULL.format(disk=folder / "disk", results=folder, ballast=ballast, train=train, options=" ".join(SMALL))
+    # In a new namespace, a user may mount.
     done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False)
     if done.returncode in (1, 9):
         pytest.skip(f"this machine lets nobody mount: {done.stderr}")
@@ -209,14 +221,14 @@ def filled(folder: Path, ballast: int) -> None:
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="no namespaces here")
 @pytest.mark.parametrize("room", [90, *(pytest.param(k, marks=pytest.mark.slow) for k in range(30, 400, 20))])
-def test_a_full_disk_loses_nothing_that_was_there(tmp_path: Path, whole: Path, room: int) -> None:
-    """What was saved before is whole; with room again the run ends where it would have."""
+def test_a_full_disk_damages_no_earlier_file(tmp_path: Path, whole: Path, room: int) -> None:
+    """Earlier checkpoints are whole; with room again, the resumed run ends like an undisturbed one."""
     filled(tmp_path, 2000 - 4 - room)
     error, status = (tmp_path / "err").read_text(), (tmp_path / "status").read_text().strip()
     if "nothing was saved yet" not in error:
         assert status == "2" and len(error.splitlines()) == 1, error
         found = error.strip().rpartition("saved at step ")[2]
-        assert found.endswith("; go on with sdegen train resume=run")
+        assert found.endswith("; continue with sdegen train resume=run")
         steps = [int(name[5:-3]) for name in names(tmp_path / "full") if name.startswith("step")]
         for step in steps:
             assert checkpoint.read(tmp_path / "full", step).step == step
@@ -227,7 +239,7 @@ def test_a_full_disk_loses_nothing_that_was_there(tmp_path: Path, whole: Path, r
 
 
 def poisoned(patch: pytest.MonkeyPatch, at: int, variants: tuple[int, ...]) -> None:
-    """Let a weight become NaN before a step, on some of the streams of noise."""
+    """Set a weight to NaN before a step, for some variants of the noise."""
     advance = Training.advance
 
     def poison(self: Training, chunks) -> None:  # noqa: ANN001
@@ -238,8 +250,8 @@ def poisoned(patch: pytest.MonkeyPatch, at: int, variants: tuple[int, ...]) -> N
     patch.setattr(Training, "advance", poison)
 
 
-def test_a_retry_goes_back_and_takes_other_noise(tmp_path: Path, whole: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Not repeated in the curve; not the run it would have been; and the same again if it is killed afterwards."""
+def test_a_retry_goes_back_and_uses_other_noise(tmp_path: Path, whole: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """No step is logged twice, the weights differ from an undisturbed run, and a killed run repeats them."""
     from sdegen.runs.files import log
 
     log.propagate = True
@@ -248,7 +260,7 @@ def test_a_retry_goes_back_and_takes_other_noise(tmp_path: Path, whole: Path, ca
         train(tmp_path / "run", "trainer.retries=2", "trainer.keep=null")
     assert "the loss is nan at step 38" in caplog.text
     assert "retry 1 of 2, from step 30" in caplog.text and "retry 2 of 2, from step 30" in caplog.text
-    assert steps_told(tmp_path / "run") == steps_told(whole)
+    assert logged_steps(tmp_path / "run") == logged_steps(whole)
     before, after = (checkpoint.read(tmp_path / "run", step) for step in (30, 40))
     assert (before.stream, after.stream) == (0, 2)
     assert all(torch.equal(w, checkpoint.read(whole, 30).weights[name]) for name, w in before.weights.items())
@@ -262,7 +274,7 @@ def test_a_retry_goes_back_and_takes_other_noise(tmp_path: Path, whole: Path, ca
 
 
 def test_when_all_retries_have_failed_the_last_good_checkpoint_stays(tmp_path: Path, whole: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="checkpoint of step 30 is from before"):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="step 30 was saved before"):
         poisoned(patch, 37, (0, 1, 2))
         train(tmp_path / "run", "trainer.retries=2")
     found = checkpoint.read(tmp_path / "run")
@@ -270,22 +282,22 @@ def test_when_all_retries_have_failed_the_last_good_checkpoint_stays(tmp_path: P
     assert all(torch.equal(w, checkpoint.read(whole, 30).weights[name]) for name, w in found.weights.items())
 
 
-def test_a_checkpoint_carries_what_it_takes_to_make_it_again(whole: Path) -> None:
+def test_a_checkpoint_stores_the_versions_that_made_it(whole: Path) -> None:
     import platform
 
     for step in (0, 60):
-        told = checkpoint.read(whole, step).provenance
-        assert told["python"] == platform.python_version()
-        assert {name: told["packages"][name] for name in ("torch", "hydra-core", "numpy")} == {
+        stored = checkpoint.read(whole, step).provenance
+        assert stored["python"] == platform.python_version()
+        assert {name: stored["packages"][name] for name in ("torch", "hydra-core", "numpy")} == {
             "torch": torch.__version__,
             "hydra-core": __import__("hydra").__version__,
             "numpy": __import__("numpy").__version__,
         }
         git = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-        assert told["commit"] == (git.stdout.strip() or None) and isinstance(told["clean"], bool | None)
+        assert stored["commit"] == (git.stdout.strip() or None) and isinstance(stored["clean"], bool | None)
 
 
-def test_a_run_that_goes_on_under_other_versions_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_resumed_under_other_versions_logs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from sdegen.runs.files import log
 
     log.propagate = True
@@ -297,9 +309,9 @@ def test_a_run_that_goes_on_under_other_versions_says_so(tmp_path: Path, caplog:
     )
     session.resume(tmp_path / "run", {"trainer.steps": 70})
     assert "the run began under other versions" in caplog.text
-    for told in (
+    for stored in (
         checkpoint.read(tmp_path / "run").provenance,
         json.loads((tmp_path / "run" / "provenance.json").read_text()),
     ):
-        assert told["packages"]["torch"] == "1.0"
-        assert told["resumed"] == [{"step": 60, "packages": saved.provenance["packages"]}]
+        assert stored["packages"]["torch"] == "1.0"
+        assert stored["resumed"] == [{"step": 60, "packages": saved.provenance["packages"]}]

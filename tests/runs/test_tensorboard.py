@@ -1,4 +1,4 @@
-"""What TensorBoard's own server says of a sweep, asked as the browser asks it."""
+"""TensorBoard's own server shows a sweep correctly when it is asked as the browser asks it."""
 
 from __future__ import annotations
 
@@ -47,22 +47,22 @@ RESUMED = "1-ve"
 
 
 class Server:
-    """A TensorBoard server of this machine alone.
+    """TensorBoard server for this machine only.
 
     Args:
-        root: the folder it shows.
-        port: it answers at.
+        root: folder that it shows.
+        port: port at which it answers.
     """
 
     def __init__(self, root: Path, port: int) -> None:
         self.root, self.port = root, port
 
     def ask(self, path: str, body: object = None, **query: str) -> Any:  # noqa: ANN401
-        """The JSON of an address under ``/data``; posted to it where there is a body."""
+        """Return the JSON at an address under ``/data``; a body is posted to it."""
         return json.loads(self.raw(path, body, **query))
 
     def raw(self, path: str, body: object = None, **query: str) -> bytes:
-        """What an address under ``/data`` gives."""
+        """Return the content of an address under ``/data``."""
         address = f"http://127.0.0.1:{self.port}/data/{path}?{urllib.parse.urlencode(query)}"
         content = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(address, content, {"Content-Type": "application/json"})
@@ -70,14 +70,14 @@ class Server:
             return answer.read()
 
     def answers(self) -> bool:
-        """Whether it has begun to."""
+        """Return True once it answers."""
         try:
             return bool(self.ask("runs"))
         except urllib.error.URLError:
             return False
 
     def sessions(self, columns: Sequence[Mapping[str, Any]] = ()) -> dict[str, dict[str, Any]]:
-        """The rows of the HParams tab by the name of the run's folder, of those that the columns' filters let pass."""
+        """Return the rows of the HParams tab that pass the filters of the columns, by the name of the run's folder."""
         asked = {
             "colParams": list(columns),
             "allowedStatuses": [f"STATUS_{name}" for name in ("UNKNOWN", "SUCCESS", "FAILURE", "RUNNING")],
@@ -91,12 +91,12 @@ class Server:
 
 @contextlib.contextmanager
 def serving(root: Path) -> Iterator[Server]:
-    """TensorBoard's server of a folder, which has ended when this is left."""
+    """Run TensorBoard's server for a folder until the context is left."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     line = [sys.executable, "-m", "tensorboard.main", "--logdir", str(root), "--host", "127.0.0.1", "--port", str(port)]
-    # Read once, before it answers.
+    # Read the files once, before it answers.
     line += ["--load_fast=false", "--reload_task=blocking", "--reload_interval=0"]
     log = root / "server.log"
     with log.open("wb") as output:
@@ -123,7 +123,7 @@ def train(folder: Path, *overrides: str) -> None:
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Two finished runs, of which one was killed and gone on with, one that failed, and one under way."""
+    """Return two finished runs, of which one was killed and resumed, a failed one, and a running one."""
     root = tmp_path_factory.mktemp("sweep")
     for name, overrides in RUNS.items():
         train(root / name, *overrides)
@@ -136,7 +136,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def go_back(folder: Path, step: int) -> None:
-    """Leave a run as though it had been killed when it had told its last steps, but saved none after this one."""
+    """Leave a run as if it had been killed after it logged its last step, with no checkpoint after ``step``."""
     (folder / "metrics.json").unlink()
     for path in (folder / "checkpoints").iterdir():
         if path.name != f"step-{step:08d}.pt":
@@ -151,16 +151,16 @@ def server(sweep: Path) -> Iterator[Server]:
 
 
 def points(server: Server, run: str, tag: str) -> list[tuple[int, float]]:
-    """What is drawn of a scalar."""
+    """Return the points of the curve of a scalar."""
     return [(step, value) for _, step, value in server.ask("plugin/scalars/scalars", run=run, tag=tag)]
 
 
 def final(folder: Path) -> dict[str, float]:
-    """A finished run's metrics, as its folder has them."""
+    """Return the metrics in the folder of a finished run."""
     return {name: entry["value"] for name, entry in json.loads((folder / "metrics.json").read_text()).items()}
 
 
-def test_scalars_are_grouped_and_those_of_the_files(server: Server, sweep: Path) -> None:
+def test_scalars_are_grouped_and_agree_with_the_files(server: Server, sweep: Path) -> None:
     tags = server.ask("plugin/scalars/tags")
     assert set(tags) == {*RUNS, "failed", "latest"}
     for run in RUNS:
@@ -198,12 +198,12 @@ def test_one_chart_draws_the_loss_of_all_bins(server: Server) -> None:
         assert [(step, value) for _, step, value in drawn[name]] == points(server, "0-vp", name)
 
 
-def test_table_of_runs_shows_what_they_differ_in_and_reach(server: Server, sweep: Path) -> None:
-    told = server.ask("plugin/hparams/experiment", {})
-    differing = {info["name"] for info in told["hparamInfos"] if info.get("differs")}
+def test_table_of_runs_shows_their_differing_options_and_their_metrics(server: Server, sweep: Path) -> None:
+    answer = server.ask("plugin/hparams/experiment", {})
+    differing = {info["name"] for info in answer["hparamInfos"] if info.get("differs")}
     assert {"sde", "seed", "optimizer.lr"} <= differing and "network.hidden" not in differing
-    # The browser shows the first five at once.
-    shown = [metric["name"]["tag"] for metric in told["metricInfos"]]
+    # The browser shows the first five without a click.
+    shown = [metric["name"]["tag"] for metric in answer["metricInfos"]]
     assert sorted(shown[:5]) == sorted(f"Final/{name}" for name in final(sweep / "0-vp"))
     rows = server.sessions()
     for run in RUNS:
@@ -212,7 +212,7 @@ def test_table_of_runs_shows_what_they_differ_in_and_reach(server: Server, sweep
             assert values[f"Final/{name}"] == values[f"metrics/{name}"] == pytest.approx(value, rel=1e-6)
 
 
-def test_options_of_a_row_are_those_of_its_configuration(server: Server, sweep: Path) -> None:
+def test_options_of_a_row_agree_with_its_configuration(server: Server, sweep: Path) -> None:
     for run, overrides in RUNS.items():
         config = OmegaConf.load(sweep / run / "config.yaml")
         options = server.sessions()[run]["hparams"]
@@ -228,7 +228,7 @@ def test_options_of_a_row_are_those_of_its_configuration(server: Server, sweep: 
 
 
 def test_rows_stay_when_the_browser_asks_with_its_filters(server: Server) -> None:
-    """It sends every column's values back as its filter, and the server leaves out rows of another type."""
+    """The browser sends the values of each column back as its filter; the server drops rows of another type."""
     columns: list[dict[str, Any]] = []
     for info in server.ask("plugin/hparams/experiment", {})["hparamInfos"]:
         column: dict[str, Any] = {"hparam": info["name"]}
@@ -239,7 +239,7 @@ def test_rows_stay_when_the_browser_asks_with_its_filters(server: Server) -> Non
     assert server.sessions(columns).keys() == server.sessions().keys()
 
 
-def test_a_row_says_how_its_run_has_ended(server: Server) -> None:
+def test_a_row_has_the_final_status_of_its_run(server: Server) -> None:
     status = {run: {session["status"] for session in row["sessions"]} for run, row in server.sessions().items()}
     assert status == {
         **{run: {"STATUS_SUCCESS"} for run in RUNS},
@@ -248,17 +248,17 @@ def test_a_row_says_how_its_run_has_ended(server: Server) -> None:
     }
 
 
-def test_a_run_gone_on_with_is_one_run_without_repeated_steps(server: Server, sweep: Path) -> None:
+def test_a_resumed_run_is_one_run_without_repeated_steps(server: Server, sweep: Path) -> None:
     for tag in ("train/loss", "train/learning_rate"):
         assert [step for step, _ in points(server, RESUMED, tag)] == [1, 2, 3, 4, 5, 6]
     assert [step for step, _ in points(server, RESUMED, "Final/energy")] == [6]
     assert len(list((sweep / RESUMED).glob("events.out.tfevents.*.ended"))) == 1
-    # One row for each run: that of the newest is met under its link, too.
+    # There is one row for each run; the newest run is found a second time, through its link.
     met = {run: len(row["sessions"]) for run, row in server.sessions().items()}
     assert met == {**dict.fromkeys((*RUNS, "failed", "running"), 1), (sweep / "latest").resolve().name: 2}
 
 
-def test_status_of_a_run_that_goes_on_is_not_that_of_its_last_end(tmp_path: Path) -> None:
+def test_a_resumed_run_drops_its_earlier_status(tmp_path: Path) -> None:
     def ended() -> int:
         return len(list(tmp_path.glob("*.ended")))
 
@@ -271,25 +271,25 @@ def test_status_of_a_run_that_goes_on_is_not_that_of_its_last_end(tmp_path: Path
     assert ended() == 1
 
 
-def test_a_full_disk_is_told_once_and_stops_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_once_and_stops_nothing(tmp_path: Path) -> None:
     receive, send = multiprocessing.Pipe(duplex=False)
 
     def child() -> None:
-        told: list[str] = []
-        logging.getLogger("sdegen").addFilter(lambda record: told.append(record.getMessage()))
+        logged: list[str] = []
+        logging.getLogger("sdegen").addFilter(lambda record: logged.append(record.getMessage()))
         recorder = Recorder(tmp_path, 0, 6)
-        # No file may become larger than this: the operating system refuses to write, as on a disk that is full.
+        # A limit on the size of files: the operating system refuses to write, as on a full disk.
         resource.setrlimit(resource.RLIMIT_FSIZE, (20, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
         with recorder.session([("seed", 1)], "seed: 1"):
             for step in range(100):
                 recorder.scalars(step, {"train/loss": 1.0})
-        send.send(told)
+        send.send(logged)
 
-    # In a process of its own, which the limit and the exceptions of TensorBoard's threads end with.
+    # In another process, with which the limit and the exceptions of TensorBoard's threads end.
     process = multiprocessing.get_context("fork").Process(target=child)
     process.start()
     process.join(60)
     process.kill()
     assert process.exitcode == 0 and receive.poll()
     (line,) = receive.recv()
-    assert "could not be written, training goes on" in line
+    assert "could not be written, training continues" in line

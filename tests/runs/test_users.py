@@ -1,4 +1,4 @@
-"""Networks of the user's own: whatever state a module has is trained, averaged, saved and gone on with."""
+"""Networks of the user's own: all state of a module is trained, averaged, saved and resumed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def assert_same(a: Checkpoint, b: Checkpoint) -> None:
 
 
 @pytest.mark.parametrize("network", ["Regular", "RandomFeatures", "Extra"])
-def test_goes_on_bit_for_bit_whatever_else_draws_random_numbers(tmp_path: Path, network: str) -> None:
+def test_resumes_bit_for_bit_while_other_code_draws_random_numbers(tmp_path: Path, network: str) -> None:
     torch.manual_seed(1)
     whole = trained(tmp_path / "whole", network)
     torch.manual_seed(2)
@@ -71,7 +71,7 @@ def test_all_state_is_saved_and_its_kinds_kept(tmp_path: Path) -> None:
 
 
 def test_buffers_are_averaged_like_the_weights() -> None:
-    """Against the recursion in float64, from what the batches make of the buffers at each step."""
+    """They follow the recursion, computed in float64 from the buffers after each step."""
     (parts,) = assembly.replicated(config("Regular"))
     training = parts.training()
     model, average = training.models[0].network, training.averages[0].network
@@ -97,7 +97,7 @@ def test_the_average_is_evaluated_as_it_will_be_used() -> None:
     assert held_out.loss(training.averages[0]) == first
     after = training.averages[0].network.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
-    # In training mode dropout drops: another loss.
+    # In training mode, dropout is active and changes the loss.
     assert held_out.loss(training.averages[0].train()) != pytest.approx(first, rel=1e-3)
 
 
@@ -112,13 +112,13 @@ def test_noise_inside_the_network_is_fixed_by_seed_step_part_and_retry() -> None
             torch.rand(5)
     first, again, retried = drawn[:4], drawn[4:8], drawn[8:]
     assert first == again
-    # Two parts of two steps, twice: all differ.
+    # Two parts of two steps, for two variants, all differ.
     assert len({*first, *retried}) == 8
 
 
 @pytest.mark.parametrize("network", ["Regular", "RandomFeatures"])
 def test_a_reloaded_network_is_the_one_that_was_trained(tmp_path: Path, network: str) -> None:
-    """What stands outside of ``state_dict`` is made anew from the run's seed."""
+    """State outside ``state_dict`` is made again from the run's seed."""
     model = session.train(config(network), tmp_path / "run").score_model
     torch.manual_seed(7)
     again = sdegen.load(tmp_path / "run", trust=["users"]).score_model
@@ -144,7 +144,7 @@ def test_an_old_weight_norm_trains(tmp_path: Path) -> None:
     ("network", "warned"),
     [("Forgetful", 1), ("Foreign", 1), ("Counting", 1), ("Regular", 0), ("Extra", 0), ("Keeping", 0)],
 )
-def test_state_that_no_checkpoint_would_have_is_reported_once(
+def test_state_that_no_checkpoint_would_store_is_reported_once(
     network: str, warned: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     (parts,) = assembly.replicated(config(network, steps=8))
@@ -153,7 +153,7 @@ def test_state_that_no_checkpoint_would_have_is_reported_once(
     assert sum("outside of its state_dict" in record.message for record in caplog.records) == warned
 
 
-def test_what_cannot_be_saved_is_refused_before_the_first_step(tmp_path: Path) -> None:
+def test_a_network_that_cannot_be_saved_is_refused_before_the_first_step(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="network: the state_dict of users.Unsaved cannot be saved and read again"):
         trained(tmp_path / "run", "Unsaved")
     assert [path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*")] == ["step-00000000.pt"]
@@ -162,7 +162,7 @@ def test_what_cannot_be_saved_is_refused_before_the_first_step(tmp_path: Path) -
 def test_a_buffer_that_begins_at_infinity_or_has_two_names_is_averaged_once_it_can_be(tmp_path: Path) -> None:
     saved = trained(tmp_path / "run", "Minimum", steps=20)
     assert saved.ema["lowest"].isfinite() and saved.ema["lowest"] < -1
-    # One decay a step, under both names; against the recursion.
+    # One decay for each step, under both names, as in the recursion.
     expected = 0.0
     for step in range(20):
         decay = (1 + step) / (10 + step)
@@ -185,8 +185,8 @@ def test_a_network_that_cannot_be_trained_or_read_again_is_refused_at_its_first_
         assembly.replicated(config(network))[0].training().run(lambda step, values: None, lambda: None, lambda: None)
 
 
-def test_the_average_is_what_a_checkpoint_gives_again() -> None:
-    """Buffers that are not saved stay as they were made."""
+def test_the_average_equals_a_reloaded_one() -> None:
+    """Buffers that are not saved keep their first values."""
     (parts,) = assembly.replicated(config("Counting", steps=8))
     training = parts.training()
     training.run(lambda step, values: None, lambda: None, lambda: None)
@@ -195,7 +195,7 @@ def test_the_average_is_what_a_checkpoint_gives_again() -> None:
 
 @pytest.mark.parametrize("gradient", ["auto", "autograd"])
 def test_a_parameter_outside_of_the_network_is_refused(gradient: str) -> None:
-    """It would be trained by autograd alone, and no checkpoint would have it."""
+    """Only autograd would train it, and no checkpoint would store it."""
     made = composed("train", [*SMALL, "trainer.steps=5", f"trainer.gradient={gradient}"])
     with pytest.raises(
         UserError, match=r"parametrization\.scale: only parameters of the network are trained and saved"

@@ -40,7 +40,7 @@ def test_resumed_run_is_the_uninterrupted_one(tmp_path: Path, options: tuple[str
     whole = session.train(config, tmp_path / "whole")
     saved = checkpoint.load(checkpoint.find(tmp_path / "whole", 37))
     (tmp_path / "resumed").mkdir()
-    resumed = session.train(saved.config, tmp_path / "resumed", resume=saved)
+    resumed = session.train(saved.config, tmp_path / "resumed", resume=[saved])
     for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(a, b)
 

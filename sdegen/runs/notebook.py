@@ -1,0 +1,42 @@
+"""Figures and animations in a notebook."""
+
+from __future__ import annotations
+
+import base64
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from sdegen import figures
+from sdegen.figures import animations
+
+
+class Animation:
+    """Sequence of pictures, which a notebook shows as a GIF."""
+
+    def __init__(self, frames: list[Image.Image]) -> None:
+        self.frames = frames
+
+    def save(self, path: str | Path) -> Path:
+        """Write the animation as a GIF."""
+        return animations.save(self.frames, Path(path))
+
+    def _repr_html_(self) -> str:
+        with tempfile.TemporaryDirectory() as folder:
+            content = self.save(Path(folder) / "animation.gif").read_bytes()
+        return f'<img alt="animation" src="data:image/gif;base64,{base64.b64encode(content).decode()}">'
+
+
+def shell() -> Any:  # noqa: ANN401 - IPython is no dependency
+    """Returns the IPython shell that runs this process; None if there is none."""
+    return sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+
+
+def show_figures() -> None:
+    """Let a notebook show figures, as IPython does only after pyplot is imported."""
+    if (found := shell()) is not None:
+        found.display_formatter.formatters["image/png"].for_type(Figure, figures.png)
