@@ -27,7 +27,7 @@ myst_heading_anchors = 3
 # Notebooks are stored without output and run when the site is built; an error fails the build.
 nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 300
+nb_execution_timeout = 900
 nb_execution_in_temp = True
 
 autodoc_member_order = "bysource"

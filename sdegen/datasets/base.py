@@ -36,7 +36,9 @@ class Dataset:
         law: the exact distribution, if it is a Gaussian mixture.
         standardize: units of the network, in which the points are centred and scaled, vectors by coordinate and images
             as a whole: ``true`` by mean and standard deviation, ``false`` not at all, ``robust`` by the median and the
-            5 and 95 % quantiles. ``quantile``, for vectors only: see :func:`sdegen.datasets.columns.quantile_units`.
+            5 and 95 % quantiles, ``quantile`` (for vectors only) by a map of the quantiles of each column to those of a
+            normal distribution, for skewed columns and outliers: see
+            :func:`sdegen.datasets.columns.quantile_units`.
         levels: number of values of an entry of quantised points, which are 0 to ``levels - 1``. Likelihoods are then
             those of dequantised points; nothing else changes.
         units: the network's units; None for the units of ``standardize``.

@@ -41,10 +41,11 @@ class File(Dataset):
 
     Args:
         seed: seed of the choice of held-out points; supplied by the experiment.
-        path: the file.
+        path: path of the file.
         held_out: share of the points kept from training, for measuring; between 0 and 1.
         standardize: see :class:`Dataset`; samples are returned in the units of the file.
-        levels: number of values, if they are quantised as in images; see :class:`Dataset`.
+        levels: number of values of an entry of quantised points, which are 0 to ``levels - 1``; null if the points
+            are not quantised.
         dequantize: see :class:`Dataset`.
     """
 

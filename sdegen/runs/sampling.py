@@ -80,10 +80,10 @@ def draw(
         return sampler(sde, steered, prior, noise=noise, frames=frames if span.start == first else 0)
 
     counted, spans = Counted(model), cut(first, count, batch_size, even=sampler.couples)
-    if guidance is not None and (fewest := min(map(len, spans))) < sampler.enough:
+    if guidance is not None and (fewest := min(map(len, spans))) < sampler.smallest_batch:
         log.warning(
             f"batches of {fewest} particles are small: the weights of modes are off by about {fewest**-0.5:.2g}: raise "
-            f"count and batch_size together, to {sampler.enough} or more"
+            f"count and batch_size together, to {sampler.smallest_batch} or more"
         )
     with _evaluated(model), torch.no_grad(), own_layers(device, seed, "layers", first):
         batches = [batch(span, counted) for span in spans]

@@ -131,12 +131,12 @@ class Sampler(ABC):
         predictor: the scheme of the steps, if there is one.
         evaluations: number of evaluations of the score for a sample; None if it depends on the sample.
         couples: True if the samples of a batch depend on each other.
-        enough: smallest batch size at which guided samples have an accurate distribution.
+        smallest_batch: smallest batch size at which guided samples have an accurate distribution.
     """
 
     processes: dict[str, type[SDE]]
     couples = False
-    enough = 1
+    smallest_batch = 1
     predictor: Predictor | None = None
     evaluations: int | None = None
 

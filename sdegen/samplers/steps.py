@@ -25,7 +25,8 @@ class StepSampler(Sampler):
         corrector: the chain that is run at each new time; None for none.
         steps: number of steps, at least 1; ``auto`` in a configuration is one step from each level of a chain to
             the next.
-        grid: the spacing of the times: see :mod:`sdegen.samplers.grids`.
+        grid: spacing of the times: ``uniform`` or ``quadratic`` in t, or ``log_snr``, ``karras`` or ``logistic`` in
+            log(σ/α): see :mod:`sdegen.samplers.grids`.
         denoise: see :class:`Sampler`.
     """
 
@@ -111,7 +112,7 @@ class Twisted(Sampler):
     """
 
     couples = True
-    enough = 1000
+    smallest_batch = 1000
 
     def __init__(self, steps: int = 100, denoise: bool = False) -> None:
         super().__init__(denoise)

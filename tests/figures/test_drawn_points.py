@@ -17,9 +17,6 @@ class Numbers(Dataset):
     def __init__(self, d: int, **options: bool | Affine) -> None:
         super().__init__(100 + torch.arange(40.0 * d).reshape(40, d), **options)
 
-    def draw(self, n: int, source: torch.Generator) -> None:
-        return None
-
 
 @pytest.mark.parametrize(
     ("options", "unit"),

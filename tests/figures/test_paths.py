@@ -269,9 +269,6 @@ def test_field_without_a_kernel_or_law_says_so_and_of_three_coordinates_there_is
 class Pictures(Dataset):
     """Grey images of bytes."""
 
-    def draw(self, n: int, source: torch.Generator) -> None:
-        return None
-
 
 def walk(start: Tensor, end: Tensor, frames: int, last: Tensor) -> Samples:
     """Returns samples ``(B, *)`` with straight paths; the samples differ from the ends, as after a noiseless step."""
