@@ -111,7 +111,7 @@ def test_multirun_makes_a_run_for_each_value_in_one_folder(tmp_path: Path) -> No
     before = {path: path.read_bytes() for path in sweep.glob("*-smile/**/*") if path.is_file()}
     again = run("train", *line, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count(", there before") == 2
+    assert again.stdout.count(", from an earlier command") == 2
     assert {path: path.read_bytes() for path in sweep.glob("*-smile/**/*") if path.is_file()} == before
     # A job that cannot work keeps none of the others from it; what is missing is then all that is done.
     shutil.rmtree(sweep / "1-smile")
@@ -141,7 +141,7 @@ def test_interrupted_sweep_does_only_what_is_missing(tmp_path: Path) -> None:
     assert saved, message
     again = run("train", "-m", *options, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert "results in outputs/mine/0-smile, there before" in again.stdout
+    assert "results in outputs/mine/0-smile, from an earlier command" in again.stdout
     assert f"steps {saved[1]} to 2000" in again.stdout
     assert {record.state for record in ledger.read(sweep).values()} == {"done"}
 
@@ -203,7 +203,7 @@ MISTAKES = [
     (("sde.beta_max=0.01",), ("sde.beta_max=0.01 must be at least beta_min=0.1",)),
     (("sampler.steps=0",), ("sampler.steps=0 must be at least 1",)),
     (("sde.eps=1",), ("sde.eps=1 must be above 0 and below 1, which is T",)),
-    (("dataset=file",), ("dataset.path: is missing",)),
+    (("dataset=file",), ("dataset.path is missing: give dataset.path=…",)),
     (("dataset=file", "dataset.path=nowhere.csv"), ("dataset.path=nowhere.csv: no such file",)),
     (("dataset=file", "dataset.path=empty.csv"), ("dataset.path=empty.csv: holds no line of numbers",)),
     (("dataset=file", "dataset.path=nan.csv"), ("NaN or infinity",)),
@@ -227,26 +227,26 @@ MISTAKES = [
     (("hydra/launcher=3",), ("hydra/launcher=3: hydra/launcher is a group",)),
     (("sde={beta:3}",), ("sde.beta: no such option", "sde.beta_m")),
     (("sde.beta_max=1e300",), ("sde.beta_max: must be a number below 9.2e+18, not 1e+300",)),
-    (("~seed",), ("seed: is missing: leave out ~seed",)),
-    (("~sampler",), ("sampler: is missing: leave out ~sampler",)),
+    (("~seed",), ("seed is missing: leave out ~seed",)),
+    (("~sampler",), ("sampler is missing: leave out ~sampler",)),
     (("~sde.nope",), ("'sde.nope' does not exist",)),
     (("~sde.eps=3",), ("The value of 'sde.eps' is 1e-05 and not 3",)),
-    (("+sde=ve",), ("sde: is chosen already: drop the +",)),
+    (("+sde=ve",), ("sde has a choice already: drop the +",)),
     (("sde.eps@x=3",), ("sde.eps@x=3", "config group 'sde.eps' does not exist")),
-    (("sampler/corrector.leaps=1",), ("/ is for groups, and . for their options: try sampler.corrector.leaps=",)),
+    (("sampler/corrector.leaps=1",), ("/ separates groups, and . separates options: try sampler.corrector.leaps=",)),
     (("hydra.mode=x",), ("hydra.mode: Invalid value 'x', expected one of [RUN, MULTIRUN]",)),
-    (("hydra.job.env_copy=[NOPE]",), ("hydra.job.env_copy=[NOPE]: Hydra cannot take this: 'NOPE'",)),
+    (("hydra.job.env_copy=[NOPE]",), ("hydra.job.env_copy=[NOPE]: Hydra cannot use this: 'NOPE'",)),
     (("hydra.searchpath=[nowhere]",), ("hydra.searchpath", "nowhere is not available")),
     (("hydra.run.dir=/dev/null/run",), ("/dev/null/run: Not a directory",)),
     (("-m", "hydra.launcher._target_=os.system"), ("hydra.launcher._target_=os.system: not a launcher of Hydra",)),
     (("-m", "hydra.sweeper._target_=os.system"), ("hydra.sweeper._target_=os.system: not a sweeper of Hydra",)),
     (("experiment=smile", "network.hidden=[1000000000]"), ("network: ", "memory")),
-    (("-m", "seed=interval(0,1)"), ("seed=interval(0,1): has no end of values: list them, as in seed=1,2",)),
+    (("-m", "seed=interval(0,1)"), ("seed=interval(0,1): a range without a list of values: list them, as in seed=1,2",)),
     (("name=${name}",), ("name: Recursive interpolation detected",)),
-    (("dataset=file", "dataset.path=a\nb"), ("'dataset.path=a\\nb': holds a line break",)),
+    (("dataset=file", "dataset.path=a\nb"), ("'dataset.path=a\\nb': contains a line break",)),
     (("dataset=file", f"dataset.path={'x' * 5000}"), ("dataset.path=xxx", "x … xxx", "no such file")),
     (("resume=",), (".: holds no checkpoint",)),
-    (("resume=.", "sde/x.y=1"), ("sde/x.y=1: / is for groups",)),
+    (("resume=.", "sde/x.y=1"), ("sde/x.y=1: / separates groups",)),
     (("--config-name=sample",), ("--config-name is fixed by the command",)),
     (("--config-dir=nowhere",), ("--config-dir=nowhere: no such folder",)),
     (("--resolve",), ("--resolve goes with --cfg job",)),
@@ -269,7 +269,7 @@ def test_what_needs_more_memory_than_there_is_is_one_line(tmp_path: Path) -> Non
     result = run("train", "times.draws=1e15", "trainer.steps=1", cwd=tmp_path)
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
-    assert re.fullmatch(r"out of memory, \d+ bytes were asked for: try a smaller trainer.batch_size, .*", line)
+    assert re.fullmatch(r"out of memory, \d+ bytes were needed: try a smaller trainer.batch_size, .*", line)
 
 
 def test_groups_left_without_a_choice_and_flags_behind_the_options_are_as_meant(tmp_path: Path) -> None:
@@ -314,8 +314,8 @@ def test_sampling_mistakes_are_told_and_leave_nothing(trained: Path) -> None:
         ("network=mlp", "only network=oracle can replace it"),
         ("guidance=3", "guidance=3: guidance is a group: choose one of classifier,"),
         ("trust=null", "trust: must be a list, each entry a text, not None"),
-        ("~seed", "seed: is missing: leave out ~seed"),
-        ("~guidance", "guidance: is missing: leave out ~guidance"),
+        ("~seed", "seed is missing: leave out ~seed"),
+        ("~guidance", "guidance is missing: leave out ~guidance"),
         ("sampler=null", "sampler=null: sampler is a group"),
     ):
         result = run("sample", "run=outputs/smile/latest", option, cwd=trained)
@@ -566,7 +566,7 @@ def test_an_image_is_inpainted_and_agrees_with_what_is_known(digits: Path) -> No
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (("guidance=classifier", "label=3"), ("guidance.run: is missing",)),
+        (("guidance=classifier", "label=3"), ("guidance.run is missing",)),
         (("guidance=classifier", "guidance.run=outputs/digits_classifier/latest"), ("give label=3",)),
         (("guidance=classifier", "guidance.run=outputs/digits_classifier/latest", "label=10"), ("choose from 0 to 9",)),
         (("guidance=classifier", "guidance.run=outputs/digits/latest", "label=1"), ("holds no classifier",)),

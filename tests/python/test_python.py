@@ -211,13 +211,16 @@ def test_mistakes_are_those_of_the_command_line(option: str, tmp_path: Path) -> 
 X = np.random.default_rng(0).normal(size=(30, 2))
 MISTAKES: list[tuple[Callable[[], object], str]] = [
     (lambda: sdegen.train(stpes=3), r"trainer\.stpes: no such option.*did you mean trainer\.steps"),
-    (lambda: sdegen.train(sde="vq"), "sde=vq: no such choice; did you mean vp"),
+    (lambda: sdegen.train(sde="vq"), r"sde=vq: no such choice; did you mean sde=vp\?"),
     (lambda: sdegen.train("seed=1,2"), "seed=1,2: several values"),
+    (lambda: sdegen.train("~seed"), "seed is missing: leave out ~seed"),
+    (lambda: sdegen.train("sweep=weighting"), "hydra.mode=MULTIRUN: sweeps run on the command line only"),
+    (lambda: sdegen.train("--multirun"), "'--multirun': an option is a text"),
     (lambda: sdegen.train(3), "3: an option is a text"),  # type: ignore[arg-type]
     (lambda: sdegen.train("resume=nowhere"), "nowhere: no such folder"),
     (lambda: sdegen.train("resume=nowhere", "sde=ve"), "sde: cannot change on resume"),
     (lambda: sdegen.train("resume=nowhere", folder="here"), "folder: a resumed run stays in its own folder"),
-    (lambda: sdegen.train("forecast=true"), "forecast: is not taken here"),
+    (lambda: sdegen.train("forecast=true"), "forecast: works on the command line only"),
     (lambda: sdegen.fit([[1, 2], [3]]), "x: not an array: .*inhomogeneous"),
     (lambda: sdegen.fit([[1.0, float("nan")], *X.tolist()]), "x: 1 of 31 points hold NaN or infinity, the first is"),
     (lambda: sdegen.fit(["a", "b", "c"]), "x: holds .*, not real numbers"),
@@ -265,7 +268,7 @@ RUN_MISTAKES: list[tuple[Callable[[sdegen.Run], object], str]] = [
     (lambda run: sdegen.load(run.folder, weights="emma"), "weights: must be one of ema, raw"),  # type: ignore[arg-type]
     (lambda run: sdegen.load(run.folder, precision="half"), "precision: must be one of"),  # type: ignore[arg-type]
     (lambda run: sdegen.load(run.folder, device="tpu"), "device=tpu is not a device"),
-    (lambda run: sdegen.fit(X, folder=run.folder), ".*: holds a run already: give another folder="),
+    (lambda run: sdegen.fit(X, folder=run.folder), ".*: contains a run already: give another folder="),
 ]
 
 
