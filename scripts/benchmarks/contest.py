@@ -20,12 +20,10 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from arena import ours
-from arena.problem import apart, floor, problem
-from arena.race import Contestant, Race, Row
-from arena.targets import FAMILIES
+if TYPE_CHECKING:
+    from arena.race import Contestant, Row
 
 BUDGETS = {"ode": [5, 10, 20, 50], "sde": [5, 10, 20]}
 SAMPLES = {"ode": 2000, "sde": 10_000}
@@ -40,6 +38,11 @@ def matching(contestants: Sequence[Contestant], words: Sequence[str]) -> list[Co
 
 def held(family: str, arguments: argparse.Namespace) -> Iterator[Row]:
     """Yields the rows of a family; for the reverse SDE, the first row has exact draws."""
+    import peers
+    from arena import ours
+    from arena.problem import apart, floor, problem
+    from arena.race import Race
+
     kind, seeds, budgets = arguments.kind, arguments.targets, arguments.steps
     whole = problem(kind, family, seeds, arguments.samples)
     if kind == "sde":
@@ -50,8 +53,6 @@ def held(family: str, arguments: argparse.Namespace) -> Iterator[Row]:
         race = Race(apart(whole, family, seeds), arguments.search)
         yield from race.rows(matching(ours.contestants(kind), arguments.match), budgets)
     if arguments.only != "ours":
-        import peers
-
         yield from Race([whole], arguments.search).rows(matching(peers.contestants(kind), arguments.match), budgets)
 
 
@@ -99,6 +100,9 @@ def marked(value: float, best: float) -> str:
 
 
 def main() -> None:
+    import torch
+    from arena.targets import FAMILIES
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=("ode", "sde"))
     parser.add_argument("--families", nargs="+", choices=tuple(FAMILIES), default=list(FAMILIES))
@@ -114,8 +118,6 @@ def main() -> None:
     arguments.steps = arguments.steps or BUDGETS[kind]
     arguments.samples = arguments.samples or SAMPLES[kind]
     arguments.search = arguments.search or SEARCH[kind]
-    import torch
-
     torch.set_num_threads(1)
     families: dict[str, list[Row]] = {}
     result = {"kind": kind, "samples": arguments.samples, "targets": arguments.targets, "families": families}

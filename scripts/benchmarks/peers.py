@@ -12,10 +12,8 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from arena import azula, diffusers, k_diffusion, papers, scipy
-from arena.race import Contestant, Run
-
 if TYPE_CHECKING:
+    from arena.race import Contestant, Run
     from torch import Tensor
 
     from sdegen.sde import LinearSDE
@@ -24,6 +22,8 @@ if TYPE_CHECKING:
 
 def contestants(kind: str) -> list[Contestant]:
     """Returns the samplers of every installed library, and prints a line for each that is not installed."""
+    from arena import azula, diffusers, k_diffusion, papers, scipy
+
     found: list[Contestant] = []
     for library in (scipy, azula, papers, diffusers, k_diffusion):
         try:

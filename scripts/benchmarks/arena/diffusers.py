@@ -5,16 +5,15 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from arena.grids import denoised, gridded, level
 from arena.race import Contestant
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from sdegen.sde import LinearSDE
-    from sdegen.sde.base import Score
+from sdegen.sde import LinearSDE
+from sdegen.sde.base import Score
 
 
 def contestants(kind: str) -> list[Contestant]:
@@ -48,8 +47,6 @@ def exploding(
     repeats: int, cls: type, options: dict[str, Any], sde: LinearSDE, score: Score, x: Tensor, times: Tensor
 ) -> Tensor:
     """Samples with a scheduler that moves x / alpha and visits each inner time ``repeats`` times."""
-    import torch
-
     scheduler = cls(**options)
     scheduler.set_timesteps(len(times) - 1)
     inner = times[1:-1].repeat_interleave(repeats)
@@ -77,8 +74,6 @@ def edm(cls: type, options: dict[str, Any], sde: LinearSDE, score: Score, x: Ten
 
 def stepped(scheduler: Any, times: Tensor, x: Tensor, output: Callable[[Tensor, Tensor], Tensor]) -> Tensor:  # noqa: ANN401
     """Runs the loop of a pipeline; decreasing labels stand for our times, which the scheduler does not know."""
-    import torch
-
     scheduler.timesteps = torch.arange(len(times) - 1, -1, -1, dtype=torch.float64)
     for t, label in zip(times, scheduler.timesteps, strict=True):
         x = scheduler.step(output(x, t), label, x, return_dict=False)[0].double()

@@ -9,18 +9,17 @@ import types
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from arena.grids import denoised, gridded, level, seeded
 from arena.race import TOLERANCES, Contestant
+from sdegen.sde import LinearSDE
+from sdegen.sde.base import Score
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from sdegen.sde import LinearSDE
-    from sdegen.sde.base import Score
-
-Walk = Callable[..., "Tensor"]
+Walk = Callable[..., Tensor]
 """``(model, x / alpha, levels) -> x / alpha``: a sampler of the library with its options."""
 
 ODE: dict[str, tuple[str, dict[str, Any]]] = {
@@ -74,16 +73,12 @@ def stepped(walk: Walk, sde: LinearSDE, score: Score, x: Tensor, times: Tensor) 
 
 def independent(walk: Walk, sde: LinearSDE, score: Score, x: Tensor, times: Tensor) -> Tensor:
     """Samples on a grid with independent noise at each step."""
-    import torch
-
     noisy = partial(walk, noise_sampler=lambda sigma, sigma_next: torch.randn_like(x))
     return stepped(noisy, sde, score, x, times)
 
 
 def whole(walk: Walk, adaptive: bool, sde: LinearSDE, score: Score, x: Tensor, steps: int, seed: int) -> Tensor:
     """Samples with a sampler that chooses its own times; one that is not adaptive takes the number of steps."""
-    import torch
-
     times = torch.tensor([sde.eps, sde.T], dtype=torch.float64)
     with seeded(seed):
         counts = {} if adaptive else {"n": steps}

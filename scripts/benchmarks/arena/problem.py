@@ -5,15 +5,17 @@ from __future__ import annotations
 import functools
 import statistics
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 from arena.targets import SideBySide, target
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from sdegen.sde import LinearSDE
-    from sdegen.sde.base import Score
+from sdegen.core.randomness import generator, randn_like
+from sdegen.metrics.points import directions
+from sdegen.samplers import Dopri5
+from sdegen.sde import VP, LinearSDE
+from sdegen.sde.base import Score
 
 REFERENCE = 50_000
 """Number of exact draws with which samples are compared."""
@@ -41,11 +43,6 @@ class Problem(NamedTuple):
 
 def problem(kind: str, family: str, seeds: Sequence[int], samples: int) -> Problem:
     """Returns the problem of some seeds of a family, with the distances of the ``kind`` of contest."""
-    import torch
-
-    from sdegen.core.randomness import generator, randn_like
-    from sdegen.sde import VP
-
     sde, laws = VP(), [target(family, seed) for seed in seeds]
     d = laws[0].means.shape[1]
     # Fewer samples have the first of the same draws.
@@ -69,16 +66,11 @@ def apart(problem: Problem, family: str, seeds: Sequence[int]) -> list[Problem]:
 
 def flow(sde: LinearSDE, score: Score, x: Tensor) -> Tensor:
     """Returns the end points of the probability-flow ODE with errors of about 1e-9: ``(B, *)`` to ``(B, *)``."""
-    from sdegen.core.randomness import generator, randn_like
-    from sdegen.samplers import Dopri5
-
     return Dopri5(rtol=1e-10, atol=1e-10)(sde, score, x, noise=randn_like(generator("cpu", 0))).x
 
 
 def floor(problem: Problem, family: str, seeds: Sequence[int]) -> float:
     """Returns the distance of as many exact draws as samples to the truth, the mean over targets."""
-    from sdegen.core.randomness import generator
-
     samples = problem.x.shape[1]
     draws = [target(family, seed).sample(samples, generator("cpu", seed, "contest floor")) for seed in seeds]
     return statistics.mean(distance(x) for distance, x in zip(problem.distances, draws, strict=True))
@@ -106,8 +98,6 @@ class SlicedW1:
     """
 
     def __init__(self, draws: Tensor) -> None:
-        from sdegen.metrics.points import directions
-
         self.directions = directions(draws.shape[1])
         self.sorted = (draws @ self.directions).T.sort().values
 
@@ -124,8 +114,6 @@ def jumps(n: int, m: int) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         For each piece, the index of the point in the first set, that in the second, and the width.
     """
-    import torch
-
     # In units of 1 / (n m) they jump at multiples of m and of n.
     ends = torch.cat([torch.arange(n + 1) * m, torch.arange(m) * n]).unique()
     return ends[:-1] // m, ends[:-1] // n, ends.diff().double() / (n * m)

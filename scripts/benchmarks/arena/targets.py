@@ -19,19 +19,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Generator, Tensor
+import torch
+from scipy.stats import chi2
+from torch import Generator, Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-    from sdegen.sde import LinearSDE
-    from sdegen.sde.mixture import GaussianMixture
+from sdegen.core.randomness import generator
+from sdegen.sde import LinearSDE
+from sdegen.sde.mixture import GaussianMixture
 
 
 def target(family: str, seed: int) -> GaussianMixture:
     """Returns the law of a seed in a family of :data:`FAMILIES`."""
-    from sdegen.core.randomness import generator
-
     # With this key the broad laws are those of older measurements.
     key = ("contest",) if family == "broad" else ("contest", family)
     law = FAMILIES[family](generator("cpu", seed, *key))
@@ -47,31 +47,21 @@ def moments(law: GaussianMixture) -> tuple[Tensor, Tensor]:
 
 def uniform(source: Generator, *shape: int) -> Tensor:
     """Draws uniform numbers between 0 and 1, float64."""
-    import torch
-
     return torch.rand(*shape, generator=source, dtype=torch.float64)
 
 
 def normal(source: Generator, *shape: int) -> Tensor:
     """Draws standard normal numbers, float64."""
-    import torch
-
     return torch.randn(*shape, generator=source, dtype=torch.float64)
 
 
 def turned(deviations: Tensor, angle: Tensor) -> Tensor:
     """Returns covariances ``(M, 2, 2)`` with principal deviations ``(M, 2)``, the first at an angle ``(M,)``."""
-    import torch
-
     axes = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).reshape(-1, 2, 2)
     return axes @ torch.diag_embed(deviations**2) @ axes.mT
 
 
 def broad(source: Generator) -> GaussianMixture:
-    import torch
-
-    from sdegen.sde.mixture import GaussianMixture
-
     m = int(torch.randint(3, 11, (), generator=source))
     weights = 0.2 + uniform(source, m)
     means = normal(source, m, 2)
@@ -80,19 +70,11 @@ def broad(source: Generator) -> GaussianMixture:
 
 
 def clusters(source: Generator) -> GaussianMixture:
-    import torch
-
-    from sdegen.sde.mixture import GaussianMixture
-
     narrow = 0.014**2 * torch.eye(2, dtype=torch.float64).expand(25, 2, 2)
     return GaussianMixture(0.5 + uniform(source, 25), normal(source, 25, 2), narrow)
 
 
 def rare(source: Generator) -> GaussianMixture:
-    import torch
-
-    from sdegen.sde.mixture import GaussianMixture
-
     base = broad(source)
     weights = torch.cat([0.98 * base.weights, torch.tensor([0.02], dtype=torch.float64)])
     tight = 0.01**2 * torch.eye(2, dtype=torch.float64)
@@ -102,10 +84,6 @@ def rare(source: Generator) -> GaussianMixture:
 
 
 def ring(source: Generator) -> GaussianMixture:
-    import torch
-
-    from sdegen.sde.mixture import GaussianMixture
-
     m = 48
     angle = 2 * math.pi * torch.arange(m, dtype=torch.float64) / m
     weights = 1 + 0.7 * (angle + 2 * math.pi * uniform(source, 1)).cos()
@@ -115,11 +93,6 @@ def ring(source: Generator) -> GaussianMixture:
 
 
 def tails(source: Generator) -> GaussianMixture:
-    import torch
-    from scipy.stats import chi2
-
-    from sdegen.sde.mixture import GaussianMixture
-
     centres, scales = 3, 16
     # A Cauchy vector is a normal one over the root of a chi2 of one degree, here at the midpoints of 16 equal shares.
     variances = 1 / torch.as_tensor(chi2.ppf([(i + 0.5) / scales for i in range(scales)], 1))
@@ -131,10 +104,6 @@ def tails(source: Generator) -> GaussianMixture:
 
 def planes(d: int, source: Generator) -> GaussianMixture:
     """Returns planes, with half of the variance of each coordinate between and half within them."""
-    import torch
-
-    from sdegen.sde.mixture import GaussianMixture
-
     m, rank, thickness = 8, 4, 0.03
     weights = 0.5 + uniform(source, m)
     weights = weights / weights.sum()
@@ -176,9 +145,6 @@ class SideBySide:
     """
 
     def __init__(self, laws: Sequence[GaussianMixture], sde: LinearSDE) -> None:
-        import torch
-        from torch.nn.utils.rnn import pad_sequence
-
         self.sde = sde
         # Padding components have weight 0.
         self.log_weights = pad_sequence([law.weights.log() for law in laws], True, -math.inf).unsqueeze(1)
