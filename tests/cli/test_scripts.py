@@ -241,7 +241,10 @@ MISTAKES = [
     (("-m", "hydra.launcher._target_=os.system"), ("hydra.launcher._target_=os.system: not a launcher of Hydra",)),
     (("-m", "hydra.sweeper._target_=os.system"), ("hydra.sweeper._target_=os.system: not a sweeper of Hydra",)),
     (("experiment=smile", "network.hidden=[1000000000]"), ("network: ", "memory")),
-    (("-m", "seed=interval(0,1)"), ("seed=interval(0,1): a range without a list of values: list them, as in seed=1,2",)),
+    (
+        ("-m", "seed=interval(0,1)"),
+        ("seed=interval(0,1): a range without a list of values: list them, as in seed=1,2",),
+    ),
     (("name=${name}",), ("name: Recursive interpolation detected",)),
     (("dataset=file", "dataset.path=a\nb"), ("'dataset.path=a\\nb': contains a line break",)),
     (("dataset=file", f"dataset.path={'x' * 5000}"), ("dataset.path=xxx", "x … xxx", "no such file")),
