@@ -83,7 +83,7 @@ def test_a_wrong_option_is_one_line(change: str, words: str, tmp_path: Path) -> 
     [
         (("quality", "experiments=[]"), "experiments=[]: leaves nothing to measure"),
         (("quality", "experiments=[nope]"), "experiment=nope: no such choice; choose from"),
-        (("sampling", "evaluations=1"), "evaluations=1 must be at least 4, as in a step"),
+        (("sampling", "evaluations=1"), "evaluations=1 must be at least 4, the number in one step"),
     ],
     ids=["empty", "unknown", "too few"],
 )

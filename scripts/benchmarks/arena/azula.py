@@ -1,4 +1,4 @@
-"""azula's samplers, unchanged."""
+"""Samplers of azula, unchanged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sdegen.sde.base import Score
 
 
 def contestants(kind: str) -> list[Contestant]:
-    """Returns azula's samplers with every grid; their noise schedule is a function of t."""
+    """Returns the samplers with every grid; their noise schedule is a function of t."""
     denoise = importlib.import_module("azula.denoise")
     sample = importlib.import_module("azula.sample")
 

@@ -1,4 +1,4 @@
-"""diffusers' schedulers, unchanged."""
+"""Schedulers of diffusers, unchanged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sdegen.sde.base import Score
 
 
 def contestants(kind: str) -> list[Contestant]:
-    """Returns diffusers' schedulers with every grid; our noise levels replace those of their tables."""
+    """Returns the schedulers with every grid; our noise levels replace the ones in their tables."""
     schedulers = importlib.import_module("diffusers.schedulers")
     importlib.import_module("diffusers").utils.logging.set_verbosity_error()
     found = []
@@ -115,7 +115,7 @@ DIFFUSERS_ODE: dict[str, tuple[str, dict[str, Any], Any]] = {
     **{f"EDM DPM++ {o}M": ("EDMDPMSolverMultistepScheduler", {"solver_order": o}, edm) for o in (2, 3)},
     "Heun": ("HeunDiscreteScheduler", {}, partial(exploding, 2)),
 }
-"""The scheduler, its options and the function that runs it, by name."""
+"""Scheduler, its options and the function that runs it, by name."""
 
 SDE_DPM = {"algorithm_type": "sde-dpmsolver++"}
 SA = "SASolverScheduler"

@@ -41,7 +41,7 @@ def karras(sde: LinearSDE, steps: int, last: float | None = None, rho: float = 7
 
 
 def to_zero(grid: Callable[..., Tensor], last: float, sde: LinearSDE, steps: int) -> Tensor:
-    """Returns a grid from T to ``last`` and then 0, so that the last evaluation is at ``last``."""
+    """Returns a grid from T to ``last`` and then to 0, so that the last evaluation is at ``last``."""
     if steps < 2:
         raise ValueError("a grid to 0 needs at least two steps")
     return torch.cat([grid(sde, steps - 1, last=last), torch.zeros(1, dtype=torch.float64)])
@@ -62,7 +62,7 @@ GRIDS: dict[str, Grid] = {
     "Karras to 1e-3, 0": partial(to_zero, karras, 1e-3),
     "ours": logistic,
 }
-"""The grids that the libraries and papers use, and our own. Those to 0 are defaults of diffusers and k-diffusion."""
+"""Grids of the libraries and papers, and our own. The grids to 0 are defaults of diffusers and k-diffusion."""
 
 Stepper = Callable[[LinearSDE, Score, Tensor, Tensor], Tensor]
 """``(sde, score, x, times) -> samples``, with noise from the global generator."""
@@ -80,7 +80,7 @@ def gridded(name: str, stepper: Stepper) -> list[Contestant]:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Context in which the global generator is seeded and float64 is the default, which these libraries need."""
+    """Seed the global generator and make float64 the default, as these libraries need, while the context is open."""
     default = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The samplers of this package, composed from options as in ``scripts/train.py``."""
+"""Samplers of this package, composed from options as on the command line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sdegen.sde import LinearSDE
 from sdegen.sde.base import Score
 
 CONFIGURED = {"ode": "sampler=adams", "sde": "sampler=stochastic_adams"}
-"""The sampler that the README recommends, which has a row with its own configuration."""
+"""Sampler that the README recommends, which also has a row with its own configuration."""
 
 STEPPED: dict[str, tuple[tuple[str, ...], ...]] = {
     "ode": (

@@ -23,7 +23,7 @@ ADAMS_BASHFORTH = ((1,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24,
 
 
 def contestants(kind: str) -> list[Contestant]:
-    """Returns the samplers of the flow with every grid; there are none of the reverse SDE."""
+    """Returns the samplers of the flow with every grid; there are none for the reverse SDE."""
     if kind == "sde":
         return []
     found = []

@@ -32,9 +32,9 @@ class Contestant(NamedTuple):
     """A sampler with one setting.
 
     Attributes:
-        name: library and sampler.
-        setting: the time grid, or the tolerance.
-        run: see :data:`Run`; an adaptive sampler ignores the number of steps.
+        name: names of library and sampler.
+        setting: time grid or tolerance.
+        run: function that samples, see :data:`Run`; an adaptive sampler ignores the number of steps.
         adaptive: True if it chooses its own steps.
     """
 
@@ -45,7 +45,7 @@ class Contestant(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """A distance, the mean over problems, and the largest number of evaluations per sample on any of them."""
+    """The mean distance over problems, and the largest number of evaluations per sample on any problem."""
 
     value: float
     nfe: float

@@ -1,4 +1,4 @@
-"""SciPy's solvers of ODEs, along the flow."""
+"""Solvers of SciPy for ODEs, along the flow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sdegen.sde.base import Score
 
 
 def contestants(kind: str) -> list[Contestant]:
-    """Returns SciPy's solvers of the flow, with the batch as one system; there are none of the reverse SDE."""
+    """Returns the solvers of the flow, with the batch as one system; there are none for the reverse SDE."""
     if kind == "sde":
         return []
 

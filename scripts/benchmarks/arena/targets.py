@@ -1,16 +1,16 @@
-r"""Families of Gaussian mixtures, and their exact scores side by side.
+r"""Families of Gaussian mixtures, and the exact scores of several mixtures at once.
 
 =========  ==========================================================================================================
 broad      3 to 10 modes of the plane; principal deviations log-uniform from 0.03 to 0.4 of the spread of the means
 clusters   25 round clusters of the plane, of deviation 0.014 where the means are spread by 1
 rare       a broad mixture of the plane and a mode of weight 0.02 and deviation 0.01
 ring       48 Gaussians along a circle, 0.03 thick, heavier on one side
-tails      three Cauchy laws of the plane, each as 16 Gaussians of growing scale
+tails      three Cauchy distributions of the plane, each as 16 Gaussians of growing scale
 planes16   8 planes of dimension 4 in 16 dimensions, 0.03 thick, in random directions
 planes64   the same in 64 dimensions
 =========  ==========================================================================================================
 
-Every law is a function of its family and seed, with mean 0 and standard deviation 1 in each coordinate. Seeds from 100
+Each mixture is a function of family and seed, with mean 0 and standard deviation 1 in each coordinate. Seeds from 100
 on are for tuning: no reported number is measured on them.
 """
 
@@ -31,8 +31,8 @@ from sdegen.sde.mixture import GaussianMixture
 
 
 def target(family: str, seed: int) -> GaussianMixture:
-    """Returns the law of a seed in a family of :data:`FAMILIES`."""
-    # With this key the broad laws are those of older measurements.
+    """Returns the mixture of a seed in a family of :data:`FAMILIES`."""
+    # With this key the broad mixtures are the same as in older measurements.
     key = ("contest",) if family == "broad" else ("contest", family)
     law = FAMILIES[family](generator("cpu", seed, *key))
     return law.affine(*moments(law))
@@ -94,7 +94,8 @@ def ring(source: Generator) -> GaussianMixture:
 
 def tails(source: Generator) -> GaussianMixture:
     centres, scales = 3, 16
-    # A Cauchy vector is a normal one over the root of a chi2 of one degree, here at the midpoints of 16 equal shares.
+    # A Cauchy vector is a normal vector over the root of a chi2 variable with one degree of freedom. The chi2 variable
+    # is replaced by its quantiles at the midpoints of 16 equal shares.
     variances = 1 / torch.as_tensor(chi2.ppf([(i + 0.5) / scales for i in range(scales)], 1))
     shape = turned(0.1 + 0.2 * uniform(source, centres, 2), 2 * math.pi * uniform(source, centres))
     covariances = (shape[:, None] * variances[None, :, None, None]).flatten(0, 1)
@@ -103,7 +104,7 @@ def tails(source: Generator) -> GaussianMixture:
 
 
 def planes(d: int, source: Generator) -> GaussianMixture:
-    """Returns planes, with half of the variance of each coordinate between and half within them."""
+    """Returns planes; half of the variance of each coordinate is between planes and half within them."""
     m, rank, thickness = 8, 4, 0.03
     weights = 0.5 + uniform(source, m)
     weights = weights / weights.sum()
@@ -129,7 +130,7 @@ FAMILIES: dict[str, Callable[[Generator], GaussianMixture]] = {
 
 
 class SideBySide:
-    r"""The exact score of K mixtures at once, each on its share of the batch, which is faster than one by one.
+    r"""Exact scores of K mixtures, each on its share of the batch, which is faster than one mixture after another.
 
     A covariance is the sum of a multiple of the identity and a part of low rank, :math:`\Sigma_m = b_m I + Q_m W_m
     Q_m^T` with orthonormal :math:`Q_m`, so that with :math:`v_m = \alpha^2 b_m + \sigma^2` and :math:`\kappa_m =
@@ -140,8 +141,8 @@ class SideBySide:
     and the score is a few matrix products.
 
     Args:
-        laws: mixtures with full covariances, all of the same dimension.
-        sde: the forward process.
+        laws: mixtures with full covariances and the same dimension.
+        sde: forward process.
     """
 
     def __init__(self, laws: Sequence[GaussianMixture], sde: LinearSDE) -> None:

@@ -28,13 +28,13 @@ class Row(NamedTuple):
     """A number of a suite.
 
     Attributes:
-        panel: the quantity.
-        line: the contestant.
-        at: the position on the axis, a number or a name.
+        panel: measured quantity.
+        line: contestant.
+        at: position on the axis, a number or a name.
         median: median of all rounds.
         low: lower quartile.
         high: upper quartile.
-        unit: unit of the three.
+        unit: unit of median and quartiles.
     """
 
     panel: str
@@ -47,7 +47,7 @@ class Row(NamedTuple):
 
 
 def row(panel: str, line: str, at: str | float, values: Sequence[float], unit: str) -> Row:
-    """Returns the row of some rounds, with their median and quartiles."""
+    """Returns the row of several rounds, with their median and quartiles."""
     ordered = sorted(values)
     quartiles = ordered[len(ordered) // 4], ordered[-1 - len(ordered) // 4]
     return Row(panel, line, at, statistics.median(ordered), *quartiles, unit)
@@ -56,7 +56,7 @@ def row(panel: str, line: str, at: str | float, values: Sequence[float], unit: s
 def interleaved(
     works: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Returns the seconds of each work; a round runs all in turn, and the first round does not count."""
+    """Returns the seconds of each function; a round calls all in turn, and the first round does not count."""
     taken: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds + 1):
         for name, work in works.items():
@@ -67,7 +67,7 @@ def interleaved(
 
 
 def over(seconds: Mapping[str, Sequence[float]], base: str) -> dict[str, list[float]]:
-    """Returns the seconds of the other works over those of ``base`` in the same round."""
+    """Returns the seconds of the other functions over the seconds of ``base`` in the same round."""
     return {
         name: [own / bare for own, bare in zip(values, seconds[base], strict=True)]
         for name, values in seconds.items()
@@ -217,5 +217,5 @@ def _legend(axes: Axes, rows: Sequence[Row]) -> None:
 
 
 def _has_names(rows: Sequence[Row]) -> bool:
-    """True if there are several lines, and their names are not those of the axis."""
+    """True if there are several lines, and their names differ from the names on the axis."""
     return len({each.line for each in rows}) > 1 and any(each.line != each.at for each in rows)

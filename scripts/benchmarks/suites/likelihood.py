@@ -1,4 +1,4 @@
-"""Errors of log-densities of anisotropic mixtures under VP with the exact score, and of their standard errors."""
+"""Errors of log-densities with the exact score, and of their standard errors, for anisotropic mixtures under VP."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from suites.base import Row, row
 def measure(points: int, tolerance: float) -> list[Row]:
     """Returns errors of log-densities, in nats for each dimension.
 
-    In the plane, the divergence is exact, by one probe, or by ten runs of one probe each. In 16 dimensions it is by ten
-    probes; further rows have the mean squared error over the mean squared standard error, and the share of errors
-    within the 95 % interval of Student's t with nine degrees of freedom.
+    In the plane, the divergence is exact, or estimated with one probe or with ten runs of one probe each. In 16
+    dimensions it is estimated with ten probes; further rows have the mean squared error over the mean squared standard
+    error, and the share of errors within the 95 % interval of Student's t with nine degrees of freedom.
     """
     torch.set_num_threads(1)
     rows: list[Row] = []

@@ -1,4 +1,4 @@
-"""The metrics of experiments over seeds, with their floors and those of the training set."""
+"""The metrics of experiments over seeds, with their floors and the values of the training set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distances of samples from the law, over their floors, for several data sets and recipes of training."""
+"""Distances of samples from the data distribution, over their floors, for several data sets and training recipes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def plane(count: int, source: np.random.Generator) -> np.ndarray:
 
 RECIPES = {
     "default": [],
-    # The default before data were preconditioned by their covariance.
+    # Default recipe before data were preconditioned by their covariance.
     "before": [
         "parametrization=noise",
         "weighting=variance",
@@ -58,9 +58,9 @@ RECIPES = {
 }
 """Options of train.yaml for each recipe."""
 OWN = {"plane": ["trainer.steps=3000", "network.hidden=[256,256]"]}
-"""Options of a set under every recipe."""
+"""Options of a data set under every recipe."""
 FILES: dict[str, Callable] = {"columns": columns, "plane": plane}
-"""Functions that draw the sets that are read from a file, by name."""
+"""Functions that draw the data sets that are read from a file, by name."""
 
 
 def measure(
@@ -113,7 +113,7 @@ def one(name: str, options: Sequence[str], points: int, count: int, seed: int) -
 
 
 def distances(x: Tensor, exact: Callable[[int, int], Tensor], count: int) -> dict[str, float]:
-    """Returns sliced W1 of samples to the law over its floor, each coordinate in its standard deviations."""
+    """Returns sliced W1 of samples over its floor, each coordinate in units of its standard deviation."""
     reference = exact(REFERENCE, 0)
     scale = reference.std(0)
     floor = statistics.median(sliced_w1(exact(count, 1 + i) / scale, reference / scale) for i in range(FLOORS))
@@ -121,7 +121,7 @@ def distances(x: Tensor, exact: Callable[[int, int], Tensor], count: int) -> dic
 
 
 def on_plane(x: Tensor, reference: Tensor) -> dict[str, float]:
-    """Returns the widths of samples along a subspace over those of the data, and their variance off it."""
+    """Returns the widths of samples in the plane over the widths of the data, and the share of variance off it."""
     centred = reference - reference.mean(0)
     axes = torch.linalg.svd(centred, full_matrices=False).Vh[:10].mT
     own = x - x.mean(0)

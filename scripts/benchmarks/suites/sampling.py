@@ -48,15 +48,15 @@ def measure(
     """Returns the rows of :func:`overhead` and :func:`adaptive`.
 
     Args:
-        samplers: samplers for the overhead, with the number of evaluations in one step of each.
+        samplers: samplers whose overhead is measured, with the number of evaluations in a step.
         evaluations: number of evaluations for a sample.
-        rounds: number of rounds of all measurements.
+        rounds: number of rounds of each measurement.
         trained: options of the run whose network the adaptive solvers use.
         count: number of samples of the adaptive solvers.
         tolerances: tolerances of the adaptive solvers.
     """
     if evaluations < max(samplers.values()):
-        raise UserError(f"evaluations={evaluations} must be at least {max(samplers.values())}, as in a step")
+        raise UserError(f"evaluations={evaluations} must be at least {max(samplers.values())}, the number in one step")
     torch.set_num_threads(1)
     rows = overhead(samplers, evaluations, rounds)
     if not tolerances:
@@ -94,7 +94,7 @@ def overhead(samplers: Mapping[str, int], evaluations: int, rounds: int) -> list
 
 
 def adaptive(run: Run, count: int, tolerances: Sequence[float], rounds: int) -> list[Row]:
-    """Returns seconds and errors of both solvers from the same starts, and dopri5's gain at equal errors."""
+    """Returns seconds and errors of both solvers from the same starts, and the speed-up by dopri5 at equal errors."""
     noise = SampleNoise(0, 0, count, run.units.shape)
     prior = run.sde.sample_prior(torch.empty(count, *run.units.shape), noise)
     precise = load(run.folder, precision="float64").score_model

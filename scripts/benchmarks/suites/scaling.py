@@ -78,7 +78,7 @@ def rounds(options: Sequence[str], seconds: float) -> list[float]:
 
 
 def at_once(jobs: int, options: Sequence[str], seconds: float) -> list[float]:
-    """Returns the microseconds of a step if ``jobs`` processes train at once."""
+    """Returns the microseconds of a step while ``jobs`` processes train at once."""
     with ThreadPoolExecutor(jobs) as pool:
         return [
             us

@@ -1,4 +1,4 @@
-"""The time before anything is computed, over Hydra's floor: the same conf with a main that does nothing."""
+"""The time before anything is computed, over Hydra's floor: a main that does nothing, with the same conf."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from suites.base import Row, composed, interleaved, over, row
 
 
 def measure(tasks: Mapping[str, Mapping[str, Any]], rounds: int) -> list[Row]:
-    """Returns a row for each task, which has ``options`` of train.py and the ``steps`` of a round."""
+    """Returns the rows of the tasks; a task has ``options`` of train.py and the number of ``steps`` in a round."""
     torch.set_num_threads(1)
     rows = []
     for task, asked in tasks.items():
@@ -35,7 +35,7 @@ def measure(tasks: Mapping[str, Mapping[str, Any]], rounds: int) -> list[Row]:
 
 
 def plain(parts: Components) -> nn.Module:
-    """Returns the bare network of a run; a perceptron as a sequence of layers."""
+    """Returns a copy of the network of a run; of a perceptron, its sequence of layers."""
     network = copy.deepcopy(parts.model.network)
     return network.layers if isinstance(network, MLP) else network
 
@@ -67,7 +67,7 @@ def bare_loop(x: Tensor, network: nn.Module, batch: int, steps: int) -> Callable
 
 
 def our_loop(parts: Components, folder: Path, steps: int) -> Callable[[], None]:
-    """Returns the loop of our steps with their records."""
+    """Returns the loop of our steps, which also writes the records of a run."""
     training, recorder = parts.training(), Recorder(folder, 0, 10**9, silent=True)
 
     def loop() -> None:

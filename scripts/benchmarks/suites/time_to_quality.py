@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ERROR = "error of the score by seconds of training"
 SHARE = 300
-"""Seconds of the paper's method over those of the others."""
+"""Seconds of the paper's method over the seconds of each other contestant."""
 TASKS = {"mixture": "gaussian_mixture", "smile": "smile"}
 AUTOGRAD, WRITTEN = "trainer.gradient=autograd", "trainer.gradient=written"
 RECIPE = ("optimizer.lr=1e-2", "optimizer.decay=cosine", "trainer.ema=0.99")
@@ -37,7 +37,7 @@ CONTESTANTS: dict[str, tuple[str, ...]] = {
 
 
 def measure(seconds: float) -> list[Row]:
-    """Returns the curves of all contestants, and the time at which ours reaches the paper's last error."""
+    """Returns the curves of all contestants, and the time until our method reaches the last error of the grid."""
     curves, summary = [], []
     for task in TASKS:
         found = {name: alone(task, name, seconds if i == 0 else seconds / SHARE) for i, name in enumerate(CONTESTANTS)}
@@ -56,7 +56,7 @@ def measure(seconds: float) -> list[Row]:
 
 
 def draw(rows: Sequence[Row]) -> Figure:
-    """Draws the error of the score over seconds of training, a panel for each task; the paper's last is dashed."""
+    """Draws the error of the score over seconds of training, a panel for each task; the last error of the grid is dashed."""
     # Imported late: the peak memory of a contestant is measured without matplotlib.
     import matplotlib
     from matplotlib.figure import Figure
@@ -96,7 +96,7 @@ def training_of(task: str, name: str, *overrides: str) -> tuple[Any, Any]:
 
 
 def contestant(task: str, name: str, seconds: float, steps: int) -> dict[str, Any]:
-    """Trains, and returns the errors on the way and the peak memory above an interpreter with torch."""
+    """Trains; returns the errors during the training and the peak memory above an interpreter with torch."""
     bare = process("memory.peak()")
     often = f"trainer.log_every={max(1, steps // 256)}"
     parts, training = training_of(task, name, f"trainer.steps={steps}", "trainer.preview_every=0", often)
