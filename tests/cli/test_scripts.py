@@ -215,7 +215,7 @@ MISTAKES = [
     (("beta_max=3",), ("beta_max: no such option; did you mean sde.beta_max?",)),
     (("steps=3",), ("did you mean trainer.steps or sampler.steps?",)),
     (("dataset=file", "dataset.path=."), ("dataset.path=.: is a folder",)),
-    (("name=../up",), ("name: '../up' names a folder",)),
+    (("name=../up",), ("name: '../up' is no name for a folder",)),
     (("--flag",), ("unrecognized arguments: --flag",)),
     (("-m", "experiment=smile", "sde=vp,vpp"), ("sde=vpp", "did you mean sde=vp?")),
     (("-m", "experiment=smile", "sde.beta_max=20,0.01"), ("sde.beta_max=0.01 must be at least",)),

@@ -252,9 +252,9 @@ RUN_MISTAKES: list[tuple[Callable[[sdegen.Run], object], str]] = [
     (lambda run: run.sample(5, sampler="adams", steps=-1), "sampler.steps=-1 must be at least 1"),
     (lambda run: run.sample(5, label=3), "label=3: the data of .* have no labels"),
     (lambda run: run.guided("clasifier"), "guidance=clasifier: no such choice; did you mean classifier"),
-    (lambda run: run.guided("classifier"), "guidance.run: is missing: give run="),
+    (lambda run: run.guided("classifier"), "guidance.run is missing: give run="),
     (lambda run: run.guided("classifier", run=run), "guidance.run=.*: holds no classifier"),
-    (lambda run: run.guided("linear"), "guidance.measurement.path: is missing"),
+    (lambda run: run.guided("linear"), "guidance.measurement.path is missing"),
     (
         lambda run: run.guided("inpaint", observed=[1.0, 2.0], measurement={"mask": "left"}),
         "observed: must have the shape",

@@ -56,7 +56,7 @@ def measure(seconds: float) -> list[Row]:
 
 
 def draw(rows: Sequence[Row]) -> Figure:
-    """Draws the error of the score over seconds of training, a panel for each task; the last error of the grid is dashed."""
+    """Draws the error of the score over seconds of training, a panel for each task."""
     # Imported late: the peak memory of a contestant is measured without matplotlib.
     import matplotlib
     from matplotlib.figure import Figure
