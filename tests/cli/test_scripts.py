@@ -1,4 +1,4 @@
-"""The commands as a user types them, each in a process of its own."""
+"""The commands as users type them, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sdegen.runs import ledger, measures
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one short run of the smile in it."""
+    """Makes a folder with one short run of the smile."""
     folder = tmp_path_factory.mktemp("user")
     result = fresh("train", "experiment=smile", *SHORT, "figures=true", cwd=folder)
     assert result.returncode == 0, result.stderr
@@ -113,7 +113,7 @@ def test_multirun_makes_a_run_for_each_value_in_one_folder(tmp_path: Path) -> No
     assert again.returncode == 0, again.stderr
     assert again.stdout.count(", from an earlier command") == 2
     assert {path: path.read_bytes() for path in sweep.glob("*-smile/**/*") if path.is_file()} == before
-    # A job that cannot work keeps none of the others from it; what is missing is then all that is done.
+    # A job that cannot work does not stop the others, and the command does only the missing jobs.
     shutil.rmtree(sweep / "1-smile")
     (sweep / "0-smile" / "metrics.json").unlink()
     (sweep / "ledger.jsonl").write_text("".join((sweep / "ledger.jsonl").read_text().splitlines(True)[2:]))
@@ -126,7 +126,7 @@ def test_multirun_makes_a_run_for_each_value_in_one_folder(tmp_path: Path) -> No
 
 
 def test_interrupted_sweep_does_only_what_is_missing(tmp_path: Path) -> None:
-    """Ctrl-C in its second job."""
+    """Ctrl-C interrupts the second job."""
     options = ("experiment=smile", "trainer.steps=2,2000", *SHORT[1:], "hydra.sweep.dir=outputs/mine")
     line = [sys.executable, str(ROOT / "scripts" / "train.py"), "-m", *options]
     process = subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -147,7 +147,7 @@ def test_interrupted_sweep_does_only_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_interrupted_run_is_saved_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    """Ctrl-C in the middle of a training, before its first checkpoint."""
+    """Ctrl-C interrupts a training before its first checkpoint."""
     options = ("experiment=smile", "trainer.steps=2000", *SHORT[1:], "trainer.log_every=100")
     line = [sys.executable, str(ROOT / "scripts" / "train.py"), *options, "name=a"]
     process = subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -330,7 +330,7 @@ def test_sampling_mistakes_are_told_and_leave_nothing(trained: Path) -> None:
 
 @pytest.mark.parametrize("harm", [["pathlib.Path.write_text"], ["joblib.load"], ["os.system"]])
 def test_a_stranger_checkpoint_cannot_reach_hydra(trained: Path, tmp_path: Path, harm: list[str]) -> None:
-    """Nodes that bring a defaults list, a package or a callback of their own are refused before Hydra sees them."""
+    """Nodes with a defaults list, a package or a callback are refused before Hydra sees them."""
     from sdegen.runs import checkpoint
 
     target = tmp_path / "ran"
@@ -377,7 +377,7 @@ def test_latest_may_be_a_file_and_numbers_may_be_whole_floats(trained: Path, tmp
 
 @pytest.fixture(scope="module")
 def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run of the exact score of the noisy smile in it."""
+    """Makes a folder with a run of the exact score of the noisy smile."""
     folder = tmp_path_factory.mktemp("exact")
     # Large noise needs few nodes: the exact score is then quick.
     line = ("dataset=smile_noisy", "dataset.noise=0.3", "network=oracle", "sampler.steps=3", "count=100")
@@ -387,7 +387,7 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_likelihood_of_the_exact_score_is_its_floor(exact: Path) -> None:
-    """What separates them is the solver's tolerance."""
+    """They differ by the solver's tolerance."""
     base = ("run=outputs/smile_noisy/latest", "count=40", "precision=float64")
     result = run("evaluate", *base, "metrics=[likelihood,interpolation]", "batch_size=170", cwd=exact)
     assert result.returncode == 0, result.stderr
@@ -440,7 +440,7 @@ def test_help_is_a_page_with_groups_and_five_commands(script: str, tmp_path: Pat
 
 
 def test_verify_tells_what_holds_and_what_does_not(tmp_path: Path) -> None:
-    """A sampler with enough steps passes, one with too few fails, and what cannot work is refused."""
+    """A sampler with enough steps passes, a sampler with too few fails, and a pair that cannot work is refused."""
     good = run("verify", "sde=ve", "sampler=dpm_solver", cwd=tmp_path)
     assert good.returncode == 0, good.stdout + good.stderr
     assert {line.split()[0] for line in good.stdout.splitlines()} == {"pass"}
@@ -453,7 +453,7 @@ def test_verify_tells_what_holds_and_what_does_not(tmp_path: Path) -> None:
 
 
 def test_verify_takes_a_users_own_sampler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A predictor from outside the repository whose declared order is too high."""
+    """A predictor from outside the repository declares a higher order than it has."""
     (tmp_path / "mine.py").write_text(
         "from sdegen.samplers import EulerMaruyama\n\n\nclass Boastful(EulerMaruyama):\n    order = 3\n"
     )
@@ -498,7 +498,7 @@ UNET = ("network.channels=8", "network.multipliers=[1]", "network.blocks=1", "ne
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a short run of digits, one of digits with labels, and of two classifiers in it."""
+    """Makes a folder with short runs of digits, of digits with labels, and of two classifiers."""
     folder = tmp_path_factory.mktemp("digits")
     classifier = ("experiment=digits_classifier", *TINY, "network.channels=[8]")
     with pytest.MonkeyPatch.context() as patch:
@@ -533,7 +533,7 @@ def test_digits_leave_their_figures_and_measures(digits: Path) -> None:
     ],
 )
 def test_all_classes_are_sampled_one_after_the_other(digits: Path, name: str, line: tuple[str, ...]) -> None:
-    """With their labels; and one class alone is that part of them."""
+    """The samples have labels, and one class sampled alone gives the same samples."""
     base = (f"run=outputs/{name}/latest", *line, "count=3", "sampler=euler_maruyama", "sampler.steps=3")
     result = run("sample", *base, "label=all", cwd=digits)
     assert result.returncode == 0, result.stderr
