@@ -80,7 +80,7 @@ def test_samplers_of_one_command_leave_a_frontier(launcher: tuple[str, ...], tmp
 
 
 def test_a_job_logs_and_reports_where_it_runs(launcher: tuple[str, ...], tmp_path: Path) -> None:
-    """The terminal shows each line of ``train.log`` after the job's name, and so the error of a job that cannot work."""
+    """The terminal shows each line of ``train.log`` after the job's name, and a mistake in the same way."""
     (tmp_path / "outputs" / "mine" / "1-gaussian_mixture").mkdir(parents=True)
     (tmp_path / "outputs" / "mine" / "1-gaussian_mixture" / "thesis.txt").touch()
     line = (
