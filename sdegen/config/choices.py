@@ -24,7 +24,9 @@ def node(group: str, name: str, options: Mapping[str, Any]) -> Config:
     """
     inner = {key: value for key, value in options.items() if isinstance(value, str) and (CONF / group / key).is_dir()}
     for path, chosen in ((group, name), *((f"{group}/{key}", value) for key, value in inner.items())):
-        check_choice(path, chosen)
+        known = sorted(file.stem for file in (CONF / path).glob("*.yaml"))
+        if chosen not in known:
+            raise UserError(f"{path}={chosen}: no such choice; {nearest(str(chosen), known)}")
     overrides = [f"{'' if group == 'sampler' else '+'}{group}={name}"]
     overrides += [f"{group}/{key}={value}" for key, value in inner.items()]
     # Hydra needs a value for each option without a default, so it gets a placeholder: real values may have any type.
@@ -45,10 +47,3 @@ def changed(node: Mapping[str, Any], options: Mapping[str, Any]) -> Config:
         old = node.get(key)
         merged[key] = changed(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return merged
-
-
-def check_choice(group: str, name: object) -> None:
-    """Raises UserError, with the nearest name, if a group has no such choice."""
-    known = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-    if name not in known:
-        raise UserError(f"{group}={name}: no such choice; {nearest(str(name), known)}")

@@ -39,13 +39,11 @@ def composed(name: str, overrides: Sequence[str]) -> Config:
     import hydra
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
 
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base=VERSION_BASE):
         config = hydra.compose(name, overrides=list(overrides), return_hydra_config=True)
     # Interpolations such as ${hydra:runtime.choices.dataset} need it.
-    OmegaConf.set_readonly(config.hydra, None)
     HydraConfig.instance().set_config(config)
     return plain(config)
 
