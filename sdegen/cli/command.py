@@ -27,7 +27,7 @@ log = logging.getLogger("sdegen")
 
 
 class Job(NamedTuple):
-    """What a task knows of its job beside the configuration.
+    """Facts about a job that its task gets beside the configuration.
 
     Args:
         folder: folder that Hydra made for the job.

@@ -115,8 +115,7 @@ def sampled(config: Config) -> tuple[Run, Config]:
     from sdegen.config.options import SAMPLE, check
 
     groups = (*SAMPLED, *(["guidance"] if config["guidance"] else []))
-    options = {key: value for key, value in config.items() if key != "guidance" or value}
-    config = {"guidance": None, **check(options, groups, SAMPLE, names(config["trust"]))}
+    config = check(config, groups, {**SAMPLE, "guidance": type(None)}, names(config["trust"]))
     return stored.loaded(config, SAMPLED), config
 
 
@@ -239,6 +238,8 @@ CONFIGURED = {
     "verify": Command("verify", verified, verify, finish=any),
 }
 """Commands with a configuration, whose arguments Hydra reads."""
-RUN = {**{name: command.run for name, command in CONFIGURED.items()}, "train": run_train}
-RUN |= {"report": report, "benchmark": benchmark}
+RUN = {
+    **{name: command.run for name, command in CONFIGURED.items()},
+    **{"train": run_train, "report": report, "benchmark": benchmark},
+}
 """Functions that run the commands, given the program as it was typed and the arguments."""

@@ -1,7 +1,7 @@
 """The nodes that a trained run stores, as the choice ``run`` of their groups, so that overrides can change them.
 
-These nodes are read before Hydra composes a configuration. A checkpoint may come from a stranger:
-only nodes that passed the checks of :mod:`sdegen.config` reach Hydra.
+These nodes are read before Hydra composes a configuration. A checkpoint may come from a stranger: only nodes that
+passed the checks of :mod:`sdegen.config` reach Hydra.
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ TRAIN = str(ROOT / "scripts" / "train.py")
 def measure(asked: dict[str, list[str]], first: list[str], rounds: int) -> list[Row]:
     """Returns the waits for ``asked``, command lines of train.py without a run, and for ``first``, which starts one."""
     code = FIRST.format(argv=["train.py", *first], scripts=str(ROOT / "scripts"), script=TRAIN)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         floor = folder / "floor.py"
         floor.write_text(FLOOR.format(conf=str(ROOT / "conf")))
         works = {"floor": partial(command, str(floor), "--help", folder=folder)}
