@@ -81,7 +81,7 @@ def test_a_wrong_option_is_one_line(change: str, words: str, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (("quality", "experiments=[]"), "experiments=[]: leaves nothing to measure"),
+        (("quality", "experiments=[]"), "experiments=[]: nothing to measure"),
         (("quality", "experiments=[nope]"), "experiment=nope: no such choice; choose from"),
         (("sampling", "evaluations=1"), "evaluations=1 must be at least 4, the number in one step"),
     ],
