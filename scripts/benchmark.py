@@ -3,16 +3,16 @@
 Suites, whose options are in conf/benchmark.yaml::
 
     time_to_quality   the paper's grid of times against continuous t: error of the score by seconds of training
-    step              a training step, everything on, over a bare PyTorch loop
-    sampling          each sampler over the bare network calls it makes; the adaptive solver against SciPy's
+    step              the time of a complete training step over a bare PyTorch loop
+    sampling          each sampler over its bare network calls; our adaptive solver against SciPy's
     memory            peak memory of the paper's grid of times, with chunks and without
-    start_up          help, errors and the first step, over Hydra's own floor
-    scaling           a step's cost by dimensions, data, batch, grid, threads, replicas and jobs at once
-    quality           an experiment's metrics over seeds, beside floors and the training set's own values
-    recipes           the default recipe for points beside others, on ten sets: distance from the law over its floor
-    likelihood        the error of likelihoods with the exact score, and the truth of their standard error
+    start_up          the time of help, of errors and to the first step, over Hydra's own time
+    scaling           the cost of a step by dimensions, data, batch, grid, threads, replicas and jobs
+    quality           metrics of experiments over seeds, beside their floors and the values of the training set
+    recipes           the default recipe for points and others, on ten data sets: distances over their floors
+    likelihood        errors of log-likelihoods with the exact score, and the accuracy of their standard errors
 
-The things compared are measured in turn; medians and quartiles are printed and written to outputs/benchmark.
+Contestants are measured in turn; medians and quartiles are printed and written to outputs/benchmark.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 
 def measure(suite: str, changes: list[str], folder: Path) -> None:
-    """Measure a suite with some of its options changed; print its table, write the rest."""
+    """Run a suite with some options changed; print the table, write the results and the figure."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -56,7 +56,7 @@ def measure(suite: str, changes: list[str], folder: Path) -> None:
     module = importlib.import_module(f"suites.{suite}")
     rows = module.measure(**options)
     if not rows:
-        raise UserError(f"{' '.join(changes)}: leaves nothing to measure: give each list an entry")
+        raise UserError(f"{' '.join(changes)}: nothing to measure: give each list an entry")
     print(base.table(rows))
     machine = {key: value for key, value in provenance("").items() if key != "command"}
     files.write_json(
@@ -67,7 +67,7 @@ def measure(suite: str, changes: list[str], folder: Path) -> None:
 
 
 def misfit(key: str, value: object, before: object) -> str:
-    """Returns one line that says why a value cannot replace another; empty where it can."""
+    """Returns one line that says why a value cannot replace another; empty if it can."""
     if isinstance(before, int | float):
         kinds, word = ((int,), "whole number") if isinstance(before, int) else ((int, float), "number")
         fits = type(value) in kinds and 0 < value < float("inf")  # type: ignore[operator]
@@ -84,8 +84,8 @@ def main() -> None:
     """Run the suite that the arguments of this process name."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite", choices=SUITES, metavar="suite", help=", ".join(SUITES))
-    parser.add_argument("options", nargs="*", help="of the suite, as rounds=15")
-    parser.add_argument("--folder", type=Path, help="where to write; outputs/benchmark/<suite> by default")
+    parser.add_argument("options", nargs="*", help="options of the suite, such as rounds=15")
+    parser.add_argument("--folder", type=Path, help="folder for the results; outputs/benchmark/<suite> by default")
     parser.error = lambda message: fail(f"{message}: see --help")  # type: ignore[method-assign]
     arguments = parser.parse_args()
     folder = arguments.folder or Path("outputs/benchmark") / arguments.suite

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import shlex
 from pathlib import Path
@@ -13,6 +12,7 @@ from commands import ROOT, fresh, run
 from matplotlib.image import imsave
 
 from sdegen.cli import arguments, page
+from sdegen.cli.commands import CONFIGURED
 from sdegen.config.compose import Config
 from sdegen.core.schema import ANYTHING
 from sdegen.metrics import features, images
@@ -107,14 +107,14 @@ def check_commands(lines: list[str]) -> None:
         elif given == ["--help"]:
             assert page.overview(name, f"sdegen {name}")
         elif given[0] == "--help":
-            command = importlib.import_module(f"sdegen.cli.{name}").COMMAND
+            command = CONFIGURED[name]
             assert page.options(command.composition(arguments.read(given)))
         elif any(word.startswith("resume=") for word in given):
             folder, *changes = arguments.read(given).values().items()
             assert checkpoint.newest(Path(str(folder[1])))[0].step == 0
             assert dict(changes).keys() <= {*session.RESUMABLE, "trust"}
         else:
-            command = importlib.import_module(f"sdegen.cli.{name}").COMMAND
+            command = CONFIGURED[name]
             composition = command.composition(arguments.read(given))
             assert composition.compose()
             jobs = (name, *(word for word in given if not word.startswith(("hydra", "forecast="))))

@@ -3,12 +3,12 @@
 The targets are Gaussian mixtures of several families (see arena/targets.py) under VP, with exact scores. All samplers
 start from the same draws.
 
-ode: the mean distance of the end points to the exact ones, which are the flow's at tolerance 1e-10.
-sde: sliced W1 of the samples to exact draws; its floor is the distance of other exact draws to them.
+ode: mean distance between end points and exact end points, which the flow gives at tolerance 1e-10.
+sde: sliced W1 between samples and exact draws; the floor is the distance between two sets of exact draws.
 
-Evaluations are counted at the score, and a sampler takes as many steps as they allow. Every sampler, ours and others'
-(see peers.py; libraries that are not installed are left out), has the best time grid for each family and number of
-evaluations. The grid is chosen on the first samples of these targets and measured on all. The sampler that we
+Evaluations are counted at the score, and a sampler takes as many steps as they allow. Each sampler, ours or from
+peers.py (libraries that are not installed are left out), has the best time grid for each family and number of
+evaluations. The grid is chosen on the first samples of these targets and measured on all samples. The sampler that we
 recommend also has a row with its own configuration.
 """
 
@@ -20,12 +20,10 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from arena import ours
-from arena.problem import apart, floor, problem
-from arena.race import Contestant, Race, Row
-from arena.targets import FAMILIES
+if TYPE_CHECKING:
+    from arena.race import Contestant, Row
 
 BUDGETS = {"ode": [5, 10, 20, 50], "sde": [5, 10, 20]}
 SAMPLES = {"ode": 2000, "sde": 10_000}
@@ -34,12 +32,17 @@ APART = ("as configured", "as published", "corrected")
 
 
 def matching(contestants: Sequence[Contestant], words: Sequence[str]) -> list[Contestant]:
-    """Returns the contestants whose name contains one of some words."""
+    """Returns the contestants whose name contains at least one of the words."""
     return [contestant for contestant in contestants if any(word in contestant.name for word in words)]
 
 
 def held(family: str, arguments: argparse.Namespace) -> Iterator[Row]:
-    """Yields the rows of a family; for the reverse SDE, the first row has exact draws."""
+    """Yields the rows of a family; for the reverse SDE, the first row is of exact draws."""
+    import peers
+    from arena import ours
+    from arena.problem import apart, floor, problem
+    from arena.race import Race
+
     kind, seeds, budgets = arguments.kind, arguments.targets, arguments.steps
     whole = problem(kind, family, seeds, arguments.samples)
     if kind == "sde":
@@ -50,13 +53,11 @@ def held(family: str, arguments: argparse.Namespace) -> Iterator[Row]:
         race = Race(apart(whole, family, seeds), arguments.search)
         yield from race.rows(matching(ours.contestants(kind), arguments.match), budgets)
     if arguments.only != "ours":
-        import peers
-
         yield from Race([whole], arguments.search).rows(matching(peers.contestants(kind), arguments.match), budgets)
 
 
 def table(rows: Sequence[Row], budgets: Sequence[int]) -> str:
-    """Returns the rows in Markdown: distance, setting, and the evaluations if they differ from the budget."""
+    """Returns the rows in Markdown: distance, setting, and number of evaluations if it differs from the budget."""
     heads = " | ".join(f"{budget} evaluations" for budget in budgets)
     return "\n".join([f"| sampler | {heads} |", "|---" * (len(budgets) + 1) + "|", *(line(r, budgets) for r in rows)])
 
@@ -79,7 +80,7 @@ def side(name: str) -> str:
 
 
 def summary(families: dict[str, list[Row]], budgets: Sequence[int]) -> str:
-    """Returns the least distance on each side by family and evaluations, in Markdown; the least of all is bold."""
+    """Returns the smallest distance by side, family and evaluations, in Markdown; the smallest in a row is bold."""
     sides = list(dict.fromkeys(side(row["name"]) for rows in families.values() for row in rows))
     lines = [f"| family | evaluations | {' | '.join(sides)} |", "|---" * (len(sides) + 2) + "|"]
     for family, rows in families.items():
@@ -99,23 +100,24 @@ def marked(value: float, best: float) -> str:
 
 
 def main() -> None:
+    import torch
+    from arena.targets import FAMILIES
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=("ode", "sde"))
     parser.add_argument("--families", nargs="+", choices=tuple(FAMILIES), default=list(FAMILIES))
-    parser.add_argument("--steps", type=int, nargs="+", help="numbers of evaluations")
-    parser.add_argument("--samples", type=int, help="samples of each target")
-    parser.add_argument("--search", type=int, help="samples on which settings are chosen")
+    parser.add_argument("--steps", type=int, nargs="+", help="numbers of evaluations of the score")
+    parser.add_argument("--samples", type=int, help="number of samples of each target")
+    parser.add_argument("--search", type=int, help="number of samples on which settings are chosen")
     parser.add_argument("--targets", type=int, nargs="+", default=[0, 1, 2], help="seeds of targets")
     parser.add_argument("--only", choices=("ours", "peers"))
     parser.add_argument("--match", nargs="+", default=[""], help="only samplers whose name contains one of these words")
-    parser.add_argument("--json", help="a file for the results")
+    parser.add_argument("--json", help="file for the results")
     arguments = parser.parse_args()
     kind = arguments.kind
     arguments.steps = arguments.steps or BUDGETS[kind]
     arguments.samples = arguments.samples or SAMPLES[kind]
     arguments.search = arguments.search or SEARCH[kind]
-    import torch
-
     torch.set_num_threads(1)
     families: dict[str, list[Row]] = {}
     result = {"kind": kind, "samples": arguments.samples, "targets": arguments.targets, "families": families}

@@ -1,9 +1,9 @@
-"""Others' samplers for ``contest.py``: those of four libraries, unchanged, and those of papers.
+"""Samplers of others for ``contest.py``: from four libraries, unchanged, and from papers.
 
-All have the same continuous schedule: azula by its functions alpha and sigma, k-diffusion by ``sigma / alpha`` after
-dividing x by alpha, diffusers by our ``sigma / alpha`` in place of the values of its table. A time grid ends at eps or,
-like those of the libraries, goes from a last positive time to t = 0; the exact ends at the two times are 4e-6 to 1.3e-4
-apart, depending on the family. A library that is not installed is left out.
+All have the same continuous schedule: azula gets alpha and sigma as functions, k-diffusion gets ``sigma / alpha`` and
+x / alpha, and in diffusers ``sigma / alpha`` replaces the values of its table. A time grid ends at eps or, like the
+grids of the libraries, steps from a last positive time to t = 0; the exact end points at the two times are 4e-6 to
+1.3e-4 apart, depending on the family. A library that is not installed is left out.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from arena import azula, diffusers, k_diffusion, papers, scipy
-from arena.race import Contestant, Run
-
 if TYPE_CHECKING:
+    from arena.race import Contestant, Run
     from torch import Tensor
 
     from sdegen.sde import LinearSDE
@@ -24,6 +22,8 @@ if TYPE_CHECKING:
 
 def contestants(kind: str) -> list[Contestant]:
     """Returns the samplers of every installed library, and prints a line for each that is not installed."""
+    from arena import azula, diffusers, k_diffusion, papers, scipy
+
     found: list[Contestant] = []
     for library in (scipy, azula, papers, diffusers, k_diffusion):
         try:

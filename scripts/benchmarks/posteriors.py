@@ -1,8 +1,9 @@
 """Compare guidance with exact conditionals of Gaussian mixtures: ``python scripts/benchmarks/posteriors.py``.
 
-The posterior of a mixture given a class or a linear measurement has a closed form, with which the samples of each
-method are compared. The floor is the median over 20 sets of as many exact draws. The row ``exact`` has samples by the
-exact conditional score, which shows the error of the sampler alone. Seeds fix the mixtures and measurements.
+The posterior of a mixture given a class or a linear measurement has a closed form, and the samples of each method are
+compared with it. The floor is the median over 20 sets of exact draws, each as large as the set of samples. The row
+``exact`` has samples by the exact conditional score, which shows the error of the sampler alone. Seeds fix the mixtures
+and the measurements.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def problems(d: int, m: int, seed: int, folder: Path):  # noqa: ANN201
 
 
 def components(law) -> list:  # noqa: ANN001
-    """Returns each component of a mixture as a law."""
+    """Returns each component of a mixture as a distribution."""
     parts = (law.weights, law.means, law.covariances)
     return [type(law)(*(part[m : m + 1] for part in parts)) for m in range(len(law.weights))]
 
@@ -112,7 +113,7 @@ def Components(law, sde):  # noqa: ANN001, ANN201, N802 - a class whose base is 
 
 
 def table(count: int, steps: int, seeds: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Returns values and floors by case and method, the means over seeds."""
+    """Returns values and floors by case and method; each is a mean over seeds."""
     import tempfile
 
     import torch
@@ -156,10 +157,10 @@ def printed(found: dict[str, dict[str, dict[str, float]]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=2000, help="samples of each method")
-    parser.add_argument("--steps", type=int, default=100, help="steps of the sampler")
-    parser.add_argument("--seeds", type=int, default=4, help="mixtures of each case")
-    parser.add_argument("--json", type=Path, help="a file for the numbers")
+    parser.add_argument("--count", type=int, default=2000, help="number of samples of each method")
+    parser.add_argument("--steps", type=int, default=100, help="number of steps of the sampler")
+    parser.add_argument("--seeds", type=int, default=4, help="number of mixtures of each case")
+    parser.add_argument("--json", type=Path, help="file for the numbers")
     arguments = parser.parse_args()
     found = table(arguments.count, arguments.steps, arguments.seeds)
     print(printed(found))

@@ -17,19 +17,19 @@ from hydra.errors import HydraException, OverrideParseException
 from sdegen.core.errors import UserError
 
 OPTIONAL = ("experiment", "sweep", "guidance")
-"""The groups without a default choice: ``experiment=null`` takes back an earlier ``experiment=…``."""
+"""Groups without a default choice. ``experiment=null`` cancels an earlier ``experiment=…``."""
 UNSEEN = ("Cc", "Cs", "Zl", "Zp")
-"""Unicode's categories of characters that no argument may hold: each message about it must be one line."""
+"""Unicode categories of characters that an argument must not contain, because each message must be one line."""
 REFUSED = ("config_name", "config_path", "experimental_rerun")
-"""Hydra's flags that would replace what a command does."""
+"""Flags of Hydra that would replace what a command does."""
 
 
 class Arguments(NamedTuple):
     """The arguments of a command.
 
     Args:
-        flags: Hydra's, such as ``--multirun``.
-        overrides: ``key=value``, each readable by Hydra's grammar.
+        flags: flags of Hydra, such as ``--multirun``.
+        overrides: texts ``key=value``, each readable by Hydra's grammar.
     """
 
     flags: Namespace
@@ -51,7 +51,7 @@ def read(arguments: Sequence[str]) -> Arguments:
     """Returns the arguments of a command as Hydra reads them.
 
     Raises:
-        UserError: there is no such flag, the flags do not go together, or an override cannot be read.
+        UserError: a flag is unknown, two flags exclude each other, or an override cannot be read.
     """
     given: list[str] = []
     for argument in arguments:
@@ -65,24 +65,20 @@ def read(arguments: Sequence[str]) -> Arguments:
     parser.allow_abbrev = False
     parser.error = _refuse  # type: ignore[method-assign]
     flags = parser.parse_intermixed_args(given)
+    found = Arguments(flags, flags.overrides)
     if unwanted := [name for name in REFUSED if getattr(flags, name)]:
         _refuse(f"--{unwanted[0].replace('_', '-')} is fixed by the command; --config-dir adds a folder")
     if flags.config_dir and not Path(flags.config_dir).is_dir():
         _refuse(f"--config-dir={flags.config_dir}: no such folder")
     if flags.resolve and not flags.cfg:
         _refuse("--resolve goes with --cfg job")
-    found = Arguments(flags, flags.overrides)
     if flags.multirun and found.asks_hydra:
         _refuse("--multirun runs jobs, but --cfg and --info only show a configuration")
     return found
 
 
 def parsed(overrides: Sequence[str]) -> list[Override]:
-    """Returns overrides as Hydra reads them.
-
-    Raises:
-        UserError: one cannot be read.
-    """
+    """Returns overrides as Hydra reads them; raises UserError if one cannot be read."""
     try:
         return _parser().parse_overrides(list(overrides))
     except OverrideParseException as error:
@@ -92,7 +88,7 @@ def parsed(overrides: Sequence[str]) -> list[Override]:
 def quoted(argument: str) -> str:
     """Returns an argument; its value is quoted if Hydra cannot read it, such as a path with brackets."""
     if any(unicodedata.category(character) in UNSEEN for character in argument.replace("\t", " ")):
-        raise UserError(f"{argument!r}: holds a line break or another invisible character: leave it out")
+        raise UserError(f"{argument!r}: contains a line break or another invisible character: leave it out")
     key, equals, value = argument.partition("=")
     if argument.startswith("-") or not equals:
         return argument
@@ -114,10 +110,10 @@ def names(trust: object) -> list[str]:
 
 
 def unreadable(override: str) -> str:
-    """Returns one line for an argument outside of Hydra's grammar."""
+    """Returns the message for an argument that Hydra's grammar does not allow."""
     key = override.partition("=")[0].lstrip("+~")
     if "/" in key and "." in key:
-        return f"{override}: / is for groups, and . for their options: try {key.replace('/', '.')}="
+        return f"{override}: / separates groups, and . separates options: try {key.replace('/', '.')}="
     shown = override if override.strip() else repr(override)
     return f"{shown}: cannot be read; write option=value, and lists as [1,2]"
 

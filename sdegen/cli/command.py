@@ -27,12 +27,12 @@ log = logging.getLogger("sdegen")
 
 
 class Job(NamedTuple):
-    """A job as its task sees it, beside the configuration.
+    """Facts about a job that its task gets beside the configuration.
 
     Args:
-        folder: the one that Hydra made for it.
+        folder: folder that Hydra made for the job.
         swept: True for a job of a sweep.
-        command: the command line as it was typed.
+        command: command line as it was typed.
     """
 
     folder: Path
@@ -44,12 +44,13 @@ class Command(NamedTuple):
     """A command with a configuration.
 
     Args:
-        name: the name of the command and of its primary configuration, ``conf/<name>.yaml``.
-        check: raises UserError for a configuration that cannot work; called for every job before the first starts.
-        task: does the work of a job and returns its result, in the types of JSON.
+        name: name of the command and of its primary configuration, ``conf/<name>.yaml``.
+        check: function that raises UserError for a configuration that cannot work; it is called for every job before
+            the first starts.
+        task: function that does the work of a job and returns its result, in the types of JSON.
         stored: groups that get a choice named ``run``: the node stored by the run given with ``run=``.
-        finish: called at the end with the results of the successful jobs, in order, even after failures or an
-            interruption. Its return value is the exit status if no job failed.
+        finish: function that is called at the end with the results of the successful jobs, in order, even after
+            failures or an interruption. Its return value is the exit status if no job failed.
     """
 
     name: str
@@ -62,8 +63,8 @@ class Command(NamedTuple):
         """Run the command.
 
         Args:
-            program: the command line up to its arguments, as it was typed.
-            given: its arguments.
+            program: command line up to the arguments, as it was typed.
+            given: arguments of the command.
 
         Raises:
             UserError: the user has made a mistake.
@@ -105,7 +106,8 @@ class Command(NamedTuple):
             program += f" --config-dir={shlex.quote(added)}"
         if plan.sweep is not None:
             plan.sweep.mkdir(parents=True, exist_ok=True)
-        # All machines that run the jobs of a sweep share its folder, and a job may have another working folder.
+        # The results go into the sweep's folder, which all machines that run its jobs share. The path is absolute,
+        # since a job may have another working folder.
         with tempfile.TemporaryDirectory(prefix=".jobs-", dir=plan.sweep) as folder:
             results = Path(folder).resolve()
             try:
@@ -131,7 +133,7 @@ class Command(NamedTuple):
 def _run_job(
     config: DictConfig, task: Callable[[Config, Job], object], program: str, given: Sequence[str], results: Path
 ) -> None:
-    """Run one job in the process that a launcher chose; write its result, or that it failed, into a folder."""
+    """Run a job in the process that a launcher chose; write its result into a folder, an empty one if it failed."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -149,12 +151,13 @@ def _run_job(
         if swept:
             log.info(" ".join(own.overrides.task))
         try:
-            outcome = {"result": task(plain(config), Job(Path(own.runtime.output_dir), swept, command))}
+            with guard.user_errors():
+                outcome = {"result": task(plain(config), Job(Path(own.runtime.output_dir), swept, command))}
         except Exception as error:
-            # The jobs of a sweep go on after a failure, and Hydra would report the first one only.
-            mistake = error if isinstance(error, UserError) else guard.short_of_memory(error)
-            if not (swept or mistake):
+            expected = isinstance(error, UserError)
+            if not (swept or expected):
                 raise
-            print(guard.shortened(f"{prefix}{mistake or repr(error)}"), file=sys.stderr, flush=True)
+            # After a failure the other jobs of a sweep continue, and Hydra would report only the first failure.
+            print(guard.shortened(f"{prefix}{error if expected else repr(error)}"), file=sys.stderr, flush=True)
             outcome = {}
     files.write_json(results / f"{number:09}", outcome)

@@ -1,4 +1,4 @@
-"""Hydra behind one class: it composes the jobs of a command, runs them, and shows what its own flags ask for."""
+"""Hydra in one class, which composes and runs the jobs of a command and answers Hydra's own flags."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sdegen.cli import mistakes
 from sdegen.cli.arguments import Arguments, parsed
-from sdegen.config.compose import CONF, VERSION_BASE, Config, plain
+from sdegen.config.compose import CONF, VERSION_BASE, Config, plain, primary
 from sdegen.core.errors import UserError
 
 EXECUTION = ("sweep=", "hydra", "forecast=")
@@ -39,9 +39,9 @@ class Plan(NamedTuple):
     """The jobs of a command.
 
     Args:
-        config: the configuration of the only job, or of the sweep, with Hydra's own part.
-        jobs: the overrides and the plain configuration of each job.
-        sweep: the folder of the sweep; None for a single job.
+        config: configuration of the only job, or of the sweep, with Hydra's own part.
+        jobs: overrides and plain configuration of each job.
+        sweep: folder of the sweep; None for a single job.
     """
 
     config: DictConfig
@@ -53,8 +53,8 @@ class Composition:
     """Hydra, with the YAML files of one command and those of ``--config-dir``.
 
     Args:
-        name: of the primary configuration, ``conf/<name>.yaml``.
-        arguments: those of the command.
+        name: name of the primary configuration, ``conf/<name>.yaml``.
+        arguments: arguments of the command.
     """
 
     def __init__(self, name: str, arguments: Arguments) -> None:
@@ -74,7 +74,7 @@ class Composition:
             UserError: it cannot be composed.
         """
         with self._explained():
-            return self._base(self.arguments.overrides)
+            return self._composed(self.arguments.overrides)
 
     def plan(self) -> Plan:
         """Returns the jobs that the arguments ask for, each composed once.
@@ -82,14 +82,18 @@ class Composition:
         Raises:
             UserError: a configuration cannot be composed.
         """
+        overrides = self.arguments.overrides
         with self._explained():
-            config = self._base(self.arguments.overrides)
-            many = [override for override in parsed(self.arguments.overrides) if override.is_sweep_override()]
+            config = self._composed(overrides)
+            many = [override for override in parsed(overrides) if override.is_sweep_override()]
             if config.hydra.mode == RunMode.MULTIRUN or self.arguments.flags.multirun:
                 return Plan(config, self._jobs(config, many), self._folder(config))
             if many:
-                raise UserError(f"{many[0].input_line}: several values; add -m to run a job for each")
-            return Plan(config, [(self.arguments.overrides, self._complete(config))], None)
+                raise UserError(
+                    f"{many[0].input_line}: several values: write a list as [1,2]; for a job with each value, "
+                    "add -m to the command"
+                )
+            return Plan(config, [(overrides, self._complete(config))], None)
 
     def launch(self, plan: Plan, task: Callable[[DictConfig], object]) -> None:
         """Run the jobs of a plan: a single one in this process, those of a sweep where the launcher chooses."""
@@ -119,13 +123,15 @@ class Composition:
             self.hydra.show_info(flags.info, self.name, overrides)
 
     def known(self) -> list[str]:
-        """Returns every group, and the full path of every option of what the valid arguments choose."""
-        groups = self._groups()
+        """Returns the name of every group, and the path of every option of the choices that the arguments make."""
+        # Read from the folders: Hydra's own list copies all files for each group.
+        folders = [Path(folder) for folder in (CONF, self.arguments.flags.config_dir) if folder]
+        groups = sorted({str(path.relative_to(base)) for base in folders for path in base.rglob("*") if path.is_dir()})
         chosen = [f"{key}={value}" for key, value in self.arguments.values().items() if key in groups]
         try:
-            config = self._base(chosen)
+            config = self._composed(chosen)
         except (HydraException, OmegaConfBaseException, UserError):
-            config = self._base([])
+            config = self._composed([])
         return [*groups, *(path for path in paths(OmegaConf.to_container(config)) if not path.startswith("hydra"))]
 
     @contextlib.contextmanager
@@ -135,80 +141,64 @@ class Composition:
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(mistakes.explain(error, self.known)) from None
 
-    def _base(self, overrides: Sequence[str]) -> DictConfig:
-        lines = list(overrides)
-        return self._composed(
-            lines,
-            lambda: self.hydra.compose_config(self.name, lines, RunMode.MULTIRUN, validate_sweep_overrides=False),
-        )
+    def _composed(self, overrides: Sequence[str], mode: RunMode = RunMode.MULTIRUN) -> DictConfig:
+        self._check_choices(overrides)
+        with warnings.catch_warnings():
+            # Hydra only warns about a folder that does not exist.
+            warnings.filterwarnings("error", "provider=hydra.searchpath")
+            try:
+                config = self.hydra.compose_config(self.name, list(overrides), mode, validate_sweep_overrides=False)
+            except UserWarning as warning:
+                raise UserError(f"hydra.searchpath: {warning}") from None
+            except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+                # Hydra checks its own options less strictly than those of a program.
+                own = [line for line in overrides if line.lstrip("+~").startswith("hydra")]
+                if not own:
+                    raise
+                raise UserError(f"{' '.join(own)}: Hydra cannot use this: {' '.join(str(error).split())}") from None
+        # Interpolations such as ${hydra:runtime.choices.dataset} need it.
+        HydraConfig.instance().set_config(config)
+        return config
+
+    def _check_choices(self, overrides: Sequence[str]) -> None:
+        """Raises UserError if an override gives a group anything but a choice."""
+        for override in parsed(overrides):
+            group, value = override.key_or_group, override.value()
+            named = isinstance(value, str | dict) or (override.is_delete() and value is None)
+            # The name of an option in a group has a dot.
+            if named or override.is_sweep_override() or "." in group:
+                continue
+            if choices := self.hydra.config_loader.get_group_options(group):
+                listed = ", ".join(sorted(choices))
+                raise UserError(f"{override.input_line}: {group} is a group: choose one of {listed}")
 
     def _jobs(self, sweep: DictConfig, many: Sequence[Override]) -> list[tuple[list[str], Config]]:
         for plugin in ("sweeper", "launcher"):
             target = OmegaConf.select(sweep.hydra, f"{plugin}._target_")
             if target not in Plugins.instance().class_name_to_class:
                 raise UserError(f"hydra.{plugin}._target_={target}: not a {plugin} of Hydra; use hydra/{plugin}=…")
-        for override in many:
-            if override.is_interval_sweep():
-                raise UserError(
-                    f"{override.input_line}: has no end of values: list them, as in {override.key_or_group}=1,2"
-                )
+        if endless := [override for override in many if override.is_interval_sweep()]:
+            line, key = endless[0].input_line, endless[0].key_or_group
+            raise UserError(f"{line}: a range without a list of values: list them, as in {key}=1,2")
         overrides = self.arguments.overrides
         given = {override.key_or_group for override in parsed(overrides)}
         params = sweep.hydra.sweeper.params or {}
         lines = [*(f"{key}={value}" for key, value in params.items() if key not in given), *overrides]
         # glob(*) needs the choices of a group, which the loader knows.
         swept = OverridesParser.create(self.hydra.config_loader).parse_overrides(lines)
-        return [(list(job), self._job(sweep, job)) for job in BasicSweeper.split_arguments(swept, None)[0]]
-
-    def _job(self, sweep: DictConfig, overrides: Sequence[str]) -> Config:
-        load = self.hydra.config_loader.load_sweep_config
-        return self._complete(self._composed(overrides, lambda: load(sweep, list(overrides))))
-
-    def _composed(self, overrides: Sequence[str], compose: Callable[[], DictConfig]) -> DictConfig:
-        for override in parsed(overrides):
-            group = override.key_or_group
-            named = isinstance(override.value(), str | dict) or (override.is_delete() and override.value() is None)
-            if not (named or override.is_sweep_override()) and (choices := self._choices(group)) is not None:
-                raise UserError(f"{override.input_line}: {group} is a group: choose one of {', '.join(choices)}")
-        with warnings.catch_warnings():
-            # Hydra only warns about a folder that does not exist.
-            warnings.filterwarnings("error", "provider=hydra.searchpath")
-            try:
-                config = compose()
-            except UserWarning as warning:
-                raise UserError(f"hydra.searchpath: {warning}") from None
-            except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
-                # Hydra checks its own options less than those of a program.
-                own = [line for line in overrides if line.lstrip("+~").startswith("hydra")]
-                if not own:
-                    raise
-                raise UserError(f"{' '.join(own)}: Hydra cannot take this: {' '.join(str(error).split())}") from None
-        # Interpolations such as ${hydra:runtime.choices.dataset} ask for it.
-        HydraConfig.instance().set_config(config)
-        return config
-
-    def _choices(self, group: str) -> list[str] | None:
-        """Returns the choices of a group; None if there is no such group."""
-        if group.partition("/")[0] != "hydra" and group not in self._groups():
-            return None
-        return sorted(self.hydra.config_loader.get_group_options(group)) or ["its options"]
-
-    def _groups(self) -> list[str]:
-        # Read from the folders: Hydra's own list copies all files for each group.
-        folders = [Path(folder) for folder in (CONF, self.arguments.flags.config_dir) if folder]
-        return sorted({str(path.relative_to(base)) for base in folders for path in base.rglob("*") if path.is_dir()})
+        jobs = BasicSweeper.split_arguments(swept, None)[0]
+        return [(list(job), self._complete(self._composed(job, RunMode.RUN))) for job in jobs]
 
     def _complete(self, config: DictConfig) -> Config:
         """Returns the plain configuration of a job; raises UserError if an option of the command was deleted."""
-        primary = OmegaConf.load(CONF / f"{self.name}.yaml")
-        groups = [key for default in primary.defaults if default != "_self_" for key, value in default.items() if value]
-        for key in (*primary, *groups):
-            if key not in config and key != "defaults" and not str(key).startswith("override "):
-                raise UserError(f"{key}: is missing: leave out ~{key}")
+        options, groups = primary(self.name)
+        for key in (*options, *(group for group, choice in groups.items() if choice)):
+            if key not in config:
+                raise UserError(f"{key} is missing: leave out ~{key}")
         return plain(config)
 
     def _folder(self, config: DictConfig) -> Path:
-        """Returns the folder of a sweep, which its overrides name: the same sweep finds the jobs that it has done."""
+        """Returns the folder of a sweep, named by its overrides: the same sweep finds the jobs that it has done."""
         overrides = self.arguments.overrides
         if any(override.startswith("hydra.sweep.dir=") for override in overrides):
             return Path(config.hydra.sweep.dir)

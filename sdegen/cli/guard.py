@@ -1,4 +1,4 @@
-"""The guard of the command line: messages on the terminal, and one line for each error that the user can mend."""
+"""The guard of the command line, which logs to the terminal and reports each error that users can fix in one line."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ OUTSIDE = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG),
     *(errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG),
 )
-"""Errors of the operating system that are no faults of this program."""
+"""Errors of the operating system that are not faults of this program."""
 WIDEST = 400
-"""Characters of a line: a message may repeat a value of any length."""
+"""Largest number of characters in a line: a message may repeat a value of any length."""
 
 
 class Terminal(logging.StreamHandler):
-    """Handler that writes messages on the standard output of this process.
+    """Handler that logs to standard output.
 
     Args:
-        prefix: words at the beginning of each line.
+        prefix: text at the beginning of each line.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -37,11 +37,11 @@ class Terminal(logging.StreamHandler):
         self.prefix = prefix
 
     def format(self, record: logging.LogRecord) -> str:
-        """Returns the message of a record."""
+        """Returns the message of a record, with the prefix."""
         return textwrap.indent(super().format(record), self.prefix)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Discard further messages once the reader has closed the pipe (``| head``); the work goes on."""
+        """Discard further output once the reader has closed the pipe (``| head``); the work continues."""
         if not isinstance(sys.exc_info()[1], BrokenPipeError):
             super().handleError(record)
             return
@@ -50,12 +50,12 @@ class Terminal(logging.StreamHandler):
 
 @contextlib.contextmanager
 def messages(prefix: str = "") -> Iterator[None]:
-    """Write the program's messages on standard output while the context is open.
+    """Log to standard output while the context is open.
 
     A launcher may run a job in another process, which has no handlers yet.
 
     Args:
-        prefix: words at the beginning of each line, which distinguish several jobs.
+        prefix: text at the beginning of each line, which distinguishes several jobs.
     """
     others = log.handlers[:]
     log.handlers[:], log.propagate = [Terminal(prefix)], False
@@ -66,31 +66,43 @@ def messages(prefix: str = "") -> Iterator[None]:
         log.handlers[:] = others
 
 
-def guard(work: Callable[[], object]) -> None:
-    """Do some work with its messages on the terminal; exit with one line if the user can mend what went wrong."""
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """Raise UserError, in one line, for errors of the operating system and for a full memory."""
     try:
-        with messages():
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error)
+        if not (isinstance(error, MemoryError) or NO_MEMORY.search(text)):
+            raise
+        asked = re.search(r"[\d.]+ ?(?:bytes|[KMGTP]i?B)", text)
+        needed = f", {asked[0]} were needed" if asked else ""
+        raise UserError(
+            f"out of memory{needed}: try a smaller trainer.batch_size, times.chunk, sampler.steps, count or batch_size"
+        ) from error
+    except OSError as error:
+        if error.errno not in OUTSIDE:
+            raise
+        raise UserError(f"{error.filename or 'a file'}: {error.strerror}") from error
+
+
+def guard(work: Callable[[], object]) -> None:
+    """Call a function and log to the terminal; exit with one line if the user can fix what went wrong."""
+    try:
+        with messages(), user_errors():
             work()
     except UserError as error:
         fail(str(error))
-    except (MemoryError, RuntimeError) as error:
-        if mistake := short_of_memory(error):
-            fail(str(mistake))
-        raise
     except Stopped as stop:
         fail(str(stop), 128 + stop.number)
     except KeyboardInterrupt:
         fail("interrupted", 130)
     except BrokenPipeError:
         discard_output()
-    except OSError as error:
-        if error.errno not in OUTSIDE:
-            raise
-        fail(f"{error.filename or 'a file'}: {error.strerror}")
 
 
 def discard_output() -> None:
-    """Discard what is printed from now on: the reader has closed the pipe, and Python's flush at exit must not fail."""
+    """Discard all further output: the reader has closed the pipe, and Python's flush at exit must not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -101,20 +113,8 @@ def fail(message: str, status: int = 2) -> NoReturn:
 
 
 def shortened(message: str) -> str:
-    """Returns a message whose lines have at most :data:`WIDEST` characters, with the middle left out."""
+    """Returns a message in which each line longer than :data:`WIDEST` has its middle left out."""
     half = WIDEST // 2 - 2
     return "\n".join(
         line if len(line) <= WIDEST else f"{line[:half]} … {line[-half:]}" for line in message.splitlines()
-    )
-
-
-def short_of_memory(error: Exception) -> UserError | None:
-    """Returns one line with the options that ask for memory; None for any other error."""
-    text = str(error)
-    if not (isinstance(error, MemoryError) or NO_MEMORY.search(text)):
-        return None
-    asked = re.search(r"[\d.]+ ?(?:bytes|[KMGTP]i?B)", text)
-    most = f", {asked[0]} were asked for" if asked else ""
-    return UserError(
-        f"out of memory{most}: try a smaller trainer.batch_size, times.chunk, sampler.steps, count or batch_size"
     )

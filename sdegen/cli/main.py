@@ -1,13 +1,13 @@
-"""The command ``sdegen``: finds the command that is asked for and runs it."""
+"""The program ``sdegen``, which runs the command that its first argument names."""
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from pathlib import Path
 
 from sdegen import __version__
+from sdegen.cli import commands
 from sdegen.cli.guard import fail, guard
 
 COMMANDS = {
@@ -18,16 +18,13 @@ COMMANDS = {
     "report": "write one page about the runs in a folder",
     "benchmark": "measure speed and quality; in a checkout only",
 }
-CONFIGURED = ("train", "sample", "evaluate", "verify")
-"""The commands whose arguments Hydra reads."""
-COMPLETION = ("-sc", "--shell-completion")
 
 
 def main(name: str = "") -> None:
     """Run a command with the arguments of this process.
 
     Args:
-        name: the command of a script; empty if the first argument names it.
+        name: name of the command; empty if the first argument names it.
     """
     path, arguments = Path(sys.argv[0]), sys.argv[1:]
     program = f"python {path}" if path.suffix == ".py" else path.name
@@ -44,8 +41,7 @@ def main(name: str = "") -> None:
         if name not in COMMANDS:
             fail(f"{name}: no such command; choose from {', '.join(COMMANDS)}")
         program = f"{program} {name}"
-    command = importlib.import_module(f"sdegen.cli.{name}")
-    guard(lambda: command.run(program, arguments))
+    guard(lambda: commands.RUN[name](program, arguments))
 
 
 def overview(program: str) -> str:
@@ -56,12 +52,12 @@ def overview(program: str) -> str:
 
 
 def _completed(arguments: list[str]) -> list[str]:
-    """Returns the arguments, which begin with the command; for shell completion, with the command of the line.
+    """Returns the arguments, with the command first; for shell completion, the command comes from the user's line.
 
     The shell completes a line by calling ``sdegen -sc query=bash`` with the line in the environment. Hydra expects a
-    line without a command, so the command is taken out of it.
+    line without a command, so the command is removed from it.
     """
-    if arguments[0] not in COMPLETION:
+    if arguments[0] not in ("-sc", "--shell-completion"):
         return arguments
     if "COMP_LINE" not in os.environ:
         # The script that installs completion is the same for all commands.
@@ -70,7 +66,7 @@ def _completed(arguments: list[str]) -> list[str]:
     name, space, rest = line.lstrip().partition(" ")
     if not space:
         print(" ".join(command for command in COMMANDS if command.startswith(name)))
-    if not space or name not in CONFIGURED:
+    if not space or name not in commands.CONFIGURED:
         raise SystemExit
     os.environ["COMP_LINE"] = f"{program} {rest}"
     return [name, *arguments]

@@ -1,44 +1,42 @@
-"""The help of a command: a page about it, and a table of the options of what is chosen."""
+"""The help of a command: a page about it, and tables of the options of the chosen parts."""
 
 from __future__ import annotations
 
 import itertools
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from sdegen.config.compose import CONF
+from sdegen.config.compose import CONF, primary
 from sdegen.core.errors import UserError
 
 if TYPE_CHECKING:
     from sdegen.cli.composition import Composition
 
 PARTIAL = ("network", "sweep")
-"""Groups of which a command takes only some choices: those whose YAML has an example of the command."""
+"""Groups with choices for some commands only: each YAML has examples of its commands."""
 OWN = "run"
-"""The choice that is the node of the run that ``run=`` names."""
+"""Choice that stands for the node stored by the run given with ``run=``."""
 
 
 def overview(name: str, program: str) -> str:
-    """Returns the page of ``--help``: examples, the groups and the options that matter for the command."""
+    """Returns the page of ``--help``: examples, and the groups and options that matter for the command."""
     source = CONF / f"{name}.yaml"
-    content = yaml.safe_load(source.read_text())
     text, commands = about(source)
     examples = [command.replace(f"sdegen {name}", program, 1) for command in commands]
+    options, groups = primary(name)
     meanings = comments(source)
-    written = {key: _written(value) for key, value in content.items() if key not in ("defaults", "hydra")}
-    options = [f"{f'{key}={value}':20}  {meanings[key]}" for key, value in written.items()]
-    groups = _groups(name, content["defaults"])
-    lines = [text, "", *examples, "", "Groups (group=choice):", *groups, "", "Options:", *options]
+    lines = [text, "", *examples, "", "Groups (group=choice):", *_groups(name, groups), "", "Options:"]
+    for key, value in options.items():
+        if key != "hydra":
+            lines.append(f"{f'{key}={_written(value)}':20}  {meanings[key]}")
     return "\n".join([*lines, "", "--cfg job shows the value of every option."])
 
 
 def options(composition: Composition) -> str:
-    """Returns the options of the parts that the arguments choose: name, default, type and meaning."""
+    """Returns the options of the chosen parts: name, default, type and meaning."""
     from omegaconf import OmegaConf
 
     from sdegen.config.options import NODES
@@ -54,8 +52,8 @@ def options(composition: Composition) -> str:
     }
     named = dict.fromkeys(re.split("[./]", key)[0] for key in composition.arguments.values())
     groups = [group for group in named if group in NODES] or [group for group in NODES if group in content]
-    tables = [_table(group, content[group], sources) for group in groups if content.get(group)]
-    return "\n\n".join(table for table in tables if table)
+    tables = ["\n".join(_table(group, content[group], sources)) for group in groups if content.get(group)]
+    return "\n\n".join(filter(None, tables))
 
 
 def about(path: Path) -> tuple[str, list[str]]:
@@ -77,12 +75,13 @@ def comments(path: Path) -> dict[str, str]:
     return found
 
 
-def _groups(name: str, defaults: Sequence[object]) -> list[str]:
+def _groups(name: str, defaults: Mapping[str, str | None]) -> list[str]:
+    """Returns a line with the choices of each group and of its sub-groups."""
     lines = []
-    for group, default in _chosen(defaults).items():
-        folders = [CONF / group, *sorted(path for path in (CONF / group).iterdir() if path.is_dir())]
+    for group, default in defaults.items():
         nested = group in ("experiment", "sweep")
-        for folder in folders[:1] if nested else folders:
+        inner = [] if nested else sorted(path for path in (CONF / group).iterdir() if path.is_dir())
+        for folder in (CONF / group, *inner):
             files = sorted(folder.rglob("*.yaml") if nested else folder.glob("*.yaml"))
             if group in PARTIAL:
                 files = [path for path in files if f"sdegen {name} " in path.read_text()]
@@ -91,19 +90,13 @@ def _groups(name: str, defaults: Sequence[object]) -> list[str]:
     return lines
 
 
-def _chosen(defaults: Sequence[object]) -> dict[str, str]:
-    """Returns the groups of a primary configuration with their default choices."""
-    pairs = [pair for default in defaults if isinstance(default, dict) for pair in default.items()]
-    return {group: choice for group, choice in pairs if not group.startswith("override ")}
-
-
-def _table(group: str, node: Mapping[str, Any], sources: Mapping[str, Path]) -> str:
-    """Returns the options of a node and of its inner nodes, with meanings from the class's docstring or the YAML."""
+def _table(group: str, node: Mapping[str, Any], sources: Mapping[str, Path]) -> list[str]:
+    """Returns lines on the options of a node and of its inner nodes; meanings are from the docstring or the YAML."""
     from sdegen.core import schema
     from sdegen.core.docstrings import without_markup
 
     if "_target_" not in node:
-        return ""
+        return []
     try:
         cls = schema.resolve(node["_target_"], schema.ANYTHING)
     except ValueError as error:
@@ -111,14 +104,13 @@ def _table(group: str, node: Mapping[str, Any], sources: Mapping[str, Path]) -> 
     described = schema.options(cls)
     summary = without_markup((cls.__doc__ or "").partition("\n\n")[0])
     notes = comments(sources[group]) if group in sources else {}
-    blocks = [f"{group}: {' '.join(summary.split())}"]
-    for key, value in node.items():
-        if key in described and not isinstance(value, Mapping):
-            meaning = " ".join(without_markup(described[key].meaning or notes.get(key, "")).split())
-            blocks.append(f"  {group}.{key}={_written(value)}  ({described[key].kind})")
-            blocks += textwrap.wrap(meaning, 116, initial_indent="      ", subsequent_indent="      ")
-    inner = [_table(f"{group}.{key}", value, sources) for key, value in node.items() if isinstance(value, Mapping)]
-    return "\n".join([*blocks, *(table for table in inner if table)])
+    lines = [f"{group}: {' '.join(summary.split())}"]
+    inner = {key: value for key, value in node.items() if isinstance(value, Mapping)}
+    for key in [key for key in node if key in described and key not in inner]:
+        meaning = " ".join(without_markup(described[key].meaning or notes.get(key, "")).split())
+        lines.append(f"  {group}.{key}={_written(node[key])}  ({described[key].kind})")
+        lines += textwrap.wrap(meaning, 116, initial_indent="      ", subsequent_indent="      ")
+    return lines + [line for key, value in inner.items() for line in _table(f"{group}.{key}", value, sources)]
 
 
 def _written(value: object) -> str:

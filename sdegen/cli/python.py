@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import re
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from sdegen.cli import mistakes
-from sdegen.cli.arguments import read
+from sdegen.cli.arguments import Arguments, read
+from sdegen.cli.commands import resume
 from sdegen.cli.composition import Composition
-from sdegen.cli.guard import short_of_memory
-from sdegen.config.choices import check_choice
-from sdegen.config.compose import CONF, Config, composed
+from sdegen.cli.guard import user_errors
+from sdegen.config.compose import CONF, Config
 from sdegen.config.options import TRAIN
 from sdegen.core.errors import UserError
 from sdegen.runs import files, session
@@ -27,27 +21,10 @@ from sdegen.runs.arrays import ArrayLike, array
 from sdegen.runs.run import Run
 
 DATA = "data.npz"
-"""The file in a run's folder that holds the array it was trained on."""
+"""File in a run's folder that holds the array it was trained on."""
 
 
-@contextlib.contextmanager
-def _user_errors() -> Iterator[None]:
-    """Turn the errors of Hydra, of the system and of a full memory into UserErrors of one line."""
-    try:
-        yield
-    except (HydraException, OmegaConfBaseException) as error:
-        if several := re.search(r"Ambiguous value for argument '(.*)'", str(error)):
-            raise UserError(f"{several[1]}: several values: write a list as [1,2]; sweeps run from the shell") from None
-        raise UserError(mistakes.explain(error, Composition("train", read(())).known)) from None
-    except (MemoryError, RuntimeError) as error:
-        if mistake := short_of_memory(error):
-            raise mistake from error
-        raise
-    except OSError as error:
-        raise UserError(f"{error.filename or 'a file'}: {error.strerror}") from error
-
-
-@_user_errors()
+@user_errors()
 def train(*overrides: str, folder: str | Path | None = None, **options: Any) -> Run:  # noqa: ANN401
     """Train a run, as ``sdegen train`` does, then sample, measure and draw into its folder.
 
@@ -60,20 +37,22 @@ def train(*overrides: str, folder: str | Path | None = None, **options: Any) -> 
     Args:
         overrides: options as on the command line.
         folder: the run's folder; None for ``outputs/<name>/<date and time>``.
-        options: by keyword: a choice of a group (``sde="ve"``), ``name``, ``seed`` or ``count``; any other is an option
-            of the trainer (``steps=500``).
+        options: options by keyword: a choice of a group (``sde="ve"``), ``name``, ``seed`` or ``count``; any other is
+            an option of the trainer (``steps=500``).
 
     Raises:
-        UserError: an option is wrong, or the outside world is in the way; the message is that of the command line.
+        UserError: an option is wrong, or the system refuses something; the message is the one of the command line.
     """
-    _check_texts(overrides)
-    if any(override.startswith("resume=") for override in overrides):
-        return _resume(overrides, folder, options)
-    config = _config(overrides, options)
+    arguments = _arguments(overrides)
+    if arguments.values().get("resume") is not None:
+        if folder is not None:
+            raise UserError("folder: a resumed run stays in its own folder: leave it out")
+        return resume(arguments, overrides, **{f"trainer.{key}": value for key, value in options.items()})
+    config = _config(arguments, options)
     return session.train(config, _folder(config, folder), command=_command("train", overrides, options))
 
 
-@_user_errors()
+@user_errors()
 def fit(
     x: ArrayLike,
     y: ArrayLike | str | None = None,
@@ -91,24 +70,24 @@ def fit(
         run = sdegen.fit(images, labels, "network=unet", "network.label_dropout=0.1")
 
     Args:
-        x: points ``(N,)`` or ``(N, d)``, or images ``(N, C, H, W)``: NumPy, tensor or lists.
-        y: their classes, ``(N,)`` integers from 0; may be left out.
+        x: points ``(N,)`` or ``(N, d)``, or images ``(N, C, H, W)``: a NumPy array, a tensor or lists.
+        y: classes of the points, ``(N,)`` integers from 0; may be left out.
         overrides: see :func:`train`.
         folder: see :func:`train`.
         options: see :func:`train`.
 
     Raises:
-        UserError: see :func:`train`; or the array cannot be trained on.
+        UserError: see :func:`train`; also if the array cannot be trained on.
     """
     if isinstance(y, str):
         overrides, y = (y, *overrides), None
-    _check_texts(overrides)
+    arguments = _arguments(("dataset=file", "dataset.path=x", "name=array", *overrides))
     given = {"x": x, "y": y}
     arrays = {name: array(name, values).cpu().numpy() for name, values in given.items() if values is not None}
-    config = _config(("dataset=file", "dataset.path=x", "name=array", *overrides), options)
+    config = _config(arguments, options)
     own = _folder(config, folder).absolute()
     if any((own / "checkpoints").glob("*.pt")):
-        raise UserError(f"{own}: holds a run already: give another folder=")
+        raise UserError(f"{own}: contains a run already: give another folder=")
     path = own / DATA
 
     def save(temporary: Path) -> None:
@@ -129,21 +108,24 @@ def fit(
         raise UserError(str(error).replace(f"dataset.path={path}: ", "x: ")) from error
 
 
-def _check_texts(overrides: tuple[str, ...]) -> None:
+def _arguments(overrides: tuple[str, ...]) -> Arguments:
     for override in overrides:
-        if not isinstance(override, str):
-            raise UserError(f"{override!r}: an option is a text, such as 'trainer.steps=500'")
+        if not isinstance(override, str) or override.startswith("-"):
+            raise UserError(f"{override!r}: an option is a text such as 'trainer.steps=500'")
+    return read(overrides)
 
 
-def _config(overrides: tuple[str, ...], options: dict[str, Any]) -> Config:
+def _config(arguments: Arguments, options: dict[str, Any]) -> Config:
     """Returns the configuration of train.yaml with overrides and options by keyword."""
     chosen = {key: value for key, value in options.items() if (CONF / key).is_dir()}
-    for group, name in chosen.items():
-        check_choice(group, name)
-    config = composed("train", [*overrides, *(f"{group}={name}" for group, name in chosen.items())])
+    arguments.overrides.extend(f"{group}={name}" for group, name in chosen.items())
+    plan = Composition("train", arguments).plan()
+    if plan.sweep is not None:
+        raise UserError("hydra.mode=MULTIRUN: sweeps run on the command line only: sdegen train sweep=…")
+    ((_, config),) = plan.jobs
     for asked in ("resume", "forecast"):
         if config[asked]:
-            raise UserError(f"{asked}: is not taken here")
+            raise UserError(f"{asked}: works on the command line only: leave it out")
     for key, value in options.items():
         if key not in chosen:
             (config if key in TRAIN else config["trainer"])[key] = value
@@ -153,18 +135,6 @@ def _config(overrides: tuple[str, ...], options: dict[str, Any]) -> Config:
 def _folder(config: Config, folder: str | Path | None) -> Path:
     """Returns the run's folder: the given one, or a new one named by the time."""
     return Path(f"outputs/{config['name']}/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}" if folder is None else folder)
-
-
-def _resume(overrides: tuple[str, ...], folder: str | Path | None, options: dict[str, Any]) -> Run:
-    """Continue a run in its own folder, with the changes that are allowed."""
-    if folder is not None:
-        raise UserError("folder: a resumed run stays in its own folder: leave it out")
-    given = dict(override.partition("=")[::2] for override in overrides)
-    changes = {
-        key: OmegaConf.from_dotlist([f"value={value}"])["value"] for key, value in given.items() if key != "resume"
-    }
-    changes |= {f"trainer.{key}": value for key, value in options.items()}
-    return session.resume(Path(given["resume"]), changes)
 
 
 def _command(name: str, overrides: tuple[str, ...], options: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """The nodes that a trained run stores, as the choice ``run`` of their groups, so that overrides can change them.
 
-These nodes are read before Hydra composes a configuration. A checkpoint may come from a stranger:
-only nodes that passed the checks of :mod:`sdegen.config` reach Hydra.
+These nodes are read before Hydra composes a configuration. A checkpoint may come from a stranger: only nodes that
+passed the checks of :mod:`sdegen.config` reach Hydra.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def offer(groups: Sequence[str], arguments: Arguments, required: bool) -> None:
     """Make the nodes of the run that ``run=`` names the choice ``run`` of their groups.
 
     Args:
-        groups: those whose nodes are read.
-        arguments: the command's.
-        required: False where the run may be missing, as for help; its nodes are then empty.
+        groups: groups whose nodes are read.
+        arguments: arguments of the command.
+        required: False if the run may be missing, as for help; its nodes are then empty.
 
     Raises:
         UserError: there is no such run, or its nodes are refused.
@@ -67,7 +67,7 @@ def store(group: str, node: Mapping[str, Any]) -> None:
 
 def _nodes(groups: Sequence[str], arguments: Arguments) -> Config:
     from sdegen.config.options import SAMPLE, check
-    from sdegen.config.trust import plain as checked
+    from sdegen.config.trust import plain
     from sdegen.core.schema import option_faults
     from sdegen.runs import checkpoint
 
@@ -75,12 +75,13 @@ def _nodes(groups: Sequence[str], arguments: Arguments) -> Config:
     if found := option_faults({key: given[key] for key in ("run", "checkpoint") if key in given}, SAMPLE):
         raise UserError("\n".join(found))
     if "run" not in given:
+        swept = any(override.startswith("run=") for override in arguments.overrides)
         raise UserError(
             "run= cannot be swept: use one command for each run"
-            if any(override.startswith("run=") for override in arguments.overrides)
+            if swept
             else "run= is missing: name the folder of a run, as in run=outputs/smile/latest"
         )
     step = given.get("checkpoint")
     which: Any = step if isinstance(step, str) else "last" if step is None else int(step)
-    config = checked(checkpoint.read(Path(given["run"]), which).config)
+    config = plain(checkpoint.read(Path(given["run"]), which).config)
     return check({group: config[group] for group in groups}, groups, {}, names(given.get("trust")))

@@ -1,4 +1,4 @@
 """From a configuration to objects: composition, checks, options left to ``auto``, construction, rules, trust.
 
-The modules are imported one by one, so that composing costs no torch.
+Nothing is imported here, so that a module that only composes does not wait for torch.
 """

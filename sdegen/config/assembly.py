@@ -1,4 +1,4 @@
-"""The parts of a run: built from a configuration, wired, and made ready for the training of one or several runs."""
+"""The parts of a run, built from a configuration and connected, and the training of one or several runs."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from sdegen.training.trainer import DTYPES, Trainer, steps_or_default
 from sdegen.training.weighting import Weighting
 
 REQUEST = ("trust", "resume", "forecast")
-"""Options that say how a run is asked for; they are no part of its configuration."""
+"""Options that request a run and are not part of its configuration."""
 PROCESS = ("network", "parametrization", "objective", "weighting", "times", "sampler")
-"""The groups whose classes may not suit every forward process."""
+"""Groups whose classes may not suit every forward process."""
 COPIES = 5
-"""Copies of a network's weights while it is trained: weights, gradient, two moments and average."""
+"""Number of copies of the weights during training: weights, gradient, two moments and average."""
 MEASURED = 5000
-"""Points on which options left to ``auto`` are measured: a random part of the data, if there are more."""
+"""Largest number of points on which options left to ``auto`` are measured, a random part of the data."""
 
 
 class Components(NamedTuple):
@@ -61,7 +61,7 @@ class Components(NamedTuple):
     sampler: Sampler
 
     def held_out(self) -> HeldOut:
-        """Returns the loss on points that the model is not trained on, on the trainer's device."""
+        """Returns the loss on held-out points, on the trainer's device."""
         trainer = self.trainer
         return HeldOut(
             self.dataset,
@@ -83,7 +83,7 @@ class Components(NamedTuple):
 def together(runs: Sequence[Components]) -> Training:
     """Returns the training of runs that differ in their seeds, before its first step, on the trainer's device.
 
-    It has no steps where there is nothing to train.
+    The training has no steps if there is nothing to train.
     """
     first, trainer = runs[0], runs[0].trainer
     device, dtype = trainer.device, DTYPES[trainer.precision]
@@ -106,17 +106,20 @@ def work(runs: Sequence[Components]) -> float:
 
 
 def known_by(config: Config, dataset: Dataset) -> dict[str, Any]:
-    """Returns the fingerprint of the data; it covers all bytes if they were read from a file."""
+    """Returns the fingerprint of the data, which is exact if they were read from a file."""
     return fingerprint(dataset, exact="path" in config["dataset"])
 
 
 def build(config: Config, trust: Trust = schema.ANYTHING, moments: Moments | None = None) -> Components:
     """Builds the parts that a configuration names.
 
-    The moments of the data may come from a checkpoint; otherwise they are measured if the parametrization takes them.
+    Args:
+        config: configuration of a run.
+        trust: modules whose classes the configuration may name.
+        moments: moments of the data from a checkpoint; None to measure them if the parametrization takes them.
 
     Raises:
-        Faults: all that is wrong with the configuration, a line each.
+        Faults: the configuration has faults; the message has a line for each.
     """
     config = check(config, tuple(GROUPS), TRAIN, trust)
     parts = Parts({key: value for key, value in config.items() if key not in REQUEST}, trust)
@@ -133,12 +136,15 @@ def build(config: Config, trust: Trust = schema.ANYTHING, moments: Moments | Non
 def replicated(
     config: Config, trust: Trust = schema.ANYTHING, moments: Sequence[Moments | None] = ()
 ) -> list[Components]:
-    """Builds the parts of a run and of its replicas: runs of the seeds that follow its own, trained together with it.
+    """Builds the parts of a run and of its replicas, which have the next seeds and are trained together with it.
 
-    The moments of each run's data may come from its checkpoint.
+    Args:
+        config: configuration of the run.
+        trust: modules whose classes the configuration may name.
+        moments: moments of the data of each run from its checkpoint; empty to measure them.
 
     Raises:
-        Faults: what is wrong with the configuration.
+        Faults: the configuration has faults, or the replicas cannot be trained together.
     """
     known = dict(enumerate(moments))
     first = build(config, trust, known.get(0))
@@ -150,14 +156,14 @@ def replicated(
     if any(one.config["sde"] != sde for one in runs):
         numbers = ", ".join(f"sde.{key}={value}" for key, value in sde.items() if config["sde"].get(key) == "auto")
         raise Faults(
-            f"trainer.replicas={replicas}: options of sde= that are left to auto differ between the seeds: give "
-            f"numbers, as {numbers}"
+            f"trainer.replicas={replicas}: the seeds give different values for auto in sde=: give numbers, as in "
+            f"{numbers}"
         )
     return runs
 
 
 class Parts(dict[str, Any]):
-    """Parts of a run by name. One that cannot be built is absent, and its fault is kept."""
+    """Parts of a run by name. A part that cannot be built is absent, and its fault is kept."""
 
     def __init__(self, config: Config, trust: Trust) -> None:
         super().__init__()
@@ -178,7 +184,7 @@ class Parts(dict[str, Any]):
             self.faults.append(str(fault))
 
     def replace_auto(self, points: Tensor | None) -> None:
-        """Replaces ``auto`` in the configuration; what is measured on data stays if there are no points."""
+        """Replaces ``auto`` in the configuration; without points, an SDE's ``auto`` stays."""
         trainer, sde = self.config["trainer"], self.config["sde"]
         if trainer.get("steps") == "auto":
             trainer = {**trainer, "steps": steps_or_default("auto", trainer.get("epochs"))}
@@ -198,7 +204,7 @@ def _some(dataset: Dataset) -> Tensor:
 
 
 def _instantiate(parts: Parts, points: Tensor | None, moments: Moments | None) -> None:
-    """Builds all other parts, in an order in which each finds those that it needs.
+    """Builds all other parts, each after the parts that it needs.
 
     The points are data in the user's units; None if the data set could not be built.
     """
@@ -219,7 +225,7 @@ def _instantiate(parts: Parts, points: Tensor | None, moments: Moments | None) -
 
 
 def _moments(parts: Parts, points: Tensor) -> Moments | None:
-    """Returns the moments of the data as the network is trained on them; None where no part asks for them."""
+    """Returns the moments of the data in the network's units; None if the parametrization does not take them."""
     if not schema.takes(parts.config["parametrization"], "moments", parts.trust):
         return None
     dataset: Dataset = parts["dataset"]
@@ -227,7 +233,7 @@ def _moments(parts: Parts, points: Tensor) -> Moments | None:
 
 
 def _add_network(parts: Parts) -> None:
-    """Builds the network, unless its training would not fit into the memory."""
+    """Builds the network; its training must fit into the memory."""
     dataset: Dataset = parts["dataset"]
     supplied = {"shape": dataset.units.shape, "law": dataset.encoded_law, "classes": dataset.classes}
     room = memory() / COPIES / max(parts.config["trainer"].get("replicas", 1), 1)

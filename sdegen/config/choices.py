@@ -1,4 +1,4 @@
-"""Nodes named as on the command line, for use from Python: ``adams`` with ``steps=10``."""
+"""Configuration nodes for use from Python, with the names of the command line, such as ``adams``."""
 
 from __future__ import annotations
 
@@ -15,26 +15,28 @@ from sdegen.core.errors import UserError, nearest
 def node(group: str, name: str, options: Mapping[str, Any]) -> Config:
     """Returns the node ``conf/<group>/<name>.yaml``, with options changed.
 
-    The group is ``sampler`` or ``guidance``. A text names a choice where the option is itself a group
-    (``corrector="hmc"``), and a dictionary changes options of an inner node. The names and the types of the options are
-    checked later, by :func:`sdegen.config.options.check`.
+    The group is ``sampler`` or ``guidance``. If an option is itself a group, a string chooses from it
+    (``corrector="hmc"``), and a dictionary changes its options. Names and types of options are checked later, by
+    :func:`sdegen.config.options.check`.
 
     Raises:
         UserError: there is no such choice, or an option that must be given is missing.
     """
     inner = {key: value for key, value in options.items() if isinstance(value, str) and (CONF / group / key).is_dir()}
     for path, chosen in ((group, name), *((f"{group}/{key}", value) for key, value in inner.items())):
-        check_choice(path, chosen)
+        known = sorted(file.stem for file in (CONF / path).glob("*.yaml"))
+        if chosen not in known:
+            raise UserError(f"{path}={chosen}: no such choice; {nearest(str(chosen), known)}")
     overrides = [f"{'' if group == 'sampler' else '+'}{group}={name}"]
     overrides += [f"{group}/{key}={value}" for key, value in inner.items()]
-    # Hydra asks for each value without a default; the real values follow, whatever their type.
+    # Hydra needs a value for each option without a default, so it gets a placeholder: real values may have any type.
     outer = {key: value for key, value in options.items() if key not in inner}
     overrides += [f"++{group}.{path}=given" for path, value in flat(outer) if isinstance(value, str)]
     try:
         found = composed("train", overrides)[group]
     except MissingMandatoryValue as error:
         path = str(error.full_key)
-        raise UserError(f"{path}: is missing: give {path.rpartition('.')[2]}=") from None
+        raise UserError(f"{path} is missing: give {path.rpartition('.')[2]}=") from None
     return changed(found, outer)
 
 
@@ -45,10 +47,3 @@ def changed(node: Mapping[str, Any], options: Mapping[str, Any]) -> Config:
         old = node.get(key)
         merged[key] = changed(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return merged
-
-
-def check_choice(group: str, name: object) -> None:
-    """Raises UserError, with the nearest name, if a group has no such choice."""
-    known = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-    if name not in known:
-        raise UserError(f"{group}={name}: no such choice; {nearest(str(name), known)}")

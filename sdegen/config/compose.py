@@ -1,4 +1,4 @@
-"""Composes the YAML files of ``conf/`` into a configuration, as Hydra does on the command line.
+"""The YAML files of ``conf/`` and their composition, as Hydra does it on the command line.
 
 Hydra is imported late, so that a module that only needs :data:`CONF` does not wait for it.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -21,6 +23,13 @@ CONF = next(path for path in (Path(__file__).parents[1] / "conf", Path(__file__)
 Config = dict[str, Any]
 
 
+def primary(name: str) -> tuple[Config, dict[str, str | None]]:
+    """Returns the options of ``conf/<name>.yaml``, and its groups with their default choices."""
+    options = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    pairs = [pair for default in options.pop("defaults") if isinstance(default, dict) for pair in default.items()]
+    return options, {group: choice for group, choice in pairs if not group.startswith("override ")}
+
+
 def composed(name: str, overrides: Sequence[str]) -> Config:
     """Returns the configuration ``conf/<name>.yaml`` with overrides, as plain data.
 
@@ -30,13 +39,11 @@ def composed(name: str, overrides: Sequence[str]) -> Config:
     import hydra
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
 
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base=VERSION_BASE):
         config = hydra.compose(name, overrides=list(overrides), return_hydra_config=True)
-    # Interpolations such as ${hydra:runtime.choices.experiment} ask for it.
-    OmegaConf.set_readonly(config.hydra, None)
+    # Interpolations such as ${hydra:runtime.choices.dataset} need it.
     HydraConfig.instance().set_config(config)
     return plain(config)
 

@@ -1,4 +1,4 @@
-"""The construction of single parts; what a constructor refuses becomes a line with the option's full path."""
+"""The construction of single parts; a constructor's error becomes one line with the option's full path."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def construct(config: Config, group: str, trust: Trust, **supplied: object) -> A
 def make_network(config: Config, trust: Trust, **supplied: object) -> Network:
     """Builds the network; raises Faults, in one line, if it cannot be built or trained.
 
-    The run's seed fixes its first numbers, also those outside of its ``state_dict``.
+    The run's seed fixes all random numbers of the construction, also those that ``state_dict`` does not contain.
     """
     with own_layers("cpu", config["seed"], "network"):
         network: Network = construct(config, "network", trust, **supplied)
@@ -47,25 +47,25 @@ def make_network(config: Config, trust: Trust, **supplied: object) -> Network:
             network.work(supplied["shape"])  # type: ignore[arg-type]
     for name, p in network.named_parameters():
         if p.requires_grad and not p.is_floating_point():
-            raise Faults(f"network: its parameter {name} holds no real numbers, and no other can be trained")
+            raise Faults(f"network: its parameter {name} is not of floating-point numbers and cannot be trained")
     for name, x in [*network.named_parameters(), *network.named_buffers()]:
         if x.is_complex():
             raise Faults(
-                f"network: {name} is complex, and would lose its imaginary part in the precision of the run: keep it "
-                f"as real numbers, by torch.view_as_real()"
+                f"network: {name} is complex, and would lose its imaginary part in the precision of the run: store it "
+                f"as real numbers, with torch.view_as_real()"
             )
     return network
 
 
 def connect(network: Network, parametrization: Parametrization, sde: SDE) -> ScoreModel | ClassifierModel:
-    """Returns the classifier or the score that a network makes; the output of an exact network is the score itself."""
+    """Returns the classifier or the score model of a network; the output of an exact network is the score itself."""
     if network.classifies:
         return ClassifierModel(network, sde)
     return ScoreModel(network, Raw() if network.exact else parametrization, sde)
 
 
 def with_steps_of_chain(sampler: Config, sde: Config) -> Config:
-    """Returns the node of a sampler whose ``steps=auto`` are the steps from a chain's last level to its first."""
+    """Returns the node of a sampler, with ``steps=auto`` replaced by the number of steps of a chain."""
     levels = sde.get("levels")
     if sampler.get("steps") != "auto" or not isinstance(levels, int | float):
         return sampler
@@ -82,7 +82,7 @@ def measured(node: Config, x: Tensor, trust: Trust) -> Config:
 
 
 def _with_path(group: str, node: Mapping[str, Any], error: ValueError) -> str:
-    """Returns a constructor's message with the full path of the option that it begins with."""
+    """Returns a constructor's message, which begins with an option, with the full path of the option."""
     found = re.match(r"\w*", str(error))
     option = found[0] if found else ""
     inner = [f"{group}.{key}" for key, value in node.items() if isinstance(value, Mapping) and option in value]

@@ -1,4 +1,4 @@
-"""The options of the commands, their check before anything is built, and short names for what is chosen."""
+"""The options of the commands, their check before anything is built, and short names for choices."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ GROUPS: dict[str, type] = {
     "trainer": Trainer,
     "sampler": Sampler,
 }
-"""The groups of a training, and the class of which every node of a group must be."""
+"""Groups of a training, and the base class of each group."""
 
 NODES: dict[str, type] = {**GROUPS, "guidance": Guidance}
-"""The groups of all commands: guidance is chosen when a run is sampled."""
+"""Groups of all commands: guidance is chosen when a run is sampled."""
 
 TRAIN = {
     "name": str,
@@ -48,7 +48,7 @@ TRAIN = {
     "resume": str | None,
     "forecast": bool,
 }
-"""The options of train.yaml beside its groups."""
+"""Options of train.yaml beside its groups."""
 SAMPLE = {
     "run": str,
     "checkpoint": int | Literal["last", "best"],
@@ -63,7 +63,7 @@ SAMPLE = {
     "precision": Literal["float32", "float64"],
     "trust": tuple[str, ...],
 }
-"""The options of sample.yaml beside its groups."""
+"""Options of sample.yaml beside its groups."""
 METRIC = Literal["likelihood", "interpolation"]
 EVALUATE = {
     **{option: kind for option, kind in SAMPLE.items() if option not in ("label", "figures", "animate")},
@@ -72,29 +72,33 @@ EVALUATE = {
     "rtol": float,
     "atol": float,
 }
-"""The options of evaluate.yaml beside its group."""
+"""Options of evaluate.yaml beside its group."""
 MOST = 10**9
-"""Upper limit for ``count`` and ``batch_size``."""
+"""Upper limit of ``count`` and ``batch_size``."""
 
 
 class Faults(UserError):
-    """All that is wrong with a configuration, a line each."""
+    """Faults of a configuration, a line each."""
 
 
 def check(config: Config, groups: Sequence[str], types: Mapping[str, Any], trust: Trust) -> Config:
-    """Returns a configuration that has no faults, its plain options converted to their types (1e3 to an integer).
+    """Returns a configuration without faults, with plain options converted to their types (1e3 to an integer).
 
-    It must have the nodes of the ``groups``, and may have the other options of which the ``types`` are given.
+    Args:
+        config: configuration, which must have the nodes of the groups.
+        groups: groups whose nodes are checked.
+        types: types of the other options that the configuration may have.
+        trust: modules whose classes the nodes may name.
 
     Raises:
-        Faults: all that is wrong with it.
+        Faults: the configuration has faults.
     """
     plain = {key: value for key, value in config.items() if key not in groups}
     found = schema.option_faults(plain, types)
     for group in groups:
         found += schema.faults(config.get(group), NODES[group], group, trust)
     if not re.fullmatch(r"\w[\w.+-]*", str(config.get("name", "run"))):
-        found.append(f"name: {config['name']!r} names a folder: use letters, digits, _ . + and - only")
+        found.append(f"name: {config['name']!r} is no name for a folder: use only letters, digits, _ . + and -")
     found += [
         f"{key}: must lie between 1 and {MOST:.0e}, not {config[key]}"
         for key in ("count", "batch_size")
@@ -106,7 +110,7 @@ def check(config: Config, groups: Sequence[str], types: Mapping[str, Any], trust
 
 
 def choice(node: Mapping[str, Any]) -> str:
-    """Returns a short name for a node: that of its predictor and corrector if it has them, else of its own class."""
+    """Returns a short name for a node: the names of its predictor and corrector if it has them, else of its class."""
     parts = [node[key] for key in ("predictor", "corrector") if node.get(key)] or [node]
     return "-".join(schema.snake_case(part["_target_"].rpartition(".")[2]) for part in parts)
 

@@ -1,4 +1,4 @@
-"""Rules between the parts of a training, and between a part and the forward process."""
+"""Rules on which parts of a training go together, and which parts suit the forward process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sdegen.training.perceptron import obstacle
 
 Parts = Mapping[str, Any]
 
-ONE_BY_ONE = "train them one by one, by -m seed=0,1,2"
+ONE_BY_ONE = "train them one by one, with -m seed=0,1,2"
 
 REMEDIES = {
     "network": "network=classifier_mlp for classes, or network=mlp",
@@ -28,14 +28,19 @@ REMEDIES = {
     "sampler.grid": "sampler.grid=uniform",
     "sampler.denoise": "sampler.denoise=false",
 }
-"""Choices that work with every process, by group, and for samplers by the option that needs another process."""
+"""Choices that work with every process, by group; for a sampler, by the option that needs another process."""
 
 
 def check_process(config: Config, parts: Parts, trust: Trust) -> None:
-    """Checks that parts, or their classes, by group, work with the forward process of a configuration.
+    """Checks that parts suit the forward process of a configuration.
+
+    Args:
+        config: configuration of the parts.
+        parts: parts, or their classes, by group.
+        trust: modules whose classes the configuration may name.
 
     Raises:
-        Faults: a line, with the fix, for each part that does not.
+        Faults: a part does not; the message has a line with the fix for each such part.
     """
     sde = schema.resolve(config["sde"]["_target_"], trust)
     unfit = {group: part for group, part in parts.items() if not issubclass(sde, part.process)}
@@ -57,7 +62,7 @@ def _refusal(config: Config, group: str, part: Any, sde: type[SDE]) -> str:  # n
 
 
 def faults(config: Config, parts: Parts) -> list[str]:
-    """Returns a line for each rule that the parts break; a rule holds only where all its parts could be built."""
+    """Returns a line for each rule that the parts break; a rule applies only if all its parts could be built."""
     lines = [fault(config, parts) for needed, fault in RULES if needed <= parts.keys()]
     return [line for line in lines if line]
 
@@ -86,7 +91,7 @@ def _parameters_in_network(config: Config, parts: Parts) -> str:
     outside = [name for name, p in named if p.requires_grad and not name.startswith("network.")]
     if not outside:
         return ""
-    return f"{outside[0]}: only parameters of the network are trained and saved: make it one of these"
+    return f"{outside[0]}: only parameters of the network are trained and saved: move it into the network"
 
 
 def _gradient(config: Config, parts: Parts) -> str:
@@ -107,4 +112,4 @@ RULES: tuple[tuple[set[str], Callable[[Config, Parts], str]], ...] = (
     ({"model"}, _parameters_in_network),
     ({"trainer", "model", "objective"}, _gradient),
 )
-"""Parts, and a function of the configuration and of them that returns what is wrong; empty if nothing is."""
+"""Names of parts, and a function of the configuration and the parts that returns a fault, or an empty text."""

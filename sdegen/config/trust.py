@@ -18,14 +18,14 @@ from sdegen.datasets import restored
 from sdegen.networks.base import at_most
 
 DEEPEST, LONGEST, MOST = 20, 4096, 10**5
-"""The most levels, characters of a text and entries that a part of a checkpoint may have."""
+"""Largest depth, length of a text and number of entries of a part of a checkpoint."""
 
 
 def plain(config: Config) -> Config:
     """Returns a checkpoint's configuration; raises UserError if it is not plain data or lacks a group."""
     check_plain("configuration", config)
     if "${" in repr(config):
-        raise UserError("the checkpoint's configuration is refused: it holds an interpolation, ${…}")
+        raise UserError("the checkpoint's configuration is refused: it contains an interpolation, ${…}")
     missing = [group for group in (*GROUPS, "seed") if group not in config]
     if missing:
         raise UserError(f"the checkpoint's configuration is refused: it has no {', '.join(missing)}")
@@ -35,8 +35,8 @@ def plain(config: Config) -> Config:
 def check_plain(name: str, content: object) -> None:
     """Raises UserError if a part of a checkpoint is too large, too deep or not of plain types.
 
-    Each entry is counted as often as it occurs: a list that occurs in many places is small in the checkpoint, and would
-    fill the memory when it is written as YAML.
+    A shared list is counted at each place where it occurs: it is small in the checkpoint, but could fill the memory
+    when written as YAML.
     """
     entries, left = 0, [(0, content)]
     while left:
@@ -47,13 +47,13 @@ def check_plain(name: str, content: object) -> None:
             left += [(depth + 1, part) for part in inner]
         elif isinstance(value, str):
             if len(value) > LONGEST or re.search(r"[\x00-\x1f\x7f]", value):
-                reason = "holds a text that is too long, or not a single line"
+                reason = "contains a text that is too long or not a single line"
         elif not isinstance(value, bool | int | float | None):
-            reason = f"holds a {type(value).__name__}, which is not plain data"
+            reason = f"contains a {type(value).__name__}, which is not plain data"
         if depth > DEEPEST:
             reason = "is nested too deeply"
         if len(left) + entries > MOST:
-            reason = "holds too much"
+            reason = "has too many entries"
         if reason:
             raise UserError(f"the checkpoint's {name} is refused: it {reason}")
 
@@ -63,8 +63,8 @@ def check_size(
 ) -> None:
     """Raises UserError if a checkpoint's configuration asks for a larger network than its weights fill.
 
-    Building stops as soon as the network needs more bytes than the weights have. A class of the user's own is trusted,
-    and not checked.
+    Building stops as soon as the network needs more bytes than the weights have. Classes outside the package are
+    trusted and not checked.
     """
     config = {group: config[group] for group in ("sde", "network")}
     if any(schema.faults(config[group], GROUPS[group], group, trust) for group in config):

@@ -81,9 +81,9 @@ def test_a_wrong_option_is_one_line(change: str, words: str, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (("quality", "experiments=[]"), "experiments=[]: leaves nothing to measure"),
+        (("quality", "experiments=[]"), "experiments=[]: nothing to measure"),
         (("quality", "experiments=[nope]"), "experiment=nope: no such choice; choose from"),
-        (("sampling", "evaluations=1"), "evaluations=1 must be at least 4, as in a step"),
+        (("sampling", "evaluations=1"), "evaluations=1 must be at least 4, the number in one step"),
     ],
     ids=["empty", "unknown", "too few"],
 )
@@ -92,8 +92,8 @@ def test_what_cannot_be_measured_is_one_line(line: tuple[str, ...], words: str, 
 
 
 def test_a_process_that_fails_is_reported_by_its_last_line() -> None:
-    with pytest.raises(UserError, match=r"^start_up.first_step\(''\): TypeError: .* missing 1 required .*'line'$"):
-        base.process("start_up.first_step('')")
+    with pytest.raises(UserError, match=r"^memory.of_steps\(''\): TypeError: .* missing 2 required .*'steps'$"):
+        base.process("memory.of_steps('')")
 
 
 def measured(folder: Path, suite: str, *changes: str, limit: float = 300) -> dict[tuple[str, str, str | float], float]:

@@ -29,7 +29,7 @@ FAMILIES = ("broad", "clusters", "rare", "ring", "tails", "planes16", "planes64"
 
 @pytest.fixture(scope="module")
 def scripts() -> Iterator[None]:
-    """The folder of the scripts, from which these are imported."""
+    """Make the folder of the scripts importable."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parents[2] / "scripts" / "benchmarks"))
         from arena import problem
@@ -91,7 +91,7 @@ def test_broad_targets_are_anisotropic_and_as_various_as_said(targets: ModuleTyp
     deviations = torch.cat([torch.linalg.eigvalsh(law.covariances).sqrt() for law in laws])
     ratio = deviations[:, 1] / deviations[:, 0]
     assert float(ratio.median()) > 1.5
-    # Standardising scales them by the law's own deviation, which is about that of the means, 1.
+    # Standardising divides by the standard deviation of the mixture, which is near 1, the deviation of the means.
     assert 0.01 < float(deviations.min()) < 0.06
     assert 0.3 < float(deviations[:, 1].quantile(0.9)) < 0.8
 
@@ -105,7 +105,7 @@ def test_the_other_families_are_what_they_are_said_to_be(targets: ModuleType) ->
     assert 0.012 < float(to_centre.mean()) / math.sqrt(math.pi / 2) < 0.017
     tight = (draws["rare"] - laws["rare"].means[-1]).norm(dim=1) < 0.05
     assert 0.015 < float(tight.double().mean()) < 0.04
-    # Standardising has made an ellipse of the circle: back, the deviation of the radius is the ring's thickness.
+    # Standardising made an ellipse of the circle; after undoing it, the deviation of the radius is the thickness.
     centres = laws["ring"].means
     low, high = centres.min(0).values, centres.max(0).values
     radius = ((draws["ring"] - (low + high) / 2) / ((high - low) / 2)).norm(dim=1)
@@ -136,7 +136,7 @@ def test_a_target_is_a_function_of_its_family_and_seed(targets: ModuleType, fami
 
 
 def various(seed: int) -> GaussianMixture:
-    """A mixture in five dimensions whose covariances have all deviations different; 3 components, and 1 more a seed."""
+    """Makes a mixture in five dimensions with different deviations; it has 3 components, and 1 more per seed."""
     source, m = generator("cpu", seed, "test law"), 3 + seed
     axes = torch.linalg.qr(torch.randn(m, 5, 5, generator=source, dtype=torch.float64))[0]
     variances = 0.01 + torch.rand(m, 1, 5, generator=source, dtype=torch.float64)
@@ -147,7 +147,7 @@ def various(seed: int) -> GaussianMixture:
 @pytest.mark.parametrize("t", [1e-5, 0.01, 0.3, 1.0])
 @pytest.mark.parametrize("family", [*FAMILIES, "various"])
 def test_scores_side_by_side_are_gradients_of_the_density(targets: ModuleType, family: str, t: float) -> None:
-    """The low-rank form of the score agrees with autograd through torch's mixture, where the marginal has its mass."""
+    """The low-rank form of the score agrees with autograd through torch's mixture, where the density is not tiny."""
     from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
     sde, at = VP(), torch.tensor(t, dtype=torch.float64)
@@ -165,7 +165,7 @@ def test_scores_side_by_side_are_gradients_of_the_density(targets: ModuleType, f
         shares.append(x.detach())
     x, scores = torch.cat(shares), targets.SideBySide(laws, sde)
     torch.testing.assert_close(scores(x, at), torch.cat(expected), rtol=1e-8, atol=1e-8)
-    # With a time for each point, and the targets one by one.
+    # The score also takes a time for each point, and the targets may come one by one.
     alone = [targets.SideBySide([law], sde)(share, at) for law, share in zip(laws, shares, strict=True)]
     torch.testing.assert_close(torch.cat(alone), torch.cat(expected), rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(scores(x, at.expand(len(x))), scores(x, at), rtol=1e-12, atol=0)
@@ -210,7 +210,7 @@ def test_exact_end_points_are_those_of_another_kind_of_solver(
 
 
 def halves(sde: LinearSDE, score: Score, x: Tensor, steps: int, seed: int) -> Tensor:
-    """A sampler that does not move, with two evaluations a step and one more at the end."""
+    """Returns its start, after two evaluations for each step and one more."""
     t = torch.tensor(sde.T, dtype=torch.float64)
     for _ in range(2 * steps + 1):
         score(x, t)
@@ -222,7 +222,7 @@ def test_steps_fill_the_budget_as_counted_at_the_score(problem: ModuleType, race
     sampler = race.Contestant("halves", "", halves)
     assert [race.fitting(sampler, held, budget) for budget in (2, 3, 4, 5, 20, 21)] == [0, 1, 1, 2, 9, 10]
     assert race.Race([held], 100).measure(sampler, 20).nfe == 19
-    # With steps of its own it does what it does: three evaluations here.
+    # An adaptive sampler ignores the budget: it makes three evaluations here.
     chooses = race.Contestant("halves", "", lambda *a: halves(*a[:3], 1, 0), adaptive=True)
     assert [race.Race([held], 100).measure(chooses, budget).nfe for budget in (2, 3, 4)] == [0, 3, 3]
 
@@ -241,7 +241,7 @@ def test_the_distance_of_a_sampler_that_does_nothing_is_that_of_the_noise(
 
 
 def test_sliced_w1_to_sorted_points_is_the_metric(problem: ModuleType) -> None:
-    """It holds for numbers of points that divide each other and others, and in more than two dimensions."""
+    """The equality holds for any two numbers of points, also in more than two dimensions."""
     source = generator("cpu", 0, "test")
     for d in (2, 5):
         draws = torch.randn(600, d, generator=source, dtype=torch.float64)
@@ -251,7 +251,7 @@ def test_sliced_w1_to_sorted_points_is_the_metric(problem: ModuleType) -> None:
 
 
 def test_the_best_setting_is_chosen_by_value(problem: ModuleType, race: ModuleType) -> None:
-    """Of samplers at known distances from the truth the nearest wins; one that fails does not."""
+    """The nearest of several samplers at known distances wins; a sampler that fails does not."""
     held = problem.problem("ode", "broad", [0], 50)
 
     def ending(offset: float) -> object:
@@ -271,7 +271,7 @@ def test_the_best_setting_is_chosen_by_value(problem: ModuleType, race: ModuleTy
 
 
 def test_the_summary_has_the_least_of_each_side(scripts: None) -> None:
-    """Our configured and azula's corrected sampler have their own columns; the least value but the floor is bold."""
+    """Our configured sampler and azula's corrected sampler have columns; the smallest value but the floor is bold."""
     import contest
 
     def row(name: str, *values: float) -> dict[str, object]:
@@ -313,7 +313,7 @@ def test_our_entries_compose_and_count_as_their_options_say(problem: ModuleType,
 
 
 def euler(sde: LinearSDE, score: Score, x: Tensor, steps: int, seed: int) -> Tensor:
-    """Euler's method for the flow."""
+    """Samples with Euler's method for the flow."""
     h = (sde.T - sde.eps) / steps
     for t in sde.T - h * torch.arange(steps, dtype=torch.float64):
         x = x + h * 0.5 * sde.diffusion(t) ** 2 * (x + score(x, t))
@@ -389,7 +389,7 @@ def test_ipndm_has_its_order_on_equal_steps(papers: ModuleType, order: int) -> N
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_the_corrected_reab_has_its_order(papers: ModuleType, grids: ModuleType, order: int) -> None:
-    """As for iPNDM, with y = x-hat / sqrt(1 + sigma-hat^2), theta = arctan(sigma-hat) and dy = f d theta."""
+    """As for iPNDM, but with y = x-hat / sqrt(1 + sigma-hat^2), theta = arctan(sigma-hat) and dy = f d theta."""
     sde, c = VP(beta_max=2.0), torch.tensor([4.0, 1.0], dtype=torch.float64)
     x = torch.tensor([[1.0, -0.7]], dtype=torch.float64)
     ends = ratio(sde, torch.tensor([sde.T, sde.eps], dtype=torch.float64)).arctan()

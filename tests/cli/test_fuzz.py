@@ -1,8 +1,8 @@
-"""Thousands of command lines, valid and not: a valid one trains and samples, the others end in lines that name the fix.
+"""Thousands of command lines, valid and invalid: valid ones train and sample, invalid ones end in lines with the fix.
 
-What is tried comes from the program itself: the choices from ``conf/``, the options and their types from the signatures
-of the classes that these name. The contract: either two steps and a few samples, or what ``guard`` reports; no
-other exception, no warning, no line without the name of an option or an argument.
+The command lines come from the program itself: choices from ``conf/``, options and their types from the signatures of
+the classes. The contract: either a run takes two steps and gives a few samples, or ``guard`` reports the mistake; there
+is no other exception, no warning, and no line without the name of an option or an argument.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from sdegen.runs.sampling import draw
 from sdegen.training.trainer import DTYPES
 
 COUNT, SECONDS = 3, 60
-"""Samples of a run; seconds after which a command line is said to hang."""
+"""Number of samples of a run; seconds after which a command line counts as hanging."""
 CHEAP: dict[str, dict[str, object]] = {
     "trainer": {"epochs": 1, "steps": 2, "batch_size": 4, "preview_every": 0, "threads": 1},
     "dataset": {"size": 20},
@@ -50,9 +50,9 @@ CHEAP: dict[str, dict[str, object]] = {
     "sde": {"levels": 30},
     "times": {"points": 4, "simulations": 2},
 }
-"""Values that keep a run small, where the classes chosen have these options."""
+"""Values that keep a run small, if the chosen classes have these options."""
 PATHS = {"file": "points.csv", "folder": "images"}
-"""What a choice of a data set is to read."""
+"""Paths that choices of data sets read."""
 NASTY = (
     *("", "null", "nan", "inf", "-inf", "-1", "0", "-0.0", "1e308", "1e-308", "1e20", str(2**62), "9" * 400, "1.5"),
     *("true", "[]", "{}", "[[]]", "[1,2]", "[null]", "{a:1}", "{a:{b:[c]}}", "{_target_:os.system}", "a,b", "?", "???"),
@@ -78,17 +78,17 @@ NASTY = (
     *("'", '"', "\\", "\\'", "a b", "a=b", "=", ":", "a:b", "a#b", "é ü 日本", "\U0001f642", "(", ")", "]", "}"),
     *("x" * 2000, "[" * 50, "../..", "/", "~", "%s", "{0}", "\t", "0x10", "1_000", "1e", "off", "sdegen.sde.VP"),
 )
-"""Values that no option has, or that few have."""
+"""Values that no option or few options allow."""
 EDGES = ("0", "-1", "1", "2", "1e-300", "1e-30", "1e-9", "0.999999999", "1e15", "1e300", str(2**62), "null", "[]")
-"""Values at the edges of what options take, and beyond."""
+"""Values at the edges of the ranges of options, and beyond."""
 LONG = ("trainer.steps", "trainer.epochs", "sampler.max_steps")
-"""Options in which a large number is a long wait, as the user asked."""
+"""Options with which a large number makes a run long, as the user asked."""
 Arguments = tuple[str, ...]
 Node = dict[str, Any]
 
 
 def choices(group: str) -> list[str]:
-    """The choices of a group, as its folder has them."""
+    """Returns the choices of a group, from its folder."""
     folder = CONF / group
     return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.glob("*.yaml"))
 
@@ -100,7 +100,7 @@ EXPERIMENTS = sorted(str(path.relative_to(CONF / "experiment"))[:-5] for path in
 
 @functools.cache
 def node(group: str, choice: str) -> Node:
-    """The node of a choice, with those of the sub-groups that it names; without a class where there is none."""
+    """Returns the node of a choice, with the nodes of its sub-groups; a choice like ``none`` has no class."""
     raw = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{choice}.yaml"))
     assert isinstance(raw, dict)
     chosen = [pair for default in raw.pop("defaults", []) if isinstance(default, dict) for pair in default.items()]
@@ -110,12 +110,12 @@ def node(group: str, choice: str) -> Node:
 
 @functools.cache
 def experiment(name: str) -> dict[str, Node]:
-    """The nodes of the configuration that an experiment stands for."""
+    """Returns the nodes of an experiment's configuration."""
     return {k: v for k, v in composed("train", [f"experiment={name}"]).items() if k in known.GROUPS}
 
 
 def options(of: Node, path: str) -> dict[str, Any]:
-    """The options that the classes of a node have, by their paths, with their types."""
+    """Returns the types of the options of a node's classes, by path."""
     if "_target_" not in of:
         return {}
     own = {f"{path}.{key}": hint for key, hint in schema._types(schema.resolve(of["_target_"], ())).items()}
@@ -125,14 +125,14 @@ def options(of: Node, path: str) -> dict[str, Any]:
 
 
 def written(value: object) -> str:
-    """A value as the command line has it."""
+    """Returns a value as it is typed on the command line."""
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(written, value))}]"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def fitting(hint: Any) -> st.SearchStrategy:  # noqa: ANN401
-    """Values of a type, small."""
+    """Returns a strategy for small values of a type."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return st.one_of(*map(fitting, parts))
@@ -152,14 +152,14 @@ def fitting(hint: Any) -> st.SearchStrategy:  # noqa: ANN401
 
 
 NAMED = {f"{group}={choice}": options(node(group, choice), group) for group in TRAINED for choice in choices(group)}
-"""The options of every choice of every group, with their types."""
+"""Types of the options of every choice of every group."""
 KNOWN = sorted({*GROUPS, *known.TRAIN, *(name for named in NAMED.values() for name in named)})
 WORDS = {word for name in KNOWN for word in re.split(r"[./]", name)} | {"hydra", "config", "command"}
 
 
 @st.composite
 def lines(draw: st.DrawFn, edge: bool = False) -> Arguments:
-    """Command lines with names that exist and values in their types, but for one, on edge: many of them work."""
+    """Draws a command line with existing names and values of the right types; with ``edge``, one value may be wrong."""
     name = draw(st.none() | st.sampled_from(EXPERIMENTS))
     nodes = dict(experiment(name or "smile"))
     arguments = [f"experiment={name}"] if name else ["experiment=smile"]
@@ -190,7 +190,7 @@ def lines(draw: st.DrawFn, edge: bool = False) -> Arguments:
 
 @st.composite
 def spoilt(draw: st.DrawFn) -> str:
-    """An argument that is wrong, or right by luck."""
+    """Draws an argument that is wrong, or right by luck."""
     of = draw(st.sampled_from([*NAMED]))
     name = draw(st.sampled_from([*(NAMED[of] or KNOWN)]) | st.sampled_from([*KNOWN, *HYDRA]))
     value = draw(st.sampled_from(NASTY) | st.text(max_size=12) | st.sampled_from([written(v) for v in (1, 0.5, "a")]))
@@ -210,7 +210,7 @@ ASKED = st.tuples(lines() | lines(edge=True), st.lists(spoilt(), max_size=2)).ma
 
 @contextlib.contextmanager
 def typed(arguments: Arguments) -> Iterator[io.StringIO]:
-    """The arguments in the place of this process's, and what is said on standard error; a hang ends in an exception."""
+    """Replace the arguments of this process and collect standard error; a command line that hangs raises."""
 
     def hang(*_: object) -> None:
         raise TimeoutError(f"no end after {SECONDS} s: {arguments}")
@@ -230,7 +230,7 @@ def typed(arguments: Arguments) -> Iterator[io.StringIO]:
 
 
 def train(arguments: Arguments) -> None:
-    """What ``scripts/train.py`` does with its arguments, without a folder: it composes, checks, trains and samples."""
+    """Compose, check, train and sample, as ``scripts/train.py`` does, but without a folder."""
     for _, config in Composition("train", reading.read(arguments)).plan().jobs:
         parts = assembly.replicated(config)
         training, first = assembly.together(parts), parts[0]
@@ -247,7 +247,7 @@ def train(arguments: Arguments) -> None:
 
 
 def outcome(arguments: Arguments) -> list[str]:
-    """The lines that a command line ends in; none where it works."""
+    """Returns the lines that a command line ends in; none if it works."""
     with typed(arguments) as told:
         try:
             guard.guard(lambda: train(arguments))
@@ -268,7 +268,7 @@ def outcome(arguments: Arguments) -> list[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Points and images of the user's, in a folder where the command lines are."""
+    """Make points and images in the working folder."""
     folder = tmp_path_factory.mktemp("user")
     np.savetxt(folder / "points.csv", np.random.default_rng(0).normal(size=(20, 2)), delimiter=",")
     (folder / "images").mkdir()
@@ -280,19 +280,19 @@ def _data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def works(arguments: Arguments) -> bool:
-    """Whether a command line works; one that does not is told why."""
+    """Returns True if a command line works; otherwise its message must keep the contract."""
     return not outcome(arguments)
 
 
 def tried(
     examples: int, arguments: st.SearchStrategy[Arguments], keeps: Callable[[Arguments], bool] = works
 ) -> Counter[str]:
-    """How many of some command lines work, and how many are refused.
+    """Returns how many command lines work and how many are refused.
 
     Args:
-        examples: how many are tried.
-        arguments: the command lines.
-        keeps: whether one works; raises where it breaks the contract.
+        examples: number of command lines to try.
+        arguments: strategy for command lines.
+        keeps: function that returns True if a command line works, and raises if it breaks the contract.
     """
     counts: Counter[str] = Counter()
 
@@ -321,7 +321,7 @@ def test_thousands_of_command_lines_work_or_are_told() -> None:
 
 
 def kept(script: str, arguments: Arguments, folder: Path) -> bool:
-    """Whether a command works, in a process of its own; one that does not says so in lines, and in nothing else."""
+    """Returns True if a command works in a process of its own; otherwise it must print lines on standard error only."""
     result = run(script, *arguments, cwd=folder)
     assert "Traceback" not in result.stderr, (arguments, result.stderr)
     assert result.returncode in (0, 1 if script == "verify" else 0, 2), (arguments, result)
@@ -347,7 +347,7 @@ def test_real_commands_work_or_are_told(script: str, examples: int, monkeypatch:
 
 @st.composite
 def later(draw: st.DrawFn) -> Arguments:
-    """What follows ``run=`` on the command line of a script that samples or evaluates."""
+    """Draws the arguments after ``run=`` of a command that samples or evaluates."""
     groups = sorted(group for group in GROUPS if group.partition("/")[0] in ("sampler", "guidance", "network"))
     arguments = ["count=3", "batch_size=2"]
     for group in draw(st.lists(st.sampled_from(groups), max_size=2, unique=True)):
@@ -358,7 +358,7 @@ def later(draw: st.DrawFn) -> Arguments:
             arguments.append(f"{path}={draw(st.sampled_from(EDGES) | fitting(there[path]).map(written))}")
     for key in draw(st.lists(st.sampled_from(sorted({**known.SAMPLE, **known.EVALUATE})), max_size=2)):
         kind = {**known.SAMPLE, **known.EVALUATE}[key]
-        # More samples than there is time for are what was asked for.
+        # A large number of samples takes long, as the user asked, and a run must exist.
         values = fitting(kind).map(written) if key in ("count", "run") else st.sampled_from(NASTY)
         arguments.append(f"{key}={draw(values | fitting(kind).map(written))}")
     return (*arguments, *draw(st.lists(spoilt(), max_size=1)))

@@ -1,4 +1,4 @@
-"""What the jobs of a command find is the same, whichever processes a launcher runs them in."""
+"""Launchers: the jobs of a command give the same results in whichever processes they run."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def launcher(request: pytest.FixtureRequest) -> tuple[str, ...]:
 
 
 def started(script: str, *arguments: str, cwd: Path) -> Result:
-    """A command; the processes that joblib starts must not outlive it, as they would a fork of this one."""
+    """Runs a command; not in a fork of this process if joblib starts processes, which would outlive the fork."""
     return (fresh if "hydra/launcher=joblib" in arguments else run)(script, *arguments, cwd=cwd)
 
 
 def test_a_proof_that_fails_in_any_job_is_the_exit_status(
     launcher: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A kernel whose deviation is two per cent too large solves no moment equation; the next job has the right one."""
+    """A kernel with a standard deviation 2 % too large solves no moment equation; the next job has the right kernel."""
     (tmp_path / "mine.py").write_text(
         "from sdegen.sde import VP\n\n\nclass Wide(VP):\n"
         "    def sigma(self, t):\n        return 1.02 * super().sigma(t)\n"
@@ -65,7 +65,7 @@ def test_a_proof_that_fails_in_any_job_is_the_exit_status(
     indirect=True,
 )
 def test_samplers_of_one_command_leave_a_frontier(launcher: tuple[str, ...], tmp_path: Path) -> None:
-    """Its rows are in the order of the jobs, with the evaluations that each sampler is known to take."""
+    """The rows are in the order of the jobs, with the known number of evaluations of each sampler."""
     exact = ("dataset=gaussian_mixture", "network=oracle", "sampler.steps=2", "count=20", "name=exact")
     assert run("train", *exact, cwd=tmp_path).returncode == 0
     given = ("run=outputs/exact/latest", "sampler=heun,ddim", "sampler.steps=3", "count=50")
@@ -80,7 +80,7 @@ def test_samplers_of_one_command_leave_a_frontier(launcher: tuple[str, ...], tmp
 
 
 def test_a_job_logs_and_reports_where_it_runs(launcher: tuple[str, ...], tmp_path: Path) -> None:
-    """The terminal has each line of ``train.log`` after the job's name; the job that cannot work is reported alike."""
+    """The terminal shows each line of ``train.log`` after the job's name, and a mistake in the same way."""
     (tmp_path / "outputs" / "mine" / "1-gaussian_mixture").mkdir(parents=True)
     (tmp_path / "outputs" / "mine" / "1-gaussian_mixture" / "thesis.txt").touch()
     line = (
@@ -112,7 +112,7 @@ def test_a_job_logs_and_reports_where_it_runs(launcher: tuple[str, ...], tmp_pat
 
 
 def on_a_terminal(work: Callable[[], object]) -> str:
-    """What some work shows on a terminal."""
+    """Returns what a function shows on a terminal."""
     child, terminal = pty.fork()
     if not child:
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
@@ -146,7 +146,7 @@ def test_a_process_beside_others_has_lines_where_one_alone_has_a_bar(tmp_path: P
 
 
 def test_a_reader_that_leaves_does_not_end_the_work(tmp_path: Path) -> None:
-    """As ``| head`` does; nothing is reported on standard error, and the process ends well."""
+    """The reader leaves as ``| head`` does; standard error stays empty, and the exit status is 0."""
 
     def work() -> None:
         read, write = os.pipe()

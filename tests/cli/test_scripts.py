@@ -1,4 +1,4 @@
-"""The commands as a user types them, each in a process of its own."""
+"""The commands as users type them, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sdegen.runs import ledger, measures
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one short run of the smile in it."""
+    """Makes a folder with one short run of the smile."""
     folder = tmp_path_factory.mktemp("user")
     result = fresh("train", "experiment=smile", *SHORT, "figures=true", cwd=folder)
     assert result.returncode == 0, result.stderr
@@ -111,9 +111,9 @@ def test_multirun_makes_a_run_for_each_value_in_one_folder(tmp_path: Path) -> No
     before = {path: path.read_bytes() for path in sweep.glob("*-smile/**/*") if path.is_file()}
     again = run("train", *line, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count(", there before") == 2
+    assert again.stdout.count(", from an earlier command") == 2
     assert {path: path.read_bytes() for path in sweep.glob("*-smile/**/*") if path.is_file()} == before
-    # A job that cannot work keeps none of the others from it; what is missing is then all that is done.
+    # A job that cannot work does not stop the others, and the command does only the missing jobs.
     shutil.rmtree(sweep / "1-smile")
     (sweep / "0-smile" / "metrics.json").unlink()
     (sweep / "ledger.jsonl").write_text("".join((sweep / "ledger.jsonl").read_text().splitlines(True)[2:]))
@@ -126,7 +126,7 @@ def test_multirun_makes_a_run_for_each_value_in_one_folder(tmp_path: Path) -> No
 
 
 def test_interrupted_sweep_does_only_what_is_missing(tmp_path: Path) -> None:
-    """Ctrl-C in its second job."""
+    """Ctrl-C interrupts the second job."""
     options = ("experiment=smile", "trainer.steps=2,2000", *SHORT[1:], "hydra.sweep.dir=outputs/mine")
     line = [sys.executable, str(ROOT / "scripts" / "train.py"), "-m", *options]
     process = subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -141,13 +141,13 @@ def test_interrupted_sweep_does_only_what_is_missing(tmp_path: Path) -> None:
     assert saved, message
     again = run("train", "-m", *options, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert "results in outputs/mine/0-smile, there before" in again.stdout
+    assert "results in outputs/mine/0-smile, from an earlier command" in again.stdout
     assert f"steps {saved[1]} to 2000" in again.stdout
     assert {record.state for record in ledger.read(sweep).values()} == {"done"}
 
 
 def test_interrupted_run_is_saved_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    """Ctrl-C in the middle of a training, before its first checkpoint."""
+    """Ctrl-C interrupts a training before its first checkpoint."""
     options = ("experiment=smile", "trainer.steps=2000", *SHORT[1:], "trainer.log_every=100")
     line = [sys.executable, str(ROOT / "scripts" / "train.py"), *options, "name=a"]
     process = subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -203,7 +203,7 @@ MISTAKES = [
     (("sde.beta_max=0.01",), ("sde.beta_max=0.01 must be at least beta_min=0.1",)),
     (("sampler.steps=0",), ("sampler.steps=0 must be at least 1",)),
     (("sde.eps=1",), ("sde.eps=1 must be above 0 and below 1, which is T",)),
-    (("dataset=file",), ("dataset.path: is missing",)),
+    (("dataset=file",), ("dataset.path is missing: give dataset.path=…",)),
     (("dataset=file", "dataset.path=nowhere.csv"), ("dataset.path=nowhere.csv: no such file",)),
     (("dataset=file", "dataset.path=empty.csv"), ("dataset.path=empty.csv: holds no line of numbers",)),
     (("dataset=file", "dataset.path=nan.csv"), ("NaN or infinity",)),
@@ -215,7 +215,7 @@ MISTAKES = [
     (("beta_max=3",), ("beta_max: no such option; did you mean sde.beta_max?",)),
     (("steps=3",), ("did you mean trainer.steps or sampler.steps?",)),
     (("dataset=file", "dataset.path=."), ("dataset.path=.: is a folder",)),
-    (("name=../up",), ("name: '../up' names a folder",)),
+    (("name=../up",), ("name: '../up' is no name for a folder",)),
     (("--flag",), ("unrecognized arguments: --flag",)),
     (("-m", "experiment=smile", "sde=vp,vpp"), ("sde=vpp", "did you mean sde=vp?")),
     (("-m", "experiment=smile", "sde.beta_max=20,0.01"), ("sde.beta_max=0.01 must be at least",)),
@@ -227,26 +227,29 @@ MISTAKES = [
     (("hydra/launcher=3",), ("hydra/launcher=3: hydra/launcher is a group",)),
     (("sde={beta:3}",), ("sde.beta: no such option", "sde.beta_m")),
     (("sde.beta_max=1e300",), ("sde.beta_max: must be a number below 9.2e+18, not 1e+300",)),
-    (("~seed",), ("seed: is missing: leave out ~seed",)),
-    (("~sampler",), ("sampler: is missing: leave out ~sampler",)),
+    (("~seed",), ("seed is missing: leave out ~seed",)),
+    (("~sampler",), ("sampler is missing: leave out ~sampler",)),
     (("~sde.nope",), ("'sde.nope' does not exist",)),
     (("~sde.eps=3",), ("The value of 'sde.eps' is 1e-05 and not 3",)),
-    (("+sde=ve",), ("sde: is chosen already: drop the +",)),
+    (("+sde=ve",), ("sde has a choice already: drop the +",)),
     (("sde.eps@x=3",), ("sde.eps@x=3", "config group 'sde.eps' does not exist")),
-    (("sampler/corrector.leaps=1",), ("/ is for groups, and . for their options: try sampler.corrector.leaps=",)),
+    (("sampler/corrector.leaps=1",), ("/ separates groups, and . separates options: try sampler.corrector.leaps=",)),
     (("hydra.mode=x",), ("hydra.mode: Invalid value 'x', expected one of [RUN, MULTIRUN]",)),
-    (("hydra.job.env_copy=[NOPE]",), ("hydra.job.env_copy=[NOPE]: Hydra cannot take this: 'NOPE'",)),
+    (("hydra.job.env_copy=[NOPE]",), ("hydra.job.env_copy=[NOPE]: Hydra cannot use this: 'NOPE'",)),
     (("hydra.searchpath=[nowhere]",), ("hydra.searchpath", "nowhere is not available")),
     (("hydra.run.dir=/dev/null/run",), ("/dev/null/run: Not a directory",)),
     (("-m", "hydra.launcher._target_=os.system"), ("hydra.launcher._target_=os.system: not a launcher of Hydra",)),
     (("-m", "hydra.sweeper._target_=os.system"), ("hydra.sweeper._target_=os.system: not a sweeper of Hydra",)),
     (("experiment=smile", "network.hidden=[1000000000]"), ("network: ", "memory")),
-    (("-m", "seed=interval(0,1)"), ("seed=interval(0,1): has no end of values: list them, as in seed=1,2",)),
+    (
+        ("-m", "seed=interval(0,1)"),
+        ("seed=interval(0,1): a range without a list of values: list them, as in seed=1,2",),
+    ),
     (("name=${name}",), ("name: Recursive interpolation detected",)),
-    (("dataset=file", "dataset.path=a\nb"), ("'dataset.path=a\\nb': holds a line break",)),
+    (("dataset=file", "dataset.path=a\nb"), ("'dataset.path=a\\nb': contains a line break",)),
     (("dataset=file", f"dataset.path={'x' * 5000}"), ("dataset.path=xxx", "x … xxx", "no such file")),
     (("resume=",), (".: holds no checkpoint",)),
-    (("resume=.", "sde/x.y=1"), ("sde/x.y=1: / is for groups",)),
+    (("resume=.", "sde/x.y=1"), ("sde/x.y=1: / separates groups",)),
     (("--config-name=sample",), ("--config-name is fixed by the command",)),
     (("--config-dir=nowhere",), ("--config-dir=nowhere: no such folder",)),
     (("--resolve",), ("--resolve goes with --cfg job",)),
@@ -269,7 +272,7 @@ def test_what_needs_more_memory_than_there_is_is_one_line(tmp_path: Path) -> Non
     result = run("train", "times.draws=1e15", "trainer.steps=1", cwd=tmp_path)
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
-    assert re.fullmatch(r"out of memory, \d+ bytes were asked for: try a smaller trainer.batch_size, .*", line)
+    assert re.fullmatch(r"out of memory, \d+ bytes were needed: try a smaller trainer.batch_size, .*", line)
 
 
 def test_groups_left_without_a_choice_and_flags_behind_the_options_are_as_meant(tmp_path: Path) -> None:
@@ -314,8 +317,8 @@ def test_sampling_mistakes_are_told_and_leave_nothing(trained: Path) -> None:
         ("network=mlp", "only network=oracle can replace it"),
         ("guidance=3", "guidance=3: guidance is a group: choose one of classifier,"),
         ("trust=null", "trust: must be a list, each entry a text, not None"),
-        ("~seed", "seed: is missing: leave out ~seed"),
-        ("~guidance", "guidance: is missing: leave out ~guidance"),
+        ("~seed", "seed is missing: leave out ~seed"),
+        ("~guidance", "guidance is missing: leave out ~guidance"),
         ("sampler=null", "sampler=null: sampler is a group"),
     ):
         result = run("sample", "run=outputs/smile/latest", option, cwd=trained)
@@ -327,7 +330,7 @@ def test_sampling_mistakes_are_told_and_leave_nothing(trained: Path) -> None:
 
 @pytest.mark.parametrize("harm", [["pathlib.Path.write_text"], ["joblib.load"], ["os.system"]])
 def test_a_stranger_checkpoint_cannot_reach_hydra(trained: Path, tmp_path: Path, harm: list[str]) -> None:
-    """Nodes that bring a defaults list, a package or a callback of their own are refused before Hydra sees them."""
+    """Nodes with a defaults list, a package or a callback are refused before Hydra sees them."""
     from sdegen.runs import checkpoint
 
     target = tmp_path / "ran"
@@ -374,7 +377,7 @@ def test_latest_may_be_a_file_and_numbers_may_be_whole_floats(trained: Path, tmp
 
 @pytest.fixture(scope="module")
 def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run of the exact score of the noisy smile in it."""
+    """Makes a folder with a run of the exact score of the noisy smile."""
     folder = tmp_path_factory.mktemp("exact")
     # Large noise needs few nodes: the exact score is then quick.
     line = ("dataset=smile_noisy", "dataset.noise=0.3", "network=oracle", "sampler.steps=3", "count=100")
@@ -384,7 +387,7 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_likelihood_of_the_exact_score_is_its_floor(exact: Path) -> None:
-    """What separates them is the solver's tolerance."""
+    """They differ by the solver's tolerance."""
     base = ("run=outputs/smile_noisy/latest", "count=40", "precision=float64")
     result = run("evaluate", *base, "metrics=[likelihood,interpolation]", "batch_size=170", cwd=exact)
     assert result.returncode == 0, result.stderr
@@ -437,7 +440,7 @@ def test_help_is_a_page_with_groups_and_five_commands(script: str, tmp_path: Pat
 
 
 def test_verify_tells_what_holds_and_what_does_not(tmp_path: Path) -> None:
-    """A sampler with enough steps passes, one with too few fails, and what cannot work is refused."""
+    """A sampler with enough steps passes, a sampler with too few fails, and a pair that cannot work is refused."""
     good = run("verify", "sde=ve", "sampler=dpm_solver", cwd=tmp_path)
     assert good.returncode == 0, good.stdout + good.stderr
     assert {line.split()[0] for line in good.stdout.splitlines()} == {"pass"}
@@ -450,7 +453,7 @@ def test_verify_tells_what_holds_and_what_does_not(tmp_path: Path) -> None:
 
 
 def test_verify_takes_a_users_own_sampler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A predictor from outside the repository whose declared order is too high."""
+    """A predictor from outside the repository declares a higher order than it has."""
     (tmp_path / "mine.py").write_text(
         "from sdegen.samplers import EulerMaruyama\n\n\nclass Boastful(EulerMaruyama):\n    order = 3\n"
     )
@@ -495,7 +498,7 @@ UNET = ("network.channels=8", "network.multipliers=[1]", "network.blocks=1", "ne
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a short run of digits, one of digits with labels, and of two classifiers in it."""
+    """Makes a folder with short runs of digits, of digits with labels, and of two classifiers."""
     folder = tmp_path_factory.mktemp("digits")
     classifier = ("experiment=digits_classifier", *TINY, "network.channels=[8]")
     with pytest.MonkeyPatch.context() as patch:
@@ -530,7 +533,7 @@ def test_digits_leave_their_figures_and_measures(digits: Path) -> None:
     ],
 )
 def test_all_classes_are_sampled_one_after_the_other(digits: Path, name: str, line: tuple[str, ...]) -> None:
-    """With their labels; and one class alone is that part of them."""
+    """The samples have labels, and one class sampled alone gives the same samples."""
     base = (f"run=outputs/{name}/latest", *line, "count=3", "sampler=euler_maruyama", "sampler.steps=3")
     result = run("sample", *base, "label=all", cwd=digits)
     assert result.returncode == 0, result.stderr
@@ -566,7 +569,7 @@ def test_an_image_is_inpainted_and_agrees_with_what_is_known(digits: Path) -> No
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (("guidance=classifier", "label=3"), ("guidance.run: is missing",)),
+        (("guidance=classifier", "label=3"), ("guidance.run is missing",)),
         (("guidance=classifier", "guidance.run=outputs/digits_classifier/latest"), ("give label=3",)),
         (("guidance=classifier", "guidance.run=outputs/digits_classifier/latest", "label=10"), ("choose from 0 to 9",)),
         (("guidance=classifier", "guidance.run=outputs/digits/latest", "label=1"), ("holds no classifier",)),

@@ -18,7 +18,7 @@ import sdegen
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel of the checkout, built in a copy of it, since setuptools leaves files where it builds."""
+    """Builds a wheel in a copy of the checkout, since setuptools leaves files where it builds."""
     source = tmp_path_factory.mktemp("source")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -31,7 +31,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the installed wheel in it; its dependencies are those of the tests."""
+    """Makes a folder with the installed wheel, which uses the dependencies of the tests."""
     target = tmp_path_factory.mktemp("installed")
     pip("install", "--no-deps", "--no-index", "--target", str(target), str(wheel))
     return target
@@ -44,7 +44,7 @@ def pip(*arguments: str) -> None:
 
 
 def sdegen_of(installed: Path, *arguments: str, cwd: Path) -> Result:
-    """The installed command ``sdegen``; the checkout is on no path."""
+    """Runs the installed command ``sdegen``, with the checkout on no path."""
     environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
     line = [sys.executable, str(installed / "bin" / "sdegen"), *arguments]
     done = subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)

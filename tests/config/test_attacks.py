@@ -1,4 +1,4 @@
-"""Files of strangers that mean harm, all made here: none runs, writes elsewhere or fills the memory; each is a line."""
+"""Malicious files, all made here: none runs code, writes elsewhere or fills the memory; each ends in one line."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ ROOT = Path(__file__).parents[2]
 SMALL = ("dataset=smile", "network.hidden=[8]", "trainer.steps=3", "trainer.preview_every=0", "sampler.steps=3")
 SENTINEL = "RAN"
 MODULES = ("antigravity", "this", "evil_module")
-"""What no run imports, and whose import would be seen."""
+"""Module that no run imports: an import of it shows that an attack ran."""
 
 
 class Call:
-    """What a pickle calls when it is read."""
+    """Call that a pickle makes when it is read."""
 
     def __init__(self, function: Callable[..., object], *arguments: object) -> None:
         self.called = function, arguments
@@ -57,7 +57,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A stranger's run in a folder of its own; afterwards, nothing ran, was imported, or was left outside of it."""
+    """Makes a stranger's run; afterwards, nothing ran, was imported or was written outside the run's folder."""
     (tmp_path / "evil_module.py").write_text(f"open({SENTINEL!r}, 'w')\nclass VP: pass\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -72,7 +72,7 @@ def run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 def refused(run: Path, words: str) -> None:
-    """Both doors tell one line with the words, and what is in the folder stays as it is.
+    """Loading and resuming raise one line with the words, and the folder stays unchanged.
 
     To go on, whole checkpoints are looked for among all there are.
     """
@@ -93,14 +93,14 @@ def content(trained: Path) -> dict[str, Any]:
 
 
 def save(run: Path, content: Mapping[str, Any]) -> None:
-    """Give a run's checkpoint, by all of its names, other content."""
+    """Replace the content of a run's checkpoint under all its names."""
     for path in (run / "checkpoints").glob("*.pt"):
         torch.save(content, path)
 
 
 @pytest.fixture
 def rewrite(trained: Path, run: Path) -> Callable[..., None]:
-    """Gives the run's checkpoint other fields, or its configuration other groups and options."""
+    """Returns a function that replaces fields of the run's checkpoint, or groups and options of its configuration."""
 
     def change(nodes: Mapping[Any, Any] | None = None, **changes: object) -> None:
         whole = content(trained)
@@ -111,7 +111,7 @@ def rewrite(trained: Path, run: Path) -> Callable[..., None]:
 
 
 def rezip(run: Path, change: Callable[[zipfile.ZipFile, zipfile.ZipInfo, bytes], None]) -> None:
-    """Write the archive of a run's checkpoint anew, each of its files by ``change``."""
+    """Rewrite the archive of a run's checkpoint; ``change`` writes each of its files."""
     for path in (run / "checkpoints").glob("*.pt"):
         with zipfile.ZipFile(path) as archive:
             members = [(info, archive.read(info)) for info in archive.infolist()]
@@ -159,7 +159,7 @@ def deep(levels: int) -> dict[str, Any]:
 
 
 def wide(levels: int) -> list[Any]:
-    """Ten lists of ten, of ten, …, each of them one and the same."""
+    """Returns nested lists; each has ten references to the same inner list."""
     entries: list[Any] = ["lol"] * 10
     for _ in range(levels):
         entries = [entries] * 10
@@ -218,18 +218,18 @@ NODES: list[tuple[dict[str, Any], str]] = [
     ({"seed": [1]}, "seed: must be an integer"),
     ({"more": 1}, "more: no such option"),
     ({"defaults": [{"/hydra": "x"}]}, "defaults: no such option"),
-    ({"name": "../../outside"}, "name: .* names a folder"),
-    ({"name": "/outside"}, "name: .* names a folder"),
+    ({"name": "../../outside"}, "name: .* is no name for a folder"),
+    ({"name": "/outside"}, "name: .* is no name for a folder"),
     ({"name": "a\nb"}, "not a single line"),
     ({"name": "a\x1b[2J"}, "not a single line"),
     ({"name": "a" * 10**7}, "too long"),
     ({"a" * 10**7: 1}, "too long"),
     ({"sde": {**VP, "beta_max": "a" * 4000}}, "must be a number"),
-    ({"name": b"x"}, "holds a bytes"),
-    ({"seed": torch.tensor(3)}, "holds a Tensor"),
+    ({"name": b"x"}, "contains a bytes"),
+    ({"seed": torch.tensor(3)}, "contains a Tensor"),
     ({"x": deep(200)}, "nested too deeply"),
     ({"sde": {**VP, "beta_max": deep(200)}}, "nested too deeply"),
-    ({"x": wide(12)}, "holds too much"),
+    ({"x": wide(12)}, "has too many entries"),
     ({"network": {"_target_": "sdegen.networks.MLP", "hidden": [1] * 10**4}}, "asks for more weights"),
     ({"network": {"_target_": "sdegen.networks.MLP", "hidden": [10**8]}}, "asks for more weights"),
     ({"network": {"_target_": "sdegen.networks.MLP", "hidden": [9]}}, "asks for more weights"),
@@ -249,7 +249,7 @@ def test_a_configuration_is_plain_data_of_a_sensible_size(
 
 
 def test_nested_beyond_what_python_can_write_is_refused(run: Path, rewrite: Callable[..., None]) -> None:
-    """A dictionary in a dictionary, 100 000 times, which a pickle says in six bytes each."""
+    """Dictionaries are nested 100 000 times, each written as six bytes of a pickle."""
     rewrite({"x": {"DEEP": None}})
     spoken, new = pickle.dumps({"DEEP": None}, protocol=2)[2:-1], b"}X\1\0\0\0a" * 100_000 + b"}" + b"s" * 100_000
     assert spoken[:1] == b"}"
@@ -352,7 +352,7 @@ def test_a_checkpoint_that_lacks_something_is_one_clear_error(trained: Path, run
 def test_a_state_of_the_optimizer_that_is_too_short_is_not_written_past(
     trained: Path, run: Path, rewrite: Callable[..., None]
 ) -> None:
-    """The fused kernel of Adam does not look how long its moments are."""
+    """The fused kernel of Adam does not check the sizes of the moments."""
     whole = content(trained)["optimizer"]
     (own,) = whole["state"].values()
     for state in (
@@ -392,7 +392,7 @@ def test_a_file_of_the_archive_that_would_lie_elsewhere_is_refused(
 
 
 def test_a_compressed_file_of_the_archive_is_refused_before_it_is_read(run: Path, rewrite: Callable[..., None]) -> None:
-    """Torch stores; what is compressed may stand for a thousand times as much."""
+    """Torch does not compress; a compressed file may expand a thousandfold."""
 
     def change(archive: zipfile.ZipFile, info: zipfile.ZipInfo, data: bytes) -> None:
         archive.writestr(info.filename, data, zipfile.ZIP_DEFLATED)
@@ -402,7 +402,7 @@ def test_a_compressed_file_of_the_archive_is_refused_before_it_is_read(run: Path
 
 
 def test_files_of_the_archive_that_lie_on_each_other_are_refused(run: Path) -> None:
-    """A directory that names the same bytes a hundred times."""
+    """The directory of the archive names the same bytes a hundred times."""
     for path in (run / "checkpoints").glob("*.pt"):
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr("archive/more", bytes(1000))
@@ -448,7 +448,7 @@ def test_a_link_in_a_run_leads_nothing_out_of_it(run: Path, rewrite: Callable[..
 
 
 def npy(shape: object, kind: str = "<f8", data: bytes = bytes(24)) -> bytes:
-    """A file whose header claims a shape and a type, by the format's description."""
+    """Returns a file whose header claims a shape and a type, written after the description of the format."""
     text = f"{{'descr': {kind!r}, 'fortran_order': False, 'shape': {shape!r}, }}".encode()
     text += b" " * (-(len(text) + 11) % 64) + b"\n"
     return b"\x93NUMPY\1\0" + struct.pack("<H", len(text)) + text + data
@@ -491,7 +491,7 @@ def test_objects_in_arrays_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
     np.savez(tmp_path / "b.npz", allow_pickle=True, x=np.ones(3), y=harm)
     (tmp_path / "b.npy").write_bytes(pickle.dumps(PAYLOADS["os.system"]()))
     np.savez(tmp_path / "c.npz", _target_=np.array(["os.system"] * 3))
-    # As many bytes as the header claims, were they pointers.
+    # The file has as many bytes as the header claims if they were pointers.
     spoken = pickle.dumps(PAYLOADS["os.system"]())
     spoken += bytes(-len(spoken) % 8)
     (tmp_path / "d.npy").write_bytes(npy((len(spoken) // 8,), "|O", spoken))
@@ -508,7 +508,7 @@ def test_objects_in_arrays_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
 def test_an_array_that_would_not_fit_into_memory_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bomb: a thousand times smaller than what it stands for."""
+    """The file is a bomb, a thousand times smaller than its content."""
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros((2**17, 2)))
     np.save(tmp_path / "a.npy", np.zeros((2**17, 2), dtype=np.uint8))
     (tmp_path / "a.csv").write_text("0,0\n" * 2**14)
@@ -555,7 +555,7 @@ def test_paths_that_cannot_be_are_one_line(path: str) -> None:
 
 
 def test_a_page_writes_and_shows_nothing_that_lies_elsewhere(run: Path, rewrite: Callable[..., None]) -> None:
-    """Links and pipes in a stranger's folder, markup in every text of it, and YAML that would build objects."""
+    """A stranger's folder has links and pipes, markup in every text, and YAML that would build objects."""
     outside, root = run.parent / "outside", run.parent
     outside.mkdir()
     (outside / "text.png").write_text("mine")

@@ -1,4 +1,4 @@
-"""A part and a process that do not suit each other: which option is to blame, and that its remedy works."""
+"""Parts that do not suit the process: the message names the option and a remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every YAML: it says what it is, names all its options, composes, builds and runs."""
+"""Every YAML file: it explains itself, names all its options, composes, builds and runs."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ WITH = {
     "network=classifier_conv": ["dataset=digits", "objective=classification", "weighting=uniform"],
     "objective=classification": ["dataset=digits", "network=classifier_mlp", "weighting=uniform"],
 }
-"""What a choice cannot be without."""
+"""Options that a choice needs."""
 NARROW = {"channels": 8, "multipliers": [1, 1], "blocks": 1}
-"""Options of a U-Net that make it cheap."""
+"""Options that make a U-Net small."""
 DEFAULTS = {"defaults", "_target_"}
 
 
@@ -121,7 +121,7 @@ def test_every_job_of_a_sweep_builds(path: Path) -> None:
     node = OmegaConf.load(path)
     assert node.hydra.mode == "MULTIRUN"
     params = {key: str(value).split(",") for key, value in node.hydra.sweeper.params.items() if key != "seed"}
-    # Of many numbers the first and the last.
+    # The first and the last job stand for many numbers.
     ends = [values[:: max(len(values) - 1, 1)] if values[-1][0].isdigit() else values for values in params.values()]
     jobs = list(itertools.product(*ends))
     assert len(jobs) > 1
@@ -130,7 +130,7 @@ def test_every_job_of_a_sweep_builds(path: Path) -> None:
 
 
 PAPER = [name for name in EXPERIMENTS if name.startswith("paper/")]
-"""The paper's, of the same parts as the others, and each trained without a folder by the golden test."""
+"""Experiments of the paper, which have the same parts as the others; the golden test trains each without a folder."""
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in PAPER else n for n in EXPERIMENTS])
@@ -212,7 +212,7 @@ def test_oracle_needs_no_training_and_samples_at_once(tmp_path: Path) -> None:
 
 
 def test_what_needs_a_closed_form_kernel_is_refused_with_the_fix() -> None:
-    """All at once; each fix taken leaves one line less, and the last of them none."""
+    """All are reported at once; each fix removes a line, and the last fix removes the last line."""
     needs = "needs a closed-form kernel and sde=double_well has none: use"
     expected = [
         f"network=oracle {needs} network=classifier_mlp for classes, or network=mlp",
@@ -250,7 +250,7 @@ def test_derivatives_of_a_relu_network_are_refused(objective: str) -> None:
 
 @pytest.mark.parametrize("objective", ["implicit", "sliced"])
 def test_derivatives_of_attention_are_refused(objective: str) -> None:
-    """Torch has no second derivative of it."""
+    """Torch has no second derivative of attention."""
     with pytest.raises(Faults, match="^objective=.* differentiates the network twice.*use network=scorenet$"):
         assembly.build(composed("train", ["dataset=digits", "network=unet", f"objective={objective}"]))
     assembly.build(composed("train", ["dataset=digits", "network=scorenet", f"objective={objective}"]))
@@ -258,7 +258,7 @@ def test_derivatives_of_attention_are_refused(objective: str) -> None:
 
 @pytest.mark.parametrize("replicas", [1, 3])
 def test_a_network_that_the_memory_cannot_hold_is_refused(replicas: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights of 4 bytes, of 2 numbers and 32 features of t to 100 and to 2, each five times: training needs it."""
+    """Training needs five copies of the weights, of 4 bytes, from 2 numbers and 32 features of t to 100 and to 2."""
     config = composed("train", ["experiment=smile", "network.hidden=[100]", f"trainer.replicas={replicas}"])
     needed = replicas * 5 * 4 * (34 * 100 + 100 + 100 * 2 + 2)
     monkeypatch.setattr(assembly, "memory", lambda: needed)

@@ -1,4 +1,4 @@
-"""Models that leave the house: the same score without this package, and weights without the data."""
+"""Exported models: the same score without this package, and weights without the data."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ np.savez("found.npz", all=score(*given).numpy(), one=one.numpy())
 def test_an_exported_score_is_ours_where_this_package_is_not(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At 1000 random points and times, noised by the process itself, in the units of the data."""
+    """The scores agree at 1000 random times and points, noised by the process, in the units of the data."""
     monkeypatch.chdir(tmp_path)
     source = generator("cpu", 0, "exported")
     np.save("plane.npy", torch.randn(60, 2, generator=source).double().numpy() @ np.ones((2, 12)) + 100)
@@ -64,7 +64,7 @@ def test_an_exported_score_is_ours_where_this_package_is_not(
 
 
 def test_weights_leave_with_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The layers of a perceptron, written out by hand, give what the network gives."""
+    """The layers of a perceptron, written by hand, give the output of the network."""
     from safetensors import safe_open
 
     monkeypatch.chdir(tmp_path)

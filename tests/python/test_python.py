@@ -30,20 +30,20 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> sdegen.Run:
-    """A short run of the noisy smile, whose data have a density."""
+    """Makes a short run of the noisy smile, whose data have a density."""
     return sdegen.train("experiment=smile_noisy", *SMALL, folder=tmp_path_factory.mktemp("runs") / "run", steps=30)
 
 
 @pytest.fixture(scope="module")
 def exact(tmp_path_factory: pytest.TempPathFactory) -> sdegen.Run:
-    """The exact score of the mixture on the line."""
+    """Makes a run of the exact score of the mixture on the line."""
     folder = tmp_path_factory.mktemp("exact") / "run"
     return sdegen.train("dataset=gaussian_mixture", *SMALL[1:], network="oracle", folder=folder)
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, sdegen.Run]:
-    """Short runs of digits: a score, a score that takes the class, and a classifier."""
+    """Makes short runs of digits: a score, a score that takes the class, and a classifier."""
     folder, small = tmp_path_factory.mktemp("digits"), ("trainer.steps=2", "trainer.batch_size=8", *SMALL[1:])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "EPOCHS", (1, 1))
@@ -77,7 +77,7 @@ def test_a_resumed_run_has_the_same_bits(run: sdegen.Run) -> None:
 
 
 def test_an_array_trains_as_its_file_does(tmp_path: Path) -> None:
-    """Also after it is reloaded, and whatever kind of array it is."""
+    """The samples are the same after reloading, and for every kind of array."""
     x = np.random.default_rng(0).normal((100, -5), (3, 0.1), (60, 2))
     np.save("x.npy", x)
     options = ("dataset=file", "dataset.path=x.npy", *SMALL, "trainer.steps=20")
@@ -102,7 +102,7 @@ def test_every_kind_of_array_gives_the_same(run: sdegen.Run) -> None:
         expected = method(x)
         for values in (x.numpy(), x.tolist(), x.float(), tuple(map(tuple, x.tolist()))):
             assert torch.equal(method(values), expected)
-        # A solver treats each point by itself, but a product of other shapes may round otherwise.
+        # A solver treats each point separately, but products of other shapes may round differently.
         torch.testing.assert_close(method(x[0]), expected[0], rtol=1e-4, atol=1e-4)
         assert method(x[0].tolist()).shape == expected[0].shape
     times = run.score(x, [0.5, 0.25])
@@ -110,7 +110,7 @@ def test_every_kind_of_array_gives_the_same(run: sdegen.Run) -> None:
 
 
 def test_points_on_the_line_need_no_axis(exact: sdegen.Run) -> None:
-    """The log-density of the mixture's own law, and its derivative by differences."""
+    """The oracle is the log-density of the mixture, and its derivative by differences."""
     law = exact.dataset.law
     assert law is not None
     x = torch.linspace(-5, 5, 11, dtype=torch.float64)
@@ -133,7 +133,7 @@ def test_choices_are_those_of_the_command_line(run: sdegen.Run) -> None:
 
 
 def test_guided_score_is_that_of_the_class(digits: dict[str, sdegen.Run]) -> None:
-    """Against the definition, ∇ log p + γ ∇ log p(y | x), by the classifier's own logarithms."""
+    """The oracle is the definition, ∇ log p + γ ∇ log p(y | x), with the logarithms of the classifier."""
     score, classifier = digits["digits"], digits["digits_classifier"]
     guided = score.guided("classifier", run=classifier, label=3, scale=2.0)
     x = score.sample(4)
@@ -169,7 +169,7 @@ def test_an_observation_is_an_array_or_a_file(digits: dict[str, sdegen.Run]) -> 
 
 
 def test_metrics_know_the_data_from_others(run: sdegen.Run) -> None:
-    """Draws of the law itself are worth about the floor, and points elsewhere far more."""
+    """Draws of the data distribution have values near the floor, and other points much larger values."""
     draws = run.dataset.draw(1000, torch.Generator().manual_seed(5))
     assert draws is not None
     good, bad = run.evaluate(draws), run.evaluate(draws.numpy() + 1)
@@ -211,13 +211,16 @@ def test_mistakes_are_those_of_the_command_line(option: str, tmp_path: Path) -> 
 X = np.random.default_rng(0).normal(size=(30, 2))
 MISTAKES: list[tuple[Callable[[], object], str]] = [
     (lambda: sdegen.train(stpes=3), r"trainer\.stpes: no such option.*did you mean trainer\.steps"),
-    (lambda: sdegen.train(sde="vq"), "sde=vq: no such choice; did you mean vp"),
+    (lambda: sdegen.train(sde="vq"), r"sde=vq: no such choice; did you mean sde=vp\?"),
     (lambda: sdegen.train("seed=1,2"), "seed=1,2: several values"),
+    (lambda: sdegen.train("~seed"), "seed is missing: leave out ~seed"),
+    (lambda: sdegen.train("sweep=weighting"), "hydra.mode=MULTIRUN: sweeps run on the command line only"),
+    (lambda: sdegen.train("--multirun"), "'--multirun': an option is a text"),
     (lambda: sdegen.train(3), "3: an option is a text"),  # type: ignore[arg-type]
     (lambda: sdegen.train("resume=nowhere"), "nowhere: no such folder"),
     (lambda: sdegen.train("resume=nowhere", "sde=ve"), "sde: cannot change on resume"),
     (lambda: sdegen.train("resume=nowhere", folder="here"), "folder: a resumed run stays in its own folder"),
-    (lambda: sdegen.train("forecast=true"), "forecast: is not taken here"),
+    (lambda: sdegen.train("forecast=true"), "forecast: works on the command line only"),
     (lambda: sdegen.fit([[1, 2], [3]]), "x: not an array: .*inhomogeneous"),
     (lambda: sdegen.fit([[1.0, float("nan")], *X.tolist()]), "x: 1 of 31 points hold NaN or infinity, the first is"),
     (lambda: sdegen.fit(["a", "b", "c"]), "x: holds .*, not real numbers"),
@@ -249,9 +252,9 @@ RUN_MISTAKES: list[tuple[Callable[[sdegen.Run], object], str]] = [
     (lambda run: run.sample(5, sampler="adams", steps=-1), "sampler.steps=-1 must be at least 1"),
     (lambda run: run.sample(5, label=3), "label=3: the data of .* have no labels"),
     (lambda run: run.guided("clasifier"), "guidance=clasifier: no such choice; did you mean classifier"),
-    (lambda run: run.guided("classifier"), "guidance.run: is missing: give run="),
+    (lambda run: run.guided("classifier"), "guidance.run is missing: give run="),
     (lambda run: run.guided("classifier", run=run), "guidance.run=.*: holds no classifier"),
-    (lambda run: run.guided("linear"), "guidance.measurement.path: is missing"),
+    (lambda run: run.guided("linear"), "guidance.measurement.path is missing"),
     (
         lambda run: run.guided("inpaint", observed=[1.0, 2.0], measurement={"mask": "left"}),
         "observed: must have the shape",
@@ -265,7 +268,7 @@ RUN_MISTAKES: list[tuple[Callable[[sdegen.Run], object], str]] = [
     (lambda run: sdegen.load(run.folder, weights="emma"), "weights: must be one of ema, raw"),  # type: ignore[arg-type]
     (lambda run: sdegen.load(run.folder, precision="half"), "precision: must be one of"),  # type: ignore[arg-type]
     (lambda run: sdegen.load(run.folder, device="tpu"), "device=tpu is not a device"),
-    (lambda run: sdegen.fit(X, folder=run.folder), ".*: holds a run already: give another folder="),
+    (lambda run: sdegen.fit(X, folder=run.folder), ".*: contains a run already: give another folder="),
 ]
 
 

@@ -122,7 +122,7 @@ def test_what_cannot_be_trained_together_leaves_no_folder(tmp_path: Path) -> Non
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), *options]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "give numbers, as sde.sigma_max=" in done.stderr
+    assert "give numbers, as in sde.sigma_max=" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -131,9 +131,9 @@ REFUSED = {
     (
         "objective=sliced",
         "network.activation=silu",
-    ): "it needs objective=denoising: train them one by one, by -m seed=",
+    ): "it needs objective=denoising: train them one by one, with -m seed=",
     ("trainer.precision=bfloat16",): "other than bfloat16: train them one by one",
-    ("sde=ve",): "differ between the seeds: give numbers, as sde.sigma_max=",
+    ("sde=ve",): "different values for auto in sde=: give numbers, as in sde.sigma_max=",
     ("trainer.replicas=0",): "replicas=0 must lie between 1 and 1024",
 }
 

@@ -1,23 +1,21 @@
-"""azula's samplers, unchanged."""
+"""Samplers of azula, unchanged."""
 
 from __future__ import annotations
 
 import importlib
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from arena.grids import denoised, gridded
 from arena.race import Contestant
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from sdegen.sde import LinearSDE
-    from sdegen.sde.base import Score
+from sdegen.sde import LinearSDE
+from sdegen.sde.base import Score
 
 
 def contestants(kind: str) -> list[Contestant]:
-    """Returns azula's samplers with every grid; their noise schedule is a function of t."""
+    """Returns the samplers with every grid; their noise schedule is a function of t."""
     denoise = importlib.import_module("azula.denoise")
     sample = importlib.import_module("azula.sample")
 

@@ -1,24 +1,23 @@
-"""diffusers' schedulers, unchanged."""
+"""Schedulers of diffusers, unchanged."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from arena.grids import denoised, gridded, level
 from arena.race import Contestant
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from sdegen.sde import LinearSDE
-    from sdegen.sde.base import Score
+from sdegen.sde import LinearSDE
+from sdegen.sde.base import Score
 
 
 def contestants(kind: str) -> list[Contestant]:
-    """Returns diffusers' schedulers with every grid; our noise levels replace those of their tables."""
+    """Returns the schedulers with every grid; our noise levels replace the ones in their tables."""
     schedulers = importlib.import_module("diffusers.schedulers")
     importlib.import_module("diffusers").utils.logging.set_verbosity_error()
     found = []
@@ -48,8 +47,6 @@ def exploding(
     repeats: int, cls: type, options: dict[str, Any], sde: LinearSDE, score: Score, x: Tensor, times: Tensor
 ) -> Tensor:
     """Samples with a scheduler that moves x / alpha and visits each inner time ``repeats`` times."""
-    import torch
-
     scheduler = cls(**options)
     scheduler.set_timesteps(len(times) - 1)
     inner = times[1:-1].repeat_interleave(repeats)
@@ -77,8 +74,6 @@ def edm(cls: type, options: dict[str, Any], sde: LinearSDE, score: Score, x: Ten
 
 def stepped(scheduler: Any, times: Tensor, x: Tensor, output: Callable[[Tensor, Tensor], Tensor]) -> Tensor:  # noqa: ANN401
     """Runs the loop of a pipeline; decreasing labels stand for our times, which the scheduler does not know."""
-    import torch
-
     scheduler.timesteps = torch.arange(len(times) - 1, -1, -1, dtype=torch.float64)
     for t, label in zip(times, scheduler.timesteps, strict=True):
         x = scheduler.step(output(x, t), label, x, return_dict=False)[0].double()
@@ -120,7 +115,7 @@ DIFFUSERS_ODE: dict[str, tuple[str, dict[str, Any], Any]] = {
     **{f"EDM DPM++ {o}M": ("EDMDPMSolverMultistepScheduler", {"solver_order": o}, edm) for o in (2, 3)},
     "Heun": ("HeunDiscreteScheduler", {}, partial(exploding, 2)),
 }
-"""The scheduler, its options and the function that runs it, by name."""
+"""Scheduler, its options and the function that runs it, by name."""
 
 SDE_DPM = {"algorithm_type": "sde-dpmsolver++"}
 SA = "SASolverScheduler"

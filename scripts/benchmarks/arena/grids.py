@@ -5,23 +5,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from arena.race import Contestant
+from sdegen.samplers import DDIM, StepSampler
+from sdegen.sde import LinearSDE
+from sdegen.sde.base import Score
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from sdegen.sde import LinearSDE
-    from sdegen.sde.base import Score
-
-Grid = Callable[["LinearSDE", int], "Tensor"]
+Grid = Callable[[LinearSDE, int], Tensor]
 """``(sde, steps) -> times``, ``(steps + 1,)`` float64, decreasing from T."""
 
 
 def share(steps: int) -> Tensor:
-    import torch
-
     return torch.linspace(0, 1, steps + 1, dtype=torch.float64)
 
 
@@ -33,24 +30,18 @@ def power(rho: float, sde: LinearSDE, steps: int, last: float | None = None) -> 
 
 def log_snr(sde: LinearSDE, steps: int, last: float | None = None) -> Tensor:
     """Returns the grid that is uniform in log(sigma / alpha)."""
-    import torch
-
     ends = sde.log_nsr(torch.tensor([sde.T, last or sde.eps], dtype=torch.float64))
     return sde.time(torch.lerp(ends[0], ends[1], share(steps)))
 
 
 def karras(sde: LinearSDE, steps: int, last: float | None = None, rho: float = 7.0) -> Tensor:
     """Returns the grid that is uniform in (sigma / alpha)^(1/rho). Reference: Karras et al. (2022), eq. 5."""
-    import torch
-
     ends = (sde.log_nsr(torch.tensor([sde.T, last or sde.eps], dtype=torch.float64)) / (2 * rho)).exp()
     return sde.time(2 * rho * torch.lerp(ends[0], ends[1], share(steps)).log())
 
 
 def to_zero(grid: Callable[..., Tensor], last: float, sde: LinearSDE, steps: int) -> Tensor:
-    """Returns a grid from T to ``last`` and then 0, so that the last evaluation is at ``last``."""
-    import torch
-
+    """Returns a grid from T to ``last`` and then to 0, so that the last evaluation is at ``last``."""
     if steps < 2:
         raise ValueError("a grid to 0 needs at least two steps")
     return torch.cat([grid(sde, steps - 1, last=last), torch.zeros(1, dtype=torch.float64)])
@@ -58,8 +49,6 @@ def to_zero(grid: Callable[..., Tensor], last: float, sde: LinearSDE, steps: int
 
 def logistic(sde: LinearSDE, steps: int) -> Tensor:
     """Returns the grid of our ``sampler=adams``."""
-    from sdegen.samplers import DDIM, StepSampler
-
     return StepSampler(DDIM(), steps=steps, grid="logistic").times(sde)
 
 
@@ -73,9 +62,9 @@ GRIDS: dict[str, Grid] = {
     "Karras to 1e-3, 0": partial(to_zero, karras, 1e-3),
     "ours": logistic,
 }
-"""The grids that the libraries and papers use, and our own. Those to 0 are defaults of diffusers and k-diffusion."""
+"""Grids of the libraries and papers, and our own. The grids to 0 are defaults of diffusers and k-diffusion."""
 
-Stepper = Callable[["LinearSDE", "Score", "Tensor", "Tensor"], "Tensor"]
+Stepper = Callable[[LinearSDE, Score, Tensor, Tensor], Tensor]
 """``(sde, score, x, times) -> samples``, with noise from the global generator."""
 
 
@@ -91,9 +80,7 @@ def gridded(name: str, stepper: Stepper) -> list[Contestant]:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Context in which the global generator is seeded and float64 is the default, which these libraries need."""
-    import torch
-
+    """Seed the global generator and make float64 the default, as these libraries need, while the context is open."""
     default = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""k-diffusion's samplers, unchanged; independent noise replaces the Brownian trees of some."""
+"""Samplers of k-diffusion, unchanged, except that independent noise replaces some Brownian trees."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ import types
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from arena.grids import denoised, gridded, level, seeded
 from arena.race import TOLERANCES, Contestant
+from sdegen.sde import LinearSDE
+from sdegen.sde.base import Score
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from sdegen.sde import LinearSDE
-    from sdegen.sde.base import Score
-
-Walk = Callable[..., "Tensor"]
+Walk = Callable[..., Tensor]
 """``(model, x / alpha, levels) -> x / alpha``: a sampler of the library with its options."""
 
 ODE: dict[str, tuple[str, dict[str, Any]]] = {
@@ -29,7 +28,7 @@ ODE: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"{name} eta=0": (name, {"eta": 0.0}) for name in ("dpmpp_2s_ancestral", "dpmpp_3m_sde")},
     "dpmpp_2m_sde heun eta=0": ("dpmpp_2m_sde", {"eta": 0.0, "solver_type": "heun"}),
 }
-"""The sampler and its options, by name."""
+"""Sampler and options, by name."""
 
 TREES = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde")
 SDE: dict[str, tuple[str, dict[str, Any]]] = {
@@ -46,7 +45,7 @@ INDEPENDENT: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def contestants(kind: str) -> list[Contestant]:
-    """Returns the samplers with every grid, and those that choose their own steps."""
+    """Returns the samplers with every grid, and the samplers that choose their own steps."""
     sampling, found = k_sampling(), []
 
     def walk(sampler: str, options: dict[str, Any]) -> Walk:
@@ -74,16 +73,12 @@ def stepped(walk: Walk, sde: LinearSDE, score: Score, x: Tensor, times: Tensor) 
 
 def independent(walk: Walk, sde: LinearSDE, score: Score, x: Tensor, times: Tensor) -> Tensor:
     """Samples on a grid with independent noise at each step."""
-    import torch
-
     noisy = partial(walk, noise_sampler=lambda sigma, sigma_next: torch.randn_like(x))
     return stepped(noisy, sde, score, x, times)
 
 
 def whole(walk: Walk, adaptive: bool, sde: LinearSDE, score: Score, x: Tensor, steps: int, seed: int) -> Tensor:
-    """Samples with a sampler that chooses its own times; one that is not adaptive takes the number of steps."""
-    import torch
-
+    """Samples with a sampler that chooses its own times; if it is not adaptive, it takes the number of steps."""
     times = torch.tensor([sde.eps, sde.T], dtype=torch.float64)
     with seeded(seed):
         counts = {} if adaptive else {"n": steps}
@@ -92,7 +87,7 @@ def whole(walk: Walk, adaptive: bool, sde: LinearSDE, score: Score, x: Tensor, s
 
 
 def model(sde: LinearSDE, score: Score) -> Callable[[Tensor, Tensor], Tensor]:
-    """Returns the denoiser of x / alpha, a function of it and the noise level of each row."""
+    """Returns the denoiser, a function of x / alpha and the noise level of each row."""
 
     def call(x: Tensor, sigma: Tensor) -> Tensor:
         t = sde.time(2 * sigma[0].log())

@@ -1,20 +1,21 @@
-"""The samplers of this package, composed from options as in ``scripts/train.py``."""
+"""Samplers of this package, composed from options as on the command line."""
 
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from arena.race import TOLERANCES, Contestant
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from sdegen.sde import LinearSDE
-    from sdegen.sde.base import Score
+from sdegen.config import compose, construction
+from sdegen.core.randomness import SampleNoise
+from sdegen.samplers import Sampler
+from sdegen.samplers.grids import GRIDS
+from sdegen.sde import LinearSDE
+from sdegen.sde.base import Score
 
 CONFIGURED = {"ode": "sampler=adams", "sde": "sampler=stochastic_adams"}
-"""The sampler that the README recommends, which has a row with its own configuration."""
+"""Sampler that the README recommends, which also has a row with its own configuration."""
 
 STEPPED: dict[str, tuple[tuple[str, ...], ...]] = {
     "ode": (
@@ -45,8 +46,6 @@ ADAPTIVE: dict[str, tuple[str, ...]] = {"ode": ("sampler=rk45", "sampler=dopri5"
 
 def contestants(kind: str) -> list[Contestant]:
     """Returns our samplers with every grid or tolerance, and the recommended one with its own configuration."""
-    from sdegen.samplers.grids import GRIDS
-
     recommended = CONFIGURED[kind]
     found = [Contestant(f"{called(recommended)}, as configured", "", functools.partial(stepped, (recommended,)))]
     for options in STEPPED[kind]:
@@ -72,16 +71,11 @@ def stepped(options: tuple[str, ...], sde: LinearSDE, score: Score, x: Tensor, s
 
 def solved(options: tuple[str, ...], sde: LinearSDE, score: Score, x: Tensor, steps: int, seed: int) -> Tensor:
     """Samples with the sampler of some options."""
-    from sdegen.core.randomness import SampleNoise
-
     noise = SampleNoise(seed, 0, len(x), tuple(x.shape[1:]))
     return composed(options)(sde, score, x, noise=noise).x
 
 
 @functools.cache
-def composed(options: tuple[str, ...]) -> Any:  # noqa: ANN401
+def composed(options: tuple[str, ...]) -> Sampler:
     """Returns the sampler of some options."""
-    from sdegen.config import compose, construction
-
-    config = compose.composed("train", options)
-    return construction.construct(config, "sampler", ())
+    return construction.construct(compose.composed("train", options), "sampler", ())

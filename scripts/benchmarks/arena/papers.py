@@ -7,36 +7,30 @@ where :math:`d\hat x = \hat\varepsilon\, d\hat\sigma` with the noise
 
 from __future__ import annotations
 
-import functools
 from functools import partial
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.polynomial.legendre import leggauss
+from torch import Tensor
 
 from arena.grids import denoised, gridded, level
 from arena.race import Contestant
-
-if TYPE_CHECKING:
-    from numpy import ndarray
-    from torch import Tensor
-
-    from sdegen.sde import LinearSDE
-    from sdegen.sde.base import Score
+from sdegen.sde import LinearSDE
+from sdegen.sde.base import Score
 
 ADAMS_BASHFORTH = ((1,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
 """Weights of the derivatives on equal steps, the newest first."""
 
 
 def contestants(kind: str) -> list[Contestant]:
-    """Returns the samplers of the flow with every grid; there are none of the reverse SDE."""
+    """Returns the samplers of the flow with every grid; there are none for the reverse SDE."""
     if kind == "sde":
         return []
     found = []
     for order in (1, 2, 3, 4):
         found += gridded(f"iPNDM {order}", partial(ipndm, order))
-        found += [
-            contestant._replace(name=f"iPNDM {order}, as published")
-            for contestant in gridded("", partial(ipndm, order))
-            if contestant.setting == "Karras"
-        ]
+        published = gridded(f"iPNDM {order}, as published", partial(ipndm, order))
+        found += [contestant for contestant in published if contestant.setting == "Karras"]
     for order in (1, 2, 3, 4):
         found += gridded(f"REAB {order}, corrected", partial(reab, order))
     return found
@@ -89,22 +83,11 @@ def reab(order: int, sde: LinearSDE, score: Score, x: Tensor, times: Tensor) -> 
 
 def weights(u: Tensor) -> list[float]:
     """Returns the integrals over the last step of e^u / (1 + e^2u) times the Lagrange polynomials of the nodes."""
-    import numpy as np
-
     *past, end = u.tolist()
-    points, shares = legendre()
-    at = past[-1] + (end - past[-1]) * points
-    density = (end - past[-1]) * shares / (2 * np.cosh(at))
+    points, shares = leggauss(32)
+    at = past[-1] + (end - past[-1]) * (1 + points) / 2
+    density = (end - past[-1]) * shares / (4 * np.cosh(at))
     return [
         float(density @ np.prod([(at - other) / (node - other) for other in past if other != node] or [at**0], axis=0))
         for node in past
     ]
-
-
-@functools.cache
-def legendre() -> tuple[ndarray, ndarray]:
-    """Returns Gauss's points between 0 and 1, and their weights."""
-    from numpy.polynomial.legendre import leggauss
-
-    points, shares = leggauss(32)
-    return (1 + points) / 2, shares / 2

@@ -1,32 +1,35 @@
-"""The problem of a contest: targets side by side, starts of the samplers, and distances to the truth."""
+"""The problem of a contest: targets, starts of the samplers, and distances to the truth."""
 
 from __future__ import annotations
 
 import functools
 import statistics
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 from arena.targets import SideBySide, target
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from sdegen.sde import LinearSDE
-    from sdegen.sde.base import Score
+from sdegen.core.randomness import generator, randn_like
+from sdegen.metrics.distances import directions
+from sdegen.samplers import Dopri5
+from sdegen.sde import VP, LinearSDE
+from sdegen.sde.base import Score
 
 REFERENCE = 50_000
 """Number of exact draws with which samples are compared."""
 
 
 class Problem(NamedTuple):
-    """Targets side by side, the starts of the samplers, and the distances of samples to the truth.
+    """Several targets, the starts of the samplers, and the distances of samples to the truth.
 
     Attributes:
-        sde: the forward process.
-        score: the exact score of points ``(K B, d)``, B for each of K targets.
+        sde: forward process.
+        score: exact score of points ``(K B, d)``, B for each of K targets.
         x: draws of the prior, ``(K, B, d)``.
-        distances: for each target, the distance of samples ``(B, d)`` in standard deviations of the data.
+        distances: for each target, a function from samples ``(B, d)`` to their distance from the truth, in standard
+            deviations of the data.
     """
 
     sde: LinearSDE
@@ -40,12 +43,7 @@ class Problem(NamedTuple):
 
 
 def problem(kind: str, family: str, seeds: Sequence[int], samples: int) -> Problem:
-    """Returns the problem of some seeds of a family, with the distances of the ``kind`` of contest."""
-    import torch
-
-    from sdegen.core.randomness import generator, randn_like
-    from sdegen.sde import VP
-
+    """Returns the problem of several seeds of a family; the ``kind`` of contest selects the distances."""
     sde, laws = VP(), [target(family, seed) for seed in seeds]
     d = laws[0].means.shape[1]
     # Fewer samples have the first of the same draws.
@@ -69,16 +67,11 @@ def apart(problem: Problem, family: str, seeds: Sequence[int]) -> list[Problem]:
 
 def flow(sde: LinearSDE, score: Score, x: Tensor) -> Tensor:
     """Returns the end points of the probability-flow ODE with errors of about 1e-9: ``(B, *)`` to ``(B, *)``."""
-    from sdegen.core.randomness import generator, randn_like
-    from sdegen.samplers import Dopri5
-
     return Dopri5(rtol=1e-10, atol=1e-10)(sde, score, x, noise=randn_like(generator("cpu", 0))).x
 
 
 def floor(problem: Problem, family: str, seeds: Sequence[int]) -> float:
-    """Returns the distance of as many exact draws as samples to the truth, the mean over targets."""
-    from sdegen.core.randomness import generator
-
+    """Returns the distance of exact draws, as many as there are samples, to the truth; the mean over targets."""
     samples = problem.x.shape[1]
     draws = [target(family, seed).sample(samples, generator("cpu", seed, "contest floor")) for seed in seeds]
     return statistics.mean(distance(x) for distance, x in zip(problem.distances, draws, strict=True))
@@ -88,7 +81,7 @@ class EndPoints:
     """Mean Euclidean distance of samples to exact end points from the same starts.
 
     Args:
-        truth: the end points, ``(N, d)``.
+        truth: exact end points, ``(N, d)``.
     """
 
     def __init__(self, truth: Tensor) -> None:
@@ -99,15 +92,13 @@ class EndPoints:
 
 
 class SlicedW1:
-    """:func:`sdegen.metrics.sliced_w1` to points that are sorted once, which is ten times faster.
+    """Distance :func:`sdegen.metrics.sliced_w1` to points that are sorted once, which is ten times faster.
 
     Args:
-        draws: the points compared to, ``(M, d)``.
+        draws: points to compare with, ``(M, d)``.
     """
 
     def __init__(self, draws: Tensor) -> None:
-        from sdegen.metrics.distances import directions
-
         self.directions = directions(draws.shape[1])
         self.sorted = (draws @ self.directions).T.sort().values
 
@@ -122,10 +113,8 @@ def jumps(n: int, m: int) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the pieces on which the quantile functions of n and of m points are constant.
 
     Returns:
-        For each piece, the index of the point in the first set, that in the second, and the width.
+        For each piece, the index of the point in the first set, the index in the second set, and the width.
     """
-    import torch
-
-    # In units of 1 / (n m) they jump at multiples of m and of n.
+    # In units of 1 / (n m), the quantile functions jump at multiples of m and of n.
     ends = torch.cat([torch.arange(n + 1) * m, torch.arange(m) * n]).unique()
     return ends[:-1] // m, ends[:-1] // n, ends.diff().double() / (n * m)

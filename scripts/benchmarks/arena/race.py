@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
 
 from arena.problem import Problem
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from sdegen.sde import LinearSDE
-    from sdegen.sde.base import Score
+from sdegen.sde import LinearSDE
+from sdegen.sde.base import Score
+from sdegen.sde.scores import Counted
 
 TOLERANCES = [10 ** (-k / 4) for k in range(-2, 25)]
-"""The settings of a sampler that chooses its own steps."""
+"""Settings of a sampler that chooses its own steps."""
 
 FINALISTS = 2
 """Number of settings of a sampler that are measured on all samples."""
 
 Row = dict[str, Any]
-Run = Callable[["LinearSDE", "Score", "Tensor", int, int], "Tensor"]
+Run = Callable[[LinearSDE, Score, Tensor, int, int], Tensor]
 """``(sde, score, x, steps, seed) -> samples``, from draws ``x`` of the prior, both ``(B, d)``."""
 
 
@@ -31,9 +32,9 @@ class Contestant(NamedTuple):
     """A sampler with one setting.
 
     Attributes:
-        name: library and sampler.
-        setting: the time grid, or the tolerance.
-        run: see :data:`Run`; an adaptive sampler ignores the number of steps.
+        name: names of library and sampler.
+        setting: time grid or tolerance.
+        run: function that samples, see :data:`Run`; an adaptive sampler ignores the number of steps.
         adaptive: True if it chooses its own steps.
     """
 
@@ -44,7 +45,7 @@ class Contestant(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """A distance, the mean over problems, and the largest number of evaluations per sample on any of them."""
+    """The mean distance over problems, and the largest number of evaluations per sample on any problem."""
 
     value: float
     nfe: float
@@ -60,10 +61,6 @@ def once(contestant: Contestant, problem: Problem, steps: int) -> Measured:
 
 def walk(contestant: Contestant, problem: Problem, steps: int) -> tuple[Tensor, float]:
     """Returns samples ``(K, B, d)`` and the number of evaluations for each."""
-    import torch
-
-    from sdegen.sde.scores import Counted
-
     score, x = Counted(problem.score), problem.x.flatten(0, 1)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -74,6 +71,8 @@ def walk(contestant: Contestant, problem: Problem, steps: int) -> tuple[Tensor, 
 def fitting(contestant: Contestant, problem: Problem, budget: int) -> int:
     """Returns the largest number of steps within ``budget`` evaluations; 0 if even one step needs more."""
     few = problem.head(4)
+    if contestant.adaptive:
+        return int(walk(contestant, few, 1)[1] <= budget)
     steps = budget
     while steps and (count := walk(contestant, few, steps)[1]) > budget:
         steps = min(steps - 1, int(steps * budget / count))
@@ -86,16 +85,19 @@ class Race:
     """Samplers on the problems of one family; measurements are cached.
 
     Args:
-        problems: the problems over which distances are averaged.
+        problems: problems over which distances are averaged.
         search: number of samples on which the settings of a sampler are compared.
     """
 
     def __init__(self, problems: Sequence[Problem], search: int) -> None:
-        self.problems = problems
-        self.heads = [problem.head(search) for problem in problems]
-        self._steps: dict[tuple[Contestant, int], int] = {}
-        self._counts: dict[Contestant, float] = {}
-        self._results: dict[tuple[Contestant, int, bool], Measured] = {}
+        heads = [problem.head(search) for problem in problems]
+
+        def measured(contestant: Contestant, steps: int, head: bool) -> Measured:
+            results = [once(contestant, problem, steps) for problem in (heads if head else problems)]
+            return Measured(statistics.mean(r.value for r in results), max(r.nfe for r in results))
+
+        self._measured = functools.cache(measured)
+        self._fitting = functools.cache(lambda contestant, budget: fitting(contestant, problems[0], budget))
 
     def rows(self, contestants: Sequence[Contestant], budgets: Sequence[int]) -> Iterator[Row]:
         """Yields a row for each sampler: its results with the best setting for each number of evaluations."""
@@ -105,7 +107,7 @@ class Race:
             yield {"name": name, "at": {str(b): result for b, result in results.items() if result["value"] < math.inf}}
 
     def best(self, own: Sequence[Contestant], budget: int) -> dict[str, Any]:
-        """Returns the result of the best setting of a sampler, among those that are best on the first samples."""
+        """Returns the result of a sampler with the best of the settings that win on the first samples."""
         finalists = list(own)
         if len(own) > FINALISTS:
             tried = [self.measure(contestant, budget, head=True).value for contestant in own]
@@ -120,19 +122,5 @@ class Race:
         steps = self._fitting(contestant, budget)
         if not steps:
             return Measured(math.inf, 0)
-        if (contestant, steps, head) not in self._results:
-            problems = self.heads if head else self.problems
-            results = [once(contestant, problem, steps) for problem in problems]
-            value, nfe = statistics.mean(r.value for r in results), max(r.nfe for r in results)
-            self._results[contestant, steps, head] = Measured(value, nfe)
-        result = self._results[contestant, steps, head]
+        result = self._measured(contestant, steps, head)
         return result if result.nfe <= budget else Measured(math.inf, result.nfe)
-
-    def _fitting(self, contestant: Contestant, budget: int) -> int:
-        if contestant.adaptive:
-            if contestant not in self._counts:
-                self._counts[contestant] = walk(contestant, self.problems[0].head(4), 1)[1]
-            return int(self._counts[contestant] <= budget)
-        if (contestant, budget) not in self._steps:
-            self._steps[contestant, budget] = fitting(contestant, self.problems[0], budget)
-        return self._steps[contestant, budget]

@@ -1,16 +1,16 @@
-r"""Families of Gaussian mixtures, and their exact scores side by side.
+r"""Families of Gaussian mixtures, and the exact scores of several mixtures at once.
 
 =========  ==========================================================================================================
 broad      3 to 10 modes of the plane; principal deviations log-uniform from 0.03 to 0.4 of the spread of the means
 clusters   25 round clusters of the plane, of deviation 0.014 where the means are spread by 1
 rare       a broad mixture of the plane and a mode of weight 0.02 and deviation 0.01
 ring       48 Gaussians along a circle, 0.03 thick, heavier on one side
-tails      three Cauchy laws of the plane, each as 16 Gaussians of growing scale
+tails      three Cauchy distributions of the plane, each as 16 Gaussians of growing scale
 planes16   8 planes of dimension 4 in 16 dimensions, 0.03 thick, in random directions
 planes64   the same in 64 dimensions
 =========  ==========================================================================================================
 
-Every law is a function of its family and seed, with mean 0 and standard deviation 1 in each coordinate. Seeds from 100
+Each mixture is a function of family and seed, with mean 0 and standard deviation 1 in each coordinate. Seeds from 100
 on are for tuning: no reported number is measured on them.
 """
 
@@ -19,20 +19,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Generator, Tensor
+import torch
+from scipy.stats import chi2
+from torch import Generator, Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-    from sdegen.sde import LinearSDE
-    from sdegen.sde.mixture import GaussianMixture
+from sdegen.core.randomness import generator
+from sdegen.sde import LinearSDE
+from sdegen.sde.mixture import GaussianMixture
 
 
 def target(family: str, seed: int) -> GaussianMixture:
-    """Returns the law of a seed in a family of :data:`FAMILIES`."""
-    from sdegen.core.randomness import generator
-
-    # With this key the broad laws are those of older measurements.
+    """Returns the mixture of a seed in a family of :data:`FAMILIES`."""
+    # With this key the broad mixtures are the same as in older measurements.
     key = ("contest",) if family == "broad" else ("contest", family)
     law = FAMILIES[family](generator("cpu", seed, *key))
     return law.affine(*moments(law))
@@ -47,31 +47,21 @@ def moments(law: GaussianMixture) -> tuple[Tensor, Tensor]:
 
 def uniform(source: Generator, *shape: int) -> Tensor:
     """Draws uniform numbers between 0 and 1, float64."""
-    import torch
-
     return torch.rand(*shape, generator=source, dtype=torch.float64)
 
 
 def normal(source: Generator, *shape: int) -> Tensor:
     """Draws standard normal numbers, float64."""
-    import torch
-
     return torch.randn(*shape, generator=source, dtype=torch.float64)
 
 
 def turned(deviations: Tensor, angle: Tensor) -> Tensor:
     """Returns covariances ``(M, 2, 2)`` with principal deviations ``(M, 2)``, the first at an angle ``(M,)``."""
-    import torch
-
     axes = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).reshape(-1, 2, 2)
     return axes @ torch.diag_embed(deviations**2) @ axes.mT
 
 
 def broad(source: Generator) -> GaussianMixture:
-    import torch
-
-    from sdegen.sde.mixture import GaussianMixture
-
     m = int(torch.randint(3, 11, (), generator=source))
     weights = 0.2 + uniform(source, m)
     means = normal(source, m, 2)
@@ -80,19 +70,11 @@ def broad(source: Generator) -> GaussianMixture:
 
 
 def clusters(source: Generator) -> GaussianMixture:
-    import torch
-
-    from sdegen.sde.mixture import GaussianMixture
-
     narrow = 0.014**2 * torch.eye(2, dtype=torch.float64).expand(25, 2, 2)
     return GaussianMixture(0.5 + uniform(source, 25), normal(source, 25, 2), narrow)
 
 
 def rare(source: Generator) -> GaussianMixture:
-    import torch
-
-    from sdegen.sde.mixture import GaussianMixture
-
     base = broad(source)
     weights = torch.cat([0.98 * base.weights, torch.tensor([0.02], dtype=torch.float64)])
     tight = 0.01**2 * torch.eye(2, dtype=torch.float64)
@@ -102,10 +84,6 @@ def rare(source: Generator) -> GaussianMixture:
 
 
 def ring(source: Generator) -> GaussianMixture:
-    import torch
-
-    from sdegen.sde.mixture import GaussianMixture
-
     m = 48
     angle = 2 * math.pi * torch.arange(m, dtype=torch.float64) / m
     weights = 1 + 0.7 * (angle + 2 * math.pi * uniform(source, 1)).cos()
@@ -115,13 +93,9 @@ def ring(source: Generator) -> GaussianMixture:
 
 
 def tails(source: Generator) -> GaussianMixture:
-    import torch
-    from scipy.stats import chi2
-
-    from sdegen.sde.mixture import GaussianMixture
-
     centres, scales = 3, 16
-    # A Cauchy vector is a normal one over the root of a chi2 of one degree, here at the midpoints of 16 equal shares.
+    # A Cauchy vector is a normal vector over the root of a chi2 variable with one degree of freedom. The chi2 variable
+    # is replaced by its quantiles at the midpoints of 16 equal shares.
     variances = 1 / torch.as_tensor(chi2.ppf([(i + 0.5) / scales for i in range(scales)], 1))
     shape = turned(0.1 + 0.2 * uniform(source, centres, 2), 2 * math.pi * uniform(source, centres))
     covariances = (shape[:, None] * variances[None, :, None, None]).flatten(0, 1)
@@ -130,11 +104,7 @@ def tails(source: Generator) -> GaussianMixture:
 
 
 def planes(d: int, source: Generator) -> GaussianMixture:
-    """Returns planes, with half of the variance of each coordinate between and half within them."""
-    import torch
-
-    from sdegen.sde.mixture import GaussianMixture
-
+    """Returns planes; half of the variance of each coordinate is between planes and half within them."""
     m, rank, thickness = 8, 4, 0.03
     weights = 0.5 + uniform(source, m)
     weights = weights / weights.sum()
@@ -160,7 +130,7 @@ FAMILIES: dict[str, Callable[[Generator], GaussianMixture]] = {
 
 
 class SideBySide:
-    r"""The exact score of K mixtures at once, each on its share of the batch, which is faster than one by one.
+    r"""Exact scores of K mixtures, each on its share of the batch, which is faster than one mixture after another.
 
     A covariance is the sum of a multiple of the identity and a part of low rank, :math:`\Sigma_m = b_m I + Q_m W_m
     Q_m^T` with orthonormal :math:`Q_m`, so that with :math:`v_m = \alpha^2 b_m + \sigma^2` and :math:`\kappa_m =
@@ -171,14 +141,11 @@ class SideBySide:
     and the score is a few matrix products.
 
     Args:
-        laws: mixtures with full covariances, all of the same dimension.
-        sde: the forward process.
+        laws: mixtures with full covariances and the same dimension.
+        sde: forward process.
     """
 
     def __init__(self, laws: Sequence[GaussianMixture], sde: LinearSDE) -> None:
-        import torch
-        from torch.nn.utils.rnn import pad_sequence
-
         self.sde = sde
         # Padding components have weight 0.
         self.log_weights = pad_sequence([law.weights.log() for law in laws], True, -math.inf).unsqueeze(1)

@@ -1,4 +1,4 @@
-"""The parts that all suites share: rows, interleaved timing, processes, the table and the figure."""
+"""The parts that all suites share: rows, timing in turn, processes, the table and the figure."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[3]
 
 LONG = 40
-"""A table has all rows of a panel up to this number; beyond, it has the last row of each line."""
+"""Largest number of rows of a panel in a table; of a longer panel, the table has the last row of each line."""
 
 
 class Row(NamedTuple):
     """A number of a suite.
 
     Attributes:
-        panel: the quantity.
-        line: the contestant.
-        at: the position on the axis, a number or a name.
+        panel: measured quantity.
+        line: contestant.
+        at: position on the axis, a number or a name.
         median: median of all rounds.
         low: lower quartile.
         high: upper quartile.
-        unit: unit of the three.
+        unit: unit of median and quartiles.
     """
 
     panel: str
@@ -47,7 +47,7 @@ class Row(NamedTuple):
 
 
 def row(panel: str, line: str, at: str | float, values: Sequence[float], unit: str) -> Row:
-    """Returns the row of some rounds, with their median and quartiles."""
+    """Returns the row of several rounds, with their median and quartiles."""
     ordered = sorted(values)
     quartiles = ordered[len(ordered) // 4], ordered[-1 - len(ordered) // 4]
     return Row(panel, line, at, statistics.median(ordered), *quartiles, unit)
@@ -56,7 +56,7 @@ def row(panel: str, line: str, at: str | float, values: Sequence[float], unit: s
 def interleaved(
     works: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Returns the seconds of each work; a round runs all in turn, and the first round does not count."""
+    """Returns the seconds of each function; a round calls all in turn, and the first round does not count."""
     taken: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds + 1):
         for name, work in works.items():
@@ -67,7 +67,7 @@ def interleaved(
 
 
 def over(seconds: Mapping[str, Sequence[float]], base: str) -> dict[str, list[float]]:
-    """Returns the seconds of the other works over those of ``base`` in the same round."""
+    """Returns the seconds of the other functions over the seconds of ``base`` in the same round."""
     return {
         name: [own / bare for own, bare in zip(values, seconds[base], strict=True)]
         for name, values in seconds.items()
@@ -75,40 +75,40 @@ def over(seconds: Mapping[str, Sequence[float]], base: str) -> dict[str, list[fl
     }
 
 
-def process(call: str, threads: int = 1) -> Any:  # noqa: ANN401 - any JSON
-    """Returns the result of a call such as ``memory.peak()`` in a process with a number of threads."""
-    module = call.partition(".")[0]
-    code = f"import json; from suites import {module}; print(json.dumps({call}))"
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": str(threads),
-        "PYTHONPATH": f"{ROOT / 'scripts' / 'benchmarks'}{os.pathsep}{ROOT}",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+def command(*arguments: str, folder: Path = ROOT, threads: int = 1) -> subprocess.CompletedProcess[str]:
+    """Runs Python with some arguments in a folder to its end; a failure does not raise."""
+    search = os.pathsep.join(map(str, (ROOT / "scripts" / "benchmarks", ROOT)))
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": search}
+    line = [sys.executable, *arguments]
+    return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def printed(code: str, about: str, folder: Path = ROOT, threads: int = 1) -> Any:  # noqa: ANN401 - any JSON
+    """Returns the JSON in the last line that a program prints in a process of its own.
+
+    Raises:
+        UserError: the program failed; the message has ``about`` and the last line of the error.
+    """
+    done = command("-c", code, folder=folder, threads=threads)
     if done.returncode:
-        raise UserError(f"{call}: {last(done.stderr)}")
+        lines = done.stderr.strip().splitlines() or ["ended without a message"]
+        raise UserError(f"{about}: {lines[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def last(text: str) -> str:
-    """Returns the last line of a command's output, which is the error if it failed."""
-    return text.strip().splitlines()[-1] if text.strip() else "ended without a message"
+def process(call: str, threads: int = 1) -> Any:  # noqa: ANN401 - any JSON
+    """Returns the result of a call such as ``memory.peak()`` in a process with a number of threads."""
+    module = call.partition(".")[0]
+    return printed(f"import json; from suites import {module}; print(json.dumps({call}))", call, threads=threads)
 
 
 def composed(*overrides: str) -> dict[str, Any]:
     """Returns the configuration train.yaml with overrides, as plain data."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
+    from sdegen.cli.arguments import read
+    from sdegen.cli.composition import Composition
 
-    from sdegen.cli.mistakes import explain
-    from sdegen.config import compose
-
-    try:
-        return compose.composed("train", overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain(error, lambda: [])) from None
+    ((_, config),) = Composition("train", read(overrides)).plan().jobs
+    return config
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -217,5 +217,5 @@ def _legend(axes: Axes, rows: Sequence[Row]) -> None:
 
 
 def _has_names(rows: Sequence[Row]) -> bool:
-    """True if there are several lines, and their names are not those of the axis."""
+    """True if there are several lines, and their names differ from the names on the axis."""
     return len({each.line for each in rows}) > 1 and any(each.line != each.at for each in rows)

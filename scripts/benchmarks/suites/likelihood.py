@@ -1,25 +1,25 @@
-"""Errors of log-densities of anisotropic mixtures under VP with the exact score, and of their standard errors."""
+"""Errors of log-densities with the exact score, and of their standard errors, for anisotropic mixtures under VP."""
 
 from __future__ import annotations
 
+import torch
+
+from sdegen.core.randomness import generator
+from sdegen.datasets import Affine
+from sdegen.flow import Exact, Flow, Hutchinson
+from sdegen.flow.solvers import DormandPrince, SciPyRK45
+from sdegen.sde import VP
+from sdegen.sde.mixture import GaussianMixture, Marginals
 from suites.base import Row, row
 
 
 def measure(points: int, tolerance: float) -> list[Row]:
     """Returns errors of log-densities, in nats for each dimension.
 
-    In the plane, the divergence is exact, by one probe, or by ten runs of one probe each. In 16 dimensions it is by ten
-    probes; further rows have the mean squared error over the mean squared standard error, and the share of errors
-    within the 95 % interval of Student's t with nine degrees of freedom.
+    In the plane, the divergence is exact, or estimated with one probe or with ten runs of one probe each. In 16
+    dimensions it is estimated with ten probes; further rows have the mean squared error over the mean squared standard
+    error, and the share of errors within the 95 % interval of Student's t with nine degrees of freedom.
     """
-    import torch
-
-    from sdegen.core.randomness import generator
-    from sdegen.flow import Exact, Flow, Hutchinson
-    from sdegen.flow.solvers import DormandPrince, SciPyRK45
-    from sdegen.sde import VP
-    from sdegen.sde.mixture import Marginals
-
     torch.set_num_threads(1)
     rows: list[Row] = []
     sde = VP()
@@ -51,14 +51,8 @@ def measure(points: int, tolerance: float) -> list[Row]:
     return sorted(rows, key=lambda each: each.panel)
 
 
-def anisotropic(d: int):  # noqa: ANN201 - torch is imported late
+def anisotropic(d: int) -> tuple[GaussianMixture, Affine]:
     """Returns a mixture of three Gaussians with full covariances in d dimensions, and its standardising units."""
-    import torch
-
-    from sdegen.core.randomness import generator
-    from sdegen.datasets import Affine
-    from sdegen.sde.mixture import GaussianMixture
-
     source = generator("cpu", 0, "mixture", d)
     root = torch.randn(3, d, d, generator=source, dtype=torch.float64) / (d + 1) ** 0.5
     means = 2 * torch.randn(3, d, generator=source, dtype=torch.float64)

@@ -6,7 +6,7 @@ from suites.base import Row, composed, process, row
 
 
 def measure(tasks: dict[str, str], chunks: list[int], steps: int, rounds: int) -> list[Row]:
-    """Returns peak memory above an interpreter with torch; ``tasks`` names the experiments."""
+    """Returns the peak memory above an interpreter with torch; ``tasks`` maps names to experiments."""
     rows = []
     bare = [process("memory.peak()") for _ in range(rounds)]
     for task, name in tasks.items():

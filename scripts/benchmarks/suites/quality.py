@@ -1,4 +1,4 @@
-"""The metrics of experiments over seeds, with their floors and those of the training set."""
+"""The metrics of experiments over seeds, with their floors and the values of the training set."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from sdegen.runs import session
 from suites.base import Row, composed, row
 
 
 def measure(experiments: Sequence[str], seeds: int) -> list[Row]:
     """Returns the rows of a panel for each experiment."""
-    from sdegen.runs import session
-
     rows = []
     for name in experiments:
         found, seconds = [], []

@@ -1,25 +1,29 @@
-"""Distances of samples from the law, over their floors, for several data sets and recipes of training."""
+"""Distances of samples from the data distribution, over their floors, for several data sets and training recipes."""
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdegen.config import assembly
+from sdegen.core.errors import UserError
+from sdegen.core.randomness import generator
+from sdegen.metrics import sliced_w1
+from sdegen.runs.sampling import draw
 from suites.base import Row, composed, row
-
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
 
 REFERENCE, FLOORS = 10_000, 20
 
 
 def columns(count: int, source: np.random.Generator) -> np.ndarray:
     """Draws four columns of different scales, skewed and dependent, as in a table."""
-    import numpy as np
-
     age = source.gamma(9.0, 5.0, count)
     income = np.exp(0.02 * age + 0.5 * source.normal(size=count)) * 2e4
     share = source.beta(2, 5, count)
@@ -29,8 +33,6 @@ def columns(count: int, source: np.random.Generator) -> np.ndarray:
 
 def plane(count: int, source: np.random.Generator) -> np.ndarray:
     """Draws points in 1000 dimensions: three clusters in a fixed subspace of ten."""
-    import numpy as np
-
     fixed = np.random.default_rng(0)
     basis, centres = np.linalg.qr(fixed.normal(size=(1000, 10)))[0], 2 * fixed.normal(size=(3, 10))
     return (centres[source.integers(0, 3, count)] + 0.5 * source.normal(size=(count, 10))) @ basis.T
@@ -38,7 +40,7 @@ def plane(count: int, source: np.random.Generator) -> np.ndarray:
 
 RECIPES = {
     "default": [],
-    # The default before data were preconditioned by their covariance.
+    # Default recipe before data were preconditioned by their covariance.
     "before": [
         "parametrization=noise",
         "weighting=variance",
@@ -56,9 +58,9 @@ RECIPES = {
 }
 """Options of train.yaml for each recipe."""
 OWN = {"plane": ["trainer.steps=3000", "network.hidden=[256,256]"]}
-"""Options of a set under every recipe."""
+"""Options of a data set under every recipe."""
 FILES: dict[str, Callable] = {"columns": columns, "plane": plane}
-"""Functions that draw the sets that are read from a file, by name."""
+"""Functions that draw the data sets that are read from a file, by name."""
 
 
 def measure(
@@ -74,8 +76,6 @@ def measure(
         count: number of samples that are measured.
         seeds: number of seeds.
     """
-    from sdegen.core.errors import UserError
-
     if foreign := [recipe for recipe in recipes if recipe not in RECIPES]:
         raise UserError(f"recipes={foreign[0]}: no such recipe; choose from {', '.join(RECIPES)}")
     rows = []
@@ -89,13 +89,6 @@ def measure(
 
 def one(name: str, options: Sequence[str], points: int, count: int, seed: int) -> dict[str, float]:
     """Trains, samples and measures once."""
-    import numpy as np
-    import torch
-
-    from sdegen.config import assembly
-    from sdegen.core.randomness import generator
-    from sdegen.runs.sampling import draw
-
     with tempfile.TemporaryDirectory() as folder:
         given = [f"dataset={name}"]
         if name in FILES:
@@ -120,11 +113,7 @@ def one(name: str, options: Sequence[str], points: int, count: int, seed: int) -
 
 
 def distances(x: Tensor, exact: Callable[[int, int], Tensor], count: int) -> dict[str, float]:
-    """Returns sliced W1 of samples to the law over its floor, each coordinate in its standard deviations."""
-    import statistics
-
-    from sdegen.metrics import sliced_w1
-
+    """Returns sliced W1 of samples over its floor, each coordinate in units of its standard deviation."""
     reference = exact(REFERENCE, 0)
     scale = reference.std(0)
     floor = statistics.median(sliced_w1(exact(count, 1 + i) / scale, reference / scale) for i in range(FLOORS))
@@ -132,9 +121,7 @@ def distances(x: Tensor, exact: Callable[[int, int], Tensor], count: int) -> dic
 
 
 def on_plane(x: Tensor, reference: Tensor) -> dict[str, float]:
-    """Returns the widths of samples along a subspace over those of the data, and their variance off it."""
-    import torch
-
+    """Returns the widths of samples in the plane over the widths of the data, and the share of variance off it."""
     centred = reference - reference.mean(0)
     axes = torch.linalg.svd(centred, full_matrices=False).Vh[:10].mT
     own = x - x.mean(0)

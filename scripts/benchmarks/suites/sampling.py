@@ -7,13 +7,34 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sdegen import load
+from sdegen.config.construction import construct
 from sdegen.core.errors import UserError
+from sdegen.core.randomness import SampleNoise
+from sdegen.models import Noise, ScoreModel
+from sdegen.networks import MLP, Network
+from sdegen.runs import session
+from sdegen.runs.run import Run
+from sdegen.samplers import RK45, Dopri5, Sampler
+from sdegen.sde import VP
 from suites.base import Row, composed, interleaved, over, row
 
-if TYPE_CHECKING:
-    from sdegen.runs.run import Run
+
+class Convolution(Network):
+    """Three convolutions of 32 channels, with the time as a channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        first, second, last = (nn.Conv2d(a, b, 3, padding=1) for a, b in ((2, 32), (32, 32), (32, 1)))
+        self.layers = nn.Sequential(first, nn.SiLU(), second, nn.SiLU(), last)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.layers(torch.cat([x, t.to(x).expand(len(x))[:, None, None, None].expand_as(x)], 1))
 
 
 def measure(
@@ -27,19 +48,15 @@ def measure(
     """Returns the rows of :func:`overhead` and :func:`adaptive`.
 
     Args:
-        samplers: samplers for the overhead, with the number of evaluations in one step of each.
+        samplers: samplers whose overhead is measured, with the number of evaluations in a step.
         evaluations: number of evaluations for a sample.
-        rounds: number of rounds of all measurements.
+        rounds: number of rounds of each measurement.
         trained: options of the run whose network the adaptive solvers use.
         count: number of samples of the adaptive solvers.
         tolerances: tolerances of the adaptive solvers.
     """
-    import torch
-
-    from sdegen.runs import session
-
     if evaluations < max(samplers.values()):
-        raise UserError(f"evaluations={evaluations} must be at least {max(samplers.values())}, as in a step")
+        raise UserError(f"evaluations={evaluations} must be at least {max(samplers.values())}, the number in one step")
     torch.set_num_threads(1)
     rows = overhead(samplers, evaluations, rounds)
     if not tolerances:
@@ -51,32 +68,8 @@ def measure(
 
 def overhead(samplers: Mapping[str, int], evaluations: int, rounds: int) -> list[Row]:
     """Returns the CPU time of each sampler over the time of its network calls, on one thread without gradients."""
-    import torch
-    from torch import Tensor, nn
-
-    from sdegen import networks
-    from sdegen.config.construction import construct
-    from sdegen.core.randomness import SampleNoise
-    from sdegen.models import Noise, ScoreModel
-    from sdegen.samplers import Sampler
-    from sdegen.sde import VP
-
-    class Convolution(networks.Network):
-        """Three convolutions of 32 channels, with the time as a channel."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            first, second, last = (nn.Conv2d(a, b, 3, padding=1) for a, b in ((2, 32), (32, 32), (32, 1)))
-            self.layers = nn.Sequential(first, nn.SiLU(), second, nn.SiLU(), last)
-
-        def forward(self, x: Tensor, t: Tensor) -> Tensor:
-            return self.layers(torch.cat([x, t.to(x).expand(len(x))[:, None, None, None].expand_as(x)], 1))
-
     sde, rows = VP(), []
-    tasks = {
-        "perceptron": (networks.MLP((2,), (128, 128)), (1000, 2)),
-        "convolutions": (Convolution(), (256, 1, 8, 8)),
-    }
+    tasks = {"perceptron": (MLP((2,), (128, 128)), (1000, 2)), "convolutions": (Convolution(), (256, 1, 8, 8))}
     for task, (network, shape) in tasks.items():
         score, x = ScoreModel(network, Noise(), sde), torch.randn(*shape, generator=torch.Generator())
         times = [torch.tensor(1 - i / evaluations, dtype=torch.float64) for i in range(evaluations)]
@@ -101,14 +94,7 @@ def overhead(samplers: Mapping[str, int], evaluations: int, rounds: int) -> list
 
 
 def adaptive(run: Run, count: int, tolerances: Sequence[float], rounds: int) -> list[Row]:
-    """Returns seconds and errors of both solvers from the same starts, and dopri5's gain at equal errors."""
-    import numpy as np
-    import torch
-
-    from sdegen import load
-    from sdegen.core.randomness import SampleNoise
-    from sdegen.samplers import RK45, Dopri5
-
+    """Returns seconds and errors of both solvers from the same starts, and the speed-up by dopri5 at equal errors."""
     noise = SampleNoise(0, 0, count, run.units.shape)
     prior = run.sde.sample_prior(torch.empty(count, *run.units.shape), noise)
     precise = load(run.folder, precision="float64").score_model
@@ -116,7 +102,7 @@ def adaptive(run: Run, count: int, tolerances: Sequence[float], rounds: int) -> 
     rows: list[Row] = []
     curves: dict[str, list[tuple[float, float]]] = {name: [] for name in solvers}
 
-    def end(sampler: RK45 | Dopri5) -> torch.Tensor:
+    def end(sampler: RK45 | Dopri5) -> Tensor:
         return sampler(run.sde, run.score_model, prior, noise=noise).x
 
     with torch.no_grad():

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+
+from sdegen.config.assembly import replicated, together
 from suites.base import Row, composed, process, row
 
 
@@ -53,8 +56,6 @@ def measure(
 
 def normal(folder: Path, n: int, d: int) -> tuple[str, str]:
     """Returns the options of a data set of standard normal points."""
-    import numpy as np
-
     path = folder / f"{n}x{d}.npy"
     np.save(path, np.random.default_rng(0).normal(size=(n, d)).astype("float32"))
     return "dataset=file", f"dataset.path={path}"
@@ -62,8 +63,6 @@ def normal(folder: Path, n: int, d: int) -> tuple[str, str]:
 
 def rounds(options: Sequence[str], seconds: float) -> list[float]:
     """Returns the microseconds of a step in each of ten rounds."""
-    from sdegen.config.assembly import replicated, together
-
     fixed = ("trainer.preview_every=0", "trainer.device=cpu", "trainer.steps=1000000000")
     training = together(replicated(composed(*options, *fixed)))
 
@@ -79,7 +78,7 @@ def rounds(options: Sequence[str], seconds: float) -> list[float]:
 
 
 def at_once(jobs: int, options: Sequence[str], seconds: float) -> list[float]:
-    """Returns the microseconds of a step if ``jobs`` processes train at once."""
+    """Returns the microseconds of a step while ``jobs`` processes train at once."""
     with ThreadPoolExecutor(jobs) as pool:
         return [
             us

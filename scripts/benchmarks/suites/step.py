@@ -6,22 +6,19 @@ import copy
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from sdegen.config.assembly import Components, build
+from sdegen.networks import MLP
+from sdegen.runs.recorder import Recorder
 from suites.base import Row, composed, interleaved, over, row
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from sdegen.config.assembly import Components
 
 
 def measure(tasks: Mapping[str, Mapping[str, Any]], rounds: int) -> list[Row]:
-    """Returns a row for each task, which has ``options`` of train.py and the ``steps`` of a round."""
-    import torch
-
-    from sdegen.config.assembly import build
-
+    """Returns the rows of the tasks; a task has ``options`` of train.py and the number of ``steps`` in a round."""
     torch.set_num_threads(1)
     rows = []
     for task, asked in tasks.items():
@@ -38,9 +35,7 @@ def measure(tasks: Mapping[str, Mapping[str, Any]], rounds: int) -> list[Row]:
 
 
 def plain(parts: Components) -> nn.Module:
-    """Returns the bare network of a run; a perceptron as a sequence of layers."""
-    from sdegen.networks import MLP
-
+    """Returns a copy of the network of a run; of a perceptron, its sequence of layers."""
     network = copy.deepcopy(parts.model.network)
     return network.layers if isinstance(network, MLP) else network
 
@@ -50,9 +45,6 @@ def bare_loop(x: Tensor, network: nn.Module, batch: int, steps: int) -> Callable
 
     It has VP, one uniform t for each data point, and the noise-prediction loss.
     """
-    import torch
-    from torch import nn
-
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, fused=True)
     tail = [1] * (x.ndim - 1)
     beside = isinstance(network, nn.Sequential)
@@ -75,9 +67,7 @@ def bare_loop(x: Tensor, network: nn.Module, batch: int, steps: int) -> Callable
 
 
 def our_loop(parts: Components, folder: Path, steps: int) -> Callable[[], None]:
-    """Returns the loop of our steps with their records."""
-    from sdegen.runs.recorder import Recorder
-
+    """Returns the loop of our steps, which also writes the records of a run."""
     training, recorder = parts.training(), Recorder(folder, 0, 10**9, silent=True)
 
     def loop() -> None:

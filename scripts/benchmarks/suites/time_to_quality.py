@@ -10,6 +10,12 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from sdegen import metrics
+from sdegen.config import assembly
+from sdegen.runs import machine
+from sdegen.runs.sampling import on_cpu
 from suites.base import Row, composed, process, row
 
 if TYPE_CHECKING:
@@ -17,7 +23,7 @@ if TYPE_CHECKING:
 
 ERROR = "error of the score by seconds of training"
 SHARE = 300
-"""Seconds of the paper's method over those of the others."""
+"""Seconds of the paper's method over the seconds of each other contestant."""
 TASKS = {"mixture": "gaussian_mixture", "smile": "smile"}
 AUTOGRAD, WRITTEN = "trainer.gradient=autograd", "trainer.gradient=written"
 RECIPE = ("optimizer.lr=1e-2", "optimizer.decay=cosine", "trainer.ema=0.99")
@@ -31,7 +37,7 @@ CONTESTANTS: dict[str, tuple[str, ...]] = {
 
 
 def measure(seconds: float) -> list[Row]:
-    """Returns the curves of all contestants, and the time at which ours reaches the paper's last error."""
+    """Returns the curves of all contestants, and the time until our method reaches the last error of the grid."""
     curves, summary = [], []
     for task in TASKS:
         found = {name: alone(task, name, seconds if i == 0 else seconds / SHARE) for i, name in enumerate(CONTESTANTS)}
@@ -50,17 +56,17 @@ def measure(seconds: float) -> list[Row]:
 
 
 def draw(rows: Sequence[Row]) -> Figure:
-    """Draws the error of the score over seconds of training, a panel for each task; the paper's last is dashed."""
+    """Draws the error of the score over seconds of training, a panel for each task."""
+    # Imported late: the peak memory of a contestant is measured without matplotlib.
     import matplotlib
     from matplotlib.figure import Figure
 
     from sdegen import figures
-    from sdegen.figures import COLOURS
 
     with matplotlib.rc_context(figures.STYLE):
         figure = Figure(figsize=(7.2, 3.2), layout="constrained")
         for axes, task in zip(figure.subplots(1, len(TASKS)), TASKS, strict=True):
-            for colour, name in zip(COLOURS, CONTESTANTS, strict=False):
+            for colour, name in zip(figures.COLOURS, CONTESTANTS, strict=False):
                 own = [
                     (each.at, each.median) for each in rows if each.panel == f"{ERROR}, {task}" and each.line == name
                 ]
@@ -82,10 +88,6 @@ def alone(task: str, name: str, seconds: float) -> dict[str, Any]:
 
 def training_of(task: str, name: str, *overrides: str) -> tuple[Any, Any]:
     """Returns the parts and the training of a contestant."""
-    import torch
-
-    from sdegen.config import assembly
-
     torch.set_num_threads(1)
     experiment = f"paper/{'grid/' if name == 'grid of times' else ''}{TASKS[task]}"
     options = [f"experiment={experiment}", *CONTESTANTS[name], "trainer.device=cpu", "trainer.epochs=null"]
@@ -94,13 +96,7 @@ def training_of(task: str, name: str, *overrides: str) -> tuple[Any, Any]:
 
 
 def contestant(task: str, name: str, seconds: float, steps: int) -> dict[str, Any]:
-    """Trains, and returns the errors on the way and the peak memory above an interpreter with torch."""
-    import torch
-
-    from sdegen import metrics
-    from sdegen.runs import machine
-    from sdegen.runs.sampling import on_cpu
-
+    """Trains; returns the errors during the training and the peak memory above an interpreter with torch."""
     bare = process("memory.peak()")
     often = f"trainer.log_every={max(1, steps // 256)}"
     parts, training = training_of(task, name, f"trainer.steps={steps}", "trainer.preview_every=0", often)

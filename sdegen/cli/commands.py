@@ -1,0 +1,245 @@
+"""The commands of ``sdegen``: what each one checks before its first job, and what it does for a job.
+
+Everything heavy is imported in the functions, so that help and mistakes do not wait for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdegen.cli.command import Command, Job
+from sdegen.cli.guard import fail
+from sdegen.config.compose import CONF, Config
+from sdegen.core.errors import UserError
+
+if TYPE_CHECKING:
+    from sdegen.cli.arguments import Arguments
+    from sdegen.cli.composition import Plan
+    from sdegen.runs.run import Run
+
+log = logging.getLogger("sdegen")
+
+SAMPLED = ("sampler", "network")
+"""Groups of ``sdegen sample`` in which the run stores a node."""
+EVALUATED = ("network",)
+"""Groups of ``sdegen evaluate`` in which the run stores a node."""
+OUTCOMES = {True: "pass", False: "FAIL", None: "-"}
+"""Words for the outcomes of a proof."""
+
+
+def check_training(config: Config) -> None:
+    """Raise UserError for a training that cannot work."""
+    from sdegen.config.assembly import replicated
+
+    replicated(config)
+
+
+def train(config: Config, job: Job) -> None:
+    """Train in a job's folder. In a sweep, an unfinished run found there is resumed; a finished one is unchanged."""
+    from sdegen.core import schema
+    from sdegen.runs import ledger, session
+
+    folder = job.folder.relative_to(Path.cwd()) if job.folder.is_relative_to(Path.cwd()) else job.folder
+
+    def start() -> None:
+        session.train(config, folder, command=job.command)
+
+    new = True
+    if job.swept:
+        new = ledger.attempt(folder, config, start, lambda: session.resume(folder, {}, schema.ANYTHING))
+    else:
+        start()
+    log.info(f"results in {folder}" + ("" if new else ", from an earlier command"))
+
+
+def resume(arguments: Arguments, given: Sequence[str], **options: object) -> Run:
+    """Resume the run that ``resume=`` names, in its own folder, with the other options changed.
+
+    Args:
+        arguments: arguments as Hydra reads them.
+        given: the same arguments as they were typed.
+        options: further changes, by path.
+
+    Raises:
+        UserError: the run cannot be resumed with these arguments.
+    """
+    from sdegen.cli.arguments import names
+    from sdegen.runs import session
+
+    changes = arguments.values() | options
+    foreign = [argument for argument in given if argument.lstrip("+").partition("=")[0] not in changes]
+    folder, trust = Path(str(changes.pop("resume"))), names(changes.pop("trust", None))
+    return session.resume(folder, {**dict.fromkeys(foreign), **changes}, trust)
+
+
+def forecast(plan: Plan) -> None:
+    """Print what each job of a plan would cost; for a sweep, write it into its folder, where the report finds it."""
+    from sdegen.cli.composition import EXECUTION
+    from sdegen.runs import forecast
+
+    names = [" ".join(part for part in overrides if not part.startswith(EXECUTION)) for overrides, _ in plan.jobs]
+    costs = list(zip(names, forecast.each([config for _, config in plan.jobs]), strict=True))
+    print(forecast.table(costs))
+    if plan.sweep is not None:
+        print(f"written to {forecast.write(plan.sweep, costs)}")
+
+
+def run_train(program: str, given: Sequence[str]) -> None:
+    """Train, resume or forecast, as the arguments ask."""
+    if any(argument.startswith(("resume=", "forecast=")) for argument in given):
+        from sdegen.cli.arguments import read
+
+        arguments = read(given)
+        options = arguments.values()
+        if options.get("resume") is not None:
+            log.info(f"results in {resume(arguments, given).folder}")
+            return
+        if options.get("forecast"):
+            command = CONFIGURED["train"]
+            forecast(command.plan(command.composition(arguments)))
+            return
+    CONFIGURED["train"].run(program, given)
+
+
+def sampled(config: Config) -> tuple[Run, Config]:
+    """Returns the run to sample and the checked configuration; raises UserError if they cannot work."""
+    from sdegen.cli import stored
+    from sdegen.cli.arguments import names
+    from sdegen.config.options import SAMPLE, check
+
+    groups = (*SAMPLED, *(["guidance"] if config["guidance"] else []))
+    config = check(config, groups, {**SAMPLE, "guidance": type(None)}, names(config["trust"]))
+    return stored.loaded(config, SAMPLED), config
+
+
+def check_sampling(config: Config) -> None:
+    """Raise UserError for a sampling that cannot work, its guidance and its label included."""
+    from sdegen.runs.results import planned
+
+    run, config = sampled(config)
+    planned(run, config["guidance"], config["label"])
+
+
+def sample(config: Config, job: Job) -> str:
+    """Write samples; returns their folder."""
+    from sdegen.runs import results
+
+    run, config = sampled(config)
+    options = {key: config[key] for key in ("seed", "batch_size", "guidance", "label", "figures", "animate")}
+    written = results.write(run, config["count"], **options)
+    log.info(f"results in {written.folder}")
+    return str(written.folder)
+
+
+def compare(folders: list[str]) -> int:
+    """Write a table and a figure of the samplers that one command ran; returns the exit status."""
+    if len(folders) > 1:
+        from sdegen.reports import frontier
+
+        for folder in frontier.write([Path(one) for one in folders]):
+            log.info(f"frontier in {folder}")
+    return 0
+
+
+def evaluated(config: Config) -> tuple[Any, list[str]]:
+    """Returns the evaluation and the metrics that a configuration asks for; raises UserError if it cannot work."""
+    from sdegen.cli.arguments import names
+    from sdegen.cli.stored import loaded
+    from sdegen.config.options import EVALUATE, check
+    from sdegen.runs.evaluation import Evaluation
+
+    config = check(config, EVALUATED, EVALUATE, names(config["trust"]))
+    options = {key: config[key] for key in ("count", "seed", "batch_size", "probes", "rtol", "atol")}
+    evaluation, asked = Evaluation(loaded(config, EVALUATED), **options), config["metrics"]
+    metrics = [asked] if isinstance(asked, str) else list(asked)
+    if not metrics:
+        raise UserError("metrics: is empty: try metrics=[likelihood,interpolation]")
+    for metric in metrics:
+        evaluation.check(metric)
+    return evaluation, metrics
+
+
+def evaluate(config: Config, job: Job) -> None:
+    """Write the results of each metric."""
+    evaluation, metrics = evaluated(config)
+    for metric in metrics:
+        log.info(f"results in {evaluation.write(metric).folder}")
+
+
+def verified(config: Config) -> tuple[Any, Any]:
+    """Returns the SDE and the sampler; ``auto`` in the SDE is measured on the mixture of the verification."""
+    from sdegen.config.construction import construct, measured
+    from sdegen.config.options import check
+    from sdegen.config.rules import check_process
+    from sdegen.core.randomness import generator
+    from sdegen.core.schema import ANYTHING
+    from sdegen.metrics import verification
+
+    config = check(config, ("sde", "sampler"), {"json": bool}, ANYTHING)
+    data = verification.mixture().sample(1000, generator("cpu", 0, "proof"))
+    config["sde"] = measured(config["sde"], data, ANYTHING)
+    sde, sampler = (construct(config, group, ANYTHING) for group in ("sde", "sampler"))
+    check_process(config, {"sampler": sampler}, ANYTHING)
+    return sde, sampler
+
+
+def verify(config: Config, job: Job) -> bool:
+    """Log all proofs; returns True if one of them fails."""
+    import torch
+
+    from sdegen.metrics import verification
+
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        found = verification.verify(*verified(config))
+    if config["json"]:
+        log.info(json.dumps([proof._asdict() for proof in found], indent=2))
+    else:
+        width = max(len(proof.claim) for proof in found)
+        lines = (f"{OUTCOMES[p.holds]:4}  {p.claim:{width}}  {p.measured:>9}  {p.allowed}".rstrip() for p in found)
+        log.info("\n".join(lines))
+    return any(proof.holds is False for proof in found)
+
+
+def report(program: str, given: Sequence[str]) -> None:
+    """Write one page about the runs in a folder; print its path, and each run that is left out with the reason."""
+    parser = argparse.ArgumentParser(prog=program, description="Write report.html, a page that needs no other file.")
+    parser.add_argument("folder", type=Path, help="a folder with runs in it, at any depth, such as outputs/paper")
+    parser.error = lambda message: fail(f"{message}: see --help")  # type: ignore[method-assign]
+    folder = parser.parse_args(given).folder
+    from sdegen.reports import report
+
+    page, runs, left_out = report.write(folder)
+    for path, why in left_out:
+        print(f"left out {path}: {why}")
+    print(f"{len(runs)} run{'s' * (len(runs) != 1)} in {page}")
+
+
+def benchmark(program: str, given: Sequence[str]) -> None:
+    """Run a benchmark, if the package is installed from a checkout."""
+    script = CONF.parent / "scripts" / "benchmark.py"
+    if not script.exists():
+        raise UserError("benchmarks exist only in a checkout of sdegen: run python scripts/benchmark.py there")
+    sys.argv = [str(script), *given]
+    runpy.run_path(str(script), run_name="__main__")
+
+
+CONFIGURED = {
+    "train": Command("train", check_training, train),
+    "sample": Command("sample", check_sampling, sample, SAMPLED, compare),
+    "evaluate": Command("evaluate", evaluated, evaluate, EVALUATED),
+    "verify": Command("verify", verified, verify, finish=any),
+}
+"""Commands with a configuration, whose arguments Hydra reads."""
+RUN = {
+    **{name: command.run for name, command in CONFIGURED.items()},
+    **{"train": run_train, "report": report, "benchmark": benchmark},
+}
+"""Functions that run the commands, given the program as it was typed and the arguments."""
