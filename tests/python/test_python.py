@@ -226,7 +226,7 @@ MISTAKES: list[tuple[Callable[[], object], str]] = [
     (lambda: sdegen.fit(["a", "b", "c"]), "x: holds .*, not real numbers"),
     (lambda: sdegen.fit(X + 1j), "x: holds complex128, not real numbers"),
     (lambda: sdegen.fit(torch.zeros(4, 2, dtype=torch.bool)), "x: holds bool, not real numbers"),
-    (lambda: sdegen.fit(X[:2]), "x: holds 2 points, and training needs at least 3"),
+    (lambda: sdegen.fit(X[:2]), "x: holds 2 points, but training needs at least 3"),
     (lambda: sdegen.fit(np.zeros((3, 4, 5))), r"x: shape \(3, 4, 5\) is neither"),
     (lambda: sdegen.fit(X, [1, 2]), "x: y must be 30 integers"),
     (lambda: sdegen.fit(X, "network=unet"), "network: .*"),
