@@ -20,7 +20,7 @@ from sdegen.runs import checkpoint, forecast, session
 from sdegen.runs.files import point_latest
 
 SHORT = {
-    "train": ["trainer.steps=4", "trainer.epochs=null", "trainer.preview_every=0", "count=40"],
+    "train": ["trainer.steps=4", "trainer.epochs=null", "trainer.preview_every=0", "count=40", "figures=false"],
     "sample": ["count=20"],
     "evaluate": ["count=20"],
 }

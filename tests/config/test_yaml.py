@@ -203,7 +203,7 @@ def test_largest_distance_is_stored_as_a_number() -> None:
 
 
 def test_oracle_needs_no_training_and_samples_at_once(tmp_path: Path) -> None:
-    config = composed("train", ["dataset=gaussian_mixture", "network=oracle", "sampler=dopri5"])
+    config = composed("train", ["dataset=gaussian_mixture", "network=oracle", "sampler=dopri5", "figures=false"])
     run = session.train(config, tmp_path / "run")
     assert run.step == 0
     x = run.sample(500)
@@ -269,7 +269,7 @@ def test_a_network_that_the_memory_cannot_hold_is_refused(replicas: int, monkeyp
 
 
 def test_the_exact_score_is_refused_for_a_run_of_a_nonlinear_sde(tmp_path: Path) -> None:
-    short = ["trainer.steps=2", "trainer.preview_every=0", "sampler.steps=2", "dataset.size=100"]
+    short = ["trainer.steps=2", "trainer.preview_every=0", "figures=false", "sampler.steps=2", "dataset.size=100"]
     session.train(composed("train", ["experiment=double_well", *short]), tmp_path / "run")
     oracle = composed("train", ["network=oracle"])["network"]
     with pytest.raises(Faults, match="^network=oracle needs a closed-form kernel and sde=double_well has none"):

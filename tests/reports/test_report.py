@@ -71,11 +71,18 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four runs of two SDEs and two seeds."""
+    """Four runs of two SDEs and two seeds; the first has figures, and the others its picture of samples."""
     root = tmp_path_factory.mktemp("sweep")
     for i, (sde, seed) in enumerate(itertools.product(("vp", "ve"), (1, 2))):
-        config = composed("train", ["dataset=smile", "network.hidden=[8]", *SHORT, f"sde={sde}", f"seed={seed}"])
-        session.train(config, root / f"{8 + i}-smile", command="python scripts/train.py <script>alert(1)</script>")
+        own = (f"sde={sde}", f"seed={seed}", f"figures={i == 0}")
+        config, folder = (
+            composed("train", ["dataset=smile", "network.hidden=[8]", *SHORT, *own]),
+            root / f"{8 + i}-smile",
+        )
+        session.train(config, folder, command="python scripts/train.py <script>alert(1)</script>")
+        (folder / "figures").mkdir(exist_ok=True)
+        if i:
+            shutil.copy(root / "8-smile" / "figures" / "samples.png", folder / "figures")
     return root
 
 

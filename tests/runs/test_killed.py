@@ -38,6 +38,7 @@ OPTIONS = (
     "sampler.steps=20",
     "count=200",
 )
+PLAIN = (*OPTIONS, "figures=false")
 PROCESSES = multiprocessing.get_context("fork")
 
 OWN = "users.Regular"
@@ -145,7 +146,7 @@ def kill(root: Path, options: tuple[str, ...], kills: int, dice: random.Random) 
 
 
 def test_a_run_that_is_killed_goes_on_as_though_nothing_had_happened(tmp_path: Path) -> None:
-    kill(tmp_path, OPTIONS, 3, random.Random(0))
+    kill(tmp_path, PLAIN, 3, random.Random(0))
 
 
 IMAGES = (
@@ -216,7 +217,7 @@ def signalled(at: int, number: int, times: int = 1) -> Iterator[None]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_saves_and_tells_how_to_go_on(tmp_path: Path, short: Left, number: signal.Signals) -> None:
     """In the midst of everything: of a block of noise, an epoch, and an interval of scalars and of checkpoints."""
-    config, before = composed("train", SHORT), signal.getsignal(number)
+    config, before = composed("train", (*SHORT, "figures=false")), signal.getsignal(number)
     with signalled(11, number), pytest.raises(Stopped) as stop:
         session.train(config, tmp_path / "run")
     go_on = f"sdegen train resume={tmp_path / 'run'}"
@@ -228,13 +229,13 @@ def test_a_signal_saves_and_tells_how_to_go_on(tmp_path: Path, short: Left, numb
 
 def test_a_second_signal_does_not_wait_for_the_step(tmp_path: Path) -> None:
     with signalled(11, signal.SIGTERM, 2), pytest.raises(Stopped, match="SIGTERM, saved at step 8; go on"):
-        session.train(composed("train", SHORT), tmp_path / "run")
+        session.train(composed("train", (*SHORT, "figures=false")), tmp_path / "run")
     assert checkpoint.read(tmp_path / "run").step == 8
 
 
 def test_a_folder_is_one_processs_at_a_time(tmp_path: Path) -> None:
     """Neither a second start nor a second resumption; the claim of a process that is killed ends with it."""
-    process = started(tmp_path / "run", OPTIONS)
+    process = started(tmp_path / "run", PLAIN)
     while not (tmp_path / "run" / "checkpoints" / "last.pt").exists():
         assert process.is_alive()
     for again in (lambda: session.train(composed("train", SHORT), tmp_path / "run"),
