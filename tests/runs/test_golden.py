@@ -25,6 +25,8 @@ FILE = Path(__file__).with_suffix(".json")
 EXPERIMENTS = sorted(
     str(path.relative_to(CONF / "experiment").with_suffix("")) for path in CONF.glob("experiment/**/*.yaml")
 )
+SLOW = "paper/grid/digits"
+"""Takes a third of the time of all; its times are those of the other grids, and its network is that of paper/digits."""
 OWN = "a network with dropout and BatchNorm"
 """Of the user's own, on the data and by the recipe of ``experiment=smile``."""
 STEPS = {True: 2, False: 20}
@@ -77,7 +79,9 @@ def _small_measures() -> None:
     """The numbers are those of whole measures, in the place of the other tests' small ones."""
 
 
-@pytest.mark.parametrize("experiment", [*EXPERIMENTS, OWN])
+@pytest.mark.parametrize(
+    "experiment", [pytest.param(name, marks=[pytest.mark.slow] * (name == SLOW)) for name in (*EXPERIMENTS, OWN)]
+)
 def test_a_run_gives_what_it_gave_before(experiment: str, tmp_path: Path) -> None:
     expected = json.loads(FILE.read_text())[experiment]
     found = run(experiment, tmp_path)

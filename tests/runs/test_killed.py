@@ -168,7 +168,7 @@ def test_whatever_is_trained_may_be_killed(tmp_path: Path, options: tuple[str, .
     kill(tmp_path, (*own, *options), 10, random.Random(str(options)))
 
 
-SHORT = (*OPTIONS, "trainer.steps=20", "trainer.checkpoint_every=8", "trainer.log_every=5", "trainer.preview_every=7")
+SHORT = (*PLAIN, "trainer.steps=20", "trainer.checkpoint_every=8", "trainer.log_every=5", "trainer.preview_every=7")
 
 
 @pytest.fixture(scope="module")
@@ -177,25 +177,25 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Left:
     return reference(tmp_path_factory.mktemp("short") / "run", SHORT)
 
 
-@pytest.mark.parametrize("first", [1, pytest.param(0, marks=pytest.mark.slow)])
-def test_a_run_may_be_killed_at_any_operation_on_a_file(tmp_path: Path, short: Left, first: int) -> None:
+@pytest.mark.parametrize(("apart", "figures"), [(61, "false"), pytest.param(1, "true", marks=pytest.mark.slow)])
+def test_a_run_may_be_killed_at_any_operation_on_a_file(tmp_path: Path, short: Left, apart: int, figures: str) -> None:
     """In the midst of a checkpoint, of a picture, of its last file: at every one, or at some, spread over the run."""
-    operation, killed = 1, 0
+    options, operation, killed = (*SHORT, f"figures={figures}"), 1, 0
     while True:
         folder = tmp_path / str(operation)
-        process = started(folder, SHORT, operation)
+        process = started(folder, options, operation)
         process.join()
         if not process.exitcode:
             break
         assert process.exitcode == -signal.SIGKILL
         killed += 1
         if not (folder / "metrics.json").exists():
-            process = started(folder, SHORT)
+            process = started(folder, options)
             process.join()
             assert process.exitcode == 0
         assert_same(left(folder), short)
-        operation += 61 if first else 1
-    assert killed > (2 if first else 100)
+        operation += apart
+    assert killed >= 120 // apart
 
 
 @contextlib.contextmanager
@@ -217,7 +217,7 @@ def signalled(at: int, number: int, times: int = 1) -> Iterator[None]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_saves_and_tells_how_to_go_on(tmp_path: Path, short: Left, number: signal.Signals) -> None:
     """In the midst of everything: of a block of noise, an epoch, and an interval of scalars and of checkpoints."""
-    config, before = composed("train", (*SHORT, "figures=false")), signal.getsignal(number)
+    config, before = composed("train", SHORT), signal.getsignal(number)
     with signalled(11, number), pytest.raises(Stopped) as stop:
         session.train(config, tmp_path / "run")
     go_on = f"sdegen train resume={tmp_path / 'run'}"
@@ -229,7 +229,7 @@ def test_a_signal_saves_and_tells_how_to_go_on(tmp_path: Path, short: Left, numb
 
 def test_a_second_signal_does_not_wait_for_the_step(tmp_path: Path) -> None:
     with signalled(11, signal.SIGTERM, 2), pytest.raises(Stopped, match="SIGTERM, saved at step 8; go on"):
-        session.train(composed("train", (*SHORT, "figures=false")), tmp_path / "run")
+        session.train(composed("train", SHORT), tmp_path / "run")
     assert checkpoint.read(tmp_path / "run").step == 8
 
 
