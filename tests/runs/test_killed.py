@@ -177,7 +177,7 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Left:
     return reference(tmp_path_factory.mktemp("short") / "run", SHORT)
 
 
-@pytest.mark.parametrize(("apart", "figures"), [(61, "false"), pytest.param(1, "true", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("apart", "figures"), [(47, "false"), pytest.param(1, "true", marks=pytest.mark.slow)])
 def test_a_run_may_be_killed_at_any_operation_on_a_file(tmp_path: Path, short: Left, apart: int, figures: str) -> None:
     """In the midst of a checkpoint, of a picture, of its last file: at every one, or at some, spread over the run."""
     options, operation, killed = (*SHORT, f"figures={figures}"), 1, 0
@@ -195,7 +195,7 @@ def test_a_run_may_be_killed_at_any_operation_on_a_file(tmp_path: Path, short: L
             assert process.exitcode == 0
         assert_same(left(folder), short)
         operation += apart
-    assert killed >= 120 // apart
+    assert killed > (2 if apart > 1 else 100)
 
 
 @contextlib.contextmanager
