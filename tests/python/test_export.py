@@ -17,7 +17,6 @@ from sdegen.core.randomness import generator
 SMALL = ("trainer.preview_every=0", "figures=false", "trainer.batch_size=8", "sampler.steps=2", "count=4")
 UNET = ("network.channels=8", "network.multipliers=[1,2]", "network.blocks=1", "network.attention=[8]")
 RUNS = {
-    "points": ("dataset=moons", "network.hidden=[16]"),
     "on a plane": ("dataset=file", "dataset.path=plane.npy", "network.hidden=[16]"),
     "karras": ("dataset=moons", "parametrization=karras", "sde=ve", "network.hidden=[16]"),
     "labels": ("experiment=digits_conditional", *UNET),
