@@ -113,9 +113,11 @@ def check_commands(lines: list[str]) -> None:
         else:
             command = importlib.import_module(f"sdegen.cli.{name}").COMMAND
             composition = command.composition(arguments.read(given))
-            assert composition.compose()
             jobs = (name, *(word for word in given if not word.startswith(("hydra", "forecast="))))
-            for _, config in composition.plan().jobs if jobs not in planned else []:
+            if jobs in planned:
+                assert composition.compose()
+                continue
+            for _, config in composition.plan().jobs:
                 command.check(config)
                 if name == "train" and any(f"outputs/{config['name']}/latest" in later for later in lines[i:]):
                     begin(config)
