@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,12 +48,20 @@ def fresh(script: str, *arguments: str, cwd: Path) -> Result:
     return Result(result.returncode, result.stdout, result.stderr)
 
 
-def run(script: str, *arguments: str, cwd: Path, limit: float = 300) -> Result:
-    """A command in a fork of this process, which has the seconds of importing behind it; killed after the limit's."""
+def begin(script: str, *arguments: str, cwd: Path, out: int, err: int) -> BaseProcess:
+    """Starts a command in a fork of this process, which has the seconds of importing behind it.
 
-    def child(out: Path, err: Path) -> None:
-        for number, path in ((1, out), (2, err)):
-            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    Args:
+        script: name of the script.
+        arguments: arguments of the command.
+        cwd: working folder.
+        out: file descriptor for the standard output.
+        err: file descriptor for the standard error.
+    """
+
+    def child() -> None:
+        os.dup2(out, 1)
+        os.dup2(err, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         path = ROOT / "scripts" / f"{script}.py"
         sys.argv = [str(path), *arguments]
@@ -58,13 +69,35 @@ def run(script: str, *arguments: str, cwd: Path, limit: float = 300) -> Result:
         GlobalHydra.instance().clear()
         runpy.run_path(str(path), run_name="__main__")
 
-    with tempfile.TemporaryDirectory() as folder:
-        out, err = Path(folder, "out"), Path(folder, "err")
-        process = multiprocessing.get_context("fork").Process(target=child, args=(out, err))
-        process.start()
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    return process
+
+
+def run(script: str, *arguments: str, cwd: Path, limit: float = 300) -> Result:
+    """Runs a command in a fork of this process, and kills it after ``limit`` seconds."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = begin(script, *arguments, cwd=cwd, out=out.fileno(), err=err.fileno())
         process.join(limit)
         process.kill()
-        return Result(process.exitcode, out.read_text(), err.read_text())
+        for file in (out, err):
+            file.seek(0)
+        return Result(process.exitcode, out.read(), err.read())
+
+
+def interrupted(script: str, *arguments: str, cwd: Path, words: str) -> Result:
+    """Runs a command, and sends it SIGINT, as Ctrl-C does, when a line with some words is on its standard output."""
+    read, write = os.pipe()
+    with os.fdopen(read) as out, tempfile.TemporaryFile("w+") as err:
+        process = begin(script, *arguments, cwd=cwd, out=write, err=err.fileno())
+        os.close(write)
+        seen = "".join(itertools.takewhile(lambda line: words not in line, out))
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGINT)
+        seen += out.read()
+        process.join()
+        err.seek(0)
+        return Result(process.exitcode, seen, err.read())
 
 
 def refused(result: Result, cwd: Path, *words: str) -> None:

@@ -19,6 +19,7 @@ import torch
 from sdegen.metrics import points
 from sdegen.sde import VE, VP, LinearSDE, SubVP
 from sdegen.sde.mixture import GaussianMixture
+from sdegen.training import held_out
 
 torch.set_num_threads(1)
 # What a fork covers is not counted, and counting is a third of its time.
@@ -30,12 +31,13 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _small_reference() -> Iterator[None]:
-    """Metrics against fewer points, where the tests are not about their values."""
+@pytest.fixture(autouse=True, scope="module")
+def _small_measures() -> Iterator[None]:
+    """Metrics against fewer points and held-out losses of fewer rows, where the tests are not about their values."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(points, "REFERENCE", 2000)
         patch.setattr(points, "FLOORS", 5)
+        patch.setattr(held_out, "ROWS", 256)
         yield
 
 

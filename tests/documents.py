@@ -20,7 +20,7 @@ from sdegen.runs import checkpoint, forecast, session
 from sdegen.runs.files import point_latest
 
 SHORT = {
-    "train": ["trainer.steps=4", "trainer.epochs=null", "trainer.preview_every=0", "count=40"],
+    "train": ["trainer.steps=4", "trainer.epochs=null", "trainer.preview_every=0", "count=40", "figures=false"],
     "sample": ["count=20"],
     "evaluate": ["count=20"],
 }
@@ -116,9 +116,11 @@ def check_commands(lines: list[str]) -> None:
         else:
             command = CONFIGURED[name]
             composition = command.composition(arguments.read(given))
-            assert composition.compose()
             jobs = (name, *(word for word in given if not word.startswith(("hydra", "forecast="))))
-            for _, config in composition.plan().jobs if jobs not in planned else []:
+            if jobs in planned:
+                assert composition.compose()
+                continue
+            for _, config in composition.plan().jobs:
                 command.check(config)
                 if name == "train" and any(f"outputs/{config['name']}/latest" in later for later in lines[i:]):
                     begin(config)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,14 +48,14 @@ def test_rows_have_medians_and_quartiles() -> None:
 
 def test_a_suite_runs_from_the_command_line(tmp_path: Path) -> None:
     """The exact divergence is near the exact density, and the files have the numbers of the table."""
-    command = [sys.executable, "scripts/benchmark.py", "likelihood", "points=20", "--folder", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    result = run("benchmark", "likelihood", "points=20", "--folder", str(tmp_path), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
     found = json.loads((tmp_path / "results.json").read_text())
     assert found["options"] == {"points": 20, "tolerance": 1e-5}
     (exact,) = (r for r in found["rows"] if (r["line"], r["at"]) == ("2 dimensions", "exact divergence"))
     (probe,) = (r for r in found["rows"] if (r["line"], r["at"]) == ("2 dimensions", "one probe"))
     assert exact["median"] < 1e-3 < probe["median"]
-    assert f"{exact['median']:>10.4g}" in done.stdout
+    assert f"{exact['median']:>10.4g}" in result.stdout
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 

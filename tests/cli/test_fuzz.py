@@ -308,9 +308,9 @@ def tried(
 
 
 def test_a_command_line_works_or_is_told() -> None:
-    counts = tried(15, lines()) + tried(25, ASKED)
-    assert counts["works"] >= 8, counts
-    assert counts["refused"] >= 8, counts
+    counts = tried(8, lines()) + tried(14, ASKED)
+    assert counts["works"] >= 5, counts
+    assert counts["refused"] >= 5, counts
 
 
 @pytest.mark.slow

@@ -25,6 +25,9 @@ LAUNCHERS = {
     "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
 }
 
+BASIC = [LAUNCHERS["basic"], pytest.param(LAUNCHERS["joblib"], marks=pytest.mark.slow)]
+"""For all tests but one: joblib's processes take seconds to start."""
+
 
 @pytest.fixture(params=LAUNCHERS.values(), ids=LAUNCHERS.keys())
 def launcher(request: pytest.FixtureRequest) -> tuple[str, ...]:
@@ -36,6 +39,7 @@ def started(script: str, *arguments: str, cwd: Path) -> Result:
     return (fresh if "hydra/launcher=joblib" in arguments else run)(script, *arguments, cwd=cwd)
 
 
+@pytest.mark.parametrize("launcher", BASIC, ids=LAUNCHERS.keys(), indirect=True)
 def test_a_proof_that_fails_in_any_job_is_the_exit_status(
     launcher: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,17 +62,12 @@ def test_a_proof_that_fails_in_any_job_is_the_exit_status(
     assert moments[0] == "FAIL"
 
 
-@pytest.mark.parametrize(
-    "launcher",
-    [LAUNCHERS["basic"], pytest.param(LAUNCHERS["joblib"], marks=pytest.mark.slow)],
-    ids=LAUNCHERS.keys(),
-    indirect=True,
-)
+@pytest.mark.parametrize("launcher", BASIC, ids=LAUNCHERS.keys(), indirect=True)
 def test_samplers_of_one_command_leave_a_frontier(launcher: tuple[str, ...], tmp_path: Path) -> None:
     """The rows are in the order of the jobs, with the known number of evaluations of each sampler."""
-    exact = ("dataset=gaussian_mixture", "network=oracle", "sampler.steps=2", "count=20", "name=exact")
+    exact = ("dataset=gaussian_mixture", "network=oracle", "sampler.steps=2", "count=20", "name=exact", "figures=false")
     assert run("train", *exact, cwd=tmp_path).returncode == 0
-    given = ("run=outputs/exact/latest", "sampler=heun,ddim", "sampler.steps=3", "count=50")
+    given = ("run=outputs/exact/latest", "sampler=heun,ddim", "sampler.steps=3", "count=50", "figures=false")
     result = started("sample", "-m", *given, *launcher, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     folder = tmp_path / result.stdout.splitlines()[-1].removeprefix("frontier in ")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from commands import ROOT, Result
+from commands import ROOT, Result, run
 
 from sdegen.cli.main import COMMANDS
 from sdegen.cli.page import about, comments
@@ -75,19 +75,21 @@ def test_help_shows_the_groups_and_options_that_matter(tmp_path: Path) -> None:
 
 def test_help_for_a_choice_explains_its_options(tmp_path: Path) -> None:
     """Help lists each option of the class, with the value in the YAML, and needs no run."""
-    page = sdegen("train", "--help", "dataset=file", "dataset.held_out=0.3", cwd=tmp_path)
+    page = run("train", "--help", "dataset=file", "dataset.held_out=0.3", cwd=tmp_path)
     assert (page.returncode, page.stderr) == (0, "")
     shown = dict(re.findall(r"^  dataset\.(\w+)=(\S*)  \(", page.stdout, re.MULTILINE))
     assert shown.keys() == inspect.signature(File).parameters.keys() - {"seed"}
     assert (shown["path"], shown["held_out"], shown["levels"]) == ("…", "0.3", "null")
     assert "  dataset.levels=null  (an integer or null)\n" in page.stdout
     assert not (tmp_path / "outputs").exists()
-    nested = sdegen("sample", "--help", "sampler=ddim", "sampler/corrector=hmc", cwd=tmp_path).stdout
+    nested = run("sample", "--help", "sampler=ddim", "sampler/corrector=hmc", cwd=tmp_path).stdout
     inner = set(re.findall(r"^  sampler\.corrector\.(\w+)=", nested, re.MULTILINE))
     assert inner == inspect.signature(HMC).parameters.keys()
 
 
-def test_help_for_a_users_own_class_has_the_comments_of_its_yaml(tmp_path: Path) -> None:
+def test_help_for_a_users_own_class_has_the_comments_of_its_yaml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The YAML explains a class without a docstring; a class that does not exist is reported in one line."""
     (tmp_path / "conf" / "sde").mkdir(parents=True)
     (tmp_path / "mine.py").write_text(
@@ -95,15 +97,16 @@ def test_help_for_a_users_own_class_has_the_comments_of_its_yaml(tmp_path: Path)
     )
     (tmp_path / "conf" / "sde" / "slow.yaml").write_text("_target_: mine.Slow\n# The pace.\npace: 2.5\n")
     (tmp_path / "conf" / "sde" / "none.yaml").write_text("_target_: mine.Fast\n")
-    page = sdegen("train", "--help", "--config-dir", "conf", "sde=slow", cwd=tmp_path).stdout
+    monkeypatch.syspath_prepend(str(tmp_path))
+    page = run("train", "--help", "--config-dir", "conf", "sde=slow", cwd=tmp_path).stdout
     assert "  sde.pace=2.5  (a number)\n      The pace.\n" in page
-    wrong = sdegen("train", "--help", "--config-dir", "conf", "sde=none", cwd=tmp_path)
+    wrong = run("train", "--help", "--config-dir", "conf", "sde=none", cwd=tmp_path)
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr == "sde: _target_=mine.Fast: module mine has no class Fast\n"
 
 
 def test_help_for_a_wrong_choice_is_one_line(tmp_path: Path) -> None:
-    result = sdegen("train", "--help", "dataset=flie", cwd=tmp_path)
+    result = run("train", "--help", "dataset=flie", cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "dataset=flie: no such choice; did you mean dataset=file?\n"
 

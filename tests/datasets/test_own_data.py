@@ -72,7 +72,7 @@ def test_points_without_unseen_ones_are_sampled_and_not_measured(tmp_path: Path)
     latest = trained(tmp_path, "dataset=points", "network.hidden=[8]")
     (samples,) = (latest / "samples").iterdir()
     assert len(np.load(samples / "samples.npz")["x"]) == 6
-    again = run("sample", *LATEST, "count=5", cwd=tmp_path)
+    again = run("sample", *LATEST, "count=5", "figures=false", cwd=tmp_path)
     assert (again.returncode, again.stderr) == (0, "")
     assert UNKNOWN in again.stdout
     one_line(run("evaluate", *LATEST, cwd=tmp_path), "metrics=likelihood: ", UNKNOWN, "metrics=interpolation")

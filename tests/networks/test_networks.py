@@ -110,7 +110,7 @@ def test_networks_denoise_better_than_any_linear_map(network: Network) -> None:
         clean = pattern * (2 * torch.randint(2, (64, 1, 1, 1), generator=source) - 1)
         return clean, clean + sigma * torch.randn(clean.shape, generator=source)
 
-    for _ in range(250):
+    for _ in range(120):
         clean, noisy = batch()
         optimizer.zero_grad()
         (network(noisy, t) - clean).square().mean().backward()
@@ -129,8 +129,8 @@ def test_classifiers_approach_the_posterior() -> None:
     """For two constant images with noise, the cross entropy is near the value of Bayes' rule."""
     sde = VP()
     for network, steps in (
-        (ClassifierMLP((1, 8, 8), 2), 2000),
-        (ClassifierConv((1, 8, 8), 2, sde, channels=(8, 16)), 300),
+        (ClassifierMLP((1, 8, 8), 2), 1200),
+        (ClassifierConv((1, 8, 8), 2, sde, channels=(8, 16)), 150),
     ):
         source = generator("cpu", 0, "classifier")
         optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)

@@ -20,7 +20,7 @@ from sdegen.config.compose import composed
 from sdegen.metrics import features
 from sdegen.runs import checkpoint, session
 
-SMALL = ("network.hidden=[16]", "trainer.preview_every=0", "sampler.steps=5", "count=50")
+SMALL = ("network.hidden=[16]", "trainer.preview_every=0", "figures=false", "sampler.steps=5", "count=50")
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
+from sdegen import figures
 from sdegen.config import assembly
 from sdegen.config.compose import composed
 from sdegen.config.options import flat_options
@@ -74,8 +76,16 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns a folder with four runs: two SDEs and two seeds."""
     root = tmp_path_factory.mktemp("sweep")
     for i, (sde, seed) in enumerate(itertools.product(("vp", "ve"), (1, 2))):
-        config = composed("train", ["dataset=smile", "network.hidden=[8]", *SHORT, f"sde={sde}", f"seed={seed}"])
-        session.train(config, root / f"{8 + i}-smile", command="python scripts/train.py <script>alert(1)</script>")
+        own = (f"sde={sde}", f"seed={seed}", "figures=false")
+        config, folder = (
+            composed("train", ["dataset=smile", "network.hidden=[8]", *SHORT, *own]),
+            root / f"{8 + i}-smile",
+        )
+        session.train(config, folder, command="python scripts/train.py <script>alert(1)</script>")
+        figure = Figure(figsize=(3, 2))
+        figure.subplots().plot([sde == "vp", seed])
+        figures.save(figure, folder / "figures" / "samples.png")
+        Image.new("P", (30, 20)).save(folder / "figures" / "generation.gif")
     return root
 
 
@@ -217,8 +227,8 @@ def test_the_papers_runs_come_first_beside_their_captions(sweep: Path, tmp_path:
     errata = next(table for table in page.tables if "printed" in table[0])
     assert [row[0] for row in errata[1:]] == [str(number) for number in range(1, 16)]
     # The page has all pictures of each experiment, the samples of the other run, and the guided samples.
-    figures = len(list((sweep / "8-smile" / "figures").iterdir()))
-    assert len([a for a in page.addresses if a.startswith("data:image")]) == 3 * figures + 2
+    drawn = len(list((sweep / "8-smile" / "figures").iterdir()))
+    assert len([a for a in page.addresses if a.startswith("data:image")]) == 3 * drawn + 2
 
 
 def test_what_is_no_finished_run_is_left_out_with_the_reason(sweep: Path, tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Return a run with the exact score of a mixture around (102, 0), standardised for the network."""
     line = ["dataset=gaussian_mixture", f"dataset.means={MEANS}", f"dataset.variances={VARIANCES}", "network=oracle"]
     folder = tmp_path_factory.mktemp("exact")
-    session.train(composed("train", [*line, "sampler.steps=3"]), folder)
+    session.train(composed("train", [*line, "sampler.steps=3", "figures=false"]), folder)
     return load(folder, precision="float64")
 
 

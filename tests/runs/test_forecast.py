@@ -33,7 +33,7 @@ def test_rows_and_evaluations_are_those_of_the_run(
 ) -> None:
     """The network counts the rows that it gets; 400 points do not fill the last batches."""
     short = ("experiment=smile", "network.hidden=[8]", "trainer.preview_every=0", "sampler.steps=3", "count=50",
-             "trainer.gradient=autograd")  # fmt: skip
+             "figures=false", "trainer.gradient=autograd")  # fmt: skip
     config = composed("train", [*short, *overrides])
     monkeypatch.setattr(forecast, "SECONDS", 0.0)
     expected = forecast.forecast(config)

@@ -38,6 +38,7 @@ OPTIONS = (
     "sampler.steps=20",
     "count=200",
 )
+PLAIN = (*OPTIONS, "figures=false")
 PROCESSES = multiprocessing.get_context("fork")
 
 OWN = "users.Regular"
@@ -145,7 +146,7 @@ def kill(root: Path, options: tuple[str, ...], kills: int, dice: random.Random) 
 
 
 def test_a_run_that_is_killed_and_resumed_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    kill(tmp_path, OPTIONS, 3, random.Random(0))
+    kill(tmp_path, PLAIN, 3, random.Random(0))
 
 
 IMAGES = (
@@ -167,7 +168,7 @@ def test_every_kind_of_training_may_be_killed(tmp_path: Path, options: tuple[str
     kill(tmp_path, (*own, *options), 10, random.Random(str(options)))
 
 
-SHORT = (*OPTIONS, "trainer.steps=20", "trainer.checkpoint_every=8", "trainer.log_every=5", "trainer.preview_every=7")
+SHORT = (*PLAIN, "trainer.steps=20", "trainer.checkpoint_every=8", "trainer.log_every=5", "trainer.preview_every=7")
 
 
 @pytest.fixture(scope="module")
@@ -176,25 +177,25 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Left:
     return reference(tmp_path_factory.mktemp("short") / "run", SHORT)
 
 
-@pytest.mark.parametrize("first", [1, pytest.param(0, marks=pytest.mark.slow)])
-def test_a_run_may_be_killed_at_any_operation_on_a_file(tmp_path: Path, short: Left, first: int) -> None:
+@pytest.mark.parametrize(("apart", "figures"), [(47, "false"), pytest.param(1, "true", marks=pytest.mark.slow)])
+def test_a_run_may_be_killed_at_any_operation_on_a_file(tmp_path: Path, short: Left, apart: int, figures: str) -> None:
     """Operations write checkpoints, pictures or the last file: every one is tried, or some, spread over the run."""
-    operation, killed = 1, 0
+    options, operation, killed = (*SHORT, f"figures={figures}"), 1, 0
     while True:
         folder = tmp_path / str(operation)
-        process = started(folder, SHORT, operation)
+        process = started(folder, options, operation)
         process.join()
         if not process.exitcode:
             break
         assert process.exitcode == -signal.SIGKILL
         killed += 1
         if not (folder / "metrics.json").exists():
-            process = started(folder, SHORT)
+            process = started(folder, options)
             process.join()
             assert process.exitcode == 0
         assert_same(left(folder), short)
-        operation += 61 if first else 1
-    assert killed > (2 if first else 100)
+        operation += apart
+    assert killed > (2 if apart > 1 else 100)
 
 
 @contextlib.contextmanager
@@ -234,7 +235,7 @@ def test_a_second_signal_does_not_wait_for_the_step(tmp_path: Path) -> None:
 
 def test_a_folder_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
     """Nobody else can start or resume the run there; the claim of a process that is killed ends with it."""
-    process = started(tmp_path / "run", OPTIONS)
+    process = started(tmp_path / "run", PLAIN)
     while not (tmp_path / "run" / "checkpoints" / "last.pt").exists():
         assert process.is_alive()
     for again in (lambda: session.train(composed("train", SHORT), tmp_path / "run"),

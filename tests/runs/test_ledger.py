@@ -121,10 +121,7 @@ def test_a_job_that_another_process_has_just_begun_is_left_alone(tmp_path: Path)
     assert job.attempt(a=1)
 
 
-def _claim_amid_removal(folder: Path, count: int, found: SimpleQueue[str]) -> None:
-    """Claim a folder as soon as another process begins to remove the files of an attempt."""
-    while len(list((folder / "left").iterdir())) == count:
-        pass
+def _claim(folder: Path, found: SimpleQueue[str]) -> None:
     try:
         with files.claimed(folder):
             found.put("claimed")
@@ -132,18 +129,19 @@ def _claim_amid_removal(folder: Path, count: int, found: SimpleQueue[str]) -> No
         found.put(str(error))
 
 
-def test_the_files_of_an_attempt_are_removed_under_the_claim(tmp_path: Path) -> None:
+def test_the_files_of_an_attempt_are_removed_under_the_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process that comes during the removal must not get the folder: its files would vanish."""
-    job, count = Work(tmp_path / "0-smile", failures=1), 5000
+    job, empty, context = Work(tmp_path / "0-smile", failures=1), files.empty, multiprocessing.get_context("fork")
+    found = context.SimpleQueue()
+
+    def visited(folder: Path) -> None:
+        other = context.Process(target=_claim, args=(folder, found))
+        other.start()
+        other.join()
+        empty(folder)
+
     with pytest.raises(ZeroDivisionError):
         job.attempt(a=1)
-    (job.folder / "left").mkdir()
-    for i in range(count):
-        (job.folder / "left" / str(i)).touch()
-    context = multiprocessing.get_context("fork")
-    found = context.SimpleQueue()
-    other = context.Process(target=_claim_amid_removal, args=(job.folder, count, found))
-    other.start()
+    monkeypatch.setattr(files, "empty", visited)
     assert job.attempt(a=1)
     assert "another process is training there" in found.get()
-    other.join()

@@ -21,6 +21,7 @@ import sdegen
 from sdegen.config.compose import composed
 from sdegen.core.errors import UserError
 from sdegen.runs import checkpoint, session
+from sdegen.training import held_out
 from sdegen.training.loop import Training
 
 ROOT = Path(__file__).parents[2]
@@ -80,11 +81,13 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path: Path, whole: Path) -> Non
         sdegen.load(tmp_path / "steep", checkpoint=best.step)
 
 
-def test_loss_on_held_out_points_agrees_with_fresh_points(whole: Path) -> None:
+def test_loss_on_held_out_points_agrees_with_fresh_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The definition, λ ‖score - target‖², is evaluated at fresh points with fresh noise, in float64."""
+    monkeypatch.setattr(held_out, "ROWS", 4096)
+    train(tmp_path / "run", "trainer.checkpoint_every=60")
     source = torch.Generator().manual_seed(1)
     for step in (0, 60):
-        run = sdegen.load(whole, checkpoint=step, precision="float64")
+        run = sdegen.load(tmp_path / "run", checkpoint=step, precision="float64")
         x0 = run.units.encode(run.dataset.draw(20_000, source))  # type: ignore[arg-type]
         z = torch.randn(x0.shape, generator=source, dtype=torch.float64)
         t = 1e-3 + (1 - 1e-3) * torch.rand(len(x0), generator=source, dtype=torch.float64)
@@ -93,7 +96,7 @@ def test_loss_on_held_out_points_agrees_with_fresh_points(whole: Path) -> None:
         with torch.no_grad():
             score = run.score_model(alpha * x0 + sigma * z, t)
         losses = (sigma.squeeze() ** 2) * ((score + z / sigma) ** 2).sum(1)
-        stored = checkpoint.read(whole, step).held_out
+        stored = checkpoint.read(tmp_path / "run", step).held_out
         # The stored loss is a mean over about 4000 points.
         assert stored == pytest.approx(float(losses.mean()), abs=4 * float(losses.std()) / math.sqrt(4000))
 

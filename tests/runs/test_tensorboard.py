@@ -37,6 +37,7 @@ SHORT = (
     "trainer.steps=6",
     "trainer.epochs=null",
     "trainer.preview_every=4",
+    "figures=false",
     "trainer.checkpoint_every=3",
     "trainer.log_every=1",
     "sampler.steps=2",
