@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import ROOT, SHORT, fresh, interrupted, refused, run
+from commands import ROOT, SHORT, interrupted, refused, run
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from sdegen.cli import arguments, stored
@@ -156,9 +156,8 @@ def test_your_own_class_and_yaml_from_outside(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "conf" / "sde").mkdir(parents=True)
     (tmp_path / "mine.py").write_text("from sdegen.sde import VP\n\nclass Slow(VP):\n    pass\n")
     (tmp_path / "conf" / "sde" / "slow.yaml").write_text("_target_: mine.Slow\nbeta_max: 5.0\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
-    result = fresh("train", "--config-dir", "conf", "experiment=smile", "sde=slow", *SHORT, cwd=tmp_path)
+    result = run("train", "--config-dir", "conf", "experiment=smile", "sde=slow", *SHORT, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     refusal = run("sample", "run=outputs/smile/latest", "count=5", cwd=tmp_path)
     assert "if you trust its code, add trust=[mine]" in refusal.stderr

@@ -168,8 +168,8 @@ def test_path_leads_from_the_prior_to_the_sample_and_changes_nothing(key: str) -
 
 REACHING: list[tuple[str, Sampler]] = [
     *((key, StepSampler(EulerMaruyama(), steps=300)) for key in SDES),
-    *((key, StepSampler(Adams(), steps=30, grid="logistic")) for key in SDES),
-    *((key, StepSampler(StochasticAdams(), steps=60, grid="logistic")) for key in SDES),
+    ("ve", StepSampler(Adams(), steps=30, grid="logistic")),
+    ("subvp", StepSampler(StochasticAdams(), steps=60, grid="logistic")),
     ("vp", StepSampler(ReverseDiffusion(), Langevin(), steps=300)),
     ("vp", AdaptiveSDE(0.01, 0.005)),
 ]
