@@ -43,7 +43,7 @@ def process(dataset: Dataset, sde: SDE, score: Score, *, seed: int = 0, count: i
     """Draws paths from data on the line to noise and back, on top of the density p_t: figure 1 of the paper.
 
     Euler–Maruyama solves the forward and the reverse SDE, and RK4 solves the flow with the same number of evaluations
-    of the score. The reverse SDE and the flow start from the same noise. All starts are evenly spaced quantiles.
+    of the score. The reverse SDE and the flow start from the same noise. Initial values are evenly spaced quantiles.
 
     Args:
         dataset: data on the line.
@@ -163,7 +163,7 @@ def _field_in_plane(dataset: Dataset, sde: SDE, score: Score, exact: Marginals |
 
 
 def _arrows(axes: Axes, sde: SDE, score: Score, draws: Tensor, limit: float, t: Tensor) -> None:
-    """Draws the score as arrows. The longest arrow has the 99 % quantile of the norm, and spans a cell of the grid."""
+    """Draws the score as arrows. The longest has the 99 % quantile over random x(t), and spans a cell of the grid."""
     points = _grid(limit * (1 - 1 / ARROWS), ARROWS)
     arrows = _scaled(sde, score, points, t)
     longest = float(_scaled(sde, score, draws, t).norm(dim=1).quantile(0.99))

@@ -54,7 +54,7 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def histogram(axes: Axes, x: np.ndarray, ends: tuple[float, float], bins: int, colour: str) -> None:
-    """Draws the density of numbers ``x`` ``(N,)`` between two ``ends``. The total N includes numbers outside."""
+    """Draws the density of numbers ``x`` ``(N,)`` between two ``ends``. N includes the numbers outside."""
     width = (ends[1] - ends[0]) / bins or 1 / bins
     axes.hist(x, bins=bins, range=ends, weights=np.full(len(x), 1 / (width * len(x))), color=colour)
 

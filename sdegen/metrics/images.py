@@ -5,7 +5,8 @@ large as the set of generated images: the median over several parts. ``train`` i
 distribution is not known, so no model can be expected to be better than its training images. If there are more
 generated images than training images, they are split into parts as large as the training set, and the value is the
 mean over these parts. Distances are never negative. They are computed between two finite sets, so value and floor have
-the same bias. If the data are quantised, generated images are first rounded to the levels of the data.
+the same bias. If the data are quantised, generated images are first rounded to the levels of the data. A metric with
+another floor says so in ``floor_from``.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def _subvp_mean() -> Values:
 
 
 def _flow_diffusion() -> Values:
-    """Measures erratum 3. The flow of Gaussian data is linear, so it maps a deviation to a deviation."""
+    """Measures erratum 3. The flow of Gaussian data is linear, so one point, at one deviation, is enough."""
     sde, law = VP(), _gaussian(0.25)
     score, start = Marginals(law, sde), _rows(sde.prior_std, 1)
 

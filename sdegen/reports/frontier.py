@@ -123,7 +123,7 @@ def cell(value: float | None) -> str:
 
 @figures.styled
 def draw(jobs: Sequence[SamplingJob], labels: Sequence[str]) -> Figure:
-    """Draws the quality against evaluations and against seconds, with a line for each label and a dashed floor."""
+    """Draws the quality against evaluations and against seconds. The dashed line is the floor."""
     metric = next((name for name in METRICS if name in jobs[0].metrics), next(iter(jobs[0].metrics)))
     figure, panels = figures.subplots(7.2, 3.4, 1, 2, sharey=True)
     for k, text in enumerate(dict.fromkeys(labels)):

@@ -121,7 +121,7 @@ def distances(x: Tensor, exact: Callable[[int, int], Tensor], count: int) -> dic
 
 
 def on_plane(x: Tensor, reference: Tensor) -> dict[str, float]:
-    """Returns the widths of samples in the plane divided by those of the data, and the variance off the plane."""
+    """Returns the widths of samples in the plane divided by the widths of the data, and variance off the plane."""
     centred = reference - reference.mean(0)
     axes = torch.linalg.svd(centred, full_matrices=False).Vh[:10].mT
     own = x - x.mean(0)

@@ -1,4 +1,4 @@
-"""Cost of a training step against dimensions, data points, batch size, grid, replicas and jobs.
+"""Cost of a training step against dimensions, data points, batch size, grid, threads, replicas and jobs.
 
 Each value is measured in a process of its own.
 """
@@ -49,14 +49,7 @@ def measure(
     for batch in batches:
         take_by_threads("time of a step by batch size", batch, f"trainer.batch_size={batch}", "dataset.size=20000")
     for n in grid:
-        take(
-            "time of a step by number of grid points",
-            "perceptron",
-            n,
-            "times=grid",
-            f"times.points={n}",
-            "times.simulations=10",
-        )
+        take("time of a step by grid size", "perceptron", n, "times=grid", f"times.points={n}", "times.simulations=10")
     for r in replicas:
         take_by_threads("time of a step of all replicas by number of replicas", r, f"trainer.replicas={r}")
     for n in jobs:
