@@ -2,15 +2,15 @@
 
 Suites, whose options are in conf/benchmark.yaml::
 
-    time_to_quality   the paper's grid of times against continuous t: error of the score by seconds of training
-    step              the time of a complete training step over a bare PyTorch loop
-    sampling          each sampler over its bare network calls; our adaptive solver against SciPy's
-    memory            peak memory of the paper's grid of times, with chunks and without
-    start_up          the time of help, of errors and to the first step, over Hydra's own time
-    scaling           the cost of a step by dimensions, data, batch, grid, threads, replicas and jobs
-    quality           metrics of experiments over seeds, beside their floors and the values of the training set
-    recipes           the default recipe for points and others, on ten data sets: distances over their floors
-    likelihood        errors of log-likelihoods with the exact score, and the accuracy of their standard errors
+    time_to_quality   error of the score against seconds of training, on the paper's grid of times and on continuous t
+    step              time of a complete training step, divided by the time of a bare PyTorch loop
+    sampling          time of samplers, divided by the time of the network calls; our adaptive solver and SciPy's solver
+    memory            peak memory of the paper's grid of times, against the number of draws in a chunk
+    start_up          time of help and of errors, divided by the time of Hydra alone; time to the first step
+    scaling           cost of a step against dimensions, data points, batch size, grid, threads, replicas and jobs
+    quality           metrics of experiments over several seeds, with floors and the values of the training set
+    recipes           default and former recipe for points, on ten data sets: distances divided by their floors
+    likelihood        errors of log-likelihoods with the exact score, and the accuracy of the standard errors
 
 Contestants are measured in turn; medians and quartiles are printed and written to outputs/benchmark.
 """
@@ -34,7 +34,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 
 def measure(suite: str, changes: list[str], folder: Path) -> None:
-    """Run a suite with some options changed; print the table, write the results and the figure."""
+    """Run a suite with the changed options, print the table, and write the results and the figure."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -44,7 +44,9 @@ def measure(suite: str, changes: list[str], folder: Path) -> None:
     try:
         options: Any = OmegaConf.to_container(OmegaConf.merge(own, OmegaConf.from_dotlist(changes)))
     except (OmegaConfBaseException, ValueError):
-        raise UserError(f"{' '.join(changes)}: suite {suite} has the options {', '.join(before)}") from None
+        raise UserError(
+            f"{' '.join(changes)}: write option=value: suite {suite} has the options {', '.join(before)}"
+        ) from None
     if found := [fault for key, value in before.items() if (fault := misfit(key, options[key], value))]:
         raise UserError("\n".join(found))
     from suites import base
@@ -56,7 +58,7 @@ def measure(suite: str, changes: list[str], folder: Path) -> None:
     module = importlib.import_module(f"suites.{suite}")
     rows = module.measure(**options)
     if not rows:
-        raise UserError(f"{' '.join(changes)}: nothing to measure: give each list an entry")
+        raise UserError(f"{' '.join(changes)}: nothing to measure: give each list at least one entry")
     print(base.table(rows))
     machine = {key: value for key, value in provenance("").items() if key != "command"}
     files.write_json(
@@ -67,7 +69,7 @@ def measure(suite: str, changes: list[str], folder: Path) -> None:
 
 
 def misfit(key: str, value: object, before: object) -> str:
-    """Returns one line that says why a value cannot replace another; empty if it can."""
+    """Returns one line that says why ``value`` cannot replace ``before`` in the option ``key``; empty if it can."""
     if isinstance(before, int | float):
         kinds, word = ((int,), "whole number") if isinstance(before, int) else ((int, float), "number")
         fits = type(value) in kinds and 0 < value < float("inf")  # type: ignore[operator]
@@ -76,12 +78,12 @@ def misfit(key: str, value: object, before: object) -> str:
         return next(filter(None, (misfit(key, each, before[0]) for each in value)), "")
     if isinstance(before, dict) and isinstance(value, dict):
         return next(filter(None, (misfit(f"{key}.{name}", value[name], old) for name, old in before.items())), "")
-    word = {"dict": "options by their names", "list": "a list", "str": "a text"}[type(before).__name__]
+    word = {"dict": "a mapping of options", "list": "a list", "str": "a string"}[type(before).__name__]
     return "" if isinstance(value, type(before)) else f"{key}: must be {word}, not {value!r}"
 
 
 def main() -> None:
-    """Run the suite that the arguments of this process name."""
+    """Run the suite that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite", choices=SUITES, metavar="suite", help=", ".join(SUITES))
     parser.add_argument("options", nargs="*", help="options of the suite, such as rounds=15")

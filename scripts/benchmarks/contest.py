@@ -6,10 +6,10 @@ start from the same draws.
 ode: mean distance between end points and exact end points, which the flow gives at tolerance 1e-10.
 sde: sliced W1 between samples and exact draws; the floor is the distance between two sets of exact draws.
 
-Evaluations are counted at the score, and a sampler takes as many steps as they allow. Each sampler, ours or from
-peers.py (libraries that are not installed are left out), has the best time grid for each family and number of
-evaluations. The grid is chosen on the first samples of these targets and measured on all samples. The sampler that we
-recommend also has a row with its own configuration.
+Each call of the score counts as one evaluation. A sampler takes as many steps as the number of evaluations allows. Each
+sampler, ours or from peers.py (libraries that are not installed are left out), has the best time grid for each family
+and number of evaluations. The grid is chosen on the first samples of each target. The sampler is then measured with
+this grid on all samples. The sampler that we recommend also has a row with its own configuration.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ BUDGETS = {"ode": [5, 10, 20, 50], "sde": [5, 10, 20]}
 SAMPLES = {"ode": 2000, "sde": 10_000}
 SEARCH = {"ode": 250, "sde": 2500}
 APART = ("as configured", "as published", "corrected")
+"""Ends of the names of samplers that have a column of their own in the summary."""
 
 
 def matching(contestants: Sequence[Contestant], words: Sequence[str]) -> list[Contestant]:
@@ -37,7 +38,7 @@ def matching(contestants: Sequence[Contestant], words: Sequence[str]) -> list[Co
 
 
 def held(family: str, arguments: argparse.Namespace) -> Iterator[Row]:
-    """Yields the rows of a family; for the reverse SDE, the first row is of exact draws."""
+    """Yields the rows of a family; for the reverse SDE, the first row has the floor."""
     import peers
     from arena import ours
     from arena.problem import apart, floor, problem
@@ -74,13 +75,16 @@ def cell(result: dict[str, Any] | None, budget: int) -> str:
 
 
 def side(name: str) -> str:
-    """Returns the column of a sampler in the summary: its library or paper, and the words of :data:`APART`."""
+    """Returns the heading of a sampler's column in the summary, for example ``iPNDM, as published`` or ``azula``."""
     how = name.rpartition(", ")[2]
     return name.split()[0] + (f", {how}" if how in APART else "")
 
 
 def summary(families: dict[str, list[Row]], budgets: Sequence[int]) -> str:
-    """Returns the smallest distance by side, family and evaluations, in Markdown; the smallest in a row is bold."""
+    """Returns, in Markdown, the smallest distance in each column of :func:`side`; the best of a row is bold.
+
+    A row is a family and a number of evaluations.
+    """
     sides = list(dict.fromkeys(side(row["name"]) for rows in families.values() for row in rows))
     lines = [f"| family | evaluations | {' | '.join(sides)} |", "|---" * (len(sides) + 2) + "|"]
     for family, rows in families.items():

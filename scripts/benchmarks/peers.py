@@ -1,9 +1,9 @@
-"""Samplers of others for ``contest.py``: from four libraries, unchanged, and from papers.
+"""Samplers from four libraries and from papers, for ``contest.py``.
 
-All have the same continuous schedule: azula gets alpha and sigma as functions, k-diffusion gets ``sigma / alpha`` and
-x / alpha, and in diffusers ``sigma / alpha`` replaces the values of its table. A time grid ends at eps or, like the
-grids of the libraries, steps from a last positive time to t = 0; the exact end points at the two times are 4e-6 to
-1.3e-4 apart, depending on the family. A library that is not installed is left out.
+All samplers use the same continuous schedule. azula gets alpha and sigma as functions. k-diffusion gets
+``sigma / alpha`` and x / alpha. In diffusers, ``sigma / alpha`` replaces the values of the table. A time grid ends at
+eps or, like the grids of the libraries, at t = 0 after a last positive time. The exact end points at eps and at 0 are
+4e-6 to 1.3e-4 apart, depending on the family. A library that is not installed is left out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def contestants(kind: str) -> list[Contestant]:
-    """Returns the samplers of every installed library, and prints a line for each that is not installed."""
+    """Returns the samplers of every installed library, and prints a line for each library that is not installed."""
     from arena import azula, diffusers, k_diffusion, papers, scipy
 
     found: list[Contestant] = []
@@ -29,7 +29,10 @@ def contestants(kind: str) -> list[Contestant]:
         try:
             found += library.contestants(kind)
         except ImportError as error:
-            print(f"{library.__name__.removeprefix('arena.')} is left out: {error}", file=sys.stderr)
+            print(
+                f"{library.__name__.removeprefix('arena.')} is left out: {error}: install it to compare its samplers",
+                file=sys.stderr,
+            )
     return [contestant._replace(run=partial(tried, contestant.run)) for contestant in found]
 
 

@@ -1,9 +1,9 @@
-"""Compare guidance with exact conditionals of Gaussian mixtures: ``python scripts/benchmarks/posteriors.py``.
+"""Compare guidance with exact posteriors of Gaussian mixtures: ``python scripts/benchmarks/posteriors.py``.
 
 The posterior of a mixture given a class or a linear measurement has a closed form, and the samples of each method are
-compared with it. The floor is the median over 20 sets of exact draws, each as large as the set of samples. The row
-``exact`` has samples by the exact conditional score, which shows the error of the sampler alone. Seeds fix the mixtures
-and the measurements.
+compared with it. The floor is the median over 20 sets of exact draws, each as large as the set of samples. The
+samples in the row ``exact`` use the exact conditional score, so this row shows the error of the sampler alone. Seeds
+fix the mixtures and the measurements.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def mixture(d: int, seed: int):  # noqa: ANN201 - torch is imported late
 
 
 def compared(law, x) -> dict[str, float]:  # noqa: ANN001
-    """Returns distances of samples to the exact posterior, each coordinate in its standard deviations."""
+    """Returns distances between samples and exact draws; each coordinate is divided by its deviation in exact draws."""
     import torch
 
     from sdegen.core.randomness import generator
@@ -56,7 +56,10 @@ def compared(law, x) -> dict[str, float]:  # noqa: ANN001
 
 
 def problems(d: int, m: int, seed: int, folder: Path):  # noqa: ANN201
-    """Returns the SDE and, by the name of the method, the exact conditional, the guided score and the start."""
+    """Returns the SDE and, for each method, the exact posterior, the guided score and a function of the prior.
+
+    The function maps draws of the prior to initial states.
+    """
     import numpy as np
     import torch
 
@@ -69,7 +72,7 @@ def problems(d: int, m: int, seed: int, folder: Path):  # noqa: ANN201
     from sdegen.sde.mixture import Marginals
 
     sde, law, source = VP(), mixture(d, seed), generator("cpu", seed, "measurement", d)
-    # All methods work with orthonormal rows.
+    # Every method accepts a matrix with orthonormal rows.
     a = torch.linalg.qr(torch.randn(d, m, generator=source, dtype=torch.float64))[0].T
     truth = law.sample(1, source)
     y = truth @ a.T + NOISE * torch.randn(1, m, generator=source, dtype=torch.float64)
@@ -144,7 +147,7 @@ def table(count: int, steps: int, seeds: int) -> dict[str, dict[str, dict[str, f
 
 
 def printed(found: dict[str, dict[str, dict[str, float]]]) -> str:
-    """Returns the table as text: value / floor, and their ratio."""
+    """Returns the table as text. A cell has the value, the floor, and the ratio of the two."""
     lines = []
     for case, methods in found.items():
         lines.append(f"{case:<28}" + "".join(f"{metric:>26}" for metric in METRICS))

@@ -1,4 +1,4 @@
-"""Figures of data, samples, processes and densities, by matplotlib; every function returns a figure."""
+"""Figures of data, samples, processes and densities, drawn with matplotlib."""
 
 from sdegen.figures.densities import density, interpolation, likelihoods
 from sdegen.figures.images import accuracy, classes, generation, image_grid, posterior, steering

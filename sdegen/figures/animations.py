@@ -21,13 +21,13 @@ from sdegen.samplers import Samples
 from sdegen.sde.base import SDE
 
 FRAMES, IMAGE_FRAMES, COLOURS = 45, 20, 16
-"""Most frames for points, most frames for images (fewer, since noisy images hardly compress), number of colours."""
+"""Largest number of frames for points and for images (fewer, since noisy images hardly compress); number of colours."""
 MOVING, LAST = 2200, 1500
-"""Duration of the motion, in which each frame takes at least 50 ms, and of the last frame, in milliseconds."""
+"""Durations of the motion and of the last frame, in milliseconds. Each frame of the motion takes at least 50 ms."""
 POINTS = 1000
 """Largest number of points that are drawn."""
 SIDE, PIXELS = 6, 120
-"""Largest number of images in a row, and of data pixels in a row of images; a row has at least one image."""
+"""Largest number of images in a row, and of data pixels in a row. A row has at least one image."""
 WIDTH, ENLARGED = 320, 180
 """Width of a frame of points, and lower bound on the longer side of a frame of images, in pixels."""
 BAND = 20
@@ -37,12 +37,12 @@ BAND = 20
 def animation(dataset: Dataset, samples: Samples, sde: SDE) -> list[Image.Image]:
     """Draws the path of samples from noise to data; the last frame shows the samples themselves.
 
-    Points are drawn in the network's units: in the plane over the data, on the line as a histogram over the density
-    p_t. Images are drawn as an enlarged grid.
+    Points are drawn in the network's units. In two or more dimensions, they are drawn on top of the data. In one
+    dimension, a histogram is drawn with the density p_t. Images are drawn as an enlarged grid.
 
     Args:
         dataset: the data.
-        samples: samples with their path.
+        samples: samples with the recorded path.
         sde: the forward process.
     """
     times = samples.times.cpu().double()
@@ -62,7 +62,7 @@ def animation(dataset: Dataset, samples: Samples, sde: SDE) -> list[Image.Image]
 
 def save(frames: list[Image.Image], path: Path) -> Path:
     """Writes frames as a GIF that loops."""
-    # All frames share one palette, or the background would flicker. Maximum coverage keeps white exactly white, and
+    # All frames share one palette: otherwise the background would flicker. MAXCOVERAGE keeps white exactly white, and
     # keeps colours that few pixels have.
     sheet = np.concatenate([np.asarray(frames[i]) for i in (0, len(frames) // 2, -1)])
     palette = Image.fromarray(sheet).quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
@@ -75,7 +75,7 @@ def save(frames: list[Image.Image], path: Path) -> Path:
 
 
 def _plane(dataset: Dataset, states: Tensor, times: Tensor) -> Iterator[Image.Image]:
-    """Draws points over the data."""
+    """Draws the points of each frame on top of the data."""
     clean, limits = dataset.units.encode(dataset.x)[:POINTS], _limits(dataset, states)
     figure, axes = subplots(WIDTH / 100, WIDTH / 100)
     axes.scatter(clean[:, 0].numpy(), clean[:, 1].numpy(), s=4, color="0.8", linewidths=0)
@@ -88,14 +88,14 @@ def _plane(dataset: Dataset, states: Tensor, times: Tensor) -> Iterator[Image.Im
 
 
 def _line(dataset: Dataset, states: Tensor, times: Tensor, sde: SDE) -> Iterator[Image.Image]:
-    """Draws a histogram over the density p_t, which is exact if the distribution of the data is known."""
+    """Draws a histogram with the density p_t. The density is exact if the distribution of the data is known."""
     limits, bins = _limits(dataset, states), 60
     figure, axes = subplots(WIDTH / 100, 0.75 * WIDTH / 100)
     rows = []
     for x, t, limit in zip(states, times, limits, strict=True):
         grid = torch.linspace(-limit, limit, 241, dtype=torch.float64)
         density = heat(dataset, sde, t[None], grid)[:, 0]
-        # The density per view width: its height stays the same when the view widens with the noise.
+        # Divide by the mean, so that the height of the curve stays the same when the view widens with the noise.
         density /= density.mean()
         counts, edges = np.histogram(x.numpy(), bins, (-limit, limit))
         rows.append((counts * bins / len(x), edges, density, grid))
@@ -111,7 +111,7 @@ def _line(dataset: Dataset, states: Tensor, times: Tensor, sde: SDE) -> Iterator
 
 
 def _images(dataset: Dataset, states: Tensor, times: Tensor) -> Iterator[Image.Image]:
-    """Draws a grid of images with the time above it; each pixel is a square."""
+    """Draws a grid of images, and the time above the grid. Each data pixel becomes a square."""
     low, high = float(dataset.x[:1000].min()), float(dataset.x[:1000].max())
     side = min(SIDE, max(1, PIXELS // max(dataset.units.shape[1:])), int(len(states[0]) ** 0.5))
     font = ImageFont.load_default(12)

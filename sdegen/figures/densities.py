@@ -19,11 +19,11 @@ from sdegen.figures.style import DATA, DENSITY, SAMPLES, shown, styled, subplots
 def density(
     dataset: Dataset, axes: Sequence[Tensor], log_p: Tensor, exact: Callable[[Tensor], Tensor | None]
 ) -> Figure:
-    """Draws the density of a model on the line or in the plane, beside the exact density or the data, in user's units.
+    """Draws the density of a model beside the exact density or the data, on the line or in the plane, in user's units.
 
     Args:
         dataset: the data.
-        axes: points of the grid along each axis, a tensor for each.
+        axes: points of the grid along each axis, one tensor per axis.
         log_p: log-density of the model at all points of the grid, in nats, ``(N,)``.
         exact: function that returns the exact log-density at points, or None if it is not known.
     """

@@ -15,7 +15,7 @@ from sdegen.figures.style import COLOURS, DATA, DENSITY, number, styled, subplot
 
 LINES = ("-", "--", "-.", ":")
 UNKNOWN = "#56B4E9"
-"""Colour of pixels that were not measured, which no grey picture has."""
+"""Colour of pixels that were not measured. No grey picture contains this colour."""
 
 
 @styled
@@ -69,7 +69,7 @@ def classes(x: Tensor, y: Tensor, low: float, high: float, columns: int = 10) ->
 
 @styled
 def posterior(truth: Tensor | None, measured: Tensor, x: Tensor, low: float, high: float, samples: int = 4) -> Figure:
-    """Draws a measurement of an image, the mean and standard deviation of samples given it, and some samples.
+    """Draws a measurement, the mean and deviation of samples given this measurement, and the first samples.
 
     Args:
         truth: image that was measured, ``(C, H, W)``; None if it is not known.
@@ -80,7 +80,7 @@ def posterior(truth: Tensor | None, measured: Tensor, x: Tensor, low: float, hig
         samples: number of samples drawn.
     """
     x = x.detach().double().cpu()
-    # Root mean square over colours: a grey picture has the same deviation with one channel and with three.
+    # Take the root mean square over colours, so that one and three channels of grey give the same deviation.
     deviation = x.var(0, correction=0).mean(0).sqrt().numpy()
     named: list[tuple[str, Tensor | None]] = [("truth", truth)] if truth is not None else []
     named += [("measured", measured), ("mean", x.mean(0)), ("deviation", None)]
@@ -101,7 +101,7 @@ def posterior(truth: Tensor | None, measured: Tensor, x: Tensor, low: float, hig
 
 @styled
 def accuracy(times: Tensor, curves: Mapping[str, Tensor], chance: float) -> Figure:
-    """Draws the accuracy of classifiers of noisy images over time, and the accuracy of a guess.
+    """Draws the accuracy of classifiers of noisy images against t, and the share of the most frequent class.
 
     Args:
         times: times, ``(F,)``.
@@ -120,7 +120,7 @@ def accuracy(times: Tensor, curves: Mapping[str, Tensor], chance: float) -> Figu
 
 @styled
 def steering(scales: Sequence[float], curves: Mapping[str, Sequence[float]], floors: Mapping[str, float]) -> Figure:
-    """Draws the gain and the cost of guidance: a panel for each metric against the scale, with its floor dashed.
+    """Draws each metric against the guidance scale, in its own panel, with the floor as a dashed line.
 
     Args:
         scales: guidance scales, ascending.
@@ -131,7 +131,7 @@ def steering(scales: Sequence[float], curves: Mapping[str, Sequence[float]], flo
     for axes, (name, values) in zip(panels, curves.items(), strict=True):
         axes.plot(scales, values, color=DATA, marker="o", markersize=3.5, linewidth=1.2, label="guided")
         axes.axhline(floors[name], color="0.4", linestyle="--", linewidth=1, label="held-out images")
-        # Linear up to 1, which is Bayes' rule, and logarithmic above.
+        # The axis is linear up to 1, the scale of Bayes' rule, and logarithmic above 1.
         axes.set_xscale("symlog", linthresh=1)
         axes.set_xlim(min(scales) - 0.1, 1.1 * max(scales))
         axes.set_xticks(list(scales), [f"{scale:g}" for scale in scales])
@@ -143,9 +143,12 @@ def steering(scales: Sequence[float], curves: Mapping[str, Sequence[float]], flo
 
 
 def image_grid(images: Tensor, side: int = 8, lines: int | None = None) -> np.ndarray:
-    """Returns the first images ``(N, C, H, W)`` in [0, 1] as one picture, ``side`` in a row, with white lines between.
+    """Returns images ``(N, C, H, W)`` in [0, 1] as one picture of at most ``lines`` rows (default ``side``).
 
-    The picture is ``(h, w)``, or ``(h, w, 3)`` if the images have three channels or more; only the first three count.
+    A row has ``side`` images, which white lines separate.
+
+    The picture is ``(h, w)``, or ``(h, w, 3)`` if the images have three channels or more. Only the first three channels
+    are drawn.
     """
     images = images[: side * (lines or side)].detach().double().cpu()
     n, c, h, w = images.shape
@@ -157,12 +160,12 @@ def image_grid(images: Tensor, side: int = 8, lines: int | None = None) -> np.nd
 
 
 def scaled(x: Tensor, low: float, high: float) -> Tensor:
-    """Returns images on the CPU with ``low`` at 0 and ``high`` at 1, clamped to these."""
+    """Returns images on the CPU, scaled so that ``low`` is 0 and ``high`` is 1, and clamped to [0, 1]."""
     return ((x.detach().double().cpu() - low) / (high - low)).clamp(0, 1)
 
 
 def show(axes: Axes, picture: np.ndarray) -> None:
-    """Shows a picture in [0, 1], grey ``(h, w)`` or in colour ``(h, w, 3)``, without axes; NaN is :data:`UNKNOWN`."""
+    """Shows a picture in [0, 1]: colour ``(h, w, 3)``, or grey ``(h, w)`` with NaN in the colour :data:`UNKNOWN`."""
     cmap = matplotlib.colormaps["gray"].with_extremes(bad=UNKNOWN)
     axes.imshow(picture, cmap=cmap, vmin=0, vmax=1)
     axes.set(xticks=[], yticks=[])
@@ -179,5 +182,5 @@ def _picture(image: Tensor, low: float, high: float) -> np.ndarray:
 
 
 def _centres(count: int, size: int) -> list[float]:
-    """Returns the centres of pictures in a row with a pixel between them."""
+    """Returns the centres of ``count`` pictures of ``size`` pixels in a row, with one pixel between two pictures."""
     return [i * (size + 1) + (size - 1) / 2 for i in range(count)]

@@ -1,4 +1,4 @@
-"""Figures of a process in the network's units: its paths over the density, and the field of a score."""
+"""Figures in the network's units: paths of a process on top of the density, and the field of a score."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sdegen.sde.mixture import marginals as exact_marginals
 SIGNED = LinearSegmentedColormap.from_list("signed", [DATA, "white", SAMPLES])
 RISING, DENSE = (LinearSegmentedColormap.from_list("rising", ["white", colour]) for colour in (SAMPLES, DATA))
 VISITED = 1e-3
-"""The field is grey where the density is below this share of its maximum at t, since few paths go there."""
+"""Share of the maximum of p_t below which the field is grey, since few paths go through such points."""
 GREY = f"grey: $p_t$ below {number(VISITED)} of its maximum"
 OUTLINE = [patheffects.Stroke(linewidth=0.9, foreground="0.2"), patheffects.Normal()]
 DENSITY_LABEL = "density over its\nmaximum at t"
@@ -35,15 +35,15 @@ PANELS, ARROWS, PIXELS = 4, 16, 40
 """Number of times at which a field in the plane is drawn, and numbers of arrows and of pixels along each side."""
 
 Paths = tuple[np.ndarray, np.ndarray]
-"""Times ``(F,)`` from the start to the end of paths, and their states ``(F, B)``."""
+"""Times ``(F,)`` from the start to the end of B paths, and the states ``(F, B)`` at these times."""
 
 
 @styled
 def process(dataset: Dataset, sde: SDE, score: Score, *, seed: int = 0, count: int = 12, steps: int = 1000) -> Figure:
-    """Draws paths from data on the line to noise and back, over the density p_t: figures 1 and 2 of the paper.
+    """Draws paths from data on the line to noise and back, on top of the density p_t: figure 1 of the paper.
 
-    The forward and the reverse SDE are solved by Euler–Maruyama, the flow by RK4 with as many evaluations of the score.
-    The reverse SDE and the flow start from the same noise. Starting points are spread evenly in probability.
+    Euler–Maruyama solves the forward and the reverse SDE, and RK4 solves the flow with the same number of evaluations
+    of the score. The reverse SDE and the flow start from the same noise. Initial values are evenly spaced quantiles.
 
     Args:
         dataset: data on the line.
@@ -71,7 +71,7 @@ def process(dataset: Dataset, sde: SDE, score: Score, *, seed: int = 0, count: i
         image = _image(axes, density, t, x, cmap=DENSITY, vmin=0, vmax=1)
         axes.plot(times, states, color="white", linewidth=0.5, path_effects=OUTLINE)
         axes.set_xticks([sde.eps, 0.5 * sde.T, sde.T], ["ε", "0.5", "1"])
-        # Time runs in the direction of the process, so that it decreases in the reverse panels.
+        # The time axis has the direction of the process: t decreases from left to right in the reverse panels.
         ends = "data to noise" if title.startswith("forward") else "noise to data"
         axes.set(title=title, xlabel=f"time t, from {ends}", xlim=times[[0, -1]], ylim=(-limit, limit))
     panels[0].set_ylabel("x(t)")
@@ -81,10 +81,12 @@ def process(dataset: Dataset, sde: SDE, score: Score, *, seed: int = 0, count: i
 
 @styled
 def score_field(dataset: Dataset, sde: SDE, score: Score, *, learned: bool = True) -> Figure | None:
-    r"""Draws the field of a score, and its error if the exact score is known; None for more than 2 coordinates.
+    r"""Draws the field of a score, and the error of the score if the exact score is known: figure 2 of the paper.
+
+    Returns None for images and for data with more than two coordinates.
 
     The field is drawn as :math:`\sigma_t s`, which is of order one at every t, or as :math:`g(t) s` if the SDE has no
-    closed-form kernel and thus no :math:`\sigma_t`. It is grey where p_t is below :data:`VISITED` of its maximum at t.
+    closed-form kernel and thus no :math:`\sigma_t`. It is grey where p_t is below :data:`VISITED` times its maximum.
 
     Args:
         dataset: the data.
@@ -113,7 +115,7 @@ def _field_on_line(dataset: Dataset, sde: SDE, score: Score, exact: Marginals | 
     last, truest, visited = list(fields)[-1], list(scores)[-1], density > VISITED
     figure, (panels,) = subplots(1.5 + 2.1 * len(fields), 2.6, 1, len(fields), sharey=True, squeeze=False)
     for axes, (title, values) in zip(panels, fields.items(), strict=True):
-        # Both scores share the scale of the exact score; their difference has a scale of its own.
+        # Both scores have the colour scale of the exact score. The difference of the scores has its own scale.
         top = _top(fields[title if title == last else truest][visited])
         image = _image(axes, values, t, x, cmap=SIGNED, vmin=-top, vmax=top)
         axes.contourf(t.numpy(), x.numpy(), density, [-1, VISITED], colors="0.85")
@@ -161,7 +163,7 @@ def _field_in_plane(dataset: Dataset, sde: SDE, score: Score, exact: Marginals |
 
 
 def _arrows(axes: Axes, sde: SDE, score: Score, draws: Tensor, limit: float, t: Tensor) -> None:
-    """Draws arrows along the score, cut at its 99 % quantile over random x(t), which spans a cell of the grid."""
+    """Draws the score as arrows. The longest has the 99 % quantile over random x(t), and spans a cell of the grid."""
     points = _grid(limit * (1 - 1 / ARROWS), ARROWS)
     arrows = _scaled(sde, score, points, t)
     longest = float(_scaled(sde, score, draws, t).norm(dim=1).quantile(0.99))
@@ -189,7 +191,7 @@ def _backward(sde: SDE, score: Score, x: Tensor, noise: RandnLike, predictor: Pr
 
 
 def _spread_evenly(draws: Tensor, count: int) -> Tensor:
-    """Returns the medians of ``count`` equal parts of sorted points on the line: ``(n, 1)`` to ``(count, 1)``."""
+    """Returns evenly spaced quantiles ``(count, 1)`` of the points ``draws`` ``(n, 1)``."""
     ranks = (torch.arange(count) + 0.5) * len(draws) / count
     return draws.sort(dim=0).values[ranks.long()]
 
@@ -211,13 +213,13 @@ def _times(sde: SDE) -> Tensor:
 
 
 def _scaled(sde: SDE, score: Score, x: Tensor, t: Tensor) -> Tensor:
-    """Returns σ_t s(x, t), or g(t) s(x, t) if there is no σ_t: ``(B, d)``, in the type of x."""
+    """Returns σ_t s(x, t), or g(t) s(x, t) if there is no σ_t, as ``(B, d)`` in the dtype of ``x``."""
     weight = sde.diffusion(t) if sde.linear is None else sde.linear.sigma(t)
     return expand(weight, x) * score(x, t).to(x)
 
 
 def _top(values: np.ndarray) -> float:
-    """Returns the end of the colour scale: a quantile, since with the maximum all but a few spots would be white."""
+    """Returns the end of the colour scale, a quantile: with the maximum, almost all of the picture would be white."""
     return max(float(np.quantile(np.abs(values), 0.98)), 1e-12)
 
 
@@ -233,7 +235,7 @@ def _grid(limit: float, side: int) -> Tensor:
 
 
 def _image(axes: Axes, values: np.ndarray, t: Tensor, x: Tensor, **style: Any) -> Any:  # noqa: ANN401
-    """Draws values ``(N, K)`` in cells with their centres at t ``(K,)``, to the right, and x ``(N,)``, upwards."""
+    """Draws values ``(N, K)`` in cells centred at ``t`` ``(K,)`` (horizontal) and ``x`` ``(N,)`` (vertical)."""
     ends = [(float(line[0]), float(line[-1]), 0.5 * float(line[1] - line[0])) for line in (t, x)]
     (left, right), (low, high) = ((first - half, last + half) for first, last, half in ends)
     extent = (left, right, low, high)

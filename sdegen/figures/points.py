@@ -21,7 +21,7 @@ from sdegen.sde.mixture import marginals as exact_marginals
 
 @styled
 def compare(dataset: Dataset, x: Tensor) -> Figure:
-    """Draws the training data beside samples ``x``, in the user's units: figures 3, 4 and 8 of the paper."""
+    """Draws the training data beside samples ``x``, in the user's units: figures 3 to 6 and 8 of the paper."""
     x = x.detach().double().cpu()
     if len(dataset.units.shape) > 1:
         return _compare_images(dataset.x, x)
@@ -68,7 +68,7 @@ def _cloud(axes: Axes, dataset: Dataset, x: Tensor, colour: str, size: float) ->
 
 
 def _compare_images(data: Tensor, x: Tensor) -> Figure:
-    # A part gives the range, since data larger than memory are read from the disk.
+    # Take the range from the first 1000 images: to read all images from the disk could take long.
     part = data[:1000].double()
     low, high = float(part.min()), float(part.max())
     figure, panels = subplots(7, 3.7, 1, 2)
@@ -140,16 +140,16 @@ def units(dataset: Dataset) -> str:
     if torch.equal(x, inner):
         return "in the data's units"
     mean, deviation = inner.mean(0), inner.std(0, correction=0)
-    # A constant coordinate is only centred.
+    # A constant coordinate is centred, but not scaled.
     standard = (mean.abs() < 1e-6) & (((deviation - 1).abs() < 1e-6) | (deviation == 0))
     return "standardised" if bool(standard.all()) else "in the network's units"
 
 
 def heat(dataset: Dataset, sde: SDE, t: Tensor, x: Tensor) -> np.ndarray:
-    """Returns the density of x(t) on the line over its maximum at each t, in the network's units.
+    """Returns the density of x(t) on the line, divided by its maximum at each t, in the network's units.
 
-    It is exact if the distribution of the data is known. Otherwise it is a histogram of the forward process, smoothed
-    over two cells.
+    The density is exact if the distribution of the data is known. Otherwise it is a histogram of the forward process,
+    smoothed by a Gaussian with a standard deviation of two cells.
 
     Args:
         dataset: the data.
@@ -158,7 +158,7 @@ def heat(dataset: Dataset, sde: SDE, t: Tensor, x: Tensor) -> np.ndarray:
         x: evenly spaced points, ``(N,)``.
 
     Returns:
-        ``(N, K)``.
+        The densities, ``(N, K)``.
     """
     exact = exact_marginals(dataset.encoded_law, sde)
     if exact is not None:
@@ -175,7 +175,7 @@ def heat(dataset: Dataset, sde: SDE, t: Tensor, x: Tensor) -> np.ndarray:
 
 
 def spread(sde: SDE, times: Tensor, panels: int = 6) -> list[int]:
-    """Returns indices of recorded times, evenly spaced in the log noise-to-signal ratio, or in log t, from T to eps."""
+    """Returns indices of recorded times from T to eps, evenly spaced in log(σ²/α²), or in log t if there is no σ."""
     u = times.log() if sde.linear is None else sde.linear.log_nsr(times)
     wanted = torch.cat([torch.linspace(float(u[0]), float(u[-1].clamp(min=-6)), panels - 1), u[-1:].float()])
     indices = [int((u - value).abs().argmin()) for value in wanted]
@@ -183,6 +183,6 @@ def spread(sde: SDE, times: Tensor, panels: int = 6) -> list[int]:
 
 
 def fresh(dataset: Dataset, n: int) -> Tensor:
-    """Returns random draws from the exact distribution, or training points if it is not known."""
+    """Returns ``n`` draws from the exact distribution, or ``n`` training points if the distribution is not known."""
     drawn = dataset.draw(n, generator("cpu", 0, "figure"))
     return dataset.x[:n] if drawn is None else drawn

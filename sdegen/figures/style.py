@@ -1,4 +1,4 @@
-"""The style and the parts that all figures share."""
+"""Style of all figures, and functions that several figures use."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""The palette of Okabe & Ito, which colour-blind readers can tell apart, too."""
+"""Palette of Okabe & Ito. Colour-blind readers can distinguish these colours, too."""
 MARKERS = "os^DvPX"
-"""Markers of lines, which tell them apart in grey."""
+"""Markers that distinguish lines in a print without colour."""
 DATA, SAMPLES = COLOURS[:2]
 DENSITY = "cividis"
 STYLE: dict[Any, Any] = {
@@ -34,7 +34,7 @@ styled = matplotlib.rc_context(STYLE)
 
 
 def subplots(width: float, height: float, *shape: int, **options: Any) -> tuple[Figure, Any]:  # noqa: ANN401
-    """Returns a figure, with its size in inches, and its axes, as ``matplotlib.pyplot.subplots`` does."""
+    """Returns a figure of ``width`` by ``height`` inches and its axes, as ``matplotlib.pyplot.subplots`` does."""
     figure = Figure(figsize=(width, height))
     return figure, figure.subplots(*shape, **options)
 
@@ -54,13 +54,13 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def histogram(axes: Axes, x: np.ndarray, ends: tuple[float, float], bins: int, colour: str) -> None:
-    """Draws the density of numbers ``(N,)`` between two ends; numbers beyond them count, but are not drawn."""
+    """Draws the density of numbers ``x`` ``(N,)`` between two ``ends``. N includes the numbers outside."""
     width = (ends[1] - ends[0]) / bins or 1 / bins
     axes.hist(x, bins=bins, range=ends, weights=np.full(len(x), 1 / (width * len(x))), color=colour)
 
 
 def log_ticks(axis: Axis) -> None:
-    """Labels a logarithmic axis with plain numbers, few enough not to overlap."""
+    """Labels a logarithmic axis with plain numbers, and with so few that they do not overlap."""
     low, high = axis.get_data_interval()
     decades = LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,))
     axis.set_major_locator(MaxNLocator(4) if high < 5 * low else decades)
@@ -69,18 +69,18 @@ def log_ticks(axis: Axis) -> None:
 
 
 def marked(k: int) -> dict[str, Any]:
-    """Returns the colour and the marker of line ``k``: 49 lines differ in one of them."""
+    """Returns the colour and the marker of line ``k``. The first 49 lines differ in colour or marker."""
     shift = k // len(COLOURS)
     return {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[(k + shift) % len(MARKERS)]}
 
 
 def number(value: float) -> str:
-    """Returns a number with two digits, and a power of ten as in print."""
+    """Returns a number with two significant digits, and its power of ten, if any, as a formula."""
     mantissa, _, exponent = f"{value:.2g}".partition("e")
     power = f"10^{{{int(exponent)}}}" if exponent else ""
     return mantissa if not exponent else f"${power}$" if mantissa == "1" else f"${mantissa} \\times {power}$"
 
 
 def shown(dimensions: int, before: str = "") -> str:
-    """Returns a note that a plane shows two of several coordinates; empty if it shows all."""
+    """Returns a note that a figure shows only the first two coordinates; empty if it shows all coordinates."""
     return f"{before}first 2 of {dimensions} coordinates" if dimensions > 2 else ""

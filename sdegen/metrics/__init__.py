@@ -1,4 +1,4 @@
-"""Metrics of points and of images, each with its floor, and checks of SDEs and samplers against exact answers."""
+"""Metrics of points and of images, and checks of SDEs and samplers against exact answers."""
 
 from sdegen.metrics.distances import energy, frechet, kernel, ks, mean_distance, precision, recall, sliced_w1, w1
 from sdegen.metrics.features import Features, train_features

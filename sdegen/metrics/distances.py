@@ -14,23 +14,25 @@ from sdegen.datasets.base import chunks
 DIRECTIONS = 32
 """Number of directions on which :func:`sliced_w1` projects."""
 NEIGHBOURS = 3
-"""The radius of a ball of the manifold is the distance to the neighbour of this rank."""
+"""Rank of the neighbour whose distance is the radius of a ball in :func:`precision`."""
 PAIRS = 2**24
-"""Largest number of distances in memory at once."""
+"""Largest number of pairwise distances that are in memory at once."""
 
 
 def w1(x: Tensor, y: Tensor) -> Tensor:
-    r"""Returns the Wasserstein-1 distances between sets on the line, :math:`\int_0^1 |F^{-1}(q) - G^{-1}(q)|\, dq`.
+    r"""Returns the Wasserstein-1 distances between sets of numbers, :math:`\int_0^1 |F^{-1}(q) - G^{-1}(q)|\, dq`.
+
+    F and G are the distribution functions of the two sets.
 
     Args:
         x: first sets, ``(*, N)``.
         y: second sets, ``(*, M)``.
 
     Returns:
-        ``(*)``.
+        The distances, ``(*)``.
     """
     n, m = x.shape[-1], y.shape[-1]
-    # Jumps of both quantile functions in units of 1 / (n m): integers are compared without rounding errors.
+    # Both quantile functions jump at multiples of 1 / (n m). In this unit they are integers, without rounding errors.
     ends = torch.cat([m * torch.arange(1, n + 1), n * torch.arange(1, m + 1)]).unique()
     width = ends.diff(prepend=ends.new_zeros(1)).double() / (n * m)
     # NumPy sorts several times faster than torch on a CPU.
@@ -39,14 +41,14 @@ def w1(x: Tensor, y: Tensor) -> Tensor:
 
 
 def ks(x: Tensor, y: Tensor) -> float:
-    """Returns the Kolmogorov–Smirnov distance of sets on the line, the largest gap of the distribution functions."""
+    """Returns the Kolmogorov–Smirnov distance, the largest difference between two distribution functions."""
     from scipy.stats import ks_2samp
 
     return float(ks_2samp(x.flatten().numpy(), y.flatten().numpy(), method="asymp").statistic)
 
 
 def sliced_w1(x: Tensor, y: Tensor) -> float:
-    """Returns the mean W1 distance of the projections on fixed directions (Bonneel et al. 2015).
+    """Returns the mean W1 distance between projections of the sets on fixed directions (Bonneel et al. 2015).
 
     In the plane the directions are equally spaced; in other dimensions they are random, but the same at every call.
     """
@@ -55,7 +57,7 @@ def sliced_w1(x: Tensor, y: Tensor) -> float:
 
 
 def directions(d: int) -> Tensor:
-    """Returns the directions of :func:`sliced_w1` in d dimensions: unit vectors, as the columns of ``(d, 32)``."""
+    """Returns unit vectors, the directions of :func:`sliced_w1`, as the columns of a ``(d, 32)`` tensor."""
     if d == 2:
         angle = torch.arange(DIRECTIONS, dtype=torch.float64) * math.pi / DIRECTIONS
         return torch.stack([angle.cos(), angle.sin()])
@@ -65,6 +67,8 @@ def directions(d: int) -> Tensor:
 
 def energy(x: Tensor, y: Tensor, within_y: float | None = None) -> float:
     r"""Returns the energy distance :math:`\sqrt{2 E|X - Y| - E|X - X'| - E|Y - Y'|}` as a V-statistic.
+
+    X and X' are drawn from ``x``, Y and Y' from ``y``, all independently.
 
     Reference: Székely & Rizzo (2013), https://doi.org/10.1016/j.jspi.2013.03.018
 
@@ -82,30 +86,30 @@ def energy(x: Tensor, y: Tensor, within_y: float | None = None) -> float:
 
 
 def mean_distance(x: Tensor, y: Tensor) -> float:
-    """Returns the mean Euclidean distance over all pairs of two sets."""
+    """Returns the mean Euclidean distance over all pairs of a point of ``x`` and a point of ``y``."""
     x, y = x.flatten(1), y.flatten(1)
-    # Pieces of 100 rows stay in the cache.
+    # Pieces of 100 rows fit into the processor's cache.
     total = sum(float(torch.cdist(chunk, y).sum()) for chunk in x.split(100))
     return total / (len(x) * len(y))
 
 
 def total_variation(x: Tensor, y: Tensor) -> float:
-    """Returns half the sum of the differences between the shares of the labels in two sets ``(N,)`` and ``(M,)``."""
+    """Returns half the sum of the absolute differences of the label shares in ``x`` ``(N,)`` and ``y`` ``(M,)``."""
     classes = int(max(x.max(), y.max())) + 1
     shares = [torch.bincount(labels, minlength=classes).double() / len(labels) for labels in (x, y)]
     return 0.5 * float((shares[0] - shares[1]).abs().sum())
 
 
 def frechet(x: Tensor, y: Tensor) -> float:
-    r"""Returns the W2 distance between the Gaussians with the moments of two sets ``(N, F)`` and ``(M, F)``.
+    r"""Returns the W2 distance of Gaussians with the means and covariances of ``x`` ``(N, F)`` and ``y`` ``(M, F)``.
 
     .. math:: d^2 = |\mu_1 - \mu_2|^2 + \operatorname{tr}\bigl(\Sigma_1 + \Sigma_2 - 2 (\Sigma_1 \Sigma_2)^{1/2}\bigr)
 
-    With :math:`\Sigma_i = R_i^T R_i` the last trace is the sum of the singular values of :math:`R_1 R_2^T`. This also
-    holds for singular covariances, and no root of a rounding error is taken.
+    With :math:`\Sigma_i = R_i^T R_i`, the trace of :math:`(\Sigma_1 \Sigma_2)^{1/2}` is the sum of the singular values
+    of :math:`R_1 R_2^T`. This form also holds for singular covariances, and avoids the square root of a rounding error.
 
-    Reference: Dowson and Landau (1982), https://doi.org/10.1016/0047-259X(82)90077-X; Heusel et al. (2017) give the
-    square, https://arxiv.org/abs/1706.08500
+    Reference: Dowson and Landau (1982), https://doi.org/10.1016/0047-259X(82)90077-X; Heusel et al. (2017) use the
+    square of this distance, https://arxiv.org/abs/1706.08500
     """
     means, roots = zip(*(_moments(part) for part in (x, y)), strict=True)
     common = torch.linalg.svdvals(roots[0] @ roots[1].T).sum()
@@ -114,9 +118,9 @@ def frechet(x: Tensor, y: Tensor) -> float:
 
 
 def kernel(x: Tensor, y: Tensor, within_y: float | None = None) -> float:
-    r"""Returns the maximum mean discrepancy of two sets for the kernel :math:`(x \cdot y / F + 1)^3`.
+    r"""Returns the maximum mean discrepancy between two sets for the kernel :math:`(x \cdot y / F + 1)^3`.
 
-    The value is the root of a V-statistic. Reference: Bińkowski et al. (2018), https://arxiv.org/abs/1801.01401
+    The value is the square root of a V-statistic. Reference: Bińkowski et al. (2018), https://arxiv.org/abs/1801.01401
 
     Args:
         x: first set, ``(N, F)``.
@@ -128,18 +132,20 @@ def kernel(x: Tensor, y: Tensor, within_y: float | None = None) -> float:
 
 
 def affinity(x: Tensor, y: Tensor) -> float:
-    r"""Returns the mean of :math:`(x \cdot y / F + 1)^3` over all pairs of two sets."""
+    r"""Returns the mean of :math:`(x \cdot y / F + 1)^3` over all pairs of a row of ``x`` and a row of ``y``."""
     total = sum(float((part @ y.T / y.shape[1] + 1).pow(3).sum()) for part in _pieces(x, y))
     return total / (len(x) * len(y))
 
 
 def precision(x: Tensor, y: Tensor) -> float:
-    """Returns the share of a set ``(N, F)`` that lies on the manifold of a reference ``(M, F)``.
+    """Returns the share of the points ``x`` ``(N, F)`` that lie on the manifold of the reference ``y`` ``(M, F)``.
 
     The manifold is the union of balls around the points of the reference. The radius of a ball is the distance from its
-    centre to the third neighbour. Reference: Kynkäänniemi et al. (2019), https://arxiv.org/abs/1904.06991
+    centre to the third-nearest other point of the reference.
+
+    Reference: Kynkäänniemi et al. (2019), https://arxiv.org/abs/1904.06991
     """
-    # The nearest neighbour is the point itself.
+    # The nearest point of the reference is the point itself, so the third neighbour has rank 4.
     rank = min(NEIGHBOURS + 1, len(y))
     radius = torch.cat([torch.cdist(part, y).topk(rank, largest=False).values[:, -1] for part in _pieces(y, y)])
     covered = torch.cat([(torch.cdist(part, y) <= radius).any(1) for part in _pieces(x, y)])
@@ -147,34 +153,35 @@ def precision(x: Tensor, y: Tensor) -> float:
 
 
 def recall(x: Tensor, y: Tensor) -> float:
-    """Returns the share of a reference ``(M, F)`` on the manifold of a set ``(N, F)``: see :func:`precision`."""
+    """Returns the share of the points ``y`` ``(M, F)`` on the manifold of ``x`` ``(N, F)``; see :func:`precision`."""
     return precision(y, x)
 
 
 def spread(x: Tensor) -> float:
-    """Returns the root mean squared distance of points ``(N, F)`` to their mean; its square is unbiased."""
+    """Returns the root mean square distance of points ``(N, F)`` from their mean, with the divisor N - 1."""
     return float(((x - x.mean(0)).square().sum() / max(len(x) - 1, 1)).sqrt())
 
 
 def nearest(x: Tensor, reference: Tensor) -> Tensor:
-    """Returns the distance of each image to the nearest image of a reference: ``(N,)`` float64."""
+    """Returns the distance of each image of ``x`` to the nearest image of ``reference``, ``(N,)`` float64."""
     x, found = x.double().flatten(1), torch.full((len(x),), torch.inf, dtype=torch.float64)
     centre = x.mean(0)
     for originals in chunks(reference.flatten(1)):
         centred = (originals - centre).float()
         for rows in _pieces(torch.arange(len(x)), originals):
             chosen = originals[torch.cdist((x[rows] - centre).float(), centred).argmin(1)]
-            # By differences: cdist uses products, whose rounding errors give a copy a distance above zero.
+            # Compute the distance from differences. cdist uses products, and their rounding errors give exact copies a
+            # distance above zero.
             found[rows] = found[rows].minimum((x[rows] - chosen.double()).norm(dim=1))
     return found
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the mean of a set ``(N, F)``, and R such that RᵀR is the covariance."""
+    """Returns the mean of a set ``(N, F)``, and a matrix R such that RᵀR is the covariance."""
     mean = x.mean(0)
     return mean, torch.linalg.qr((x - mean) / len(x) ** 0.5, mode="r").R
 
 
 def _pieces(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-    """Splits a set into pieces whose distances to another set fit into memory."""
+    """Splits ``x`` into pieces, so that the distances between a piece and ``y`` fit into memory."""
     return x.split(max(1, PAIRS // len(y)))

@@ -1,8 +1,8 @@
-"""Features of images from a small classifier, in which sets of images are compared.
+"""Features of images from a small classifier. The metrics of images compare these features.
 
-Distances between pixels hardly show the similarity of images, and the usual network for this purpose was trained on
-photographs. Here a classifier learns the classes of the data from the training images, and the features are the inputs
-of its last layer. They depend on the data alone, not on the seed of a run or the global generator.
+Distances between pixels say little about the similarity of images, and the usual network for features of images was
+trained on photographs. This module trains a classifier on the training images and their labels; the features are the
+inputs of its last layer. The features depend on the data alone, not on the seed of a run or the global generator.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from sdegen.core.randomness import derive, generator
 BATCH = 128
 """Number of images per training step."""
 CHUNK = 1000
-"""Number of images per batch after training."""
+"""Number of images per batch when features are computed."""
 LEARNING_RATE, WEIGHT_DECAY = 4e-3, 0.1
 EXAMPLES, EPOCHS = 100_000, (3, 30)
-"""Number of images seen in the whole training, which sets the number of epochs, and bounds on the number of epochs."""
+"""Number of images seen in the whole training, and lower and upper bound on the resulting number of epochs."""
 REACH = 14
-"""Ratio of the longer side of an image to its largest random shift; the shift is at least one pixel."""
+"""Longer side of an image divided by the largest random shift. The largest shift is at least one pixel."""
 
 
 class Features(nn.Module):
     """Convolutional classifier of clean images; the inputs of its last layer are the features.
 
-    Convolutions, each with batch normalisation and a rectifier, alternate with pooling, which halves the picture, until
-    its shorter side is below 8. A dense layer then makes the features.
+    Each convolution is followed by batch normalisation and a ReLU. Max pooling after each convolution halves the image,
+    until the shorter side is below 8. Two more convolutions and a dense layer then compute the features.
 
     Args:
         shape: shape of an image, ``(C, H, W)``.
         classes: number of classes.
-        width: number of channels of the first convolution; it doubles with each halving, up to four times the width.
-        size: number of features F. More features show more, but are noisier: the Fréchet distance between training and
-            held-out digits is 0.3 with 32 features and 0.5 with 64; noise with a quarter of the range of the pixels
-            multiplies it by 3.2 and by 2.9.
+        width: number of channels of the first convolution. The number doubles after each pooling, up to ``4 * width``.
+        size: number of features F. More features distinguish more images, but their metrics are noisier: the Fréchet
+            distance between training and held-out digits is 0.3 with 32 features and 0.5 with 64. Noise of a quarter
+            of the pixel range multiplies this distance by 3.2 with 32 features and by 2.9 with 64.
     """
 
     def __init__(self, shape: tuple[int, ...], classes: int, width: int = 16, size: int = 32) -> None:
@@ -54,25 +54,25 @@ class Features(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the features of images in the network's units: ``(N, C, H, W)`` to ``(N, F)`` float64 on the CPU."""
+        """Returns the features ``(N, F)``, float64 on the CPU, of images ``(N, C, H, W)`` in the network's units."""
         return torch.cat([self.body(part.to(self.head.weight)) for part in x.split(CHUNK)]).double().cpu()
 
     @torch.no_grad()
     def classify(self, features: Tensor) -> Tensor:
-        """Returns the most likely class for features: ``(N, F)`` to ``(N,)`` int64, on the CPU."""
+        """Returns the most likely classes ``(N,)`` for ``features`` ``(N, F)``, int64 on the CPU."""
         weight, bias = (p.double().cpu() for p in (self.head.weight, self.head.bias))
         return functional.linear(features, weight, bias).argmax(1)
 
 
 def train_features(x: Tensor, y: Tensor, classes: int) -> Features:
-    """Trains a classifier on clean images; the result is the same for the same images.
+    """Trains a classifier on clean images. The same images give the same classifier.
 
-    It minimises the cross entropy of randomly shifted images by AdamW with a one-cycle learning rate. The result is the
-    same to the last bit only with the same number of threads.
+    AdamW with a one-cycle learning rate minimises the cross entropy of randomly shifted images. The weights are equal
+    bit for bit only with the same number of threads.
 
     Args:
         x: training images in the network's units, about -1 to 1, ``(N, C, H, W)``; at least two.
-        y: their classes, ``(N,)``.
+        y: classes of the images, ``(N,)``.
         classes: number of classes.
 
     Returns:
@@ -84,7 +84,7 @@ def train_features(x: Tensor, y: Tensor, classes: int) -> Features:
     # The channels-last order saves a fifth of the time on a CPU, and more on a GPU.
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     source = generator("cpu", 0, "features", "training")
-    # The sizes of batches differ by at most one: a last batch of one image would break batch normalisation.
+    # Batch sizes differ by at most one, because batch normalisation fails for a batch of one image.
     batches = -(-len(x) // BATCH)
     epochs = min(max(EXAMPLES // len(x), EPOCHS[0]), EPOCHS[1])
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
@@ -98,12 +98,12 @@ def train_features(x: Tensor, y: Tensor, classes: int) -> Features:
             loss.backward()
             optimizer.step()
             rate.step()
-    # A copy that loads this state is in contiguous order, too, so that it adds numbers in the same order.
+    # A model that loads these weights is in contiguous order. Use the same order, so that both add in the same order.
     return model.to(memory_format=torch.contiguous_format).eval()
 
 
 def shifted(x: Tensor, source: torch.Generator) -> Tensor:
-    """Shifts each image ``(N, C, H, W)`` by a few random pixels and repeats its edge."""
+    """Shifts each image ``(N, C, H, W)`` by a few random pixels, and fills the gap with the pixels of the edge."""
     n, _, height, width = x.shape
     reach = max(1, max(height, width) // REACH)
     padded = functional.pad(x, (reach, reach, reach, reach), mode="replicate")

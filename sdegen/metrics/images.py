@@ -1,11 +1,12 @@
-"""Metrics of generated images, in the features of a classifier of clean images, each with its floor.
+"""Metrics of generated images, computed from the features of a classifier of clean images.
 
-The reference is the set of held-out images. The *floor* is the value of as many training images as were generated (the
-median over a few subsets if there are more), and ``train`` is the value of all training images: if the distribution is
-not known, a model can do no better than generate images like its training images. If more images are generated than
-there are training images, the value is the mean over parts as large as the training set. Distances are computed between
-two finite sets: they are never negative, and the floor has the same bias. Images of quantised data are first rounded to
-their levels, as in a saved picture.
+The reference is the set of held-out images. The *floor* is the value of a random part of the training images that is as
+large as the set of generated images: the median over several parts. ``train`` is the value of all training images. The
+distribution is not known, so no model can be expected to be better than its training images. If there are more
+generated images than training images, they are split into parts as large as the training set, and the value is the
+mean over these parts. Distances are never negative. They are computed between two finite sets, so value and floor have
+the same bias. If the data are quantised, generated images are first rounded to the levels of the data. A metric with
+another floor says so in ``floor_from``.
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ from sdegen.metrics.features import Features
 from sdegen.metrics.points import Metrics, in_parts
 
 REFERENCE = 10_000
-"""Largest number of images of a set that are compared; a random part of a larger set is used."""
+"""Largest number of images of a set that are compared. Of a larger set, a random part is used."""
 ORIGINALS = 100_000
-"""Largest number of training images that are searched for near copies; copies of other images are not found."""
+"""Largest number of training images with which generated images are compared to find near copies."""
 JUDGED = 2000
-"""Largest number of held-out images for the threshold of near copies and the floor of :func:`agreement`."""
+"""Largest number of held-out images that fix the threshold of near copies and the floor of :func:`agreement`."""
 SUBSETS = 5
-"""The floor is the median over this many parts of a larger training set."""
+"""Number of random parts of the training set over which the floor is the median."""
 DRAWS = 200
-"""The floor of the class balance is the median over this many multinomial draws."""
+"""Number of multinomial draws over which the floor of the class balance is the median."""
 NEAR = 0.05
 """Share of the held-out images that count as near copies."""
-AS_MANY = "as many training images against the held-out ones"
+AS_MANY = "training images, as many as generated images, against held-out images"
 
 Distance = Callable[[Tensor, Tensor], float]
 
@@ -48,7 +49,7 @@ def measure_images(dataset: Dataset, x: Tensor, features: Features | None) -> Me
     Args:
         dataset: the data, with a held-out part.
         x: generated images in the user's units, ``(N, C, H, W)``.
-        features: a classifier of the training images; None if they have no labels, which leaves only the near copies.
+        features: classifier of the training images. None if they have no labels; then only near copies are counted.
     """
     x = _part(quantized(x.detach().cpu(), dataset.levels))
     found: Metrics = {}
@@ -69,17 +70,17 @@ def measure_images(dataset: Dataset, x: Tensor, features: Features | None) -> Me
 
 
 def measure_conditional(dataset: Dataset, x: Tensor, y: Tensor, features: Features) -> Metrics:
-    """Returns the agreement of generated images with their requested classes, and their variety within the classes.
+    """Returns the agreement of generated images with the requested classes, and the variety within each class.
 
-    With stronger guidance ``agreement`` rises and the other two fall, so they must be read together. ``spread``
-    is the root mean squared distance to the mean of the class among the features, and ``class_recall`` the recall of
-    the held-out images of a class; both are averaged over the requested classes.
+    ``spread`` is the root mean square distance of the features of a class from their mean. ``class_recall`` is the
+    recall of the held-out images of a class. Both are means over the requested classes. With stronger guidance,
+    ``agreement`` rises and the other two metrics fall, so all three must be read together.
 
     Args:
         dataset: the data, with labels.
         x: generated images in the user's units, ``(N, C, H, W)``.
         y: requested classes, ``(N,)``.
-        features: a classifier of the training images.
+        features: classifier of the training images.
     """
     x, y = _part(quantized(x.detach().cpu(), dataset.levels)), _part(y.cpu())
     (train, train_y), (held_out, held_out_y) = _labelled(dataset)
@@ -100,8 +101,8 @@ def measure_conditional(dataset: Dataset, x: Tensor, y: Tensor, features: Featur
 def agreement(dataset: Dataset, x: Tensor, y: Tensor) -> dict[str, Any]:
     """Returns the share of images that an independent classifier assigns to the requested class.
 
-    The classifier is a support vector machine on the pixels of clean training images, unlike the networks that guide.
-    The floor is its accuracy on the held-out images.
+    The classifier is a support vector machine on the pixels of clean training images. It is independent of the networks
+    that guide samples. The floor is the accuracy of this classifier on the held-out images.
 
     Args:
         dataset: the data, with labels.
@@ -118,17 +119,17 @@ def agreement(dataset: Dataset, x: Tensor, y: Tensor) -> dict[str, Any]:
     value, floor = (
         float((judge.predict(pixels(images)) == labels.cpu().numpy()).mean()) for images, labels in ((x, y), held_out)
     )
-    source = "the same classifier's accuracy on held-out images"
+    source = "accuracy of the same classifier on held-out images"
     return {"value": value, "floor": floor, "train": None, "floor_from": source}
 
 
 def quantized(x: Tensor, levels: int | None) -> Tensor:
-    """Returns images as they would be saved: rounded to 0 … ``levels - 1``, or unchanged if there are no levels."""
+    """Returns images as they would be saved: rounded to 0 … ``levels - 1``, or unchanged if ``levels`` is None."""
     return x if levels is None else x.double().round().clamp(0, levels - 1)
 
 
 def _compared(distance: Distance, seen: Tensor, known: Tensor, unseen: Tensor) -> dict[str, Any]:
-    """Returns the distances of generated and of training images from held-out images, all given by their features."""
+    """Returns the distances of generated and of training images from held-out images; all arguments are features."""
     parts = in_parts(seen, min(len(seen), len(known)))
     return {
         "value": float(np.mean([distance(part, unseen) for part in parts])),
@@ -148,7 +149,7 @@ def _near_copies(dataset: Dataset, x: Tensor) -> dict[str, Any]:
 
 
 def _class_balance(dataset: Dataset, seen: Tensor, known: Tensor) -> dict[str, Any]:
-    """Returns the total variation distance between the classes of images and the labels of the data."""
+    """Returns the total variation distance between the shares of the classes in the images and in the data."""
     labels = torch.cat([_labels(dataset.y), _labels(dataset.held_out_y)])
     shares = torch.bincount(labels, minlength=dataset.classes or 0).double() / len(labels)
     source = generator("cpu", 0, "class balance")
@@ -159,7 +160,7 @@ def _class_balance(dataset: Dataset, seen: Tensor, known: Tensor) -> dict[str, A
         "floor": float(np.median(errors)),
         "train": total_variation(known, labels),
         "limit": float(np.quantile(errors, 0.95)),
-        "floor_from": "as many independent draws of the data's labels; of these 95 % lie below the limit",
+        "floor_from": "draws of the labels of the data, as many as images; 95 % of the draws lie below the limit",
     }
 
 
@@ -169,13 +170,13 @@ def _seen(dataset: Dataset, features: Features, x: Tensor) -> Tensor:
 
 
 def _part(x: Tensor, most: int | None = None) -> Tensor:
-    """Returns at most ``most`` of a set, by default :data:`REFERENCE`, chosen by the length of the set alone."""
+    """Returns at most ``most`` rows, by default :data:`REFERENCE`; the choice depends only on the length of the set."""
     most = REFERENCE if most is None else most
     return x if len(x) <= most else x[_choice(len(x), most, 0)]
 
 
 def _parts(x: Tensor, n: int) -> list[Tensor]:
-    """Returns random parts of a set with ``n`` elements each, or the whole set if it has no more."""
+    """Returns random parts of a set with ``n`` elements each, or the whole set if it has at most ``n``."""
     return [x] if len(x) <= n else [x[_choice(len(x), n, i)] for i in range(SUBSETS)]
 
 
@@ -191,8 +192,8 @@ def _averaged(rows: list[dict[str, Any]], source: str) -> dict[str, Any]:
 
 
 def _labelled(dataset: Dataset, most: int | None = None) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Returns training images with their labels, and at most ``most`` held-out images with theirs."""
-    # Images and labels keep the same rows, since the choice depends on the length of a set alone.
+    """Returns the training images and their labels, and at most ``most`` held-out images and their labels."""
+    # The same rows of images and labels are chosen, because the choice depends only on the length of the set.
     train = _part(dataset.x), _part(_labels(dataset.y))
     return train, (_part(_held_out(dataset), most), _part(_labels(dataset.held_out_y), most))
 

@@ -1,16 +1,16 @@
-"""Metrics of generated points: distances from the distribution of the data, each with its floor.
+"""Metrics of generated points: distances from the distribution of the data.
 
-The reference is one large set: independent draws from the exact distribution, or the held-out points if it is not
-known. The *floor* of a distance is the median over 20 independent sets of as many exact draws as there are generated
-points; ``train`` is the distance of the training set. If the distribution is not known, the sets of the floor are
-random parts of the data, and their reference is a disjoint part as large as the held-out part. If there are more
-generated points than such a part can have, the value is the mean over parts of the generated points. No distance is
-negative.
+The reference is one large set: independent draws from the exact distribution, or the held-out points if the
+distribution is not known. The *floor* of a distance is its median over 20 independent sets of exact draws. Each set is
+as large as the set of generated points. ``train`` is the distance of the training set. No distance is negative.
 
-On the line, distances are in the user's units. For vectors each coordinate is divided by its standard deviation. With
-``dataset.standardize=robust`` or ``quantile``, a few rows may dominate these deviations. Distances are then in the
-network's units, in which the bulk of the data is about 1 wide, and coordinates beyond :data:`FARTHEST` are moved there,
-so that each row counts for about its share.
+If the distribution is not known, random parts of the data replace the sets of exact draws, and each part is compared
+with a disjoint part as large as the held-out part. If there are then more generated points than training points, they
+are split into parts as large as the training set, and the value is the mean over these parts.
+
+For numbers, distances are in the user's units. For vectors, each coordinate is divided by its standard deviation. With
+``dataset.standardize=robust`` or ``quantile``, a few rows may dominate the standard deviations. Distances are then in
+the network's units, and coordinates are clipped to ±:data:`FARTHEST`, so that a few rows do not dominate.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from sdegen.sde.mixture import marginals
 REFERENCE = 10_000
 """Number of exact draws in the reference."""
 FLOORS = 20
-"""Number of sets whose median is the floor."""
+"""Number of sets over which the floor is the median."""
 FARTHEST = 10.0
-"""Largest coordinate of a point from a heavy tail, in the network's units."""
+"""Bound to which the coordinates of heavy-tailed data are clipped, in the network's units."""
 
 Metrics = dict[str, dict[str, Any]]
 
 
 def distances(dataset: Dataset, reference: Tensor) -> dict[str, Callable[[Tensor], float]]:
-    """Returns the distances from a reference that are defined for a data set, by name."""
+    """Returns, by name, the functions that measure the distance of points from ``reference`` for a data set."""
     line, vectors = reference[0].numel() == 1, reference.ndim == 2
     deviation = reference.std(0, correction=0)
     scale = torch.where(deviation > 0, deviation, 1.0) if vectors and not line else torch.ones(())
@@ -67,13 +67,13 @@ def distances(dataset: Dataset, reference: Tensor) -> dict[str, Callable[[Tensor
 
 
 def measure_points(dataset: Dataset, x: Tensor) -> Metrics:
-    """Returns the distances of points ``x`` in the user's units, with their floors and the values of the training set.
+    """Returns the distances of points ``x``, in the user's units, with the floors and the values of the training set.
 
     The result is empty if the distribution is not known and no points are held out.
     """
     if unmeasured(dataset):
         return {}
-    # Dequantised columns are compared as whole values.
+    # Round dequantised columns to the original values before the comparison.
     x = dataset.rounded(x.detach().double().cpu())
     parts: tuple[Tensor, ...] = (x,)
     exact = dataset.draw(REFERENCE, generator("cpu", 0, "reference"))
@@ -99,7 +99,7 @@ def measure_points(dataset: Dataset, x: Tensor) -> Metrics:
 
 
 def unmeasured(dataset: Dataset) -> str:
-    """Returns the reason why points cannot be measured; empty if they can."""
+    """Returns the reason why points cannot be measured, or an empty string."""
     if dataset.held_out is not None or dataset.draw(1, generator("cpu", 0, "reference")) is not None:
         return ""
     return "no data are held out and the distribution of the data is not known"
@@ -111,7 +111,7 @@ def score_error(dataset: Dataset, sde: SDE, score: Score, n: int = 1024) -> floa
     .. math:: \left( \frac{E \sigma_t^2 \|s_\theta - \nabla \log p_t\|^2}{E \sigma_t^2 \|\nabla \log p_t\|^2}
               \right)^{1/2}, \qquad t \sim U[\varepsilon, T], \quad x_t \sim p_t
 
-    The points are the same at every call.
+    The points x and the times t are the same at every call.
     """
     exact = marginals(dataset.encoded_law, sde)
     if exact is None:
@@ -137,12 +137,12 @@ def table(metrics: Metrics, points: str = "samples") -> str:
 
 
 def in_parts(x: Tensor, n: int) -> tuple[Tensor, ...]:
-    """Returns a set in parts of ``n``, without the smaller rest."""
+    """Splits a set into parts of ``n`` points and drops the remainder."""
     return x[: len(x) // n * n].split(n)
 
 
 def _split(dataset: Dataset, n: int, i: int) -> tuple[Tensor, Tensor]:
-    """Draws ``n`` points of all data, and as many other points as were held out, without replacement."""
+    """Draws two disjoint random parts of all data: one of ``n`` points, and one as large as the held-out part."""
     held_out = _found(dataset.held_out).double()
     pool = torch.cat([dataset.x.double(), held_out])
     order = torch.randperm(len(pool), generator=generator("cpu", 0, "floor", i))

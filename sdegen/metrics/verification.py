@@ -1,4 +1,4 @@
-"""Claims about SDEs and samplers, checked against exact answers, for ``sdegen verify`` and the tests.
+"""Checks of SDEs and samplers against exact answers, for ``sdegen verify`` and the tests.
 
 The data are Gaussian or a mixture of Gaussians, so that every marginal is known.
 """
@@ -22,13 +22,20 @@ MEAN, VARIANCE = 0.7, 0.3
 STEPS = (64, 128, 256)
 """Numbers of steps with which the order of a scheme is measured."""
 COUNT = 20_000
-"""Number of samples of a statistical check."""
+"""Number of samples in a statistical check."""
 ORDER = "converges at its declared order"
 MOMENTS = ("mean of a mixture", "standard deviation of a mixture", "weights of its modes")
 
 
 class Proof(NamedTuple):
-    """A claim, its measured and allowed values, and True if it holds, False if not, or None if it does not apply."""
+    """Result of a check.
+
+    Attributes:
+        claim: statement that is checked.
+        measured: measured value.
+        allowed: bound on the measured value.
+        holds: True or False; None if the claim does not apply.
+    """
 
     claim: str
     measured: str
@@ -48,7 +55,7 @@ def verify(sde: SDE, sampler: Sampler) -> list[Proof]:
 
 
 def kernel(sde: LinearSDE) -> Proof:
-    """Checks α' = a α and (σ²)' = 2 a σ² + g² by differentiating the kernel, and α = 1, σ = 0 at t = 0."""
+    """Checks α' = a α and (σ²)' = 2 a σ² + g², where a x is the drift, and α = 1 and σ = 0 at t = 0."""
     t = torch.linspace(sde.eps, sde.T, 1001, dtype=torch.float64)[1:-1]
     rate, variance = sde.rate(t), sde.sigma(t) ** 2
     slopes = derivative(sde.alpha, t), derivative(lambda t: sde.sigma(t) ** 2, t)
@@ -60,7 +67,7 @@ def kernel(sde: LinearSDE) -> Proof:
 
 
 def inverse(sde: LinearSDE) -> Proof:
-    """Checks that ``time`` is the inverse of ``log_nsr``, which grids and importance sampling need."""
+    """Checks that ``time`` is the inverse of ``log_nsr``. Time grids and importance sampling need both functions."""
     t = torch.linspace(sde.eps, sde.T, 1001, dtype=torch.float64)
     error = float((sde.time(sde.log_nsr(t)) / t - 1).abs().max())
     return Proof("time inverts the log noise-to-signal ratio", f"{error:.1e}", "<= 1e-6", error <= 1e-6)
@@ -82,7 +89,7 @@ def simulated(sde: SDE) -> Proof:
 
 
 def prior(sde: SDE) -> Proof:
-    """Checks that the prior's density is normalised, and that its draws have its standard deviation."""
+    """Checks that the density of the prior is normalised, and that draws have the same standard deviation."""
     draws = sde.sample_prior(torch.empty(COUNT, 1, dtype=torch.float64), randn_like(generator("cpu", 0, "proof")))
     reach = 12 * float(draws.std())
     x = torch.linspace(-reach, reach, 200_001, dtype=torch.float64)
@@ -93,7 +100,7 @@ def prior(sde: SDE) -> Proof:
 
 
 def gaussian(sde: LinearSDE) -> Score:
-    """Returns the exact score of the Gaussian data, affine in x, for vectors and images of independent entries."""
+    """Returns the exact score of the Gaussian data; the entries of a vector or an image are independent."""
 
     def score(x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = expand(sde.alpha(t), x), expand(sde.sigma(t), x)
@@ -112,7 +119,8 @@ def marginal(sde: LinearSDE, t: float) -> tuple[float, float]:
 def output(sampler: Sampler, sde: LinearSDE) -> tuple[float, float]:
     """Returns the exact mean and variance of the output of a sampler that starts from p_T, for the Gaussian data.
 
-    Every step is affine in the start and in the noises: a unit impulse in one of them gives its coefficient.
+    Every step is affine in the initial state and in the noise, so a unit impulse in one of these inputs gives the
+    coefficient of this input.
 
     Args:
         sampler: a sampler whose steps are affine in the score.
@@ -148,7 +156,7 @@ def error(sde: LinearSDE, predictor: Predictor, steps: int) -> float:
 
 
 def order(sde: LinearSDE, predictor: Predictor | None) -> Proof:
-    """Checks the declared order of convergence, on the declared grid, by the errors with :data:`STEPS` steps."""
+    """Checks the declared order of convergence on the declared grid, from the errors with :data:`STEPS` steps."""
     if predictor is None:
         return Proof(ORDER, "no scheme of fixed steps", "", None)
     if not sde.smooth:
@@ -161,7 +169,7 @@ def order(sde: LinearSDE, predictor: Predictor | None) -> Proof:
 
 
 def mixture() -> GaussianMixture:
-    """Returns a mixture in the plane with unit spread and three components of different weights and shapes."""
+    """Returns a mixture in the plane of three components with different weights and shapes."""
     weights = torch.tensor([0.5, 0.3, 0.2])
     means = torch.tensor([[-0.8, 0.5], [1.0, 0.6], [0.5, -2.15]])
     covariances = torch.tensor(
@@ -171,7 +179,7 @@ def mixture() -> GaussianMixture:
 
 
 def moments(sde: LinearSDE, sampler: Sampler) -> list[Proof]:
-    """Checks the means, the standard deviations and the weights of the modes of samples of a mixture."""
+    """Checks the mean, the standard deviation and the mode weights of samples of a mixture."""
     law = mixture()
     samples = _drawn(sde, Marginals(law, sde), sampler, 0, COUNT, (2,))
     exact = law.sample(200_000, generator("cpu", 0, "exact"))
@@ -183,19 +191,19 @@ def moments(sde: LinearSDE, sampler: Sampler) -> list[Proof]:
     )
     for claim, (value, expected, spread) in zip(MOMENTS, pairs, strict=True):
         off = float((value - expected).abs().max())
-        # The margin is five standard errors for the samples, and two per cent for the steps.
+        # Allow five standard errors for the finite number of samples, and 2 % for the error of the steps.
         allowed = float((5 / math.sqrt(COUNT) + 0.02) * spread.max())
         proofs.append(Proof(claim, f"{off:.3f}", f"<= {allowed:.3f}", off <= allowed))
     return proofs
 
 
 def shares(law: GaussianMixture, x: Tensor) -> Tensor:
-    """Returns for each component the share of points that most probably come from it."""
+    """Returns, for each component, the share of the points for which this component is the most probable one."""
     return torch.bincount(law.component(x), minlength=len(law.weights)).double() / len(x)
 
 
 def run(sde: SDE, sampler: Sampler, start: int, stop: int, shape: tuple[int, ...] = (2,)) -> Tensor:
-    """Draws the samples ``start`` to ``stop`` of seed 0 with :func:`common`."""
+    """Draws the samples ``start`` to ``stop - 1`` of seed 0 with the score of :func:`common`."""
     return _drawn(sde, common(sde), sampler, start, stop, shape).x
 
 
@@ -205,12 +213,12 @@ def _drawn(sde: SDE, score: Score, sampler: Sampler, start: int, stop: int, shap
 
 
 def common(sde: SDE) -> Score:
-    """Returns the score of the Gaussian data if it is known, else the score of the prior, which keeps x finite."""
+    """Returns the score of the Gaussian data if it is known, else the score of the prior, with which x stays finite."""
     return gaussian(sde.linear) if sde.linear is not None else lambda x, t: sde.prior_score(x)
 
 
 def invariance(sde: SDE, sampler: Sampler) -> Proof:
-    """Checks that a sample is the same in batches of 1, 7 and 70, also across blocks of the generator."""
+    """Checks that a sample is the same in batches of 1, 7 and 70."""
     whole = run(sde, sampler, 0, 70)
     parts = [run(sde, sampler, 0, 1), run(sde, sampler, 60, 67)]
     off = max(
@@ -223,7 +231,7 @@ def invariance(sde: SDE, sampler: Sampler) -> Proof:
 
 
 def repetition(sde: SDE, sampler: Sampler) -> Proof:
-    """Checks that a sampler keeps nothing from one call to the next."""
+    """Checks that a second call of a sampler gives the same samples."""
     same = torch.equal(run(sde, sampler, 0, 9), run(sde, sampler, 0, 9))
     return Proof("a second call gives the same samples", "the same" if same else "different", "the same", same)
 

@@ -1,4 +1,4 @@
-"""One page over many runs: their collection and comparison, the frontier of samplers, the paper and its errata.
+"""Reports on many runs: comparisons of runs and of samplers, the experiments of the paper, and the errata of the paper.
 
-Single runs and their files are in :mod:`sdegen.runs`; drawing without runs is in :mod:`sdegen.figures`.
+The code for a single run and its files is in :mod:`sdegen.runs`. Figures that need no run are in :mod:`sdegen.figures`.
 """

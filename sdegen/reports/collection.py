@@ -1,4 +1,4 @@
-"""The finished runs of a folder, read from their files. Unfinished or damaged runs are listed with the reason."""
+"""Finished runs of a folder, read from the files of the runs. Unfinished or damaged runs are listed with the reason."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class FinishedRun(NamedTuple):
 
 
 def collect(root: Path) -> tuple[list[FinishedRun], list[tuple[Path, str]]]:
-    """Returns the finished runs below a folder, in the order of their names, and the other folders with the reasons."""
+    """Returns the finished runs below a folder, sorted by name, and the folders that are left out with the reasons."""
     runs, left_out = [], []
     failed: dict[Path, str] = {}
     for folder, inner, names in os.walk(root):
@@ -60,7 +60,7 @@ def collect(root: Path) -> tuple[list[FinishedRun], list[tuple[Path, str]]]:
                 left_out.append((here, str(error)))
         # A folder with only notes and pictures is not a failed run.
         elif not inner and here != root and not all(name in NOTES or name.endswith((".png", ".gif")) for name in names):
-            left_out.append((here, "holds no run"))
+            left_out.append((here, "holds no run: remove it if it is not needed"))
     return runs, [(folder, f"failed: {failed[folder]}" if folder in failed else why) for folder, why in left_out]
 
 
@@ -76,7 +76,7 @@ def read(folder: Path) -> FinishedRun:
     provenance, metrics = _loaded(folder / "provenance.json"), metrics_of(folder)
     try:
         text = files.text(folder / "config.yaml")
-        # Nested aliases could expand until the memory is full; the package never writes any.
+        # Nested aliases could expand until the memory is full. The package never writes aliases.
         if re.search(r"(^|[\s\[{,:-])\*\w", text):
             raise ValueError
         config: Any = OmegaConf.to_container(OmegaConf.create(text))
@@ -84,7 +84,7 @@ def read(folder: Path) -> FinishedRun:
         # The number of runs that were trained together does not change the result.
         options.pop("trainer.replicas", None)
     except Exception:  # The file may come from anyone and may contain anything.
-        raise UserError("config.yaml is damaged, or is not the file of a run") from None
+        raise UserError("config.yaml is damaged, or is not the file of a run: restore it, or train again") from None
     return FinishedRun(folder, str(config.get("name", folder.name)), options, metrics, provenance)
 
 
@@ -96,7 +96,7 @@ def metrics_of(folder: Path) -> dict[str, dict[str, Any]]:
         if not known or any(
             not files.is_number(entry[key]) for key in ("floor", "train") if entry.get(key) is not None
         ):
-            raise UserError("metrics.json is not the file of a run")
+            raise UserError("metrics.json is not the file of a run: restore it, or train again")
     return found
 
 
@@ -104,9 +104,9 @@ def _loaded(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(files.text(path))
     except FileNotFoundError:
-        raise UserError(f"is not finished: it has no {path.name}") from None
+        raise UserError(f"is not finished, since it has no {path.name}: resume it") from None
     except (OSError, ValueError, RecursionError):
-        raise UserError(f"{path.name} is damaged") from None
+        raise UserError(f"{path.name} is damaged: restore it, or train again") from None
     if not isinstance(found, dict):
-        raise UserError(f"{path.name} is not the file of a run")
+        raise UserError(f"{path.name} is not the file of a run: restore it, or train again")
     return found

@@ -1,4 +1,4 @@
-"""Comparison of runs: the options in which they differ, and the figure that answers the question of a sweep."""
+"""Comparison of runs: the options in which they differ, and a figure of the quality against these options."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COST = {"seconds": "training, seconds", "peak_memory_mib": "peak memory, MiB"}
 
 
 def varied(runs: Sequence[FinishedRun]) -> list[str]:
-    """Returns the options in which runs differ, a group before its options."""
+    """Returns the options in which runs differ; a group comes before the options of the group."""
     keys = dict.fromkeys(key for run in runs for key in run.options)
     differing = [key for key in keys if len({run.options.get(key) for run in runs}) > 1]
     # An option that only one of two classes has need not be named: the class already names the difference.
@@ -33,7 +33,7 @@ def varied(runs: Sequence[FinishedRun]) -> list[str]:
 
 
 def _seeded(runs: Sequence[FinishedRun], keys: Sequence[str]) -> set[str]:
-    """Returns the options that follow from the seed, such as options measured on the data, if runs share seeds."""
+    """Returns the options that the seed fixes, such as options computed from the data, if runs share seeds."""
     seeds = Counter(run.options.get("seed") for run in runs)
     if 1 in seeds.values():
         return set()
@@ -42,7 +42,7 @@ def _seeded(runs: Sequence[FinishedRun], keys: Sequence[str]) -> set[str]:
 
 
 def swept(runs: Sequence[FinishedRun]) -> list[str]:
-    """Returns the options in which runs of the same name differ, or if there are none, in which any runs differ.
+    """Returns the options in which runs of the same name differ, or else the options in which any runs differ.
 
     This leaves out options that follow from the name, such as the settings of an experiment.
     """
@@ -52,17 +52,17 @@ def swept(runs: Sequence[FinishedRun]) -> list[str]:
 
 
 def headline(runs: Sequence[FinishedRun]) -> str | None:
-    """Returns the first metric of quality that all runs have, or None."""
+    """Returns the first metric of :data:`METRICS` that all runs have, or None."""
     return next((name for name in METRICS if all(name in run.metrics for run in runs)), None)
 
 
 @figures.styled
 def figure(runs: Sequence[FinishedRun]) -> Figure | None:
-    """Draws the quality of runs over the options in which they differ, with a panel for each name of runs.
+    """Draws the quality of runs against the options in which they differ, with a panel for each name of runs.
 
-    A small point is a seed. If a number was swept, a line joins the medians of the seeds; otherwise each choice has a
-    row, with a large point for the median. The dashed line is the floor. If the times of training were swept, further
-    panels show the cost. Returns None if no runs of one name differ, or if they differ in more than
+    A small point is the run of one seed, and a large point is the median over seeds. If a number was swept, a line
+    joins the medians; otherwise each choice has a row. The dashed line is the floor. If the option ``times`` was swept,
+    two more panels show the cost. Returns None if no runs of one name differ, or if they differ in more than
     :data:`MOST_VARIED` options.
     """
     panels: list[tuple[str, list[FinishedRun], list[str], str, str]] = []
@@ -118,7 +118,7 @@ def _by_choice(axes: Axes, runs: Sequence[FinishedRun], keys: Sequence[str], qua
         axes.plot(values, [row] * len(values), "o", color=figures.DATA, markersize=3, alpha=0.5)
         axes.plot(median(values), row, "o", color=figures.DATA, markersize=6)
     axes.set_yticks(range(len(found)), list(found))
-    # The names of the choices are in the panel of the quality, at the left.
+    # Only the panel of the quality, at the left, names the choices.
     axes.tick_params(labelleft=quantity not in COST)
     axes.set_ylim(len(found) - 0.5, -0.5)
     axes.set_xlabel(label)
@@ -152,7 +152,7 @@ def _measured(run: FinishedRun, quantity: str) -> float:
 
 
 def _number(runs: Sequence[FinishedRun], keys: Sequence[str]) -> str | None:
-    """Returns the first option that is a number with more than two values, or None; the quality is drawn over it."""
+    """Returns the option for the horizontal axis: the first number with more than two values, or None."""
     return next((key for key in keys if len(_numbers(runs, key)) > 2), None)
 
 
@@ -166,7 +166,7 @@ def _plain(text: str) -> str:
 
 
 def _numbers(runs: Sequence[FinishedRun], key: str) -> list[float]:
-    """Returns the values of an option, ascending; no values if one is not a number."""
+    """Returns the values of an option in ascending order; an empty list if one of them is not a number."""
     try:
         found = sorted({float(run.options[key]) for run in runs})
     except (KeyError, ValueError):

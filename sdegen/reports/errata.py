@@ -1,8 +1,9 @@
-"""The errata of the paper in numbers: the printed formula and the correct one on the same data, beside the truth.
+"""Errata of the paper in numbers: values by the printed and the correct formula on the same data, and the true value.
 
-The correct value comes from the package's own processes and samplers, the printed value from an expression written
-here. The truth uses neither formula: it is simulated, from the drift and diffusion of an SDE or the steps of a chain
-alone, or follows from an exact distribution. The data are numbers, and T = 1. ``errata.yaml`` has the texts.
+The correct value comes from the processes and samplers of the package. The printed value comes from an expression in
+this module. The true value uses neither formula: it is a simulation that uses only the drift and diffusion of an SDE or
+the steps of a chain, or it follows from an exact distribution. The data are one-dimensional, and T = 1. The texts are
+in ``errata.yaml``.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from sdegen.training import times
 from sdegen.training.weighting import Uniform, Variance
 
 PATHS, CHAIN_STEPS, DRAWS = 20_000, 200_000, 4_000_000
-"""Number of simulated paths behind a truth, of steps of the DDPM chain in erratum 9, and of random times."""
+"""Numbers of simulated paths for a true value, of steps of the DDPM chain in erratum 9, and of random times."""
 STEPS = 400
-"""Number of steps of a simulated path. Their error is far below the statistical error."""
+"""Number of steps of a simulated path. The discretisation error is far below the statistical error."""
 X0 = 3.0
-"""Start of the paths that do not start from random data."""
+"""Initial value of paths that do not start from random data."""
 SIGMA_MIN, SIGMA_MAX, BETA_MIN, BETA_MAX = 0.01, 50.0, 0.1, 20.0
 
 Values = tuple[Tensor | float | None, ...]
@@ -43,10 +44,10 @@ class Erratum(NamedTuple):
         place: place in the paper.
         printed: printed formula, in plain text.
         correct: correct formula.
-        quantity: quantity that is measured, the data, and the source of the truth.
-        printed_value: value by the printed formula; None, like the other two values, if nothing can be measured.
+        quantity: quantity that is measured, the data, and the source of the true value.
+        printed_value: value by the printed formula. If nothing can be measured, all three values are None.
         correct_value: value by the correct formula.
-        truth: value by an independent measurement.
+        truth: true value, by an independent measurement.
     """
 
     number: int
@@ -61,7 +62,7 @@ class Erratum(NamedTuple):
 
 def errata() -> list[Erratum]:
     """Returns all 15 errata in the order of their numbers; the values are the same at every call."""
-    # Erratum 8 is a wrong cross reference, which has no value.
+    # Erratum 8 is a wrong cross reference, so nothing can be measured.
     measurements = [
         *(_vp_mean, _subvp_mean, _flow_diffusion, _reverse_time, _smld_mean, _smld_start, _titles, lambda: (None,) * 3),
         *(_reverse_step, _flow_start, _ddpm_argument, _smallest_time, _first_variance, _weight, _time_grid),
@@ -90,7 +91,7 @@ def _subvp_mean() -> Values:
 
 
 def _flow_diffusion() -> Values:
-    """Erratum 3: the flow of Gaussian data is linear, so it maps one standard deviation to one standard deviation."""
+    """Measures erratum 3. The flow of Gaussian data is linear, so one point, at one deviation, is enough."""
     sde, law = VP(), _gaussian(0.25)
     score, start = Marginals(law, sde), _rows(sde.prior_std, 1)
 
@@ -103,7 +104,7 @@ def _flow_diffusion() -> Values:
 
 
 def _reverse_time() -> Values:
-    """Erratum 4: both equations are linear, dx = a x ds + g dw in a time s that increases, so that v' = 2 a v + g²."""
+    """Measures erratum 4. Both equations are dx = a x ds + g dw in increasing s; the variance has v' = 2 a v + g²."""
     sde, law = VP(), _gaussian(1.0)
     score, one = Marginals(law, sde), _rows(1.0, 1)
     reverse = sde.reverse(score)
@@ -138,7 +139,7 @@ def _titles() -> Values:
 
 
 def _reverse_step() -> Values:
-    """Erratum 9: f and G of the chain's last step are the mean and the spread of what the step adds to x = 1."""
+    """Measures erratum 9. f and G² are the mean and the variance of the last increment of the chain from x = 1."""
     levels, t = 30, _number(1.0)
     vp, one = VP(BETA_MIN, BETA_MAX), _rows(1.0, CHAIN_STEPS)
     keep, pull, _ = ReverseDiffusion().coefficients(DDPM(BETA_MIN, BETA_MAX, levels), t, t - 1 / levels)
@@ -155,7 +156,7 @@ def _flow_start() -> Values:
 
 
 def _ddpm_argument() -> Values:
-    """Erratum 11: the loss differentiates the kernel in x̃, which does not occur in the printed density."""
+    """Measures erratum 11. The loss differentiates the kernel by x̃, but the printed density does not contain x̃."""
     levels, level = 50, 10
     sde, t = DDPM(BETA_MIN, BETA_MAX, levels), _number(level / levels)
     mean, x_i = X0 * sde.alpha(t), X0 * sde.alpha(t) + sde.sigma(t)
@@ -182,7 +183,7 @@ def _first_variance() -> Values:
 
 
 def _weight() -> Values:
-    """Erratum 14: a weight of the epoch is the same for all t, and leaves the ratio of the scores unchanged."""
+    """Measures erratum 14. A weight that depends on the epoch alone leaves the ratio of the norms unchanged."""
     sde, t = VP(), torch.tensor([0.01, 0.5], dtype=torch.float64)
     norm = 1 / sde.sigma(t) ** 2
     even = Variance()(sde, t) * norm
@@ -191,7 +192,7 @@ def _weight() -> Values:
 
 
 def _time_grid() -> Values:
-    """Erratum 15: the truth integrates in u = log(σ²/α²), where du/dt = g²/σ² leaves 1/g²."""
+    """Measures erratum 15. The true value is an integral over u = log(σ²/α²): with du = g²/σ² dt, dt/σ² is du/g²."""
     sde = VP()
     drawn, _ = times.Stratified()(sde, Uniform(), _uniform("15"))
     first, last = sde.log_nsr(torch.tensor([sde.eps, sde.T], dtype=torch.float64)).tolist()
@@ -205,7 +206,7 @@ def _simulated(sde: SDE, x: Tensor, t: float, key: str) -> Tensor:
     """Returns x(t) of paths from ``x`` at time 0, by Euler–Maruyama."""
     source, h = _noise(key), t / STEPS
     for i in range(STEPS):
-        # In the middle of the step the rate of a linear β is its mean.
+        # For a linear β, the value in the middle of the step is the mean over the step.
         now = _number((i + 0.5) * h)
         x = x + h * sde.drift(x, now) + math.sqrt(h) * sde.diffusion(now) * source(x)
     return x
@@ -242,12 +243,12 @@ def _number(t: float) -> Tensor:
 
 
 def _rows(value: float, n: int | None = None) -> Tensor:
-    """Returns ``n`` rows of a value, ``(n, 1)``; one for each path if ``n`` is None."""
+    """Returns ``n`` rows of a value, ``(n, 1)``; if ``n`` is None, :data:`PATHS` rows."""
     return torch.full((PATHS if n is None else n, 1), value, dtype=torch.float64)
 
 
 def _noise(key: str) -> RandnLike:
-    """Returns a source of normal draws, the same for the same key."""
+    """Returns a source of normal draws. The same key gives the same draws."""
     return randn_like(generator("cpu", 0, "errata", key))
 
 

@@ -1,4 +1,4 @@
-"""The frontier of samplers on one score: their quality against evaluations and time."""
+"""Frontier of samplers: the quality of samples against evaluations and time, with one score."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from sdegen.config.options import choice, flat
 from sdegen.runs import files
 
 METRICS = ("w1", "sliced_w1", "energy", "frechet")
-"""Metrics of quality; the first of them that was measured is drawn."""
+"""Metrics of quality. The first of these metrics that was measured is drawn."""
 STEERED = ("agreement", "class_recall", "spread")
 """Metrics that show the gain and the cost of stronger guidance."""
 SHARED = ("weights", "step", "seed", "count", "label")
-"""Options of the sampling, which jobs with different samplers have in common."""
+"""Options of the sampling that do not belong to the sampler."""
 
 
 class SamplingJob(NamedTuple):
     """One job of a sweep over samplers.
 
     Attributes:
-        options: options of the sampler without the steps, of the guidance and of the sampling, by their paths.
+        options: options of the sampler (without the steps), of the guidance and of the sampling, by path.
         name: name of the sampler.
         steps: number of steps; None if the sampler chooses it.
         nfe: number of evaluations of the score per sample, as counted.
-        seconds: time for all samples.
+        seconds: time for all samples, in seconds.
         metrics: content of ``metrics.json``.
     """
 
@@ -81,7 +81,7 @@ def read(folder: Path) -> SamplingJob:
 
 
 def steering(by_scale: Mapping[Any, Mapping[str, Mapping[str, Any]]]) -> Figure:
-    """Draws the agreement with the requested class against the scale of the guidance, beside its cost."""
+    """Draws the metrics :data:`STEERED` against the scale of the guidance."""
     scales = sorted(by_scale)
     curves = {name: [by_scale[scale][name]["value"] for scale in scales] for name in STEERED}
     return figures.steering(scales, curves, {name: by_scale[scales[0]][name]["floor"] for name in STEERED})
@@ -94,7 +94,7 @@ def label(jobs: Sequence[SamplingJob]) -> list[str]:
         same = [other for other in jobs if other.name == job.name]
         varied = [key for key in job.options if differ(same, key)]
         varied += [key for key in SHARED if key not in varied and differ(jobs, key)]
-        # Like the number of steps, the tolerances of an adaptive sampler vary along its line.
+        # Tolerances of an adaptive sampler vary along one line of the figure, as the number of steps does.
         varied = [key for key in varied if key not in ("rtol", "atol")]
         labels.append(" ".join([job.name, *(f"{key}={job.options.get(key)}" for key in varied)]))
     return labels
@@ -106,7 +106,7 @@ def differ(jobs: Sequence[SamplingJob], key: str) -> bool:
 
 
 def table(jobs: Sequence[SamplingJob], labels: Sequence[str], path: Path) -> None:
-    """Writes every metric of every job, with its floor, as CSV."""
+    """Writes all metrics of all jobs, and the floors of the metrics, as CSV."""
     names = list(dict.fromkeys(name for job in jobs for name in job.metrics))
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -123,7 +123,7 @@ def cell(value: float | None) -> str:
 
 @figures.styled
 def draw(jobs: Sequence[SamplingJob], labels: Sequence[str]) -> Figure:
-    """Draws the quality against evaluations and against seconds: a line for each sampler, and the floor."""
+    """Draws the quality against evaluations and against seconds. The dashed line is the floor."""
     metric = next((name for name in METRICS if name in jobs[0].metrics), next(iter(jobs[0].metrics)))
     figure, panels = figures.subplots(7.2, 3.4, 1, 2, sharey=True)
     for k, text in enumerate(dict.fromkeys(labels)):

@@ -1,6 +1,6 @@
-"""Pages of HTML from the templates of this room, and the parts of a run that they show.
+"""HTML pages from the templates of this package, and the content of a run for a page.
 
-A page needs no other file: its pictures are embedded, and its content security policy forbids it to load anything. All
+A page needs no other file: its pictures are embedded, and its content security policy forbids loading other files. All
 content is escaped, since the names and settings of runs may be any text.
 """
 
@@ -27,11 +27,11 @@ from sdegen.runs import files
 LARGEST = 2**26
 """Size limit for an embedded picture, in bytes."""
 SHOWN = ("samples", "classes", "accuracy")
-"""Figures of a run that are on the page; the others are only in the run's folder."""
+"""Figures of a run that the page shows. More figures are in the folder of the run."""
 
 
 class Link(NamedTuple):
-    """Text that leads to the element of the page with an anchor."""
+    """Text with a link to the element of the page that has the id ``anchor``."""
 
     text: str
     anchor: str
@@ -41,8 +41,8 @@ class Table(NamedTuple):
     """A table whose first column names the rows.
 
     Attributes:
-        heads: titles of the columns; empty for a table without them.
-        rows: cells: numbers (floats are written with four digits), text, a :class:`Link`, or None for an empty cell.
+        heads: titles of the columns; empty for a table without titles.
+        rows: rows of cells. A cell is a number (a float is shown with four digits), text, a :class:`Link`, or None.
     """
 
     heads: Sequence[str]
@@ -50,7 +50,7 @@ class Table(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """An embedded picture: its ``data:`` address, its width in the browser's pixels, and a description in English."""
+    """An embedded picture: its ``data:`` address, its width in CSS pixels, and a description in English."""
 
     source: str
     width: int
@@ -58,7 +58,7 @@ class Picture(NamedTuple):
 
 
 def render(template: str, **content: object) -> str:
-    """Returns the page that a template makes of its content."""
+    """Returns the page that a template makes from ``content``."""
     return _environment().get_template(template).render(content)
 
 
@@ -78,14 +78,14 @@ def picture(content: bytes | Path, shows: str) -> Picture:
     data = content.read_bytes() if isinstance(content, Path) else content
     with Image.open(io.BytesIO(data)) as opened:
         kind = Image.MIME[str(opened.format)]
-        # A browser has 96 pixels per inch: a picture with a resolution is shown in the size in which it was drawn.
+        # Browsers use 96 pixels per inch. A picture that states its resolution is shown at the size that was drawn.
         dpi = opened.info.get("dpi", (96,))[0]
         width = 96 * opened.width / dpi if dpi > 0 else opened.width
     return Picture(f"data:{kind};base64,{base64.b64encode(data).decode()}", round(width), shows)
 
 
 def run_content(run: FinishedRun, keys: Sequence[str]) -> dict[str, Any]:
-    """Returns one run of a folder, with the options in which the folder's runs differ and the figures in SHOWN."""
+    """Returns the content of a run; ``keys`` are the options in which the runs of the folder differ."""
     available = pictures(run)
     chosen = {stem: available[stem] for stem in SHOWN if stem in available}
     frontiers = filter(_is_picture, (run.folder / "frontiers").glob("*/frontier.png"))
@@ -113,7 +113,7 @@ def pictures(run: FinishedRun) -> dict[str, Path]:
 
 
 def guided_samples(run: FinishedRun) -> FinishedRun | None:
-    """Returns the newest samples that were guided to each class, as a run with their folder and metrics."""
+    """Returns the newest samples that were guided to each class, as a run with the samples' folder and metrics."""
     for path in sorted((run.folder / "samples").glob("*/figures/classes.png"), reverse=True):
         folder = path.parents[1]
         with contextlib.suppress(UserError):
@@ -134,7 +134,7 @@ def _is_picture(path: Path) -> bool:
 
 
 def runs_table(runs: Sequence[FinishedRun], keys: Sequence[str]) -> Table:
-    """Returns a row for each run: the options in which the runs differ, the metrics, and the cost."""
+    """Returns a table with a row for each run: the options in which the runs differ, the metrics, and the cost."""
     names = list(dict.fromkeys(name for run in runs for name in run.metrics))
     rows = []
     for run in runs:
@@ -146,7 +146,7 @@ def runs_table(runs: Sequence[FinishedRun], keys: Sequence[str]) -> Table:
 
 
 def metrics(seeds: Sequence[FinishedRun]) -> Table | None:
-    """Returns all metrics as medians over the seeds, with the least and the most if there are several seeds."""
+    """Returns all metrics as medians over the seeds, with the minimum and maximum if there are several seeds."""
     rows = []
     for name, found in seeds[0].metrics.items():
         values = [run.metrics[name]["value"] for run in seeds if name in run.metrics]
@@ -158,14 +158,14 @@ def metrics(seeds: Sequence[FinishedRun]) -> Table | None:
 
 
 def cost(run: FinishedRun) -> str:
-    """Returns steps, time and memory of the training in words; empty if they were not recorded."""
+    """Returns steps, time and memory of the training as text; an empty text if they were not recorded."""
     steps, seconds, memory = (run.cost.get(key) for key in ("steps", "seconds", "peak_memory_mib"))
     parts = [f"{steps} steps", f"trained in {duration(seconds)}"] if steps else []
     return ", ".join([*parts, f"{whole(memory)} MiB"] if memory else parts)
 
 
 def ratio(value: object, floor: object) -> float | None:
-    """Returns a value over its floor, or None if there is no positive floor."""
+    """Returns a value divided by its floor, or None if there is no positive floor."""
     return value / floor if isinstance(value, float) and isinstance(floor, float) and floor > 0 else None
 
 

@@ -1,6 +1,7 @@
-"""The experiments of the paper on the page: which runs are the paper's, their figures, metrics and cost.
+"""Content of the report about the paper: the runs of its experiments, and their figures, metrics and costs.
 
-``paper.yaml`` has the captions, the settings and the readings. The captions are the paper's own, in Portuguese.
+``paper.yaml`` has the settings, the captions (quoted from the paper, in Portuguese), and our choices where the paper is
+silent or ambiguous.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from sdegen.runs import forecast
 
 @cache
 def experiments() -> dict[str, dict[str, Any]]:
-    """Returns the experiments of ``paper.yaml`` by the names of their runs, in the paper's order."""
+    """Returns the experiments of ``paper.yaml`` by the names of their runs, in the order of the paper."""
     return yaml.safe_load(files("sdegen.reports").joinpath("paper.yaml").read_text("utf-8"))["experiments"]
 
 
 def papers(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
-    """Returns the paper's runs, the newest of each seed, by their names in the paper's order.
+    """Returns the newest run of each seed of the paper's experiments, by name, in the order of the paper.
 
-    Runs in a folder that also has other runs are left out: they belong to a sweep with a question of its own.
+    Runs are left out if their folder also has runs that are not the paper's experiments: they belong to another sweep.
     """
     swept = {run.folder.parent for run in runs if not _is_papers(run)}
     found: dict[str, list[FinishedRun]] = {}
@@ -47,7 +48,10 @@ def _is_papers(run: FinishedRun) -> bool:
 
 
 def summary(own: Mapping[str, Sequence[FinishedRun]]) -> Table:
-    """Returns the metric of quality of each experiment, or else the first that all its seeds have, with its floor."""
+    """Returns a table with one metric of each experiment and the floor of the metric.
+
+    The metric is the first metric of quality that all seeds have, or else the first metric of any kind.
+    """
     rows = []
     for name, seeds in own.items():
         shared = (metric for metric in seeds[0].metrics if all(metric in run.metrics for run in seeds))
@@ -65,7 +69,7 @@ def summary(own: Mapping[str, Sequence[FinishedRun]]) -> Table:
 
 
 def experiment_content(name: str, seeds: Sequence[FinishedRun]) -> dict[str, Any]:
-    """Returns one of the paper's experiments: figures with the paper's captions, metrics, and readings."""
+    """Returns the content of one experiment: figures with the captions of the paper, metrics, and our choices."""
     experiment, first = experiments()[name], seeds[0]
     available, captioned = page.pictures(first), []
     for caption in experiment["captions"]:
@@ -87,7 +91,10 @@ def experiment_content(name: str, seeds: Sequence[FinishedRun]) -> dict[str, Any
 
 
 def costs(root: Path, own: Mapping[str, Sequence[FinishedRun]]) -> Table:
-    """Returns the cost of training on continuous t beside the forecasts for the paper's grid of times below a root."""
+    """Returns a table of the cost of training on continuous t and on the paper's grid of times.
+
+    The cost on the grid comes from the forecasts in the folders below ``root``.
+    """
     forecasts = {
         job: spent for path in sorted(root.rglob(forecast.NAME)) for job, spent in forecast.read(path.parent).items()
     }

@@ -1,7 +1,8 @@
-"""One page on which a folder of runs is read: the paper's experiments, sweeps and their answers, and costs.
+"""Report on a folder of runs, as one HTML page.
 
-First come the paper's runs, recognised by their names and settings, with their figures beside the paper's captions.
-The runs of every other folder follow, compared in the options in which they differ, and then the errata of the paper.
+The runs of the paper's experiments come first. They are recognised by name and settings, and their figures have the
+captions of the paper. The runs of every other folder follow, with a comparison by the options in which they differ.
+The errata of the paper and the folders that were left out come last.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ NAME = "report.html"
 
 
 class Section(NamedTuple):
-    """A part of the page: its anchor and title, the file in ``templates/`` that lays it out, and what that shows."""
+    """A part of the page.
+
+    Attributes:
+        anchor: id of the part.
+        heading: title.
+        template: file in ``templates/`` that shows the content.
+        content: data for the template.
+    """
 
     anchor: str
     heading: str
@@ -43,19 +51,21 @@ def write(root: Path) -> tuple[Path, list[FinishedRun], list[tuple[Path, str]]]:
         raise UserError(f"{root}: no such folder: give one with runs in it, such as outputs")
     runs, left_out = collect(root)
     if not runs:
-        why = f"; {left_out[0][0]}: {left_out[0][1]}" if left_out else ""
+        why = f"; {left_out[0][0]}: {left_out[0][1]}" if left_out else ": train one, or give another folder"
         raise UserError(f"{root}: holds no finished run{why}")
     text = compose(root, runs, left_out)
     temporary = root / f".{NAME}"
     try:
-        # A file of this name may exist, and may be a link to anywhere.
+        # A file of this name may exist, and may be a symbolic link to any other file.
         temporary.unlink(missing_ok=True)
-        # Names of files need not be valid text.
+        # File names need not be valid Unicode.
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         os.replace(temporary, root / NAME)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(f"{root / NAME}: cannot be written: {error.strerror}") from None
+        raise UserError(
+            f"{root / NAME}: cannot be written: {error.strerror}: remove it, or check permissions"
+        ) from None
     return root / NAME, runs, left_out
 
 
@@ -72,7 +82,7 @@ def compose(root: Path, runs: Sequence[FinishedRun], left_out: Sequence[tuple[Pa
     if costs.rows:
         sections.append(Section("cost", "The cost of the paper's grid of times", "costs.html", costs))
     shown = {run.folder for seeds in own.values() for run in seeds}
-    # If the root itself is a run, its section is the root's.
+    # If the root itself is a run, it is in the section of the root.
     parents = {run.folder: root if run.folder == root else run.folder.parent for run in runs}
     for parent in dict.fromkeys(parents.values()):
         inside = [run for run in runs if parents[run.folder] == parent]
@@ -93,14 +103,14 @@ def _runs(runs: Sequence[FinishedRun]) -> dict[str, Any]:
     try:
         if drawn := comparison.figure(runs):
             figure = page.picture(figures.png(drawn), "a metric of every run, by the options in which the runs differ")
-    except Exception as error:  # The numbers come from files of any origin, and may fit on no axis.
+    except Exception as error:  # The numbers come from any files, and may not fit on an axis.
         fault = str(error)
     table = page.runs_table(runs, keys) if len(runs) > 1 else None
     return {"figure": figure, "fault": fault, "table": table, "runs": [page.run_content(run, keys) for run in runs]}
 
 
 def _errata() -> Table:
-    """Returns the printed and the correct formulas, and the number that separates them."""
+    """Returns the table of errata: the printed and the correct formulas, and their values."""
     heads = ["", "where", "printed", "correct", "on the same data", "as printed", "corrected", "measured"]
     return Table(heads, [[str(row.number), *row[1:]] for row in errata()])
 

@@ -63,14 +63,14 @@ def test_a_suite_runs_from_the_command_line(tmp_path: Path) -> None:
     ("change", "words"),
     [
         ("tasks.smile.steps=x", "tasks.smile.steps: must be a whole number above 0, not 'x'"),
-        ("tasks.smile.options=[3]", "tasks.smile.options: must be a text, not 3"),
-        ("tasks.smile=3", "tasks.smile: must be options by their names, not 3"),
+        ("tasks.smile.options=[3]", "tasks.smile.options: must be a string, not 3"),
+        ("tasks.smile=3", "tasks.smile: must be a mapping of options, not 3"),
         ("rond=3", "suite step has the options tasks, rounds"),
         ("3", "options"),
         ("rounds=x", "rounds: must be a whole number above 0, not 'x'"),
         ("rounds=0", "rounds: must be a whole number above 0, not 0"),
         ("rounds=2.5", "rounds: must be a whole number above 0, not 2.5"),
-        ("tasks=3", "tasks: must be options by their names, not 3"),
+        ("tasks=3", "tasks: must be a mapping of options, not 3"),
     ],
 )
 def test_a_wrong_option_is_one_line(change: str, words: str, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_wrong_option_is_one_line(change: str, words: str, tmp_path: Path) -> 
     [
         (("quality", "experiments=[]"), "experiments=[]: nothing to measure"),
         (("quality", "experiments=[nope]"), "experiment=nope: no such choice; choose from"),
-        (("sampling", "evaluations=1"), "evaluations=1 must be at least 4, the number in one step"),
+        (("sampling", "evaluations=1"), "evaluations=1 must be at least 4, the evaluations of one step"),
     ],
     ids=["empty", "unknown", "too few"],
 )
@@ -109,8 +109,8 @@ def test_step_measures_every_task_beside_its_bare_loop(tmp_path: Path) -> None:
     tasks = ("mixture", "smile", "recipe", "ScoreNet", "U-Net")
     found = measured(tmp_path, "step", "rounds=1", *(f"tasks.{task}.steps=1" for task in tasks))
     for task in tasks:
-        ratio = found["a step", "ours", task] / found["a step", "bare", task]
-        assert found["step over a bare loop", "", task] == pytest.approx(ratio)
+        ratio = found["time of a step", "ours", task] / found["time of a step", "bare", task]
+        assert found["time of a step divided by time of a bare step", "", task] == pytest.approx(ratio)
 
 
 def test_quality_has_the_exact_score_without_error(tmp_path: Path) -> None:
@@ -150,7 +150,9 @@ def test_start_up_begins_a_run_in_each_round(tmp_path: Path) -> None:
     """Wrong options are found before torch is imported; help takes longer than the floor."""
     found = measured(tmp_path, "start_up", "rounds=2")
     assert found["wait", "", "first step, after torch"] > 0
-    ratios = {at: value for (panel, _, at), value in found.items() if panel == "seconds over Hydra's floor"}
+    ratios = {
+        at: value for (panel, _, at), value in found.items() if panel == "time divided by the time of Hydra alone"
+    }
     assert set(ratios) == {"help", "wrong name", "wrong choice", "wrong type", "wrong range"}
 
 

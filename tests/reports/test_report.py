@@ -256,14 +256,14 @@ def test_what_is_no_finished_run_is_left_out_with_the_reason(sweep: Path, tmp_pa
     assert [entry.folder.name for entry in entries] == ["torn", "whole"]
     reasons = {folder.name: why for folder, why in left_out}
     assert reasons == {
-        "half": "is not finished: it has no metrics.json",
+        "half": "is not finished, since it has no metrics.json: resume it",
         "failed": "failed: the loss is nan",
-        "cut": "metrics.json is damaged",
-        "text": "provenance.json is not the file of a run",
-        "config": "config.yaml is damaged, or is not the file of a run",
-        "strange": "metrics.json is not the file of a run",
-        "floor": "metrics.json is not the file of a run",
-        "foreign": "holds no run",
+        "cut": "metrics.json is damaged: restore it, or train again",
+        "text": "provenance.json is not the file of a run: restore it, or train again",
+        "config": "config.yaml is damaged, or is not the file of a run: restore it, or train again",
+        "strange": "metrics.json is not the file of a run: restore it, or train again",
+        "floor": "metrics.json is not the file of a run: restore it, or train again",
+        "foreign": "holds no run: remove it if it is not needed",
     }
     page = Page(path.read_text())
     assert all(f"{name}: {why}" in page.text for name, why in reasons.items())

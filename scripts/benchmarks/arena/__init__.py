@@ -1,1 +1,1 @@
-"""The parts of ``scripts/benchmarks/contest.py``: targets with exact scores, samplers, and their measurement."""
+"""Parts of ``scripts/benchmarks/contest.py``: targets with exact scores, samplers, and measurements."""

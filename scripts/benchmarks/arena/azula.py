@@ -15,7 +15,7 @@ from sdegen.sde.base import Score
 
 
 def contestants(kind: str) -> list[Contestant]:
-    """Returns the samplers with every grid; their noise schedule is a function of t."""
+    """Returns each sampler with every grid; the samplers get the noise schedule as a function of t."""
     denoise = importlib.import_module("azula.denoise")
     sample = importlib.import_module("azula.sample")
 
@@ -37,7 +37,7 @@ def contestants(kind: str) -> list[Contestant]:
     samplers: dict[str, tuple[str, dict[str, Any]]] = {}
     if kind == "ode":
         samplers |= {"DDIM": ("DDIMSampler", {}), "Heun": ("HeunSampler", {}), "REAB 1": ("REABSampler", {"order": 1})}
-        # At order 1 the other forms are DDIM.
+        # At order 1, all forms except REAB are DDIM.
         for form in ("zAB", "vAB", "zEAB", "xEAB", "REAB"):
             samplers |= {f"{form} {order}": (f"{form}Sampler", {"order": order}) for order in (2, 3, 4)}
     else:

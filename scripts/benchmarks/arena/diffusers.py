@@ -17,7 +17,7 @@ from sdegen.sde.base import Score
 
 
 def contestants(kind: str) -> list[Contestant]:
-    """Returns the schedulers with every grid; our noise levels replace the ones in their tables."""
+    """Returns each scheduler with every grid; our noise levels replace the levels in the scheduler's table."""
     schedulers = importlib.import_module("diffusers.schedulers")
     importlib.import_module("diffusers").utils.logging.set_verbosity_error()
     found = []
@@ -30,13 +30,13 @@ def contestants(kind: str) -> list[Contestant]:
 
 
 def ending(cls: type, options: dict[str, Any], sde: LinearSDE, score: Score, x: Tensor, times: Tensor) -> Tensor:
-    """Samples with a scheduler that moves x itself and has an option for the end at 0."""
+    """Draws samples with a scheduler that steps x and has an option for grids that end at 0."""
     end = "sigma_min" if times[-1] > 0 else "zero"
     return preserving(cls, {"final_sigmas_type": end, **options}, sde, score, x, times)
 
 
 def preserving(cls: type, options: dict[str, Any], sde: LinearSDE, score: Score, x: Tensor, times: Tensor) -> Tensor:
-    """Samples with a scheduler that moves x itself and takes the predicted noise."""
+    """Draws samples with a scheduler that steps x and takes the predicted noise."""
     scheduler = cls(**options)
     scheduler.set_timesteps(len(times) - 1)
     scheduler.sigmas = level(sde, times)
@@ -46,7 +46,7 @@ def preserving(cls: type, options: dict[str, Any], sde: LinearSDE, score: Score,
 def exploding(
     repeats: int, cls: type, options: dict[str, Any], sde: LinearSDE, score: Score, x: Tensor, times: Tensor
 ) -> Tensor:
-    """Samples with a scheduler that moves x / alpha and visits each inner time ``repeats`` times."""
+    """Draws samples with a scheduler that steps x / alpha and evaluates each inner time ``repeats`` times."""
     scheduler = cls(**options)
     scheduler.set_timesteps(len(times) - 1)
     inner = times[1:-1].repeat_interleave(repeats)
@@ -58,7 +58,7 @@ def exploding(
 
 
 def edm(cls: type, options: dict[str, Any], sde: LinearSDE, score: Score, x: Tensor, times: Tensor) -> Tensor:
-    """Samples with a scheduler for Karras et al.'s preconditioned networks, which moves x / alpha."""
+    """Draws samples with a scheduler for the networks of Karras et al. (2022). The scheduler steps x / alpha."""
     scheduler = cls(**options, final_sigmas_type="sigma_min" if times[-1] > 0 else "zero")
     scheduler.set_timesteps(len(times) - 1)
     scheduler.sigmas = level(sde, times)
@@ -73,7 +73,7 @@ def edm(cls: type, options: dict[str, Any], sde: LinearSDE, score: Score, x: Ten
 
 
 def stepped(scheduler: Any, times: Tensor, x: Tensor, output: Callable[[Tensor, Tensor], Tensor]) -> Tensor:  # noqa: ANN401
-    """Runs the loop of a pipeline; decreasing labels stand for our times, which the scheduler does not know."""
+    """Runs the sampling loop. The scheduler does not know our times, and gets decreasing integers instead."""
     scheduler.timesteps = torch.arange(len(times) - 1, -1, -1, dtype=torch.float64)
     for t, label in zip(times, scheduler.timesteps, strict=True):
         x = scheduler.step(output(x, t), label, x, return_dict=False)[0].double()
@@ -81,7 +81,7 @@ def stepped(scheduler: Any, times: Tensor, x: Tensor, output: Callable[[Tensor, 
 
 
 def ddim(cls: type, eta: float, sde: LinearSDE, score: Score, x: Tensor, times: Tensor) -> Tensor:
-    """Samples with DDIM, whose noise levels come from its table: the table is set to our grid."""
+    """Draws samples with DDIM. The noise levels of our grid replace the table of the scheduler."""
     steps = len(times) - 1
     scheduler = cls(num_train_timesteps=steps, clip_sample=False, set_alpha_to_one=False)
     scheduler.set_timesteps(steps)
@@ -115,7 +115,7 @@ DIFFUSERS_ODE: dict[str, tuple[str, dict[str, Any], Any]] = {
     **{f"EDM DPM++ {o}M": ("EDMDPMSolverMultistepScheduler", {"solver_order": o}, edm) for o in (2, 3)},
     "Heun": ("HeunDiscreteScheduler", {}, partial(exploding, 2)),
 }
-"""Scheduler, its options and the function that runs it, by name."""
+"""Class of a scheduler, options, and function that runs the scheduler, by name."""
 
 SDE_DPM = {"algorithm_type": "sde-dpmsolver++"}
 SA = "SASolverScheduler"

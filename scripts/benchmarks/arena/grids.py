@@ -1,4 +1,4 @@
-"""Time grids of the libraries and papers, and samplers with every grid."""
+"""Time grids of the libraries and papers, and the combination of a sampler with every grid."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sdegen.sde import LinearSDE
 from sdegen.sde.base import Score
 
 Grid = Callable[[LinearSDE, int], Tensor]
-"""``(sde, steps) -> times``, ``(steps + 1,)`` float64, decreasing from T."""
+"""Function ``(sde, steps) -> times``. The times are ``(steps + 1,)`` float64, and decrease from T."""
 
 
 def share(steps: int) -> Tensor:
@@ -43,7 +43,7 @@ def karras(sde: LinearSDE, steps: int, last: float | None = None, rho: float = 7
 def to_zero(grid: Callable[..., Tensor], last: float, sde: LinearSDE, steps: int) -> Tensor:
     """Returns a grid from T to ``last`` and then to 0, so that the last evaluation is at ``last``."""
     if steps < 2:
-        raise ValueError("a grid to 0 needs at least two steps")
+        raise ValueError(f"steps={steps}: must be at least 2 for a grid that ends at 0")
     return torch.cat([grid(sde, steps - 1, last=last), torch.zeros(1, dtype=torch.float64)])
 
 
@@ -62,14 +62,14 @@ GRIDS: dict[str, Grid] = {
     "Karras to 1e-3, 0": partial(to_zero, karras, 1e-3),
     "ours": logistic,
 }
-"""Grids of the libraries and papers, and our own. The grids to 0 are defaults of diffusers and k-diffusion."""
+"""Grids of the libraries and papers, and our grid. Grids that end at 0 are the default in diffusers and k-diffusion."""
 
 Stepper = Callable[[LinearSDE, Score, Tensor, Tensor], Tensor]
-"""``(sde, score, x, times) -> samples``, with noise from the global generator."""
+"""Function ``(sde, score, x, times) -> samples`` that draws noise from the global generator."""
 
 
 def gridded(name: str, stepper: Stepper) -> list[Contestant]:
-    """Returns a contestant for a sampler with each grid."""
+    """Returns a contestant for each grid, all with the same sampler."""
 
     def run(grid: Grid, sde: LinearSDE, score: Score, x: Tensor, steps: int, seed: int) -> Tensor:
         with seeded(seed):
@@ -80,7 +80,7 @@ def gridded(name: str, stepper: Stepper) -> list[Contestant]:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the global generator and make float64 the default, as these libraries need, while the context is open."""
+    """Seeds the global generator and makes float64 the default in the context, as these libraries need."""
     default = torch.get_default_dtype()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

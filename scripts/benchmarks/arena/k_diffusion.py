@@ -20,7 +20,7 @@ from sdegen.sde import LinearSDE
 from sdegen.sde.base import Score
 
 Walk = Callable[..., Tensor]
-"""``(model, x / alpha, levels) -> x / alpha``: a sampler of the library with its options."""
+"""Function ``(model, x / alpha, levels) -> x / alpha``: a sampler of the library with options."""
 
 ODE: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in ("euler", "heun", "dpm_2", "dpmpp_2m")},
@@ -28,7 +28,7 @@ ODE: dict[str, tuple[str, dict[str, Any]]] = {
     **{f"{name} eta=0": (name, {"eta": 0.0}) for name in ("dpmpp_2s_ancestral", "dpmpp_3m_sde")},
     "dpmpp_2m_sde heun eta=0": ("dpmpp_2m_sde", {"eta": 0.0, "solver_type": "heun"}),
 }
-"""Sampler and options, by name."""
+"""Samplers of the flow: the sampler's name in the library and options, by our name."""
 
 TREES = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde")
 SDE: dict[str, tuple[str, dict[str, Any]]] = {
@@ -41,7 +41,7 @@ INDEPENDENT: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in TREES},
     "dpmpp_2m_sde heun": ("dpmpp_2m_sde", {"solver_type": "heun"}),
 }
-"""Samplers whose noise is replaced."""
+"""Samplers whose Brownian tree is replaced by independent noise."""
 
 
 def contestants(kind: str) -> list[Contestant]:
@@ -67,18 +67,18 @@ def contestants(kind: str) -> list[Contestant]:
 
 
 def stepped(walk: Walk, sde: LinearSDE, score: Score, x: Tensor, times: Tensor) -> Tensor:
-    """Samples on a grid; the sampler moves x / alpha."""
+    """Draws samples on a grid; the sampler steps x / alpha."""
     return walk(model(sde, score), x / sde.alpha(times[0]), level(sde, times)) * sde.alpha(times[-1])
 
 
 def independent(walk: Walk, sde: LinearSDE, score: Score, x: Tensor, times: Tensor) -> Tensor:
-    """Samples on a grid with independent noise at each step."""
+    """Draws samples on a grid, with independent noise at each step."""
     noisy = partial(walk, noise_sampler=lambda sigma, sigma_next: torch.randn_like(x))
     return stepped(noisy, sde, score, x, times)
 
 
 def whole(walk: Walk, adaptive: bool, sde: LinearSDE, score: Score, x: Tensor, steps: int, seed: int) -> Tensor:
-    """Samples with a sampler that chooses its own times; if it is not adaptive, it takes the number of steps."""
+    """Draws samples with a sampler that chooses its own times. A sampler that is not adaptive gets ``steps``."""
     times = torch.tensor([sde.eps, sde.T], dtype=torch.float64)
     with seeded(seed):
         counts = {} if adaptive else {"n": steps}
@@ -97,7 +97,7 @@ def model(sde: LinearSDE, score: Score) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def k_sampling() -> types.ModuleType:
-    """Imports ``k_diffusion.sampling`` without the rest of its package, which needs libraries for images."""
+    """Imports ``k_diffusion.sampling`` alone, because the whole package needs libraries for images."""
     if "k_diffusion.sampling" not in sys.modules:
         spec = importlib.util.find_spec("k_diffusion")
         if spec is None or spec.origin is None:

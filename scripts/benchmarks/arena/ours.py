@@ -15,7 +15,7 @@ from sdegen.sde import LinearSDE
 from sdegen.sde.base import Score
 
 CONFIGURED = {"ode": "sampler=adams", "sde": "sampler=stochastic_adams"}
-"""Sampler that the README recommends, which also has a row with its own configuration."""
+"""Recommended sampler for each kind of contest. It has one more row, with its own configuration."""
 
 STEPPED: dict[str, tuple[tuple[str, ...], ...]] = {
     "ode": (
@@ -45,7 +45,7 @@ ADAPTIVE: dict[str, tuple[str, ...]] = {"ode": ("sampler=rk45", "sampler=dopri5"
 
 
 def contestants(kind: str) -> list[Contestant]:
-    """Returns our samplers with every grid or tolerance, and the recommended one with its own configuration."""
+    """Returns our samplers with every grid or tolerance, and the recommended sampler with its own configuration."""
     recommended = CONFIGURED[kind]
     found = [Contestant(f"{called(recommended)}, as configured", "", functools.partial(stepped, (recommended,)))]
     for options in STEPPED[kind]:
@@ -60,22 +60,22 @@ def contestants(kind: str) -> list[Contestant]:
 
 
 def called(*options: str) -> str:
-    """Returns the name of a sampler in the table."""
+    """Returns the name that a sampler with these options has in the table."""
     return " ".join(["sdegen", *(o.removeprefix("sampler=").removeprefix("sampler.") for o in options)])
 
 
 def stepped(options: tuple[str, ...], sde: LinearSDE, score: Score, x: Tensor, steps: int, seed: int) -> Tensor:
-    """Samples in a number of steps."""
+    """Draws samples in ``steps`` steps."""
     return solved((*options, f"sampler.steps={steps}"), sde, score, x, steps, seed)
 
 
 def solved(options: tuple[str, ...], sde: LinearSDE, score: Score, x: Tensor, steps: int, seed: int) -> Tensor:
-    """Samples with the sampler of some options."""
+    """Draws samples with the sampler that the options describe."""
     noise = SampleNoise(seed, 0, len(x), tuple(x.shape[1:]))
     return composed(options)(sde, score, x, noise=noise).x
 
 
 @functools.cache
 def composed(options: tuple[str, ...]) -> Sampler:
-    """Returns the sampler of some options."""
+    """Returns the sampler that the options describe."""
     return construction.construct(compose.composed("train", options), "sampler", ())

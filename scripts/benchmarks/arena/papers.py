@@ -2,7 +2,7 @@ r"""Samplers written from their papers: iPNDM, and azula's REAB with the correct
 
 Both are Adams–Bashforth schemes for the flow in :math:`\hat x = x / \alpha` and :math:`\hat\sigma = \sigma / \alpha`,
 where :math:`d\hat x = \hat\varepsilon\, d\hat\sigma` with the noise
-:math:`\hat\varepsilon = -\sigma \nabla \log p_t(x) = (\hat x - D) / \hat\sigma`.
+:math:`\hat\varepsilon = -\sigma \nabla \log p_t(x) = (\hat x - D) / \hat\sigma`, and D is the mean of x(0) given x(t).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from sdegen.sde import LinearSDE
 from sdegen.sde.base import Score
 
 ADAMS_BASHFORTH = ((1,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
-"""Weights of the derivatives on equal steps, the newest first."""
+"""Weights of the Adams–Bashforth schemes for equal steps. The newest derivative has the first weight."""
 
 
 def contestants(kind: str) -> list[Contestant]:
-    """Returns the samplers of the flow with every grid; there are none for the reverse SDE."""
+    """Returns the samplers of the flow with every grid; an empty list for the reverse SDE."""
     if kind == "sde":
         return []
     found = []
@@ -37,10 +37,11 @@ def contestants(kind: str) -> list[Contestant]:
 
 
 def ipndm(order: int, sde: LinearSDE, score: Score, x: Tensor, times: Tensor) -> Tensor:
-    r"""Samples with iPNDM: the weights of equal steps on all grids, and lower orders in the first steps.
+    r"""Draws samples with iPNDM.
 
-    It has its order on grids with equal steps of :math:`\hat\sigma`, and order 2 on other smooth grids. Its authors
-    use the grid that is uniform in :math:`\hat\sigma^{1/7}`.
+    iPNDM uses the weights for equal steps on every grid, and lower orders in the first steps. It reaches the order
+    ``order`` on grids with equal steps of :math:`\hat\sigma`, and order 2 on other smooth grids. Its authors use the
+    grid that is uniform in :math:`\hat\sigma^{1/7}`.
 
     Reference: Zhang & Chen (2023), https://arxiv.org/abs/2204.13902, section 3.4, after Liu et al. (2022),
     https://arxiv.org/abs/2202.09778
@@ -56,15 +57,15 @@ def ipndm(order: int, sde: LinearSDE, score: Score, x: Tensor, times: Tensor) ->
 
 
 def reab(order: int, sde: LinearSDE, score: Score, x: Tensor, times: Tensor) -> Tensor:
-    r"""Samples with the Rosenbrock-type exponential Adams–Bashforth scheme that azula derives.
+    r"""Draws samples with the Rosenbrock-type exponential Adams–Bashforth scheme that azula derives.
 
-    With :math:`u = \log\hat\sigma`, the flow for Gaussian data of unit variance is solved exactly:
-    :math:`y = \hat x / \sqrt{1 + \hat\sigma^2}` moves by
+    With :math:`u = \log\hat\sigma`, the flow of :math:`y = \hat x / \sqrt{1 + \hat\sigma^2}` is
 
     .. math:: dy = f\, \frac{e^u}{1 + e^{2u}}\, du, \qquad
-              f = \sqrt{1 + \hat\sigma^2}\, \hat\varepsilon - \hat\sigma\, y \quad (\text{which is 0 there}),
+              f = \sqrt{1 + \hat\sigma^2}\, \hat\varepsilon - \hat\sigma\, y.
 
-    and f is the polynomial through its last values. In azula 0.11.1 the increment of x is multiplied by
+    For standard normal data f is 0, so the scheme is exact. For other data, f is replaced by the polynomial through the
+    last values of f. In azula 0.11.1 the increment of x is multiplied by
     :math:`\sqrt{\alpha_s^2 + \sigma_t^2}` instead of :math:`\sqrt{\alpha_s^2 + \sigma_s^2}`, which reduces the order to
     1.
     """
@@ -74,7 +75,7 @@ def reab(order: int, sde: LinearSDE, score: Score, x: Tensor, times: Tensor) -> 
     for i, t in enumerate(times[:-1]):
         alpha, sigma = sde.alpha(t), sde.sigma(t)
         spread = (alpha**2 + sigma**2).sqrt()
-        # (x-hat (1 - a) - D) / b with a = sigma^2 / (alpha^2 + sigma^2) and b its root.
+        # f = (x-hat (1 - a) - D) / b, with a = sigma^2 / (alpha^2 + sigma^2) and b = sqrt(a).
         mean = denoised(sde, score, spread * y, t)
         past = [*past, (alpha / spread * y - mean) * spread / sigma][-order:]
         y = y + sum(w * f for w, f in zip(weights(u[i + 1 - len(past) : i + 2]), past, strict=True))

@@ -1,4 +1,4 @@
-"""The problem of a contest: targets, starts of the samplers, and distances to the truth."""
+"""Problem of a contest: targets, initial states of the samplers, and distances from exact results."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ REFERENCE = 50_000
 
 
 class Problem(NamedTuple):
-    """Several targets, the starts of the samplers, and the distances of samples to the truth.
+    """Several targets, the initial states of the samplers, and the functions that measure samples.
 
     Attributes:
         sde: forward process.
-        score: exact score of points ``(K B, d)``, B for each of K targets.
+        score: exact score at points ``(K B, d)``: B points for each of K targets.
         x: draws of the prior, ``(K, B, d)``.
-        distances: for each target, a function from samples ``(B, d)`` to their distance from the truth, in standard
-            deviations of the data.
+        distances: functions, one for each target, that return the distance of samples ``(B, d)`` from exact results,
+            in standard deviations of the data.
     """
 
     sde: LinearSDE
@@ -38,7 +38,7 @@ class Problem(NamedTuple):
     distances: tuple[Callable[[Tensor], float], ...]
 
     def head(self, samples: int) -> Problem:
-        """Returns the problem with the first ``samples`` starts."""
+        """Returns the problem with the first ``samples`` initial states of each target."""
         return self._replace(x=self.x[:, :samples])
 
 
@@ -46,7 +46,7 @@ def problem(kind: str, family: str, seeds: Sequence[int], samples: int) -> Probl
     """Returns the problem of several seeds of a family; the ``kind`` of contest selects the distances."""
     sde, laws = VP(), [target(family, seed) for seed in seeds]
     d = laws[0].means.shape[1]
-    # Fewer samples have the first of the same draws.
+    # A smaller number of samples starts from the first of these draws.
     start = randn_like(generator("cpu", 0, "contest start"))(torch.zeros(max(samples, 20_000), d, dtype=torch.float64))
     x = start[:samples].expand(len(laws), -1, -1)
     distances: list[Callable[[Tensor], float]]
@@ -66,19 +66,19 @@ def apart(problem: Problem, family: str, seeds: Sequence[int]) -> list[Problem]:
 
 
 def flow(sde: LinearSDE, score: Score, x: Tensor) -> Tensor:
-    """Returns the end points of the probability-flow ODE with errors of about 1e-9: ``(B, *)`` to ``(B, *)``."""
+    """Returns the end points ``(B, *)`` of the probability flow from ``x`` ``(B, *)``, with errors of about 1e-9."""
     return Dopri5(rtol=1e-10, atol=1e-10)(sde, score, x, noise=randn_like(generator("cpu", 0))).x
 
 
 def floor(problem: Problem, family: str, seeds: Sequence[int]) -> float:
-    """Returns the distance of exact draws, as many as there are samples, to the truth; the mean over targets."""
+    """Returns the mean over targets of the distance of exact draws; there are as many draws as samples."""
     samples = problem.x.shape[1]
     draws = [target(family, seed).sample(samples, generator("cpu", seed, "contest floor")) for seed in seeds]
     return statistics.mean(distance(x) for distance, x in zip(problem.distances, draws, strict=True))
 
 
 class EndPoints:
-    """Mean Euclidean distance of samples to exact end points from the same starts.
+    """Mean Euclidean distance between samples and exact end points that have the same initial states.
 
     Args:
         truth: exact end points, ``(N, d)``.
@@ -92,7 +92,7 @@ class EndPoints:
 
 
 class SlicedW1:
-    """Distance :func:`sdegen.metrics.sliced_w1` to points that are sorted once, which is ten times faster.
+    """Distance :func:`sdegen.metrics.sliced_w1` to fixed points. They are sorted only once, which is ten times faster.
 
     Args:
         draws: points to compare with, ``(M, d)``.
@@ -110,7 +110,7 @@ class SlicedW1:
 
 @functools.cache
 def jumps(n: int, m: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the pieces on which the quantile functions of n and of m points are constant.
+    """Finds the pieces on which the quantile functions of n and of m points are constant.
 
     Returns:
         For each piece, the index of the point in the first set, the index in the second set, and the width.

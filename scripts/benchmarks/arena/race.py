@@ -1,4 +1,4 @@
-"""The measurement of samplers at equal numbers of score evaluations, each with its best setting."""
+"""Measurement of samplers at equal numbers of score evaluations. Each sampler has its best setting."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from sdegen.sde.base import Score
 from sdegen.sde.scores import Counted
 
 TOLERANCES = [10 ** (-k / 4) for k in range(-2, 25)]
-"""Settings of a sampler that chooses its own steps."""
+"""Tolerances that are tried for a sampler that chooses its own steps."""
 
 FINALISTS = 2
 """Number of settings of a sampler that are measured on all samples."""
 
 Row = dict[str, Any]
 Run = Callable[[LinearSDE, Score, Tensor, int, int], Tensor]
-"""``(sde, score, x, steps, seed) -> samples``, from draws ``x`` of the prior, both ``(B, d)``."""
+"""Function ``(sde, score, x, steps, seed) -> samples``. Draws ``x`` of the prior and samples are ``(B, d)``."""
 
 
 class Contestant(NamedTuple):
     """A sampler with one setting.
 
     Attributes:
-        name: names of library and sampler.
+        name: name of the library and of the sampler.
         setting: time grid or tolerance.
-        run: function that samples, see :data:`Run`; an adaptive sampler ignores the number of steps.
-        adaptive: True if it chooses its own steps.
+        run: function that draws samples, see :data:`Run`; an adaptive sampler ignores the number of steps.
+        adaptive: True if the sampler chooses its own steps.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Contestant(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """The mean distance over problems, and the largest number of evaluations per sample on any problem."""
+    """Mean distance over problems, and the largest number of evaluations per sample on any problem."""
 
     value: float
     nfe: float
@@ -60,7 +60,7 @@ def once(contestant: Contestant, problem: Problem, steps: int) -> Measured:
 
 
 def walk(contestant: Contestant, problem: Problem, steps: int) -> tuple[Tensor, float]:
-    """Returns samples ``(K, B, d)`` and the number of evaluations for each."""
+    """Returns samples ``(K, B, d)`` and the number of evaluations for each sample."""
     score, x = Counted(problem.score), problem.x.flatten(0, 1)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -82,7 +82,7 @@ def fitting(contestant: Contestant, problem: Problem, budget: int) -> int:
 
 
 class Race:
-    """Samplers on the problems of one family; measurements are cached.
+    """Measurement of samplers on the problems of one family, with a cache of results.
 
     Args:
         problems: problems over which distances are averaged.
@@ -107,7 +107,7 @@ class Race:
             yield {"name": name, "at": {str(b): result for b, result in results.items() if result["value"] < math.inf}}
 
     def best(self, own: Sequence[Contestant], budget: int) -> dict[str, Any]:
-        """Returns the result of a sampler with the best of the settings that win on the first samples."""
+        """Returns the result of a sampler with its best setting, among the :data:`FINALISTS` of the first samples."""
         finalists = list(own)
         if len(own) > FINALISTS:
             tried = [self.measure(contestant, budget, head=True).value for contestant in own]
@@ -118,7 +118,7 @@ class Race:
         return {"value": value, "nfe": nfe, "setting": setting}
 
     def measure(self, contestant: Contestant, budget: int, head: bool = False) -> Measured:
-        """Returns the mean over problems, at the largest number of steps within ``budget``; infinity if none fits."""
+        """Returns the mean over problems with the most steps that ``budget`` allows; infinity if it allows no step."""
         steps = self._fitting(contestant, budget)
         if not steps:
             return Measured(math.inf, 0)

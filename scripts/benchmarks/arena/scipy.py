@@ -1,4 +1,4 @@
-"""Solvers of SciPy for ODEs, along the flow."""
+"""ODE solvers of SciPy, for the probability flow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sdegen.sde.base import Score
 
 
 def contestants(kind: str) -> list[Contestant]:
-    """Returns the solvers of the flow, with the batch as one system; there are none for the reverse SDE."""
+    """Returns the solvers, with the batch as one system; an empty list for the reverse SDE."""
     if kind == "sde":
         return []
 

@@ -1,17 +1,17 @@
 r"""Families of Gaussian mixtures, and the exact scores of several mixtures at once.
 
 =========  ==========================================================================================================
-broad      3 to 10 modes of the plane; principal deviations log-uniform from 0.03 to 0.4 of the spread of the means
-clusters   25 round clusters of the plane, of deviation 0.014 where the means are spread by 1
-rare       a broad mixture of the plane and a mode of weight 0.02 and deviation 0.01
-ring       48 Gaussians along a circle, 0.03 thick, heavier on one side
-tails      three Cauchy distributions of the plane, each as 16 Gaussians of growing scale
-planes16   8 planes of dimension 4 in 16 dimensions, 0.03 thick, in random directions
-planes64   the same in 64 dimensions
+broad      3 to 10 modes in the plane; means from N(0, I), deviations along axes log-uniform from 0.03 to 0.4
+clusters   25 round clusters in the plane; means from N(0, I), deviation 0.014
+rare       a mixture as in broad, and one more mode of weight 0.02 and deviation 0.01
+ring       48 Gaussians along a circle in the plane, 0.03 thick, heavier on one side
+tails      three Cauchy distributions in the plane, each approximated by 16 Gaussians of increasing scale
+planes16   8 subspaces of dimension 4 in 16 dimensions, 0.03 thick, in random directions
+planes64   8 subspaces as in planes16, in 64 dimensions
 =========  ==========================================================================================================
 
-Each mixture is a function of family and seed, with mean 0 and standard deviation 1 in each coordinate. Seeds from 100
-on are for tuning: no reported number is measured on them.
+Family and seed fix a mixture. It is then scaled to mean 0 and standard deviation 1 in each coordinate. Seeds from 100
+on are for tuning: reported numbers use smaller seeds.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def normal(source: Generator, *shape: int) -> Tensor:
 
 
 def turned(deviations: Tensor, angle: Tensor) -> Tensor:
-    """Returns covariances ``(M, 2, 2)`` with principal deviations ``(M, 2)``, the first at an angle ``(M,)``."""
+    """Returns covariances ``(M, 2, 2)`` with deviations ``(M, 2)`` along two axes, the first at an angle ``(M,)``."""
     axes = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).reshape(-1, 2, 2)
     return axes @ torch.diag_embed(deviations**2) @ axes.mT
 
@@ -94,8 +94,8 @@ def ring(source: Generator) -> GaussianMixture:
 
 def tails(source: Generator) -> GaussianMixture:
     centres, scales = 3, 16
-    # A Cauchy vector is a normal vector over the root of a chi2 variable with one degree of freedom. The chi2 variable
-    # is replaced by its quantiles at the midpoints of 16 equal shares.
+    # A Cauchy vector is a normal vector divided by the square root of a chi2 variable with one degree of freedom. The
+    # chi2 variable is replaced by its quantiles at the midpoints of 16 equal shares.
     variances = 1 / torch.as_tensor(chi2.ppf([(i + 0.5) / scales for i in range(scales)], 1))
     shape = turned(0.1 + 0.2 * uniform(source, centres, 2), 2 * math.pi * uniform(source, centres))
     covariances = (shape[:, None] * variances[None, :, None, None]).flatten(0, 1)
@@ -104,7 +104,7 @@ def tails(source: Generator) -> GaussianMixture:
 
 
 def planes(d: int, source: Generator) -> GaussianMixture:
-    """Returns planes; half of the variance of each coordinate is between planes and half within them."""
+    """Returns 8 subspaces. Before the last scaling, half of the variance is between subspaces and half within them."""
     m, rank, thickness = 8, 4, 0.03
     weights = 0.5 + uniform(source, m)
     weights = weights / weights.sum()
@@ -112,7 +112,7 @@ def planes(d: int, source: Generator) -> GaussianMixture:
     means = means - weights @ means
     axes = torch.linalg.qr(normal(source, m, d, rank))[0] * 0.3 ** uniform(source, m, 1, rank)
     axes = axes * (weights @ means.square()).sum().sqrt() / (weights @ axes.square().sum((1, 2))).sqrt()
-    # Scaling before the thickness is added keeps it the same in all directions.
+    # Scale before the thickness is added, so that the thickness is the same in all directions.
     scale = (weights @ (means.square() + axes.square().sum(2)) / (1 - thickness**2)).sqrt()
     means, axes = means / scale, axes / scale[:, None]
     return GaussianMixture(weights, means, axes @ axes.mT + thickness**2 * torch.eye(d, dtype=torch.float64))
@@ -130,11 +130,11 @@ FAMILIES: dict[str, Callable[[Generator], GaussianMixture]] = {
 
 
 class SideBySide:
-    r"""Exact scores of K mixtures, each on its share of the batch, which is faster than one mixture after another.
+    r"""Exact scores of K mixtures, each on its own part of the batch. One mixture after another would be slower.
 
     A covariance is the sum of a multiple of the identity and a part of low rank, :math:`\Sigma_m = b_m I + Q_m W_m
-    Q_m^T` with orthonormal :math:`Q_m`, so that with :math:`v_m = \alpha^2 b_m + \sigma^2` and :math:`\kappa_m =
-    \alpha^2 W_m / (v_m + \alpha^2 W_m)`
+    Q_m^T` with orthonormal :math:`Q_m` and diagonal :math:`W_m`. With :math:`v_m = \alpha^2 b_m + \sigma^2` and
+    :math:`\kappa_m = \alpha^2 W_m / (v_m + \alpha^2 W_m)`,
 
     .. math:: (\alpha^2 \Sigma_m + \sigma^2 I)^{-1} = v_m^{-1} (I - Q_m \kappa_m Q_m^T),
 
@@ -155,12 +155,12 @@ class SideBySide:
         rank = int((excess > 1e-12 * values[..., -1:]).sum(-1).max())
         kept = slice(values.shape[-1] - rank, None)
         self.excess = excess[..., kept].unsqueeze(1)
-        # (K, M r, d): the directions of all components.
+        # The directions of all components are (K, M r, d).
         self.axes = axes[..., kept].mT.flatten(1, 2)
         self.along = (self.axes.unflatten(1, (-1, rank)) @ self.means.unsqueeze(3)).flatten(1).unsqueeze(1)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """Returns the score, ``(K B, d)`` and ``()`` or ``(K B,)`` to ``(K B, d)``."""
+        """Returns the score ``(K B, d)`` at ``x`` ``(K B, d)`` and ``t``, ``()`` or ``(K B,)``."""
         k, m, d = self.means.shape
         rows = x.reshape(k, -1, d)
         alpha, variance = self.sde.alpha(t), self.sde.sigma(t) ** 2

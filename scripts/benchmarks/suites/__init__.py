@@ -1,1 +1,1 @@
-"""The suites of ``scripts/benchmark.py``: one module each, whose function ``measure`` returns the rows."""
+"""Suites of ``scripts/benchmark.py``, one module per suite. The function ``measure`` of a module returns the rows."""

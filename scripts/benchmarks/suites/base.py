@@ -1,4 +1,4 @@
-"""The parts that all suites share: rows, timing in turn, processes, the table and the figure."""
+"""Functions that all suites use: rows, interleaved timing, processes, the table and the figure."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[3]
 
 LONG = 40
-"""Largest number of rows of a panel in a table; of a longer panel, the table has the last row of each line."""
+"""Largest number of rows of a panel in a table. A longer panel has only the last row of each line."""
 
 
 class Row(NamedTuple):
-    """A number of a suite.
+    """One measured quantity of a suite.
 
     Attributes:
         panel: measured quantity.
@@ -47,7 +47,7 @@ class Row(NamedTuple):
 
 
 def row(panel: str, line: str, at: str | float, values: Sequence[float], unit: str) -> Row:
-    """Returns the row of several rounds, with their median and quartiles."""
+    """Returns the row with the median and the quartiles of the ``values`` of several rounds."""
     ordered = sorted(values)
     quartiles = ordered[len(ordered) // 4], ordered[-1 - len(ordered) // 4]
     return Row(panel, line, at, statistics.median(ordered), *quartiles, unit)
@@ -56,7 +56,7 @@ def row(panel: str, line: str, at: str | float, values: Sequence[float], unit: s
 def interleaved(
     works: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Returns the seconds of each function; a round calls all in turn, and the first round does not count."""
+    """Returns the seconds of each function in each round. A round calls all functions; the first is discarded."""
     taken: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds + 1):
         for name, work in works.items():
@@ -67,7 +67,7 @@ def interleaved(
 
 
 def over(seconds: Mapping[str, Sequence[float]], base: str) -> dict[str, list[float]]:
-    """Returns the seconds of the other functions over the seconds of ``base`` in the same round."""
+    """Returns the seconds of each function except ``base``, divided by the seconds of ``base`` in the same round."""
     return {
         name: [own / bare for own, bare in zip(values, seconds[base], strict=True)]
         for name, values in seconds.items()
@@ -76,7 +76,7 @@ def over(seconds: Mapping[str, Sequence[float]], base: str) -> dict[str, list[fl
 
 
 def command(*arguments: str, folder: Path = ROOT, threads: int = 1) -> subprocess.CompletedProcess[str]:
-    """Runs Python with some arguments in a folder to its end; a failure does not raise."""
+    """Runs Python with ``arguments`` in ``folder`` and waits for the end. A failure raises no error."""
     search = os.pathsep.join(map(str, (ROOT / "scripts" / "benchmarks", ROOT)))
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": search}
     line = [sys.executable, *arguments]
@@ -91,13 +91,15 @@ def printed(code: str, about: str, folder: Path = ROOT, threads: int = 1) -> Any
     """
     done = command("-c", code, folder=folder, threads=threads)
     if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["ended without a message"]
+        lines = done.stderr.strip().splitlines() or [
+            "the process ended without a message; it may have run out of memory: use smaller sizes"
+        ]
         raise UserError(f"{about}: {lines[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def process(call: str, threads: int = 1) -> Any:  # noqa: ANN401 - any JSON
-    """Returns the result of a call such as ``memory.peak()`` in a process with a number of threads."""
+    """Returns the result of a call such as ``memory.peak()`` in a new process with ``threads`` threads."""
     module = call.partition(".")[0]
     return printed(f"import json; from suites import {module}; print(json.dumps({call}))", call, threads=threads)
 
@@ -126,7 +128,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def draw(rows: Sequence[Row]) -> Figure:
-    """Draws a panel for each quantity: lines over an axis of numbers, or a dot with quartiles for each name."""
+    """Draws a panel for each quantity: lines against a number, or a dot with quartiles for each name."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -160,7 +162,7 @@ def _lines(axes: Axes, panel: str, rows: Sequence[Row]) -> None:
     axes.set(xscale="log", xlabel=along, ylabel=_with_unit(title, rows))
     figures.log_ticks(axes.xaxis)
     values = [each.median for each in rows]
-    # On a logarithmic axis over a few per cent, noise would look like a trend.
+    # On a logarithmic axis that spans a few per cent, noise would look like a trend.
     if max(values) > 3 * min(values):
         axes.set_yscale("log")
         figures.log_ticks(axes.yaxis)
@@ -173,7 +175,7 @@ def _dots(axes: Axes, panel: str, rows: Sequence[Row]) -> None:
     from sdegen import figures
 
     names, lines = list(dict.fromkeys(str(each.at) for each in rows)), {each.line for each in rows}
-    # Dots are drawn below each other, so that none hides another.
+    # Draw the dots of different lines below each other, so that no dot hides another dot.
     apart = 0.2 if _has_names(rows) else 0.0
     for i, (colour, (line, part)) in enumerate(_by_line(rows)):
         x = [each.median for each in part]
@@ -217,5 +219,5 @@ def _legend(axes: Axes, rows: Sequence[Row]) -> None:
 
 
 def _has_names(rows: Sequence[Row]) -> bool:
-    """True if there are several lines, and their names differ from the names on the axis."""
+    """Returns True if there are several lines whose names are not the names on the axis."""
     return len({each.line for each in rows}) > 1 and any(each.line != each.at for each in rows)

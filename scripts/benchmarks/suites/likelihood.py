@@ -1,4 +1,4 @@
-"""Errors of log-densities with the exact score, and of their standard errors, for anisotropic mixtures under VP."""
+"""Errors of log-densities and of estimated standard errors, with the exact score of mixtures under VP."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from suites.base import Row, row
 
 
 def measure(points: int, tolerance: float) -> list[Row]:
-    """Returns errors of log-densities, in nats for each dimension.
+    """Returns errors of log-densities, in nats per dimension.
 
     In the plane, the divergence is exact, or estimated with one probe or with ten runs of one probe each. In 16
-    dimensions it is estimated with ten probes; further rows have the mean squared error over the mean squared standard
-    error, and the share of errors within the 95 % interval of Student's t with nine degrees of freedom.
+    dimensions it is estimated with ten probes; further rows have the mean squared error divided by the mean squared
+    standard error, and the share of errors within the 95 % interval of Student's t with nine degrees of freedom.
     """
     torch.set_num_threads(1)
     rows: list[Row] = []
@@ -42,17 +42,19 @@ def measure(points: int, tolerance: float) -> list[Row]:
             ten = flow.log_prob(x, Hutchinson(10))
             assert ten.standard_error is not None
             found_by["ten probes"], off = ten.log_p, (ten.log_p - exact).abs()
-            truth["squared error over its estimate"] = float(off.square().mean() / ten.standard_error.square().mean())
+            truth["squared error divided by its estimate"] = float(
+                off.square().mean() / ten.standard_error.square().mean()
+            )
             truth["share within 95 %"] = float((off < 2.262 * ten.standard_error).double().mean())
-        panel, line = "error, nats for each dimension", f"{d} dimensions"
+        panel, line = "error, nats per dimension", f"{d} dimensions"
         rows += [row(panel, line, name, ((log_p - exact).abs() / d).tolist(), "") for name, log_p in found_by.items()]
-        rows.append(row("evaluations a point", line, line, [found.nfe], ""))
+        rows.append(row("evaluations per point", line, line, [found.nfe], ""))
         rows += [row("ten probes in 16 dimensions", line, name, [value], "") for name, value in truth.items()]
     return sorted(rows, key=lambda each: each.panel)
 
 
 def anisotropic(d: int) -> tuple[GaussianMixture, Affine]:
-    """Returns a mixture of three Gaussians with full covariances in d dimensions, and its standardising units."""
+    """Returns a mixture of three Gaussians with full covariances in d dimensions, and the units that standardise it."""
     source = generator("cpu", 0, "mixture", d)
     root = torch.randn(3, d, d, generator=source, dtype=torch.float64) / (d + 1) ** 0.5
     means = 2 * torch.randn(3, d, generator=source, dtype=torch.float64)

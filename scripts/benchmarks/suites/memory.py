@@ -1,4 +1,4 @@
-"""Peak memory of training steps with the paper's grid of times, each in its own process."""
+"""Peak memory of training steps with the paper's grid of times. Each value is measured in its own process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from suites.base import Row, composed, process, row
 
 
 def measure(tasks: dict[str, str], chunks: list[int], steps: int, rounds: int) -> list[Row]:
-    """Returns the peak memory above an interpreter with torch; ``tasks`` maps names to experiments."""
+    """Returns the peak memory minus the memory of a process that only imports torch; ``tasks`` are experiments."""
     rows = []
     bare = [process("memory.peak()") for _ in range(rounds)]
     for task, name in tasks.items():
@@ -28,7 +28,7 @@ def peak() -> float:
 
 
 def of_steps(name: str, chunk: int, steps: int) -> float:
-    """Returns the peak memory of this process in MiB after some steps of an experiment."""
+    """Returns the peak memory of this process in MiB after ``steps`` steps of an experiment."""
     from sdegen.config.assembly import build
 
     training = build(composed(f"experiment={name}", f"times.chunk={chunk}", "trainer.device=cpu")).training()

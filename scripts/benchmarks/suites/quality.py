@@ -1,4 +1,4 @@
-"""The metrics of experiments over seeds, with their floors and the values of the training set."""
+"""Metrics of experiments over several seeds, with floors and the values of the training set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from suites.base import Row, composed, row
 
 
 def measure(experiments: Sequence[str], seeds: int) -> list[Row]:
-    """Returns the rows of a panel for each experiment."""
+    """Returns the rows of a panel for each experiment, and of a panel for the time of training."""
     rows = []
     for name in experiments:
         found, seconds = [], []

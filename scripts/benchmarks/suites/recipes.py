@@ -1,4 +1,4 @@
-"""Distances of samples from the data distribution, over their floors, for several data sets and training recipes."""
+"""Distances of samples from exact draws, divided by their floors, for several data sets and training recipes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def columns(count: int, source: np.random.Generator) -> np.ndarray:
 
 
 def plane(count: int, source: np.random.Generator) -> np.ndarray:
-    """Draws points in 1000 dimensions: three clusters in a fixed subspace of ten."""
+    """Draws points in 1000 dimensions: three clusters in a fixed subspace of ten dimensions."""
     fixed = np.random.default_rng(0)
     basis, centres = np.linalg.qr(fixed.normal(size=(1000, 10)))[0], 2 * fixed.normal(size=(3, 10))
     return (centres[source.integers(0, 3, count)] + 0.5 * source.normal(size=(count, 10))) @ basis.T
@@ -40,7 +40,7 @@ def plane(count: int, source: np.random.Generator) -> np.ndarray:
 
 RECIPES = {
     "default": [],
-    # Default recipe before data were preconditioned by their covariance.
+    # This was the default recipe before the default preconditioned the network with the covariance of the data.
     "before": [
         "parametrization=noise",
         "weighting=variance",
@@ -58,26 +58,26 @@ RECIPES = {
 }
 """Options of train.yaml for each recipe."""
 OWN = {"plane": ["trainer.steps=3000", "network.hidden=[256,256]"]}
-"""Options of a data set under every recipe."""
+"""Options of a data set for every recipe."""
 FILES: dict[str, Callable] = {"columns": columns, "plane": plane}
-"""Functions that draw the data sets that are read from a file, by name."""
+"""Functions that draw the points of data sets from a file, by name."""
 
 
 def measure(
     sets: Sequence[str], recipes: Sequence[str], options: Sequence[str], points: int, count: int, seeds: int
 ) -> list[Row]:
-    """Returns a line for each recipe in a panel for each measure.
+    """Returns the rows of a panel for each distance, with a line for each recipe.
 
     Args:
-        sets: names of data sets or of :data:`FILES`.
-        recipes: names of :data:`RECIPES`.
+        sets: names of data sets, or keys of :data:`FILES`.
+        recipes: keys of :data:`RECIPES`.
         options: options of train.yaml for all recipes.
         points: number of points in a file.
         count: number of samples that are measured.
         seeds: number of seeds.
     """
     if foreign := [recipe for recipe in recipes if recipe not in RECIPES]:
-        raise UserError(f"recipes={foreign[0]}: no such recipe; choose from {', '.join(RECIPES)}")
+        raise UserError(f"recipes={foreign[0]}: no such recipe: choose from {', '.join(RECIPES)}")
     rows = []
     for name in sets:
         for recipe in recipes:
@@ -88,7 +88,7 @@ def measure(
 
 
 def one(name: str, options: Sequence[str], points: int, count: int, seed: int) -> dict[str, float]:
-    """Trains, samples and measures once."""
+    """Trains a network, draws samples, and returns the distances of the samples from exact draws."""
     with tempfile.TemporaryDirectory() as folder:
         given = [f"dataset={name}"]
         if name in FILES:
@@ -113,22 +113,22 @@ def one(name: str, options: Sequence[str], points: int, count: int, seed: int) -
 
 
 def distances(x: Tensor, exact: Callable[[int, int], Tensor], count: int) -> dict[str, float]:
-    """Returns sliced W1 of samples over its floor, each coordinate in units of its standard deviation."""
+    """Returns the sliced W1 of samples divided by its floor, with coordinates scaled to unit variance."""
     reference = exact(REFERENCE, 0)
     scale = reference.std(0)
     floor = statistics.median(sliced_w1(exact(count, 1 + i) / scale, reference / scale) for i in range(FLOORS))
-    return {"sliced W1 over its floor": sliced_w1(x / scale, reference / scale) / floor}
+    return {"sliced W1 divided by its floor": sliced_w1(x / scale, reference / scale) / floor}
 
 
 def on_plane(x: Tensor, reference: Tensor) -> dict[str, float]:
-    """Returns the widths of samples in the plane over the widths of the data, and the share of variance off it."""
+    """Returns the widths of samples in the plane divided by the widths of the data, and variance off the plane."""
     centred = reference - reference.mean(0)
     axes = torch.linalg.svd(centred, full_matrices=False).Vh[:10].mT
     own = x - x.mean(0)
     along, total = own @ axes, own.square().sum()
     width = along.std(0) / (centred @ axes).std(0)
     return {
-        "narrowest width over that of the data": float(width.min()),
-        "widest width over that of the data": float(width.max()),
+        "narrowest width divided by the width of the data": float(width.min()),
+        "widest width divided by the width of the data": float(width.max()),
         "share of the variance off the plane": float(1 - along.square().sum() / total),
     }

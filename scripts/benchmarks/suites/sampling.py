@@ -1,4 +1,4 @@
-"""The cost of samplers beyond the network's calls, and the speed of our adaptive solver at SciPy's accuracy."""
+"""Cost of samplers beyond the network's calls, and speed of our adaptive solver at the accuracy of SciPy's solver."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from suites.base import Row, composed, interleaved, over, row
 
 
 class Convolution(Network):
-    """Three convolutions of 32 channels, with the time as a channel."""
+    """Network of three convolutions with 32 channels. The time is a channel of the input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,9 @@ def measure(
         tolerances: tolerances of the adaptive solvers.
     """
     if evaluations < max(samplers.values()):
-        raise UserError(f"evaluations={evaluations} must be at least {max(samplers.values())}, the number in one step")
+        raise UserError(
+            f"evaluations={evaluations} must be at least {max(samplers.values())}, the evaluations of one step"
+        )
     torch.set_num_threads(1)
     rows = overhead(samplers, evaluations, rounds)
     if not tolerances:
@@ -67,7 +69,7 @@ def measure(
 
 
 def overhead(samplers: Mapping[str, int], evaluations: int, rounds: int) -> list[Row]:
-    """Returns the CPU time of each sampler over the time of its network calls, on one thread without gradients."""
+    """Returns the CPU time of each sampler divided by the time of its network calls, on one thread."""
     sde, rows = VP(), []
     tasks = {"perceptron": (MLP((2,), (128, 128)), (1000, 2)), "convolutions": (Convolution(), (256, 1, 8, 8))}
     for task, (network, shape) in tasks.items():
@@ -89,12 +91,12 @@ def overhead(samplers: Mapping[str, int], evaluations: int, rounds: int) -> list
             works[name] = ours
         with torch.no_grad():
             ratios = over(interleaved(works, rounds, time.process_time), "bare")
-        rows += [row("CPU time over the bare network calls", task, name, own, "") for name, own in ratios.items()]
+        rows += [row("CPU time divided by time of network calls", task, name, own, "") for name, own in ratios.items()]
     return rows
 
 
 def adaptive(run: Run, count: int, tolerances: Sequence[float], rounds: int) -> list[Row]:
-    """Returns seconds and errors of both solvers from the same starts, and the speed-up by dopri5 at equal errors."""
+    """Returns seconds and errors of both solvers from the same states, and the speed-up by dopri5 at equal errors."""
     noise = SampleNoise(0, 0, count, run.units.shape)
     prior = run.sde.sample_prior(torch.empty(count, *run.units.shape), noise)
     precise = load(run.folder, precision="float64").score_model
@@ -119,5 +121,5 @@ def adaptive(run: Run, count: int, tolerances: Sequence[float], rounds: int) -> 
     for tolerance, (error, taken) in zip(tolerances, curves["solve_ivp"], strict=True):
         if errors[0] <= np.log(error) <= errors[-1]:
             gain = taken / float(np.exp(np.interp(np.log(error), errors, medians)))
-            rows.append(row("solve_ivp's time over dopri5's, at its error", "", f"rtol {tolerance:g}", [gain], ""))
+            rows.append(row("time of solve_ivp divided by time of dopri5", "", f"rtol {tolerance:g}", [gain], ""))
     return rows

@@ -1,4 +1,7 @@
-"""The cost of a training step by its size, each point in its own process."""
+"""Cost of a training step against dimensions, data points, batch size, grid, threads, replicas and jobs.
+
+Each value is measured in a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ def measure(
     jobs: list[int],
     seconds: float,
 ) -> list[Row]:
-    """Returns the rows of all panels; each point is measured for ``seconds``."""
+    """Returns the rows of all panels; each value is measured for ``seconds`` seconds."""
     rows = []
 
     def take(panel: str, line: str, at: float, *own: str, threads: int = 1) -> None:
@@ -34,9 +37,9 @@ def measure(
 
     with tempfile.TemporaryDirectory() as folder:
         for d in dimensions:
-            take("a step by dimensions", "perceptron", d, *normal(Path(folder), 1000, d))
+            take("time of a step by number of dimensions", "perceptron", d, *normal(Path(folder), 1000, d))
         for n in points:
-            take("a step by data points", "perceptron", n, *normal(Path(folder), n, 2))
+            take("time of a step by number of data points", "perceptron", n, *normal(Path(folder), n, 2))
 
     def take_by_threads(panel: str, at: int, *own: str) -> None:
         for count in threads:
@@ -44,13 +47,15 @@ def measure(
             take(panel, line, at, *own, f"trainer.threads={count}", threads=count)
 
     for batch in batches:
-        take_by_threads("a step by batch size", batch, f"trainer.batch_size={batch}", "dataset.size=20000")
+        take_by_threads("time of a step by batch size", batch, f"trainer.batch_size={batch}", "dataset.size=20000")
     for n in grid:
-        take("a step by grid points", "perceptron", n, "times=grid", f"times.points={n}", "times.simulations=10")
+        take("time of a step by grid size", "perceptron", n, "times=grid", f"times.points={n}", "times.simulations=10")
     for r in replicas:
-        take_by_threads("a step of all replicas by replicas", r, f"trainer.replicas={r}")
+        take_by_threads("time of a step of all replicas by number of replicas", r, f"trainer.replicas={r}")
     for n in jobs:
-        rows.append(row("a step of each job by jobs", "perceptron", n, at_once(n, options, seconds), "µs"))
+        rows.append(
+            row("time of a step of each job by number of jobs", "perceptron", n, at_once(n, options, seconds), "µs")
+        )
     return rows
 
 

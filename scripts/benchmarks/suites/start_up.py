@@ -1,4 +1,7 @@
-"""The time before anything is computed, over Hydra's floor: a main that does nothing, with the same conf."""
+"""Time before a command computes anything, divided by the floor.
+
+The floor is the time of a Hydra program with the same configuration that does nothing.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,10 @@ TRAIN = str(ROOT / "scripts" / "train.py")
 
 
 def measure(asked: dict[str, list[str]], first: list[str], rounds: int) -> list[Row]:
-    """Returns the waits for ``asked``, command lines of train.py without a run, and for ``first``, which starts one."""
+    """Returns the times that a user waits.
+
+    ``asked`` are command lines of train.py that start no run. ``first`` is a command line that starts a run.
+    """
     code = FIRST.format(argv=["train.py", *first], scripts=str(ROOT / "scripts"), script=TRAIN)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -55,7 +61,10 @@ def measure(asked: dict[str, list[str]], first: list[str], rounds: int) -> list[
         for i in range(rounds):
             (folder / str(i)).mkdir()
             waited.append(printed(code, f"first={' '.join(first)}", folder / str(i)))
-    rows = [row("seconds over Hydra's floor", "", name, ratios, "") for name, ratios in over(seconds, "floor").items()]
+    rows = [
+        row("time divided by the time of Hydra alone", "", name, ratios, "")
+        for name, ratios in over(seconds, "floor").items()
+    ]
     rows.append(row("wait", "", "Hydra's floor", seconds["floor"], "s"))
     rows.append(row("wait", "", "first step, after torch", waited, "s"))
     return rows

@@ -1,4 +1,4 @@
-"""The time of a complete training step (with clipping, averaging and TensorBoard) over a bare PyTorch loop."""
+"""Time of a complete training step (clipping, averaging and TensorBoard) divided by the time of a bare PyTorch loop."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def measure(tasks: Mapping[str, Mapping[str, Any]], rounds: int) -> list[Row]:
         bare = bare_loop(x, plain(parts), parts.trainer.batch_size, steps)
         with tempfile.TemporaryDirectory() as folder:
             seconds = interleaved({"bare": bare, "ours": our_loop(parts, Path(folder), steps)}, rounds)
-        rows.append(row("step over a bare loop", "", task, over(seconds, "bare")["ours"], ""))
+        rows.append(row("time of a step divided by time of a bare step", "", task, over(seconds, "bare")["ours"], ""))
         for name, taken in seconds.items():
-            rows.append(row("a step", name, task, [1e6 * s / steps for s in taken], "µs"))
+            rows.append(row("time of a step", name, task, [1e6 * s / steps for s in taken], "µs"))
     return sorted(rows, key=lambda each: each.panel, reverse=True)
 
 
 def plain(parts: Components) -> nn.Module:
-    """Returns a copy of the network of a run; of a perceptron, its sequence of layers."""
+    """Returns a copy of the network of a run; for a perceptron, a copy of its layers."""
     network = copy.deepcopy(parts.model.network)
     return network.layers if isinstance(network, MLP) else network
 
@@ -43,7 +43,7 @@ def plain(parts: Components) -> nn.Module:
 def bare_loop(x: Tensor, network: nn.Module, batch: int, steps: int) -> Callable[[], None]:
     """Returns the baseline loop: noise, forward, backward and fused Adam in as little PyTorch as possible.
 
-    It has VP, one uniform t for each data point, and the noise-prediction loss.
+    The loop uses VP, one uniform t for each data point, and the noise-prediction loss.
     """
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, fused=True)
     tail = [1] * (x.ndim - 1)
@@ -67,7 +67,7 @@ def bare_loop(x: Tensor, network: nn.Module, batch: int, steps: int) -> Callable
 
 
 def our_loop(parts: Components, folder: Path, steps: int) -> Callable[[], None]:
-    """Returns the loop of our steps, which also writes the records of a run."""
+    """Returns a loop of our training steps that also writes the logs of a run."""
     training, recorder = parts.training(), Recorder(folder, 0, 10**9, silent=True)
 
     def loop() -> None:

@@ -1,7 +1,7 @@
-"""The error of the score by seconds of training: the paper's grid of times against continuous t.
+"""Error of the score against seconds of training, on the paper's grid of times and on continuous t.
 
 ``python scripts/benchmark.py time_to_quality`` runs the contestants one after the other, each in its own process with
-one thread. The clock starts once the optimiser is constructed, and stops while the error is measured.
+one thread. The clock starts when the optimiser is ready, and stops while the error is measured.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ERROR = "error of the score by seconds of training"
 SHARE = 300
-"""Seconds of the paper's method over the seconds of each other contestant."""
+"""Training time of the paper's method divided by the training time of each other contestant."""
 TASKS = {"mixture": "gaussian_mixture", "smile": "smile"}
 AUTOGRAD, WRITTEN = "trainer.gradient=autograd", "trainer.gradient=written"
 RECIPE = ("optimizer.lr=1e-2", "optimizer.decay=cosine", "trainer.ema=0.99")
@@ -33,11 +33,11 @@ CONTESTANTS: dict[str, tuple[str, ...]] = {
     "and a faster step": (WRITTEN,),
     "and our optimiser": (WRITTEN, *RECIPE),
 }
-"""Options of the contestants; each improves on the one before."""
+"""Options of the contestants. A name with *and* adds a change to the contestant before."""
 
 
 def measure(seconds: float) -> list[Row]:
-    """Returns the curves of all contestants, and the time until our method reaches the last error of the grid."""
+    """Returns the curves of all contestants, the time until our method reaches the grid's last error, and memory."""
     curves, summary = [], []
     for task in TASKS:
         found = {name: alone(task, name, seconds if i == 0 else seconds / SHARE) for i, name in enumerate(CONTESTANTS)}
@@ -47,17 +47,25 @@ def measure(seconds: float) -> list[Row]:
         taken, last = paper["curve"][-1]
         reached = next((t for t, error in ours["curve"] if error <= last), None)
         if reached is not None:
-            summary.append(row("time to the error of the grid's end", "and our optimiser", task, [reached], "s"))
-            summary.append(row("over the grid's seconds", "and our optimiser", task, [reached / taken], ""))
+            summary.append(row("time to the last error of the grid", "and our optimiser", task, [reached], "s"))
+            summary.append(
+                row("time divided by the time of the grid", "and our optimiser", task, [reached / taken], "")
+            )
         summary.append(
-            row("memory over the grid's", "and our optimiser", task, [ours["memory_mib"] / paper["memory_mib"]], "")
+            row(
+                "memory divided by the memory of the grid",
+                "and our optimiser",
+                task,
+                [ours["memory_mib"] / paper["memory_mib"]],
+                "",
+            )
         )
     return curves + sorted(summary, key=lambda each: each.panel)
 
 
 def draw(rows: Sequence[Row]) -> Figure:
-    """Draws the error of the score over seconds of training, a panel for each task."""
-    # Imported late: the peak memory of a contestant is measured without matplotlib.
+    """Draws the error of the score against seconds of training, with a panel for each task."""
+    # Import matplotlib late, because the peak memory of a contestant is measured without it.
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -96,7 +104,7 @@ def training_of(task: str, name: str, *overrides: str) -> tuple[Any, Any]:
 
 
 def contestant(task: str, name: str, seconds: float, steps: int) -> dict[str, Any]:
-    """Trains; returns the errors during the training and the peak memory above an interpreter with torch."""
+    """Trains a contestant; returns the errors, and the peak memory minus the memory of a process with only torch."""
     bare = process("memory.peak()")
     often = f"trainer.log_every={max(1, steps // 256)}"
     parts, training = training_of(task, name, f"trainer.steps={steps}", "trainer.preview_every=0", often)
