@@ -131,9 +131,9 @@ REFUSED = {
     (
         "objective=sliced",
         "network.activation=silu",
-    ): "it needs objective=denoising: train them one by one, with -m seed=",
-    ("trainer.precision=bfloat16",): "other than bfloat16: train them one by one",
-    ("sde=ve",): "different values for auto in sde=: give numbers, as in sde.sigma_max=",
+    ): "needs objective=denoising: train the seeds one by one, with -m seed=",
+    ("trainer.precision=bfloat16",): "other than bfloat16: train the seeds one by one",
+    ("sde=ve",): "options of sde with the value auto differ between the seeds: set numbers, for example sde.sigma_max=",
     ("trainer.replicas=0",): "replicas=0 must lie between 1 and 1024",
 }
 
