@@ -122,7 +122,7 @@ def test_what_cannot_be_trained_together_leaves_no_folder(tmp_path: Path) -> Non
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), *options]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "give numbers, as in sde.sigma_max=" in done.stderr
+    assert "set numbers, for example sde.sigma_max=" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
