@@ -1,4 +1,4 @@
-"""The arguments of a command: Hydra's flags and its overrides."""
+"""The arguments of a command: flags of Hydra, and overrides."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from sdegen.core.errors import UserError
 OPTIONAL = ("experiment", "sweep", "guidance")
 """Groups without a default choice. ``experiment=null`` cancels an earlier ``experiment=…``."""
 UNSEEN = ("Cc", "Cs", "Zl", "Zp")
-"""Unicode categories of characters that an argument must not contain, because each message must be one line."""
+"""Unicode categories of characters that an argument must not contain, so that each message is one line."""
 REFUSED = ("config_name", "config_path", "experimental_rerun")
-"""Flags of Hydra that would replace what a command does."""
+"""Flags of Hydra that are refused, because with them a command would do something else."""
 
 
 class Arguments(NamedTuple):
@@ -29,7 +29,7 @@ class Arguments(NamedTuple):
 
     Args:
         flags: flags of Hydra, such as ``--multirun``.
-        overrides: texts ``key=value``, each readable by Hydra's grammar.
+        overrides: overrides ``key=value``, with quotes around values that Hydra cannot read without quotes.
     """
 
     flags: Namespace
@@ -42,7 +42,7 @@ class Arguments(NamedTuple):
         return bool(flags.hydra_help or flags.info or flags.cfg or flags.shell_completion)
 
     def values(self) -> dict[str, Any]:
-        """Returns the options that are given one value, by name."""
+        """Returns the options with a single value, by path."""
         single = (one for one in parsed(self.overrides) if not (one.is_sweep_override() or one.is_delete()))
         return {one.key_or_group: one.value() for one in single}
 
@@ -61,7 +61,7 @@ def read(arguments: Sequence[str]) -> Arguments:
         else:
             given.append(quoted(argument))
     parser = get_args_parser()
-    # Otherwise --experiment would mean --experimental-rerun.
+    # With abbreviations, --experiment would mean --experimental-rerun.
     parser.allow_abbrev = False
     parser.error = _refuse  # type: ignore[method-assign]
     flags = parser.parse_intermixed_args(given)
@@ -71,7 +71,7 @@ def read(arguments: Sequence[str]) -> Arguments:
     if flags.config_dir and not Path(flags.config_dir).is_dir():
         _refuse(f"--config-dir={flags.config_dir}: no such folder")
     if flags.resolve and not flags.cfg:
-        _refuse("--resolve goes with --cfg job")
+        _refuse("--resolve works only with --cfg job")
     if flags.multirun and found.asks_hydra:
         _refuse("--multirun runs jobs, but --cfg and --info only show a configuration")
     return found
@@ -86,14 +86,14 @@ def parsed(overrides: Sequence[str]) -> list[Override]:
 
 
 def quoted(argument: str) -> str:
-    """Returns an argument; its value is quoted if Hydra cannot read it, such as a path with brackets."""
+    """Returns an argument, with quotes around a value that Hydra cannot read, such as a path with brackets."""
     if any(unicodedata.category(character) in UNSEEN for character in argument.replace("\t", " ")):
-        raise UserError(f"{argument!r}: contains a line break or another invisible character: leave it out")
+        raise UserError(f"{argument!r}: contains a line break or another invisible character: remove this character")
     key, equals, value = argument.partition("=")
     if argument.startswith("-") or not equals:
         return argument
     if not key:
-        raise UserError(f"{argument}: no option before the =")
+        raise UserError(f"{argument}: no option before the =: write option=value")
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     for form in (argument, f"{key}='{escaped}'"):
         try:
@@ -105,7 +105,7 @@ def quoted(argument: str) -> str:
 
 
 def names(trust: object) -> list[str]:
-    """Returns the modules that ``trust=`` names: a list, one name or nothing."""
+    """Returns the modules that ``trust=`` names. ``trust`` is a list, one name or None."""
     return [] if trust is None else [str(name) for name in (trust if isinstance(trust, list) else [trust])]
 
 

@@ -1,4 +1,4 @@
-"""A command with a configuration: Hydra composes its jobs, all are checked, and then a launcher runs them."""
+"""Commands with a configuration: Hydra composes the jobs, all jobs are checked, and then a launcher runs the jobs."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ log = logging.getLogger("sdegen")
 
 
 class Job(NamedTuple):
-    """Facts about a job that its task gets beside the configuration.
+    """Facts about a job, which the task gets in addition to the configuration.
 
     Args:
         folder: folder that Hydra made for the job.
         swept: True for a job of a sweep.
-        command: command line as it was typed.
+        command: command line that runs this job.
     """
 
     folder: Path
@@ -46,9 +46,9 @@ class Command(NamedTuple):
     Args:
         name: name of the command and of its primary configuration, ``conf/<name>.yaml``.
         check: function that raises UserError for a configuration that cannot work; it is called for every job before
-            the first starts.
+            the first job starts.
         task: function that does the work of a job and returns its result, in the types of JSON.
-        stored: groups that get a choice named ``run``: the node stored by the run given with ``run=``.
+        stored: groups with the choice ``run``, which is the node that the run of ``run=`` stores.
         finish: function that is called at the end with the results of the successful jobs, in order, even after
             failures or an interruption. Its return value is the exit status if no job failed.
     """
@@ -63,7 +63,7 @@ class Command(NamedTuple):
         """Run the command.
 
         Args:
-            program: command line up to the arguments, as it was typed.
+            program: beginning of the command line, before the arguments, such as ``sdegen train``.
             given: arguments of the command.
 
         Raises:
@@ -72,7 +72,7 @@ class Command(NamedTuple):
         if set(given) and set(given) <= {"-h", "--help"}:
             print(page.overview(self.name, program))
             return
-        # Imported late: plain help does not wait for Hydra.
+        # Import late, so that plain help does not wait for Hydra.
         from sdegen.cli import arguments
 
         read = arguments.read(given)
@@ -85,7 +85,7 @@ class Command(NamedTuple):
             self._run_jobs(composition, program, given)
 
     def composition(self, arguments: Arguments) -> Composition:
-        """Returns Hydra with the command's files, and with the nodes of the run that ``run=`` names."""
+        """Returns the composition of the command, in which the run of ``run=`` provides the choice ``run``."""
         from sdegen.cli import stored
         from sdegen.cli.composition import Composition
 
@@ -106,8 +106,8 @@ class Command(NamedTuple):
             program += f" --config-dir={shlex.quote(added)}"
         if plan.sweep is not None:
             plan.sweep.mkdir(parents=True, exist_ok=True)
-        # The results go into the sweep's folder, which all machines that run its jobs share. The path is absolute,
-        # since a job may have another working folder.
+        # Write the results into the sweep's folder, because all machines that run jobs share this folder. Make the path
+        # absolute, because a job may have another working folder.
         with tempfile.TemporaryDirectory(prefix=".jobs-", dir=plan.sweep) as folder:
             results = Path(folder).resolve()
             try:
@@ -116,7 +116,7 @@ class Command(NamedTuple):
                 )
             except BrokenExecutor:
                 raise UserError(
-                    "the process of a job was killed, perhaps because memory ran out: run fewer at once with "
+                    "the process of a job was killed, perhaps because memory ran out: run fewer jobs at once with "
                     "hydra.launcher.n_jobs=…"
                 ) from None
             finally:
@@ -133,7 +133,7 @@ class Command(NamedTuple):
 def _run_job(
     config: DictConfig, task: Callable[[Config, Job], object], program: str, given: Sequence[str], results: Path
 ) -> None:
-    """Run a job in the process that a launcher chose; write its result into a folder, an empty one if it failed."""
+    """Run a job in the process that a launcher chose, and write a file with the result, or ``{}`` after a failure."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -144,7 +144,7 @@ def _run_job(
     swept = own.mode == RunMode.MULTIRUN
     number = own.job.num if swept else 0
     prefix = f"job {number}: " if swept else ""
-    # The command of a sweep would repeat all of its jobs.
+    # Record a command for this job only: the command of the sweep would run all jobs.
     line = [one for one in own.overrides.task if not one.startswith(EXECUTION)] if swept else given
     command = f"{program} {shlex.join(line)}"
     with guard.messages(prefix):
@@ -157,7 +157,7 @@ def _run_job(
             expected = isinstance(error, UserError)
             if not (swept or expected):
                 raise
-            # After a failure the other jobs of a sweep continue, and Hydra would report only the first failure.
+            # Do not raise: the other jobs of the sweep continue, and Hydra would report only the first failure.
             print(guard.shortened(f"{prefix}{error if expected else repr(error)}"), file=sys.stderr, flush=True)
             outcome = {}
     files.write_json(results / f"{number:09}", outcome)

@@ -1,6 +1,6 @@
-"""The commands of ``sdegen``: what each one checks before its first job, and what it does for a job.
+"""The commands of ``sdegen``: their checks before the first job, and their work in each job.
 
-Everything heavy is imported in the functions, so that help and mistakes do not wait for it.
+Slow modules are imported in the functions, so that help and error messages appear quickly.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 log = logging.getLogger("sdegen")
 
 SAMPLED = ("sampler", "network")
-"""Groups of ``sdegen sample`` in which the run stores a node."""
+"""Groups of ``sdegen sample`` with the choice ``run``, the node that the run stores."""
 EVALUATED = ("network",)
-"""Groups of ``sdegen evaluate`` in which the run stores a node."""
+"""Groups of ``sdegen evaluate`` with the choice ``run``, the node that the run stores."""
 OUTCOMES = {True: "pass", False: "FAIL", None: "-"}
-"""Words for the outcomes of a proof."""
+"""Printed text for each value of :attr:`sdegen.metrics.verification.Proof.holds`."""
 
 
 def check_training(config: Config) -> None:
-    """Raise UserError for a training that cannot work."""
+    """Raise UserError if a training with this configuration cannot work."""
     from sdegen.config.assembly import replicated
 
     replicated(config)
 
 
 def train(config: Config, job: Job) -> None:
-    """Train in a job's folder. In a sweep, an unfinished run found there is resumed; a finished one is unchanged."""
+    """Train in a job's folder. In a sweep, resume an unfinished run in this folder, and skip a finished run."""
     from sdegen.core import schema
     from sdegen.runs import ledger, session
 
@@ -60,12 +60,12 @@ def train(config: Config, job: Job) -> None:
 
 
 def resume(arguments: Arguments, given: Sequence[str], **options: object) -> Run:
-    """Resume the run that ``resume=`` names, in its own folder, with the other options changed.
+    """Resume the run that ``resume=`` names, in its own folder. The other arguments change options of the run.
 
     Args:
         arguments: arguments as Hydra reads them.
-        given: the same arguments as they were typed.
-        options: further changes, by path.
+        given: same arguments, as the user wrote them.
+        options: values of further options, by path.
 
     Raises:
         UserError: the run cannot be resumed with these arguments.
@@ -80,7 +80,7 @@ def resume(arguments: Arguments, given: Sequence[str], **options: object) -> Run
 
 
 def forecast(plan: Plan) -> None:
-    """Print what each job of a plan would cost; for a sweep, write it into its folder, where the report finds it."""
+    """Print the expected cost of each job of a plan. For a sweep, also write the costs to its folder for the report."""
     from sdegen.cli.composition import EXECUTION
     from sdegen.runs import forecast
 
@@ -92,7 +92,7 @@ def forecast(plan: Plan) -> None:
 
 
 def run_train(program: str, given: Sequence[str]) -> None:
-    """Train, resume or forecast, as the arguments ask."""
+    """Train a run, resume a run or forecast the cost, depending on the arguments."""
     if any(argument.startswith(("resume=", "forecast=")) for argument in given):
         from sdegen.cli.arguments import read
 
@@ -109,7 +109,7 @@ def run_train(program: str, given: Sequence[str]) -> None:
 
 
 def sampled(config: Config) -> tuple[Run, Config]:
-    """Returns the run to sample and the checked configuration; raises UserError if they cannot work."""
+    """Returns the run to sample and the checked configuration; raises UserError if the run cannot be loaded with it."""
     from sdegen.cli import stored
     from sdegen.cli.arguments import names
     from sdegen.config.options import SAMPLE, check
@@ -120,7 +120,7 @@ def sampled(config: Config) -> tuple[Run, Config]:
 
 
 def check_sampling(config: Config) -> None:
-    """Raise UserError for a sampling that cannot work, its guidance and its label included."""
+    """Raise UserError if sampling with this configuration, its guidance and its label cannot work."""
     from sdegen.runs.results import planned
 
     run, config = sampled(config)
@@ -128,7 +128,7 @@ def check_sampling(config: Config) -> None:
 
 
 def sample(config: Config, job: Job) -> str:
-    """Write samples; returns their folder."""
+    """Write samples; return the folder of the samples."""
     from sdegen.runs import results
 
     run, config = sampled(config)
@@ -139,7 +139,7 @@ def sample(config: Config, job: Job) -> str:
 
 
 def compare(folders: list[str]) -> int:
-    """Write a table and a figure of the samplers that one command ran; returns the exit status."""
+    """Write a table and a figure that compare the samplers of one command; return the exit status."""
     if len(folders) > 1:
         from sdegen.reports import frontier
 
@@ -149,7 +149,7 @@ def compare(folders: list[str]) -> int:
 
 
 def evaluated(config: Config) -> tuple[Any, list[str]]:
-    """Returns the evaluation and the metrics that a configuration asks for; raises UserError if it cannot work."""
+    """Returns the evaluation and the metrics of a configuration; raises UserError if a metric cannot be computed."""
     from sdegen.cli.arguments import names
     from sdegen.cli.stored import loaded
     from sdegen.config.options import EVALUATE, check
@@ -167,14 +167,14 @@ def evaluated(config: Config) -> tuple[Any, list[str]]:
 
 
 def evaluate(config: Config, job: Job) -> None:
-    """Write the results of each metric."""
+    """Compute each metric and write the results."""
     evaluation, metrics = evaluated(config)
     for metric in metrics:
         log.info(f"results in {evaluation.write(metric).folder}")
 
 
 def verified(config: Config) -> tuple[Any, Any]:
-    """Returns the SDE and the sampler; ``auto`` in the SDE is measured on the mixture of the verification."""
+    """Returns the SDE and the sampler. ``auto`` options of the SDE are computed from the verification's mixture."""
     from sdegen.config.construction import construct, measured
     from sdegen.config.options import check
     from sdegen.config.rules import check_process
@@ -191,7 +191,7 @@ def verified(config: Config) -> tuple[Any, Any]:
 
 
 def verify(config: Config, job: Job) -> bool:
-    """Log all proofs; returns True if one of them fails."""
+    """Log the outcomes of all proofs; return True if a proof fails."""
     import torch
 
     from sdegen.metrics import verification
@@ -209,7 +209,7 @@ def verify(config: Config, job: Job) -> bool:
 
 
 def report(program: str, given: Sequence[str]) -> None:
-    """Write one page about the runs in a folder; print its path, and each run that is left out with the reason."""
+    """Write a page about the runs in a folder. Print the path of the page, and the skipped runs with the reasons."""
     parser = argparse.ArgumentParser(prog=program, description="Write report.html, a page that needs no other file.")
     parser.add_argument("folder", type=Path, help="a folder with runs in it, at any depth, such as outputs/paper")
     parser.error = lambda message: fail(f"{message}: see --help")  # type: ignore[method-assign]
@@ -226,7 +226,7 @@ def benchmark(program: str, given: Sequence[str]) -> None:
     """Run a benchmark, if the package is installed from a checkout."""
     script = CONF.parent / "scripts" / "benchmark.py"
     if not script.exists():
-        raise UserError("benchmarks exist only in a checkout of sdegen: run python scripts/benchmark.py there")
+        raise UserError("benchmarks exist only in a checkout of sdegen: clone it and run python scripts/benchmark.py")
     sys.argv = [str(script), *given]
     runpy.run_path(str(script), run_name="__main__")
 
@@ -237,9 +237,9 @@ CONFIGURED = {
     "evaluate": Command("evaluate", evaluated, evaluate, EVALUATED),
     "verify": Command("verify", verified, verify, finish=any),
 }
-"""Commands with a configuration, whose arguments Hydra reads."""
+"""Commands that have a configuration. Hydra reads the arguments of these commands."""
 RUN = {
     **{name: command.run for name, command in CONFIGURED.items()},
     **{"train": run_train, "report": report, "benchmark": benchmark},
 }
-"""Functions that run the commands, given the program as it was typed and the arguments."""
+"""Functions that run the commands. They take the beginning of the command line (``sdegen train``) and the arguments."""

@@ -1,4 +1,4 @@
-"""Hydra in one class, which composes and runs the jobs of a command and answers Hydra's own flags."""
+"""A class that uses Hydra to compose and run the jobs of a command, and to answer the flags of Hydra."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from sdegen.config.compose import CONF, VERSION_BASE, Config, plain, primary
 from sdegen.core.errors import UserError
 
 EXECUTION = ("sweep=", "hydra", "forecast=")
-"""Beginnings of overrides that change how and where jobs run, and not their results."""
+"""Prefixes of overrides that change how and where jobs run, but not the results of the jobs."""
 
 
 class Plan(NamedTuple):
     """The jobs of a command.
 
     Args:
-        config: configuration of the only job, or of the sweep, with Hydra's own part.
+        config: configuration of the only job or of the sweep, including the node ``hydra``.
         jobs: overrides and plain configuration of each job.
         sweep: folder of the sweep; None for a single job.
     """
@@ -50,7 +50,7 @@ class Plan(NamedTuple):
 
 
 class Composition:
-    """Hydra, with the YAML files of one command and those of ``--config-dir``.
+    """Composition of the jobs of a command from the YAML files of the package and of ``--config-dir``.
 
     Args:
         name: name of the primary configuration, ``conf/<name>.yaml``.
@@ -68,16 +68,16 @@ class Composition:
         self.hydra = Hydra.create_main_hydra2(name, path)
 
     def compose(self) -> DictConfig:
-        """Returns the configuration of the only job, or what the jobs of a sweep share, with Hydra's own part.
+        """Returns the configuration of the only job, or the configuration that the jobs of a sweep share.
 
         Raises:
-            UserError: it cannot be composed.
+            UserError: the configuration cannot be composed.
         """
         with self._explained():
             return self._composed(self.arguments.overrides)
 
     def plan(self) -> Plan:
-        """Returns the jobs that the arguments ask for, each composed once.
+        """Returns the jobs that the arguments ask for.
 
         Raises:
             UserError: a configuration cannot be composed.
@@ -90,13 +90,13 @@ class Composition:
                 return Plan(config, self._jobs(config, many), self._folder(config))
             if many:
                 raise UserError(
-                    f"{many[0].input_line}: several values: write a list as [1,2]; for a job with each value, "
-                    "add -m to the command"
+                    f"{many[0].input_line}: several values: write a list as [1,2], or add -m to the command "
+                    "for one job with each value"
                 )
             return Plan(config, [(overrides, self._complete(config))], None)
 
     def launch(self, plan: Plan, task: Callable[[DictConfig], object]) -> None:
-        """Run the jobs of a plan: a single one in this process, those of a sweep where the launcher chooses."""
+        """Run the jobs of a plan: a single job in this process, the jobs of a sweep with Hydra's launcher."""
         if plan.sweep is not None:
             mode = ["hydra.mode=MULTIRUN", f"hydra.sweep.dir='{plan.sweep}'"]
             self.hydra.multirun(self.name, task, [*self.arguments.overrides, *mode])
@@ -104,16 +104,16 @@ class Composition:
         with read_write(plan.config.hydra):
             plan.config.hydra.mode = RunMode.RUN
         context = HydraContext(self.hydra.config_loader, Callbacks(plan.config))
-        # The property raises what the job raised.
+        # This property raises the exception of the job.
         _ = run_job(task, plan.config, "hydra.run.dir", None, context).return_value
 
     def show(self) -> None:
-        """Print what Hydra's flags ask for, such as ``--cfg job``."""
+        """Print the information that Hydra's flags ask for, such as ``--cfg job``."""
         flags, overrides = self.arguments
         if flags.shell_completion:
             self.hydra.shell_completion(self.name, overrides)
             return
-        # Composed first, since Hydra would report a mistake in several lines.
+        # Compose first, because Hydra's functions below would report a mistake in several lines.
         self.compose()
         if flags.hydra_help:
             self.hydra.hydra_help(self.name, get_args_parser(), flags)
@@ -123,8 +123,8 @@ class Composition:
             self.hydra.show_info(flags.info, self.name, overrides)
 
     def known(self) -> list[str]:
-        """Returns the name of every group, and the path of every option of the choices that the arguments make."""
-        # Read from the folders: Hydra's own list copies all files for each group.
+        """Returns the name of every group, and the path of every option of the chosen parts."""
+        # Read the groups from the folders: Hydra's own list copies all files for each group.
         folders = [Path(folder) for folder in (CONF, self.arguments.flags.config_dir) if folder]
         groups = sorted({str(path.relative_to(base)) for base in folders for path in base.rglob("*") if path.is_dir()})
         chosen = [f"{key}={value}" for key, value in self.arguments.values().items() if key in groups]
@@ -144,28 +144,30 @@ class Composition:
     def _composed(self, overrides: Sequence[str], mode: RunMode = RunMode.MULTIRUN) -> DictConfig:
         self._check_choices(overrides)
         with warnings.catch_warnings():
-            # Hydra only warns about a folder that does not exist.
+            # Hydra only warns if a folder does not exist, so turn this warning into an error.
             warnings.filterwarnings("error", "provider=hydra.searchpath")
             try:
                 config = self.hydra.compose_config(self.name, list(overrides), mode, validate_sweep_overrides=False)
             except UserWarning as warning:
-                raise UserError(f"hydra.searchpath: {warning}") from None
+                raise UserError(f"hydra.searchpath: {warning}: give a folder that exists") from None
             except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
-                # Hydra checks its own options less strictly than those of a program.
+                # Hydra checks its own options less strictly than the options of a program.
                 own = [line for line in overrides if line.lstrip("+~").startswith("hydra")]
                 if not own:
                     raise
-                raise UserError(f"{' '.join(own)}: Hydra cannot use this: {' '.join(str(error).split())}") from None
-        # Interpolations such as ${hydra:runtime.choices.dataset} need it.
+                raise UserError(
+                    f"{' '.join(own)}: Hydra cannot use this: {' '.join(str(error).split())}: change the value"
+                ) from None
+        # Interpolations such as ${hydra:runtime.choices.dataset} read this global configuration.
         HydraConfig.instance().set_config(config)
         return config
 
     def _check_choices(self, overrides: Sequence[str]) -> None:
-        """Raises UserError if an override gives a group anything but a choice."""
+        """Raises UserError if the value that an override gives to a group is not a choice of the group."""
         for override in parsed(overrides):
             group, value = override.key_or_group, override.value()
             named = isinstance(value, str | dict) or (override.is_delete() and value is None)
-            # The name of an option in a group has a dot.
+            # A name with a dot is an option of a group, not a group.
             if named or override.is_sweep_override() or "." in group:
                 continue
             if choices := self.hydra.config_loader.get_group_options(group):
@@ -179,12 +181,12 @@ class Composition:
                 raise UserError(f"hydra.{plugin}._target_={target}: not a {plugin} of Hydra; use hydra/{plugin}=…")
         if endless := [override for override in many if override.is_interval_sweep()]:
             line, key = endless[0].input_line, endless[0].key_or_group
-            raise UserError(f"{line}: a range without a list of values: list them, as in {key}=1,2")
+            raise UserError(f"{line}: an interval has no list of values: write the values, as in {key}=1,2")
         overrides = self.arguments.overrides
         given = {override.key_or_group for override in parsed(overrides)}
         params = sweep.hydra.sweeper.params or {}
         lines = [*(f"{key}={value}" for key, value in params.items() if key not in given), *overrides]
-        # glob(*) needs the choices of a group, which the loader knows.
+        # Give the loader to the parser: for glob(*), the parser needs the choices of a group.
         swept = OverridesParser.create(self.hydra.config_loader).parse_overrides(lines)
         jobs = BasicSweeper.split_arguments(swept, None)[0]
         return [(list(job), self._complete(self._composed(job, RunMode.RUN))) for job in jobs]
@@ -198,7 +200,7 @@ class Composition:
         return plain(config)
 
     def _folder(self, config: DictConfig) -> Path:
-        """Returns the folder of a sweep, named by its overrides: the same sweep finds the jobs that it has done."""
+        """Returns the folder of a sweep. It depends on the overrides only, so that a repeated sweep finds its jobs."""
         overrides = self.arguments.overrides
         if any(override.startswith("hydra.sweep.dir=") for override in overrides):
             return Path(config.hydra.sweep.dir)

@@ -1,4 +1,4 @@
-"""The guard of the command line, which logs to the terminal and reports each error that users can fix in one line."""
+"""Log messages in the terminal, and reports of one line for errors that users can fix."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OUTSIDE = (
 )
 """Errors of the operating system that are not faults of this program."""
 WIDEST = 400
-"""Largest number of characters in a line: a message may repeat a value of any length."""
+"""Largest number of characters in a line of a message. A value in a message may be longer."""
 
 
 class Terminal(logging.StreamHandler):
@@ -41,7 +41,7 @@ class Terminal(logging.StreamHandler):
         return textwrap.indent(super().format(record), self.prefix)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Discard further output once the reader has closed the pipe (``| head``); the work continues."""
+        """Discard further output if the reader has closed the pipe, as ``| head`` does. The work continues."""
         if not isinstance(sys.exc_info()[1], BrokenPipeError):
             super().handleError(record)
             return
@@ -52,7 +52,7 @@ class Terminal(logging.StreamHandler):
 def messages(prefix: str = "") -> Iterator[None]:
     """Log to standard output while the context is open.
 
-    A launcher may run a job in another process, which has no handlers yet.
+    Each job opens this context, because a launcher may run a job in a new process, which has no handlers.
 
     Args:
         prefix: text at the beginning of each line, which distinguishes several jobs.
@@ -68,7 +68,7 @@ def messages(prefix: str = "") -> Iterator[None]:
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Raise UserError, in one line, for errors of the operating system and for a full memory."""
+    """Raise UserError, with one line, in place of errors of the operating system and of errors for lack of memory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -87,7 +87,7 @@ def user_errors() -> Iterator[None]:
 
 
 def guard(work: Callable[[], object]) -> None:
-    """Call a function and log to the terminal; exit with one line if the user can fix what went wrong."""
+    """Call a function and log to the terminal. For an error that the user can fix, exit with a message of one line."""
     try:
         with messages(), user_errors():
             work()
@@ -102,7 +102,7 @@ def guard(work: Callable[[], object]) -> None:
 
 
 def discard_output() -> None:
-    """Discard all further output: the reader has closed the pipe, and Python's flush at exit must not fail."""
+    """Discard all further output, so that Python's flush at exit does not fail after the reader closed the pipe."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -113,7 +113,7 @@ def fail(message: str, status: int = 2) -> NoReturn:
 
 
 def shortened(message: str) -> str:
-    """Returns a message in which each line longer than :data:`WIDEST` has its middle left out."""
+    """Returns a message. In lines longer than :data:`WIDEST`, an ellipsis replaces the middle."""
     half = WIDEST // 2 - 2
     return "\n".join(
         line if len(line) <= WIDEST else f"{line[:half]} … {line[-half:]}" for line in message.splitlines()

@@ -13,7 +13,7 @@ from sdegen.cli.guard import fail, guard
 COMMANDS = {
     "train": "train a model, then sample, measure and draw",
     "sample": "draw samples from a trained run",
-    "evaluate": "compute likelihoods of a trained run, or interpolate by its flow",
+    "evaluate": "compute likelihoods of a trained run, or interpolate with its flow",
     "verify": "check an SDE and a sampler against exact answers",
     "report": "write one page about the runs in a folder",
     "benchmark": "measure speed and quality; in a checkout only",
@@ -52,10 +52,10 @@ def overview(program: str) -> str:
 
 
 def _completed(arguments: list[str]) -> list[str]:
-    """Returns the arguments, with the command first; for shell completion, the command comes from the user's line.
+    """Returns the arguments with the command first. For shell completion, the command is read from the user's line.
 
-    The shell completes a line by calling ``sdegen -sc query=bash`` with the line in the environment. Hydra expects a
-    line without a command, so the command is removed from it.
+    To complete a line, the shell calls ``sdegen -sc query=bash`` with this line in the variable ``COMP_LINE``. Hydra
+    expects a line without the command, so the command is removed from the line.
     """
     if arguments[0] not in ("-sc", "--shell-completion"):
         return arguments

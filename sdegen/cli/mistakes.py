@@ -1,4 +1,4 @@
-"""One-line messages for the errors of Hydra and OmegaConf; frequent ones name the fix."""
+"""Messages of one line for errors of Hydra and OmegaConf. For frequent errors, the message names the fix."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sdegen.core.errors import nearest
 
 
 def explain(error: Exception, known: Callable[[], Sequence[str]]) -> str:
-    """Returns one line for an error of Hydra or OmegaConf.
+    """Returns a message of one line for an error of Hydra or OmegaConf.
 
     Args:
         error: exception to explain.
@@ -33,20 +33,20 @@ def explain(error: Exception, known: Callable[[], Sequence[str]]) -> str:
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return f"{cause.full_key}: {' '.join(str(cause.msg).partition('full_key:')[0].split())}"
     if chosen := re.match(r"Multiple values for (\S+)\.", str(error)):
-        # Hydra's own message is about YAML files.
-        return f"{chosen[1]} has a choice already: drop the +"
+        # Replace Hydra's message, which is about YAML files and not about the command line.
+        return f"{chosen[1]} has a choice already: remove the +"
     return " ".join(str(error).split())
 
 
 def _no_option(key: str, known: Callable[[], Sequence[str]]) -> str:
-    """Returns one line for an unknown option, with the choices that have such an option, or with the nearest name."""
+    """Returns the message for an unknown option. It names choices that have this option, or the nearest option."""
     group, _, option = key.partition(".")
     files = sorted((CONF / group).glob("*.yaml")) if option else []
     if owners := [path.stem for path in files if re.search(rf"^{re.escape(option)}:", path.read_text(), re.MULTILINE)]:
-        others = " and others have" if len(owners) > 3 else " have" if len(owners) > 1 else " has"
+        others = " and other choices have" if len(owners) > 3 else " have" if len(owners) > 1 else " has"
         named = ", ".join(f"{group}={owner}" for owner in owners[:3])
-        return f"{key}: no option of the chosen {group}; {named}{others} it"
+        return f"{key}: no option of the chosen {group}; {named}{others} this option"
     hint = nearest(key, known(), "")
     if f"did you mean {key}?" == hint:
-        return f"{key}: no option of the choices made here; --cfg job shows their options"
+        return f"{key}: no option of the chosen parts; --cfg job shows all options"
     return f"{key}: no such option; {hint}"

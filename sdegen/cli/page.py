@@ -1,4 +1,4 @@
-"""The help of a command: a page about it, and tables of the options of the chosen parts."""
+"""The help of a command: an overview, and tables of the options of the chosen parts."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from sdegen.cli.composition import Composition
 
 PARTIAL = ("network", "sweep")
-"""Groups with choices for some commands only: each YAML has examples of its commands."""
+"""Groups with choices that only some commands accept. The YAML file of a choice has an example of each such command."""
 OWN = "run"
-"""Choice that stands for the node stored by the run given with ``run=``."""
+"""Choice for the node that the run of ``run=`` stores."""
 
 
 def overview(name: str, program: str) -> str:
-    """Returns the page of ``--help``: examples, and the groups and options that matter for the command."""
+    """Returns the text of ``--help``: examples, groups and options of the command."""
     source = CONF / f"{name}.yaml"
     text, commands = about(source)
     examples = [command.replace(f"sdegen {name}", program, 1) for command in commands]
@@ -36,7 +36,7 @@ def overview(name: str, program: str) -> str:
 
 
 def options(composition: Composition) -> str:
-    """Returns the options of the chosen parts: name, default, type and meaning."""
+    """Returns tables of the options of the chosen parts, with name, default, type and meaning."""
     from omegaconf import OmegaConf
 
     from sdegen.config.options import NODES
@@ -57,7 +57,7 @@ def options(composition: Composition) -> str:
 
 
 def about(path: Path) -> tuple[str, list[str]]:
-    """Returns the comment that opens a YAML file, and the commands in it."""
+    """Returns the text and the example commands of the comment at the beginning of a YAML file."""
     opening = itertools.takewhile(lambda line: line.startswith("#"), path.read_text().splitlines())
     lines = [line.removeprefix("#") for line in opening if not line.startswith("# @")]
     text = [line.strip() for line in lines if not line.startswith("   ")]
@@ -65,7 +65,7 @@ def about(path: Path) -> tuple[str, list[str]]:
 
 
 def comments(path: Path) -> dict[str, str]:
-    """Returns the comment above each option of a YAML file, in one line."""
+    """Returns the comment above each option of a YAML file, as one line, by option."""
     found: dict[str, str] = {}
     above: list[str] = []
     for line in path.read_text().splitlines():
@@ -76,7 +76,7 @@ def comments(path: Path) -> dict[str, str]:
 
 
 def _groups(name: str, defaults: Mapping[str, str | None]) -> list[str]:
-    """Returns a line with the choices of each group and of its sub-groups."""
+    """Returns one line for each group and sub-group, with the choices."""
     lines = []
     for group, default in defaults.items():
         nested = group in ("experiment", "sweep")
@@ -91,7 +91,7 @@ def _groups(name: str, defaults: Mapping[str, str | None]) -> list[str]:
 
 
 def _table(group: str, node: Mapping[str, Any], sources: Mapping[str, Path]) -> list[str]:
-    """Returns lines on the options of a node and of its inner nodes; meanings are from the docstring or the YAML."""
+    """Returns lines about the options of a node and its inner nodes, with texts of docstrings or of YAML comments."""
     from sdegen.core import schema
     from sdegen.core.docstrings import without_markup
 
@@ -114,7 +114,7 @@ def _table(group: str, node: Mapping[str, Any], sources: Mapping[str, Path]) -> 
 
 
 def _written(value: object) -> str:
-    """Returns a value as it is typed; an ellipsis for one that must be given or is computed from others."""
+    """Returns a value as a user writes it; an ellipsis if it has no default or is computed from other options."""
     if isinstance(value, str) and value.startswith(("???", "${")):
         return "…"
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""The commands from Python: the same options as on the command line, and a run as the result."""
+"""Commands as Python functions, which take the options of the command line and return a run."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from sdegen.runs.arrays import ArrayLike, array
 from sdegen.runs.run import Run
 
 DATA = "data.npz"
-"""File in a run's folder that holds the array it was trained on."""
+"""File in a run's folder with the array that the run was trained on."""
 
 
 @user_errors()
 def train(*overrides: str, folder: str | Path | None = None, **options: Any) -> Run:  # noqa: ANN401
-    """Train a run, as ``sdegen train`` does, then sample, measure and draw into its folder.
+    """Train a run as ``sdegen train`` does, then write samples, metrics and figures into its folder.
 
     .. code-block:: python
 
@@ -37,16 +37,16 @@ def train(*overrides: str, folder: str | Path | None = None, **options: Any) -> 
     Args:
         overrides: options as on the command line.
         folder: the run's folder; None for ``outputs/<name>/<date and time>``.
-        options: options by keyword: a choice of a group (``sde="ve"``), ``name``, ``seed`` or ``count``; any other is
-            an option of the trainer (``steps=500``).
+        options: options as keyword arguments: a choice of a group (``sde="ve"``), or an option such as ``name``,
+            ``seed`` or ``count``. Any other keyword is an option of the trainer (``steps=500``).
 
     Raises:
-        UserError: an option is wrong, or the system refuses something; the message is the one of the command line.
+        UserError: an option is wrong, or the operating system reports an error, with the message of the command line.
     """
     arguments = _arguments(overrides)
     if arguments.values().get("resume") is not None:
         if folder is not None:
-            raise UserError("folder: a resumed run stays in its own folder: leave it out")
+            raise UserError("folder: a resumed run stays in its own folder: leave out folder=")
         return resume(arguments, overrides, **{f"trainer.{key}": value for key, value in options.items()})
     config = _config(arguments, options)
     return session.train(config, _folder(config, folder), command=_command("train", overrides, options))
@@ -62,7 +62,7 @@ def fit(
 ) -> Run:
     """Train a run on an array in memory.
 
-    The array is kept as ``data.npz`` in the run's folder, so that the run can be resumed, evaluated and reloaded.
+    The array is saved as ``data.npz`` in the run's folder, so that the run can be resumed, evaluated and reloaded.
 
     .. code-block:: python
 
@@ -71,7 +71,7 @@ def fit(
 
     Args:
         x: points ``(N,)`` or ``(N, d)``, or images ``(N, C, H, W)``: a NumPy array, a tensor or lists.
-        y: classes of the points, ``(N,)`` integers from 0; may be left out.
+        y: classes of the points, ``(N,)`` integers from 0; None for data without classes.
         overrides: see :func:`train`.
         folder: see :func:`train`.
         options: see :func:`train`.
@@ -91,7 +91,7 @@ def fit(
     path = own / DATA
 
     def save(temporary: Path) -> None:
-        # Opened here: NumPy would add its own ending to the name.
+        # Open the file here, because NumPy would add a suffix to the name.
         with temporary.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
@@ -104,28 +104,28 @@ def fit(
             path.unlink()
             with contextlib.suppress(OSError):
                 own.rmdir()
-        # The user knows the array, not its file.
+        # Name the argument x in the message, because the user does not know the file.
         raise UserError(str(error).replace(f"dataset.path={path}: ", "x: ")) from error
 
 
 def _arguments(overrides: tuple[str, ...]) -> Arguments:
     for override in overrides:
         if not isinstance(override, str) or override.startswith("-"):
-            raise UserError(f"{override!r}: an option is a text such as 'trainer.steps=500'")
+            raise UserError(f"{override!r}: not an option: give a string such as 'trainer.steps=500'")
     return read(overrides)
 
 
 def _config(arguments: Arguments, options: dict[str, Any]) -> Config:
-    """Returns the configuration of train.yaml with overrides and options by keyword."""
+    """Returns the configuration of train.yaml, changed by overrides and by keyword arguments."""
     chosen = {key: value for key, value in options.items() if (CONF / key).is_dir()}
     arguments.overrides.extend(f"{group}={name}" for group, name in chosen.items())
     plan = Composition("train", arguments).plan()
     if plan.sweep is not None:
-        raise UserError("hydra.mode=MULTIRUN: sweeps run on the command line only: sdegen train sweep=…")
+        raise UserError("hydra.mode=MULTIRUN: sweeps run on the command line only: use sdegen train sweep=…")
     ((_, config),) = plan.jobs
     for asked in ("resume", "forecast"):
         if config[asked]:
-            raise UserError(f"{asked}: works on the command line only: leave it out")
+            raise UserError(f"{asked}: works on the command line only: leave out {asked}=")
     for key, value in options.items():
         if key not in chosen:
             (config if key in TRAIN else config["trainer"])[key] = value
@@ -133,11 +133,11 @@ def _config(arguments: Arguments, options: dict[str, Any]) -> Config:
 
 
 def _folder(config: Config, folder: str | Path | None) -> Path:
-    """Returns the run's folder: the given one, or a new one named by the time."""
+    """Returns the run's folder, which is ``folder`` or a new folder with the date and time as its name."""
     return Path(f"outputs/{config['name']}/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}" if folder is None else folder)
 
 
 def _command(name: str, overrides: tuple[str, ...], options: dict[str, Any]) -> str:
-    """Returns the call for the record of the run."""
+    """Returns the Python call as text, which is recorded in the run's folder."""
     given = [*map(repr, overrides), *(f"{key}={value!r}" for key, value in options.items())]
     return f"sdegen.{name}({', '.join(given)})"

@@ -1,6 +1,6 @@
-"""The nodes that a trained run stores, as the choice ``run`` of their groups, so that overrides can change them.
+"""Nodes stored in a trained run, as the choice ``run`` of their groups, so that overrides can change the nodes.
 
-These nodes are read before Hydra composes a configuration. A checkpoint may come from a stranger: only nodes that
+The nodes are read before Hydra composes a configuration. A checkpoint may come from a stranger, so only nodes that
 passed the checks of :mod:`sdegen.config` reach Hydra.
 """
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 
 def offer(groups: Sequence[str], arguments: Arguments, required: bool) -> None:
-    """Make the nodes of the run that ``run=`` names the choice ``run`` of their groups.
+    """Register the nodes of the run that ``run=`` names as the choice ``run`` of their groups.
 
     Args:
         groups: groups whose nodes are read.
         arguments: arguments of the command.
-        required: False if the run may be missing, as for help; its nodes are then empty.
+        required: True if ``run=`` must be given; False for help, where the nodes are empty without a run.
 
     Raises:
-        UserError: there is no such run, or its nodes are refused.
+        UserError: the run does not exist, or its nodes are refused.
     """
     nodes = _nodes(groups, arguments) if required or "run" in arguments.values() else dict.fromkeys(groups, {})
     for group, node in nodes.items():
@@ -38,7 +38,7 @@ def offer(groups: Sequence[str], arguments: Arguments, required: bool) -> None:
 
 
 def loaded(config: Config, groups: Sequence[str]) -> Run:
-    """Returns the run of a checked configuration, with the nodes of the groups in place of its own."""
+    """Loads the run of a checked configuration; for ``groups``, nodes of the configuration replace nodes of the run."""
     from sdegen.runs.run import load
 
     settings = {key: config[key] for key in ("checkpoint", "weights", "device", "precision", "trust")}
@@ -46,19 +46,20 @@ def loaded(config: Config, groups: Sequence[str]) -> Run:
 
 
 def store(group: str, node: Mapping[str, Any]) -> None:
-    """Make a checked node the choice ``run`` of a group; the nodes inside it become choices of the sub-groups.
+    """Register a checked node as the choice ``run`` of a group, and its inner nodes as choices of the sub-groups.
 
     Raises:
-        UserError: a key could reach Hydra's defaults list, which can build any class.
+        UserError: Hydra could read an option as part of its defaults list, through which it can build any class.
     """
     if not all(re.fullmatch(r"\w+", str(key)) for key in node) or "defaults" in node:
         raise UserError(
-            f"{group}: the checkpoint's configuration is refused: it has the options {sorted(map(str, node))}"
+            f"{group}: the checkpoint's configuration is refused: it has the options {sorted(map(str, node))}: use the "
+            f"original checkpoint"
         )
     inner = {key: value for key, value in node.items() if isinstance(value, Mapping) and "_target_" in value}
     for key, value in inner.items():
         store(f"{group}/{key}", value)
-    # An optional part that the node lacks is the choice "none" of its sub-group, so that it can be chosen.
+    # If an optional part is null, use the choice "none" of its sub-group, so that an override can choose another part.
     absent = [key for key, value in node.items() if value is None and (CONF / group / key / "none.yaml").exists()]
     own = {key: value for key, value in node.items() if key not in inner and key not in absent}
     defaults = [*({key: "run"} for key in inner), *({key: "none"} for key in absent), "_self_"]

@@ -1,4 +1,4 @@
-"""From a configuration to objects: composition, checks, options left to ``auto``, construction, rules, trust.
+"""Composition and checks of configurations, values of ``auto`` options, and construction of the parts of a run.
 
-Nothing is imported here, so that a module that only composes does not wait for torch.
+This file imports nothing, so that a module that only composes configurations does not wait for torch.
 """

@@ -1,4 +1,4 @@
-"""The parts of a run, built from a configuration and connected, and the training of one or several runs."""
+"""Construction of the parts of a run from a configuration, and of the training of one or several runs."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ from sdegen.training.trainer import DTYPES, Trainer, steps_or_default
 from sdegen.training.weighting import Weighting
 
 REQUEST = ("trust", "resume", "forecast")
-"""Options that request a run and are not part of its configuration."""
+"""Options of train.yaml that a run's configuration does not contain."""
 PROCESS = ("network", "parametrization", "objective", "weighting", "times", "sampler")
-"""Groups whose classes may not suit every forward process."""
+"""Groups in which some classes do not work with every forward process."""
 COPIES = 5
-"""Number of copies of the weights during training: weights, gradient, two moments and average."""
+"""Memory of a training in multiples of the weights: weights, gradient, two moments of the optimiser, and average."""
 MEASURED = 5000
-"""Largest number of points on which options left to ``auto`` are measured, a random part of the data."""
+"""Largest number of data points, chosen at random, from which the values of ``auto`` options are computed."""
 
 
 class Components(NamedTuple):
-    """The parts of a run, and its configuration with ``auto`` replaced by values."""
+    """Parts of a run, and the configuration of the run with values in place of ``auto``."""
 
     config: Config
     dataset: Dataset
@@ -61,7 +61,7 @@ class Components(NamedTuple):
     sampler: Sampler
 
     def held_out(self) -> HeldOut:
-        """Returns the loss on held-out points, on the trainer's device."""
+        """Returns an object that computes the loss on held-out points, on the trainer's device."""
         trainer = self.trainer
         return HeldOut(
             self.dataset,
@@ -76,14 +76,14 @@ class Components(NamedTuple):
         )
 
     def training(self) -> Training:
-        """Returns the training before its first step: see :func:`together`."""
+        """Returns the training of this run: see :func:`together`."""
         return together([self])
 
 
 def together(runs: Sequence[Components]) -> Training:
-    """Returns the training of runs that differ in their seeds, before its first step, on the trainer's device.
+    """Returns a training of runs that differ only in their seeds. It is on the trainer's device and has taken no step.
 
-    The training has no steps if there is nothing to train.
+    If no parameter is trainable, the number of steps of the training is 0.
     """
     first, trainer = runs[0], runs[0].trainer
     device, dtype = trainer.device, DTYPES[trainer.precision]
@@ -99,27 +99,28 @@ def together(runs: Sequence[Components]) -> Training:
 
 
 def work(runs: Sequence[Components]) -> float:
-    """Returns the number of multiplications and additions in one pass of a step's rows through the networks."""
+    """Returns the number of multiplications and additions in one forward pass of a batch through all networks."""
     first = runs[0]
     rows = min(first.trainer.batch_size, len(first.dataset.x)) * first.times.chunk * len(runs)
     return 0.0 if first.model.network.exact else rows * first.model.network.work(first.dataset.units.shape)
 
 
 def known_by(config: Config, dataset: Dataset) -> dict[str, Any]:
-    """Returns the fingerprint of the data, which is exact if they were read from a file."""
+    """Returns the fingerprint of a data set. It is exact if the data were read from a file."""
     return fingerprint(dataset, exact="path" in config["dataset"])
 
 
 def build(config: Config, trust: Trust = schema.ANYTHING, moments: Moments | None = None) -> Components:
-    """Builds the parts that a configuration names.
+    """Builds the parts of a run from its configuration.
 
     Args:
         config: configuration of a run.
         trust: modules whose classes the configuration may name.
-        moments: moments of the data from a checkpoint; None to measure them if the parametrization takes them.
+        moments: moments of the data from a checkpoint; if None, the moments are computed from the data if the
+            parametrization takes moments.
 
     Raises:
-        Faults: the configuration has faults; the message has a line for each.
+        Faults: the configuration has faults; the message has one line for each fault.
     """
     config = check(config, tuple(GROUPS), TRAIN, trust)
     parts = Parts({key: value for key, value in config.items() if key not in REQUEST}, trust)
@@ -136,12 +137,12 @@ def build(config: Config, trust: Trust = schema.ANYTHING, moments: Moments | Non
 def replicated(
     config: Config, trust: Trust = schema.ANYTHING, moments: Sequence[Moments | None] = ()
 ) -> list[Components]:
-    """Builds the parts of a run and of its replicas, which have the next seeds and are trained together with it.
+    """Builds the parts of a run and of its replicas. Replicas have the next seeds and are trained with the run.
 
     Args:
         config: configuration of the run.
         trust: modules whose classes the configuration may name.
-        moments: moments of the data of each run from its checkpoint; empty to measure them.
+        moments: moments of the data of each run from a checkpoint; if empty, :func:`build` computes the moments.
 
     Raises:
         Faults: the configuration has faults, or the replicas cannot be trained together.
@@ -156,14 +157,14 @@ def replicated(
     if any(one.config["sde"] != sde for one in runs):
         numbers = ", ".join(f"sde.{key}={value}" for key, value in sde.items() if config["sde"].get(key) == "auto")
         raise Faults(
-            f"trainer.replicas={replicas}: the seeds give different values for auto in sde=: give numbers, as in "
-            f"{numbers}"
+            f"trainer.replicas={replicas}: options of sde with the value auto differ between the seeds: set numbers, "
+            f"for example {numbers}"
         )
     return runs
 
 
 class Parts(dict[str, Any]):
-    """Parts of a run by name. A part that cannot be built is absent, and its fault is kept."""
+    """Parts of a run by name. A part that cannot be built is absent, and ``faults`` contains the reason."""
 
     def __init__(self, config: Config, trust: Trust) -> None:
         super().__init__()
@@ -171,20 +172,20 @@ class Parts(dict[str, Any]):
         self.faults: list[str] = []
 
     def add(self, group: str, **supplied: object) -> None:
-        """Builds the node of a group."""
+        """Builds the part of a group from its node."""
         with self.collected():
             self[group] = construct(self.config, group, self.trust, **supplied)
 
     @contextlib.contextmanager
     def collected(self) -> Iterator[None]:
-        """Keeps the faults that are raised inside."""
+        """Adds the faults that are raised inside the context to ``faults``."""
         try:
             yield
         except Faults as fault:
             self.faults.append(str(fault))
 
     def replace_auto(self, points: Tensor | None) -> None:
-        """Replaces ``auto`` in the configuration; without points, an SDE's ``auto`` stays."""
+        """Replaces ``auto`` in the configuration by values. If ``points`` is None, the SDE is not changed."""
         trainer, sde = self.config["trainer"], self.config["sde"]
         if trainer.get("steps") == "auto":
             trainer = {**trainer, "steps": steps_or_default("auto", trainer.get("epochs"))}
@@ -195,18 +196,18 @@ class Parts(dict[str, Any]):
 
 
 def _some(dataset: Dataset) -> Tensor:
-    """Returns the points on which options are measured, in the user's units."""
+    """Returns the data points from which the values of ``auto`` options are computed, in the user's units."""
     if len(dataset.x) <= MEASURED:
         return dataset.x
-    # Random, because the rows may be sorted; in their order, because they may lie on the disk.
+    # The rows may be sorted, so choose them at random. They may lie on the disk, so read them in order.
     order = torch.randperm(len(dataset.x), generator=generator("cpu", 0, "measured"))
     return dataset.x[order[:MEASURED].sort().values]
 
 
 def _instantiate(parts: Parts, points: Tensor | None, moments: Moments | None) -> None:
-    """Builds all other parts, each after the parts that it needs.
+    """Builds all parts except the data set, each after the parts that it needs.
 
-    The points are data in the user's units; None if the data set could not be built.
+    ``points`` are data points in the user's units, or None if the data set could not be built.
     """
     for group in ("objective", "weighting", "times", "optimizer", "trainer", "sampler"):
         parts.add(group)
@@ -225,7 +226,7 @@ def _instantiate(parts: Parts, points: Tensor | None, moments: Moments | None) -
 
 
 def _moments(parts: Parts, points: Tensor) -> Moments | None:
-    """Returns the moments of the data in the network's units; None if the parametrization does not take them."""
+    """Returns the moments of the data in the network's units; None if the parametrization takes no moments."""
     if not schema.takes(parts.config["parametrization"], "moments", parts.trust):
         return None
     dataset: Dataset = parts["dataset"]
@@ -233,9 +234,9 @@ def _moments(parts: Parts, points: Tensor) -> Moments | None:
 
 
 def _add_network(parts: Parts) -> None:
-    """Builds the network; its training must fit into the memory."""
+    """Builds the network. If the memory is too small for its training, a fault is added instead."""
     dataset: Dataset = parts["dataset"]
     supplied = {"shape": dataset.units.shape, "law": dataset.encoded_law, "classes": dataset.classes}
     room = memory() / COPIES / max(parts.config["trainer"].get("replicas", 1), 1)
-    with parts.collected(), at_most(room, "the memory of this machine holds to train them: make it smaller"):
+    with parts.collected(), at_most(room, f"this machine can train, {room / 2**30:.3g} GiB: use a smaller network"):
         parts["network"] = make_network(parts.config, parts.trust, sde=parts["sde"], **supplied)

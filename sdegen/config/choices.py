@@ -1,4 +1,4 @@
-"""Configuration nodes for use from Python, with the names of the command line, such as ``adams``."""
+"""Configuration nodes for use from Python. Choices have the same names as on the command line, such as ``adams``."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sdegen.core.errors import UserError, nearest
 
 
 def node(group: str, name: str, options: Mapping[str, Any]) -> Config:
-    """Returns the node ``conf/<group>/<name>.yaml``, with options changed.
+    """Returns the node of ``conf/<group>/<name>.yaml``, in which ``options`` replace values.
 
-    The group is ``sampler`` or ``guidance``. If an option is itself a group, a string chooses from it
-    (``corrector="hmc"``), and a dictionary changes its options. Names and types of options are checked later, by
-    :func:`sdegen.config.options.check`.
+    The group is ``sampler`` or ``guidance``. If an option is itself a group, a string selects a choice of this group
+    (``corrector="hmc"``), and a dictionary changes options of the default choice. Names and types of options are
+    checked later, by :func:`sdegen.config.options.check`.
 
     Raises:
-        UserError: there is no such choice, or an option that must be given is missing.
+        UserError: the choice does not exist, or an option without a default is missing.
     """
     inner = {key: value for key, value in options.items() if isinstance(value, str) and (CONF / group / key).is_dir()}
     for path, chosen in ((group, name), *((f"{group}/{key}", value) for key, value in inner.items())):
@@ -29,7 +29,7 @@ def node(group: str, name: str, options: Mapping[str, Any]) -> Config:
             raise UserError(f"{path}={chosen}: no such choice; {nearest(str(chosen), known)}")
     overrides = [f"{'' if group == 'sampler' else '+'}{group}={name}"]
     overrides += [f"{group}/{key}={value}" for key, value in inner.items()]
-    # Hydra needs a value for each option without a default, so it gets a placeholder: real values may have any type.
+    # Hydra needs a value for each option without a default. Use placeholders, because real values may have any type.
     outer = {key: value for key, value in options.items() if key not in inner}
     overrides += [f"++{group}.{path}=given" for path, value in flat(outer) if isinstance(value, str)]
     try:
@@ -41,7 +41,7 @@ def node(group: str, name: str, options: Mapping[str, Any]) -> Config:
 
 
 def changed(node: Mapping[str, Any], options: Mapping[str, Any]) -> Config:
-    """Returns a node with options changed; a dictionary changes options of an inner node."""
+    """Returns a copy of a node in which ``options`` replace values. A dictionary replaces values of an inner node."""
     merged = dict(node)
     for key, value in options.items():
         old = node.get(key)

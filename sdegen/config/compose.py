@@ -1,6 +1,6 @@
-"""The YAML files of ``conf/`` and their composition, as Hydra does it on the command line.
+"""The YAML files in ``conf/``, and configurations that Hydra composes from these files.
 
-Hydra is imported late, so that a module that only needs :data:`CONF` does not wait for it.
+Hydra is imported in the functions, so that a module that needs only :data:`CONF` does not wait for Hydra.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 VERSION_BASE = "1.3"
-"""The version of Hydra whose defaults the YAML files are written for."""
+"""Version of Hydra whose default behaviour the YAML files assume."""
 
 CONF = next(path for path in (Path(__file__).parents[1] / "conf", Path(__file__).parents[2] / "conf") if path.is_dir())
-"""The folder of the YAML files: inside an installed package, beside the package in a checkout."""
+"""Folder of the YAML files. In an installation it is inside the package, in a checkout it is beside the package."""
 
 Config = dict[str, Any]
 
 
 def primary(name: str) -> tuple[Config, dict[str, str | None]]:
-    """Returns the options of ``conf/<name>.yaml``, and its groups with their default choices."""
+    """Returns the options of ``conf/<name>.yaml``, and the default choice of each group in this file."""
     options = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     pairs = [pair for default in options.pop("defaults") if isinstance(default, dict) for pair in default.items()]
     return options, {group: choice for group, choice in pairs if not group.startswith("override ")}
@@ -34,7 +34,7 @@ def composed(name: str, overrides: Sequence[str]) -> Config:
     """Returns the configuration ``conf/<name>.yaml`` with overrides, as plain data.
 
     Raises:
-        HydraException: an override names no option or no choice, or cannot be read.
+        HydraException: an override names an unknown option or choice, or cannot be read.
     """
     import hydra
     from hydra.core.global_hydra import GlobalHydra
@@ -43,13 +43,13 @@ def composed(name: str, overrides: Sequence[str]) -> Config:
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base=VERSION_BASE):
         config = hydra.compose(name, overrides=list(overrides), return_hydra_config=True)
-    # Interpolations such as ${hydra:runtime.choices.dataset} need it.
+    # Interpolations such as ${hydra:runtime.choices.dataset} read this global configuration.
     HydraConfig.instance().set_config(config)
     return plain(config)
 
 
 def plain(config: DictConfig) -> Config:
-    """Returns a composed configuration as plain data, with interpolations resolved and without Hydra's own part."""
+    """Returns a composed configuration as plain data, with interpolations resolved and without the node ``hydra``."""
     from omegaconf import OmegaConf
 
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])

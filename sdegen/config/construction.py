@@ -1,4 +1,4 @@
-"""The construction of single parts; a constructor's error becomes one line with the option's full path."""
+"""Construction of single parts. An error of a constructor becomes one line with the full path of the option."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ from sdegen.sde.base import SDE
 
 
 def construct(config: Config, group: str, trust: Trust, **supplied: object) -> Any:  # noqa: ANN401
-    """Builds the node of a group; raises Faults, in one line, if it cannot be built."""
+    """Builds the part of a group from its node; raises Faults, with one line, if the part cannot be built."""
     try:
         return schema.construct(config[group], trust, **supplied)
     except ValueError as error:
         raise Faults(_with_path(group, config[group], error)) from None
     except (RuntimeError, TypeError, OverflowError, MemoryError, OSError) as error:
-        # Absurd values of the right type: a layer larger than the memory, a file name of thousands of letters.
+        # Values of the right type can be impossible, such as a layer larger than the memory or an endless file name.
         reason = (str(error) or type(error).__name__).splitlines()[0]
         reason = "not enough memory" if NO_MEMORY.search(reason) else reason
-        raise Faults(f"{group}: cannot be built with these options: {reason}") from None
+        raise Faults(f"{group}: cannot be built with these options: {reason}: change the options") from None
 
 
 def make_network(config: Config, trust: Trust, **supplied: object) -> Network:
-    """Builds the network; raises Faults, in one line, if it cannot be built or trained.
+    """Builds the network; raises Faults, with one line, if the network cannot be built or trained.
 
-    The run's seed fixes all random numbers of the construction, also those that ``state_dict`` does not contain.
+    The run's seed fixes all random numbers that the constructor draws, even if ``state_dict`` does not contain them.
     """
     with own_layers("cpu", config["seed"], "network"):
         network: Network = construct(config, "network", trust, **supplied)
         if any(map(is_lazy, [*network.parameters(), *network.buffers()])):
-            # Lazy layers draw their weights at the first point.
+            # Lazy layers draw their weights in their first call.
             network.work(supplied["shape"])  # type: ignore[arg-type]
     for name, p in network.named_parameters():
         if p.requires_grad and not p.is_floating_point():
-            raise Faults(f"network: its parameter {name} is not of floating-point numbers and cannot be trained")
+            raise Faults(f"network: the parameter {name} is {p.dtype} and cannot be trained: make it floating-point")
     for name, x in [*network.named_parameters(), *network.named_buffers()]:
         if x.is_complex():
             raise Faults(
@@ -58,14 +58,14 @@ def make_network(config: Config, trust: Trust, **supplied: object) -> Network:
 
 
 def connect(network: Network, parametrization: Parametrization, sde: SDE) -> ScoreModel | ClassifierModel:
-    """Returns the classifier or the score model of a network; the output of an exact network is the score itself."""
+    """Returns the classifier or the score model of a network. The output of an exact network is used as the score."""
     if network.classifies:
         return ClassifierModel(network, sde)
     return ScoreModel(network, Raw() if network.exact else parametrization, sde)
 
 
 def with_steps_of_chain(sampler: Config, sde: Config) -> Config:
-    """Returns the node of a sampler, with ``steps=auto`` replaced by the number of steps of a chain."""
+    """Returns the node of a sampler. If the SDE is a chain, its number of steps replaces ``steps=auto``."""
     levels = sde.get("levels")
     if sampler.get("steps") != "auto" or not isinstance(levels, int | float):
         return sampler
@@ -73,7 +73,7 @@ def with_steps_of_chain(sampler: Config, sde: Config) -> Config:
 
 
 def measured(node: Config, x: Tensor, trust: Trust) -> Config:
-    """Returns the node of an SDE with its ``auto`` options measured on data in the network's units, ``(N, *)``."""
+    """Returns the node of an SDE, with values computed from ``x``, ``(N, *)`` in the network's units, for ``auto``."""
     auto = [key for key, value in node.items() if value == "auto"]
     if not auto:
         return node
@@ -82,7 +82,7 @@ def measured(node: Config, x: Tensor, trust: Trust) -> Config:
 
 
 def _with_path(group: str, node: Mapping[str, Any], error: ValueError) -> str:
-    """Returns a constructor's message, which begins with an option, with the full path of the option."""
+    """Returns a constructor's message. If it begins with the name of an option, the full path replaces the name."""
     found = re.match(r"\w*", str(error))
     option = found[0] if found else ""
     inner = [f"{group}.{key}" for key, value in node.items() if isinstance(value, Mapping) and option in value]

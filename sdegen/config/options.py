@@ -1,4 +1,4 @@
-"""The options of the commands, their check before anything is built, and short names for choices."""
+"""Options of the commands, a check of configurations before anything is built, and short names for choices."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ GROUPS: dict[str, type] = {
     "trainer": Trainer,
     "sampler": Sampler,
 }
-"""Groups of a training, and the base class of each group."""
+"""Base class of each group of a training."""
 
 NODES: dict[str, type] = {**GROUPS, "guidance": Guidance}
-"""Groups of all commands: guidance is chosen when a run is sampled."""
+"""Base class of each group of all commands. Only ``sdegen sample`` has guidance."""
 
 TRAIN = {
     "name": str,
@@ -48,7 +48,7 @@ TRAIN = {
     "resume": str | None,
     "forecast": bool,
 }
-"""Options of train.yaml beside its groups."""
+"""Types of the options of train.yaml that are not groups."""
 SAMPLE = {
     "run": str,
     "checkpoint": int | Literal["last", "best"],
@@ -63,7 +63,7 @@ SAMPLE = {
     "precision": Literal["float32", "float64"],
     "trust": tuple[str, ...],
 }
-"""Options of sample.yaml beside its groups."""
+"""Types of the options of sample.yaml that are not groups."""
 METRIC = Literal["likelihood", "interpolation"]
 EVALUATE = {
     **{option: kind for option, kind in SAMPLE.items() if option not in ("label", "figures", "animate")},
@@ -72,22 +72,22 @@ EVALUATE = {
     "rtol": float,
     "atol": float,
 }
-"""Options of evaluate.yaml beside its group."""
+"""Types of the options of evaluate.yaml that are not groups."""
 MOST = 10**9
 """Upper limit of ``count`` and ``batch_size``."""
 
 
 class Faults(UserError):
-    """Faults of a configuration, a line each."""
+    """Error for a configuration with faults. The message has one line for each fault."""
 
 
 def check(config: Config, groups: Sequence[str], types: Mapping[str, Any], trust: Trust) -> Config:
-    """Returns a configuration without faults, with plain options converted to their types (1e3 to an integer).
+    """Checks a configuration; returns it with options outside the groups converted to their types (1e3 to an integer).
 
     Args:
-        config: configuration, which must have the nodes of the groups.
+        config: configuration, which must have a node for each group.
         groups: groups whose nodes are checked.
-        types: types of the other options that the configuration may have.
+        types: types of the options outside the groups; further options are faults.
         trust: modules whose classes the nodes may name.
 
     Raises:
@@ -110,13 +110,13 @@ def check(config: Config, groups: Sequence[str], types: Mapping[str, Any], trust
 
 
 def choice(node: Mapping[str, Any]) -> str:
-    """Returns a short name for a node: the names of its predictor and corrector if it has them, else of its class."""
+    """Returns a short name for a node: the predictor and the corrector of a sampler that has them, else the class."""
     parts = [node[key] for key in ("predictor", "corrector") if node.get(key)] or [node]
     return "-".join(schema.snake_case(part["_target_"].rpartition(".")[2]) for part in parts)
 
 
 def flat(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Returns the options of a node by their paths."""
+    """Returns the path and the value of each option of a node."""
     pairs: list[tuple[str, Any]] = []
     for key, value in node.items():
         pairs += flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(prefix + key, value)]
@@ -124,7 +124,7 @@ def flat(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def flat_options(config: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Returns all options of a configuration by their paths; the value of a group is the name of its choice."""
+    """Returns the path and the value of each option of a configuration. The value of a group is its choice."""
     pairs: list[tuple[str, Any]] = []
     for key, value in config.items():
         if isinstance(value, Mapping) and "_target_" in value:

@@ -1,4 +1,4 @@
-"""Rules on which parts of a training go together, and which parts suit the forward process."""
+"""Rules that say which parts of a training work together, and which parts work with the forward process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sdegen.training.perceptron import obstacle
 
 Parts = Mapping[str, Any]
 
-ONE_BY_ONE = "train them one by one, with -m seed=0,1,2"
+ONE_BY_ONE = "train the seeds one by one, with -m seed=0,1,2"
 
 REMEDIES = {
     "network": "network=classifier_mlp for classes, or network=mlp",
@@ -28,11 +28,11 @@ REMEDIES = {
     "sampler.grid": "sampler.grid=uniform",
     "sampler.denoise": "sampler.denoise=false",
 }
-"""Choices that work with every process, by group; for a sampler, by the option that needs another process."""
+"""Choices that work with every forward process, for each group and for each option of a sampler."""
 
 
 def check_process(config: Config, parts: Parts, trust: Trust) -> None:
-    """Checks that parts suit the forward process of a configuration.
+    """Checks that parts work with the forward process of a configuration.
 
     Args:
         config: configuration of the parts.
@@ -40,7 +40,7 @@ def check_process(config: Config, parts: Parts, trust: Trust) -> None:
         trust: modules whose classes the configuration may name.
 
     Raises:
-        Faults: a part does not; the message has a line with the fix for each such part.
+        Faults: parts do not work with the forward process; the message has one line, with the fix, for each of them.
     """
     sde = schema.resolve(config["sde"]["_target_"], trust)
     unfit = {group: part for group, part in parts.items() if not issubclass(sde, part.process)}
@@ -62,7 +62,7 @@ def _refusal(config: Config, group: str, part: Any, sde: type[SDE]) -> str:  # n
 
 
 def faults(config: Config, parts: Parts) -> list[str]:
-    """Returns a line for each rule that the parts break; a rule applies only if all its parts could be built."""
+    """Returns a message for each broken rule. A rule applies only if all parts that it needs could be built."""
     lines = [fault(config, parts) for needed, fault in RULES if needed <= parts.keys()]
     return [line for line in lines if line]
 
@@ -91,18 +91,18 @@ def _parameters_in_network(config: Config, parts: Parts) -> str:
     outside = [name for name, p in named if p.requires_grad and not name.startswith("network.")]
     if not outside:
         return ""
-    return f"{outside[0]}: only parameters of the network are trained and saved: move it into the network"
+    return f"{outside[0]}: only parameters of the network are trained and saved: move this parameter into the network"
 
 
 def _gradient(config: Config, parts: Parts) -> str:
     trainer, replicas = parts["trainer"], f"trainer.replicas={parts['trainer'].replicas}"
     missing = obstacle(parts["model"], parts["objective"], trainer.precision == "bfloat16")
     if trainer.replicas > 1 and trainer.gradient == "autograd":
-        return f"{replicas}: only the written gradient trains networks together: use trainer.gradient=auto"
+        return f"{replicas}: trainer.gradient=autograd trains only one network: use trainer.gradient=auto"
     if trainer.replicas > 1 and missing:
-        return f"{replicas}: only the written gradient trains networks together, and it needs {missing}: {ONE_BY_ONE}"
+        return f"{replicas}: training several networks together needs {missing}: {ONE_BY_ONE}"
     if trainer.gradient == "written" and missing:
-        return f"trainer.gradient=written: it needs {missing}: use trainer.gradient=auto"
+        return f"trainer.gradient=written needs {missing}: use trainer.gradient=auto"
     return ""
 
 
@@ -112,4 +112,4 @@ RULES: tuple[tuple[set[str], Callable[[Config, Parts], str]], ...] = (
     ({"model"}, _parameters_in_network),
     ({"trainer", "model", "objective"}, _gradient),
 )
-"""Names of parts, and a function of the configuration and the parts that returns a fault, or an empty text."""
+"""Rules: the names of the parts that a rule needs, and a function that returns a fault or an empty string."""

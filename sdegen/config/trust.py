@@ -1,4 +1,4 @@
-"""Checks of a checkpoint that may come from a stranger, before anything is built from it or written to its folder."""
+"""Checks of checkpoints, which may come from a stranger. They run before anything is built or written."""
 
 from __future__ import annotations
 
@@ -18,25 +18,29 @@ from sdegen.datasets import restored
 from sdegen.networks.base import at_most
 
 DEEPEST, LONGEST, MOST = 20, 4096, 10**5
-"""Largest depth, length of a text and number of entries of a part of a checkpoint."""
+"""Largest depth, largest length of a string and largest number of entries in one part of a checkpoint."""
 
 
 def plain(config: Config) -> Config:
-    """Returns a checkpoint's configuration; raises UserError if it is not plain data or lacks a group."""
+    """Returns a checkpoint's configuration; raises UserError if a group is missing or a value is not plain data."""
     check_plain("configuration", config)
     if "${" in repr(config):
-        raise UserError("the checkpoint's configuration is refused: it contains an interpolation, ${…}")
+        raise UserError(
+            "the checkpoint's configuration is refused: it contains an interpolation, ${…}: use the original one"
+        )
     missing = [group for group in (*GROUPS, "seed") if group not in config]
     if missing:
-        raise UserError(f"the checkpoint's configuration is refused: it has no {', '.join(missing)}")
+        raise UserError(
+            f"the checkpoint's configuration is refused: it has no {', '.join(missing)}: use the original checkpoint"
+        )
     return config
 
 
 def check_plain(name: str, content: object) -> None:
-    """Raises UserError if a part of a checkpoint is too large, too deep or not of plain types.
+    """Raises UserError if a part of a checkpoint is too large, nested too deeply or not plain data.
 
-    A shared list is counted at each place where it occurs: it is small in the checkpoint, but could fill the memory
-    when written as YAML.
+    A list that occurs several times is counted each time. Such a list is small in the checkpoint, but YAML writes it
+    each time and could fill the memory.
     """
     entries, left = 0, [(0, content)]
     while left:
@@ -55,25 +59,25 @@ def check_plain(name: str, content: object) -> None:
         if len(left) + entries > MOST:
             reason = "has too many entries"
         if reason:
-            raise UserError(f"the checkpoint's {name} is refused: it {reason}")
+            raise UserError(f"the checkpoint's {name} is refused: it {reason}: use the original checkpoint")
 
 
 def check_size(
     config: Config, weights: Mapping[str, Tensor], trust: Trust, units: Mapping[str, Tensor], classes: int | None
 ) -> None:
-    """Raises UserError if a checkpoint's configuration asks for a larger network than its weights fill.
+    """Raises UserError if the network in a checkpoint's configuration is larger than the weights in the checkpoint.
 
-    Building stops as soon as the network needs more bytes than the weights have. Classes outside the package are
-    trusted and not checked.
+    The construction stops as soon as the network needs more bytes than the weights have. Classes outside this package
+    are trusted and not checked.
     """
     config = {group: config[group] for group in ("sde", "network")}
     if any(schema.faults(config[group], GROUPS[group], group, trust) for group in config):
-        return  # These faults are reported with all others, before anything is built.
+        return  # The caller reports these faults later, with all others and before anything is built.
     network = schema.resolve(config["network"]["_target_"], trust)
     if network.exact or network.__module__.partition(".")[0] != schema.PACKAGE:  # type: ignore[attr-defined]
         return
     storages = {one.data_ptr(): one for weight in weights.values() if (one := weight.untyped_storage())}
     held = sum(storage.nbytes() for storage in storages.values())
     supplied = {"shape": restored(units).shape, "sde": construct(config, "sde", trust), "classes": classes}
-    with torch.random.fork_rng(devices=[]), at_most(held, "the checkpoint holds"):
+    with torch.random.fork_rng(devices=[]), at_most(held, "the checkpoint contains: use the original checkpoint"):
         construct(config, "network", trust, **supplied)

@@ -1,4 +1,4 @@
-"""A run and its folder: training and resumption, checkpoints, reloading, samples, evaluation, export, forecasts.
+"""A run and its folder: training, resumption, checkpoints, reloading, samples, evaluation, export and forecasts.
 
-How a configuration becomes objects is in :mod:`sdegen.config`; pages over many runs are in :mod:`sdegen.reports`.
+:mod:`sdegen.config` builds the parts of a run from a configuration. :mod:`sdegen.reports` writes pages about many runs.
 """

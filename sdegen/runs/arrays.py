@@ -15,24 +15,24 @@ ArrayLike = Tensor | np.ndarray | Sequence[Any] | float
 
 
 def array(name: str, values: ArrayLike) -> Tensor:
-    """Returns the values of an argument as a tensor of the same type; raises UserError for all but real numbers."""
+    """Returns the values of the argument ``name`` as a tensor; raises UserError if the values are not real numbers."""
     if isinstance(values, Tensor):
         if values.is_complex() or values.dtype == torch.bool:
-            raise UserError(f"{name}: holds {str(values.dtype).removeprefix('torch.')}, not real numbers")
+            raise UserError(f"{name}: holds {str(values.dtype).removeprefix('torch.')}, not real numbers: convert it")
         return values.detach()
     try:
         found = np.array(values, order="C")
     except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"{name}: not an array: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{name}: not an array: {str(error).splitlines()[0]}: give lists of equal length") from None
     if not (np.issubdtype(found.dtype, np.number) and np.isrealobj(found)):
-        raise UserError(f"{name}: holds {found.dtype}, not real numbers")
+        raise UserError(f"{name}: holds {found.dtype}, not real numbers: convert it")
     return torch.from_numpy(found.astype(found.dtype.newbyteorder("="), copy=False))
 
 
 def points(name: str, values: ArrayLike, shape: tuple[int, ...]) -> tuple[Tensor, bool]:
-    """Returns points as ``(N, *shape)`` float64, and True if they were a single point without the batch axis.
+    """Returns points ``(N, *shape)`` in float64, and True if ``values`` is a single point without the batch axis.
 
-    Points on the line may come without the axis of their only coordinate: as a number, or as ``(N,)``.
+    If ``shape`` is ``(1,)``, the axis of the coordinate may be missing: ``values`` may be a number, or ``(N,)``.
 
     Raises:
         UserError: the shape is neither ``(N, *shape)`` nor ``shape``, or a number is not finite.
@@ -44,10 +44,11 @@ def points(name: str, values: ArrayLike, shape: tuple[int, ...]) -> tuple[Tensor
         x = x.unsqueeze(0)
     if tuple(x.shape[1:]) != shape or not len(x):
         wanted = ", ".join(map(str, ("N", *shape)))
-        raise UserError(f"{name}: has the shape {tuple(x.shape)}: give points of shape ({wanted}), or one of {shape}")
+        raise UserError(f"{name}: has the shape {tuple(x.shape)}: give points ({wanted}), or one point {shape}")
     bad = torch.nonzero(~x.flatten(1).isfinite().all(1)).flatten()
     if len(bad):
         raise UserError(
-            f"{name}: {len(bad)} of {len(x)} points hold NaN or infinity, the first is number {int(bad[0]) + 1}"
+            f"{name}: {len(bad)} of {len(x)} points hold NaN or infinity, the first is number {int(bad[0]) + 1}: "
+            f"remove these points"
         )
     return x, single

@@ -1,4 +1,4 @@
-"""Checkpoints: plain data and tensors in one file, which is written whole or not at all and read without trust."""
+"""Checkpoints: plain data and tensors in one file. It is written completely or not at all, and read without trust."""
 
 from __future__ import annotations
 
@@ -29,31 +29,32 @@ FORMAT = 5
 """Number of the file format."""
 MOST_CLASSES = 2**20
 EXTRA = "_extra_state"
-"""Suffix of the names in a ``state_dict`` under which modules keep more than tensors."""
+"""Suffix of names in a ``state_dict`` whose values may be something else than tensors."""
 
 Which = int | Literal["last", "best"]
-"""A step; the newest checkpoint; or the one with the smallest loss on held-out points."""
+"""Checkpoint of a run: a step, ``last`` for the newest, or ``best`` for the smallest loss on held-out points."""
 
 
 class Checkpoint(NamedTuple):
-    """State of a training: enough to resume it, and to sample.
+    """State of a training, which is enough to resume the training and to draw samples.
 
     Attributes:
         config: resolved configuration of the run, plain data.
         step: number of steps taken.
-        seconds: time spent on these steps.
+        seconds: duration of these steps.
         weights: ``state_dict`` of the network.
         ema: ``state_dict`` of the network with averaged weights.
         optimizer: state of the optimiser.
         units: state of the units of the data: see :class:`sdegen.datasets.units.Units`.
         moments: fields of :class:`sdegen.models.moments.Moments`; None if the parametrization takes no moments.
         data: fingerprint of the data: see :func:`sdegen.datasets.fingerprint.fingerprint`.
-        classes: number of classes of the data; None if they have no labels.
+        classes: number of classes of the data; None if the data have no labels.
         provenance: versions, commit and machine of the training.
-        held_out: loss of the average on held-out points; None if it was not measured.
-        best: smallest held-out loss so far, including this one; infinity if there is none.
-        history: losses and norms since the last scalars: see :meth:`sdegen.training.history.History.state`.
-        stream: variant of the noise of the next steps: see :class:`sdegen.training.batches.Stream`.
+        held_out: loss of the averaged network on held-out points; None if this loss was not computed.
+        best: smallest value of ``held_out`` in this and all earlier checkpoints; infinity without values.
+        history: losses and gradient norms of the steps after the last written scalars: see
+            :meth:`sdegen.training.history.History.state`.
+        stream: number of the variant of the noise: see :class:`sdegen.training.batches.Stream`.
     """
 
     config: dict[str, Any]
@@ -73,15 +74,15 @@ class Checkpoint(NamedTuple):
     stream: int
 
     def known_moments(self) -> Moments | None:
-        """Returns the moments of the data that the weights were trained with, if the parametrization takes them."""
+        """Returns the moments of the training data; None if the parametrization takes no moments."""
         return None if self.moments is None else Moments(**self.moments)  # type: ignore[arg-type]
 
 
 def save(checkpoint: Checkpoint, folder: Path, keep: int | None = None) -> Path:
-    """Writes ``step-<step>.pt`` into a folder, links it as ``last.pt``, and as ``best.pt`` if it is the best so far.
+    """Writes ``step-<step>.pt`` into a folder, and links ``last.pt`` to this file; also ``best.pt`` if it is the best.
 
-    Each file appears whole or not at all. Then all checkpoints but the best and the newest ``keep`` are removed; None
-    keeps all.
+    Each file is written completely or not at all. Afterwards, all checkpoints are removed except the best one and the
+    newest ``keep``; if ``keep`` is None, no checkpoint is removed.
     """
     path = _path(folder, checkpoint.step)
     files.replace(path, lambda temporary: torch.save({"format": FORMAT, **checkpoint._asdict()}, temporary))
@@ -90,7 +91,7 @@ def save(checkpoint: Checkpoint, folder: Path, keep: int | None = None) -> Path:
 
 
 def settle(checkpoint: Checkpoint, folder: Path, keep: int | None = None) -> None:
-    """Links the file of a checkpoint and removes older ones: the end of :func:`save`, repeated after a kill."""
+    """Links the file of a checkpoint and removes older files. :func:`save` does this, and a resumed run repeats it."""
     path = _path(folder, checkpoint.step)
     if not path.is_file():
         return
@@ -103,7 +104,7 @@ def settle(checkpoint: Checkpoint, folder: Path, keep: int | None = None) -> Non
 
 
 def load(path: Path) -> Checkpoint:
-    """Reads a checkpoint onto the CPU; raises UserError if it is missing, damaged, or not one of this program."""
+    """Reads a checkpoint onto the CPU; raises UserError if it is missing, damaged, or not a checkpoint of sdegen."""
     content = stored(path)
     if not isinstance(content, dict) or not _is_checkpoint(content):
         raise UserError(f"{path}: not a checkpoint of sdegen (format {FORMAT})")
@@ -116,7 +117,7 @@ def find(run: Path, which: Which = "last") -> Path:
     if run.is_file():
         raise UserError(f"{run}: is a file: give the run's folder, and checkpoint=STEP for one of its checkpoints")
     if not run.is_dir():
-        raise UserError(f"{run}: no such folder")
+        raise UserError(f"{run}: no such folder: give the folder of a run")
     folder = run / "checkpoints"
     path = _path(folder, which) if isinstance(which, int) else folder / f"{which}.pt"
     if path.is_file():
@@ -127,10 +128,10 @@ def find(run: Path, which: Which = "last") -> Path:
 
 
 def read(run: Path, which: Which = "last") -> Checkpoint:
-    """Reads a checkpoint of a run's folder.
+    """Reads a checkpoint from a run's folder.
 
     Raises:
-        UserError: there is none, or it is damaged; then the message names the newest whole checkpoint.
+        UserError: the checkpoint is missing or damaged; if damaged, the message names the newest whole checkpoint.
     """
     path = find(run, which)
     try:
@@ -138,17 +139,17 @@ def read(run: Path, which: Which = "last") -> Checkpoint:
     except UserError as error:
         others = (step for step in reversed(_steps(path.parent)) if step != which and _is_whole(path.parent, step))
         whole = next(others, None)
-        fix = "and no other is whole" if whole is None else f"the newest that is whole is checkpoint={whole}"
-        raise UserError(f"{error}; {fix}") from None
+        fix = "no other is whole, train again" if whole is None else f"use checkpoint={whole}, the newest whole one"
+        raise UserError(f"{error}: {fix}") from None
 
 
 def newest(run: Path, others: Sequence[Path] = ()) -> list[Checkpoint]:
-    """Reads the checkpoints of a run and of others at the newest step at which all of them are whole.
+    """Reads the checkpoints of ``run`` and of ``others`` at the newest step at which all these checkpoints are whole.
 
-    Damaged checkpoints are skipped with a warning. Raises UserError if none is left.
+    Damaged checkpoints are skipped with a warning. Raises UserError if no step remains.
     """
     folder = run / "checkpoints"
-    # Ordered by step: a process may have been killed before it linked the newest checkpoint as last.pt.
+    # Try the steps before last.pt: a process may have been killed before it linked last.pt to the newest checkpoint.
     paths = [*(_path(folder, step) for step in reversed(_steps(folder))), folder / "last.pt"]
     for path in [path for path in paths if path.is_file()] or [find(run)]:
         try:
@@ -160,11 +161,11 @@ def newest(run: Path, others: Sequence[Path] = ()) -> list[Checkpoint]:
 
 
 def examine(folder: Path, saved: Checkpoint, trust: Trust) -> None:
-    """Checks a run that may come from a stranger before anything is built from it or written into its folder.
+    """Checks a run, which may come from a stranger, before the run is built or its folder is changed.
 
     Raises:
-        UserError: the folder holds links, the checkpoint holds more than plain data beside its tensors, or its
-            configuration asks for a larger network than its weights fill.
+        UserError: the folder contains links, the checkpoint contains more than tensors and plain data, or the network
+            of the configuration is larger than the weights.
     """
     if link := next((inner for inner in folder.rglob("*") if inner.is_symlink()), None):
         raise UserError(
@@ -182,25 +183,25 @@ def examine(folder: Path, saved: Checkpoint, trust: Trust) -> None:
 def stored(path: Path) -> object:
     """Returns the tensors and plain data that torch has saved in a file, on the CPU.
 
-    No code in the file runs (``weights_only``). Its checksums are verified first, because torch loads a file with
-    flipped bits silently.
+    No code in the file runs (``weights_only``). The checksums in the file are verified first, because torch does not
+    notice flipped bits.
 
     Raises:
-        UserError: there is no such file, it is damaged, or it holds something else.
+        UserError: the file is missing or damaged, or contains something else.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-            # torch compresses nothing: a compressed file could be a bomb, and is not read.
+            # torch does not compress. A compressed file could expand without limit, so it is refused.
             if any(member.compress_type or re.search(r"^/|\\|\.\.", member.filename) for member in members):
-                raise ValueError("it holds a compressed file, or one with a path outside of it")
+                raise ValueError("it holds a compressed file, or a file with a path outside of it")
             if sum(member.file_size for member in members) > path.stat().st_size:
                 raise ValueError("it claims to hold more bytes than it has")
             damaged = archive.testzip()
     except Exception as error:
-        # zipfile raises a dozen kinds of exceptions for damaged files.
+        # zipfile raises many types of exceptions for damaged files.
         reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" …")
         raise UserError(f"{path}: not a whole checkpoint ({reason})") from None
     if damaged:
@@ -208,7 +209,7 @@ def stored(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # weights_only refuses foreign objects with several kinds of exceptions and long texts.
+        # For foreign objects, weights_only raises exceptions of several types with long messages.
         name = type(error).__name__
         raise UserError(f"{path}: refused: it holds more than tensors and plain data ({name})") from None
 
@@ -245,7 +246,7 @@ def _are_moments(content: dict[str, Any], shape: tuple[int, ...]) -> bool:
 
 
 def _is_history(content: dict[str, Any], step: int) -> bool:
-    """Returns True if :meth:`sdegen.training.history.History.restore` can take the content."""
+    """Returns True if :meth:`sdegen.training.history.History.restore` accepts the content."""
     if content.keys() != {"losses", "norms", "by_t"} or not all(map(_is_stored, content.values())):
         return False
     losses, norms, by_t = content["losses"], content["norms"], content["by_t"]
@@ -254,7 +255,7 @@ def _is_history(content: dict[str, Any], step: int) -> bool:
 
 
 def _is_stored(value: object) -> bool:
-    """Returns True for a tensor on the CPU whose numbers are all in the file."""
+    """Returns True for a dense tensor on the CPU if the file contains all its numbers."""
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
         return False
     return value.nbytes <= value.untyped_storage().nbytes()

@@ -1,4 +1,4 @@
-"""Evaluation of a run by its flow: the likelihood of unseen data, and interpolation between two points."""
+"""Evaluation of a run with its flow: the likelihood of unseen data, and interpolation between two points."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("sdegen")
 
 CELLS = {1: 400, 2: 80}
-"""Number of points along each axis of the grid on which the density is drawn, by the number of dimensions."""
+"""Number of points along each axis of the grid on which the density is drawn, for each number of dimensions."""
 PAIRS = 6
 """Number of pairs of points whose interpolation is shown."""
 FRAMES = {"vectors": 33, "images": 9}
@@ -35,7 +35,7 @@ FRAMES = {"vectors": 33, "images": 9}
 
 
 class Result(NamedTuple):
-    """Result of an evaluation: metrics, arrays, figure, and the kind of points, which heads the column of values."""
+    """Result of an evaluation. ``points`` is the kind of points, and the heading of the column of values."""
 
     metrics: Metrics
     arrays: dict[str, Any]
@@ -44,14 +44,14 @@ class Result(NamedTuple):
 
 
 class Evaluation:
-    """Evaluation of a run by its flow between data and latents.
+    """Evaluation of a run with its flow between data and latents.
 
     Args:
-        run: the run, reloaded.
-        count: number of unseen points, and also of training points.
+        run: reloaded run.
+        count: number of unseen points; for the likelihood, also the number of training points.
         seed: seed of the fresh points, the dequantisation and the probes.
         batch_size: number of points computed at once.
-        probes: number of probes of the divergence; 0 for the exact one.
+        probes: number of random probes that estimate the divergence; 0 for the exact divergence.
         rtol: relative tolerance of the solver.
         atol: absolute tolerance of the solver.
     """
@@ -69,17 +69,20 @@ class Evaluation:
             raise UserError(str(error)) from None
 
     def check(self, metric: str) -> None:
-        """Raise UserError if a metric has no meaning for the data of the run."""
+        """Raise UserError if a metric cannot be computed for the data of the run."""
         if metric == "likelihood":
             if why := unmeasured(self.run.dataset):
                 raise UserError(
-                    f"metrics=likelihood: {why}, so that there are no unseen points to evaluate: use "
-                    f"metrics=interpolation, which takes training points"
+                    f"metrics=likelihood: {why}, so there are no unseen points: use metrics=interpolation, which can "
+                    f"use training points"
                 )
             check_density(self.run.dataset)
 
     def write(self, metric: str) -> files.Written:
-        """Evaluate ``likelihood`` or ``interpolation`` into ``evaluations/<number>-<metric>/`` of the run's folder."""
+        """Compute ``likelihood`` or ``interpolation`` and write the result into the run's folder.
+
+        The result is in ``evaluations/<number>-<metric>/``.
+        """
         run = self.run
         self.check(metric)
         found = {"likelihood": self.likelihood, "interpolation": self.interpolation}[metric]()
@@ -97,8 +100,8 @@ class Evaluation:
     def likelihood(self) -> Result:
         """Return the mean negative log-likelihood of unseen points under the model and under the exact distribution.
 
-        The result also has the mean of training points under the model. The unit is nats for each point, in the user's
-        units; data with levels also have bits for each dimension.
+        The result also has the mean for training points under the model. All means are in nats for each point, for the
+        density in the user's units. For data with levels, the result also has bits for each dimension.
         """
         dataset, started = self.run.dataset, time.perf_counter()
         x, kind = unseen(dataset, self.count, self.seed)
@@ -120,7 +123,7 @@ class Evaluation:
     def interpolation(self) -> Result:
         """Return interpolations between unseen points, and the error of points that are encoded and decoded again.
 
-        Training points replace unseen ones if there are none.
+        If there are no unseen points, training points are used.
         """
         dataset, vectors = self.run.dataset, len(self.run.units.shape) == 1
         x, kind = unseen(dataset, max(self.count, 2 * PAIRS), self.seed)
@@ -136,7 +139,7 @@ class Evaluation:
         return Result(metrics, arrays, figures.interpolation(dataset, paths), kind)
 
     def _exact(self, x: Tensor) -> Tensor | None:
-        """Return the exact log-density at eps, in nats for the user's units; None if it is not known."""
+        """Return the exact log-density at t = eps, in nats and in the user's units; None if it is not known."""
         run = self.run
         exact = marginals(run.dataset.encoded_law, run.sde)
         if exact is None:
@@ -145,7 +148,7 @@ class Evaluation:
         return exact.log_prob(run.units.encode(x), eps) + run.units.log_det(x)
 
     def _map(self) -> tuple[list[Tensor], Tensor]:
-        """Return the axes of a grid around the data, and the log-density of the model on it."""
+        """Return the axes of a grid around the data, and the log-density of the model on the grid."""
         x, units = self.run.dataset.x, self.run.units
         # A margin in the network's units keeps the grid inside the region where the density is defined.
         low, high = units.encode(torch.stack([x.amin(0), x.amax(0)]))
@@ -157,10 +160,10 @@ class Evaluation:
 
 
 def _summary(test: Likelihood, train: Likelihood, exact: Tensor | None, dimensions: int, levels: bool) -> Metrics:
-    """Returns means over points, each with its standard error, as ``metrics.json`` has them.
+    """Returns means over points and standard errors, in the form of ``metrics.json``.
 
-    The floor is computed on the same points. So value − floor estimates the Kullback–Leibler divergence from the exact
-    distribution to the model, with far less noise than the value or the floor.
+    The floor is computed on the same points as the value. So value − floor estimates the Kullback–Leibler divergence
+    from the exact distribution to the model, with far less noise than the value or the floor.
     """
     nats = -test.log_p.cpu()
     entry: dict[str, Any] = {

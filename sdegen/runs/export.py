@@ -1,4 +1,4 @@
-"""Models for use without this package: the score as a program of torch, and the weights as safetensors."""
+"""Models for use without this package: the score as a ``torch.export`` program, and the weights as safetensors."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from sdegen.runs import files
 from sdegen.runs.trained import Trained
 
 EXAMPLES = 7
-"""Number of points with which the score is traced; the program takes any number."""
+"""Number of points with which the score is traced. The program takes any number of points."""
 
 
 class ExportedScore(nn.Module):
-    """Score of points in the user's units if their map is affine, else in the network's units."""
+    """Score of points, in the user's units if the map to the network's units is affine, else in the network's units."""
 
     def __init__(self, model: ScoreModel, trained: Trained) -> None:
         super().__init__()
@@ -34,14 +34,14 @@ class ExportedScore(nn.Module):
         self.register_buffer("scale", scale.to(trained.device))
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        # In float64, like the units: far from 0, float32 would lose the digits in which points differ.
+        # Convert in float64: far from 0, float32 would lose the digits in which points differ.
         inner = ((x.double() - self.shift) / self.scale).to(self.dtype)
         score = self.model if y is None else self.model.given(y)
         return (score(inner, t).double() / self.scale).to(self.dtype)
 
 
 def export(trained: Trained, path: Path) -> Path:
-    """Write the score as a program: see :meth:`sdegen.Run.export`."""
+    """Write the score as a ``torch.export`` program: see :meth:`sdegen.Run.export`."""
     module = ExportedScore(trained.score_model, trained).eval()
     x = torch.zeros(EXAMPLES, *trained.units.shape, device=trained.device, dtype=trained.dtype)
     example = [x, x.new_full((EXAMPLES,), 0.5 * trained.sde.T)]
@@ -50,12 +50,15 @@ def export(trained: Trained, path: Path) -> Path:
     batch = {0: torch.export.Dim("batch")}
     try:
         with torch.no_grad():
-            # strict: otherwise len(x) would fix the number of points.
+            # Without strict, len(x) would fix the number of points.
             program = torch.export.export(module, tuple(example), dynamic_shapes=(batch,) * len(example), strict=True)
     except Exception as error:
-        # torch raises a dozen kinds of errors for code that it cannot trace.
+        # torch raises many types of errors for code that it cannot trace.
         reason = (str(error) or type(error).__name__).strip().splitlines()[0]
-        raise UserError(f"export: torch cannot export the network of {trained.folder}: {reason}") from error
+        raise UserError(
+            f"export: torch cannot trace the network of {trained.folder}: {reason}: change the network, or use "
+            f"run.save_weights()"
+        ) from error
     extra = {"sdegen.json": json.dumps(_description(trained))}
 
     def write(temporary: Path) -> None:

@@ -1,4 +1,4 @@
-"""Reading and writing of files, and the folder of a run: its claim, its log, and the link to the latest run."""
+"""Reading and writing of files; the lock and the log in a run's folder; the link to the latest run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger("sdegen")
 LOG = "train.log"
 """File in a run's folder with the messages of the program."""
 REPLICAS = "replicas"
-"""Folder of the replicas inside the folder of their run."""
+"""Folder of the replicas inside the run's folder."""
 LARGEST = 2**20
 """Largest size of a file that is read from a run's folder, in bytes."""
 
@@ -33,12 +33,12 @@ class Written(NamedTuple):
 
 
 def replace(path: Path, make: Callable[[Path], object]) -> None:
-    """Makes a file under a temporary name, then renames it: ``path`` has all of the old content or all of the new.
+    """Makes a file under a temporary name, then renames it, so that ``path`` has the old content or the new content.
 
-    This also holds if the power fails, because content and name are on the disk before this returns.
+    This is also true after a power failure, because the content and the name are on the disk before it returns.
 
     Raises:
-        Unwritable: the file could not be written; the old content is kept.
+        Unwritable: the file could not be written. ``path`` still has the old content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -48,10 +48,10 @@ def replace(path: Path, make: Callable[[Path], object]) -> None:
             _sync(temporary)
         os.replace(temporary, path)
     except OSError as error:
-        raise Unwritable(f"{path}: could not be written: {error.strerror or error}") from None
+        raise Unwritable(f"{path}: could not be written: {error.strerror or error}: check the disk") from None
     except RuntimeError as error:
         # torch raises this for a full disk, with a message about its own code.
-        raise Unwritable(f"{path}: could not be written: is the disk full?") from error
+        raise Unwritable(f"{path}: could not be written: check that the disk is not full") from error
     finally:
         temporary.unlink(missing_ok=True)
     # Some systems cannot open a folder.
@@ -70,12 +70,12 @@ def _sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Claims a run's folder for this process until the context is left or the process ends.
+    """Locks a run's folder for this process until the context is left or the process ends.
 
-    The temporary files of a process that was killed in :func:`replace` are removed.
+    Temporary files that a killed process left in :func:`replace` are removed.
 
     Raises:
-        UserError: another process has claimed the folder.
+        UserError: another process has locked the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOG).open("ab") as file:
@@ -86,7 +86,7 @@ def claimed(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise UserError(f"{folder}: another process is training there: wait for it, or stop it") from None
         except (ImportError, OSError):
-            # Some systems and some disks have no locks; there the folder is not protected.
+            # Some systems and some disks have no locks. On these, the folder is not protected.
             pass
         for inner in (folder, folder / "checkpoints"):
             for left in inner.glob(".*"):
@@ -96,9 +96,9 @@ def claimed(folder: Path) -> Iterator[None]:
 
 
 def empty(folder: Path) -> None:
-    """Removes the content of a folder that this process has claimed, as far as the system allows.
+    """Removes the content of a folder that this process has locked, as far as the system allows.
 
-    The log is emptied but stays, because it carries the claim: another process could claim a new file of that name.
+    The log is emptied and not removed, because the lock is on this file: another process could lock a new log.
     """
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
@@ -112,7 +112,7 @@ def empty(folder: Path) -> None:
 
 
 def resolve(run: Path) -> Path:
-    """Returns the folder of a run; ``latest`` is a link to it, or a file that contains its name.
+    """Returns the folder of a run. ``latest`` is a link to the folder, or a file that contains the folder's name.
 
     Raises:
         UserError: ``latest`` does not name a folder beside it.
@@ -129,7 +129,7 @@ def resolve(run: Path) -> Path:
 
 
 def point_latest(run: Path) -> None:
-    """Makes ``latest`` name the run's folder beside it: a link, or a file if the system has no links."""
+    """Makes ``latest``, beside the run's folder, a link to this folder, or a file with its name without links."""
     latest = run.parent / "latest"
     if latest.is_dir() and not latest.is_symlink():
         return
@@ -162,15 +162,15 @@ def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def new_folder(parent: Path, name: str) -> Iterator[tuple[Path, Path]]:
-    """Makes a folder ``<number>-<name>`` that appears once it is whole, with a number above all others.
+    """Makes a folder ``<number>-<name>`` with a number above those of all other folders.
 
-    Yields the folder to write into, and its final path.
+    Yields a hidden folder to write into, and the final path. The hidden folder is renamed when it is complete.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    # The hidden folder of a process that was killed keeps its number.
+    # Count hidden folders too, because a process that was killed leaves one.
     taken = (re.match(r"\.?(\d+)-", path.name) for path in parent.iterdir())
     number = 1 + max((int(match[1]) for match in taken if match), default=0)
-    # Several processes may try the same number: mkdir succeeds for one of them.
+    # Several processes may try the same number: mkdir succeeds for only one process.
     while True:
         final = parent / f"{number:04d}-{name}"
         temporary = parent / f".{final.name}"
@@ -189,9 +189,9 @@ def new_folder(parent: Path, name: str) -> Iterator[tuple[Path, Path]]:
 
 @contextlib.contextmanager
 def logging_to(path: Path) -> Iterator[None]:
-    """Writes the messages of the program, with the time, to a file as well until the context is left."""
+    """Also writes the messages of the program to a file, with the time, until the context is left."""
     handler = logging.FileHandler(path, encoding="utf-8")
-    # A full disk is reported by the writer of a checkpoint; a missing line of the log does not matter.
+    # Ignore errors: a missing line of the log does not matter, and the next checkpoint reports a full disk.
     handler.handleError = lambda record: None  # type: ignore[method-assign]
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s"))
     log.addHandler(handler)
@@ -204,12 +204,15 @@ def logging_to(path: Path) -> Iterator[None]:
 
 
 def is_plain(path: Path, largest: int = LARGEST) -> bool:
-    """Returns True for a file that can be read safely: a pipe might never end, and a link may lead anywhere."""
+    """Returns True for a file that is safe to read: not too large, no pipe (it might never end), and no link."""
     return path.is_file() and not path.is_symlink() and path.stat().st_size <= largest
 
 
 def text(path: Path) -> str:
-    """Returns the text of a file; raises FileNotFoundError, or ValueError if it is too large, a link or a pipe."""
+    """Returns the text of a file; raises ValueError if the file is too large, a link or a pipe.
+
+    Raises FileNotFoundError if the file is missing.
+    """
     if not path.exists():
         raise FileNotFoundError
     if not is_plain(path):

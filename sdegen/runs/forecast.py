@@ -1,4 +1,4 @@
-"""Forecast of the cost of a run: evaluations are counted, and seconds are measured on a few real steps."""
+"""Forecast of the cost of a run: evaluations are counted, and the time is measured on a few real steps."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from sdegen.training.trainer import DTYPES
 
 NAME = "forecast.json"
 SECONDS = 2.0
-"""Time for which real steps are taken, in seconds."""
+"""Duration of the measured steps, in seconds."""
 TRIED = 16
-"""Number of samples on which the steps of an adaptive sampler are counted."""
+"""Number of samples for which the evaluations of an adaptive sampler are counted."""
 
 
 class Forecast(NamedTuple):
@@ -38,10 +38,10 @@ class Forecast(NamedTuple):
         steps: number of training steps.
         rows: number of noisy points that pass through the network in these steps.
         seconds: approximate time of the training, without previews and checkpoints.
-        sampled_rows: evaluations of the network when sampling; those of an adaptive sampler are counted with the
-            untrained network.
+        sampled_rows: number of evaluations of the network in sampling; for an adaptive sampler, they are counted with
+            a network that is hardly trained.
         sampling_seconds: approximate time of the sampling, without metrics and figures.
-        memory_mib: peak memory during the forecast: of the GPU if the run uses one, else of the process.
+        memory_mib: peak memory during the forecast, on the GPU if the run uses a GPU, else of the process.
     """
 
     steps: int
@@ -53,7 +53,7 @@ class Forecast(NamedTuple):
 
 
 def forecast(config: Config, trust: Trust = schema.ANYTHING) -> Forecast:
-    """Counts and measures the cost of a run from its resolved configuration."""
+    """Counts and measures the cost of the run with a resolved configuration."""
     machine.forget_peak_memory()
     replicas = replicated(config, trust)
     parts, training = replicas[0], together(replicas)
@@ -63,7 +63,7 @@ def forecast(config: Config, trust: Trust = schema.ANYTHING) -> Forecast:
     if steps:
         coming = training.stream.steps(0, steps)
         taken: list[float] = []
-        # The first step is slower: some work is done only once.
+        # Do not count the first step: it is slower, because some work is done only once.
         while len(taken) < min(4, steps) or (sum(taken[1:]) < SECONDS and len(taken) < steps):
             taken.append(_timed(lambda: training.advance(next(coming)), device))
         seconds = mean(taken[1:] or taken) * steps
@@ -87,7 +87,7 @@ def forecast(config: Config, trust: Trust = schema.ANYTHING) -> Forecast:
 
 
 def table(forecasts: Sequence[tuple[str, Forecast]]) -> str:
-    """Returns forecasts as lines of text, with the sum of several; memory is not summed."""
+    """Returns forecasts as lines of text. For several jobs, the last line has the sums of all columns but memory."""
     rows = list(forecasts)
     if len(rows) > 1:
         sums = [sum(column) for column in zip(*(cost[:5] for _, cost in rows), strict=True)]
@@ -102,7 +102,7 @@ def table(forecasts: Sequence[tuple[str, Forecast]]) -> str:
 
 
 def write(folder: Path, forecasts: Sequence[tuple[str, Forecast]]) -> Path:
-    """Writes the forecasts of a sweep into its folder as ``forecast.json``: the fields of each, by the job."""
+    """Writes the forecasts of a sweep into its folder as ``forecast.json``: the fields of each forecast, by job."""
     files.write_json(folder / NAME, {job: cost._asdict() for job, cost in forecasts})
     return folder / NAME
 
@@ -118,7 +118,7 @@ def read(folder: Path) -> dict[str, Forecast]:
 
 
 def each(configs: Sequence[Config]) -> list[Forecast]:
-    """Returns the forecasts of runs; several runs get a process each, so that the memory of each is measured alone."""
+    """Returns the forecasts of runs. Each of several runs has its own process, so that its memory is measured alone."""
     if len(configs) == 1:
         return [forecast(configs[0])]
     context = multiprocessing.get_context("forkserver")
@@ -128,7 +128,7 @@ def each(configs: Sequence[Config]) -> list[Forecast]:
 
 
 def _short(value: float) -> str:
-    """Returns a number with three digits and the letter of its thousands: 2.4M."""
+    """Returns a number with up to three digits and the letter k, M or G, such as 2.4M."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g}{letter}"

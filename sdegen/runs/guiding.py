@@ -1,4 +1,4 @@
-"""Guidance for a trained model, the measurements that samples are to agree with, and how well they agree."""
+"""Guidance of a trained model, the measurements that guided samples agree with, and metrics of this agreement."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Observation(NamedTuple):
     """A measurement and its result.
 
     Attributes:
-        truth: the image that was measured, ``(1, *)`` in the user's units; None for a result that the user gave.
-        y: the result, ``(1, …)`` in the network's units.
-        measurement: the linear map.
+        truth: measured image, ``(1, *)`` in the user's units; None if the user gave the result.
+        y: result of the measurement, ``(1, …)`` in the network's units.
+        measurement: linear map.
     """
 
     truth: Tensor | None
@@ -42,7 +42,7 @@ class Observation(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Guidance of a sampling: the classes, one after the other (None for no class), each with its guidance."""
+    """Guidance of a sampling: classes (None for no class), the guidance for each class, and the observation."""
 
     labels: list[int | None]
     guidance: list[Guidance | None]
@@ -52,10 +52,10 @@ class Plan(NamedTuple):
 def planned(
     trained: Trained, node: Config | None, label: Label, given: Tensor | None = None, other: Trained | None = None
 ) -> Plan:
-    """Returns the guidance that a node names, for one class or for all; raises UserError if they do not suit the model.
+    """Returns the guidance that a node describes, for one class or for all classes.
 
-    The result of a measurement may be ``given``, in the user's units, and the ``other`` run that the node names may be
-    loaded already.
+    ``given`` is the result of a measurement, in the user's units. ``other`` is the run that the node names, if this run
+    is loaded already. Raises UserError if the guidance or the label does not suit the model.
     """
     _check_label(trained, node, label)
     if node is None:
@@ -73,7 +73,7 @@ def build(
     observed: Tensor | None = None,
     other: Trained | None = None,
 ) -> Guidance:
-    """Returns guidance towards the class ``label``, or towards an ``observed`` result, in the network's units."""
+    """Returns the guidance towards the class ``label``, or towards ``observed``, a result in the network's units."""
     if _steers(trained, node, "observed"):
         linear_units(trained.units, choice(node))
 
@@ -93,7 +93,7 @@ def build(
 
 
 def picture(units: Units, seen: Observation) -> Tensor:
-    """Returns an observation as a picture, in the user's units if they have one scale, else in the network's units."""
+    """Returns an observation as a picture, in the network's units if entries have different scales, else the user's."""
     affine = units.affine
     if affine is None or not affine.uniform:
         return seen.measurement.picture(seen.y)
@@ -101,7 +101,7 @@ def picture(units: Units, seen: Observation) -> Tensor:
 
 
 def agreement(units: Units, x: Tensor, seen: Observation) -> Metrics:
-    """Returns the distances of samples from an observation and of their mean from the truth, in the network's units."""
+    """Returns the distances from samples to an observation and from their mean to the truth, in the network's units."""
 
     def rms(x: Tensor) -> float:
         return float(x.square().mean().sqrt())
@@ -118,7 +118,7 @@ def agreement(units: Units, x: Tensor, seen: Observation) -> Metrics:
 
 
 def _steers(trained: Trained, node: Config, by: str) -> bool:
-    """Returns True if the guidance takes a ``label``, or an ``observed`` result."""
+    """Returns True if the guidance takes the argument ``by``, which is ``label`` or ``observed``."""
     return schema.takes(node, by, trained.trust)
 
 
@@ -128,18 +128,21 @@ def _check_label(trained: Trained, node: Config | None, label: Label) -> None:
     if node is None:
         raise UserError(f"label={label}: nothing steers towards a class: add guidance=classifier or classifier_free")
     if not _steers(trained, node, "label"):
-        raise UserError(f"label={label}: guidance={choice(node)} steers towards no class: leave it out")
+        raise UserError(f"label={label}: guidance={choice(node)} steers towards no class: leave out label=")
     if trained.classes is None:
-        raise UserError(f"label={label}: the data of {trained.folder} have no labels")
+        raise UserError(f"label={label}: the data of {trained.folder} have no labels: leave out label=")
     if label != "all" and label not in range(trained.classes):
         raise UserError(f"label={label} is no class of the data: choose from 0 to {trained.classes - 1}")
 
 
 def _observation(trained: Trained, node: Config, given: Tensor | None) -> Observation | None:
-    """Returns the user's result, ``given`` or in ``guidance.path``, else a measured image; None if none is needed."""
+    """Returns the user's result, ``given`` or in ``guidance.path``, or else the result of measuring an image.
+
+    Returns None if the guidance takes no measurement.
+    """
     if not _steers(trained, node, "observed"):
         if given is not None:
-            raise UserError(f"observed: guidance={choice(node)} takes no measurement: leave it out")
+            raise UserError(f"observed: guidance={choice(node)} takes no measurement: leave out observed=")
         return None
     path = "guidance.measurement"
     measurement = construct({path: node["measurement"]}, path, trained.trust, shape=trained.units.shape)
@@ -154,7 +157,7 @@ def _observation(trained: Trained, node: Config, given: Tensor | None) -> Observ
             raise UserError(f"{name}: {error}") from None
     y, zero = given.double()[None], measurement(affine.shift[None])
     if y.shape != zero.shape:
-        raise UserError(f"{name}: must have the shape {tuple(zero.shape[1:])}, and has {tuple(y.shape[1:])}")
+        raise UserError(f"{name}: has the shape {tuple(y.shape[1:])}: give an array of shape {tuple(zero.shape[1:])}")
     if not affine.uniform:
         raise UserError(
             f"{name}: is in the units of the data, whose columns are scaled differently for the network: train a run "
@@ -164,15 +167,17 @@ def _observation(trained: Trained, node: Config, given: Tensor | None) -> Observ
 
 
 def _measured_image(trained: Trained, node: Config, measurement: Measurement) -> Observation:
-    """Measures a held-out image, or a fresh one if nothing is held out; the noise is the same for every seed."""
+    """Measures a held-out image, or a fresh image if none is held out. The noise is the same for every seed."""
     number, dataset = node["image"], trained.dataset
     images = dataset.held_out
     if images is None:
         images = dataset.draw(number + 1, generator("cpu", 0, "measured"))
     if images is None:
-        raise UserError(f"guidance.image={number}: {unmeasured(dataset)}: give what was measured by guidance.path=")
+        raise UserError(
+            f"guidance.image={number}: {unmeasured(dataset)}: give the result of a measurement with guidance.path="
+        )
     if not 0 <= number < len(images):
-        raise UserError(f"guidance.image={number}: choose from 0 to {len(images) - 1}")
+        raise UserError(f"guidance.image={number}: no such image: choose from 0 to {len(images) - 1}")
     truth = images[number : number + 1].double()
     y = measurement(trained.units.encode(truth))
     noise = torch.randn(y.shape, generator=generator("cpu", 0, "measurement", number), dtype=y.dtype)
@@ -181,11 +186,13 @@ def _measured_image(trained: Trained, node: Config, measurement: Measurement) ->
 
 def _matching(trained: Trained, other: Trained, folder: str, kind: type) -> ScoreModel | ClassifierModel:
     if not isinstance(other.model, kind):
-        wanted = "classifier: train one with objective=classification" if kind is ClassifierModel else "score"
+        wanted = (
+            "classifier: train one with objective=classification" if kind is ClassifierModel else "score: use another"
+        )
         raise UserError(f"guidance.run={folder}: holds no {wanted}")
     same = other.config["dataset"]["_target_"] == trained.config["dataset"]["_target_"]
     if not (same and other.units.equals(trained.units)):
-        raise UserError(f"guidance.run={folder}: was trained on other data than {trained.folder}: train it on the same")
+        raise UserError(f"guidance.run={folder}: was trained on other data than {trained.folder}: train on these data")
     if other.config["sde"] != trained.config["sde"]:
         raise UserError(
             f"guidance.run={folder}: was trained with another SDE than {trained.folder}: train it with the options "

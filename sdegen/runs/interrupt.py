@@ -1,4 +1,4 @@
-"""Signals that stop a run: Ctrl-C, a shutdown, or a cluster that needs its machine."""
+"""Signals that stop a run, from Ctrl-C, a shutdown, or a cluster that needs the machine."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 from sdegen.core.errors import Stopped
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
-"""Slurm sends the signal that ``--signal`` names, then SIGTERM; submitit sends SIGUSR2."""
+"""Signals that stop a run. Slurm sends the signal that ``--signal`` names, then SIGTERM; submitit sends SIGUSR2."""
 
 
 class Interrupt:
-    """Context in which a signal raises :class:`Stopped`; inside :meth:`noted` the first signal is only noted.
+    """Context in which a signal raises :class:`Stopped`. Inside :meth:`noted`, the first signal is only recorded.
 
     Only the main thread can handle signals; in other threads nothing changes.
     """
@@ -28,7 +28,7 @@ class Interrupt:
 
     @contextlib.contextmanager
     def noted(self) -> Iterator[None]:
-        """Note the first signal, and raise it when the context is left; a second signal stops at once."""
+        """Record the first signal, and raise Stopped when the context is left. A second signal raises it at once."""
         self._noting = True
         try:
             yield
@@ -38,7 +38,7 @@ class Interrupt:
             raise Stopped(self._asked.name, self._asked)
 
     def asked(self) -> bool:
-        """Return True if a signal has come."""
+        """Return True if a signal has arrived."""
         return self._asked is not None
 
     def __enter__(self) -> Interrupt:

@@ -1,7 +1,7 @@
-"""The states of the jobs of a sweep, so that the same command does only what is missing.
+"""States of the jobs of a sweep, so that a repeated command runs only the unfinished jobs.
 
-Each line of ``ledger.jsonl`` in the sweep's folder records that a job has begun, is done or has failed; the last line
-of a job counts. Lines are appended whole, so that several jobs may write at once.
+Each line of ``ledger.jsonl`` in the sweep's folder records that a job has begun, is done or has failed. The last line
+about a job is valid. Each line is appended in one write, so that several jobs can write at the same time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ State = Literal["begun", "done", "failed"]
 
 
 class Record(NamedTuple):
-    """Line of the ledger.
+    """A line of the ledger.
 
     Attributes:
         job: name of the job's folder inside the sweep's folder.
@@ -41,11 +41,11 @@ class Record(NamedTuple):
 
 
 def read(sweep: Path) -> dict[str, Record]:
-    """Returns the last record of each job by its name; empty if there is no ledger."""
+    """Returns the last record of each job, by the name of the job; empty if there is no ledger."""
     records = {}
     with contextlib.suppress(OSError, UnicodeDecodeError):
         for line in (sweep / NAME).read_text().splitlines():
-            # A full disk or a power failure leaves half a line: that job has not finished.
+            # Skip half a line, which a full disk or a power failure leaves: its job has not finished.
             with contextlib.suppress(ValueError, TypeError, RecursionError):
                 record = Record(**json.loads(line))
                 records[record.job] = record
@@ -53,23 +53,23 @@ def read(sweep: Path) -> dict[str, Record]:
 
 
 def attempt(folder: Path, config: Mapping[str, Any], start: Callable[[], object], resume: Callable[[], object]) -> bool:
-    """Does a job of a sweep; returns False if it is already done.
+    """Runs a job of a sweep; returns False if the job is already done.
 
     Args:
         folder: the job's folder, inside the sweep's folder.
         config: resolved configuration of the job.
-        start: does the job from its beginning, in a folder that holds nothing but an empty log.
-        resume: continues the job from its last checkpoint.
+        start: function that runs the job from the beginning, in a folder that contains nothing but an empty log.
+        resume: function that continues the job from the last checkpoint.
 
     Raises:
-        UserError: the folder holds a job of another configuration.
+        UserError: the folder contains a job with another configuration.
     """
     content = json.dumps(config, sort_keys=True, default=str)
     key, last = hashlib.sha256(content.encode()).hexdigest()[:16], read(folder.parent).get(folder.name)
     if folder.exists() and any(folder.iterdir()) and (last is None or last.config != key):
         raise UserError(
-            f"{folder}: holds a run of another configuration: remove it, or give the sweep another folder by "
-            f"hydra.sweep.dir=outputs/other"
+            f"{folder}: holds a run of another configuration: remove it, or choose another folder for the "
+            f"sweep with hydra.sweep.dir=outputs/other"
         )
     finished = last is not None and (folder / "metrics.json").exists()
     if finished and last is not None and last.state == "done":
@@ -81,7 +81,7 @@ def attempt(folder: Path, config: Mapping[str, Any], start: Callable[[], object]
         if (folder / "checkpoints" / "last.pt").exists():
             resume()
         else:
-            # Remove the files of an attempt without a checkpoint, unless another process is at work there.
+            # Remove the files of an attempt without a checkpoint, unless another process works in the folder.
             with files.claimed(folder):
                 files.empty(folder)
             start()
@@ -107,7 +107,7 @@ def _recorded(folder: Path, key: str) -> Iterator[None]:
 
 
 def append(sweep: Path, record: Record) -> None:
-    """Appends a line in one write, so that lines of other processes cannot split it."""
+    """Appends a record as a line in one write, so that other processes cannot split the line."""
     sweep.mkdir(parents=True, exist_ok=True)
     with (sweep / NAME).open("a+b", buffering=0) as file:
         # A full disk may have cut off the previous line.

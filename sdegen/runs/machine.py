@@ -1,4 +1,4 @@
-"""The machine and the versions with which a run is made, and the memory that it takes."""
+"""The machine and the software versions of a run, and the peak memory of the process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def provenance(command: str) -> dict[str, Any]:
-    """Returns the command, versions, commit and machine of a run, which are needed to repeat it."""
+    """Returns the command, versions, commit and machine of a run, which are needed to repeat the run."""
     versions: dict[str, str] = {}
     for package in ("sdegen", "torch", "hydra-core", "omegaconf", "numpy", "scipy", "scikit-learn"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -36,15 +36,15 @@ def peak_memory_mib() -> float | None:
         import resource
     except ImportError:
         return None
-    # In KiB on Linux, in bytes on macOS.
+    # The unit is KiB on Linux and bytes on macOS.
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def forget_peak_memory() -> None:
-    """Restarts the count of :func:`peak_memory_mib`, so that a job of a sweep does not report the peak of another job.
+    """Resets :func:`peak_memory_mib`, so that a job of a sweep does not report the peak of another job.
 
-    The new count begins with the memory that the process holds now. Only Linux can restart it.
+    The new peak begins at the present memory of the process. Systems other than Linux cannot reset the peak.
     """
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")

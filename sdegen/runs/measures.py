@@ -25,20 +25,20 @@ log = logging.getLogger("sdegen")
 TIMES = 41
 """Number of times at which the accuracy of a classifier is measured."""
 CLASSIFIED = 5000
-"""Number of points that are classified at each time."""
+"""Largest number of points that are classified at each time."""
 JUDGED = 1000
-"""Number of points whose log-density is averaged."""
+"""Largest number of points over which the log-density is averaged."""
 
 
 def measure(dataset: Dataset, x: Tensor, y: Tensor | None, folder: Path) -> Metrics:
     """Returns the metrics of points or images with their floors; empty if nothing can be measured.
 
-    ``x`` is ``(N, *)`` in the user's units, on the CPU, and ``y`` the classes that it was steered towards, ``(N,)``.
-    The run's folder keeps the classifier that gives the features of images.
+    ``x`` is ``(N, *)`` in the user's units, on the CPU. ``y`` is ``(N,)``, the classes of guided samples, or None.
+    ``folder`` is the run's folder; it contains the classifier that computes the features of images.
     """
     if x.ndim == 2:
         return metrics.measure_points(dataset, x)
-    # Images are compared with held-out images, because the classes of fresh ones are not known.
+    # Compare images with held-out images, because the classes of fresh images are not known.
     if len(x) < 2 or dataset.held_out is None:
         return {}
     features = _features(dataset, folder)
@@ -52,8 +52,8 @@ def measure(dataset: Dataset, x: Tensor, y: Tensor | None, folder: Path) -> Metr
 def likelihood(dataset: Dataset, log_prob: Callable[[Tensor], Tensor], x: Tensor, seed: int) -> Metrics:
     """Returns the mean negative log-density of a model at points, at unseen data (the floor) and at training points.
 
-    All points are ``(N, *)`` in the user's units. The seed fixes the fresh points, the dequantisation, and the random
-    part that is taken of more than :data:`JUDGED` points.
+    All points are ``(N, *)`` in the user's units. The seed fixes the fresh points, the dequantisation, and the choice
+    of :data:`JUDGED` points from a larger set.
     """
     other, kind = unseen(dataset, JUDGED, seed)
     sets = {"value": shuffled(x, seed)[:JUDGED], "floor": other, "train": shuffled(dataset.x, seed)[:JUDGED]}
@@ -63,7 +63,7 @@ def likelihood(dataset: Dataset, log_prob: Callable[[Tensor], Tensor], x: Tensor
 
 
 def spread_over_cells(dataset: Dataset, x: Tensor, seed: int) -> Tensor:
-    """Returns points after their quantised values are spread evenly over their cells."""
+    """Returns points with uniform noise added to quantised values, each within its cell."""
     cells = torch.ones(()) if dataset.levels is not None else dataset.cells
     return x if cells is None else x + cells * dequantized(torch.zeros_like(x), seed)
 
@@ -78,12 +78,15 @@ def unseen(dataset: Dataset, count: int, seed: int) -> tuple[Tensor, str]:
 
 
 def shuffled(x: Tensor, seed: int) -> Tensor:
-    """Returns points in a random order; a data set may be sorted."""
+    """Returns points in random order, because a data set may be sorted."""
     return x[torch.randperm(len(x), generator=generator("cpu", seed, "order"))]
 
 
 def _features(dataset: Dataset, folder: Path) -> Features | None:
-    """Returns the classifier that the folder keeps, which is trained if it is missing; None for data without labels."""
+    """Loads the classifier from the folder, or trains and saves it if the file is missing.
+
+    Returns None for data without labels.
+    """
     if dataset.y is None or dataset.classes is None:
         return None
     path = folder / "features.pt"
@@ -92,7 +95,7 @@ def _features(dataset: Dataset, folder: Path) -> Features | None:
         try:
             features.load_state_dict(stored(path))  # type: ignore[arg-type]
         except (UserError, RuntimeError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: not a file of features ({type(error).__name__}): remove it") from None
+            raise UserError(f"{path}: not a classifier for features ({type(error).__name__}): remove it") from None
         return features.eval()
     log.info("training the classifier that gives the features of images")
     features = train_features(dataset.units.encode(dataset.x).float(), dataset.y, dataset.classes)
@@ -103,10 +106,10 @@ def _features(dataset: Dataset, folder: Path) -> Features | None:
 def accuracy(
     dataset: Dataset, model: ClassifierModel, device: torch.device, dtype: torch.dtype
 ) -> tuple[Metrics, tuple[Tensor, dict[str, Tensor]]]:
-    """Returns a classifier's mean accuracy and cross entropy over t, and its curves: times and accuracies, ``(F,)``.
+    """Returns the accuracy and the cross entropy of a classifier, averaged over t, and the curves of the accuracy.
 
-    There is no floor, because the best possible accuracy at a noise level is not known. If nothing is held out, there
-    are no metrics, and only the curve of the training images.
+    The curves are the times ``(F,)`` and the accuracies ``(F,)`` on each set of images. There is no floor, because the
+    best possible accuracy is not known. If no images are held out, only the curve of the training images is returned.
     """
     times = torch.linspace(model.sde.eps, model.sde.T, TIMES, dtype=torch.float64)
     named = {"held-out images": (dataset.held_out, dataset.held_out_y), "training images": (dataset.x, dataset.y)}
@@ -120,7 +123,7 @@ def accuracy(
         rows.append({"accuracy": float(hits.mean()), "accuracy_clean": float(hits[0]), "nll": float(-log_p.mean())})
     if len(rows) < len(named):
         return {}, (times, curves)
-    source = "not known: chance is 1 over the number of classes"
+    source = "not known: chance is 1 / number of classes"
     held_out, train = rows
     found: Metrics = {
         key: {"value": held_out[key], "floor": None, "train": train[key], "floor_from": source} for key in held_out

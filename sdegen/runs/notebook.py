@@ -37,6 +37,6 @@ def shell() -> Any:  # noqa: ANN401 - IPython is no dependency
 
 
 def show_figures() -> None:
-    """Let a notebook show figures, as IPython does only after pyplot is imported."""
+    """Make a notebook show figures. IPython itself does this only after pyplot is imported."""
     if (found := shell()) is not None:
         found.display_formatter.formatters["image/png"].for_type(Figure, figures.png)

@@ -1,7 +1,7 @@
-"""The progress of a training: TensorBoard, a bar in a terminal or a notebook, lines of text elsewhere.
+"""The progress of a training: files for TensorBoard, and a bar in a terminal or a notebook, or else lines of text.
 
-A process that a launcher started shares the terminal with others, and logs lines of text. Importing this module takes
-seconds.
+A process that a launcher started shares the terminal with other processes, so it logs lines of text. The import of this
+module takes seconds.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ log = logging.getLogger("sdegen")
 PREFIX = "events.out.tfevents."
 """Prefix of the names of TensorBoard's files."""
 ENDED = ".ended"
-"""Suffix of the file with the status of a finished run."""
+"""Suffix of the name of the file with the status of a finished run."""
 LAYOUT = {"loss": {"by t": ["Multiline", ["loss_by_t/.+"]]}}
-"""Charts of several scalars, by regular expressions for their tags."""
+"""Charts of several scalars. Regular expressions select the tags of the scalars."""
 
 
 class Events:
-    """New file of TensorBoard's records. Each record reaches the operating system at once, whole or not at all.
+    """New file of records for TensorBoard. Each record is written at once, completely or not at all.
 
-    torch's SummaryWriter writes from a thread that holds records back, so that a killed process loses the last ones. If
-    it is flushed after each record, it takes five times as long. On a full disk it leaves half a record, and
-    TensorBoard reads nothing after that.
+    torch's SummaryWriter writes from a thread that holds records back, so that a killed process loses the last records.
+    With a flush after each record, SummaryWriter takes five times as long. On a full disk, SummaryWriter leaves half a
+    record, and TensorBoard reads no record after this one.
     """
 
     def __init__(self, folder: Path, suffix: str = "") -> None:
@@ -63,11 +63,11 @@ class Events:
         self.add(file_version="brain.Event:2")
 
     def add(self, **content: object) -> None:
-        """Write the event with a content, such as a ``summary`` of a ``step``; raise OSError if the disk is full."""
+        """Write an event with the fields ``content``, such as ``summary``; raise OSError if the disk is full."""
         self._records.write(Event(wall_time=time.time(), **content).SerializeToString())
 
     def write(self, record: bytes) -> None:
-        """Write a whole record; called by TensorBoard's writer of records."""
+        """Write a whole record. TensorBoard's RecordWriter calls this method."""
         size = self._file.tell()
         try:
             if self._file.write(record) != len(record):
@@ -83,14 +83,14 @@ class Events:
 
 
 class Recorder:
-    """Writer of scalars and figures of a run. Trouble with the disk is logged once and does not stop the training.
+    """Writer of scalars and figures of a run. A full disk is logged once and does not stop the training.
 
     Args:
         folder: the run's folder.
-        start: step at which the training starts; TensorBoard drops later records.
-        stop: the last step.
-        fresh: True for a new run, which removes the files of an attempt that saved nothing.
-        silent: True for no bar and no lines.
+        start: step at which the training starts; TensorBoard drops earlier attempts' records of later steps.
+        stop: last step.
+        fresh: True for a new run; the files of an attempt that saved no checkpoint are removed.
+        silent: True to show neither a bar nor lines.
     """
 
     LINE_SECONDS = 5.0
@@ -101,13 +101,13 @@ class Recorder:
             warnings.simplefilter("ignore")
             from tqdm.auto import tqdm
 
-        # Remove the status and the metrics of an earlier attempt: of several, TensorBoard shows the first.
+        # Remove the status and the metrics of an earlier attempt, because TensorBoard shows only the first status.
         for left in folder.glob(f"{PREFIX}*" if fresh else f"{PREFIX}*{ENDED}"):
             left.unlink()
         self._folder, self._fresh, self._failed = folder, fresh, False
         self._files: dict[str, Events] = {}
-        # A new run needs this record, too: TensorBoard treats the first one as the start of the run, and drops records
-        # only at the following ones.
+        # A new run needs this start record too: TensorBoard treats the first start record as the start of the run, and
+        # drops records only at later start records.
         self.rewind(start)
         # Bars of several processes would overwrite each other.
         alone = multiprocessing.current_process().name == "MainProcess"
@@ -119,14 +119,13 @@ class Recorder:
 
     @contextlib.contextmanager
     def session(self, options: Iterable[tuple[str, Any]], text: str) -> Iterator[None]:
-        """Record the options of the run, and its status when the context is left; then close the files.
+        """Record the options of the run, and the status of the run when the context is left; then close the files.
 
-        A resumed run keeps the options and the text that were recorded when it was new. An exception makes the status a
-        failure.
+        For a resumed run, the options and the text are not recorded again. After an exception, the status is a failure.
 
         Args:
             options: options of the run by their paths, for the table of runs.
-            text: the configuration as YAML.
+            text: configuration as YAML.
         """
         if self._fresh:
             self._try(lambda: self._begin(options, text))
@@ -141,13 +140,13 @@ class Recorder:
     def _begin(self, options: Iterable[tuple[str, Any]], text: str) -> None:
         # TensorBoard finds a run twice, in its folder and through the link latest. The same name gives one row.
         name = "/".join(self._folder.resolve().parts[-2:])
-        # A null would make TensorBoard treat the column as text, and hide the runs that have a number there.
+        # Leave out null: TensorBoard would treat the column as text, and hide the runs with a number in this column.
         given = {path: value for path, value in options if value is not None}
         plain = {path: value if isinstance(value, int | float) else str(value) for path, value in given.items()}
         # SummaryWriter.add_hparams would create an extra run, and its table would lack the options of other runs.
         self._events().add(summary=hparams_pb(plain, name, time.time()))
         self._events().add(summary=summary.custom_scalars(LAYOUT))
-        # Markdown shows indented text as code and leaves it as it is.
+        # Indent the text, because Markdown shows indented text as code, without changes.
         self._events().add(summary=summary.text("config", textwrap.indent(text, "    ")))
 
     def _end(self, status: str) -> None:
@@ -162,7 +161,7 @@ class Recorder:
         self.scalars(step, values)
         if self._silent:
             return
-        # Negative if the training has returned to an earlier step.
+        # The difference is negative if the training has returned to an earlier step.
         self._bar.update(step - self._bar.n)
         self._bar.set_postfix_str(f"loss {values['train/loss']:.4g}", refresh=False)
         now = time.perf_counter()
@@ -187,7 +186,7 @@ class Recorder:
         self._try(lambda: self._events().add(summary=summary.image(name, pixels, dataformats="HWC"), step=step))
 
     def final(self, step: int, values: Mapping[str, float]) -> None:
-        """Write the scalars of a finished run; they replace those written before the run was resumed."""
+        """Write the scalars of a finished run. They replace the scalars that were written before it was resumed."""
         self._try(lambda: self._events(ENDED).add(summary=_scalars(values), step=step))
 
     def rewind(self, step: int) -> None:
@@ -201,7 +200,7 @@ class Recorder:
             events.close()
 
     def _events(self, suffix: str = "") -> Events:
-        """Return the file for records during the training, or the file for the final status, by its suffix."""
+        """Return the file with a suffix: empty for records during the training, ``ENDED`` for the final status."""
         if suffix not in self._files:
             self._files[suffix] = Events(self._folder, suffix)
         return self._files[suffix]
@@ -211,10 +210,10 @@ class Recorder:
             write()
         except OSError as error:
             if not self._failed:
-                log.warning(f"TensorBoard's files could not be written, training continues: {error}")
+                log.warning(f"TensorBoard's files could not be written, training continues: {error}: check the disk")
             self._failed = True
 
 
 def _scalars(values: Mapping[str, float]) -> Summary:
-    """Returns all scalars as one record: one for each would take the time of ten steps of a tiny network."""
+    """Returns all scalars as one record. A record for each scalar would take as long as ten steps of a tiny network."""
     return Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])

@@ -1,4 +1,4 @@
-"""The files that sampling leaves in a run's folder: samples, metrics and figures."""
+"""The files that sampling writes into a run's folder: samples, metrics and figures."""
 
 from __future__ import annotations
 
@@ -29,15 +29,18 @@ from sdegen.samplers import Samples
 log = logging.getLogger("sdegen")
 
 FRAMES = {"vectors": 101, "images": 41}
-"""Number of states of the path kept for figures."""
+"""Number of states of the sampling path that are kept for figures."""
 KEPT = 2**26
-"""Largest number of pixels in the kept states, 256 MiB of float32; there are always enough states for the figure."""
+"""Largest number of pixels in the kept states (256 MiB in float32). At least :data:`COLUMNS` states are kept."""
 ROWS, COLUMNS = 4, 11
-"""Number of images, and of states of each, in the figure of their generation."""
+"""Number of images, and number of states of each image, in the figure of the generation of images."""
 
 
 class Drawn(NamedTuple):
-    """Samples in the user's units ``(N, *)``, their classes ``(N,)`` or None, the path, and their cost."""
+    """Samples ``x`` ``(N, *)`` in the user's units, classes ``y`` ``(N,)`` or None, and the cost of the sampling.
+
+    ``samples`` are the samples of the first class in the network's units, with the path.
+    """
 
     x: Tensor
     y: Tensor | None
@@ -57,12 +60,12 @@ def write(
     figures: bool = True,
     animate: bool = False,
 ) -> files.Written:
-    """Sample, measure and draw into ``samples/<number>-<sampler>/`` of the run's folder.
+    """Write samples, metrics and figures into ``samples/<number>-<sampler>/`` in the run's folder.
 
-    The label is the class to steer towards, or ``all`` for ``count`` samples of one class after the other. If
-    ``animate`` is true, there is also an animation among the figures.
+    ``label`` is the class to steer towards, or ``all`` for ``count`` samples of each class in turn. If ``animate`` is
+    true, the figures include an animation.
     """
-    # Built before anything is drawn, so that a mistake costs no time.
+    # Build the guidance before sampling, so that a mistake costs no time.
     plan, name = planned(run, guidance, label), choice(run.config["sampler"])
     by = "" if guidance is None else f" under {choice(guidance)}"
     each = " of each class" if len(plan.labels) > 1 else ""
@@ -109,7 +112,7 @@ def _drawn(run: Run, plan: Plan, count: int, seed: int, batch_size: int) -> Draw
 
 
 def write_accuracy(run: Run, model: ClassifierModel, draw: bool) -> Metrics:
-    """Measure a classifier of noisy data over time; if ``draw``, draw the curves into the run's folder."""
+    """Measure the accuracy of a classifier over t. If ``draw`` is true, write a figure into the run's folder."""
     found, curves = measures.accuracy(run.dataset, model, run.device, run.dtype)
     if draw:
         chance = 1 / (run.classes or 1)
@@ -131,7 +134,7 @@ def _write_samples(folder: Path, x: Tensor, facts: dict[str, Any]) -> None:
 
 
 def _judge(run: Run, drawn: Drawn, seen: Observation | None, folder: Path) -> Metrics | None:
-    """Measure samples into a folder; log a warning and return None if the data to compare with are gone."""
+    """Write the metrics of samples into a folder. If the data cannot be read, log a warning and return None."""
     try:
         dataset = run.dataset
     except UserError as error:
@@ -177,7 +180,7 @@ def _draw_samples(run: Run, drawn: Drawn, seen: Observation | None, folder: Path
 
 
 def draw_score(run: Run, folder: Path) -> None:
-    """Draw the learned or exact score into a folder; there are no figures for images."""
+    """Write figures of the learned or exact score into a folder. For images, write no figures."""
     dataset, sde, score = run.dataset, run.sde, run.score_on_cpu()
     if len(run.units.shape) > 1:
         return

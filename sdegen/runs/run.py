@@ -1,4 +1,4 @@
-"""A trained run to work with: its score, its samples, and how good they are."""
+"""A trained run for use from Python: its score, its samples, and metrics of its samples."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from sdegen.runs.notebook import Animation
 
 FRAMES = 60
-"""Number of states of the path in an animation."""
+"""Number of states of the sampling path in an animation."""
 
 
 def load(
@@ -50,17 +50,18 @@ def load(
 ) -> Run:
     """Reload a run from a checkpoint.
 
-    A checkpoint may come from a stranger: its tensors are read without running code, and its configuration builds
-    only classes of this package, unless ``trust`` names others.
+    A checkpoint may come from a stranger. Reading it runs no code from the file, and only classes of this package and
+    of the modules in ``trust`` are built.
 
     Args:
-        run: the run's folder, or ``…/latest``.
-        checkpoint: a step, ``last``, or ``best``, which is the checkpoint with the smallest loss on held-out points.
-        weights: ``ema``, the moving average, or ``raw``.
-        device: ``auto``, ``cpu``, ``cuda``, …
-        precision: precision of the computation.
+        run: folder of the run, or ``…/latest``.
+        checkpoint: step, ``last``, or ``best`` for the checkpoint with the smallest loss on held-out points.
+        weights: weights of the network: ``ema`` for the moving average, or ``raw``.
+        device: device of the computation: ``auto``, ``cpu``, ``cuda``, …
+        precision: precision of the computation: ``float32`` or ``float64``.
         trust: modules whose classes the configuration may name, in addition to this package.
-        nodes: nodes that replace the run's nodes, by group: ``sampler``, or ``network`` (only by the oracle).
+        nodes: nodes that replace nodes of the run, by group: ``sampler`` or ``network``. Only the oracle can replace
+            the network.
 
     Raises:
         UserError: an option is wrong, or the folder, the checkpoint or its configuration is damaged or refused.
@@ -69,10 +70,11 @@ def load(
 
 
 class Run(Trained):
-    """Trained run, reloaded.
+    """Trained run that was reloaded from its folder.
 
-    The methods take points in the user's units as tensors, NumPy arrays or lists, and return float64 tensors. One point
-    without the batch axis gives a result without it. The attributes are listed in :class:`Trained`.
+    Points are in the user's units. Methods accept points as tensors, NumPy arrays or lists, and return points and
+    values as float64 tensors. A single point without the batch axis gives a result without this axis. The attributes
+    are listed in :class:`Trained`.
     """
 
     guidance: Guidance | None = None
@@ -85,13 +87,13 @@ class Run(Trained):
         return f"Run({', '.join([*parts, *guided])}; {self.weights_used()}; {self.folder})"
 
     def score(self, x: ArrayLike, t: ArrayLike) -> Tensor:
-        """Return ∇ log p_t of the process in the user's units: the direction in which sampling pulls points at time t.
+        """Return the score ∇ log p_t in the user's units. It points towards higher density at time t.
 
-        The score of a guided run is guided.
+        For a guided run, this is the guided score.
 
         Args:
             x: points, ``(N, *)`` or ``(*)``.
-            t: time, a number or one for each point, ``(N,)``.
+            t: time: a number, or ``(N,)`` with a number for each point.
         """
         batch, single = points("x", x, self.units.shape)
         batch, times = batch.to(self.device), array("t", t).to(self.device, self.dtype)
@@ -106,7 +108,7 @@ class Run(Trained):
         return decoded[0] if single else decoded
 
     def flow(self, *, rtol: float = 1e-5, atol: float = 1e-5, batch_size: int = 1000) -> Flow:
-        """Return the map between data and latents, computed to the tolerances of its solver: see :class:`Flow`.
+        """Return the map between data and latents, computed with tolerances ``rtol`` and ``atol``: see :class:`Flow`.
 
         Raises:
             UserError: the run is guided; a guided score has no exact flow.
@@ -118,27 +120,27 @@ class Run(Trained):
         )
 
     def encode(self, x: ArrayLike) -> Tensor:
-        """Return the latents of points, at T: ``(N, *)`` to ``(N, *)``."""
+        """Return the latents at T, ``(N, *)``, of points ``x``, ``(N, *)``."""
         return self._mapped("x", x, self.flow().encode)
 
     def decode(self, latent: ArrayLike) -> Tensor:
-        """Return the points that belong to latents at T: the inverse of :meth:`encode`."""
+        """Return the points ``(N, *)`` of latents at T, ``(N, *)``; the inverse of :meth:`encode`."""
         return self._mapped("latent", latent, self.flow().decode)
 
     def interpolate(self, a: ArrayLike, b: ArrayLike, n: int) -> Tensor:
-        """Return ``n`` points from the point ``a`` to the point ``b``, through their latents: ``(n, *)``."""
+        """Return ``n`` points, ``(n, *)``, from point ``a`` to point ``b``, interpolated between their latents."""
         ends = [points(name, x, self.units.shape)[0] for name, x in (("a", a), ("b", b))]
         if max(map(len, ends)) > 1:
-            raise UserError("interpolate: a and b must be one point each")
+            raise UserError(f"interpolate: a and b hold {len(ends[0])} and {len(ends[1])} points: give one for each")
         return self.flow().interpolate(ends[0][0], ends[1][0], n)
 
     def log_prob(self, x: ArrayLike, *, probes: int = 0, seed: int = 0) -> Tensor:
-        """Return the log-density of the model at points, in nats for the user's units: ``(N, *)`` to ``(N,)``.
+        """Return the log-density of the model at points, ``(N,)``, in nats and in the user's units.
 
         Args:
-            x: points.
-            probes: number of random probes of the divergence; 0 for the exact one. :meth:`Flow.log_prob` gives their
-                error.
+            x: points, ``(N, *)``.
+            probes: number of random probes that estimate the divergence; 0 for the exact divergence.
+                :meth:`Flow.log_prob` returns the error of the estimate.
             seed: seed of the probes.
 
         Raises:
@@ -149,14 +151,14 @@ class Run(Trained):
         return self._mapped("x", x, lambda batch: flow.log_prob(batch, divergence, seed).log_p)
 
     def using(self, sampler: str | None = None, **options: Any) -> Run:  # noqa: ANN401
-        """Return this run with another sampler, or with other options of its present sampler.
+        """Return a copy of this run with another sampler, or with other options of the current sampler.
 
         Args:
-            sampler: a choice of the group ``sampler``, such as ``adams``; None for the run's own sampler.
+            sampler: choice of the group ``sampler``, such as ``adams``; None for the current sampler.
             options: options of the sampler, such as ``steps=10`` or ``corrector="hmc"``.
 
         Raises:
-            UserError: there is no such sampler or option, or it does not go with the SDE.
+            UserError: the sampler or an option does not exist, or the sampler does not work with the SDE.
         """
         if sampler is None and not options:
             return self
@@ -185,7 +187,7 @@ class Run(Trained):
             count: number of samples.
             sampler: see :meth:`using`.
             label: class to sample, if the network was trained with classes; otherwise see :meth:`guided`.
-            seed: seed; sample i depends on (seed, i) alone, unless the sampler couples the samples of a batch.
+            seed: seed of the samples; sample i depends only on (seed, i), unless the sampler couples a batch.
             batch_size: number of samples computed at once.
             options: see :meth:`using`.
         """
@@ -204,7 +206,7 @@ class Run(Trained):
         guidance: Guidance | None = None,
         first: int = 0,
     ) -> Samples:
-        """Return samples in the network's units, with their cost and their path: see :func:`draw`."""
+        """Return samples in the network's units, with the cost and the path of the sampling: see :func:`draw`."""
         check({"count": count, "seed": seed, "batch_size": batch_size}, (), SAMPLE, self.trust)
         return draw(
             self.sde,
@@ -230,21 +232,21 @@ class Run(Trained):
         observed: ArrayLike | None = None,
         **options: Any,  # noqa: ANN401
     ) -> Run:
-        """Return this run with a guided score, which steers its samples.
+        """Return a copy of this run with a guided score, which steers the samples.
 
         Args:
-            name: a choice of the group ``guidance``: ``classifier``, ``classifier_free``, ``inpaint``, …
-            run: classifier for ``classifier``: a run or its folder.
+            name: choice of the group ``guidance``: ``classifier``, ``classifier_free``, ``inpaint``, …
+            run: run with the classifier, or the folder of this run, for ``classifier``.
             label: class to steer towards.
             observed: result of a measurement in the user's units, for ``inpaint``, ``deblur``, …; if None, a held-out
                 image is measured.
             options: options of the guidance, such as ``scale=2.0`` or ``measurement={"mask": "top"}``.
 
         Raises:
-            UserError: there is no such guidance or option, or it does not go with this run.
+            UserError: the guidance or an option does not exist, or the guidance does not work with this run.
         """
         if self.guidance is not None:
-            raise UserError(f"guidance={self._guided_by}: the run is guided already: guide the unguided run")
+            raise UserError(f"guidance={self._guided_by}: the run is guided already: call guided() on the unguided run")
         if isinstance(label, str):
             raise UserError(f"label={label}: must be one class of the data, a whole number")
         loaded = run if isinstance(run, Run) else None
@@ -258,12 +260,12 @@ class Run(Trained):
         return result
 
     def evaluate(self, x: ArrayLike | None = None, *, count: int = 2000, seed: int = 0) -> Metrics:
-        """Return the metrics of points; without points, of ``count`` samples of this run.
+        """Return the metrics of the points ``x``, or of ``count`` samples of this run if ``x`` is None.
 
-        They are the distances of the points to the data. For given points ``x`` of vector data with a density, there is
-        also ``nll``, their mean negative log-density under the model. Each metric has a ``value``, a ``floor`` (the
-        value of as many points of the data) and the value of the training set, ``train``. The seed fixes the samples
-        and the random parts of the data.
+        The metrics are distances between the points and the data. If ``x`` is given and the data are vectors with a
+        density, ``nll`` is the mean negative log-density of ``x`` under the model. Each metric has a ``value``, a
+        ``floor`` (the value for unseen data) and ``train`` (the value for training points). The seed fixes the samples
+        and all random choices of points.
         """
         from sdegen.runs import measures
 
@@ -275,7 +277,7 @@ class Run(Trained):
         return metrics
 
     def draw(self, x: ArrayLike | None = None, *, count: int = 2000, seed: int = 0) -> Figure:
-        """Return a figure of points beside the data; without points, of ``count`` samples of this run."""
+        """Return a figure of the points ``x`` beside the data, or of ``count`` samples of this run if ``x`` is None."""
         from sdegen import figures
         from sdegen.runs import notebook
 
@@ -283,7 +285,7 @@ class Run(Trained):
         return figures.compare(self.dataset, self._samples_unless_given(x, count, seed))
 
     def animate(self, count: int = 1000, *, seed: int = 0) -> Animation:
-        """Return an animation of ``count`` samples on their way from noise to data; a notebook shows it."""
+        """Return an animation of ``count`` samples from noise to data. A notebook shows the animation."""
         from sdegen.figures.animations import animation
         from sdegen.runs.notebook import Animation
 
@@ -293,10 +295,10 @@ class Run(Trained):
     def export(self, path: str | Path) -> Path:
         """Write the score as a file that ``torch.export.load(path).module()`` reads without this package.
 
-        The program takes ``(x, t)``, or ``(x, t, y)`` if the network takes the class, for any number B of points: x is
-        ``(B, *)`` and t ``(B,)`` in the run's precision, y is ``(B,)`` int64, -1 for no class. It works in the user's
-        units, or in the network's units under ``dataset.standardize=quantile``. ``sdegen.json`` inside the file states
-        the units and contains the configuration.
+        The program takes ``(x, t)``, or ``(x, t, y)`` if the network takes the class. For any number B of points, ``x``
+        is ``(B, *)`` and ``t`` is ``(B,)``, both in the run's precision; ``y`` is ``(B,)`` int64, with -1 for no class.
+        The program uses the user's units, or the network's units with ``dataset.standardize=quantile``. In the file,
+        ``sdegen.json`` states the units and contains the configuration.
 
         Raises:
             UserError: the run is guided or holds a classifier, or torch cannot export its network.
@@ -307,20 +309,21 @@ class Run(Trained):
         return export(self, Path(path))
 
     def save_weights(self, path: str | Path) -> Path:
-        """Write the weights of the network, and the numbers that its score needs beside them, as safetensors.
+        """Write the weights of the network, and the other tensors that the score needs, as safetensors.
 
-        The names are those of the network's ``state_dict`` after ``network.``; the numbers measured on the data begin
-        with ``units.`` and ``parametrization.``. The metadata contain the configuration as JSON, under ``sdegen``.
+        The names of weights are ``network.`` and the name in the network's ``state_dict``. The names of tensors that
+        were computed from the data begin with ``units.`` or ``parametrization.``. The metadata contain the
+        configuration as JSON, under the key ``sdegen``.
 
         Raises:
-            UserError: the package safetensors is missing, or the network keeps more than tensors.
+            UserError: the package safetensors is missing, or the network's ``state_dict`` has more than tensors.
         """
         from sdegen.runs.export import save_weights
 
         return save_weights(self, Path(path))
 
     def _mapped(self, name: str, x: ArrayLike, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return a function of points; one point without the batch axis gives one value."""
+        """Return the values of a function at points; one value for a single point without the batch axis."""
         batch, single = points(name, x, self.units.shape)
         values = function(batch)
         return values[0] if single else values

@@ -1,4 +1,4 @@
-"""Samples of a model: any number, in batches that do not change them."""
+"""Sampling from a model, in batches of any size."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from sdegen.sde.scores import Counted
 log = logging.getLogger("sdegen")
 
 SHOWN = 1000
-"""Number of samples whose path is kept."""
+"""Largest number of samples whose path is kept."""
 
 
 class Watched:
-    """Score that records in ``found`` where it gets or returns a number that is not finite."""
+    """Score that adds a message to ``found`` if the input or the output has a number that is not finite."""
 
     def __init__(self, score: Score, found: list[str]) -> None:
         self.score, self.found = score, found
 
     def given(self, y: Tensor) -> Score:
-        """Returns the score of a class, watched as well."""
+        """Returns the score of the classes ``y``, which also adds messages to ``found``."""
         return Watched(self.score.given(y), self.found)  # type: ignore[attr-defined]
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ class Watched:
             self.found.append(f"the steps diverge, the first {at}: try more sampler.steps, or another sampler")
         elif not bool(y.isfinite().all()):
             size = f"{float(x.abs().max()):.3g}"
-            self.found.append(f"the score is not finite, {at} and points as large as {size}: try more sampler.steps")
+            self.found.append(f"the score is not finite, {at} for points up to size {size}: try more sampler.steps")
         return y
 
 
@@ -61,11 +61,12 @@ def draw(
     guidance: Guidance | None = None,
     first: int = 0,
 ) -> Samples:
-    """Returns the samples ``first`` to ``first + count`` of a seed, in the network's units.
+    """Returns ``count`` samples of a seed, from number ``first`` on, in the network's units.
 
-    Sample i depends on (seed, i) alone, not on its batch. The exceptions are samplers that couple the samples of a
-    batch, ``rk45`` and ``twisted``: see :func:`cut`. The path is kept for the first :data:`SHOWN` samples of the first
-    batch, in ``frames`` states. The ``nfe`` counts evaluations of the model; a guided score may take several.
+    Sample i depends only on (seed, i) and not on the batch. The exceptions are samplers that couple the samples of a
+    batch, such as ``rk45`` and ``twisted``: see :func:`cut`. The path has ``frames`` states, and only the first
+    :data:`SHOWN` samples of the first batch. ``nfe`` is the number of evaluations of the model for each sample; a
+    guided score may need several evaluations.
 
     Raises:
         UserError: a sample is not finite.
@@ -90,7 +91,7 @@ def draw(
         x = torch.cat([each.x for each in batches])
         broken = torch.nonzero(~x.flatten(1).isfinite().all(1)).flatten().tolist()
         if broken:
-            # Sample again to find the reason: to watch every step of every sampling would slow down all others.
+            # Sample again to find the reason. To check every step of every sampling would be slow.
             found: list[str] = []
             batch(next(span for span in spans if first + broken[0] in span), Counted(Watched(model, found)))
             reason = found[0] if found else "the last step diverges: try more sampler.steps, or another sampler"
@@ -113,8 +114,8 @@ def _evaluated(model: ScoreModel) -> Iterator[None]:
 def cut(first: int, count: int, batch_size: int, *, even: bool) -> list[range]:
     """Returns the indices of ``count`` samples from ``first`` on, in as few batches as possible.
 
-    All batches but the last are full. If ``even``, their sizes differ by at most one: samples that are coupled in a
-    short batch would have another distribution.
+    If ``even`` is false, all batches but the last are full. Otherwise the sizes of the batches differ by at most one,
+    because coupled samples would have another distribution in a short batch.
     """
     number = math.ceil(count / batch_size)
     ends = [first + (count * i // number if even else min(count, i * batch_size)) for i in range(number + 1)]

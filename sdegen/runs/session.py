@@ -1,4 +1,4 @@
-"""Training into a run's folder, from the beginning or from the last checkpoint."""
+"""Training of a run in its folder, from the beginning or from the last checkpoint."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from sdegen.training.history import Diverged
 log = logging.getLogger("sdegen")
 
 RESUMABLE = ("trainer.steps", "trainer.epochs", "trainer.device", "dataset.path")
-"""The options that may change when a run is resumed."""
+"""Options that may change when a run is resumed."""
 
 
 def train(
@@ -39,17 +39,17 @@ def train(
     resume: Sequence[Checkpoint] = (),
     command: str = "",
 ) -> Run:
-    """Train into a run's folder, then sample, measure and draw there; return the run as :func:`sdegen.load` does.
+    """Train a run in its folder, then write samples, metrics and figures; return the run as :func:`sdegen.load` does.
 
     Args:
         config: resolved configuration of train.yaml, plain data.
         folder: the run's folder, in which each replica has a folder of its own.
-        trust: modules whose classes the configuration may name; any module if the user composed it.
+        trust: modules whose classes the configuration may name; all modules if the user composed the configuration.
         resume: checkpoints of the run and of its replicas to continue from; empty for a new run.
-        command: command line, for the record.
+        command: command line, which is recorded in ``provenance.json``.
 
     Raises:
-        Stopped: a signal came; the message names the saved step and the command that continues from it.
+        Stopped: a signal arrived; the message names the saved step and the command that continues from it.
     """
     machine.forget_peak_memory()
     session = Session(config, folder, trust, resume)
@@ -75,12 +75,12 @@ def train(
 
 
 class Session:
-    """Training of a run and of its replicas: runs of the next seeds, trained together with it.
+    """Training of a run and of its replicas. Replicas are runs with the next seeds, trained together with the run.
 
     Attributes:
         writers: writers of the folders of the run and of its replicas, the run first.
-        training: the training of all of them.
-        saved: step of the last checkpoint; None before the first.
+        training: training of the run and of its replicas.
+        saved: step of the last checkpoint; None before the first checkpoint.
     """
 
     def __init__(self, config: Config, folder: Path, trust: Trust, resume: Sequence[Checkpoint] = ()) -> None:
@@ -91,7 +91,7 @@ class Session:
             found = f"{len(resume) - 1} replicas, and trainer.replicas={len(parts)} needs {len(parts) - 1}"
             raise UserError(f"{folder / files.REPLICAS}: holds {found}: copy the whole folder of the run")
         self.training, self.trainer = together(parts), parts[0].trainer
-        # Generators differ between devices, and sums between numbers of threads: a resumed run must use the same.
+        # Random numbers depend on the device and rounding on the threads, so a resumed run must use the same values.
         self.threads = torch.get_num_threads()
         chosen = {"device": str(self.trainer.device), "threads": self.threads, "gradient": self.training.gradient.name}
         self.writers = []
@@ -101,9 +101,9 @@ class Session:
             self.writers.append(Writer(one, self.training, replica, own, trust))
 
     def left(self) -> str:
-        """Returns a message: the step that is saved, and the command that continues from it."""
+        """Returns a message with the saved step and the command that continues the run."""
         if self.saved is None:
-            return "nothing was saved yet"
+            return "nothing was saved yet: start the run again"
         return f"saved at step {self.saved}; continue with sdegen train resume={shlex.quote(str(self.folder))}"
 
     def prepare(self, command: str) -> None:
@@ -113,9 +113,9 @@ class Session:
                 writer.begin(command)
             return
         step, steps = self._resumed[0].step, self.training.steps
-        # A run that was killed after its last step still has its samples to draw.
+        # Continue a run that was killed after the last step, because its samples are missing.
         if step > steps or (step == steps and (self.folder / "metrics.json").exists()):
-            done = f"the run finished at step {step}; set trainer.steps=… for more" if steps else "its score is exact"
+            done = f"the run finished at step {step}; set trainer.steps=… for more" if steps else "the score is exact"
             raise UserError(f"resume={self.folder}: nothing to do: {done}")
         for writer, saved in zip(self.writers, self._resumed, strict=True):
             writer.check_data(saved)
@@ -124,7 +124,7 @@ class Session:
             writer.resume(saved)
 
     def _restore(self, saved: Sequence[Checkpoint], variant: int) -> None:
-        """Restore checkpoints, one for each writer, and choose the variant of the noise of the next steps."""
+        """Restore one checkpoint for each writer, and set the variant of the noise of the next steps."""
         for writer, own in zip(self.writers, saved, strict=True):
             writer.restore(own)
         first, states, histories = saved[0], [own.optimizer for own in saved], [own.history for own in saved]
@@ -132,13 +132,13 @@ class Session:
         self.saved = first.step
 
     def save(self) -> None:
-        """Write a checkpoint of each run, the first run last: then all others have a checkpoint of its step."""
+        """Write checkpoints of the replicas and then of the run, so that the run's last step is saved for all."""
         for writer in reversed(self.writers):
             writer.save()
         self.saved = self.training.step
 
     def train(self, interrupt: Interrupt) -> None:
-        """Train to the last step, with as many retries from the last checkpoint as the trainer allows."""
+        """Train to the last step. After a divergence, retry from the last checkpoint if ``trainer.retries`` allows."""
         training = self.training
         self.writers[0].warn()
         log.info(self._plan())
@@ -153,7 +153,7 @@ class Session:
         log.info(f"trained in {training.seconds:.1f} s, without previews and checkpoints")
 
     def _plan(self) -> str:
-        """Returns a message: the steps to train, the folder and the device."""
+        """Returns a message with the steps to train, the folder and the device."""
         training, steps = self.training, self.training.steps
         where = f"in {self.folder}, on {self.trainer.device}"
         if self.trainer.device.type == "cpu":
@@ -186,7 +186,7 @@ class Session:
             writer.preview()
 
     def finish(self) -> Run:
-        """Sample, measure and draw for each run; return the first, whose metrics are written last."""
+        """Write samples, metrics and figures of the replicas and then of the run; return the run."""
         several = len(self.writers) > 1
         for writer in reversed(self.writers):
             if several:
@@ -198,7 +198,7 @@ class Session:
 
 
 def spread(found: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
-    """Returns the metrics of several seeds as lines of text: the median, the lowest and the highest of each."""
+    """Returns the metrics of several seeds as lines of text, with median, lowest and highest value of each metric."""
     lines = [f"over {len(found)} seeds{'median':>11}{'lowest':>10}{'highest':>10}"]
     for name in found[0]:
         values = [metrics[name]["value"] for metrics in found]
@@ -207,15 +207,15 @@ def spread(found: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
 
 
 def resume(folder: Path, changes: Mapping[str, Any], trust: Trust = ()) -> Run:
-    """Continue a run from its last checkpoint, bit for bit, in its own folder.
+    """Continue a run from its last checkpoint, in its own folder. An interruption does not change a bit of the result.
 
-    The folder may be ``…/latest``. The :data:`RESUMABLE` options may change, by their paths; a new ``dataset.path`` is
-    for data that have moved.
+    The folder may be ``…/latest``. ``changes`` are new values of :data:`RESUMABLE` options, by path. Change
+    ``dataset.path`` only if the same data have moved to another file.
     """
     if foreign := [path for path in changes if path not in RESUMABLE]:
-        raise UserError(f"{foreign[0]}: cannot change on resume: leave it out; only {', '.join(RESUMABLE)} can")
+        raise UserError(f"{foreign[0]}: cannot change on resume: leave it out; only {', '.join(RESUMABLE)} can change")
     folder = files.resolve(folder)
-    # Sorted by seed, the end of the name.
+    # Sort by the seed, which is the end of the name.
     replicas = sorted((folder / files.REPLICAS).glob("seed-*"), key=lambda path: (len(path.name), path.name))
     saved = checkpoints.newest(folder, replicas)
     for one in saved:
@@ -226,6 +226,6 @@ def resume(folder: Path, changes: Mapping[str, Any], trust: Trust = ()) -> Run:
     for path, value in changes.items():
         group, _, option = path.partition(".")
         if option not in config[group]:
-            raise UserError(f"{path}: the run has no such option")
+            raise UserError(f"{path}: the run has no such option: leave it out")
         config = {**config, group: {**config[group], option: value}}
     return train(config, folder, trust=trust, resume=saved)

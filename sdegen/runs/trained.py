@@ -1,4 +1,4 @@
-"""A trained model loaded from a checkpoint: its connected parts and its training data."""
+"""A trained model that is loaded from a checkpoint, with its parts and its training data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from sdegen.sde.base import SDE, Score
 from sdegen.training.trainer import DTYPES, find_device
 
 LOADED = ("sde", "network", "parametrization", "dataset", "sampler")
-"""The groups that sampling needs."""
+"""Groups that sampling needs."""
 
 Weights = Literal["ema", "raw"]
 Precision = Literal["float32", "float64"]
@@ -43,16 +43,16 @@ class Trained:
 
     Attributes:
         folder: the run's folder.
-        config: its configuration, plain data.
+        config: configuration of the run, plain data.
         step: step of the checkpoint.
-        sde: the forward process.
-        model: the trained score in the network's units, as samplers use it, or the trained classifier.
-        sampler: the sampler it will use.
-        units: conversion between the network's units and the user's.
-        classes: number of classes of the data; None if they have no labels.
-        weights: the weights that are loaded, ``ema`` or ``raw``.
+        sde: forward process.
+        model: trained score in the network's units, or trained classifier.
+        sampler: default sampler for new samples.
+        units: conversion between the network's units and the user's units.
+        classes: number of classes of the data; None if the data have no labels.
+        weights: loaded weights, ``ema`` or ``raw``.
         precision: precision of the computation.
-        trust: modules whose classes its configuration may name.
+        trust: modules whose classes the configuration may name.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Trained:
         network_class = schema.resolve(self.config["network"]["_target_"], self.trust)
         check_process(self.config, {"sampler": self.sampler, "network": network_class}, self.trust)
         exact = network_class.exact  # type: ignore[attr-defined]
-        # Load the data only for an exact score, which needs their distribution: their file may be gone.
+        # Only an exact score needs the distribution of the data. Otherwise do not load the data: the file may be gone.
         law = self.dataset.encoded_law if exact else None
         supplied = {"shape": self.units.shape, "law": law, "sde": self.sde, "classes": self.classes}
         network = make_network(self.config, self.trust, **supplied)
@@ -96,16 +96,19 @@ class Trained:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The training data, made or read again; raises UserError if their file is gone or holds other data."""
+        """Training data, generated or read again; raises UserError if the file is gone or contains other data."""
         dataset: Dataset = construct(self.config, "dataset", self.trust, seed=self.config["seed"])
         if found := difference(self._data, known_by(self.config, dataset)):
-            raise UserError(f"the data are no longer those that {self.folder} was trained on: {found}")
+            raise UserError(
+                f"dataset: the data have changed since {self.folder} was trained: {found}: restore the data, or "
+                f"train a new run"
+            )
         dataset.units = self.units
         return dataset
 
     @property
     def score_model(self) -> ScoreModel:
-        """The trained score; raises UserError if the run holds a classifier."""
+        """Trained score; raises UserError if the run holds a classifier."""
         if not isinstance(self.model, ScoreModel):
             raise UserError(
                 f"{self.folder}: holds a classifier, not a score: use it to guide another run, with guidance.run="
@@ -128,14 +131,17 @@ def _replaced(own: Config, nodes: Mapping[str, Any], trust: Trust) -> Config:
     config |= check({**{group: config[group] for group in LOADED}, **plain_options}, LOADED, TRAIN, trust)
     network = schema.resolve(config["network"]["_target_"], trust)
     if config["network"] != own["network"] and not network.exact:  # type: ignore[attr-defined]
-        raise UserError("network: a checkpoint's weights belong to its own network; only network=oracle can replace it")
+        raise UserError("network: the weights of a checkpoint fit only its own network: use network=run or oracle")
     return {**config, "sampler": with_steps_of_chain(config["sampler"], config["sde"])}
 
 
 def load_weights(network: Network, weights: Mapping[str, Tensor]) -> None:
-    """Loads weights into a network; raises UserError if the network has other names or shapes."""
+    """Loads weights into a network; raises UserError if the names or shapes of the weights do not fit."""
     try:
         network.load_state_dict(weights, strict=True)
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = textwrap.shorten(str(error), 500, placeholder=" …")
-        raise UserError(f"the checkpoint's weights do not fit its network: {reason}") from None
+        raise UserError(
+            f"the weights of the checkpoint do not fit its network: {reason}: use the version of the network that was "
+            f"trained"
+        ) from None

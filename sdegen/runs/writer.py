@@ -1,4 +1,4 @@
-"""The writer of a run's folder while it is trained."""
+"""The writer of a run's folder during training."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ PREVIEWED = {"vectors": 1000, "images": 64}
 
 
 class Writer:
-    """Writer of a run's folder while it is trained: checkpoints, TensorBoard's files, and at the end its samples.
+    """Writer of a run's folder during training: checkpoints, files for TensorBoard, and samples at the end.
 
-    ``replica`` is the index of the run in the training; only the first run reports the progress.
+    ``replica`` is the index of the run in the training. Only the run with index 0 reports the progress.
     """
 
     def __init__(self, parts: Components, training: Training, replica: int, folder: Path, trust: Trust) -> None:
@@ -49,8 +49,8 @@ class Writer:
         self.metrics: Mapping[str, Mapping[str, Any]] = {}
 
     def begin(self, command: str) -> None:
-        """Begin the folder of a new run."""
-        # Replicas are saved before the first run: if it has no checkpoint, theirs were left by a failed attempt.
+        """Write the first files of a new run."""
+        # Replicas are saved before the run. If the run has no checkpoint, a failed attempt left those of the replicas.
         if not self.replica and any((self.folder / "checkpoints").glob("*.pt")):
             raise UserError(f"{self.folder}: holds a run already: remove it, or resume it with resume={self.folder}")
         self.provenance = machine.provenance(command)
@@ -60,8 +60,8 @@ class Writer:
     def check_data(self, saved: Checkpoint) -> None:
         """Raise UserError if a checkpoint was trained on other data."""
         if found := difference(saved.data, self.data):
-            moved = ": give their new file by dataset.path=" if "path" in self.parts.config["dataset"] else ""
-            raise UserError(f"resume={self.folder}: the data are not those it was trained on: {found}{moved}")
+            moved = ": set dataset.path= to the old data" if "path" in self.parts.config["dataset"] else ": train again"
+            raise UserError(f"resume={self.folder}: the data have changed since the run began: {found}{moved}")
 
     def restore(self, saved: Checkpoint) -> None:
         """Restore the weights of a checkpoint."""
@@ -70,7 +70,7 @@ class Writer:
         load_weights(self.average.network, saved.ema)
 
     def resume(self, saved: Checkpoint) -> None:
-        """Continue in the folder of a restored run; log a warning if versions have changed since it began."""
+        """Continue in the folder of a restored run; log a warning if versions have changed since the run began."""
         now, before = machine.provenance(""), saved.provenance
         self.provenance, self.resumed = before, True
         changed = [key for key in ("python", "packages", "commit", "clean") if now[key] != before.get(key)]
@@ -79,7 +79,7 @@ class Writer:
             own = {"step": saved.step, **{key: now[key] for key in changed}}
             self.provenance = {**before, "resumed": [*(earlier if isinstance(earlier, list) else []), own]}
         if set(changed) & {"python", "packages"} and not self.replica:
-            log.warning("the run began under other versions, see provenance.json: its last digits may differ")
+            log.warning("the run began with other versions of packages, see provenance.json: last digits may differ")
         folder, keep = self.folder / "checkpoints", self.parts.trainer.keep
         if saved.config["dataset"] == self.parts.config["dataset"]:
             checkpoints.settle(saved, folder, keep)
@@ -91,7 +91,7 @@ class Writer:
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
         """Record the run for TensorBoard until the context is left."""
-        # Imported late: TensorBoard and matplotlib take seconds, which a configuration with errors need not wait for.
+        # Import late: TensorBoard and matplotlib take seconds, and errors in a configuration are reported before.
         from sdegen.runs.recorder import Recorder
 
         start, stop = self.training.step, self.training.steps
@@ -110,9 +110,9 @@ class Writer:
             log.warning(concern)
 
     def save(self) -> None:
-        """Write a checkpoint; the first one must be readable, or UserError is raised."""
+        """Write a checkpoint; raise UserError if the first checkpoint of the run cannot be read again."""
         training, dataset, held_out = self.training, self.parts.dataset, None
-        # A checkpoint that only an interruption caused has no loss: an uninterrupted run has none there.
+        # Skip the loss for a checkpoint that only an interruption caused: an uninterrupted run does not compute it.
         if training.steps and training.saves:
             held_out = self.held_out.loss(self.average)
         if held_out is not None:
@@ -150,7 +150,9 @@ class Writer:
             examine(self.folder, saved, self.trust)
             load_weights(self.average.network, saved.ema)
         except UserError as error:
-            raise UserError(f"network: the state_dict of {name} cannot be saved and read again: {error}") from None
+            raise UserError(
+                f"network: the state_dict of {name} cannot be saved and read again, change the class: {error}"
+            ) from None
 
     def preview(self) -> None:
         """Record samples of the averaged network for TensorBoard, or the accuracy of a classifier."""
@@ -170,19 +172,19 @@ class Writer:
         try:
             samples = draw(parts.sde, average, parts.sampler, dataset.units, count, device=device, dtype=dtype)
         except UserError as trouble:
-            # After little training, the score can make the steps of a sampler diverge.
+            # Early in the training, the steps of a sampler can diverge.
             log.warning(f"no preview at step {step}: {trouble}")
             return
         self.recorder.figure(step, "samples", figures.compare(dataset, dataset.units.decode(samples.x)))
         if step == self.training.steps:
-            # The finished run is measured next.
+            # The metrics of the finished run are computed next.
             return
         error = metrics.score_error(dataset, parts.sde, on_cpu(average, device, dtype))
         if error is not None:
             self.recorder.scalars(step, {"metrics/score_error": error})
 
     def finish(self) -> Run:
-        """Sample, measure and draw, and return the trained run."""
+        """Write samples, metrics and figures, and return the trained run."""
         from sdegen.runs import results
 
         parts, training, folder, config = self.parts, self.training, self.folder, self.parts.config
@@ -196,11 +198,11 @@ class Writer:
                 result, config["count"], seed=config["seed"], figures=config["figures"], animate=True
             )
             self.metrics = written.metrics
-            # There are none with figures=false, or if the data can no longer be read.
+            # There are no figures with figures=false, or if the data can no longer be read.
             if (written.folder / "figures").is_dir():
                 shutil.copytree(written.folder / "figures", folder / "figures", dirs_exist_ok=True)
                 results.draw_score(result, folder / "figures")
-        # Written twice: the table of runs shows only the first five scalars, and capitals sort first.
+        # Write the metrics twice: the table of runs shows only the first five scalars, and capitals sort first.
         self.recorder.final(training.steps, {**scalars(self.metrics), **scalars(self.metrics, "Final")})
         cost = {"steps": training.step, "seconds": training.seconds, "peak_memory_mib": machine.peak_memory_mib()}
         files.write_json(folder / "provenance.json", {**self.provenance, "training": cost})

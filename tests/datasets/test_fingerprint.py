@@ -55,16 +55,16 @@ def test_other_data_are_refused_on_going_on_and_left_out_of_measures(
 ) -> None:
     np.save(run.parent / "a.npy", values)
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-    with pytest.raises(UserError, match=f"resume=.*: the data are not those it was trained on: {said}"):
+    with pytest.raises(UserError, match=f"resume=.*: the data have changed since the run began: {said}"):
         session.resume(run, {"trainer.steps": 20})
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
     loaded = sdegen.load(run)
     with caplog.at_level("WARNING", "sdegen"):
         written = results.write(loaded, 20)
     assert written.metrics == {} and np.load(written.folder / "samples.npz")["x"].shape == (20, 2)
-    assert "no metrics and no figures: the data are no longer those that" in caplog.text
+    assert "no metrics and no figures: dataset: the data have changed since" in caplog.text
     evaluation = Evaluation(loaded, count=10, seed=0, batch_size=10, probes=0, rtol=1e-3, atol=1e-3)
-    with pytest.raises(UserError, match="the data are no longer those that"):
+    with pytest.raises(UserError, match="dataset: the data have changed since"):
         evaluation.write("interpolation")
 
 

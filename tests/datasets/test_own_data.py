@@ -88,7 +88,7 @@ def test_pictures_without_unseen_ones_are_sampled_and_not_measured(tmp_path: Pat
     trained(tmp_path, "network=scorenet", *pictures)
     one_line(
         run("sample", *LATEST, "guidance=inpaint", "guidance.image=1", cwd=tmp_path),
-        f"guidance.image=1: {UNKNOWN}: give what was measured by guidance.path=",
+        f"guidance.image=1: {UNKNOWN}: give the result of a measurement with guidance.path=",
     )
     classifier = trained(tmp_path, "experiment=digits_classifier", *pictures, "figures=true")
     assert (classifier / "figures" / "accuracy.png").exists()

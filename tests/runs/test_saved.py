@@ -142,10 +142,10 @@ def test_a_damaged_file_is_reported_and_the_previous_one_found(
     (folder / "metrics.json").unlink()
     for name in ("last.pt", "step-00000060.pt", "step-00000040.pt"):
         harm(folder / "checkpoints" / name)
-    with pytest.raises(UserError, match=r"last.pt: .*; the newest that is whole is checkpoint=50$") as error:
+    with pytest.raises(UserError, match=r"last.pt: .*: use checkpoint=50, the newest whole one$") as error:
         sdegen.load(folder)
     assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match=r"step-00000040.pt: .*; the newest that is whole is checkpoint=50$"):
+    with pytest.raises(UserError, match=r"step-00000040.pt: .*: use checkpoint=50, the newest whole one$"):
         sdegen.load(folder, checkpoint=40)
     with caplog.at_level("INFO", "sdegen"):
         session.resume(folder, {})
@@ -154,7 +154,7 @@ def test_a_damaged_file_is_reported_and_the_previous_one_found(
     assert logged_steps(folder) == logged_steps(whole)
     for name in set(names(folder)) - {"step-00000040.pt"}:
         harm(folder / "checkpoints" / name)
-    with pytest.raises(UserError, match="and no other is whole$"):
+    with pytest.raises(UserError, match="no other is whole, train again$"):
         sdegen.load(folder)
     with pytest.raises(UserError, match="holds no whole checkpoint: start again in another folder"):
         session.resume(folder, {})
@@ -311,7 +311,7 @@ def test_a_run_resumed_under_other_versions_logs_a_warning(tmp_path: Path, caplo
         saved._replace(provenance={**saved.provenance, "packages": packages}), tmp_path / "run" / "checkpoints"
     )
     session.resume(tmp_path / "run", {"trainer.steps": 70})
-    assert "the run began under other versions" in caplog.text
+    assert "the run began with other versions" in caplog.text
     for stored in (
         checkpoint.read(tmp_path / "run").provenance,
         json.loads((tmp_path / "run" / "provenance.json").read_text()),

@@ -117,7 +117,7 @@ def test_a_replica_resumes_alone(tmp_path: Path) -> None:
 
 def test_what_cannot_be_trained_together_leaves_no_folder(tmp_path: Path) -> None:
     options = ("experiment=smile", "sde=ve", "trainer.replicas=2")
-    refused(run("train", *options, cwd=tmp_path), tmp_path, "give numbers, as in sde.sigma_max=")
+    refused(run("train", *options, cwd=tmp_path), tmp_path, "set numbers, for example sde.sigma_max=")
     assert not list(tmp_path.iterdir())
 
 
@@ -126,9 +126,9 @@ REFUSED = {
     (
         "objective=sliced",
         "network.activation=silu",
-    ): "it needs objective=denoising: train them one by one, with -m seed=",
-    ("trainer.precision=bfloat16",): "other than bfloat16: train them one by one",
-    ("sde=ve",): "different values for auto in sde=: give numbers, as in sde.sigma_max=",
+    ): "needs objective=denoising: train the seeds one by one, with -m seed=",
+    ("trainer.precision=bfloat16",): "other than bfloat16: train the seeds one by one",
+    ("sde=ve",): "options of sde with the value auto differ between the seeds: set numbers, for example sde.sigma_max=",
     ("trainer.replicas=0",): "replicas=0 must lie between 1 and 1024",
 }
 
