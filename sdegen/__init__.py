@@ -1,4 +1,4 @@
-"""sdegen: a laboratory for score-based generative modelling through stochastic differential equations.
+"""sdegen: a library for experiments in score-based generative modelling with stochastic differential equations.
 
 .. code-block:: python
 
@@ -9,7 +9,7 @@
     run = sdegen.load("outputs/smile/latest")
     x = run.sample(1000, sampler="adams", steps=10)       # (1000, 2), in the units of the data
 
-A user's mistake is a :class:`UserError` with a message of one line.
+A user's mistake raises :class:`UserError` with a message of one line.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Run", "UserError", "fit", "load", "train"]
 
-# Late, so that `import sdegen` does not cost the seconds of importing torch.
+# Import these names on first use: `import sdegen` then does not import torch, which takes seconds.
 _LATE = {"Run": "sdegen.runs.run", "load": "sdegen.runs.run", "fit": "sdegen.cli.python", "train": "sdegen.cli.python"}
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - the signature Python prescribes
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - the signature that Python prescribes
     if name not in _LATE:
         raise AttributeError(f"module 'sdegen' has no attribute {name!r}")
     return getattr(importlib.import_module(_LATE[name]), name)

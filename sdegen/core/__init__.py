@@ -1,4 +1,4 @@
-"""Foundations of all other rooms: keyed random numbers, broadcasting, errors, and the schema of configurations.
+"""Modules that all other packages use: keyed random numbers, broadcasting, errors, and the schema of configurations.
 
-Nothing here knows of processes, networks or files. Import the modules one by one: the errors then do not import torch.
+They do not depend on SDEs, networks or data. Import each module by its own name: ``errors`` then does not import torch.
 """

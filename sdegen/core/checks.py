@@ -1,6 +1,6 @@
 """Checks of the ranges of options.
 
-A constructor checks its own options. The message begins with the option's name; the configuration completes the path.
+A constructor checks its own options. The message begins with the name of the option; the program adds the path.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def in_range(
     """Returns the value of an option if it lies in a range.
 
     Raises:
-        ValueError: the value is outside of the range or not a number; the message ends with ``fix``.
+        ValueError: the value is outside of the range or not finite. The message ends with ``fix``.
     """
     if above < value < below and at_least <= value <= at_most:
         return value

@@ -1,4 +1,4 @@
-"""The meanings of arguments, read from the docstrings of classes."""
+"""Texts about arguments, read from the docstrings of classes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 
 def meanings(cls: type) -> dict[str, str]:
-    """Returns the meaning of each argument that a class or one of its bases documents, on one line, with markup.
+    """Returns the text about each argument that a class or one of its bases documents, as one line with markup.
 
     The entry of a class takes precedence over the entries of its bases. An entry ``see :class:`Base`; more.`` stands
     for the entry of the base, followed by the text after the semicolon.
@@ -22,7 +22,7 @@ def meanings(cls: type) -> dict[str, str]:
 
 
 def without_markup(text: str) -> str:
-    r"""Returns a meaning as plain text for a terminal: :math:`\sigma_d` becomes ``sigma_d``."""
+    r"""Returns a text with markup as plain text for a terminal. For example, :math:`\sigma_d` becomes ``sigma_d``."""
     text = re.sub(r"\\tfrac(\d)(\d)", r"\1/\2", text)
     text = re.sub(r":math:`([^`]*)`", lambda match: re.sub(r"\\,|\\bar|[\\{}]", "", match[1]), text)
     text = re.sub(r":\w+:`~?([\w.]+)`", lambda match: match[1].rpartition(".")[2], text)
@@ -30,7 +30,7 @@ def without_markup(text: str) -> str:
 
 
 def _entries(cls: type) -> dict[str, str]:
-    """Returns the entries under ``Args:`` in the docstring of a class, without its bases."""
+    """Returns the entries under ``Args:`` in the docstring of a class. It does not read the bases."""
     lines = inspect.cleandoc(vars(cls).get("__doc__") or "").splitlines()
     if "Args:" not in lines:
         return {}
@@ -46,7 +46,7 @@ def _entries(cls: type) -> dict[str, str]:
 
 
 def _followed(name: str, text: str, inherited: Mapping[str, Mapping[str, str]]) -> str:
-    """Returns an entry with its reference to a base replaced by the base's entry."""
+    """Returns an entry. If it refers to a base, the entry of the base replaces the reference."""
     reference = re.fullmatch(r"see :class:`(\w+)`(?:\.|; (.*))", text)
     if reference is None or reference[1] not in inherited:
         return text

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 NO_MEMORY = re.compile(r"(?i)out of memory|allocate memory|size calculation")
-"""Messages of torch when memory is not enough; torch raises a plain RuntimeError."""
+"""Pattern of torch's messages about too little memory. On the CPU, torch raises only a RuntimeError."""
 
 
 class UserError(Exception):
@@ -19,7 +19,7 @@ class Unwritable(UserError):
 
 
 class Stopped(KeyboardInterrupt):
-    """A request to stop, by the signal with a number."""
+    """A request to stop; ``number`` is the number of the signal."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -27,7 +27,10 @@ class Stopped(KeyboardInterrupt):
 
 
 def nearest(word: str, choices: Sequence[str], prefix: str = "") -> str:
-    """Returns the end of a message about an unknown name: the nearest choices with a prefix, or all choices."""
+    """Returns the end of a message about an unknown name.
+
+    It has the nearest choices, each after ``prefix``, or all choices, or the command that shows them if they are many.
+    """
     choices = list(dict.fromkeys(choices))
     same = [choice for choice in choices if choice.rpartition(".")[2] == word.rpartition(".")[2]]
     close = same[:3] or difflib.get_close_matches(word, choices, n=1, cutoff=0.5)

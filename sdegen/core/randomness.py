@@ -1,8 +1,8 @@
-"""Random numbers as a function of (seed, purpose, place), independent of earlier draws.
+"""Random numbers that depend only on a seed and a key, not on earlier draws.
 
-Each generator is made from a key. The numbers are therefore the same in a resumed and an uninterrupted run, in a batch
-of 7 and one of 1000, with and without previews, and a checkpoint needs no generator's state. Numbers are drawn in
-float32 and converted, so that a seed gives the same sample in every precision.
+A key is, for example, a purpose and a step. The numbers are therefore the same in a resumed and an uninterrupted run,
+in batches of 7 and of 1000, and with and without previews. A checkpoint stores no state of a generator. Numbers are
+drawn in float32 and then converted, so that a seed gives the same numbers in every precision.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 
 RandnLike = Callable[[Tensor], Tensor]
-"""Source of independent standard normal numbers with the shape and type of the argument: ``(B, *) -> (B, *)``."""
+"""Function that returns independent standard normal numbers with the shape and type of its argument ``(B, *)``."""
 
 
 def derive(seed: int, *key: str | int) -> int:
-    """Returns a 63-bit seed for a purpose: equal keys give equal seeds, different keys give unrelated seeds."""
+    """Returns a 63-bit seed made from a seed and a key. Different arguments give unrelated seeds."""
     digest = hashlib.blake2b(repr((int(seed), *key)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def generator(device: torch.device | str, seed: int, *key: str | int) -> torch.Generator:
-    """Returns a new generator on a device, determined by ``(seed, *key)``."""
+    """Returns a new generator on a device, seeded by ``(seed, *key)``."""
     return torch.Generator(device=device).manual_seed(derive(seed, *key))
 
 
@@ -35,7 +35,7 @@ def randn_like(source: torch.Generator) -> RandnLike:
 
 
 def seed_layers(device: torch.device, seed: int, *key: str | int) -> None:
-    """Seeds the generators of random layers, such as dropout, by ``(seed, *key)``."""
+    """Seeds torch's default generators, from which layers such as dropout draw, by ``(seed, *key)``."""
     number = derive(seed, *key)
     torch.default_generator.manual_seed(number)
     if device.type == "cuda":
@@ -45,7 +45,7 @@ def seed_layers(device: torch.device, seed: int, *key: str | int) -> None:
 
 @contextlib.contextmanager
 def own_layers(device: torch.device | str, seed: int, *key: str | int) -> Iterator[None]:
-    """Context in which ``(seed, *key)`` determines the draws of random layers; draws outside of it are unaffected."""
+    """Returns a context in which ``(seed, *key)`` seeds random layers. Draws outside of the context are unaffected."""
     device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         seed_layers(device, seed, *key)
@@ -53,11 +53,11 @@ def own_layers(device: torch.device | str, seed: int, *key: str | int) -> Iterat
 
 
 class SampleNoise:
-    """Noise of the samples ``start`` to ``stop`` of a seed, for samples of one ``shape``, independent of the batches.
+    """Noise of the samples ``start`` to ``stop - 1`` of a seed. A sample has the same noise in every batch.
 
-    Draw ``j`` of sample ``i`` is row ``i % 64`` of draw ``j`` of the block ``i // 64``. A block is always drawn
+    Draw ``j`` of sample ``i`` is row ``i % BLOCK`` of draw ``j`` of the block ``i // BLOCK``. A block is always drawn
     as a whole, because ``randn(8)`` is not the beginning of ``randn(16)``. :attr:`AHEAD` draws of a block come from one
-    generator, so that a step costs microseconds. Other values of the two constants change the result of a seed.
+    generator, so that a step takes only microseconds. Other values of the two constants change the result of a seed.
     """
 
     BLOCK = 64

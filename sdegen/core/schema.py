@@ -1,4 +1,4 @@
-"""Nodes of a configuration, checked against the classes that they name: a constructor's signature is the schema.
+"""Nodes of a configuration. A node names a class, and the signature of the constructor is the schema of the node.
 
 A node is ``{_target_: package.module.Class, option: value, …}``. :func:`faults` lists all faults of a node without
 building anything, :func:`construct` builds the object, and :func:`options` describes the options of a class.
@@ -23,17 +23,17 @@ PACKAGE = "sdegen"
 Trust = Sequence[str]
 """Modules outside of the package whose classes a configuration may name."""
 ANYTHING: Trust = ("*",)
-"""Trust in every module, for configurations that the user composes now."""
+"""Trust in every module, for configurations that the user writes in the current command or call."""
 SUPPLIED = ("shape", "seed", "law", "sde", "classes", "label", "observed", "moments")
-"""Arguments of constructors that the program supplies; a configuration does not give them."""
+"""Arguments of constructors that the program supplies; a configuration does not have them."""
 REQUIRED = inspect.Parameter.empty
-"""Marker for the default of an option without one."""
+"""Marker for options without a default value."""
 LARGEST = 2**63
-"""Bound on the absolute value of numbers; infinity and NaN are refused too."""
+"""Bound on the absolute value of numbers. Infinity and NaN are refused as well."""
 
 UNIONS = (UnionType, typing.Union)
 WORDS = {int: "an integer", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
-"""Plain types as messages name them."""
+"""Names of plain types in messages."""
 
 
 class Option(NamedTuple):
@@ -43,7 +43,7 @@ class Option(NamedTuple):
         name: name of the option in a node.
         kind: type of the option in words, such as ``an integer or null``.
         default: default value, or :data:`REQUIRED`.
-        meaning: text of the docstring, with markup: see :func:`sdegen.core.docstrings.without_markup`.
+        meaning: text about the option in the docstring, with markup: see :mod:`sdegen.core.docstrings`.
     """
 
     name: str
@@ -53,11 +53,11 @@ class Option(NamedTuple):
 
 
 class FromRun:
-    """Base class of trained models, which a configuration names by the folder of a run."""
+    """Base class of trained models. A configuration gives the folder of a run in place of such a model."""
 
 
 def options(cls: type) -> dict[str, Option]:
-    """Returns the options of a class by name, in the order of its constructor, inherited ones included."""
+    """Returns the options of a class by name, in the order of the constructor's arguments."""
     parameters, meanings = inspect.signature(cls).parameters, docstrings.meanings(cls)
     return {
         name: Option(name, in_words(hint), parameters[name].default, meanings.get(name, ""))
@@ -66,13 +66,15 @@ def options(cls: type) -> dict[str, Option]:
 
 
 def resolve(target: object, trust: Trust) -> type:
-    """Returns the class named ``module.Class``; raises ValueError if there is none or it is not trusted.
+    """Returns the class ``module.Class``. Raises ValueError if this class does not exist or is not trusted.
 
-    Nothing outside of the package and the trusted modules is imported. The class must be *defined* in one of them; a
-    class that such a module only imports is refused.
+    Only modules of the package and trusted modules are imported. The class must be *defined* in such a module: a class
+    that a trusted module imports from another module is refused if the other module is not trusted.
     """
     if not isinstance(target, str) or not re.fullmatch(r"\w+(\.\w+){1,9}", target):
-        raise ValueError(f"_target_={_shown(target)} is not of the form package.module.Class")
+        raise ValueError(
+            f"_target_={_shown(target)} is not of the form package.module.Class: write, for example, sdegen.sde.VP"
+        )
     module_name, _, class_name = target.rpartition(".")
     if not _trusted(module_name, trust):
         raise ValueError(
@@ -81,17 +83,22 @@ def resolve(target: object, trust: Trust) -> type:
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise ValueError(f"_target_={target}: module {module_name} cannot be imported ({error})") from None
+        raise ValueError(
+            f"_target_={target}: module {module_name} cannot be imported ({error}): correct the name"
+        ) from None
     found = vars(module).get(class_name)
     if not inspect.isclass(found):
-        raise ValueError(f"_target_={target}: module {module_name} has no class {class_name}")
+        raise ValueError(f"_target_={target}: module {module_name} has no class {class_name}: correct the name")
     if not _trusted(found.__module__, trust):
-        raise ValueError(f"_target_={target} is a class of {found.__module__}, which is not trusted")
+        raise ValueError(
+            f"_target_={target} is a class of {found.__module__}, which is not trusted: use a class of {PACKAGE}, "
+            f"or add trust=[{found.__module__.split('.')[0]}]"
+        )
     return found
 
 
 def faults(node: object, base: type, path: str, trust: Trust = ()) -> list[str]:
-    """Returns a line for each fault of a node that should build a ``base``, beginning with the option's full path."""
+    """Returns a line for each fault of a node that must build a ``base``. A line begins with the path of the option."""
     if not isinstance(node, Mapping) or "_target_" not in node:
         return [f"{path}: must be a node that names a {base.__name__} by _target_, not {_shown(node)}"]
     try:
@@ -99,10 +106,10 @@ def faults(node: object, base: type, path: str, trust: Trust = ()) -> list[str]:
     except ValueError as error:
         return [f"{path}: {error}"]
     if not issubclass(cls, base):
-        return [f"{path}: {cls.__name__} is not a {base.__name__}"]
+        return [f"{path}: {cls.__name__} is not a {base.__name__}: name a subclass of {base.__name__}"]
     if missing := sorted(getattr(cls, "__abstractmethods__", ())):
         names = " and ".join(missing)
-        return [f"{path}: {cls.__name__} is abstract: define {names} in it, as a {base.__name__} must"]
+        return [f"{path}: {cls.__name__} is abstract: define {names} in this class"]
     values = {key: value for key, value in node.items() if key != "_target_"}
     return option_faults(values, _types(cls), f"{path}.", f" of {cls.__name__}", trust)
 
@@ -110,14 +117,14 @@ def faults(node: object, base: type, path: str, trust: Trust = ()) -> list[str]:
 def option_faults(
     values: Mapping[str, object], types: Mapping[str, Any], prefix: str = "", owner: str = "", trust: Trust = ()
 ) -> list[str]:
-    """Returns a line for each name that is not among the options, and for each value that does not fit its type."""
+    """Returns a line for each name that is not an option, and for each value that does not have the option's type."""
     found = []
     for key, value in values.items():
         if not re.fullmatch(r"\w+", str(key)):
-            found.append(f"{prefix}{_shown(key)}: no such option{owner}")
+            found.append(f"{prefix}{_shown(key)}: no such option{owner}: use only letters, digits and _ in names")
         elif key not in types:
             close = difflib.get_close_matches(str(key), types, n=1)
-            hint = f"did you mean {prefix}{close[0]}?" if close else f"there are {', '.join(types) or 'none'}"
+            hint = f"did you mean {prefix}{close[0]}?" if close else f"the options are {', '.join(types) or 'none'}"
             found.append(f"{prefix}{key}: no such option{owner}; {hint}")
         else:
             found += _value_faults(value, types[key], f"{prefix}{key}", trust)
@@ -125,10 +132,11 @@ def option_faults(
 
 
 def construct(node: Mapping[str, Any], trust: Trust = (), **supplied: object) -> Any:  # noqa: ANN401
-    """Builds the object of a node without faults; raises ValueError if a constructor refuses a value.
+    """Builds the object that a node describes. Raises ValueError if a constructor refuses a value.
 
-    Each ``supplied`` argument is passed to the constructors, also of inner nodes, that have a parameter of that name.
-    For options of type :class:`FromRun`, the supplied ``load(folder, cls)`` returns the model of a run.
+    The node must have no :func:`faults`. Each ``supplied`` argument is passed to every constructor, also of inner
+    nodes, with a parameter of the same name. For an option of type :class:`FromRun`, the supplied function
+    ``load(folder, cls)`` returns the model.
     """
     cls = resolve(node["_target_"], trust)
     parameters = inspect.signature(cls).parameters
@@ -141,7 +149,7 @@ def construct(node: Mapping[str, Any], trust: Trust = (), **supplied: object) ->
 
 
 def convert(value: object, hint: Any, trust: Trust = (), **supplied: object) -> Any:  # noqa: ANN401
-    """Converts a fitting value to its annotated type: whole floats to int, lists to tuples, nodes to objects."""
+    """Converts a value without faults to the annotated type: whole floats to int, lists to tuples, nodes to objects."""
     if isinstance(value, Mapping):
         return construct(value, trust, **supplied)
     if _is_from_run(hint):
@@ -157,7 +165,7 @@ def convert(value: object, hint: Any, trust: Trust = (), **supplied: object) -> 
 
 
 def fits(value: object, hint: Any) -> bool:  # noqa: ANN401
-    """Returns True if a plain value has the annotated type; a bool is not a number, and a whole float is an integer."""
+    """Returns True if a plain value has the annotated type. A whole float is also an integer. A bool is no number."""
     if hint is Any:
         return True
     origin = typing.get_origin(hint)
@@ -179,12 +187,12 @@ def fits(value: object, hint: Any) -> bool:  # noqa: ANN401
 
 
 def members(hint: Any) -> tuple[Any, ...]:  # noqa: ANN401
-    """Returns the members of a union, or a tuple of the annotation if it is not a union."""
+    """Returns the members of a union. For any other annotation, the only member is the annotation."""
     return typing.get_args(hint) if typing.get_origin(hint) in UNIONS else (hint,)
 
 
 def _entries(hint: Any, value: Sequence[object]) -> tuple[Any, ...]:  # noqa: ANN401
-    """Returns the annotation of each entry of a value annotated as a tuple."""
+    """Returns the annotation of each entry of ``value``, if ``hint`` is a tuple."""
     parts = typing.get_args(hint)
     return parts[:1] * len(value) if Ellipsis in parts else parts
 
@@ -215,7 +223,7 @@ def in_words(hint: Any) -> str:  # noqa: ANN401
 
 
 def takes(node: Mapping[str, Any], argument: str, trust: Trust = ()) -> bool:
-    """Returns True if the constructor of a node's class has an argument, such as one that the program supplies."""
+    """Returns True if the constructor of a node's class has a parameter with the name ``argument``."""
     return argument in inspect.signature(resolve(node["_target_"], trust)).parameters
 
 
@@ -251,7 +259,7 @@ def _value_faults(value: object, hint: Any, path: str, trust: Trust) -> list[str
 
 
 def _shown(value: object) -> str:
-    """Returns a value as text for a message: short, on one line."""
+    """Returns a value as a short text on one line, for a message."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = short.maxlong = 100
     return short.repr(value)

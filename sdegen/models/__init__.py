@@ -1,6 +1,6 @@
-"""Models: a network and the meaning of its output, as a score or as a classifier.
+"""Models: networks whose output is turned into a score or into log-probabilities of classes.
 
-Training and samplers have rooms of their own.
+Training and samplers are in packages of their own.
 """
 
 from sdegen.models.classifier import ClassifierModel

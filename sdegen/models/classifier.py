@@ -21,11 +21,11 @@ BATCH = 1000
 
 
 class ClassifierModel(nn.Module, FromRun):
-    """A network read as log-probabilities of the classes: ``(x, t) -> (B, classes)``.
+    """A network with log-probabilities of the classes as output: ``(x, t) -> (B, classes)``.
 
     Args:
-        network: the trainable function, which returns logits.
-        sde: the process that adds the noise.
+        network: trainable function, which returns logits.
+        sde: process that adds the noise.
     """
 
     def __init__(self, network: Network, sde: SDE) -> None:
@@ -45,14 +45,14 @@ class ClassifierModel(nn.Module, FromRun):
 
 @torch.no_grad()
 def log_likelihood_by_time(model: ClassifierModel, x: Tensor, y: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the mean log-probability of the true class and the share of correct classes, ``(F,)`` float64 each.
+    """Returns the mean log-probability of the true class and the accuracy at each time, ``(F,)`` float64 each.
 
-    The noise is the same at every call.
+    The noise is the same in every call.
 
     Args:
-        model: the classifier.
+        model: classifier.
         x: clean data in the network's units, ``(N, *)``.
-        y: the classes of the data, ``(N,)``.
+        y: classes of the data, ``(N,)``.
         times: times, ``(F,)``.
     """
     source = randn_like(generator(x.device, 0, "accuracy"))

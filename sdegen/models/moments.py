@@ -1,4 +1,4 @@
-"""The Gaussian with the mean and covariance of data, by principal axes."""
+"""Mean, principal axes and variances of data."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import torch
 from torch import Tensor
 
 WIDEST = 2048
-"""Largest number of coordinates for which axes are computed, which takes seconds and 32 MiB."""
+"""Largest number of coordinates for which axes are computed. This takes at most seconds and 32 MiB."""
 ENOUGH = 20
-"""Number of points per coordinate from which on variances along the points' own axes are nearly unbiased."""
+"""Number of points per coordinate above which the same points can give both the axes and the variances."""
 NULL = 1e-10
-"""Share of the largest variance below which the data count as constant in a direction."""
+"""Variance, as a share of the largest variance, below which the data count as constant in a direction."""
 
 
 class Moments(NamedTuple):
     """Mean, principal axes and variances of points.
 
     Attributes:
-        mean: mean, ``(d,)``; for images and long vectors a single number, ``()``.
-        axes: orthonormal columns, ``(d, k)``; None if all directions count as equal.
-        variances: variances along the axes, ``(d,)``, zeros beyond k; ``(1,)`` if there are no axes.
+        mean: mean, ``(d,)``. For images and long vectors, it is a single number, ``()``.
+        axes: orthonormal columns, ``(d, k)``; None if all directions have one variance.
+        variances: variances along the axes, ``(d,)``, with zeros after the first k; ``(1,)`` if ``axes`` is None.
     """
 
     mean: Tensor
@@ -30,11 +30,11 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor) -> Moments:
-        """Returns the moments of points ``(N, *)`` in float64; images and long vectors have one mean and one variance.
+        """Returns the moments of points ``(N, *)`` in float64. Images and long vectors have one mean and one variance.
 
-        If there are few points per coordinate, every second point gives the axes, and the other points give the
-        variances: along their own axes, points have too much variance, and none in the directions that they do not
-        fill. If the data fill less than a quarter of the dimensions, only the axes that they fill are kept.
+        If there are few points per coordinate, every second point is used for the axes and the other points for the
+        variances. With the same points for both, the variances along the first axes would be too large, and the last
+        ones too small. If the data vary along less than a quarter of the axes, only these axes are kept.
         """
         x = x.double()
         if x.ndim > 2 or x.shape[1] > WIDEST:
@@ -51,22 +51,22 @@ class Moments(NamedTuple):
 
 
 class Rotation(NamedTuple):
-    r"""An orthogonal matrix with given first columns; products with it are cheap if the given columns are few.
+    r"""An orthogonal matrix U with given first columns. Products with U are cheap if the given columns are few.
 
     For orthonormal columns A ``(d, k)`` with the polar decomposition :math:`A_1 = R P` of their first k rows, E the
     first k columns of the identity, and :math:`Y = E + A R^\top`,
 
     .. math:: U = \left(I - Y (I + R P R^\top)^{-1} Y^\top\right) \operatorname{diag}(-R, I)
 
-    is orthogonal, and A is its first k columns. It is a reflection through a space of k dimensions. A product with it
-    costs 4 d k multiplications instead of d².
+    is orthogonal, and its first k columns are A. The first factor is a block reflector. A product of a vector with U
+    costs about 4 d k multiplications instead of d².
 
     Reference: Schreiber & Parlett (1988), Block reflectors, https://doi.org/10.1137/0725014
 
     Attributes:
-        outer: Y, ``(d, k)``.
-        inner: :math:`(I + R P R^\top)^{-1} Y^\top`, ``(k, d)``.
-        turn: -R, ``(k, k)``.
+        outer: matrix Y, ``(d, k)``.
+        inner: matrix :math:`(I + R P R^\top)^{-1} Y^\top`, ``(k, d)``.
+        turn: matrix -R, ``(k, k)``.
     """
 
     outer: Tensor
@@ -86,12 +86,12 @@ class Rotation(NamedTuple):
         return cls(outer, torch.linalg.solve(identity + symmetric, outer.mT), turn)
 
     def along(self, x: Tensor) -> Tensor:
-        """Returns the coordinates of vectors, ``(*, d)`` to ``(*, d)``: :math:`U^\top x`."""
+        """Returns the coordinates :math:`U^\top x` of vectors ``x`` ``(*, d)`` along the columns of U."""
         x, k = x - (x @ self.outer) @ self.inner, len(self.turn)
         return torch.cat([x[..., :k] @ self.turn, x[..., k:]], dim=-1)
 
     def back(self, x: Tensor) -> Tensor:
-        """Returns the vectors of coordinates, the inverse of :meth:`along`: :math:`U x`."""
+        """Returns the vectors :math:`U x` with the coordinates ``x`` ``(*, d)``, the inverse of :meth:`along`."""
         k = len(self.turn)
         x = torch.cat([x[..., :k] @ self.turn.mT, x[..., k:]], dim=-1)
         return x - (x @ self.outer) @ self.inner

@@ -1,20 +1,22 @@
 r"""Parametrizations, which turn the output of a network into a score.
 
-With :math:`x_t = \alpha_t x_0 + \sigma_t z`, a network F(x, t) may estimate several quantities. For each of them, a
-parametrization gives the score :math:`s = \nabla_x \log p_t(x)` of a linear SDE; the first two work for any SDE.
+With :math:`x_t = \alpha_t x_0 + \sigma_t z`, a network F(x, t) may estimate one of several quantities. The
+parametrization turns F into the score :math:`s = \nabla_x \log p_t(x)` of a linear SDE; ``raw`` and ``residual`` work
+for any SDE.
 
 ==========  =====================================  ======================================================
 name        F estimates                            s
 ==========  =====================================  ======================================================
-raw         the score                              F
-residual    the score minus the prior's            ∇ log π(x) + F, with the prior π
+raw         score                                  F
+residual    score minus the score of the prior     ∇ log π(x) + F, with the prior π
 noise       E[z | x]                               −F / σ
 data        E[x_0 | x]                             (α F − x) / σ²
 velocity    E[α z − σ x_0 | x]                     −(σ x + α F) / (σ (α² + σ²))
-karras      the part of the data that a Gaussian   −x / v + α σ_d F(x/√v, ¼ log(σ/α)) / (σ √v),
-            guess misses, at unit variance         v = σ² + α² σ_d²
-gaussian    the same, with the mean and the        along the principal axes: see :class:`Gaussian`
-            covariance of the data
+karras      E[x_0 | x] minus the value for         −x / v + α σ_d F(x/√v, ¼ log(σ/α)) / (σ √v),
+            x_0 ~ N(0, σ_d²), scaled so that the   v = σ² + α² σ_d²
+            training target has unit variance
+gaussian    as karras, for a Gaussian x_0 with     formula along the principal axes of the data: see
+            the mean and covariance of the data    :class:`Gaussian`
 ==========  =====================================  ======================================================
 """
 
@@ -42,20 +44,20 @@ class Parametrization(ABC, Generic[S]):
     """The meaning of a network's output.
 
     Attributes:
-        process: the type of process that it works with.
+        process: type of process that the parametrization works with.
     """
 
     process: type[SDE] = SDE
 
     @abstractmethod
     def __call__(self, network: Output, sde: S, x: Tensor, t: Tensor) -> Tensor:
-        """Returns the score: ``(B, *)`` and ``()`` or ``(B,)`` to ``(B, *)``."""
+        """Returns the score ``(B, *)`` at ``x`` ``(B, *)`` and ``t``, ``()`` or ``(B,)``."""
 
 
 class Terms(NamedTuple):
-    """Input ``x`` ``(B, *)`` and ``t`` of a network F, and the score ``constant + gain * F(x, t)``, entry by entry.
+    """Input ``x`` ``(B, *)`` and ``t`` of a network F, and the coefficients of the score ``constant + gain * F(x, t)``.
 
-    ``constant`` and ``gain`` broadcast against ``(B, *)``.
+    The product is taken entry by entry: ``constant`` and ``gain`` broadcast against ``(B, *)``.
     """
 
     x: Tensor
@@ -65,18 +67,18 @@ class Terms(NamedTuple):
 
 
 class Affine(Parametrization[S]):
-    """A parametrization with a score that is affine in the network's output, entry by entry, along orthonormal axes."""
+    """A parametrization in which, along orthonormal axes, each entry of the score is affine in the same entry of F."""
 
     @abstractmethod
     def terms(self, sde: S, x: Tensor, t: Tensor) -> Terms:
-        """Returns the terms of the score at ``(B, *)`` and ``()`` or ``(B,)``, along the axes."""
+        """Returns the terms of the score along the axes, at ``x`` ``(B, *)`` and ``t``, ``()`` or ``(B,)``."""
 
     def along(self, x: Tensor) -> Tensor:
-        """Returns the coordinates of vectors along the axes: ``(B, *)`` to ``(B, *)``."""
+        """Returns the coordinates ``(B, *)`` along the axes of vectors ``x`` ``(B, *)``."""
         return x
 
     def back(self, x: Tensor) -> Tensor:
-        """Returns the vectors of coordinates along the axes, the inverse of :meth:`along`."""
+        """Returns the vectors that have the coordinates ``x`` along the axes. It is the inverse of :meth:`along`."""
         return x
 
     def __call__(self, network: Output, sde: S, x: Tensor, t: Tensor) -> Tensor:
@@ -85,7 +87,7 @@ class Affine(Parametrization[S]):
 
 
 class Raw(Affine[SDE]):
-    """The parametrization of the paper: the network is the score."""
+    """The parametrization of the paper: the network's output is the score."""
 
     def terms(self, sde: SDE, x: Tensor, t: Tensor) -> Terms:
         return Terms(x, t, x.new_zeros(()), x.new_ones(()))
@@ -96,7 +98,7 @@ class Residual(Affine[SDE]):
 
     For a nonlinear SDE with the drift :math:`\tfrac12 g^2 \nabla \log \pi`, as in
     :class:`~sdegen.sde.nonlinear.DoubleWell`, the flow is then :math:`-\tfrac12 g^2 F`. A network for the whole score
-    would have to cancel the cubic drift exactly, or outlying samples would diverge.
+    would have to cancel the cubic drift exactly; otherwise, samples far from the data would diverge.
     """
 
     def terms(self, sde: SDE, x: Tensor, t: Tensor) -> Terms:
@@ -134,13 +136,13 @@ class Velocity(Affine[LinearSDE]):
 
 
 class Karras(Affine[LinearSDE]):
-    r"""The preconditioning of EDM: inputs and targets of unit variance at every t.
+    r"""The preconditioning of EDM, with which inputs and targets have unit variance at every t.
 
     .. math:: s = -\frac{x}{v} + \frac{\alpha \sigma_d}{\sigma \sqrt v} \,
               F\!\left(\frac{x}{\sqrt v}, \tfrac14 \log\frac{\sigma}{\alpha}\right), \qquad
               v = \sigma^2 + \alpha^2 \sigma_d^2
 
-    A network with the output 0 gives the exact score of Gaussian data.
+    A network with the output 0 gives the exact score of Gaussian data with standard deviation :math:`\sigma_d`.
 
     Reference: Karras et al. (2022), table 1, https://arxiv.org/abs/2206.00364
 
@@ -172,14 +174,14 @@ class Gaussian(Affine[LinearSDE], nn.Module):
               \qquad v = \alpha^2 \Lambda + \sigma^2, \quad w = \Lambda / v
 
     A network with the output 0 gives the exact score of Gaussian data of any covariance. Noise in directions in which
-    the data do not vary is removed without the network. With equal variances this is the parametrization
-    :class:`Karras`. The factor :math:`w/\bar w`, with the mean :math:`\bar w` over the axes, hides directions that
-    contain only noise at this t from the network.
+    the data do not vary is removed without the network. With mean 0 and equal variances, this is
+    the parametrization :class:`Karras`. The factor :math:`w/\bar w`, where :math:`\bar w` is the mean over the axes,
+    makes the input of the network small in directions that contain only noise at this t.
 
     Reference: the preconditioning of Karras et al. (2022), https://arxiv.org/abs/2206.00364, with a full covariance.
 
     Args:
-        moments: mean, principal axes and variances of the data in the network's units; supplied by the experiment.
+        moments: mean, principal axes and variances of the data in the network's units, computed when the run is built.
     """
 
     process = LinearSDE
@@ -187,14 +189,16 @@ class Gaussian(Affine[LinearSDE], nn.Module):
     def __init__(self, moments: Moments | None) -> None:
         super().__init__()
         if moments is None:
-            raise ValueError("parametrization=gaussian needs the moments of the data, but there are none here")
+            raise ValueError(
+                "the moments of the data, which parametrization=gaussian needs, are unknown: use parametrization=karras"
+            )
         self.mean: Tensor
         self.axes: Tensor | None
         self.variances: Tensor
         self.set_moments(moments)
 
     def set_moments(self, moments: Moments) -> None:
-        """Sets the moments of the data, in place of earlier ones."""
+        """Sets the moments of the data, and replaces earlier moments."""
         like, axes = getattr(self, "mean", moments.mean), moments.axes
         self.partial = axes is not None and axes.shape[1] < len(axes)
         parts = Rotation.of(axes)._asdict() if axes is not None and self.partial else {}

@@ -1,7 +1,7 @@
-"""The score model: a network and the meaning of its output.
+"""Score model: a network and a parametrization of its output.
 
-Samplers, likelihoods and figures take any score: a trained :class:`ScoreModel`, an exact mixture, or any callable
-``(x, t) -> (B, *)``.
+Samplers, likelihoods and figures accept any score: a trained :class:`ScoreModel`, the exact score of a mixture, or any
+other function ``(x, t) -> (B, *)``.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from sdegen.sde.base import SDE, Score
 
 
 class ScoreModel(nn.Module, FromRun):
-    """A network read as a score: ``(x, t) -> (B, *)``.
+    """A network with a parametrization that turns the output into a score ``(x, t) -> (B, *)``.
 
     Args:
-        network: the trainable function.
-        parametrization: turns the network's output into the score.
-        sde: the process with this score of its marginals.
+        network: trainable function.
+        parametrization: function that turns the network's output into the score.
+        sde: forward process. The score is the score of the marginals of this process.
     """
 
     def __init__(self, network: Network, parametrization: Parametrization, sde: SDE) -> None:
@@ -33,7 +33,9 @@ class ScoreModel(nn.Module, FromRun):
         return self.parametrization(self.network, self.sde, x, t)
 
     def given(self, y: Tensor) -> Score:
-        r"""Returns the score :math:`\nabla_x \log p_t(x \mid y)` of a class; the network may ignore the class.
+        r"""Returns the score :math:`\nabla_x \log p_t(x \mid y)` of a class.
+
+        A network that takes no class returns the score without a class.
 
         ``y`` is one class, ``()``, or a class for each row, ``(B,)`` int64; -1 means no class.
         """

@@ -1,6 +1,6 @@
-"""Networks: functions of (x, t) and a class, and classifiers of noisy x.
+"""Networks for scores, which may take a class, and networks that classify noisy data.
 
-The room ``models`` defines the meaning of their output.
+The package ``sdegen.models`` defines the meaning of a network's output.
 """
 
 from sdegen.networks.base import Network

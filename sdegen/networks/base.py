@@ -15,18 +15,19 @@ from sdegen.sde.base import SDE
 
 
 class Network(nn.Module, ABC):
-    """A function of (x, t). Its output has the shape of x; a classifier returns the logits of the classes.
+    """A function of (x, t). It returns a tensor in the shape of x, or, for a classifier, the logits of the classes.
 
-    The first argument of a subclass is the ``shape`` of one point, which the experiment supplies from the data; its
-    other arguments are the options of its YAML.
+    The program supplies the arguments ``shape`` (shape of one point), ``classes``, ``law`` and ``sde`` to a constructor
+    that has them. All other arguments are options in the YAML of the network.
 
     Attributes:
-        exact: True if the output is the exact score, which needs no parametrization and no training.
+        exact: True if the output is the exact score. Such a network needs no parametrization and no training.
         process: type of process that the network works with.
         classifies: True if the output is the logits of the classes, ``(B, classes)``.
-        label_dropout: share of training rows whose class is hidden, or None if the network takes no class. A class is
-            a third argument y, ``()`` or ``(B,)`` int64; -1, or None for all rows, stands for "no class".
-        rough: empty if the output can be differentiated in x and then in the weights; otherwise the fix, for messages.
+        label_dropout: share of training rows whose class is hidden, or None if the network takes no class. The class is
+            the third argument ``y`` of :meth:`forward`, ``()`` or ``(B,)`` int64. The value -1 means "no class", and
+            ``y=None`` means "no class" in all rows.
+        rough: fix for messages, if the output cannot be differentiated in x and then in the weights; otherwise empty.
     """
 
     exact = False
@@ -37,7 +38,7 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Returns the output: ``(B, *shape)`` and ``()`` or ``(B,)`` to ``(B, *shape)``."""
+        """Returns the output ``(B, *shape)`` at ``x`` ``(B, *shape)`` and ``t``, ``()`` or ``(B,)``."""
 
     def work(self, shape: tuple[int, ...]) -> float:
         """Returns the number of multiplications and additions in linear layers and convolutions for one row."""
@@ -52,7 +53,7 @@ class Network(nn.Module, ABC):
         like = next((p for p in self.parameters() if p.is_floating_point()), torch.zeros(()))
         training = self.training
         try:
-            # Torch's counter of operations needs a second of imports.
+            # Do not use torch's counter of operations, which takes a second to import.
             with torch.no_grad(), register_module_forward_hook(count):
                 self.eval()(like.new_zeros(1, *shape), like.new_full((), 0.5))
         finally:
@@ -62,14 +63,14 @@ class Network(nn.Module, ABC):
 
 @contextlib.contextmanager
 def at_most(size: float, holder: str) -> Iterator[None]:
-    """Context that limits the weights of the networks made in it to ``size`` bytes in total.
+    """Returns a context in which the weights of new networks may have at most ``size`` bytes in total.
 
     Args:
         size: limit in bytes.
         holder: end of the message "asks for more weights than …".
 
     Raises:
-        ValueError: the networks need more; raised before the weights are drawn, which saves their time and memory.
+        ValueError: the weights need more. It is raised before the weights are initialised, to save time and memory.
     """
     left = size
 

@@ -19,13 +19,13 @@ from sdegen.sde.base import LinearSDE
 
 
 class ClassifierMLP(Network):
-    """Fully connected layers over the flattened x and t: the paper's classifier with 65 inputs (appendix F).
+    """Fully connected layers with the inputs x and t. On 8 × 8 images, it is the paper's classifier (appendix F).
 
     Args:
-        shape: shape of one point; supplied by the experiment.
-        classes: number of classes of the data; supplied by the experiment.
+        shape: shape of one point, taken from the data.
+        classes: number of classes, taken from the data.
         hidden: widths of the hidden layers.
-        activation: ``relu`` (the paper's), ``silu`` or ``tanh``.
+        activation: activation function: ``relu`` (as in the paper), ``silu`` or ``tanh``.
     """
 
     classifies = True
@@ -41,21 +41,21 @@ class ClassifierMLP(Network):
         self.layers = perceptron(math.prod(shape) + 1, hidden, number(classes), activation)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Returns the logits: ``(B, *shape)`` and ``()`` or ``(B,)`` to ``(B, classes)``."""
+        """Returns the logits ``(B, classes)`` at ``x`` ``(B, *shape)`` and ``t``, ``()`` or ``(B,)``."""
         return self.layers(torch.cat([x.flatten(1), by_row(t, x).unsqueeze(1)], dim=1))
 
 
 class ClassifierConv(Network):
-    r"""Residual blocks at decreasing resolution with the noise level as input, followed by a mean over the pixels.
+    r"""Residual blocks at decreasing resolution, then a mean over the pixels. Each block also takes the noise level.
 
-    The inputs are :math:`x_t / \sqrt{\alpha_t^2 + \sigma_t^2}` and :math:`\tfrac14 \log(\sigma_t/\alpha_t)`. Both are
-    of order one for every SDE and time.
+    The inputs are :math:`x_t / \sqrt{\alpha_t^2 + \sigma_t^2}` and :math:`\tfrac14 \log(\sigma_t/\alpha_t)`. Both
+    inputs are of order one for every SDE and time.
 
     Args:
-        shape: ``(C, H, W)`` of an image; supplied by the experiment.
-        classes: number of classes of the data; supplied by the experiment.
-        sde: the forward process; supplied by the experiment.
-        channels: numbers of channels of the levels, multiples of 8; the image is halved between levels.
+        shape: shape ``(C, H, W)`` of an image, taken from the data.
+        classes: number of classes, taken from the data.
+        sde: forward process, as in the option ``sde``.
+        channels: numbers of channels of the levels, multiples of 8. Height and width are halved between two levels.
         fourier_features: number of Fourier features of the noise level.
     """
 
@@ -85,7 +85,7 @@ class ClassifierConv(Network):
         self.head = nn.Linear(channels[-1], number(classes))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Returns the logits: ``(B, C, H, W)`` and ``()`` or ``(B,)`` to ``(B, classes)``."""
+        """Returns the logits ``(B, classes)`` at ``x`` ``(B, C, H, W)`` and ``t``, ``()`` or ``(B,)``."""
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
         level = by_row(0.25 * (sigma / alpha).log(), x)
         embedding = functional.silu(self.embedding(self.noise(level)))
@@ -96,7 +96,9 @@ class ClassifierConv(Network):
 
 
 def number(classes: int | None) -> int:
-    """Returns the number of classes; raises ValueError if the data have none."""
+    """Returns the number of classes. Raises ValueError if the data have no classes."""
     if classes is None:
-        raise ValueError("the data set has no labels: a classifier works with dataset=digits and other labelled images")
+        raise ValueError(
+            "the data set has no labels, which a classifier needs: use a data set with labels, such as dataset=digits"
+        )
     return classes

@@ -14,20 +14,20 @@ MOST = 2**20
 
 
 def by_row(t: Tensor, x: Tensor) -> Tensor:
-    """Returns the time of each row of ``x``, on its device and in its type: ``()`` or ``(B,)`` to ``(B,)``."""
+    """Returns the times ``(B,)`` of the rows of ``x``, with its device and type, from ``t``, ``()`` or ``(B,)``."""
     return t.to(x).expand(len(x))
 
 
 class GaussianFourier(nn.Module):
-    r"""Random Fourier features of t: :math:`(\sin 2\pi W t, \cos 2\pi W t)` with :math:`W \sim N(0, s^2)`, fixed.
+    r"""Random Fourier features :math:`(\sin 2\pi W t, \cos 2\pi W t)` of t, with fixed :math:`W \sim N(0, s^2)`.
 
-    The map is ``(B,)`` to ``(B, width)``.
+    The input t is ``(B,)``, and the output is ``(B, width)``.
 
     Reference: Tancik et al. (2020), https://arxiv.org/abs/2006.10739
 
     Args:
         width: number of features, even.
-        scale: s, in cycles per unit of t.
+        scale: standard deviation s of the frequencies, in cycles per unit of t.
     """
 
     def __init__(self, width: int, scale: float) -> None:

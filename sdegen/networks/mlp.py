@@ -16,15 +16,15 @@ ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
 
 class MLP(Network):
-    """Fully connected layers over the flattened x and the time, side by side.
+    """Fully connected layers with the flattened x and the time as inputs.
 
     Args:
-        shape: shape of one point; supplied by the experiment.
+        shape: shape of one point, taken from the data.
         hidden: widths of the hidden layers.
-        activation: ``relu`` (the paper's), ``silu`` or ``tanh``.
-        time_embedding: ``concat`` (the paper's) appends t as a number, ``fourier`` random Fourier features of t.
-        fourier_features: number of features.
-        fourier_scale: bandwidth of the features, in cycles per unit of the time that the parametrization passes on.
+        activation: activation function: ``relu`` (as in the paper), ``silu`` or ``tanh``.
+        time_embedding: time input: ``concat`` (as in the paper) for t itself, ``fourier`` for random Fourier features.
+        fourier_features: number of Fourier features, even.
+        fourier_scale: standard deviation of the frequencies of the features, in cycles per unit of the time input.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class MLP(Network):
         fourier_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        # The second derivative of a ReLU is zero everywhere but at its kink.
+        # The second derivative of a ReLU is zero everywhere except at 0.
         self.rough = "use network.activation=silu" if activation == "relu" else ""
         size = math.prod(shape)
         if time_embedding == "concat":
@@ -46,12 +46,12 @@ class MLP(Network):
         else:
             self.embedding = GaussianFourier(fourier_features, fourier_scale)
             self.layers = perceptron(size + fourier_features, hidden, size, activation)
-            # Torch scales the weights of all inputs by the number of inputs. Beside many features, a few coordinates
-            # would then have so little weight that the network ignores x in the first thousands of steps.
+            # Torch scales the initial weights by the number of all inputs. With many features and few coordinates, the
+            # network would then ignore x in the first thousands of steps. So scale the weights of x by its size.
             nn.init.kaiming_uniform_(self.layers[0].weight[:, :size].data, a=math.sqrt(5))  # type: ignore[index]
 
     def features(self, x: Tensor, t: Tensor) -> Tensor:
-        """Returns the input of the first layer: ``(B, *)`` and ``()`` or ``(B,)`` to ``(B, inputs)``."""
+        """Returns the input ``(B, inputs)`` of the first layer for ``x`` ``(B, *)`` and ``t``, ``()`` or ``(B,)``."""
         return torch.cat([x.flatten(1), self.embedding(by_row(t, x))], dim=1)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ def perceptron(inputs: int, hidden: tuple[int, ...], outputs: int, activation: s
         ValueError: ``hidden`` is empty or has a width below 1.
     """
     if not hidden or min(hidden) < 1:
-        raise ValueError(f"hidden={list(hidden)} must be one or more widths, each at least 1: try [128,128]")
+        raise ValueError(f"hidden={list(hidden)} must have one or more widths, each at least 1: try [128,128]")
     layers: list[nn.Module] = []
     for width, following in itertools.pairwise((inputs, *hidden)):
         layers += [nn.Linear(width, following), ACTIVATIONS[activation]()]

@@ -10,13 +10,13 @@ from sdegen.sde.mixture import GaussianMixture, Marginals
 
 
 class Oracle(Network):
-    """Exact score of data from a Gaussian mixture, which shows the error of a solver without the error of a network.
+    """Exact score of data from a Gaussian mixture. Samples with this score show the error of the sampler alone.
 
-    It has nothing to train. Its output is the score under every parametrization.
+    There are no weights to train. The output is the score, and the option ``parametrization`` has no effect.
 
     Args:
-        law: distribution of the data in the network's units; supplied by the experiment.
-        sde: forward process; supplied by the experiment.
+        law: distribution of the data in the network's units, taken from the data set.
+        sde: forward process, as in the option ``sde``.
     """
 
     exact = True
@@ -26,8 +26,8 @@ class Oracle(Network):
         super().__init__()
         if law is None:
             raise ValueError(
-                "the distribution of this data set is not known in the network's units: network=oracle works with "
-                "dataset=gaussian_mixture, smile and smile_noisy, and with dataset.standardize=true, false or robust"
+                "the distribution of this data set is not known in the network's units: use dataset=gaussian_mixture, "
+                "smile or smile_noisy, with dataset.standardize=true, false or robust"
             )
         self.score = Marginals(law, sde)
 

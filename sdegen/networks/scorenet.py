@@ -14,7 +14,7 @@ from sdegen.networks.unet import colours_of, interleaved, norm
 
 
 class Injected(nn.Module):
-    """Sum of a convolution and a dense layer of the time's embedding, with normalisation and activation."""
+    """A convolution plus a dense layer of the embedded time, then normalisation and activation."""
 
     def __init__(self, convolution: nn.Module, outputs: int, width: int) -> None:
         super().__init__()
@@ -25,20 +25,20 @@ class Injected(nn.Module):
 
 
 class ScoreNet(Network):
-    """Encoder and decoder joined by skips. Each convolution has a dense layer of the time.
+    """Encoder and decoder with skip connections. Each convolution but the last adds a dense layer of the embedded time.
 
     The paper names 256 Gaussian Fourier features of the time and seven convolutional layers with a dense layer each. It
-    does not define the rest: the encoder, the decoder and the group normalisation are our interpretation. Convolutions
-    are padded: the sides of an image of 8 × 8 become 4, 2 and 1.
+    does not define the encoder, the decoder and the normalisation, which are our choice. The convolutions are padded:
+    the levels of an image of 8 × 8 have 8 × 8, 4 × 4, 2 × 2 and 1 × 1 pixels.
 
     Reference: section 5.3 of the paper; Ronneberger et al. (2015), https://arxiv.org/abs/1505.04597
 
     Args:
-        shape: ``(C, H, W)`` of an image; supplied by the experiment.
-        channels: numbers of channels of the levels, multiples of 8; the image is halved between levels. Four levels
-            give the seven convolutions of the paper.
-        embedding: number of Fourier features of the time.
-        fourier_scale: bandwidth of the features, in cycles per unit of time.
+        shape: shape ``(C, H, W)`` of an image, taken from the data.
+        channels: numbers of channels of the levels, multiples of 8. Height and width are halved between two levels.
+            Four levels give the seven convolutions of the paper.
+        embedding: number of Fourier features of the time, even.
+        fourier_scale: standard deviation of the frequencies of the features, in cycles per unit of the time input.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ScoreNet(Network):
         self.decoder, inputs = nn.ModuleList(), channels[-1]
         for outputs in reversed(channels[:-1]):
             self.decoder.append(Injected(nn.Conv2d(inputs, outputs, 3, padding=1), outputs, embedding))
-            # The next part takes this output and the skip of the same level.
+            # The next part takes this output and the output of the encoder at the same level.
             inputs = 2 * outputs
         self.exit = nn.Conv2d(inputs, colours, 3, padding=1)
 
@@ -72,7 +72,7 @@ class ScoreNet(Network):
         skips.pop()
         for part in self.decoder:
             skip = skips.pop()
-            # Repetition followed by a convolution avoids the checkerboard of a transposed convolution.
+            # Upsampling and then a convolution avoid the checkerboard patterns of a transposed convolution.
             hidden = part(functional.interpolate(hidden, size=skip.shape[-2:], mode="nearest"), embedding)
             hidden = torch.cat([hidden, skip], dim=1)
         return self.exit(hidden).contiguous()

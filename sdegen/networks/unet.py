@@ -17,9 +17,9 @@ GROUP = 8
 
 
 class Block(nn.Module):
-    """Two convolutions and a shortcut; the embedding of time and class scales and shifts the result of the first.
+    """Two convolutions and a shortcut. The embedding of time and class scales and shifts the output of the first.
 
-    The second convolution starts at zero, so that a new block computes only its shortcut.
+    The weights of the second convolution are zero at first, so that a new block computes only the shortcut.
     """
 
     def __init__(self, inputs: int, outputs: int, width: int) -> None:
@@ -34,14 +34,14 @@ class Block(nn.Module):
         hidden = self.conv1(functional.silu(self.norm1(x)))
         scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
         hidden = self.conv2(functional.silu(torch.addcmul(shift, self.norm2(hidden), 1 + scale)))
-        # The factor keeps the variance at one through any number of blocks.
+        # The factor keeps the variance at one for any number of blocks.
         return (self.shortcut(x) + hidden) * math.sqrt(0.5)
 
 
 class Attention(nn.Module):
     """Self-attention over the pixels, and a shortcut.
 
-    A head has at least 64 channels, or all channels if there are fewer.
+    A head has at least 64 channels, or all channels if the layer has fewer than 64.
     """
 
     def __init__(self, channels: int) -> None:
@@ -58,7 +58,7 @@ class Attention(nn.Module):
 
 
 class UNet(Network):
-    r"""Residual blocks at decreasing and increasing resolution, joined by skips, with attention at low resolution.
+    r"""Residual blocks at decreasing and increasing resolution, with skip connections and attention.
 
     The time may be any real number, such as t itself or EDM's :math:`\tfrac14 \log(\sigma/\alpha)`.
 
@@ -66,19 +66,20 @@ class UNet(Network):
     scale and shift as in Nichol & Dhariwal (2021), https://arxiv.org/abs/2102.09672
 
     Args:
-        shape: ``(C, H, W)`` of an image; supplied by the experiment.
-        classes: number of classes of the data; supplied by the experiment.
+        shape: shape ``(C, H, W)`` of an image, taken from the data.
+        classes: number of classes, taken from the data.
         channels: number of channels of the first level, a multiple of 8.
-        multipliers: number of channels of each level over ``channels``; the image is halved between levels.
-        blocks: number of residual blocks of each level on the way down; the way up has one more.
-        attention: heights of the image, after patching, at which the blocks of a level are followed by attention.
-        patch: side of the squares whose pixels become channels inside the network; 2 makes a step about four times
-            cheaper.
-        fourier_features: number of Fourier features of the time.
-        fourier_scale: bandwidth of the features, in cycles per unit of the time that the parametrization passes on.
+        multipliers: number of channels of each level, divided by ``channels``. Height and width are halved between two
+            levels.
+        blocks: number of residual blocks of each level in the encoder. Each level of the decoder has one block more.
+        attention: heights of the image, in patches, at which attention follows each residual block.
+        patch: side of the squares of pixels that the network treats as channels. With 2, a step is about four times as
+            fast.
+        fourier_features: number of Fourier features of the time, even.
+        fourier_scale: standard deviation of the frequencies of the features, in cycles per unit of the time input.
         label_dropout: share of the training rows whose class is hidden, so that the network learns the score both with
-            and without a class (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598); null for a network that takes no
-            class.
+            and without a class (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598); null if the
+            network takes no class.
     """
 
     # Torch's attention has no second derivative.
@@ -102,7 +103,9 @@ class UNet(Network):
         if channels < GROUP or channels % GROUP:
             raise ValueError(f"channels={channels} must be a multiple of {GROUP}")
         if not multipliers or min(multipliers) < 1:
-            raise ValueError(f"multipliers={list(multipliers)} must be one or more, each at least 1: try [1,2]")
+            raise ValueError(
+                f"multipliers={list(multipliers)} must have one or more numbers, each at least 1: try [1,2]"
+            )
         in_range("blocks", blocks, at_least=1)
         if patch < 1 or height % patch or side % patch:
             raise ValueError(f"patch={patch} does not divide images of {height} × {side}: try patch=1")
@@ -110,12 +113,14 @@ class UNet(Network):
         if label_dropout is not None:
             in_range("label_dropout", label_dropout, at_least=0, below=1, fix=", or null")
             if classes is None:
-                raise ValueError("label_dropout must be null: the data have no labels")
+                raise ValueError(
+                    f"label_dropout={label_dropout:g} needs labels, and the data have none: set label_dropout=null"
+                )
         self.patch, self.label_dropout = patch, label_dropout
         width, pixels = 4 * channels, colours * patch**2
         self.time = GaussianFourier(fourier_features, fourier_scale)
         self.embedding = nn.Sequential(nn.Linear(fourier_features, width), nn.SiLU(), nn.Linear(width, width))
-        # The last row stands for "no class".
+        # The last row of the embedding stands for "no class".
         self.labels = None if label_dropout is None else nn.Embedding((classes or 0) + 1, width)
         self.entry = nn.Conv2d(pixels, channels, 3, padding=1)
         sizes = [channels * m for m in multipliers]
@@ -124,7 +129,7 @@ class UNet(Network):
         self.exit = nn.Sequential(norm(sizes[0]), nn.SiLU(), zero(nn.Conv2d(sizes[0], pixels, 3, padding=1)))
 
     def _build_stages(self, inputs: int, sizes: list[int], attends: list[bool], blocks: int, width: int) -> None:
-        """Builds the way down, the middle and the way up, for levels with ``sizes`` channels."""
+        """Builds the encoder, the middle and the decoder, for levels with ``sizes`` channels."""
         self.down, skips = nn.ModuleList(), [inputs]
         for level, outputs in enumerate(sizes):
             if level > 0:
@@ -175,7 +180,7 @@ class Stage(nn.Module):
 
 
 class Halved(nn.Module):
-    """A convolution with stride 2. It ignores the embedding, which all parts of a network take."""
+    """A convolution with stride 2. It ignores the embedding, which all parts of the network have as an argument."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -193,7 +198,7 @@ def picture(shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def colours_of(shape: tuple[int, ...], channels: tuple[int, ...]) -> int:
-    """Returns the number of colours of an image, or raises ValueError if its levels cannot have these channels."""
+    """Returns the number of colours of an image, or raises ValueError if the levels cannot have these channels."""
     colours, height, side = picture(shape)
     if not channels or any(c < GROUP or c % GROUP for c in channels):
         raise ValueError(f"channels={list(channels)} must be one or more multiples of {GROUP}: try [32,64,128]")
@@ -205,8 +210,9 @@ def check_halvings(option: str, levels: tuple[int, ...], height: int, side: int,
     """Raises ValueError if an image is too small to be halved between ``levels``, the value of an option."""
     if min(height, side) // patch < 2 ** (len(levels) - 1):
         raise ValueError(
-            f"{option}={list(levels)} halve an image {len(levels) - 1} times, and images of {height} × {side} are too "
-            f"small for that{f' with patch={patch}' if patch > 1 else ''}: use fewer {option}"
+            f"{option}={list(levels)} needs images that can be halved {len(levels) - 1} times, and images of "
+            f"{height} × {side} are too small{f' with patch={patch}' if patch > 1 else ''}: "
+            f"use fewer numbers in {option}"
         )
 
 
@@ -216,13 +222,13 @@ def interleaved(x: Tensor) -> Tensor:
 
 
 def norm(channels: int) -> nn.GroupNorm:
-    """Returns group normalisation over at most 32 groups of :data:`GROUP` channels or more."""
+    """Returns group normalisation with at most 32 groups, of at least :data:`GROUP` channels each."""
     groups = next(n for n in range(min(32, channels // GROUP), 0, -1) if channels % n == 0)
     return nn.GroupNorm(groups, channels)
 
 
 def zero(layer: nn.Conv2d) -> nn.Conv2d:
-    """Sets a convolution to zero, and returns it."""
+    """Sets the parameters of a convolution to zero, and returns the convolution."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer

@@ -1,6 +1,6 @@
-"""Forward processes, their reversal, and the distributions that are known exactly.
+"""Forward processes, their reverse processes, and distributions of data that are known exactly.
 
-Nothing here is trained or sampled on a grid.
+Networks, training and samplers are in packages of their own.
 """
 
 from sdegen.sde.base import SDE, LinearSDE, ReverseSDE, Score

@@ -1,7 +1,7 @@
-r"""Forward processes :math:`dx = f(x, t) dt + g(t) dw` on :math:`[\varepsilon, T]`, and their reversal.
+r"""Forward processes :math:`dx = f(x, t) dt + g(t) dw` on :math:`[\varepsilon, T]`, and their reverse processes.
 
 A *score* is any callable ``(x, t) -> ∇ₓ log p_t(x)`` with ``x`` of shape ``(B, *)`` and ``t`` of shape ``()`` or
-``(B,)``. Time is in units of the horizon: :math:`T = 1`.
+``(B,)``. The largest time is :math:`T = 1`.
 
 Reference: Song et al. (2021), https://arxiv.org/abs/2011.13456
 """
@@ -23,14 +23,14 @@ from sdegen.core.tensors import expand, squared_norm
 Score = Callable[[Tensor, Tensor], Tensor]
 
 S = TypeVar("S", bound="SDE", contravariant=True)
-"""Type of process that a part works with: ``SDE``, or ``LinearSDE`` if the part needs a closed-form kernel."""
+"""Type of process that a class works with: ``SDE``, or ``LinearSDE`` if the class needs a closed-form kernel."""
 
 
 class SDE(ABC):
-    r"""A diffusion :math:`dx = f(x, t) dt + g(t) dw` that turns data at :math:`\varepsilon` into a prior at :math:`T`.
+    r"""A diffusion :math:`dx = f(x, t) dt + g(t) dw` that turns data at 0 into a prior at :math:`T`.
 
     Args:
-        eps: smallest time, :math:`0 < \varepsilon < 1`, at which training and sampling stop.
+        eps: smallest time :math:`\varepsilon` of training and sampling, above 0 and below 1.
     """
 
     T = 1.0
@@ -40,7 +40,7 @@ class SDE(ABC):
 
     @abstractmethod
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """Returns f(x, t): ``(B, *)`` and ``()`` or ``(B,)`` to ``(B, *)``."""
+        """Returns f(x, t), ``(B, *)``, at ``x`` ``(B, *)`` and ``t``, ``()`` or ``(B,)``."""
 
     @abstractmethod
     def diffusion(self, t: Tensor) -> Tensor:
@@ -52,20 +52,20 @@ class SDE(ABC):
 
     @abstractmethod
     def sample_prior(self, x: Tensor, randn_like: RandnLike) -> Tensor:
-        """Draws from the prior, which approximates p_T, in the shape and type of ``x``."""
+        """Draws points of the prior, with the shape and type of ``x``. The prior approximates p_T."""
 
     @abstractmethod
     def log_prior(self, x: Tensor) -> Tensor:
-        """Returns the log-density of the prior, in nats: ``(B, *)`` to ``(B,)``."""
+        """Returns the log-density ``(B,)`` of the prior at ``x`` ``(B, *)``, in nats."""
 
     def prior_score(self, x: Tensor) -> Tensor:
-        """Returns the score of the prior, ``(B, *)`` to ``(B, *)``, with a graph if ``x`` requires a gradient."""
+        """Returns the score of the prior at ``x`` ``(B, *)``. The result has a graph if ``x`` requires a gradient."""
         with torch.enable_grad():
             point = x if x.requires_grad else x.detach().requires_grad_()
             return torch.autograd.grad(self.log_prior(point).sum(), point, create_graph=x.requires_grad)[0]
 
     def reverse(self, score: Score, eta: float = 1.0) -> ReverseSDE:
-        """Returns the process that runs from T back to eps, with the given score."""
+        """Returns the reverse process, from T to eps, with a score and an amount of noise ``eta``."""
         return ReverseSDE(self, score, eta)
 
     @property
@@ -75,7 +75,7 @@ class SDE(ABC):
 
     @classmethod
     def measure(cls, x: Tensor) -> dict[str, float]:
-        """Returns values for the options that a configuration leaves to ``auto``, measured on data ``(N, *)``."""
+        """Returns values for options with the value ``auto``, computed from data ``x`` ``(N, *)``."""
         return {}
 
 
@@ -84,16 +84,16 @@ class LinearSDE(SDE):
 
     .. math:: p_{0t}(x_t \mid x_0) = N(\alpha_t x_0, \sigma_t^2 I), \qquad \alpha_0 = 1, \quad \sigma_0 = 0
 
-    A subclass defines :meth:`alpha` and :meth:`sigma`. The rest follows from the log noise-to-signal ratio
+    A subclass defines :meth:`alpha` and :meth:`sigma`. Then a and g follow from the log noise-to-signal ratio
     :math:`u(t) = \log(\sigma_t^2 / \alpha_t^2)`, which must increase in t:
 
     .. math:: a = (\log \alpha)', \qquad g^2 = (\sigma^2)' - 2 a \sigma^2 = \sigma^2 u'
 
-    The derivatives are automatic, and the inverse of u is found by bisection in float64. A subclass may replace
+    Autograd computes the derivatives, and bisection in float64 the inverse of u. A subclass may replace
     :meth:`rate`, :meth:`diffusion`, :meth:`time` and :attr:`prior_std` by closed forms, which are faster.
 
     Attributes:
-        smooth: True if f and g are smooth in t, which the order of a sampler requires.
+        smooth: True if f and g are smooth in t. Only then do samplers reach their order.
     """
 
     smooth = True
@@ -101,7 +101,7 @@ class LinearSDE(SDE):
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
-        """Returns the factor of x(0) in the kernel's mean, shaped like ``t``."""
+        """Returns the factor of x(0) in the mean of the kernel, shaped like ``t``."""
 
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ class LinearSDE(SDE):
         return 2 * (self.sigma(t).log() - self.alpha(t).log())
 
     def time(self, u: Tensor) -> Tensor:
-        r"""Returns the t at which :math:`\log(\sigma_t^2/\alpha_t^2)` is ``u``."""
+        r"""Returns the time t at which :math:`\log(\sigma_t^2/\alpha_t^2)` is ``u``."""
         low = torch.zeros_like(u, dtype=torch.float64)
         high = torch.full_like(low, self.T)
         for _ in range(self.BISECTIONS):
@@ -138,7 +138,7 @@ class LinearSDE(SDE):
         return self
 
     def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Returns the factor a and the variance q in the kernel :math:`N(a x_s, q I)` of x(t) given x(s), s < t."""
+        r"""Returns a and q in the distribution :math:`N(a x_s, q I)` of x(t) given x(s), with s < t."""
         factor = self.alpha(t) / self.alpha(s)
         return factor, self.sigma(t) ** 2 - (factor * self.sigma(s)) ** 2
 
@@ -158,18 +158,18 @@ class LinearSDE(SDE):
 
 
 class ReverseSDE:
-    r"""Reversal of an SDE: a family of processes with one member for each :math:`\eta \ge 0`.
+    r"""Reverse process of an SDE, with an amount of noise :math:`\eta \ge 0`.
 
     .. math:: dx = \left[f(x, t) - \tfrac12 (1 + \eta^2) g(t)^2 \nabla \log p_t(x)\right] dt + \eta\, g(t)\, d\bar w,
               \qquad dt < 0
 
-    All members have the marginals of the forward process: :math:`\eta = 1` is the reverse SDE of Anderson (1982),
-    :math:`\eta = 0` the probability-flow ODE. (The paper prints :math:`\tfrac12 g` for the flow; the correct factor is
-    :math:`\tfrac12 g^2`.)
+    With the exact score, the process has the marginals of the forward process for every :math:`\eta`. It is the reverse
+    SDE of Anderson (1982) for :math:`\eta = 1` and the probability-flow ODE for :math:`\eta = 0`. (The paper prints
+    :math:`\tfrac12 g` for the flow; the correct factor is :math:`\tfrac12 g^2`.)
 
     Args:
         sde: forward process.
-        score: ``(x, t) -> ∇ log p_t(x)``.
+        score: score ``(x, t) -> ∇ log p_t(x)``.
         eta: amount of noise, at least 0.
     """
 
@@ -177,7 +177,7 @@ class ReverseSDE:
         self.sde, self.score, self.eta = sde, score, in_range("eta", eta, at_least=0)
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """Returns the bracket in the formula above; the score is evaluated once."""
+        """Returns the bracket in the formula of the class. The score is evaluated once."""
         g = self.sde.diffusion(t)
         pull = expand(0.5 * (1 + self.eta**2) * g * g, x)
         return torch.addcmul(self.sde.drift(x, t), pull, self.score(x, t), value=-1.0)
@@ -188,7 +188,7 @@ class ReverseSDE:
 
 
 def most_special(*processes: type[SDE]) -> type[SDE]:
-    """Returns the most derived of some types of process: the type that all parts work with."""
+    """Returns the most derived type. A process of this type works with classes for any of the types."""
     return max(processes, key=lambda process: len(process.__mro__))
 
 
@@ -196,6 +196,6 @@ def most_special(*processes: type[SDE]) -> type[SDE]:
 def derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     """Returns the derivative of a scalar function at each of the times ``t``, computed in float64."""
     point = t.detach().double().requires_grad_()
-    # The second term gives a graph to a constant function.
+    # The second term gives the value of a constant function a graph.
     value = function(point) + 0 * point
     return torch.autograd.grad(value.sum(), point)[0].to(t.dtype)

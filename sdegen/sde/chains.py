@@ -1,10 +1,11 @@
-r"""Discrete chains of appendices A and B, SMLD and DDPM, as linear SDEs that pass through all levels of the chain.
+r"""The discrete chains SMLD and DDPM (appendices A and B of the paper) as linear SDEs.
 
-At :math:`t = i/N` the kernel equals the chain's kernel at level i. In between, one function of the kernel is linear in
-t (the variance for SMLD, :math:`B = -\log \alpha_t^2` for DDPM), so that f and g² are constant on each step. Sampling
-ends at the first level, :math:`\varepsilon = 1/N`. On the uniform grid of N − 1 steps, the ancestral sampler is the
-reversed chain, and ``denoise`` is its last, noiseless step. The samplers for continuous time work as well. For the
-chain's loss, use ``times=levels`` with as many points as levels, and the variance weighting.
+At :math:`t = i/N`, the kernel of the SDE equals the kernel of the chain at level i. Between two levels, one function of
+the kernel is linear in t: the variance for SMLD, :math:`B = -\log \alpha_t^2` for DDPM. On each step, g² and f(x, t)/x
+are therefore constant. Sampling ends at the first level, :math:`\varepsilon = 1/N`. On the uniform grid of N − 1 steps,
+the ancestral sampler is the reversed chain, and its option ``denoise`` adds the last step of the chain, without noise.
+The samplers for continuous time work as well. For the loss of the chain, use ``weighting=variance`` and
+``times=levels``, with ``times.points`` equal to the number of levels.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from sdegen.sde.linear import Beta, Exploding, largest_noise
 
 
 class Steps:
-    """An increasing function on [0, 1], zero at 0, linear on each of N equal steps.
+    """Increasing function on [0, 1]. It is 0 at 0, and linear on each of N equal steps.
 
     Args:
-        values: the function at the times 1/N, 2/N, …, 1, ``(N,)`` float64.
+        values: values of the function at the times 1/N, 2/N, …, 1, ``(N,)`` float64.
     """
 
     def __init__(self, values: Tensor) -> None:
@@ -37,37 +38,38 @@ class Steps:
         return torch.lerp(values[step], values[step + 1], t * self.n - step)
 
     def slope(self, t: Tensor) -> Tensor:
-        """Returns the derivative at ``t``; where two steps meet, the derivative on the earlier step."""
+        """Returns the derivative at ``t``. Where two steps meet, it is the derivative on the earlier step."""
         step = self._step(t)
         return (self.n * self.values.diff()).to(t)[step]
 
     def inverse(self, value: Tensor) -> Tensor:
-        """Returns the t at which the function is ``value``."""
+        """Returns the time t at which the function is ``value``."""
         values = self.values.to(value)
         step = (torch.searchsorted(values, value.contiguous()) - 1).clamp(0, self.n - 1)
         return (step + (value - values[step]) / (values[step + 1] - values[step])) / self.n
 
     def _step(self, t: Tensor) -> Tensor:
-        # Rounding may make i/N times N larger than i, which must not move it to the next step.
+        # The time i/N belongs to the earlier step, also if rounding makes i/N times N larger than i.
         return ((t * self.n - 1e-3).ceil().long() - 1).clamp(0, self.n - 1)
 
 
 class SMLD(Exploding):
-    r"""Noise scales of score matching with Langevin dynamics (appendix A of the paper), with the limit VE.
+    r"""Noise scales of score matching with Langevin dynamics (appendix A of the paper).
 
     .. math:: \alpha_t = 1, \qquad \sigma_{i/N} = \sigma_{\min} (\sigma_{\max}/\sigma_{\min})^{\frac{i-1}{N-1}},
               \quad i = 1, \dots, N
 
-    and :math:`\sigma_0 = 0`: the step to the first level adds all of :math:`\sigma_{\min}^2` at once. For large N the
-    process is therefore VE started from data blurred by :math:`\sigma_{\min}`.
+    with :math:`\sigma_0 = 0`. The step to the first level adds the whole variance :math:`\sigma_{\min}^2`. For large N,
+    the process is therefore :class:`~sdegen.sde.linear.VE` for data with noise of standard deviation
+    :math:`\sigma_{\min}`.
 
     Reference: Song & Ermon (2019), https://arxiv.org/abs/1907.05600
 
     Args:
-        sigma_min: :math:`\sigma_1`, in units of the standardised data.
-        sigma_max: :math:`\sigma_N`, above ``sigma_min``; ``auto`` in a configuration is the largest distance
-            between two data points.
-        levels: N, at least 2.
+        sigma_min: smallest noise scale :math:`\sigma_1`, in units of the standardised data.
+        sigma_max: largest noise scale :math:`\sigma_N`, above ``sigma_min``. With ``auto`` in a configuration, it is
+            the largest distance between two data points.
+        levels: number of levels N, at least 2.
     """
 
     smooth = False
@@ -93,7 +95,7 @@ class SMLD(Exploding):
 
 
 class DDPM(LinearSDE):
-    r"""Chain of denoising diffusion probabilistic models (appendix B of the paper), with the limit VP.
+    r"""Chain of denoising diffusion probabilistic models (appendix B of the paper). The limit for large N is VP.
 
     .. math:: x_i = \sqrt{1 - \beta_i}\, x_{i-1} + \sqrt{\beta_i}\, z_{i-1}, \qquad
               \beta_i = \tfrac1N \left[\beta_{\min} + \tfrac iN (\beta_{\max} - \beta_{\min})\right], \qquad
@@ -102,9 +104,9 @@ class DDPM(LinearSDE):
     Reference: Ho, Jain & Abbeel (2020), https://arxiv.org/abs/2006.11239; Song et al. (2021), appendix B.
 
     Args:
-        beta_min: :math:`\beta_{\min}`, above 0.
-        beta_max: :math:`\beta_{\max}`, at least ``beta_min``.
-        levels: N, at least 2 and above ``beta_max``.
+        beta_min: smallest rate :math:`\beta_{\min}`, above 0.
+        beta_max: largest rate :math:`\beta_{\max}`, at least ``beta_min``.
+        levels: number of levels N, at least 2 and above ``beta_max``.
     """
 
     smooth = False
@@ -115,7 +117,7 @@ class DDPM(LinearSDE):
         beta = Beta(beta_min, beta_max)
         if levels <= beta_max:
             raise ValueError(
-                f"levels={levels} must be above beta_max={beta_max:g}, or a step would erase its start: try levels=1000"
+                f"levels={levels} must be above beta_max={beta_max:g}, so that beta_N is below 1: try levels=1000"
             )
         self.levels = levels
         share = torch.arange(1, levels + 1, dtype=torch.float64) / levels

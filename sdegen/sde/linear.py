@@ -1,4 +1,4 @@
-"""The three SDEs of Song et al. (2021) with their corrected kernels."""
+"""The three SDEs of Song et al. (2021): VE, VP and sub-VP."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Beta:
         return (self.low + 0.5 * self.slope * t) * t
 
     def time(self, b: Tensor) -> Tensor:
-        """Returns the t at which B(t) is ``b``, by a formula for the root of the quadratic without cancellation."""
+        """Returns the time t at which B(t) is ``b``. This form of the quadratic's root avoids cancellation."""
         return 2 * b / (self.low + torch.sqrt(self.low**2 + 2 * self.slope * b))
 
 
 class Exploding(LinearSDE):
-    """Linear SDE without drift: the prior hides the data only by noise."""
+    """Linear SDE without drift, which only adds noise to the data."""
 
     def rate(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)
@@ -58,10 +58,10 @@ class VE(Exploding):
     https://arxiv.org/abs/2006.09011
 
     Args:
-        sigma_min: :math:`\sigma(0)`, in units of the standardised data.
-        sigma_max: :math:`\sigma(1)`, above ``sigma_min``; ``auto`` in a configuration is the largest distance
-            between two data points.
-        eps: smallest time.
+        sigma_min: noise scale :math:`\sigma(0)`, in units of the standardised data.
+        sigma_max: noise scale :math:`\sigma(1)`, above ``sigma_min``. With ``auto`` in a configuration, it is the
+            largest distance between two data points.
+        eps: smallest time of training and sampling.
     """
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float | Literal["auto"] = 50.0, eps: float = 1e-5) -> None:
@@ -73,7 +73,7 @@ class VE(Exploding):
         return self.sigma_min * math.sqrt(2 * self.log_ratio) * torch.exp(self.log_ratio * t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        # expm1: at small t the difference of the two variances is all rounding error in float32.
+        # Use expm1: in float32, the difference of the two variances is only rounding error at small t.
         return self.sigma_min * torch.expm1(2 * self.log_ratio * t).sqrt()
 
     def time(self, u: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class VE(Exploding):
 
 
 class Decaying(LinearSDE):
-    r"""Linear SDE whose mean decays by :math:`f(x, t) = -\tfrac12 \beta(t) x`, with a standard normal prior."""
+    r"""Linear SDE with the drift :math:`f(x, t) = -\tfrac12 \beta(t) x` and a standard normal prior."""
 
     prior_std = 1.0
 
@@ -105,16 +105,16 @@ class VP(Decaying):
     Reference: Song et al. (2021), eq. 11 and 29, https://arxiv.org/abs/2011.13456
 
     Args:
-        beta_min: :math:`\beta(0)`, above 0.
-        beta_max: :math:`\beta(1)`; at least ``beta_min``.
-        eps: smallest time.
+        beta_min: rate :math:`\beta(0)`, above 0.
+        beta_max: rate :math:`\beta(1)`, at least ``beta_min``.
+        eps: smallest time of training and sampling.
     """
 
     def diffusion(self, t: Tensor) -> Tensor:
         return self.beta(t).sqrt()
 
     def sigma(self, t: Tensor) -> Tensor:
-        # expm1: in float32, 1 - exp(-B) is all rounding error at t = 1e-6, and sigma divides the score.
+        # Use expm1: in float32, 1 - exp(-B) is only rounding error at t = 1e-6, and the score is divided by sigma.
         return torch.sqrt(-torch.expm1(-self.beta.integral(t)))
 
     def time(self, u: Tensor) -> Tensor:
@@ -124,8 +124,8 @@ class VP(Decaying):
 class SubVP(Decaying):
     r"""Sub-VP SDE: the drift of VP with less noise, so that the variance stays below the variance of VP.
 
-    At :math:`\varepsilon = 10^{-5}`, :math:`\sigma` is :math:`10^{-6}`. In float32, only two digits of such noise
-    survive its addition to an x of order one.
+    At :math:`t = 10^{-5}`, :math:`\sigma` is :math:`10^{-6}`. If this noise is added to an x of order one in float32,
+    only one or two of its digits remain.
 
     .. math:: dx = -\tfrac12 \beta(t) x \, dt + \sqrt{\beta(t) (1 - e^{-2 B(t)})} \, dw,
               \qquad \alpha_t = e^{-\frac12 B(t)}, \quad \sigma_t^2 = (1 - e^{-B(t)})^2
@@ -133,9 +133,9 @@ class SubVP(Decaying):
     Reference: Song et al. (2021), eq. 13 and 29, https://arxiv.org/abs/2011.13456
 
     Args:
-        beta_min: :math:`\beta(0)`, above 0.
-        beta_max: :math:`\beta(1)`; at least ``beta_min``.
-        eps: smallest time.
+        beta_min: rate :math:`\beta(0)`, above 0.
+        beta_max: rate :math:`\beta(1)`, at least ``beta_min``.
+        eps: smallest time of training and sampling.
     """
 
     def diffusion(self, t: Tensor) -> Tensor:
@@ -145,20 +145,22 @@ class SubVP(Decaying):
         return -torch.expm1(-self.beta.integral(t))
 
     def time(self, u: Tensor) -> Tensor:
-        # sigma / alpha = 2 sinh(B / 2)
+        # Solve sigma / alpha = 2 sinh(B / 2) for B.
         return self.beta.time(2 * torch.asinh(0.5 * torch.exp(0.5 * u)))
 
 
 def largest_noise(sigma_min: float, sigma_max: float | Literal["auto"]) -> float:
-    """Returns ``sigma_max`` as a number; raises ValueError unless 0 < ``sigma_min`` < ``sigma_max``."""
+    """Returns ``sigma_max`` as a number. Raises ValueError unless 0 < ``sigma_min`` < ``sigma_max``."""
     if sigma_max == "auto":
-        raise ValueError("sigma_max=auto needs data to measure it on, and there are none here: give a number")
+        raise ValueError(
+            "sigma_max=auto is computed from data, and no data are given: set a number, for example sigma_max=50"
+        )
     if not 0 < sigma_min < sigma_max < math.inf:
         raise ValueError(f"sigma_max={sigma_max:g} must be above sigma_min={sigma_min:g}, which must be above 0")
     return float(sigma_max)
 
 
 def largest_distance(x: Tensor) -> float:
-    """Returns the largest distance between two points, among at most 5000 spread evenly through the data ``(N, *)``."""
+    """Returns the largest distance between two of at most 5000 equally spaced rows of ``x`` ``(N, *)``."""
     points = x.flatten(1)[:: -(-len(x) // 5000)]
     return max(float(torch.cdist(chunk, points).max()) for chunk in points.split(500))

@@ -1,12 +1,12 @@
-r"""Gaussian mixtures. Their scores under linear SDEs have a closed form, which tests and figures compare with.
+r"""Gaussian mixtures. Their scores under linear SDEs have a closed form: tests and figures use them as a reference.
 
 If :math:`x_0 \sim \sum_m w_m N(\mu_m, \Sigma_m)` and :math:`x_t = \alpha x_0 + \sigma z`, then
 
 .. math:: x_t \sim \sum_m w_m N(\alpha \mu_m, \alpha^2 \Sigma_m + \sigma^2 I), \qquad
           \nabla \log p_t(x) = -\sum_m r_m(x) (\alpha^2 \Sigma_m + \sigma^2 I)^{-1} (x - \alpha \mu_m),
 
-with :math:`r_m(x)` the posterior probability of component m. With all :math:`\Sigma_m = 0` the mixture is a
-finite data set.
+where :math:`r_m(x)` is the posterior probability of component m. If all :math:`\Sigma_m` are 0, the mixture is the
+distribution of a finite data set.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ class GaussianMixture:
     """A mixture of M Gaussians on arrays of any shape.
 
     Args:
-        weights: weights of the components, ``(M,)``, above 0; they are normalised.
+        weights: weights of the components, ``(M,)``, above 0. The class normalises them.
         means: means of the components, ``(M, *)``.
-        covariances: ``(M,)`` for multiples of the identity, ``(M, d)`` for diagonals, ``(M, d, d)`` for full
-            matrices, where d is the number of entries of one point; zeros are allowed.
+        covariances: covariances of the components, where d is the number of entries of one point: ``(M,)`` for
+            multiples of the identity, ``(M, d)`` for diagonals, ``(M, d, d)`` for full matrices. Zeros are allowed.
     """
 
     def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
         if not len(weights) == len(means) == len(covariances):
             raise ValueError(
                 f"a mixture needs one weight, mean and covariance for each component, "
-                f"not {len(weights)}, {len(means)} and {len(covariances)}"
+                f"not {len(weights)}, {len(means)} and {len(covariances)}: give three tensors of one length"
             )
         if (weights <= 0).any():
-            raise ValueError("weights must be above 0")
+            raise ValueError("weights must be above 0: leave out components without weight")
         self.weights = weights.double() / weights.double().sum()
         self.means, self.covariances = means.double(), covariances.double()
         self.shape = tuple(means.shape[1:])
@@ -47,12 +47,12 @@ class GaussianMixture:
         else:
             self._variances, self._axes = self.covariances.reshape(len(weights), -1), None
         if (self._variances < -1e-12).any():
-            raise ValueError("covariances must have no negative eigenvalue")
+            raise ValueError("covariances must have no negative eigenvalue: give variances of at least 0")
         self._variances = self._variances.clamp(min=0)
 
     @property
     def singular(self) -> bool:
-        """True if a component lies on a point, a line or a plane: the mixture then has no density."""
+        """True if a component has a singular covariance. The mixture then has no density."""
         return bool((self._variances == 0).any())
 
     def affine(self, shift: Tensor, scale: Tensor) -> GaussianMixture:
@@ -68,15 +68,15 @@ class GaussianMixture:
         return GaussianMixture(self.weights, means, covariances)
 
     def given(self, matrix: Tensor, y: Tensor, noise: float) -> GaussianMixture:
-        r"""Returns the distribution of x given :math:`A x + \sigma_y n = y`, which is a mixture too.
+        r"""Returns the distribution of x given :math:`A x + \sigma_y n = y`, with standard normal n: a mixture.
 
-        Each component is conditioned by Kalman's formulas and weighted by its evidence,
-        :math:`w_m N(y; A \mu_m, S_m)` with :math:`S_m = A \Sigma_m A^\top + \sigma_y^2 I`.
+        Kalman's formulas give the new mean and covariance of each component. The new weights are proportional to the
+        evidence :math:`w_m N(y; A \mu_m, S_m)`, with :math:`S_m = A \Sigma_m A^\top + \sigma_y^2 I`.
 
         Args:
-            matrix: A, ``(m, d)``.
-            y: the measurement, ``(m,)``.
-            noise: :math:`\sigma_y`, above 0.
+            matrix: matrix A, ``(m, d)``.
+            y: measurement, ``(m,)``.
+            noise: standard deviation :math:`\sigma_y`, above 0.
         """
         a, identity = matrix.double(), torch.eye(self._flat.shape[1], dtype=torch.float64)
         full = self.covariances
@@ -87,7 +87,7 @@ class GaussianMixture:
         off = (y.double() - self._flat @ a.T).unsqueeze(2)
         evidence = -0.5 * torch.linalg.solve_triangular(root, off, upper=False).square().sum((1, 2))
         evidence = self.weights.log() + evidence - root.diagonal(dim1=1, dim2=2).log().sum(1)
-        # Joseph's form keeps the matrix symmetric and positive.
+        # Joseph's form keeps the covariances symmetric and positive definite.
         rest = identity - gain @ a
         covariances = rest @ full @ rest.mT + noise**2 * gain @ gain.mT
         means = self._flat + (gain @ off).squeeze(2)
@@ -103,11 +103,14 @@ class GaussianMixture:
         return (self._flat[component] + z).reshape(n, *self.shape)
 
     def log_prob(self, x: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
-        """Returns the log-density of αX + σz at ``x`` in nats: ``(B, *)`` to ``(B,)``, α and σ ``()`` or ``(B,)``."""
+        """Returns the log-density ``(B,)`` of α x_0 + σ z at ``x`` ``(B, *)``, in nats.
+
+        ``alpha`` and ``sigma`` are ``()`` or ``(B,)``.
+        """
         return torch.cat([self._log_joint(*rows)[0].logsumexp(1) for rows in self._rows(x, alpha, sigma)])
 
     def score(self, x: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
-        """Returns the gradient of :meth:`log_prob` in ``x``: ``(B, *)`` to ``(B, *)``."""
+        """Returns the gradient ``(B, *)`` of :meth:`log_prob` in ``x`` ``(B, *)``."""
         parts = []
         for rows in self._rows(x, alpha, sigma):
             joint, residual, variance = self._log_joint(*rows)
@@ -118,21 +121,21 @@ class GaussianMixture:
         return torch.cat(parts).reshape(x.shape)
 
     def component(self, x: Tensor) -> Tensor:
-        """Returns the most probable component of each point: ``(B, *)`` to ``(B,)``, integers."""
+        """Returns the indices ``(B,)`` of the most probable components of points ``x`` ``(B, *)``."""
         return torch.cat([self._log_joint(*rows)[0].argmax(1) for rows in self._rows(x, 1.0, 0.0)])
 
     def _rows(self, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Splits a batch into pieces whose intermediate arrays ``(B, M, d)`` fit into the cache: 1 MiB in float32."""
+        """Splits a batch into pieces whose arrays ``(B, M, d)`` have 1 MiB in float32 and fit into the cache."""
         x = x.flatten(1)
         a, s = (expand(torch.as_tensor(c), x).reshape(-1, 1) for c in (alpha, sigma))
         size = max(1, 2**18 // self._flat.numel())
         pieces = x.split(size)
-        # A time that all rows share stays one row, so that the variances are computed once.
+        # If all rows share one time, keep one row, so that the variances are computed once.
         a_pieces, s_pieces = (c.split(size) if len(c) > 1 else [c] * len(pieces) for c in (a, s))
         return list(zip(pieces, a_pieces, s_pieces, strict=True))
 
     def _log_joint(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns log w_m p_m(x) ``(B, M)``, the residuals along the axes ``(B, M, d)`` and their variances."""
+        """Returns log w_m p_m(x), ``(B, M)``, and the residuals, ``(B, M, d)``, and variances along the axes."""
         residual = x.unsqueeze(1) - alpha.unsqueeze(2) * self._flat.to(x)
         if self._axes is not None:
             residual = torch.einsum("mji,bmj->bmi", self._axes.to(x), residual)
@@ -146,7 +149,7 @@ class GaussianMixture:
 
 
 class Marginals:
-    """Marginals p_t of a linear SDE started from a mixture. An instance is a score: ``(x, t) -> ∇ log p_t(x)``.
+    """Marginals p_t of a linear SDE for data from a mixture. An instance is a score: ``(x, t) -> ∇ log p_t(x)``.
 
     Args:
         law: distribution of the data.
@@ -160,10 +163,10 @@ class Marginals:
         return self.law.score(x, self.sde.alpha(t), self.sde.sigma(t))
 
     def log_prob(self, x: Tensor, t: Tensor) -> Tensor:
-        """Returns log p_t(x) in nats: ``(B, *)`` to ``(B,)``."""
+        """Returns log p_t(x), ``(B,)``, at ``x`` ``(B, *)``, in nats."""
         return self.law.log_prob(x, self.sde.alpha(t), self.sde.sigma(t))
 
 
 def marginals(law: GaussianMixture | None, sde: SDE) -> Marginals | None:
-    """Returns the exact marginals of data, or None if the data's distribution or the SDE's kernel is not known."""
+    """Returns the exact marginals, or None if the distribution of the data or the kernel of the SDE is unknown."""
     return None if law is None or sde.linear is None else Marginals(law, sde.linear)

@@ -16,26 +16,27 @@ from sdegen.sde.linear import Beta
 
 
 class DoubleWell(SDE):
-    r"""Diffusion in a double well in each coordinate: VP with a quartic instead of a quadratic potential.
+    r"""Diffusion of each coordinate in a double-well potential: VP with a quartic in place of the quadratic potential.
 
     .. math:: dx = -\tfrac12 \beta(t) V'(x) \, dt + \sqrt{\beta(t)} \, dw, \qquad
               V(x) = b \left(x^2/a^2 - 1\right)^2, \quad \beta(t) = \beta_{\min} + (\beta_{\max} - \beta_{\min}) t
 
-    The stationary distribution is the prior. Its density is :math:`e^{-V(x)}/Z`, with modes at :math:`\pm a` and a
-    barrier of height b between them in the log-density. The kernel has no closed form: :meth:`perturb` simulates paths.
-    The process is homogeneous in the clock :math:`B(t) = \int_0^t \beta`. Each row reaches its own t in :attr:`STEPS`
-    steps of B, which become shorter towards the end. A step is Strang's splitting: half of the drift, whose flow has a
-    closed form (Bernoulli's equation), then the noise, then the other half of the drift. It has weak order 2 and,
-    unlike Euler–Maruyama, is stable for all x.
+    The stationary distribution is the prior. Its density is :math:`e^{-V(x)}/Z`, with modes at :math:`\pm a`. Between
+    the modes, the log-density has a barrier of height b. The kernel has no closed form, so :meth:`perturb` simulates
+    paths. As a function of :math:`B(t) = \int_0^t \beta`, the process is homogeneous. A path to t has :attr:`STEPS`
+    steps in B, which become shorter towards the end. A step uses Strang's splitting: half of the drift, then the noise,
+    then the other half of the drift. The flow of the drift has a closed form (Bernoulli's equation). The scheme has
+    weak order 2 and, unlike Euler–Maruyama, is stable for all x.
 
-    Reference: Gardiner (2009), Stochastic methods, section 5.5; Strang splitting: Leimkuhler & Matthews (2015).
+    References: Gardiner (2009), Stochastic methods, section 5.5; for the splitting, Leimkuhler & Matthews (2015).
 
     Args:
-        wells: a, the distance of the wells from 0, in units of the standardised data.
-        barrier: b. Paths take longer to cross a higher barrier, and p_T is the prior only if they cross it before T.
-        beta_min: :math:`\beta(0)`, above 0.
-        beta_max: :math:`\beta(1)`; at least ``beta_min``.
-        eps: smallest time.
+        wells: distance a of the wells from 0, in units of the standardised data.
+        barrier: height b of the barrier, above 0. Paths take longer to cross a higher barrier, and p_T is close to the
+            prior only if they cross the barrier before T.
+        beta_min: rate :math:`\beta(0)`, above 0.
+        beta_max: rate :math:`\beta(1)`, at least ``beta_min``.
+        eps: smallest time of training and sampling.
     """
 
     STEPS = 48
@@ -52,12 +53,12 @@ class DoubleWell(SDE):
         super().__init__(eps)
         self.wells, self.barrier = in_range("wells", wells, above=0), in_range("barrier", barrier, above=0)
         self.beta = Beta(beta_min, beta_max)
-        # The table ends where the density is e^-50 of its maximum; no draw lies beyond it.
+        # The table ends where the density is e^-50 times its maximum. No draw lies beyond the table.
         x = wells * torch.linspace(0, math.sqrt(1 + math.sqrt(50 / barrier)), self.TABLE, dtype=torch.float64)
         cells = torch.cumulative_trapezoid((-self.potential(x)).exp().flip(0), x)
         upper = torch.cat([cells.new_zeros(1), cells]).flip(0)
         self._log_normaliser = math.log(2 * float(upper[0]))
-        # The normal number z with the same upper tail as x. It is computed from the tail: 1 - tail loses digits.
+        # For each x, find the normal number z with the same tail probability. Do not use 1 - tail, which loses digits.
         self._x, self._z = x[:-1], -torch.special.ndtri(0.5 * upper[:-1] / upper[0])
 
     def potential(self, x: Tensor) -> Tensor:
@@ -72,7 +73,7 @@ class DoubleWell(SDE):
 
     def perturb(self, x0: Tensor, t: Tensor, randn_like: RandnLike) -> Tensor:
         clock, n = expand(self.beta.integral(t), x0), self.STEPS
-        # The shares (2j - 1) / n², j from n to 1, add up to 1. A path forgets all errors but those of the last steps.
+        # The shares (2j - 1) / n², j from n to 1, add up to 1. The last steps are short, because early errors decay.
         shares = [(2 * j - 1) / n**2 for j in range(n, 0, -1)]
         x = self._slide(x0, 0.5 * shares[0] * clock)
         for share, following in itertools.pairwise([*shares, 0.0]):
@@ -92,6 +93,6 @@ class DoubleWell(SDE):
         return -(self.potential(x) + self._log_normaliser).flatten(1).sum(1)
 
     def _slide(self, x: Tensor, b: Tensor) -> Tensor:
-        r"""Returns the state after only the drift, :math:`x' = -\tfrac12 V'(x)`, for a span ``b`` of the clock."""
+        r"""Returns the state after the drift alone, :math:`dx/dB = -\tfrac12 V'(x)`, while B grows by ``b``."""
         rate = 2 * self.barrier / self.wells**2
         return x * torch.exp(rate * b) * torch.rsqrt(1 + (x / self.wells) ** 2 * torch.expm1(2 * rate * b))

@@ -12,7 +12,13 @@ from sdegen.sde.base import Score
 
 
 class Parts(NamedTuple):
-    """Parts of a guided score: the score and the pull of the guidance, ``(B, *)``, and the log-likelihood, ``(B,)``."""
+    """Parts of a guided score.
+
+    Attributes:
+        score: score without guidance, ``(B, *)``.
+        pull: gradient of the log-likelihood in x, ``(B, *)``.
+        log_likelihood: log-likelihood of the class or measurement, ``(B,)``.
+    """
 
     score: Tensor
     pull: Tensor
@@ -20,11 +26,11 @@ class Parts(NamedTuple):
 
 
 class GuidedScore(ABC):
-    """A guided score with a known likelihood, so that weights can correct its error."""
+    """A guided score with a known likelihood. Importance weights can therefore correct its error."""
 
     @abstractmethod
     def parts(self, x: Tensor, t: Tensor) -> Parts:
-        """Returns the score, the gradient of the log-likelihood (the pull), and the log-likelihood."""
+        """Returns the score without guidance, the gradient of the log-likelihood, and the log-likelihood."""
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         parts = self.parts(x, t)
@@ -42,7 +48,7 @@ class Counted:
         return self.score(x, t)
 
     def given(self, y: Tensor) -> Score:
-        """Returns the score given a class; its rows are counted here as well."""
+        """Returns the score given a class. The rows of this score are added to the same count."""
         score = self.score.given(y)  # type: ignore[attr-defined]
 
         def conditional(x: Tensor, t: Tensor) -> Tensor:
@@ -52,7 +58,7 @@ class Counted:
         return conditional
 
     def parts(self, x: Tensor, t: Tensor) -> Parts:
-        """Returns the parts of the score; without guidance, the pull and the log-likelihood are zero."""
+        """Returns the parts of the score. Without guidance, the pull and the log-likelihood are zero."""
         self.rows += len(x)
         if isinstance(self.score, GuidedScore):
             return self.score.parts(x, t)

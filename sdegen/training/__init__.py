@@ -1,6 +1,6 @@
 """Training: objectives, weights, times, batches, gradients, the optimiser and the loop.
 
-The classes of times and of weightings are named with their module, as in ``sdegen.training.times.Uniform``.
+Name the classes of ``times`` and ``weighting`` with the module, as in ``times.Uniform``, since both have a ``Uniform``.
 """
 
 from sdegen.training import times, weighting

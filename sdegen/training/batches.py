@@ -1,4 +1,4 @@
-"""The batches of a training, as a function of (seed, step)."""
+"""Batches of training data, as a function of (seed, step)."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from sdegen.training.times import TimeSampler
 from sdegen.training.weighting import Weighting
 
 Prepare = Callable[[SDE, Tensor, Tensor, RandnLike, Tensor], Prepared]
-"""Prepares the rows of many steps at once: see :meth:`sdegen.training.gradient.Gradient.prepare`."""
+"""Function that prepares the rows of many steps at once: see :meth:`sdegen.training.gradient.Gradient.prepare`."""
 
 
 class Batch(NamedTuple):
-    """The N rows of a step, or of a chunk of it, for each of R seeds that are trained together.
+    """The N rows of a step, or of a chunk of a step, for each of R seeds that are trained together.
 
     Attributes:
-        rows: input of the objective, whose fields are ``(R, N, *)``.
-        y: classes that the network is given, ``(R, N)`` int64; -1 for none.
-        weight: λ(t) times ``ratio``, ``(R, N)``.
-        ratio: uniform density over the density of the times, ``(R, N)``.
+        rows: input of the objective; the fields are ``(R, N, *)``.
+        y: classes that the network takes, ``(R, N)`` int64; -1 stands for "no class".
+        weight: weight of the loss, λ(t) times ``ratio``, ``(R, N)``.
+        ratio: uniform density divided by the density of the times, ``(R, N)``.
         total: number of rows of the whole step.
     """
 
@@ -38,22 +38,22 @@ class Batch(NamedTuple):
     total: int
 
     def of(self, seed: int) -> Batch:
-        """Returns the rows of one seed, without the axis of R."""
+        """Returns the rows of the seed with the index ``seed``, without the axis of the seeds."""
         rows = type(self.rows)(*(field[seed] for field in vars(self.rows).values()))
         return Batch(rows, self.y[seed], self.weight[seed], self.ratio[seed], self.total)
 
 
 class Stream:
-    """The batches of every step, as a function of (seed, step).
+    """Batches of all steps, as a function of (seed, step).
 
     The order of the data in an epoch is a function of (seed, epoch). The times and noises of step k are row ``k % K``
-    of the block ``k // K``. K is :attr:`AHEAD`, or fewer if that many steps have more than :attr:`NUMBERS` numbers of
-    noise. Other values of the two constants change the result of a seed.
+    of the block ``k // K``. K is :attr:`AHEAD`, or fewer if the noise of :attr:`AHEAD` steps has more than
+    :attr:`NUMBERS` entries. Other values of these two constants change the result of a seed.
 
-    Several blocks are prepared together, which makes the preparation of a small step nearly free. The last batch of an
-    epoch may be short: it is padded in the preparation, and cut before it is returned.
+    Several blocks are prepared together, which makes the preparation of small steps fast. The last batch of an epoch
+    may be short: it is padded in the preparation, and cut before it is returned.
 
-    The ``points`` are the data of each seed, all of one size.
+    The argument ``points`` has the data of each seed. The data of all seeds have the same size.
 
     Attributes:
         variant: number of the seed's stream of times and noises; above 0 after retries.
@@ -86,9 +86,9 @@ class Stream:
     def _blocks_with(self, block: int) -> range:
         """Returns the blocks that are prepared together with a block.
 
-        The last bits of a row may depend on the rows prepared with it. Since the result depends only on the block, a
-        resumed training has the same bits as an uninterrupted one. The first blocks are prepared in smaller groups, so
-        that a short training prepares few rows that it does not use.
+        The rounding errors of a row may depend on the rows that are prepared in the same group. The group depends only
+        on the block, so that a resumed training has the same bits as an uninterrupted training. The first groups are
+        smaller, so that a short training prepares few rows that it does not use.
         """
         count = 1 << (min(self.together, max(block, 1)).bit_length() - 1)
         start = block - block % count
@@ -96,10 +96,10 @@ class Stream:
 
     @torch.no_grad()
     def _prepared(self, blocks: range) -> list[list[Batch]]:
-        """Returns the chunks of every step of some blocks."""
+        """Returns the chunks of every step of the given blocks."""
         steps = range(blocks.start * self.ahead, blocks.stop * self.ahead)
         sizes = [self.points[0].size(step) for step in steps]
-        # A large step is a block by itself, which needs no padding if the step is short.
+        # A large step is prepared alone. The width is then its size, so that a short step needs no padding.
         shape = (len(self.points), len(steps), self.times.draws, max(sizes))
         key: list[str | int] = ["train", self.variant] if self.variant else ["train"]
         device = self.points[0].device
@@ -119,7 +119,7 @@ class Stream:
     def _times(
         self, sources: Sequence[torch.Generator], sizes: list[int], shape: tuple[int, ...]
     ) -> tuple[Tensor, Tensor]:
-        """Returns the times and ratios of all rows, ``(R K, draws, B)`` for K steps of R seeds."""
+        """Returns the times and ratios of all rows, ``(R * K, draws, B)`` for K steps of R seeds."""
         first, (seeds, steps, draws, width) = self.points[0], shape
         block = (self.ahead, draws, width)
         u = torch.cat([torch.rand(block, generator=source, device=first.device) for source in sources]).to(first.dtype)
@@ -137,7 +137,7 @@ class Stream:
         cut = []
         for column in columns:
             rows = list(column[:, :, draws].flatten(2, 3).unbind())
-            # Short steps all have one size. They are copied together, which is faster than one by one.
+            # All short steps have the same size. It is faster to copy them together than one by one.
             for i, step in enumerate(column[short, :, draws, :size].flatten(2, 3).unbind() if short else ()):
                 rows[short[i]] = step
             cut.append(rows)
@@ -148,10 +148,10 @@ class Stream:
 
 
 class Points:
-    """The data points of a seed's steps, and the classes that the network is given.
+    """Data points of the steps of a seed, and the classes that the network takes.
 
-    The data are kept on the device in the type in which they were read, and converted to the network's units batch by
-    batch. Mapped data stay on the disk.
+    The data stay on the device in the type in which they were read. Each batch is converted to the network's units.
+    Memory-mapped data stay on the disk.
 
     Args:
         seed: seed of the run.
@@ -159,7 +159,7 @@ class Points:
         batch_size: number of data points in a step.
         dropout: share of points whose class is hidden from the network; None if the network takes no class.
         device: device on which the batches are made.
-        dtype: type of the batches' numbers.
+        dtype: type of the numbers in a batch.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class Points:
         self.y = y.to(device)
         self.per_epoch, self.width = -(-len(x) // batch_size), min(batch_size, len(x))
         self.numbers = self.width * x[0].numel()
-        # Two blocks often share an epoch.
+        # Keep the last order, because two blocks often belong to one epoch.
         self.order = functools.lru_cache(1)(self._order)
 
     def size(self, step: int) -> int:
@@ -187,7 +187,7 @@ class Points:
         return min(self.width, len(self.x) - step % self.per_epoch * self.width)
 
     def indices(self, steps: range) -> Tensor:
-        """Returns the indices of the points of some steps, ``(K, B)``; short steps are padded with the first point."""
+        """Returns the indices ``(K, B)`` of the points of K steps. Short steps are padded with the index 0."""
         starts = range(steps.start - steps.start % self.per_epoch, steps.stop, self.per_epoch)
         orders = [self.order(start // self.per_epoch) for start in starts]
         return torch.cat([o[max(steps.start - s, 0) : steps.stop - s] for s, o in zip(starts, orders, strict=True)])
@@ -206,7 +206,7 @@ class Points:
         index = self.indices(steps)[:, :width]
         x, y = self.x[index.to(self.x.device)].to(self.device), self.y[index]
         if self.cells is not None:
-            # Uniform noise in the cell of each level. It has its own generator, which leaves other noise unchanged.
+            # Add uniform noise in the cell of each value. A generator of its own leaves all other noise unchanged.
             x = x.double() + self.cells * self._uniform("dequantisation", x, blocks) - self.cells / 2
         if self.dropout:
             y = torch.where(self._uniform("labels", y, blocks) < self.dropout, -1, y)
@@ -219,13 +219,13 @@ class Points:
         return nn.functional.pad(order, (0, padding)).view(-1, self.width).to(self.device)
 
     def _uniform(self, purpose: str, like: Tensor, blocks: range) -> Tensor:
-        """Draws uniform numbers ``(K, *)``; the generator of each block draws the numbers of its steps."""
+        """Draws uniform numbers in the shape of ``like``, ``(K, *)``. Each block has its own generator."""
         shape = (len(like) // len(blocks), *like.shape[1:])
         sources = [generator(self.device, self.seed, purpose, block) for block in blocks]
         return torch.cat([torch.rand(shape, generator=source, device=self.device) for source in sources])
 
 
 def _each(sources: Sequence[torch.Generator]) -> RandnLike:
-    """Returns a source of normal numbers in which each generator draws an equal share of the rows."""
+    """Returns a function that draws normal numbers. Each generator draws an equal share of the rows."""
     draws = [randn_like(source) for source in sources]
     return lambda x: torch.cat([draw(part) for draw, part in zip(draws, x.chunk(len(draws)), strict=True)])

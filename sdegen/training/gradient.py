@@ -1,6 +1,7 @@
-"""The weights of the models under training, and the gradients of their losses.
+"""Weights of the models under training, and gradients of the losses.
 
-:class:`Autograd` works with any model, :class:`sdegen.training.perceptron.Perceptron` with multilayer perceptrons.
+:class:`Autograd` works with any model. :class:`sdegen.training.perceptron.Perceptron` is faster, and works only with
+multilayer perceptrons.
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ Model = ScoreModel | ClassifierModel
 
 
 class Gradient(ABC):
-    """The weights of R models, and the gradients of their losses.
+    """Weights of R models, and gradients of the losses.
 
-    Usually one model is trained. Several models of the same shape are trained together, each as if it were alone.
+    Usually R is 1. Several models with the same layers can be trained together, and do not influence each other.
 
     Args:
-        models: R models; their parameters become views of :attr:`vector`.
+        models: R models. The parameters of the models become views of :attr:`vector`.
         objective: unweighted loss.
 
     Attributes:
         name: value of ``trainer.gradient`` that selects the class.
-        runs_layers: True if the network's own layers run, which may draw random numbers and change their buffers.
-        vector: the P trainable parameters of each model, one model after the other.
-        weights: the same numbers as ``(R, P)``.
+        runs_layers: True if the layers of the network run. Layers may draw random numbers and change buffers.
+        vector: trainable parameters, P of each model, one model after the other.
+        weights: view of :attr:`vector` as ``(R, P)``.
         sums: gradients of the weights, ``(R, P)``, to which :meth:`add` adds.
     """
 
@@ -53,31 +54,31 @@ class Gradient(ABC):
 
     @abstractmethod
     def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike, weight: Tensor) -> Prepared:
-        """Returns the rows of many steps, ``(R M, *)``, one model after the other: see :meth:`Objective.prepare`.
+        """Returns the rows ``(R * M, *)`` of many steps, one model after the other: see :meth:`Objective.prepare`.
 
-        The additional argument is the ``weight`` of each loss, ``(R M,)``.
+        The additional argument ``weight`` ``(R * M,)`` is the weight of the loss of each row.
         """
 
     @abstractmethod
     def add(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Adds the gradient of the mean weighted loss over the rows of a step; the batch is the step or a chunk of it.
+        """Adds the gradient of the mean weighted loss of a step. ``batch`` is the step or a chunk of the step.
 
-        Returns the input of :meth:`losses`, ``(R, N, *)``, detached: the losses are not needed at every step.
+        Returns the arguments of :meth:`losses`, ``(R, N, *)``, detached. The losses are not needed at every step.
         """
 
     @abstractmethod
     def losses(self, *parts: Tensor) -> Tensor:
-        """Returns the weighted losses of rows, ``(R, N)``, from the result of :meth:`add`."""
+        """Returns the weighted losses ``(R, N)`` of rows, from the result of :meth:`add`."""
 
 
 def weighted_losses(model: Model, objective: Objective, batch: Batch) -> Tensor:
-    """Returns the weighted losses of the rows of a batch of one seed, ``(N,)``."""
+    """Returns the weighted losses ``(N,)`` of the rows of a batch with one seed."""
     own = batch.of(0)
     return own.weight * objective.loss(model.given(own.y), own.rows)
 
 
 class Autograd(Gradient):
-    """Gradient of a single model of any kind under any objective; ``bfloat16`` runs the network under autocast."""
+    """Gradient of a single model by autograd. With ``bfloat16``, the network runs under autocast."""
 
     name = "autograd"
     runs_layers = True

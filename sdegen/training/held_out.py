@@ -1,4 +1,4 @@
-"""The loss of a model on points on which it is not trained."""
+"""Loss of a model on points that are not used for training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sdegen.training.times import TimeSampler
 from sdegen.training.weighting import Weighting
 
 ROWS = 4096
-"""Largest number of rows in a loss, unless a single batch has more."""
+"""Largest number of rows for a held-out loss, unless a single batch has more rows."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class HeldOut:
     """Weighted loss on held-out points, or on new samples if the distribution of the data is known.
 
     The points, times and noises are always the same, so that two models are compared with little noise. The loss is a
-    mean over batches of the training's size. The fields are the parts of the training, and the device and the type of
-    the computation.
+    mean over batches of ``batch_size`` points. The fields are the settings of the training, and the device and the
+    number type of the computation.
     """
 
     dataset: Dataset
@@ -41,7 +41,7 @@ class HeldOut:
     dtype: torch.dtype = torch.float32
 
     def loss(self, model: Model) -> float | None:
-        """Returns the loss of a model in its current mode; None if there are no points to measure it on."""
+        """Returns the loss of a model in its current mode; None without held-out points or known distribution."""
         seed, objective = derive(self.seed, "held out"), self.objective
         data = self._data(seed)
         if data is None:
@@ -56,7 +56,7 @@ class HeldOut:
         return total / points.per_epoch
 
     def _data(self, seed: int) -> Dataset | None:
-        """Returns the data with the points of the loss in place of the training points."""
+        """Returns the data set with the points of the loss as training points; None if there are no such points."""
         dataset, own = self.dataset, copy.copy(self.dataset)
         count = max(1, ROWS // (self.batch_size * self.times.draws)) * self.batch_size
         if dataset.held_out is not None:

@@ -1,4 +1,4 @@
-"""Records of a training's steps: losses, norms of gradients, and losses by time."""
+"""Records of the steps of a training: losses, norms of gradients, and losses by time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sdegen.training.batches import Batch
 
 
 class Diverged(UserError):
-    """Failure of a training in which the model ``replica`` has numbers that are not finite."""
+    """Failure of a training: a loss, gradient or weight of the model ``replica`` is not finite."""
 
     def __init__(self, message: str, replica: int) -> None:
         super().__init__(message)
@@ -22,21 +22,21 @@ class Diverged(UserError):
 
 
 BINS = 10
-"""Number of bins of the loss by time."""
+"""Number of bins of t for the loss by time."""
 
 
 class History:
-    """Losses and norms of the steps since the last reading, of R models that are trained together.
+    """Losses and gradient norms of R models that are trained together, since the last :meth:`read`.
 
-    Losses are computed and added up only when they are read, or when more than :attr:`KEPT` numbers are held. A step
+    Losses are computed and added up only when they are read, or when more than :attr:`KEPT` numbers are stored. A step
     then neither waits for the device nor spends time on its losses.
 
-    The loss by time is the mean weighted loss in equal bins of t, where t is uniform whatever the distribution of the
-    times: the sum of ratio · λ · loss over the sum of the ratios.
+    The loss by time is the mean of λ · loss in equal bins of t, for uniform t in each bin. It is the sum of ratio · λ ·
+    loss divided by the sum of ratio, so that the distribution of the training times has no influence.
 
     Args:
         losses: function that computes the losses of rows: see :meth:`sdegen.training.gradient.Gradient.losses`.
-        models: number of models R.
+        models: number R of models.
         eps: smallest time.
         T: largest time.
     """
@@ -45,7 +45,7 @@ class History:
 
     def __init__(self, losses: Callable[..., Tensor], models: int, eps: float, T: float) -> None:
         self._losses, self._eps, self._T = losses, eps, T
-        # For each model, the sums of the losses and of the ratios.
+        # These are, for each model and bin, the sums of the losses and of the ratios.
         self._by_t = torch.zeros(models, 2, BINS, dtype=torch.float64)
         self._clear()
 
@@ -53,13 +53,13 @@ class History:
         self._rows: list[tuple[Any, ...]] = []
         self._held = 0
         self._cause = "the gradient alone overflows: try trainer.precision=float64, or a lower optimizer.lr"
-        # The step and the mean loss of each chunk, and the norm of each step.
+        # Keep the step and the mean loss of each chunk, and the gradient norm of each step.
         self._steps: list[int] = []
         self._means: list[Tensor] = []
         self._norms: list[Tensor] = []
 
     def add(self, step: int, batch: Batch, parts: tuple[Tensor, ...]) -> None:
-        """Records a step, or a chunk of it, with the result of :meth:`Gradient.add`."""
+        """Records a step, or a chunk of a step, with the result of :meth:`Gradient.add`."""
         self._rows.append((batch.total, batch.rows.t, batch.ratio, *parts))
         self._steps.append(step)
         self._held += parts[-1].numel()
@@ -74,7 +74,7 @@ class History:
         """Returns the mean loss of each step, ``(K, R)``.
 
         Raises:
-            Diverged: a loss, or the norm of its gradient, is not finite.
+            Diverged: a loss or the norm of a gradient is not finite.
         """
         self._flush()
         if not self._means:
@@ -86,19 +86,19 @@ class History:
         if bad := torch.nonzero(~(losses.isfinite() & norms.isfinite())).tolist():
             (step, replica), *_ = bad
             loss, norm = float(losses[step, replica]), float(norms[step, replica])
-            found = f"the loss is {loss} at step {first + step + 1}, and its gradient's norm {norm}"
+            found = f"the loss is {loss} at step {first + step + 1}, and the norm of its gradient is {norm}"
             raise Diverged(f"{found}; {self._cause}", replica)
         return losses
 
     def state(self, replica: int) -> dict[str, Tensor]:
-        """Returns the records of a model for a checkpoint; with them, a resumed run logs the same scalars."""
+        """Returns the records of a model for a checkpoint, so that a resumed run logs the same scalars."""
         losses = self.check()
         norms = torch.cat(self._norms, dim=1)[replica] if self._norms else losses[:, replica]
         own = {"losses": losses[:, replica], "norms": norms, "by_t": self._by_t[replica]}
         return {name: value.cpu().clone() for name, value in own.items()}
 
     def restore(self, states: Sequence[Mapping[str, Tensor]], step: int) -> None:
-        """Continues from a step, with the states of all models on the device of the training."""
+        """Restores the states of all models at a step. The states are on the device of the training."""
         self._clear()
         losses, norms, self._by_t = (torch.stack([s[name] for s in states]) for name in ("losses", "norms", "by_t"))
         if losses.numel():
@@ -106,7 +106,7 @@ class History:
             self._norms.append(norms)
 
     def read(self) -> list[dict[str, float]]:
-        """Returns the scalars of each model since the last reading."""
+        """Returns the scalars of each model since the last call, and clears the records."""
         losses, norms = self.check().mean(0).tolist(), torch.cat(self._norms, dim=1).mean(1).tolist()
         edges = torch.linspace(self._eps, self._T, BINS + 1).tolist()
         names = [f"loss_by_t/{low:.1f}-{high:.1f}" for low, high in itertools.pairwise(edges)]
@@ -119,7 +119,7 @@ class History:
         return found
 
     def _flush(self) -> None:
-        """Computes and adds up the losses of the rows that are held."""
+        """Computes and adds up the losses of the stored rows."""
         if not self._rows:
             return
         totals, *columns = zip(*self._rows, strict=True)
@@ -140,9 +140,9 @@ class History:
 
 
 def cause(t: Tensor, losses: Tensor, lengths: Sequence[int]) -> str:
-    """Returns the likely cause of infinite losses ``(R, N)`` at times ``t``, from the first chunk that has any.
+    """Returns the likely cause of losses that are not finite, from the first chunk with such losses.
 
-    The ``lengths`` of the chunks add up to N.
+    The losses and the times ``t`` are ``(R, N)``. The ``lengths`` of the chunks add up to N.
     """
     chunks = zip(t.split(lengths, dim=1), losses.split(lengths, dim=1), strict=True)
     broken, times = next((~own.isfinite(), t) for t, own in chunks if not bool(own.isfinite().all()))
@@ -151,4 +151,4 @@ def cause(t: Tensor, losses: Tensor, lengths: Sequence[int]) -> str:
     fix = (
         "a lower optimizer.lr, or a smaller trainer.clip" if share > 0.5 else "a larger sde.eps, or weighting=variance"
     )
-    return f"it is not finite {where}: try {fix}"
+    return f"the loss is not finite {where}: try {fix}"

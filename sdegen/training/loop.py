@@ -23,11 +23,11 @@ from sdegen.training.trainer import Trainer
 logger = logging.getLogger("sdegen")
 
 Log = Callable[[int, list[dict[str, float]]], None]
-"""Receives a step and the scalars of each model."""
+"""Function that receives a step and the scalars of each model."""
 
 
 class Training:
-    """Networks under training: their weights and averages as one vector each, and the step that changes them.
+    """Training of one or more networks: weights, moving averages and optimiser.
 
     Args:
         gradient: models that are trained together, and their gradients.
@@ -52,7 +52,7 @@ class Training:
         self._layout = layout(self.models[0].network)
 
     def advance(self, chunks: list[Batch]) -> None:
-        """Takes one step of gradient descent."""
+        """Takes one step of the optimiser. ``chunks`` are the parts of the batch."""
         gradient = self.gradient
         for part, batch in enumerate(chunks):
             if gradient.runs_layers:
@@ -74,7 +74,7 @@ class Training:
         self.step += 1
 
     def _layers_key(self, part: int) -> tuple[int, str, int, int, int]:
-        """Returns the key for the random numbers inside the network in a chunk of the next step."""
+        """Returns the key of the random numbers that layers draw in chunk ``part`` of the next step."""
         return self.stream.points[0].seed, "layers", self.stream.variant, self.step, part
 
     def run(
@@ -84,9 +84,9 @@ class Training:
         preview: Callable[[], None],
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Trains to the last step, and makes the calls below at the intervals of the trainer.
+        """Trains to the last step, and calls the functions below at the intervals of the trainer.
 
-        The scalars of a step are logged before its checkpoint. A run that is killed and resumed then logs them once.
+        The scalars of a step are logged before the checkpoint, so that a resumed run does not log them again.
 
         Args:
             log: function that records the scalars.
@@ -95,11 +95,11 @@ class Training:
             interrupted: function called after every step. If it returns True, the training saves a checkpoint and ends.
 
         Raises:
-            Diverged: the loss or a weight is no longer finite. No checkpoint of this state is saved.
+            Diverged: a loss, gradient or weight is no longer finite. No checkpoint of this state is saved.
         """
         trainer, since = self.trainer, time.perf_counter()
         logged, reported = self.seconds, self.step
-        # The caller's random numbers stay the same.
+        # This context leaves the random numbers of the caller unchanged.
         with own_layers(self.vector.device, self.stream.points[0].seed, "layers"):
             for chunks in self.stream.steps(self.step, self.steps):
                 if self.step == 1:
@@ -132,7 +132,7 @@ class Training:
         return self.step == 0 or self._is_due(self.trainer.checkpoint_every)
 
     def _is_due(self, every: int) -> bool:
-        """True every ``every`` steps and at the last one; never if ``every`` is 0."""
+        """Returns True every ``every`` steps and at the last step, but never if ``every`` is 0."""
         return every > 0 and (self.step % every == 0 or self.step == self.steps)
 
     def _check(self) -> None:
@@ -141,15 +141,15 @@ class Training:
         self._history.check()
         for replica, weights in enumerate(self.gradient.weights):
             if not bool(weights.isfinite().all()):
-                message = f"weights are infinite after step {self.step}, although the loss was still finite"
+                message = f"the weights are not finite after step {self.step}, although the loss is finite"
                 raise Diverged(f"{message}: try a lower optimizer.lr", replica)
 
     def state(self, replica: int) -> dict[str, Any]:
-        """Returns the optimiser's state for a model, as if the model were trained alone."""
+        """Returns the optimiser's state for a model, in the form for a training of this model alone."""
         return state_of_model(self.optimizer.state_dict(), replica, self.gradient.weights.shape)
 
     def history(self, replica: int) -> dict[str, Tensor]:
-        """Returns the records of a model's steps since the last scalars."""
+        """Returns the records of a model since the scalars were last logged."""
         return self._history.state(replica)
 
     def restore(
@@ -160,14 +160,14 @@ class Training:
         seconds: float,
         variant: int,
     ) -> None:
-        """Continues from a step whose weights are already loaded.
+        """Restores a training at a step. The weights must already be loaded.
 
         Args:
-            states: the optimiser's state for each model.
+            states: optimiser's state for each model.
             histories: records of each model, as :meth:`history` returned them.
             step: number of steps taken.
             seconds: time spent on these steps.
-            variant: variant of the stream.
+            variant: number of the stream of times and noises: see :class:`~sdegen.training.batches.Stream`.
 
         Raises:
             UserError: the states do not fit the optimiser and the networks.
@@ -179,7 +179,7 @@ class Training:
         self.step, self.seconds, self.stream.variant = step, seconds, variant
 
     def _warn_of_hidden_state(self, batch: Batch) -> None:
-        """Logs a warning if a network outside of the package keeps state that no checkpoint would hold."""
+        """Logs a warning if a network outside of the package keeps state that a checkpoint does not store."""
         objective, kind = self.gradient.objective, type(self.models[0].network)
         if not self.gradient.runs_layers or kind.__module__.partition(".")[0] == PACKAGE:
             return
@@ -190,7 +190,7 @@ class Training:
 
         if not repeats(self.models[0], self.averages[0], loss):
             logger.warning(
-                f"network: {kind.__name__} gives a different loss with the same weights and seed: it keeps numbers "
-                f"outside of its state_dict, or draws from a generator other than torch's, so that neither seed nor "
-                f"resume= reproduces its weights: use register_buffer() and torch's generator"
+                f"network: {kind.__name__} gives different losses with the same weights and seed, because it keeps "
+                f"numbers outside of its state_dict or does not use torch's random generator: a repeated or resumed "
+                f"run would differ: use register_buffer() and torch's generator"
             )

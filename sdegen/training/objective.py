@@ -1,9 +1,9 @@
-r"""Objectives: the loss of a score at one noisy point, before any weight.
+r"""Objectives: the unweighted loss of a score at a noisy point.
 
-An objective has two parts. :meth:`Objective.prepare` draws the noisy points; it needs no gradient and is called for
+An objective has two parts. :meth:`Objective.prepare` draws the noisy points. It needs no gradient and is called for
 many steps at once. :meth:`Objective.loss` is called in every step.
 
-The mean loss of a score is :math:`E\|s_\theta - \nabla \log p_t\|^2` plus a constant that depends on the objective.
+The mean loss of a score is :math:`E\|s_\theta - \nabla \log p_t\|^2` plus a constant that does not depend on the score.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Objective(ABC, Generic[S, Rows]):
 
     Attributes:
         process: type of process that the objective works with.
-        differentiates: True if the loss contains derivatives of the score in x, for which ReLU networks are too rough.
+        differentiates: True if the loss has derivatives of the score in x. ReLU networks are then not smooth enough.
         classifies: True if the objective trains a classifier instead of a score.
     """
 
@@ -58,7 +58,7 @@ class Objective(ABC, Generic[S, Rows]):
 
 @dataclass(frozen=True)
 class Noised(Prepared):
-    """Noisy points, with their standard normal ``noise`` ``(N, *)`` and its standard deviation ``sigma`` ``(N,)``."""
+    """Noisy points, with the standard normal ``noise`` ``(N, *)`` and its factor ``sigma`` ``(N,)`` in the points."""
 
     noise: Tensor
     sigma: Tensor
@@ -70,7 +70,7 @@ class Denoising(Objective[LinearSDE, Noised]):
     .. math:: \left\| s_\theta(x_t, t) - \nabla \log p_{0t}(x_t \mid x_0) \right\|^2
               = \sigma_t^{-2} \left\| \sigma_t s_\theta(x_t, t) + z \right\|^2, \qquad x_t = \alpha_t x_0 + \sigma_t z
 
-    The right-hand side is computed: its terms are of order one, whereas the scores on the left are of order 10³.
+    The right-hand side is computed. Its terms are of order one, but the scores on the left can be of order 10³.
 
     Reference: Vincent (2011), A connection between score matching and denoising autoencoders.
     """
@@ -91,9 +91,9 @@ class Implicit(Objective[SDE, Prepared]):
 
     .. math:: \|s_\theta(x_t, t)\|^2 + 2 \nabla \cdot s_\theta(x_t, t)
 
-    It needs no kernel, only samples of :math:`x_t`. The divergence costs one backward pass for each of the d entries
-    of a point. At small t, the two terms are of order :math:`d/\sigma_t^2` and cancel, so that the variance is far
-    larger than with denoising.
+    This loss needs no kernel, only samples of :math:`x_t`. The divergence costs one backward pass for each of the d
+    entries of a point. At small t, the two terms are of order :math:`d/\sigma_t^2` and cancel, so that the variance is
+    far larger than with denoising.
 
     Reference: Hyvärinen (2005), Estimation of non-normalized statistical models by score matching.
     """
@@ -120,7 +120,7 @@ class Probed(Prepared):
 
 
 class Sliced(Objective[SDE, Probed]):
-    r"""Sliced score matching: the divergence along one random direction, at the cost of a single backward pass.
+    r"""Sliced score matching, which estimates the divergence along one random direction with one backward pass.
 
     .. math:: \|s_\theta(x_t, t)\|^2 + 2 v^\top \nabla_x \left( v^\top s_\theta(x_t, t) \right), \qquad v_i = \pm 1
 
@@ -146,9 +146,9 @@ class Sliced(Objective[SDE, Probed]):
 
 
 class Classification(Objective[SDE, Prepared]):
-    r"""Cross entropy of a classifier of noisy data: :math:`-\log p_\theta(y \mid x_t, t)`, y the class of :math:`x_0`.
+    r"""Cross entropy of a classifier of noisy data: :math:`-\log p_\theta(y \mid x_t, t)` for the class y.
 
-    Its minimiser over functions is :math:`p_t(y \mid x)`. In place of the score, :meth:`loss` takes the log-likelihood
+    The minimiser over functions is :math:`p_t(y \mid x)`. In place of the score, :meth:`loss` takes the log-likelihood
     of each row's class, ``(x, t) -> (B,)``.
 
     Reference: section 4 of the paper; Dhariwal & Nichol (2021), https://arxiv.org/abs/2105.05233

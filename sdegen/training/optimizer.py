@@ -1,4 +1,4 @@
-"""Optimisers, with the schedule of their learning rate and their states in checkpoints."""
+"""Optimisers, the schedule of the learning rate, and the optimiser's state in checkpoints."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Optimizer(ABC):
 
     @abstractmethod
     def build(self, vector: nn.Parameter) -> torch.optim.Optimizer:
-        """Returns a torch optimiser of the network's parameters, which are one vector."""
+        """Returns a torch optimiser for ``vector``, which holds all parameters."""
 
     @abstractmethod
     def step(self, optimizer: torch.optim.Optimizer, lr: float) -> None:
-        """Takes a step of the optimiser that :meth:`build` returned, with a learning rate."""
+        """Takes a step with the learning rate ``lr``. ``optimizer`` is the result of :meth:`build`."""
 
     @abstractmethod
     def lr_at(self, step: int, steps: int) -> float:
@@ -34,14 +34,14 @@ class Optimizer(ABC):
 
 
 class Adam(Optimizer):
-    r"""Adam (Kingma & Ba 2015), fused: one kernel for the whole update.
+    r"""Adam (Kingma & Ba 2015), with torch's fused kernel for the whole update.
 
     Args:
         lr: learning rate after the warm-up.
         betas: decay factors of the two moments.
         eps: number added to the square root of the second moment.
-        warmup: number of steps in which the rate rises from 0.
-        decay: ``constant``, or ``cosine`` for a fall to 0 at the last step.
+        warmup: number of steps in which the learning rate rises to ``lr``.
+        decay: schedule of the rate after the warm-up: ``constant``, or ``cosine``, which falls to 0 at the last step.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Adam(Optimizer):
         decay: Literal["constant", "cosine"] = "cosine",
     ) -> None:
         if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas={list(betas)} must each be at least 0 and below 1")
+            raise ValueError(f"betas={list(betas)} must each be at least 0 and below 1: try [0.9,0.999]")
         self.lr, self.eps = in_range("lr", lr, above=0), in_range("eps", eps, above=0)
         self.betas, self.warmup, self.decay = betas, in_range("warmup", warmup, at_least=0), decay
 
@@ -69,7 +69,7 @@ class Adam(Optimizer):
             # The first step creates the moments.
             optimizer.step()
             return
-        # This is the kernel of the optimiser's step without its bookkeeping, which would triple the time.
+        # Call the kernel directly: the other work of ``optimizer.step()`` would triple the time.
         state["step"].add_(1)
         torch._fused_adam_(
             [vector], [vector.grad], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]], lr=lr,
@@ -83,7 +83,10 @@ class Adam(Optimizer):
 
 
 def state_of_model(state: State, model: int, shape: torch.Size) -> State:
-    """Returns the state of one of R models of P parameters, ``shape`` ``(R, P)``, as if it were trained alone."""
+    """Returns the optimiser's state for one model, in the form for a training of this model alone.
+
+    ``shape`` is ``(R, P)`` for R models with P parameters each.
+    """
     return _mapped(lambda value: value.view(shape)[model].clone(), [state], shape.numel())
 
 
@@ -95,7 +98,7 @@ def load_states(optimizer: torch.optim.Optimizer, recipe: Optimizer, states: Seq
     """
     (group,) = optimizer.param_groups
     (vector,) = group["params"]
-    # The kernel behind the optimiser trusts its state: a moment that is too short would be written past its end.
+    # The kernel does not check the state: if a moment were too short, the kernel would write past its end.
     like = nn.Parameter(torch.zeros_like(vector))
     like.grad, fresh = torch.zeros_like(vector), recipe.build(like)
     recipe.step(fresh, 0.0)
@@ -107,11 +110,17 @@ def load_states(optimizer: torch.optim.Optimizer, recipe: Optimizer, states: Seq
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError):
         fits = False
     if not fits:
-        raise UserError("the checkpoint's state of the optimiser does not fit the optimiser and the network")
+        raise UserError(
+            "optimizer: the checkpoint's state of the optimiser does not fit this optimiser and network: resume with "
+            "the options of the run, or train a new run"
+        )
 
 
 def _mapped(change: Callable[..., Tensor], states: Sequence[State], weights: int) -> State:
-    """Returns a state in which ``change`` of all states' tensors replaces each tensor with a number per weight."""
+    """Returns the first state with new tensors: ``change`` of the tensors of all states.
+
+    Only tensors with one entry for each weight are changed.
+    """
     first, *_ = states
     changed = {
         index: {
@@ -126,7 +135,7 @@ def _mapped(change: Callable[..., Tensor], states: Sequence[State], weights: int
 
 
 def _layout(state: Mapping[str, Any]) -> State:
-    """Returns the shapes and types in an optimiser's state, by name."""
+    """Returns the shape, type and strides of each tensor in an optimiser's state, by name."""
     return {
         name: (value.shape, value.dtype, value.stride()) if isinstance(value, Tensor) else type(value)
         for name, value in state.items()

@@ -1,6 +1,6 @@
 r"""The gradient of a multilayer perceptron under denoising score matching, written out by hand.
 
-A step of a tiny network is a few matrix products; most of its time is the overhead of autograd and Python. For
+A step of a tiny network is a few matrix products. Most of the time is the overhead of autograd and Python. For
 denoising score matching and a parametrization that is affine in the network's output F,
 
 .. math:: \sigma_t s_\theta(x_t, t) + z = c + g F, \qquad
@@ -8,7 +8,7 @@ denoising score matching and a parametrization that is affine in the network's o
           \frac{\partial\, \text{loss}}{\partial F} = \frac{2 \lambda}{\sigma_t^2}\, g\, (c + g F),
 
 where c, g and the input of the first layer do not depend on the weights, and are prepared for many steps at once. A
-step is then only matrix products and the chain rule. The tests compare the result with autograd.
+step then needs only matrix products and the chain rule. The tests compare the result with autograd.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from sdegen.training.objective import Denoising, Noised, Objective, Prepared
 class Residuals(Prepared):
     """Inputs ``x`` ``(N, inputs)`` of the first layer, and the coefficients of the loss in the output F ``(N, d)``.
 
-    The weighted loss is ``scale`` ``(N,)`` times the squared norm of ``constant + gain * F``, and its gradient at F is
-    ``pull`` times the same sum. All but ``scale`` are ``(N, d)``.
+    The weighted loss is ``scale`` ``(N,)`` times the squared norm of ``constant + gain * F``. The gradient of the loss
+    in F is ``pull * (constant + gain * F)``. ``constant``, ``gain`` and ``pull`` are ``(N, d)``.
     """
 
     constant: Tensor
@@ -48,9 +48,10 @@ class Residuals(Prepared):
 
 
 class Layer(NamedTuple):
-    """Linear layer of R networks; a single network has no axis of R.
+    """Linear layer of R networks.
 
-    The weights are ``(R, outputs, inputs)``, and the bias is ``(R, 1, outputs)``. The gradients have the same shapes.
+    The weights are ``(R, outputs, inputs)``, and the bias is ``(R, 1, outputs)``. If R is 1, the axis of length R is
+    left out. The gradients have the same shapes. ``transposed`` is a transposed view of the weights.
     """
 
     weight: Tensor
@@ -63,10 +64,10 @@ class Layer(NamedTuple):
 Products = tuple[Callable[..., Tensor], Callable[..., Tensor], Callable[..., Tensor]]
 ONE: Products = torch.mm, torch.addmm, Tensor.addmm_
 MANY: Products = torch.bmm, torch.baddbmm, Tensor.baddbmm_
-"""Matrix products of one network and of many: A B, C + A B, and C + A B in place."""
+"""Matrix products for one network and for many networks: A B, C + A B, and C + A B in place."""
 
 SKINNY = 16
-"""Number of columns below which a weight's gradient is computed transposed."""
+"""Number of inputs of a layer below which the gradient of the weights is computed as its transpose."""
 
 Activation = tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor, Tensor], Tensor]]
 ACTIVATIONS: dict[type[nn.Module], Activation] = {
@@ -74,18 +75,18 @@ ACTIVATIONS: dict[type[nn.Module], Activation] = {
     nn.SiLU: (nn.functional.silu, lambda g, z, h: torch.ops.aten.silu_backward(g, z)),
     nn.Tanh: (torch.tanh, lambda g, z, h: torch.ops.aten.tanh_backward(g, h)),
 }
-"""For each activation h(z): the function, and the gradient at z as a function of the gradient at h, of z and of h."""
+"""Activation functions h(z), each with the gradient in z as a function of the gradient in h, of z and of h."""
 
 
 def obstacle(model: Model, objective: Objective, bfloat16: bool) -> str:
-    """Returns a requirement of the written gradient that a training does not meet; empty if it meets all."""
+    """Returns a requirement of :class:`Perceptron` that a training does not meet; empty if all are met."""
     if bfloat16:
         return "a trainer.precision other than bfloat16"
     if type(objective) is not Denoising:
         return "objective=denoising"
     if type(model.network) is not MLP or not isinstance(model, ScoreModel):
         return "network=mlp"
-    # A user's subclass may compute more than the terms.
+    # A subclass by a user may compute more than the terms.
     own = type(model.parametrization)
     if not issubclass(own, Affine) or own.__call__ is not Affine.__call__:
         return "a parametrization that is affine in the network's output"
@@ -96,7 +97,7 @@ class Perceptron(Gradient):
     """Gradient of multilayer perceptrons under denoising score matching, without autograd.
 
     Args:
-        models: models for which :func:`obstacle` finds no obstacle.
+        models: models for which :func:`obstacle` returns an empty text.
         objective: denoising score matching.
     """
 
@@ -123,7 +124,7 @@ class Perceptron(Gradient):
     def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike, weight: Tensor) -> Residuals:
         rows: Noised = self.objective.prepare(sde, x0, t, randn_like)
         parts = zip(self.models, *(part.chunk(len(self.models)) for part in vars(rows).values()), strict=True)
-        # The networks differ in their moments of the data and in their random features of the time.
+        # The models have different moments of the data and different random features of the time.
         own = [self._affine(model, sde, Noised(*fields)) for model, *fields in parts]
         features, constant, gain = (torch.cat(part) for part in zip(*own, strict=True))
         scale = weight / rows.sigma**2
@@ -132,7 +133,7 @@ class Perceptron(Gradient):
 
     @staticmethod
     def _affine(model: Model, sde: SDE, rows: Noised) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the inputs of a model's first layer, and c and g of the losses, ``(N, d)`` each."""
+        """Returns the inputs of a model's first layer, and the coefficients c and g of the loss, ``(N, d)`` each."""
         parametrization: Affine = model.parametrization  # type: ignore[assignment]
         terms, sigma = parametrization.terms(sde, rows.x, rows.t), expand(rows.sigma, rows.x)
         constant = parametrization.along(rows.noise) + sigma * terms.constant
@@ -145,7 +146,7 @@ class Perceptron(Gradient):
         assert isinstance(rows, Residuals)
         product, onto, _ = self.products
         *hidden, last = self.layers
-        # A single network computes without the axis of R, which makes its products faster.
+        # A single network computes without the axis of length R, which makes the products faster.
         h, passed = rows.x.squeeze(0), []
         for layer in hidden:
             z = onto(layer.bias, h, layer.transposed)
@@ -166,7 +167,7 @@ class Perceptron(Gradient):
         return scale * residual.square().sum(-1)
 
     def _add(self, layer: Layer, x: Tensor, g: Tensor, share: float) -> None:
-        """Adds ``share`` times a layer's gradients, from its inputs ``x`` and the gradient ``g`` at its outputs."""
+        """Adds ``share`` times the gradients of a layer with the inputs ``x`` and the gradient ``g`` at the outputs."""
         product, _, onto_ = self.products
         onto_(layer.bias_gradient, self.ones(x.shape[:-1]), g, alpha=share)
         if x.shape[-1] < SKINNY:
@@ -179,7 +180,7 @@ class Perceptron(Gradient):
 def gradient_of(
     asked: Literal["auto", "autograd", "written"], models: Sequence[Model], objective: Objective, bfloat16: bool
 ) -> Gradient:
-    """Returns the gradient that ``trainer.gradient`` selects; ``auto`` selects the written one if possible."""
+    """Returns the gradient that ``trainer.gradient`` selects; ``auto`` selects :class:`Perceptron` if possible."""
     if asked == "autograd" or obstacle(models[0], objective, bfloat16):
         return Autograd(models, objective, bfloat16)
     return Perceptron(models, objective)

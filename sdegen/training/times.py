@@ -1,8 +1,8 @@
 r"""Samplers of the times of a training step.
 
-A time sampler turns uniform numbers into times and ratios: the uniform density on :math:`[\varepsilon, T]` over the
-density of the times. The mean of ratio · loss estimates the same integral over t for every sampler but :class:`Grid`,
-for which it is the mean over the points of the grid.
+A time sampler turns uniform numbers into times and ratios. A ratio is the uniform density on :math:`[\varepsilon, T]`
+divided by the density of the times. The mean of ratio · loss estimates the mean of the loss over uniform t. For
+:class:`Grid` and :class:`Levels`, it estimates the mean over the points of a grid.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from sdegen.training.weighting import Weighting
 
 
 class TimeSampler(ABC, Generic[S]):
-    """A distribution of times, drawn ``draws`` times for each data point of a batch.
+    """A distribution of times, with ``draws`` times for each data point of a batch.
 
     Args:
         draws: number of times (and noises) for each data point and step.
-        chunk: number of draws that pass through the network at once, which limits the memory; None for all of them.
+        chunk: number of draws that pass through the network at once, which limits the memory; None for all draws.
 
     Attributes:
         process: type of process that the sampler works with.
@@ -37,11 +37,11 @@ class TimeSampler(ABC, Generic[S]):
 
     @abstractmethod
     def __call__(self, sde: S, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns times, and the uniform density over the density of the times, both shaped like ``u``.
+        """Returns times and ratios, both shaped like ``u``.
 
         Args:
             sde: forward process.
-            weighting: λ(t), to which importance sampling adapts.
+            weighting: weight λ(t) of the loss, on which the density of importance sampling depends.
             u: uniform numbers in [0, 1), ``(K, draws, B)``: K steps of B data points.
         """
 
@@ -56,8 +56,8 @@ class Uniform(TimeSampler[SDE]):
 class Stratified(TimeSampler[SDE]):
     r"""One draw in each of :math:`n` equal slices of :math:`[\varepsilon, T]`, where n is the number of rows of a step.
 
-    It has the same mean as independent draws, with less variance. Each data point gets a random slice, because the
-    order of the batch is random.
+    The mean of the loss is the same as with independent draws, and the variance is smaller. Each data point
+    gets a random slice, because the order of the batch is random.
     """
 
     def __call__(self, sde: SDE, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,12 +65,12 @@ class Stratified(TimeSampler[SDE]):
 
 
 class Importance(TimeSampler[LinearSDE]):
-    r"""Stratified draws from the density :math:`\propto \lambda(t)/\sigma_t^2`, for which the ratio compensates.
+    r"""Stratified draws from the density :math:`\propto \lambda(t)/\sigma_t^2`, which the ratio corrects.
 
-    It gives every row of the denoising loss about the same weight, for every λ. The log noise-to-signal ratio u has the
-    derivative :math:`g^2/\sigma^2`. In u, the density is :math:`\propto \lambda/g^2`, a constant for the likelihood
-    weighting. It is tabulated in :attr:`CELLS` cells, and the ratio is computed from the table, so that the mean is
-    exact for any weighting.
+    The weighted denoising losses of all rows are then of about the same size, for every λ. The log noise-to-signal
+    ratio u has the derivative :math:`g^2/\sigma^2`. In u, the density is
+    :math:`\propto \lambda/g^2`, a constant for the likelihood weighting. This density is tabulated in :attr:`CELLS`
+    cells. The ratio is computed from the table, so that the mean of ratio · loss is exact for any weighting.
 
     Reference: Song et al. (2021), https://arxiv.org/abs/2101.09258, section 5.
     """
@@ -96,7 +96,7 @@ class Importance(TimeSampler[LinearSDE]):
 
 
 class Grid(TimeSampler[SDE]):
-    r"""The paper's discretisation: every data point of the batch has all times of a grid, each several times.
+    r"""The paper's discretisation. Every data point of the batch gets all times of a grid, each ``simulations`` times.
 
     .. math:: t_i = \varepsilon + \frac{i}{N - 1} (T - \varepsilon), \qquad i = 0, \dots, N - 1
 
@@ -105,10 +105,10 @@ class Grid(TimeSampler[SDE]):
     :math:`t = \varepsilon`, where :math:`1/\sigma^2` is :math:`10^6`.
 
     Args:
-        points: number of grid points N, at least 2.
+        points: number N of grid points, at least 2.
         simulations: number of noise draws at each point.
         chunk: number of the ``points * simulations`` draws that pass through the network at once, which limits the
-            memory; None for all of them.
+            memory; None for all draws.
     """
 
     def __init__(self, points: int = 100, simulations: int = 30, chunk: int | None = 100) -> None:
@@ -126,11 +126,11 @@ class Levels(TimeSampler[SDE]):
 
     .. math:: t = \varepsilon + \frac{i}{N - 1} (T - \varepsilon), \qquad i \sim U\{0, \dots, N - 1\}
 
-    With as many points as a chain has levels, they are the chain's times i/N. The mean of the loss equals its mean
-    under :class:`Grid`, where each data point has all times.
+    If N is the number of levels of a chain, the times are the times i/N of the chain. The mean of the loss is the same
+    as with :class:`Grid`, which uses all times for each data point.
 
     Args:
-        points: number of times N, at least 2.
+        points: number N of times, at least 2.
         draws: see :class:`TimeSampler`.
         chunk: see :class:`TimeSampler`.
     """
@@ -146,13 +146,13 @@ class Levels(TimeSampler[SDE]):
 
 
 def between(sde: SDE, u: Tensor) -> Tensor:
-    """Maps numbers of [0, 1) to [eps, T]."""
+    """Maps numbers in [0, 1] linearly to [eps, T]."""
     return sde.eps + (sde.T - sde.eps) * u
 
 
 def stratify(u: Tensor) -> Tensor:
-    """Moves row i of the n rows of a step into the i-th of n equal slices of [0, 1]: ``(K, draws, B)``."""
+    """Moves the number of row i of a step's n rows into the i-th of n equal slices of [0, 1]."""
     n = u.shape[-2] * u.shape[-1]
     slices = torch.arange(n, device=u.device, dtype=u.dtype).view(u.shape[-2:])
-    # In float32 the last slice can round up to 1. Then t = T, which is allowed.
+    # In float32, a number in the last slice can round up to 1. Then t = T, which is allowed.
     return (slices + u) / n

@@ -1,4 +1,4 @@
-"""The options of a training."""
+"""Options of a training."""
 
 from __future__ import annotations
 
@@ -10,44 +10,47 @@ import torch
 from sdegen.core.checks import in_range
 
 STEPS = 12_000
-"""Default number of steps: half a minute on two cores for points and the default network."""
+"""Default number of steps. For points and the default network, they take half a minute on two cores."""
 GRAIN = 4e6
-"""Number of operations (multiplications and additions) that justifies one more thread.
+"""Number of multiplications and additions in a step for which one more thread is used.
 
-It was measured by ``scripts/benchmark.py scaling``.
+The value comes from ``scripts/benchmark.py scaling``.
 """
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
-"""Types of the weights by ``trainer.precision``."""
+"""Type of the weights for each ``trainer.precision``."""
 LEAST = {"epochs": 1, "steps": 1, "batch_size": 1, "checkpoint_every": 1, "keep": 1, "log_every": 1}
 LEAST |= {"retries": 0, "preview_every": 0}
-"""Smallest values of options."""
+"""Smallest allowed values of options."""
 
 
 class Trainer:
     """Length, batch size and device of a training.
 
     Args:
-        epochs: passes over the data; used only if ``steps`` is not a number.
-        steps: number of steps. null: as many as ``epochs`` gives. ``auto``: the same, or 12000 if ``epochs`` is null.
-        batch_size: data points in a step; the last batch of an epoch is short.
+        epochs: number of passes over the data; used only if ``steps`` is not a number.
+        steps: number of steps. If null or ``auto``, ``epochs`` sets the number. If ``auto`` and ``epochs`` is null, it
+            is 12000.
+        batch_size: number of data points in a step; the last batch of an epoch may be smaller.
         clip: largest norm of the gradient; null for no clipping.
         ema: decay of the moving average of the weights, in [0, 1). It is lower in the first steps, so that early
-            weights are forgotten sooner.
-        checkpoint_every: steps between checkpoints; the first and the last step always have one.
-        keep: number of checkpoints to keep in addition to the best on held-out points; null for all.
-        retries: number of times that a training whose numbers are no longer finite returns to its last checkpoint and
-            continues with other times and noises.
-        preview_every: steps between preview samples in TensorBoard; 0 for none.
-        log_every: steps between scalars in TensorBoard.
-        device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1``, …
-        precision: ``float32``, ``float64``, or ``bfloat16``, which runs the network under autocast.
-        threads: CPU threads of torch, at most OMP_NUM_THREADS. ``auto``: one thread for each 4 million operations
-            (multiplications and additions) that the network needs for the rows of one step, at most the number of
-            cores. A tiny network is several times slower with two threads than with one.
-        gradient: ``autograd``; ``written``: code by hand, two to three times as fast, only for a multilayer perceptron
-            with denoising score matching; ``auto``: ``written`` if possible. The two differ only by rounding.
-        replicas: number of networks that are trained together, with this seed and the seeds that follow it. Each has
-            the same result as in a run by itself, in less time. Requires the written gradient.
+            weights have little influence.
+        checkpoint_every: number of steps between checkpoints. A checkpoint is also saved before the first and after the
+            last step.
+        keep: number of newest checkpoints to keep, in addition to the best on held-out points; null for all.
+        retries: largest number of returns to the last checkpoint, with other times and noises, after a loss, gradient
+            or weight that is not finite.
+        preview_every: number of steps between preview samples in TensorBoard; 0 for none.
+        log_every: number of steps between scalars in TensorBoard.
+        device: device of the training: ``auto`` (a CUDA device if there is one), ``cpu``, ``cuda``, ``cuda:1``, …
+        precision: number type: ``float32``, ``float64``, or ``bfloat16``, which runs the network under autocast.
+        threads: number of CPU threads of torch, at most OMP_NUM_THREADS. With ``auto``, torch uses one thread for each
+            4 million multiplications and additions of the network in a step, and at most one for each core. A tiny
+            network is several times slower with two threads than with one.
+        gradient: code for the gradient: ``autograd``, ``written`` or ``auto`` (``written`` if possible). The
+            hand-written code is two to three times as fast, and works only for a multilayer perceptron with denoising
+            score matching. The two results differ only by rounding.
+        replicas: number of networks that are trained together, with the seeds ``seed``, ``seed + 1`` and so on. Each
+            network has the same result as in a run by itself. They need the written gradient.
     """
 
     def __init__(
@@ -78,15 +81,15 @@ class Trainer:
 
     def _check_ranges(self) -> None:
         if self.epochs is None and self.steps is None:
-            raise ValueError("steps and epochs are both null: give one of them")
+            raise ValueError("steps and epochs are both null: set one of them")
         for name, least in LEAST.items():
             if (value := getattr(self, name)) is not None:
                 in_range(name, value, at_least=least)
         in_range("replicas", self.replicas, at_least=1, at_most=1024)
         if self.retries and self.replicas > 1:
             raise ValueError(
-                f"retries={self.retries} works only with one network, and replicas={self.replicas}: set replicas=1 "
-                f"and train them one by one"
+                f"retries={self.retries} works only with one network, and replicas={self.replicas}: set retries=0 "
+                f"or replicas=1"
             )
         if self.threads != "auto":
             in_range("threads", self.threads, at_least=1, at_most=1024)
@@ -96,12 +99,12 @@ class Trainer:
 
     @property
     def sampling_precision(self) -> Literal["float32", "float64"]:
-        """Precision in which the trained network samples, which is the precision of its weights."""
+        """Precision for sampling with the trained network: the precision of the weights."""
         return "float64" if self.precision == "float64" else "float32"
 
     def threads_for(self, work: float) -> int:
         """Returns the number of CPU threads for a step of ``work`` multiplications and additions."""
-        # A launcher of several jobs sets this variable.
+        # A launcher of several jobs sets OMP_NUM_THREADS.
         limit = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
         allowed = (int(limit) if limit.isdecimal() else 0) or 1024
         if self.threads != "auto":
@@ -115,14 +118,14 @@ class Trainer:
 
 
 def steps_or_default(steps: int | Literal["auto"] | None, epochs: int | None) -> int | None:
-    """Returns the number of steps that ``trainer.steps`` sets; None if ``epochs`` sets it."""
+    """Returns the number of steps that ``trainer.steps`` sets; None if ``epochs`` sets the number."""
     if steps == "auto":
         return STEPS if epochs is None else None
     return steps
 
 
 def find_device(name: str) -> torch.device:
-    """Returns the device with a name; raises ValueError if this machine has none."""
+    """Returns the device with a name. Raises ValueError if this machine has no such device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

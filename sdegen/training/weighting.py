@@ -1,8 +1,8 @@
 r"""The weight :math:`\lambda(t)` of the loss.
 
 The weight decides which noise levels the network learns well. With the conditional score of the kernel as target,
-:math:`E\|\nabla \log p_{t|0}\|^2 = d/\sigma_t^2`, so that under a constant weight only the smallest t count.
-(The paper says that the weight damps "the beginning of training", which means small *t*, not early epochs.)
+:math:`E\|\nabla \log p_{t|0}\|^2 = d/\sigma_t^2`, so that only the smallest t have an effect if the weight is
+constant. (The paper says that the weight damps "the beginning of training", which means small *t*, not early epochs.)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sdegen.sde.base import SDE, LinearSDE, S
 
 
 class Weighting(ABC, Generic[S]):
-    """A positive function of time.
+    """Weight of the loss, a positive function of time.
 
     Attributes:
         process: type of process that the weighting works with.
@@ -31,14 +31,14 @@ class Weighting(ABC, Generic[S]):
 
 
 class Uniform(Weighting[SDE]):
-    r"""The weight :math:`\lambda = 1`; according to the paper, it does not work."""
+    r"""The weight :math:`\lambda = 1`; according to the paper, training with this weight does not work."""
 
     def __call__(self, sde: SDE, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
 
 class Variance(Weighting[LinearSDE]):
-    r"""The paper's weight :math:`\lambda = \sigma_t^2 \propto 1 / E\|\nabla \log p_{t|0}\|^2`: all t count the same."""
+    r"""The paper's weight :math:`\lambda = \sigma_t^2 \propto 1 / E\|\nabla \log p_{t|0}\|^2`: all t count equally."""
 
     process = LinearSDE
 

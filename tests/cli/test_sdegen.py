@@ -102,7 +102,7 @@ def test_help_for_a_users_own_class_has_the_comments_of_its_yaml(
     assert "  sde.pace=2.5  (a number)\n      The pace.\n" in page
     wrong = run("train", "--help", "--config-dir", "conf", "sde=none", cwd=tmp_path)
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr == "sde: _target_=mine.Fast: module mine has no class Fast\n"
+    assert wrong.stderr == "sde: _target_=mine.Fast: module mine has no class Fast: correct the name\n"
 
 
 def test_help_for_a_wrong_choice_is_one_line(tmp_path: Path) -> None:

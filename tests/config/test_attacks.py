@@ -213,7 +213,7 @@ NODES: list[tuple[dict[str, Any], str]] = [
     ({"sde": "os.system"}, "sde: must be a node"),
     (
         {"network": {"_target_": "sdegen.networks.Network"}},
-        "Network is abstract: define forward in it, as a Network must",
+        "Network is abstract: define forward in this class",
     ),
     ({"seed": [1]}, "seed: must be an integer"),
     ({"more": 1}, "more: no such option"),

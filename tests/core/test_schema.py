@@ -29,7 +29,7 @@ STEPS = {"_target_": "sdegen.samplers.StepSampler", "predictor": EM}
         ({**VP_NODE, "beta_max": float("nan")}, SDE, "x.beta_max: must be a number, not nan"),
         ({**VP_NODE, "beta_max": float("inf")}, SDE, "x.beta_max: must be a number, not inf"),
         ({**VP_NODE, "beta_mx": 20.0}, SDE, "x.beta_mx: no such option of VP; did you mean x.beta_max?"),
-        ({**VP_NODE, "zzz": 1}, SDE, "x.zzz: no such option of VP; there are beta_min, beta_max, eps"),
+        ({**VP_NODE, "zzz": 1}, SDE, "x.zzz: no such option of VP; the options are beta_min, beta_max, eps"),
         ({**STEPS, "steps": 1.5}, Sampler, "x.steps: must be an integer or auto, not 1.5"),
         ({**STEPS, "steps": False}, Sampler, "x.steps: must be an integer or auto, not False"),
         ({**STEPS, "denoise": 1}, Sampler, "x.denoise: must be true or false, not 1"),

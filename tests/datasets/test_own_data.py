@@ -65,7 +65,7 @@ def trained(folder: Path, *line: str) -> Path:
 
 def test_a_method_that_is_missing_is_named(tmp_path: Path) -> None:
     result = run("train", "--config-dir", "conf", "network=unfinished", cwd=tmp_path)
-    refused(result, tmp_path, "network: Unfinished is abstract: define forward in it, as a Network must")
+    refused(result, tmp_path, "network: Unfinished is abstract: define forward in this class")
 
 
 def test_points_without_unseen_ones_are_sampled_and_not_measured(tmp_path: Path) -> None:

@@ -158,13 +158,13 @@ def test_classifiers_approach_the_posterior() -> None:
     ("make", "words"),
     [
         (lambda: unet((2,)), "use network=mlp"),
-        (lambda: unet((1, 4, 4), multipliers=(1, 1, 1, 1)), "use fewer multipliers"),
-        (lambda: ScoreNet((1, 4, 4)), "use fewer channels"),
+        (lambda: unet((1, 4, 4), multipliers=(1, 1, 1, 1)), "use fewer numbers in multipliers"),
+        (lambda: ScoreNet((1, 4, 4)), "use fewer numbers in channels"),
         (lambda: unet(channels=12), "channels=12 must be a multiple of 8"),
         (lambda: unet(patch=3), "patch=3 does not divide images of 8 × 8"),
-        (lambda: UNet((1, 8, 8), None, label_dropout=0.1), "label_dropout must be null: the data have no labels"),
+        (lambda: UNet((1, 8, 8), None, label_dropout=0.1), "label_dropout=0.1 needs labels, and the data have none"),
         (lambda: ClassifierMLP((1, 8, 8), None), "the data set has no labels"),
-        (lambda: ClassifierConv((1, 2, 2), 10, VP()), "use fewer channels"),
+        (lambda: ClassifierConv((1, 2, 2), 10, VP()), "use fewer numbers in channels"),
     ],
 )
 def test_what_cannot_be_built_is_refused_with_the_fix(make, words: str) -> None:  # noqa: ANN001

@@ -173,9 +173,12 @@ def test_a_buffer_that_begins_at_infinity_or_has_two_names_is_averaged_once_it_c
 @pytest.mark.parametrize(
     ("network", "words"),
     [
-        ("Growing", "Growing creates bank while it runs, or changes its shape or type"),
-        ("Late", "Late creates late.weight while it runs"),
-        ("Replacing", "Replacing replaces its parameter layers.0.weight while it runs, and the new one is not trained"),
+        ("Growing", "Growing creates the tensor bank in training, or changes its shape or type"),
+        ("Late", "Late creates the tensor late.weight in training"),
+        (
+            "Replacing",
+            "Replacing replaces the parameter layers.0.weight in training, and the new parameter is not trained",
+        ),
         ("Waves", "wave is complex, and would lose its imaginary part"),
         ("Locked", "Locked cannot be copied"),
     ],

@@ -203,7 +203,7 @@ def test_exact_score_of_the_chain_is_the_score_of_its_marginals(line: GaussianMi
         (lambda: DDPM(beta_max=0.01), "beta_max=0.01 must be at least beta_min=0.1"),
         (lambda: SMLD(levels=1), "levels=1 must be at least 2"),
         (lambda: SMLD(sigma_max=0.01), "sigma_max=0.01 must be above sigma_min=0.01"),
-        (lambda: SMLD(sigma_max="auto"), "sigma_max=auto needs data to measure it on"),
+        (lambda: SMLD(sigma_max="auto"), "sigma_max=auto is computed from data"),
     ],
 )
 def test_values_out_of_range_are_refused(build, words: str) -> None:  # noqa: ANN001

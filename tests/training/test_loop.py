@@ -448,7 +448,7 @@ def test_history_has_the_mean_over_steps_of_uneven_chunks(monkeypatch: pytest.Mo
 def test_history_names_the_first_step_that_is_no_number() -> None:
     steps = [[torch.ones(2, 4), torch.ones(2, 4)] for _ in range(5)]
     steps[3][1][1, 2] = math.inf
-    with pytest.raises(UserError, match="the loss is inf at step 4, and its gradient's norm 5"):
+    with pytest.raises(UserError, match="the loss is inf at step 4, and the norm of its gradient is 5"):
         losses_of(steps, [8] * 5).check()
 
 

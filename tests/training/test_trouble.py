@@ -49,10 +49,12 @@ def test_the_times_and_the_cause_are_those_of_the_first_chunk_that_is_broken() -
     t = torch.tensor([[0.1, 0.5, 0.001, 0.9, 0.002, 0.6, 0.2, 0.8]])
     losses = torch.tensor([[1.0, 1.0, math.inf, 1.0, math.nan, 1.0, math.nan, math.nan]])
     told = cause(t, losses, [2, 4, 2])
-    assert told.startswith("it is not finite for 50% of the points, at t from 0.001 to 0.002: try a larger sde.eps")
+    assert told.startswith(
+        "the loss is not finite for 50% of the points, at t from 0.001 to 0.002: try a larger sde.eps"
+    )
     told = cause(t[:, 6:], losses[:, 6:], [2])
     assert (
-        told == "it is not finite for 100% of the points, at t from 0.2 to 0.8: "
+        told == "the loss is not finite for 100% of the points, at t from 0.2 to 0.8: "
         "try a lower optimizer.lr, or a smaller trainer.clip"
     )
 
@@ -62,7 +64,9 @@ def test_a_gradient_alone_may_overflow() -> None:
     ones = torch.ones(1, 4)
     history.add(0, Batch(Prepared(ones, ones / 2), ones, ones, ones, 4), (ones,))
     history.add_norms(torch.tensor([[math.inf]]))
-    with pytest.raises(Diverged, match="the loss is 1.0 at step 1, and its gradient's norm inf; the gradient alone"):
+    with pytest.raises(
+        Diverged, match="the loss is 1.0 at step 1, and the norm of its gradient is inf; the gradient alone"
+    ):
         history.check()
 
 
@@ -79,7 +83,7 @@ def test_weights_that_overflow_after_a_sound_loss_are_not_saved(tmp_path: Path) 
         if int(optimizer.state[vector]["step"]) == 20:
             vector.data.mul_(1e30).mul_(1e30)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="weights are infinite after step 20"):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="weights are not finite after step 20"):
         patch.setattr(Adam, "step", overflow)
         session.train(composed("train", SMALL), tmp_path / "run")
     assert checkpoint.read(tmp_path / "run").step == 10
