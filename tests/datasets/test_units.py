@@ -275,7 +275,7 @@ def test_rows_that_carry_the_scale_are_counted_and_weighed() -> None:
     other = column(source().normal(size=2000))
     (found,) = carried_by_few(torch.cat([other, OUTLIERS], dim=1))
     said = re.fullmatch(
-        r"column 2: 5 of 2000 rows carry (.*)% of the variance; .* deviation is (.*) times as large", found
+        r"column 2: 5 of 2000 rows contribute (.*)% of the variance; .* deviation is (.*) times as large", found
     )
     # Of the variance w (1 - w) of five rows at 1 and the others at 0, w = 5 / 2000, the five give w (1 - w)².
     assert said is not None and float(said[1]) == pytest.approx(100 * (1 - 5 / 2000), abs=0.06)
@@ -352,4 +352,4 @@ def test_a_run_begins_by_saying_which_rows_carry_the_scale(tmp_path: Path, caplo
     config = composed("train", ["dataset=file", f"dataset.path={tmp_path / 'x.npy'}"])
     session.Session(config, tmp_path / "run", ()).writers[0].warn()
     (said,) = [record.getMessage() for record in caplog.records]
-    assert "rows carry 99" in said and "use dataset.standardize=quantile" in said
+    assert "rows contribute 99" in said and "use dataset.standardize=quantile" in said
