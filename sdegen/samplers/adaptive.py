@@ -84,8 +84,8 @@ class AdaptiveSDE(Sampler):
     repeated with a smaller size along the same Brownian path. Between steps the path is a straight line.
 
     Reference: Jolicoeur-Martineau et al. (2021), Gotta go fast when generating data with score-based models,
-    https://arxiv.org/abs/2105.14080. There the noise of rejected steps is discarded, and
-    the samples are biased: see :class:`Brownian`.
+    https://arxiv.org/abs/2105.14080. There the noise of rejected steps is
+    discarded, and the samples are biased: see :class:`Brownian`.
 
     Args:
         rtol: relative tolerance.

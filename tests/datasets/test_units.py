@@ -213,7 +213,7 @@ def linear(folder: Path, path: str | None = None) -> dict[str, Any]:
 def test_measurements_and_exact_laws_are_refused_where_the_units_bend(incomes: Run, tmp_path: Path) -> None:
     node, words = (
         linear(tmp_path),
-        "guidance=.*linear in the data, but dataset.standardize=quantile is not",
+        "guidance=.*measurements must be linear, and dataset.standardize=quantile is not",
     )
     for use in (lambda: planned(incomes, node, None), lambda: guiding.build(incomes, node, observed=torch.zeros(1, 1))):
         with pytest.raises(UserError, match=words):
@@ -283,7 +283,9 @@ def test_rows_that_carry_the_scale_are_counted_and_weighed() -> None:
     for n in (20, 100, 1000):
         assert "column 1: 1 of" in carried_by_few(column(source().normal(size=n - 1), 1000.0))[0]
     assert "use dataset.standardize=quantile, or robust, which ignores these rows" in Dataset(OUTLIERS).concerns()[0]
-    assert "ignores these rows: use quantile" in Dataset(OUTLIERS, standardize="robust").concerns()[0]
+    assert (
+        "ignores these rows: use dataset.standardize=quantile" in Dataset(OUTLIERS, standardize="robust").concerns()[0]
+    )
     assert [Dataset(OUTLIERS, standardize=choice).concerns() for choice in (False, "quantile")] == [[], []]
 
 
