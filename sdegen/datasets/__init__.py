@@ -1,6 +1,6 @@
-"""Data sets: points and images, their units, and their exact distribution if it is known.
+"""Data sets of points and images, with units, and with the exact distribution if it is known.
 
-The room ``training`` draws the batches.
+Batches are drawn in the package ``sdegen.training``.
 """
 
 from sdegen.datasets.base import Dataset

@@ -1,4 +1,4 @@
-"""The base class of data sets: training points, their units, and their exact distribution if it is known."""
+"""Base class of data sets, and checks of points, labels and sizes."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ Standardize = bool | Literal["robust", "quantile"]
 CHUNK = 2**24
 """Largest number of entries read at once from data that may be larger than memory."""
 DRAWN = 64
-"""Bytes of memory needed to draw a point of the plane."""
+"""Number of bytes of memory needed to draw a point in the plane."""
 
 
 class Dataset:
-    r"""Training points in the user's units, with their exact distribution if it is known.
+    r"""Training points in the user's units, with the exact distribution if it is known.
 
-    Vectors are float64. Images keep the type of their file, such as bytes; :meth:`Units.encode` makes them float64,
-    batch by batch.
+    Vectors are float64. Images keep the number type of the file, such as bytes; :meth:`Units.encode` converts each
+    batch to float64.
 
     Args:
         x: training points, ``(N, *)``.
-        held_out: points kept from training, for measuring; None if fresh points can be drawn.
-        law: the exact distribution, if it is a Gaussian mixture.
-        standardize: units of the network, in which the points are centred and scaled, vectors by coordinate and images
-            as a whole: ``true`` by mean and standard deviation, ``false`` not at all, ``robust`` by the median and the
-            5 and 95 % quantiles, ``quantile`` (for vectors only) by a map of the quantiles of each column to those of a
-            normal distribution, for skewed columns and outliers: see
-            :func:`sdegen.datasets.columns.quantile_units`.
-        levels: number of values of an entry of quantised points, which are 0 to ``levels - 1``. Likelihoods are then
-            those of dequantised points; nothing else changes.
-        units: the network's units; None for the units of ``standardize``.
-        y: the class of each training point, ``(N,)`` integers from 0; None if there are no classes.
-        held_out_y: the class of each point kept from training.
-        classes: the number of classes, if there are labels.
-        dequantize: if true, train on the points plus :math:`U(-\tfrac12, \tfrac12)` in the user's units, drawn anew at
-            every step. Without ``levels``, under ``standardize=quantile``, only columns with tied values are
-            dequantised, and the noise is scaled by the distance between their values.
-        mapped: True if the points stay on the disk, and batches are copied from there.
+        held_out: points that are used only for metrics, not for training; None if fresh points can be drawn.
+        law: exact distribution, if it is a Gaussian mixture; else None.
+        standardize: units of the network. ``true`` centres and scales the points by mean and standard deviation,
+            ``robust`` by the median and the 5 and 95 % quantiles. Both scale vectors by coordinate, and images as a
+            whole. ``quantile`` is for vectors with skewed columns or outliers: it maps the quantiles of each column to
+            the quantiles of a normal distribution (see :func:`sdegen.datasets.columns.quantile_units`). ``false`` keeps
+            the user's units.
+        levels: number of values that an entry of quantised points can have, from 0 to ``levels - 1``. The only effect
+            is that likelihoods are computed for dequantised points.
+        units: map to the network's units; None for the units of ``standardize``.
+        y: class of each training point, ``(N,)`` integers from 0; None if there are no classes.
+        held_out_y: class of each held-out point; None if there are no classes.
+        classes: number of classes; None if there are no classes.
+        dequantize: true to add noise :math:`U(-\tfrac12, \tfrac12)`, in the user's units, to the training points. The
+            noise is drawn anew at every step. With ``standardize=quantile`` and without ``levels``, only columns with
+            tied values are dequantised, and the noise is multiplied by the distance between the values of the column.
+        mapped: True if the points stay on the disk, from which each batch is copied.
         draw: function that draws n independent points of the exact distribution; None if it is not known.
         modes: function that returns the mode of each point, ``(N,)`` integers; None if there are no distinct modes.
-        off_support: function that returns True for points off the support, ``(N,)``; None if no point is off it.
+        off_support: function that returns True for points off the support, ``(N,)``; None if this is not tested.
 
     Raises:
-        ValueError: values, labels and levels do not fit each other.
+        ValueError: the values, the labels and the levels contradict each other.
     """
 
     def __init__(
@@ -87,9 +87,11 @@ class Dataset:
             if labels is not None or classes is not None:
                 check_labels(classes, points, labels)
         if dequantize and levels is None and standardize != "quantile":
-            raise ValueError("dequantize=true needs quantised values: give their number with levels=")
+            raise ValueError("dequantize=true needs quantised values: set dataset.levels to the number of values")
         if standardize == "quantile" and self.x.ndim != 2:
-            raise ValueError("standardize=quantile is for vectors, not for images: use standardize=true or robust")
+            raise ValueError(
+                "standardize=quantile is for vectors, not for images: use dataset.standardize=true or robust"
+            )
         self.standardize = standardize if units is None else False
         self.cells: Tensor | None = None
         if dequantize:
@@ -110,7 +112,7 @@ class Dataset:
         """Returns a warning for each column in which a few distant rows determine the scale of the units."""
         remedies = {
             True: "use dataset.standardize=quantile, or robust, which ignores these rows",
-            "robust": "dataset.standardize=robust ignores these rows: use quantile to keep them",
+            "robust": "dataset.standardize=robust ignores these rows: use dataset.standardize=quantile to keep them",
         }
         if self.standardize not in remedies or self.x.ndim != 2:
             return []
@@ -118,25 +120,25 @@ class Dataset:
 
     @property
     def encoded_law(self) -> GaussianMixture | None:
-        """The exact distribution in the network's units; None if it is not known, or if the units are not affine."""
+        """Exact distribution in the network's units; None if it is not known or the units are not affine."""
         affine = self.units.affine
         return None if self.law is None or affine is None else self.law.affine(affine.shift, affine.scale)
 
     def rounded(self, x: Tensor) -> Tensor:
-        """Returns points in the user's units, with dequantised columns in the middle of their cells: ``(N, *)``."""
+        """Returns the points ``x`` ``(N, *)``, in the user's units, with dequantised columns rounded to levels."""
         if self.cells is None:
             return x
         first, step = self.x[0].double(), torch.where(self.cells > 0, self.cells, 1.0)
         return torch.where(self.cells > 0, first + step * ((x - first) / step).round(), x)
 
     def dequantized(self, x: Tensor, source: torch.Generator) -> Tensor:
-        """Returns points in the user's units, with dequantised columns spread over their cells: ``(N, *)``."""
+        """Returns the points ``x`` ``(N, *)``, in the user's units, with uniform noise added to dequantised columns."""
         if self.cells is None:
             return x
         return x.double() + self.cells * (torch.rand(x.shape, generator=source, dtype=torch.float64) - 0.5)
 
     def draw(self, n: int, source: torch.Generator) -> Tensor | None:
-        """Draws ``n`` independent points of the exact distribution, ``(n, *)``; None if it is not known."""
+        """Draws ``n`` independent points of the exact distribution, ``(n, *)``; returns None if it is not known."""
         return None if self._draw is None else self._draw(n, source)
 
     def modes(self, x: Tensor) -> Tensor | None:
@@ -144,19 +146,22 @@ class Dataset:
         return None if self._modes is None else self._modes(x)
 
     def off_support(self, x: Tensor) -> Tensor | None:
-        """Returns True for points off the support, ``(N,)`` booleans; None if no point is off the support."""
+        """Returns True for points off the support, ``(N,)`` booleans; None if this is not tested."""
         return None if self._off_support is None else self._off_support(x)
 
 
 def standard_units(x: Tensor) -> Affine:
-    """Returns the units in which points ``(N, *)`` have mean 0 and standard deviation 1, images as a whole."""
+    """Returns the units in which the points ``x`` ``(N, *)`` have mean 0 and standard deviation 1.
+
+    Vectors are scaled by coordinate, images as a whole.
+    """
     shape = x.shape[1:]
     axes = 0 if len(shape) == 1 else tuple(range(x.ndim))
     pieces = (piece.double() for piece in chunks(x))
     parts = [(len(piece) / len(x), piece.mean(axes), piece.std(axes, correction=0)) for piece in pieces]
     shift = torch.stack([weight * mean for weight, mean, _ in parts]).sum(0)
     deviation = torch.stack([weight * (std**2 + (mean - shift) ** 2) for weight, mean, std in parts]).sum(0).sqrt()
-    # A coordinate that never changes has no scale.
+    # A constant coordinate has no scale: use 1.
     scale = torch.where(deviation > 0, deviation, 1.0)
     return Affine(shift.expand(shape).clone(), scale.expand(shape).clone())
 
@@ -170,26 +175,26 @@ def check_levels(levels: int, x: Tensor) -> None:
     """Raises ValueError if the points are not whole numbers from 0 to ``levels - 1``."""
     in_range("levels", levels, at_least=2)
     if not x.is_floating_point() and torch.iinfo(x.dtype).min == 0 and torch.iinfo(x.dtype).max < levels:
-        return  # The type admits no other values. There may be too many to read.
+        return  # The type allows no other values, and reading all points may take long.
     for part in (chunk.double() for chunk in chunks(x)):
         foreign = part[(part != part.round()) | (part < 0) | (part > levels - 1)]
         if len(foreign):
             raise ValueError(
                 f"levels={levels}: the values must be whole numbers from 0 to {levels - 1}, but one is "
-                f"{float(foreign[0]):g}: rescale them, or leave levels=null"
+                f"{float(foreign[0]):g}: rescale them, or set dataset.levels=null"
             )
 
 
 def check_labels(classes: int | None, x: Tensor, y: Tensor | None) -> None:
     """Raises ValueError if a point has no label, or a label is not one of the classes."""
     if y is None or y.shape != x.shape[:1]:
-        raise ValueError("y must be a label for each point")
+        raise ValueError("y must be a label for each point: give one integer for each row of x")
     if classes is None or int(y.min()) < 0 or int(y.max()) >= classes:
-        raise ValueError(f"y must be labels from 0 to classes - 1, and classes={classes}")
+        raise ValueError(f"y must be labels from 0 to classes - 1, and classes={classes}: number the classes from 0")
 
 
 def count_classes(y: Tensor) -> int:
-    """Returns the number of classes of labels ``(N,)``, or raises ValueError if their numbers have gaps."""
+    """Returns the number of classes in the labels ``y`` ``(N,)``; raises ValueError if the labels have gaps."""
     found = y.unique()
     if not torch.equal(found, torch.arange(len(found))):
         raise ValueError(
@@ -202,8 +207,9 @@ def count_classes(y: Tensor) -> int:
 def split(y: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """Returns the indices of the points to train on and of the points to hold out, ascending.
 
-    ``share`` of each class ``y``, ``(N,)``, is held out, rounded to whole points; at least one is left to train on. The
-    split does not depend on the seed of the run, so that no network is trained on held-out points.
+    ``y`` ``(N,)`` holds the classes. The fraction ``share`` of each class is held out, rounded to whole points; at
+    least one point of each class is left to train on. The split does not depend on the seed of the run, so that no run
+    is trained on the held-out points of another run.
     """
     source, kept = generator("cpu", 0, "split"), torch.zeros(len(y), dtype=torch.bool)
     for label in y.unique():
@@ -214,7 +220,7 @@ def split(y: Tensor, share: float) -> tuple[Tensor, Tensor]:
 
 
 def check_share(held_out: float) -> float:
-    """Returns ``held_out``, or raises ValueError if it is not a share."""
+    """Returns ``held_out``, or raises ValueError if it is not between 0 and 1."""
     return in_range("held_out", held_out, above=0, below=1, fix=": try held_out=0.2")
 
 
@@ -228,7 +234,7 @@ def check_size(size: int) -> int:
 
 @contextlib.contextmanager
 def prefixed(prefix: str, suffix: str = "") -> Iterator[None]:
-    """Adds a prefix and a suffix to the message of a ValueError that is raised inside."""
+    """Adds a prefix and a suffix to the message of a ValueError that is raised in the ``with`` block."""
     try:
         yield
     except ValueError as error:
@@ -236,7 +242,7 @@ def prefixed(prefix: str, suffix: str = "") -> Iterator[None]:
 
 
 def memory() -> float:
-    """Returns the bytes of physical memory of this machine; infinity if the system does not report them."""
+    """Returns the number of bytes of physical memory; infinity if the system does not report this number."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
@@ -246,4 +252,6 @@ def memory() -> float:
 def check_memory(size: int) -> None:
     """Raises ValueError if ``size`` bytes do not fit into memory."""
     if size > memory():
-        raise ValueError(f"needs {size / 2**30:.3g} GiB, but this machine has {memory() / 2**30:.3g} GiB of memory")
+        raise ValueError(
+            f"needs {size / 2**30:.3g} GiB, but this machine has {memory() / 2**30:.3g} GiB of memory: use fewer points"
+        )

@@ -1,4 +1,4 @@
-"""Units for columns of points with outliers, ties and skew."""
+"""Units for columns with outliers, tied values or skew."""
 
 from __future__ import annotations
 
@@ -10,32 +10,35 @@ from torch import Tensor
 from sdegen.datasets.units import Affine, Quantile
 
 KNOTS = 1000
-"""Largest number of knots of a map."""
+"""Largest number of knots for each column."""
 ROWS_PER_KNOT = 20
-"""Number of rows for each knot. A count of 20 rows, and with it the slope of a piece, has a relative error of 1/5."""
+"""Number of rows for each knot. A count of 20 rows has a relative error of about 1/5, and so has the slope."""
 LEAST_KNOTS = 20
 """Number of knots for a small data set, unless it has fewer distinct values."""
 TIES = 0.05
 """Largest share of the rows that may have the same value in a column with a continuous map."""
 OUTER = 0.05
-"""Share of the rows below the lower quantile of a robust scale, and above the upper one."""
+"""Share of the rows below the 5 % quantile, and share of the rows above the 95 % quantile."""
 BETWEEN = 3.2897072539029457
-"""Distance between these two quantiles of a standard normal distribution."""
+"""Distance between the 5 % and the 95 % quantile of a standard normal distribution."""
 SQUEEZED = 0.1
-"""A few rows carry the scale if the deviation of the other rows is below this share of the deviation of all."""
+"""Limit of the standard deviation of a column without a few rows, divided by the standard deviation of all rows.
+
+Below this limit, :func:`carried_by_few` warns.
+"""
 FEW = 0.01
 """Largest share of all rows that counts as a few rows."""
 LEAST_ROWS = 20
 """Smallest number of rows for which the scale is checked."""
 SAMPLE = 2**24
-"""Largest number of pixels for quantiles; they are from images spread evenly through the data."""
+"""Largest number of pixels for quantiles. The pixels are from images spread evenly over the data."""
 
 
 def robust_units(x: Tensor) -> Affine:
-    """Returns the units in which points have median 0 and the 5 to 95 % interquantile distance of a standard normal.
+    """Returns the units in which the median is 0 and the 5 and 95 % quantiles are as far apart as for N(0, 1).
 
     Vectors ``(N, d)`` are scaled by coordinate, images ``(N, C, H, W)`` as a whole. If both quantiles are equal, the
-    scale is the standard deviation, or 1 if this is 0 too.
+    scale is the standard deviation, or 1 if the standard deviation is 0.
     """
     shape, vectors = tuple(x.shape[1:]), x.ndim == 2
     if not vectors:
@@ -52,14 +55,15 @@ def robust_units(x: Tensor) -> Affine:
 def quantile_units(x: Tensor, held_out: Tensor | None, cells: Tensor | None) -> Quantile:
     """Returns the map of each column of points ``(N, d)`` to normal scores through at most :data:`KNOTS` quantiles.
 
-    The knots are rows of the data, about equally spaced in their normal scores, from the smallest to the largest row.
-    The slope of a tail is the slope of the outermost piece, or the average slope of all pieces if this is larger: one
-    distant row does not imply other rows that are farther still.
+    The knots are values of the column, about equally spaced in their normal scores, from the smallest to the largest
+    value.
+    The slope of a tail is the slope of the outermost piece, or the average slope of all pieces if the average is
+    larger, because one distant row does not imply that other rows are even farther away.
 
     Args:
-        x: the points.
-        held_out: the points kept from training; the logarithm of a column is used only if they are positive as well.
-        cells: the width of dequantisation of each column, ``(d,)``; 0 for none.
+        x: points, ``(N, d)``.
+        held_out: held-out points; the logarithm of a column is used only if these points are positive as well.
+        cells: width of the dequantisation noise of each column, ``(d,)``; 0 for no noise.
 
     Raises:
         ValueError: too many rows of a column have the same value.
@@ -71,7 +75,7 @@ def quantile_units(x: Tensor, held_out: Tensor | None, cells: Tensor | None) -> 
             value, share = tied
             raise ValueError(
                 f"standardize=quantile: column {column + 1}: {share:.1%} of the rows are {value:.6g}, but a continuous "
-                f"map allows at most {TIES:.0%}: spread them with dataset.dequantize=true, or use "
+                f"map allows at most {TIES:.0%}: spread these rows with dataset.dequantize=true, or use "
                 f"dataset.standardize=robust"
             )
     lowest = x.amin(0) if held_out is None else torch.minimum(x.amin(0), held_out.double().amin(0))
@@ -88,7 +92,9 @@ def quantile_units(x: Tensor, held_out: Tensor | None, cells: Tensor | None) -> 
 
 
 def tied_cells(x: Tensor) -> Tensor:
-    """Returns the width of dequantisation of each column, ``(d,)``: the step between tied values, 0 without ties.
+    """Returns the width of the dequantisation noise of each column, ``(d,)``.
+
+    The width is the distance between neighbouring values of a column with tied values, and 0 for all other columns.
 
     Raises:
         ValueError: the values of a tied column are not multiples of a step.
@@ -111,7 +117,7 @@ def tied_cells(x: Tensor) -> Tensor:
 
 
 def check_varied(x: Tensor) -> None:
-    """Raises ValueError if a column of points ``(N, d)`` is constant and so has no quantiles."""
+    """Raises ValueError if a column of points ``(N, d)`` is constant and has no distinct quantiles."""
     constant = torch.nonzero(x.amin(0) == x.amax(0)).flatten()
     if len(constant):
         raise ValueError(
@@ -121,10 +127,11 @@ def check_varied(x: Tensor) -> None:
 
 
 def carried_by_few(x: Tensor) -> list[str]:
-    """Returns a line for each column of points ``(N, d)`` in which a few rows carry the scale.
+    """Returns a line of text for each column of the points ``x`` ``(N, d)`` in which a few rows determine the scale.
 
-    A few rows are one row, or at most a hundredth of all. They carry the scale if the standard deviation of the other
-    rows is below a tenth of the deviation of all rows. Columns in which the other rows are all equal are skipped.
+    A few rows are one row, or at most 1 % of all rows. They determine the scale if the standard deviation of the other
+    rows is below a tenth of the standard deviation of all rows. Columns in which the other rows are all equal are
+    skipped.
     """
     if len(x) < LEAST_ROWS:
         return []
@@ -134,32 +141,35 @@ def carried_by_few(x: Tensor) -> list[str]:
         whole, left = float(values.std(correction=0)), _deviations(values, most)
         if not 0 < left[most] < SQUEEZED * whole:
             continue
-        # The smallest number of rows that must be removed to bring the deviation of the other rows near its limit.
+        # Find the smallest number of rows without which the deviation of the other rows is close to its smallest value.
         count = int(torch.nonzero(left < min(2 * float(left[most]), SQUEEZED * whole))[0])
         far = (values[-count:] - values.mean()).square().sum() / (values - values.mean()).square().sum()
         found.append(
-            f"column {column + 1}: {count} of {len(x)} rows carry {float(far):.1%} of the variance; without them "
+            f"column {column + 1}: {count} of {len(x)} rows contribute {float(far):.1%} of the variance; without them "
             f"the standard deviation is {float(left[count]) / whole:.2g} times as large"
         )
     return found
 
 
 def _deviations(values: Tensor, most: int) -> Tensor:
-    """Returns the deviations of numbers without the last k, for k from 0 to ``most``; the first number is typical."""
+    """Returns the standard deviations of ``values`` without the last k numbers, for k from 0 to ``most``.
+
+    The first number must be typical: it is subtracted from all numbers to reduce rounding errors.
+    """
     sums = [(values - values[0]).pow(power).cumsum(0)[len(values) - most - 1 :] for power in (1, 2)]
     mean, square = (part / torch.arange(len(values) - most, len(values) + 1) for part in sums)
     return (square - mean**2).clamp(min=0).sqrt().flip(0)
 
 
 def _quantile(ordered: Tensor, q: float) -> Tensor:
-    """Returns quantiles of sorted columns ``(N, d)``, by linear interpolation; torch.quantile takes fewer rows."""
+    """Returns quantiles of sorted columns ``(N, d)`` by linear interpolation. torch.quantile accepts fewer rows."""
     at = q * (len(ordered) - 1)
     low = math.floor(at)
     return torch.lerp(ordered[low], ordered[min(low + 1, len(ordered) - 1)], at - low)
 
 
 def _tied(values: Tensor) -> tuple[float, float] | None:
-    """Returns the most frequent value and its share, if this is above :data:`TIES` and more than one row."""
+    """Returns the most frequent value and its share; None if the share is at most :data:`TIES`, or only one row."""
     distinct, counts = values.unique(return_counts=True)
     top = int(counts.argmax())
     share = float(counts[top]) / len(values)
@@ -167,7 +177,7 @@ def _tied(values: Tensor) -> tuple[float, float] | None:
 
 
 def _spread(values: Tensor, width: float) -> Tensor:
-    """Returns sorted values, in which tied values are evenly spaced over their cell."""
+    """Returns the sorted values, with tied values spread evenly over a cell of the width ``width``."""
     ordered = values.sort().values
     distinct, inverse, counts = ordered.unique_consecutive(return_inverse=True, return_counts=True)
     place = torch.arange(len(ordered), dtype=torch.float64) - (counts.cumsum(0) - counts)[inverse]
@@ -175,9 +185,9 @@ def _spread(values: Tensor, width: float) -> Tensor:
 
 
 def _knots(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns knots, scores and slopes of a column: rows about equally spaced in their normal scores."""
+    """Returns knots, scores and slopes of a column. The knots are about equally spaced in their normal scores."""
     distinct, counts = values.unique(return_counts=True)
-    # Tied rows have their middle rank.
+    # Tied rows get the mean of their ranks.
     scores = torch.special.ndtri((counts.cumsum(0) - counts.double() / 2) / len(values))
     most = min(KNOTS, max(LEAST_KNOTS, len(values) // ROWS_PER_KNOT))
     wanted = torch.linspace(float(scores[0]), float(scores[-1]), most, dtype=torch.float64)
@@ -191,7 +201,7 @@ def _knots(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _padded(knots: Tensor, scores: Tensor, slopes: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the same map with ``most`` knots; the added knots lie on its upper tail."""
+    """Returns the same map with ``most`` knots; the added knots lie on the upper tail."""
     added = torch.arange(1, most - len(knots) + 1) * (knots[-1] - knots[0])
     more = scores[-1] + slopes[-1] * added
     return (

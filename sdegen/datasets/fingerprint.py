@@ -1,4 +1,4 @@
-"""Fingerprints, by which a run recognises its data."""
+"""Fingerprints of data sets, which show a run whether its data have changed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor
 from sdegen.datasets.base import Dataset
 
 BLOCKS, BLOCK = 1024, 4096
-"""Number and size in bytes of the blocks that are read from data that stay on the disk."""
+"""Number of blocks that are read from data on the disk, and size of a block in bytes."""
 
 
 def fingerprint(dataset: Dataset, exact: bool) -> dict[str, Any]:
-    """Returns the number of points, their shape, the number of classes and a digest, as plain data.
+    """Returns a dictionary with the number of points, the shape of a point, the number of classes and a digest.
 
-    The digest covers all bytes of the points and labels, but only evenly spread blocks of points that stay on the disk.
-    If not ``exact``, floating-point numbers are rounded to float32 first, because the last bits of computed data may
-    differ between machines.
+    The digest covers all bytes of the points and labels. If the points stay on the disk, it covers blocks spread evenly
+    over the points. If ``exact`` is False, floating-point numbers are rounded to float32 first, because the last bits
+    of computed data may differ between machines.
     """
     digest = hashlib.blake2b(digest_size=16)
     for part in (dataset.x, dataset.held_out, dataset.y, dataset.held_out_y):
@@ -35,7 +35,7 @@ def fingerprint(dataset: Dataset, exact: bool) -> dict[str, Any]:
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Returns the difference between two fingerprints in words; empty if they are equal."""
+    """Returns a text about the difference between two fingerprints; empty if the fingerprints are equal."""
     if (before.get("points"), before.get("shape")) != (now["points"], now["shape"]):
         return f"{_size(now)} instead of {_size(before)}"
     if before.get("classes") != now["classes"]:
@@ -49,7 +49,7 @@ def _size(known: Mapping[str, Any]) -> str:
 
 
 def _bytes(x: Tensor, mapped: bool) -> Iterator[np.ndarray]:
-    """Yields the bytes of a tensor, or of blocks spread evenly through it."""
+    """Yields all bytes of a tensor, or blocks spread evenly over the tensor if it is large and ``mapped``."""
     flat = np.ascontiguousarray(x.cpu().numpy()).reshape(-1).view(np.uint8)
     if not mapped or len(flat) <= BLOCKS * BLOCK:
         yield flat

@@ -17,26 +17,26 @@ from sdegen.datasets.base import Dataset, check_memory, check_size, count_classe
 from sdegen.datasets.units import Affine
 
 FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
-"""The folder of Debian's package."""
+"""Folder of the Debian package ``dataset-fashion-mnist``."""
 BYTES = 8
-"""The format's code for unsigned bytes."""
+"""Code of the IDX format for unsigned bytes."""
 DENSEST = 1032
 """Largest number of bytes that one byte of a deflate stream can expand to."""
 BLOCK = 2**24
 
 
 class IDX(Dataset):
-    """Grey images of 256 levels, 1 × H × W, and their classes, from a folder of four files in the IDX format.
+    """Grey images with 256 levels and classes, 1 × H × W, from a folder of four files in the IDX format.
 
     The files are ``train-images-idx3-ubyte`` and ``train-labels-idx1-ubyte``. For the held-out images, ``t10k``
-    replaces ``train`` in the names. Each file may be compressed, with the ending ``.gz``. The network's units are
-    x/127.5 - 1, from -1 to 1.
+    replaces ``train`` in the names. Each file may be compressed by gzip, with the ending ``.gz``. The network's units
+    are x/127.5 - 1, from -1 to 1.
 
     Reference: Xiao, Rasul and Vollgraf (2017), Fashion-MNIST, https://arxiv.org/abs/1708.07747
 
     Args:
-        path: the folder.
-        size: number of images to train on, from the start of the file; None for all.
+        path: path of the folder.
+        size: number of training images, from the start of the file; None for all images.
         dequantize: see :class:`Dataset`.
     """
 
@@ -52,7 +52,9 @@ class IDX(Dataset):
         (x, y), (held_out, held_out_y) = _pair(folder, "train"), _pair(folder, "t10k")
         if held_out.shape[1:] != x.shape[1:]:
             sizes = [_words(images.shape[2:]) for images in (x, held_out)]
-            raise ValueError(f"path={path}: the train images are {sizes[0]}, but the t10k images are {sizes[1]}")
+            raise ValueError(
+                f"path={path}: the train images are {sizes[0]}, but the t10k images are {sizes[1]}: use one size"
+            )
         with prefixed(f"path={path}: "):
             classes = count_classes(torch.cat([y, held_out_y]))
         if size is not None and check_size(size) > len(x):
@@ -72,9 +74,9 @@ class IDX(Dataset):
 
 
 def read_idx(path: Path, dimensions: int) -> Tensor:
-    """Reads the array of an IDX file, uint8, which must have a number of dimensions.
+    """Reads the array of an IDX file, uint8, which must have ``dimensions`` dimensions.
 
-    The file is compressed if its name ends in ``.gz``. If the header says more bytes than the file can hold, no memory
+    A file whose name ends in ``.gz`` is decompressed. If the header says more bytes than the file can hold, no memory
     is allocated.
 
     Raises:
@@ -85,9 +87,11 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
             shape = _shape(file, dimensions)
             promised, size = math.prod(shape), os.path.getsize(path)
             if promised > size * (DENSEST if path.suffix == ".gz" else 1):
-                raise ValueError(f"its header says {_words(shape)} bytes, more than a file of {size} bytes can hold")
+                raise ValueError(
+                    f"its header says {_words(shape)} bytes, more than a file of {size} bytes can hold: copy it again"
+                )
             if not promised:
-                raise ValueError(f"is empty: its header says {_words(shape)} bytes")
+                raise ValueError(f"is empty: its header says {_words(shape)} bytes: use another file")
             check_memory(promised)
             values = _read(file, promised + 1)
         if len(values) != promised:
@@ -99,11 +103,13 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
 
 
 def _pair(folder: Path, part: str) -> tuple[Tensor, Tensor]:
-    """Reads images ``(N, 1, H, W)`` and labels ``(N,)`` int64."""
+    """Reads the images ``(N, 1, H, W)`` and the labels ``(N,)`` int64 of the files ``train-…`` or ``t10k-…``."""
     files = [_found(folder, f"{part}-{name}-ubyte") for name in ("images-idx3", "labels-idx1")]
     x, y = (read_idx(path, dimensions) for path, dimensions in zip(files, (3, 1), strict=True))
     if len(x) != len(y):
-        raise ValueError(f"path={files[1]}: holds {len(y)} labels, but {files[0].name} holds {len(x)} images")
+        raise ValueError(
+            f"path={files[1]}: holds {len(y)} labels, but {files[0].name} holds {len(x)} images: copy both again"
+        )
     return x[:, None], y.long()
 
 
@@ -111,25 +117,29 @@ def _found(folder: Path, name: str) -> Path:
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():
             return path
-    raise ValueError(f"path={folder}: has neither a file {name} nor {name}.gz")
+    raise ValueError(f"path={folder}: has neither a file {name} nor {name}.gz: copy one of them there")
 
 
 def _shape(file: io.BufferedIOBase, dimensions: int) -> tuple[int, ...]:
     """Reads the header: two zero bytes, the type of the numbers, the number of dimensions, four bytes for each size."""
     head = bytes(_read(file, 4 + 4 * dimensions))
     if head[:2] != b"\0\0" or len(head) < 4:
-        raise ValueError(f"begins with {head[:4].hex(' ') or 'nothing'} instead of 00 00 08 {dimensions:02x}")
+        raise ValueError(
+            f"begins with {head[:4].hex(' ') or 'nothing'} instead of 00 00 08 {dimensions:02x}: copy it again"
+        )
     if head[2] != BYTES:
-        raise ValueError(f"holds numbers of type {head[2]}; only unsigned bytes (type {BYTES}) are supported")
+        raise ValueError(
+            f"holds numbers of type {head[2]}; only unsigned bytes (type {BYTES}) are supported: convert it"
+        )
     if head[3] != dimensions:
-        raise ValueError(f"has {head[3]} dimensions instead of {dimensions}")
+        raise ValueError(f"has {head[3]} dimensions instead of {dimensions}: check the file names")
     if len(head) < 4 + 4 * dimensions:
-        raise ValueError("ends within its header")
+        raise ValueError("ends within its header: copy it again")
     return struct.unpack(f">{dimensions}I", head[4:])
 
 
 def _read(file: io.BufferedIOBase, count: int) -> bytearray:
-    """Reads at most ``count`` bytes, and allocates no more memory than the file has bytes."""
+    """Reads at most ``count`` bytes, and allocates no more memory than the decompressed file needs."""
     values = bytearray()
     while len(values) < count and (block := file.read(min(BLOCK, count - len(values)))):
         values += block

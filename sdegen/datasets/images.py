@@ -16,9 +16,10 @@ from sdegen.datasets.units import Affine
 
 
 class Digits(Dataset):
-    """Handwritten digits: 1797 images 1 × 8 × 8 of 17 levels, as in section 5.3 of the paper (``load_digits``).
+    """Handwritten digits, 1797 images of 1 × 8 × 8 pixels with 17 levels, as in section 5.3 of the paper.
 
-    The network's units are x/8 - 1, from -1 to 1. A fifth of each digit's images is held out, the same for every seed.
+    The images are from scikit-learn's ``load_digits``. The network's units are x/8 - 1, from -1 to 1. A fifth of the
+    images of each digit is held out, the same images for every seed.
 
     Reference: Alpaydin and Kaynak (1998), https://doi.org/10.24432/C50P49
 
@@ -47,16 +48,18 @@ class Digits(Dataset):
 
 
 class Folder(Dataset):
-    """Images of 256 levels, ``(N, C, H, W)``, from PNG and JPEG files of one size; sub-folders are classes.
+    """Images with 256 levels, ``(N, C, H, W)``, from PNG and JPEG files of the same width and height.
 
-    The first sub-folder in sorted order is class 0, the second class 1, and so on; without sub-folders there are no
-    classes. Hidden files are skipped; every other file must be an image. All images are read into memory as they are
-    stored: the orientation that a camera notes is ignored. The network's units are x/127.5 - 1, from -1 to 1.
+    Sub-folders are classes: the first sub-folder in sorted order is class 0, the second is class 1, and so on. Without
+    sub-folders there are no classes. Hidden files are skipped, and every other file must be an image. All images are
+    read into memory as they are stored: an orientation in the metadata is ignored. The network's units are
+    x/127.5 - 1, from -1 to 1.
 
     Args:
-        path: the folder.
-        colour: colours that the images are converted to, ``rgb`` or ``grey``.
-        held_out: share of the images of each class kept from training; the same images for every seed.
+        path: path of the folder.
+        colour: colours to which the images are converted, ``rgb`` or ``grey``.
+        held_out: share of the images of each class that are used only for metrics, not for training; the same images
+            for every seed.
         dequantize: see :class:`Dataset`.
     """
 
@@ -74,7 +77,7 @@ class Folder(Dataset):
         if len(train) < 2 or not len(kept):
             raise ValueError(
                 f"held_out={held_out:g}: of {len(files)} images in {len(groups)} classes, {len(train)} are left to "
-                f"train on and {len(kept)} are held out: give more images, or another share"
+                f"train on and {len(kept)} are held out: add images, or set another share"
             )
         x = _images(files, {"rgb": "RGB", "grey": "L"}[colour])
         super().__init__(
@@ -90,9 +93,11 @@ class Folder(Dataset):
 
 
 def _groups(folder: Path) -> list[list[Path]]:
-    """Returns the sorted files of each sub-folder, or of the folder itself if it has none."""
+    """Returns the sorted files of each sub-folder, or of the folder itself if there is no sub-folder."""
     if not os.path.isdir(folder):
-        raise ValueError(f"path={folder}: {'is a file, not a' if os.path.isfile(folder) else 'no such'} folder")
+        raise ValueError(
+            f"path={folder}: {'is a file, not a' if os.path.isfile(folder) else 'no such'} folder: give a folder"
+        )
     inside = _listed(folder)
     folders = [path for path in inside if path.is_dir()]
     for path in inside:
@@ -101,7 +106,7 @@ def _groups(folder: Path) -> list[list[Path]]:
     groups = [_listed(path) for path in folders] or [inside]
     for path, group in zip(folders or [folder], groups, strict=True):
         if not group:
-            raise ValueError(f"path={path}: holds no image: add some, or remove the folder")
+            raise ValueError(f"path={path}: holds no image: add images, or remove the folder")
         for file in group:
             if file.is_dir():
                 raise ValueError(f"path={file}: is a folder within the folder of a class: move its images up")
@@ -112,11 +117,11 @@ def _listed(folder: Path) -> list[Path]:
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
-        raise ValueError(f"path={folder}: cannot be read: {error.strerror}") from None
+        raise ValueError(f"path={folder}: cannot be read: {error.strerror}: check the permissions") from None
 
 
 def _images(files: list[Path], mode: str) -> Tensor:
-    """Reads files as ``(N, C, H, W)`` bytes in a mode of Pillow; checks all headers before it decodes an image."""
+    """Reads files as bytes ``(N, C, H, W)`` in a Pillow mode. Checks all headers before the first image is decoded."""
     sizes = [_size(file) for file in files]
     width, height = sizes[0]
     for file, size in zip(files, sizes, strict=True):
@@ -125,7 +130,7 @@ def _images(files: list[Path], mode: str) -> Tensor:
                 f"path={file}: is {size[0]} × {size[1]} pixels, but {files[0].name} is {width} × {height}: resize all "
                 f"to one size, for example by mogrify -resize 32x32! {file.parent}/*"
             )
-    with prefixed(f"path={files[0].parent}: ", ": give fewer or smaller images"):
+    with prefixed(f"path={files[0].parent}: ", " or smaller images"):
         check_memory(len(files) * len(mode) * height * width)
     x = np.empty((len(files), len(mode), height, width), dtype=np.uint8)
     for row, file in zip(x, files, strict=True):
@@ -134,7 +139,7 @@ def _images(files: list[Path], mode: str) -> Tensor:
 
 
 def _size(file: Path) -> tuple[int, int]:
-    """Returns width and height from the header; raises ValueError if it is damaged or its pixels are not bytes."""
+    """Returns width and height from the header; raises ValueError for a damaged header or pixels that are not bytes."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -147,8 +152,8 @@ def _size(file: Path) -> tuple[int, int]:
         raise ValueError(f"path={file}: has too many pixels to be decoded: remove or shrink it") from None
     except UnidentifiedImageError:
         raise ValueError(f"path={file}: is not a PNG or JPEG image: remove or convert it") from None
-    except Exception as error:  # Pillow raises nearly anything on damaged files.
-        raise ValueError(f"path={file}: cannot be read: {error}") from None
+    except Exception as error:  # Pillow raises many types of errors on damaged files.
+        raise ValueError(f"path={file}: cannot be read: {error}: remove it, or copy it again") from None
     if mode.startswith(("I", "F")):
         raise ValueError(f"path={file}: has more than 8 bits per pixel: convert it, for example by mogrify -depth 8")
     return size
@@ -164,7 +169,7 @@ def _pixels(file: Path, mode: str) -> np.ndarray:
             with Image.open(file, formats=("PNG", "JPEG")) as image:
                 opaque = not image.has_transparency_data or np.asarray(image.convert("RGBA"))[..., 3].min() == 255
                 pixels = np.asarray(image.convert(mode))
-    except Exception as error:  # Pillow raises nearly anything on damaged files.
+    except Exception as error:  # Pillow raises many types of errors on damaged files.
         raise ValueError(f"path={file}: is damaged: remove it, or copy it again ({error})") from None
     if not opaque:
         raise ValueError(f"path={file}: has transparent pixels: flatten it, by mogrify -background white -flatten")

@@ -16,11 +16,11 @@ from sdegen.sde.mixture import GaussianMixture
 
 
 class Mixture(Dataset):
-    r"""Points of :math:`\sum_m w_m N(\mu_m, v_m I)` in any dimension: section 5.1 of the paper by default.
+    r"""Points of :math:`\sum_m w_m N(\mu_m, v_m I)` in any dimension, by default those of section 5.1 of the paper.
 
     Args:
-        seed: seed of the points; supplied by the experiment.
-        weights: weights w, above 0; they are normalised.
+        seed: seed of the points; from the run.
+        weights: weights w, above 0; they are normalised to the sum 1.
         means: means μ, a list of coordinates for each component.
         variances: variances v (not standard deviations), one for each component, above 0.
         size: number of training points.
@@ -47,16 +47,17 @@ class Mixture(Dataset):
 
 
 class Smile(Dataset):
-    r"""A face of 100 points for each eye and 200 for the mouth, as in section 5.2 of the paper; with noise, appendix E.
+    r"""A face with 100 points in each eye and 200 points in the mouth, as in section 5.2 of the paper.
 
     The eyes are :math:`N((\pm 0.6, 0.8), 0.02^2 I)`; the mouth is :math:`(x, -\sqrt{1 - x^2})` with
-    :math:`x \sim U[-1, 1]`, plus :math:`N(0, \text{noise}^2 I)`. The training set has the paper's fixed counts;
-    in :meth:`draw` the counts are random as well.
+    :math:`x \sim U[-1, 1]`, plus :math:`N(0, \text{noise}^2 I)`. With noise, this is the data set of appendix E.
+    The numbers of training points in the eyes and in the mouth are fixed, as in the paper. In :meth:`draw` they are
+    random.
 
     Args:
-        seed: seed of the points; supplied by the experiment.
+        seed: seed of the points; from the run.
         noise: standard deviation of the noise on the mouth; 0 in section 5.2, 0.02 in appendix E.
-        size: number of training points: a quarter for each eye, half for the mouth; a multiple of 4.
+        size: number of training points, a multiple of 4: a quarter for each eye, and half for the mouth.
         standardize: see :class:`Dataset`.
     """
 
@@ -79,7 +80,7 @@ class Smile(Dataset):
         )
 
     def _points(self, part: Tensor, source: torch.Generator) -> Tensor:
-        """Draws a point of each part: 0 and 1 are the eyes, 2 is the mouth."""
+        """Draws one point for each entry of ``part``: 0 and 1 are the eyes, 2 is the mouth."""
         x = 2 * torch.rand(len(part), generator=source, dtype=torch.float64) - 1
         z = torch.randn(len(part), 2, generator=source, dtype=torch.float64)
         mouth = torch.stack([x, -(1 - x**2).sqrt()], dim=1) + self.noise * z
@@ -89,29 +90,29 @@ class Smile(Dataset):
         return self._points(torch.randint(4, (n,), generator=source).clamp(max=2), source)
 
     def _nearest(self, x: Tensor) -> Tensor:
-        """Returns the nearest part: 0 and 1 for the eyes, 2 for the mouth."""
+        """Returns the part nearest to each point: 0 and 1 for the eyes, 2 for the mouth."""
         return torch.cat([self._to_eyes(x), self._to_mouth(x)[:, None]], dim=1).argmin(1)
 
     def _outside(self, x: Tensor) -> Tensor:
-        """Returns True for points farther than 0.08 (four deviations) from both eyes and 0.05 from the mouth."""
+        """Returns True farther than 0.08 (four standard deviations) from both eyes and 0.05 from the mouth."""
         return (self._to_eyes(x).amin(1) > 0.08) & (self._to_mouth(x) > 0.05)
 
     def _to_eyes(self, x: Tensor) -> Tensor:
         return torch.cdist(x.double(), self.EYES.to(x.device))
 
     def _to_mouth(self, x: Tensor) -> Tensor:
-        """Returns the distance to the lower half of the unit circle; above the axis, to the nearer corner."""
+        """Returns the distances of the points to the mouth, which is the lower half of the unit circle."""
         x = x.double()
         corner = torch.stack([x[:, 0].abs() - 1, x[:, 1]], dim=1).norm(dim=1)
         return torch.where(x[:, 1] <= 0, (x.norm(dim=1) - 1).abs(), corner)
 
     def _mixture(self) -> GaussianMixture:
-        r"""Returns the distribution as a mixture, with nodes at equal angles for the mouth.
+        r"""Returns the distribution as a Gaussian mixture, with components at equal angles for the mouth.
 
         With x uniform, the angle :math:`\theta` has density :math:`\tfrac12 \sin\theta`. A trapezoid rule with
         Gaussians of standard deviation s, spaced by h, has the error :math:`e^{-2 \pi^2 s^2/h^2}`, which is below 10⁻⁵
         for h below 1.3 s. The smallest s is the noise or, without noise, :math:`10^{-3}/1.7`, which is
-        :math:`\sigma_\varepsilon` of VP in these units.
+        :math:`\sigma_\varepsilon` of VP in the user's units.
         """
         nodes = math.ceil(math.pi / (1.3 * max(self.noise, 6e-4)))
         theta = (torch.arange(nodes, dtype=torch.float64) + 0.5) * math.pi / nodes
@@ -122,10 +123,10 @@ class Smile(Dataset):
 
 
 class Planar(Dataset, ABC):
-    """Points in the plane from a distribution given by a recipe that draws them.
+    """Points in the plane that a function of the subclass draws.
 
     Args:
-        seed: seed of the points; supplied by the experiment.
+        seed: seed of the points; from the run.
         noise: standard deviation of the noise, in the units of the points.
         size: number of training points.
         standardize: see :class:`Dataset`.
@@ -174,7 +175,7 @@ class Circles(Planar):
 
 
 class SwissRoll(Planar):
-    """A spiral: scikit-learn's ``make_swiss_roll`` seen from its side."""
+    """A spiral: the first and the third coordinate of scikit-learn's ``make_swiss_roll``."""
 
     def __init__(self, seed: int, noise: float = 0.3, size: int = 5000, standardize: Standardize = True) -> None:
         super().__init__(seed, noise, size, standardize)
@@ -201,7 +202,7 @@ class Checkerboard(Planar):
 class Pinwheel(Planar):
     """Five Gaussian arms bent around the origin (Johnson et al. 2016, https://arxiv.org/abs/1603.06277).
 
-    ``noise`` is the width of an arm at its middle.
+    ``noise`` is the standard deviation of the points perpendicular to the radius, before an arm is bent.
     """
 
     ARMS, LENGTH, BEND = 5, 0.3, 0.25

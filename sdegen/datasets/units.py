@@ -1,6 +1,6 @@
 r"""Units: maps between the user's coordinates and the network's coordinates.
 
-A map acts on each coordinate by itself, and increases. With :math:`x' = e(x)`, densities and scores change by the
+A map acts on each coordinate separately and is increasing. With :math:`x' = e(x)`, densities and scores change by the
 slope of the map:
 
 .. math:: \log p(x) = \log p'(x') + \sum_i \log e_i'(x_i), \qquad
@@ -21,7 +21,7 @@ class Units(ABC):
     """Map between the user's coordinates and the network's coordinates.
 
     Attributes:
-        affine: the map itself if it is affine, else None. Only affine maps turn Gaussian mixtures into Gaussian
+        affine: this map if it is affine, else None. Only affine maps turn Gaussian mixtures into Gaussian
             mixtures and linear measurements into linear measurements.
     """
 
@@ -30,56 +30,56 @@ class Units(ABC):
     @property
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
-        """The shape of one point."""
+        """Shape of one point."""
 
     @property
     def size(self) -> int:
-        """The number of coordinates of one point."""
+        """Number of coordinates of one point."""
         return math.prod(self.shape)
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
-        """Converts from the user's units: ``(N, *)`` to ``(N, *)`` float64."""
+        """Converts points ``x`` ``(N, *)`` from the user's to the network's units, ``(N, *)`` float64."""
 
     @abstractmethod
     def decode(self, x: Tensor) -> Tensor:
-        """Converts back to the user's units: ``(N, *)`` to ``(N, *)`` float64."""
+        """Converts points ``x`` ``(N, *)`` from the network's to the user's units, ``(N, *)`` float64."""
 
     @abstractmethod
     def log_slope(self, x: Tensor) -> Tensor:
-        """Returns the log of the slope of :meth:`encode` at points in the user's units, ``(N, *)`` float64.
+        """Returns the log of the slope of :meth:`encode` at points ``x`` in the user's units, ``(N, *)`` float64.
 
         The result is -inf at points without density.
         """
 
     @abstractmethod
     def log_slope_gradient(self, x: Tensor) -> Tensor:
-        """Returns the derivative of :meth:`log_slope` by the same coordinate; NaN where the log-slope is -inf."""
+        """Returns the derivative of :meth:`log_slope` in the same coordinate; NaN where the log-slope is -inf."""
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
         """Returns the tensors from which :func:`restored` rebuilds the map."""
 
     def log_det(self, x: Tensor) -> Tensor:
-        """Returns the log-determinant of :meth:`encode` at points in the user's units: ``(N, *)`` to ``(N,)``."""
+        """Returns the log-determinants ``(N,)`` of :meth:`encode` at points ``x`` ``(N, *)`` in the user's units."""
         return self.log_slope(x).flatten(1).sum(1)
 
     def score(self, x: Tensor, inner: Tensor) -> Tensor:
-        """Converts ``inner``, the score at ``encode(x)`` in the network's units, to the user's units: ``(N, *)``."""
+        """Converts ``inner``, the score at ``encode(x)`` in the network's units, to the score at ``x``, ``(N, *)``."""
         return self.log_slope(x).exp() * inner.double() + self.log_slope_gradient(x)
 
     def equals(self, other: Units) -> bool:
-        """Returns True if both are the same map."""
+        """Returns True if ``other`` is the same map."""
         own, others = self.state(), other.state()
         return own.keys() == others.keys() and all(torch.equal(value, others[name]) for name, value in own.items())
 
 
 class Affine(Units):
-    """The map ``(x - shift) / scale``.
+    """Map ``(x - shift) / scale``.
 
     Args:
-        shift: shift, float64, of the shape of one point.
-        scale: scale, float64, of the same shape, above 0.
+        shift: shift, float64, in the shape of one point.
+        scale: scale, float64, in the shape of one point, above 0.
     """
 
     def __init__(self, shift: Tensor, scale: Tensor) -> None:
@@ -125,8 +125,8 @@ class Quantile(Units):
     .. math:: z = z_k + (z_{k+1} - z_k) \frac{s \xi^2 + d_k \xi (1 - \xi)}{s + (d_k + d_{k+1} - 2 s) \xi (1 - \xi)}.
 
     The inverse is the root of a quadratic. Beyond the knots z is linear, so that standard normal scores give normal
-    tails. Here u is the column itself, or its logarithm if the whole column is above 0. Decoded values are then above
-    0 as well. Points at or below 0 have density 0, and are encoded far below all other points.
+    tails. Here u is the column, or the logarithm of the column if all its values are above 0. With the logarithm,
+    decoded values are above 0 as well. Points at or below 0 have density 0, and are encoded far below all other points.
 
     Reference: Gregory and Delbourgo (1982), https://doi.org/10.1093/imanum/2.2.123
 
@@ -159,7 +159,7 @@ class Quantile(Units):
         piece = _Piece(self, self.scores, z)
         xi = _root(piece.xi, piece.secant, piece.left, piece.right)
         eta = _root(piece.eta, piece.secant, piece.right, piece.left)
-        # Measured from the nearer end, a point keeps its digits.
+        # Measure from the nearer end of a piece, to keep the digits of points near an end.
         inner = torch.where(xi < eta, piece.start + piece.width * xi, piece.stop - piece.width * eta)
         u = (inner + self._beyond(z, self.scores, 1 / self.slopes)).T.reshape(x.shape)
         return torch.where(self.logarithm.to(u.device), u.exp(), u)
@@ -187,7 +187,7 @@ class Quantile(Units):
         return {name: getattr(self, name) for name in ("knots", "scores", "slopes", "logarithm")}
 
     def _plain(self, x: Tensor) -> Tensor:
-        """Returns u, the columns or their logarithms, as ``(d, N)`` float64."""
+        """Returns u, the columns or the logarithms of the columns, as ``(d, N)`` float64."""
         u, logarithm = x.double().reshape(-1, len(self.knots)).T, self.logarithm.to(x.device)[:, None]
         lowest = (self.knots - self.BELOW / self.slopes).to(x.device)[:, :1]
         return torch.where(logarithm, torch.where(u <= 0, lowest, u.clamp(min=5e-324).log()), u)
@@ -202,7 +202,7 @@ class Quantile(Units):
 class _Piece:
     """Coefficients, ``(d, N)`` each, of the pieces of a spline that contain the numbers ``at``, ``(d, N)``.
 
-    They are compared with ``ends``, the knots or the scores; numbers beyond all of these are moved to the nearest one.
+    ``ends``, the knots or the scores, are the ends of the pieces. Numbers beyond all ends are moved to the nearest end.
     """
 
     def __init__(self, spline: Quantile, ends: Tensor, at: Tensor) -> None:
@@ -215,7 +215,7 @@ class _Piece:
         self.width, self.rise = self.stop - self.start, high - self.low
         self.secant = self.rise / self.width
         first, last = ends.gather(1, index), ends.gather(1, index + 1)
-        # Computed as 1 - xi, a small eta would lose its digits.
+        # Do not compute eta as 1 - xi: a small eta would lose digits.
         self.xi, self.eta = (((a - b) / (last - first)).clamp(0, 1) for a, b in ((at, first), (last, at)))
         self.both = self.xi * self.eta
         self.excess = self.left + self.right - 2 * self.secant
@@ -224,21 +224,21 @@ class _Piece:
 
 
 def _root(y: Tensor, secant: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """Returns the share of the width of a piece at which the share y of its rise is reached."""
+    """Returns the fraction of a piece's width at which the spline reaches the fraction ``y`` of the piece's rise."""
     b = left - y * (left + right - 2 * secant)
     a = secant - b
     root = (b * b + 4 * a * secant * y).clamp(min=0).sqrt()
-    # Both forms give the same root. Each is used where it does not subtract nearly equal numbers.
+    # Both forms give the same root. Use each where it does not subtract nearly equal numbers.
     return torch.where(b >= 0, 2 * secant * y / (b + root), (root - b) / (2 * a))
 
 
 def restored(state: Mapping[str, Tensor]) -> Units:
-    """Rebuilds units from their :meth:`Units.state`, which :func:`is_sound` checks."""
+    """Rebuilds units from the tensors of :meth:`Units.state`. Check tensors from a file with :func:`is_sound` first."""
     return Affine(**state) if "shift" in state else Quantile(**state)
 
 
 def is_sound(state: Mapping[str, Tensor]) -> bool:
-    """Returns True if the tensors are the state of a finite, increasing map; a file from elsewhere may hold others."""
+    """Returns True if the tensors are the state of a finite, increasing map. A foreign file may hold other tensors."""
     named = dict(state)
     logarithm = named.pop("logarithm", None)
     if any(value.dtype != torch.float64 or not bool(value.isfinite().all()) for value in named.values()):

@@ -1,6 +1,6 @@
-"""The probability-flow ODE: solvers, likelihoods, latents and interpolation.
+"""Probability-flow ODE: solvers, likelihoods, latents and interpolation.
 
-Schemes with a fixed number of steps are in the room ``samplers``.
+Schemes with a fixed number of steps are in the package ``sdegen.samplers``.
 """
 
 from sdegen.flow.density import check_density

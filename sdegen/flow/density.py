@@ -1,4 +1,4 @@
-"""The check, before every likelihood, that data have a density."""
+"""Check that the data have a density. It runs before a likelihood is computed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ log = logging.getLogger("sdegen")
 
 
 def check_density(dataset: Dataset) -> None:
-    """Raises UserError if the data have no density: their likelihood would grow without bound as eps falls."""
+    """Raises UserError if the data have no density: the likelihood would grow without bound as eps decreases."""
     if dataset.levels is not None or dataset.cells is not None:
         return
     if dataset.law is not None and dataset.law.singular:
         raise UserError(
-            "likelihood: the data lie on a curve or at points and have no density: their likelihood grows without "
-            "bound as sde.eps falls; use a run of noisy data, such as dataset=smile_noisy"
+            "likelihood: the data lie on a curve or at points and have no density, so that the likelihood grows "
+            "without bound as sde.eps decreases: use a run with noisy data, such as dataset=smile_noisy"
         )
     parts = chunks(dataset.x)
     low = torch.stack([part.amin(0) for part in parts]).amin(0)
@@ -30,16 +30,17 @@ def check_density(dataset: Dataset) -> None:
     if len(constant):
         raise UserError(
             f"likelihood: entry {int(constant[0]) + 1} of the data never changes, so the data have no density: leave "
-            f"it out, or train with dataset.levels= if the values are quantised"
+            f"the entry out, or train with dataset.levels=… if the values are quantised"
         )
     if all(bool((part == part.double().round()).all()) for part in parts):
         log.warning(
-            "all values are whole numbers, which have no density: are they quantised? train with dataset.levels="
+            "likelihood: all values are whole numbers, and quantised data have no density: if they are quantised, "
+            "train with dataset.levels=…"
         )
 
 
 def check_density_of_run(dataset: Callable[[], Dataset]) -> None:
-    """Checks the data of a run with :func:`check_density`; logs a warning if they can no longer be read."""
+    """Checks the data of a run with :func:`check_density`; logs a warning if the data can no longer be read."""
     try:
         found = dataset()
     except UserError as error:

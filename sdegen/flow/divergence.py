@@ -1,4 +1,4 @@
-r"""The divergence of a field, exact or estimated by random probes."""
+r"""Divergence of a field, exact or estimated with random directions (probes)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sdegen.core.randomness import RandnLike
 
 
 class Divergence(ABC):
-    r"""The divergence of a field, or several independent estimates of it.
+    r"""Divergence of a field, as the exact value or as independent estimates.
 
     Attributes:
         estimates: number of estimates for each point.
@@ -23,25 +23,26 @@ class Divergence(ABC):
 
     @abstractmethod
     def probes(self, x: Tensor, noise: RandnLike) -> Tensor:
-        """Draws K random directions for each point: ``(B, *)`` to ``(B, K, *)``.
+        """Draws K random directions ``(B, K, *)`` for each of the points ``x`` ``(B, *)``.
 
-        They stay the same along a trajectory: new directions at each evaluation would make the right-hand side a
-        discontinuous function of time.
+        The directions stay the same along a trajectory. New directions at each evaluation would make the right-hand
+        side a discontinuous function of time.
         """
 
     @abstractmethod
     def __call__(self, velocity: Tensor, x: Tensor, probes: Tensor) -> Tensor:
-        """Returns the estimates for each point, ``(B, estimates)``.
+        """Returns the estimates of the divergence at each point, ``(B, estimates)``.
 
         Args:
-            velocity: the field at ``x``, with its graph, ``(B, *)``; each row depends only on its own row of ``x``.
+            velocity: values of the field at ``x``, ``(B, *)``, with the autograd graph. Row i depends only on row i of
+                ``x``.
             x: points ``(B, *)``, with ``requires_grad=True``.
-            probes: the directions, ``(B, K, *)``.
+            probes: directions, ``(B, K, *)``.
         """
 
 
 class Exact(Divergence):
-    r"""The exact divergence :math:`\sum_i \partial f_i / \partial x_i`, by one backward pass for each dimension."""
+    r"""Exact divergence :math:`\sum_i \partial f_i / \partial x_i`, with one backward pass for each dimension."""
 
     estimates = 1
 
@@ -55,19 +56,19 @@ class Exact(Divergence):
 
 
 class Hutchinson(Divergence):
-    r"""Unbiased estimates :math:`v^\top (\partial f / \partial x)\, v` with random signs :math:`v_i = \pm 1`.
+    r"""Unbiased estimates :math:`v^\top J v` of the divergence, with :math:`J = \partial f / \partial x`.
 
-    Each probe costs one backward pass in any dimension; the variance of an estimate is
-    :math:`\tfrac12 \sum_{i \ne j} (J_{ij} + J_{ji})^2`.
+    A probe v has random signs :math:`v_i = \pm 1`. It costs one backward pass, whatever the number of dimensions. The
+    variance of an estimate is :math:`\tfrac12 \sum_{i \ne j} (J_{ij} + J_{ji})^2`.
 
     Reference: Hutchinson (1990), Communications in Statistics 19(2), 433–450.
 
     Args:
-        probes: number of probes, from 1 to the number of dimensions; with that many, :class:`Exact` costs the same.
+        probes: number of probes, from 1 to the number of dimensions. At the upper limit, :class:`Exact` costs the same.
     """
 
     def __init__(self, probes: int = 1) -> None:
-        self.estimates = in_range("probes", probes, at_least=1, fix="; 0 means the exact divergence")
+        self.estimates = in_range("probes", probes, at_least=1, fix=": use Exact() for the exact divergence")
 
     def probes(self, x: Tensor, noise: RandnLike) -> Tensor:
         draws = torch.stack([noise(x) for _ in range(_affordable(self.estimates, x[0].numel()))], dim=1)
@@ -79,9 +80,9 @@ class Hutchinson(Divergence):
 
 
 def by_probes(probes: int, dimensions: int) -> Divergence:
-    """Returns the divergence for a number of probes, where 0 means exact; raises UserError if exact would cost less."""
+    """Returns the divergence with ``probes`` probes, 0 for the exact divergence; raises UserError for too many."""
     if probes < 0:
-        raise UserError(f"probes={probes} must be at least 0, which means the exact divergence")
+        raise UserError(f"probes={probes} must be at least 0: use probes=0 for the exact divergence")
     return Hutchinson(_affordable(probes, dimensions)) if probes else Exact()
 
 

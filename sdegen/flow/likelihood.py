@@ -5,12 +5,12 @@ The flow :math:`\dot x = \tilde f(x, t) = f(x, t) - \tfrac12 g(t)^2 \nabla \log 
 
 .. math:: \log p_\varepsilon(x) = \log p_T(x_T) + \int_\varepsilon^T \nabla \cdot \tilde f(x_t, t) \, dt.
 
-Only f, g and the prior are needed. Therefore every SDE has a likelihood.
+The formula needs only f, g, the score and the prior. Therefore every SDE has a likelihood.
 
-A given point is taken as :math:`x(\varepsilon)`, because a score may be infinite at 0. The result is therefore the
-density of the data with the noise at :math:`\varepsilon`, a blur of 0.001 standard deviations under VP with
-:math:`\varepsilon = 10^{-5}`. Data on a curve or a lattice have no density, and their likelihood only shows how small
-the blur is.
+A given point is taken as :math:`x(\varepsilon)`, because a score may be infinite at 0. The result is the density of the
+data with the noise at :math:`\varepsilon`, which has the standard deviation 0.001 under VP with
+:math:`\varepsilon = 10^{-5}`. Data on a curve or a lattice have no density: the result then only shows how small the
+noise is.
 
 References: Chen et al. (2018), https://arxiv.org/abs/1806.07366; Grathwohl et al. (2019),
 https://arxiv.org/abs/1810.01367; Song et al. (2021), section 4.3 and appendix D.2, https://arxiv.org/abs/2011.13456
@@ -34,15 +34,15 @@ from sdegen.sde.scores import Counted
 
 
 class Likelihood(NamedTuple):
-    """Log-densities of points, with their errors and their latents.
+    """Log-densities of points, with standard errors and latents.
 
     Attributes:
         log_p: log-density of each point in the user's units, in nats, ``(B,)`` float64.
         standard_error: standard error of each ``log_p``, from the differences between probes, ``(B,)`` float64; None
             for an exact divergence or a single probe.
-        latent: the points at T, in the network's units, ``(B, *)`` float64.
-        nfe: evaluations of the score per point, counted at each call of the score. Each evaluation has a backward pass
-            for every probe, or for every dimension if the divergence is exact.
+        latent: latents of the points, at T and in the network's units, ``(B, *)`` float64.
+        nfe: number of evaluations of the score per point, counted at each call of the score. Each evaluation has a
+            backward pass for every probe, or for every dimension if the divergence is exact.
     """
 
     log_p: Tensor
@@ -52,16 +52,16 @@ class Likelihood(NamedTuple):
 
 
 class Flow:
-    """The probability-flow ODE as a map between data, in the user's units, and latents, in the network's units.
+    """Probability-flow ODE as a map between data, in the user's units, and latents, in the network's units.
 
     Args:
-        sde: the forward process.
-        score: ``(x, t) -> ∇ log p_t(x)``, in the network's units; differentiable in x for likelihoods.
-        units: the map between the network's units and the user's.
-        solver: integrates the flow.
-        batch_size: number of points computed at once, which bounds the memory.
-        device: the device of the computation.
-        dtype: the type of the computation.
+        sde: forward process.
+        score: function ``(x, t) -> ∇ log p_t(x)`` in the network's units, differentiable in x for likelihoods.
+        units: map between the user's units and the network's units.
+        solver: solver of the ODE.
+        batch_size: number of points that are computed at once; a smaller number needs less memory.
+        device: device of the computation.
+        dtype: number type of the computation.
     """
 
     def __init__(
@@ -79,19 +79,19 @@ class Flow:
         self.batch_size, self.device, self.dtype = batch_size, device, dtype
 
     def encode(self, x: Tensor) -> Tensor:
-        """Returns the latents of points: ``(B, *)`` in the user's units to ``(B, *)`` float64, at T."""
+        """Returns the latents at T, ``(B, *)`` float64, of the points ``x`` ``(B, *)`` in the user's units."""
         return self._carry(self.units.encode(self._checked(x)), self.sde.eps, self.sde.T)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Inverts :meth:`encode`: latents ``(B, *)`` to points ``(B, *)`` float64 in the user's units."""
+        """Returns the points ``(B, *)`` float64 in the user's units that have the latents ``latent`` ``(B, *)``."""
         return self.units.decode(self._carry(self._checked(latent), self.sde.T, self.sde.eps))
 
     def interpolate(self, a: Tensor, b: Tensor, n: int) -> Tensor:
-        """Returns points along the :func:`arc` between the latents of two points, ``(n, *)`` float64.
+        """Returns the points ``(n, *)`` float64 whose latents lie on the :func:`arc` between the latents of two points.
 
         Args:
-            a: the first point, in the user's units.
-            b: the last point, in the user's units.
+            a: first point, in the user's units.
+            b: last point, in the user's units.
             n: number of points, both ends included; at least 2.
         """
         latents = self.encode(torch.stack([a, b]))
@@ -100,14 +100,14 @@ class Flow:
     def log_prob(self, x: Tensor, divergence: Divergence, seed: int = 0) -> Likelihood:
         r"""Returns the log-density at points, :math:`\log p(x) = \log p_\varepsilon(e(x)) + \sum_i \log e_i'(x_i)`.
 
-        Here e is the map of the units. The result is -inf at points without density: see
-        :class:`sdegen.datasets.Quantile`. If the solver gives each point its own steps, the result at point i depends
-        only on (seed, i).
+        Here e is the map from the user's units to the network's units. The result is -inf at points without density:
+        see :class:`sdegen.datasets.Quantile`. If the solver gives each point its own steps, the result at point i
+        depends only on the point, on ``seed`` and on i.
 
         Args:
             x: points ``(B, *)``, in the user's units.
-            divergence: the exact divergence, or an estimate by probes.
-            seed: the seed of the probes.
+            divergence: exact divergence, or estimates with probes.
+            seed: seed of the probes.
         """
         inner, parts = self.units.encode(self._checked(x)), []
         for start in range(0, len(x), self.batch_size):
@@ -124,7 +124,7 @@ class Flow:
         return Likelihood(log_p, torch.cat(errors) if errors else None, latent, nfe)
 
     def _log_prob(self, x: Tensor, divergence: Divergence, noise: RandnLike) -> Likelihood:
-        """Returns the log-density of one batch in the network's units, by one solve."""
+        """Returns the log-density of one batch in the network's units. The ODE is solved once."""
         counted, d, k = Counted(self.score), x[0].numel(), divergence.estimates
         field = self._augmented(counted, x, divergence, divergence.probes(x, noise))
         state = torch.cat([x.flatten(1), x.new_zeros(len(x), k)], dim=1)
@@ -134,11 +134,11 @@ class Flow:
         return Likelihood(self.sde.log_prior(latent) + grown.mean(1), error, latent, counted.rows / len(x))
 
     def _augmented(self, score: Score, like: Tensor, divergence: Divergence, probes: Tensor) -> RowField:
-        """Returns the flow with its divergence, on states ``(b, d + K)`` of x and the log-determinants divided by d.
+        """Returns the right-hand side for states ``(b, d + K)`` of x and K log-determinants divided by d.
 
-        Each part meets the tolerance by itself: in one norm, the d entries of x would hide an error of the density.
-        Because of the division by d, the tolerance is in nats per dimension, and the number of steps does not grow
-        with d.
+        x and the log-determinants each meet the tolerance: in a common norm, the d entries of x would hide an error of
+        the density. Because of the division by d, the tolerance is in nats per dimension, and the number of steps does
+        not grow with d.
         """
         drift, d = self.sde.reverse(score, eta=0).drift, like[0].numel()
 
@@ -152,17 +152,19 @@ class Flow:
         return field
 
     def _carry(self, x: Tensor, start: float, stop: float) -> Tensor:
-        """Carries points in the network's units along the flow, ``(B, *)`` to ``(B, *)`` float64."""
+        """Returns the states at ``stop``, ``(B, *)`` float64, of the flow from ``x`` ``(B, *)`` at ``start``."""
         drift = self.sde.reverse(self.score, eta=0).drift
         with torch.no_grad():
             batches = x.to(self.device, self.dtype).split(self.batch_size)
             return torch.cat([self.solver.solve(drift, b, start, stop, torch.zeros(0)).x for b in batches]).double()
 
     def _checked(self, x: Tensor) -> Tensor:
-        """Returns ``x``, or raises UserError if it is not a batch of points: ``(2,)`` would broadcast."""
+        """Returns ``x``, or raises UserError if ``x`` is not a batch of points. A single point would broadcast."""
         if not len(x) or tuple(x.shape[1:]) != self.units.shape:
             wanted = ", ".join(map(str, ("N", *self.units.shape)))
-            raise UserError(f"points of shape {tuple(x.shape)} are not a batch ({wanted}): add or drop an axis")
+            raise UserError(
+                f"points of shape {tuple(x.shape)} are not a batch ({wanted}) with N > 0: give points of this shape"
+            )
         return x
 
 
@@ -172,22 +174,23 @@ def arc(a: Tensor, b: Tensor, n: int) -> Tensor:
     .. math:: \frac{\sin((1 - s)\, \omega)}{\sin \omega} a + \frac{\sin(s\, \omega)}{\sin \omega} b,
               \qquad \omega = \angle(a, b), \quad 0 \le s \le 1
 
-    A Gaussian in d dimensions has nearly all its mass at the radius of :math:`\sqrt d` standard deviations. The arc
-    stays there; the middle of the straight line is at :math:`\sqrt{d/2}`, where the prior has no mass and a score was
-    never trained. If both ends are on one line with the origin, as in one dimension, the result is the straight line.
+    A Gaussian in d dimensions has nearly all its mass near the radius of :math:`\sqrt d` standard deviations. The arc
+    stays at this radius. The middle of the straight line is at :math:`\sqrt{d/2}`, where the prior has almost no mass
+    and the score is not trained. If the origin lies on the line through both ends, as in one dimension, the result is
+    the straight line.
 
     Reference: Shoemake (1985), https://doi.org/10.1145/325334.325242
 
     Args:
-        a: ``(*)``.
-        b: ``(*)``.
+        a: first end, ``(*)``.
+        b: last end, ``(*)``.
         n: number of points, at least 2.
     """
     if n < 2:
         raise UserError(f"n={n} must be at least 2: both ends are included")
     s = torch.linspace(0, 1, n, device=a.device, dtype=a.dtype)
     omega = torch.acos(((a * b).sum() / (a.norm() * b.norm())).clamp(-1, 1))
-    # The comparison is false for the NaN of an end at the origin.
+    # If an end is the origin, omega is NaN and the comparison is false.
     if not float(omega.sin()) > 1e-6:
         weights = torch.stack([1 - s, s])
     else:
@@ -196,17 +199,17 @@ def arc(a: Tensor, b: Tensor, n: int) -> Tensor:
 
 
 def dequantized(x: Tensor, seed: int) -> Tensor:
-    r"""Returns continuous values for whole numbers x: x + u with :math:`u \sim U(-\tfrac12, \tfrac12)` for each entry.
+    r"""Returns x + u for whole numbers x, with :math:`u \sim U(-\tfrac12, \tfrac12)` for each entry.
 
     If p is a density, :math:`P(x) = \int_{-1/2}^{1/2} p(x + u) du` is the probability of the values that round to x,
     and by Jensen's inequality :math:`E_u \log p(x + u) \le \log P(x)`. The cell is centred on x, where a model of the
-    whole numbers has its mass. Point i depends only on (seed, i).
+    whole numbers has its mass. The noise of point i depends only on ``seed`` and i.
 
     Reference: Theis et al. (2016), https://arxiv.org/abs/1511.01844
 
     Args:
         x: whole numbers, ``(N, *)``.
-        seed: the seed of u.
+        seed: seed of u.
     """
     normal = SampleNoise(derive(seed, "dequantisation"), 0, len(x), tuple(x.shape[1:]))(x.double().cpu())
     return x.double() + (torch.special.ndtr(normal) - 0.5).to(x.device)

@@ -16,9 +16,9 @@ from sdegen.flow.stepping import Attempt, Control, Rows, Scheme, Solution, integ
 from sdegen.sde.base import SDE
 
 Field = Callable[[Tensor, Tensor], Tensor]
-"""``(x, t) -> dx/dt``: ``(b, *)`` and ``()`` or ``(b,)`` to ``(b, *)``."""
+"""Function ``(x, t) -> dx/dt``, with ``x`` and ``dx/dt`` ``(b, *)``, and ``t`` ``()`` or ``(b,)``."""
 RowField = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""``(x, t, row) -> dx/dt``, where ``row``, ``(b,)`` int64, holds the indices of the rows of ``x`` in the batch."""
+"""Function ``(x, t, row) -> dx/dt``, where ``row``, ``(b,)`` int64, holds the indices of the rows in the batch."""
 
 
 class ODESolver(ABC):
@@ -28,28 +28,28 @@ class ODESolver(ABC):
     def integrate(
         self, field: RowField, x: Tensor, t0: float, t1: float, times: Tensor, parts: Sequence[int] = ()
     ) -> Solution:
-        """Returns the solution from ``x`` at ``t0``, for a field that depends on the row.
+        """Returns the solution that starts from ``x`` at ``t0``, for a field that may depend on the row.
 
         Args:
-            field: the right-hand side, evaluated only for the rows that are still under way.
+            field: right-hand side, evaluated only for the rows that have not reached ``t1``.
             x: initial values, ``(B, *)``.
-            t0: start.
-            t1: end.
+            t0: start time.
+            t1: end time.
             times: times at which the path is wanted, ``(F,)`` from ``t0`` to ``t1``; may be empty.
-            parts: sizes of the parts of a state; a solver that controls the error of each row does so for each part by
-                itself. Empty for one part.
+            parts: sizes of the parts of a state; empty for a single part. A solver that controls the error of each row
+                controls the error of each part separately.
         """
 
     def solve(self, field: Field, x: Tensor, t0: float, t1: float, times: Tensor) -> Solution:
-        """Returns the solution from ``x`` at ``t0``, for a field that is the same for all rows."""
+        """Returns the solution that starts from ``x`` at ``t0``, for a field that is the same for all rows."""
         return self.integrate(lambda x, t, row: field(x, t), x, t0, t1, times)
 
 
 class SciPyRK45(ODESolver):
     """SciPy's ``solve_ivp`` with RK45, which the paper uses.
 
-    The batch is one large system, and its norm controls the error. Within the tolerance, a sample therefore depends on
-    the other samples of its batch. :class:`DormandPrince` does not have this defect.
+    The batch is solved as one large system, and one norm over the batch controls the error. Within the tolerance, a
+    sample therefore depends on the other samples of the batch. :class:`DormandPrince` does not have this defect.
 
     Args:
         rtol: relative tolerance.
@@ -70,8 +70,8 @@ class SciPyRK45(ODESolver):
             rows = torch.as_tensor(state, dtype=x.dtype, device=x.device).view_as(x)
             slope = field(rows, torch.tensor(t, dtype=torch.float64), every).detach().flatten().double()
             if not bool(slope.isfinite().all()):
-                # SciPy would never stop, because it does not reject a step of NaN.
-                raise UserError(f"RK45 stopped: dx/dt is not finite at t={t:.3g}. Try sampler=euler_maruyama")
+                # Raise an error: SciPy would never stop, because it does not reject a step of NaN.
+                raise UserError(f"RK45 stopped: dx/dt is not finite at t={t:.3g}: try sampler=euler_maruyama")
             return slope.cpu().numpy()
 
         start = x.detach().flatten().double().cpu().numpy()
@@ -79,16 +79,16 @@ class SciPyRK45(ODESolver):
         at = asked if t1 in asked else [*asked, t1]
         result = solve_ivp(flat, (t0, t1), start, method="RK45", rtol=self.rtol, atol=self.atol, t_eval=at)
         if not result.success:
-            raise UserError(f"RK45 stopped: {result.message} Try a looser sampler.rtol, or sampler=euler_maruyama")
+            raise UserError(f"RK45 stopped: {result.message} Try a larger sampler.rtol, or sampler=euler_maruyama")
         states = torch.as_tensor(result.y.T, dtype=x.dtype, device=x.device).reshape(-1, *x.shape)
         return Solution(states[-1], states[: len(asked)])
 
 
 class DormandPrince(ODESolver):
-    """Adaptive Dormand–Prince 5(4), with a time and a step size for each sample.
+    """Adaptive Dormand–Prince 5(4) solver, with a time and a step size for each sample.
 
-    The result of a sample does not depend on the other samples of its batch, and finished samples cost nothing more.
-    Between steps the path is a cubic Hermite interpolant.
+    The result of a sample does not depend on the other samples of the batch. Finished samples cost nothing more.
+    Between steps, the path is a cubic Hermite interpolant.
 
     Reference: Hairer, Nørsett & Wanner (1993), Solving ordinary differential equations I, table II.5.2.
 
@@ -114,10 +114,10 @@ class DormandPrince(ODESolver):
         longest: float = math.inf,
         clock: Callable[[Tensor], Tensor] = torch.clone,
     ) -> Solution:
-        """See :meth:`ODESolver.integrate`.
+        """Returns the solution as in :meth:`ODESolver.integrate`.
 
-        No step is longer than ``longest``, and the first is at most a fifth of it. ``clock`` maps the field's time to
-        the time that messages name.
+        No step is longer than ``longest``, and the first step is at most ``longest / 5``. ``clock`` maps the time of
+        the field to the time that messages show.
         """
         first = longest / 5 if math.isfinite(longest) else 1e-3 * abs(t1 - t0)
         control = Control(
@@ -163,7 +163,7 @@ class DormandPrinceSteps(Scheme):
         return Attempt(size, rows.after(size), x_new, slopes[-1], error)
 
     def between(self, rows: Rows, attempt: Attempt, which: Tensor, share: Tensor) -> Tensor:
-        """Returns the states on the cubic through the states and slopes at both ends."""
+        """Returns states on the cubic polynomial through the states and the slopes at both ends of a step."""
         x, x_new, k, k_new = rows.x[which], attempt.x[which], rows.slope[which], attempt.slope[which]
         theta, h = expand(share, x), expand((attempt.stop - rows.t)[which], x)
         bend = (1 - 2 * theta) * (x_new - x) + (theta - 1) * h * k + theta * h * k_new
@@ -171,19 +171,19 @@ class DormandPrinceSteps(Scheme):
 
 
 LONGEST = 2.4
-r"""The longest step along the flow, in the log noise-to-signal ratio: a factor of 11 in :math:`\sigma^2/\alpha^2`."""
+r"""Longest step of the log noise-to-signal ratio along the flow; a factor of 11 in :math:`\sigma^2/\alpha^2`."""
 
 
 def solve_flow(
     solver: DormandPrince, sde: SDE, field: Field, x: Tensor, t0: float, t1: float, times: Tensor
 ) -> Solution:
-    r"""Returns the solution along the flow of an SDE, in a clock in which the flow of a trained network is smooth.
+    r"""Returns the solution of the flow of an SDE, computed in a variable in which a trained network's flow is smooth.
 
-    In t the flow of a network, or of data with fine structure, changes as :math:`1/\sqrt t` near zero and slowly
-    elsewhere. In the log noise-to-signal ratio :math:`u = \log(\sigma_t^2 / \alpha_t^2)` of a linear SDE, with
-    :math:`dt = (\sigma^2/g^2)\, du`, it changes about equally at all noise levels. No step is longer than
+    In t, the flow of a network, or of data with fine structure, changes as :math:`1/\sqrt t` near zero and slowly
+    at other times. In the log noise-to-signal ratio :math:`u = \log(\sigma_t^2 / \alpha_t^2)` of a linear SDE, with
+    :math:`dt = (\sigma^2/g^2)\, du`, the flow changes about equally at all noise levels. No step is longer than
     :data:`LONGEST`: at high noise the flow hardly changes, and the error estimate of a long step would miss a later
-    change. If the kernel has no closed form, the clock is t itself.
+    change. If the kernel has no closed form, the variable is t.
 
     The arguments have the same meaning as in :meth:`ODESolver.solve`, with all times in t.
     """
@@ -198,7 +198,7 @@ def solve_flow(
         return field(x, t) * expand((linear.sigma(t) / linear.diffusion(t)) ** 2, x)
 
     times = times.double()
-    # The ends must be exact, because a solver compares times with them.
+    # Set both ends exactly, because a solver compares the wanted times with the ends.
     asked = linear.log_nsr(times).clamp(min(u0, u1), max(u0, u1))
     asked = torch.where(times == t0, u0, torch.where(times == t1, u1, asked))
     return solver.integrate(in_u, x, u0, u1, asked, longest=LONGEST, clock=linear.time)
@@ -206,6 +206,6 @@ def solve_flow(
 
 def checked(rtol: float, atol: float) -> tuple[float, float]:
     """Returns the two tolerances, or raises ValueError if one is out of range."""
-    # float64 has no digits below 1e-13.
+    # Below 1e-13, the rounding errors of float64 are too large.
     in_range("rtol", rtol, at_least=1e-13, fix=": try rtol=1e-5")
     return rtol, in_range("atol", atol, above=0, fix=": try atol=1e-5")

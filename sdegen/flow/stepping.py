@@ -1,4 +1,4 @@
-"""The loop of all solvers with error control, in which each row of a batch has its own time and step size."""
+"""Integration loop of ``dopri5`` and ``adaptive_sde``, in which each row of a batch has a time and a step size."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from sdegen.core.tensors import expand
 
 SAFETY, GROW = 0.9, 5.0
 SMALLEST = 1e-12
-"""Smallest step that is tried, as a share of the whole interval."""
+"""Smallest step that is tried, as a fraction of the whole interval."""
 
 
 class Solution(NamedTuple):
-    """The state ``x`` at ``t1``, ``(B, *)``, and the ``path`` at the wanted times, ``(F, B, *)``."""
+    """State ``x`` ``(B, *)`` at the end time, and the ``path`` ``(F, B, *)`` at the wanted times."""
 
     x: Tensor
     path: Tensor
 
 
 class Rows(NamedTuple):
-    """The rows of a batch that are still under way.
+    """Rows of a batch that have not reached the end time.
 
     Attributes:
-        row: their indices in the batch, ``(b,)`` int64.
-        x: their states, ``(b, *)``.
-        slope: their slopes, as the scheme keeps them, ``(b, *)``.
-        t: their times, ``(b,)`` float64.
-        proposed: the step sizes that their errors allow, ``(b,)`` float64, above 0.
+        row: indices of the rows in the batch, ``(b,)`` int64.
+        x: states of the rows, ``(b, *)``.
+        slope: last slopes of the rows that the scheme returned, ``(b, *)``.
+        t: times of the rows, ``(b,)`` float64.
+        proposed: step sizes that the last errors allow, ``(b,)`` float64, above 0.
         moved: True where the last attempt was accepted, ``(b,)``; False before the first attempt.
-        goal: the time at which they end.
-        sign: the direction of their steps, 1 or -1.
-        smallest: the smallest step size that is tried.
+        goal: end time of all rows.
+        sign: direction of the steps, 1 or -1.
+        smallest: smallest step size that is tried.
     """
 
     row: Tensor
@@ -52,7 +52,7 @@ class Rows(NamedTuple):
 
     @classmethod
     def start(cls, scheme: Scheme, x: Tensor, t0: float, t1: float, first: float) -> Rows:
-        """Returns all rows of the states ``x`` ``(B, *)`` at ``t0``, before their first step towards ``t1``."""
+        """Returns all rows at ``t0``, with the states ``x`` ``(B, *)`` and the first step size ``first``."""
         row = torch.arange(len(x), device=x.device)
         t = torch.full((len(x),), t0, dtype=torch.float64, device=x.device)
         proposed, moved = torch.full_like(t, first), torch.zeros_like(t, dtype=torch.bool)
@@ -61,7 +61,7 @@ class Rows(NamedTuple):
 
     @property
     def left(self) -> Tensor:
-        """Time left to the goal, ``(b,)``."""
+        """Time from each row to the goal, ``(b,)``."""
         return (self.goal - self.t).abs()
 
     @property
@@ -72,20 +72,20 @@ class Rows(NamedTuple):
     def after(self, h: Tensor) -> Tensor:
         """Returns the times after steps of length ``h``, ``(b,)``.
 
-        A time is exactly the goal if the time left after the step is only rounding error.
+        A time is set to the goal exactly if it differs from the goal only by a rounding error.
         """
         return torch.where(self.left - h <= self.smallest, self.goal, self.t + self.sign * h)
 
 
 class Attempt(NamedTuple):
-    """One attempted step of each row under way.
+    """One attempted step of each row.
 
     Attributes:
         h: length of the step, ``(b,)``, above 0 and at most :attr:`Rows.size`.
-        stop: the time at which the step ends, from :meth:`Rows.after`.
-        x: the state at ``stop``, ``(b, *)``.
-        slope: the slope at ``stop``, as the scheme keeps it, ``(b, *)``.
-        error: the error of the step in units of the tolerance, ``(b,)`` float64.
+        stop: time at which the step ends, from :meth:`Rows.after`.
+        x: state at ``stop``, ``(b, *)``.
+        slope: next :attr:`Rows.slope` if the step is accepted, ``(b, *)``.
+        error: error of the step divided by the tolerance, ``(b,)`` float64.
     """
 
     h: Tensor
@@ -101,11 +101,11 @@ class Attempt(NamedTuple):
 
 
 class Scheme(ABC):
-    """A one-step method with an estimate of its error."""
+    """One-step scheme with an estimate of the error."""
 
     @abstractmethod
     def slope(self, row: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        """Returns the initial slopes ``(b, *)`` of the rows with the indices ``row``."""
+        """Returns the initial slopes ``(b, *)`` at ``x`` and ``t`` of the rows with the indices ``row``."""
 
     @abstractmethod
     def attempt(self, rows: Rows) -> Attempt:
@@ -115,27 +115,28 @@ class Scheme(ABC):
     def between(self, rows: Rows, attempt: Attempt, which: Tensor, share: Tensor) -> Tensor:
         """Returns states within a step, ``(n, *)``, of the rows at the positions ``which``, ``(n,)``.
 
-        A state is wanted after ``share`` of the step, ``(n,)``; ``rows`` are the rows before the step.
+        Each state is the state after the fraction ``share``, ``(n,)``, of the step. ``rows`` are the rows before the
+        step.
         """
 
 
 class Control(NamedTuple):
-    r"""Tolerances of a solver, and its rule for the next step size: :math:`0.9\, h\, \mathrm{error}^{-power}`.
+    r"""Tolerances of a solver, and the rule for the next step size: :math:`0.9\, h\, \mathrm{error}^{-power}`.
 
     Attributes:
-        name: the name of the solver in messages.
+        name: name of the solver in messages.
         rtol: relative tolerance.
         atol: absolute tolerance.
         max_steps: number of attempted steps after which the solver raises an error.
-        first: the size of the first step.
-        power: the exponent of the error.
-        shrink: the smallest factor by which a step size changes; the largest is 5.
-        retry: the largest factor after a rejected step.
-        rungs: number of step sizes for each factor of 2: sizes are rounded down to powers of the ``rungs``-th root of
-            2. The last bits of a row's errors depend on the size of the batch; with the rounding, its steps do not. 0
-            for no rounding.
-        longest: the longest step.
-        clock: maps the solver's time to the time that messages name.
+        first: size of the first step.
+        power: exponent of the error in the rule.
+        shrink: smallest factor by which a step size changes; the largest factor is 5.
+        retry: largest factor after a rejected step.
+        rungs: number of step sizes in each factor of 2, or 0 for no rounding. Step sizes are rounded down to powers of
+            the ``rungs``-th root of 2. The last bits of the error of a row depend on the batch size; with the rounding,
+            the step sizes do not.
+        longest: largest step size.
+        clock: function that maps the time of the solver to the time that messages show.
     """
 
     name: str
@@ -151,11 +152,12 @@ class Control(NamedTuple):
     clock: Callable[[Tensor], Tensor] = torch.clone
 
     def error(self, difference: Tensor, x: Tensor, x_new: Tensor, parts: Sequence[int] = ()) -> Tensor:
-        r"""Returns the error of a step in units of the tolerance, ``(b,)`` float64.
+        r"""Returns the error of a step divided by the tolerance, ``(b,)`` float64.
 
-        It is the root mean square, over the entries of a state, of the difference between two results of the step
-        divided by :math:`\mathrm{atol} + \mathrm{rtol} \max(|x|, |x_{\mathrm{new}}|)`, with x before the step. If the
-        sizes of ``parts`` of a state are given, it is the largest error of a part.
+        ``difference`` is the difference between two results of the step; ``x`` is the state before the step. The error
+        is the root mean square, over the entries of a state, of ``difference`` divided by
+        :math:`\mathrm{atol} + \mathrm{rtol} \max(|x|, |x_{\mathrm{new}}|)`. If ``parts`` holds the sizes of the parts
+        of a state, the result is the largest error of a part.
         """
         scale = self.atol + self.rtol * torch.maximum(x.abs(), x_new.abs())
         squares = (difference / scale).flatten(1).square()
@@ -163,21 +165,21 @@ class Control(NamedTuple):
         return torch.stack([part.mean(1) for part in split]).amax(0).sqrt().double()
 
     def resized(self, proposed: Tensor, h: Tensor, error: Tensor) -> Tensor:
-        """Returns the next :attr:`Rows.proposed`, ``(b,)``, after steps of the lengths ``h <= proposed``."""
+        """Returns the next :attr:`Rows.proposed`, ``(b,)``, after steps with the lengths ``h <= proposed``."""
         accept = error <= 1
         size = h * (SAFETY * error.clamp(min=1e-10) ** -self.power).clamp(self.shrink, GROW)
-        # A step that was cut short does not shorten the next.
+        # A step that was cut short at the goal or by the scheme must not shorten the next step.
         cut = accept & (h < proposed * (1 - 1e-6))
         size = torch.where(cut, torch.maximum(size, torch.minimum(proposed, h * GROW)), size)
         size = torch.where(accept, size, torch.minimum(size, self.retry * h))
         size = torch.where(error.isfinite(), size, self.shrink * h)
         if self.rungs:
-            # Without the offset, rounding errors could lower a size that is already on a rung.
+            # Without the offset 1e-6, a rounding error could lower a size that is already such a power.
             size = torch.exp2(torch.floor(self.rungs * size.log2() + 1e-6) / self.rungs)
         return size.clamp(max=self.longest)
 
     def failure(self, t: Tensor, count: int, *, limit: str = "", state: str, fix: str) -> UserError:
-        """Returns the error for rows at the times ``t``, out of ``count``, that did not arrive."""
+        """Returns the error for the rows, at the times ``t``, that did not reach the end, out of ``count`` rows."""
         return UserError(
             f"{self.name} cannot reach rtol={self.rtol:g}, atol={self.atol:g}{limit}: {len(t)} of {count} samples "
             f"{state}, the first at t={float(self.clock(t[:1])):.3g}: try {fix}"
@@ -185,18 +187,18 @@ class Control(NamedTuple):
 
 
 def integrate(scheme: Scheme, control: Control, x: Tensor, t0: float, t1: float, times: Tensor) -> Solution:
-    """Integrates each row from ``t0`` to ``t1`` by its own steps; rows that have arrived cost nothing more.
+    """Integrates each row from ``t0`` to ``t1`` with steps of its own. Finished rows cost nothing more.
 
     Args:
-        scheme: attempts the steps.
-        control: decides their sizes.
+        scheme: scheme that attempts the steps.
+        control: tolerances and rule for the step sizes.
         x: initial states, ``(B, *)``.
-        t0: start.
-        t1: end, after or before ``t0``.
+        t0: start time.
+        t1: end time, before or after ``t0``.
         times: times at which the path is wanted, ``(F,)`` from ``t0`` to ``t1``; may be empty.
 
     Raises:
-        UserError: a row finds no step within the tolerance, or does not arrive within ``control.max_steps``.
+        UserError: a row finds no step within the tolerance, or does not reach ``t1`` within ``control.max_steps``.
     """
     times = times.to(device=x.device, dtype=torch.float64)
     end, path = x.clone(), x.new_zeros(len(times), *x.shape)
@@ -213,14 +215,14 @@ def integrate(scheme: Scheme, control: Control, x: Tensor, t0: float, t1: float,
             return Solution(end, path)
         stuck = rows.proposed < rows.smallest
         if bool(stuck.any()):
-            fix = "a looser rtol and atol, or precision=float64"
-            raise control.failure(rows.t[stuck], len(x), state="stuck", fix=fix)
-    limit, fix = f" within max_steps={control.max_steps}", "more max_steps, or a looser rtol and atol"
-    raise control.failure(rows.t, len(x), limit=limit, state="not finished", fix=fix)
+            fix = "a larger rtol and atol, or precision=float64"
+            raise control.failure(rows.t[stuck], len(x), state="found no step within the tolerance", fix=fix)
+    limit, fix = f" within max_steps={control.max_steps}", "more max_steps, or a larger rtol and atol"
+    raise control.failure(rows.t, len(x), limit=limit, state="did not finish", fix=fix)
 
 
 def _advanced(rows: Rows, attempt: Attempt, proposed: Tensor, keep: Tensor) -> Rows:
-    """Returns the rows still under way after an attempt, with new step sizes; accepted rows have moved."""
+    """Returns the rows where ``keep`` is True, with the results of accepted attempts and with new step sizes."""
     moved = attempt.accept[keep]
 
     def latest(new: Tensor, old: Tensor) -> Tensor:
@@ -237,7 +239,7 @@ def _advanced(rows: Rows, attempt: Attempt, proposed: Tensor, keep: Tensor) -> R
 
 
 def _record(path: Tensor, times: Tensor, scheme: Scheme, rows: Rows, attempt: Attempt) -> None:
-    """Writes the states at the wanted times that accepted steps have passed into ``path``."""
+    """Writes into ``path`` the states at those wanted ``times`` that accepted steps have passed."""
     behind = rows.sign * (times[:, None] - rows.t) > 0
     ahead = rows.sign * (times[:, None] - attempt.stop) > 0
     frame, which = torch.nonzero(attempt.accept & behind & ~ahead, as_tuple=True)

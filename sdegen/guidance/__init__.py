@@ -1,6 +1,6 @@
 """Guidance, which turns the score of all data into the score of data that agree with a class or a measurement.
 
-Samplers take a guided score like any other.
+Samplers use a guided score in the same way as an unguided score.
 """
 
 from sdegen.guidance.classes import ClassifierFree, ClassifierGuidance, Guidance

@@ -2,7 +2,7 @@ r"""Guidance by a class, which turns the score of all data into the score of one
 
 .. math:: \nabla_x \log p_t(x \mid y) = \nabla_x \log p_t(x) + \nabla_x \log p_t(y \mid x)
 
-A guidance object holds the class or the measurement. Guided scores work with every sampler.
+A guidance object holds the class or the measurement. Samplers use a guided score in place of the score of the network.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from sdegen.sde.scores import GuidedScore, Parts
 
 
 class Guidance(ABC, Generic[S]):
-    """A map from scores to guided scores, which treat each row of a batch by itself.
+    """Map from scores to guided scores. A guided score treats each row of a batch separately.
 
     Attributes:
-        process: the type of process that it works with.
-        conditional: True if it needs a network that takes the class as input.
+        process: type of process that the guidance works with.
+        conditional: True if the guidance needs a network that takes the class as input.
     """
 
     process: type[SDE] = SDE
     conditional = False
 
     @abstractmethod
-    def __call__(self, sde: S, score: Any) -> Score:  # noqa: ANN401 - a score, or one that has ``given``
-        """Returns the guided score."""
+    def __call__(self, sde: S, score: Any) -> Score:  # noqa: ANN401 - a score, or a score with ``given``
+        """Returns the guided score that belongs to ``score``."""
 
     @abstractmethod
     def start(self, sde: S, x: Tensor) -> Tensor:
-        """Returns the states at T for draws ``x`` of the prior: ``(B, *)`` to ``(B, *)``."""
+        """Returns the initial states at T, ``(B, *)``, for the draws ``x`` ``(B, *)`` of the prior."""
 
 
 class ClassifierGuidance(Guidance[SDE]):
@@ -43,14 +43,14 @@ class ClassifierGuidance(Guidance[SDE]):
 
     .. math:: s(x, t) + \gamma\, \nabla_x \log p_t(y \mid x)
 
-    At :math:`\gamma = 1` this is the score of the class. With a larger γ, more samples agree with the class, and they
-    are less diverse.
+    At :math:`\gamma = 1` this is the score of the class. With a larger γ, more samples agree with the class, and the
+    samples are less diverse.
 
     Reference: section 4 and appendix F of the paper; Dhariwal & Nichol (2021), https://arxiv.org/abs/2105.05233
 
     Args:
-        run: the classifier; in a configuration, the folder of its run.
-        label: the class y; supplied by the program.
+        run: classifier; in a configuration, the folder of the run that trained it.
+        label: class y; from the option ``label`` of the command.
         scale: strength γ of the guidance.
     """
 
@@ -65,7 +65,7 @@ class ClassifierGuidance(Guidance[SDE]):
 
 
 class Classified(GuidedScore):
-    """A score under the guidance of a classifier."""
+    """Score with the guidance of a classifier."""
 
     def __init__(self, guidance: ClassifierGuidance, score: Score) -> None:
         self.guidance, self.score = guidance, score
@@ -84,12 +84,12 @@ class ClassifierFree(Guidance[SDE]):
 
     .. math:: s(x, t) + \gamma \left( s(x, t \mid y) - s(x, t) \right)
 
-    At :math:`\gamma = 1` this is the score of the class, at half the cost.
+    At :math:`\gamma = 1` this is the score of the class, and an evaluation costs half as much as for other γ.
 
     Reference: Ho & Salimans (2022), https://arxiv.org/abs/2207.12598
 
     Args:
-        label: the class y; supplied by the program.
+        label: class y; from the option ``label`` of the command.
         scale: strength γ of the guidance.
     """
 
@@ -98,7 +98,7 @@ class ClassifierFree(Guidance[SDE]):
     def __init__(self, label: int | None, scale: float = 1.0) -> None:
         self.label, self.scale = required("classifier_free", label), scale
 
-    def __call__(self, sde: SDE, score: Any) -> Score:  # noqa: ANN401 - a score that has ``given``
+    def __call__(self, sde: SDE, score: Any) -> Score:  # noqa: ANN401 - a score with ``given``
         towards, whole = score.given(torch.tensor(self.label)), score.given(torch.tensor(-1))
         if self.scale == 1:
             return towards
@@ -109,7 +109,9 @@ class ClassifierFree(Guidance[SDE]):
 
 
 def required(name: str, label: int | None) -> int:
-    """Returns the label, or raises ValueError if it is None."""
+    """Returns ``label``, or raises ValueError if ``label`` is None."""
     if label is None:
-        raise ValueError(f"guidance={name} needs a class: give label=3, or label=all for one after the other")
+        raise ValueError(
+            f"guidance={name} needs a class: give label=3, for example, or label=all for all classes in turn"
+        )
     return label

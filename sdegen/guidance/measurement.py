@@ -17,10 +17,10 @@ from sdegen.datasets import Affine, Units
 
 
 class Measurement(ABC):
-    r"""A linear map A.
+    r"""Linear map A of points.
 
     Attributes:
-        gain: c if :math:`A A^\top = c I`, else None.
+        gain: number c with :math:`A A^\top = c I`; None if this equation has no solution.
         selects: True if A x consists of entries of x.
     """
 
@@ -29,14 +29,14 @@ class Measurement(ABC):
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
-        """Returns A x of each row: ``(B, *)`` to ``(B, …)``."""
+        """Returns A x, ``(B, …)``, for each row of ``x`` ``(B, *)``."""
 
     @abstractmethod
     def adjoint(self, y: Tensor) -> Tensor:
-        r"""Returns :math:`A^\top y` of each row, ``(B, *)``."""
+        r"""Returns :math:`A^\top y`, ``(B, *)``, for each row of ``y`` ``(B, …)``."""
 
     def picture(self, y: Tensor) -> Tensor:
-        """Returns a measurement ``(1, …)`` as one picture: selected entries at their place in x, with NaN elsewhere."""
+        """Returns the measurement ``y`` ``(1, …)`` as a picture. Entries of x that A does not select are NaN."""
         if not self.selects:
             return y[0].cpu()
         known = self.adjoint(torch.ones_like(y))[0] > 0
@@ -44,13 +44,13 @@ class Measurement(ABC):
 
 
 class Inpaint(Measurement):
-    """The known entries of x.
+    """Measurement of the known entries of x.
 
     Args:
-        shape: shape of x; supplied by the program.
-        mask: the known entries: one half (``left``, ``right``, ``top`` or ``bottom``), the ``centre`` or the ``frame``
-            around it, every other entry (``checkerboard``), or a ``.npy`` file with 1 for known entries and 0 for
-            unknown ones, of the shape of x, or ``(H, W)`` for every channel.
+        shape: shape of x; from the data of the run.
+        mask: known entries: one half (``left``, ``right``, ``top`` or ``bottom``), the ``centre``, the ``frame`` around
+            the centre, every second entry (``checkerboard``), or a ``.npy`` file with 1 for known entries and 0 for
+            unknown entries. The array in the file has the shape of x, or ``(H, W)`` for the same mask in each channel.
     """
 
     gain = 1.0
@@ -59,7 +59,7 @@ class Inpaint(Measurement):
     def __init__(self, shape: tuple[int, ...], mask: str = "top") -> None:
         known = known_entries(mask, shape)
         if known.all() or not known.any():
-            raise ValueError(f"mask={mask} leaves nothing {'unknown' if known.all() else 'known'}: use another mask")
+            raise ValueError(f"mask={mask} leaves no entry {'unknown' if known.all() else 'known'}: use another mask")
         self.shape, self.known = shape, known.flatten().nonzero().squeeze(1)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -71,11 +71,11 @@ class Inpaint(Measurement):
 
 
 class SuperResolution(Measurement):
-    """Means of square blocks of an image.
+    """Measurement of the means of square blocks of an image.
 
     Args:
-        shape: ``(C, H, W)``; supplied by the program.
-        factor: side of a block, a divisor of H and W.
+        shape: shape ``(C, H, W)`` of an image; from the data of the run.
+        factor: side of a block in pixels, at least 2 and a divisor of H and W.
     """
 
     def __init__(self, shape: tuple[int, ...], factor: int = 2) -> None:
@@ -92,16 +92,18 @@ class SuperResolution(Measurement):
 
 
 class Grey(Measurement):
-    """The mean over the channels of an image.
+    """Measurement of the mean over the channels of an image.
 
     Args:
-        shape: ``(C, H, W)`` with C > 1; supplied by the program.
+        shape: shape ``(C, H, W)`` of an image, with C > 1; from the data of the run.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.channels = image(shape, "colourise")[0]
         if self.channels < 2:
-            raise ValueError("guidance=colourise needs colours, and these images are grey: try guidance=inpaint")
+            raise ValueError(
+                "guidance=colourise needs colours, and the images of this run are grey: use guidance=inpaint"
+            )
         self.gain = 1 / self.channels
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -112,10 +114,10 @@ class Grey(Measurement):
 
 
 class Blur(Measurement):
-    """A Gaussian blur with weights that add up to one even at the edges.
+    """Measurement by a Gaussian blur. The weights add up to 1 also at the edges.
 
     Args:
-        shape: ``(C, H, W)``; supplied by the program.
+        shape: shape ``(C, H, W)`` of an image; from the data of the run.
         std: standard deviation of the blur, in pixels.
     """
 
@@ -132,11 +134,11 @@ class Blur(Measurement):
 
 
 class Linear(Measurement):
-    """The product with a matrix.
+    """Measurement by the product with a matrix A.
 
     Args:
-        shape: shape of x; supplied by the program.
-        path: a ``.npy`` file that holds A, ``(m, d)`` with d the number of entries of x.
+        shape: shape of x; from the data of the run.
+        path: ``.npy`` file that holds A, ``(m, d)``, where d is the number of entries of x.
     """
 
     def __init__(self, shape: tuple[int, ...], path: str) -> None:
@@ -159,7 +161,7 @@ class Linear(Measurement):
 
 
 def known_entries(mask: str, shape: tuple[int, ...]) -> Tensor:
-    """Returns a tensor that is True at the known entries; raises ValueError if there is no such mask."""
+    """Returns a tensor of the shape ``shape`` that is True at the known entries; raises ValueError for a wrong mask."""
     *_, height, width = (1, 1, *shape)
     row, column = torch.arange(height)[:, None].expand(height, width), torch.arange(width).expand(height, width)
     inner = [(i >= n // 4) & (i < n - n // 4) for i, n in ((row, height), (column, width))]
@@ -176,39 +178,42 @@ def known_entries(mask: str, shape: tuple[int, ...]) -> Tensor:
     if mask in named:
         return named[mask].reshape(shape[-2:]).expand(shape)
     if not mask.endswith(".npy"):
-        raise ValueError(f"mask={mask} is none of {', '.join(named)}, nor a .npy file")
+        raise ValueError(f"mask={mask} is unknown: choose one of {', '.join(named)}, or a .npy file")
     values = array(mask)
     if values.shape not in (shape, shape[-2:]) or not bool(((values == 0) | (values == 1)).all()):
         wanted = " or ".join(str(tuple(s)) for s in dict.fromkeys((shape, shape[-2:])))
-        raise ValueError(f"mask={mask}: must be zeros and ones of the shape {wanted}, but has {tuple(values.shape)}")
+        raise ValueError(
+            f"mask={mask}: must be zeros and ones of the shape {wanted}, but has the shape {tuple(values.shape)} or "
+            f"other values: correct the file"
+        )
     return values.bool().expand(shape)
 
 
 def linear_units(units: Units, guidance: str) -> Affine:
-    """Returns the units; raises UserError if they are not affine, so that measurements would not stay linear."""
+    """Returns the units as an affine map; raises UserError if they are not affine, as linear measurements require."""
     if units.affine is None:
         raise UserError(
-            f"guidance={guidance}: measurements are linear in the data, but dataset.standardize=quantile is not: "
+            f"guidance={guidance}: measurements must be linear, and dataset.standardize=quantile is not linear: "
             f"use a run with dataset.standardize=true or robust"
         )
     return units.affine
 
 
 def array(path: str) -> Tensor:
-    """Returns the array of a ``.npy`` file, or raises ValueError if there is none."""
+    """Returns the array of a ``.npy`` file, or raises ValueError if the file cannot be read."""
     try:
-        # Mapping rejects a file if its header says more bytes than the file holds.
+        # With mmap_mode, NumPy rejects a file that is shorter than the header says.
         values = np.load(Path(path), mmap_mode="r", allow_pickle=False)
         if not isinstance(values, np.ndarray) or not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
             raise ValueError("it holds no numbers")
         found = torch.from_numpy(np.array(values, order="C"))
     except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"path={path}: not a readable .npy file: {error}") from None
+        raise ValueError(f"path={path}: not a readable .npy file: {error}: save it with numpy.save") from None
     return found
 
 
 def image(shape: tuple[int, ...], guidance: str) -> tuple[int, int, int]:
-    """Returns the shape ``(C, H, W)`` of an image, or raises ValueError if x is not an image."""
+    """Returns the shape ``(C, H, W)`` of an image, or raises ValueError if ``shape`` has another form."""
     if len(shape) != 3:
         raise ValueError(
             f"guidance={guidance} needs images, not points of the shape {tuple(shape)}: use guidance=linear"
@@ -217,6 +222,6 @@ def image(shape: tuple[int, ...], guidance: str) -> tuple[int, int, int]:
 
 
 def blur_matrix(size: int, std: float) -> Tensor:
-    """Returns the matrix that blurs a line of pixels, ``(size, size)`` float64; its rows add up to 1."""
+    """Returns the matrix that blurs a line of pixels, ``(size, size)`` float64. Each row adds up to 1."""
     at = torch.arange(size, dtype=torch.float64)
     return (-0.5 * ((at[:, None] - at) / std) ** 2).softmax(1)

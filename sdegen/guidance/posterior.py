@@ -1,13 +1,13 @@
-r"""Guidance by a measurement: samples that agree with :math:`y = A x_0 + \sigma_y n`.
+r"""Guidance by a measurement, towards samples that agree with :math:`y = A x_0 + \sigma_y n`.
 
 A method approximates the score given the measurement. :class:`Replacement` prescribes the distribution of the measured
 coordinates. The Gaussian methods approximate the likelihood of the measurement given a noisy point,
 
-.. math:: p_t(y \mid x) = \int N(y; A x_0, \sigma_y^2 I)\, p(x_0 \mid x)\, dx_0,
+.. math:: p_t(y \mid x) = \int N(y; A x_0, \sigma_y^2 I)\, p(x_0 \mid x)\, dx_0.
 
-which needs the distribution of :math:`x_0` given :math:`x_t = x`. A score gives only its mean
-:math:`\hat x = (x + \sigma^2 s)/\alpha` and covariance :math:`(\sigma^2/\alpha)\, \partial \hat x/\partial x`.
-With a Gaussian of this mean and a covariance V,
+The integral needs the distribution of :math:`x_0` given :math:`x_t = x`. A score gives only the mean
+:math:`\hat x = (x + \sigma^2 s)/\alpha` and the covariance :math:`(\sigma^2/\alpha)\, \partial \hat x/\partial x`
+of this distribution. With a Gaussian of this mean and a covariance V,
 
 .. math:: \nabla_x \log p_t(y \mid x) \approx \left(\frac{\partial \hat x}{\partial x}\right)^\top A^\top
           (\sigma_y^2 I + A V A^\top)^{-1} (y - A \hat x).
@@ -34,7 +34,7 @@ from sdegen.sde.scores import GuidedScore, Parts
 
 
 class Problem(NamedTuple):
-    """A measurement, its result ``(1, …)``, and the standard deviation of its noise."""
+    """A measurement, the result ``y`` ``(1, …)``, and the standard deviation of the noise."""
 
     measurement: Measurement
     y: Tensor
@@ -42,33 +42,33 @@ class Problem(NamedTuple):
 
 
 class Method(ABC):
-    r"""An approximation of the score given a measurement.
+    r"""Approximation of the score given a measurement.
 
     Attributes:
-        needs_gain: True if it requires a measurement with :math:`A A^\top = c I`.
+        needs_gain: True if the method requires a measurement with :math:`A A^\top = c I`.
     """
 
     needs_gain = False
 
     @abstractmethod
     def __call__(self, sde: LinearSDE, score: Score, problem: Problem) -> Score:
-        """Returns the score given the measurement."""
+        """Returns the approximate score given the measurement."""
 
     @abstractmethod
     def start(self, sde: LinearSDE, problem: Problem, x: Tensor) -> Tensor:
-        """Returns the states at T for draws ``x`` of the prior."""
+        """Returns the initial states at T, ``(B, *)``, for the draws ``x`` ``(B, *)`` of the prior."""
 
 
 class Posterior(Guidance[LinearSDE]):
     """Guidance towards samples that agree with a linear measurement of an image, or of a vector.
 
     Args:
-        observed: the result of the measurement, ``(1, …)`` in the network's units; supplied by the program.
-        measurement: the linear map A.
-        method: the approximation of the score given the measurement.
-        noise: standard deviation of the measurement's noise, in the network's units, above 0.
+        observed: result of the measurement, ``(1, …)``, in the network's units; from ``path`` or ``image``.
+        measurement: linear map A.
+        method: approximation of the score given the measurement.
+        noise: standard deviation of the noise of the measurement, in the network's units, above 0.
         image: index of the held-out image that is measured.
-        path: a ``.npy`` file with a measurement in the units of the data, instead of a held-out image.
+        path: ``.npy`` file with the result of a measurement, in the units of the data; replaces ``image``.
     """
 
     process = LinearSDE
@@ -82,9 +82,9 @@ class Posterior(Guidance[LinearSDE]):
         image: int = 0,
         path: str | None = None,
     ) -> None:
-        in_range("noise", noise, above=0, fix=": a small one, such as 1e-3, is nearly exact")
+        in_range("noise", noise, above=0, fix=": use noise=1e-3 for a nearly exact measurement")
         if method.needs_gain and measurement.gain is None:
-            raise ValueError("method needs measurements that do not overlap: use guidance/method=moments")
+            raise ValueError("method needs a measurement with A A^T = c I: use guidance/method=moments")
         self.method, self.problem = method, Problem(measurement, observed, noise)
 
     def __call__(self, sde: LinearSDE, score: Score) -> Score:
@@ -95,16 +95,16 @@ class Posterior(Guidance[LinearSDE]):
 
 
 class Replacement(Method):
-    r"""A method in which the measured coordinates follow their own kernel, and the other coordinates the score.
+    r"""Replacement method: the measured coordinates follow the kernel given y, and the other coordinates the score.
 
-    Where :math:`A A^\top = c I`, the measured coordinates of :math:`x_t` given y are :math:`N(\alpha y, (\alpha^2
+    If :math:`A A^\top = c I`, the measured coordinates of :math:`x_t` given y are :math:`N(\alpha y, (\alpha^2
     \sigma_y^2 + c \sigma^2) I)`. With :math:`P = A^\top A / c`, the score given y is
 
     .. math:: s(x, t) - P s(x, t) - A^\top \frac{A x - \alpha y}{\alpha^2 \sigma_y^2 + c \sigma^2}.
 
-    Sampling starts from a draw of that distribution, and noise enters all coordinates. This is the replacement method
-    of the reference, written as a score so that any sampler can use it. The other coordinates depend on a noisy copy
-    of y instead of y itself, which is not exact even for Gaussian data.
+    At T, the measured coordinates are drawn from this distribution. A sampler adds noise to all coordinates. The
+    reference replaces coordinates in each step; here the method is a score, so that every sampler can use it. The
+    unmeasured coordinates depend on a noisy copy of y instead of y. This is not exact, even for Gaussian data.
 
     Reference: Song et al. (2021), appendix I, https://arxiv.org/abs/2011.13456
     """
@@ -133,10 +133,10 @@ class Replacement(Method):
 
 
 class GaussianMethod(Method):
-    """A Gaussian approximation of the distribution of x_0 given x_t, solved by conjugate gradients.
+    """Method with a Gaussian approximation of x_0 given x_t. Conjugate gradients solve the linear system.
 
     Args:
-        iterations: number of steps of the conjugate gradients.
+        iterations: number of iterations of conjugate gradients.
     """
 
     def __init__(self, iterations: int) -> None:
@@ -148,7 +148,7 @@ class GaussianMethod(Method):
 
     @abstractmethod
     def variance(self, sde: LinearSDE, t: Tensor, problem: Problem) -> Tensor:
-        r"""Returns q with :math:`\sigma_y^2 I + A V A^\top = q I`, shaped like ``t``; UserError if there is none."""
+        r"""Returns q with :math:`\sigma_y^2 I + A V A^\top = q I`, shaped like ``t``, or raises UserError."""
 
     def __call__(self, sde: LinearSDE, score: Score, problem: Problem) -> Score:
         return Measured(self, sde, score, problem)
@@ -158,7 +158,7 @@ class GaussianMethod(Method):
 
 
 class Measured(GuidedScore):
-    """A score under the guidance of a measurement."""
+    """Score with the guidance of a measurement."""
 
     def __init__(self, method: GaussianMethod, sde: LinearSDE, score: Score, problem: Problem) -> None:
         self.method, self.sde, self.score, self.problem = method, sde, score, problem
@@ -193,16 +193,16 @@ class Measured(GuidedScore):
 
 
 class Moments(GaussianMethod):
-    r"""The method with the whole covariance of x_0 given x_t, from the score's Jacobian: exact for Gaussian data.
+    r"""Method with the full covariance of x_0 given x_t, from the Jacobian of the score. It is exact for Gaussian data.
 
     .. math:: V = \frac{\sigma_t^2}{\alpha_t} \frac{\partial \hat x}{\partial x}
 
-    It is the best approximation in the table of the documentation. Each iteration costs a backward pass.
+    Each iteration costs a backward pass.
 
     Reference: Rozet et al. (2024), https://arxiv.org/abs/2405.13712; Boys et al. (2023), https://arxiv.org/abs/2310.06721
 
     Args:
-        iterations: number of steps of the conjugate gradients.
+        iterations: number of iterations of conjugate gradients.
     """
 
     def __init__(self, iterations: int = 3) -> None:
@@ -212,19 +212,21 @@ class Moments(GaussianMethod):
         return expand(sde.sigma(t) ** 2 / sde.alpha(t), v) * pull(v)
 
     def variance(self, sde: LinearSDE, t: Tensor, problem: Problem) -> Tensor:
-        raise UserError("sampler=twisted needs the likelihood of the measurement: use guidance/method=isotropic")
+        raise UserError(
+            "sampler=twisted needs a likelihood, and guidance/method=moments has none: use guidance/method=isotropic"
+        )
 
 
 class Isotropic(GaussianMethod):
-    r"""The method with one variance for all directions, exact for uncorrelated Gaussian data: ΠGDM.
+    r"""ΠGDM, the method with one variance for all directions. It is exact for Gaussian data with the covariance c² I.
 
     .. math:: V = \frac{c^2 \sigma_t^2}{\sigma_t^2 + c^2 \alpha_t^2} I
 
     Reference: Song et al. (2023), https://openreview.net/forum?id=9_gsMA8MRKQ
 
     Args:
-        spread: c, the standard deviation of the data in the network's units; 1 if they are standardised.
-        iterations: number of steps of the conjugate gradients; one is enough if :math:`A A^\top` is a multiple of the
+        spread: standard deviation c of the data in the network's units; 1 for standardised data.
+        iterations: number of iterations of conjugate gradients; one is enough if :math:`A A^\top` is a multiple of the
             identity.
     """
 
@@ -237,7 +239,9 @@ class Isotropic(GaussianMethod):
 
     def variance(self, sde: LinearSDE, t: Tensor, problem: Problem) -> Tensor:
         if problem.measurement.gain is None:
-            raise UserError("sampler=twisted needs measurements that do not overlap: use another sampler")
+            raise UserError(
+                "sampler=twisted needs a measurement with A A^T = c I, such as inpaint: use another sampler"
+            )
         return problem.noise**2 + problem.measurement.gain * self._of_x0(sde, t)
 
     def _of_x0(self, sde: LinearSDE, t: Tensor) -> Tensor:
@@ -247,9 +251,9 @@ class Isotropic(GaussianMethod):
 
 
 def solve(system: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
-    """Solves ``system(v) = b`` for v by conjugate gradients from zero, row by row: ``(B, …)`` to ``(B, …)``.
+    """Solves ``system(v) = b`` for v, ``(B, …)``, by conjugate gradients from zero, separately for each row.
 
-    ``system`` is a symmetric positive map of each row.
+    ``system`` is a linear map of each row, symmetric and positive definite.
     """
 
     def dot(u: Tensor, v: Tensor) -> Tensor:
@@ -260,7 +264,7 @@ def solve(system: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Ten
     for _ in range(iterations):
         image = system(direction)
         curvature = dot(direction, image)
-        # A row stops when it is solved, to avoid 0 / 0, or when a network's Jacobian gives a negative curvature.
+        # Stop a row if it is solved, to avoid 0 / 0, or if the Jacobian of a network gives a negative curvature.
         going = (curvature > 0) & (size > 0)
         step = torch.where(going, size / torch.where(going, curvature, 1.0), 0.0)
         v, residual = v + step * direction, residual - step * image

@@ -1,6 +1,6 @@
-"""Samplers: from the prior at T to data at eps, along the reverse process.
+"""Samplers, which move draws of the prior at T to samples at eps along the reverse process.
 
-Guided scores come from the room ``guidance``.
+Guided scores come from the package ``sdegen.guidance``.
 """
 
 from sdegen.samplers.adaptive import RK45, AdaptiveSDE, Dopri5, ProbabilityFlow

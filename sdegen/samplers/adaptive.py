@@ -1,4 +1,4 @@
-"""Samplers that choose their steps by an estimate of the error, along the reverse SDE or the probability-flow ODE."""
+"""Samplers with adaptive step sizes for the reverse SDE and for the probability-flow ODE."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sdegen.sde.base import SDE, Score
 
 
 class ProbabilityFlow(Sampler):
-    r"""The end points of the flow :math:`\dot x = f(x, t) - \tfrac12 g(t)^2 \nabla \log p_t(x)`.
+    r"""Sampler for the probability-flow ODE :math:`\dot x = f(x, t) - \tfrac12 g(t)^2 \nabla \log p_t(x)`.
 
     Only the draw of the prior is random. Reference: Song et al. (2021), eq. 13.
 
@@ -32,13 +32,14 @@ class ProbabilityFlow(Sampler):
 
     @abstractmethod
     def _solution(self, sde: SDE, field: Field, x: Tensor, times: Tensor) -> Solution:
-        """Returns the solution from T to eps, with its path at the times."""
+        """Returns the solution of dx/dt = ``field(x, t)`` from ``x`` at T to eps, and its path at ``times``."""
 
 
 class RK45(ProbabilityFlow):
-    """The flow by SciPy's ``solve_ivp`` with RK45: the paper's sampler.
+    """Sampler for the probability-flow ODE with SciPy's RK45 (``solve_ivp``), as in the paper.
 
-    Its error control couples the samples of a batch; ``dopri5`` is as accurate and does not.
+    The error is controlled for the whole batch, so that the samples of a batch depend on each other. ``dopri5`` is as
+    accurate and controls the error of each sample.
 
     Args:
         rtol: relative tolerance.
@@ -53,12 +54,12 @@ class RK45(ProbabilityFlow):
         self.solver = SciPyRK45(rtol, atol)
 
     def _solution(self, sde: SDE, field: Field, x: Tensor, times: Tensor) -> Solution:
-        # The clock is t itself, as in the paper.
+        # Integrate in t, as in the paper.
         return self.solver.solve(field, x, sde.T, sde.eps, times)
 
 
 class Dopri5(ProbabilityFlow):
-    """The flow by adaptive Dormand–Prince 5(4) with one step size for each sample.
+    """Sampler for the probability-flow ODE with the Dormand–Prince 5(4) scheme and a step size for each sample.
 
     Args:
         rtol: relative tolerance.
@@ -76,14 +77,15 @@ class Dopri5(ProbabilityFlow):
 
 
 class AdaptiveSDE(Sampler):
-    r"""The reverse SDE in steps with a local error below a tolerance, for each sample by itself.
+    r"""Sampler for the reverse SDE with adaptive steps. The local error of each sample is below a tolerance.
 
-    A step is a stochastic Heun step. Its error is the distance from the Euler–Maruyama step with the same noise, in
-    units of :math:`\mathrm{atol} + \mathrm{rtol} \max(|x|, |x_{\mathrm{new}}|)`. A rejected step is tried again at a
-    smaller size along the same Brownian path. The path between steps is a straight line.
+    Each step is a stochastic Heun step. The error of the step is the difference from the Euler–Maruyama step with the
+    same noise, divided by :math:`\mathrm{atol} + \mathrm{rtol} \max(|x|, |x_{\mathrm{new}}|)`. A rejected step is
+    repeated with a smaller size along the same Brownian path. Between steps the path is a straight line.
 
     Reference: Jolicoeur-Martineau et al. (2021), Gotta go fast when generating data with score-based models,
-    https://arxiv.org/abs/2105.14080. They discard rejected noise, which is biased: see :class:`Brownian`.
+    https://arxiv.org/abs/2105.14080. There the noise of rejected steps is
+    discarded, and the samples are biased: see :class:`Brownian`.
 
     Args:
         rtol: relative tolerance.
@@ -99,7 +101,7 @@ class AdaptiveSDE(Sampler):
         self.max_steps = in_range("max_steps", max_steps, at_least=1)
 
     def control(self, sde: SDE) -> Control:
-        """Returns the tolerances and the rule for step sizes along an SDE."""
+        """Returns the tolerances and the rule for the step sizes."""
         first = 1e-3 * (sde.T - sde.eps)
         tolerances = self.rtol, self.atol, self.max_steps
         return Control("adaptive_sde", *tolerances, first, power=0.9, shrink=0.1, retry=0.5, rungs=4)
@@ -112,9 +114,9 @@ class AdaptiveSDE(Sampler):
 
 
 class StochasticHeunSteps(Scheme):
-    """Stochastic Heun's steps of the reverse SDE, each along the Brownian path of its row.
+    """Stochastic Heun steps of the reverse SDE. Each row of a batch has a Brownian path of its own.
 
-    ``drift`` is the drift of the reverse process, and ``x`` has the shape, type and device of the whole batch.
+    ``drift`` is the drift of the reverse process. ``x`` is a tensor with the shape, type and device of the whole batch.
     """
 
     def __init__(self, sde: SDE, drift: Score, control: Control, x: Tensor, noise: RandnLike) -> None:
@@ -137,7 +139,10 @@ class StochasticHeunSteps(Scheme):
         return attempt
 
     def step(self, x: Tensor, slope: Tensor, t: Tensor, s: Tensor, h: Tensor, dw: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the state after a step from t to s, ``(b, *)``, and its error over the tolerance, ``(b,)``."""
+        """Returns the states ``(b, *)`` after steps from ``t`` to ``s``, and errors divided by the tolerance, ``(b,)``.
+
+        ``h`` holds the lengths of the steps, ``(b,)``, and ``dw`` the Brownian increments, ``(b, *)``.
+        """
         g_t, g_s = self.sde.diffusion(t), self.sde.diffusion(s)
         step = expand(h, x)
         euler = x - step * slope + expand(g_t, x) * dw
@@ -145,16 +150,16 @@ class StochasticHeunSteps(Scheme):
         return improved, self.control.error(improved - euler, x, improved)
 
     def between(self, rows: Rows, attempt: Attempt, which: Tensor, share: Tensor) -> Tensor:
-        """Returns the states on the straight line between the two ends of a step."""
+        """Returns states on the straight line between both ends of a step."""
         return torch.lerp(rows.x[which], attempt.x[which], expand(share, rows.x))
 
 
 class Brownian:
-    """Increments of one Brownian motion for each row, over intervals that may be tried again in parts.
+    """Brownian motion of each row of a batch, with increments that can be divided after a rejected step.
 
-    The increment of a rejected step is kept, since a new one would make large moves too rare. It returns to the stack
-    of its row, and a Brownian bridge divides it when a smaller interval is tried next. An increment has the shape, type
-    and device of ``x``, ``(B, *)``.
+    The increment of a rejected step is kept, because a new draw would make large moves too rare. The increment is
+    pushed on the stack of the row. If the next interval is shorter, a Brownian bridge divides the increment. The
+    increments of the whole batch have the shape, type and device of ``x``, ``(B, *)``.
 
     Reference: Rackauckas & Nie (2017), RSwM1, https://doi.org/10.3934/dcdsb.2017133
     """
@@ -165,7 +170,7 @@ class Brownian:
         self.top = torch.zeros(len(x), dtype=torch.long, device=x.device)
 
     def push(self, rows: Tensor, span: Tensor, part: Tensor) -> None:
-        """Pushes intervals of length ``span`` and their increments on the stacks of ``rows``."""
+        """Pushes intervals of length ``span`` with the increments ``part`` on the stacks of ``rows``."""
         top = self.top[rows]
         if len(rows) and int(top.max()) == self.spans.shape[1]:
             self.spans = torch.cat([self.spans, torch.zeros_like(self.spans)], 1)
@@ -174,15 +179,16 @@ class Brownian:
         self.top[rows] += 1
 
     def take(self, rows: Tensor, span: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the lengths of the next intervals of some rows, and the increments over them.
+        """Returns the lengths of the next intervals of ``rows``, ``(b,)``, and the increments over them, ``(b, *)``.
 
-        A length is ``span``, or shorter if the interval on the stack of its row is; ``z`` are standard normal draws.
+        A length is ``span``, but at most the length of the interval on top of the row's stack. ``z`` holds standard
+        normal numbers.
         """
         left = self.top[rows] > 0
         below = (self.top[rows] - 1).clamp(min=0)
         old, whole = self.spans[rows, below], self.parts[rows, below]
         self.top[rows] -= left.long()
-        # An interval is not divided if only a rounding error would be left of it.
+        # Do not divide an interval if the remainder would be only a rounding error.
         split = left & (old > span * (1 + 1e-9))
         got = torch.where(left & ~split, old, span)
         share = torch.where(split, span / old.clamp(min=1e-300), 0.0)

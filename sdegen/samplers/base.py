@@ -1,4 +1,4 @@
-"""Samplers, and the parts of a sampler on a time grid: predictors and correctors."""
+"""Base classes of samplers, predictors and correctors."""
 
 from __future__ import annotations
 
@@ -16,37 +16,38 @@ from sdegen.sde.base import SDE, LinearSDE, ReverseSDE, S, Score, most_special
 from sdegen.sde.scores import Counted
 
 Memory = tuple[Tensor, ...]
-"""Tensors that a multistep scheme keeps from one step for the next; empty before the first."""
+"""Tensors that a multistep scheme passes from one step to the next; empty before the first step."""
 
 
 class Step(Protocol):
-    """One step of a plan, from a time t to s < t, with all numbers that do not depend on the state."""
+    """One step of a plan, from a time t to a time s < t. The step holds all numbers that do not depend on the state."""
 
     def __call__(self, reverse: ReverseSDE, x: Tensor, noise: RandnLike, memory: Memory) -> tuple[Tensor, Memory]:
-        """Returns the state at s, and the memory for the next step.
+        """Returns the state at s, ``(B, *)``, and the memory for the next step.
 
         Args:
-            reverse: the reverse process.
-            x: the state at t, ``(B, *)``.
-            noise: draws standard normal numbers in the shape of its argument.
-            memory: the memory that the previous step returned.
+            reverse: reverse process.
+            x: state at t, ``(B, *)``.
+            noise: function that draws standard normal numbers in the shape of a given tensor.
+            memory: memory that the previous step returned.
         """
 
 
 class Predictor(ABC, Generic[S]):
-    """A scheme for the reverse process.
+    """Scheme that integrates the reverse process along a time grid.
 
-    :meth:`plan` computes, once, all numbers that depend only on the process and the grid. A step then costs little
-    more than its evaluations of the score.
+    :meth:`plan` computes once all numbers that depend only on the process and the grid. A step then costs little more
+    than the evaluations of the score.
 
     Attributes:
-        process: the type of process that it works with.
-        eta: the member of the family of reverse processes that it discretises (see :class:`ReverseSDE`).
-        order: its order of convergence on smooth problems; for eta > 0, the weak order.
-        grid: the grid on which it has this order.
-        evaluations: number of evaluations of the score in a step.
-        memory: number of steps that it uses, the present one included; a grid must have at least as many.
-        revises: True if each step corrects the previous one, which would undo the moves of a corrector.
+        process: type of process that the scheme works with.
+        eta: amount of noise η of the reverse process that the scheme discretises (see :class:`ReverseSDE`).
+        order: order of convergence on smooth problems; the weak order if eta > 0.
+        grid: time grid on which the scheme has this order.
+        evaluations: number of evaluations of the score in each step.
+        memory: number of steps from which a step uses values, the present step included. A grid must have at least this
+            number of steps.
+        revises: True if each step corrects the previous step. This would undo the moves of a corrector.
     """
 
     process: type[SDE] = SDE
@@ -63,17 +64,17 @@ class Predictor(ABC, Generic[S]):
 
 
 class Moved(NamedTuple):
-    """The state after a corrector ``(B, *)``, and the accepted share of its moves, ``()``, or None."""
+    """State ``x`` ``(B, *)`` after a corrector, and the share of accepted moves ``()``, or None without a test."""
 
     x: Tensor
     acceptance: Tensor | None = None
 
 
 class Corrector(ABC, Generic[S]):
-    """A Markov chain that moves x within the marginal p_t, at every new time.
+    """Markov chain that moves x at each new time t of a grid and leaves p_t unchanged, at least approximately.
 
     Attributes:
-        process: the type of process that it works with.
+        process: type of process that the chain works with.
         evaluations: number of evaluations of the score at each time.
     """
 
@@ -82,25 +83,26 @@ class Corrector(ABC, Generic[S]):
 
     @abstractmethod
     def sizes(self, sde: S, times: Tensor) -> Tensor:
-        """Returns the step size at each time of a grid but the first: ``(N + 1,)`` to ``(N,)`` float64.
+        """Returns the step sizes ``(N,)`` float64 at all ``times`` ``(N + 1,)`` of a grid except the first.
 
-        A size may depend on the previous time, at which the predictor's step began.
+        A step size may depend on the previous time, at which the step of the predictor began.
         """
 
     @abstractmethod
     def __call__(self, score: Score, x: Tensor, t: Tensor, size: float, noise: RandnLike) -> Moved:
-        """Moves ``x`` ``(B, *)`` at the time ``t`` ``()``; the move leaves p_t unchanged, at least approximately."""
+        """Moves the state ``x`` ``(B, *)`` at the time ``t`` ``()`` with the step size ``size``."""
 
 
 class Samples(NamedTuple):
     """Result of a sampler.
 
     Attributes:
-        x: the samples, ``(B, *)``.
-        nfe: evaluations of the score per sample, counted at each call of the score; the mean if samples differ.
-        path: ``frames`` states on the way from T to eps, ``(F, B, *)``.
-        times: their times, ``(F,)``.
-        acceptance: the share of accepted moves of a corrector with a Metropolis test; None without one.
+        x: samples, ``(B, *)``.
+        nfe: number of evaluations of the score per sample, counted at each call of the score; the mean if the samples
+            differ in this number.
+        path: states at F times from T to eps, ``(F, B, *)``.
+        times: times of the states in ``path``, ``(F,)``.
+        acceptance: share of accepted moves of a corrector with a Metropolis test; None without a Metropolis test.
     """
 
     x: Tensor
@@ -111,7 +113,7 @@ class Samples(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """State at eps ``(B, *)``, the path to it ``(F, B, *)``, its times ``(F,)``, and the share of accepted moves."""
+    """State ``x`` ``(B, *)`` at eps, ``path`` ``(F, B, *)`` at ``times`` ``(F,)``, and the share of accepted moves."""
 
     x: Tensor
     path: Tensor
@@ -120,16 +122,17 @@ class Walk(NamedTuple):
 
 
 class Sampler(ABC):
-    """A map from draws of the prior at T to samples at eps.
+    """Map from draws of the prior at T to samples at eps.
 
     Args:
-        denoise: end with Tweedie's formula, the mean of x(0) given the sample at eps: (x + σ² s) / α. It costs one
-            evaluation, and shrinks samples too much if the grid is too coarse for the smallest noise.
+        denoise: true for a last step that replaces x(eps) by the mean of x(0) given x(eps), which is (x + σ² s) / α by
+            Tweedie's formula. The step costs one evaluation. It shrinks the samples too much if the grid is too coarse
+            for the smallest noise.
 
     Attributes:
-        processes: for each part, by the name of its option: the type of process that the part works with.
-        predictor: the scheme of the steps, if there is one.
-        evaluations: number of evaluations of the score for a sample; None if it depends on the sample.
+        processes: types of process that the parts work with, by the names of the options of the parts.
+        predictor: scheme of the steps; None if the sampler has no predictor.
+        evaluations: number of evaluations of the score for each sample; None if this number depends on the sample.
         couples: True if the samples of a batch depend on each other.
         smallest_batch: smallest batch size at which guided samples have an accurate distribution.
     """
@@ -150,14 +153,15 @@ class Sampler(ABC):
         return most_special(*self.processes.values())
 
     def __call__(self, sde: SDE, score: Score, x: Tensor, *, noise: RandnLike, frames: int = 0) -> Samples:
-        """Returns samples from the draws ``x`` of the prior.
+        """Returns the samples at eps that start from the draws ``x`` of the prior at T.
 
         Args:
-            sde: the forward process.
-            score: ``(x, t) -> ∇ log p_t(x)``.
+            sde: forward process.
+            score: function ``(x, t) -> ∇ log p_t(x)``.
             x: draws of the prior, ``(B, *)``.
-            noise: draws standard normal numbers of the shape of ``x``.
-            frames: number of states of the path to keep, T and eps included; at most as many as the sampler has.
+            noise: function that draws standard normal numbers in the shape of ``x``.
+            frames: number of states of the path to keep, T and eps included. A sampler on a grid keeps at most one
+                state for each time of the grid.
         """
         counted = Counted(score)
         walk = self._integrate(sde, counted, x, noise, frames)
@@ -169,8 +173,8 @@ class Sampler(ABC):
         """Moves ``x`` from T to eps; ``sde`` is an instance of :attr:`process`."""
 
 
-def _tweedie(sde: Any, score: Score, x: Tensor) -> Tensor:  # noqa: ANN401 - linear, as the sampler requires
-    """Returns the mean of x(0) given x(eps)."""
+def _tweedie(sde: Any, score: Score, x: Tensor) -> Tensor:  # noqa: ANN401 - the sampler requires a LinearSDE
+    """Returns the mean of x(0) given x(eps) = ``x``."""
     t = torch.tensor(sde.eps, dtype=torch.float64)
     sigma, alpha = expand(sde.sigma(t), x), expand(sde.alpha(t), x)
     return (x + sigma**2 * score(x, t)) / alpha

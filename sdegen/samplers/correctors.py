@@ -1,8 +1,8 @@
 r"""Correctors: Markov chains that leave the marginal p_t unchanged and need only its score.
 
-The step sizes are functions of t only. If the steps of a sample scaled with its own score, as ‖z‖/‖s‖, the chain would
-have no stationary distribution where the score vanishes (in one dimension it diverges). If they scaled with means over
-the batch, samples would depend on each other.
+The step sizes are functions of t only. If the step size of a sample were proportional to ‖z‖/‖s‖ with the score s of
+the sample, the chain would have no stationary distribution where the score vanishes; in one dimension the chain would
+diverge. If the step size depended on means over the batch, the samples would depend on each other.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ UNSTABLE = ": larger steps are unstable"
 
 
 class Unadjusted(Corrector[LinearSDE]):
-    r"""Unadjusted Langevin dynamics with a step size for each time.
+    r"""Unadjusted Langevin dynamics with a step size :math:`\epsilon(t)` for each time t.
 
     .. math:: x \leftarrow x + \epsilon(t)\, s_\theta(x, t) + \sqrt{2 \epsilon(t)}\, z
 
@@ -43,13 +43,15 @@ class Unadjusted(Corrector[LinearSDE]):
 
 
 class Langevin(Unadjusted):
-    r"""Langevin dynamics with :math:`\epsilon(t) = 2 r^2 \sigma_t^2 a^2`, with the factor a of the step that led to t.
+    r"""Langevin dynamics with the step sizes :math:`\epsilon(t) = 2 r^2 \sigma_t^2 a^2`.
 
-    The factor is 1 for VE and :math:`\sqrt{1 - \beta}` for VP, as in algorithms 4 and 5 of Song et al. (2021). Their
-    ratio of norms ‖z‖/‖s‖ is replaced by :math:`\sigma_t`, its value for a score of variance :math:`1/\sigma_t^2`.
+    The factor a of the forward process, from t to the previous time of the grid, is 1 for VE and
+    :math:`\sqrt{1 - \beta}` for VP, as in algorithms 4 and 5 of Song et al. (2021). These algorithms use the ratio of
+    norms ‖z‖/‖s‖. Here :math:`\sigma_t` replaces this ratio, because both are about equal for a score of variance
+    :math:`1/\sigma_t^2`.
 
     Args:
-        snr: the signal-to-noise ratio r of a move; below 1, because larger moves overshoot.
+        snr: signal-to-noise ratio r of a move; below 1, because larger moves are unstable.
         moves: number of moves at each time.
     """
 
@@ -63,15 +65,15 @@ class Langevin(Unadjusted):
 
 
 class AnnealedLangevin(Unadjusted):
-    r"""Annealed Langevin dynamics, with the same relative step size at every level.
+    r"""Annealed Langevin dynamics, in which the step size is proportional to the variance of the noise.
 
     .. math:: \epsilon_i = \epsilon\, \sigma_i^2 / \sigma_{\min}^2
 
     Reference: appendix A of the paper; Song & Ermon (2019), algorithm 1, https://arxiv.org/abs/1907.05600
 
     Args:
-        size: ε/σ_min², the step size over the variance of the noise, the same at every level.
-        moves: M, the number of moves at each level.
+        size: step size divided by the variance of the noise, ε/σ_min²; the same at every level.
+        moves: number M of moves at each level.
     """
 
     def __init__(self, size: float = 0.1, moves: int = 10) -> None:
@@ -83,7 +85,7 @@ class AnnealedLangevin(Unadjusted):
 
 
 class Hamiltonian(Corrector[LinearSDE]):
-    r"""Hamiltonian dynamics of :math:`-\log p_t(x) + \|p\|^2/2m` by leapfrog steps from random momenta.
+    r"""Hamiltonian dynamics with the energy :math:`-\log p_t(x) + \|p\|^2/2m`, by leapfrog steps from random momenta p.
 
     .. math:: p \leftarrow p + \tfrac h2 s_\theta(x, t), \qquad x \leftarrow x + \tfrac hm p, \qquad
               p \leftarrow p + \tfrac h2 s_\theta(x, t), \qquad h = \mathrm{size}\, \sqrt m\, \sigma_t
@@ -91,14 +93,14 @@ class Hamiltonian(Corrector[LinearSDE]):
     Reference: Neal (2011), MCMC using Hamiltonian dynamics, https://arxiv.org/abs/1206.1901
 
     Args:
-        leaps: number of leapfrog steps of a trajectory.
+        leaps: number of leapfrog steps in each trajectory.
         size: length of a leapfrog step, in units of σ_t √m; below 2, because larger steps are unstable for a Gaussian
             of standard deviation σ_t.
-        mass: m, which changes only the scale of the momenta, because the step is in units of √m.
+        mass: mass m. It changes only the scale of the momenta, because the step length is in units of √m.
         moves: number of trajectories at each time.
 
     Attributes:
-        points: number of evaluations of the score in a leapfrog step.
+        points: number of evaluations of the score in each leapfrog step.
     """
 
     process = LinearSDE
@@ -114,7 +116,7 @@ class Hamiltonian(Corrector[LinearSDE]):
 
 
 class HMC(Hamiltonian):
-    """Hamiltonian moves without a test, so that the error of the leapfrog steps is a bias: see :class:`Hamiltonian`."""
+    """Hamiltonian Monte Carlo without a Metropolis test. The error of the leapfrog steps biases the samples."""
 
     points = 1
 
@@ -131,15 +133,16 @@ class HMC(Hamiltonian):
 
 
 class MetropolisHMC(Hamiltonian):
-    r"""Hamiltonian moves with a Metropolis test; the score is integrated for the change of log-density.
+    r"""Hamiltonian Monte Carlo with a Metropolis test. The change of the log-density is an integral of the score.
 
     .. math:: \log p_t(x') - \log p_t(x) = \int_x^{x'} s_\theta \cdot dx \approx \sum_{\mathrm{leaps}}
               \left(\tfrac1{12} s_0 + \tfrac5{12} s_a + \tfrac5{12} s_{1 - a} + \tfrac1{12} s_1\right) \cdot (x_1 -
               x_0), \qquad a = \tfrac12 - \tfrac1{2 \sqrt 5}
 
-    This is Lobatto's rule with four points on the chord of each leap. It takes two more evaluations for each leap, and
-    the error scales with the seventh power of the length of the leap. (With the trapezoid rule on the leapfrog points,
-    the change in energy cancels to leading order, and the test removes no bias. With Simpson's rule, a quarter of the
+    This is Lobatto's rule with four points on the straight line from :math:`x_0` to :math:`x_1` of each leapfrog step;
+    :math:`s_a` is the score at :math:`x_0 + a (x_1 - x_0)`. The rule takes two more evaluations in each leapfrog step.
+    The error is proportional to the seventh power of the length of the step. (With the trapezoid rule, the computed
+    change of the energy vanishes to leading order, and the test removes no bias. With Simpson's rule, a quarter of the
     bias remained.)
     """
 
@@ -161,7 +164,7 @@ class MetropolisHMC(Hamiltonian):
                 pull_new = score(x_new, t)
                 p = torch.add(p, pull_new, alpha=0.5 * size)
                 gained = gained + ((before + 5 * inner + pull_new) * chord).flatten(1).double().sum(1) / 12
-            # Each row computes its uniform number from its own normal number, so that no row depends on another.
+            # Compute the uniform number from a normal number of the same row: rows must not depend on each other.
             luck = torch.special.log_ndtr(noise(x).flatten(1)[:, 0].double())
             accept = luck < gained + kinetic - energy(p, self.mass)
             keep = expand(accept, x).bool()
@@ -171,5 +174,5 @@ class MetropolisHMC(Hamiltonian):
 
 
 def energy(p: Tensor, mass: float) -> Tensor:
-    """Returns the kinetic energy ‖p‖²/2m of each row: ``(B, *)`` to ``(B,)`` float64."""
+    """Returns the kinetic energies ‖p‖²/2m, ``(B,)`` float64, for the momenta ``p`` ``(B, *)`` and the mass m."""
     return squared_norm(p.double()) / (2 * mass)

@@ -1,22 +1,23 @@
-r"""Exponential multistep schemes: exact for the linear part of the reverse process, polynomial for the rest.
+r"""Exponential multistep schemes, exact for the linear part of the reverse process.
 
 With :math:`\bar x = x/\alpha`, :math:`\bar\sigma = \sigma/\alpha`, :math:`\lambda = \log \bar\sigma` and the denoised
 data :math:`D = E[x_0 \mid x]`, the reverse processes of every linear SDE are
 
 .. math:: d\bar x = (1 + \eta^2) (\bar x - D)\, d\lambda + \eta \sqrt 2\, \bar\sigma\, d\bar w .
 
-For Gaussian data of standard deviation c (the *spread*), :math:`D = c^2 \bar x / V` with
-:math:`V = \bar\sigma^2 + c^2`. Splitting this part off, :math:`D = c^2 \bar x / V + F \bar\sigma c/\sqrt V`, leaves
+For Gaussian data of standard deviation c (the *spread*), :math:`D = c^2 \bar x / V` with :math:`V = \bar\sigma^2 +
+c^2`. If this part is split off, :math:`D = c^2 \bar x / V + F \bar\sigma c/\sqrt V`, the process is
 
 .. math:: y = \bar x\, V^{-(1 + \eta^2)/2}, \qquad
           dy = -(1 + \eta^2)\, V^{-(1 + \eta^2)/2}\, \frac{\bar\sigma c}{\sqrt V}\, F\, d\lambda + \dots .
 
 The noise over a step from t to s has the variance :math:`V_s^{-\eta^2} - V_t^{-\eta^2}` exactly. A network with EDM's
-parametrization learns F, which is of order one at every noise level and zero for Gaussian data. In the limit of a
-spread of 0, D itself replaces F. This is the form of DPM-Solver++.
+parametrization learns F. F is of order one at every noise level, and zero for Gaussian data. With a spread of 0, D
+replaces F, as in DPM-Solver++.
 
-A scheme fits a polynomial in λ to the last values of F, and integrates the product of the weight and the polynomial
-over the step. For :math:`\eta = 0` this is an exponential Adams method (Hochbruck & Ostermann 2010, section 2.5).
+A scheme fits a polynomial in λ to the last values of F. In the formula for dy, the polynomial replaces F, and the
+integral over a step is computed. For :math:`\eta = 0` this is an exponential Adams method (Hochbruck & Ostermann 2010,
+section 2.5).
 """
 
 from __future__ import annotations
@@ -35,13 +36,16 @@ from sdegen.samplers.predictors import AffineStep
 from sdegen.sde.base import LinearSDE, ReverseSDE
 
 GAUSS = tuple(torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(12))
-"""Points and weights of Gauss's rule for the integrals. The error is below 1e-9 on steps of λ up to 2."""
+"""Points and weights of the Gauss–Legendre rule for the integrals. The error is below 1e-9 for steps of λ up to 2."""
 
 Rule = Sequence[tuple[int, int]]
-"""Number of values for the polynomial: pairs ``(steps, values)``, each valid from that number of steps on."""
+"""Pairs ``(steps, values)``: on a grid of ``steps`` steps or more, the polynomial uses ``values`` values of F.
+
+If several pairs apply, the largest number of values counts.
+"""
 
 FLOW: Rule = ((1, 1), (8, 2), (15, 3), (40, 4))
-"""Best rule for the flow. Both rules were tuned on mixtures that no reported result uses."""
+"""Best rule for the flow. FLOW and REVERSE were tuned on mixtures that no reported result uses."""
 REVERSE: Rule = ((1, 1), (15, 2))
 """Best rule for the reverse SDE."""
 
@@ -50,13 +54,13 @@ class ExponentialStep(NamedTuple):
     """A step from ``t``, and the correction of the previous step.
 
     Attributes:
-        t: the time at which the step begins.
+        t: time at which the step begins.
         x: factor of x in F.
         score: factor of the score in F.
         correct: weights of the values of F, newest first, in the corrected previous step; empty for no correction.
         predict: weights of the values of F, newest first, in this step.
-        keep: factor of x over this step.
-        std: standard deviation of the noise.
+        keep: factor of x in this step.
+        std: standard deviation of the noise in this step.
     """
 
     t: Tensor
@@ -68,7 +72,7 @@ class ExponentialStep(NamedTuple):
     std: float
 
     def __call__(self, reverse: ReverseSDE, x: Tensor, noise: RandnLike, memory: Memory) -> tuple[Tensor, Memory]:
-        # The memory is the previous step without its polynomial, and the last values of F.
+        # The memory holds the previous step without the part of the polynomial, and the last values of F.
         opened, *past = memory or (x,)
         history = [(self.x * x).add_(reverse.score(x, self.t), alpha=self.score), *past]
         if self.correct:
@@ -80,13 +84,14 @@ class ExponentialStep(NamedTuple):
 
 
 class Exponential(Predictor[LinearSDE]):
-    """An exponential multistep scheme.
+    """Exponential multistep scheme.
 
     Args:
-        nodes: number of values of F that the polynomial of a step interpolates; fewer in the first steps.
-        eta: the member of the family of reverse processes.
+        nodes: rule for the number of values of F that the polynomial interpolates. The first steps use fewer values.
+        eta: amount of noise η of the reverse process.
         spread: standard deviation c of the Gaussian that is solved exactly.
-        correct: repeat each step with one more node once F at the end of the step is known; this costs no evaluation.
+        correct: true to repeat each step with one more node, when F at the end of the step is known. The repetition
+            costs no evaluation.
     """
 
     grid = "log_snr"
@@ -109,7 +114,7 @@ class Exponential(Predictor[LinearSDE]):
         if self.revises:
             correct[1:] = (self._weights(lam, nodes + 1, ahead=1) * after).tolist()[:-1]
         keep = (scale[1:] / scale[:-1]).tolist()
-        # The factor of x is 1 - c²/V = ratio²/V: this form has no cancellation at small noise.
+        # Compute 1 - c²/V as ratio²/V, which has no cancellation at small noise.
         of_x, of_score = (ratio**2 / v / (alpha * gain)).tolist(), (sigma**2 / (alpha * gain)).tolist()
         std = (alpha[1:] * (v[1:] * (1 - (v[1:] / v[:-1]) ** self.eta**2)).sqrt()).tolist()
         rows = zip(times[:-1], of_x[:-1], of_score[:-1], correct, predict, keep, std, strict=True)
@@ -125,15 +130,15 @@ class Exponential(Predictor[LinearSDE]):
     def _weights(self, nodes: Tensor, most: int, ahead: int) -> Tensor:
         r"""Returns the integrals of :math:`w(\lambda) \ell_j(\lambda)` over each step, ``(N, most)``.
 
-        The Lagrange polynomials :math:`\ell_j` of step i belong to the nodes i + ``ahead``, i + ``ahead`` - 1, …. Where
-        there are fewer nodes than ``most``, the other weights are 0.
+        The Lagrange polynomial :math:`\ell_j` of step i belongs to the node i + ``ahead`` - j. If a step has fewer than
+        ``most`` nodes, the weights of the missing nodes are 0.
         """
         index = torch.arange(len(nodes) - 1)[:, None] + ahead - torch.arange(most)
         there, through = index >= 0, nodes[index.clamp(min=0)]
         at, rule = GAUSS
         half = 0.5 * nodes.diff()[:, None]
         points = nodes[:-1, None] + half * (1 + at)
-        # For each polynomial j, the factors (λ - λ_m) / (λ_j - λ_m) of the other nodes m.
+        # Polynomial j is the product of (λ - λ_m) / (λ_j - λ_m) over all other nodes m.
         factor = there[:, None, :] & ~torch.eye(most, dtype=torch.bool)
         apart = torch.where(factor, through[:, :, None] - through[:, None, :], 1.0)
         distance = torch.where(factor[:, None], (points[:, :, None] - through[:, None, :])[:, :, None, :], 1.0)
@@ -149,12 +154,12 @@ class Exponential(Predictor[LinearSDE]):
 
 
 def fixed(order: int) -> Rule:
-    """Returns the rule that always uses ``order`` values, from 1 to 3."""
+    """Returns the rule that always uses ``order`` values of F, from 1 to 3."""
     return ((1, in_range("order", order, at_least=1, at_most=3)),)
 
 
 def combine(x: Tensor, weights: Sequence[float], terms: Sequence[Tensor]) -> Tensor:
-    """Returns ``x`` plus the weighted sum of the terms; weights without a term do not count."""
+    """Returns ``x`` plus the weighted sum of the terms. Weights without a term are ignored."""
     total = torch.add(x, terms[0], alpha=weights[0])
     for weight, term in zip(weights[1:], terms[1:], strict=False):
         total.add_(term, alpha=weight)
@@ -162,16 +167,16 @@ def combine(x: Tensor, weights: Sequence[float], terms: Sequence[Tensor]) -> Ten
 
 
 class DPMSolver(Exponential):
-    r"""DPM-Solver++, the exponential multistep scheme in the denoised data D (spread 0), for the flow.
+    r"""DPM-Solver++ for the flow: the exponential multistep scheme in the denoised data D (spread 0).
 
-    The polynomial through the last values of D is integrated exactly. The published 2M approximates one of the
-    integrals, which does not change the order. The common 3M halves the second difference.
+    The polynomial through the last values of D is integrated exactly. The published 2M variant approximates one
+    of the integrals; this does not change the order. The common 3M variant halves the second difference.
 
     Reference: Lu et al. (2022), https://arxiv.org/abs/2211.01095
 
     Args:
-        order: number of values of D that a step uses: 1 (DDIM), 2 (2M) or 3 (3M). The first steps use fewer, so
-            that the scheme has at most order 2.
+        order: number of values of D that a step uses: 1 (DDIM), 2 (2M) or 3 (3M). The first steps use fewer
+            values, so that the scheme has at most order 2.
     """
 
     def __init__(self, order: int = 2) -> None:
@@ -180,13 +185,13 @@ class DPMSolver(Exponential):
 
 
 class StochasticDPMSolver(Exponential):
-    r"""SDE-DPM-Solver++, the exponential multistep scheme in the denoised data D (spread 0), for the reverse SDE.
+    r"""SDE-DPM-Solver++ for the reverse SDE: the exponential multistep scheme in the denoised data D (spread 0).
 
     Reference: Lu et al. (2022), https://arxiv.org/abs/2211.01095
 
     Args:
         order: number of values of D that a step uses: 1 (ancestral sampling), 2 (2M) or 3 (3M).
-        eta: amount of noise, from 0 for the flow to 1 for the reverse SDE and above.
+        eta: amount of noise: 0 for the flow, 1 for the reverse SDE; larger values are possible.
     """
 
     def __init__(self, order: int = 2, eta: float = 1.0) -> None:
@@ -195,21 +200,22 @@ class StochasticDPMSolver(Exponential):
 
 
 class Adams(Exponential):
-    r"""The exponential Adams–Bashforth–Moulton scheme for the flow: predict, evaluate, correct.
+    r"""Exponential Adams–Bashforth–Moulton scheme for the flow. Each step is predicted and then corrected.
 
-    Each step is predicted from the last values of F, and repeated with one more node once F at the end of the step is
-    known. This costs one evaluation, because the next step begins with the same value. On ``grid=logistic`` it is the
-    most accurate scheme of this package for data with few broad modes.
+    Each step is predicted from the last values of F, and repeated with one more node when F at the end of the step is
+    known. Both together cost one evaluation, because the next step begins with the same value of F. On
+    ``grid=logistic``, ``adams`` is the most accurate scheme of this package for data with few broad modes.
 
-    Reference: Hochbruck & Ostermann (2010), Exponential integrators, section 2.5; in the form of DEIS and UniPC:
-    Zhang & Chen (2023), https://arxiv.org/abs/2204.13902, Zhao et al. (2023), https://arxiv.org/abs/2302.04867
+    Reference: Hochbruck & Ostermann (2010), Exponential integrators, section 2.5. Related schemes are DEIS (Zhang &
+    Chen 2023, https://arxiv.org/abs/2204.13902) and UniPC (Zhao et al. 2023, https://arxiv.org/abs/2302.04867).
 
     Args:
-        order: order from 2 to 6, which needs ``order - 1`` steps; None for the best order for the number of steps: 2
-            below 8 steps, up to 5 from 40 on. The first steps have fewer nodes, and an error of third order, which is
-            negligible if the prior is far wider than the data, as for VP; otherwise the scheme has third order.
-        spread: standard deviation c of the Gaussian that is solved exactly; best a little below the standard deviation
-            of the data in the network's units, which is 1 for standardised data.
+        order: order from 2 to 6, for at least ``order - 1`` steps. None for the best order for the number of steps: 2
+            below 8 steps, up to 5 from 40 steps on. The first steps use fewer nodes, and have an error of third order.
+            This error is negligible if σ/α at T is far above the standard deviation of the data, as for VP. Otherwise
+            the scheme has third order.
+        spread: standard deviation c of the Gaussian that is solved exactly. The best value is a little below the
+            standard deviation of the data in the network's units, which is 1 for standardised data.
     """
 
     def __init__(self, order: int | None = None, spread: float = 0.8) -> None:
@@ -220,15 +226,15 @@ class Adams(Exponential):
 
 
 class StochasticAdams(Exponential):
-    r"""The exponential Adams–Bashforth scheme for the reverse SDE, with exact noise.
+    r"""Exponential Adams–Bashforth scheme for the reverse SDE, with exact noise.
 
-    Reference: the linear part and the noise as in Lu et al. (2022), https://arxiv.org/abs/2211.01095, for data of any
-    spread; the family of η as in Xue et al. (2023), SA-Solver, https://arxiv.org/abs/2309.05019
+    References: Lu et al. (2022), https://arxiv.org/abs/2211.01095, for the linear part and the noise, in the case of
+    spread 0; Xue et al. (2023), SA-Solver, https://arxiv.org/abs/2309.05019, for the family of η
 
     Args:
-        order: number of values of F that a step uses, from 1 to 3; None for the best for the number of steps: 1
-            below 15 steps, then 2.
-        eta: amount of noise, from 0 for the flow to 1 for the reverse SDE and above.
+        order: number of values of F that a step uses, from 1 to 3. None for the best number: 1 below 15 steps,
+            2 from 15 steps on.
+        eta: amount of noise: 0 for the flow, 1 for the reverse SDE; larger values are possible.
         spread: standard deviation of the data in the network's units, 1 for standardised data.
     """
 

@@ -7,12 +7,12 @@ uniform    uniform in t
 quadratic  uniform in :math:`\sqrt t` (Song et al. 2021, DDIM)
 log_snr    uniform in :math:`\lambda` (Lu et al. 2022)
 karras     uniform in :math:`(\sigma/\alpha)^{1/7}` (Karras et al. 2022, eq. 5)
-logistic   quantiles of :math:`\lambda` under a logistic distribution, mixed with 30 % of a uniform one
+logistic   quantiles of :math:`\lambda` under a mixture of a logistic (70 %) and a uniform (30 %) distribution
 =========  =====================================================================================================
 
-The logistic grid is fitted to standardised data. Where :math:`\sigma \gg \alpha`, the score is that of a Gaussian.
-Where :math:`\sigma` is far below the finest detail, the ratio :math:`x/\alpha` no longer changes along the flow. Steps
-are useful in between, where modes separate and take their shape.
+The logistic grid is fitted to standardised data. Where :math:`\sigma \gg \alpha`, :math:`p_t` is nearly Gaussian.
+Where :math:`\sigma` is far below the finest detail of the data, :math:`x/\alpha` no longer changes along the flow. Most
+steps are placed between these noise levels, where the modes separate and become sharp.
 """
 
 from __future__ import annotations
@@ -30,18 +30,21 @@ Grid = Literal["uniform", "quadratic", "log_snr", "karras", "logistic"]
 
 RHO = 7.0
 CENTRE, WIDTH, EVEN = -0.8, 0.75, 0.3
-"""Constants of the logistic grid, in units of λ; tuned on mixtures that no reported result uses."""
+"""Centre and width of the logistic distribution of λ, and the share of the uniform distribution.
+
+The values were tuned on mixtures that no reported result uses.
+"""
 
 
 class TimeGrid(NamedTuple):
-    """The function ``(sde, share) -> t`` of a grid, from T to eps, and the type of process that it works with."""
+    """Function ``(sde, share) -> t`` of a grid, from T at 0 to eps at 1, and the type of its process."""
 
     times: Callable[[Any, Tensor], Tensor]
     process: type[SDE] = SDE
 
 
 def along(grid: Grid, sde: SDE, steps: int) -> Tensor:
-    """Returns the times of a grid, ``(steps + 1,)`` float64, from T down to eps exactly."""
+    """Returns the times of a grid, ``(steps + 1,)`` float64, from exactly T to exactly eps."""
     times = GRIDS[grid].times(sde, torch.linspace(0, 1, steps + 1, dtype=torch.float64))
     times[0], times[-1] = sde.T, sde.eps
     return times
@@ -67,7 +70,7 @@ def karras(sde: LinearSDE, share: Tensor) -> Tensor:
 
 def logistic(sde: LinearSDE, share: Tensor) -> Tensor:
     first, last = ends(sde)
-    # A table of the distribution function; its 4096 cells are far finer than any grid.
+    # Tabulate the distribution function. The 4096 cells are far finer than any time grid.
     table = torch.lerp(first, last, torch.linspace(0, 1, 4097, dtype=torch.float64))
     mass = torch.sigmoid((CENTRE - table) / WIDTH)
     done = EVEN * (first - table) / (first - last) + (1 - EVEN) * (mass - mass[0]) / (mass[-1] - mass[0])

@@ -1,4 +1,4 @@
-"""EDM's sampler: Heun's scheme for the flow, with churn."""
+"""Sampler of EDM: Heun's scheme for the probability-flow ODE, with churn (added noise)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sdegen.sde.base import LinearSDE, ReverseSDE
 
 
 class HeunStep(NamedTuple):
-    r"""A step from ``start``, the time after churn, to ``s``; ``ratio`` is :math:`\bar\sigma`.
+    r"""A step from ``start``, the time after churn, to ``s``.
 
-    ``alpha_t`` belongs to the time before churn, ``alpha`` and ``ratio`` to ``start``. The noise of churn has the
-    standard deviation ``churn_std``.
+    ``ratio`` and ``ratio_s`` are :math:`\bar\sigma` at ``start`` and ``s``. ``alpha_t``, ``alpha`` and ``alpha_s`` are
+    :math:`\alpha` before churn, at ``start`` and at ``s``. The noise of churn has the standard deviation ``churn_std``.
     """
 
     start: Tensor
@@ -43,20 +43,20 @@ class HeunStep(NamedTuple):
 
 
 class Heun(Predictor[LinearSDE]):
-    r"""Heun's scheme for the flow in :math:`\bar x = x/\alpha` and :math:`\bar\sigma = \sigma/\alpha`: EDM's sampler.
+    r"""Heun's scheme for the flow in :math:`\bar x = x/\alpha` and :math:`\bar\sigma = \sigma/\alpha`, as in EDM.
 
     .. math:: \frac{d \bar x}{d \bar\sigma} = -\alpha\, \bar\sigma\, s_\theta(x, t)
 
-    With churn, noise is added before each step: :math:`\bar\sigma` is raised by a factor
-    :math:`1 + \min(\mathrm{churn}/N, \sqrt 2 - 1)`, never above its value at T.
+    With churn, noise is added before each step: :math:`\bar\sigma` is raised by the factor
+    :math:`1 + \min(\mathrm{churn}/N, \sqrt 2 - 1)`, but not above the value of :math:`\bar\sigma` at T.
 
     Reference: Karras et al. (2022), algorithms 1 and 2, https://arxiv.org/abs/2206.00364
 
     Args:
-        churn: amount of noise added in all N steps together; 0 for the flow itself.
-        churn_min: the smallest :math:`\bar\sigma` at which noise is added.
-        churn_max: the largest such :math:`\bar\sigma`; None for no bound.
-        churn_noise: factor of the added noise; 1 in theory.
+        churn: amount of noise added in all N steps together; 0 for no noise.
+        churn_min: smallest :math:`\bar\sigma` at which noise is added.
+        churn_max: largest :math:`\bar\sigma` at which noise is added; None for no bound.
+        churn_noise: factor of the standard deviation of the added noise; 1 is the value of the theory.
     """
 
     eta = 0.0
@@ -83,6 +83,6 @@ class Heun(Predictor[LinearSDE]):
         start = torch.where(raised > ratio[:-1], sde.time(2 * raised.log()), times[:-1])
         raised_alpha = torch.where(raised > ratio[:-1], sde.alpha(start), alpha[:-1])
         churn_std = self.churn_noise * (raised**2 - ratio[:-1] ** 2).sqrt()
-        # In a step, plain numbers need no kernel.
+        # Use plain numbers: with tensors, each step would launch more GPU kernels.
         rows = torch.stack([alpha[:-1], churn_std, raised, raised_alpha, ratio[1:], alpha[1:]], dim=1).tolist()
         return [HeunStep(t, s, *row) for t, s, row in zip(start, times[1:], rows, strict=True)]

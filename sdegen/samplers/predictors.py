@@ -1,8 +1,8 @@
 r"""One-step schemes for the reverse process, with one or more evaluations of the score in a step.
 
 For a linear SDE the forward process from s to t > s is :math:`x_t = a x_s + \sqrt q\, z` exactly, with
-:math:`a = \alpha_t / \alpha_s` and :math:`q = \sigma_t^2 - a^2 \sigma_s^2`: for VP, :math:`a^2 = 1 - q` is DDPM's
-:math:`1 - \beta`; for VE, :math:`a = 1` and q is the difference of two variances.
+:math:`a = \alpha_t / \alpha_s` and :math:`q = \sigma_t^2 - a^2 \sigma_s^2`. For VP, :math:`a^2 = 1 - q` is the
+factor :math:`1 - \beta` of DDPM. For VE, :math:`a = 1`, and q is the difference of two variances.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class EulerStep(NamedTuple):
 
 
 class EulerMaruyama(Predictor[SDE]):
-    r"""Euler–Maruyama for the reverse SDE.
+    r"""Euler–Maruyama scheme for the reverse SDE.
 
     .. math:: x_s = x_t - h \left[f(x_t, t) - g(t)^2 s_\theta(x_t, t)\right] + \sqrt h\, g(t)\, z, \qquad h = t - s
 
@@ -41,13 +41,16 @@ class EulerMaruyama(Predictor[SDE]):
 
     def plan(self, sde: SDE, times: Tensor) -> Sequence[Step]:
         h = -times.diff()
-        # In a step, plain numbers need no kernel.
+        # Use plain numbers: with tensors, each step would launch more GPU kernels.
         rows = torch.stack([h, h.sqrt() * sde.diffusion(times[:-1])], dim=1).tolist()
         return [EulerStep(t, *row) for t, row in zip(times[:-1], rows, strict=True)]
 
 
 class StochasticHeunStep(NamedTuple):
-    """A step of length ``h`` from ``t`` to ``s``, with noise of deviation ``inner`` in the guess, ``outer`` at s."""
+    """A step of length ``h`` from ``t`` to ``s``.
+
+    The noise has the standard deviation ``inner`` in the guess and ``outer`` in the result.
+    """
 
     t: Tensor
     s: Tensor
@@ -72,7 +75,7 @@ class StochasticHeun(Predictor[SDE]):
 
     One normal number for each step and coordinate is enough, because g depends only on t.
 
-    Reference: Kloeden & Platen (1992), section 14.1 and 15.1.
+    Reference: Kloeden & Platen (1992), sections 14.1 and 15.1.
     """
 
     order = 2
@@ -86,7 +89,7 @@ class StochasticHeun(Predictor[SDE]):
 
 
 class RungeKuttaStep(NamedTuple):
-    """A step of length ``h`` from ``t`` over ``middle`` to ``s``."""
+    """A step of length ``h`` from ``t`` to ``s``; ``middle`` is the time in the middle of the step."""
 
     t: Tensor
     middle: Tensor
@@ -102,7 +105,7 @@ class RungeKuttaStep(NamedTuple):
 
 
 class RK4(Predictor[SDE]):
-    """The classical Runge–Kutta scheme of order 4 for the probability-flow ODE, in t.
+    """Classical Runge–Kutta scheme of order 4 for the probability-flow ODE, with steps in t.
 
     Reference: Hairer, Nørsett & Wanner (1993), section II.1.
     """
@@ -118,7 +121,7 @@ class RK4(Predictor[SDE]):
 
 
 class AffineStep(NamedTuple):
-    """The step :math:`x_s = A x_t + B s_θ(x_t, t) + C z`, with A ``keep``, B ``pull`` and C ``std``."""
+    """The step :math:`x_s = A x_t + B s_θ(x_t, t) + C z`, where A is ``keep``, B is ``pull`` and C is ``std``."""
 
     t: Tensor
     keep: float
@@ -131,7 +134,7 @@ class AffineStep(NamedTuple):
 
 
 class OneEvaluation(Predictor[LinearSDE]):
-    """A scheme with steps of the form :class:`AffineStep`, with one evaluation each."""
+    """Scheme in which each step has the form :class:`AffineStep` and evaluates the score once."""
 
     process = LinearSDE
 
@@ -163,10 +166,10 @@ class Ancestral(OneEvaluation):
 
     .. math:: x_s = \frac{x_t + q\, s_\theta(x_t, t)}{a} + \sqrt v\, z
 
-    The mean is exactly :math:`E[x_s \mid x_t]`. If the process preserves unit variance, v is q, the exact variance for
-    data of unit variance. This is the DDPM chain, :math:`(x + \beta s)/\sqrt{1 - \beta} + \sqrt\beta z`. Otherwise
-    :math:`v = q \sigma_s^2/\sigma_t^2`, the variance of :math:`x_s` given :math:`x_t` and :math:`x_0`. These are the
-    chains of SMLD and sub-VP.
+    The mean is exactly :math:`E[x_s \mid x_t]`. If the process preserves unit variance, v is q, which is exact for
+    Gaussian data of unit variance. For VP, the step is then the step of DDPM,
+    :math:`(x + \beta s)/\sqrt{1 - \beta} + \sqrt\beta z`. Otherwise, as for VE (SMLD) and sub-VP,
+    :math:`v = q \sigma_s^2/\sigma_t^2`, the variance of :math:`x_s` given :math:`x_t` and :math:`x_0`.
 
     Reference: Ho et al. (2020), section 3.2, https://arxiv.org/abs/2006.11239; Song et al. (2021), appendix F.
     """
@@ -180,7 +183,7 @@ class Ancestral(OneEvaluation):
 
 
 class DDIM(OneEvaluation):
-    r"""Denoising diffusion implicit models: a step is exact if the denoised data do not change along it.
+    r"""Denoising diffusion implicit models. A step is exact if the denoised data do not change along the step.
 
     .. math:: x_s = \alpha_s \hat x_0 + \sqrt{\sigma_s^2 - v}\, \hat z + \sqrt v\, z, \qquad
               v = \eta^2 q\, \sigma_s^2/\sigma_t^2, \quad
@@ -189,7 +192,7 @@ class DDIM(OneEvaluation):
     Reference: Song, Meng & Ermon (2021), eq. 12, https://arxiv.org/abs/2010.02502
 
     Args:
-        eta: 0 for the flow, 1 for ancestral sampling.
+        eta: amount of noise, from 0 (the flow) to 1 (ancestral sampling).
     """
 
     grid = "log_snr"

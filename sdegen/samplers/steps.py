@@ -1,4 +1,4 @@
-"""Samplers along a time grid: a predictor with a corrector, or weighted particles."""
+"""Samplers on a time grid: predictors with correctors, and sequential Monte Carlo."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from sdegen.sde.scores import Counted, Parts
 
 
 class StepSampler(Sampler):
-    """A predictor along a time grid, with an optional corrector at every new time.
+    """Sampler on a time grid, with a predictor for each step, a corrector at each new time, or both.
 
     Args:
-        predictor: the scheme of one step; None if only the corrector moves the samples.
-        corrector: the chain that is run at each new time; None for none.
-        steps: number of steps, at least 1; ``auto`` in a configuration is one step from each level of a chain to
-            the next.
+        predictor: scheme of one step; None if only the corrector moves the samples.
+        corrector: Markov chain that is run at each new time; None for no corrector.
+        steps: number of steps, at least 1. In a configuration, ``auto`` stands for one step from each level of a chain,
+            such as ``sde=ddpm``, to the next level.
         grid: spacing of the times: ``uniform`` or ``quadratic`` in t, or ``log_snr``, ``karras`` or ``logistic`` in
             log(σ/α): see :mod:`sdegen.samplers.grids`.
         denoise: see :class:`Sampler`.
@@ -40,24 +40,26 @@ class StepSampler(Sampler):
     ) -> None:
         super().__init__(denoise)
         if predictor is None and corrector is None:
-            raise ValueError("predictor=null and corrector=null: nothing moves the samples; choose one of them")
+            raise ValueError(
+                "predictor=null and corrector=null: no part moves the samples: choose a predictor or a corrector"
+            )
         if steps == "auto":
             raise ValueError("steps=auto needs the levels of a chain such as sde=ddpm: give a number")
         in_range("steps", steps, at_least=1)
         if predictor is not None and predictor.memory > steps:
             raise ValueError(
-                f"steps={steps} is below the {predictor.memory} that this predictor.order needs: use more steps"
+                f"steps={steps} must be at least {predictor.memory} for this predictor.order: use more steps"
             )
         if predictor is not None and predictor.revises and corrector is not None:
             raise ValueError(
-                "corrector cannot follow this predictor, which revises its steps and would undo the corrector's moves: "
-                "use sampler/predictor=dpm_solver or stochastic_adams"
+                "corrector cannot follow this predictor, which corrects its previous step and would undo the moves "
+                "of the corrector: use sampler/predictor=dpm_solver or stochastic_adams"
             )
         self.predictor, self.corrector, self.steps, self.grid = predictor, corrector, steps, grid
         parts = {"predictor": predictor, "corrector": corrector, "grid": GRIDS[grid]}
         processes = {option: part.process for option, part in parts.items() if part is not None}
         self.processes = {**processes, **self.processes}
-        # A corrector alone moves the samples at T as well.
+        # Without a predictor, the corrector also moves the samples at T.
         corrected = steps if predictor else steps + 1
         self.evaluations = (
             steps * (predictor.evaluations if predictor else 0)
@@ -66,7 +68,7 @@ class StepSampler(Sampler):
         )
 
     def times(self, sde: SDE) -> Tensor:
-        """Returns the grid, ``(steps + 1,)`` float64, from T down to eps exactly."""
+        """Returns the times of the grid, ``(steps + 1,)`` float64, from exactly T to exactly eps."""
         return along(self.grid, sde, self.steps)
 
     def _integrate(self, sde: Any, score: Counted, x: Tensor, noise: RandnLike, frames: int) -> Walk:  # noqa: ANN401
@@ -89,20 +91,22 @@ class StepSampler(Sampler):
 
 
 class Twisted(Sampler):
-    r"""Sequential Monte Carlo: with many particles it is exact for every guidance that has a likelihood.
+    r"""Sequential Monte Carlo sampler for guidance with a likelihood. It is exact in the limit of many particles.
 
-    The samples of a batch are particles that take guided steps of ``stochastic_adams`` of order 1,
-    :math:`x_s = A x_t + B\,(s_\theta + v) + C z` with the pull v of the guidance. The likelihood :math:`\ell_t(x)` of
-    the guidance is approximate, except at the end. The weights
+    The samples of a batch are particles. Each particle takes guided steps of ``stochastic_adams`` of order 1,
+    :math:`x_s = A x_t + B\,(s_\theta + v) + C z`, where v is the pull of the guidance. The likelihood
+    :math:`\ell_t(x)` of the guidance is approximate, except at the end. The weights
 
     .. math:: \log w = \log \ell_s(x_s) - \log \ell_t(x_t) - \frac{B^2 \|v\|^2}{2 C^2} - \frac{B}{C}\, v \cdot z
 
-    correct it. Particles are resampled by their weights once fewer than half of them are effective. Without guidance,
-    all weights are equal and only the steps remain.
+    correct the error of the approximation. The particles are resampled according to the weights when the effective
+    number of particles falls below half of the total number. Without guidance, all weights are equal, and no particle
+    is resampled.
 
-    A sample therefore depends on the other samples of its batch, and the accuracy depends on the number of particles n:
-    the error of the weights of the modes is about :math:`1/\sqrt n`, and larger if few particles start towards a mode.
-    A single particle has the distribution of the uncorrected guidance. Increase ``count`` and ``batch_size`` together.
+    A sample depends on the other samples of the batch, and the accuracy depends on the number n of particles in a
+    batch. The error of the weights of the modes is about :math:`1/\sqrt n`, and larger if few particles start towards a
+    mode. A single particle has the distribution of the uncorrected guidance. Increase ``count`` and ``batch_size``
+    together.
 
     Reference: Wu et al. (2023), Twisted Diffusion Sampler, https://arxiv.org/abs/2306.17775
 
@@ -154,9 +158,10 @@ def effective(weight: Tensor) -> float:
 
 
 def resampled(weight: Tensor, normal: Tensor) -> Tensor:
-    """Draws indices ``(B,)`` of particles by systematic resampling: each as often as its share, up to rounding.
+    """Draws indices ``(B,)`` of particles by systematic resampling.
 
-    ``weight`` holds log-weights, ``(B,)``. Only the first of the standard normal numbers ``normal`` is used.
+    Each index is drawn B times the normalised weight of the particle, up to rounding. ``weight`` holds log-weights,
+    ``(B,)``. Only the first of the standard normal numbers ``normal`` is used.
     """
     u = torch.special.ndtr(normal.flatten()[0].double())
     at = (torch.arange(len(weight), device=weight.device, dtype=torch.float64) + u) / len(weight)

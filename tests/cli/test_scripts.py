@@ -582,7 +582,7 @@ def test_an_image_is_inpainted_and_agrees_with_what_is_known(digits: Path) -> No
         (("guidance=classifier_free", "label=3"), ("train one with network.label_dropout=0.1",)),
         (("guidance=inpaint", "label=3"), ("steers towards no class",)),
         (("guidance=inpaint", "mask=top"), ("did you mean guidance.measurement.mask?",)),
-        (("guidance=inpaint", "guidance.measurement.mask=half"), ("mask=half is none of left",)),
+        (("guidance=inpaint", "guidance.measurement.mask=half"), ("mask=half is unknown: choose one of left",)),
         (("guidance=inpaint", "guidance.measurement.mask=small.npy"), ("zeros and ones of the shape",)),
         (("guidance=inpaint", "guidance.image=5000"), ("choose from 0 to",)),
         (("guidance=inpaint", "guidance.noise=0"), ("noise=0 must be above 0",)),

@@ -534,7 +534,7 @@ def test_images_that_would_not_fit_into_memory_are_refused_by_their_headers(
     monkeypatch.setattr(base, "memory", lambda: 4 * 3 * 2000 * 2000 - 1)
     for path in tmp_path.iterdir():
         path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(ValueError, match="needs 0.0447 GiB, .*: give fewer or smaller images"):
+    with pytest.raises(ValueError, match="needs 0.0447 GiB, .*: use fewer points or smaller images"):
         Folder(str(tmp_path))
 
 

@@ -351,7 +351,7 @@ def test_folders_that_hold_too_little_or_too_much_are_told(tmp_path: Path) -> No
     )
     one_line(lambda: Folder(str(tmp_path), held_out=0.0), "^held_out=0 must be above 0 and below 1")
     (tmp_path / "eel").mkdir()
-    one_line(lambda: Folder(str(tmp_path)), f"^path={tmp_path}/eel: holds no image: add some, or remove")
+    one_line(lambda: Folder(str(tmp_path)), f"^path={tmp_path}/eel: holds no image: add images, or remove")
     (tmp_path / "eel").rmdir()
     fill(tmp_path / "cat", ("kitten",), count=1)
     one_line(lambda: Folder(str(tmp_path)), "cat/kitten: is a folder within the folder of a class: move its images up")

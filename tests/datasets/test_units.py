@@ -213,7 +213,7 @@ def linear(folder: Path, path: str | None = None) -> dict[str, Any]:
 def test_measurements_and_exact_laws_are_refused_where_the_units_bend(incomes: Run, tmp_path: Path) -> None:
     node, words = (
         linear(tmp_path),
-        "guidance=.*linear in the data, but dataset.standardize=quantile is not",
+        "guidance=.*measurements must be linear, and dataset.standardize=quantile is not",
     )
     for use in (lambda: planned(incomes, node, None), lambda: guiding.build(incomes, node, observed=torch.zeros(1, 1))):
         with pytest.raises(UserError, match=words):
@@ -275,7 +275,7 @@ def test_rows_that_carry_the_scale_are_counted_and_weighed() -> None:
     other = column(source().normal(size=2000))
     (found,) = carried_by_few(torch.cat([other, OUTLIERS], dim=1))
     said = re.fullmatch(
-        r"column 2: 5 of 2000 rows carry (.*)% of the variance; .* deviation is (.*) times as large", found
+        r"column 2: 5 of 2000 rows contribute (.*)% of the variance; .* deviation is (.*) times as large", found
     )
     # Of the variance w (1 - w) of five rows at 1 and the others at 0, w = 5 / 2000, the five give w (1 - w)².
     assert said is not None and float(said[1]) == pytest.approx(100 * (1 - 5 / 2000), abs=0.06)
@@ -283,7 +283,9 @@ def test_rows_that_carry_the_scale_are_counted_and_weighed() -> None:
     for n in (20, 100, 1000):
         assert "column 1: 1 of" in carried_by_few(column(source().normal(size=n - 1), 1000.0))[0]
     assert "use dataset.standardize=quantile, or robust, which ignores these rows" in Dataset(OUTLIERS).concerns()[0]
-    assert "ignores these rows: use quantile" in Dataset(OUTLIERS, standardize="robust").concerns()[0]
+    assert (
+        "ignores these rows: use dataset.standardize=quantile" in Dataset(OUTLIERS, standardize="robust").concerns()[0]
+    )
     assert [Dataset(OUTLIERS, standardize=choice).concerns() for choice in (False, "quantile")] == [[], []]
 
 
@@ -352,4 +354,4 @@ def test_a_run_begins_by_saying_which_rows_carry_the_scale(tmp_path: Path, caplo
     config = composed("train", ["dataset=file", f"dataset.path={tmp_path / 'x.npy'}"])
     session.Session(config, tmp_path / "run", ()).writers[0].warn()
     (said,) = [record.getMessage() for record in caplog.records]
-    assert "rows carry 99" in said and "use dataset.standardize=quantile" in said
+    assert "rows contribute 99" in said and "use dataset.standardize=quantile" in said

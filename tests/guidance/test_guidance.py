@@ -341,12 +341,12 @@ def test_exact_conditionals_of_mixtures_are_those_of_weighted_draws() -> None:
     ("make", "words"),
     [
         (lambda p: ClassifierFree(None), "give label=3"),
-        (lambda p: Inpaint((1, 8, 8), "middle"), "mask=middle is none of left"),
+        (lambda p: Inpaint((1, 8, 8), "middle"), "mask=middle is unknown: choose one of left"),
         (
             lambda p: Inpaint((1, 8, 8), p("mask.npy", np.ones((4, 4)))),
             r"must be zeros and ones of the shape \(1, 8, 8\)",
         ),
-        (lambda p: Inpaint((1, 8, 8), p("mask.npy", np.ones((8, 8)))), "leaves nothing unknown"),
+        (lambda p: Inpaint((1, 8, 8), p("mask.npy", np.ones((8, 8)))), "leaves no entry unknown"),
         (lambda p: SuperResolution((1, 8, 8), 3), "factor=3 must be at least 2 and divide 8 and 8"),
         (lambda p: Grey((1, 8, 8)), "needs colours"),
         (lambda p: Blur((2,), 1.0), "use guidance=linear"),

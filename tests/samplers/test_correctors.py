@@ -391,11 +391,11 @@ def test_adaptive_solver_counts_the_rows_that_are_stuck_or_not_finished_and_says
     def still(x: Tensor, t: Tensor) -> Tensor:
         return -x / 2  # The drift of the reverse process is then 0, and a few steps arrive.
 
-    words = r"^adaptive_sde cannot reach rtol=0.0001, atol=0.0001: 1 of 10 samples stuck, the first at t=0\.5: try a "
-    with pytest.raises(UserError, match=words + "looser rtol"):
+    words = r"^adaptive_sde cannot reach rtol=0.0001, atol=0.0001: 1 of 10 samples found no step within the "
+    with pytest.raises(UserError, match=words + r"tolerance, the first at t=0\.5: try a larger rtol"):
         AdaptiveSDE(1e-4, 1e-4)(VP(), score, x, noise=torch.zeros_like)
     words = (
-        r"^adaptive_sde cannot reach rtol=0.0001, atol=0.0001 within max_steps=20: 1 of 10 samples not finished, the "
+        r"^adaptive_sde cannot reach rtol=0.0001, atol=0.0001 within max_steps=20: 1 of 10 samples did not finish, the "
     )
     with pytest.raises(UserError, match=words + r"first at t=0\.9\d*: try more max_steps"):
         AdaptiveSDE(1e-4, 1e-4, 20)(VP(), lambda x, t: torch.where(x > 0, -x, still(x, t)), x, noise=torch.zeros_like)

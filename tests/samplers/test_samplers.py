@@ -571,8 +571,8 @@ def test_corrector_acts_at_every_new_time() -> None:
     [
         (lambda: StepSampler(EulerMaruyama(), steps=0), "steps=0 must be at least 1"),
         (lambda: StepSampler(None), "predictor=null and corrector=null"),
-        (lambda: StepSampler(DPMSolver(3), steps=2), "steps=2 is below the 3 that"),
-        (lambda: StepSampler(Adams(5), steps=3), "steps=3 is below the 4 that"),
+        (lambda: StepSampler(DPMSolver(3), steps=2), "steps=2 must be at least 3 for this"),
+        (lambda: StepSampler(Adams(5), steps=3), "steps=3 must be at least 4 for this"),
         (lambda: StepSampler(Adams(), Langevin()), "corrector cannot follow this predictor"),
         (lambda: DPMSolver(4), "order=4 must lie between 1 and 3"),
         (lambda: StochasticDPMSolver(2, eta=-1.0), "eta=-1 must be at least 0"),
