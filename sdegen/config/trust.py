@@ -51,7 +51,7 @@ def check_plain(name: str, content: object) -> None:
             left += [(depth + 1, part) for part in inner]
         elif isinstance(value, str):
             if len(value) > LONGEST or re.search(r"[\x00-\x1f\x7f]", value):
-                reason = "contains a text that is too long or not a single line"
+                reason = "contains a string that is too long or not a single line"
         elif not isinstance(value, bool | int | float | None):
             reason = f"contains a {type(value).__name__}, which is not plain data"
         if depth > DEEPEST:

@@ -32,7 +32,7 @@ LARGEST = 2**63
 """Bound on the absolute value of numbers. Infinity and NaN are refused as well."""
 
 UNIONS = (UnionType, typing.Union)
-WORDS = {int: "an integer", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
+WORDS = {int: "an integer", float: "a number", str: "a string", bool: "true or false", type(None): "null"}
 """Names of plain types in messages."""
 
 
