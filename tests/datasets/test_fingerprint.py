@@ -43,7 +43,7 @@ def run(tmp_path: Path) -> Path:
     [
         (
             points(seed=1),
-            "the same number of points, with other values: give their new file by dataset",
+            "the same number of points, with other values: set dataset.path= to the old data",
         ),
         (points()[:-1], "59 points of 2 numbers instead of 60 points of 2 numbers"),
         (points(columns=3), "60 points of 3 numbers instead of 60 points of 2 numbers"),

@@ -98,7 +98,7 @@ def test_scale_goes_beyond_the_class_in_both_ways_alike() -> None:
 
 @pytest.mark.parametrize("sampler", [Dopri5(), StepSampler(EulerMaruyama(), steps=500)], ids=["flow", "sde"])
 def test_guided_samples_have_the_law_of_the_class(sampler) -> None:  # noqa: ANN001
-    sde, n = VP(), 1500
+    sde, n = VP(), 3000
     guidance = classes(sde)[0]
     noise = SampleNoise(0, 0, n, (2,))
     prior = guidance.start(sde, sde.sample_prior(torch.empty(n, 2, dtype=torch.float64), noise))

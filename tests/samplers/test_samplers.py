@@ -168,8 +168,8 @@ def test_path_leads_from_the_prior_to_the_sample_and_changes_nothing(key: str) -
 
 REACHING: list[tuple[str, Sampler]] = [
     *((key, StepSampler(EulerMaruyama(), steps=300)) for key in SDES),
-    ("ve", StepSampler(Adams(), steps=30, grid="logistic")),
-    ("subvp", StepSampler(StochasticAdams(), steps=60, grid="logistic")),
+    ("vp", StepSampler(Adams(), steps=30, grid="logistic")),
+    ("ve", StepSampler(StochasticAdams(), steps=60, grid="logistic")),
     ("vp", StepSampler(ReverseDiffusion(), Langevin(), steps=300)),
     ("vp", AdaptiveSDE(0.01, 0.005)),
 ]
@@ -179,7 +179,7 @@ REACHING: list[tuple[str, Sampler]] = [
 def test_samples_of_the_exact_score_reach_the_floor(
     key: str, sampler: Sampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every metric of the paper's mixture is within five times its floor, the median of exact draws: 3.4 deviations."""
+    """Every metric of the paper's mixture is at most five times its floor, which is the median of exact draws."""
     monkeypatch.setattr(points, "REFERENCE", 20_000)
     monkeypatch.setattr(points, "FLOORS", 20)
     sde = SDES[key] if key != "ve" else VE(sigma_max=50.0)
