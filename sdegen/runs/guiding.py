@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -63,24 +65,25 @@ def planned(
     seen = _observation(trained, node, given)
     labels: list[int | None] = [*range(trained.classes or 0)] if label == "all" else [label]
     observed = None if seen is None else seen.y
-    return Plan(labels, [build(trained, node, one, observed, other) for one in labels], seen)
 
-
-def build(
-    trained: Trained,
-    node: Config,
-    label: int | None = None,
-    observed: Tensor | None = None,
-    other: Trained | None = None,
-) -> Guidance:
-    """Returns the guidance towards the class ``label``, or towards ``observed``, a result in the network's units."""
-    if _steers(trained, node, "observed"):
-        linear_units(trained.units, choice(node))
-
+    @cache
     def load(folder: str, kind: type) -> ScoreModel | ClassifierModel:
         settings = {"device": str(trained.device), "precision": trained.precision, "trust": trained.trust}
         return _matching(trained, other or Trained(Path(folder), **settings), folder, kind)  # type: ignore[arg-type]
 
+    return Plan(labels, [_guidance(trained, node, one, observed, load) for one in labels], seen)
+
+
+def _guidance(
+    trained: Trained,
+    node: Config,
+    label: int | None,
+    observed: Tensor | None,
+    load: Callable[[str, type], ScoreModel | ClassifierModel],
+) -> Guidance:
+    """Returns the guidance towards the class ``label``, or towards ``observed``, a result in the network's units."""
+    if _steers(trained, node, "observed"):
+        linear_units(trained.units, choice(node))
     supplied = {"label": label, "observed": observed, "shape": trained.units.shape, "load": load}
     guidance: Guidance = construct({"guidance": node}, "guidance", trained.trust, **supplied)
     if guidance.conditional and trained.model.network.label_dropout is None:

@@ -22,7 +22,7 @@ from sdegen.flow import Exact
 from sdegen.flow.likelihood import Flow
 from sdegen.flow.solvers import DormandPrince
 from sdegen.metrics.points import measure_points
-from sdegen.runs import checkpoint, guiding, session
+from sdegen.runs import checkpoint, session
 from sdegen.runs.checkpoint import Checkpoint
 from sdegen.runs.results import planned
 from sdegen.runs.run import Run, load
@@ -215,7 +215,7 @@ def test_measurements_and_exact_laws_are_refused_where_the_units_bend(incomes: R
         linear(tmp_path),
         "guidance=.*measurements must be linear, and dataset.standardize=quantile is not",
     )
-    for use in (lambda: planned(incomes, node, None), lambda: guiding.build(incomes, node, observed=torch.zeros(1, 1))):
+    for use in (lambda: planned(incomes, node, None), lambda: planned(incomes, node, None, torch.zeros(1, 1))):
         with pytest.raises(UserError, match=words):
             use()
     with pytest.raises(UserError, match="not known in the network's units: .* dataset.standardize=true"):
