@@ -16,7 +16,7 @@ from sdegen.config import assembly
 from sdegen.core.errors import UserError
 from sdegen.core.randomness import generator
 from sdegen.metrics import sliced_w1
-from sdegen.runs.sampling import draw
+from sdegen.runs import sampling
 from suites.base import Row, composed, row
 
 REFERENCE, FLOORS = 10_000, 20
@@ -99,7 +99,7 @@ def one(name: str, options: Sequence[str], points: int, count: int, seed: int) -
     training = parts.training()
     training.run(lambda step, values: None, lambda: None, lambda: None)
     model: Any = training.averages[0]
-    x = draw(parts.sde, model, parts.sampler, parts.dataset.units, count, seed=seed).x
+    x = sampling.draw(parts.sde, model, parts.sampler, parts.dataset.units, count, seed=seed).x
     x = parts.dataset.units.decode(x).cpu()
 
     def exact(n: int, key: int) -> Tensor:
