@@ -43,7 +43,7 @@ def test_your_data_come_back_from_their_latents(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_new_sampler_is_proved_and_the_wrong_one_is_found(tmp_path: Path) -> None:
-    right, wrong = outputs("new_sampler", tmp_path)
+    _, right, wrong = outputs("new_sampler", tmp_path)
     assert "FAIL" not in right
     assert [line for line in wrong.splitlines() if "FAIL" in line] == [
         line for line in wrong.splitlines() if "declared order" in line
