@@ -4,9 +4,11 @@ Suites, whose options are in conf/benchmark.yaml::
 
     time_to_quality   error of the score against seconds of training, on the paper's grid of times and on continuous t
     step              time of a complete training step, divided by the time of a bare PyTorch loop
-    sampling          time of samplers, divided by the time of the network calls; our adaptive solver and SciPy's solver
+    sampling          time of samplers, divided by the time of the network calls; time of our adaptive solver
+                      at the accuracy of SciPy's solver
     memory            peak memory of the paper's grid of times, against the number of draws in a chunk
-    start_up          time of help and of errors, divided by the time of Hydra alone; time to the first step
+    start_up          time until the help or an error message is printed, divided by the time that Hydra alone takes;
+                      time until the first step
     scaling           cost of a step against dimensions, data points, batch size, grid, threads, replicas and jobs
     quality           metrics of experiments over several seeds, with floors and the values of the training set
     recipes           default and former recipe for points, on ten data sets: distances divided by their floors
@@ -45,7 +47,8 @@ def measure(suite: str, changes: list[str], folder: Path) -> None:
         options: Any = OmegaConf.to_container(OmegaConf.merge(own, OmegaConf.from_dotlist(changes)))
     except (OmegaConfBaseException, ValueError):
         raise UserError(
-            f"{' '.join(changes)}: write option=value: suite {suite} has the options {', '.join(before)}"
+            f"{' '.join(changes)}: cannot be read as options of suite {suite}: write option=value; the options are "
+            f"{', '.join(before)}"
         ) from None
     if found := [fault for key, value in before.items() if (fault := misfit(key, options[key], value))]:
         raise UserError("\n".join(found))
@@ -85,7 +88,7 @@ def misfit(key: str, value: object, before: object) -> str:
 def main() -> None:
     """Run the suite that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", choices=SUITES, metavar="suite", help=", ".join(SUITES))
+    parser.add_argument("suite", choices=SUITES, metavar="suite", help=f"suite to run: {', '.join(SUITES)}")
     parser.add_argument("options", nargs="*", help="options of the suite, such as rounds=15")
     parser.add_argument("--folder", type=Path, help="folder for the results; outputs/benchmark/<suite> by default")
     parser.error = lambda message: fail(f"{message}: see --help")  # type: ignore[method-assign]

@@ -29,7 +29,8 @@ def construct(config: Config, group: str, trust: Trust, **supplied: object) -> A
     except ValueError as error:
         raise Faults(_with_path(group, config[group], error)) from None
     except (RuntimeError, TypeError, OverflowError, MemoryError, OSError) as error:
-        # Values of the right type can be impossible, such as a layer larger than the memory or an endless file name.
+        # Values of the right type can be impossible, such as a layer that does not fit in memory, or a file name
+        # that is too long.
         reason = (str(error) or type(error).__name__).splitlines()[0]
         reason = "not enough memory" if NO_MEMORY.search(reason) else reason
         raise Faults(f"{group}: cannot be built with these options: {reason}: change the options") from None
@@ -73,7 +74,10 @@ def with_steps_of_chain(sampler: Config, sde: Config) -> Config:
 
 
 def measured(node: Config, x: Tensor, trust: Trust) -> Config:
-    """Returns the node of an SDE, with values computed from ``x``, ``(N, *)`` in the network's units, for ``auto``."""
+    """Returns the node of an SDE in which values computed from ``x`` replace ``auto``.
+
+    ``x`` is ``(N, *)``, in the network's units.
+    """
     auto = [key for key, value in node.items() if value == "auto"]
     if not auto:
         return node

@@ -68,7 +68,7 @@ def _cloud(axes: Axes, dataset: Dataset, x: Tensor, colour: str, size: float) ->
 
 
 def _compare_images(data: Tensor, x: Tensor) -> Figure:
-    # Take the range from the first 1000 images: to read all images from the disk could take long.
+    # Take the range from the first 1000 images: reading all images from the disk can take a long time.
     part = data[:1000].double()
     low, high = float(part.min()), float(part.max())
     figure, panels = subplots(7, 3.7, 1, 2)

@@ -142,7 +142,7 @@ class Linear(Measurement):
     """
 
     def __init__(self, shape: tuple[int, ...], path: str) -> None:
-        self.shape, self.matrix = shape, array(path).double()
+        self.shape, self.matrix = shape, array("path", path).double()
         if self.matrix.ndim != 2 or self.matrix.shape[1] != math.prod(shape):
             raise ValueError(
                 f"path={path}: the matrix must have {math.prod(shape)} columns and a row for each "
@@ -179,7 +179,7 @@ def known_entries(mask: str, shape: tuple[int, ...]) -> Tensor:
         return named[mask].reshape(shape[-2:]).expand(shape)
     if not mask.endswith(".npy"):
         raise ValueError(f"mask={mask} is unknown: choose one of {', '.join(named)}, or a .npy file")
-    values = array(mask)
+    values = array("mask", mask)
     if values.shape not in (shape, shape[-2:]) or not bool(((values == 0) | (values == 1)).all()):
         wanted = " or ".join(str(tuple(s)) for s in dict.fromkeys((shape, shape[-2:])))
         raise ValueError(
@@ -199,16 +199,18 @@ def linear_units(units: Units, guidance: str) -> Affine:
     return units.affine
 
 
-def array(path: str) -> Tensor:
-    """Returns the array of a ``.npy`` file, or raises ValueError if the file cannot be read."""
+def array(option: str, path: str) -> Tensor:
+    """Returns the array of the ``.npy`` file that ``option`` names, or raises ValueError if the file cannot be read."""
     try:
         # With mmap_mode, NumPy rejects a file that is shorter than the header says.
         values = np.load(Path(path), mmap_mode="r", allow_pickle=False)
         if not isinstance(values, np.ndarray) or not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
-            raise ValueError("it holds no numbers")
+            raise ValueError("the array has no numbers")
         found = torch.from_numpy(np.array(values, order="C"))
     except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"path={path}: not a readable .npy file: {error}: save it with numpy.save") from None
+        raise ValueError(
+            f"{option}={path}: not a readable .npy file: {error}: save an array of numbers with numpy.save"
+        ) from None
     return found
 
 

@@ -95,16 +95,18 @@ class Posterior(Guidance[LinearSDE]):
 
 
 class Replacement(Method):
-    r"""Replacement method: the measured coordinates follow the kernel given y, and the other coordinates the score.
+    r"""Replacement method.
+
+    The measured coordinates have the distribution of :math:`x_t` given y. The other coordinates follow the score.
 
     If :math:`A A^\top = c I`, the measured coordinates of :math:`x_t` given y are :math:`N(\alpha y, (\alpha^2
     \sigma_y^2 + c \sigma^2) I)`. With :math:`P = A^\top A / c`, the score given y is
 
     .. math:: s(x, t) - P s(x, t) - A^\top \frac{A x - \alpha y}{\alpha^2 \sigma_y^2 + c \sigma^2}.
 
-    At T, the measured coordinates are drawn from this distribution. A sampler adds noise to all coordinates. The
-    reference replaces coordinates in each step; here the method is a score, so that every sampler can use it. The
-    unmeasured coordinates depend on a noisy copy of y instead of y. This is not exact, even for Gaussian data.
+    At T, the measured coordinates are drawn from this distribution. The reference replaces coordinates in each step;
+    here the method gives a score, which every sampler can use. The unmeasured coordinates depend on a noisy copy of y
+    instead of y. This is not exact, even for Gaussian data.
 
     Reference: Song et al. (2021), appendix I, https://arxiv.org/abs/2011.13456
     """
@@ -148,7 +150,11 @@ class GaussianMethod(Method):
 
     @abstractmethod
     def variance(self, sde: LinearSDE, t: Tensor, problem: Problem) -> Tensor:
-        r"""Returns q with :math:`\sigma_y^2 I + A V A^\top = q I`, shaped like ``t``, or raises UserError."""
+        r"""Returns q with :math:`\sigma_y^2 I + A V A^\top = q I`, shaped like ``t``.
+
+        Raises:
+            UserError: there is no such q.
+        """
 
     def __call__(self, sde: LinearSDE, score: Score, problem: Problem) -> Score:
         return Measured(self, sde, score, problem)
@@ -174,7 +180,7 @@ class Measured(GuidedScore):
         return Parts(own, pull, log_p)
 
     def _pulled(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        r"""Returns the score, the pull, and the residual :math:`y - A \hat x`."""
+        r"""Returns the score, the gradient of the log-likelihood of y, and the residual :math:`y - A \hat x`."""
         sde, measurement, noise = self.sde, self.problem.measurement, self.problem.noise
         alpha, variance = expand(sde.alpha(t), x), expand(sde.sigma(t), x) ** 2
         with torch.enable_grad():

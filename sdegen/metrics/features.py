@@ -98,7 +98,8 @@ def train_features(x: Tensor, y: Tensor, classes: int) -> Features:
             loss.backward()
             optimizer.step()
             rate.step()
-    # A model that loads these weights is in contiguous order. Use the same order, so that both add in the same order.
+    # A model that loads these weights has the contiguous layout. Use this layout, so that both models sum in the same
+    # order.
     return model.to(memory_format=torch.contiguous_format).eval()
 
 

@@ -55,7 +55,7 @@ def verify(sde: SDE, sampler: Sampler) -> list[Proof]:
 
 
 def kernel(sde: LinearSDE) -> Proof:
-    """Checks α' = a α and (σ²)' = 2 a σ² + g², where a x is the drift, and α = 1 and σ = 0 at t = 0."""
+    """Checks α' = a α and (σ²)' = 2 a σ² + g², where a x is the drift. Also checks that α = 1 and σ = 0 at t = 0."""
     t = torch.linspace(sde.eps, sde.T, 1001, dtype=torch.float64)[1:-1]
     rate, variance = sde.rate(t), sde.sigma(t) ** 2
     slopes = derivative(sde.alpha, t), derivative(lambda t: sde.sigma(t) ** 2, t)
@@ -158,7 +158,7 @@ def error(sde: LinearSDE, predictor: Predictor, steps: int) -> float:
 def order(sde: LinearSDE, predictor: Predictor | None) -> Proof:
     """Checks the declared order of convergence on the declared grid, from the errors with :data:`STEPS` steps."""
     if predictor is None:
-        return Proof(ORDER, "no scheme of fixed steps", "", None)
+        return Proof(ORDER, "the sampler has no predictor, so there is no order to measure", "", None)
     if not sde.smooth:
         return Proof(ORDER, "f and g are not smooth in t", "", None)
     errors = [error(sde, predictor, steps) for steps in STEPS]

@@ -19,7 +19,7 @@ from sdegen.sde.base import LinearSDE
 
 
 class ClassifierMLP(Network):
-    """Fully connected layers with the inputs x and t. On 8 × 8 images, it is the paper's classifier (appendix F).
+    """Fully connected layers with the inputs x and t. On 8 × 8 images, this is the paper's classifier (appendix F).
 
     Args:
         shape: shape of one point, taken from the data.

@@ -37,7 +37,8 @@ class MLP(Network):
         fourier_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        # The second derivative of a ReLU is zero everywhere except at 0.
+        # An objective that differentiates the network in x and then in the weights needs the second derivative of the
+        # activation. For a ReLU, it is zero except at 0.
         self.rough = "use network.activation=silu" if activation == "relu" else ""
         size = math.prod(shape)
         if time_embedding == "concat":
@@ -47,7 +48,8 @@ class MLP(Network):
             self.embedding = GaussianFourier(fourier_features, fourier_scale)
             self.layers = perceptron(size + fourier_features, hidden, size, activation)
             # Torch scales the initial weights by the number of all inputs. With many features and few coordinates, the
-            # network would then ignore x in the first thousands of steps. So scale the weights of x by its size.
+            # network would then ignore x in the first thousands of steps. So scale the weights of x by the
+            # number of coordinates of x.
             nn.init.kaiming_uniform_(self.layers[0].weight[:, :size].data, a=math.sqrt(5))  # type: ignore[index]
 
     def features(self, x: Tensor, t: Tensor) -> Tensor:

@@ -30,7 +30,8 @@ def experiments() -> dict[str, dict[str, Any]]:
 def papers(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
     """Returns the newest run of each seed of the paper's experiments, by name, in the order of the paper.
 
-    Runs are left out if their folder also has runs that are not the paper's experiments: they belong to another sweep.
+    A run is left out if its sweep also has runs that do not have the settings of a paper's experiment: such a sweep has
+    another purpose.
     """
     swept = {run.folder.parent for run in runs if not _is_papers(run)}
     found: dict[str, list[FinishedRun]] = {}
@@ -64,7 +65,7 @@ def summary(own: Mapping[str, Sequence[FinishedRun]]) -> Table:
             [Link(experiment["title"], f"paper-{name}"), experiment["section"], len(seeds), metric.replace("_", " ")]
             + [value, floor, found.get("train"), ratio(value, floor), duration(seeds[0].cost.get("seconds"))]
         )
-    heads = ["", "where", "seeds", "metric", "value", "floor", "training set", "value / floor", "training"]
+    heads = ["", "section", "seeds", "metric", "value", "floor", "training set", "value / floor", "training time"]
     return Table(heads, rows)
 
 
@@ -106,4 +107,5 @@ def costs(root: Path, own: Mapping[str, Sequence[FinishedRun]]) -> Table:
             real = [spent["steps"], duration(spent["seconds"]), whole(spent.get("peak_memory_mib"))]
             forecast_cells = [duration(grid.seconds), whole(grid.memory_mib), grid.seconds / spent["seconds"]]
             rows.append([experiments()[name]["title"], *real, *forecast_cells])
-    return Table(["", "steps", "continuous t", "MiB", "grid, forecast", "MiB", "grid / continuous"], rows)
+    heads = ["", "steps", "continuous t", "memory (MiB)", "time on the grid (forecast)", "memory on the grid (MiB)"]
+    return Table([*heads, "time on the grid / time on continuous t"], rows)

@@ -155,9 +155,9 @@ def _observation(trained: Trained, node: Config, given: Tensor | None) -> Observ
             return _measured_image(trained, node, measurement)
         name = f"guidance.path={node['path']}"
         try:
-            given = array(node["path"])
+            given = array("guidance.path", node["path"])
         except ValueError as error:
-            raise UserError(f"{name}: {error}") from None
+            raise UserError(str(error)) from None
     y, zero = given.double()[None], measurement(affine.shift[None])
     if y.shape != zero.shape:
         raise UserError(f"{name}: has the shape {tuple(y.shape[1:])}: give an array of shape {tuple(zero.shape[1:])}")

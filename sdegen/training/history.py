@@ -31,8 +31,9 @@ class History:
     Losses are computed and added up only when they are read, or when more than :attr:`KEPT` numbers are stored. A step
     then neither waits for the device nor spends time on its losses.
 
-    The loss by time is the mean of λ · loss in equal bins of t, for uniform t in each bin. It is the sum of ratio · λ ·
-    loss divided by the sum of ratio, so that the distribution of the training times has no influence.
+    The loss by time is the mean of λ · loss in equal bins of t, for uniform t in each bin. Let r be the uniform
+    density divided by the density of the training times. The result is the sum of r · λ · loss divided by the sum of r,
+    so that the distribution of the training times has no influence.
 
     Args:
         losses: function that computes the losses of rows: see :meth:`sdegen.training.gradient.Gradient.losses`.
@@ -45,7 +46,7 @@ class History:
 
     def __init__(self, losses: Callable[..., Tensor], models: int, eps: float, T: float) -> None:
         self._losses, self._eps, self._T = losses, eps, T
-        # These are, for each model and bin, the sums of the losses and of the ratios.
+        # These are, for each model and bin, the sums of r · λ · loss and of r.
         self._by_t = torch.zeros(models, 2, BINS, dtype=torch.float64)
         self._clear()
 

@@ -65,7 +65,7 @@ def test_a_suite_runs_from_the_command_line(tmp_path: Path) -> None:
         ("tasks.smile.steps=x", "tasks.smile.steps: must be a whole number above 0, not 'x'"),
         ("tasks.smile.options=[3]", "tasks.smile.options: must be a string, not 3"),
         ("tasks.smile=3", "tasks.smile: must be a mapping of options, not 3"),
-        ("rond=3", "suite step has the options tasks, rounds"),
+        ("rond=3", "options of suite step: write option=value; the options are tasks, rounds"),
         ("3", "options"),
         ("rounds=x", "rounds: must be a whole number above 0, not 'x'"),
         ("rounds=0", "rounds: must be a whole number above 0, not 0"),

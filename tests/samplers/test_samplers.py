@@ -1,4 +1,4 @@
-"""Samplers agree with exact answers: affine propagation of Gaussians, published formulas, the oracle's floor."""
+"""Samplers agree with exact answers: affine propagation of Gaussians, published formulas, the floors of metrics."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_evaluations_are_those_counted_and_those_asked_for(key: str) -> None:
 def test_every_sampler_treats_the_entries_of_a_vector_or_an_image_alike(
     key: str, sde: LinearSDE, shape: tuple[int, ...]
 ) -> None:
-    """The entries of these Gaussian data are independent: each has the same result as alone."""
+    """The entries of these Gaussian data are independent, so an entry has the same result if it is sampled alone."""
     like = torch.empty(6, *shape, dtype=torch.float64)
     noise, again = SampleNoise(0, 0, 6, shape), SampleNoise(0, 0, 6, shape)
     prior = sde.sample_prior(like, noise)
@@ -216,7 +216,7 @@ def test_euler_maruyama_step_is_its_formula(sde: LinearSDE) -> None:
 
 
 def ddpm(t: float, s: float) -> tuple[float, float]:
-    """β of the step, and 1 - β, from B(t) = 0.1 t + 9.95 t²."""
+    """Returns β of the step and 1 - β, computed from B(t) = 0.1 t + 9.95 t²."""
     kept = math.exp(-(0.1 * t + 9.95 * t * t) + 0.1 * s + 9.95 * s * s)
     return 1 - kept, kept
 
@@ -242,7 +242,7 @@ def test_ancestral_step_is_the_smld_chain_on_ve() -> None:
 
 
 def test_ancestral_step_is_the_posterior_of_known_data(sde: LinearSDE) -> None:
-    """Under the score of one known point, the oracle is x_s given x_t and x_0 (Gaussian conjugacy); on VP, its mean."""
+    """If the data are one known point x_0, the step draws from p(x_s | x_t, x_0). On VP, only the mean agrees."""
     x0, x = torch.tensor([[0.4]], dtype=torch.float64), torch.tensor([[1.3]], dtype=torch.float64)
     t, s = at(0.6), at(0.5)
     reverse = sde.reverse(lambda x, t: (sde.alpha(t) * x0 - x) / sde.sigma(t) ** 2)
@@ -259,7 +259,10 @@ def test_ancestral_step_is_the_posterior_of_known_data(sde: LinearSDE) -> None:
 
 
 def test_reverse_diffusion_step_is_the_published_one() -> None:
-    """Song et al. (2021), eq. 46 and 47 without their errors: VP (2 - sqrt(1 - β)) x + β s + sqrt(β) z; VE as SMLD."""
+    """Eq. 46 and 47 of Song et al. (2021), with their errors corrected.
+
+    On VP, the step is (2 - sqrt(1 - β)) x + β s + sqrt(β) z. On VE, it is x + q s + sqrt(q) z with q = σ_i² - σ_{i-1}².
+    """
     x, z = torch.tensor([[1.3]], dtype=torch.float64), torch.tensor([[-0.4]], dtype=torch.float64)
     beta, kept = ddpm(0.6, 0.5)
     expected = (2 - math.sqrt(kept)) * x + beta * gaussian(VP())(x, at(0.6)) + math.sqrt(beta) * z
@@ -299,7 +302,7 @@ def test_stochastic_heun_step_is_its_formula(sde: LinearSDE) -> None:
 
 
 def heun_of_edm(sde: VE, x: Tensor, times: Tensor, options: dict[str, float], noises: Iterator[Tensor]) -> Tensor:
-    """Karras et al. (2022), algorithm 2, for a VE process, in its σ."""
+    """Runs algorithm 2 of Karras et al. (2022) for a VE process, with σ as the time."""
     sigmas = sde.sigma(times).tolist()
 
     def denoised(x: Tensor, sigma: float) -> Tensor:
@@ -352,7 +355,7 @@ def test_number_of_nodes_follows_the_number_of_steps(predictor: Predictor, nodes
 
 
 def test_langevin_alone_moves_at_every_level_the_first_among_them() -> None:
-    """In appendix A there are M moves at each level, so there are sizes for all times of the grid."""
+    """In appendix A there are M moves at each level, so the corrector has a step size for each time, also the first."""
     sampler = StepSampler(None, AnnealedLangevin(0.1, moves=2), steps=3, grid="log_snr")
     sde, seen = VE(sigma_max=10.0), []
 
@@ -405,7 +408,9 @@ def test_third_order_solver_is_dpm_solver_3m() -> None:
 
 
 def test_adams_integrates_polynomials_through_its_nodes(sde: LinearSDE) -> None:
-    """F = cos λ for all x, so that a step is an integral: the oracle is adaptive quadrature of NumPy's polynomials.
+    """The score is such that the integrand F of a step is cos λ for all x.
+
+    The oracle fits polynomials to F with NumPy and integrates them by adaptive quadrature.
 
     Each step but the last is corrected with the value at its end; the first steps have fewer values.
     """
@@ -504,7 +509,8 @@ def test_grid_covers_the_interval_exactly(sde: LinearSDE, grid: str) -> None:
     assert bool((steps > 0).all())
     assert float(steps.sum()) == pytest.approx(sde.T - sde.eps, rel=1e-12)
     lam = 0.5 * sde.log_nsr(times)
-    # Each grid is uniform in one variable; the logistic grid, in its distribution function.
+    # Each grid is uniform in one variable. For the logistic grid, this is a mixture of λ and a logistic distribution
+    # function of λ.
     mass = torch.sigmoid((-0.8 - lam) / 0.75)
     even = (lam[0] - lam) / (lam[0] - lam[-1])
     uniform_in = {
@@ -519,7 +525,7 @@ def test_grid_covers_the_interval_exactly(sde: LinearSDE, grid: str) -> None:
 
 
 def test_denoising_is_the_mean_of_clean_data_given_the_sample(sde: LinearSDE) -> None:
-    """The oracle is Gaussian conjugacy, at a large ε, for which the step matters."""
+    """The oracle is Gaussian conjugacy, with a large ε, for which the denoising step changes the sample noticeably."""
     before, sde.eps = sde.eps, 0.2
     try:
         sampler, clean = StepSampler(EulerMaruyama(), steps=50), StepSampler(EulerMaruyama(), steps=50, denoise=True)

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[3]
 
 LONG = 40
-"""Largest number of rows of a panel in a table. A longer panel has only the last row of each line."""
+"""Number of rows up to which a table shows a whole panel. Of a longer panel, it has only the last row of each line."""
 
 
 class Row(NamedTuple):
-    """One measured quantity of a suite.
+    """One measured value of a suite.
 
     Attributes:
-        panel: measured quantity.
+        panel: name of the quantity.
         line: contestant.
         at: position on the axis, a number or a name.
         median: median of all rounds.
@@ -56,7 +56,7 @@ def row(panel: str, line: str, at: str | float, values: Sequence[float], unit: s
 def interleaved(
     works: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Returns the seconds of each function in each round. A round calls all functions; the first is discarded."""
+    """Returns the seconds of each function in each round. The first round is discarded."""
     taken: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds + 1):
         for name, work in works.items():
@@ -114,7 +114,7 @@ def composed(*overrides: str) -> dict[str, Any]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Returns the rows as lines of text, panel by panel; a long curve has only its last row."""
+    """Returns the rows as lines of text, panel by panel; of a long panel, only the last row of each line."""
     lines, panel = [], ""
     for each, after in zip(rows, [*rows[1:], None], strict=True):
         if each.panel != panel:
@@ -128,7 +128,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def draw(rows: Sequence[Row]) -> Figure:
-    """Draws a panel for each quantity: lines against a number, or a dot with quartiles for each name."""
+    """Draws a panel for each quantity: lines if positions are numbers, dots with quartiles if they are names."""
     import matplotlib
     from matplotlib.figure import Figure
 

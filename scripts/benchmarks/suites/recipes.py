@@ -40,7 +40,7 @@ def plane(count: int, source: np.random.Generator) -> np.ndarray:
 
 RECIPES = {
     "default": [],
-    # This was the default recipe before the default preconditioned the network with the covariance of the data.
+    # Earlier default recipe. The present one preconditions the network with the covariance of the data.
     "before": [
         "parametrization=noise",
         "weighting=variance",
@@ -58,9 +58,9 @@ RECIPES = {
 }
 """Options of train.yaml for each recipe."""
 OWN = {"plane": ["trainer.steps=3000", "network.hidden=[256,256]"]}
-"""Options of a data set for every recipe."""
+"""Further options for some data sets, with every recipe."""
 FILES: dict[str, Callable] = {"columns": columns, "plane": plane}
-"""Functions that draw the points of data sets from a file, by name."""
+"""Functions that draw points, by name of the data set. The points are written to a file, which is then the data set."""
 
 
 def measure(
@@ -121,7 +121,9 @@ def distances(x: Tensor, exact: Callable[[int, int], Tensor], count: int) -> dic
 
 
 def on_plane(x: Tensor, reference: Tensor) -> dict[str, float]:
-    """Returns the widths of samples in the plane divided by the widths of the data, and variance off the plane."""
+    """Returns the smallest and the largest width of the samples in the plane, divided by the width of the data in the
+    same direction, and the share of the variance off the plane.
+    """
     centred = reference - reference.mean(0)
     axes = torch.linalg.svd(centred, full_matrices=False).Vh[:10].mT
     own = x - x.mean(0)

@@ -33,11 +33,13 @@ CONTESTANTS: dict[str, tuple[str, ...]] = {
     "and a faster step": (WRITTEN,),
     "and our optimiser": (WRITTEN, *RECIPE),
 }
-"""Options of the contestants. A name with *and* adds a change to the contestant before."""
+"""Options of the contestants. A name that begins with *and* stands for the contestant above with one more change."""
 
 
 def measure(seconds: float) -> list[Row]:
-    """Returns the curves of all contestants, the time until our method reaches the grid's last error, and memory."""
+    """Returns the curves of all contestants, the time in which our method reaches the last error of the paper's method,
+    and the memory.
+    """
     curves, summary = [], []
     for task in TASKS:
         found = {name: alone(task, name, seconds if i == 0 else seconds / SHARE) for i, name in enumerate(CONTESTANTS)}
@@ -47,13 +49,15 @@ def measure(seconds: float) -> list[Row]:
         taken, last = paper["curve"][-1]
         reached = next((t for t, error in ours["curve"] if error <= last), None)
         if reached is not None:
-            summary.append(row("time to the last error of the grid", "and our optimiser", task, [reached], "s"))
             summary.append(
-                row("time divided by the time of the grid", "and our optimiser", task, [reached / taken], "")
+                row("time to reach the last error of the paper's method", "and our optimiser", task, [reached], "s")
+            )
+            summary.append(
+                row("time divided by the time of the paper's method", "and our optimiser", task, [reached / taken], "")
             )
         summary.append(
             row(
-                "memory divided by the memory of the grid",
+                "memory divided by the memory of the paper's method",
                 "and our optimiser",
                 task,
                 [ours["memory_mib"] / paper["memory_mib"]],
