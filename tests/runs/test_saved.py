@@ -210,11 +210,12 @@ cp -r run {results}/run
 """
 
 
-def filled(folder: Path, ballast: int) -> None:
+def filled(folder: Path, ballast: int, *options: str) -> None:
     """Train on a disk with little room, then make room and resume; copy the run away both times."""
     (folder / "disk").mkdir()
     train = f"{sys.executable} {ROOT / 'scripts' / 'train.py'}"
-    script = FULL.format(disk=folder / "disk", results=folder, ballast=ballast, train=train, options=" ".join(SMALL))
+    line = " ".join((*SMALL, *options))
+    script = FULL.format(disk=folder / "disk", results=folder, ballast=ballast, train=train, options=line)
     # In a new namespace, a user may mount.
     done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False)
     if done.returncode in (1, 9):
@@ -223,10 +224,12 @@ def filled(folder: Path, ballast: int) -> None:
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="no namespaces here")
-@pytest.mark.parametrize("room", [90, *(pytest.param(k, marks=pytest.mark.slow) for k in range(30, 400, 20))])
-def test_a_full_disk_damages_no_earlier_file(tmp_path: Path, whole: Path, room: int) -> None:
+@pytest.mark.parametrize(
+    ("room", "figures"), [(90, "false"), *(pytest.param(k, "true", marks=pytest.mark.slow) for k in range(30, 400, 20))]
+)
+def test_a_full_disk_damages_no_earlier_file(tmp_path: Path, whole: Path, room: int, figures: str) -> None:
     """Earlier checkpoints are whole; with room again, the resumed run ends like an undisturbed one."""
-    filled(tmp_path, 2000 - 4 - room)
+    filled(tmp_path, 2000 - 4 - room, f"figures={figures}")
     error, status = (tmp_path / "err").read_text(), (tmp_path / "status").read_text().strip()
     if "nothing was saved yet" not in error:
         assert status == "2" and len(error.splitlines()) == 1, error
