@@ -102,10 +102,10 @@ class Command(NamedTuple):
 
     def _run_jobs(self, composition: Composition, program: str, given: Sequence[str]) -> None:
         plan, added = self.plan(composition), composition.arguments.flags.config_dir
-        if plan.sweep is not None and added:
-            program += f" --config-dir={shlex.quote(added)}"
         if plan.sweep is not None:
             plan.sweep.mkdir(parents=True, exist_ok=True)
+            # The overrides of a job do not include this flag, which the command of the job needs.
+            program += f" --config-dir={shlex.quote(added)}" if added else ""
         # Write the results into the sweep's folder, because all machines that run jobs share this folder. Make the path
         # absolute, because a job may have another working folder.
         with tempfile.TemporaryDirectory(prefix=".jobs-", dir=plan.sweep) as folder:

@@ -121,7 +121,7 @@ def sampled(config: Config) -> tuple[Run, Config]:
 
 def check_sampling(config: Config) -> None:
     """Raise UserError if sampling with this configuration, its guidance and its label cannot work."""
-    from sdegen.runs.results import planned
+    from sdegen.runs.guiding import planned
 
     run, config = sampled(config)
     planned(run, config["guidance"], config["label"])

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdegen import figures
 from sdegen.core.errors import UserError
 from sdegen.flow.density import check_density
 from sdegen.flow.divergence import by_probes
@@ -83,6 +82,9 @@ class Evaluation:
 
         The result is in ``evaluations/<number>-<metric>/``.
         """
+        # Import late: matplotlib takes half a second, for which a wrong option should not wait.
+        from sdegen import figures
+
         run = self.run
         self.check(metric)
         found = {"likelihood": self.likelihood, "interpolation": self.interpolation}[metric]()
@@ -103,6 +105,8 @@ class Evaluation:
         The result also has the mean for training points under the model. All means are in nats for each point, for the
         density in the user's units. For data with levels, the result also has bits for each dimension.
         """
+        from sdegen import figures
+
         dataset, started = self.run.dataset, time.perf_counter()
         x, kind = unseen(dataset, self.count, self.seed)
         x_train = shuffled(dataset.x, self.seed)[: self.count].double()
@@ -125,6 +129,8 @@ class Evaluation:
 
         If there are no unseen points, training points are used.
         """
+        from sdegen import figures
+
         dataset, vectors = self.run.dataset, len(self.run.units.shape) == 1
         x, kind = unseen(dataset, max(self.count, 2 * PAIRS), self.seed)
         log.info(f"interpolation between {kind} points, {self.run.weights_used()}")

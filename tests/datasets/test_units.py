@@ -24,7 +24,7 @@ from sdegen.flow.solvers import DormandPrince
 from sdegen.metrics.points import measure_points
 from sdegen.runs import checkpoint, session
 from sdegen.runs.checkpoint import Checkpoint
-from sdegen.runs.results import planned
+from sdegen.runs.guiding import planned
 from sdegen.runs.run import Run, load
 from sdegen.sde import VP
 from sdegen.training.batches import Points
