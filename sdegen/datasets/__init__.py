@@ -3,7 +3,7 @@
 Batches are drawn in the package ``sdegen.training``.
 """
 
-from sdegen.datasets.base import Dataset
+from sdegen.datasets.base import Dataset, Description
 from sdegen.datasets.file import File
 from sdegen.datasets.idx import IDX
 from sdegen.datasets.images import Digits, Folder
@@ -16,6 +16,7 @@ __all__ = [
     "Checkerboard",
     "Circles",
     "Dataset",
+    "Description",
     "Digits",
     "File",
     "Folder",

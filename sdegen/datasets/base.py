@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,24 @@ CHUNK = 2**24
 """Largest number of entries read at once from data that may be larger than memory."""
 DRAWN = 64
 """Number of bytes of memory needed to draw a point in the plane."""
+
+
+class Description(NamedTuple):
+    """Names of the columns and classes of data, and a report of what was read.
+
+    Attributes:
+        columns: names of the coordinates of vectors; empty if the coordinates have no names.
+        classes: names of the classes, in the order of the class numbers; empty if the names are the numbers.
+        report: sentences about the file: what was read, and what was left out and why.
+    """
+
+    columns: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    report: tuple[str, ...] = ()
+
+    def names(self) -> dict[str, list[str]]:
+        """Returns the names of columns and classes as plain data."""
+        return {"columns": list(self.columns), "classes": list(self.classes)}
 
 
 class Dataset:
@@ -52,6 +70,7 @@ class Dataset:
         draw: function that draws n independent points of the exact distribution; None if it is not known.
         modes: function that returns the mode of each point, ``(N,)`` integers; None if there are no distinct modes.
         off_support: function that returns True for points off the support, ``(N,)``; None if this is not tested.
+        description: names of columns and classes, and a report of what was read.
 
     Raises:
         ValueError: the values, the labels and the levels contradict each other.
@@ -74,10 +93,11 @@ class Dataset:
         draw: Callable[[int, torch.Generator], Tensor] | None = None,
         modes: Callable[[Tensor], Tensor] | None = None,
         off_support: Callable[[Tensor], Tensor] | None = None,
+        description: Description = Description(),
     ) -> None:
         self.x, self.held_out, self.law, self.levels = x.double() if x.ndim == 2 else x, held_out, law, levels
         self.y, self.held_out_y, self.classes = y, held_out_y, classes
-        self.dequantize, self.mapped = dequantize, mapped
+        self.dequantize, self.mapped, self.description = dequantize, mapped, description
         self._draw, self._modes, self._off_support = draw, modes, off_support
         for points, labels in ((self.x, y), (held_out, held_out_y)):
             if points is None:

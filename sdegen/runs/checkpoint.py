@@ -25,7 +25,7 @@ from sdegen.training.history import BINS
 
 log = logging.getLogger("sdegen")
 
-FORMAT = 5
+FORMAT = 6
 """Number of the file format."""
 MOST_CLASSES = 2**20
 EXTRA = "_extra_state"
@@ -49,6 +49,7 @@ class Checkpoint(NamedTuple):
         moments: fields of :class:`sdegen.models.moments.Moments`; None if the parametrization takes no moments.
         data: fingerprint of the data: see :func:`sdegen.datasets.fingerprint.fingerprint`.
         classes: number of classes of the data; None if the data have no labels.
+        names: names of the columns and of the classes, as in :class:`sdegen.datasets.Description`.
         provenance: versions, commit and machine of the training.
         held_out: loss of the averaged network on held-out points; None if this loss was not computed.
         best: smallest value of ``held_out`` in this and all earlier checkpoints; infinity without values.
@@ -67,6 +68,7 @@ class Checkpoint(NamedTuple):
     moments: dict[str, Tensor | None] | None
     data: dict[str, Any]
     classes: int | None
+    names: dict[str, list[str]]
     provenance: dict[str, Any]
     held_out: float | None
     best: float
@@ -174,6 +176,7 @@ def examine(folder: Path, saved: Checkpoint, trust: Trust) -> None:
     plain(saved.config)
     check_plain("provenance", saved.provenance)
     check_plain("data", saved.data)
+    check_plain("names", saved.names)
     for name, value in (*saved.weights.items(), *saved.ema.items()):
         if not isinstance(value, Tensor):
             check_plain(name, value)
@@ -225,8 +228,10 @@ def _is_checkpoint(content: dict[str, Any]) -> bool:
     classes = content["classes"]
     sound = all(map(_is_stored, content["units"].values())) and units.is_sound(content["units"])
     counted = content["step"] >= 0 <= content["stream"] and (classes is None or 0 < classes < MOST_CLASSES)
+    shape = units.restored(content["units"]).shape if sound else ()
     if sound and content["moments"] is not None:
-        sound = _are_moments(content["moments"], units.restored(content["units"]).shape)
+        sound = _are_moments(content["moments"], shape)
+    sound = sound and _are_names(content["names"], shape, classes)
     return content["format"] == FORMAT and counted and sound and _is_history(content["history"], content["step"])
 
 
@@ -243,6 +248,15 @@ def _are_moments(content: dict[str, Any], shape: tuple[int, ...]) -> bool:
         fits = len(shape) == 1 and mean.shape == variances.shape == shape
         fits = fits and axes.ndim == 2 and len(axes) == len(mean) >= axes.shape[1]
     return fits and bool((variances >= 0).all())
+
+
+def _are_names(content: dict[str, Any], shape: tuple[int, ...], classes: int | None) -> bool:
+    """Returns True for a name of each column and of each class, or for no names."""
+    if content.keys() != {"columns", "classes"} or not all(isinstance(names, list) for names in content.values()):
+        return False
+    counts = {"columns": (0, *(shape if len(shape) == 1 else ())), "classes": (0, classes)}
+    known = all(isinstance(name, str) for names in content.values() for name in names)
+    return known and all(len(names) in counts[kind] for kind, names in content.items())
 
 
 def _is_history(content: dict[str, Any], step: int) -> bool:

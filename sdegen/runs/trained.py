@@ -18,7 +18,7 @@ from sdegen.config.rules import check_process
 from sdegen.core import schema
 from sdegen.core.errors import UserError
 from sdegen.core.schema import Trust
-from sdegen.datasets import Dataset, restored
+from sdegen.datasets import Dataset, Description, restored
 from sdegen.datasets.fingerprint import difference
 from sdegen.models.classifier import ClassifierModel
 from sdegen.models.score import ScoreModel
@@ -50,6 +50,7 @@ class Trained:
         sampler: default sampler for new samples.
         units: conversion between the network's units and the user's units.
         classes: number of classes of the data; None if the data have no labels.
+        names: names of the columns and of the classes: see :class:`sdegen.datasets.Description`.
         weights: loaded weights, ``ema`` or ``raw``.
         precision: precision of the computation.
         trust: modules whose classes the configuration may name.
@@ -77,6 +78,7 @@ class Trained:
             raise UserError(str(error)) from None
         self._data = saved.data
         self.units, self.classes = restored(saved.units), saved.classes
+        self.names = Description(tuple(saved.names["columns"]), tuple(saved.names["classes"]))
         self.sde: SDE = construct(self.config, "sde", trust)
         self.sampler: Sampler = construct(self.config, "sampler", trust)
         self.model = self._model(saved).to(self.device, self.dtype).eval()

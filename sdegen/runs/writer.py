@@ -130,6 +130,7 @@ class Writer:
                 moments=None if self.parts.moments is None else self.parts.moments._asdict(),
                 data=self.data,
                 classes=dataset.classes,
+                names=dataset.description.names(),
                 provenance=self.provenance,
                 held_out=held_out,
                 best=self.best,

@@ -330,6 +330,10 @@ WRONG: list[dict[str, Any]] = [
     {"seconds": None},
     {"classes": 10**12},
     {"classes": -1},
+    {"names": {"columns": []}},
+    {"names": {"columns": ["a"], "classes": []}},
+    {"names": {"columns": [1, 2], "classes": []}},
+    {"names": {"columns": [], "classes": ["red"]}},
     {"more": 1},
 ]
 

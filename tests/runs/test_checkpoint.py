@@ -35,7 +35,8 @@ def content(step: int = 3) -> Checkpoint:
     data = {"points": 4, "shape": [2], "classes": 10, "digest": "00"}
     known = {"weights": weights, "ema": weights, "optimizer": {}, "units": units, "moments": None, "data": data}
     past = {"provenance": {"python": "3"}, "held_out": None, "best": math.inf, "history": history, "stream": 0}
-    return Checkpoint({"seed": 0}, step, 1.0, classes=10, **known, **past)
+    names: dict[str, list[str]] = {"columns": [], "classes": []}
+    return Checkpoint({"seed": 0}, step, 1.0, classes=10, names=names, **known, **past)
 
 
 @pytest.fixture(scope="module")
