@@ -421,11 +421,11 @@ def gaussian_errors(
     grid: Callable[[LinearSDE, int], Tensor],
     counts: tuple[int, ...],
 ) -> list[float]:
-    """Errors on anisotropic Gaussian data, whose flow scales each coordinate by its deviation.
+    """Returns the errors of a sampler on anisotropic Gaussian data, where the flow scales each coordinate.
 
     Args:
-        sampler: ``(sde, score, x, times) -> ends``.
-        grid: ``(sde, steps) -> times``.
+        sampler: function ``(sde, score, x, times) -> ends``.
+        grid: function ``(sde, steps) -> times``.
         counts: numbers of steps.
     """
     sde, variances = VP(), torch.tensor([0.09, 2.0], dtype=torch.float64)
