@@ -75,7 +75,7 @@ def begin(script: str, *arguments: str, cwd: Path, out: int, err: int) -> BasePr
 
 
 def run(script: str, *arguments: str, cwd: Path, limit: float = 300) -> Result:
-    """Runs a command in a fork of this process, and kills it after ``limit`` seconds."""
+    """Runs a command in a fork of this process, and kills the fork after ``limit`` seconds."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = begin(script, *arguments, cwd=cwd, out=out.fileno(), err=err.fileno())
         process.join(limit)

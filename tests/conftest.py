@@ -9,8 +9,8 @@ import struct
 import sys
 from collections.abc import Iterator
 
-# Set this before torch reads it, also for the processes that tests start. A process that has used two threads cannot be
-# forked.
+# Set this before torch reads it, also for the processes that tests start. A process that has used
+# two threads cannot be forked.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
@@ -34,7 +34,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _small_measures() -> Iterator[None]:
-    """Uses fewer points for metrics and fewer rows for held-out losses. Tests of these values restore the full size."""
+    """Uses fewer points for metrics and fewer rows for held-out losses. Tests of these values set their own numbers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(points, "REFERENCE", 2000)
         patch.setattr(points, "FLOORS", 5)

@@ -1,4 +1,4 @@
-"""Imports go downwards only, between rooms and within them; scripts start light; few modules know Hydra."""
+"""Imports go downwards only, scripts import no slow modules at the start, and few modules import Hydra."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def test_quality_has_the_exact_score_without_error(tmp_path: Path) -> None:
 def test_recipes_have_each_set_and_what_a_plane_shows(tmp_path: Path) -> None:
     """After two training steps, samples of the recipe ``default`` lie near the plane of the data.
 
-    Samples of the recipe ``before`` do not.
+    Samples of the recipe ``before`` lie far from it.
     """
     options = ("options=[trainer.steps=2,trainer.threads=1,sampler.steps=200]", "seeds=1", "count=50", "points=400")
     found = measured(tmp_path, "recipes", "sets=[moons,plane]", *options)

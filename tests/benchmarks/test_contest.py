@@ -29,7 +29,7 @@ FAMILIES = ("broad", "clusters", "rare", "ring", "tails", "planes16", "planes64"
 
 @pytest.fixture(scope="module")
 def scripts() -> Iterator[None]:
-    """Make the folder of the scripts importable."""
+    """Makes the folder of the scripts importable."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parents[2] / "scripts" / "benchmarks"))
         from arena import problem
@@ -105,8 +105,8 @@ def test_the_other_families_are_what_they_are_said_to_be(targets: ModuleType) ->
     assert 0.012 < float(to_centre.mean()) / math.sqrt(math.pi / 2) < 0.017
     tight = (draws["rare"] - laws["rare"].means[-1]).norm(dim=1) < 0.05
     assert 0.015 < float(tight.double().mean()) < 0.04
-    # Standardisation made the circle an ellipse. Undo it, so that the standard deviation of the radius is the
-    # thickness.
+    # Standardisation made the circle an ellipse. Undo it, so that the radius has the thickness as its
+    # standard deviation.
     centres = laws["ring"].means
     low, high = centres.min(0).values, centres.max(0).values
     radius = ((draws["ring"] - (low + high) / 2) / ((high - low) / 2)).norm(dim=1)
@@ -451,7 +451,7 @@ def test_ipndm_has_order_two_on_its_authors_grid(papers: ModuleType, grids: Modu
 def test_azulas_reab_falls_to_first_order(grids: ModuleType) -> None:
     """azula's REAB of order 3 converges at order 1.
 
-    If azula corrects it and this test fails, remove our corrected sampler.
+    If azula corrects this sampler and the test fails, remove our corrected version.
     """
     pytest.importorskip("azula")
     from arena import azula

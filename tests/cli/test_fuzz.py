@@ -152,7 +152,7 @@ def fitting(hint: Any) -> st.SearchStrategy:  # noqa: ANN401
 
 
 NAMED = {f"{group}={choice}": options(node(group, choice), group) for group in TRAINED for choice in choices(group)}
-"""Types of the options of every choice of every group."""
+"""Types of the options of each choice, by ``group=choice``."""
 KNOWN = sorted({*GROUPS, *known.TRAIN, *(name for named in NAMED.values() for name in named)})
 WORDS = {word for name in KNOWN for word in re.split(r"[./]", name)} | {"hydra", "config", "command"}
 

@@ -37,7 +37,7 @@ def launcher(request: pytest.FixtureRequest) -> tuple[str, ...]:
 def started(script: str, *arguments: str, cwd: Path) -> Result:
     """Runs a command in a fork of this process.
 
-    With joblib, whose processes would outlive a fork, uses a new interpreter.
+    With joblib, the command runs in a new interpreter, because joblib's processes would outlive the fork.
     """
     return (fresh if "hydra/launcher=joblib" in arguments else run)(script, *arguments, cwd=cwd)
 

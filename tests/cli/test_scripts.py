@@ -122,7 +122,7 @@ def test_multirun_makes_a_run_for_each_value_in_one_folder(tmp_path: Path) -> No
 
 
 def test_interrupted_sweep_does_only_what_is_missing(tmp_path: Path) -> None:
-    """Ctrl-C interrupts the second job."""
+    """Ctrl-C interrupts the second job. The command then runs only the unfinished jobs."""
     options = ("experiment=smile", "trainer.steps=2,2000", *SHORT[1:], "hydra.sweep.dir=outputs/mine")
     status, _, message = interrupted("train", "-m", *options, cwd=tmp_path, words="steps 0 to 2000")
     assert status == 130, message
@@ -138,7 +138,7 @@ def test_interrupted_sweep_does_only_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_interrupted_run_is_saved_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    """Ctrl-C interrupts a training before its first checkpoint."""
+    """Ctrl-C interrupts a training before its first checkpoint. The resumed run ends like an undisturbed one."""
     options = ("experiment=smile", "trainer.steps=2000", *SHORT[1:], "trainer.log_every=100")
     status, _, message = interrupted("train", *options, "name=a", cwd=tmp_path, words="steps 0 to 2000")
     assert status == 130, message

@@ -103,7 +103,7 @@ def save(run: Path, content: Mapping[str, Any]) -> None:
 
 @pytest.fixture
 def rewrite(trained: Path, run: Path) -> Callable[..., None]:
-    """Returns a function that replaces fields of the run's checkpoint, or groups and options of its configuration."""
+    """Returns a function that replaces fields of the run's checkpoint, or groups and options of the configuration."""
 
     def change(nodes: Mapping[Any, Any] | None = None, **changes: object) -> None:
         whole = content(trained)

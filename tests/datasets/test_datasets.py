@@ -240,7 +240,7 @@ def test_three_formats_hold_the_same_points(tmp_path: Path) -> None:
 
 
 def test_labels_follow_their_points(tmp_path: Path) -> None:
-    """In these data y is a function of x, so the test finds a wrong label. The split is the same as without labels."""
+    """In these data y is a function of x, so a wrong label is found. The split is the same as without labels."""
     x = np.random.default_rng(0).normal(size=(90, 2))
     x[:3, 0] = [-2, 0, 2]
     y = np.searchsorted([-1, 1], x[:, 0]).astype(np.uint8)

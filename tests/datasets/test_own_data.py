@@ -95,7 +95,7 @@ def test_pictures_without_unseen_ones_are_sampled_and_not_measured(tmp_path: Pat
 
 
 def one_line(result: Result, *words: str) -> None:
-    """Asserts that a command failed with one line that contains the words."""
+    """Asserts that a command failed with one line that contains ``words``."""
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1, result.stderr
     assert all(word in result.stderr for word in words), result.stderr

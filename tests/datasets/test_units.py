@@ -44,7 +44,7 @@ def source() -> np.random.Generator:
 
 
 OUTLIERS = column(source().gamma(9, 1 / 3, 1995), np.full(5, 1e6))
-"""Values around 3, and five rows with a million."""
+"""Values around 3, and five rows with the value 10⁶."""
 
 HARD = {
     "normal": column(source().normal(size=2000)),
@@ -280,8 +280,8 @@ def test_rows_that_carry_the_scale_are_counted_and_weighed() -> None:
     said = re.fullmatch(
         r"column 2: 5 of 2000 rows contribute (.*)% of the variance; .* deviation is (.*) times as large", found
     )
-    # If five rows are 1 and the others are 0, the variance is w (1 - w) with w = 5 / 2000. The five rows contribute w
-    # (1 - w)².
+    # If five rows are 1 and the others are 0, the variance is w (1 - w) with w = 5 / 2000. The five rows
+    # contribute w (1 - w)².
     assert said is not None and float(said[1]) == pytest.approx(100 * (1 - 5 / 2000), abs=0.06)
     assert float(said[2]) == pytest.approx(float(OUTLIERS[:1995].std() / OUTLIERS.std()), rel=0.05)
     for n in (20, 100, 1000):

@@ -37,7 +37,7 @@ def exact(dataset: Mixture) -> Marginals:
 
 
 def kernel(t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns α and σ of VP with β from 0.1 to 20."""
+    """Returns α and σ of VP, for which β grows from 0.1 to 20."""
     integral = 0.1 * t + 0.5 * 19.9 * t**2
     return np.exp(-0.5 * integral), np.sqrt(-np.expm1(-integral))
 
@@ -384,7 +384,7 @@ def test_view_follows_noise_that_is_far_wider_than_the_data() -> None:
 
 
 def test_samples_out_of_view_have_no_density_there() -> None:
-    """If all samples are out of view, the histogram has no area. If half of them are, it has half the area."""
+    """If all samples are out of view, the histogram has no area. If half are in view, half of the area is left."""
     dataset = Mixture(0, size=50)
     for share, far in ((0.0, [1e6, -1e6]), (0.5, [0.0, 1e6])):
         _, axes = figures.compare(dataset, torch.tensor(far, dtype=torch.float64)[:, None]).axes

@@ -194,8 +194,8 @@ def test_standard_error_is_true_and_falls_with_the_probes() -> None:
         assert float(off.square().mean() / got.standard_error.square().mean()) == pytest.approx(1, abs=0.2)
         sizes.append(float(off.square().mean()))
     assert sizes[0] / sizes[1] == pytest.approx(4, rel=0.25)
-    # With 8 probes, the error has Student's t distribution with 7 degrees of freedom: 95 % lie within 2.365 standard
-    # errors.
+    # With 8 probes, the error has Student's t distribution with 7 degrees of freedom: 95 % are within
+    # 2.365 standard errors.
     assert float((off.abs() < 2.365 * got.standard_error).double().mean()) == pytest.approx(0.95, abs=0.03)
 
 
@@ -217,7 +217,7 @@ def test_point_does_not_depend_on_its_batch(sde: LinearSDE, divergence: Exact | 
 
 @pytest.mark.parametrize("tolerance", [1e-3, 1e-5])
 def test_copies_of_a_coordinate_have_its_density_to_the_same_tolerance_at_the_same_cost(tolerance: float) -> None:
-    """The mean of the data does not move under the flow, so only the density of this point has an error."""
+    """One point is the mean of the data, which the flow does not move: only the density of this point has an error."""
     sde, std, solver = VP(), 0.3, DormandPrince(tolerance, tolerance, 10_000)
     ends = torch.tensor([sde.eps, sde.T], dtype=torch.float64)
     low, high = (sde.alpha(ends) ** 2 * std**2 + sde.sigma(ends) ** 2).sqrt().tolist()

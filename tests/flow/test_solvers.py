@@ -1,4 +1,4 @@
-"""ODE solvers against closed-form solutions."""
+"""ODE solvers agree with closed-form solutions."""
 
 from __future__ import annotations
 

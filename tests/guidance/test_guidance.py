@@ -53,7 +53,7 @@ class Components(Network):
 
 
 class Both:
-    """The exact score of a mixture or of one component, with the interface of a conditional network."""
+    """Exact score of a mixture or of one component, with the interface of a conditional network."""
 
     def __init__(self, law: GaussianMixture, sde: LinearSDE) -> None:
         self.law, self.sde = law, sde
@@ -154,7 +154,7 @@ def test_matrix_knows_whether_its_rows_are_orthogonal(factor: float | None, gain
 
 
 def test_measurements_are_what_they_are_called() -> None:
-    """The oracle is plain loops over the pixels."""
+    """The oracle computes single pixels without tensor operations."""
     x = torch.randn(2, 3, 4, 6, generator=generator("cpu", 0, "x"), dtype=torch.float64)
     small, grey, blurred = SuperResolution((3, 4, 6), 2)(x), Grey((3, 4, 6))(x), Blur((3, 4, 6), 0.8)(x)
     for i in range(2):
@@ -176,10 +176,7 @@ def gaussian(d: int) -> GaussianMixture:
 
 
 def conditioned(law: GaussianMixture, a: Tensor, y: Tensor, noise: float) -> GaussianMixture:
-    """Returns the exact posterior of a mixture given A x + noise = y:
-
-    Kalman's formula and the evidence of each component.
-    """
+    """Returns the posterior of a mixture given A x + noise = y, by Kalman's formula and Bayes' rule for the weights."""
     weights, means, covariances = [], [], []
     for w, mean, cov in zip(law.weights, law.means, law.covariances, strict=True):
         total = a @ cov @ a.T + noise**2 * torch.eye(len(a), dtype=a.dtype)
@@ -272,7 +269,7 @@ def two_modes() -> tuple[GaussianMixture, Posterior, GaussianMixture]:
 
 
 def test_particles_correct_what_a_guidance_gets_wrong() -> None:
-    """Particles find the weights of the two modes. Guidance without particles does not."""
+    """Particles find the weights of the two modes. Guidance without particles gives wrong weights."""
     sde, n = VP(), 6000
     law, guidance, exact = two_modes()
     off = []

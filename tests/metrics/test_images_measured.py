@@ -169,7 +169,7 @@ def test_class_balance_is_half_the_l1_distance_of_the_shares() -> None:
     entry = images._class_balance(DIGITS, only, labels())
     assert entry["value"] == pytest.approx(1 - float(shares[4]))
     assert entry["train"] < 0.01
-    # The error of each share is normal: E|error| = √(2 p (1 - p) / (π n)).
+    # The error of each share is nearly normal, with E|error| = √(2 p (1 - p) / (π n)).
     expected = 0.5 * float((2 * shares * (1 - shares) / (math.pi * 400)).sqrt().sum())
     assert entry["floor"] == pytest.approx(expected, rel=0.1)
     assert 1.2 * expected < entry["limit"] < 2 * expected

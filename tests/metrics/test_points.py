@@ -1,4 +1,4 @@
-"""Distances with known answers."""
+"""Metrics of points agree with closed forms, SciPy and known answers."""
 
 from __future__ import annotations
 
@@ -66,8 +66,7 @@ def test_measures_of_exact_draws_are_near_their_floor_and_of_wrong_ones_far() ->
         assert exact is not None
         good, bad = metrics.measure_points(dataset, exact), metrics.measure_points(dataset, 1.3 * exact + 0.2)
         for name, entry in good.items():
-            # On average, 0.17 of 1000 exact points are off the support of the smile. The floor is the median, which is
-            # 0.
+            # On average, 0.17 of 1000 exact points are off the support of the smile. The floor is the median, 0.
             assert 0 <= entry["value"] < 2.5 * entry["floor"] + 0.004, name
             assert entry["floor_from"] == "exact draws"
         assert sum(bad[name]["value"] > 3 * max(bad[name]["floor"], 0.003) for name in bad) >= 3

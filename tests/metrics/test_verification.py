@@ -1,4 +1,4 @@
-"""Each proof fails if its claim does not hold."""
+"""Each proof of ``verify`` fails if the claim does not hold."""
 
 from __future__ import annotations
 

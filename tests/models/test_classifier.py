@@ -1,4 +1,4 @@
-"""Classifiers of noisy data, and the labels that a network gets in training."""
+"""Classifiers of noisy data, and the labels with which a network is trained."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STD = 0.5
 
 
 class Posterior(Network):
-    """The exact log-odds of two equal Gaussians on the line under VP noise, times a factor."""
+    """Network with the exact log-odds of two equal Gaussians on the line under VP noise, times a factor."""
 
     classifies = True
 
@@ -95,7 +95,7 @@ def stream(*overrides: str) -> tuple[Stream, assembly.Components]:
 
 
 def test_labels_follow_their_images_and_a_share_is_not_told() -> None:
-    """Without its noise, each row is an image with the right label. Three tenths of the labels are dropped."""
+    """After its noise is removed, each row is an image with the right label. Three tenths of the labels are dropped."""
     told, parts = stream("network.label_dropout=0.0")
     half, _ = stream("network.label_dropout=0.3")
     images = parts.dataset.units.encode(parts.dataset.x).flatten(1)

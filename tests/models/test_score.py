@@ -24,7 +24,7 @@ MEAN, VARIANCE, SIGMA_DATA = 0.7, 0.3, 0.8
 
 
 class Function(Network):
-    """A network that is a given function of its inputs."""
+    """Network that is a given function of x and t."""
 
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ def test_variances_along_axes_that_few_points_have_chosen_are_those_of_the_law()
 
 @pytest.mark.parametrize(("d", "k"), [(30, 4), (9, 2), (12, 0), (5, 1)])
 def test_a_rotation_begins_with_the_axes_it_was_made_of(d: int, k: int) -> None:
-    """The rotation is orthogonal and agrees with its dense matrix, even if some rows of the axes are zero."""
+    """The rotation is orthogonal and agrees with its dense matrix, even if rows of the axes are zero."""
     axes = torch.linalg.qr(torch.randn(d, k, generator=torch.Generator().manual_seed(k), dtype=torch.float64))[0]
     aligned = torch.eye(d, k, dtype=torch.float64)
     shifted = torch.roll(axes, 3, 0)

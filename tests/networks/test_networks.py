@@ -18,7 +18,7 @@ def unet(shape: tuple[int, ...] = (1, 8, 8), **options) -> UNet:  # noqa: ANN003
 
 
 def awake(network: Network) -> Network:
-    """Returns the network in float64 with random weights, even where they start at zero."""
+    """Returns the network in float64 with random weights, even for weights that start at zero."""
     source = generator("cpu", 0, "weights")
     with torch.no_grad():
         for p in network.parameters():
@@ -41,7 +41,7 @@ def images(n: int, shape: tuple[int, ...]) -> Tensor:
     ids=["scorenet", "unet", "classifier_conv"],
 )
 def test_every_row_is_computed_by_itself(make, shape: tuple[int, ...]) -> None:  # noqa: ANN001
-    """This holds at every size, in grey and colour, with one time for each row and one time for all rows."""
+    """A row has the same output alone and among other rows, at every size, in grey and in colour."""
     network, x = awake(make(shape)), images(3, shape)
     t = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
     together = network(x, t)
@@ -100,7 +100,7 @@ def test_fresh_unet_answers_zero_and_blocks_are_shortcuts() -> None:
     "network", [unet(), ScoreNet((1, 8, 8), channels=(16, 32, 32, 64), embedding=32)], ids=["unet", "net"]
 )
 def test_networks_denoise_better_than_any_linear_map(network: Network) -> None:
-    """Each image is plus or minus one pattern. The network can find the sign; a linear map can only shrink."""
+    """Each image is plus or minus one pattern. The network can find the sign, a linear map can only shrink images."""
     source = generator("cpu", 0, "pattern")
     pattern = torch.randn(1, 8, 8, generator=source)
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)

@@ -191,12 +191,12 @@ OTHERS = [
     (Uniform, "__call__", lambda self, sde, weighting, u: (u, torch.ones_like(u))),
     (VE, "sigma", unsubtracted),
 ]
-"""These misprints change the rows of the flow. None of them changes the row of another one."""
+"""These misprints change the rows of the flow. No misprint changes the row of another misprint."""
 
 
 @pytest.fixture(scope="module")
 def misprinted() -> dict[int, Erratum]:
-    """Returns the rows of a package that implements the formulas as the paper prints them."""
+    """Returns the errata of a package that implements the formulas as the paper prints them."""
     found = {}
     for patches, numbers in ((FLOW, [3]), (OTHERS, [1, 2, 5, 6, 7, 9, 12, 13])):
         with pytest.MonkeyPatch.context() as patch:

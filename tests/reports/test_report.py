@@ -73,7 +73,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns a folder with four runs: two SDEs and two seeds."""
+    """Makes a folder with four runs: two SDEs, each with two seeds."""
     root = tmp_path_factory.mktemp("sweep")
     for i, (sde, seed) in enumerate(itertools.product(("vp", "ve"), (1, 2))):
         own = (f"sde={sde}", f"seed={seed}", "figures=false")
@@ -172,7 +172,7 @@ def paper_run(name: str, *overrides: str) -> FinishedRun:
 def test_every_experiment_of_the_paper_is_known_by_its_settings(name: str) -> None:
     """A run with the settings in conf/ is a run of the paper, and the newest one of each seed counts.
 
-    A run with any other setting is not.
+    A run with any other setting is no run of the paper.
     """
     seeds = [paper_run(name, f"seed={seed}") for seed in (0, 1)]
     again = seeds[0]._replace(folder=Path("again", "0"))
@@ -229,7 +229,7 @@ def test_the_papers_runs_come_first_beside_their_captions(sweep: Path, tmp_path:
     assert cost[1] == ["Smile", "49000", "1 min 40 s", "300", "2 h 1 min", "600", "72.6"]
     errata = next(table for table in page.tables if "printed" in table[0])
     assert [row[0] for row in errata[1:]] == [str(number) for number in range(1, 16)]
-    # The page has all pictures of each experiment, the samples of the other run, and the guided samples.
+    # The page has all pictures of each experiment, the samples of the run in ``other``, and the guided samples.
     drawn = len(list((sweep / "8-smile" / "figures").iterdir()))
     assert len([a for a in page.addresses if a.startswith("data:image")]) == 3 * drawn + 2
 

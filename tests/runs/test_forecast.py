@@ -66,7 +66,7 @@ def test_adaptive_samplers_are_tried_and_classifiers_have_no_cost_of_sampling(mo
 def test_each_of_several_forecasts_measures_its_own_memory() -> None:
     """The first forecast has a large data set, and its peak is not reported for the second.
 
-    One process can also forget its own peak.
+    A process can also reset the record of its own peak memory.
     """
     code = """
 from sdegen.runs import forecast

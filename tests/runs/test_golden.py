@@ -1,4 +1,4 @@
-"""A short run of every experiment gives the same numbers as before, so that no change of behaviour goes unnoticed.
+"""A short run of every experiment gives the same numbers as before: no change of behaviour goes unnoticed.
 
 After an intended change, run ``python tests/runs/test_golden.py``, and explain in the change log why numbers changed.
 """
@@ -32,8 +32,7 @@ OWN = "a network with dropout and BatchNorm"
 STEPS = {True: 2, False: 20}
 """Number of steps with the paper's grids of times, where a step has 10⁵ rows, and with other times."""
 TOLERANCE = 2e-3
-"""Relative tolerance. Other processors and libraries add in another order, and each step of Adam amplifies the error.
-"""
+"""Relative tolerance. Other processors and libraries add in another order, and Adam amplifies the difference."""
 
 
 def clothes(folder: Path) -> Path:
@@ -48,7 +47,7 @@ def clothes(folder: Path) -> Path:
 
 
 def run(experiment: str, folder: Path) -> dict[str, float]:
-    """Return the numbers of a short run."""
+    """Return the numbers of a short run, by name."""
     grid = "grid" in experiment
     options = [
         f"experiment={'smile' if experiment == OWN else experiment}",

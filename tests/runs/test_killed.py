@@ -49,7 +49,7 @@ OPERATIONS = {"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir
 
 
 def kill_at(operation: int, folder: Path) -> None:
-    """Kills this process just before the operation with a number on the files of a folder. The number 0 means never."""
+    """Kills this process before the operation with the number ``operation`` on files of a folder. 0 means never."""
     count = 0
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
@@ -63,7 +63,7 @@ def kill_at(operation: int, folder: Path) -> None:
 
 
 def work(folder: Path, options: tuple[str, ...], operation: int) -> None:
-    """Begins or resumes a run. The process is killed before the operation with a number; 0 means never."""
+    """Begins or resumes a run in this process, which is killed as in :func:`kill_at`."""
     torch.set_num_threads(1)
     kill_at(operation, folder)
     if any(folder.glob("checkpoints/*.pt")):
@@ -120,7 +120,7 @@ def assert_same(found: Left, expected: Left) -> None:
 
 
 def reference(folder: Path, options: tuple[str, ...]) -> Left:
-    """Return the content of an undisturbed run."""
+    """Return the content of a run that is not disturbed."""
     process = started(folder, options)
     process.join()
     assert process.exitcode == 0

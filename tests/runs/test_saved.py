@@ -58,7 +58,7 @@ def logged_steps(folder: Path, tag: str = "train/loss") -> list[int]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an undisturbed run."""
+    """Return the folder of a run that is not disturbed."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     train(folder, "trainer.keep=null")
     return folder
@@ -161,7 +161,7 @@ def test_a_damaged_file_is_reported_and_the_previous_one_found(
 
 
 def test_a_run_cannot_be_resumed_with_fewer_steps(tmp_path: Path, whole: Path) -> None:
-    """This holds for finished runs and for runs that were killed after their last step."""
+    """The refusal is the same for a finished run and for a run that was killed after its last step."""
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     for _ in range(2):
@@ -211,7 +211,7 @@ cp -r run {results}/run
 
 
 def filled(folder: Path, ballast: int, *options: str) -> None:
-    """Trains on a disk with little room, then makes room and resumes. Copies the run away both times."""
+    """Trains on a disk with little room, then makes room and resumes. Copies the run to ``folder`` both times."""
     (folder / "disk").mkdir()
     train = f"{sys.executable} {ROOT / 'scripts' / 'train.py'}"
     line = " ".join((*SMALL, *options))

@@ -63,7 +63,7 @@ class Server:
         return json.loads(self.raw(path, body, **query))
 
     def raw(self, path: str, body: object = None, **query: str) -> bytes:
-        """Return the content of an address under ``/data``."""
+        """Return the content of an address under ``/data``. A body is posted."""
         address = f"http://127.0.0.1:{self.port}/data/{path}?{urllib.parse.urlencode(query)}"
         content = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(address, content, {"Content-Type": "application/json"})
@@ -152,7 +152,7 @@ def server(sweep: Path) -> Iterator[Server]:
 
 
 def points(server: Server, run: str, tag: str) -> list[tuple[int, float]]:
-    """Return the points of the curve of a scalar."""
+    """Return the points ``(step, value)`` of a scalar's curve."""
     return [(step, value) for _, step, value in server.ask("plugin/scalars/scalars", run=run, tag=tag)]
 
 

@@ -1,4 +1,4 @@
-"""Correctors leave distributions unchanged; the adaptive SDE solver follows its Brownian path."""
+"""Correctors leave distributions unchanged, and the adaptive SDE solver follows one Brownian path."""
 
 from __future__ import annotations
 
@@ -308,8 +308,8 @@ def test_adaptive_step_and_its_error_are_their_formulas() -> None:
 
     Its error is the distance from Euler–Maruyama, divided by atol + rtol max(|x|, |x_new|).
 
-    Algorithm 1 of the source uses the same difference, x' − x'': x'' is the mean of two steps, of which the first is
-    x'.
+    Algorithm 1 of the source uses the same difference, x' − x'': x'' is the mean of two steps,
+    and the first of these steps is x'.
     """
     sde, solver = VP(), AdaptiveSDE(0.1, 0.01)
     x, dw = torch.tensor([[0.2, -3.0]], dtype=torch.float64), torch.tensor([[0.1, 0.2]], dtype=torch.float64)
@@ -356,7 +356,7 @@ def test_adaptive_path_follows_the_flow_where_there_is_no_noise() -> None:
 
 
 def test_adaptive_steps_do_not_depend_on_the_last_bits_of_the_score() -> None:
-    """Samples are the same in batches of different sizes, although a network's matrix products round differently."""
+    """Batches of different sizes give the same samples, although a network's matrix products round differently."""
     sde = VE(sigma_max=10.0)
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Linear(2, 64), torch.nn.SiLU(), torch.nn.Linear(64, 2)).double()
@@ -380,7 +380,7 @@ def test_adaptive_steps_do_not_depend_on_the_last_bits_of_the_score() -> None:
 
 
 def test_adaptive_solver_spends_more_where_it_is_asked_for_more() -> None:
-    """Tighter tolerances cost more evaluations."""
+    """Smaller tolerances cost more evaluations."""
     sde, score = VP(), Marginals(two_modes(), VP())
     x = randn_like(generator("cpu", 0))(torch.empty(500, 1, dtype=torch.float64))
     nfe = [
@@ -390,7 +390,7 @@ def test_adaptive_solver_spends_more_where_it_is_asked_for_more() -> None:
 
 
 def test_adaptive_solver_counts_the_rows_that_are_stuck_or_not_finished_and_says_where() -> None:
-    """The message is the same as from dopri5. Without noise a row keeps its sign, and one row is above zero."""
+    """The messages are like those of dopri5. Without noise a row keeps its sign, and one of the rows is above zero."""
     x = -torch.ones(10, 1, dtype=torch.float64)
     x[3] = 1
 

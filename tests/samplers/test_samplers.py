@@ -207,7 +207,7 @@ def test_samples_are_the_same_in_batches_of_7_64_and_70(key: str) -> None:
 
 
 def test_euler_maruyama_step_is_its_formula(sde: LinearSDE) -> None:
-    """The coefficients are taken at the start of the step; the order of convergence does not show this."""
+    """The coefficients are taken at the start of the step. The order of convergence does not show this."""
     x, z = torch.tensor([[1.3]], dtype=torch.float64), torch.tensor([[-0.4]], dtype=torch.float64)
     got = one_step(sde, EulerMaruyama(), x, 0.6, 0.5, z)
     g, t = sde.diffusion(at(0.6)), at(0.6)
@@ -216,7 +216,7 @@ def test_euler_maruyama_step_is_its_formula(sde: LinearSDE) -> None:
 
 
 def ddpm(t: float, s: float) -> tuple[float, float]:
-    """Returns β of the step and 1 - β, computed from B(t) = 0.1 t + 9.95 t²."""
+    """Returns β of the step from t to s, and 1 - β, computed from B(t) = 0.1 t + 9.95 t²."""
     kept = math.exp(-(0.1 * t + 9.95 * t * t) + 0.1 * s + 9.95 * s * s)
     return 1 - kept, kept
 
@@ -372,7 +372,7 @@ def test_langevin_alone_moves_at_every_level_the_first_among_them() -> None:
 
 
 def test_churn_leaves_the_marginals_as_they_are() -> None:
-    """With churn, the variance of Gaussian data is still right."""
+    """With churn, the mean and the variance of Gaussian data are still right."""
     for steps in (64, 256):
         mean, variance = output(StepSampler(Heun(churn=10.0), steps=steps, grid="karras"), VP())
         expected = marginal(VP(), VP().eps)

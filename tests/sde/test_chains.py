@@ -167,8 +167,8 @@ def test_smld_starts_with_the_largest_scale_squared() -> None:
 def test_denoising_at_the_levels_is_the_loss_of_the_chain(sde: LinearSDE, line: GaussianMixture) -> None:
     """The loss is Σ_i w_i E‖s − ∇log p(x̃|x)‖² / N, as in appendices A and B, with w_i = σ_i² and w_i = 1 − α_i.
 
-    The sum needs no samples of x. With Gaussian kernels and the score s = −cx, the expectation of a term is w_i (c²
-    (m_i² E x² + v_i) − 2c + 1/v_i), with the moments m_i and v_i of the chain.
+    The sum needs no samples of x. With Gaussian kernels and the score s = −cx, the expectation of a term is
+    w_i (c² (m_i² E x² + v_i) − 2c + 1/v_i), with the moments m_i and v_i of the chain.
     """
     mean, variance = walked(name(sde))
     second, c = float((line.weights * (line.means.flatten() ** 2 + line.covariances.flatten())).sum()), 0.3

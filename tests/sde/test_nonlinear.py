@@ -1,4 +1,4 @@
-"""The double well agrees with its Fokker–Planck equation on a grid: paths, prior, reversal and score matching."""
+"""The double well agrees with the Fokker–Planck equation on a grid: paths, prior, reversal and score matching."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def noise(seed: int):  # noqa: ANN201
 class FokkerPlanck:
     r"""The distribution of x(t) at any t, by finite volumes in x and without error in t.
 
-    The jumps between neighbouring cells of width h that keep :math:`e^{-V}` in detailed balance have the rates
-    :math:`e^{\pm \Delta V/2}/2h^2`; weighted with the root of :math:`e^{-V}` their generator is a symmetric
-    tridiagonal matrix. Its exponential is computed from its eigenvectors.
+    Between neighbouring cells of width h, a process jumps with the rates :math:`e^{\pm \Delta V/2}/2h^2`, which keep
+    :math:`e^{-V}` stationary. After division by the root of :math:`e^{-V}`, its generator is a symmetric tridiagonal
+    matrix, and the exponential of this matrix is computed from the eigenvectors.
     """
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ def draws(p: np.ndarray, n: int, seed: int) -> Tensor:
 def allowed(n: int) -> float:
     """Returns a bound on the distance.
 
-    Chance exceeds it once in three thousand times; errors of grids and steps add 0.002.
+    By chance, one distance in three thousand exceeds the first term. The second is for errors of grids and steps.
     """
     return 2.1 / math.sqrt(n) + 0.002
 

@@ -66,7 +66,7 @@ def test_kernel_starts_at_the_data(sde: LinearSDE) -> None:
 
 
 def test_vp_preserves_variance() -> None:
-    """Erratum 1: α² + σ² is one. With the printed mean factor e^{-B}, it is not."""
+    """Erratum 1: α² + σ² is one. With the printed mean factor e^{-B}, the sum is not one."""
     t = torch.linspace(0, 1, 100, dtype=torch.float64)
     torch.testing.assert_close(VP().alpha(t) ** 2 + VP().sigma(t) ** 2, torch.ones_like(t))
 
@@ -131,7 +131,7 @@ def gaussian_score(sde: LinearSDE, variance: float):  # noqa: ANN201
 
 @pytest.mark.parametrize("variance", [0.25, 4.0])
 def test_flow_carries_a_gaussian_to_the_data(sde: LinearSDE, variance: float) -> None:
-    """Erratum 3: the flow ends with the standard deviation of the data. With ½ g in place of ½ g², it does not."""
+    """Erratum 3: the flow ends with the standard deviation of the data. With the printed ½ g, the end is wrong."""
     flow = sde.reverse(gaussian_score(sde, variance), eta=0).drift
     ends = torch.tensor([sde.eps, sde.T], dtype=torch.float64)
     spread = (sde.alpha(ends) ** 2 * variance + sde.sigma(ends) ** 2).sqrt()

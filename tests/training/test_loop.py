@@ -191,7 +191,7 @@ def test_large_batches_are_prepared_fewer_steps_ahead() -> None:
 
 
 def test_a_seed_keeps_its_numbers() -> None:
-    """These numbers must not change, because the results of all seeds depend on them (see Stream)."""
+    """These numbers must not change, because the results of all seeds depend on them (see ``Stream``)."""
     (batch,) = next(training(config("trainer.steps=40", "trainer.gradient=autograd")).stream.steps(33, 34))
     torch.testing.assert_close(batch.rows.noise[0, 0], torch.tensor([-0.720225, -0.567792]), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(batch.rows.t[0, :2], torch.tensor([0.047636, 0.098793]), rtol=1e-5, atol=1e-6)
@@ -335,7 +335,7 @@ def test_schedule_rises_and_falls() -> None:
 
 
 def left_by_a_broken_run(cfg: dict[str, Any], folder: Path, step: int, harm: str, words: str) -> checkpoint.Checkpoint:
-    """Returns the last checkpoint of a run whose loss or gradient breaks at a step. The run must fail with the words."""
+    """Returns the last checkpoint of a run whose loss or gradient breaks at a step, after it failed with ``words``."""
     advance = Training.advance
 
     def poison(self: Training, chunks) -> None:  # noqa: ANN001
@@ -363,7 +363,7 @@ def test_loss_that_turns_nan_stops_with_the_step_and_keeps_the_checkpoint(tmp_pa
 
 @pytest.mark.parametrize("harm", ["loss", "gradient"])
 def test_a_checkpoint_is_never_written_from_broken_weights(tmp_path: Path, harm: str) -> None:
-    """The failure comes at the step of a checkpoint, and between two readings of the log."""
+    """The failure comes at the step of a checkpoint, and between two steps that are logged."""
     cfg = config("trainer.steps=60", "trainer.checkpoint_every=10", "trainer.log_every=50")
     saved = left_by_a_broken_run(cfg, tmp_path / "run", 29, harm, "at step 30")
     assert saved.step == 20

@@ -32,7 +32,7 @@ def name(value: object) -> str:
 def test_loss_differs_from_score_matching_by_a_constant(
     sde: LinearSDE, objective: Objective, line: GaussianMixture, time: float
 ) -> None:
-    """E loss(s) − E‖s − ∇log p_t‖² is the same for every score s, although the losses differ much."""
+    """The difference E loss(s) − E‖s − ∇log p_t‖² is the same for every score s, although the losses are not."""
     exact = Marginals(line, sde)
     x0, t = draws(line, sde, time)
     rows = objective.prepare(sde, x0, t, randn_like(torch.Generator().manual_seed(2)))
@@ -79,7 +79,7 @@ def test_implicit_loss_of_a_polynomial_score(shape: tuple[int, ...]) -> None:
 
 
 def test_sliced_loss_and_its_gradient_are_implicit_in_the_mean_over_all_probes() -> None:
-    """The mean over all 2³ probes of signs equals the implicit loss. A single probe does not."""
+    """The mean over all 2³ probes of signs equals the implicit loss. A single probe gives another value."""
     source = torch.Generator().manual_seed(0)
     network = MLP((3,), (16,), activation="tanh").double()
     x = torch.randn(20, 3, generator=source, dtype=torch.float64)
