@@ -1,4 +1,4 @@
-"""The program ``sdegen``: list of commands, help, completion, and imports of commands that need no run."""
+"""The program ``sdegen``: list of commands, help, completion, and imports of commands that do not train."""
 
 from __future__ import annotations
 

@@ -511,7 +511,7 @@ def test_objects_in_arrays_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
 def test_an_array_that_would_not_fit_into_memory_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The arrays are larger than the memory, but the compressed files are small."""
+    """The files are smaller than the memory, but the arrays in them are larger."""
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros((2**17, 2)))
     np.save(tmp_path / "a.npy", np.zeros((2**17, 2), dtype=np.uint8))
     (tmp_path / "a.csv").write_text("0,0\n" * 2**14)

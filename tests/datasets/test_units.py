@@ -121,7 +121,7 @@ def test_density_and_score_are_the_exact_ones_of_a_law_that_the_map_makes_normal
     log_p = normal_flow(units).log_prob(x, Exact()).log_p
     torch.testing.assert_close(log_p, torch.from_numpy(law.logpdf(x.numpy().flatten())), rtol=0, atol=2e-3)
     found = units.score(x, -units.encode(x))
-    # The slope of the log-slope jumps at the knots, so the score is right only on average.
+    # In each piece of the map, the slope of the log-slope has a kink, so the score is right only on average.
     off = (found - score(x)) * float(law.std())
     assert float(off.mean().abs()) < 0.02 and float(off.square().mean().sqrt()) < 0.3
 

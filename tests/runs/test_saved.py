@@ -219,11 +219,11 @@ def filled(folder: Path, ballast: int, *options: str) -> None:
     # In a new namespace, a user may mount a file system.
     done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False)
     if done.returncode in (1, 9):
-        pytest.skip(f"this machine lets nobody mount: {done.stderr}")
+        pytest.skip(f"a user cannot mount file systems on this machine: {done.stderr}")
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.skipif(shutil.which("unshare") is None, reason="no namespaces here")
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs the command unshare")
 @pytest.mark.parametrize(
     ("room", "figures"), [(90, "false"), *(pytest.param(k, "true", marks=pytest.mark.slow) for k in range(30, 400, 20))]
 )
