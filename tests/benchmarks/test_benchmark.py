@@ -140,14 +140,14 @@ def test_sampling_measures_the_error_of_both_solvers(tmp_path: Path) -> None:
     trained = "trained=[experiment=smile,trainer.steps=1,trainer.preview_every=0,count=2]"
     options = (trained, "rounds=1", "evaluations=4", "count=20", "tolerances=[1e-2,1e-4]")
     found = measured(tmp_path, "sampling", *options)
-    loose, tight = (at for panel, line, at in found if panel.startswith("time by mean") and line == "solve_ivp")
+    loose, tight = (at for panel, line, at in found if panel.startswith("time against mean") and line == "solve_ivp")
     assert float(tight) < float(loose)
 
 
 @pytest.mark.slow
 def test_memory_grows_with_the_chunk(tmp_path: Path) -> None:
     found = measured(tmp_path, "memory", "rounds=1", "steps=1", "chunks=[10,3000]", "tasks.mixture=paper/grid/smile")
-    panel = "memory above torch by draws in a chunk"
+    panel = "memory above torch against draws in a chunk"
     assert all(found[panel, task, 3000] > found[panel, task, 10] + 50 for task in ("mixture", "smile"))
 
 

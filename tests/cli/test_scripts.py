@@ -54,12 +54,12 @@ def test_sampling_changes_the_sampler_and_repeats_a_seed(trained: Path) -> None:
     own = run("sample", *base, "sampler.steps=7", "animate=true", cwd=trained)
     assert own.returncode == 0, own.stderr
     assert (trained / own.stdout.splitlines()[-1].removeprefix("results in ") / "figures" / "generation.gif").exists()
-    assert "sampling 70 by euler_maruyama, ema weights of step 4\n7 evaluations a sample" in own.stdout
+    assert "70 samples with the sampler euler_maruyama, ema weights of step 4\n7 evaluations a sample" in own.stdout
     again = run("sample", *base, "sampler.steps=7", "batch_size=9", "weights=ema", "figures=false", cwd=trained)
     other = run("sample", *base, "sampler=dopri5", "sampler.rtol=1e-3", "weights=raw", "figures=false", cwd=trained)
     exact = run("sample", *base, "sampler=rk45", "network=oracle", "count=20", cwd=trained)
-    assert "by dopri5, raw weights of step 4" in other.stdout
-    assert "by rk45, exact score" in exact.stdout
+    assert "the sampler dopri5, raw weights of step 4" in other.stdout
+    assert "the sampler rk45, exact score" in exact.stdout
     folders = [
         Path(result.stdout.splitlines()[-1].removeprefix("results in ")) for result in (own, again, other, exact)
     ]
