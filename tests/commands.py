@@ -1,4 +1,4 @@
-"""Commands as a user types them: how tests run one, and what a refusal looks like."""
+"""Functions that run commands as a user types them, and check that a command is refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import NamedTuple
 from hydra.core.global_hydra import GlobalHydra
 
 for slow in ("matplotlib.pyplot", "sklearn.neighbors", "torch._dynamo", "torch.utils.tensorboard"):
-    # What a command imports late, and a fork of this process has then behind it.
+    # Commands import these modules late. Import them here once, so that each fork of this process has them.
     importlib.import_module(slow)
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +33,7 @@ SHORT = (
 
 
 class Result(NamedTuple):
-    """What a command has left."""
+    """Exit status and output of a finished command."""
 
     returncode: int | None
     stdout: str
@@ -41,7 +41,7 @@ class Result(NamedTuple):
 
 
 def fresh(script: str, *arguments: str, cwd: Path) -> Result:
-    """A command in a new interpreter, with one thread: as many tests run at once as there are cores."""
+    """Runs a command in a new interpreter with one thread, since as many tests run at once as there are cores."""
     line = [sys.executable, str(ROOT / "scripts" / f"{script}.py"), *arguments]
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=300, env=one_thread)
@@ -49,7 +49,7 @@ def fresh(script: str, *arguments: str, cwd: Path) -> Result:
 
 
 def begin(script: str, *arguments: str, cwd: Path, out: int, err: int) -> BaseProcess:
-    """Starts a command in a fork of this process, which has the seconds of importing behind it.
+    """Starts a command in a fork of this process, which has already imported the slow modules.
 
     Args:
         script: name of the script.
@@ -75,7 +75,7 @@ def begin(script: str, *arguments: str, cwd: Path, out: int, err: int) -> BasePr
 
 
 def run(script: str, *arguments: str, cwd: Path, limit: float = 300) -> Result:
-    """Runs a command in a fork of this process, and kills it after ``limit`` seconds."""
+    """Runs a command in a fork of this process, and kills the fork after ``limit`` seconds."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = begin(script, *arguments, cwd=cwd, out=out.fileno(), err=err.fileno())
         process.join(limit)
@@ -86,7 +86,7 @@ def run(script: str, *arguments: str, cwd: Path, limit: float = 300) -> Result:
 
 
 def interrupted(script: str, *arguments: str, cwd: Path, words: str) -> Result:
-    """Runs a command, and sends it SIGINT, as Ctrl-C does, when a line with some words is on its standard output."""
+    """Runs a command and sends SIGINT, as Ctrl-C does, when a line of standard output contains ``words``."""
     read, write = os.pipe()
     with os.fdopen(read) as out, tempfile.TemporaryFile("w+") as err:
         process = begin(script, *arguments, cwd=cwd, out=write, err=err.fileno())
@@ -101,7 +101,7 @@ def interrupted(script: str, *arguments: str, cwd: Path, words: str) -> Result:
 
 
 def refused(result: Result, cwd: Path, *words: str) -> None:
-    """One line that holds the words, a status, nothing else said and nothing left behind."""
+    """Asserts that a command failed with one line that contains the words, and left no other output and no files."""
     assert result.returncode != 0
     assert result.stdout == ""
     lines = result.stderr.splitlines()

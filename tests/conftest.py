@@ -1,4 +1,4 @@
-"""What the tests share: one thread, so that they time and add up alike, and small exact problems."""
+"""Shared parts of the tests: one thread, so that times and sums are reproducible, and small exact problems."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import struct
 import sys
 from collections.abc import Iterator
 
-# Before torch reads it, and for the processes that tests start: a process that has had two threads cannot be forked.
+# Set this before torch reads it, also for the processes that tests start. A process that has used
+# two threads cannot be forked.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
@@ -22,18 +23,18 @@ from sdegen.sde.mixture import GaussianMixture
 from sdegen.training import held_out
 
 torch.set_num_threads(1)
-# What a fork covers is not counted, and counting is a third of its time.
+# Coverage does not count lines that run in forks, so switch off tracing, which takes a third of the time of a fork.
 os.register_at_fork(after_in_child=lambda: sys.settrace(None))
 
 
 def pytest_collection_finish() -> None:
-    """What is imported is no garbage, and is not to be looked through for some: a sixth of the time."""
+    """Excludes imported objects from garbage collection, which saves a sixth of the time."""
     gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _small_measures() -> Iterator[None]:
-    """Metrics against fewer points and held-out losses of fewer rows, where the tests are not about their values."""
+    """Uses fewer points for metrics and fewer rows for held-out losses. Tests of these values set their own numbers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(points, "REFERENCE", 2000)
         patch.setattr(points, "FLOORS", 5)
@@ -50,7 +51,7 @@ TEXTBOOK = (
     "optimizer.lr=1e-3",
     "optimizer.decay=constant",
 )
-"""The plainest choices, for tests whose numbers are worked out by hand, and for the steps of runs that go on."""
+"""Simple choices, for tests with numbers worked out by hand and for tests of resumed runs."""
 
 SDES = {"vp": VP(), "subvp": SubVP(), "ve": VE(sigma_max=10.0)}
 
@@ -62,12 +63,12 @@ def sde(request: pytest.FixtureRequest) -> LinearSDE:
 
 @pytest.fixture
 def line() -> GaussianMixture:
-    """The paper's mixture on the line."""
+    """Returns the paper's mixture on the line."""
     return GaussianMixture(torch.tensor([0.5, 0.5]), torch.tensor([[-3.0], [3.0]]), torch.tensor([0.25, 1.0]))
 
 
 def plane() -> GaussianMixture:
-    """Three components in the plane with full covariances."""
+    """Returns a mixture of three components in the plane with full covariances."""
     root = torch.tensor([[[1.0, 0.3], [0.0, 0.5]], [[0.4, 0.0], [-0.2, 0.6]], [[0.7, 0.1], [0.1, 0.2]]])
     return GaussianMixture(
         torch.tensor([0.2, 0.5, 0.3]),
@@ -77,10 +78,10 @@ def plane() -> GaussianMixture:
 
 
 def standard_error(x: torch.Tensor) -> float:
-    """Of the mean of independent numbers."""
+    """Returns the standard error of the mean of independent numbers."""
     return float(x.std() / math.sqrt(len(x)))
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
-    """The format, by its description: two zeros, the type, the number of dimensions, the sizes, big end first."""
+    """Returns an array in the IDX format: two zeros, the type, the number of dimensions, big-endian sizes, the data."""
     return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(">u1").tobytes()

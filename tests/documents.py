@@ -1,4 +1,4 @@
-"""The commands and the code in Markdown pages: how tests read them, and run them with less to do."""
+"""Commands and code in Markdown pages: functions that read them and run them in less time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHORT = {
     "sample": ["count=20"],
     "evaluate": ["count=20"],
 }
-"""Options that a command gets besides its own, so that it takes a second and not minutes."""
+"""Options that are added to a command, so that it takes a second and not minutes."""
 SHORTER = {
     "trainer.epochs=8000": "trainer.steps=6",
     "trainer.replicas=10": "trainer.replicas=2",
@@ -35,7 +35,7 @@ SHORTER = {
     "sampler.steps=5,10,20": "sampler.steps=5,10",
     "sampler.steps=50": "sampler.steps=5",
 }
-"""Options that would take long, and their replacements."""
+"""Options that would take long, and replacements for them."""
 NARROW = {
     "experiment=paper/gaussian_mixture": ["sampler.steps=3"],
     "experiment=digits": ["network.channels=[8]"],
@@ -44,29 +44,29 @@ NARROW = {
     "sweep=weighting": ["experiment=paper/smile", "weighting=uniform", "seed=0", "hydra.sweep.dir=outputs/weighting"],
     "sweep=paper/grid": ["experiment=paper/grid/smile"],
 }
-"""Options that make an experiment smaller."""
+"""Options that are added to make an experiment smaller."""
 COMMAND = r"(?:PYTHONPATH=mine )?(?:python3?|pip|make|tensorboard|sdegen|\. )"
 
 
 def blocks(path: Path, language: str = "") -> list[str]:
-    """Returns the blocks of code of a language."""
+    """Returns the blocks of code in a language."""
     fenced = re.findall(r"^```(\w*)\n(.*?)^```$", path.read_text(), re.DOTALL | re.MULTILINE)
     return [block for found, block in fenced if found == language]
 
 
 def commands(path: Path) -> list[str]:
-    """Returns the commands of a page in their order, without the words beside them."""
+    """Returns the commands of a page in order, without the remarks to the right of them."""
     lines = [line for block in blocks(path) for line in block.splitlines() if re.match(COMMAND, line)]
     return [re.split(r"\s{2,}", line)[0] for line in lines]
 
 
 def own_commands(path: Path) -> list[str]:
-    """Returns the commands ``sdegen …`` of a page in their order."""
+    """Returns the commands ``sdegen …`` of a page in order."""
     return [line for line in commands(path) if "sdegen " in line]
 
 
 def reader(folder: Path) -> Path:
-    """Makes the files in a folder that the pages assume their reader to have."""
+    """Makes the files that the pages assume a reader to have, and returns the folder."""
     np.savetxt(folder / "points.csv", np.random.default_rng(0).normal(size=(50, 2)), delimiter=",")
     (folder / "pictures").mkdir()
     for i in range(6):
@@ -79,7 +79,7 @@ def reader(folder: Path) -> Path:
 
 
 def run_commands(lines: list[str], folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """Runs commands of the package in order, in one folder, each with less to do."""
+    """Runs commands of the package in one folder, in order, after :func:`shortened`."""
     patch.setattr(features, "EPOCHS", (1, 1))
     patch.setattr(images, "REFERENCE", 300)
     patch.setattr(forecast, "SECONDS", 0.0)
@@ -87,16 +87,16 @@ def run_commands(lines: list[str], folder: Path, patch: pytest.MonkeyPatch) -> N
     patch.syspath_prepend(str(folder / "mine"))
     for line in lines:
         command, arguments = shortened(line)
-        # The processes of a launcher outlive a fork.
+        # The processes of a launcher would outlive a fork.
         result = (fresh if "joblib" in line else run)(command, *arguments, cwd=folder)
         assert result.returncode == 0, f"{line}\n{result.stdout}\n{result.stderr}"
 
 
 def check_commands(lines: list[str]) -> None:
-    """Composes and checks every job of commands as they stand, in order, in the working folder, and runs none of them.
+    """Composes and checks every job of the commands in order, in the working folder, and runs no job.
 
-    Runs that a later command reads get their first checkpoint, before any step. Of commands that differ only in how
-    their jobs run, the first stands for the jobs of all.
+    A run that a later command reads gets its first checkpoint, before any step. If commands differ only in how their
+    jobs run, only the jobs of the first command are checked.
     """
     planned = set()
     for i, line in enumerate(lines):
@@ -128,7 +128,7 @@ def check_commands(lines: list[str]) -> None:
 
 
 def begin(config: Config) -> None:
-    """Writes the folder of a run with its first checkpoint; the newest run of a name is its latest."""
+    """Writes the folder of a run with its first checkpoint, and makes it the latest run of its name."""
     folder = Path("outputs", config["name"], "0")
     if not folder.exists():
         started = session.Session(config, folder, ANYTHING)
@@ -139,7 +139,7 @@ def begin(config: Config) -> None:
 
 
 def shortened(line: str) -> tuple[str, list[str]]:
-    """Returns a command and its arguments with less to do."""
+    """Returns a command and its arguments, with options that make it quick."""
     words = [word for word in shlex.split(line) if not word.startswith("PYTHONPATH=")]
     command, arguments = words[1], [SHORTER.get(word, word) for word in words[2:]]
     arguments = [word for word in arguments if word]
@@ -148,7 +148,7 @@ def shortened(line: str) -> tuple[str, list[str]]:
     given = {word.partition("=")[0] for word in arguments}
     own = [option for option in SHORT.get(command, []) if option.partition("=")[0] not in given]
     own += [option for word in arguments for option in NARROW.get(word, [])]
-    # The experiments of a sweep or of the paper, and a sampler that is named, may choose their steps.
+    # An experiment of the paper, a sweep and a sampler that the command names set the steps themselves.
     chosen = ("sampler", "sweep=", "experiment=paper/")
     if command in ("train", "sample") and not any(word.startswith(chosen) for word in arguments):
         own.append("sampler.steps=3")

@@ -1,4 +1,4 @@
-"""Imports go downwards only, between rooms and within them; scripts start light; few modules know Hydra."""
+"""Imports go downwards only, scripts import no slow modules at the start, and few modules import Hydra."""
 
 from __future__ import annotations
 
@@ -38,7 +38,10 @@ NAMES = {name_of(path): path for path in MODULES}
 
 
 def imports(path: Path) -> set[str]:
-    """The modules of the package that a file imports, anywhere in it; a room where it imports from the room itself."""
+    """Returns the modules of the package that a file imports, anywhere in it.
+
+    For an import from a room itself, the result has the room.
+    """
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:

@@ -13,7 +13,7 @@ ENGLISH, PORTUGUESE = ROOT / "README.md", ROOT / "README.pt-BR.md"
 
 
 def headings(path: Path) -> list[int]:
-    """Returns the levels of the headings."""
+    """Returns the levels of the headings of a page."""
     text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
     return [len(marks) for marks in re.findall(r"^(#+) ", text, re.MULTILINE)]
 

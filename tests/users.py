@@ -1,4 +1,4 @@
-"""Networks as users bring them, with all the state that a module can have."""
+"""Networks that users might write, with all the state that a module can have."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sdegen.sde import SDE, LinearSDE
 
 
 class Regular(Network):
-    """A perceptron with dropout, batch normalisation, weight norm, tied weights, and counters of its own.
+    """A perceptron with dropout, batch normalisation, weight norm, tied weights and counters.
 
     Args:
-        shape: of one point.
-        width: of its layers.
-        dropout: the share of hidden numbers that are dropped.
+        shape: shape of one point.
+        width: width of the layers.
+        dropout: share of the hidden units that are dropped.
     """
 
     def __init__(self, shape: tuple[int, ...], width: int = 16, dropout: float = 0.3) -> None:
@@ -49,7 +49,7 @@ class Regular(Network):
 
 
 class Plain(Network):
-    """A perceptron without any state but its weights."""
+    """Perceptron that has no state except its weights."""
 
     def __init__(self, shape: tuple[int, ...], width: int = 16) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Plain(Network):
 
 
 class RandomFeatures(Plain):
-    """Random features that are kept neither as a buffer nor as a parameter, and a lazy layer."""
+    """Network with random features that are neither a buffer nor a parameter, and with a lazy layer."""
 
     def __init__(self, shape: tuple[int, ...], width: int = 16) -> None:
         super().__init__(shape, width)
@@ -73,7 +73,7 @@ class RandomFeatures(Plain):
 
 
 class OldNorm(Plain):
-    """Weight norm by hooks, as it was before torch's parametrizations."""
+    """Perceptron with weight norm by hooks, as it was before torch's parametrizations."""
 
     def __init__(self, shape: tuple[int, ...], width: int = 16) -> None:
         super().__init__(shape, width)
@@ -81,7 +81,7 @@ class OldNorm(Plain):
 
 
 class Extra(Plain):
-    """State beside tensors, through torch's own door for it."""
+    """Perceptron with state that is no tensor, saved by torch's ``get_extra_state``."""
 
     def __init__(self, shape: tuple[int, ...], width: int = 16) -> None:
         super().__init__(shape, width)
@@ -99,14 +99,14 @@ class Extra(Plain):
 
 
 class Unsaved(Extra):
-    """State that a checkpoint refuses."""
+    """Perceptron with a state that a checkpoint refuses."""
 
     def get_extra_state(self) -> dict[str, object]:  # type: ignore[override]
         return {"passes": self.passes, "code": np.random.default_rng}
 
 
 class Forgetful(Plain):
-    """A counter that changes the output and stands outside of ``state_dict``."""
+    """Perceptron with a counter that changes the output and is not in ``state_dict``."""
 
     def __init__(self, shape: tuple[int, ...], width: int = 16) -> None:
         super().__init__(shape, width)
@@ -118,7 +118,7 @@ class Forgetful(Plain):
 
 
 class Foreign(Plain):
-    """Noise from a generator that is not torch's."""
+    """Perceptron with noise from a generator that does not belong to torch."""
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         noise = torch.from_numpy(np.random.standard_normal(x.shape)).to(x)
@@ -126,7 +126,7 @@ class Foreign(Plain):
 
 
 class Minimum(Plain):
-    """A running minimum that begins at infinity, two names for one counter, and a frozen parameter of whole numbers."""
+    """Perceptron with a minimum that begins at infinity, a counter with two names, and frozen integers."""
 
     def __init__(self, shape: tuple[int, ...], width: int = 16) -> None:
         super().__init__(shape, width)
@@ -144,7 +144,7 @@ class Minimum(Plain):
 
 
 class Growing(Plain):
-    """A buffer that grows while the network runs."""
+    """Perceptron with a buffer that grows while the network runs."""
 
     def __init__(self, shape: tuple[int, ...], width: int = 16) -> None:
         super().__init__(shape, width)
@@ -157,7 +157,7 @@ class Growing(Plain):
 
 
 class Late(Plain):
-    """A layer that is made in the first pass."""
+    """Perceptron with a layer that is made in the first pass."""
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         if self.training:
@@ -166,7 +166,7 @@ class Late(Plain):
 
 
 class Replacing(Plain):
-    """A weight that is normalised by putting another tensor in its place."""
+    """Perceptron that normalises a weight by putting another tensor in its place."""
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         if self.training:
@@ -176,7 +176,7 @@ class Replacing(Plain):
 
 
 class Waves(Plain):
-    """A complex buffer."""
+    """Perceptron with a complex buffer."""
 
     def __init__(self, shape: tuple[int, ...], width: int = 16) -> None:
         super().__init__(shape, width)
@@ -184,7 +184,7 @@ class Waves(Plain):
 
 
 class Locked(Plain):
-    """What cannot be copied."""
+    """Perceptron that cannot be copied, because it has a lock."""
 
     def __init__(self, shape: tuple[int, ...], width: int = 16) -> None:
         super().__init__(shape, width)
@@ -192,7 +192,7 @@ class Locked(Plain):
 
 
 class Keeping(Plain):
-    """Its last output is kept in a list, with its graph."""
+    """Perceptron that keeps its last output in a list, with the graph."""
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         self.last = [super().forward(x, t)]
@@ -200,7 +200,7 @@ class Keeping(Plain):
 
 
 class Counting(Plain):
-    """A whole number that changes the output, in a buffer that is not saved."""
+    """Perceptron with an integer that changes the output, in a buffer that is not saved."""
 
     def __init__(self, shape: tuple[int, ...], width: int = 16) -> None:
         super().__init__(shape, width)
@@ -212,7 +212,7 @@ class Counting(Plain):
 
 
 class Centred(Raw):
-    """A parametrization that takes the moments of the data and keeps their axes."""
+    """Parametrization that takes the moments of the data and keeps their axes."""
 
     def __init__(self, moments: Moments | None) -> None:
         assert moments is not None and moments.axes is not None
@@ -224,7 +224,7 @@ class Centred(Raw):
 
 
 class Learned(Karras, nn.Module):
-    """A parametrization with a parameter of its own, outside of the network."""
+    """Parametrization with a parameter of its own, outside of the network."""
 
     def __init__(self, sigma_data: float = 1.0) -> None:
         nn.Module.__init__(self)

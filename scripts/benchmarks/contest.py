@@ -6,10 +6,11 @@ start from the same draws.
 ode: mean distance between end points and exact end points, which the flow gives at tolerance 1e-10.
 sde: sliced W1 between samples and exact draws; the floor is the distance between two sets of exact draws.
 
-Each call of the score counts as one evaluation. A sampler takes as many steps as the number of evaluations allows. Each
-sampler, ours or from peers.py (libraries that are not installed are left out), has the best time grid for each family
-and number of evaluations. The grid is chosen on the first samples of each target. The sampler is then measured with
-this grid on all samples. The sampler that we recommend also has a row with its own configuration.
+Each call of the score counts as one evaluation. A sampler takes as many steps as the number of evaluations allows. The
+samplers come from sdegen and from peers.py. Libraries that are not installed are left out. For each family and number
+of evaluations, each sampler uses the time grid or the tolerance that suits it best. The two best settings on the first
+samples of each target are measured on all samples, and the better result is shown. The sampler that we recommend also
+has a row with its own configuration.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ BUDGETS = {"ode": [5, 10, 20, 50], "sde": [5, 10, 20]}
 SAMPLES = {"ode": 2000, "sde": 10_000}
 SEARCH = {"ode": 250, "sde": 2500}
 APART = ("as configured", "as published", "corrected")
-"""Ends of the names of samplers that have a column of their own in the summary."""
+"""Ends of sampler names. In the summary, samplers with these ends have separate columns."""
 
 
 def matching(contestants: Sequence[Contestant], words: Sequence[str]) -> list[Contestant]:
@@ -115,7 +116,7 @@ def main() -> None:
     parser.add_argument("--search", type=int, help="number of samples on which settings are chosen")
     parser.add_argument("--targets", type=int, nargs="+", default=[0, 1, 2], help="seeds of targets")
     parser.add_argument("--only", choices=("ours", "peers"))
-    parser.add_argument("--match", nargs="+", default=[""], help="only samplers whose name contains one of these words")
+    parser.add_argument("--match", nargs="+", default=[""], help="words; one of them must be in the sampler's name")
     parser.add_argument("--json", help="file for the results")
     arguments = parser.parse_args()
     kind = arguments.kind

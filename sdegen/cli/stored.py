@@ -1,7 +1,8 @@
-"""Nodes stored in a trained run, as the choice ``run`` of their groups, so that overrides can change the nodes.
+"""Registration of the configuration nodes of a trained run with Hydra.
 
-The nodes are read before Hydra composes a configuration. A checkpoint may come from a stranger, so only nodes that
-passed the checks of :mod:`sdegen.config` reach Hydra.
+Each node becomes the choice ``run`` of the node's group, so that overrides can change the node. The nodes are read
+before Hydra composes a configuration. A checkpoint may come from a stranger, so only nodes that passed the checks
+of :mod:`sdegen.config` reach Hydra.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def offer(groups: Sequence[str], arguments: Arguments, required: bool) -> None:
-    """Register the nodes of the run that ``run=`` names as the choice ``run`` of their groups.
+    """Register nodes of the run given by ``run=``, each as the choice ``run`` of the node's group.
 
     Args:
         groups: groups whose nodes are read.
@@ -46,15 +47,16 @@ def loaded(config: Config, groups: Sequence[str]) -> Run:
 
 
 def store(group: str, node: Mapping[str, Any]) -> None:
-    """Register a checked node as the choice ``run`` of a group, and its inner nodes as choices of the sub-groups.
+    """Register a checked node as the choice ``run`` of a group, and each inner node as a choice of a sub-group.
 
     Raises:
-        UserError: Hydra could read an option as part of its defaults list, through which it can build any class.
+        UserError: Hydra could read an option's name as part of a defaults list, and such a list can build any class.
     """
-    if not all(re.fullmatch(r"\w+", str(key)) for key in node) or "defaults" in node:
+    refused = [str(key) for key in node if key == "defaults" or not re.fullmatch(r"\w+", str(key))]
+    if refused:
         raise UserError(
-            f"{group}: the checkpoint's configuration is refused: it has the options {sorted(map(str, node))}: use the "
-            f"original checkpoint"
+            f"{group}: the checkpoint's configuration is refused: the option name {refused[0]!r} is not allowed: use "
+            f"the original checkpoint"
         )
     inner = {key: value for key, value in node.items() if isinstance(value, Mapping) and "_target_" in value}
     for key, value in inner.items():

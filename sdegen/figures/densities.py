@@ -19,7 +19,7 @@ from sdegen.figures.style import DATA, DENSITY, SAMPLES, shown, styled, subplots
 def density(
     dataset: Dataset, axes: Sequence[Tensor], log_p: Tensor, exact: Callable[[Tensor], Tensor | None]
 ) -> Figure:
-    """Draws the density of a model beside the exact density or the data, on the line or in the plane, in user's units.
+    """Draws the density of a model beside the exact density or the data, in one or two dimensions, in the user's units.
 
     Args:
         dataset: the data.

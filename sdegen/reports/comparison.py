@@ -26,7 +26,7 @@ def varied(runs: Sequence[FinishedRun]) -> list[str]:
     """Returns the options in which runs differ; a group comes before the options of the group."""
     keys = dict.fromkeys(key for run in runs for key in run.options)
     differing = [key for key in keys if len({run.options.get(key) for run in runs}) > 1]
-    # An option that only one of two classes has need not be named: the class already names the difference.
+    # If only one of two classes has an option, leave the option out: the class already names the difference.
     lacking = {key for key in differing if any(key not in run.options for run in runs)}
     implied = {key for key in lacking if key.rpartition(".")[0] in differing} | _seeded(runs, differing)
     return [key for key in differing if key not in implied]
@@ -58,12 +58,12 @@ def headline(runs: Sequence[FinishedRun]) -> str | None:
 
 @figures.styled
 def figure(runs: Sequence[FinishedRun]) -> Figure | None:
-    """Draws the quality of runs against the options in which they differ, with a panel for each name of runs.
+    """Draws the quality of runs against the options in which the runs differ, with one panel for each run name.
 
-    A small point is the run of one seed, and a large point is the median over seeds. If a number was swept, a line
-    joins the medians; otherwise each choice has a row. The dashed line is the floor. If the option ``times`` was swept,
-    two more panels show the cost. Returns None if no runs of one name differ, or if they differ in more than
-    :data:`MOST_VARIED` options.
+    A small point is the run of one seed, and a large point is the median over seeds. If a numeric option has more than
+    two values, a line joins the medians; otherwise each choice has a row. The dashed line is the floor. If the option
+    ``times`` was swept, two more panels show the cost. Returns None if no runs of one name differ, or if the runs of
+    each name differ in more than :data:`MOST_VARIED` options.
     """
     panels: list[tuple[str, list[FinishedRun], list[str], str, str]] = []
     for name in dict.fromkeys(run.name for run in runs):
@@ -152,7 +152,7 @@ def _measured(run: FinishedRun, quantity: str) -> float:
 
 
 def _number(runs: Sequence[FinishedRun], keys: Sequence[str]) -> str | None:
-    """Returns the option for the horizontal axis: the first number with more than two values, or None."""
+    """Returns the option for the horizontal axis: the first numeric option with more than two values, or None."""
     return next((key for key in keys if len(_numbers(runs, key)) > 2), None)
 
 

@@ -35,7 +35,8 @@ class Written(NamedTuple):
 def replace(path: Path, make: Callable[[Path], object]) -> None:
     """Makes a file under a temporary name, then renames it, so that ``path`` has the old content or the new content.
 
-    This is also true after a power failure, because the content and the name are on the disk before it returns.
+    This is also true after a power failure, because the function returns only when the content and the name are on the
+    disk.
 
     Raises:
         Unwritable: the file could not be written. ``path`` still has the old content.
@@ -115,7 +116,7 @@ def resolve(run: Path) -> Path:
     """Returns the folder of a run. ``latest`` is a link to the folder, or a file that contains the folder's name.
 
     Raises:
-        UserError: ``latest`` does not name a folder beside it.
+        UserError: ``latest`` does not name a folder in the parent folder of ``latest``.
     """
     if run.is_symlink():
         target = str(run.readlink())
@@ -124,12 +125,15 @@ def resolve(run: Path) -> Path:
     else:
         return run
     if run.name == "latest" and not re.fullmatch(r"(?!\.\.?$)[^/\\\x00-\x1f\x7f]{1,255}", target):
-        raise UserError(f"{run}: names no folder beside it: give the folder of a run")
+        raise UserError(f"{run} does not name a folder in {run.parent}: give the folder of the run")
     return run.parent / target
 
 
 def point_latest(run: Path) -> None:
-    """Makes ``latest``, beside the run's folder, a link to this folder, or a file with its name without links."""
+    """Makes ``latest``, in the parent folder, a link to the run's folder.
+
+    If the system has no links, ``latest`` is a file with the name of the run's folder.
+    """
     latest = run.parent / "latest"
     if latest.is_dir() and not latest.is_symlink():
         return
@@ -162,7 +166,7 @@ def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def new_folder(parent: Path, name: str) -> Iterator[tuple[Path, Path]]:
-    """Makes a folder ``<number>-<name>`` with a number above those of all other folders.
+    """Makes a folder ``<number>-<name>`` with a number above the numbers of all other folders.
 
     Yields a hidden folder to write into, and the final path. The hidden folder is renamed when it is complete.
     """

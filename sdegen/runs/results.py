@@ -67,9 +67,9 @@ def write(
     """
     # Build the guidance before sampling, so that a mistake costs no time.
     plan, name = planned(run, guidance, label), choice(run.config["sampler"])
-    by = "" if guidance is None else f" under {choice(guidance)}"
+    by = "" if guidance is None else f" and the guidance {choice(guidance)}"
     each = " of each class" if len(plan.labels) > 1 else ""
-    log.info(f"sampling {count}{each} by {name}{by}, {run.weights_used()}")
+    log.info(f"drawing {count} samples{each} with the sampler {name}{by}, {run.weights_used()}")
     drawn = _drawn(run, plan, count, seed, batch_size)
     own = {"step": run.step, "weights": run.weights, "seed": seed, "batch_size": batch_size}
     own |= {group: run.config[group] for group in ("sampler", "network")}
@@ -117,7 +117,11 @@ def write_accuracy(run: Run, model: ClassifierModel, draw: bool) -> Metrics:
     if draw:
         chance = 1 / (run.classes or 1)
         figures.save(figures.accuracy(*curves, chance), run.folder / "figures" / "accuracy.png")
-    log.info(metrics.table(found, "held out") if found else f"no metrics: {metrics.unmeasured(run.dataset)}")
+    if found:
+        log.info(metrics.table(found, "held out"))
+    else:
+        why = metrics.unmeasured(run.dataset) or "no data are held out"
+        log.info(f"no metrics: {why}: use data with a held-out part")
     return found
 
 
@@ -152,7 +156,8 @@ def _judge(run: Run, drawn: Drawn, seen: Observation | None, folder: Path) -> Me
     if found:
         log.info(metrics.table(found))
     elif len(drawn.x) > 1:
-        log.info(f"no metrics: {metrics.unmeasured(dataset) or 'no images were held out'}")
+        why = metrics.unmeasured(dataset) or "no images are held out"
+        log.info(f"no metrics: {why}: use data with a held-out part")
     return found
 
 

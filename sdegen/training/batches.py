@@ -56,7 +56,7 @@ class Stream:
     The argument ``points`` has the data of each seed. The data of all seeds have the same size.
 
     Attributes:
-        variant: number of the seed's stream of times and noises; above 0 after retries.
+        variant: index of the random stream for the times and the noise: 0, or the number of retries.
         together: largest number of blocks that are prepared together.
     """
 
@@ -206,7 +206,8 @@ class Points:
         index = self.indices(steps)[:, :width]
         x, y = self.x[index.to(self.x.device)].to(self.device), self.y[index]
         if self.cells is not None:
-            # Add uniform noise in the cell of each value. A generator of its own leaves all other noise unchanged.
+            # Add uniform noise in the cell of each value. The noise comes from a separate generator, so that all other
+            # noise is unchanged.
             x = x.double() + self.cells * self._uniform("dequantisation", x, blocks) - self.cells / 2
         if self.dropout:
             y = torch.where(self._uniform("labels", y, blocks) < self.dropout, -1, y)

@@ -83,7 +83,7 @@ class Adam(Optimizer):
 
 
 def state_of_model(state: State, model: int, shape: torch.Size) -> State:
-    """Returns the optimiser's state for one model, in the form for a training of this model alone.
+    """Returns the optimiser's state for one model, as if this model had been trained alone.
 
     ``shape`` is ``(R, P)`` for R models with P parameters each.
     """
@@ -94,7 +94,7 @@ def load_states(optimizer: torch.optim.Optimizer, recipe: Optimizer, states: Seq
     """Loads the states of models that are trained together, as :func:`state_of_model` returned them.
 
     Raises:
-        UserError: the states do not fit the optimiser, which ``recipe`` built, and the models.
+        UserError: the states do not fit the models or the optimiser that ``recipe`` built.
     """
     (group,) = optimizer.param_groups
     (vector,) = group["params"]
@@ -117,9 +117,9 @@ def load_states(optimizer: torch.optim.Optimizer, recipe: Optimizer, states: Seq
 
 
 def _mapped(change: Callable[..., Tensor], states: Sequence[State], weights: int) -> State:
-    """Returns the first state with new tensors: ``change`` of the tensors of all states.
+    """Returns a copy of the first state, in which ``change`` replaces the tensors with one entry for each weight.
 
-    Only tensors with one entry for each weight are changed.
+    The arguments of ``change`` are the corresponding tensors of all states.
     """
     first, *_ = states
     changed = {

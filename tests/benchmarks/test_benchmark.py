@@ -1,4 +1,4 @@
-"""The benchmark: ratios within a round, quartiles, and a suite from the command line to its files."""
+"""The benchmark: ratios within a round, quartiles, and whole suites that run from the command line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sdegen.core.errors import UserError  # noqa: E402
 
 
 def test_ratios_are_within_a_round_so_that_a_slow_machine_does_not_move_them() -> None:
-    """With an accelerating clock the seconds differ tenfold, but their ratios are equal."""
+    """The last round takes ten times as long as the first one, but the ratio within each round stays the same."""
     now = 0.0
 
     def speeds() -> Iterator[float]:
@@ -47,7 +47,10 @@ def test_rows_have_medians_and_quartiles() -> None:
 
 
 def test_a_suite_runs_from_the_command_line(tmp_path: Path) -> None:
-    """The exact divergence is near the exact density, and the files have the numbers of the table."""
+    """The error is below 1e-3 with the exact divergence and above it with one probe.
+
+    The table prints the stored median.
+    """
     result = run("benchmark", "likelihood", "points=20", "--folder", str(tmp_path), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     found = json.loads((tmp_path / "results.json").read_text())
@@ -96,7 +99,7 @@ def test_a_process_that_fails_is_reported_by_its_last_line() -> None:
 
 
 def measured(folder: Path, suite: str, *changes: str, limit: float = 300) -> dict[tuple[str, str, str | float], float]:
-    """Returns the medians of a suite by panel, line and position, after a check that its table has them."""
+    """Runs a suite, checks its table and its figure, and returns the medians by panel, line and position."""
     result = run("benchmark", suite, *changes, "--folder", str(folder), cwd=folder, limit=limit)
     assert (result.returncode, result.stderr) == (0, "")
     rows = json.loads((folder / "results.json").read_text())["rows"]
@@ -120,7 +123,10 @@ def test_quality_has_the_exact_score_without_error(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_recipes_have_each_set_and_what_a_plane_shows(tmp_path: Path) -> None:
-    """The default recipe keeps samples on the plane even after a short training; the previous default does not."""
+    """After two training steps, samples of the recipe ``default`` lie near the plane of the data.
+
+    Samples of the recipe ``before`` lie far from it.
+    """
     options = ("options=[trainer.steps=2,trainer.threads=1,sampler.steps=200]", "seeds=1", "count=50", "points=400")
     found = measured(tmp_path, "recipes", "sets=[moons,plane]", *options)
     assert {at for _, _, at in found} == {"moons", "plane"}
@@ -130,24 +136,24 @@ def test_recipes_have_each_set_and_what_a_plane_shows(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_sampling_measures_the_error_of_both_solvers(tmp_path: Path) -> None:
-    """Tighter tolerances of SciPy's solver end nearer to the exact end points."""
+    """A smaller tolerance brings the end points of ``solve_ivp`` closer to the exact end points."""
     trained = "trained=[experiment=smile,trainer.steps=1,trainer.preview_every=0,count=2]"
     options = (trained, "rounds=1", "evaluations=4", "count=20", "tolerances=[1e-2,1e-4]")
     found = measured(tmp_path, "sampling", *options)
-    loose, tight = (at for panel, line, at in found if panel.startswith("time by mean") and line == "solve_ivp")
+    loose, tight = (at for panel, line, at in found if panel.startswith("time against mean") and line == "solve_ivp")
     assert float(tight) < float(loose)
 
 
 @pytest.mark.slow
 def test_memory_grows_with_the_chunk(tmp_path: Path) -> None:
     found = measured(tmp_path, "memory", "rounds=1", "steps=1", "chunks=[10,3000]", "tasks.mixture=paper/grid/smile")
-    panel = "memory above torch by draws in a chunk"
+    panel = "memory above torch against draws in a chunk"
     assert all(found[panel, task, 3000] > found[panel, task, 10] + 50 for task in ("mixture", "smile"))
 
 
 @pytest.mark.slow
 def test_start_up_begins_a_run_in_each_round(tmp_path: Path) -> None:
-    """Wrong options are found before torch is imported; help takes longer than the floor."""
+    """The suite times the first step of a run, the help, and four kinds of wrong options."""
     found = measured(tmp_path, "start_up", "rounds=2")
     assert found["wait", "", "first step, after torch"] > 0
     ratios = {
@@ -166,7 +172,7 @@ def test_scaling_has_a_point_for_each_size(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_time_to_quality_follows_every_contestant(tmp_path: Path) -> None:
-    """A second is too short to learn the score, but its error stays bounded; the test starts 24 processes."""
+    """One second is too short to learn the score, but the error stays below 3. The test starts 24 processes."""
     found = measured(tmp_path, "time_to_quality", "seconds=1", limit=1200)
     curves = {(panel, line) for panel, line, _ in found if panel.startswith("error of the score")}
     assert len(curves) == 8

@@ -1,4 +1,4 @@
-"""The contest of samplers: its targets, its exact answers and its counts."""
+"""The contest of samplers: targets, exact answers, and counts of evaluations."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FAMILIES = ("broad", "clusters", "rare", "ring", "tails", "planes16", "planes64"
 
 @pytest.fixture(scope="module")
 def scripts() -> Iterator[None]:
-    """Make the folder of the scripts importable."""
+    """Makes the folder of the scripts importable."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parents[2] / "scripts" / "benchmarks"))
         from arena import problem
@@ -91,33 +91,34 @@ def test_broad_targets_are_anisotropic_and_as_various_as_said(targets: ModuleTyp
     deviations = torch.cat([torch.linalg.eigvalsh(law.covariances).sqrt() for law in laws])
     ratio = deviations[:, 1] / deviations[:, 0]
     assert float(ratio.median()) > 1.5
-    # Standardising divides by the standard deviation of the mixture, which is near 1, the deviation of the means.
+    # Standardisation hardly changes these numbers, because the standard deviation of the mixture is near 1.
     assert 0.01 < float(deviations.min()) < 0.06
     assert 0.3 < float(deviations[:, 1].quantile(0.9)) < 0.8
 
 
 def test_the_other_families_are_what_they_are_said_to_be(targets: ModuleType) -> None:
-    """Draws show narrow clusters, a rare tight mode, a thin ring and heavy tails."""
+    """The draws show narrow clusters, a rare tight mode, a thin ring and heavy tails."""
     laws = {family: targets.target(family, 0) for family in ("clusters", "rare", "ring", "tails")}
     draws = {family: law.sample(20_000, generator("cpu", 0, "test")) for family, law in laws.items()}
-    # The distance to the centre of a round Gaussian of the plane has mean sqrt(pi / 2) times its deviation.
+    # For a round Gaussian in the plane, the mean distance to the centre is sqrt(pi / 2) standard deviations.
     to_centre = torch.cdist(draws["clusters"], laws["clusters"].means).min(1).values
     assert 0.012 < float(to_centre.mean()) / math.sqrt(math.pi / 2) < 0.017
     tight = (draws["rare"] - laws["rare"].means[-1]).norm(dim=1) < 0.05
     assert 0.015 < float(tight.double().mean()) < 0.04
-    # Standardising made an ellipse of the circle; after undoing it, the deviation of the radius is the thickness.
+    # Standardisation made the circle an ellipse. Undo it, so that the radius has the thickness as its
+    # standard deviation.
     centres = laws["ring"].means
     low, high = centres.min(0).values, centres.max(0).values
     radius = ((draws["ring"] - (low + high) / 2) / ((high - low) / 2)).norm(dim=1)
     assert float(radius.mean()) == pytest.approx(1, abs=0.01)
     assert 0.025 < float(radius.std()) < 0.035
-    # A Gaussian has 3.
+    # The fourth moment of a standard normal is 3.
     assert float(draws["tails"].pow(4).mean()) > 15
 
 
 @pytest.mark.parametrize("d", [16, 64])
 def test_planes_are_thin_and_no_rotation_decouples_them(targets: ModuleType, d: int) -> None:
-    """All but four deviations of each component are 0.03, and the covariances do not commute."""
+    """In each component, all but four standard deviations are 0.03. The covariances do not commute."""
     law = targets.target(f"planes{d}", 0)
     deviations = torch.linalg.eigvalsh(law.covariances).sqrt()
     torch.testing.assert_close(deviations[:, : d - 4], torch.full((8, d - 4), 0.03, dtype=torch.float64))
@@ -136,7 +137,7 @@ def test_a_target_is_a_function_of_its_family_and_seed(targets: ModuleType, fami
 
 
 def various(seed: int) -> GaussianMixture:
-    """Makes a mixture in five dimensions with different deviations; it has 3 components, and 1 more per seed."""
+    """Makes a mixture of ``3 + seed`` components in five dimensions, with random means and covariances."""
     source, m = generator("cpu", seed, "test law"), 3 + seed
     axes = torch.linalg.qr(torch.randn(m, 5, 5, generator=source, dtype=torch.float64))[0]
     variances = 0.01 + torch.rand(m, 1, 5, generator=source, dtype=torch.float64)
@@ -147,7 +148,7 @@ def various(seed: int) -> GaussianMixture:
 @pytest.mark.parametrize("t", [1e-5, 0.01, 0.3, 1.0])
 @pytest.mark.parametrize("family", [*FAMILIES, "various"])
 def test_scores_side_by_side_are_gradients_of_the_density(targets: ModuleType, family: str, t: float) -> None:
-    """The low-rank form of the score agrees with autograd through torch's mixture, where the density is not tiny."""
+    """At draws from the noisy mixture, the low-rank score equals the gradient of torch's mixture density."""
     from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
     sde, at = VP(), torch.tensor(t, dtype=torch.float64)
@@ -165,14 +166,14 @@ def test_scores_side_by_side_are_gradients_of_the_density(targets: ModuleType, f
         shares.append(x.detach())
     x, scores = torch.cat(shares), targets.SideBySide(laws, sde)
     torch.testing.assert_close(scores(x, at), torch.cat(expected), rtol=1e-8, atol=1e-8)
-    # The score also takes a time for each point, and the targets may come one by one.
+    # The score also accepts one time for each point, and one target at a time.
     alone = [targets.SideBySide([law], sde)(share, at) for law, share in zip(laws, shares, strict=True)]
     torch.testing.assert_close(torch.cat(alone), torch.cat(expected), rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(scores(x, at.expand(len(x))), scores(x, at), rtol=1e-12, atol=0)
 
 
 def test_exact_end_points_have_the_law_of_the_target(problem: ModuleType, targets: ModuleType) -> None:
-    """Mean, covariance and the mass beyond a line agree for the ends of the flow and the mixture."""
+    """The ends of the flow and draws from the mixture agree in mean, covariance and the mass beyond a line."""
     ends = problem.problem("ode", "broad", [1], 1500).distances[0].truth
     exact = targets.target("broad", 1).sample(200_000, generator("cpu", 1, "test"))
     for moment in (
@@ -192,7 +193,7 @@ def test_exact_end_points_have_the_law_of_the_target(problem: ModuleType, target
 def test_exact_end_points_are_those_of_another_kind_of_solver(
     problem: ModuleType, targets: ModuleType, family: str
 ) -> None:
-    """The oracle is SciPy's DOP853 of order 8 on the flow, point by point."""
+    """The oracle is SciPy's DOP853, of order 8, which solves the flow for each point separately."""
     from scipy.integrate import solve_ivp
 
     held = problem.problem("ode", family, [0], 4)
@@ -210,7 +211,7 @@ def test_exact_end_points_are_those_of_another_kind_of_solver(
 
 
 def halves(sde: LinearSDE, score: Score, x: Tensor, steps: int, seed: int) -> Tensor:
-    """Returns its start, after two evaluations for each step and one more."""
+    """Calls the score ``2 * steps + 1`` times and returns ``x`` unchanged."""
     t = torch.tensor(sde.T, dtype=torch.float64)
     for _ in range(2 * steps + 1):
         score(x, t)
@@ -222,7 +223,7 @@ def test_steps_fill_the_budget_as_counted_at_the_score(problem: ModuleType, race
     sampler = race.Contestant("halves", "", halves)
     assert [race.fitting(sampler, held, budget) for budget in (2, 3, 4, 5, 20, 21)] == [0, 1, 1, 2, 9, 10]
     assert race.Race([held], 100).measure(sampler, 20).nfe == 19
-    # An adaptive sampler ignores the budget: it makes three evaluations here.
+    # This adaptive sampler always makes three evaluations, so a budget of two excludes it.
     chooses = race.Contestant("halves", "", lambda *a: halves(*a[:3], 1, 0), adaptive=True)
     assert [race.Race([held], 100).measure(chooses, budget).nfe for budget in (2, 3, 4)] == [0, 3, 3]
 
@@ -230,7 +231,7 @@ def test_steps_fill_the_budget_as_counted_at_the_score(problem: ModuleType, race
 def test_the_distance_of_a_sampler_that_does_nothing_is_that_of_the_noise(
     problem: ModuleType, race: ModuleType
 ) -> None:
-    """The value is the mean distance of the starts to the ends of the flow, row by row."""
+    """The value is the mean distance between an initial state and the end point of the flow from it."""
     sampler = race.Contestant("halves", "", halves)
     for family in ("broad", "planes16"):
         held = problem.problem("ode", family, [0, 1], 50)
@@ -241,7 +242,7 @@ def test_the_distance_of_a_sampler_that_does_nothing_is_that_of_the_noise(
 
 
 def test_sliced_w1_to_sorted_points_is_the_metric(problem: ModuleType) -> None:
-    """The equality holds for any two numbers of points, also in more than two dimensions."""
+    """The two values are equal for any two numbers of points, in two and in five dimensions."""
     source = generator("cpu", 0, "test")
     for d in (2, 5):
         draws = torch.randn(600, d, generator=source, dtype=torch.float64)
@@ -251,7 +252,7 @@ def test_sliced_w1_to_sorted_points_is_the_metric(problem: ModuleType) -> None:
 
 
 def test_the_best_setting_is_chosen_by_value(problem: ModuleType, race: ModuleType) -> None:
-    """The nearest of several samplers at known distances wins; a sampler that fails does not."""
+    """The sampler with the smallest distance wins. A sampler whose samples are NaN does not win."""
     held = problem.problem("ode", "broad", [0], 50)
 
     def ending(offset: float) -> object:
@@ -271,7 +272,7 @@ def test_the_best_setting_is_chosen_by_value(problem: ModuleType, race: ModuleTy
 
 
 def test_the_summary_has_the_least_of_each_side(scripts: None) -> None:
-    """Our configured sampler and azula's corrected sampler have columns; the smallest value but the floor is bold."""
+    """Configured and corrected samplers have columns of their own. The smallest value is bold; the floor never is."""
     import contest
 
     def row(name: str, *values: float) -> dict[str, object]:
@@ -313,7 +314,7 @@ def test_our_entries_compose_and_count_as_their_options_say(problem: ModuleType,
 
 
 def euler(sde: LinearSDE, score: Score, x: Tensor, steps: int, seed: int) -> Tensor:
-    """Samples with Euler's method for the flow."""
+    """Draws samples with Euler's method for the flow."""
     h = (sde.T - sde.eps) / steps
     for t in sde.T - h * torch.arange(steps, dtype=torch.float64):
         x = x + h * 0.5 * sde.diffusion(t) ** 2 * (x + score(x, t))
@@ -321,7 +322,7 @@ def euler(sde: LinearSDE, score: Score, x: Tensor, steps: int, seed: int) -> Ten
 
 
 def test_targets_side_by_side_and_apart_measure_the_same(problem: ModuleType, race: ModuleType) -> None:
-    """A sampler's distance with all targets in one batch is the mean of its distances on each."""
+    """The distance of a sampler on one batch with all targets is the mean of its distances on each target alone."""
     held = problem.problem("sde", "planes16", [0, 3, 4], 40)
     sampler = race.Contestant("Euler", "", euler)
     together = race.Race([held], 10).measure(sampler, 9)
@@ -331,7 +332,7 @@ def test_targets_side_by_side_and_apart_measure_the_same(problem: ModuleType, ra
 
 
 def test_grids_fall_from_the_prior_to_the_end(grids: ModuleType) -> None:
-    """Each grid is uniform in its variable, computed from alpha and sigma."""
+    """Each grid falls from T. Four grids have equal steps in t, sqrt(t), log-SNR and sigma-hat^(1/7)."""
     sde = VP()
     uniform = {
         "uniform t": lambda t: t,
@@ -360,15 +361,16 @@ def slopes(errors: list[float]) -> list[float]:
 
 
 def ratio(sde: LinearSDE, t: Tensor) -> Tensor:
-    """sigma-hat, the noise-to-signal ratio."""
+    """Returns sigma-hat = sigma / alpha, the noise-to-signal ratio."""
     return sde.sigma(t) / sde.alpha(t)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_ipndm_has_its_order_on_equal_steps(papers: ModuleType, order: int) -> None:
-    """For noise c u^5 x-hat, with u the share of the range R of sigma-hat that is gone, x-hat shrinks by exp(-c R / 6).
+    """If the predicted noise is c u^5 x-hat, the flow multiplies x-hat by exp(-c R / 6).
 
-    The field is so flat where it starts that the lower orders of the first steps do not matter.
+    R is the length of the range of sigma-hat, and u grows from 0 to 1 along it. The field is so flat near u = 0 that
+    the lower orders of the first steps do not matter.
     """
     sde, c = VP(beta_max=2.0), torch.tensor([4.0, 1.0], dtype=torch.float64)
     x = torch.tensor([[1.0, -0.7]], dtype=torch.float64)
@@ -389,7 +391,10 @@ def test_ipndm_has_its_order_on_equal_steps(papers: ModuleType, order: int) -> N
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_the_corrected_reab_has_its_order(papers: ModuleType, grids: ModuleType, order: int) -> None:
-    """As for iPNDM, but with y = x-hat / sqrt(1 + sigma-hat^2), theta = arctan(sigma-hat) and dy = f d theta."""
+    """The flow is dy = c u^5 y d theta, with y = x-hat / sqrt(1 + sigma-hat^2) and theta = arctan(sigma-hat).
+
+    Along the range of theta, which has the length R, u grows from 0 to 1. The flow multiplies y by exp(-c R / 6).
+    """
     sde, c = VP(beta_max=2.0), torch.tensor([4.0, 1.0], dtype=torch.float64)
     x = torch.tensor([[1.0, -0.7]], dtype=torch.float64)
     ends = ratio(sde, torch.tensor([sde.T, sde.eps], dtype=torch.float64)).arctan()
@@ -416,11 +421,11 @@ def gaussian_errors(
     grid: Callable[[LinearSDE, int], Tensor],
     counts: tuple[int, ...],
 ) -> list[float]:
-    """Errors on anisotropic Gaussian data, whose flow scales each coordinate by its deviation.
+    """Returns the errors of a sampler on anisotropic Gaussian data, where the flow scales each coordinate.
 
     Args:
-        sampler: ``(sde, score, x, times) -> ends``.
-        grid: ``(sde, steps) -> times``.
+        sampler: function ``(sde, score, x, times) -> ends``.
+        grid: function ``(sde, steps) -> times``.
         counts: numbers of steps.
     """
     sde, variances = VP(), torch.tensor([0.09, 2.0], dtype=torch.float64)
@@ -444,7 +449,10 @@ def test_ipndm_has_order_two_on_its_authors_grid(papers: ModuleType, grids: Modu
 
 
 def test_azulas_reab_falls_to_first_order(grids: ModuleType) -> None:
-    """This is the reason for the corrected sampler, which can go if azula is corrected and this fails."""
+    """azula's REAB of order 3 converges at order 1.
+
+    If azula corrects this sampler and the test fails, remove our corrected version.
+    """
     pytest.importorskip("azula")
     from arena import azula
 

@@ -1,8 +1,8 @@
-"""Thousands of command lines, valid and invalid: valid ones train and sample, invalid ones end in lines with the fix.
+"""Thousands of command lines: a valid one trains and samples, and an invalid one ends with messages that say the fix.
 
-The command lines come from the program itself: choices from ``conf/``, options and their types from the signatures of
-the classes. The contract: either a run takes two steps and gives a few samples, or ``guard`` reports the mistake; there
-is no other exception, no warning, and no line without the name of an option or an argument.
+Choices come from ``conf/``; options and their types come from the signatures of the classes. The contract: a run takes
+two steps and draws a few samples, or ``guard`` reports the mistake. There is no other exception and no warning, and
+each line of the report names an option or an argument.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from sdegen.runs.sampling import draw
 from sdegen.training.trainer import DTYPES
 
 COUNT, SECONDS = 3, 60
-"""Number of samples of a run; seconds after which a command line counts as hanging."""
+"""Number of samples of a run, and number of seconds after which a command counts as hanging."""
 CHEAP: dict[str, dict[str, object]] = {
     "trainer": {"epochs": 1, "steps": 2, "batch_size": 4, "preview_every": 0, "threads": 1},
     "dataset": {"size": 20},
@@ -50,9 +50,9 @@ CHEAP: dict[str, dict[str, object]] = {
     "sde": {"levels": 30},
     "times": {"points": 4, "simulations": 2},
 }
-"""Values that keep a run small, if the chosen classes have these options."""
+"""Values that keep a run small, for the options that the chosen classes have."""
 PATHS = {"file": "points.csv", "folder": "images"}
-"""Paths that choices of data sets read."""
+"""Paths that the choices of ``dataset`` read."""
 NASTY = (
     *("", "null", "nan", "inf", "-inf", "-1", "0", "-0.0", "1e308", "1e-308", "1e20", str(2**62), "9" * 400, "1.5"),
     *("true", "[]", "{}", "[[]]", "[1,2]", "[null]", "{a:1}", "{a:{b:[c]}}", "{_target_:os.system}", "a,b", "?", "???"),
@@ -78,17 +78,17 @@ NASTY = (
     *("'", '"', "\\", "\\'", "a b", "a=b", "=", ":", "a:b", "a#b", "é ü 日本", "\U0001f642", "(", ")", "]", "}"),
     *("x" * 2000, "[" * 50, "../..", "/", "~", "%s", "{0}", "\t", "0x10", "1_000", "1e", "off", "sdegen.sde.VP"),
 )
-"""Values that no option or few options allow."""
+"""Values that few options accept, or no option."""
 EDGES = ("0", "-1", "1", "2", "1e-300", "1e-30", "1e-9", "0.999999999", "1e15", "1e300", str(2**62), "null", "[]")
-"""Values at the edges of the ranges of options, and beyond."""
+"""Values at the limits of the ranges of options, and outside the ranges."""
 LONG = ("trainer.steps", "trainer.epochs", "sampler.max_steps")
-"""Options with which a large number makes a run long, as the user asked."""
+"""Options for which a large value is no mistake, but makes a run long."""
 Arguments = tuple[str, ...]
 Node = dict[str, Any]
 
 
 def choices(group: str) -> list[str]:
-    """Returns the choices of a group, from its folder."""
+    """Returns the choices of a group, which are the YAML files in its folder."""
     folder = CONF / group
     return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.glob("*.yaml"))
 
@@ -100,7 +100,7 @@ EXPERIMENTS = sorted(str(path.relative_to(CONF / "experiment"))[:-5] for path in
 
 @functools.cache
 def node(group: str, choice: str) -> Node:
-    """Returns the node of a choice, with the nodes of its sub-groups; a choice like ``none`` has no class."""
+    """Returns the configuration of a choice, including its sub-groups. A choice like ``none`` has no class."""
     raw = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{choice}.yaml"))
     assert isinstance(raw, dict)
     chosen = [pair for default in raw.pop("defaults", []) if isinstance(default, dict) for pair in default.items()]
@@ -110,12 +110,12 @@ def node(group: str, choice: str) -> Node:
 
 @functools.cache
 def experiment(name: str) -> dict[str, Node]:
-    """Returns the nodes of an experiment's configuration."""
+    """Returns the configuration of an experiment, by group."""
     return {k: v for k, v in composed("train", [f"experiment={name}"]).items() if k in known.GROUPS}
 
 
 def options(of: Node, path: str) -> dict[str, Any]:
-    """Returns the types of the options of a node's classes, by path."""
+    """Returns the types of the options of a configuration, by the path of the option."""
     if "_target_" not in of:
         return {}
     own = {f"{path}.{key}": hint for key, hint in schema._types(schema.resolve(of["_target_"], ())).items()}
@@ -125,7 +125,7 @@ def options(of: Node, path: str) -> dict[str, Any]:
 
 
 def written(value: object) -> str:
-    """Returns a value as it is typed on the command line."""
+    """Returns a value as a user writes it on the command line."""
     if isinstance(value, (list, tuple)):
         return f"[{','.join(map(written, value))}]"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
@@ -152,14 +152,17 @@ def fitting(hint: Any) -> st.SearchStrategy:  # noqa: ANN401
 
 
 NAMED = {f"{group}={choice}": options(node(group, choice), group) for group in TRAINED for choice in choices(group)}
-"""Types of the options of every choice of every group."""
+"""Types of the options of each choice, by ``group=choice``."""
 KNOWN = sorted({*GROUPS, *known.TRAIN, *(name for named in NAMED.values() for name in named)})
 WORDS = {word for name in KNOWN for word in re.split(r"[./]", name)} | {"hydra", "config", "command"}
 
 
 @st.composite
 def lines(draw: st.DrawFn, edge: bool = False) -> Arguments:
-    """Draws a command line with existing names and values of the right types; with ``edge``, one value may be wrong."""
+    """Draws a command line with existing names and values of the right types.
+
+    With ``edge``, one value may be out of range.
+    """
     name = draw(st.none() | st.sampled_from(EXPERIMENTS))
     nodes = dict(experiment(name or "smile"))
     arguments = [f"experiment={name}"] if name else ["experiment=smile"]
@@ -190,7 +193,7 @@ def lines(draw: st.DrawFn, edge: bool = False) -> Arguments:
 
 @st.composite
 def spoilt(draw: st.DrawFn) -> str:
-    """Draws an argument that is wrong, or right by luck."""
+    """Draws an argument that is wrong in most cases."""
     of = draw(st.sampled_from([*NAMED]))
     name = draw(st.sampled_from([*(NAMED[of] or KNOWN)]) | st.sampled_from([*KNOWN, *HYDRA]))
     value = draw(st.sampled_from(NASTY) | st.text(max_size=12) | st.sampled_from([written(v) for v in (1, 0.5, "a")]))
@@ -210,7 +213,7 @@ ASKED = st.tuples(lines() | lines(edge=True), st.lists(spoilt(), max_size=2)).ma
 
 @contextlib.contextmanager
 def typed(arguments: Arguments) -> Iterator[io.StringIO]:
-    """Replace the arguments of this process and collect standard error; a command line that hangs raises."""
+    """Replace ``sys.argv`` and collect standard error. A command line that hangs raises an error."""
 
     def hang(*_: object) -> None:
         raise TimeoutError(f"no end after {SECONDS} s: {arguments}")
@@ -247,7 +250,7 @@ def train(arguments: Arguments) -> None:
 
 
 def outcome(arguments: Arguments) -> list[str]:
-    """Returns the lines that a command line ends in; none if it works."""
+    """Returns the lines of the message about a mistake, or an empty list if the command line works."""
     with typed(arguments) as told:
         try:
             guard.guard(lambda: train(arguments))
@@ -280,7 +283,7 @@ def _data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def works(arguments: Arguments) -> bool:
-    """Returns True if a command line works; otherwise its message must keep the contract."""
+    """Returns True if a command line works. If it does not, the message must keep the contract."""
     return not outcome(arguments)
 
 
@@ -321,7 +324,7 @@ def test_thousands_of_command_lines_work_or_are_told() -> None:
 
 
 def kept(script: str, arguments: Arguments, folder: Path) -> bool:
-    """Returns True if a command works in a process of its own; otherwise it must print lines on standard error only."""
+    """Returns True if a command works in a process of its own. If not, it must print messages and no traceback."""
     result = run(script, *arguments, cwd=folder)
     assert "Traceback" not in result.stderr, (arguments, result.stderr)
     assert result.returncode in (0, 1 if script == "verify" else 0, 2), (arguments, result)
@@ -358,7 +361,7 @@ def later(draw: st.DrawFn) -> Arguments:
             arguments.append(f"{path}={draw(st.sampled_from(EDGES) | fitting(there[path]).map(written))}")
     for key in draw(st.lists(st.sampled_from(sorted({**known.SAMPLE, **known.EVALUATE})), max_size=2)):
         kind = {**known.SAMPLE, **known.EVALUATE}[key]
-        # A large number of samples takes long, as the user asked, and a run must exist.
+        # ``count`` and ``run`` get small values only: a large count takes long, and the run must exist.
         values = fitting(kind).map(written) if key in ("count", "run") else st.sampled_from(NASTY)
         arguments.append(f"{key}={draw(values | fitting(kind).map(written))}")
     return (*arguments, *draw(st.lists(spoilt(), max_size=1)))

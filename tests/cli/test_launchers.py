@@ -1,4 +1,4 @@
-"""Launchers: the jobs of a command give the same results in whichever processes they run."""
+"""Launchers: the jobs of a command give the same results in one process and in several."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LAUNCHERS = {
 }
 
 BASIC = [LAUNCHERS["basic"], pytest.param(LAUNCHERS["joblib"], marks=pytest.mark.slow)]
-"""For all tests but one: joblib's processes take seconds to start."""
+"""Launchers of most tests. Only slow tests use joblib, whose processes take seconds to start."""
 
 
 @pytest.fixture(params=LAUNCHERS.values(), ids=LAUNCHERS.keys())
@@ -35,7 +35,10 @@ def launcher(request: pytest.FixtureRequest) -> tuple[str, ...]:
 
 
 def started(script: str, *arguments: str, cwd: Path) -> Result:
-    """Runs a command; not in a fork of this process if joblib starts processes, which would outlive the fork."""
+    """Runs a command in a fork of this process.
+
+    With joblib, the command runs in a new interpreter, because joblib's processes would outlive the fork.
+    """
     return (fresh if "hydra/launcher=joblib" in arguments else run)(script, *arguments, cwd=cwd)
 
 
@@ -43,7 +46,7 @@ def started(script: str, *arguments: str, cwd: Path) -> Result:
 def test_a_proof_that_fails_in_any_job_is_the_exit_status(
     launcher: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A kernel with a standard deviation 2 % too large solves no moment equation; the next job has the right kernel."""
+    """In job 0 the standard deviation of the kernel is 2 % too large, and a proof fails. In job 1 all proofs pass."""
     (tmp_path / "mine.py").write_text(
         "from sdegen.sde import VP\n\n\nclass Wide(VP):\n"
         "    def sigma(self, t):\n        return 1.02 * super().sigma(t)\n"
@@ -64,7 +67,7 @@ def test_a_proof_that_fails_in_any_job_is_the_exit_status(
 
 @pytest.mark.parametrize("launcher", BASIC, ids=LAUNCHERS.keys(), indirect=True)
 def test_samplers_of_one_command_leave_a_frontier(launcher: tuple[str, ...], tmp_path: Path) -> None:
-    """The rows are in the order of the jobs, with the known number of evaluations of each sampler."""
+    """The table has the jobs in order, with the known number of evaluations of each sampler."""
     exact = ("dataset=gaussian_mixture", "network=oracle", "sampler.steps=2", "count=20", "name=exact", "figures=false")
     assert run("train", *exact, cwd=tmp_path).returncode == 0
     given = ("run=outputs/exact/latest", "sampler=heun,ddim", "sampler.steps=3", "count=50", "figures=false")
@@ -79,7 +82,7 @@ def test_samplers_of_one_command_leave_a_frontier(launcher: tuple[str, ...], tmp
 
 
 def test_a_job_logs_and_reports_where_it_runs(launcher: tuple[str, ...], tmp_path: Path) -> None:
-    """The terminal shows each line of ``train.log`` after the job's name, and a mistake in the same way."""
+    """The terminal shows each line of ``train.log``, and each message about a mistake, after the name of the job."""
     (tmp_path / "outputs" / "mine" / "1-gaussian_mixture").mkdir(parents=True)
     (tmp_path / "outputs" / "mine" / "1-gaussian_mixture" / "thesis.txt").touch()
     line = (
@@ -104,14 +107,14 @@ def test_a_job_logs_and_reports_where_it_runs(launcher: tuple[str, ...], tmp_pat
     assert said[-1] == "results in outputs/mine/0-gaussian_mixture"
     assert [text for text in said[1:-1] if text in logged] == logged
     provenance = json.loads((folder / "provenance.json").read_text())
-    # The command of the job alone.
+    # The stored command is the command of this job alone.
     assert "scripts/train.py dataset=gaussian_mixture seed=1 trainer.threads=2 " in provenance["command"]
     assert "hydra" not in provenance["command"]
     assert "threads: 1\n" in (folder / "config.yaml").read_text()
 
 
 def on_a_terminal(work: Callable[[], object]) -> str:
-    """Returns what a function shows on a terminal."""
+    """Returns the text that a function writes to a terminal."""
     child, terminal = pty.fork()
     if not child:
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
@@ -119,7 +122,7 @@ def on_a_terminal(work: Callable[[], object]) -> str:
         work()
         os._exit(0)
     shown = b""
-    # Linux reports the end of a terminal as an error.
+    # On Linux, reading from a closed terminal raises an error.
     with contextlib.suppress(OSError):
         while part := os.read(terminal, 10_000):
             shown += part
@@ -145,7 +148,10 @@ def test_a_process_beside_others_has_lines_where_one_alone_has_a_bar(tmp_path: P
 
 
 def test_a_reader_that_leaves_does_not_end_the_work(tmp_path: Path) -> None:
-    """The reader leaves as ``| head`` does; standard error stays empty, and the exit status is 0."""
+    """The reader closes the pipe, as ``| head`` does.
+
+    The work goes on, standard error stays empty and the exit status is 0.
+    """
 
     def work() -> None:
         read, write = os.pipe()

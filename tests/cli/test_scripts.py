@@ -1,4 +1,4 @@
-"""The commands as users type them, each in a process of its own."""
+"""Commands as users type them. Each command runs in a process of its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sdegen.runs import evaluation, ledger, measures
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Makes a folder with one short run of the smile."""
+    """Makes a folder with a short run of ``experiment=smile``."""
     folder = tmp_path_factory.mktemp("user")
     result = run("train", "experiment=smile", *SHORT, "figures=true", cwd=folder)
     assert result.returncode == 0, result.stderr
@@ -54,12 +54,12 @@ def test_sampling_changes_the_sampler_and_repeats_a_seed(trained: Path) -> None:
     own = run("sample", *base, "sampler.steps=7", "animate=true", cwd=trained)
     assert own.returncode == 0, own.stderr
     assert (trained / own.stdout.splitlines()[-1].removeprefix("results in ") / "figures" / "generation.gif").exists()
-    assert "sampling 70 by euler_maruyama, ema weights of step 4\n7 evaluations a sample" in own.stdout
+    assert "70 samples with the sampler euler_maruyama, ema weights of step 4\n7 evaluations a sample" in own.stdout
     again = run("sample", *base, "sampler.steps=7", "batch_size=9", "weights=ema", "figures=false", cwd=trained)
     other = run("sample", *base, "sampler=dopri5", "sampler.rtol=1e-3", "weights=raw", "figures=false", cwd=trained)
     exact = run("sample", *base, "sampler=rk45", "network=oracle", "count=20", cwd=trained)
-    assert "by dopri5, raw weights of step 4" in other.stdout
-    assert "by rk45, exact score" in exact.stdout
+    assert "the sampler dopri5, raw weights of step 4" in other.stdout
+    assert "the sampler rk45, exact score" in exact.stdout
     folders = [
         Path(result.stdout.splitlines()[-1].removeprefix("results in ")) for result in (own, again, other, exact)
     ]
@@ -109,7 +109,7 @@ def test_multirun_makes_a_run_for_each_value_in_one_folder(tmp_path: Path) -> No
     assert again.returncode == 0, again.stderr
     assert again.stdout.count(", from an earlier command") == 2
     assert {path: path.read_bytes() for path in sweep.glob("*-smile/**/*") if path.is_file()} == before
-    # A job that cannot work does not stop the others, and the command does only the missing jobs.
+    # A job that cannot start does not stop the other jobs, and only the missing jobs run.
     shutil.rmtree(sweep / "1-smile")
     (sweep / "0-smile" / "metrics.json").unlink()
     (sweep / "ledger.jsonl").write_text("".join((sweep / "ledger.jsonl").read_text().splitlines(True)[2:]))
@@ -122,7 +122,7 @@ def test_multirun_makes_a_run_for_each_value_in_one_folder(tmp_path: Path) -> No
 
 
 def test_interrupted_sweep_does_only_what_is_missing(tmp_path: Path) -> None:
-    """Ctrl-C interrupts the second job."""
+    """Ctrl-C interrupts the second job. The command then runs only the unfinished jobs."""
     options = ("experiment=smile", "trainer.steps=2,2000", *SHORT[1:], "hydra.sweep.dir=outputs/mine")
     status, _, message = interrupted("train", "-m", *options, cwd=tmp_path, words="steps 0 to 2000")
     assert status == 130, message
@@ -138,7 +138,7 @@ def test_interrupted_sweep_does_only_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_interrupted_run_is_saved_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    """Ctrl-C interrupts a training before its first checkpoint."""
+    """Ctrl-C interrupts a training before its first checkpoint. The resumed run ends like an undisturbed one."""
     options = ("experiment=smile", "trainer.steps=2000", *SHORT[1:], "trainer.log_every=100")
     status, _, message = interrupted("train", *options, "name=a", cwd=tmp_path, words="steps 0 to 2000")
     assert status == 130, message
@@ -261,7 +261,7 @@ def test_what_needs_more_memory_than_there_is_is_one_line(tmp_path: Path) -> Non
 
 
 def test_groups_left_without_a_choice_and_flags_behind_the_options_are_as_meant(tmp_path: Path) -> None:
-    """``experiment=null`` takes back what stands before it; ``-m`` may be anywhere; ``glob(*)`` finds the choices."""
+    """``experiment=null`` cancels the experiment before it, ``-m`` may stand anywhere, ``glob(*)`` finds choices."""
     given = ("experiment=gaussian_mixture", "experiment=null", "sweep=null", "sde=glob(v*)", "-m")
     result = run("train", *given[:1], *SHORT, *given[1:], cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -315,7 +315,7 @@ def test_sampling_mistakes_are_told_and_leave_nothing(trained: Path) -> None:
 
 @pytest.mark.parametrize("harm", [["pathlib.Path.write_text"], ["joblib.load"], ["os.system"]])
 def test_a_stranger_checkpoint_cannot_reach_hydra(trained: Path, tmp_path: Path, harm: list[str]) -> None:
-    """Nodes with a defaults list, a package or a callback are refused before Hydra sees them."""
+    """Configurations with a defaults list, a package or a callback are refused before Hydra reads them."""
     from sdegen.runs import checkpoint
 
     target = tmp_path / "ran"
@@ -371,9 +371,9 @@ def test_latest_may_be_a_file_and_numbers_may_be_whole_floats(trained: Path, tmp
 
 @pytest.fixture(scope="module")
 def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Makes a folder with a run of the exact score of the noisy smile."""
+    """Makes a folder with a run that uses the exact score of the noisy smile."""
     folder = tmp_path_factory.mktemp("exact")
-    # Large noise needs few nodes: the exact score is then quick.
+    # With large noise, the exact score needs few nodes and is quick to compute.
     line = (
         "dataset=smile_noisy",
         "dataset.noise=0.3",
@@ -388,7 +388,7 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_likelihood_of_the_exact_score_is_its_floor(exact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They differ by the solver's tolerance."""
+    """The likelihood and the floor differ by the tolerance of the solver only."""
     monkeypatch.setitem(evaluation.CELLS, 2, 10)
     base = ("run=outputs/smile_noisy/latest", "count=40", "precision=float64")
     result = run("evaluate", *base, "metrics=[likelihood,interpolation]", "batch_size=170", cwd=exact)
@@ -442,7 +442,7 @@ def test_help_is_a_page_with_groups_and_five_commands(script: str, tmp_path: Pat
 
 
 def test_verify_tells_what_holds_and_what_does_not(tmp_path: Path) -> None:
-    """A sampler with enough steps passes, a sampler with too few fails, and a pair that cannot work is refused."""
+    """Enough steps pass the tests and too few steps fail. A pair of SDE and sampler that cannot work is refused."""
     good = run("verify", "sde=ve", "sampler=dpm_solver", cwd=tmp_path)
     assert good.returncode == 0, good.stdout + good.stderr
     assert {line.split()[0] for line in good.stdout.splitlines()} == {"pass"}
@@ -455,7 +455,7 @@ def test_verify_tells_what_holds_and_what_does_not(tmp_path: Path) -> None:
 
 
 def test_verify_takes_a_users_own_sampler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A predictor from outside the repository declares a higher order than it has."""
+    """A user's predictor declares a higher order than it has, and only this claim fails."""
     (tmp_path / "mine.py").write_text(
         "from sdegen.samplers import EulerMaruyama\n\n\nclass Boastful(EulerMaruyama):\n    order = 3\n"
     )
@@ -501,7 +501,7 @@ UNET = ("network.channels=8", "network.multipliers=[1]", "network.blocks=1", "ne
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Makes a folder with short runs of digits, of digits with labels, and of two classifiers."""
+    """Makes a folder with short runs of digits, of digits with labels, and of two classifiers of digits."""
     folder = tmp_path_factory.mktemp("digits")
     classifier = ("experiment=digits_classifier", *TINY, "network.channels=[8]")
     with pytest.MonkeyPatch.context() as patch:
@@ -536,7 +536,7 @@ def test_digits_leave_their_figures_and_measures(digits: Path) -> None:
     ],
 )
 def test_all_classes_are_sampled_one_after_the_other(digits: Path, name: str, line: tuple[str, ...]) -> None:
-    """The samples have labels, and one class sampled alone gives the same samples."""
+    """All samples have labels. Samples of one class alone equal the samples of this class among all."""
     base = (f"run=outputs/{name}/latest", *line, "count=3", "sampler=euler_maruyama", "sampler.steps=3")
     result = run("sample", *base, "label=all", cwd=digits)
     assert result.returncode == 0, result.stderr

@@ -1,4 +1,4 @@
-"""The program ``sdegen``: its list of commands, help, completion, and the imports that answers without a run need."""
+"""The program ``sdegen``: list of commands, help, completion, and imports of commands that do not train."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WITNESS = "import atexit, sys; atexit.register(lambda: print('HEAVY', *sorted(se
 
 
 def sdegen(*arguments: str, cwd: Path, line: str | None = None) -> Result:
-    """Runs ``python -m sdegen`` in a new interpreter; ``line`` is the line that the shell completes."""
+    """Runs ``python -m sdegen`` in a new interpreter. ``line`` is the command line that the shell completes."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(cwd), str(ROOT)])}
     if line is not None:
         environment["COMP_LINE"] = line
@@ -63,7 +63,7 @@ def test_help_and_wrong_names_import_nothing_heavy(command: str, arguments: tupl
 
 
 def test_help_shows_the_groups_and_options_that_matter(tmp_path: Path) -> None:
-    """A run's network can be kept or replaced by the exact score; only sweeps of the command are listed."""
+    """The help lists only what the command accepts: for ``network``, the network of the run and the exact score."""
     page = sdegen("sample", "--help", cwd=tmp_path).stdout.splitlines()
     assert "network: run, oracle" in page and "sweep: samplers" in page
     assert not any(line.startswith(("sde:", "dataset:", "trainer:", "experiment:")) for line in page)
@@ -74,7 +74,7 @@ def test_help_shows_the_groups_and_options_that_matter(tmp_path: Path) -> None:
 
 
 def test_help_for_a_choice_explains_its_options(tmp_path: Path) -> None:
-    """Help lists each option of the class, with the value in the YAML, and needs no run."""
+    """The help lists each option of the class with the value in the YAML. It needs no run."""
     page = run("train", "--help", "dataset=file", "dataset.held_out=0.3", cwd=tmp_path)
     assert (page.returncode, page.stderr) == (0, "")
     shown = dict(re.findall(r"^  dataset\.(\w+)=(\S*)  \(", page.stdout, re.MULTILINE))
@@ -90,7 +90,7 @@ def test_help_for_a_choice_explains_its_options(tmp_path: Path) -> None:
 def test_help_for_a_users_own_class_has_the_comments_of_its_yaml(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The YAML explains a class without a docstring; a class that does not exist is reported in one line."""
+    """If a class has no docstring, the help shows the comments of the YAML. A missing class is reported in one line."""
     (tmp_path / "conf" / "sde").mkdir(parents=True)
     (tmp_path / "mine.py").write_text(
         "from sdegen.sde import VP\n\n\nclass Slow(VP):\n    def __init__(self, pace: float = 2.0): ...\n"
@@ -119,7 +119,7 @@ def test_comments_of_a_yaml_are_read(tmp_path: Path) -> None:
 
 
 def test_the_shell_completes_commands_groups_choices_and_options(tmp_path: Path) -> None:
-    """Hydra's completion has the line in the environment and the words on standard output."""
+    """Hydra's completion reads the line from the environment and prints the completions to standard output."""
 
     def completed(line: str) -> set[str]:
         return set(sdegen("-sc", "query=bash", cwd=tmp_path, line=line).stdout.split())

@@ -1,4 +1,4 @@
-"""The package as it is installed: the wheel has every file that it needs, and its commands work in an empty folder."""
+"""The installed package: the wheel has all necessary files, and the commands work in an empty folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import sdegen
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Builds a wheel in a copy of the checkout, since setuptools leaves files where it builds."""
+    """Builds a wheel in a copy of the checkout, because setuptools leaves files in the folder in which it builds."""
     source = tmp_path_factory.mktemp("source")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -31,7 +31,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Makes a folder with the installed wheel, which uses the dependencies of the tests."""
+    """Installs the wheel in a folder. The dependencies are taken from the environment of the tests."""
     target = tmp_path_factory.mktemp("installed")
     pip("install", "--no-deps", "--no-index", "--target", str(target), str(wheel))
     return target
@@ -44,7 +44,7 @@ def pip(*arguments: str) -> None:
 
 
 def sdegen_of(installed: Path, *arguments: str, cwd: Path) -> Result:
-    """Runs the installed command ``sdegen``, with the checkout on no path."""
+    """Runs the installed command ``sdegen``, without the checkout on the import path."""
     environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
     line = [sys.executable, str(installed / "bin" / "sdegen"), *arguments]
     done = subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)

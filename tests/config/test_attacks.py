@@ -1,4 +1,7 @@
-"""Malicious files, all made here: none runs code, writes elsewhere or fills the memory; each ends in one line."""
+"""Malicious files, made by these tests: none runs code, writes outside its folder or fills the memory.
+
+Each file is refused with one line.
+"""
 
 from __future__ import annotations
 
@@ -35,11 +38,11 @@ ROOT = Path(__file__).parents[2]
 SMALL = ("dataset=smile", "network.hidden=[8]", "trainer.steps=3", "trainer.preview_every=0", "sampler.steps=3")
 SENTINEL = "RAN"
 MODULES = ("antigravity", "this", "evil_module")
-"""Module that no run imports: an import of it shows that an attack ran."""
+"""Modules that no run imports. If one of them is imported, an attack ran."""
 
 
 class Call:
-    """Call that a pickle makes when it is read."""
+    """Object whose pickle calls ``function`` when it is read."""
 
     def __init__(self, function: Callable[..., object], *arguments: object) -> None:
         self.called = function, arguments
@@ -57,7 +60,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Makes a stranger's run; afterwards, nothing ran, was imported or was written outside the run's folder."""
+    """Makes a stranger's run. Afterwards, nothing has run, been imported or been written outside the run's folder."""
     (tmp_path / "evil_module.py").write_text(f"open({SENTINEL!r}, 'w')\nclass VP: pass\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -72,9 +75,9 @@ def run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 def refused(run: Path, words: str) -> None:
-    """Loading and resuming raise one line with the words, and the folder stays unchanged.
+    """Asserts that loading and resuming raise one line with the words, and that the folder stays unchanged.
 
-    To go on, whole checkpoints are looked for among all there are.
+    To resume, the program looks for a whole checkpoint among all of them, so its message may say that there is none.
     """
     before = {path: path.lstat().st_mtime_ns for path in run.rglob("*")}
     for door, more in (
@@ -93,14 +96,14 @@ def content(trained: Path) -> dict[str, Any]:
 
 
 def save(run: Path, content: Mapping[str, Any]) -> None:
-    """Replace the content of a run's checkpoint under all its names."""
+    """Replaces the content of a run's checkpoint under all names of the file."""
     for path in (run / "checkpoints").glob("*.pt"):
         torch.save(content, path)
 
 
 @pytest.fixture
 def rewrite(trained: Path, run: Path) -> Callable[..., None]:
-    """Returns a function that replaces fields of the run's checkpoint, or groups and options of its configuration."""
+    """Returns a function that replaces fields of the run's checkpoint, or groups and options of the configuration."""
 
     def change(nodes: Mapping[Any, Any] | None = None, **changes: object) -> None:
         whole = content(trained)
@@ -111,7 +114,7 @@ def rewrite(trained: Path, run: Path) -> Callable[..., None]:
 
 
 def rezip(run: Path, change: Callable[[zipfile.ZipFile, zipfile.ZipInfo, bytes], None]) -> None:
-    """Rewrite the archive of a run's checkpoint; ``change`` writes each of its files."""
+    """Rewrites the archive of a run's checkpoint. ``change`` writes each file of the archive."""
     for path in (run / "checkpoints").glob("*.pt"):
         with zipfile.ZipFile(path) as archive:
             members = [(info, archive.read(info)) for info in archive.infolist()]
@@ -159,7 +162,7 @@ def deep(levels: int) -> dict[str, Any]:
 
 
 def wide(levels: int) -> list[Any]:
-    """Returns nested lists; each has ten references to the same inner list."""
+    """Returns nested lists. Each list has ten references to the same inner list."""
     entries: list[Any] = ["lol"] * 10
     for _ in range(levels):
         entries = [entries] * 10
@@ -249,7 +252,7 @@ def test_a_configuration_is_plain_data_of_a_sensible_size(
 
 
 def test_nested_beyond_what_python_can_write_is_refused(run: Path, rewrite: Callable[..., None]) -> None:
-    """Dictionaries are nested 100 000 times, each written as six bytes of a pickle."""
+    """The pickle nests 100 000 dictionaries, and needs only eight bytes for each."""
     rewrite({"x": {"DEEP": None}})
     spoken, new = pickle.dumps({"DEEP": None}, protocol=2)[2:-1], b"}X\1\0\0\0a" * 100_000 + b"}" + b"s" * 100_000
     assert spoken[:1] == b"}"
@@ -356,7 +359,7 @@ def test_a_checkpoint_that_lacks_something_is_one_clear_error(trained: Path, run
 def test_a_state_of_the_optimizer_that_is_too_short_is_not_written_past(
     trained: Path, run: Path, rewrite: Callable[..., None]
 ) -> None:
-    """The fused kernel of Adam does not check the sizes of the moments."""
+    """Adam's fused kernel does not check the sizes of the moments, and would write beyond their end."""
     whole = content(trained)["optimizer"]
     (own,) = whole["state"].values()
     for state in (
@@ -396,7 +399,7 @@ def test_a_file_of_the_archive_that_would_lie_elsewhere_is_refused(
 
 
 def test_a_compressed_file_of_the_archive_is_refused_before_it_is_read(run: Path, rewrite: Callable[..., None]) -> None:
-    """Torch does not compress; a compressed file may expand a thousandfold."""
+    """Torch does not compress the files of its archives. A compressed file may expand a thousandfold."""
 
     def change(archive: zipfile.ZipFile, info: zipfile.ZipInfo, data: bytes) -> None:
         archive.writestr(info.filename, data, zipfile.ZIP_DEFLATED)
@@ -406,7 +409,7 @@ def test_a_compressed_file_of_the_archive_is_refused_before_it_is_read(run: Path
 
 
 def test_files_of_the_archive_that_lie_on_each_other_are_refused(run: Path) -> None:
-    """The directory of the archive names the same bytes a hundred times."""
+    """The directory of the archive lists the same bytes a hundred times."""
     for path in (run / "checkpoints").glob("*.pt"):
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr("archive/more", bytes(1000))
@@ -418,13 +421,13 @@ def test_files_of_the_archive_that_lie_on_each_other_are_refused(run: Path) -> N
 def test_latest_names_a_folder_beside_it(run: Path, rewrite: Callable[..., None], text: str) -> None:
     latest = run.parent / "latest"
     latest.write_text(text)
-    with pytest.raises(UserError, match="latest: names no folder beside it") as error:
+    with pytest.raises(UserError, match="latest does not name a folder in") as error:
         sdegen.load(latest)
     assert "\n" not in str(error.value)
     if 0 < len(text) < 100 and text.isprintable():
         latest.unlink()
         latest.symlink_to(text)
-        with pytest.raises(UserError, match="latest: names no folder beside it"):
+        with pytest.raises(UserError, match="latest does not name a folder in"):
             session.resume(latest, {"trainer.steps": 4})
 
 
@@ -452,7 +455,7 @@ def test_a_link_in_a_run_leads_nothing_out_of_it(run: Path, rewrite: Callable[..
 
 
 def npy(shape: object, kind: str = "<f8", data: bytes = bytes(24)) -> bytes:
-    """Returns a file whose header claims a shape and a type, written after the description of the format."""
+    """Returns a ``.npy`` file, written by the description of the format, whose header claims a shape and a type."""
     text = f"{{'descr': {kind!r}, 'fortran_order': False, 'shape': {shape!r}, }}".encode()
     text += b" " * (-(len(text) + 11) % 64) + b"\n"
     return b"\x93NUMPY\1\0" + struct.pack("<H", len(text)) + text + data
@@ -495,7 +498,7 @@ def test_objects_in_arrays_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
     np.savez(tmp_path / "b.npz", allow_pickle=True, x=np.ones(3), y=harm)
     (tmp_path / "b.npy").write_bytes(pickle.dumps(PAYLOADS["os.system"]()))
     np.savez(tmp_path / "c.npz", _target_=np.array(["os.system"] * 3))
-    # The file has as many bytes as the header claims if they were pointers.
+    # The header claims an array of pointers, and the file has as many bytes as this array would have.
     spoken = pickle.dumps(PAYLOADS["os.system"]())
     spoken += bytes(-len(spoken) % 8)
     (tmp_path / "d.npy").write_bytes(npy((len(spoken) // 8,), "|O", spoken))
@@ -512,7 +515,7 @@ def test_objects_in_arrays_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
 def test_an_array_that_would_not_fit_into_memory_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file is a bomb, a thousand times smaller than its content."""
+    """The files are smaller than the memory, but the arrays in them are larger."""
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros((2**17, 2)))
     np.save(tmp_path / "a.npy", np.zeros((2**17, 2), dtype=np.uint8))
     (tmp_path / "a.csv").write_text("0,0\n" * 2**14)
@@ -559,7 +562,7 @@ def test_paths_that_cannot_be_are_one_line(path: str) -> None:
 
 
 def test_a_page_writes_and_shows_nothing_that_lies_elsewhere(run: Path, rewrite: Callable[..., None]) -> None:
-    """A stranger's folder has links and pipes, markup in every text, and YAML that would build objects."""
+    """The stranger's folder has links, pipes, markup in every text, and YAML that would build objects."""
     outside, root = run.parent / "outside", run.parent
     outside.mkdir()
     (outside / "text.png").write_text("mine")

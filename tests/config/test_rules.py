@@ -1,4 +1,4 @@
-"""Parts that do not suit the process: the message names the option and a remedy."""
+"""Choices that do not suit the process: the message names the option and a remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every YAML file: it explains itself, names all its options, composes, builds and runs."""
+"""Each YAML file has a comment, names all options of its class, composes, builds and runs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ WITH = {
     "network=classifier_conv": ["dataset=digits", "objective=classification", "weighting=uniform"],
     "objective=classification": ["dataset=digits", "network=classifier_mlp", "weighting=uniform"],
 }
-"""Options that a choice needs."""
+"""Options that a choice requires."""
 NARROW = {"channels": 8, "multipliers": [1, 1], "blocks": 1}
 """Options that make a U-Net small."""
 DEFAULTS = {"defaults", "_target_"}
@@ -114,7 +114,7 @@ def test_every_job_of_a_sweep_builds(path: Path) -> None:
     node = OmegaConf.load(path)
     assert node.hydra.mode == "MULTIRUN"
     params = {key: str(value).split(",") for key, value in node.hydra.sweeper.params.items() if key != "seed"}
-    # The first and the last job stand for many numbers.
+    # Of a list of numbers, try only the first and the last.
     ends = [values[:: max(len(values) - 1, 1)] if values[-1][0].isdigit() else values for values in params.values()]
     jobs = list(itertools.product(*ends))
     assert len(jobs) > 1
@@ -123,10 +123,10 @@ def test_every_job_of_a_sweep_builds(path: Path) -> None:
 
 
 PAPER = [name for name in EXPERIMENTS if name.startswith("paper/")]
-"""Experiments of the paper, which have the same parts as the others; the golden test trains each without a folder."""
+"""Experiments of the paper. They run only in slow tests, because the golden test trains each of them."""
 
 ALIKE = ("ddpm", "smld", "smile_noisy")
-"""Experiments with the same kinds of figures as the smile."""
+"""Experiments that have the same kinds of figures as ``experiment=smile``."""
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in PAPER else n for n in EXPERIMENTS])
@@ -209,7 +209,7 @@ def test_oracle_needs_no_training_and_samples_at_once(tmp_path: Path) -> None:
 
 
 def test_what_needs_a_closed_form_kernel_is_refused_with_the_fix() -> None:
-    """All are reported at once; each fix removes a line, and the last fix removes the last line."""
+    """One message lists all conflicts. Each fix removes a line, and the last fix removes the last line."""
     needs = "needs a closed-form kernel and sde=double_well has none: use"
     expected = [
         f"network=oracle {needs} network=classifier_mlp for classes, or network=mlp",
@@ -255,7 +255,10 @@ def test_derivatives_of_attention_are_refused(objective: str) -> None:
 
 @pytest.mark.parametrize("replicas", [1, 3])
 def test_a_network_that_the_memory_cannot_hold_is_refused(replicas: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training needs five copies of the weights, of 4 bytes, from 2 numbers and 32 features of t to 100 and to 2."""
+    """Training needs five copies of the weights, at 4 bytes for each number.
+
+    The network has 2 + 32 inputs (a point and features of t), one hidden layer of 100 units, and 2 outputs.
+    """
     config = composed("train", ["experiment=smile", "network.hidden=[100]", f"trainer.replicas={replicas}"])
     needed = replicas * 5 * 4 * (34 * 100 + 100 + 100 * 2 + 2)
     monkeypatch.setattr(assembly, "memory", lambda: needed)

@@ -1,4 +1,4 @@
-"""Random numbers are a function of their key."""
+"""Random numbers are a function of the key of their generator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sets: their distributions, their units, and valid and damaged files."""
+"""Data sets: distributions, units, and valid and damaged files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_smile_has_the_paper_counts_and_shape() -> None:
     torch.testing.assert_close(eye.std(0), torch.full((2,), 0.02).double(), atol=0.005, rtol=0)
     torch.testing.assert_close(mouth.norm(dim=1), torch.ones(200).double())
     assert bool((mouth[:, 1] <= 0).all())
-    # x is uniform: its mean square is a third.
+    # x is uniform on [-1, 1], so its mean square is a third.
     x = Smile(0, size=40_000).x[20_000:, 0]
     assert float((x**2).mean()) == pytest.approx(1 / 3, abs=0.01)
 
@@ -55,7 +55,7 @@ def test_smile_knows_what_is_off_its_support() -> None:
 
 @pytest.mark.parametrize("dataset", [Smile(0), Smile(0, noise=0.02), Mixture(0)], ids=["smile", "noisy", "mixture"])
 def test_law_is_that_of_the_draws(dataset: Dataset) -> None:
-    """Smoothed moments under the mixture agree with the same moments of random draws."""
+    """Draws from the mixture ``law`` and draws from the data set agree in their moments."""
     assert dataset.law is not None
     source = generator("cpu", 1, "test")
     drawn, law = dataset.draw(100_000, source), dataset.law.sample(100_000, source)
@@ -67,7 +67,7 @@ def test_law_is_that_of_the_draws(dataset: Dataset) -> None:
 
 
 def test_smile_law_is_smooth_along_the_mouth_at_the_smallest_noise() -> None:
-    """With σ at ε, the density is the same on a node and half-way between two nodes."""
+    """With σ at ε, the density along the mouth does not show the single components of the mixture."""
     law = Smile(0).law
     assert law is not None
     angle = torch.linspace(1.5, 1.51, 401, dtype=torch.float64)
@@ -98,7 +98,7 @@ def test_checkerboard_fills_the_dark_squares_evenly() -> None:
 
 
 def test_pinwheel_has_five_like_arms() -> None:
-    """The distribution is invariant under a fifth of a turn, so that its moments E zᵏ vanish for k below 5."""
+    """The distribution is invariant under a rotation by a fifth of a turn, so the moments E zᵏ vanish for 0 < k < 5."""
     z = torch.view_as_complex(Pinwheel(0, size=50_000).x)
     for k in range(1, 5):
         assert abs((z**k).mean()) < 5 * float((z**k).abs().square().mean()) ** 0.5 / math.sqrt(len(z))
@@ -149,7 +149,7 @@ def test_images_keep_their_type_and_their_values(tmp_path: Path, dtype: type) ->
 
 @pytest.mark.parametrize("shape", [(1000, 5), (500, 2, 3, 3)])
 def test_statistics_in_chunks_are_those_of_the_whole(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mean of the data drifts, so that the means of the chunks differ."""
+    """The mean of the data drifts, so the means of the chunks differ."""
     x = np.random.default_rng(0).normal(size=shape) + np.arange(shape[0]).reshape(-1, *[1] * (len(shape) - 1))
     axes = 0 if len(shape) == 2 else None
     whole = standard_units(torch.from_numpy(x))
@@ -186,7 +186,7 @@ def test_levels_of_bytes_are_checked_where_bytes_have_more(tmp_path: Path, dtype
 
 
 def test_large_images_stay_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Changes to the open file are visible, because nothing is copied; the end of the file is held out."""
+    """The data set shows changes of the open file, because nothing is copied. The end of the file is held out."""
     images = np.random.default_rng(0).integers(0, 250, (50, 1, 4, 4)).astype(np.uint8)
     path = tmp_path / "a.npy"
     np.save(path, images)
@@ -240,7 +240,7 @@ def test_three_formats_hold_the_same_points(tmp_path: Path) -> None:
 
 
 def test_labels_follow_their_points(tmp_path: Path) -> None:
-    """y is a function of x here, and the split is the same as without labels."""
+    """In these data y is a function of x, so a wrong label is found. The split is the same as without labels."""
     x = np.random.default_rng(0).normal(size=(90, 2))
     x[:3, 0] = [-2, 0, 2]
     y = np.searchsorted([-1, 1], x[:, 0]).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""A run notices when its data are not the data it was trained on."""
+"""A run notices that its data have changed since the training."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_data_that_have_only_moved_are_named_anew(run: Path) -> None:
     with pytest.raises(UserError, match=r"dataset\.path=.*no such file"):
         session.resume(run, {"trainer.steps": 20})
     session.resume(run, {"trainer.steps": 20, "dataset.path": str(run.parent / "b.npy")})
-    # Later commands find them there.
+    # Later commands find the data at the new path.
     assert len(sdegen.load(run).dataset.x) == 48
     (run.parent / "b.npy").write_bytes((run.parent / "b.npy").read_bytes()[:-100])
     with pytest.raises(UserError, match=r"dataset\.path=.*not a readable array file"):
@@ -81,7 +81,7 @@ def test_data_that_have_only_moved_are_named_anew(run: Path) -> None:
 
 
 def test_data_that_have_moved_are_found_where_no_step_is_left(run: Path) -> None:
-    """A run that was killed after its last step measures its samples with the moved file."""
+    """A run that was killed after its last step computes its metrics with the moved file."""
     before = (run / "metrics.json").read_text()
     (run / "metrics.json").unlink()
     (run.parent / "a.npy").rename(run.parent / "b.npy")
@@ -97,7 +97,7 @@ def test_a_set_without_a_file_has_no_path_to_give(tmp_path: Path) -> None:
 
 
 def test_mapped_data_are_known_by_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 400 blocks, 64 are read: always the first and the last byte, and some bytes never."""
+    """In each part, 64 of 400 blocks are read. The first and the last byte are always read, and some bytes never."""
     monkeypatch.setattr(File, "MAPPED", 0)
     monkeypatch.setattr("sdegen.datasets.fingerprint.BLOCKS", 64)
     pixels = np.random.default_rng(0).integers(0, 256, (400, 1, 64, 2 * BLOCK // 64), dtype=np.uint8)

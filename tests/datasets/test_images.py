@@ -25,7 +25,7 @@ FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3
 
 
 def write_idx(folder: Path, change: str = "", to: Callable[[bytes], bytes] = bytes) -> dict[str, np.ndarray]:
-    """Writes four files, the two of the training set compressed; one of the four may be damaged before."""
+    """Writes four IDX files and compresses the training set. ``to`` changes the content of the file ``change``."""
     arrays, random = {}, np.random.default_rng(0)
     for name, count in zip(FILES, (30, 30, 12, 12), strict=True):
         images, labels = random.integers(0, 256, (count, 5, 4)), random.permutation(np.arange(count) % 3)
@@ -57,7 +57,7 @@ def test_split_keeps_the_share_of_every_class_within_one(share: float) -> None:
         count = int((y == label).sum())
         assert abs(int((y[kept] == label).sum()) - share * count) < 1
         assert int((y[train] == label).sum()) > 0
-    # A stored run must hold out the same points again, also in later versions.
+    # The split must stay the same in later versions, because a stored run must hold out the same points.
     assert split(torch.arange(40) % 2, 0.2)[1].tolist() == [2, 4, 14, 15, 16, 17, 35, 39]
 
 
@@ -77,7 +77,7 @@ def test_digits_are_those_of_scikit_learn_between_minus_one_and_one() -> None:
     assert torch.equal(encoded, x / 8 - 1)
     assert (float(encoded.min()), float(encoded.max())) == (-1, 1)
     assert torch.equal(dataset.units.decode(encoded), x.double())
-    # The change of units costs log 8 nats, three bits, for each pixel.
+    # The change of units adds log 8 nats, three bits, for each pixel.
     assert float(dataset.units.scale.log2().sum()) == pytest.approx(3 * 64)
 
 
@@ -94,7 +94,7 @@ def test_digits_held_out_are_a_fifth_of_each_for_every_seed() -> None:
             (torch.cat([dataset.y, dataset.held_out_y]) == label).sum(),
         )
         assert abs(float(kept) - 0.2 * float(all_of_it)) < 1
-    # The images are not sorted by class: the end of an epoch would then hold a single class.
+    # The images are not sorted by class: if they were, the end of an epoch would hold a single class.
     assert len(dataset.y[:20].unique()) > 5
 
 
@@ -124,7 +124,7 @@ def test_size_takes_the_first_images_and_keeps_the_classes(tmp_path: Path) -> No
 
 
 def header(*sizes: int, kind: int = 8) -> Callable[[bytes], bytes]:
-    """Returns a function that puts another header before the same data."""
+    """Returns a function that replaces the header of a file of images and keeps the data."""
     return lambda content: struct.pack(f">HBB{len(sizes)}I", 0, kind, len(sizes), *sizes) + content[16:]
 
 
@@ -170,7 +170,7 @@ def test_every_cut_of_a_compressed_file_is_told_in_one_line(tmp_path: Path) -> N
 
 
 def test_a_promise_is_refused_before_it_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If a header says 100 GB, nothing but the header is read, and no memory is allocated for the rest."""
+    """If a header claims 100 GB, only the header is read, and no memory is allocated for the data."""
     path = tmp_path / "a.gz"
     path.write_bytes(gzip.compress(struct.pack(">HBB3I", 0, 8, 3, 10**5, 1000, 1000) + bytes(1000)))
     asked: list[int] = []
@@ -207,7 +207,7 @@ def test_fashion_mnist_is_what_its_authors_say() -> None:
 
 
 def fill(folder: Path, classes: tuple[str, ...] = ("",), count: int = 5) -> dict[str, list[np.ndarray]]:
-    """Writes PNG files of 6 × 4 pixels in colour."""
+    """Writes colour PNG files of 6 × 4 pixels and returns the images."""
     random = np.random.default_rng(0)
     images = {name: [random.integers(0, 256, (4, 6, 3)).astype(np.uint8) for _ in range(count)] for name in classes}
     for name, group in images.items():
@@ -234,7 +234,10 @@ def test_a_folder_of_png_is_read_exactly(tmp_path: Path) -> None:
 
 
 def test_grey_is_the_luma_of_the_colours(tmp_path: Path) -> None:
-    """ITU-R 601: 0.299 R + 0.587 G + 0.114 B; a grey file is unchanged in grey, and has three equal colours in rgb."""
+    """Grey is 0.299 R + 0.587 G + 0.114 B (ITU-R 601).
+
+    A grey file is unchanged in grey, and has three equal colours in rgb.
+    """
     images = fill(tmp_path / "a")[""]
     found = {image.tobytes() for image in Folder(str(tmp_path / "a"), colour="grey").x.numpy()}
     luma = [image.astype(float) @ [0.299, 0.587, 0.114] for image in images]
@@ -277,7 +280,7 @@ def test_sub_folders_are_classes_in_sorted_order(tmp_path: Path) -> None:
 
 
 def png_of(width: int, height: int) -> bytes:
-    """Returns a PNG with a size in its header and hardly any data."""
+    """Returns a PNG file with a size in its header and hardly any data."""
     parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(b"\0"))]
     chunks = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts)
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)

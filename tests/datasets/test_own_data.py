@@ -1,4 +1,4 @@
-"""Classes that a user brings: a missing method is named, and data with nothing held out have no metrics."""
+"""Classes that a user brings: a missing method is named, and data without a held-out part have no metrics."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def trained(folder: Path, *line: str) -> Path:
-    """Trains a run, which logs that nothing was measured, and returns its folder."""
+    """Trains a run, checks that it logs that nothing was measured, and returns its folder."""
     result = run("train", "--config-dir", "conf", "name=own", *TINY, *line, cwd=folder)
     assert (result.returncode, result.stderr) == (0, "")
     assert UNKNOWN in result.stdout
@@ -95,14 +95,14 @@ def test_pictures_without_unseen_ones_are_sampled_and_not_measured(tmp_path: Pat
 
 
 def one_line(result: Result, *words: str) -> None:
-    """Asserts that a command failed with one line that contains the words."""
+    """Asserts that a command failed with one line that contains ``words``."""
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1, result.stderr
     assert all(word in result.stderr for word in words), result.stderr
 
 
 class Turns(Dataset):
-    """Rows of alternating kinds, more than are used for the measurement."""
+    """Data whose rows come from three clusters in turn. There are more rows than ``auto`` options use."""
 
     def __init__(self) -> None:
         x = torch.randn(12_000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -113,6 +113,6 @@ def test_what_is_measured_is_measured_on_rows_of_every_kind() -> None:
     config = composed("train", ["network.hidden=[4]", "sde=ve", "sde.sigma_max=auto"])
     moments = assembly.build({**config, "dataset": {"_target_": "test_own_data.Turns"}}).moments
     assert moments is not None
-    # The variance of a coordinate is 1 + 50/3, and both have the larger part in common.
+    # The covariance is the identity plus 50/3 in each entry, so its eigenvalues are 1 + 100/3 and 1.
     assert float(moments.variances[0]) == pytest.approx(1 + 100 / 3, rel=0.05)
     assert float(moments.variances[1]) == pytest.approx(1, rel=0.05)

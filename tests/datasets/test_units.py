@@ -1,4 +1,4 @@
-"""Units: quantile maps, their slopes, outliers and ties, and the parts that need affine units."""
+"""Units: quantile maps, their slopes, outliers and ties, and the features that need affine units."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def column(*values: object) -> torch.Tensor:
 
 
 def quantiles(law: object, n: int = 20_000) -> torch.Tensor:
-    """Returns the n equally probable quantiles of a distribution from SciPy."""
+    """Returns n equally probable quantiles of a SciPy distribution."""
     return column(law.ppf((np.arange(n) + 0.5) / n))  # type: ignore[attr-defined]
 
 
@@ -44,7 +44,7 @@ def source() -> np.random.Generator:
 
 
 OUTLIERS = column(source().gamma(9, 1 / 3, 1995), np.full(5, 1e6))
-"""Counts around 3, and five rows with a million."""
+"""Values around 3, and five rows with the value 10⁶."""
 
 HARD = {
     "normal": column(source().normal(size=2000)),
@@ -74,7 +74,10 @@ def test_decoding_is_the_inverse_of_encoding_beyond_the_data_too(x: torch.Tensor
 
 @pytest.mark.parametrize("x", HARD.values(), ids=HARD.keys())
 def test_encoded_columns_have_normal_scores(x: torch.Tensor) -> None:
-    """Scores agree within twice the distance between two knots, and exactly for the smallest and the largest row."""
+    """Encoded values are normal scores within twice the distance of two knots.
+
+    The smallest and the largest row are exact.
+    """
     units = quantile_units(x, None, None)
     found = units.encode(x).flatten().numpy()
     scores = stats.norm.ppf((stats.rankdata(x.numpy().flatten()) - 0.5) / len(x))
@@ -105,26 +108,26 @@ LAWS = {
 
 
 def normal_flow(units: Units) -> Flow:
-    """Returns the flow of a standard normal under VP, in which all marginals are standard normal."""
+    """Returns the flow of standard normal data under VP, for which x(t) is standard normal at every t."""
     return Flow(VP(), lambda x, t: -x, units, DormandPrince(1e-8, 1e-8, 10_000), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("name", LAWS)
 def test_density_and_score_are_the_exact_ones_of_a_law_that_the_map_makes_normal(name: str) -> None:
-    """A map through the exact quantiles of F is Φ⁻¹ ∘ F: then p is F' and the score F''/F'."""
+    """A map through the exact quantiles of F is Φ⁻¹ ∘ F. The density is then F' and the score is F''/F'."""
     law, score = LAWS[name]
     units = quantile_units(quantiles(law), None, None)
     x = column(law.ppf(np.linspace(0.002, 0.998, 301)))
     log_p = normal_flow(units).log_prob(x, Exact()).log_p
     torch.testing.assert_close(log_p, torch.from_numpy(law.logpdf(x.numpy().flatten())), rtol=0, atol=2e-3)
     found = units.score(x, -units.encode(x))
-    # The slope of the log-slope has a kink in each piece: it is right on average.
+    # In each piece of the map, the slope of the log-slope has a kink, so the score is right only on average.
     off = (found - score(x)) * float(law.std())
     assert float(off.mean().abs()) < 0.02 and float(off.square().mean().sqrt()) < 0.3
 
 
 def test_density_and_score_of_a_lognormal_are_exact_wherever_they_are_asked() -> None:
-    """The knots of a lognormal lie on a straight line over the logarithm, so that the map is exact."""
+    """The knots of a lognormal lie on a straight line as a function of log x, so the map is exact."""
     law, z = stats.lognorm(0.8, scale=np.exp(10)), torch.linspace(-3, 3, 20, dtype=torch.float64)[None]
     slopes = torch.full_like(z, 1 / 0.8)
     units = Quantile(10 + 0.8 * z, z, slopes, torch.tensor([True]))
@@ -136,7 +139,7 @@ def test_density_and_score_of_a_lognormal_are_exact_wherever_they_are_asked() ->
 
 
 def trained(folder: Path, *line: str) -> Run:
-    """Trains a short run on ``x.npy`` in a folder, without figures."""
+    """Trains a short run on ``x.npy`` in a folder, without figures, and loads the run."""
     options = ["dataset=file", f"dataset.path={folder / 'x.npy'}", "parametrization=karras", "network.hidden=[32]"]
     parts = assembly.build(composed("train", [*options, "trainer.threads=1", "sampler.steps=30", *line]))
     training, units = parts.training(), parts.dataset.units
@@ -150,7 +153,7 @@ def trained(folder: Path, *line: str) -> Run:
 
 @pytest.fixture(scope="module")
 def incomes(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Trains a short run on two skewed columns, one of them positive."""
+    """Trains a short run on two skewed columns, of which the first is positive."""
     folder = tmp_path_factory.mktemp("incomes")
     x = source().normal(size=(3000, 2)) @ np.array([[1.0, 0.6], [0.0, 0.8]])
     np.save(folder / "x.npy", np.stack([np.exp(10 + x[:, 0]), np.sinh(x[:, 1])], axis=1))
@@ -165,7 +168,7 @@ def test_a_positive_column_comes_back_positive(incomes: Run) -> None:
 
 
 def test_density_of_a_run_adds_up_to_one(incomes: Run) -> None:
-    """The mean of p / q over draws of q is the integral of p; q has wider tails than p."""
+    """The integral of p is the mean of p / q over draws from q. The tails of q are wider than the tails of p."""
     z = source().standard_t(5, (1000, 2))
     log_q = (stats.t(5).logpdf(z) - np.log(np.stack([np.exp(10 + z[:, 0]), np.cosh(z[:, 1])], axis=1))).sum(1)
     x = torch.from_numpy(np.stack([np.exp(10 + z[:, 0]), np.sinh(z[:, 1])], axis=1))
@@ -175,7 +178,7 @@ def test_density_of_a_run_adds_up_to_one(incomes: Run) -> None:
 
 
 def test_score_of_a_run_is_the_gradient_of_its_density(incomes: Run) -> None:
-    """With zero weights karras has the exact score of a normal, so that density and score agree."""
+    """With zero weights, ``karras`` gives the exact score of normal data, so the density and the score agree."""
     run = load(incomes.folder, precision="float64")
     with torch.no_grad():
         for weight in run.model.parameters():
@@ -203,7 +206,7 @@ def parts(dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor | None]:
 
 
 def linear(folder: Path, path: str | None = None) -> dict[str, Any]:
-    """Returns the configuration of guidance=linear with a matrix in a folder."""
+    """Returns the configuration of guidance=linear, and saves its matrix in a folder."""
     np.save(folder / "matrix.npy", np.ones((1, 2)))
     matrix = {"_target_": "sdegen.guidance.Linear", "path": str(folder / "matrix.npy")}
     method = {"_target_": "sdegen.guidance.Moments"}
@@ -277,7 +280,8 @@ def test_rows_that_carry_the_scale_are_counted_and_weighed() -> None:
     said = re.fullmatch(
         r"column 2: 5 of 2000 rows contribute (.*)% of the variance; .* deviation is (.*) times as large", found
     )
-    # Of the variance w (1 - w) of five rows at 1 and the others at 0, w = 5 / 2000, the five give w (1 - w)².
+    # If five rows are 1 and the others are 0, the variance is w (1 - w) with w = 5 / 2000. The five rows
+    # contribute w (1 - w)².
     assert said is not None and float(said[1]) == pytest.approx(100 * (1 - 5 / 2000), abs=0.06)
     assert float(said[2]) == pytest.approx(float(OUTLIERS[:1995].std() / OUTLIERS.std()), rel=0.05)
     for n in (20, 100, 1000):
@@ -316,7 +320,7 @@ def test_columns_without_quantiles_or_a_step_are_refused() -> None:
         Dataset(zeros, standardize="quantile", dequantize=True)
     with pytest.raises(ValueError, match="standardize=quantile: column 1 never changes: leave it out"):
         Dataset(torch.ones(9, 1), standardize="quantile")
-    # One tied row in twenty is allowed, and so are three points.
+    # One tied row in twenty is allowed, and so is a column of three points.
     assert Dataset(column(np.zeros(100), source().normal(size=1900)), standardize="quantile").units.shape == (1,)
     assert float(Dataset(column([1, 2, 4]), standardize="quantile").units.encode(column([2]))) == pytest.approx(
         0, abs=1e-9
@@ -327,14 +331,14 @@ def test_one_value_of_the_held_out_points_decides_whether_logarithms_are_taken(t
     x = column(source().lognormal(size=500))
     assert bool(quantile_units(x, None, None).logarithm)
     assert not bool(quantile_units(x, column([0.0]), None).logarithm)
-    # Points without density are allowed where points are only shown or measured.
+    # A point with density zero can be encoded, for figures and metrics.
     assert float(quantile_units(x, None, None).encode(column([-1.0]))) < -10
 
 
 @pytest.mark.parametrize("split", [0, 1])
 @pytest.mark.parametrize("choice", ["robust", "quantile"])
 def test_distances_see_that_the_bulk_is_lost(choice: str, split: int) -> None:
-    """The bulk of one of two columns is lost; sliced W1 in units of standard deviations would not show it."""
+    """The samples lose the bulk of one of two columns. Sliced W1 of standardised points would not show it."""
     random = np.random.default_rng(split)
     order = random.permutation(2000)
 

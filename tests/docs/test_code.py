@@ -1,4 +1,4 @@
-"""The Python of the documentation runs: the notebooks, which are stored without output, and the page on Python."""
+"""The code of the documentation runs: the notebooks, which are stored without output, and ``docs/python.md``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_a_notebook_is_stored_without_output(path: Path) -> None:
 
 
 def outputs(name: str, folder: Path) -> list[str]:
-    """Executes a notebook in a folder; returns the text that each cell of code leaves."""
+    """Executes a notebook in a folder and returns the text that each code cell prints."""
     notebook = nbformat.read(ROOT / "docs" / "notebooks" / f"{name}.ipynb", 4)
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -31,7 +31,7 @@ def outputs(name: str, folder: Path) -> list[str]:
 def test_first_run_measures_its_samples(tmp_path: Path) -> None:
     *_, measures = outputs("first_run", tmp_path)
     found = dict(line.split()[:2] for line in measures.splitlines())
-    # A network that had learned nothing would leave 0.3, the distance between the smile and its own Gaussian.
+    # An untrained network would give 0.3, the distance between the smile and a Gaussian with the same moments.
     assert float(found["sliced_w1"]) < 0.15
 
 

@@ -1,4 +1,4 @@
-"""The pages of the documentation are true: their commands can work, and the files and choices that they name exist."""
+"""The pages of the documentation are true: all commands work, and all files and choices that are named exist."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 MARKDOWN = [*PAGES, ROOT / "README.md", ROOT / "README.pt-BR.md", ROOT / "CONTRIBUTING.md"]
 ELSEWHERE = r"resume=|sweep=|mine|fashion_mnist|=cuda"
-"""Commands in configurations that other tests check, or that need files or a device which this machine may lack."""
+"""Pattern of commands in configurations that other tests check, or that need files or a device that may be missing."""
 
 
 def name(path: Path) -> str:
@@ -30,7 +30,7 @@ def test_every_command_can_work(page: Path, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.syspath_prepend(str(reader(tmp_path) / "mine"))
     monkeypatch.chdir(tmp_path)
     check_commands(own_commands(page))
-    # Other tests have modules of this name.
+    # Forget the module of this page, because other tests have modules of the same name.
     sys.modules.pop("slow", None)
 
 
@@ -46,7 +46,7 @@ def test_what_a_page_shows_as_refused_is_refused_with_its_line(asked: str, tmp_p
 
 @pytest.mark.slow
 def test_every_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of all pages in one folder, page by page; what several pages have runs once."""
+    """The commands of all pages run in one folder, page by page. A command on several pages runs once."""
     lines = dict.fromkeys(line for page in [ROOT / "README.md", *PAGES] for line in own_commands(page))
     run_commands(list(lines), reader(tmp_path), monkeypatch)
 
@@ -96,7 +96,7 @@ def test_pip_installs_what_the_makefile_does() -> None:
 def test_every_group_is_in_the_reference_of_the_options() -> None:
     text = (DOCS / "reference" / "options.rst").read_text()
     groups = {file.parent.relative_to(ROOT / "conf") for file in (ROOT / "conf").rglob("*.yaml")} - {Path(".")}
-    # Choices in folders within experiments and sweeps belong to these groups.
+    # Choices in sub-folders of ``experiment`` and ``sweep`` belong to these two groups.
     groups = {Path(group.parts[0]) if group.parts[0] in ("experiment", "sweep") else group for group in groups}
     assert sorted(re.findall(r"^\.\. choices:: (\S+)", text, re.MULTILINE)) == sorted(map(str, groups))
 

@@ -1,4 +1,4 @@
-"""The site builds without a warning, which checks its links and runs its notebooks, and loads nothing from outside."""
+"""The site builds without a warning and loads nothing from outside. The build checks links and runs the notebooks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_site_builds_strictly_and_loads_nothing_from_outside(tmp_path: Path) -> 
     pages = list((tmp_path / "site").rglob("*.html"))
     loaded = [re.findall(r'<(?:script|img|link|iframe)[^>]*(?:src|href)="(https?:[^"]+)', p.read_text()) for p in pages]
     assert pages and not any(loaded)
-    # Formulas are in the pages themselves.
+    # Formulas are MathML in the pages, so no script has to be loaded.
     assert "<math" in (tmp_path / "site" / "mathematics.html").read_text()
     for option in ("beta_max", "standardize", "rtol", "label_dropout"):
         assert option in (tmp_path / "site" / "reference" / "options.html").read_text()

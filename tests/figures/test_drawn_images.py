@@ -1,4 +1,4 @@
-"""Figures of images have the right pixels at the right labels."""
+"""Figures of images have the right pixels next to the right labels."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def picture(axes: Axes) -> np.ndarray:
 
 
 def at(axes: Axes, x: float, y: float, height: int, width: int) -> np.ndarray:
-    """Returns the part of the picture that is centred at a tick."""
+    """Returns the part of the picture with the centre ``(x, y)`` and the given size."""
     top, left = round(y - (height - 1) / 2), round(x - (width - 1) / 2)
     assert (top + (height - 1) / 2, left + (width - 1) / 2) == (y, x)
     return picture(axes)[top : top + height, left : left + width]
 
 
 def drawable(figure: Figure) -> None:
-    """Draws a figure; a warning of its layout is an error."""
+    """Draws a figure. A warning about the layout is an error."""
     figure.draw_without_rendering()
 
 
@@ -64,7 +64,10 @@ def test_generation_of_many_frames_shows_some_and_both_ends() -> None:
 
 
 def test_classes_have_their_label_at_their_row() -> None:
-    """Images of class c have the brightness c/10 and differ in a pixel; their order is random; one class has two."""
+    """Images of class c have the brightness c/10 and differ in one pixel.
+
+    The order is random, and class 9 has two images.
+    """
     y = torch.tensor([7, 2, 2, 9, 7, 2, 9, 7, 2, 9])[torch.randperm(10, generator=torch.Generator().manual_seed(3))]
     y[(y == 9).nonzero()[0]] = 2
     x = y.view(-1, 1, 1, 1).expand(-1, 1, 4, 3).clone().to(torch.uint8)
@@ -109,7 +112,7 @@ def test_posterior_shows_mean_deviation_and_what_was_not_measured(channels: int)
     shown = picture(named["measured"]) if channels == 3 else drawn.to_rgba(drawn.get_array())[..., :3]
     np.testing.assert_allclose(shown[1:3], np.broadcast_to(BLUE, (2, 6, 3)), atol=1e-6)
     assert (np.abs(shown[[0, 3]] - BLUE).max(-1) > 0.01).all()
-    # The deviation has a colour bar of its own.
+    # The seventh axes are the colour bar of the deviation.
     assert len(figure.axes) == 7
 
 
@@ -131,7 +134,7 @@ def test_accuracy_draws_every_curve_and_chance() -> None:
     for name, curve in curves.items():
         np.testing.assert_allclose(lines[name].get_xydata(), torch.stack([times, curve], 1))
     assert set(np.asarray(lines["chance, 0.1"].get_ydata()).tolist()) == {0.1}
-    # The lines can be told apart without colour, too.
+    # The line styles differ, so that a reader can tell the lines apart without colours.
     assert len({line.get_linestyle() for line in axes.lines}) == 3
 
 

@@ -1,4 +1,4 @@
-"""The labels of axes name the units of their numbers."""
+"""The labels of axes name the units of the numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sdegen.sde import VP
 
 
 class Numbers(Dataset):
-    """Whole numbers around 100."""
+    """Data set of whole numbers from 100 on."""
 
     def __init__(self, d: int, **options: bool | Affine) -> None:
         super().__init__(100 + torch.arange(40.0 * d).reshape(40, d), **options)

@@ -1,4 +1,4 @@
-"""Figures and animations of the process agree with its theory."""
+"""Figures and animations of the process agree with the theory."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def exact(dataset: Mixture) -> Marginals:
 
 
 def kernel(t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns α and σ of VP with β from 0.1 to 20."""
+    """Returns α and σ of VP, for which β grows from 0.1 to 20."""
     integral = 0.1 * t + 0.5 * 19.9 * t**2
     return np.exp(-0.5 * integral), np.sqrt(-np.expm1(-integral))
 
@@ -48,7 +48,7 @@ def component(mean: float, variance: float, t: np.ndarray) -> tuple[np.ndarray, 
 
 
 def cdf(x: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """Returns the distribution function of the paper's mixture at t."""
+    """Returns the distribution function of x(t) for the paper's mixture."""
     return 0.5 * (norm.cdf(x, *component(-3, 0.25, t)) + norm.cdf(x, *component(3, 1, t)))
 
 
@@ -62,12 +62,12 @@ def variance(t: np.ndarray) -> np.ndarray:
 
 
 def drawable(figure: Figure) -> None:
-    """Draws a figure; a warning of its layout is an error."""
+    """Draws a figure. A warning about the layout is an error."""
     figure.draw_without_rendering()
 
 
 def paths(axes: Axes) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the times ``(F,)`` and the states ``(F, B)`` of the paths."""
+    """Returns the times ``(F,)`` and the states ``(F, B)`` of the paths in a panel."""
     return np.asarray(axes.lines[0].get_xdata()), np.stack([line.get_ydata() for line in axes.lines], axis=1)
 
 
@@ -84,10 +84,10 @@ def test_paths_have_the_exact_law_at_every_time(panels: dict[str, Axes], panel: 
     assert panels[panel].get_xlim() == pytest.approx(ends)
     for i in np.linspace(0, len(t) - 1, 7).round().astype(int):
         ranks = np.sort(cdf(x[i], t[i]))
-        # The Kolmogorov–Smirnov statistic exceeds this bound once in 5000 times.
+        # By chance, the Kolmogorov–Smirnov statistic exceeds this bound once in 5000 times.
         assert np.abs(ranks - (np.arange(COUNT) + 0.5) / COUNT).max() < 2.15 / COUNT**0.5
         assert x[i].var() == pytest.approx(variance(t[i]), rel=0.2)
-    # The paths are rough: their quadratic variation is ∫ β.
+    # Paths of an SDE are rough: their quadratic variation is ∫ β dt.
     roughness = np.square(np.diff(x, axis=0)).sum(0).mean()
     assert roughness == pytest.approx(0.1 + 0.5 * 19.9, rel=0.15)
 
@@ -98,7 +98,7 @@ def test_paths_of_the_flow_keep_their_order_and_their_quantiles(panels: dict[str
     assert (np.diff(x, axis=1) > 0).all()
     ranks = cdf(x, t[:, None])
     np.testing.assert_allclose(ranks, np.broadcast_to(ranks[0], ranks.shape), atol=2e-4)
-    # The starts are spread evenly in probability, and are the same as for the reverse SDE.
+    # The initial states are evenly spaced in probability, and are the same as for the reverse SDE.
     assert np.abs(ranks[0] - (np.arange(COUNT) + 0.5) / COUNT).max() < 0.02
     np.testing.assert_array_equal(x[0], paths(panels["reverse SDE"])[1][0])
 
@@ -124,7 +124,7 @@ def test_paths_are_those_of_their_seed_and_bad_scores_stay_in_view() -> None:
 
 
 def cells(axes: Axes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the centres of the cells of a picture, rightwards and upwards, and its values."""
+    """Returns the horizontal and vertical centres of the cells of a picture, and the values of the cells."""
     image = axes.images[0]
     left, right, low, high = image.get_extent()
     values = np.asarray(image.get_array())
@@ -163,7 +163,7 @@ def test_field_on_the_line_is_the_derivative_of_the_log_density_and_its_error_wh
 
 
 def covered(area: ContourSet, point: tuple[float, float]) -> bool:
-    """Returns True for a point inside the areas, but not within a hole."""
+    """Returns True if a point is inside the areas and not in a hole."""
     outlines = [outline for path in area.get_paths() for outline in path.to_polygons()]
     return sum(Outline(outline).contains_point(point) for outline in outlines) % 2 == 1
 
@@ -194,14 +194,14 @@ def test_field_in_the_plane_shows_the_size_of_the_error(shift: tuple) -> None:
     named = [axes for axes in figure.axes if axes.get_title()]
     times = np.array([float(axes.get_title().removeprefix("t = ")) for axes in named])
     alpha, sigma = kernel(times)
-    # From ten times as much noise as data to a tenth, in equal factors; the times have two digits.
+    # The ratio σ/α falls from 10 to 0.1 in equal factors. The titles give the times with two digits.
     np.testing.assert_allclose(sigma / alpha, np.geomspace(10, 0.1, 4), rtol=0.15)
     for axes in named:
         np.testing.assert_allclose(cells(axes)[2], np.hypot(*shift), atol=2e-5)
 
 
 def test_arrows_in_the_plane_follow_the_score_and_longest_are_cut() -> None:
-    """The score of a standard normal law is −x at every t."""
+    """The score of standard normal data is −x at every t. The longest arrows are shortened."""
     figure = figures.score_field(NORMAL, SDE, exact(NORMAL), learned=False)
     assert figure is not None
     drawable(figure)
@@ -211,7 +211,7 @@ def test_arrows_in_the_plane_follow_the_score_and_longest_are_cut() -> None:
         length, radius = np.linalg.norm(arrow, axis=1), np.linalg.norm(point, axis=1)
         np.testing.assert_allclose(arrow / length[:, None], -point / radius[:, None], atol=1e-5)
         sigma = (length / radius)[radius < 1].mean()
-        # The square of the radius is exponential: 99 of 100 are below sqrt(2 ln 100).
+        # The squared radius is exponential, so 99 % of the points have a radius below sqrt(2 ln 100).
         np.testing.assert_allclose(length, sigma * np.minimum(radius, length.max() / sigma), rtol=1e-4)
         assert length.max() / sigma == pytest.approx((2 * np.log(100)) ** 0.5, rel=0.1)
         x, y, values = cells(axes)
@@ -219,7 +219,7 @@ def test_arrows_in_the_plane_follow_the_score_and_longest_are_cut() -> None:
 
 
 def test_what_is_not_visited_in_the_plane_is_grey() -> None:
-    """A standard normal density falls to a thousandth where the radius is sqrt(2 ln 1000)."""
+    """A standard normal density in the plane falls to a thousandth of its maximum at the radius sqrt(2 ln 1000)."""
     figure = figures.score_field(NORMAL, SDE, exact(NORMAL))
     assert figure is not None
     for axes in (axes for axes in figure.axes if axes.get_title()):
@@ -236,7 +236,7 @@ def bell(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def test_field_turns_with_the_axes() -> None:
-    """Arrows of a score along the first axis point to the right, and an error is drawn at its place."""
+    """The score has an error where the first coordinate is above 1, and the figure draws the error at these points."""
 
     def score(x: Tensor, t: Tensor) -> Tensor:
         off = torch.zeros_like(x)
@@ -267,17 +267,17 @@ def test_field_without_a_kernel_or_law_says_so_and_of_three_coordinates_there_is
 
 
 class Pictures(Dataset):
-    """Grey images of bytes."""
+    """Data set of grey images of bytes."""
 
 
 def walk(start: Tensor, end: Tensor, frames: int, last: Tensor) -> Samples:
-    """Returns samples ``(B, *)`` with straight paths; the samples differ from the ends, as after a noiseless step."""
+    """Returns samples ``last``, whose paths are straight from ``start`` to ``end``."""
     share = torch.linspace(0, 1, frames).view(-1, *[1] * start.ndim)
     return Samples(last, 1.0, start + share * (end - start), torch.linspace(1, 1e-5, frames, dtype=torch.float64))
 
 
 def written(dataset: Dataset, samples: Samples, path: Path) -> list[np.ndarray]:
-    """Returns the frames of the animation, ``(h, w, 3)`` each, after a check of its properties."""
+    """Saves the animation, checks its size and durations, and returns its frames, each ``(h, w, 3)``."""
     target = animations.save(animations.animation(dataset, samples, SDE), path / "figures" / "generation.gif")
     assert target.stat().st_size <= 400_000
     gif, found, durations = Image.open(BytesIO(target.read_bytes())), [], []
@@ -294,7 +294,7 @@ def written(dataset: Dataset, samples: Samples, path: Path) -> list[np.ndarray]:
 
 
 def middle(frame: np.ndarray) -> np.ndarray:
-    """Returns the mean position of the pixels in the colour of samples, from the left and from above."""
+    """Returns the mean position of the pixels in the colour of samples, from the left and from the top."""
     rows, columns = np.nonzero(frame[..., 0] - frame[..., 2] > 100)
     assert len(rows)
     return np.array([columns.mean(), rows.mean()])
@@ -302,20 +302,20 @@ def middle(frame: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("frames", [20, 300])
 def test_points_move_from_noise_to_the_samples(frames: int, tmp_path: Path) -> None:
-    """Points move from left to right at even speed in t, and end above their start."""
+    """The points move from left to right. The last frame shows the samples, which lie above the first points."""
     left, right = torch.tensor([-2.0, -1.0]).expand(50, 2), torch.tensor([2.0, -1.0]).expand(50, 2)
     samples = walk(left, right, frames, torch.tensor([-2.0, 1.0]).expand(50, 2))
     found = written(PLANE, samples, tmp_path)
     assert len(found) == 20 if frames == 20 else 38 <= len(found) <= 45
     places = np.stack([middle(frame) for frame in found])
     assert places[0, 0] == pytest.approx(places[-1, 0], abs=1)
-    # Up in the plane is up in the picture, as far as right is right: the axes are equal.
+    # The axes have equal scales, and y points upwards.
     span = places[0, 1] - places[-1, 1]
     assert span > 50
     assert np.ptp(places[:-1, 1]) < 1
     assert (np.diff(places[:-1, 0]) > 0).all()
     if frames == 300:
-        # More of them where the data take shape: u(t) is at a third of its way from -6 to 10 where t is a fifth.
+        # More frames show small t, where the data take shape: about a third of them have t < 0.2.
         share = (places[:-1, 0] > places[0, 0] + 0.8 * 2 * span).mean()
         assert 0.28 < share < 0.4
     else:
@@ -342,7 +342,7 @@ def test_images_start_as_noise_and_end_as_the_samples(frames: int, tmp_path: Pat
     dataset = Pictures(data, levels=256)
     noise = torch.randn(60, 1, 12, 12, generator=source)
     x = dataset.units.encode(data).float()
-    # All states are noise, which is the hardest to compress.
+    # All states are noise, which is hardest to compress.
     samples = walk(noise, noise, frames, x)._replace(path=torch.randn(frames, 60, 1, 12, 12, generator=source))
     found = written(dataset, samples, tmp_path)
     assert len(found) == 20 if frames == 20 else 15 <= len(found) <= 20
@@ -354,11 +354,11 @@ def test_images_start_as_noise_and_end_as_the_samples(frames: int, tmp_path: Pat
             top, left = scale * 13 * (i // side), scale * 13 * (i % side)
             block = grid[top : top + 12 * scale, left : left + 12 * scale].reshape(12, scale, 12, scale, 3)
             pixel = block.mean((1, 3))
-            # Each pixel is a square of one colour.
+            # Each pixel is drawn as a square of one colour.
             assert np.ptp(block, axis=(1, 3)).max() == 0
             expected = dataset.units.decode(images[i : i + 1])[0, 0].clamp(0, 255).numpy()
             np.testing.assert_allclose(pixel, np.broadcast_to(expected[..., None], pixel.shape), atol=255 / 16)
-    # The time is above the images.
+    # The time is written above the images.
     assert (found[0][:20] < 100).any() and (found[0][:20] != found[-1][:20]).any()
 
 
@@ -384,7 +384,7 @@ def test_view_follows_noise_that_is_far_wider_than_the_data() -> None:
 
 
 def test_samples_out_of_view_have_no_density_there() -> None:
-    """After two steps of training, say, all samples are out of view; of half of them, half of the area is left."""
+    """If all samples are out of view, the histogram has no area. If half are in view, half of the area is left."""
     dataset = Mixture(0, size=50)
     for share, far in ((0.0, [1e6, -1e6]), (0.5, [0.0, 1e6])):
         _, axes = figures.compare(dataset, torch.tensor(far, dtype=torch.float64)[:, None]).axes

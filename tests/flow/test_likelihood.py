@@ -28,7 +28,7 @@ LOOSE = DormandPrince(1e-5, 1e-5, 10_000)
 
 
 def same(shape: tuple[int, ...]) -> Affine:
-    """Returns units in which the user and the network have the same coordinates."""
+    """Returns units in which the coordinates of the user and of the network are equal."""
     return Affine(torch.zeros(shape, dtype=torch.float64), torch.ones(shape, dtype=torch.float64))
 
 
@@ -44,7 +44,7 @@ def standardised(law: GaussianMixture) -> Affine:
 
 
 class Correlated:
-    """A Gaussian with a full covariance C, its score and its flow in matrices.
+    """A Gaussian with a full covariance C, with its exact score and the matrix of its flow.
 
     With :math:`S_t = \\alpha_t^2 C + \\sigma_t^2 I`, the flow's map is :math:`S_T^{1/2} S_\\varepsilon^{-1/2}`.
     """
@@ -77,7 +77,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("solver", [TIGHT, SciPyRK45(1e-8, 1e-8)], ids=["dopri5", "rk45"])
 @pytest.mark.parametrize("shape", [(4,), (1, 2, 2)], ids=["vectors", "images"])
 def test_density_of_a_gaussian_is_the_prior_pulled_back(sde: LinearSDE, shape: tuple, solver: ODESolver) -> None:
-    """The prior has no error here: log p(x) = log prior(Mx) + log det M, with the matrix M of the flow."""
+    """The density is log p(x) = log prior(Mx) + log det M, with the matrix M of the flow."""
     score = Correlated(sde, covariance(4))
     x = normal(6, *shape)
     got = flow(sde, score, same(shape), solver).log_prob(x, Exact())
@@ -94,14 +94,14 @@ def test_density_of_a_gaussian_is_the_prior_pulled_back(sde: LinearSDE, shape: t
     ("sde", "bound"), [(VP(), 3e-5), (SubVP(), 6e-5), (VE(sigma_max=500.0), 6e-5)], ids=["vp", "subvp", "ve"]
 )
 def test_density_of_a_mixture_is_exact_in_the_users_units(sde: LinearSDE, bound: float) -> None:
-    """Points lie around (100, −7) in unequal units; the tolerance and the prior cause the error."""
+    """Points lie around (100, −7) in unequal units. The error comes from the tolerance and the prior."""
     law = plane().affine(torch.tensor([-50.0, 0.7]), torch.tensor([0.5, 0.1]))
     units = standardised(law)
     assert float(units.shift[0]) > 90
     x = law.sample(400, torch.Generator().manual_seed(0))
     inner = Marginals(law.affine(units.shift, units.scale), sde)
     got = flow(sde, inner, units, LOOSE).log_prob(x, Exact())
-    # At eps the distribution is convolved with a Gaussian of width σ in each unit.
+    # At eps the distribution is blurred by noise with the standard deviation σ, in the units of the network.
     alpha, sigma = (f(torch.tensor(sde.eps, dtype=torch.float64)) for f in (sde.alpha, sde.sigma))
     blurred = GaussianMixture(
         law.weights,
@@ -113,7 +113,7 @@ def test_density_of_a_mixture_is_exact_in_the_users_units(sde: LinearSDE, bound:
 
 
 class Periodic(SDE):
-    """A particle in a periodic potential, dx = (sin 2x − x / 2) dt + dw: no kernel in closed form."""
+    """A particle in a periodic potential, dx = (sin 2x − x / 2) dt + dw. It has no kernel in closed form."""
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         return torch.sin(2 * x) - 0.5 * x
@@ -132,14 +132,14 @@ class Periodic(SDE):
 
 
 def wavy(x: Tensor, t: Tensor) -> Tensor:
-    """A score that is not a gradient: each coordinate depends on the others."""
+    """Returns a score that is not a gradient: each coordinate depends on the others."""
     return torch.sin(x.roll(1, dims=1) + t.reshape(-1, 1)) + 0.5 * torch.cos(1.5 * x) - 0.3 * x
 
 
 @pytest.mark.parametrize("sde", [Periodic(), VP(beta_max=4.0)], ids=["periodic", "vp"])
 @pytest.mark.parametrize("d", [1, 2])
 def test_density_integrates_to_one_for_any_score_and_any_sde(sde: SDE, d: int) -> None:
-    """The trapezoid rule is spectrally accurate on smooth decaying functions; the units are 3 and 0.5."""
+    """The trapezoid rule is spectrally accurate for smooth functions that decay. The units are 3 and 0.5."""
     n = 401 if d == 1 else 141
     scale = torch.tensor([3.0, 0.5], dtype=torch.float64)[:d]
     axes = [torch.linspace(-10, 10, n, dtype=torch.float64) * s for s in scale]
@@ -151,8 +151,11 @@ def test_density_integrates_to_one_for_any_score_and_any_sde(sde: SDE, d: int) -
 
 
 def test_probes_are_fixed_along_a_trajectory(sde: LinearSDE) -> None:
-    """Gaussian data in the plane: an estimate is v·log(M)·v for one v = (±1, ±1), so one of two numbers; a probe drawn
-    anew, or another row's after some rows have arrived, would give what lies between."""
+    """For Gaussian data in the plane, the error of an estimate has one of two values, which differ in sign.
+
+    The estimate is v·log(M)·v for one v = (±1, ±1). A probe that is drawn anew, or taken from another row after some
+    rows have arrived, would give a value in between.
+    """
     score = Correlated(sde, covariance(2))
     x = normal(40, 2) * torch.logspace(-1, 1, 40, dtype=torch.float64)[:, None]
     mapped = flow(sde, score, same((2,)))
@@ -176,7 +179,7 @@ def test_estimate_is_unbiased_and_its_variance_is_hutchinsons() -> None:
 
 
 def test_standard_error_is_true_and_falls_with_the_probes() -> None:
-    """For every number of probes, the mean squared error equals the mean squared standard error."""
+    """For each number of probes, the mean squared error equals the mean of the squared standard errors."""
     root = normal(3, 8, 8, seed=1) / 3
     law = GaussianMixture(torch.ones(3), 1.5 * normal(3, 8, seed=2), root @ root.transpose(1, 2))
     units = standardised(law)
@@ -191,7 +194,8 @@ def test_standard_error_is_true_and_falls_with_the_probes() -> None:
         assert float(off.square().mean() / got.standard_error.square().mean()) == pytest.approx(1, abs=0.2)
         sizes.append(float(off.square().mean()))
     assert sizes[0] / sizes[1] == pytest.approx(4, rel=0.25)
-    # With 8 probes, Student's t of 7 degrees of freedom: 95 % within 2.36 standard errors.
+    # With 8 probes, the error has Student's t distribution with 7 degrees of freedom: 95 % are within
+    # 2.365 standard errors.
     assert float((off.abs() < 2.365 * got.standard_error).double().mean()) == pytest.approx(0.95, abs=0.03)
 
 
@@ -213,7 +217,7 @@ def test_point_does_not_depend_on_its_batch(sde: LinearSDE, divergence: Exact | 
 
 @pytest.mark.parametrize("tolerance", [1e-3, 1e-5])
 def test_copies_of_a_coordinate_have_its_density_to_the_same_tolerance_at_the_same_cost(tolerance: float) -> None:
-    """A point at the mean of normal data stays there, so that only the density has an error."""
+    """One point is the mean of the data, which the flow does not move: only the density of this point has an error."""
     sde, std, solver = VP(), 0.3, DormandPrince(tolerance, tolerance, 10_000)
     ends = torch.tensor([sde.eps, sde.T], dtype=torch.float64)
     low, high = (sde.alpha(ends) ** 2 * std**2 + sde.sigma(ends) ** 2).sqrt().tolist()
@@ -258,7 +262,7 @@ def uniform_score(sde: LinearSDE, half: float) -> Score:
     def score(x: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = (f(t).reshape(-1, 1) for f in (sde.alpha, sde.sigma))
         up, down = (x + alpha * half) / sigma, (x - alpha * half) / sigma
-        # By symmetry, with the difference taken in the tail that does not cancel.
+        # The density is symmetric, so take the difference in the tail in which it does not cancel.
         left = torch.where(x > 0, torch.special.ndtr(-down) - torch.special.ndtr(-up), 0)
         mass = torch.where(x > 0, left, torch.special.ndtr(up) - torch.special.ndtr(down))
         density = (torch.exp(-0.5 * up**2) - torch.exp(-0.5 * down**2)) / math.sqrt(2 * math.pi)
@@ -268,7 +272,7 @@ def uniform_score(sde: LinearSDE, half: float) -> Score:
 
 
 def test_uniform_data_of_17_levels_have_log2_17_bits() -> None:
-    """Dequantised values are uniform on [−½, 16½): a dimension takes log2 17 = 4.087 bits."""
+    """Dequantised values are uniform on [−½, 16½), so each dimension costs log2 17 = 4.087 bits."""
     sde, half = VP(), math.sqrt(3)
     units = Affine(torch.full((2,), 8.0).double(), torch.full((2,), 17 / math.sqrt(12)).double())
     x = torch.cartesian_prod(torch.arange(17), torch.arange(17)).double()
@@ -278,7 +282,7 @@ def test_uniform_data_of_17_levels_have_log2_17_bits() -> None:
         flow(sde, uniform_score(sde, half), units, DormandPrince(1e-6, 1e-6, 10_000)).log_prob(values, Exact()).log_p
     )
     bits = bits_per_dim(-log_p, 2)
-    # The noise at eps blurs the edges: it costs the median point 0.001 of a level, and a share of the points more.
+    # The noise at eps blurs the edges. This costs the median point less than 0.001 bits, and points near an edge more.
     assert float(bits.median()) == pytest.approx(math.log2(17), abs=1e-3)
     assert float(bits.mean()) == pytest.approx(math.log2(17), abs=5e-3)
 
@@ -331,7 +335,10 @@ def test_arc_on_one_line_is_straight() -> None:
 
 
 def test_interpolation_stays_where_the_data_are() -> None:
-    """In 64 dimensions, the middle of a straight line has half the variance of Gaussian data; the arc has all of it."""
+    """In 64 dimensions, the middle of a straight line has half the variance of Gaussian data.
+
+    The arc keeps the variance.
+    """
     sde, d = VP(), 64
     units = Affine(torch.full((d,), -20.0).double(), torch.full((d,), 3.0).double())
     x = units.decode(normal(2, d))

@@ -31,7 +31,7 @@ TIMES = [1e-5, 0.1, 0.4, 1.0]
 
 
 class Components(Network):
-    """A network of the exact log-probabilities of a mixture's components given a noisy point, up to a constant."""
+    """Network with the exact log-probabilities of the components of a mixture at a noisy point, up to a constant."""
 
     classifies = True
 
@@ -53,7 +53,7 @@ class Components(Network):
 
 
 class Both:
-    """The exact score of a mixture or of one component, with the interface of a conditional network."""
+    """Exact score of a mixture or of one component, with the interface of a conditional network."""
 
     def __init__(self, law: GaussianMixture, sde: LinearSDE) -> None:
         self.law, self.sde = law, sde
@@ -88,7 +88,7 @@ def test_guided_by_the_posterior_of_a_class_is_the_score_of_the_class(sde: Linea
 
 
 def test_scale_goes_beyond_the_class_in_both_ways_alike() -> None:
-    """Both guidances add γ times the same pull if network and classifier have the same classes."""
+    """If network and classifier have the same classes, both kinds of guidance add γ times the same vector."""
     x, time, sde = points(50, 2), torch.tensor(0.3, dtype=torch.float64), VP()
     whole, own = (Marginals(law, sde)(x, time) for law in (plane(), component(plane(), 1)))
     for guidance in classes(sde, 2.5):
@@ -128,7 +128,7 @@ MEASUREMENTS = pytest.mark.parametrize(
 
 @MEASUREMENTS
 def test_adjoint_and_gain_are_those_of_the_map(measurement: Measurement, shape: tuple[int, ...]) -> None:
-    """⟨A x, y⟩ = ⟨x, Aᵀ y⟩, and A Aᵀ y = c y if there is a gain c."""
+    """The adjoint fulfils ⟨A x, y⟩ = ⟨x, Aᵀ y⟩. If there is a gain c, then A Aᵀ y = c y."""
     x = torch.randn(4, *shape, generator=generator("cpu", 0, "x"), dtype=torch.float64)
     y = torch.randn(measurement(x).shape, generator=generator("cpu", 0, "y"), dtype=torch.float64)
     left, right = (measurement(x) * y).flatten(1).sum(1), (x * measurement.adjoint(y)).flatten(1).sum(1)
@@ -154,7 +154,7 @@ def test_matrix_knows_whether_its_rows_are_orthogonal(factor: float | None, gain
 
 
 def test_measurements_are_what_they_are_called() -> None:
-    """The oracle is plain loops over the pixels."""
+    """The oracle computes single pixels without tensor operations."""
     x = torch.randn(2, 3, 4, 6, generator=generator("cpu", 0, "x"), dtype=torch.float64)
     small, grey, blurred = SuperResolution((3, 4, 6), 2)(x), Grey((3, 4, 6))(x), Blur((3, 4, 6), 0.8)(x)
     for i in range(2):
@@ -176,7 +176,7 @@ def gaussian(d: int) -> GaussianMixture:
 
 
 def conditioned(law: GaussianMixture, a: Tensor, y: Tensor, noise: float) -> GaussianMixture:
-    """The exact posterior of a mixture given A x + noise = y: Kalman's formula for each component, and its evidence."""
+    """Returns the posterior of a mixture given A x + noise = y, by Kalman's formula and Bayes' rule for the weights."""
     weights, means, covariances = [], [], []
     for w, mean, cov in zip(law.weights, law.means, law.covariances, strict=True):
         total = a @ cov @ a.T + noise**2 * torch.eye(len(a), dtype=a.dtype)
@@ -216,8 +216,12 @@ def test_isotropic_is_exact_for_data_that_are(sde: LinearSDE, t: float, tmp_path
 
 @pytest.mark.parametrize("sde", [VP(), VE(sigma_max=20.0)], ids=["vp", "ve"])
 def test_replacement_begins_and_ends_in_the_law_of_the_measured_coordinates(sde: LinearSDE) -> None:
-    """At T they have the kernel's mean and deviation; at eps they are y. If the coordinates of the data are
-    independent the others have their own law."""
+    """At T the measured coordinate has the moments of the kernel given y.
+
+    At eps it is y with the noise of the measurement.
+
+    The coordinates of the data are independent, so the other coordinate keeps its own distribution.
+    """
     n, y = 20_000, torch.tensor([[0.8]], dtype=torch.float64)
     law = GaussianMixture(torch.ones(1), torch.tensor([[0.0, 0.5]]), torch.diag(torch.tensor([1.0, 0.25]))[None])
     guidance = Posterior(y, Inpaint((2,), "left"), Replacement(), noise=0.1)
@@ -237,7 +241,7 @@ def test_replacement_begins_and_ends_in_the_law_of_the_measured_coordinates(sde:
 
 @pytest.mark.parametrize("method", [Moments(), Isotropic(), Replacement()], ids=["moments", "isotropic", "replacement"])
 def test_every_row_is_guided_by_itself(method: Method) -> None:
-    """A row has the same score alone, among other rows, and at its own time."""
+    """A row has the same score among other rows, each at its own time, as it has alone."""
     sde, x = VP(), points(16, 2)
     guided = Posterior(torch.tensor([[0.4]], dtype=torch.float64), Inpaint((2,), "left"), method, noise=0.1)(
         sde, Marginals(plane(), sde)
@@ -252,7 +256,7 @@ NOISE, AT, SEEN = 0.2, [[1.0, 0.0]], [[0.6]]
 
 
 def two_modes() -> tuple[GaussianMixture, Posterior, GaussianMixture]:
-    """Returns a mixture, a measurement that leaves two modes with weights that guidance misses, and the posterior."""
+    """Returns a mixture, a measurement that leaves two modes whose weights guidance misses, and the exact posterior."""
     law = GaussianMixture(
         torch.tensor([0.35, 0.65]),
         torch.tensor([[1.2, 1.0], [-0.6, -1.0]]),
@@ -265,7 +269,7 @@ def two_modes() -> tuple[GaussianMixture, Posterior, GaussianMixture]:
 
 
 def test_particles_correct_what_a_guidance_gets_wrong() -> None:
-    """Particles find the weights of the modes; the approximate likelihood alone does not."""
+    """Particles find the weights of the two modes. Guidance without particles gives wrong weights."""
     sde, n = VP(), 6000
     law, guidance, exact = two_modes()
     off = []
@@ -282,7 +286,7 @@ def test_particles_correct_what_a_guidance_gets_wrong() -> None:
 
 
 def test_last_particle_has_the_law_of_the_others_where_one_is_more_than_a_batch() -> None:
-    """There is one sample more than a batch holds; in a batch of its own it would often be in the wrong mode."""
+    """There are 41 samples, and a batch holds 40. A batch with only one sample would often give the wrong mode."""
     law, guidance, exact = two_modes()
     model, units = ScoreModel(Oracle(law, VP()), Raw(), VP()), Affine(torch.zeros(2).double(), torch.ones(2).double())
     options: dict[str, Any] = {"batch_size": 40, "dtype": torch.float64, "guidance": guidance}
@@ -292,7 +296,7 @@ def test_last_particle_has_the_law_of_the_others_where_one_is_more_than_a_batch(
 
 
 def test_few_particles_are_reported_once(caplog: pytest.LogCaptureFixture) -> None:
-    """The warning depends on the smallest batch. Without guidance, samples are independent and there is no warning."""
+    """The warning names the smallest batch. Without guidance, samples are independent and there is no warning."""
     law, guidance, _ = two_modes()
     model, units = ScoreModel(Oracle(law, VP()), Raw(), VP()), Affine(torch.zeros(2).double(), torch.ones(2).double())
     for guided in (None, guidance):
@@ -324,7 +328,7 @@ def test_resampling_meets_each_particle_as_often_as_its_share() -> None:
 
 
 def test_exact_conditionals_of_mixtures_are_those_of_weighted_draws() -> None:
-    """The oracle agrees with draws of the mixture that are weighted by the likelihood of the measurement."""
+    """The oracle agrees with draws from the mixture, weighted by the likelihood of the measurement."""
     a, y = torch.tensor([[1.0, 0.5]], dtype=torch.float64), torch.tensor([0.3], dtype=torch.float64)
     law, x = conditioned(plane(), a, y, 0.4), plane().sample(400_000, generator("cpu", 0, "draws"))
     own = plane().given(a, y, 0.4)

@@ -39,7 +39,7 @@ def normal(n: int, d: int, seed: int = 0) -> Tensor:
 
 
 def exact_set(mean: Tensor, covariance: Tensor, n: int, seed: int) -> Tensor:
-    """Returns a set with exactly this mean and covariance."""
+    """Returns a set with exactly the given mean and covariance."""
     z = normal(n, len(mean), seed)
     z = z - z.mean(0)
     white = torch.linalg.solve_triangular(torch.linalg.cholesky(z.T @ z / n), z.T, upper=False)
@@ -79,10 +79,10 @@ def test_frechet_distance_is_blind_to_rotations_and_zero_for_equal_sets() -> Non
 
 
 def test_frechet_distance_of_singular_sets_is_exact() -> None:
-    """For a point, two points and sets on lines, the distance is still the distance of the moments."""
+    """For one point, two points and points on lines, the result is still the distance of the moments."""
     e = torch.eye(40).double()
     assert frechet(e[:1], 4 * e[1:2]) == pytest.approx(math.sqrt(17))
-    # Deviations 1 along one axis and 1 along another have nothing in common.
+    # Each set varies along another axis, with the standard deviation 1.
     x, y = torch.stack([e[0], -e[0]]), torch.stack([e[1], -e[1]])
     assert frechet(x, y) == pytest.approx(math.sqrt(2))
     assert frechet(x, 3 * x) == pytest.approx(2)
@@ -106,7 +106,10 @@ def test_kernel_distance_is_its_double_loop(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def on_manifold(x: Tensor, y: Tensor, k: int = 3) -> float:
-    """Returns the share of x within balls around y that reach the k-th neighbour, point by point."""
+    """Returns the share of x in balls around the points y.
+
+    The radius is the distance from a point to its k-th neighbour.
+    """
     reach = [
         sorted(math.dist(b, c) for j, c in enumerate(y.tolist()) if j != i)[k - 1] for i, b in enumerate(y.tolist())
     ]
@@ -150,7 +153,7 @@ def test_near_copies_of_the_training_set_are_all_and_of_the_held_out_one_in_twen
         return metrics.measure_images(DIGITS, x, None)["near_copies"]["value"]
 
     assert share(DIGITS.x[:200]) == 1
-    # A copy counts as a copy after it is rounded to the levels of a picture, too.
+    # Samples that become copies when they are rounded to whole levels count as copies.
     assert share(DIGITS.x[:200] + 0.98 * torch.rand(200, 1, 8, 8, dtype=torch.float64) - 0.49) == 1
     assert share(held_out()[0]) == pytest.approx(0.05, abs=0.5 / 359)
     assert share(16 * torch.rand(50, 1, 8, 8)) == 0
@@ -166,7 +169,7 @@ def test_class_balance_is_half_the_l1_distance_of_the_shares() -> None:
     entry = images._class_balance(DIGITS, only, labels())
     assert entry["value"] == pytest.approx(1 - float(shares[4]))
     assert entry["train"] < 0.01
-    # The error of each share is normal: E|error| = √(2 p (1 - p) / (π n)).
+    # The error of each share is nearly normal, with E|error| = √(2 p (1 - p) / (π n)).
     expected = 0.5 * float((2 * shares * (1 - shares) / (math.pi * 400)).sqrt().sum())
     assert entry["floor"] == pytest.approx(expected, rel=0.1)
     assert 1.2 * expected < entry["limit"] < 2 * expected
@@ -215,7 +218,7 @@ def test_training_images_as_samples_have_the_floor(features: Features) -> None:
     found = metrics.measure_images(DIGITS, DIGITS.x.double(), features)
     for name in ("frechet", "kernel", "precision", "recall"):
         assert found[name]["value"] == found[name]["floor"] == found[name]["train"]
-    # If there are more images than training images, each part has the same value.
+    # The doubled set is measured in two parts, which have the same value.
     twice = metrics.measure_images(DIGITS, DIGITS.x.double().repeat(2, 1, 1, 1), features)
     assert twice["recall"] == found["recall"] and twice["frechet"] == found["frechet"]
     seen = [features(DIGITS.units.encode(part)) for part in (DIGITS.x, held_out()[0])]
@@ -247,7 +250,7 @@ def test_held_out_images_agree_with_their_labels_and_not_with_others(monkeypatch
     assert found["value"] == found["floor"] >= 0.97
     shuffled = y[torch.randperm(len(y), generator=torch.Generator().manual_seed(1))]
     assert metrics.agreement(DIGITS, x, shuffled)["value"] == pytest.approx(0.1, abs=4 * math.sqrt(0.09 / 360))
-    # A part of a large set keeps its labels.
+    # Images that are chosen from a large set keep their labels.
     monkeypatch.setattr(images, "REFERENCE", 300)
     monkeypatch.setattr(images, "JUDGED", 100)
     found = metrics.agreement(DIGITS, x, y)
@@ -256,7 +259,7 @@ def test_held_out_images_agree_with_their_labels_and_not_with_others(monkeypatch
 
 
 def test_images_are_measured_as_they_would_be_saved(features: Features) -> None:
-    """Values are rounded to whole levels and clamped to the first and the last."""
+    """Values are rounded to whole levels and clamped to the range of the levels."""
     x = DIGITS.x[:40].double()
     noisy = x + 0.98 * torch.rand(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) - 0.49
     noisy = torch.where(x == 16, 30, torch.where(x == 0, -9, noisy)).float()
@@ -274,7 +277,7 @@ def test_spread_and_recall_are_within_the_classes(features: Features) -> None:
     spreads = [math.sqrt(seen[y.numpy() == c].var(0, ddof=1).sum()) for c in range(10)]
     assert found["spread"]["value"] == found["spread"]["floor"] == pytest.approx(np.mean(spreads))
     assert found["class_recall"]["value"] == 1
-    # With one image for each requested class all images agree, and none varies.
+    # The samples repeat one image of each requested class: all agree with their class, and none varies.
     first = [int((y == c).nonzero()[0]) for c in (2, 7)]
     same = x[first].repeat_interleave(20, 0), y[first].repeat_interleave(20)
     found = metrics.measure_conditional(DIGITS, *same, features)

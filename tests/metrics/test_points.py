@@ -1,4 +1,4 @@
-"""Distances with known answers."""
+"""Metrics of points agree with closed forms, SciPy and known answers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_w1_is_the_shift_and_ks_the_gap() -> None:
 
 @pytest.mark.parametrize("sizes", [(1, 7), (40, 60), (100, 1000), (83, 97)])
 def test_w1_of_sets_of_any_sizes_is_that_of_scipy(sizes: tuple[int, int]) -> None:
-    """The oracle uses distribution functions instead of quantiles; there are ties."""
+    """The oracle uses distribution functions instead of quantiles. The rounded points have ties."""
     x, y = (normal(n, 4, seed=i).T * 3 for i, n in enumerate(sizes))
     for a, b in ((x, y), (x.round(), y.round()), (y, x)):
         expected = [wasserstein_distance(u.numpy(), v.numpy()) for u, v in zip(a, b, strict=True)]
@@ -39,7 +39,7 @@ def test_w1_of_sets_of_any_sizes_is_that_of_scipy(sizes: tuple[int, int]) -> Non
 
 
 def test_sliced_w1_of_a_shift_is_its_mean_projection() -> None:
-    """The mean of |cos| over the circle is 2/π; over directions in 10 dimensions, E|u·e| of a random unit vector."""
+    """The value is the length of the shift times the mean of |u·e| over unit vectors u, which is 2/π in the plane."""
     x = normal(500, 2)
     assert metrics.sliced_w1(x, x + torch.tensor([3.0, 4.0])) == pytest.approx(5 * 2 / math.pi, rel=2e-3)
     y = normal(100, 10)
@@ -66,7 +66,7 @@ def test_measures_of_exact_draws_are_near_their_floor_and_of_wrong_ones_far() ->
         assert exact is not None
         good, bad = metrics.measure_points(dataset, exact), metrics.measure_points(dataset, 1.3 * exact + 0.2)
         for name, entry in good.items():
-            # On average 0.17 of 1000 exact points are off the support of the smile; the floor is the median, 0.
+            # On average, 0.17 of 1000 exact points are off the support of the smile. The floor is the median, 0.
             assert 0 <= entry["value"] < 2.5 * entry["floor"] + 0.004, name
             assert entry["floor_from"] == "exact draws"
         assert sum(bad[name]["value"] > 3 * max(bad[name]["floor"], 0.003) for name in bad) >= 3
@@ -130,7 +130,7 @@ def test_score_error_is_zero_for_the_oracle_and_relative(sde: LinearSDE) -> None
     assert metrics.score_error(dataset, sde, lambda x, t: 1.25 * exact(x, t)) == pytest.approx(0.25)
     assert metrics.score_error(dataset, sde, lambda x, t: 0 * x) == pytest.approx(1)
 
-    # For a score that is off by 1/σ, every t adds one to the numerator, because of the weight σ².
+    # If the score is off by 1/σ, every t adds one to the numerator, because the weight is σ².
     source = torch.Generator().manual_seed(3)
     t = torch.rand(50_000, generator=source, dtype=torch.float64)[:, None].clamp(min=sde.eps)
     z = torch.randn(50_000, 1, generator=source, dtype=torch.float64)
@@ -166,7 +166,10 @@ def test_table_has_a_line_for_each_metric() -> None:
 
 @pytest.mark.parametrize(("trained", "held_out", "drawn"), [(600, 150, 20), (400, 400, 2000), (200, 50, 200)])
 def test_exact_draws_reach_the_floor_however_many_they_are(trained: int, held_out: int, drawn: int) -> None:
-    """Without a known distribution it holds in the median over data sets; their held-out part is the reference."""
+    """The distribution is not known, so the held-out part is the reference.
+
+    The median over data sets reaches the floor.
+    """
 
     ratios: dict[str, list[float]] = {}
     for seed in range(24):

@@ -1,4 +1,4 @@
-"""Each proof fails if its claim does not hold."""
+"""Each proof of ``verify`` fails if the claim does not hold."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class HalfNoise(EulerMaruyama):
 
 
 class Blurred(VE):
-    """VE with erratum 13: σ(t) instead of the root of σ²(t) - σ²(0)."""
+    """VE with erratum 13: σ(t) in place of the root of σ²(t) - σ²(0)."""
 
     def sigma(self, t: Tensor) -> Tensor:
         return (super().sigma(t) ** 2 + self.sigma_min**2).sqrt()
@@ -53,7 +53,7 @@ class WideDraws(VP):
 
 
 class Frozen(EulerMaruyama):
-    """A scheme for another equation, which converges to the wrong distribution."""
+    """Scheme that solves another equation, so that it converges to the wrong distribution."""
 
     def plan(self, sde, times) -> list[Step]:  # noqa: ANN001
         def frozen(step: EulerStep) -> Step:
@@ -71,14 +71,14 @@ class TwoDraws(EulerMaruyama):
 
 
 class Late(Sampler):
-    """A sampler that is wrong in batches that do not start at sample 0, and in rows of several entries."""
+    """Sampler that is wrong in batches of seven rows, and in rows of several entries."""
 
     def _integrate(self, sde, score, x, noise, frames) -> Walk:  # noqa: ANN001
         return Walk(x + noise(x)[:1].sum() * (len(x) == 7) + x.sum(-1, keepdim=True), x[None], torch.zeros(1))
 
 
 class Altered(Sampler):
-    """A sound sampler whose samples are changed."""
+    """Sound sampler whose samples are changed by ``change``."""
 
     def __init__(self, change) -> None:  # noqa: ANN001
         super().__init__()
@@ -89,7 +89,7 @@ class Altered(Sampler):
 
 
 class Neighbours(Sampler):
-    """A sampler that adds the mean of the batch, counts its calls, and reports one evaluation too few."""
+    """Sampler that adds the mean of the batch and the number of calls, and reports one evaluation too few."""
 
     evaluations = 1
 

@@ -1,4 +1,4 @@
-"""Classifiers of noisy data, and the labels that a network gets in training."""
+"""Classifiers of noisy data, and the labels with which a network is trained."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STD = 0.5
 
 
 class Posterior(Network):
-    """The exact log-odds of two equal Gaussians on the line under VP noise, times a factor."""
+    """Network with the exact log-odds of two equal Gaussians on the line under VP noise, times a factor."""
 
     classifies = True
 
@@ -45,7 +45,7 @@ def labelled(n: int) -> tuple[Tensor, Tensor]:
 
 
 def test_probability_of_a_class_is_its_own() -> None:
-    """There is one class for all rows, or one for each row; the oracle is Bayes' rule with densities."""
+    """All rows have the same class, or each row has its own. The oracle is Bayes' rule with densities."""
     x, y = labelled(50)
     t = torch.tensor(0.3, dtype=torch.float64)
     alpha, sigma = float(VP().alpha(t)), float(VP().sigma(t))
@@ -57,7 +57,7 @@ def test_probability_of_a_class_is_its_own() -> None:
 
 
 def test_cross_entropy_is_least_for_the_posterior() -> None:
-    """The best loss is the entropy of the class given the noisy point; larger and smaller logits are worse."""
+    """The smallest loss is the entropy of the class given the noisy point. Larger and smaller logits are worse."""
     x, y = labelled(20_000)
     t = torch.full((len(x),), 0.35, dtype=torch.float64)
     objective = Classification()
@@ -73,7 +73,10 @@ def test_cross_entropy_is_least_for_the_posterior() -> None:
 
 
 def test_accuracy_over_time_is_that_of_bayes() -> None:
-    """The best rule is the sign of x; its accuracy is Φ(distance of a mean from 0 over the standard deviation)."""
+    """The best rule is the sign of x.
+
+    Its accuracy is Φ(m / s), with the mean m and the standard deviation s of a class.
+    """
     x, y = labelled(20_000)
     times = torch.tensor([1e-5, 0.2, 0.5, 1.0], dtype=torch.float64)
     log_p, hits = log_likelihood_by_time(ClassifierModel(Posterior(), VP()), x, y, times)
@@ -92,7 +95,7 @@ def stream(*overrides: str) -> tuple[Stream, assembly.Components]:
 
 
 def test_labels_follow_their_images_and_a_share_is_not_told() -> None:
-    """With almost no noise, each row is an image of its label within its cell; a tenth of the labels is dropped."""
+    """After its noise is removed, each row is an image with the right label. Three tenths of the labels are dropped."""
     told, parts = stream("network.label_dropout=0.0")
     half, _ = stream("network.label_dropout=0.3")
     images = parts.dataset.units.encode(parts.dataset.x).flatten(1)
@@ -118,7 +121,7 @@ def test_labels_follow_their_images_and_a_share_is_not_told() -> None:
 
 
 def test_dequantised_data_fill_their_cells() -> None:
-    """Values are uniform within the cell of each level and new at each step; nothing else changes."""
+    """Values are uniform in the cell of each level and new at each step. Noise and times do not change."""
     spread, parts = stream()
     plain, _ = stream("dataset.dequantize=false")
     offsets = []

@@ -1,4 +1,4 @@
-"""Each parametrization gives the exact score if the network is the function that it stands for."""
+"""Each parametrization gives the exact score if the network returns the quantity that the parametrization expects."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MEAN, VARIANCE, SIGMA_DATA = 0.7, 0.3, 0.8
 
 
 class Function(Network):
-    """A network that is a given function of its inputs."""
+    """Network that is a given function of x and t."""
 
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ def rotation(d: int) -> Tensor:
 
 @pytest.mark.parametrize("variances", [[3.0, 0.5, 0.01, 0.0], [2.0, 2.0, 2.0, 2.0]])
 def test_gaussian_with_a_silent_network_is_exact_for_gaussian_data(sde: LinearSDE, variances: list[float]) -> None:
-    """The oracle is a mixture of one component with a full, a nearly singular and a singular covariance."""
+    """The oracle is a mixture of one component, with a singular and with an isotropic covariance."""
     axes, spread = rotation(4), torch.tensor(variances, dtype=torch.float64)
     mean = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
     law = GaussianMixture(torch.ones(1), mean[None], (axes * spread @ axes.mT)[None])
@@ -101,7 +101,7 @@ def test_gaussian_with_a_silent_network_is_exact_for_gaussian_data(sde: LinearSD
 
 
 def test_moments_are_those_of_what_the_network_is_trained_on(tmp_path: Path) -> None:
-    """A dequantised column is uniform over its cell, even where its values never change."""
+    """A dequantised column is uniform over its cell, even if its values never change."""
     values = np.stack([np.arange(4000) % 9, np.full(4000, 3)], 1).astype(float)
     np.save(tmp_path / "x.npy", values)
     options = ["dataset=file", f"dataset.path={tmp_path / 'x.npy'}", "dataset.levels=9", "dataset.dequantize=true"]
@@ -113,7 +113,7 @@ def test_moments_are_those_of_what_the_network_is_trained_on(tmp_path: Path) -> 
 
 
 def test_gaussian_gives_the_score_of_what_it_leaves_to_the_network(sde: LinearSDE) -> None:
-    r"""D = D₀ + U c_out Uᵀ F with c_out = σ√Λ/√(α²Λ + σ²), for any F; its input has unit mean square at every t."""
+    r"""For any F, D = D₀ + U c_out Uᵀ F with c_out = σ√Λ/√(α²Λ + σ²). The input of the network has unit mean square."""
     axes, spread = rotation(3), torch.tensor([4.0, 1.0, 0.0], dtype=torch.float64)
     mean, fed = torch.tensor([1.0, 0.0, -1.0], dtype=torch.float64), []
     output = torch.randn(5, 3, dtype=torch.float64)
@@ -133,7 +133,7 @@ def test_gaussian_gives_the_score_of_what_it_leaves_to_the_network(sde: LinearSD
 
 
 def test_variances_along_axes_that_few_points_have_chosen_are_those_of_the_law() -> None:
-    """Of 60 points in 100 dimensions, the deviations along their own axes would be 2.7 in 59 directions and 0 in 41."""
+    """The 60 points in 100 dimensions have no variance in 41 directions, and too much along their first axes."""
     x = torch.randn(60, 100, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     moments = Moments.of(x)
     assert moments.axes is not None
@@ -151,7 +151,7 @@ def test_variances_along_axes_that_few_points_have_chosen_are_those_of_the_law()
 
 @pytest.mark.parametrize(("d", "k"), [(30, 4), (9, 2), (12, 0), (5, 1)])
 def test_a_rotation_begins_with_the_axes_it_was_made_of(d: int, k: int) -> None:
-    """The rotation is orthogonal and agrees with its dense matrix, even if some rows of the axes are zero."""
+    """The rotation is orthogonal and agrees with its dense matrix, even if rows of the axes are zero."""
     axes = torch.linalg.qr(torch.randn(d, k, generator=torch.Generator().manual_seed(k), dtype=torch.float64))[0]
     aligned = torch.eye(d, k, dtype=torch.float64)
     shifted = torch.roll(axes, 3, 0)
@@ -166,7 +166,7 @@ def test_a_rotation_begins_with_the_axes_it_was_made_of(d: int, k: int) -> None:
 
 
 def test_axes_that_are_left_out_change_nothing(sde: LinearSDE) -> None:
-    """Two of ten dimensions vary: the kept axes and all axes give the same score for the same function."""
+    """Two of ten dimensions vary. The axes of these two and all axes give the same score for the same output."""
     axes, spread = rotation(10), torch.zeros(10, dtype=torch.float64)
     spread[:2] = torch.tensor([3.0, 0.4])
     mean = torch.arange(10, dtype=torch.float64)
@@ -180,7 +180,7 @@ def test_axes_that_are_left_out_change_nothing(sde: LinearSDE) -> None:
 
 
 def test_samples_of_data_on_a_plane_are_on_it_whatever_the_network_has_learned(tmp_path: Path) -> None:
-    """A network of width 8 could not even represent the noise of 40 dimensions; the parametrization is the default."""
+    """The parametrization is the default. A network of width 8 could not even represent the noise of 40 dimensions."""
     source = np.random.default_rng(0)
     basis = np.linalg.qr(source.normal(size=(40, 3)))[0]
     np.save(tmp_path / "plane.npy", source.uniform(-1, 1, (500, 3)) @ basis.T + 5)
@@ -195,7 +195,7 @@ def test_samples_of_data_on_a_plane_are_on_it_whatever_the_network_has_learned(t
 
 
 def test_residual_of_a_silent_network_is_the_score_of_the_prior_and_can_be_differentiated() -> None:
-    """V = (x² − 1)²: the score −4x³ + 4x, and in the implicit loss its divergence −12x² + 4."""
+    """For V = (x² − 1)², the score is −4x³ + 4x, and its divergence in the implicit loss is −12x² + 4."""
     x, t = torch.linspace(-2, 2, 12, dtype=torch.float64).view(6, 2), torch.full((6,), 0.3, dtype=torch.float64)
     silent = ScoreModel(Function(lambda x, t: 0 * x), Residual(), DoubleWell(wells=1.0, barrier=1.0))
     with torch.no_grad():
@@ -217,5 +217,5 @@ def test_network_treats_rows_apart_and_one_time_as_many(embedding: str, shape: t
 
 
 def test_paper_network_has_the_paper_size() -> None:
-    """(2 + 1) → 128 → 128 → 2, with biases."""
+    """The layers are (2 + 1) → 128 → 128 → 2, with biases."""
     assert sum(p.numel() for p in MLP((2,), (128, 128), "relu", "concat").parameters()) == 4 * 128 + 129 * 128 + 129 * 2

@@ -18,7 +18,7 @@ def unet(shape: tuple[int, ...] = (1, 8, 8), **options) -> UNet:  # noqa: ANN003
 
 
 def awake(network: Network) -> Network:
-    """Returns the network in float64 with random weights, even where they start at zero."""
+    """Returns the network in float64 with random weights, even for weights that start at zero."""
     source = generator("cpu", 0, "weights")
     with torch.no_grad():
         for p in network.parameters():
@@ -41,7 +41,7 @@ def images(n: int, shape: tuple[int, ...]) -> Tensor:
     ids=["scorenet", "unet", "classifier_conv"],
 )
 def test_every_row_is_computed_by_itself(make, shape: tuple[int, ...]) -> None:  # noqa: ANN001
-    """It holds at every size, in grey and colour, with a time for each row or one for all."""
+    """A row has the same output alone and among other rows, at every size, in grey and in colour."""
     network, x = awake(make(shape)), images(3, shape)
     t = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
     together = network(x, t)
@@ -69,7 +69,7 @@ def test_time_reaches_every_number(network: Network) -> None:
 
 
 def test_class_of_a_row_changes_that_row_alone() -> None:
-    """None and -1 both stand for no class, which the network treats as one more class."""
+    """None and -1 both mean no class, which the network treats as one more class."""
     network, x = awake(unet(label_dropout=0.1)), images(4, (1, 8, 8))
     t = torch.tensor(0.4, dtype=torch.float64)
     none = network(x, t)
@@ -83,7 +83,7 @@ def test_class_of_a_row_changes_that_row_alone() -> None:
 
 
 def test_patches_are_pixels_as_channels() -> None:
-    """A network with 2 × 2 patches equals one of four channels on the unshuffled image."""
+    """A network with 2 × 2 patches equals a network with four channels on the unshuffled image."""
     fine, coarse = awake(unet((1, 16, 16), patch=2)), unet((4, 8, 8)).double()
     coarse.load_state_dict(fine.state_dict())
     x, t = images(2, (1, 16, 16)), torch.tensor(0.4, dtype=torch.float64)
@@ -100,7 +100,7 @@ def test_fresh_unet_answers_zero_and_blocks_are_shortcuts() -> None:
     "network", [unet(), ScoreNet((1, 8, 8), channels=(16, 32, 32, 64), embedding=32)], ids=["unet", "net"]
 )
 def test_networks_denoise_better_than_any_linear_map(network: Network) -> None:
-    """Each image is plus or minus one pattern. The network can find the sign; a linear map can only shrink."""
+    """Each image is plus or minus one pattern. The network can find the sign, a linear map can only shrink images."""
     source = generator("cpu", 0, "pattern")
     pattern = torch.randn(1, 8, 8, generator=source)
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
@@ -115,18 +115,18 @@ def test_networks_denoise_better_than_any_linear_map(network: Network) -> None:
         optimizer.zero_grad()
         (network(noisy, t) - clean).square().mean().backward()
         optimizer.step()
-    # Noise turns the sign of one image in two thousand. One wrong sign costs a batch as much as the linear map does,
-    # so there are many batches.
+    # The noise hides the sign of one image in two thousand. One wrong sign costs a batch the whole error of the linear
+    # map, so there are many batches.
     clean, noisy = (torch.cat(part) for part in zip(*(batch() for _ in range(60)), strict=True))
     energy = float(pattern.square().sum())
-    # The best linear map projects on the pattern. Its error is the same for a Gaussian with the same variance.
+    # The best linear map projects on the pattern. Its error is the same for Gaussian data with the same variance.
     linear = energy * sigma**2 / (energy + sigma**2) / 64
     with torch.no_grad():
         assert float((network(noisy, t) - clean).square().mean()) < 0.5 * linear
 
 
 def test_classifiers_approach_the_posterior() -> None:
-    """For two constant images with noise, the cross entropy is near the value of Bayes' rule."""
+    """For two constant images with noise, the cross entropy is near the cross entropy of Bayes' rule."""
     sde = VP()
     for network, steps in (
         (ClassifierMLP((1, 8, 8), 2), 1200),
@@ -176,7 +176,7 @@ def test_what_cannot_be_built_is_refused_with_the_fix(make, words: str) -> None:
     ("network", "shape", "expected"),
     [
         (MLP((2,), (128, 16), "relu", "concat"), (2,), 2 * (3 * 128 + 128 * 16 + 16 * 2)),
-        # 8 × 8 in three levels: 64, 16 and 4 pixels down, 16 and 64 up, 64 at the exit.
+        # An image of 8 × 8 has 64, 16 and 4 pixels on the way down, 16 and 64 on the way up, and 64 in the last layer.
         (
             ScoreNet((1, 8, 8), (8, 16, 24), embedding=32),
             (1, 8, 8),
@@ -190,7 +190,7 @@ def test_what_cannot_be_built_is_refused_with_the_fix(make, words: str) -> None:
     ids=["mlp", "scorenet"],
 )
 def test_work_is_counted_by_hand(network: Network, shape: tuple[int, ...], expected: int) -> None:
-    """Each weight has two operations at each position; counting leaves the network unchanged."""
+    """Each weight needs two operations at each position. Counting leaves the network unchanged."""
     state = {name: value.clone() for name, value in network.state_dict().items()}
     assert network.work(shape) == expected
     assert network.training

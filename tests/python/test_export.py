@@ -1,4 +1,4 @@
-"""Exported models: the same score without this package, and weights without the data."""
+"""Exported models: a score that runs without this package, and weights without the data."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ for folder in map(pathlib.Path, sys.argv[1:]):
 
 
 def exported(name: str) -> np.ndarray:
-    """The scores agree at 1000 random times and points, noised by the process, in the units of the data."""
+    """Trains and exports a run, and returns the score at 1000 random times and noisy points in the data's units."""
     source = generator("cpu", 0, "exported")
     np.save("plane.npy", torch.randn(60, 2, generator=source).double().numpy() @ np.ones((2, 12)) + 100)
     run = sdegen.train(*RUNS[name], *SMALL, folder=name, steps=5)
@@ -55,7 +55,7 @@ def exported(name: str) -> np.ndarray:
 
 
 def test_an_exported_score_is_ours_where_this_package_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At 1000 random points and times, noised by the process itself, in the units of the data."""
+    """The scores agree at 1000 random times and noisy points, in the units of the data."""
     monkeypatch.chdir(tmp_path)
     expected = {name: exported(name) for name in RUNS}
     subprocess.run([sys.executable, "-c", STRANGER, *RUNS], check=True, timeout=120)
@@ -67,7 +67,7 @@ def test_an_exported_score_is_ours_where_this_package_is_not(tmp_path: Path, mon
 
 
 def test_weights_leave_with_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The layers of a perceptron, written by hand, give the output of the network."""
+    """The layers of a perceptron, computed by hand from the stored weights, give the output of the network."""
     from safetensors import safe_open
 
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""The package from Python: training, arrays of every kind, choices by name, and mistakes in one line."""
+"""The package from Python: training, arrays of every kind, choices by name, and messages in one line."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> sdegen.Run:
-    """Makes a short run of the noisy smile, whose data have a density."""
+    """Makes a short run of the noisy smile. These data have a density."""
     return sdegen.train("experiment=smile_noisy", *SMALL, folder=tmp_path_factory.mktemp("runs") / "run", steps=30)
 
 
 @pytest.fixture(scope="module")
 def exact(tmp_path_factory: pytest.TempPathFactory) -> sdegen.Run:
-    """Makes a run of the exact score of the mixture on the line."""
+    """Makes a run that uses the exact score of the mixture on the line."""
     folder = tmp_path_factory.mktemp("exact") / "run"
     return sdegen.train("dataset=gaussian_mixture", *SMALL[1:], network="oracle", folder=folder)
 
@@ -77,7 +77,7 @@ def test_a_resumed_run_has_the_same_bits(run: sdegen.Run) -> None:
 
 
 def test_an_array_trains_as_its_file_does(tmp_path: Path) -> None:
-    """The samples are the same after reloading, and for every kind of array."""
+    """Every kind of array, and the reloaded run, give the same samples."""
     x = np.random.default_rng(0).normal((100, -5), (3, 0.1), (60, 2))
     np.save("x.npy", x)
     options = ("dataset=file", "dataset.path=x.npy", *SMALL, "trainer.steps=20")
@@ -102,7 +102,7 @@ def test_every_kind_of_array_gives_the_same(run: sdegen.Run) -> None:
         expected = method(x)
         for values in (x.numpy(), x.tolist(), x.float(), tuple(map(tuple, x.tolist()))):
             assert torch.equal(method(values), expected)
-        # A solver treats each point separately, but products of other shapes may round differently.
+        # A solver treats each point separately, but matrix products of other shapes may round differently.
         torch.testing.assert_close(method(x[0]), expected[0], rtol=1e-4, atol=1e-4)
         assert method(x[0].tolist()).shape == expected[0].shape
     times = run.score(x, [0.5, 0.25])
@@ -110,7 +110,7 @@ def test_every_kind_of_array_gives_the_same(run: sdegen.Run) -> None:
 
 
 def test_points_on_the_line_need_no_axis(exact: sdegen.Run) -> None:
-    """The oracle is the log-density of the mixture, and its derivative by differences."""
+    """The oracle is the log-density of the mixture, and its derivative by finite differences."""
     law = exact.dataset.law
     assert law is not None
     x = torch.linspace(-5, 5, 11, dtype=torch.float64)
@@ -133,7 +133,7 @@ def test_choices_are_those_of_the_command_line(run: sdegen.Run) -> None:
 
 
 def test_guided_score_is_that_of_the_class(digits: dict[str, sdegen.Run]) -> None:
-    """The oracle is the definition, ∇ log p + γ ∇ log p(y | x), with the logarithms of the classifier."""
+    """The oracle is the definition ∇ log p + γ ∇ log p(y | x), with log p(y | x) from the classifier."""
     score, classifier = digits["digits"], digits["digits_classifier"]
     guided = score.guided("classifier", run=classifier, label=3, scale=2.0)
     x = score.sample(4)
@@ -169,7 +169,7 @@ def test_an_observation_is_an_array_or_a_file(digits: dict[str, sdegen.Run]) -> 
 
 
 def test_metrics_know_the_data_from_others(run: sdegen.Run) -> None:
-    """Draws of the data distribution have values near the floor, and other points much larger values."""
+    """Draws from the data distribution have values near the floor. Shifted draws have much larger values."""
     draws = run.dataset.draw(1000, torch.Generator().manual_seed(5))
     assert draws is not None
     good, bad = run.evaluate(draws), run.evaluate(draws.numpy() + 1)

@@ -1,4 +1,4 @@
-"""Comparison of runs: the figure shows the medians of the seeds, over the swept option, and the floor."""
+"""Comparison of runs: the figure shows the median over seeds against the swept option, and the floor."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def entry(options: dict[str, str], value: float, seconds: float = 1.0, name: str
 
 
 def grid(make: Callable[..., dict[str, str]], *values: tuple) -> dict[tuple, list[FinishedRun]]:
-    """Returns three seeds of each combination of values, each with its own metrics."""
+    """Returns three runs, with seeds and metrics of their own, for each combination of values."""
     random = np.random.default_rng(0)
     return {
         combination: [
@@ -36,7 +36,7 @@ def grid(make: Callable[..., dict[str, str]], *values: tuple) -> dict[tuple, lis
 
 
 def curves(axes: Axes) -> dict[str, tuple[list[float], list[float]]]:
-    """Returns the labelled lines of a panel."""
+    """Returns the lines of a panel that have a label."""
     return {
         str(line.get_label()): (list(line.get_xdata()), list(line.get_ydata()))  # type: ignore[arg-type]
         for line in axes.lines
@@ -49,12 +49,12 @@ def values(entries: list[FinishedRun]) -> list[float]:
 
 
 def test_line_over_a_number_runs_through_the_medians_of_the_seeds() -> None:
-    """The numbers are written as in YAML, in no particular order."""
+    """The values of the option are written as in YAML, in no particular order."""
     levels = ("1e3", "30", "100")
-    # The points of the times follow from the levels, so they are not a second swept option.
+    # times.points follows from sde.levels, so it is not a second swept option.
     runs = grid(lambda n, loss: {"sde.levels": n, "loss": loss, "times.points": f"{n}.0"}, levels, ("a", "b"))
     entries = [one for seeds in runs.values() for one in seeds]
-    # Nor are options that are measured on the data of a seed.
+    # An option that is computed from the data of a seed is no swept option either.
     entries = [one._replace(options={"sde.sigma_max": f"7{one.options['seed']}"} | one.options) for one in entries]
     assert "sde.sigma_max" not in comparison.varied(entries)
     figure = comparison.figure(entries)
@@ -105,7 +105,7 @@ def test_runs_of_a_name_that_differ_in_nothing_but_the_seed_have_no_figure() -> 
 
 
 def test_options_that_only_another_class_has_are_no_difference() -> None:
-    """VE and VP have different options; the difference is named once, by the SDE."""
+    """VE and VP have different options. The difference is listed once, as the option ``sde``."""
     vp = entry({"seed": "0", "sde": "vp", "sde.beta_max": "20", "sde.eps": "1"}, 1.0)
     ve = entry({"seed": "1", "sde": "ve", "sde.sigma_max": "2", "sde.eps": "2"}, 1.0)
     assert comparison.varied([vp, ve]) == ["seed", "sde", "sde.eps"]

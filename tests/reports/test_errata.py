@@ -1,6 +1,6 @@
-"""The errata in numbers, against answers worked out by hand: only the printed formulas are far off.
+"""The errata in numbers, compared with answers worked out by hand: only the printed formulas are far off.
 
-The bounds on a simulated truth are five of its standard errors, plus the bias of Euler–Maruyama if there is one.
+The bound for a simulated value is five standard errors, plus the bias of Euler–Maruyama if the value has one.
 """
 
 from __future__ import annotations
@@ -32,12 +32,15 @@ def beta(t: float) -> float:
 
 
 def variance(t: float) -> float:
-    """Returns σ² of VP."""
+    """Returns σ²(t) of VP."""
     return -math.expm1(-0.1 * t - 19.9 * t * t / 2)
 
 
 def final_of_flow(power: int) -> float:
-    """Returns x(1e-5) for dx = [−½ β x + ½ β^(power/2) x / v] dt, x(1) = 1 and v the variance of x(t) from N(0, ¼)."""
+    """Returns x(1e-5) for dx = [−½ β x + ½ β^(power/2) x / v] dt and x(1) = 1.
+
+    Here v is the variance of x(t) for data N(0, ¼).
+    """
 
     def slope(t: float, log_x: float) -> float:
         v = 0.25 * (1 - variance(t)) + variance(t)
@@ -55,7 +58,7 @@ def quantile(x: float, t: float) -> float:
 
 
 def flowed(x: float) -> float:
-    """Returns the point at T to which the flow takes x from t = 1e-5, which has the same quantile."""
+    """Returns the point at T to which the flow takes x from t = 1e-5. Both points have the same quantile."""
     return brentq(lambda y: quantile(y, 1.0) - quantile(x, 1e-5), -8, 8, xtol=1e-12)
 
 
@@ -72,7 +75,7 @@ BY_HAND = {
     1: (math.exp(-2 * B03) + 1 - math.exp(-B03), 1.0),
     2: (3 * math.exp(-B03), 3 * math.exp(-B03 / 2)),
     3: (final_of_flow(1), final_of_flow(2)),
-    # v' = β v + β from 1, where v' = −β v + β keeps it.
+    # The misprint gives v' = β v + β from v = 1. The correct equation, v' = −β v + β, keeps v = 1.
     4: (math.sqrt(2 * math.exp(B1) - 1), 1.0),
     5: (0.0, 3.0),
     6: (math.sqrt(50), 50.0),
@@ -84,7 +87,7 @@ BY_HAND = {
     14: (variance(0.5) / variance(0.01), 1.0),
     15: (GRID, CONTINUUM),
 }
-"""The printed and the correct value of each erratum but the one on the smallest random time."""
+"""Printed and correct value of each measured erratum, except number 12 on the smallest random time."""
 
 SPREAD_13, MEAN_11 = 0.01 * math.sqrt(5000**0.04 - 1), 1 / (1 - kept(10, 50))
 BOUND = {
@@ -94,19 +97,20 @@ BOUND = {
     3: 2e-5,
     4: 1e-6,
     5: 5 * 0.01 * 5000 ** (49 / 99) / math.sqrt(PATHS),
-    # The variance of x_N includes the variance of the data, 1 beside 2500.
+    # The variance of x_N includes the variance of the data, which is 1 compared with 2500.
     6: 5 * 50 / math.sqrt(2 * PATHS) + 0.01,
-    # The drift of the chain itself is off by β²/8N.
+    # The drift of the chain has an error of β²/8N.
     7: 2 * 10.05**2 / 8e5,
-    # The mean and the variance of the change in a step both have errors.
+    # The change in a step has errors in its mean and in its variance.
     9: 5 * math.sqrt((STEP + 2 * STEP**2) / ONE_STEP),
     10: 1e-5,
     11: 5 * MEAN_11 * math.sqrt(2 / PATHS),
-    # The smallest of n uniform numbers is exponential: it exceeds ten times its mean once in 20,000 times.
+    # The smallest of n uniform numbers is nearly exponential: it exceeds ten times its mean once in 20,000 times.
     12: 10 / DRAWS,
     13: 5 * SPREAD_13 / math.sqrt(2 * PATHS),
     14: 5 * math.sqrt(2 * 2 / PATHS) + 0.005,
-    # Stratified: in a slice h of t the deviation is 10 h / t² / √12, which adds up to 10 / √36 (h / ε)^1.5.
+    # With stratified times, the standard deviation in a slice h of t is 10 h / t² / √12. The sum over the slices has
+    # the standard deviation 10 / √36 (h / ε)^1.5.
     15: 5 * 10 / 6 * (1e5 / DRAWS) ** 1.5 + 1e-3,
 }
 
@@ -187,12 +191,12 @@ OTHERS = [
     (Uniform, "__call__", lambda self, sde, weighting, u: (u, torch.ones_like(u))),
     (VE, "sigma", unsubtracted),
 ]
-"""These misprints change the rows of the flow, but not each other's rows."""
+"""These misprints change the rows of the flow. No misprint changes the row of another misprint."""
 
 
 @pytest.fixture(scope="module")
 def misprinted() -> dict[int, Erratum]:
-    """Returns the rows of a package that implements the formulas as the paper prints them."""
+    """Returns the errata of a package that implements the formulas as the paper prints them."""
     found = {}
     for patches, numbers in ((FLOW, [3]), (OTHERS, [1, 2, 5, 6, 7, 9, 12, 13])):
         with pytest.MonkeyPatch.context() as patch:
@@ -207,6 +211,6 @@ def misprinted() -> dict[int, Erratum]:
 def test_misprint_in_the_package_would_show(
     rows: dict[int, Erratum], misprinted: dict[int, Erratum], number: int
 ) -> None:
-    """The correct value comes from the package: with the misprint in the package, it is the printed value."""
+    """The package computes the correct value. With the misprint in the package, this value equals the printed value."""
     assert misprinted[number].correct_value == pytest.approx(rows[number].printed_value, rel=1e-4)
     assert abs(misprinted[number].correct_value - rows[number].truth) > 3 * BOUND[number]

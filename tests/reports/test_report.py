@@ -31,7 +31,7 @@ SHORT = ("trainer.steps=2", "trainer.epochs=null", "trainer.preview_every=0", "s
 
 
 class Page(HTMLParser):
-    """Content that a browser would find: closed tags, tables, pictures and addresses."""
+    """Content of a page as a browser reads it: tags, tables, pictures and addresses."""
 
     VOID = ("meta", "img", "br")
 
@@ -73,7 +73,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns a folder with four runs: two SDEs and two seeds."""
+    """Makes a folder with four runs: two SDEs, each with two seeds."""
     root = tmp_path_factory.mktemp("sweep")
     for i, (sde, seed) in enumerate(itertools.product(("vp", "ve"), (1, 2))):
         own = (f"sde={sde}", f"seed={seed}", "figures=false")
@@ -93,7 +93,7 @@ def test_page_is_whole_and_true_to_its_files(sweep: Path) -> None:
     path, entries, left_out = report.write(sweep)
     assert left_out == []
     page = Page(path.read_text())
-    # In the order of the jobs, 10 after 9.
+    # The rows are in the order of the jobs: 10 comes after 9.
     names = ["8-smile", "9-smile", "10-smile", "11-smile"]
     assert [entry.folder.name for entry in entries] == names
     head, *rows = page.tables[0]
@@ -105,7 +105,7 @@ def test_page_is_whole_and_true_to_its_files(sweep: Path) -> None:
         found = json.loads((sweep / row[0] / "metrics.json").read_text())
         for metric, entry in found.items():
             assert float(row[head.index(metric)]) == pytest.approx(entry["value"], rel=1e-3)
-    # The page loads nothing; every picture can be read; every link has a target.
+    # The page loads nothing, every picture can be read, and every link has a target.
     pictures = [address for address in page.addresses if address.startswith("data:image/png;base64,")]
     assert len(pictures) == 1 + len(names)
     for address in pictures:
@@ -113,7 +113,7 @@ def test_page_is_whole_and_true_to_its_files(sweep: Path) -> None:
     links = [address.removeprefix("#") for address in page.addresses if address not in pictures]
     assert set(links) <= set(page.ids) and len(set(links)) == len(names) and len(set(page.ids)) == len(page.ids)
     assert "http" not in path.read_text().replace("http-equiv", "")
-    # Text of the runs is never markup.
+    # Text from the runs is never markup.
     assert "<script>alert(1)</script>" in page.text
 
 
@@ -142,7 +142,7 @@ addEventListener("load", () => {
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 @pytest.mark.parametrize("width", [390, 1200])
 def test_a_browser_shows_every_picture_and_sorts_the_table(sweep: Path, tmp_path: Path, width: int) -> None:
-    """On a phone, too, nothing is wider than the screen."""
+    """Nothing is wider than the window, on a phone and on a larger screen."""
     assert CHROMIUM is not None
     path, entries, _ = report.write(sweep)
     watched = tmp_path / "watched.html"
@@ -162,7 +162,7 @@ def test_a_browser_shows_every_picture_and_sorts_the_table(sweep: Path, tmp_path
 
 
 def paper_run(name: str, *overrides: str) -> FinishedRun:
-    """Returns a finished run of one of the paper's experiments, as far as a report is concerned."""
+    """Returns a finished run of an experiment of the paper, with the parts that a report reads."""
     config = assembly.build(composed("train", [f"experiment={name.replace('_', '/', 1)}", *overrides])).config
     options = {key: str(value) for key, value in flat_options(config)}
     return FinishedRun(Path(name, str(overrides), "0"), name, options, {}, {})
@@ -170,7 +170,10 @@ def paper_run(name: str, *overrides: str) -> FinishedRun:
 
 @pytest.mark.parametrize("name", experiments())
 def test_every_experiment_of_the_paper_is_known_by_its_settings(name: str) -> None:
-    """With the settings of conf/ a run is the paper's, the newest of each seed; with any other setting it is not."""
+    """A run with the settings in conf/ is a run of the paper, and the newest one of each seed counts.
+
+    A run with any other setting is no run of the paper.
+    """
     seeds = [paper_run(name, f"seed={seed}") for seed in (0, 1)]
     again = seeds[0]._replace(folder=Path("again", "0"))
     others = [paper_run(name, "sde=subvp")]
@@ -178,13 +181,13 @@ def test_every_experiment_of_the_paper_is_known_by_its_settings(name: str) -> No
         others.append(seeds[0]._replace(folder=Path(key, "0"), options={**seeds[0].options, key: "other"}))
     assert papers([*others, *seeds, again]) == {name: [seeds[1], again]}
     assert papers(others) == {}
-    # In a folder with other runs it is part of a sweep.
+    # In a folder with other runs, a run is part of a sweep.
     together = [one._replace(folder=Path("sweep", str(i))) for i, one in enumerate([*others, *seeds])]
     assert papers(together) == {}
 
 
 def test_the_papers_runs_come_first_beside_their_captions(sweep: Path, tmp_path: Path) -> None:
-    """Two seeds of the smile and one of others, with the metrics of another run, a forecast, and guided samples."""
+    """The folder has two seeds of the smile, one of other experiments, another run, a forecast, and guided samples."""
     root = tmp_path / "paper"
     shutil.copytree(sweep / "8-smile", root / "other" / "0-smile")
     values = {}
@@ -226,7 +229,7 @@ def test_the_papers_runs_come_first_beside_their_captions(sweep: Path, tmp_path:
     assert cost[1] == ["Smile", "49000", "1 min 40 s", "300", "2 h 1 min", "600", "72.6"]
     errata = next(table for table in page.tables if "printed" in table[0])
     assert [row[0] for row in errata[1:]] == [str(number) for number in range(1, 16)]
-    # The page has all pictures of each experiment, the samples of the other run, and the guided samples.
+    # The page has all pictures of each experiment, the samples of the run in ``other``, and the guided samples.
     drawn = len(list((sweep / "8-smile" / "figures").iterdir()))
     assert len([a for a in page.addresses if a.startswith("data:image")]) == 3 * drawn + 2
 
@@ -247,7 +250,7 @@ def test_what_is_no_finished_run_is_left_out_with_the_reason(sweep: Path, tmp_pa
     (root / "config" / "config.yaml").write_text("sde: {_target_: [")
     (root / "strange" / "metrics.json").write_text('{"w1": 3}')
     (root / "floor" / "metrics.json").write_text('{"w1": {"value": 3.0, "floor": "none"}}')
-    # A damaged picture or a malformed cost is left out; the rest of the run is shown.
+    # A damaged picture or a malformed cost is left out. The other parts of the run are shown.
     picture = root / "torn" / "figures" / "samples.png"
     picture.write_bytes(picture.read_bytes()[:2000])
     noted = json.loads((root / "torn" / "provenance.json").read_text()) | {"training": {"steps": [], "seconds": "x"}}
@@ -282,7 +285,7 @@ HARM = {
 
 
 def test_no_file_keeps_the_others_from_being_read(sweep: Path, tmp_path: Path) -> None:
-    """A damaged or malicious file leaves out its own run only; strange names and numbers leave out none."""
+    """A damaged or malicious file leaves out its own run only. Strange names and numbers leave out no run."""
     root = tmp_path / "outputs"
     for name, (file, content) in HARM.items():
         shutil.copytree(sweep / "8-smile", root / name)

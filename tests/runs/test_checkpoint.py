@@ -1,4 +1,4 @@
-"""Checkpoints: saved and read again, damaged files, and the runs that are reloaded from them."""
+"""Checkpoints: saving and reading, damaged files, and runs that are reloaded from checkpoints."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rewritten(run: Path, folder: Path, **changes: object) -> Path:
-    """Return a folder with the last checkpoint of a run, in which some content is replaced."""
+    """Returns a folder with the last checkpoint of a run, in which the fields in ``changes`` are replaced."""
     saved = checkpoint.load(checkpoint.find(run))
     config = {**saved.config, **changes.pop("config", {})}  # type: ignore[dict-item]
     checkpoint.save(saved._replace(config=config, **changes), folder / "checkpoints")
@@ -91,7 +91,7 @@ def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
             loaded = checkpoint.load(path)
         except UserError:
             continue
-        # Some bits of a zip file have no effect (padding, time stamps): then the content must be unchanged.
+        # Some bits of a zip file, such as padding and time stamps, have no effect. The content must then be unchanged.
         assert all(torch.equal(loaded.weights[key], value) for key, value in content().weights.items())
         assert loaded.config == content().config
         silent += 1
@@ -167,14 +167,14 @@ def test_latest_names_the_newest_run(run: Path, tmp_path: Path) -> None:
     latest = run.parent / "latest"
     assert latest.resolve() == run.resolve()
     assert sdegen.load(latest).step == 3
-    # On systems without links it is a file that contains the name.
+    # On systems without links, ``latest`` is a file that contains the name.
     (tmp_path / "latest").write_text("run\n")
     checkpoint.save(checkpoint.load(checkpoint.find(run)), tmp_path / "run" / "checkpoints")
     assert sdegen.load(tmp_path / "latest").step == 3
 
 
 def test_score_is_in_the_units_of_the_data(tmp_path: Path) -> None:
-    """The score of the oracle equals the gradient of the mixture's own log-density, by automatic differentiation."""
+    """The score of the oracle equals the gradient of the mixture's log-density by automatic differentiation."""
     config = composed("train", ["dataset=gaussian_mixture", "network=oracle", "sampler.steps=3"])
     loaded = session.train(config, tmp_path / "run")
     law, x = loaded.dataset.law, torch.linspace(-5, 5, 11, dtype=torch.float64)[:, None].requires_grad_()
@@ -187,7 +187,7 @@ def test_score_is_in_the_units_of_the_data(tmp_path: Path) -> None:
 
 
 def test_samples_come_in_the_units_of_the_data(tmp_path: Path) -> None:
-    """The data have the mean (100, -5) and the standard deviations 3 and 0.01, and come from a file."""
+    """The data come from a file. They have the mean (100, -5) and the standard deviations 3 and 0.01."""
     import numpy as np
 
     points = np.random.default_rng(0).normal((100, -5), (3, 0.01), (500, 2))
@@ -205,7 +205,7 @@ def test_samples_come_in_the_units_of_the_data(tmp_path: Path) -> None:
 def test_a_resumed_run_keeps_the_axes_that_its_weights_were_trained_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: dict[str, str] | None
 ) -> None:
-    """The sign of an eigenvector is arbitrary: another library may return the opposite one for the same data."""
+    """The sign of an eigenvector is arbitrary, so another library may return the opposite sign for the same data."""
     small = ("dataset=moons", "dataset.size=60", "optimizer.decay=constant", "trainer.keep=null", *SMALL[1:])
     replaced = {} if own is None else {"parametrization": own}
 

@@ -1,4 +1,4 @@
-"""Evaluations of a run are in the user's units; an exact score reaches the floor; some data have no density."""
+"""Evaluations of a run: values in the user's units, an exact score at the floor, and data without a density."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MEANS, VARIANCES = "[[100,-1],[104,1]]", "[0.25,1.0]"
 
 @pytest.fixture(autouse=True)
 def _coarse_map(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw coarse figures, which these tests do not look at."""
+    """Draws coarse figures, because these tests do not look at the figures."""
     monkeypatch.setitem(CELLS, 2, 10)
 
 
@@ -63,7 +63,7 @@ def test_encoding_interpolating_and_decoding_are_in_the_users_units(exact: Run) 
     torch.testing.assert_close(exact.decode(latent), x, rtol=0, atol=1e-3)
     whole = exact.encode(exact.dataset.x[:1000])
     torch.testing.assert_close(whole.T.cov(), torch.eye(2).double(), rtol=0, atol=0.12)
-    # Latents at nearly a right angle are joined by an arc, in eight equal angles.
+    # An arc joins two latents at nearly a right angle, in eight equal angles.
     across = (whole @ latent[0] / whole.norm(dim=1)).abs().argmin()
     ends = torch.stack([x[0], exact.dataset.x[across]])
     path = exact.interpolate(ends[0], ends[1], 9)
@@ -107,7 +107,7 @@ def test_mistakes_are_reported(exact: Run, change: dict[str, float], words: str)
 
 
 def test_declared_levels_give_bits(tmp_path: Path) -> None:
-    """The bits for each dimension are the nats of the dequantised points, within half a level, over d log 2."""
+    """The bits per dimension are the mean of -log p at the dequantised points, divided by d log 2."""
     values = np.random.default_rng(0).integers(0, 5, size=(60, 1, 2, 2))
     np.save(tmp_path / "x.npy", values)
     line = ["dataset=file", f"dataset.path={tmp_path / 'x.npy'}", "dataset.levels=5", "network.hidden=[8]"]

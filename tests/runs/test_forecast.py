@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 def test_rows_and_evaluations_are_those_of_the_run(
     overrides: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The network counts the rows that it gets; 400 points do not fill the last batches."""
+    """The test counts the rows that reach the network. The 400 points do not fill the last batch of an epoch."""
     short = ("experiment=smile", "network.hidden=[8]", "trainer.preview_every=0", "sampler.steps=3", "count=50",
              "figures=false", "trainer.gradient=autograd")  # fmt: skip
     config = composed("train", [*short, *overrides])
@@ -64,7 +64,10 @@ def test_adaptive_samplers_are_tried_and_classifiers_have_no_cost_of_sampling(mo
 
 
 def test_each_of_several_forecasts_measures_its_own_memory() -> None:
-    """The peak of the first, with a large data set, is not reported for the second; one process can forget its peak."""
+    """The first forecast has a large data set, and its peak is not reported for the second.
+
+    A process can also reset the record of its own peak memory.
+    """
     code = """
 from sdegen.runs import forecast
 from sdegen.config.compose import composed
@@ -72,7 +75,7 @@ small = composed("train", ["experiment=smile", "trainer.steps=2", "trainer.epoch
 large = {**small, "dataset": {**small["dataset"], "size": 4_000_000}}
 print([cost.memory_mib for cost in forecast.each([large, small])])
 """
-    # In a process of its own: otherwise forks of other tests would inherit a server that is not their child.
+    # Use a process of its own: otherwise, forks of other tests would inherit a server that is not their child.
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     first, second = json.loads(done.stdout)
     assert second < first - 60

@@ -1,4 +1,4 @@
-"""A short run of every experiment gives the same numbers as before, so that no change of behaviour goes unnoticed.
+"""A short run of every experiment gives the same numbers as before: no change of behaviour goes unnoticed.
 
 After an intended change, run ``python tests/runs/test_golden.py``, and explain in the change log why numbers changed.
 """
@@ -26,17 +26,17 @@ EXPERIMENTS = sorted(
     str(path.relative_to(CONF / "experiment").with_suffix("")) for path in CONF.glob("experiment/**/*.yaml")
 )
 SLOW = "paper/grid/digits"
-"""Takes a third of the time of all; its times are those of the other grids, and its network is that of paper/digits."""
+"""Experiment that takes a third of the total time. Other experiments test its kind of times and its network."""
 OWN = "a network with dropout and BatchNorm"
-"""Network of the user's own, trained like ``experiment=smile``."""
+"""Network of a user, trained like ``experiment=smile``."""
 STEPS = {True: 2, False: 20}
-"""Number of steps: with the paper's grids of times, where a step has 10⁵ rows, and otherwise."""
+"""Number of steps with the paper's grids of times, where a step has 10⁵ rows, and with other times."""
 TOLERANCE = 2e-3
-"""Relative tolerance: other processors and libraries sum in another order, and each step of Adam amplifies this."""
+"""Relative tolerance. Other processors and libraries add in another order, and Adam amplifies the difference."""
 
 
 def clothes(folder: Path) -> Path:
-    """Write noise into files like the files of Fashion-MNIST."""
+    """Writes noise to files in the format of Fashion-MNIST, and returns the folder."""
     source = np.random.default_rng(0)
     for part, count in (("train", 80), ("t10k", 40)):
         images = source.integers(0, 256, (count, 28, 28), dtype=np.uint8)
@@ -47,7 +47,7 @@ def clothes(folder: Path) -> Path:
 
 
 def run(experiment: str, folder: Path) -> dict[str, float]:
-    """Return the numbers of a short run."""
+    """Return the numbers of a short run, by name."""
     grid = "grid" in experiment
     options = [
         f"experiment={'smile' if experiment == OWN else experiment}",
@@ -76,7 +76,7 @@ def run(experiment: str, folder: Path) -> dict[str, float]:
 
 @pytest.fixture(autouse=True, scope="module")
 def _small_measures() -> None:
-    """Keeps the full size of the metrics, with which the stored numbers were computed."""
+    """Keeps the full size of the metrics, because the stored numbers were computed with it."""
 
 
 @pytest.mark.parametrize(

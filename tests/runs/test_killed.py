@@ -1,4 +1,4 @@
-"""Runs that are killed or interrupted at any moment, and resumed, end as if nothing had happened."""
+"""Runs that are killed or interrupted at any moment, and then resumed, end like undisturbed runs."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ PLAIN = (*OPTIONS, "figures=false")
 PROCESSES = multiprocessing.get_context("fork")
 
 OWN = "users.Regular"
-"""Marker among the options: replaces the network by this class, which has dropout and BatchNorm."""
+"""Marker among the options. It replaces the network by this class, which has dropout and batch normalisation."""
 
 OPERATIONS = {"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.listdir"}
 """Operations on files, by the names of Python's audit events."""
 
 
 def kill_at(operation: int, folder: Path) -> None:
-    """Kill this process just before a numbered operation on the files of a folder; 0 for never."""
+    """Kills this process before the operation with the number ``operation`` on files of a folder. 0 means never."""
     count = 0
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
@@ -63,7 +63,7 @@ def kill_at(operation: int, folder: Path) -> None:
 
 
 def work(folder: Path, options: tuple[str, ...], operation: int) -> None:
-    """Begin or resume a run, and be killed at a numbered operation on a file; 0 for never."""
+    """Begins or resumes a run in this process, which is killed as in :func:`kill_at`."""
     torch.set_num_threads(1)
     kill_at(operation, folder)
     if any(folder.glob("checkpoints/*.pt")):
@@ -101,7 +101,7 @@ def left(folder: Path) -> Left:
     tags = [tag for tag in events.Tags()["scalars"] if tag != "train/steps_per_second"]
     curves = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
     pictures = {tag: [image.step for image in events.Images(tag)] for tag in events.Tags()["images"]}
-    # A run that is killed between its samples and its last file draws the samples again.
+    # A run that is killed after its samples and before its last file draws the samples again.
     samples, *again = [np.load(path)["x"] for path in (folder / "samples").glob("*/samples.npz")]
     assert all(np.array_equal(samples, other) for other in again)
     names = sorted(path.name for path in (folder / "checkpoints").iterdir())
@@ -120,7 +120,7 @@ def assert_same(found: Left, expected: Left) -> None:
 
 
 def reference(folder: Path, options: tuple[str, ...]) -> Left:
-    """Return the content of an undisturbed run."""
+    """Return the content of a run that is not disturbed."""
     process = started(folder, options)
     process.join()
     assert process.exitcode == 0
@@ -128,7 +128,7 @@ def reference(folder: Path, options: tuple[str, ...]) -> Left:
 
 
 def kill(root: Path, options: tuple[str, ...], kills: int, dice: random.Random) -> None:
-    """Kill runs at random moments, ``kills`` times in total, and resume each until it ends."""
+    """Kills runs at random moments, ``kills`` times in total, and resumes each run until it ends."""
     expected, done, runs = reference(root / "whole", options), 0, 0
     while done < kills:
         folder = root / str(runs)
@@ -173,13 +173,13 @@ SHORT = (*PLAIN, "trainer.steps=20", "trainer.checkpoint_every=8", "trainer.log_
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory: pytest.TempPathFactory) -> Left:
-    """Return the content of an undisturbed run with these options."""
+    """Returns the content of an undisturbed run with the options ``SHORT``."""
     return reference(tmp_path_factory.mktemp("short") / "run", SHORT)
 
 
 @pytest.mark.parametrize(("apart", "figures"), [(47, "false"), pytest.param(1, "true", marks=pytest.mark.slow)])
 def test_a_run_may_be_killed_at_any_operation_on_a_file(tmp_path: Path, short: Left, apart: int, figures: str) -> None:
-    """Operations write checkpoints, pictures or the last file: every one is tried, or some, spread over the run."""
+    """Operations write checkpoints, pictures and metrics. The test kills a run at one in ``apart`` operations."""
     options, operation, killed = (*SHORT, f"figures={figures}"), 1, 0
     while True:
         folder = tmp_path / str(operation)
@@ -200,7 +200,7 @@ def test_a_run_may_be_killed_at_any_operation_on_a_file(tmp_path: Path, short: L
 
 @contextlib.contextmanager
 def signalled(at: int, number: int, times: int = 1) -> Iterator[None]:
-    """Send signals during a step, as long as the context is entered."""
+    """Sends a signal to this process during step ``at``, while the context is open."""
     advance = Training.advance
 
     def interrupted(self: Training, chunks: list[Any]) -> None:
@@ -216,7 +216,7 @@ def signalled(at: int, number: int, times: int = 1) -> Iterator[None]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_saves_and_reports_how_to_continue(tmp_path: Path, short: Left, number: signal.Signals) -> None:
-    """The signal comes inside a block of noise, an epoch, and an interval of scalars and of checkpoints."""
+    """The signal comes in the middle of a block of noise, an epoch, a log interval and a checkpoint interval."""
     config, before = composed("train", SHORT), signal.getsignal(number)
     with signalled(11, number), pytest.raises(Stopped) as stop:
         session.train(config, tmp_path / "run")
@@ -234,7 +234,7 @@ def test_a_second_signal_does_not_wait_for_the_step(tmp_path: Path) -> None:
 
 
 def test_a_folder_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
-    """Nobody else can start or resume the run there; the claim of a process that is killed ends with it."""
+    """No other process can start or resume a run in the folder, until the first process ends or is killed."""
     process = started(tmp_path / "run", PLAIN)
     while not (tmp_path / "run" / "checkpoints" / "last.pt").exists():
         assert process.is_alive()
@@ -249,12 +249,12 @@ def test_a_folder_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
 
 
 STUBS = {"srun": 'exec "$@"', "scontrol": 'echo "$@" > asked', "python": f'exec {sys.executable} "$@"'}
-"""Stand-ins for the commands of Slurm that the script in the README uses."""
+"""Replacements for the commands of Slurm that the script in the README uses."""
 
 
 @pytest.mark.slow
 def test_the_job_of_the_readme_is_requeued_until_it_is_done(tmp_path: Path) -> None:
-    """As with Slurm, the signal goes to the process that srun started; then the script is run again."""
+    """As with Slurm, the process that srun started gets the signal. Then the script runs again."""
     (script,) = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
     (tmp_path / "bin").mkdir()
     for name, body in STUBS.items():

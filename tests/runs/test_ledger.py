@@ -1,4 +1,4 @@
-"""The ledger of a sweep: finished jobs are skipped, failed ones repeated, and lines of several processes stay whole."""
+"""The ledger of a sweep: finished jobs are skipped, failed jobs run again, and no line is torn by other processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sdegen.runs import files, ledger
 
 
 class Work:
-    """Job that records its calls, and fails the first ``failures`` times."""
+    """Job that records its calls and fails the first ``failures`` times."""
 
     def __init__(self, folder: Path, failures: int = 0, saves: bool = False) -> None:
         self.folder, self.failures, self.saves, self.calls = folder, failures, saves, []
@@ -39,7 +39,7 @@ class Work:
 
 @pytest.mark.parametrize(("saves", "calls"), [(False, ["start", "start"]), (True, ["start", "resume"])])
 def test_a_failed_job_is_done_again_and_a_finished_one_is_not(tmp_path: Path, saves: bool, calls: list[str]) -> None:
-    """It continues from the last checkpoint if there is one, else it begins again in a clean folder."""
+    """A failed job continues from its last checkpoint. Without a checkpoint, it begins again in a clean folder."""
     job = Work(tmp_path / "0-smile", failures=1, saves=saves)
     with pytest.raises(ZeroDivisionError):
         job.attempt(a=1)
@@ -111,7 +111,7 @@ def test_a_job_that_was_killed_before_its_last_line_is_done(tmp_path: Path) -> N
 
 
 def test_a_job_that_another_process_has_just_begun_is_left_alone(tmp_path: Path) -> None:
-    """The other process has no checkpoint yet; its files must not be removed."""
+    """The other process has no checkpoint yet, and its files must not be removed."""
     job = Work(tmp_path / "0-smile", failures=1)
     with pytest.raises(ZeroDivisionError):
         job.attempt(a=1)
@@ -130,7 +130,7 @@ def _claim(folder: Path, found: SimpleQueue[str]) -> None:
 
 
 def test_the_files_of_an_attempt_are_removed_under_the_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process that comes during the removal must not get the folder: its files would vanish."""
+    """A process that comes during the removal must not get the folder, because its files would be removed too."""
     job, empty, context = Work(tmp_path / "0-smile", failures=1), files.empty, multiprocessing.get_context("fork")
     found = context.SimpleQueue()
 

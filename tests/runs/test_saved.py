@@ -1,4 +1,4 @@
-"""Checkpoints that are kept: the last ones and the best, on full disks, with damaged files, when numbers overflow."""
+"""Checkpoints that are kept, the last ones and the best one: full disks, damaged files and overflow."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def logged_steps(folder: Path, tag: str = "train/loss") -> list[int]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an undisturbed run."""
+    """Return the folder of a run that is not disturbed."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     train(folder, "trainer.keep=null")
     return folder
@@ -82,7 +82,7 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path: Path, whole: Path) -> Non
 
 
 def test_loss_on_held_out_points_agrees_with_fresh_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The definition, λ ‖score - target‖², is evaluated at fresh points with fresh noise, in float64."""
+    """The stored loss agrees with the definition, λ ‖score - target‖², at fresh points with fresh noise, in float64."""
     monkeypatch.setattr(held_out, "ROWS", 4096)
     train(tmp_path / "run", "trainer.checkpoint_every=60")
     source = torch.Generator().manual_seed(1)
@@ -106,14 +106,14 @@ def cut(path: Path) -> None:
 
 
 def flip(path: Path) -> None:
-    """Flip one bit of a number, which torch would read silently."""
+    """Flips one bit of a number. Torch would read the file without an error."""
     content = bytearray(path.read_bytes())
     with zipfile.ZipFile(path) as archive:
         number = max(archive.infolist(), key=lambda member: member.file_size)
-    # The numbers follow a header of 30 bytes, the name, and the padding with which torch aligns them.
+    # The numbers follow a header of 30 bytes, the name, and padding for alignment.
     name, padding = struct.unpack_from("<HH", content, number.header_offset + 26)
     content[number.header_offset + 30 + name + padding + number.file_size // 2] ^= 1
-    # Break the links first: a bit that is flipped under two names would be whole again.
+    # Break the links first: a file with two names would be flipped twice, and would be whole again.
     path.unlink()
     path.write_bytes(content)
 
@@ -161,7 +161,7 @@ def test_a_damaged_file_is_reported_and_the_previous_one_found(
 
 
 def test_a_run_cannot_be_resumed_with_fewer_steps(tmp_path: Path, whole: Path) -> None:
-    """This holds for finished runs, and for runs that were killed after their last step."""
+    """The refusal is the same for a finished run and for a run that was killed after its last step."""
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     for _ in range(2):
@@ -211,24 +211,24 @@ cp -r run {results}/run
 
 
 def filled(folder: Path, ballast: int, *options: str) -> None:
-    """Train on a disk with little room, then make room and resume; copy the run away both times."""
+    """Trains on a disk with little room, then makes room and resumes. Copies the run to ``folder`` both times."""
     (folder / "disk").mkdir()
     train = f"{sys.executable} {ROOT / 'scripts' / 'train.py'}"
     line = " ".join((*SMALL, *options))
     script = FULL.format(disk=folder / "disk", results=folder, ballast=ballast, train=train, options=line)
-    # In a new namespace, a user may mount.
+    # In a new namespace, a user may mount a file system.
     done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False)
     if done.returncode in (1, 9):
-        pytest.skip(f"this machine lets nobody mount: {done.stderr}")
+        pytest.skip(f"a user cannot mount file systems on this machine: {done.stderr}")
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.skipif(shutil.which("unshare") is None, reason="no namespaces here")
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs the command unshare")
 @pytest.mark.parametrize(
     ("room", "figures"), [(90, "false"), *(pytest.param(k, "true", marks=pytest.mark.slow) for k in range(30, 400, 20))]
 )
 def test_a_full_disk_damages_no_earlier_file(tmp_path: Path, whole: Path, room: int, figures: str) -> None:
-    """Earlier checkpoints are whole; with room again, the resumed run ends like an undisturbed one."""
+    """Earlier checkpoints stay whole. After room is made, the resumed run ends like an undisturbed run."""
     filled(tmp_path, 2000 - 4 - room, f"figures={figures}")
     error, status = (tmp_path / "err").read_text(), (tmp_path / "status").read_text().strip()
     if "nothing was saved yet" not in error:
@@ -245,7 +245,7 @@ def test_a_full_disk_damages_no_earlier_file(tmp_path: Path, whole: Path, room: 
 
 
 def poisoned(patch: pytest.MonkeyPatch, at: int, variants: tuple[int, ...]) -> None:
-    """Set a weight to NaN before a step, for some variants of the noise."""
+    """Sets a weight to NaN before a step, for the given variants of the noise."""
     advance = Training.advance
 
     def poison(self: Training, chunks) -> None:  # noqa: ANN001
@@ -257,7 +257,10 @@ def poisoned(patch: pytest.MonkeyPatch, at: int, variants: tuple[int, ...]) -> N
 
 
 def test_a_retry_goes_back_and_uses_other_noise(tmp_path: Path, whole: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """No step is logged twice, the weights differ from an undisturbed run, and a killed run repeats them."""
+    """No step is logged twice, and the weights differ from an undisturbed run.
+
+    A run that is killed after the retries, and resumed, ends with the same weights.
+    """
     from sdegen.runs.files import log
 
     log.propagate = True

@@ -1,4 +1,4 @@
-"""TensorBoard's own server shows a sweep correctly when it is asked as the browser asks it."""
+"""TensorBoard's own server shows a sweep correctly. The tests send the requests of the browser."""
 
 from __future__ import annotations
 
@@ -48,22 +48,22 @@ RESUMED = "1-ve"
 
 
 class Server:
-    """TensorBoard server for this machine only.
+    """TensorBoard server that only this machine can reach.
 
     Args:
-        root: folder that it shows.
-        port: port at which it answers.
+        root: folder that the server shows.
+        port: port at which the server answers.
     """
 
     def __init__(self, root: Path, port: int) -> None:
         self.root, self.port = root, port
 
     def ask(self, path: str, body: object = None, **query: str) -> Any:  # noqa: ANN401
-        """Return the JSON at an address under ``/data``; a body is posted to it."""
+        """Returns the JSON at an address under ``/data``. If there is a body, it is posted."""
         return json.loads(self.raw(path, body, **query))
 
     def raw(self, path: str, body: object = None, **query: str) -> bytes:
-        """Return the content of an address under ``/data``."""
+        """Return the content of an address under ``/data``. A body is posted."""
         address = f"http://127.0.0.1:{self.port}/data/{path}?{urllib.parse.urlencode(query)}"
         content = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(address, content, {"Content-Type": "application/json"})
@@ -71,14 +71,14 @@ class Server:
             return answer.read()
 
     def answers(self) -> bool:
-        """Return True once it answers."""
+        """Returns True if the server answers."""
         try:
             return bool(self.ask("runs"))
         except urllib.error.URLError:
             return False
 
     def sessions(self, columns: Sequence[Mapping[str, Any]] = ()) -> dict[str, dict[str, Any]]:
-        """Return the rows of the HParams tab that pass the filters of the columns, by the name of the run's folder."""
+        """Returns the rows of the HParams tab that pass the filters of the columns, by the name of the run's folder."""
         asked = {
             "colParams": list(columns),
             "allowedStatuses": [f"STATUS_{name}" for name in ("UNKNOWN", "SUCCESS", "FAILURE", "RUNNING")],
@@ -92,12 +92,12 @@ class Server:
 
 @contextlib.contextmanager
 def serving(root: Path) -> Iterator[Server]:
-    """Run TensorBoard's server for a folder until the context is left."""
+    """Runs TensorBoard's server for a folder while the context is open."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     line = [sys.executable, "-m", "tensorboard.main", "--logdir", str(root), "--host", "127.0.0.1", "--port", str(port)]
-    # Read the files once, before it answers.
+    # The server reads the files once, before it answers.
     line += ["--load_fast=false", "--reload_task=blocking", "--reload_interval=0"]
     log = root / "server.log"
     with log.open("wb") as output:
@@ -124,7 +124,7 @@ def train(folder: Path, *overrides: str) -> None:
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Return two finished runs, of which one was killed and resumed, a failed one, and a running one."""
+    """Makes two finished runs, a failed run and a running one. One of the finished runs was killed and resumed."""
     root = tmp_path_factory.mktemp("sweep")
     for name, overrides in RUNS.items():
         train(root / name, *overrides)
@@ -137,7 +137,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def go_back(folder: Path, step: int) -> None:
-    """Leave a run as if it had been killed after it logged its last step, with no checkpoint after ``step``."""
+    """Leaves a run as if it had been killed after it logged its last step, with no checkpoint after ``step``."""
     (folder / "metrics.json").unlink()
     for path in (folder / "checkpoints").iterdir():
         if path.name != f"step-{step:08d}.pt":
@@ -152,7 +152,7 @@ def server(sweep: Path) -> Iterator[Server]:
 
 
 def points(server: Server, run: str, tag: str) -> list[tuple[int, float]]:
-    """Return the points of the curve of a scalar."""
+    """Return the points ``(step, value)`` of a scalar's curve."""
     return [(step, value) for _, step, value in server.ask("plugin/scalars/scalars", run=run, tag=tag)]
 
 
@@ -203,7 +203,7 @@ def test_table_of_runs_shows_their_differing_options_and_their_metrics(server: S
     answer = server.ask("plugin/hparams/experiment", {})
     differing = {info["name"] for info in answer["hparamInfos"] if info.get("differs")}
     assert {"sde", "seed", "optimizer.lr"} <= differing and "network.hidden" not in differing
-    # The browser shows the first five without a click.
+    # The browser shows the first five metrics without a click.
     shown = [metric["name"]["tag"] for metric in answer["metricInfos"]]
     assert sorted(shown[:5]) == sorted(f"Final/{name}" for name in final(sweep / "0-vp"))
     rows = server.sessions()
@@ -229,7 +229,7 @@ def test_options_of_a_row_agree_with_its_configuration(server: Server, sweep: Pa
 
 
 def test_rows_stay_when_the_browser_asks_with_its_filters(server: Server) -> None:
-    """The browser sends the values of each column back as its filter; the server drops rows of another type."""
+    """The browser sends the values of each column back as a filter. The server drops rows of another type."""
     columns: list[dict[str, Any]] = []
     for info in server.ask("plugin/hparams/experiment", {})["hparamInfos"]:
         column: dict[str, Any] = {"hparam": info["name"]}
@@ -254,7 +254,7 @@ def test_a_resumed_run_is_one_run_without_repeated_steps(server: Server, sweep: 
         assert [step for step, _ in points(server, RESUMED, tag)] == [1, 2, 3, 4, 5, 6]
     assert [step for step, _ in points(server, RESUMED, "Final/energy")] == [6]
     assert len(list((sweep / RESUMED).glob("events.out.tfevents.*.ended"))) == 1
-    # There is one row for each run; the newest run is found a second time, through its link.
+    # There is one row for each run. The newest run is found a second time, through the link ``latest``.
     met = {run: len(row["sessions"]) for run, row in server.sessions().items()}
     assert met == {**dict.fromkeys((*RUNS, "failed", "running"), 1), (sweep / "latest").resolve().name: 2}
 
@@ -279,14 +279,14 @@ def test_a_full_disk_is_reported_once_and_stops_nothing(tmp_path: Path) -> None:
         logged: list[str] = []
         logging.getLogger("sdegen").addFilter(lambda record: logged.append(record.getMessage()))
         recorder = Recorder(tmp_path, 0, 6)
-        # A limit on the size of files: the operating system refuses to write, as on a full disk.
+        # With a limit on the size of files, the operating system refuses to write, as on a full disk.
         resource.setrlimit(resource.RLIMIT_FSIZE, (20, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
         with recorder.session([("seed", 1)], "seed: 1"):
             for step in range(100):
                 recorder.scalars(step, {"train/loss": 1.0})
         send.send(logged)
 
-    # In another process, with which the limit and the exceptions of TensorBoard's threads end.
+    # Use another process, so that the limit and the exceptions in TensorBoard's threads end with the process.
     process = multiprocessing.get_context("fork").Process(target=child)
     process.start()
     process.join(60)

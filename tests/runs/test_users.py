@@ -1,4 +1,4 @@
-"""Networks of the user's own: all state of a module is trained, averaged, saved and resumed."""
+"""Networks that a user writes: all state of a module is trained, averaged, saved and resumed."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_all_state_is_saved_and_its_kinds_kept(tmp_path: Path) -> None:
 
 
 def test_buffers_are_averaged_like_the_weights() -> None:
-    """They follow the recursion, computed in float64 from the buffers after each step."""
+    """The averages follow the recursion, computed in float64 from the buffers after each step."""
     (parts,) = assembly.replicated(config("Regular"))
     training = parts.training()
     model, average = training.models[0].network, training.averages[0].network
@@ -112,13 +112,13 @@ def test_noise_inside_the_network_is_fixed_by_seed_step_part_and_retry() -> None
             torch.rand(5)
     first, again, retried = drawn[:4], drawn[4:8], drawn[8:]
     assert first == again
-    # Two parts of two steps, for two variants, all differ.
+    # The draws in two parts of two steps, for two variants, all differ.
     assert len({*first, *retried}) == 8
 
 
 @pytest.mark.parametrize("network", ["Regular", "RandomFeatures"])
 def test_a_reloaded_network_is_the_one_that_was_trained(tmp_path: Path, network: str) -> None:
-    """State outside ``state_dict`` is made again from the run's seed."""
+    """State outside of ``state_dict`` is made again from the seed of the run."""
     model = session.train(config(network), tmp_path / "run").score_model
     torch.manual_seed(7)
     again = sdegen.load(tmp_path / "run", trust=["users"]).score_model
@@ -162,7 +162,7 @@ def test_a_network_that_cannot_be_saved_is_refused_before_the_first_step(tmp_pat
 def test_a_buffer_that_begins_at_infinity_or_has_two_names_is_averaged_once_it_can_be(tmp_path: Path) -> None:
     saved = trained(tmp_path / "run", "Minimum", steps=20)
     assert saved.ema["lowest"].isfinite() and saved.ema["lowest"] < -1
-    # One decay for each step, under both names, as in the recursion.
+    # The average decays once in each step, under both names of the buffer.
     expected = 0.0
     for step in range(20):
         decay = (1 + step) / (10 + step)
@@ -198,7 +198,7 @@ def test_the_average_equals_a_reloaded_one() -> None:
 
 @pytest.mark.parametrize("gradient", ["auto", "autograd"])
 def test_a_parameter_outside_of_the_network_is_refused(gradient: str) -> None:
-    """Only autograd would train it, and no checkpoint would store it."""
+    """Only autograd would train the parameter, and no checkpoint would store it."""
     made = composed("train", [*SMALL, "trainer.steps=5", f"trainer.gradient={gradient}"])
     with pytest.raises(
         UserError, match=r"parametrization\.scale: only parameters of the network are trained and saved"

@@ -1,4 +1,4 @@
-"""Correctors leave distributions unchanged; the adaptive SDE solver follows its Brownian path."""
+"""Correctors leave distributions unchanged, and the adaptive SDE solver follows one Brownian path."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from sdegen.sde.mixture import GaussianMixture, Marginals
 
 T = 0.3
 SPREAD = 0.8
-"""Standard deviation of the Gaussian distribution that a corrector is tried on, in units of σ_t."""
+"""Standard deviation of the Gaussian distribution on which a corrector is tried, in units of σ_t."""
 
 
 def move(corrector: Corrector, sde: LinearSDE, score: Callable, x: Tensor, noise: Callable, times: int = 1) -> Tensor:  # type: ignore[type-arg]
@@ -49,7 +49,7 @@ def sigma(sde: LinearSDE) -> float:
 
 
 def stationary(corrector: Corrector, sde: LinearSDE, std: float, draws: int) -> float:
-    """Returns the stationary variance of a corrector on N(0, std²), from the coefficients of an affine move."""
+    """Returns the stationary variance of a corrector on N(0, std²), from the coefficients of its affine move."""
     x = torch.zeros(draws + 1, 1, dtype=torch.float64)
     x[0] = 1
     calls = iter(range(draws))
@@ -65,7 +65,7 @@ def stationary(corrector: Corrector, sde: LinearSDE, std: float, draws: int) -> 
 
 @pytest.mark.parametrize("snr", [0.05, 0.16, 0.4])
 def test_langevin_settles_where_its_step_size_says(sde: LinearSDE, snr: float) -> None:
-    """x ← (1 - ε/v) x + sqrt(2ε) z has the variance v / (1 - ε/2v), with ε = 2 r² σ²."""
+    """The move x ← (1 - ε/v) x + sqrt(2ε) z has the stationary variance v / (1 - ε/2v), with ε = 2 r² σ²."""
     s = sigma(sde)
     size, v = 2 * snr**2 * s**2, (SPREAD * s) ** 2
     found = stationary(Langevin(snr, moves=3), sde, SPREAD * s, 3)
@@ -73,7 +73,7 @@ def test_langevin_settles_where_its_step_size_says(sde: LinearSDE, snr: float) -
 
 
 def test_langevin_step_has_the_factor_of_the_step_that_led_to_it() -> None:
-    """Song et al. (2021), algorithm 5: ε = 2 α_i (r ‖z‖/‖s‖)², with α_i = 1 - β_i and ‖z‖/‖s‖ at its value σ."""
+    """The step size is ε = 2 α_i (r ‖z‖/‖s‖)² (Song et al. 2021, algorithm 5), with α_i = 1 - β_i and ‖z‖/‖s‖ = σ."""
     times = torch.tensor([0.6, 0.5], dtype=torch.float64)
     size = Langevin(0.2).sizes(VP(), times)
     kept = math.exp(-(0.1 * 0.1 + 9.95 * (0.36 - 0.25)))
@@ -82,7 +82,7 @@ def test_langevin_step_has_the_factor_of_the_step_that_led_to_it() -> None:
 
 
 def test_annealed_langevin_steps_are_those_of_appendix_a() -> None:
-    """ε_i = ε σ_i² / σ_1²."""
+    """The step size is ε_i = ε σ_i² / σ_1²."""
     sde = VE(sigma_max=10.0)
     times = torch.tensor([1.0, 0.7, 0.4, 0.1], dtype=torch.float64)
     sizes = AnnealedLangevin(0.07).sizes(sde, times)
@@ -94,7 +94,7 @@ def test_annealed_langevin_steps_are_those_of_appendix_a() -> None:
 @pytest.mark.parametrize("leaps", [1, 4])
 @pytest.mark.parametrize("mass", [1.0, 3.0])
 def test_untested_hmc_settles_where_leapfrog_says(sde: LinearSDE, leaps: int, mass: float) -> None:
-    """Leapfrog conserves p²/2m + (1 - h²/4mv) x²/2v, whose variance is v / (1 - h²/4mv)."""
+    """Leapfrog conserves p²/2m + (1 - h²/4mv) x²/2v, so the variance of x is v / (1 - h²/4mv)."""
     s, size = sigma(sde), 0.9
     v = (SPREAD * s) ** 2
     found = stationary(HMC(leaps, size, mass), sde, SPREAD * s, 1)
@@ -117,7 +117,10 @@ def test_mass_changes_the_momenta_and_nothing_else(sde: LinearSDE) -> None:
     ids=["langevin", "annealed_langevin", "hmc", "metropolis_hmc"],
 )
 def test_corrector_alone_keeps_a_standard_gaussian_in_any_dimension(corrector: Corrector, dimensions: int) -> None:
-    """At T of VP, 200 moves keep the distribution; steps of ‖z‖/‖s‖ for each sample would diverge in one dimension."""
+    """At T of VP, 200 moves keep the distribution.
+
+    Step sizes from the ratio ‖z‖/‖s‖ of each sample would diverge in one dimension.
+    """
     sde, rows = VP(), 6000 // dimensions + 200
     source = randn_like(generator("cpu", 0, dimensions))
     x = source(torch.empty(rows, dimensions, dtype=torch.float64))
@@ -125,7 +128,7 @@ def test_corrector_alone_keeps_a_standard_gaussian_in_any_dimension(corrector: C
     size = float(corrector.sizes(sde, torch.stack([t, t])))
     for _ in range(200):
         x = corrector(lambda x, t: -x, x, t, size, source).x
-    # The unadjusted chains are wider by their step size: at most 10 %.
+    # Without a Metropolis test, the step size makes the variance larger, by at most 10 %.
     numbers = x.numel()
     assert abs(float(x.mean())) < 5 / math.sqrt(numbers)
     assert 1 - 5 / math.sqrt(2 * numbers) < float(x.std()) < 1.05 + 5 / math.sqrt(2 * numbers)
@@ -136,7 +139,10 @@ def two_modes() -> GaussianMixture:
 
 
 def test_metropolis_test_restores_the_weights_of_two_modes() -> None:
-    """Long trajectories of coarse steps in a fixed distribution are exact with the test, and biased without it."""
+    """Long trajectories with coarse steps keep a fixed distribution if the test is applied.
+
+    Without the test they are biased.
+    """
     law, sde = two_modes(), VE(sigma_min=0.1, sigma_max=10.0)
     source = randn_like(generator("cpu", 3))
     start = law.sample(8000, generator("cpu", 1))
@@ -185,7 +191,7 @@ def test_hmc_step_is_in_units_of_the_noise_at_its_own_time(sde: LinearSDE) -> No
 
 
 def test_change_of_density_is_exact_for_a_score_of_degree_five() -> None:
-    """With log p = -x⁶/6 - x²/2 the test accepts one trajectory exactly as the true density does."""
+    """For log p = -x⁶/6 - x²/2, the test accepts a trajectory exactly if the true density accepts it."""
     sde = VE(sigma_min=0.1, sigma_max=10.0)
     x = torch.linspace(-1.5, 1.5, 4001, dtype=torch.float64)[:, None]
     size = 0.3 / sigma(sde)
@@ -201,7 +207,7 @@ def test_change_of_density_is_exact_for_a_score_of_degree_five() -> None:
     clear = (torch.special.ndtr(luck).log() - change).abs() > 1e-9
     assert bool(((moved != x) == accept)[clear].all())
     assert 20 < int((~accept).sum())
-    # A wrong rule would change decisions near the edge.
+    # Some decisions are so close that a wrong rule would change them.
     assert int(((torch.special.ndtr(luck).log() - change).abs() < 1e-3).sum()) >= 1
 
 
@@ -239,7 +245,7 @@ def test_acceptance_is_the_mean_over_times_and_batches() -> None:
     units = Affine(torch.zeros(1).double(), torch.ones(1).double())
     model.train()
     samples = draw(sde, model, StepSampler(ReverseDiffusion(), Fake(), steps=2), units, 130, batch_size=66)
-    # There are 66 rows with the rate 0.8, and 64 with 0.8 · 64/66.
+    # There are 66 rows with the rate 0.8, and 64 rows with the rate 0.8 · 64/66.
     assert samples.acceptance == pytest.approx(0.8 * (66 + 64 * 64 / 66) / 130)
     assert model.training
 
@@ -263,7 +269,7 @@ def test_acceptance_is_reported_by_the_sampler() -> None:
 
 
 def test_brownian_increments_add_up_and_have_their_variance() -> None:
-    """A span is taken, rejected, and taken again in three parts, by several rows."""
+    """In several rows, a step is taken, rejected, and taken again in three parts."""
     rows = torch.arange(40_000)
     source = randn_like(generator("cpu", 0))
     like = torch.empty(len(rows), 2, dtype=torch.float64)
@@ -286,7 +292,7 @@ def test_brownian_increments_add_up_and_have_their_variance() -> None:
 
 
 def test_adaptive_steps_leave_the_law_of_linear_data_right(sde: LinearSDE) -> None:
-    """Mean and variance of Gaussian data are within their standard errors at a tolerance that rejects steps."""
+    """At a tolerance that rejects steps, mean and variance of Gaussian data are right within five standard errors."""
     rows = 5000
     source = randn_like(generator("cpu", 0))
     mean, variance = marginal(sde, sde.T)
@@ -298,9 +304,12 @@ def test_adaptive_steps_leave_the_law_of_linear_data_right(sde: LinearSDE) -> No
 
 
 def test_adaptive_step_and_its_error_are_their_formulas() -> None:
-    """Stochastic Heun, and its distance from Euler–Maruyama over atol + rtol max(|x|, |x_new|), worked out by hand.
+    """The step is stochastic Heun.
 
-    The source's algorithm 1 has the same: x' − x'', where x'' is the mean of two steps, the first of which is x'.
+    Its error is the distance from Euler–Maruyama, divided by atol + rtol max(|x|, |x_new|).
+
+    Algorithm 1 of the source uses the same difference, x' − x'': x'' is the mean of two steps,
+    and the first of these steps is x'.
     """
     sde, solver = VP(), AdaptiveSDE(0.1, 0.01)
     x, dw = torch.tensor([[0.2, -3.0]], dtype=torch.float64), torch.tensor([[0.1, 0.2]], dtype=torch.float64)
@@ -308,7 +317,7 @@ def test_adaptive_step_and_its_error_are_their_formulas() -> None:
     drift = sde.reverse(lambda x, t: -x).drift
     scheme = StochasticHeunSteps(sde, drift, solver.control(sde), x, torch.zeros_like)
     got, error = scheme.step(x, drift(x, t), t, s, t - s, dw)
-    # The drift is βx/2 with β = 0.1 + 19.9 t: 10.05 and 8.06 at the ends.
+    # The drift is βx/2 with β = 0.1 + 19.9 t, which is 10.05 and 8.06 at the ends.
     euler = [x - 0.1 * 5.025 * x + math.sqrt(10.05) * dw for x, dw in ((0.2, 0.1), (-3.0, 0.2))]
     heun = [
         x - 0.1 * (5.025 * x + 4.03 * e) / 2 + math.sqrt((10.05 + 8.06) / 2) * dw
@@ -326,13 +335,13 @@ def test_rejected_step_at_least_halves_and_an_accepted_one_grows() -> None:
     assert float(proposed[0]) <= 0.125
     assert float(proposed[1]) > 1.0
     assert float(proposed[2]) <= 0.025
-    # A step that was cut short by the time left does not shorten the next step.
+    # A step that was cut at the end of the interval does not shorten the next step.
     short = resized(torch.tensor([0.25]).double(), torch.tensor([0.06]).double(), torch.tensor([0.9]).double())
     assert float(short) >= 0.2
 
 
 def test_adaptive_path_follows_the_flow_where_there_is_no_noise() -> None:
-    """Frames lie on the line between the two ends of a step, near the solution at a tight tolerance."""
+    """Frames are interpolated between the ends of a step. At a tight tolerance, they are near the solution."""
     sde = VP()
     x = torch.tensor([[1.0], [-0.5]], dtype=torch.float64)
 
@@ -340,14 +349,14 @@ def test_adaptive_path_follows_the_flow_where_there_is_no_noise() -> None:
         return -x
 
     samples = AdaptiveSDE(1e-6, 1e-6)(sde, score, x, noise=torch.zeros_like, frames=9)
-    # Drift -½βx + βx = ½βx, run backwards in time.
+    # The drift is -½βx + βx = ½βx, backwards in time.
     clock = 0.1 * samples.times + 9.95 * samples.times**2
     expected = x * torch.exp(-0.5 * (clock[0] - clock))[:, None, None]
     torch.testing.assert_close(samples.path, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_adaptive_steps_do_not_depend_on_the_last_bits_of_the_score() -> None:
-    """Samples are the same in batches of different sizes, although a network's matrix products round differently."""
+    """Batches of different sizes give the same samples, although a network's matrix products round differently."""
     sde = VE(sigma_max=10.0)
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Linear(2, 64), torch.nn.SiLU(), torch.nn.Linear(64, 2)).double()
@@ -371,7 +380,7 @@ def test_adaptive_steps_do_not_depend_on_the_last_bits_of_the_score() -> None:
 
 
 def test_adaptive_solver_spends_more_where_it_is_asked_for_more() -> None:
-    """Tighter tolerances cost more evaluations."""
+    """Smaller tolerances cost more evaluations."""
     sde, score = VP(), Marginals(two_modes(), VP())
     x = randn_like(generator("cpu", 0))(torch.empty(500, 1, dtype=torch.float64))
     nfe = [
@@ -381,7 +390,7 @@ def test_adaptive_solver_spends_more_where_it_is_asked_for_more() -> None:
 
 
 def test_adaptive_solver_counts_the_rows_that_are_stuck_or_not_finished_and_says_where() -> None:
-    """The message is the same as from dopri5. Without noise a row keeps its sign, and one row is above zero."""
+    """The messages are like those of dopri5. Without noise a row keeps its sign, and one of the rows is above zero."""
     x = -torch.ones(10, 1, dtype=torch.float64)
     x[3] = 1
 

@@ -1,4 +1,4 @@
-"""The same properties on a GPU, if there is one."""
+"""The properties of samplers and likelihoods hold on a GPU too, if there is one."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_flow_is_that_of_the_cpu(sde: LinearSDE) -> None:
 
 @pytest.mark.parametrize("divergence", [Exact(), Hutchinson(2)], ids=["exact", "hutchinson"])
 def test_likelihood_is_the_exact_one_and_does_not_depend_on_its_batch(sde: LinearSDE, divergence) -> None:  # noqa: ANN001
-    """Only the mean is compared, because a GPU draws other probes than the CPU."""
+    """With random probes, only the mean is compared, because a GPU draws other probes than the CPU."""
     units = Affine(torch.full((2,), 0.5).double(), torch.full((2,), 1.8).double())
     law = plane()
     x = law.sample(150, torch.Generator().manual_seed(0))

@@ -179,7 +179,7 @@ REACHING: list[tuple[str, Sampler]] = [
 def test_samples_of_the_exact_score_reach_the_floor(
     key: str, sampler: Sampler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every metric of the paper's mixture is at most five times its floor, which is the median of exact draws."""
+    """Every metric of the paper's mixture is below five times its floor, the median over sets of exact draws."""
     monkeypatch.setattr(points, "REFERENCE", 20_000)
     monkeypatch.setattr(points, "FLOORS", 20)
     sde = SDES[key] if key != "ve" else VE(sigma_max=50.0)
@@ -207,7 +207,7 @@ def test_samples_are_the_same_in_batches_of_7_64_and_70(key: str) -> None:
 
 
 def test_euler_maruyama_step_is_its_formula(sde: LinearSDE) -> None:
-    """The coefficients are taken at the start of the step; the order of convergence does not show this."""
+    """The coefficients are taken at the start of the step. The order of convergence does not show this."""
     x, z = torch.tensor([[1.3]], dtype=torch.float64), torch.tensor([[-0.4]], dtype=torch.float64)
     got = one_step(sde, EulerMaruyama(), x, 0.6, 0.5, z)
     g, t = sde.diffusion(at(0.6)), at(0.6)
@@ -216,13 +216,13 @@ def test_euler_maruyama_step_is_its_formula(sde: LinearSDE) -> None:
 
 
 def ddpm(t: float, s: float) -> tuple[float, float]:
-    """Returns β of the step and 1 - β, computed from B(t) = 0.1 t + 9.95 t²."""
+    """Returns β of the step from t to s, and 1 - β, computed from B(t) = 0.1 t + 9.95 t²."""
     kept = math.exp(-(0.1 * t + 9.95 * t * t) + 0.1 * s + 9.95 * s * s)
     return 1 - kept, kept
 
 
 def test_ancestral_step_is_the_ddpm_chain_on_vp() -> None:
-    """Appendix B: x_{i-1} = (x_i + β_i s) / sqrt(1 - β_i) + sqrt(β_i) z."""
+    """The step is x_{i-1} = (x_i + β_i s) / sqrt(1 - β_i) + sqrt(β_i) z, from appendix B."""
     x, z = torch.tensor([[1.3]], dtype=torch.float64), torch.tensor([[-0.4]], dtype=torch.float64)
     beta, kept = ddpm(0.6, 0.5)
     s = gaussian(VP())(x, at(0.6))
@@ -232,7 +232,7 @@ def test_ancestral_step_is_the_ddpm_chain_on_vp() -> None:
 
 
 def test_ancestral_step_is_the_smld_chain_on_ve() -> None:
-    """Song et al. (2021), eq. 47: x + (σ_i² - σ_{i-1}²) s + sqrt(σ_{i-1}² (σ_i² - σ_{i-1}²) / σ_i²) z."""
+    """The step is x + q s + sqrt(q σ_{i-1}² / σ_i²) z with q = σ_i² - σ_{i-1}² (Song et al. 2021, eq. 47)."""
     sde = VE(sigma_max=10.0)
     x, z = torch.tensor([[1.3]], dtype=torch.float64), torch.tensor([[-0.4]], dtype=torch.float64)
     big, small = (1e-4 * (1000 ** (2 * t) - 1) for t in (0.6, 0.5))
@@ -259,7 +259,7 @@ def test_ancestral_step_is_the_posterior_of_known_data(sde: LinearSDE) -> None:
 
 
 def test_reverse_diffusion_step_is_the_published_one() -> None:
-    """Eq. 46 and 47 of Song et al. (2021), with their errors corrected.
+    """The steps are eq. 46 and 47 of Song et al. (2021), with the errors of these equations corrected.
 
     On VP, the step is (2 - sqrt(1 - β)) x + β s + sqrt(β) z. On VE, it is x + q s + sqrt(q) z with q = σ_i² - σ_{i-1}².
     """
@@ -277,7 +277,7 @@ def test_reverse_diffusion_step_is_the_published_one() -> None:
 
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
 def test_ddim_step_is_the_published_one(eta: float) -> None:
-    """Song, Meng & Ermon (2021), eq. 12 and 16, in their ᾱ, with ε = -sqrt(1 - ᾱ_t) s."""
+    """The step is eq. 12 and 16 of Song, Meng & Ermon (2021), with ᾱ as α and ε = -sqrt(1 - ᾱ_t) s."""
     sde, x, z = VP(), torch.tensor([[1.3]], dtype=torch.float64), torch.tensor([[-0.4]], dtype=torch.float64)
     bar_t, bar_s = (math.exp(-(0.1 * t + 9.95 * t * t)) for t in (0.6, 0.5))
     eps = -math.sqrt(1 - bar_t) * gaussian(sde)(x, at(0.6))
@@ -288,7 +288,7 @@ def test_ddim_step_is_the_published_one(eta: float) -> None:
 
 
 def test_stochastic_heun_step_is_its_formula(sde: LinearSDE) -> None:
-    """The noise of the guess has g at the start; the noise of the step has the mean of g² over both ends."""
+    """The noise of the guess uses g at the start. The noise of the step uses the mean of g² at both ends."""
     x, z = torch.tensor([[1.3]], dtype=torch.float64), torch.tensor([[-0.4]], dtype=torch.float64)
     t, s, h = at(0.6), at(0.5), 0.1
 
@@ -355,7 +355,7 @@ def test_number_of_nodes_follows_the_number_of_steps(predictor: Predictor, nodes
 
 
 def test_langevin_alone_moves_at_every_level_the_first_among_them() -> None:
-    """In appendix A there are M moves at each level, so the corrector has a step size for each time, also the first."""
+    """Appendix A has M moves at each level, so the corrector has a step size for each time, including the first."""
     sampler = StepSampler(None, AnnealedLangevin(0.1, moves=2), steps=3, grid="log_snr")
     sde, seen = VE(sigma_max=10.0), []
 
@@ -372,7 +372,7 @@ def test_langevin_alone_moves_at_every_level_the_first_among_them() -> None:
 
 
 def test_churn_leaves_the_marginals_as_they_are() -> None:
-    """With churn, the variance of Gaussian data is still right."""
+    """With churn, the mean and the variance of Gaussian data are still right."""
     for steps in (64, 256):
         mean, variance = output(StepSampler(Heun(churn=10.0), steps=steps, grid="karras"), VP())
         expected = marginal(VP(), VP().eps)
@@ -380,7 +380,7 @@ def test_churn_leaves_the_marginals_as_they_are() -> None:
 
 
 def test_third_order_solver_is_dpm_solver_3m() -> None:
-    """The multistep formula of DPM-Solver++ (Lu et al. 2022) after two steps, with the full second difference."""
+    """The oracle is the multistep formula of DPM-Solver++ (Lu et al. 2022), with the full second difference."""
     sde = VP()
     times = StepSampler(DPMSolver(3), steps=3, grid="karras").times(sde)
     lam = -0.5 * sde.log_nsr(times)
@@ -408,11 +408,10 @@ def test_third_order_solver_is_dpm_solver_3m() -> None:
 
 
 def test_adams_integrates_polynomials_through_its_nodes(sde: LinearSDE) -> None:
-    """The score is such that the integrand F of a step is cos λ for all x.
+    """For this score, the integrand F of a step is cos λ for all x.
 
-    The oracle fits polynomials to F with NumPy and integrates them by adaptive quadrature.
-
-    Each step but the last is corrected with the value at its end; the first steps have fewer values.
+    The oracle fits polynomials to F with NumPy and integrates them by adaptive quadrature. Each step except the last is
+    corrected with the value of F at its end. The first steps have fewer values.
     """
     steps, spread, nodes = 6, 0.7, 3
 
@@ -484,7 +483,7 @@ def test_flow_is_the_quantile_map_of_a_gaussian(solver: Sampler, sde: LinearSDE)
     ids=["dopri5", "rk45", "adams"],
 )
 def test_flow_on_the_line_is_the_quantile_map_of_a_mixture(solver: Sampler, line: GaussianMixture) -> None:
-    """The distribution functions of the mixture before and after the flow are known in closed form."""
+    """The oracle is the distribution function of the mixture at both ends of the flow, in closed form."""
     sde = VP()
 
     def cdf(x: Tensor, t: float) -> Tensor:
@@ -509,8 +508,8 @@ def test_grid_covers_the_interval_exactly(sde: LinearSDE, grid: str) -> None:
     assert bool((steps > 0).all())
     assert float(steps.sum()) == pytest.approx(sde.T - sde.eps, rel=1e-12)
     lam = 0.5 * sde.log_nsr(times)
-    # Each grid is uniform in one variable. For the logistic grid, this is a mixture of λ and a logistic distribution
-    # function of λ.
+    # Each grid is uniform in one variable. For the logistic grid, this is the distribution function of a mixture of a
+    # uniform and a logistic distribution of λ.
     mass = torch.sigmoid((-0.8 - lam) / 0.75)
     even = (lam[0] - lam) / (lam[0] - lam[-1])
     uniform_in = {
@@ -525,7 +524,7 @@ def test_grid_covers_the_interval_exactly(sde: LinearSDE, grid: str) -> None:
 
 
 def test_denoising_is_the_mean_of_clean_data_given_the_sample(sde: LinearSDE) -> None:
-    """The oracle is Gaussian conjugacy, with a large ε, for which the denoising step changes the sample noticeably."""
+    """The oracle is Gaussian conjugacy. With a large ε, the denoising step changes the sample noticeably."""
     before, sde.eps = sde.eps, 0.2
     try:
         sampler, clean = StepSampler(EulerMaruyama(), steps=50), StepSampler(EulerMaruyama(), steps=50, denoise=True)
@@ -541,7 +540,7 @@ def test_denoising_is_the_mean_of_clean_data_given_the_sample(sde: LinearSDE) ->
 
 
 def test_prior_of_ve_forgets_the_data_as_sigma_max_grows() -> None:
-    """The prior ignores the data: the error of the flow's variance falls as 1/σ_max²."""
+    """The prior ignores the data. This causes an error in the variance after the flow, which falls as 1/σ_max²."""
     errors = []
     for sigma_max in (5.0, 10.0, 20.0):
         sde = VE(sigma_max=sigma_max)

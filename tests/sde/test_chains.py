@@ -31,7 +31,7 @@ def levels(n: int = N) -> Tensor:
 
 
 def smld_scales(n: int = N) -> list[float]:
-    """Returns σ_1 = σ_min to σ_N = σ_max, each a constant multiple of its predecessor."""
+    """Returns σ_1 = σ_min to σ_N = σ_max, in equal ratios."""
     factor = (SIGMA_MAX / SIGMA_MIN) ** (1 / (n - 1))
     return [SIGMA_MIN * factor**i for i in range(n)]
 
@@ -57,7 +57,7 @@ def walked(chain: str, n: int = N) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("sde", CHAINS, ids=name)
 def test_kernel_at_every_level_equals_the_kernel_of_the_chain(sde: LinearSDE) -> None:
-    """Errata 5, 11 and 13: the mean of SMLD is x, not 0; α_i = ∏(1 − β_j); SMLD starts from no noise at all."""
+    """Errata 5, 11 and 13: the mean of SMLD is x and not 0, α_i is ∏(1 − β_j), and SMLD starts without noise."""
     mean, variance = walked(name(sde))
     torch.testing.assert_close(sde.alpha(levels()), mean, rtol=1e-12, atol=0)
     torch.testing.assert_close(sde.sigma(levels()) ** 2, variance, rtol=1e-12, atol=0)
@@ -67,7 +67,7 @@ def test_kernel_at_every_level_equals_the_kernel_of_the_chain(sde: LinearSDE) ->
 
 
 def test_the_paths_of_the_chains_have_the_moments_of_the_kernels() -> None:
-    """Erratum 5 by simulation: x̃ has the mean x, the data point at which it started."""
+    """Erratum 5 by simulation: the mean of x̃ is x, the data point at which the chain started."""
     source = torch.Generator().manual_seed(0)
     smld = ddpm = torch.full((40_000,), 3.0, dtype=torch.float64)
     scales, before = smld_scales(), 0.0
@@ -87,7 +87,7 @@ def test_the_paths_of_the_chains_have_the_moments_of_the_kernels() -> None:
 
 @pytest.mark.parametrize("sde", CHAINS, ids=name)
 def test_kernel_solves_the_moment_equations_within_each_step(sde: LinearSDE) -> None:
-    """α' = aα and (σ²)' = 2aσ² + g² in the middle of a step and at its end, which belongs to the step."""
+    """The equations α' = aα and (σ²)' = 2aσ² + g² hold in the middle of each step and at its end."""
     h = 1e-6
     for t in ((levels() - 0.5 / N), levels() - 2e-5 / N):
         low, high = t - h / N, t
@@ -104,12 +104,12 @@ def test_kernel_solves_the_moment_equations_within_each_step(sde: LinearSDE) -> 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("make", [lambda n: SMLD(0.01, 50.0, n), lambda n: DDPM(levels=n)], ids=["smld", "ddpm"])
 def test_time_of_a_level_belongs_to_its_own_step(make, dtype: torch.dtype) -> None:  # noqa: ANN001
-    """At i/N, however it is rounded, g has the value of the step from i − 1 to i, and is constant on the step."""
+    """At i/N, in both precisions, g has the value of the step from i − 1 to i. It is constant on the step."""
     n = 1000
     sde = make(n)
     t = torch.linspace(1, 1 / n, n, dtype=torch.float64).flip(0).to(dtype)
     torch.testing.assert_close(sde.diffusion(t), sde.diffusion(t - 0.3 / n), rtol=1e-6, atol=0)
-    # From the second step on, g increases; the first step of SMLD adds all of σ_min² at once.
+    # From the second step on, g increases. The first step of SMLD adds all of σ_min² at once.
     assert float((sde.diffusion(t[2:]) / sde.diffusion(t[1:-1])).min()) > 1 + 1e-4
 
 
@@ -123,7 +123,7 @@ def test_time_inverts_the_noise_to_signal_ratio(sde: LinearSDE) -> None:
 
 
 def test_ddpm_converges_to_vp_at_order_one() -> None:
-    """Erratum 7: appendix D is about DDPM, whose limit is VP from β_min to β_max, with its drift."""
+    """Erratum 7: appendix D is about DDPM. The limit of DDPM is VP from β_min to β_max, with the drift of VP."""
     t = torch.linspace(0.1, 1, 10, dtype=torch.float64)
     vp = VP(BETA_MIN, BETA_MAX)
     for of in ("alpha", "sigma", "rate"):
@@ -136,7 +136,10 @@ def test_ddpm_converges_to_vp_at_order_one() -> None:
 
 
 def test_smld_converges_to_ve_started_from_blurred_data() -> None:
-    """Errata 7 and 13: the limit has no drift, the increments of VE, and σ_min² more variance than the kernel of VE."""
+    """Errata 7 and 13: the limit has no drift and the same g as VE.
+
+    Its variance is larger than the variance of VE by σ_min².
+    """
     t = torch.linspace(0.1, 1, 10, dtype=torch.float64)
     ve, x = VE(SIGMA_MIN, SIGMA_MAX), torch.randn(10, 1, generator=torch.Generator().manual_seed(0))
     errors = []
@@ -152,7 +155,7 @@ def test_smld_converges_to_ve_started_from_blurred_data() -> None:
 
 
 def test_smld_starts_with_the_largest_scale_squared() -> None:
-    """Erratum 6: N(0, σ_max² I), where the paper prints the variance σ_max."""
+    """Erratum 6: the prior is N(0, σ_max² I). The paper prints the variance σ_max."""
     x = SMLD_CHAIN.sample_prior(torch.empty(50_000, 1), randn_like(torch.Generator().manual_seed(0)))
     assert float(x.std()) == pytest.approx(SIGMA_MAX, rel=0.015)
     grid = torch.linspace(-80, 80, 20_001, dtype=torch.float64)[:, None]
@@ -162,10 +165,10 @@ def test_smld_starts_with_the_largest_scale_squared() -> None:
 
 @pytest.mark.parametrize("sde", CHAINS, ids=name)
 def test_denoising_at_the_levels_is_the_loss_of_the_chain(sde: LinearSDE, line: GaussianMixture) -> None:
-    """The sums of appendices A and B, Σ_i w_i E‖s − ∇log p(x̃|x)‖² with w_i = σ_i² and 1 − α_i, over N.
+    """The loss is Σ_i w_i E‖s − ∇log p(x̃|x)‖² / N, as in appendices A and B, with w_i = σ_i² and w_i = 1 − α_i.
 
-    The sum needs no samples x: with Gaussian kernels and the linear score s = −cx, its expectation is
-    w_i (c² (m_i² E x² + v_i) − 2c + 1/v_i), from the walked moments m_i and v_i.
+    The sum needs no samples of x. With Gaussian kernels and the score s = −cx, the expectation of a term is
+    w_i (c² (m_i² E x² + v_i) − 2c + 1/v_i), with the moments m_i and v_i of the chain.
     """
     mean, variance = walked(name(sde))
     second, c = float((line.weights * (line.means.flatten() ** 2 + line.covariances.flatten())).sum()), 0.3

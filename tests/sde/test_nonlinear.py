@@ -1,4 +1,4 @@
-"""The double well agrees with its Fokker–Planck equation on a grid: paths, prior, reversal and score matching."""
+"""The double well agrees with the Fokker–Planck equation on a grid: paths, prior, reversal and score matching."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def noise(seed: int):  # noqa: ANN201
 
 
 class FokkerPlanck:
-    r"""The distribution at any t, by finite volumes in x and without error in t.
+    r"""The distribution of x(t) at any t, by finite volumes in x and without error in t.
 
-    The jumps between neighbouring cells of width h that keep :math:`e^{-V}` in detailed balance have the rates
-    :math:`e^{\pm \Delta V/2}/2h^2`; weighted with the root of :math:`e^{-V}` their generator is a symmetric
-    tridiagonal matrix. Its exponential is computed from its eigenvectors.
+    Between neighbouring cells of width h, a process jumps with the rates :math:`e^{\pm \Delta V/2}/2h^2`, which keep
+    :math:`e^{-V}` stationary. After division by the root of :math:`e^{-V}`, its generator is a symmetric tridiagonal
+    matrix, and the exponential of this matrix is computed from the eigenvectors.
     """
 
     def __init__(self) -> None:
@@ -79,13 +79,13 @@ def data() -> np.ndarray:
 
 @cache
 def table() -> tuple[np.ndarray, np.ndarray]:
-    """Returns times, and ∂ log p_t(x)/∂x on the grid at each time."""
+    """Returns the times of the table, and ∂ log p_t(x)/∂x on the grid of x at each time."""
     times = np.linspace(EPS, 1, 300)
     return times, np.stack([np.gradient(np.log(np.maximum(exact().law(data(), t), 1e-30)), exact().h) for t in times])
 
 
 def score(x: Tensor, t: Tensor) -> Tensor:
-    """Returns the numeric score, linear between the points of the grid."""
+    """Returns the score from the table, by linear interpolation in x and t."""
     times, values = table()
     column = (t.double().expand(len(x)).numpy() - EPS) / (1 - EPS) * (len(times) - 1)
     row = np.clip((x[:, 0].double().numpy() - exact().x[0]) / exact().h, 0, len(exact().x) - 1.001)
@@ -103,7 +103,10 @@ def draws(p: np.ndarray, n: int, seed: int) -> Tensor:
 
 
 def allowed(n: int) -> float:
-    """The bound allows one failure in three thousand by chance, and the errors of grids and steps."""
+    """Returns a bound on the distance.
+
+    By chance, one distance in three thousand exceeds the first term. The second is for errors of grids and steps.
+    """
     return 2.1 / math.sqrt(n) + 0.002
 
 
@@ -129,7 +132,7 @@ def test_every_row_goes_to_its_own_time_and_every_coordinate_its_own_way() -> No
 
 
 def test_paths_from_far_away_come_down() -> None:
-    """The cubic drift forgets a distant start, where Euler–Maruyama would diverge in one step."""
+    """The drift is cubic, so paths forget a distant start. Euler–Maruyama would diverge in one step."""
     far, near = (well().perturb(torch.full((5000, 1), x0), torch.full((5000,), 0.3), noise(0)) for x0 in (1e4, 30.0))
     torch.testing.assert_close(far, near, rtol=0, atol=0.02)
 
@@ -147,7 +150,7 @@ def test_prior_is_a_normalised_density_and_its_draws_have_it() -> None:
 
 @pytest.mark.parametrize("z", [-6.0, -1.0, 0.0, 0.3, 2.0, 5.0])
 def test_draw_of_the_prior_is_the_quantile_of_its_normal_number(z: float) -> None:
-    """The tails are exact down to 10⁻⁹, where 1 − Φ has no correct digits in float32."""
+    """The tails are exact down to probabilities of 10⁻⁹, where 1 − Φ has no correct digits in float32."""
     z64 = torch.tensor([[z]], dtype=torch.float64)
     x = abs(float(well().sample_prior(z64, lambda like: z64)))
     grid = torch.linspace(x, 6, 400_001, dtype=torch.float64)
@@ -157,12 +160,12 @@ def test_draw_of_the_prior_is_the_quantile_of_its_normal_number(z: float) -> Non
 
 
 def test_paths_reach_the_prior() -> None:
-    """p_T and the prior differ by at most one part in fifty for the data here; the noise of metrics is larger."""
+    """For these data, p_T and the prior differ by at most 2 %. The noise of metrics is larger."""
     assert 0.5 * np.abs(exact().law(data(), 1.0) - exact().stationary).sum() < 0.02
 
 
 def test_paths_keep_the_prior() -> None:
-    """In steep wells, equal steps of the clock would be too long at the end."""
+    """In steep wells, equal steps in ∫ β dt would be too long at the end."""
     n, steep = 100_000, DoubleWell(wells=0.8, barrier=1.0)
     x = steep.perturb(steep.sample_prior(torch.empty(n, 1), noise(0)), torch.ones(n), noise(1))
     grid = np.linspace(-3, 3, 2001)
@@ -194,7 +197,10 @@ def test_reversal_with_the_exact_score_goes_back_to_the_data(sampler) -> None:  
 @pytest.mark.parametrize("objective", [Implicit(), Sliced()], ids=["implicit", "sliced"])
 @pytest.mark.parametrize("t", [0.08, 0.3])
 def test_score_matching_on_simulated_paths_finds_the_score(objective: Objective, t: float) -> None:
-    """The loss is a parabola in the weights of fixed features; its exact minimum agrees with the equation."""
+    """The loss is a parabola in the weights of fixed features.
+
+    Its exact minimum agrees with the Fokker–Planck equation.
+    """
     n = 40_000
     rows = objective.prepare(well(), draws(data(), n, seed=2), torch.full((n,), t, dtype=torch.float64), noise(3))
     centres = torch.linspace(-2.4, 2.4, 13, dtype=torch.float64)

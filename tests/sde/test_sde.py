@@ -1,4 +1,4 @@
-"""The kernels agree with simulated paths and with their differential equations, also where the paper does not."""
+"""The kernels agree with simulated paths and with their differential equations, even where the paper does not."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ NO_TIMES = torch.zeros(0)
 
 
 def simulate(sde: LinearSDE, x0: float, t: float, paths: int, steps: int) -> torch.Tensor:
-    """Returns x(t) by Euler–Maruyama, from f and g only."""
+    """Returns x(t) by Euler–Maruyama, which uses only f and g."""
     source = torch.Generator().manual_seed(0)
     x = torch.full((paths, 1), x0, dtype=torch.float64)
     h = t / steps
     for i in range(steps):
-        # With additive noise, the scheme is most accurate in the middle of the step.
+        # With additive noise, the scheme is most accurate with f and g from the middle of the step.
         now = torch.tensor((i + 0.5) * h, dtype=torch.float64)
         z = torch.randn(x.shape, generator=source, dtype=torch.float64)
         x = x + h * sde.drift(x, now) + math.sqrt(h) * sde.diffusion(now) * z
@@ -50,7 +50,7 @@ def test_perturb_draws_from_the_kernel(sde: LinearSDE) -> None:
 def test_kernel_solves_the_moment_equations(sde: LinearSDE) -> None:
     t = torch.linspace(0.001, 1, 50, dtype=torch.float64, requires_grad=True)
     alpha, variance = sde.alpha(t), sde.sigma(t) ** 2
-    # The product with t gives a graph to the constant α of VE.
+    # The product with t makes the constant α of VE depend on t, so that autograd can differentiate it.
     (d_product,) = torch.autograd.grad((alpha * t).sum(), t, retain_graph=True)
     d_alpha = (d_product - alpha) / t
     (d_variance,) = torch.autograd.grad(variance.sum(), t)
@@ -66,13 +66,13 @@ def test_kernel_starts_at_the_data(sde: LinearSDE) -> None:
 
 
 def test_vp_preserves_variance() -> None:
-    """Erratum 1: with the printed mean factor e^{-B}, the sum is not one."""
+    """Erratum 1: α² + σ² is one. With the printed mean factor e^{-B}, the sum is not one."""
     t = torch.linspace(0, 1, 100, dtype=torch.float64)
     torch.testing.assert_close(VP().alpha(t) ** 2 + VP().sigma(t) ** 2, torch.ones_like(t))
 
 
 def test_subvp_mean_is_not_the_printed_one() -> None:
-    """Erratum 2: paths from 3 have the mean 1.889 at t = 0.3, where the paper's formula gives 1.189."""
+    """Erratum 2: paths from 3 have the mean 1.889 at t = 0.3. The formula in the paper gives 1.189."""
     x = simulate(SubVP(), 3.0, 0.3, 20_000, 400)
     assert float(x.mean()) == pytest.approx(1.889, abs=0.01)
     assert 3 * float(SubVP().alpha(torch.tensor(0.3))) == pytest.approx(1.889, abs=0.001)
@@ -81,7 +81,7 @@ def test_subvp_mean_is_not_the_printed_one() -> None:
 def test_sigma_keeps_its_digits_at_small_times(sde: LinearSDE) -> None:
     t = torch.logspace(-8, -2, 20, dtype=torch.float64)
     torch.testing.assert_close(sde.sigma(t.float()).double(), sde.sigma(t), rtol=1e-5, atol=0)
-    # To first order B = beta_min t, and VE's variance grows as g(0)² t.
+    # To first order, B = beta_min t, and the variance of VE grows as g(0)² t.
     first = {VP: (0.1 * t).sqrt(), SubVP: 0.1 * t, VE: t.sqrt() * float(sde.diffusion(torch.zeros(())))}[type(sde)]
     torch.testing.assert_close(sde.sigma(t)[:8], first[:8], rtol=2e-3, atol=0)
 
@@ -131,7 +131,7 @@ def gaussian_score(sde: LinearSDE, variance: float):  # noqa: ANN201
 
 @pytest.mark.parametrize("variance", [0.25, 4.0])
 def test_flow_carries_a_gaussian_to_the_data(sde: LinearSDE, variance: float) -> None:
-    """Erratum 3: with ½ g in place of ½ g², the flow does not return data N(0, 1/4) with the standard deviation 1/2."""
+    """Erratum 3: the flow ends with the standard deviation of the data. With the printed ½ g, the end is wrong."""
     flow = sde.reverse(gaussian_score(sde, variance), eta=0).drift
     ends = torch.tensor([sde.eps, sde.T], dtype=torch.float64)
     spread = (sde.alpha(ends) ** 2 * variance + sde.sigma(ends) ** 2).sqrt()
@@ -160,7 +160,7 @@ def test_every_reverse_process_keeps_the_marginals(sde: LinearSDE, eta: float) -
 
 
 def test_stationary_process_stays_so_in_reverse() -> None:
-    """Erratum 4, with decreasing time: for N(0, 1) data, the reverse SDE of VP keeps the standard deviation at one."""
+    """Erratum 4: with decreasing time, the reverse SDE of VP keeps the standard deviation of N(0, 1) data at one."""
     sde, steps = VP(), 500
     reverse = sde.reverse(lambda x, t: -x)
     source = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""Processes given only by α(t) and σ(t) agree with the closed forms of everything derived from the two."""
+"""Processes that are given only by α(t) and σ(t) agree with the closed forms of all derived functions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ANGLE = 0.49 * math.pi
 
 
 class Cosine(LinearSDE):
-    """Cosine schedule, given only by its kernel."""
+    """Cosine schedule that is given only by its kernel."""
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.cos(ANGLE * t)
@@ -27,7 +27,7 @@ class Cosine(LinearSDE):
 
 
 class Bare(LinearSDE):
-    """A process defined only by the kernel of another one."""
+    """Process that is given only by the kernel of another process."""
 
     def __init__(self, sde: LinearSDE) -> None:
         super().__init__(sde.eps)
@@ -55,7 +55,7 @@ def test_cosine_has_the_rate_the_diffusion_and_the_clock_of_its_closed_forms() -
 @pytest.mark.parametrize("known", [VE(), VP(), SubVP()], ids=["ve", "vp", "subvp"])
 def test_a_kernel_alone_gives_what_a_class_knows_in_closed_form(known: LinearSDE) -> None:
     bare = Bare(known)
-    # float32 loses digits of sigma at small times, which the derivatives, in float64, must not.
+    # In float32, sigma loses digits at small times. The derivatives are computed in float64, and must not lose them.
     for times, rtol in ((TIMES, 1e-9), (TIMES.float(), 1e-4)):
         for name in ("rate", "diffusion"):
             found, expected = getattr(bare, name)(times), getattr(known, name)(times)

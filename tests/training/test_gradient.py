@@ -1,4 +1,4 @@
-"""The written gradient equals autograd's gradient, and is chosen only where it applies."""
+"""The hand-written gradient equals the gradient of autograd, and is chosen only where it applies."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def training(gradient: str, *overrides: str) -> Training:
 
 
 def agree(*overrides: str, base: tuple[str, ...] = SMALL) -> None:
-    """The weights, their average and the losses agree at every step, with short batches."""
+    """Asserts that weights, averages and losses are equal under both gradients at every step, with short batches."""
     config = composed("train", [*base, "trainer.steps=30", *overrides])
     pair = [
         assembly.build({**config, "trainer": {**config["trainer"], "gradient": gradient}}).training()
@@ -58,7 +58,7 @@ def agree(*overrides: str, base: tuple[str, ...] = SMALL) -> None:
 NETWORKS = list(itertools.product(("relu", "silu", "tanh"), ("concat", "fourier")))
 
 
-# The parametrization and the layers are factors of the gradient, so not every combination of them is needed.
+# The parametrization and the layers are factors of the gradient, so a few combinations of them are enough.
 @pytest.mark.parametrize(
     ("parametrization", "activation", "embedding"),
     [
@@ -71,7 +71,7 @@ def test_it_equals_autograd(parametrization: str, activation: str, embedding: st
     agree(f"parametrization={parametrization}", *network)
 
 
-# λ is a factor of each row, whatever the process is.
+# λ is a factor of each row for every process, so a few combinations are enough.
 @pytest.mark.parametrize(
     ("sde", "weighting"),
     [
@@ -108,7 +108,10 @@ def test_it_equals_autograd_for_one_layer_and_for_images(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
 def test_parametrizations_declared_affine_are_affine(parametrization: str) -> None:
-    """In every entry, the mean of two outputs gives the mean of their scores."""
+    """The score of a weighted mean of two outputs is the weighted mean of their scores.
+
+    Along the axes, an entry of the score depends only on the same entry of the output.
+    """
     model = assembly.build(composed("train", [*SMALL, f"parametrization={parametrization}"])).model
     generator = torch.Generator().manual_seed(0)
     x, a, b = torch.randn(3, 20, 2, generator=generator, dtype=torch.float64)
@@ -125,7 +128,7 @@ def test_parametrizations_declared_affine_are_affine(parametrization: str) -> No
 
 
 class Bent(Noise):
-    """A user's own parametrization, which is not affine."""
+    """Parametrization that a user wrote and that is not affine."""
 
     def __call__(self, network: Any, sde: Any, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
         return super().__call__(network, sde, x, t).tanh()

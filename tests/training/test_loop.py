@@ -1,4 +1,4 @@
-"""The training loop gives equal bits after resumption and with other previews and chunks; its parts are tested too."""
+"""The training loop and its parts: resumption, other previews and other chunks give the same bits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from sdegen.training.trainer import GRAIN, Trainer
 
 
 def config(*overrides: str) -> dict[str, Any]:
-    """Returns a small run with a short last batch (50 points, batches of 16) and all options in use."""
+    """Returns the configuration of a small run: 52 points in batches of 16, so that the last batch is short."""
     small = ("dataset=smile", "dataset.size=52", "network.hidden=[8]", "trainer.batch_size=16", "trainer.log_every=5",
              "sampler.steps=5", "trainer.preview_every=0", "figures=false")  # fmt: skip
     return composed("train", (*TEXTBOOK, *small, "optimizer.decay=cosine", *overrides))
@@ -47,7 +47,7 @@ def run_to(cfg: dict[str, Any], stop: int) -> Training:
 
 
 def state(folder: Path) -> dict[str, torch.Tensor]:
-    """Returns everything in a checkpoint that training changes, as a flat table."""
+    """Returns the weights, the averages and the moments in a checkpoint, by name."""
     saved = checkpoint.load(checkpoint.find(folder))
     moments = saved.optimizer["state"][0]
     return {**{f"w {k}": v for k, v in saved.weights.items()}, **{f"e {k}": v for k, v in saved.ema.items()}, **moments}
@@ -64,7 +64,7 @@ OPTIONS = [(), ("times.draws=3", "times.chunk=2"), ("times=importance", "weighti
 
 @pytest.mark.parametrize("options", OPTIONS)
 def test_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, options: tuple[str, ...]) -> None:
-    """It stops at step 37, within a block, an epoch and a log interval; previews are on only after the stop."""
+    """The run stops at step 37, within a block, an epoch and a log interval. Previews are on only after the stop."""
     whole = config("trainer.steps=80", *options)
     session.train(whole, tmp_path / "whole")
 
@@ -151,7 +151,7 @@ def test_epoch_meets_every_point_once() -> None:
     ],
 )
 def test_batches_do_not_depend_on_where_the_stream_starts(options: tuple[str, ...]) -> None:
-    """With short batches, the bits are equal; products and exponentials of more rows may differ in their last bits."""
+    """With short batches, the bits are equal. Products and exponentials of more rows may differ in their last bits."""
     small = ("dataset=smile", "network.hidden=[8]", "trainer.batch_size=32", "trainer.steps=1050")
     own = composed("train", (*small, *options))
     a, b = training(own).stream, training(own).stream
@@ -172,7 +172,7 @@ def test_blocks_and_epochs_have_noise_and_orders_of_their_own() -> None:
 
 @pytest.mark.parametrize("options", [(), ("times.draws=3", "times.chunk=2"), ("dataset.size=500",)])
 def test_how_many_blocks_are_prepared_at_once_changes_no_number(options: tuple[str, ...]) -> None:
-    """With short batches, the bits are equal from any step on."""
+    """With short batches, the bits are equal, from any first step on."""
     streams = [training(config("trainer.steps=1", *options)).stream for _ in range(2)]
     streams[0].together = 1
     assert streams[1].together == 16
@@ -191,7 +191,7 @@ def test_large_batches_are_prepared_fewer_steps_ahead() -> None:
 
 
 def test_a_seed_keeps_its_numbers() -> None:
-    """These numbers must not change, because the results of all seeds depend on them (see Stream)."""
+    """These numbers must not change, because the results of all seeds depend on them (see ``Stream``)."""
     (batch,) = next(training(config("trainer.steps=40", "trainer.gradient=autograd")).stream.steps(33, 34))
     torch.testing.assert_close(batch.rows.noise[0, 0], torch.tensor([-0.720225, -0.567792]), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(batch.rows.t[0, :2], torch.tensor([0.047636, 0.098793]), rtol=1e-5, atol=1e-6)
@@ -201,7 +201,10 @@ def test_a_seed_keeps_its_numbers() -> None:
 
 
 def test_threads_follow_the_work_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small work gets one thread, and no work gets more than the cores or a launcher allow; a given number is used."""
+    """By default, small work gets one thread and large work all cores.
+
+    A given number is used, unless a launcher allows fewer threads.
+    """
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     cores = len(os.sched_getaffinity(0))
     counts = [Trainer().threads_for(work) for work in (0, 1e3, 2 * GRAIN, 1e15)]
@@ -221,12 +224,12 @@ def test_threads_that_were_chosen_are_recorded_with_the_reason(
         run = session.train(config("trainer.steps=2", "trainer.device=cpu"), tmp_path / "run")
     assert run.config["trainer"]["threads"] == 1
     assert "on cpu, 1 thread\n" in caplog.text
-    # 16 rows through layers of 3 × 8 and 8 × 2.
+    # There are 16 rows, which pass through layers of 3 × 8 and 8 × 2.
     assert assembly.work(assembly.replicated(config("trainer.steps=2"))) == 16 * (3 * 8 + 8 * 2) * 2
 
 
 def test_epochs_are_counted_in_steps_of_all_points() -> None:
-    """400 points in batches of 64 give 7 steps in an epoch."""
+    """An epoch of 400 points in batches of 64 has 7 steps."""
     assert Trainer(epochs=3, batch_size=64).total(400) == 21
     assert Trainer(epochs=3, batch_size=100).total(400) == 12
     assert Trainer(epochs=3, steps=5).total(400) == 5
@@ -268,7 +271,7 @@ def test_short_batch_is_stratified_over_the_whole_interval() -> None:
 
 
 def test_short_step_may_be_a_block_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In large steps, each point is used once, and the times of the short step cover the interval."""
+    """With one step in a block, each point is used once, and the times of the short step cover the interval."""
     monkeypatch.setattr(Stream, "NUMBERS", 1)
     stream = training(config("trainer.steps=8", "trainer.gradient=autograd", "sde.eps=1e-9")).stream
     assert stream.ahead == stream.together == 1
@@ -282,7 +285,7 @@ def test_short_step_may_be_a_block_by_itself(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("clip", [0.1, 1000.0])
 def test_step_equals_plain_pytorch(clip: float) -> None:
-    """A flat vector, fused Adam, clipping and averaging agree with the textbook loop, layer by layer."""
+    """One flat vector with fused Adam, clipping and averaging agrees with the textbook loop, layer by layer."""
     cfg = config("trainer.steps=25", f"trainer.clip={clip}", "trainer.ema=0.9", "optimizer.lr=1e-2",
                  "trainer.gradient=autograd", "trainer.device=cpu")  # fmt: skip
     trained = training(cfg)
@@ -332,7 +335,7 @@ def test_schedule_rises_and_falls() -> None:
 
 
 def left_by_a_broken_run(cfg: dict[str, Any], folder: Path, step: int, harm: str, words: str) -> checkpoint.Checkpoint:
-    """Returns the last checkpoint of a run that fails with the words, since its loss or gradient breaks at a step."""
+    """Returns the last checkpoint of a run whose loss or gradient breaks at a step, after it failed with ``words``."""
     advance = Training.advance
 
     def poison(self: Training, chunks) -> None:  # noqa: ANN001
@@ -360,7 +363,7 @@ def test_loss_that_turns_nan_stops_with_the_step_and_keeps_the_checkpoint(tmp_pa
 
 @pytest.mark.parametrize("harm", ["loss", "gradient"])
 def test_a_checkpoint_is_never_written_from_broken_weights(tmp_path: Path, harm: str) -> None:
-    """The failure comes at the step of a checkpoint, and between two readings of the log."""
+    """The failure comes at the step of a checkpoint, and between two steps that are logged."""
     cfg = config("trainer.steps=60", "trainer.checkpoint_every=10", "trainer.log_every=50")
     saved = left_by_a_broken_run(cfg, tmp_path / "run", 29, harm, "at step 30")
     assert saved.step == 20
@@ -368,7 +371,7 @@ def test_a_checkpoint_is_never_written_from_broken_weights(tmp_path: Path, harm:
 
 
 def test_loss_by_time_does_not_depend_on_how_the_times_are_drawn() -> None:
-    """The loss is the same, λ/σ² times one, under stratified and importance sampling."""
+    """With the loss 1/σ², stratified sampling and importance sampling give the same means."""
     means = []
     for times in ("stratified", "importance"):
         stream = training(
@@ -391,7 +394,7 @@ def test_loss_by_time_does_not_depend_on_how_the_times_are_drawn() -> None:
 
 
 def by_time(history: History) -> dict[str, float]:
-    """Returns the losses by time of the only model."""
+    """Returns the losses by time of a single model."""
     (scalars,) = history.read()
     return {name: value for name, value in scalars.items() if name.startswith("loss_by_t/")}
 
@@ -418,7 +421,7 @@ def test_loss_by_time_is_the_mean_of_each_bin() -> None:
 
 
 def losses_of(steps: list[list[Tensor]], totals: list[int]) -> History:
-    """Returns the history of two replicas, from the ``(2, N)`` losses of each chunk of each step."""
+    """Returns the history of two replicas. ``steps`` has the losses ``(2, N)`` of each chunk in each step."""
     history = History(lambda losses: losses, 2, 0.0, 1.0)
     for step, (chunks, total) in enumerate(zip(steps, totals, strict=True)):
         for losses in chunks:
@@ -429,7 +432,7 @@ def losses_of(steps: list[list[Tensor]], totals: list[int]) -> History:
 
 
 def test_history_has_the_mean_over_steps_of_uneven_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each replica has its own record, for any number of intermediate sums."""
+    """Each replica has means of its own, for any number of intermediate sums."""
     source = torch.Generator().manual_seed(0)
     sizes = [[3, 3, 2], [8], [5, 1]]
     steps = [[torch.rand(2, n, generator=source) for n in own] for own in sizes]
@@ -479,5 +482,5 @@ def test_tensorboard_holds_the_curves(tmp_path: Path) -> None:
 
 
 def test_grid_of_the_paper_counts_its_rows() -> None:
-    """A batch of 64 points of the mixture has 192,000 rows."""
+    """On the paper's grid, a batch of 64 points has 192,000 rows."""
     assert Grid(100, 30).draws * 64 == 192_000

@@ -32,7 +32,7 @@ def name(value: object) -> str:
 def test_loss_differs_from_score_matching_by_a_constant(
     sde: LinearSDE, objective: Objective, line: GaussianMixture, time: float
 ) -> None:
-    """E loss(s) − E‖s − ∇log p_t‖² is the same for every score s, although the losses differ much."""
+    """The difference E loss(s) − E‖s − ∇log p_t‖² is the same for every score s, although the losses are not."""
     exact = Marginals(line, sde)
     x0, t = draws(line, sde, time)
     rows = objective.prepare(sde, x0, t, randn_like(torch.Generator().manual_seed(2)))
@@ -47,7 +47,10 @@ def test_loss_differs_from_score_matching_by_a_constant(
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=name)
 def test_loss_is_stationary_at_the_exact_score(sde: LinearSDE, objective: Objective) -> None:
-    """The loss has slope zero in the scale and the shift of the score; central differences are exact for a parabola."""
+    """The loss has slope zero in the scale and the shift of the score.
+
+    It is a parabola, so central differences are exact.
+    """
     exact = Marginals(plane(), sde)
     x0, t = draws(plane(), sde, 0.2)
     rows = objective.prepare(sde, x0, t, randn_like(torch.Generator().manual_seed(2)))
@@ -63,7 +66,7 @@ def test_loss_is_stationary_at_the_exact_score(sde: LinearSDE, objective: Object
 
 @pytest.mark.parametrize("shape", [(3,), (1, 2, 2)], ids=["vectors", "images"])
 def test_implicit_loss_of_a_polynomial_score(shape: tuple[int, ...]) -> None:
-    """The divergence of s = Ax + x³ is tr A + 3‖x‖²; A is not symmetric."""
+    """The divergence of s = Ax + x³ is tr A + 3‖x‖². The matrix A is not symmetric."""
     source = torch.Generator().manual_seed(0)
     x = torch.randn(5, *shape, generator=source, dtype=torch.float64)
     d = x[0].numel()
@@ -76,7 +79,7 @@ def test_implicit_loss_of_a_polynomial_score(shape: tuple[int, ...]) -> None:
 
 
 def test_sliced_loss_and_its_gradient_are_implicit_in_the_mean_over_all_probes() -> None:
-    """The mean over all 2³ sign patterns is exact, and a single pattern is not."""
+    """The mean over all 2³ probes of signs equals the implicit loss. A single probe gives another value."""
     source = torch.Generator().manual_seed(0)
     network = MLP((3,), (16,), activation="tanh").double()
     x = torch.randn(20, 3, generator=source, dtype=torch.float64)
@@ -105,7 +108,7 @@ def test_probe_is_a_fair_sign_that_knows_nothing_of_the_noise(sde: LinearSDE) ->
 
 
 def test_loss_is_the_distance_to_the_kernel_score(sde: LinearSDE) -> None:
-    """The stable form equals ‖s − ∇ₓ log N(x_t; α x_0, σ²)‖², where the gradient is automatic."""
+    """The stable form of the loss equals ‖s − ∇ₓ log N(x_t; α x_0, σ²)‖², with the gradient by autograd."""
     source = torch.Generator().manual_seed(0)
     x0 = torch.randn(6, 3, generator=source, dtype=torch.float64)
     t = torch.linspace(0.1, 1, 6, dtype=torch.float64)
@@ -119,7 +122,7 @@ def test_loss_is_the_distance_to_the_kernel_score(sde: LinearSDE) -> None:
 
 
 def test_loss_keeps_its_digits_at_the_smallest_times(sde: LinearSDE) -> None:
-    """In float32 at ε, the loss of a nearly right score agrees with float64."""
+    """In float32 at ε, the loss of a nearly exact score agrees with the loss in float64."""
     source = torch.Generator().manual_seed(0)
     x0 = torch.randn(100, 2, generator=source, dtype=torch.float64)
     t = torch.full((100,), sde.eps, dtype=torch.float64)

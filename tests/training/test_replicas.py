@@ -1,4 +1,4 @@
-"""Networks that are trained together have the same results and folders as when they are trained alone."""
+"""Networks that are trained together have the same results and folders as networks that are trained alone."""
 
 from __future__ import annotations
 

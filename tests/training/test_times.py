@@ -1,4 +1,4 @@
-"""All time samplers but the grid estimate the same integral, and importance sampling has the least variance."""
+"""All time samplers except the grid estimate the same integral, and importance sampling has the least variance."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ def numbers(steps: int, draws: int, batch: int) -> torch.Tensor:
 
 
 def loss_at(sde: LinearSDE, t: torch.Tensor) -> torch.Tensor:
-    """Returns a loss of order 1/σ², as in denoising, that depends on t."""
+    """Returns a loss of order 1/σ² that depends on t, as in denoising."""
     return (1 + torch.sin(3 * t)) / sde.sigma(t) ** 2
 
 
 @pytest.mark.parametrize("times", CONTINUOUS, ids=name)
 @pytest.mark.parametrize("weighting", WEIGHTINGS, ids=name)
 def test_continuous_samplers_estimate_the_integral(sde: LinearSDE, times: TimeSampler, weighting: Weighting) -> None:
-    # Quadrature in log t, where the integrand is smooth; t starts at 0.01 for a finite variance of uniform times.
+    # Use quadrature in log t, where the integrand is smooth. The interval starts at 0.01, so that uniform
+    # times have a finite variance.
     sde = type(sde)(eps=0.01) if not hasattr(sde, "log_ratio") else type(sde)(sigma_max=10.0, eps=0.01)
     nodes = torch.linspace(math.log(sde.eps), 0, 200_001, dtype=torch.float64).exp()
     integrand = weighting(sde, nodes) * loss_at(sde, nodes) * nodes
@@ -47,7 +48,7 @@ def test_continuous_samplers_estimate_the_integral(sde: LinearSDE, times: TimeSa
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS, ids=name)
 def test_importance_gives_every_row_the_same_weight(sde: LinearSDE, weighting: Weighting) -> None:
-    """λ/σ² times the ratio is the density's constant, up to the width of the table's cells."""
+    """The product of λ/σ² and the ratio is constant, up to the width of the table's cells."""
     t, ratio = Importance()(sde, weighting, numbers(50, 1, 64))
     weight = ratio * weighting(sde, t) / sde.sigma(t) ** 2
     exact = isinstance(weighting, Likelihood)

@@ -45,7 +45,7 @@ def test_a_learning_rate_that_is_too_large_is_named(tmp_path: Path) -> None:
 
 
 def test_the_times_and_the_cause_are_those_of_the_first_chunk_that_is_broken() -> None:
-    """There are three chunks: the first is sound, the second is broken only near zero, and the third is all broken."""
+    """Of three chunks, the first is sound, the second is broken only near t = 0, and the third everywhere."""
     t = torch.tensor([[0.1, 0.5, 0.001, 0.9, 0.002, 0.6, 0.2, 0.8]])
     losses = torch.tensor([[1.0, 1.0, math.inf, 1.0, math.nan, 1.0, math.nan, math.nan]])
     told = cause(t, losses, [2, 4, 2])
@@ -71,7 +71,7 @@ def test_a_gradient_alone_may_overflow() -> None:
 
 
 def test_weights_that_overflow_after_a_sound_loss_are_not_saved(tmp_path: Path) -> None:
-    """The step itself may overflow: its loss and gradient are finite, and the checkpoint would be broken."""
+    """The step itself may overflow. The loss and the gradient are then finite, but the checkpoint would be broken."""
     from sdegen.training.optimizer import Adam
 
     step = Adam.step
@@ -103,7 +103,7 @@ def test_a_preview_that_fails_does_not_stop_the_training(tmp_path: Path, caplog:
 
 
 class Field(Network):
-    """A score of the plane that breaks in a given way."""
+    """Score in the plane that is NaN at times in ``hole``, for points whose first coordinate is above ``mean``."""
 
     def __init__(self, mean: float, hole: tuple[float, float]) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ UNITS = Affine(torch.zeros(2).double(), torch.ones(2).double())
 
 @pytest.mark.parametrize("sampler", ["euler_maruyama", "adams", "stochastic_heun", "ddim"])
 def test_samples_that_are_not_numbers_are_counted_and_the_time_is_told(sampler: str) -> None:
-    """The score is NaN for some points at some times; the first such time of the grid is reported."""
+    """The score is NaN for some points at some times. The message names the first of these times on the grid."""
     parts = session.replicated(composed("train", (f"sampler={sampler}", "sampler.steps=20")))
     model = ScoreModel(Field(0.5, (0.3, 0.62)), Raw(), VP())
     with pytest.raises(UserError) as error:

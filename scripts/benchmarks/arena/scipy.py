@@ -15,7 +15,7 @@ from sdegen.sde.base import Score
 
 
 def contestants(kind: str) -> list[Contestant]:
-    """Returns the solvers, with the batch as one system; an empty list for the reverse SDE."""
+    """Returns the solvers, which solve the whole batch as one system. For the reverse SDE, the list is empty."""
     if kind == "sde":
         return []
 

@@ -158,7 +158,7 @@ def _lines(axes: Axes, panel: str, rows: Sequence[Row]) -> None:
     for colour, (line, part) in _by_line(rows):
         x, y = [float(each.at) for each in part], [each.median for each in part]
         axes.errorbar(x, y, _spread(part), color=colour, marker="o", markersize=3, linewidth=1.2, label=line)
-    title, _, along = panel.partition(" by ")
+    title, _, along = panel.partition(" against ")
     axes.set(xscale="log", xlabel=along, ylabel=_with_unit(title, rows))
     figures.log_ticks(axes.xaxis)
     values = [each.median for each in rows]

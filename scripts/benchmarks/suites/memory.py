@@ -13,7 +13,7 @@ def measure(tasks: dict[str, str], chunks: list[int], steps: int, rounds: int) -
         for chunk in chunks:
             held = [process(f"memory.of_steps({name!r}, {chunk}, {steps})") for _ in range(rounds)]
             above = [own - empty for own, empty in zip(held, bare, strict=True)]
-            rows.append(row("memory above torch by draws in a chunk", task, chunk, above, "MiB"))
+            rows.append(row("memory above torch against draws in a chunk", task, chunk, above, "MiB"))
     return rows
 
 

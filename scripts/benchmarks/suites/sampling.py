@@ -114,7 +114,7 @@ def adaptive(run: Run, count: int, tolerances: Sequence[float], rounds: int) -> 
             seconds = interleaved(works, rounds)
             for name, work in works.items():
                 error = float((work().double() - exact).flatten(1).norm(dim=1).mean())
-                point = row("time by mean distance to the exact end points", name, error, seconds[name], "s")
+                point = row("time against mean distance to the exact end points", name, error, seconds[name], "s")
                 rows.append(point)
                 curves[name].append((error, point.median))
     errors, medians = np.log(np.array(sorted(curves["dopri5"]))).T

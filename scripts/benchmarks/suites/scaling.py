@@ -37,9 +37,9 @@ def measure(
 
     with tempfile.TemporaryDirectory() as folder:
         for d in dimensions:
-            take("time of a step by number of dimensions", "perceptron", d, *normal(Path(folder), 1000, d))
+            take("time of a step against number of dimensions", "perceptron", d, *normal(Path(folder), 1000, d))
         for n in points:
-            take("time of a step by number of data points", "perceptron", n, *normal(Path(folder), n, 2))
+            take("time of a step against number of data points", "perceptron", n, *normal(Path(folder), n, 2))
 
     def take_by_threads(panel: str, at: int, *own: str) -> None:
         for count in threads:
@@ -47,15 +47,15 @@ def measure(
             take(panel, line, at, *own, f"trainer.threads={count}", threads=count)
 
     for batch in batches:
-        take_by_threads("time of a step by batch size", batch, f"trainer.batch_size={batch}", "dataset.size=20000")
+        take_by_threads("time of a step against batch size", batch, f"trainer.batch_size={batch}", "dataset.size=20000")
     for n in grid:
-        take("time of a step by grid size", "perceptron", n, "times=grid", f"times.points={n}", "times.simulations=10")
+        own = ("times=grid", f"times.points={n}", "times.simulations=10")
+        take("time of a step against grid size", "perceptron", n, *own)
     for r in replicas:
-        take_by_threads("time of a step of all replicas by number of replicas", r, f"trainer.replicas={r}")
+        take_by_threads("time of a step of all replicas against number of replicas", r, f"trainer.replicas={r}")
     for n in jobs:
-        rows.append(
-            row("time of a step of each job by number of jobs", "perceptron", n, at_once(n, options, seconds), "µs")
-        )
+        taken = at_once(n, options, seconds)
+        rows.append(row("time of a step of each job against number of jobs", "perceptron", n, taken, "µs"))
     return rows
 
 

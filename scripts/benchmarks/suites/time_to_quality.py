@@ -21,7 +21,7 @@ from suites.base import Row, composed, process, row
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ERROR = "error of the score by seconds of training"
+ERROR = "error of the score against seconds of training"
 SHARE = 300
 """Training time of the paper's method divided by the training time of each other contestant."""
 TASKS = {"mixture": "gaussian_mixture", "smile": "smile"}
