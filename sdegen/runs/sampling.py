@@ -33,7 +33,7 @@ class Watched:
         self.score, self.found = score, found
 
     def given(self, y: Tensor) -> Score:
-        """Returns the score of the classes ``y``, which also adds messages to ``found``."""
+        """Returns the score given the conditions ``y``, which also adds messages to ``found``."""
         return Watched(self.score.given(y), self.found)  # type: ignore[attr-defined]
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:

@@ -47,8 +47,8 @@ class HeldOut:
         if data is None:
             return None
         points = Points(seed, data, self.batch_size, None, self.device, self.dtype)
-        # The last argument is the weight; Objective.prepare does not take it.
-        stream = Stream([points], lambda *rows: objective.prepare(*rows[:-1]), self.weighting, self.times, self.sde)
+        # The last arguments are the weight and the condition; Objective.prepare does not take them.
+        stream = Stream([points], lambda *rows: objective.prepare(*rows[:-2]), self.weighting, self.times, self.sde)
         total = 0.0
         with own_layers(self.device, seed, "layers"), torch.set_grad_enabled(objective.differentiates):
             for batch in itertools.chain.from_iterable(stream.steps(0, points.per_epoch)):
