@@ -63,9 +63,10 @@ class HeldOut:
             every = slice(None, None, -(-len(dataset.held_out) // count))
             x, own.y = dataset.held_out[every], None if dataset.held_out_y is None else dataset.held_out_y[every]
         else:
-            drawn = dataset.draw(count, generator("cpu", seed, "points"))
-            if drawn is None or dataset.y is not None:
+            source = generator("cpu", seed, "points")
+            drawn = dataset.draw(count, source) if dataset.y is None else dataset.draw_labelled(count, source)
+            if drawn is None:
                 return None
-            x = drawn
+            x, own.y = drawn if isinstance(drawn, tuple) else (drawn, None)
         own.x, own.mapped = x.double() if x.ndim == 2 else x, False
         return own
