@@ -171,13 +171,13 @@ class Dataset:
         return None if self._draw_labelled is None else self._draw_labelled(n, source)
 
     def of_class(self, label: int) -> Dataset:
-        """Returns the points of one class, in the same units. Draws and the exact distribution are those of the class."""
+        """Returns the points of a class, in the same units, with the draws and the exact distribution of the class."""
         assert self.y is not None
         own = copy.copy(self)
         own.x, own.y = self.x[self.y == label], self.y[self.y == label]
         if self.held_out is not None and self.held_out_y is not None:
             kept = self.held_out_y == label
-            own.held_out, own.held_out_y = self.held_out[kept], self.held_out_y[kept]
+            own.held_out, own.held_out_y = (self.held_out[kept], self.held_out_y[kept]) if kept.any() else (None, None)
         own.law = None if self.law is None or self.law.labels is None else self.law.of_class(label)
         draws, share = self._draw_labelled, len(own.x) / len(self.x)
 

@@ -145,9 +145,8 @@ def _judge(run: Run, drawn: Drawn, seen: Observation | None, folder: Path) -> Me
     else:
         found = measures.measure(dataset, drawn.x, drawn.y, run.folder)
         if len(run.units.shape) == 1:
-            off = metrics.score_error(dataset, run.sde, run.score_on_cpu())
-            if off is not None:
-                found["score_error"] = {"value": off, "floor": 0.0, "train": None, "floor_from": "exact score"}
+            y = None if run.model.network.condition is None else drawn.y
+            found |= measures.score_error(dataset, run.sde, run.score_on_cpu, y)
     files.write_json(folder / "metrics.json", found)
     if found:
         log.info(metrics.table(found))
@@ -159,7 +158,10 @@ def _judge(run: Run, drawn: Drawn, seen: Observation | None, folder: Path) -> Me
 def _draw_samples(run: Run, drawn: Drawn, seen: Observation | None, folder: Path, animate: bool) -> None:
     dataset, x, samples = run.dataset, drawn.x, drawn.samples
     if len(run.units.shape) == 1:
-        shown = {"samples": figures.compare(dataset, x), "marginals": figures.marginals(dataset, samples, run.sde)}
+        shown = {
+            "samples": figures.compare(dataset, x, drawn.y),
+            "marginals": figures.marginals(dataset, samples, run.sde),
+        }
         if run.units.shape != (1,):
             shown["trajectories"] = figures.trajectories(dataset, samples, run.sde)
     else:
