@@ -117,7 +117,7 @@ def write_accuracy(run: Run, model: ClassifierModel, draw: bool) -> Metrics:
     if draw:
         chance = 1 / (run.classes or 1)
         figures.save(figures.accuracy(*curves, chance), run.folder / "figures" / "accuracy.png")
-    log.info(metrics.table(found, "held out") if found else f"no metrics: {metrics.unmeasured(run.dataset)}")
+    log.info(metrics.table(found, "unseen") if found else f"no metrics: {metrics.unmeasured(run.dataset)}")
     return found
 
 
@@ -158,10 +158,11 @@ def _judge(run: Run, drawn: Drawn, seen: Observation | None, folder: Path) -> Me
 def _draw_samples(run: Run, drawn: Drawn, seen: Observation | None, folder: Path, animate: bool) -> None:
     dataset, x, samples = run.dataset, drawn.x, drawn.samples
     if len(run.units.shape) == 1:
-        shown = {
-            "samples": figures.compare(dataset, x, drawn.y),
-            "marginals": figures.marginals(dataset, samples, run.sde),
-        }
+        shown = {"samples": figures.compare(dataset, x, drawn.y)}
+        if drawn.y is not None and dataset.y is not None:
+            # The path is that of the first class.
+            dataset = dataset.of_class(int(drawn.y[0]))
+        shown["marginals"] = figures.marginals(dataset, samples, run.sde)
         if run.units.shape != (1,):
             shown["trajectories"] = figures.trajectories(dataset, samples, run.sde)
     else:
