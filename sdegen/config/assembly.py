@@ -89,8 +89,8 @@ def together(runs: Sequence[Components]) -> Training:
     device, dtype = trainer.device, DTYPES[trainer.precision]
     models = [one.model.to(device, dtype) for one in runs]
     gradient = gradient_of(trainer.gradient, models, first.objective, trainer.precision == "bfloat16")
-    dropout = first.model.network.label_dropout
-    points = [Points(one.config["seed"], one.dataset, trainer.batch_size, dropout, device, dtype) for one in runs]
+    condition = first.model.network.condition
+    points = [Points(one.config["seed"], one.dataset, trainer.batch_size, condition, device, dtype) for one in runs]
     stream = Stream(points, gradient.prepare, first.weighting, first.times, first.sde)
     trainable = any(p.requires_grad for p in models[0].parameters())
     steps = trainer.total(len(first.dataset.x)) if trainable else 0

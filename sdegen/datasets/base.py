@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -68,6 +69,7 @@ class Dataset:
             tied values are dequantised, and the noise is multiplied by the distance between the values of the column.
         mapped: True if the points stay on the disk, from which each batch is copied.
         draw: function that draws n independent points of the exact distribution; None if it is not known.
+        draw_labelled: function that draws n such points and their classes; it replaces ``draw`` for data with classes.
         modes: function that returns the mode of each point, ``(N,)`` integers; None if there are no distinct modes.
         off_support: function that returns True for points off the support, ``(N,)``; None if this is not tested.
         description: names of columns and classes, and a report of what was read.
@@ -91,6 +93,7 @@ class Dataset:
         dequantize: bool = False,
         mapped: bool = False,
         draw: Callable[[int, torch.Generator], Tensor] | None = None,
+        draw_labelled: Callable[[int, torch.Generator], tuple[Tensor, Tensor]] | None = None,
         modes: Callable[[Tensor], Tensor] | None = None,
         off_support: Callable[[Tensor], Tensor] | None = None,
         description: Description = Description(),
@@ -98,7 +101,7 @@ class Dataset:
         self.x, self.held_out, self.law, self.levels = x.double() if x.ndim == 2 else x, held_out, law, levels
         self.y, self.held_out_y, self.classes = y, held_out_y, classes
         self.dequantize, self.mapped, self.description = dequantize, mapped, description
-        self._draw, self._modes, self._off_support = draw, modes, off_support
+        self._draw, self._draw_labelled, self._modes, self._off_support = draw, draw_labelled, modes, off_support
         for points, labels in ((self.x, y), (held_out, held_out_y)):
             if points is None:
                 continue
@@ -159,7 +162,34 @@ class Dataset:
 
     def draw(self, n: int, source: torch.Generator) -> Tensor | None:
         """Draws ``n`` independent points of the exact distribution, ``(n, *)``; returns None if it is not known."""
+        if self._draw_labelled is not None:
+            return self._draw_labelled(n, source)[0]
         return None if self._draw is None else self._draw(n, source)
+
+    def draw_labelled(self, n: int, source: torch.Generator) -> tuple[Tensor, Tensor] | None:
+        """Draws the points of :meth:`draw` and their classes, ``(n,)``; returns None if these are not known."""
+        return None if self._draw_labelled is None else self._draw_labelled(n, source)
+
+    def of_class(self, label: int) -> Dataset:
+        """Returns the points of a class, in the same units, with the draws and the exact distribution of the class."""
+        assert self.y is not None
+        own = copy.copy(self)
+        own.x, own.y = self.x[self.y == label], self.y[self.y == label]
+        if self.held_out is not None and self.held_out_y is not None:
+            kept = self.held_out_y == label
+            own.held_out, own.held_out_y = (self.held_out[kept], self.held_out_y[kept]) if kept.any() else (None, None)
+        own.law = None if self.law is None or self.law.labels is None else self.law.of_class(label)
+        draws, share = self._draw_labelled, len(own.x) / len(self.x)
+
+        def draw(n: int, source: torch.Generator) -> Tensor:
+            parts, size = [self.x[:0].double()], math.ceil(n / share)
+            while sum(map(len, parts)) < n:
+                x, y = draws(size, source)  # type: ignore[misc]
+                parts.append(x[y == label])
+            return torch.cat(parts)[:n]
+
+        own._draw, own._draw_labelled = draw if draws is not None and share else None, None
+        return own
 
     def modes(self, x: Tensor) -> Tensor | None:
         """Returns the mode of each point, ``(N,)`` integers; None if there are no distinct modes."""

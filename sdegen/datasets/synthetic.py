@@ -18,6 +18,8 @@ from sdegen.sde.mixture import GaussianMixture
 class Mixture(Dataset):
     r"""Points of :math:`\sum_m w_m N(\mu_m, v_m I)` in any dimension, by default those of section 5.1 of the paper.
 
+    The class of a point is the number of its component, from 0.
+
     Args:
         seed: seed of the points; from the run.
         weights: weights w, above 0; they are normalised to the sum 1.
@@ -40,10 +42,19 @@ class Mixture(Dataset):
             raise ValueError("means must be lists of the same length: try means=[[-3],[3]]")
         if min(variances, default=0) <= 0:
             raise ValueError(f"variances={list(variances)} must be above 0")
-        law = GaussianMixture(torch.tensor(weights), torch.tensor(means), torch.tensor(variances))
-        points = law.sample(check_size(size), generator("cpu", seed, "data"))
-        modes = lambda x: law.component(x.double())  # noqa: E731
-        super().__init__(points, None, law, standardize, draw=law.sample, modes=modes)
+        labels = torch.arange(len(means))
+        law = GaussianMixture(torch.tensor(weights), torch.tensor(means), torch.tensor(variances), labels)
+        points, y = law.sample_labelled(check_size(size), generator("cpu", seed, "data"))
+        super().__init__(
+            points,
+            None,
+            law,
+            standardize,
+            y=y,
+            classes=len(means),
+            draw_labelled=law.sample_labelled,
+            modes=lambda x: law.component(x.double()),
+        )
 
 
 class Smile(Dataset):
@@ -123,7 +134,7 @@ class Smile(Dataset):
 
 
 class Planar(Dataset, ABC):
-    """Points in the plane that a function of the subclass draws.
+    """Points in the plane that a function of the subclass draws, with their classes if :attr:`CLASSES` is above 0.
 
     Args:
         seed: seed of the points; from the run.
@@ -132,18 +143,24 @@ class Planar(Dataset, ABC):
         standardize: see :class:`Dataset`.
     """
 
+    CLASSES = 0
+
     def __init__(self, seed: int, noise: float, size: int, standardize: Standardize) -> None:
         self.noise = in_range("noise", noise, at_least=0)
-        points = self._fresh(check_size(size), generator("cpu", seed, "data"))
-        super().__init__(points, standardize=standardize, draw=self._fresh)
+        points, y = self._fresh(check_size(size), generator("cpu", seed, "data"))
+        if self.CLASSES:
+            super().__init__(points, standardize=standardize, y=y, classes=self.CLASSES, draw_labelled=self._fresh)
+        else:
+            super().__init__(points, standardize=standardize, draw=lambda n, source: self._fresh(n, source)[0])
 
-    def _fresh(self, n: int, source: torch.Generator) -> Tensor:
+    def _fresh(self, n: int, source: torch.Generator) -> tuple[Tensor, Tensor]:
         numbers = np.random.default_rng(int(torch.randint(2**62, (), generator=source)))
-        return torch.from_numpy(np.ascontiguousarray(self._recipe(n, numbers)))
+        points, labels = self._recipe(n, numbers)
+        return torch.from_numpy(np.ascontiguousarray(points)), torch.from_numpy(labels).long()
 
     @abstractmethod
-    def _recipe(self, n: int, source: np.random.Generator) -> np.ndarray:
-        """Draws ``(n, 2)`` independent points."""
+    def _recipe(self, n: int, source: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Draws ``(n, 2)`` independent points; returns them and numbers ``(n,)``, the classes if there are classes."""
 
 
 def _state(source: np.random.Generator) -> int:
@@ -151,27 +168,34 @@ def _state(source: np.random.Generator) -> int:
 
 
 class Moons(Planar):
-    """Two interleaved half circles (scikit-learn's ``make_moons``)."""
+    """Two interleaved half circles (scikit-learn's ``make_moons``); class 0 is the upper one, class 1 the lower one."""
+
+    CLASSES = 2
 
     def __init__(self, seed: int, noise: float = 0.05, size: int = 5000, standardize: Standardize = True) -> None:
         super().__init__(seed, noise, size, standardize)
 
-    def _recipe(self, n: int, source: np.random.Generator) -> np.ndarray:
+    def _recipe(self, n: int, source: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         from sklearn.datasets import make_moons
 
-        return make_moons(n, noise=self.noise, random_state=_state(source))[0]
+        return make_moons(n, noise=self.noise, random_state=_state(source))
 
 
 class Circles(Planar):
-    """Two concentric circles, the inner one with half the radius (scikit-learn's ``make_circles``)."""
+    """Two concentric circles, the inner one with half the radius (scikit-learn's ``make_circles``).
+
+    Class 0 is the outer circle, class 1 the inner one.
+    """
+
+    CLASSES = 2
 
     def __init__(self, seed: int, noise: float = 0.04, size: int = 5000, standardize: Standardize = True) -> None:
         super().__init__(seed, noise, size, standardize)
 
-    def _recipe(self, n: int, source: np.random.Generator) -> np.ndarray:
+    def _recipe(self, n: int, source: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         from sklearn.datasets import make_circles
 
-        return make_circles(n, noise=self.noise, factor=0.5, random_state=_state(source))[0]
+        return make_circles(n, noise=self.noise, factor=0.5, random_state=_state(source))
 
 
 class SwissRoll(Planar):
@@ -180,38 +204,49 @@ class SwissRoll(Planar):
     def __init__(self, seed: int, noise: float = 0.3, size: int = 5000, standardize: Standardize = True) -> None:
         super().__init__(seed, noise, size, standardize)
 
-    def _recipe(self, n: int, source: np.random.Generator) -> np.ndarray:
+    def _recipe(self, n: int, source: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         from sklearn.datasets import make_swiss_roll
 
-        return make_swiss_roll(n, noise=self.noise, random_state=_state(source))[0][:, [0, 2]]
+        points, along = make_swiss_roll(n, noise=self.noise, random_state=_state(source))
+        return points[:, [0, 2]], along
 
 
 class Checkerboard(Planar):
-    """The uniform distribution on the eight dark squares of a 4 × 4 board of side 4, centred at 0."""
+    """The uniform distribution on the eight dark squares of a 4 × 4 board of side 4, centred at 0.
+
+    The class of a point is the number of its square, from 0: columns from left to right, in a column from below.
+    """
+
+    CLASSES = 8
 
     def __init__(self, seed: int, noise: float = 0.0, size: int = 5000, standardize: Standardize = True) -> None:
         super().__init__(seed, noise, size, standardize)
 
-    def _recipe(self, n: int, source: np.random.Generator) -> np.ndarray:
+    def _recipe(self, n: int, source: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         column = source.integers(0, 4, n)
-        row = 2 * source.integers(0, 2, n) + column % 2
+        upper = source.integers(0, 2, n)
+        row = 2 * upper + column % 2
         corner = np.stack([column, row], axis=1) - 2.0
-        return corner + source.uniform(size=(n, 2)) + self.noise * source.normal(size=(n, 2))
+        points = corner + source.uniform(size=(n, 2)) + self.noise * source.normal(size=(n, 2))
+        return points, 2 * column + upper
 
 
 class Pinwheel(Planar):
     """Five Gaussian arms bent around the origin (Johnson et al. 2016, https://arxiv.org/abs/1603.06277).
 
-    ``noise`` is the standard deviation of the points perpendicular to the radius, before an arm is bent.
+    ``noise`` is the standard deviation of the points perpendicular to the radius, before an arm is bent. The class of a
+    point is the number of its arm, from 0.
     """
 
-    ARMS, LENGTH, BEND = 5, 0.3, 0.25
+    CLASSES = 5
+    LENGTH, BEND = 0.3, 0.25
 
     def __init__(self, seed: int, noise: float = 0.1, size: int = 5000, standardize: Standardize = True) -> None:
         super().__init__(seed, noise, size, standardize)
 
-    def _recipe(self, n: int, source: np.random.Generator) -> np.ndarray:
+    def _recipe(self, n: int, source: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         along, across = 1 + self.LENGTH * source.normal(size=n), self.noise * source.normal(size=n)
-        angle = 2 * np.pi * source.integers(0, self.ARMS, n) / self.ARMS + self.BEND * np.exp(along)
+        arm = source.integers(0, self.CLASSES, n)
+        angle = 2 * np.pi * arm / self.CLASSES + self.BEND * np.exp(along)
         cos, sin = np.cos(angle), np.sin(angle)
-        return np.stack([cos * along - sin * across, sin * along + cos * across], axis=1)
+        return np.stack([cos * along - sin * across, sin * along + cos * across], axis=1), arm

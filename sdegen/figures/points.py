@@ -13,25 +13,31 @@ from torch import Tensor
 from sdegen.core.randomness import generator, randn_like
 from sdegen.datasets import Dataset
 from sdegen.figures.images import image_grid, scaled, show
-from sdegen.figures.style import DATA, DENSITY, SAMPLES, histogram, number, shown, styled, subplots
+from sdegen.figures.style import COLOURS, DATA, DENSITY, SAMPLES, histogram, number, shown, styled, subplots
 from sdegen.samplers import Samples
 from sdegen.sde.base import SDE
 from sdegen.sde.mixture import marginals as exact_marginals
 
 
 @styled
-def compare(dataset: Dataset, x: Tensor) -> Figure:
-    """Draws the training data beside samples ``x``, in the user's units: figures 3 to 6 and 8 of the paper."""
+def compare(dataset: Dataset, x: Tensor, y: Tensor | None = None) -> Figure:
+    """Draws the training data beside samples ``x``, in the user's units: figures 3 to 6 and 8 of the paper.
+
+    Points with the classes ``y`` ``(N,)`` are coloured by class, and so are the data.
+    """
     x = x.detach().double().cpu()
     if len(dataset.units.shape) > 1:
         return _compare_images(dataset.x, x)
     line = dataset.units.shape == (1,)
     figure, panels = subplots(7, 2.6 if line else 3.4, 1, 2, sharex=True, sharey=True)
     size = float(np.clip(3000 / max(len(dataset.x), len(x)), 1.0, 6.0))
-    for axes, (name, points, colour) in zip(panels, (("data", dataset.x, DATA), ("samples", x, SAMPLES)), strict=True):
+    shades = (DATA, SAMPLES) if y is None or dataset.y is None else (class_colours(dataset.y), class_colours(y))
+    for axes, (name, points, colour) in zip(
+        panels, (("data", dataset.x, shades[0]), ("samples", x, shades[1])), strict=True
+    ):
         axes.set_title(f"{name}, {len(points)} points")
         if line:
-            _density(axes, dataset, points, colour)
+            _density(axes, dataset, points, DATA if name == "data" else SAMPLES)
         else:
             _cloud(axes, dataset, points, colour, size)
     panels[0].set_ylabel("density" if line else "$x_2$")
@@ -54,12 +60,17 @@ def _density(axes: Axes, dataset: Dataset, x: Tensor, colour: str) -> None:
     axes.set_xlabel("x")
 
 
-def _cloud(axes: Axes, dataset: Dataset, x: Tensor, colour: str, size: float) -> None:
+def class_colours(y: Tensor) -> list[str]:
+    """Returns the colour of the class of each point, for classes ``y`` ``(N,)``."""
+    return [COLOURS[label % len(COLOURS)] for label in y.tolist()]
+
+
+def _cloud(axes: Axes, dataset: Dataset, x: Tensor, colour: str | list[str], size: float) -> None:
     """Draws the first two coordinates of points in the view of the data; the title counts points out of view."""
     low, high = dataset.x.amin(0)[:2].numpy(), dataset.x.amax(0)[:2].numpy()
     low, high = low - 0.12 * (high - low), high + 0.12 * (high - low)
     points = x[:, :2].numpy()
-    axes.scatter(points[:, 0], points[:, 1], s=size, color=colour, linewidths=0)
+    axes.scatter(points[:, 0], points[:, 1], s=size, c=colour, linewidths=0)
     axes.set(xlabel="$x_1$", xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     if outside := int(((points < low) | (points > high)).any(1).sum()):
         axes.set_title(f"{axes.get_title()} ({outside} out of view)")

@@ -99,10 +99,10 @@ class ClassifierFree(Guidance[SDE]):
         self.label, self.scale = required("classifier_free", label), scale
 
     def __call__(self, sde: SDE, score: Any) -> Score:  # noqa: ANN401 - a score with ``given``
-        towards, whole = score.given(torch.tensor(self.label)), score.given(torch.tensor(-1))
+        towards = score.given(torch.tensor(self.label))
         if self.scale == 1:
             return towards
-        return lambda x, t: torch.lerp(whole(x, t), towards(x, t), self.scale)
+        return lambda x, t: torch.lerp(score(x, t), towards(x, t), self.scale)
 
     def start(self, sde: SDE, x: Tensor) -> Tensor:
         return x

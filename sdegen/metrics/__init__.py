@@ -3,7 +3,7 @@
 from sdegen.metrics.distances import energy, frechet, kernel, ks, mean_distance, precision, recall, sliced_w1, w1
 from sdegen.metrics.features import Features, train_features
 from sdegen.metrics.images import agreement, measure_conditional, measure_images, quantized
-from sdegen.metrics.points import Metrics, measure_points, score_error, table, unmeasured
+from sdegen.metrics.points import Metrics, measure_labelled_points, measure_points, score_error, table, unmeasured
 from sdegen.metrics.verification import Proof, verify
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "mean_distance",
     "measure_conditional",
     "measure_images",
+    "measure_labelled_points",
     "measure_points",
     "precision",
     "quantized",

@@ -15,7 +15,7 @@ the network's units, and coordinates are clipped to ±:data:`FARTHEST`, so that 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,8 @@ from sdegen.sde.mixture import marginals
 
 REFERENCE = 10_000
 """Number of exact draws in the reference."""
+LEAST_REFERENCE = 2000
+"""Smallest number of exact draws of a class in the reference for one of several classes."""
 FLOORS = 20
 """Number of sets over which the floor is the median."""
 FARTHEST = 10.0
@@ -66,17 +68,18 @@ def distances(dataset: Dataset, reference: Tensor) -> dict[str, Callable[[Tensor
     return chosen
 
 
-def measure_points(dataset: Dataset, x: Tensor) -> Metrics:
+def measure_points(dataset: Dataset, x: Tensor, reference: int | None = None) -> Metrics:
     """Returns the distances of points ``x``, in the user's units, with the floors and the values of the training set.
 
-    The result is empty if the distribution is not known and no points are held out.
+    The result is empty if the distribution is not known and no points are held out. ``reference`` is the number of
+    exact draws in the reference, by default :data:`REFERENCE`.
     """
     if unmeasured(dataset):
         return {}
     # Round dequantised columns to the original values before the comparison.
     x = dataset.rounded(x.detach().double().cpu())
     parts: tuple[Tensor, ...] = (x,)
-    exact = dataset.draw(REFERENCE, generator("cpu", 0, "reference"))
+    exact = dataset.draw(reference or REFERENCE, generator("cpu", 0, "reference"))
     if exact is not None:
         chosen = distances(dataset, exact)
         kind = "exact draws"
@@ -96,6 +99,39 @@ def measure_points(dataset: Dataset, x: Tensor) -> Metrics:
         }
         for name, distance in chosen.items()
     }
+
+
+def measure_labelled_points(dataset: Dataset, x: Tensor, y: Tensor) -> Metrics:
+    """Returns the distances of the points of each class from the data of this class, as means over the classes.
+
+    Each entry also has the values and floors of the single classes, as ``classes``. Classes without data are left out.
+
+    Args:
+        dataset: the data, with labels.
+        x: points in the user's units, ``(N, d)``.
+        y: classes of the points, ``(N,)``.
+    """
+    labels = [label for label in y.unique().tolist() if bool((dataset.y == label).any())]
+    reference = max(LEAST_REFERENCE, REFERENCE // max(len(labels), 1))
+    found = {label: measure_points(dataset.of_class(label), x[y == label], reference) for label in labels}
+    found = {label: entries for label, entries in found.items() if entries}
+    return averaged_over_classes(found) if found else {}
+
+
+def averaged_over_classes(found: Mapping[int, Metrics]) -> Metrics:
+    """Returns the means of the metrics of single classes, with the values and floors of the classes."""
+    first, *_ = found.values()
+    metrics: Metrics = {}
+    for name, entry in first.items():
+        own = {label: entries[name] for label, entries in found.items()}
+        means = {
+            key: None if entry[key] is None else float(np.mean([of[key] for of in own.values()]))
+            for key in ("value", "floor", "train")
+        }
+        source = f"{entry['floor_from']} of the same class" + ("; means over the classes" if len(own) > 1 else "")
+        classes = {str(label): {key: of[key] for key in ("value", "floor")} for label, of in own.items()}
+        metrics[name] = {**means, "floor_from": source, "classes": classes}
+    return metrics
 
 
 def unmeasured(dataset: Dataset) -> str:

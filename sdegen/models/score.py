@@ -32,13 +32,12 @@ class ScoreModel(nn.Module, FromRun):
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         return self.parametrization(self.network, self.sde, x, t)
 
-    def given(self, y: Tensor) -> Score:
-        r"""Returns the score :math:`\nabla_x \log p_t(x \mid y)` of a class.
+    def given(self, y: Tensor | None) -> Score:
+        r"""Returns the score :math:`\nabla_x \log p_t(x \mid y)` given a condition, such as the class.
 
-        A network that takes no class returns the score without a class.
-
-        ``y`` is one class, ``()``, or a class for each row, ``(B,)`` int64; -1 means no class.
+        ``y`` is one condition for all rows or a condition for each row, as in :mod:`sdegen.networks.condition`; None
+        means no condition. A network that takes no condition returns the score without one.
         """
-        if self.network.label_dropout is None:
+        if self.network.condition is None:
             return self
         return partial(self.parametrization, partial(self.network, y=y), self.sde)

@@ -1,13 +1,14 @@
-"""Networks for scores, which may take a class, and networks that classify noisy data.
+"""Networks for scores, which may take a condition such as the class, and networks that classify noisy data.
 
 The package ``sdegen.models`` defines the meaning of a network's output.
 """
 
 from sdegen.networks.base import Network
 from sdegen.networks.classifier import ClassifierConv, ClassifierMLP
+from sdegen.networks.condition import Classes, Condition
 from sdegen.networks.mlp import MLP
 from sdegen.networks.oracle import Oracle
 from sdegen.networks.scorenet import ScoreNet
 from sdegen.networks.unet import UNet
 
-__all__ = ["MLP", "ClassifierConv", "ClassifierMLP", "Network", "Oracle", "ScoreNet", "UNet"]
+__all__ = ["MLP", "Classes", "ClassifierConv", "ClassifierMLP", "Condition", "Network", "Oracle", "ScoreNet", "UNet"]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_parameter_registration_hook
 from torch.nn.parameter import is_lazy
 
+from sdegen.networks.condition import Condition
 from sdegen.sde.base import SDE
 
 
@@ -24,16 +25,15 @@ class Network(nn.Module, ABC):
         exact: True if the output is the exact score. Such a network needs no parametrization and no training.
         process: type of process that the network works with.
         classifies: True if the output is the logits of the classes, ``(B, classes)``.
-        label_dropout: share of training rows whose class is hidden, or None if the network takes no class. The class is
-            the third argument ``y`` of :meth:`forward`, ``()`` or ``(B,)`` int64. The value -1 means "no class", and
-            ``y=None`` means "no class" in all rows.
+        condition: kind of condition that the network takes as the third argument ``y`` of :meth:`forward`, such as the
+            class; None if it takes none. ``y=None`` means "no condition": see :mod:`sdegen.networks.condition`.
         rough: fix for messages, if the output cannot be differentiated in x and then in the weights; otherwise empty.
     """
 
     exact = False
     process: type[SDE] = SDE
     classifies = False
-    label_dropout: float | None = None
+    condition: Condition | None = None
     rough = ""
 
     @abstractmethod

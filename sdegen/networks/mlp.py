@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from sdegen.networks.base import Network
+from sdegen.networks.condition import condition_of
 from sdegen.networks.embedding import GaussianFourier, by_row
 
 ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
 
 class MLP(Network):
-    """Fully connected layers with the flattened x and the time as inputs.
+    """Fully connected layers with the flattened x, the time and, if ``label_dropout`` is given, the class as inputs.
 
     Args:
         shape: shape of one point, taken from the data.
@@ -25,6 +26,10 @@ class MLP(Network):
         time_embedding: time input: ``concat`` (as in the paper) for t itself, ``fourier`` for random Fourier features.
         fourier_features: number of Fourier features, even.
         fourier_scale: standard deviation of the frequencies of the features, in cycles per unit of the time input.
+        label_dropout: share of the training rows whose class is hidden, so that the network learns the score both with
+            and without a class (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598); null if the network takes no
+            class.
+        classes: number of classes, taken from the data.
     """
 
     def __init__(
@@ -35,29 +40,38 @@ class MLP(Network):
         time_embedding: Literal["concat", "fourier"] = "fourier",
         fourier_features: int = 32,
         fourier_scale: float = 1.0,
+        label_dropout: float | None = None,
+        classes: int | None = None,
     ) -> None:
         super().__init__()
         # An objective that differentiates the network in x and then in the weights needs the second derivative of the
         # activation. For a ReLU, it is zero except at 0.
         self.rough = "use network.activation=silu" if activation == "relu" else ""
-        size = math.prod(shape)
+        self.condition = condition_of(classes, label_dropout)
+        size, told = math.prod(shape), 0 if self.condition is None else self.condition.inputs
         if time_embedding == "concat":
             self.embedding: nn.Module = nn.Unflatten(0, (-1, 1))
-            self.layers = perceptron(size + 1, hidden, size, activation)
+            self.layers = perceptron(size + 1 + told, hidden, size, activation)
         else:
             self.embedding = GaussianFourier(fourier_features, fourier_scale)
-            self.layers = perceptron(size + fourier_features, hidden, size, activation)
+            self.layers = perceptron(size + fourier_features + told, hidden, size, activation)
             # Torch scales the initial weights by the number of all inputs. With many features and few coordinates, the
             # network would then ignore x in the first thousands of steps. So scale the weights of x by the
             # number of coordinates of x.
             nn.init.kaiming_uniform_(self.layers[0].weight[:, :size].data, a=math.sqrt(5))  # type: ignore[index]
+        if told:
+            # Only one entry of a class is not zero, so scale its weights as those of a single input.
+            nn.init.uniform_(self.layers[0].weight[:, -told:].data, -1, 1)  # type: ignore[index]
 
-    def features(self, x: Tensor, t: Tensor) -> Tensor:
-        """Returns the input ``(B, inputs)`` of the first layer for ``x`` ``(B, *)`` and ``t``, ``()`` or ``(B,)``."""
-        return torch.cat([x.flatten(1), self.embedding(by_row(t, x))], dim=1)
+    def features(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """Returns the input ``(B, inputs)`` of the first layer, from the arguments of :meth:`forward`."""
+        parts = [x.flatten(1), self.embedding(by_row(t, x))]
+        if self.condition is not None:
+            parts.append(self.condition.features(y, x))
+        return torch.cat(parts, dim=1)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.layers(self.features(x, t)).view_as(x)
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.layers(self.features(x, t, y)).view_as(x)
 
 
 def perceptron(inputs: int, hidden: tuple[int, ...], outputs: int, activation: str) -> nn.Sequential:

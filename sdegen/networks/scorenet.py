@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sdegen.networks.base import Network
+from sdegen.networks.condition import condition_of
 from sdegen.networks.embedding import GaussianFourier, by_row
 from sdegen.networks.unet import colours_of, interleaved, norm
 
@@ -27,6 +28,8 @@ class Injected(nn.Module):
 class ScoreNet(Network):
     """Encoder and decoder with skip connections. Each convolution but the last adds a dense layer of the embedded time.
 
+    If ``label_dropout`` is given, the embedding of the class is added to the embedding of the time.
+
     The paper names 256 Gaussian Fourier features of the time and seven convolutional layers with a dense layer each. It
     does not define the encoder, the decoder and the normalisation, which are our choice. The convolutions are padded:
     the levels of an image of 8 × 8 have 8 × 8, 4 × 4, 2 × 2 and 1 × 1 pixels.
@@ -39,6 +42,10 @@ class ScoreNet(Network):
             Four levels give the seven convolutions of the paper.
         embedding: number of Fourier features of the time, even.
         fourier_scale: standard deviation of the frequencies of the features, in cycles per unit of the time input.
+        label_dropout: share of the training rows whose class is hidden, so that the network learns the score both with
+            and without a class (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598); null if the network takes no
+            class.
+        classes: number of classes, taken from the data.
     """
 
     def __init__(
@@ -47,11 +54,15 @@ class ScoreNet(Network):
         channels: tuple[int, ...] = (32, 64, 128, 256),
         embedding: int = 256,
         fourier_scale: float = 30.0,
+        label_dropout: float | None = None,
+        classes: int | None = None,
     ) -> None:
         super().__init__()
         colours = colours_of(shape, channels)
         self.time = GaussianFourier(embedding, fourier_scale)
         self.embedding = nn.Linear(embedding, embedding)
+        self.condition = condition_of(classes, label_dropout)
+        self.labels = None if self.condition is None else self.condition.embedding(embedding)
         self.encoder = nn.ModuleList(
             Injected(nn.Conv2d(inputs, outputs, 3, stride=2 if i else 1, padding=1), outputs, embedding)
             for i, (inputs, outputs) in enumerate(itertools.pairwise((colours, *channels)))
@@ -63,8 +74,11 @@ class ScoreNet(Network):
             inputs = 2 * outputs
         self.exit = nn.Conv2d(inputs, colours, 3, padding=1)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        embedding = functional.silu(self.embedding(self.time(by_row(t, x))))
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        embedding = self.embedding(self.time(by_row(t, x)))
+        if self.condition is not None and self.labels is not None:
+            embedding = embedding + self.labels(self.condition.codes(y, x))
+        embedding = functional.silu(embedding)
         hidden, skips = x, []
         for part in self.encoder:
             hidden = interleaved(part(hidden, embedding))

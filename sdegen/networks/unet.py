@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from sdegen.core.checks import in_range
 from sdegen.networks.base import Network
+from sdegen.networks.condition import condition_of
 from sdegen.networks.embedding import GaussianFourier, by_row
 
 GROUP = 8
@@ -110,18 +111,11 @@ class UNet(Network):
         if patch < 1 or height % patch or side % patch:
             raise ValueError(f"patch={patch} does not divide images of {height} × {side}: try patch=1")
         check_halvings("multipliers", multipliers, height, side, patch)
-        if label_dropout is not None:
-            in_range("label_dropout", label_dropout, at_least=0, below=1, fix=", or null")
-            if classes is None:
-                raise ValueError(
-                    f"label_dropout={label_dropout:g} needs labels, and the data have none: set label_dropout=null"
-                )
-        self.patch, self.label_dropout = patch, label_dropout
+        self.patch, self.condition = patch, condition_of(classes, label_dropout)
         width, pixels = 4 * channels, colours * patch**2
         self.time = GaussianFourier(fourier_features, fourier_scale)
         self.embedding = nn.Sequential(nn.Linear(fourier_features, width), nn.SiLU(), nn.Linear(width, width))
-        # The last row of the embedding stands for "no class".
-        self.labels = None if label_dropout is None else nn.Embedding((classes or 0) + 1, width)
+        self.labels = None if self.condition is None else self.condition.embedding(width)
         self.entry = nn.Conv2d(pixels, channels, 3, padding=1)
         sizes = [channels * m for m in multipliers]
         attends = [-(-height // (patch * 2**level)) in attention for level in range(len(sizes))]
@@ -148,9 +142,8 @@ class UNet(Network):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         embedding = self.embedding(self.time(by_row(t, x)))
-        if self.labels is not None:
-            y = torch.full((len(x),), -1, device=x.device) if y is None else y.to(x.device).expand(len(x))
-            embedding = embedding + self.labels(y.remainder(self.labels.num_embeddings))
+        if self.condition is not None and self.labels is not None:
+            embedding = embedding + self.labels(self.condition.codes(y, x))
         embedding = functional.silu(embedding)
         hidden = interleaved(self.entry(functional.pixel_unshuffle(x, self.patch)))
         skips = [hidden]

@@ -45,7 +45,7 @@ def export(trained: Trained, path: Path) -> Path:
     module = ExportedScore(trained.score_model, trained).eval()
     x = torch.zeros(EXAMPLES, *trained.units.shape, device=trained.device, dtype=trained.dtype)
     example = [x, x.new_full((EXAMPLES,), 0.5 * trained.sde.T)]
-    if trained.model.network.label_dropout is not None:
+    if trained.model.network.condition is not None:
         example.append(torch.zeros(EXAMPLES, dtype=torch.int64, device=trained.device))
     batch = {0: torch.export.Dim("batch")}
     try:

@@ -86,11 +86,12 @@ def _guidance(
         linear_units(trained.units, choice(node))
     supplied = {"label": label, "observed": observed, "shape": trained.units.shape, "load": load}
     guidance: Guidance = construct({"guidance": node}, "guidance", trained.trust, **supplied)
-    if guidance.conditional and trained.model.network.label_dropout is None:
-        raise UserError(
-            f"guidance={choice(node)}: the network of {trained.folder} does not take the class: train one with "
-            f"network.label_dropout=0.1, as experiment=digits_conditional does"
-        )
+    if guidance.conditional and trained.model.network.condition is None:
+        network = trained.config["network"]
+        fix = "train one with network.label_dropout=0.1"
+        if not schema.takes(network, "label_dropout", trained.trust):
+            fix = f"network={choice(network)} cannot take it: {fix} and network=mlp, scorenet or unet"
+        raise UserError(f"guidance={choice(node)}: the network of {trained.folder} does not take the class: {fix}")
     check_process({**trained.config, "guidance": node}, {"guidance": guidance}, trained.trust)
     return guidance
 

@@ -15,10 +15,11 @@ from sdegen.core.randomness import generator
 from sdegen.datasets import Dataset
 from sdegen.flow.likelihood import dequantized
 from sdegen.metrics.features import Features, train_features
-from sdegen.metrics.points import Metrics
+from sdegen.metrics.points import Metrics, averaged_over_classes
 from sdegen.models.classifier import ClassifierModel, log_likelihood_by_time
 from sdegen.runs import files
 from sdegen.runs.checkpoint import stored
+from sdegen.sde.base import SDE, Score
 
 log = logging.getLogger("sdegen")
 
@@ -33,11 +34,14 @@ JUDGED = 1000
 def measure(dataset: Dataset, x: Tensor, y: Tensor | None, folder: Path) -> Metrics:
     """Returns the metrics of points or images with their floors; empty if nothing can be measured.
 
-    ``x`` is ``(N, *)`` in the user's units, on the CPU. ``y`` is ``(N,)``, the classes of guided samples, or None.
+    ``x`` is ``(N, *)`` in the user's units, on the CPU. ``y`` is ``(N,)``, the classes of guided samples, or None. The
+    points of a class are compared with the data of this class.
     ``folder`` is the run's folder; it contains the classifier that computes the features of images.
     """
     if x.ndim == 2:
-        return metrics.measure_points(dataset, x)
+        if y is None or dataset.y is None:
+            return metrics.measure_points(dataset, x)
+        return metrics.measure_labelled_points(dataset, x, y)
     # Compare images with held-out images, because the classes of fresh images are not known.
     if len(x) < 2 or dataset.held_out is None:
         return {}
@@ -47,6 +51,23 @@ def measure(dataset: Dataset, x: Tensor, y: Tensor | None, folder: Path) -> Metr
     conditional = metrics.measure_conditional(dataset, x, y, features)
     whole = metrics.measure_images(dataset, x, features) if len(y.unique()) == dataset.classes else {}
     return {**whole, **conditional}
+
+
+def score_error(dataset: Dataset, sde: SDE, score: Callable[[int | None], Score], y: Tensor | None) -> Metrics:
+    """Returns the error of a score, or of the scores of classes; empty if the exact score is not known.
+
+    ``score`` returns the score of a class, or the score without a class for None. ``y`` ``(N,)`` holds the classes;
+    with None, the error is that of the score without a class.
+    """
+
+    def error(data: Dataset, label: int | None) -> Metrics:
+        value = metrics.score_error(data, sde, score(label))
+        entry = {"value": value, "floor": 0.0, "train": None, "floor_from": "exact score"}
+        return {} if value is None else {"score_error": entry}
+
+    if y is None or dataset.law is None:
+        return error(dataset, None)
+    return averaged_over_classes({label: error(dataset.of_class(label), label) for label in y.unique().tolist()})
 
 
 def likelihood(dataset: Dataset, log_prob: Callable[[Tensor], Tensor], x: Tensor, seed: int) -> Metrics:
@@ -108,11 +129,15 @@ def accuracy(
 ) -> tuple[Metrics, tuple[Tensor, dict[str, Tensor]]]:
     """Returns the accuracy and the cross entropy of a classifier, averaged over t, and the curves of the accuracy.
 
-    The curves are the times ``(F,)`` and the accuracies ``(F,)`` on each set of images. There is no floor, because the
-    best possible accuracy is not known. If no images are held out, only the curve of the training images is returned.
+    The curves are the times ``(F,)`` and the accuracies ``(F,)`` on unseen data and on training data. Unseen data are
+    held-out data, or fresh draws. There is no floor, because the best possible accuracy is not known. Without unseen
+    data, only the curve of the training data is returned.
     """
     times = torch.linspace(model.sde.eps, model.sde.T, TIMES, dtype=torch.float64)
-    named = {"held-out images": (dataset.held_out, dataset.held_out_y), "training images": (dataset.x, dataset.y)}
+    drawn = dataset.draw_labelled(CLASSIFIED, generator("cpu", 0, "evaluation"))
+    kind, (x, y) = ("fresh", drawn) if drawn is not None else ("held-out", (dataset.held_out, dataset.held_out_y))
+    noun = "points" if len(dataset.units.shape) == 1 else "images"
+    named = {f"{kind} {noun}": (x, y), f"training {noun}": (dataset.x, dataset.y)}
     curves, rows = {}, []
     for name, (x, y) in named.items():
         if x is None or y is None:

@@ -118,7 +118,7 @@ def write_accuracy(run: Run, model: ClassifierModel, draw: bool) -> Metrics:
         chance = 1 / (run.classes or 1)
         figures.save(figures.accuracy(*curves, chance), run.folder / "figures" / "accuracy.png")
     if found:
-        log.info(metrics.table(found, "held out"))
+        log.info(metrics.table(found, "unseen"))
     else:
         why = metrics.unmeasured(run.dataset) or "no data are held out"
         log.info(f"no metrics: {why}: use data with a held-out part")
@@ -149,9 +149,8 @@ def _judge(run: Run, drawn: Drawn, seen: Observation | None, folder: Path) -> Me
     else:
         found = measures.measure(dataset, drawn.x, drawn.y, run.folder)
         if len(run.units.shape) == 1:
-            off = metrics.score_error(dataset, run.sde, run.score_on_cpu())
-            if off is not None:
-                found["score_error"] = {"value": off, "floor": 0.0, "train": None, "floor_from": "exact score"}
+            y = None if run.model.network.condition is None else drawn.y
+            found |= measures.score_error(dataset, run.sde, run.score_on_cpu, y)
     files.write_json(folder / "metrics.json", found)
     if found:
         log.info(metrics.table(found))
@@ -164,7 +163,11 @@ def _judge(run: Run, drawn: Drawn, seen: Observation | None, folder: Path) -> Me
 def _draw_samples(run: Run, drawn: Drawn, seen: Observation | None, folder: Path, animate: bool) -> None:
     dataset, x, samples = run.dataset, drawn.x, drawn.samples
     if len(run.units.shape) == 1:
-        shown = {"samples": figures.compare(dataset, x), "marginals": figures.marginals(dataset, samples, run.sde)}
+        shown = {"samples": figures.compare(dataset, x, drawn.y)}
+        if drawn.y is not None and dataset.y is not None:
+            # The path is that of the first class.
+            dataset = dataset.of_class(int(drawn.y[0]))
+        shown["marginals"] = figures.marginals(dataset, samples, run.sde)
         if run.units.shape != (1,):
             shown["trajectories"] = figures.trajectories(dataset, samples, run.sde)
     else:

@@ -80,6 +80,7 @@ class Run(Trained):
     guidance: Guidance | None = None
     """Guidance that steers the score; None if the score is not guided."""
     _guided_by = ""
+    _label: int | None = None
 
     def __repr__(self) -> str:
         parts = [f"{group}={choice(self.config[group])}" for group in ("dataset", "sde", "network", "sampler")]
@@ -255,7 +256,8 @@ class Run(Trained):
         check({"guidance": node}, ("guidance",), {}, self.trust)
         given = None if observed is None else array("observed", observed)
         result = copy.copy(self)
-        (result.guidance,) = guiding.planned(self, node, label, given, loaded).guidance
+        plan = guiding.planned(self, node, label, given, loaded)
+        (result.guidance,), (result._label,) = plan.guidance, plan.labels
         result._guided_by = name if label is None else f"{name}, label={label}"
         return result
 
@@ -264,14 +266,14 @@ class Run(Trained):
 
         The metrics are distances between the points and the data. If ``x`` is given and the data are vectors with a
         density, ``nll`` is the mean negative log-density of ``x`` under the model. Each metric has a ``value``, a
-        ``floor`` (the value for unseen data) and ``train`` (the value for training points). The seed fixes the samples
-        and all random choices of points.
+        ``floor`` (the value for unseen data) and ``train`` (the value for training points). If the run is guided
+        towards a class, the data are those of the class. The seed fixes the samples and all random choices of points.
         """
         from sdegen.runs import measures
 
         batch = self._samples_unless_given(x, count, seed)
-        metrics = measures.measure(self.dataset, batch, None, self.folder)
-        if x is not None and len(self.units.shape) == 1 and self._has_density():
+        metrics = measures.measure(self.dataset, batch, self._classes_of(batch), self.folder)
+        if self.guidance is None and x is not None and len(self.units.shape) == 1 and self._has_density():
             flow, exact = self.flow(), by_probes(0, self.units.size)
             metrics |= measures.likelihood(self.dataset, lambda x: flow.log_prob(x, exact, seed).log_p, batch, seed)
         return metrics
@@ -282,7 +284,8 @@ class Run(Trained):
         from sdegen.runs import notebook
 
         notebook.show_figures()
-        return figures.compare(self.dataset, self._samples_unless_given(x, count, seed))
+        batch = self._samples_unless_given(x, count, seed)
+        return figures.compare(self.dataset, batch, self._classes_of(batch))
 
     def animate(self, count: int = 1000, *, seed: int = 0) -> Animation:
         """Return an animation of ``count`` samples from noise to data. A notebook shows the animation."""
@@ -331,6 +334,10 @@ class Run(Trained):
     def _samples_unless_given(self, x: ArrayLike | None, count: int, seed: int) -> Tensor:
         batch = self.sample(count, seed=seed) if x is None else points("x", x, self.units.shape)[0]
         return batch.cpu()
+
+    def _classes_of(self, x: Tensor) -> Tensor | None:
+        """Return the class towards which the run is guided, for each point of ``x``; None for no class."""
+        return None if self._label is None else torch.full((len(x),), self._label)
 
     def _check_unguided(self) -> None:
         if self.guidance is not None:

@@ -33,7 +33,7 @@ class Watched:
         self.score, self.found = score, found
 
     def given(self, y: Tensor) -> Score:
-        """Returns the score of the classes ``y``, which also adds messages to ``found``."""
+        """Returns the score given the conditions ``y``, which also adds messages to ``found``."""
         return Watched(self.score.given(y), self.found)  # type: ignore[attr-defined]
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
@@ -122,6 +122,6 @@ def cut(first: int, count: int, batch_size: int, *, even: bool) -> list[range]:
     return [range(start, stop) for start, stop in itertools.pairwise(ends)]
 
 
-def on_cpu(model: ScoreModel, device: torch.device, dtype: torch.dtype) -> Score:
+def on_cpu(score: Score, device: torch.device, dtype: torch.dtype) -> Score:
     """Returns a score as a function of tensors on the CPU."""
-    return lambda x, t: model(x.to(device, dtype), t.to(device, dtype)).cpu()
+    return lambda x, t: score(x.to(device, dtype), t.to(device, dtype)).cpu()

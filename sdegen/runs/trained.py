@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from sdegen.config.assembly import known_by
@@ -117,9 +118,10 @@ class Trained:
             )
         return self.model
 
-    def score_on_cpu(self) -> Score:
-        """Returns the trained score as a function of tensors on the CPU, in the network's units."""
-        return on_cpu(self.score_model, self.device, self.dtype)
+    def score_on_cpu(self, label: int | None = None) -> Score:
+        """Returns the trained score, or the score of a class, as a function of tensors on the CPU, in its units."""
+        score = self.score_model if label is None else self.score_model.given(torch.tensor(label))
+        return on_cpu(score, self.device, self.dtype)
 
     def weights_used(self) -> str:
         """Returns the name of the weights that are loaded, such as ``ema weights of step 500``."""

@@ -165,7 +165,8 @@ class Writer:
         if isinstance(average, ClassifierModel):
             found, (times, curves) = measures.accuracy(dataset, average, device, dtype)
             if found:
-                curve = list(zip(times, curves["held-out images"], strict=True))[::4]
+                unseen, *_ = curves.values()
+                curve = list(zip(times, unseen, strict=True))[::4]
                 by_t = {f"accuracy_by_t/{float(t):.1f}": float(accuracy) for t, accuracy in curve}
                 self.recorder.scalars(step, {**scalars(found), **by_t})
             return

@@ -28,9 +28,10 @@ class GaussianMixture:
         means: means of the components, ``(M, *)``.
         covariances: covariances of the components, where d is the number of entries of one point: ``(M,)`` for
             multiples of the identity, ``(M, d)`` for diagonals, ``(M, d, d)`` for full matrices. Zeros are allowed.
+        labels: class of each component, ``(M,)``, numbered from 0; None if there are no classes.
     """
 
-    def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
+    def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor, labels: Tensor | None = None) -> None:
         if not len(weights) == len(means) == len(covariances):
             raise ValueError(
                 f"a mixture needs one weight, mean and covariance for each component, "
@@ -38,9 +39,11 @@ class GaussianMixture:
             )
         if (weights <= 0).any():
             raise ValueError("weights must be above 0: leave out components without weight")
+        if labels is not None and len(labels) != len(weights):
+            raise ValueError(f"labels are {len(labels)} and components {len(weights)}: give a class for each component")
         self.weights = weights.double() / weights.double().sum()
         self.means, self.covariances = means.double(), covariances.double()
-        self.shape = tuple(means.shape[1:])
+        self.shape, self.labels = tuple(means.shape[1:]), labels
         self._flat = self.means.flatten(1)
         if covariances.ndim == 3:
             self._variances, self._axes = torch.linalg.eigh(self.covariances)
@@ -65,7 +68,13 @@ class GaussianMixture:
             covariances = self.covariances / scale[0] ** 2
         else:
             covariances = self.covariances.reshape(len(self.means), -1) / scale**2
-        return GaussianMixture(self.weights, means, covariances)
+        return GaussianMixture(self.weights, means, covariances, self.labels)
+
+    def of_class(self, label: int) -> GaussianMixture:
+        """Returns the distribution of the points of a class, which are the components with this label."""
+        assert self.labels is not None
+        own = self.labels == label
+        return GaussianMixture(self.weights[own], self.means[own], self.covariances[own], self.labels[own])
 
     def given(self, matrix: Tensor, y: Tensor, noise: float) -> GaussianMixture:
         r"""Returns the distribution of x given :math:`A x + \sigma_y n = y`, with standard normal n: a mixture.
@@ -95,12 +104,17 @@ class GaussianMixture:
 
     def sample(self, n: int, source: torch.Generator) -> Tensor:
         """Draws ``n`` independent points, float64, ``(n, *)``."""
+        return self.sample_labelled(n, source)[0]
+
+    def sample_labelled(self, n: int, source: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draws the points of :meth:`sample`; returns them and their classes, ``(n,)``, or their components."""
         component = torch.multinomial(self.weights, n, replacement=True, generator=source)
         z = torch.randn(n, self._flat.shape[1], generator=source, dtype=torch.float64)
         z = self._variances[component].sqrt() * z
         if self._axes is not None:
             z = torch.einsum("nij,nj->ni", self._axes[component], z)
-        return (self._flat[component] + z).reshape(n, *self.shape)
+        y = component if self.labels is None else self.labels[component]
+        return (self._flat[component] + z).reshape(n, *self.shape), y
 
     def log_prob(self, x: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
         """Returns the log-density ``(B,)`` of α x_0 + σ z at ``x`` ``(B, *)``, in nats.

@@ -48,7 +48,7 @@ class Counted:
         return self.score(x, t)
 
     def given(self, y: Tensor) -> Score:
-        """Returns the score given a class. The rows of this score are added to the same count."""
+        """Returns the score given a condition. The rows of this score are added to the same count."""
         score = self.score.given(y)  # type: ignore[attr-defined]
 
         def conditional(x: Tensor, t: Tensor) -> Tensor:

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from sdegen.core.randomness import RandnLike, generator, randn_like
 from sdegen.datasets import Dataset
+from sdegen.networks.condition import NONE, Condition
 from sdegen.sde.base import SDE
 from sdegen.training.objective import Prepared
 from sdegen.training.times import TimeSampler
 from sdegen.training.weighting import Weighting
 
-Prepare = Callable[[SDE, Tensor, Tensor, RandnLike, Tensor], Prepared]
+Prepare = Callable[[SDE, Tensor, Tensor, RandnLike, Tensor, Tensor], Prepared]
 """Function that prepares the rows of many steps at once: see :meth:`sdegen.training.gradient.Gradient.prepare`."""
 
 
@@ -25,7 +26,7 @@ class Batch(NamedTuple):
 
     Attributes:
         rows: input of the objective; the fields are ``(R, N, *)``.
-        y: classes that the network takes, ``(R, N)`` int64; -1 stands for "no class".
+        y: conditions that the network takes, ``(R, N)`` for classes: see :mod:`sdegen.networks.condition`.
         weight: weight of the loss, λ(t) times ``ratio``, ``(R, N)``.
         ratio: uniform density divided by the density of the times, ``(R, N)``.
         total: number of rows of the whole step.
@@ -108,9 +109,9 @@ class Stream:
         weight = ratio * self.weighting(self.sde, t)
         data = [points.take(steps, blocks, max(sizes)) for points in self.points]
         x0, y = (torch.stack(part)[:, :, None] for part in zip(*data, strict=True))
-        x0 = x0.expand(*shape, *x0.shape[4:]).flatten(0, 3)
-        rows = self.prepare(self.sde, x0, t.flatten(), _each(sources), weight.flatten())
-        columns = [*vars(rows).values(), y.expand(shape).flatten(), weight.flatten(), ratio.flatten()]
+        x0, y = (part.expand(*shape, *part.shape[4:]).flatten(0, 3) for part in (x0, y))
+        rows = self.prepare(self.sde, x0, t.flatten(), _each(sources), weight.flatten(), y)
+        columns = [*vars(rows).values(), y, weight.flatten(), ratio.flatten()]
         columns = [column.unflatten(0, shape).transpose(0, 1) for column in columns]
         starts = range(0, self.times.draws, self.times.chunk)
         chunks = [self._cut(type(rows), columns, slice(i, i + self.times.chunk), sizes) for i in starts]
@@ -148,7 +149,7 @@ class Stream:
 
 
 class Points:
-    """Data points of the steps of a seed, and the classes that the network takes.
+    """Data points of the steps of a seed, and the conditions that the network takes.
 
     The data stay on the device in the type in which they were read. Each batch is converted to the network's units.
     Memory-mapped data stay on the disk.
@@ -157,7 +158,7 @@ class Points:
         seed: seed of the run.
         dataset: data to train on.
         batch_size: number of data points in a step.
-        dropout: share of points whose class is hidden from the network; None if the network takes no class.
+        condition: kind of condition that the network takes, some of which are hidden; None to hide no condition.
         device: device on which the batches are made.
         dtype: type of the numbers in a batch.
     """
@@ -167,15 +168,15 @@ class Points:
         seed: int,
         dataset: Dataset,
         batch_size: int,
-        dropout: float | None = None,
+        condition: Condition | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.seed, self.dropout, self.device, self.dtype = seed, dropout, device, dtype
+        self.seed, self.condition, self.device, self.dtype = seed, condition, device, dtype
         self.units = dataset.units
         self.cells = None if dataset.cells is None else dataset.cells.to(device)
         self.x = x = dataset.x if dataset.mapped else dataset.x.to(device)
-        y = torch.full((len(x),), -1) if dataset.y is None else dataset.y
+        y = torch.full((len(x),), NONE) if dataset.y is None else dataset.y
         self.y = y.to(device)
         self.per_epoch, self.width = -(-len(x) // batch_size), min(batch_size, len(x))
         self.numbers = self.width * x[0].numel()
@@ -193,7 +194,7 @@ class Points:
         return torch.cat([o[max(steps.start - s, 0) : steps.stop - s] for s, o in zip(starts, orders, strict=True)])
 
     def take(self, steps: range, blocks: range, width: int) -> tuple[Tensor, Tensor]:
-        """Returns the first B points of each of K steps, in the network's units, and their classes.
+        """Returns the first B points of each of K steps, in the network's units, and their conditions.
 
         Args:
             steps: K steps.
@@ -201,7 +202,7 @@ class Points:
             width: number of points B.
 
         Returns:
-            Points ``(K, B, *)`` and classes ``(K, B)``.
+            Points ``(K, B, *)`` and conditions, ``(K, B)`` for classes.
         """
         index = self.indices(steps)[:, :width]
         x, y = self.x[index.to(self.x.device)].to(self.device), self.y[index]
@@ -209,8 +210,8 @@ class Points:
             # Add uniform noise in the cell of each value. The noise comes from a separate generator, so that all other
             # noise is unchanged.
             x = x.double() + self.cells * self._uniform("dequantisation", x, blocks) - self.cells / 2
-        if self.dropout:
-            y = torch.where(self._uniform("labels", y, blocks) < self.dropout, -1, y)
+        if self.condition is not None and self.condition.dropout:
+            y = self.condition.hide(y, self._uniform("labels", index, blocks) < self.condition.dropout)
         return self.units.encode(x).to(self.dtype), y
 
     def _order(self, epoch: int) -> Tensor:

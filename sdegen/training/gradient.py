@@ -53,10 +53,10 @@ class Gradient(ABC):
         self.weights, self.sums = self.vector.data.view(size), self.vector.grad.view(size)
 
     @abstractmethod
-    def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike, weight: Tensor) -> Prepared:
+    def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike, weight: Tensor, y: Tensor) -> Prepared:
         """Returns the rows ``(R * M, *)`` of many steps, one model after the other: see :meth:`Objective.prepare`.
 
-        The additional argument ``weight`` ``(R * M,)`` is the weight of the loss of each row.
+        The additional arguments are the ``weight`` of the loss and the condition ``y`` of each row.
         """
 
     @abstractmethod
@@ -87,7 +87,7 @@ class Autograd(Gradient):
         super().__init__(models, objective)
         self.bfloat16 = bfloat16
 
-    def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike, weight: Tensor) -> Prepared:
+    def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike, weight: Tensor, y: Tensor) -> Prepared:
         return self.objective.prepare(sde, x0, t, randn_like)
 
     def add(self, batch: Batch) -> tuple[Tensor, ...]:

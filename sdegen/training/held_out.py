@@ -47,8 +47,8 @@ class HeldOut:
         if data is None:
             return None
         points = Points(seed, data, self.batch_size, None, self.device, self.dtype)
-        # The last argument is the weight; Objective.prepare does not take it.
-        stream = Stream([points], lambda *rows: objective.prepare(*rows[:-1]), self.weighting, self.times, self.sde)
+        # The last arguments are the weight and the condition; Objective.prepare does not take them.
+        stream = Stream([points], lambda *rows: objective.prepare(*rows[:-2]), self.weighting, self.times, self.sde)
         total = 0.0
         with own_layers(self.device, seed, "layers"), torch.set_grad_enabled(objective.differentiates):
             for batch in itertools.chain.from_iterable(stream.steps(0, points.per_epoch)):
@@ -63,9 +63,10 @@ class HeldOut:
             every = slice(None, None, -(-len(dataset.held_out) // count))
             x, own.y = dataset.held_out[every], None if dataset.held_out_y is None else dataset.held_out_y[every]
         else:
-            drawn = dataset.draw(count, generator("cpu", seed, "points"))
-            if drawn is None or dataset.y is not None:
+            source = generator("cpu", seed, "points")
+            drawn = dataset.draw(count, source) if dataset.y is None else dataset.draw_labelled(count, source)
+            if drawn is None:
                 return None
-            x = drawn
+            x, own.y = drawn if isinstance(drawn, tuple) else (drawn, None)
         own.x, own.mapped = x.double() if x.ndim == 2 else x, False
         return own

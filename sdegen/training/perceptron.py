@@ -66,6 +66,8 @@ ONE: Products = torch.mm, torch.addmm, Tensor.addmm_
 MANY: Products = torch.bmm, torch.baddbmm, Tensor.baddbmm_
 """Matrix products for one network and for many networks: A B, C + A B, and C + A B in place."""
 
+MOST_FEATURES = 129
+"""Largest number of features of a condition. The rows of many steps are in memory at once, with their features."""
 SKINNY = 16
 """Number of inputs of a layer below which the gradient of the weights is computed as its transpose."""
 
@@ -90,6 +92,9 @@ def obstacle(model: Model, objective: Objective, bfloat16: bool) -> str:
     own = type(model.parametrization)
     if not issubclass(own, Affine) or own.__call__ is not Affine.__call__:
         return "a parametrization that is affine in the network's output"
+    condition = model.network.condition
+    if condition is not None and condition.inputs > MOST_FEATURES:
+        return f"at most {MOST_FEATURES - 1} classes, or network.label_dropout=null"
     return ""
 
 
@@ -121,25 +126,25 @@ class Perceptron(Gradient):
             (weight, weight_gradient), (bias, bias_gradient) = views
             self.layers.append(Layer(weight, weight.mT, bias, weight_gradient, bias_gradient))
 
-    def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike, weight: Tensor) -> Residuals:
+    def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike, weight: Tensor, y: Tensor) -> Residuals:
         rows: Noised = self.objective.prepare(sde, x0, t, randn_like)
-        parts = zip(self.models, *(part.chunk(len(self.models)) for part in vars(rows).values()), strict=True)
+        parts = zip(self.models, *(part.chunk(len(self.models)) for part in (y, *vars(rows).values())), strict=True)
         # The models have different moments of the data and different random features of the time.
-        own = [self._affine(model, sde, Noised(*fields)) for model, *fields in parts]
+        own = [self._affine(model, sde, Noised(*fields), y) for model, y, *fields in parts]
         features, constant, gain = (torch.cat(part) for part in zip(*own, strict=True))
         scale = weight / rows.sigma**2
         pull = 2 * gain * scale.unsqueeze(1)
         return Residuals(features, rows.t, constant, gain, scale, pull)
 
     @staticmethod
-    def _affine(model: Model, sde: SDE, rows: Noised) -> tuple[Tensor, Tensor, Tensor]:
+    def _affine(model: Model, sde: SDE, rows: Noised, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the inputs of a model's first layer, and the coefficients c and g of the loss, ``(N, d)`` each."""
         parametrization: Affine = model.parametrization  # type: ignore[assignment]
         terms, sigma = parametrization.terms(sde, rows.x, rows.t), expand(rows.sigma, rows.x)
         constant = parametrization.along(rows.noise) + sigma * terms.constant
         gain = (sigma * terms.gain).expand_as(constant)
         network: MLP = model.network  # type: ignore[assignment]
-        return network.features(terms.x, terms.t), constant.flatten(1), gain.flatten(1)
+        return network.features(terms.x, terms.t, y), constant.flatten(1), gain.flatten(1)
 
     def add(self, batch: Batch) -> tuple[Tensor, ...]:
         rows, share = batch.rows, 1 / batch.total

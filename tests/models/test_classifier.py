@@ -90,7 +90,7 @@ def test_accuracy_over_time_is_that_of_bayes() -> None:
 
 def stream(*overrides: str) -> tuple[Stream, assembly.Components]:
     parts = assembly.build(composed("train", ["experiment=digits_conditional", "network.channels=8", *overrides]))
-    points = Points(3, parts.dataset, 100, parts.model.network.label_dropout, dtype=torch.float64)
+    points = Points(3, parts.dataset, 100, parts.model.network.condition, dtype=torch.float64)
     return Stream([points], parts.training().gradient.prepare, parts.weighting, parts.times, parts.sde), parts
 
 
