@@ -143,23 +143,23 @@ def read(path: Path, largest: float = math.inf, choice: Choice = EVERYTHING, opt
         if ending in ARRAYS:
             arrays, choice = read_arrays(path, path.stat().st_size > largest, choice)
             if arrays.x.ndim > 2 or 0 in arrays.x.shape[1:]:
-                return _images(arrays, choice)
+                return _images(path, arrays, choice)
             table, y = _table(arrays), arrays.y
         else:
             table, y = read_text(path, options) if ending in TEXTS else read_parquet(path), None
     chosen = tables.choose(table, choice)
     with prefixed(f"path={path}: "):
-        return _points(table, chosen, y)
+        return _points(path, table, chosen, y)
 
 
-def _points(table: Table, chosen: tables.Chosen, y: np.ndarray | None) -> Contents:
+def _points(path: Path, table: Table, chosen: tables.Chosen, y: np.ndarray | None) -> Contents:
     """Returns the chosen columns of a table; ``y`` are labels beside the table, if there are any."""
     rows, names = len(next(iter(table.columns.values()))), chosen.coordinates
     with prefixed("in float64 "):
         check_memory(8 * rows * len(names))
     x = torch.from_numpy(tables.coordinates(table, names))
     _check_count(x)
-    notes = list(table.notes)
+    notes = [f"from {path}", *table.notes]
     if chosen.label is not None:
         y = tables.labels(table, chosen.label)
         notes.append(f"{tables.title(chosen.label)} has the labels")
@@ -172,7 +172,7 @@ def _points(table: Table, chosen: tables.Chosen, y: np.ndarray | None) -> Conten
     return Contents(x, labels, False, description)
 
 
-def _images(arrays: Arrays, choice: Choice) -> Contents:
+def _images(path: Path, arrays: Arrays, choice: Choice) -> Contents:
     """Returns images ``(N, C, H, W)``."""
     x, y, _, notes = arrays
     if choice != EVERYTHING:
@@ -185,7 +185,7 @@ def _images(arrays: Arrays, choice: Choice) -> Contents:
     if images.is_floating_point():
         _check_finite(images)
     labels, classes = (None, ()) if y is None else tables.classes("y", y)
-    return Contents(images, labels, mapped, Description((), classes, tuple(notes)))
+    return Contents(images, labels, mapped, Description((), classes, (f"from {path}", *notes)))
 
 
 def _check_count(x: Tensor) -> None:

@@ -119,8 +119,11 @@ def classes(name: str, values: np.ndarray) -> tuple[Tensor, tuple[str, ...]]:
         values = np.char.decode(values, "utf-8")
     if values.dtype.kind not in "biufU":
         raise ValueError(f"{name}: holds {values.dtype}, which are no labels: give words, booleans or integers")
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise ValueError(f"{name}: has labels that are NaN or infinite: remove these rows")
+    missing = ~np.isfinite(values) if values.dtype.kind == "f" else np.array([is_missing(str(v)) for v in values])
+    if missing.any():
+        raise ValueError(
+            f"{name}: {missing.sum()} of {len(values)} labels are missing: fill them, or remove these rows"
+        )
     found, y = np.unique(values, return_inverse=True)
     names = tuple(_word(value) for value in found)
     if len(values) > FEW_ROWS and 2 * len(names) > len(values):
@@ -128,10 +131,8 @@ def classes(name: str, values: np.ndarray) -> tuple[Tensor, tuple[str, ...]]:
             f"{name}: {len(names)} of {len(values)} labels are different, so they are no classes: choose another "
             f"column by dataset.labels="
         )
-    for word in names:
-        if word in ("", "all"):
-            reason = "a label is empty" if not word else "label=all means every class, so it cannot be a label"
-            raise ValueError(f"{name}: {reason}: rename it")
+    if "all" in names:
+        raise ValueError(f"{name}: a class has the label all, but label=all means every class: rename it")
     numbered = names == tuple(map(str, range(len(names))))
     return torch.from_numpy(y.astype(np.int64).reshape(-1)), () if numbered else names
 

@@ -229,9 +229,7 @@ def _decimal(rows: Rows, delimiter: str) -> Decimal:
         )
     if not only and unclear:
         values = sorted(number(unclear, sign) for sign in NUMBERS)
-        raise ValueError(
-            f"{unclear.strip()} may be {values[0]:g} or {values[1]:g}: set dataset.decimal=point or comma"
-        )
+        raise ValueError(f"{unclear.strip()} may be {values[0]:g} or {values[1]:g}: set dataset.decimal=point or comma")
     return "comma" if "," in only else "point"
 
 
