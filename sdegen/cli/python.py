@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from sdegen.config.compose import CONF, Config
 from sdegen.config.options import TRAIN
 from sdegen.core.errors import UserError
 from sdegen.runs import files, session
-from sdegen.runs.arrays import ArrayLike, array
+from sdegen.runs.arrays import ArrayLike, Frame, data
 from sdegen.runs.run import Run
 
 DATA = "data.npz"
@@ -54,13 +55,14 @@ def train(*overrides: str, folder: str | Path | None = None, **options: Any) -> 
 
 @user_errors()
 def fit(
-    x: ArrayLike,
+    x: ArrayLike | Frame,
     y: ArrayLike | str | None = None,
     *overrides: str,
+    names: Sequence[str] | None = None,
     folder: str | Path | None = None,
     **options: Any,  # noqa: ANN401
 ) -> Run:
-    """Train a run on an array in memory.
+    """Train a run on an array or a data frame in memory.
 
     The array is saved as ``data.npz`` in the run's folder, so that the run can be resumed, evaluated and reloaded.
 
@@ -68,11 +70,14 @@ def fit(
 
         run = sdegen.fit(x, steps=500)
         run = sdegen.fit(images, labels, "network=unet", "network.label_dropout=0.1")
+        run = sdegen.fit(table, "dataset.labels=species", "dataset.drop=[id]")
 
     Args:
-        x: points ``(N,)`` or ``(N, d)``, or images ``(N, C, H, W)``: a NumPy array, a tensor or lists.
-        y: classes of the points, ``(N,)`` integers from 0; None for data without classes.
+        x: points ``(N,)`` or ``(N, d)``, or images ``(N, C, H, W)``: a NumPy array, a tensor or lists; or a data frame
+            of pandas or Polars, whose columns are the coordinates and keep their names.
+        y: labels of the points, ``(N,)`` words, booleans or numbers; None for data without labels.
         overrides: see :func:`train`.
+        names: names of the coordinates of vectors; None for those of a data frame, or no names.
         folder: see :func:`train`.
         options: see :func:`train`.
 
@@ -82,8 +87,7 @@ def fit(
     if isinstance(y, str):
         overrides, y = (y, *overrides), None
     arguments = _arguments(("dataset=file", "dataset.path=x", "name=array", *overrides))
-    given = {"x": x, "y": y}
-    arrays = {name: array(name, values).cpu().numpy() for name, values in given.items() if values is not None}
+    arrays = data(x, y, names)
     config = _config(arguments, options)
     own = _folder(config, folder).absolute()
     if any((own / "checkpoints").glob("*.pt")):

@@ -56,7 +56,7 @@ SAMPLE = {
     "count": int,
     "batch_size": int,
     "seed": int,
-    "label": int | Literal["all"] | None,
+    "label": int | float | str | bool | None,
     "figures": bool,
     "animate": bool,
     "device": str,

@@ -3,7 +3,8 @@
 Batches are drawn in the package ``sdegen.training``.
 """
 
-from sdegen.datasets.base import Dataset, Description
+from sdegen.datasets.base import Dataset
+from sdegen.datasets.description import Description
 from sdegen.datasets.file import File
 from sdegen.datasets.idx import IDX
 from sdegen.datasets.images import Digits, Folder

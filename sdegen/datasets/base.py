@@ -7,7 +7,7 @@ import copy
 import math
 import os
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from sdegen.core.checks import in_range
 from sdegen.core.randomness import generator
 from sdegen.datasets import columns
+from sdegen.datasets.description import NAMELESS, Description
 from sdegen.datasets.units import Affine, Units
 from sdegen.sde.mixture import GaussianMixture
 
@@ -23,24 +24,6 @@ CHUNK = 2**24
 """Largest number of entries read at once from data that may be larger than memory."""
 DRAWN = 64
 """Number of bytes of memory needed to draw a point in the plane."""
-
-
-class Description(NamedTuple):
-    """Names of the columns and classes of data, and a report of what was read.
-
-    Attributes:
-        columns: names of the coordinates of vectors; empty if the coordinates have no names.
-        classes: names of the classes, in the order of the class numbers; empty if the names are the numbers.
-        report: sentences about the file: what was read, and what was left out and why.
-    """
-
-    columns: tuple[str, ...] = ()
-    classes: tuple[str, ...] = ()
-    report: tuple[str, ...] = ()
-
-    def names(self) -> dict[str, list[str]]:
-        """Returns the names of columns and classes as plain data."""
-        return {"columns": list(self.columns), "classes": list(self.classes)}
 
 
 class Dataset:
@@ -96,7 +79,7 @@ class Dataset:
         draw_labelled: Callable[[int, torch.Generator], tuple[Tensor, Tensor]] | None = None,
         modes: Callable[[Tensor], Tensor] | None = None,
         off_support: Callable[[Tensor], Tensor] | None = None,
-        description: Description = Description(),
+        description: Description = NAMELESS,
     ) -> None:
         self.x, self.held_out, self.law, self.levels = x.double() if x.ndim == 2 else x, held_out, law, levels
         self.y, self.held_out_y, self.classes = y, held_out_y, classes
@@ -119,27 +102,29 @@ class Dataset:
         self.cells: Tensor | None = None
         if dequantize:
             one = torch.ones(self.x.shape[1:], dtype=torch.float64)
-            self.cells = one if levels is not None else columns.tied_cells(self.x)
+            self.cells = one if levels is not None else columns.tied_cells(self.x, description.columns)
         self.units = self._chosen_units() if units is None else units
 
     def _chosen_units(self) -> Units:
         if self.standardize == "robust":
             return columns.robust_units(self.x)
         if self.standardize == "quantile":
-            return columns.quantile_units(self.x, self.held_out, self.cells)
+            return columns.quantile_units(self.x, self.held_out, self.cells, self.description.columns)
         if self.standardize:
             return standard_units(self.x)
         return Affine(*(fill(self.x.shape[1:], dtype=torch.float64) for fill in (torch.zeros, torch.ones)))
 
     def concerns(self) -> list[str]:
-        """Returns a warning for each column in which a few distant rows determine the scale of the units."""
+        """Returns warnings about what was read, and about columns in which a few distant rows determine the scale."""
         remedies = {
             True: "use dataset.standardize=quantile, or robust, which ignores these rows",
             "robust": "dataset.standardize=robust ignores these rows: use dataset.standardize=quantile to keep them",
         }
-        if self.standardize not in remedies or self.x.ndim != 2:
-            return []
-        return [f"{found}: {remedies[self.standardize]}" for found in columns.carried_by_few(self.x)]
+        found = [*self.description.concerns]
+        if self.standardize in remedies and self.x.ndim == 2:
+            carried = columns.carried_by_few(self.x, self.description.columns)
+            found += [f"{concern}: {remedies[self.standardize]}" for concern in carried]
+        return found
 
     @property
     def encoded_law(self) -> GaussianMixture | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -52,7 +53,7 @@ def robust_units(x: Tensor) -> Affine:
     return Affine(*(value.expand(math.prod(shape)).reshape(shape).clone() for value in (middle, scale)))
 
 
-def quantile_units(x: Tensor, held_out: Tensor | None, cells: Tensor | None) -> Quantile:
+def quantile_units(x: Tensor, held_out: Tensor | None, cells: Tensor | None, names: Sequence[str] = ()) -> Quantile:
     """Returns the map of each column of points ``(N, d)`` to normal scores through at most :data:`KNOTS` quantiles.
 
     The knots are values of the column, about equally spaced in their normal scores, from the smallest to the largest
@@ -64,18 +65,19 @@ def quantile_units(x: Tensor, held_out: Tensor | None, cells: Tensor | None) -> 
         x: points, ``(N, d)``.
         held_out: held-out points; the logarithm of a column is used only if these points are positive as well.
         cells: width of the dequantisation noise of each column, ``(d,)``; 0 for no noise.
+        names: names of the columns, for messages.
 
     Raises:
         ValueError: too many rows of a column have the same value.
     """
-    check_varied(x)
+    check_varied(x, names)
     widths = x.new_zeros(x.shape[1]) if cells is None else cells
     for column, width in enumerate(widths):
         if not width and (tied := _tied(x[:, column])) is not None:
             value, share = tied
             raise ValueError(
-                f"standardize=quantile: column {column + 1}: {share:.1%} of the rows are {value:.6g}, but a continuous "
-                f"map allows at most {TIES:.0%}: spread these rows with dataset.dequantize=true, or use "
+                f"standardize=quantile: {_title(names, column)}: {share:.1%} of the rows are {value:.6g}, but a "
+                f"continuous map allows at most {TIES:.0%}: spread these rows with dataset.dequantize=true, or use "
                 f"dataset.standardize=robust"
             )
     lowest = x.amin(0) if held_out is None else torch.minimum(x.amin(0), held_out.double().amin(0))
@@ -91,7 +93,7 @@ def quantile_units(x: Tensor, held_out: Tensor | None, cells: Tensor | None) -> 
     return Quantile(knots, scores, slopes, logarithm)
 
 
-def tied_cells(x: Tensor) -> Tensor:
+def tied_cells(x: Tensor, names: Sequence[str] = ()) -> Tensor:
     """Returns the width of the dequantisation noise of each column, ``(d,)``.
 
     The width is the distance between neighbouring values of a column with tied values, and 0 for all other columns.
@@ -99,7 +101,7 @@ def tied_cells(x: Tensor) -> Tensor:
     Raises:
         ValueError: the values of a tied column are not multiples of a step.
     """
-    check_varied(x)
+    check_varied(x, names)
     cells = x.new_zeros(x.shape[1])
     for column, values in enumerate(x.T):
         if (tied := _tied(values)) is None:
@@ -109,24 +111,24 @@ def tied_cells(x: Tensor) -> Tensor:
         places = (distinct - distinct[0]) / step
         if bool(((places - places.round()).abs() > 1e-6).any()):
             raise ValueError(
-                f"dequantize=true: column {column + 1}: {tied[1]:.1%} of the rows are {tied[0]:.6g}, but the values "
-                f"are not multiples of one step: use dataset.standardize=robust, or leave the column out"
+                f"dequantize=true: {_title(names, column)}: {tied[1]:.1%} of the rows are {tied[0]:.6g}, but the "
+                f"values are not multiples of one step: use dataset.standardize=robust, or leave the column out"
             )
         cells[column] = step
     return cells
 
 
-def check_varied(x: Tensor) -> None:
+def check_varied(x: Tensor, names: Sequence[str] = ()) -> None:
     """Raises ValueError if a column of points ``(N, d)`` is constant and has no distinct quantiles."""
     constant = torch.nonzero(x.amin(0) == x.amax(0)).flatten()
     if len(constant):
         raise ValueError(
-            f"standardize=quantile: column {int(constant[0]) + 1} never changes: leave it out, or use "
+            f"standardize=quantile: {_title(names, int(constant[0]))} never changes: leave it out, or use "
             f"dataset.standardize=true"
         )
 
 
-def carried_by_few(x: Tensor) -> list[str]:
+def carried_by_few(x: Tensor, names: Sequence[str] = ()) -> list[str]:
     """Returns a line of text for each column of the points ``x`` ``(N, d)`` in which a few rows determine the scale.
 
     A few rows are one row, or at most 1 % of all rows. They determine the scale if the standard deviation of the other
@@ -145,10 +147,15 @@ def carried_by_few(x: Tensor) -> list[str]:
         count = int(torch.nonzero(left < min(2 * float(left[most]), SQUEEZED * whole))[0])
         far = (values[-count:] - values.mean()).square().sum() / (values - values.mean()).square().sum()
         found.append(
-            f"column {column + 1}: {count} of {len(x)} rows contribute {float(far):.1%} of the variance; without them "
-            f"the standard deviation is {float(left[count]) / whole:.2g} times as large"
+            f"{_title(names, column)}: {count} of {len(x)} rows contribute {float(far):.1%} of the variance; without "
+            f"them the standard deviation is {float(left[count]) / whole:.2g} times as large"
         )
     return found
+
+
+def _title(names: Sequence[str], column: int) -> str:
+    """Returns a column's name, or its number if the columns have no names, for messages."""
+    return f"column {names[column] if names else column + 1}"
 
 
 def _deviations(values: Tensor, most: int) -> Tensor:

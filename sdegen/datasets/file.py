@@ -1,40 +1,42 @@
-"""Points or images from a file."""
+"""Tables of points, and arrays of points or images, from a file."""
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 import os
-import re
-import textwrap
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
 from sdegen.core.randomness import generator
-from sdegen.datasets.base import Dataset, Standardize, check_memory, check_share, chunks, count_classes, prefixed
+from sdegen.datasets import table as tables
+from sdegen.datasets.arrays import Arrays, read_arrays
+from sdegen.datasets.base import Dataset, Description, Standardize, check_memory, check_share, chunks, prefixed
+from sdegen.datasets.parquet import read_parquet
+from sdegen.datasets.suspects import suspects
+from sdegen.datasets.table import Choice, Name, Table
+from sdegen.datasets.text import DETECTED, Decimal, Delimiter, Options, read_text
 
 log = logging.getLogger(__name__)
 
-HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-"""Functions that read the header, by the version of NumPy's format."""
-TEXT = 32
-"""Number of bytes of memory needed to read one byte of text."""
-LONGEST = 300
-"""Largest number of characters quoted from the error message of another library."""
+TEXTS = (".csv", ".tsv", ".txt")
+"""Endings of text files."""
+ARRAYS = (".npy", ".npz")
+"""Endings of NumPy's files."""
+EVERYTHING = Choice()
+"""Choice of all columns."""
 
 
 class File(Dataset):
-    """Points ``(N,)`` or ``(N, d)``, or images ``(N, C, H, W)``, from a ``.npy``, ``.npz`` or ``.csv`` file.
+    """Points from a table or an array, or images ``(N, C, H, W)`` from an array, with labels if there are any.
 
-    A ``.csv`` file may begin with a line of names. An ``.npz`` file holds a single array, or an array ``x`` of points
-    and, if the points have classes, an array ``y`` of N integers from 0.
+    A table is a text file (``.csv``, ``.tsv``, ``.txt``) or a ``.parquet`` file; its columns are the coordinates. An
+    array is a ``.npy`` file, or ``x`` in an ``.npz`` file, which may also have labels ``y`` and the ``names`` of the
+    columns. Points are ``(N,)`` or ``(N, d)``.
 
     Images in a ``.npy`` file larger than :attr:`MAPPED` stay on the disk, and the last images of the file are held out.
     In all other cases, the held-out points are drawn at random.
@@ -42,6 +44,15 @@ class File(Dataset):
     Args:
         seed: seed of the choice of held-out points; from the run.
         path: path of the file.
+        columns: columns that are the coordinates, in this order, by names or by numbers from 1; null for all columns
+            that are neither ``labels`` nor dropped.
+        labels: column, or array of an ``.npz`` file, with the label of each point: words, booleans or numbers. null for
+            no labels, except that an array ``y`` of an ``.npz`` file has the labels.
+        drop: columns, or arrays of an ``.npz`` file, to leave out.
+        delimiter: character between the columns of a text file; null to detect it.
+        decimal: decimal sign of a text file; null to detect it.
+        header: true if the first row of a text file has the names of the columns, false if it is a point, null to
+            detect it.
         held_out: share of the points that are used only for metrics, not for training; between 0 and 1.
         standardize: see :class:`Dataset`; samples are returned in the units of the file.
         levels: number of values that an entry of quantised points can have, from 0 to ``levels - 1``; null if the
@@ -56,13 +67,21 @@ class File(Dataset):
         self,
         seed: int,
         path: str,
+        columns: tuple[Name, ...] | None = None,
+        labels: Name | None = None,
+        drop: tuple[Name, ...] = (),
+        delimiter: Delimiter | None = None,
+        decimal: Decimal | None = None,
+        header: bool | None = None,
+        *,
         held_out: float = 0.2,
         standardize: Standardize = True,
         levels: int | None = None,
         dequantize: bool = False,
     ) -> None:
         check_share(held_out)
-        x, y, mapped = read(Path(path), self.MAPPED)
+        choice, options = Choice(columns, labels, drop), Options(delimiter, decimal, header)
+        x, y, mapped, description = read(Path(path), self.MAPPED, choice, options)
         kept = min(max(1, round(held_out * len(x))), len(x) - 2)
         order = torch.randperm(len(x), generator=generator("cpu", seed, "data"))
         train, test = order[kept:], order[:kept]
@@ -80,9 +99,10 @@ class File(Dataset):
             levels=levels,
             y=None if y is None else y[train],
             held_out_y=None if y is None else y[test],
-            classes=None if y is None else count_classes(y),
+            classes=None if y is None else int(y.max()) + 1,
             dequantize=dequantize,
             mapped=mapped,
+            description=description,
         )
 
 
@@ -92,42 +112,85 @@ class Contents(NamedTuple):
     Attributes:
         x: points ``(N, d)`` float64, or images ``(N, C, H, W)``. Images keep the number type of the file if a number
             takes less than 8 bytes or the file stays on the disk; else they are float64.
-        y: classes of the points, ``(N,)`` int64; None if there are no classes.
+        y: classes of the points, ``(N,)`` int64; None if there are no labels.
         mapped: True if the points stay on the disk.
+        description: names of the columns and classes, and what was read.
     """
 
     x: Tensor
     y: Tensor | None
     mapped: bool
+    description: Description
 
 
-def read(path: Path, largest: float = math.inf) -> Contents:
+def read(path: Path, largest: float = math.inf, choice: Choice = EVERYTHING, options: Options = DETECTED) -> Contents:
     """Reads the points of a file; raises ValueError with the reason if this fails.
 
-    A ``.npy`` file of images with more than ``largest`` bytes stays on the disk.
+    A ``.npy`` file of images with more than ``largest`` bytes stays on the disk. ``options`` are for text files.
     """
+    ending = path.suffix.lower()
     with prefixed(f"path={path}: "):
         if not os.path.isfile(path):
             raise ValueError(
-                f"{'is a folder, not a' if os.path.isdir(path) else 'no such'} file: give a .npy, .npz or .csv file"
+                f"{'is a folder, not a' if os.path.isdir(path) else 'no such'} file: give a .csv, .parquet, .npy or "
+                f".npz file"
             )
-        readers = {".npy": _read_npy, ".npz": _read_npy, ".csv": _read_csv}
-        if path.suffix.lower() not in readers:
-            raise ValueError("must end in .npy, .npz or .csv: convert or rename the file")
-        values, labels = readers[path.suffix.lower()](path, path.stat().st_size > largest)
-        if not (np.issubdtype(values.dtype, np.number) and np.isrealobj(values)):
-            raise ValueError(f"holds {values.dtype}, not real numbers: convert the values")
-        if values.ndim == 1:
-            values = values[:, None]
-        if values.ndim not in (2, 4) or 0 in values.shape[1:]:
-            raise ValueError(f"shape {values.shape} is neither (N,), (N, d) nor (N, C, H, W): reshape the array")
-        if len(values) < 3:
-            raise ValueError(f"holds {len(values)} points, but training needs at least 3: add points")
-        mapped = values.ndim == 4 and isinstance(values, np.memmap)
-        x = _tensor(values, mapped)
-        if x.is_floating_point():
-            _check_finite(x)
-        return Contents(x, None if labels is None else _classes(labels, len(x)), mapped)
+        if ending not in (*TEXTS, *ARRAYS, ".parquet"):
+            fix = "save the sheet as .csv" if ending in (".xlsx", ".xls", ".ods") else "convert or rename the file"
+            raise ValueError(f"must end in .csv, .tsv, .txt, .parquet, .npy or .npz: {fix}")
+        if options != DETECTED and ending not in TEXTS:
+            raise ValueError("dataset.delimiter, decimal and header are for text files: leave them out")
+        if ending in ARRAYS:
+            arrays, choice = read_arrays(path, path.stat().st_size > largest, choice)
+            if arrays.x.ndim > 2 or 0 in arrays.x.shape[1:]:
+                return _images(path, arrays, choice)
+            table, y = _table(arrays), arrays.y
+        else:
+            table, y = read_text(path, options) if ending in TEXTS else read_parquet(path), None
+    chosen = tables.choose(table, choice)
+    with prefixed(f"path={path}: "):
+        return _points(path, table, chosen, y)
+
+
+def _points(path: Path, table: Table, chosen: tables.Chosen, y: np.ndarray | None) -> Contents:
+    """Returns the chosen columns of a table; ``y`` are labels beside the table, if there are any."""
+    rows, names = len(next(iter(table.columns.values()))), chosen.coordinates
+    with prefixed("in float64 "):
+        check_memory(8 * rows * len(names))
+    x = torch.from_numpy(tables.coordinates(table, names))
+    _check_count(x)
+    notes = [f"from {path}", *table.notes]
+    if chosen.label is not None:
+        y = tables.labels(table, chosen.label)
+        notes.append(f"{tables.title(chosen.label)} has the labels")
+    if chosen.left_out:
+        notes.append(f"left out {', '.join(map(tables.title, chosen.left_out))}, as the options say")
+    labels, classes = (None, ()) if y is None else tables.classes(chosen.label or "y", y)
+    unchanged = not table.named and names == [f"x{i + 1}" for i in range(len(names))]
+    concerns = suspects(dict(zip(names, x.T.numpy(), strict=True)), labelled=y is not None)
+    description = Description(() if unchanged else tuple(names), classes, tuple(notes), (*table.concerns, *concerns))
+    return Contents(x, labels, False, description)
+
+
+def _images(path: Path, arrays: Arrays, choice: Choice) -> Contents:
+    """Returns images ``(N, C, H, W)``."""
+    x, y, _, notes = arrays
+    if choice != EVERYTHING:
+        raise ValueError(f"holds an array of shape {x.shape}, without columns: leave out dataset.columns and drop")
+    if x.ndim != 4 or 0 in x.shape[1:]:
+        raise ValueError(f"shape {x.shape} is neither (N,), (N, d) nor (N, C, H, W): reshape the array")
+    mapped = isinstance(x, np.memmap)
+    images = _tensor(x, mapped)
+    _check_count(images)
+    if images.is_floating_point():
+        _check_finite(images)
+    labels, classes = (None, ()) if y is None else tables.classes("y", y)
+    return Contents(images, labels, mapped, Description((), classes, (f"from {path}", *notes)))
+
+
+def _check_count(x: Tensor) -> None:
+    if len(x) < 3:
+        raise ValueError(f"holds {len(x)} points, but training needs at least 3: add points")
 
 
 def _tensor(values: np.ndarray, mapped: bool) -> Tensor:
@@ -154,79 +217,16 @@ def _check_finite(x: Tensor) -> None:
         )
 
 
-def _classes(labels: np.ndarray, count: int) -> Tensor:
-    """Returns the labels as ``(count,)`` int64, or raises ValueError if they are not classes."""
-    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (count,):
-        raise ValueError(
-            f"y must be {count} integers, a class for each point, not {labels.dtype} of shape {labels.shape}: if y "
-            f"does not hold classes, rename it"
-        )
-    y = torch.from_numpy(labels.astype(np.int64))
-    with prefixed("y: "):
-        count_classes(y)
-    return y
-
-
-def _read_npy(path: Path, large: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns the points, which stay on the disk if they are ``large``, and the labels."""
-    try:
-        if not zipfile.is_zipfile(path):
-            # Mapping checks the size of the file against its header before it reads anything. Mode "c" (copy on write)
-            # provides the writable memory that torch needs, and leaves the file unchanged.
-            mapped = np.load(path, mmap_mode="c", allow_pickle=False)
-            return (mapped if large else np.array(mapped)), None
-        with np.load(path, allow_pickle=False) as archive:
-            name = "x" if "x" in archive.files else archive.files[0] if len(archive.files) == 1 else None
-            if name is None:
-                raise ValueError(f"holds the arrays {', '.join(archive.files) or '(none)'}: name one of them x")
-            return _member(archive, name), _member(archive, "y") if name == "x" and "y" in archive.files else None
-    except Exception as error:  # NumPy and zipfile raise many types of errors on damaged files.
-        reason = textwrap.shorten(str(error) or type(error).__name__, LONGEST)
-        raise ValueError(f"not a readable array file: {reason}") from None
-
-
-def _member(archive: NpzFile, name: str) -> np.ndarray:
-    """Reads an array of an ``.npz`` file, after its size is compared with the header and with the memory."""
-    assert archive.zip is not None
-    info = archive.zip.getinfo(f"{name}.npy")
-    check_memory(info.file_size)
-    with archive.zip.open(info) as file:
-        shape, _, dtype = HEADERS[np.lib.format.read_magic(file)](file)
-        promised, found = math.prod(shape) * dtype.itemsize, info.file_size - file.tell()
-        if promised != found:
-            raise ValueError(
-                f"the header of {name} says {promised} bytes, but the file holds {found}: save the file again"
-            )
-    return archive[name]
-
-
-def _read_csv(path: Path, large: bool) -> tuple[np.ndarray, None]:
-    check_memory(TEXT * path.stat().st_size)
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as lines:
-            rows = [(number, row) for number, row in enumerate(csv.reader(lines), start=1) if any(map(str.strip, row))]
-    except (ValueError, csv.Error) as error:
-        raise ValueError(f"not a text file of comma-separated numbers: {error}: save it in UTF-8") from None
-    if rows and not any(map(_is_number, rows[0][1])):
-        rows = rows[1:]
-    if not rows:
-        raise ValueError("holds no line of numbers: write each point as a line")
-    width = len(rows[0][1])
-    for number, row in rows:
-        if len(row) != width:
-            raise ValueError(
-                f"line {number} has {len(row)} values, but the first has {width}: correct or remove the line"
-            )
-        for value in row:
-            if not _is_number(value):
-                hint = ", and separate values by commas" if any(map(_is_number, re.split(r"[;\t ]", value))) else ""
-                raise ValueError(f"line {number}: {textwrap.shorten(value, 40)!r} is not a number: correct it{hint}")
-    return np.array([[float(value) for value in row] for _, row in rows]), None
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def _table(arrays: Arrays) -> Table:
+    """Returns the table of points ``(N,)`` or ``(N, d)``, or of records with named fields."""
+    x, names = arrays.x, arrays.names
+    if x.dtype.names:
+        columns = {str(name): x[name] for name in x.dtype.names}
+        if any(values.ndim > 1 for values in columns.values()):
+            raise ValueError("has fields with several values each: give each value a field of its own")
+    else:
+        x = x[:, None] if x.ndim == 1 else x
+        if not x.shape[1]:
+            raise ValueError(f"shape {x.shape} has no coordinates: reshape the array")
+        columns = dict(zip(names or tables.unnamed([""] * x.shape[1]), x.T, strict=True))
+    return Table(columns, bool(names or x.dtype.names), lambda row: f"row {row + 1}", tuple(arrays.notes))

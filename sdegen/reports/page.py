@@ -10,6 +10,7 @@ import base64
 import contextlib
 import hashlib
 import io
+import json
 import os
 from collections.abc import Sequence
 from functools import cache
@@ -96,11 +97,22 @@ def run_content(run: FinishedRun, keys: Sequence[str]) -> dict[str, Any]:
         "name": run.folder.name,
         "differs": ", ".join(f"{key}={run.options[key]}" for key in keys if key in run.options),
         "command": str(run.provenance.get("command", "")),
+        "data": data(run),
         "cost": cost(run),
         "metrics": metrics([run]),
         "pictures": [picture(path, f"{run.name}: {stem}") for stem, path in chosen.items()],
         "settings": Table([], list(run.options.items())),
     }
+
+
+def data(run: FinishedRun) -> str:
+    """Returns the lines about the data that the run was trained on; empty if the run has no such file."""
+    try:
+        lines = json.loads(files.text(run.folder / files.DATA))["text"]
+        return "\n".join(line for line in lines if isinstance(line, str))
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        # The file may come from anyone and may contain anything.
+        return ""
 
 
 def pictures(run: FinishedRun) -> dict[str, Path]:

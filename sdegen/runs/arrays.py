@@ -1,8 +1,9 @@
-"""Conversion of the arrays that users have (NumPy, tensors, lists, single points) into the tensors of a run."""
+"""Conversion of what users have (arrays, tensors, lists, data frames, single points) into the arrays of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,11 @@ import torch
 from torch import Tensor
 
 from sdegen.core.errors import UserError
+from sdegen.datasets.numerals import is_missing
 
 ArrayLike = Tensor | np.ndarray | Sequence[Any] | float
+Frame = Any
+"""Data frame of pandas or Polars, which are not imported here."""
 
 
 def array(name: str, values: ArrayLike) -> Tensor:
@@ -27,6 +31,55 @@ def array(name: str, values: ArrayLike) -> Tensor:
     if not (np.issubdtype(found.dtype, np.number) and np.isrealobj(found)):
         raise UserError(f"{name}: holds {found.dtype}, not real numbers: convert it")
     return torch.from_numpy(found.astype(found.dtype.newbyteorder("="), copy=False))
+
+
+def data(x: ArrayLike | Frame, y: ArrayLike | None, names: Sequence[str] | None) -> dict[str, np.ndarray]:
+    """Returns points, labels and names as the arrays of an ``.npz`` file that :class:`sdegen.datasets.File` reads.
+
+    Columns of a data frame that are no numbers become arrays of their own, which ``dataset.labels`` may name.
+
+    Raises:
+        UserError: an argument is not an array.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    if (columns := getattr(x, "columns", None)) is not None:
+        heads = [str(column) for column in columns]
+        if twice := [head for head in heads if heads.count(head) > 1]:
+            raise UserError(f"x: two columns are named {twice[0]!r}: rename one")
+        values = {head: labels(x[column]) for head, column in zip(heads, columns, strict=True)}  # type: ignore[index]
+        arrays = {head: column for head, column in values.items() if column.dtype.kind not in "biuf"}
+        if reserved := {"x", "names", "classes", *(["y"] if y is not None else [])} & arrays.keys():
+            raise UserError(f"x: column {min(reserved)} holds words: rename it, or leave it out")
+        numeric = [head for head in heads if head not in arrays]
+        if not numeric:
+            raise UserError(f"x: no column of {', '.join(heads) or '(none)'} holds numbers: give the coordinates")
+        x, names = np.stack([values[head] for head in numeric], axis=1), names or numeric
+        x = x.astype(np.float64) if x.dtype == bool else x
+    arrays["x"] = array("x", x).cpu().numpy()
+    if y is not None:
+        arrays["y"] = labels(y)
+    if names is not None:
+        arrays["names"] = np.array([str(name) for name in names])
+    return arrays
+
+
+def labels(values: ArrayLike) -> np.ndarray:
+    """Returns numbers, booleans or words as an array that NumPy stores without pickle.
+
+    Missing numbers become NaN, missing words become empty.
+    """
+    found = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if found.dtype.kind in "biufU":
+        return found
+    missing = [is_missing(str(value)) for value in found.ravel()]
+    if found.dtype.kind == "O" and all(
+        blank or (isinstance(value, Real) and not isinstance(value, bool))
+        for blank, value in zip(missing, found.ravel(), strict=True)
+    ):
+        known = [np.nan if blank else float(value) for blank, value in zip(missing, found.ravel(), strict=True)]
+        return np.array(known).reshape(found.shape)
+    words = ["" if blank else str(value) for blank, value in zip(missing, found.ravel(), strict=True)]
+    return np.array(words).reshape(found.shape)
 
 
 def points(name: str, values: ArrayLike, shape: tuple[int, ...]) -> tuple[Tensor, bool]:

@@ -19,6 +19,8 @@ log = logging.getLogger("sdegen")
 
 LOG = "train.log"
 """File in a run's folder with the messages of the program."""
+DATA = "data.json"
+"""File in a run's folder with the summary of the data that the run was trained on."""
 REPLICAS = "replicas"
 """Folder of the replicas inside the run's folder."""
 LARGEST = 2**20

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,7 +26,8 @@ from sdegen.models.classifier import ClassifierModel
 from sdegen.models.score import ScoreModel
 from sdegen.runs.trained import Trained
 
-Label = int | Literal["all"] | None
+Label = int | float | str | bool | None
+"""Label of a class, as the data have it; ``all`` for all classes, None for no class."""
 
 
 class Observation(NamedTuple):
@@ -46,7 +47,7 @@ class Observation(NamedTuple):
 class Plan(NamedTuple):
     """Guidance of a sampling: classes (None for no class), the guidance for each class, and the observation."""
 
-    labels: list[int | None]
+    labels: Sequence[int | None]
     guidance: list[Guidance | None]
     seen: Observation | None
 
@@ -59,11 +60,10 @@ def planned(
     ``given`` is the result of a measurement, in the user's units. ``other`` is the run that the node names, if this run
     is loaded already. Raises UserError if the guidance or the label does not suit the model.
     """
-    _check_label(trained, node, label)
+    labels = _classes(trained, node, label)
     if node is None:
         return Plan([None], [None], None)
     seen = _observation(trained, node, given)
-    labels: list[int | None] = [*range(trained.classes or 0)] if label == "all" else [label]
     observed = None if seen is None else seen.y
 
     @cache
@@ -126,17 +126,22 @@ def _steers(trained: Trained, node: Config, by: str) -> bool:
     return schema.takes(node, by, trained.trust)
 
 
-def _check_label(trained: Trained, node: Config | None, label: Label) -> None:
+def _classes(trained: Trained, node: Config | None, label: Label) -> Sequence[int | None]:
+    """Returns the classes to steer towards, one after the other; None stands for no class."""
     if label is None:
-        return
+        return [None]
     if node is None:
         raise UserError(f"label={label}: nothing steers towards a class: add guidance=classifier or classifier_free")
     if not _steers(trained, node, "label"):
         raise UserError(f"label={label}: guidance={choice(node)} steers towards no class: leave out label=")
     if trained.classes is None:
         raise UserError(f"label={label}: the data of {trained.folder} have no labels: leave out label=")
-    if label != "all" and label not in range(trained.classes):
-        raise UserError(f"label={label} is no class of the data: choose from 0 to {trained.classes - 1}")
+    if label == "all":
+        return range(trained.classes)
+    try:
+        return [trained.names.number(label, trained.classes)]
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def _observation(trained: Trained, node: Config, given: Tensor | None) -> Observation | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from sdegen import figures, metrics
 from sdegen.config.compose import Config
 from sdegen.config.options import choice
 from sdegen.core.errors import UserError
+from sdegen.datasets import Description
 from sdegen.figures import animations
 from sdegen.metrics.points import Metrics
 from sdegen.models.classifier import ClassifierModel
@@ -75,14 +77,12 @@ def write(
     own |= {group: run.config[group] for group in ("sampler", "network")}
     steered = {} if guidance is None else {"guidance": guidance, "label": label}
     facts: dict[str, Any] = {"nfe": drawn.nfe, "seconds": drawn.seconds, "seed": seed, "step": run.step}
-    if drawn.y is not None:
-        facts["y"] = drawn.y.numpy()
     if plan.seen is not None:
         facts |= {"measured": guiding.picture(run.units, plan.seen).numpy(), "mean": drawn.x.mean(0)}
         facts["std"] = drawn.x.std(0)
     with files.new_folder(run.folder / "samples", name) as (folder, final):
         files.write_yaml(folder / "config.yaml", {**own, **steered})
-        _write_samples(folder, drawn.x, facts)
+        _write_samples(folder, run.names, drawn, facts)
         found = _judge(run, drawn, plan.seen, folder)
         if found is not None and figures:
             _draw_samples(run, drawn, plan.seen, folder / "figures", animate)
@@ -125,16 +125,33 @@ def write_accuracy(run: Run, model: ClassifierModel, draw: bool) -> Metrics:
     return found
 
 
-def _write_samples(folder: Path, x: Tensor, facts: dict[str, Any]) -> None:
+def _write_samples(folder: Path, names: Description, drawn: Drawn, facts: dict[str, Any]) -> None:
     """Writes ``samples.npz``, and ``samples.csv`` for points or ``samples.png`` for images."""
-    values = x.numpy()
-    np.savez(folder / "samples.npz", **{"x": values, **facts})
+    values, labels = drawn.x.numpy(), None
+    arrays: dict[str, Any] = {"x": values, **facts}
+    if names.columns:
+        arrays["names"] = np.array(names.columns)
+    if drawn.y is not None:
+        labels = [names.label(number) for number in drawn.y.tolist()]
+        arrays |= {"y": drawn.y.numpy(), **({"classes": np.array(names.classes)} if names.classes else {})}
+    np.savez(folder / "samples.npz", **arrays)
     if values.ndim == 2:
-        names = ",".join(f"x{i + 1}" for i in range(values.shape[1]))
-        np.savetxt(folder / "samples.csv", values, delimiter=",", header=names, comments="")
+        _write_table(folder / "samples.csv", names, values, labels)
     else:
         low, high = values.min(), values.max()
-        imsave(folder / "samples.png", figures.image_grid((x - low) / (high - low)), cmap="gray", vmin=0, vmax=1)
+        imsave(folder / "samples.png", figures.image_grid((drawn.x - low) / (high - low)), cmap="gray", vmin=0, vmax=1)
+
+
+def _write_table(path: Path, names: Description, x: np.ndarray, labels: Sequence[str] | None) -> None:
+    """Writes points with the names of their columns and, if they have labels, a column ``label``."""
+    heads = [names.column(i) for i in range(x.shape[1])]
+    rows = [[f"{value:.18e}" for value in row] for row in x.tolist()]
+    if labels is not None:
+        # A column of the data may have this name already.
+        heads.append("label" if "label" not in heads else "label of the sample")
+        rows = [[*row, label] for row, label in zip(rows, labels, strict=True)]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([heads, *rows])
 
 
 def _judge(run: Run, drawn: Drawn, seen: Observation | None, folder: Path) -> Metrics | None:

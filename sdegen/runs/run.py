@@ -177,7 +177,7 @@ class Run(Trained):
         count: int = 1000,
         *,
         sampler: str | None = None,
-        label: int | None = None,
+        label: float | str | None = None,
         seed: int = 0,
         batch_size: int = 1000,
         **options: Any,  # noqa: ANN401
@@ -187,7 +187,8 @@ class Run(Trained):
         Args:
             count: number of samples.
             sampler: see :meth:`using`.
-            label: class to sample, if the network was trained with classes; otherwise see :meth:`guided`.
+            label: label of the class to sample, as in the data, if the network was trained with classes; otherwise see
+                :meth:`guided`.
             seed: seed of the samples; sample i depends only on (seed, i), unless the sampler couples a batch.
             batch_size: number of samples computed at once.
             options: see :meth:`using`.
@@ -229,7 +230,7 @@ class Run(Trained):
         name: str,
         *,
         run: Run | str | Path | None = None,
-        label: int | None = None,
+        label: float | str | None = None,
         observed: ArrayLike | None = None,
         **options: Any,  # noqa: ANN401
     ) -> Run:
@@ -238,7 +239,7 @@ class Run(Trained):
         Args:
             name: choice of the group ``guidance``: ``classifier``, ``classifier_free``, ``inpaint``, …
             run: run with the classifier, or the folder of this run, for ``classifier``.
-            label: class to steer towards.
+            label: label of the class to steer towards, as in the data.
             observed: result of a measurement in the user's units, for ``inpaint``, ``deblur``, …; if None, a held-out
                 image is measured.
             options: options of the guidance, such as ``scale=2.0`` or ``measurement={"mask": "top"}``.
@@ -248,8 +249,8 @@ class Run(Trained):
         """
         if self.guidance is not None:
             raise UserError(f"guidance={self._guided_by}: the run is guided already: call guided() on the unguided run")
-        if isinstance(label, str):
-            raise UserError(f"label={label}: must be one class of the data, a whole number")
+        if label == "all":
+            raise UserError("label=all: must be one class of the data: call guided() once for each class")
         loaded = run if isinstance(run, Run) else None
         folder = run if loaded is None else loaded.folder
         node = choices.node("guidance", name, options if folder is None else {**options, "run": str(folder)})

@@ -7,6 +7,7 @@ import logging
 import math
 import shutil
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sdegen.config.options import flat_options
 from sdegen.core.errors import UserError
 from sdegen.core.schema import Trust
 from sdegen.datasets.fingerprint import difference
+from sdegen.datasets.summary import summary
 from sdegen.models.classifier import ClassifierModel
 from sdegen.runs import checkpoint as checkpoints
 from sdegen.runs import files, machine
@@ -56,6 +58,12 @@ class Writer:
         self.provenance = machine.provenance(command)
         files.write_yaml(self.folder / "config.yaml", self.parts.config)
         files.write_json(self.folder / "provenance.json", self.provenance)
+        files.write_json(self.folder / files.DATA, self.summary)
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Summary of the data, computed once, because data can be large."""
+        return summary(self.parts.dataset)
 
     def check_data(self, saved: Checkpoint) -> None:
         """Raise UserError if a checkpoint was trained on other data."""
@@ -100,13 +108,15 @@ class Writer:
             yield
 
     def warn(self) -> None:
-        """Log warnings about options that the user may not have meant."""
+        """Log what was read, and warnings about options that the user may not have meant."""
+        if not self.resumed:
+            log.info("\n".join(self.summary["text"]))
         if self.parts.trainer.precision == "bfloat16" and len(self.parts.dataset.units.shape) == 1:
             log.warning(
                 "trainer.precision=bfloat16 rounds coordinates to 2^-8 of their size, far above the noise at small t: "
                 "use float32 for points"
             )
-        for concern in self.parts.dataset.concerns():
+        for concern in self.summary["concerns"]:
             log.warning(concern)
 
     def save(self) -> None:

@@ -1,0 +1,224 @@
+"""Tables: columns of numbers and words, the choice among them, and labels as classes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdegen.core.errors import nearest
+from sdegen.datasets.numerals import is_missing, is_number
+
+Name = str | int
+"""Name of a column, or its number in the file, from 1."""
+FEW_ROWS = 20
+"""Number of rows up to which every row may have its own class."""
+
+
+class Refused(ValueError):
+    """A table that can be read, but whose meaning is not clear; the message says the options that settle it."""
+
+
+class Table(NamedTuple):
+    """Columns of a file.
+
+    Attributes:
+        columns: values of each column by its name, ``(N,)`` numbers or texts. A column without a name is called x1 if
+            it is the first, x2 if it is the second, and so on.
+        named: True if the file has names for its columns.
+        where: function that returns the place of row i in the file, such as ``line 12``.
+        notes: sentences about what was read.
+        concerns: warnings about the file, with the options that mend it.
+        decimal: decimal sign of the texts, for messages.
+    """
+
+    columns: dict[str, np.ndarray]
+    named: bool
+    where: Callable[[int], str]
+    notes: tuple[str, ...] = ()
+    concerns: tuple[str, ...] = ()
+    decimal: str = "."
+
+
+class Choice(NamedTuple):
+    """Choice among the columns of a table, by names or numbers.
+
+    Attributes:
+        columns: columns that are coordinates, in this order; None for all that are neither labels nor dropped.
+        labels: column of labels; None for no labels.
+        drop: columns to leave out.
+    """
+
+    columns: tuple[Name, ...] | None = None
+    labels: Name | None = None
+    drop: tuple[Name, ...] = ()
+
+
+class Chosen(NamedTuple):
+    """Names of the chosen columns of a table, and of the other columns."""
+
+    coordinates: list[str]
+    label: str | None
+    left_out: list[str]
+
+
+def choose(table: Table, choice: Choice) -> Chosen:
+    """Returns the names of the chosen columns; raises ValueError, which begins with the option, if one is not there."""
+    known = list(table.columns)
+    label = None if choice.labels is None else _found("labels", choice.labels, known)
+    dropped = [_found("drop", name, known) for name in choice.drop]
+    if choice.columns is None:
+        coordinates = [name for name in known if name != label and name not in dropped]
+    else:
+        coordinates = [_found("columns", name, known) for name in choice.columns]
+    named = [*coordinates, *dropped, *([] if label is None else [label])]
+    for name in named:
+        if named.count(name) > 1:
+            option = "columns" if name in coordinates else "drop"
+            raise ValueError(
+                f"{option}: {name} is named twice in dataset.columns, dataset.labels and dataset.drop: name it once"
+            )
+    if not coordinates:
+        option = "drop" if dropped else "columns" if choice.columns is not None else "labels"
+        raise ValueError(f"{option}: no column is left for the coordinates of the points: leave fewer columns out")
+    return Chosen(coordinates, label, [name for name in known if name not in coordinates and name != label])
+
+
+def coordinates(table: Table, names: Sequence[str]) -> np.ndarray:
+    """Returns columns as points, ``(N, d)`` float64; raises ValueError for a column with words or missing values."""
+    for name in names:
+        _check_numbers(table, name)
+    return np.stack([table.columns[name].astype(np.float64, copy=False) for name in names], axis=1)
+
+
+def labels(table: Table, name: str) -> np.ndarray:
+    """Returns a column of labels; raises ValueError for missing values."""
+    _check_present(table, name)
+    return table.columns[name]
+
+
+def classes(name: str, values: np.ndarray) -> tuple[Tensor, tuple[str, ...]]:
+    """Returns the class of each label, ``(N,)`` integers from 0, and the names of the classes.
+
+    Classes are sorted, numbers by value. If the labels are the numbers of the classes, the names are empty.
+
+    Args:
+        name: name of the labels, for messages.
+        values: labels, ``(N,)``: words, booleans or numbers.
+
+    Raises:
+        ValueError: the labels are no classes.
+    """
+    if values.dtype.kind == "S":
+        values = np.char.decode(values, "utf-8")
+    if values.dtype.kind not in "biufU":
+        raise ValueError(f"{name}: holds {values.dtype}, which are no labels: give words, booleans or integers")
+    missing = ~np.isfinite(values) if values.dtype.kind == "f" else np.array([is_missing(str(v)) for v in values])
+    if missing.any():
+        raise ValueError(
+            f"{name}: {missing.sum()} of {len(values)} labels are missing: fill them, or remove these rows"
+        )
+    found, y = np.unique(values, return_inverse=True)
+    names = tuple(_word(value) for value in found)
+    if len(values) > FEW_ROWS and 2 * len(names) > len(values):
+        raise ValueError(
+            f"{name}: {len(names)} of {len(values)} labels are different, so they are no classes: choose another "
+            f"column by dataset.labels="
+        )
+    if "all" in names:
+        raise ValueError(f"{name}: a class has the label all, but label=all means every class: rename it")
+    numbered = names == tuple(map(str, range(len(names))))
+    return torch.from_numpy(y.astype(np.int64).reshape(-1)), () if numbered else names
+
+
+def _word(value: np.generic) -> str:
+    """Returns a label as text, whole numbers without a decimal point."""
+    if value.dtype.kind == "f":
+        number = float(value)
+        return str(int(number)) if number.is_integer() else repr(number)
+    return str(value).strip()
+
+
+def title(name: str) -> str:
+    """Returns the name of a column for messages."""
+    return f"column {name[1:]}" if re.fullmatch(r"x[1-9]\d*", name) else f"column {shortened(name)}"
+
+
+def shortened(text: str) -> str:
+    """Returns a text from a file for a message: one line, at most 40 characters."""
+    return textwrap.shorten(text, 40, placeholder=" …") if len(text) > 40 or not text.isprintable() else text
+
+
+def setting(option: str, *names: str) -> str:
+    """Returns an option of the data set with names of columns, as it must be typed on the command line."""
+    plain = [re.fullmatch(r"[^\W\d]\w*|[1-9]\d*", name) for name in names]
+    quoted = [name if ok else '"' + name.replace('"', '\\"') + '"' for name, ok in zip(names, plain, strict=True)]
+    value = quoted[0] if option == "labels" else f"[{','.join(quoted)}]"
+    text = f"dataset.{option}={value}"
+    return text if all(plain) else shlex.quote(text)
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raises ValueError if two columns have the same name."""
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two columns are named {shortened(name)!r}: rename one")
+
+
+def unnamed(names: Sequence[str]) -> list[str]:
+    """Returns the names of the columns of a file, x1, x2, … for those without a name."""
+    filled = [name or f"x{i + 1}" for i, name in enumerate(names)]
+    if len(set(filled)) < len(filled):
+        check_names(filled)
+    return filled
+
+
+def _found(option: str, wanted: Name, known: Sequence[str]) -> str:
+    """Returns the name of a column, given by its name or number."""
+    if str(wanted) in known:
+        return str(wanted)
+    if isinstance(wanted, int) and 1 <= wanted <= len(known):
+        return known[wanted - 1]
+    raise ValueError(f"{option}: the file has no column {wanted}: {nearest(str(wanted), known)}")
+
+
+def _check_numbers(table: Table, name: str) -> None:
+    """Raises ValueError if a column has words or missing values."""
+    values = table.columns[name]
+    if values.dtype.kind in "iuf":
+        _check_present(table, name)
+        return
+    odd = [i for i, text in enumerate(values) if not (is_missing(text) or is_number(text, table.decimal))]
+    text, other = str(values[odd[0]]), {".": ",", ",": "."}[table.decimal]
+    remedy = f"leave the column out with {setting('drop', name)}"
+    if is_number(text, other):
+        remedy = f"set dataset.decimal={'comma' if other == ',' else 'point'}, or {remedy}"
+    elif 2 * len(odd) >= len(values):
+        remedy = f"use it as the label with {setting('labels', name)}, or {remedy}"
+    else:
+        remedy = f"correct it, or {remedy}"
+    raise ValueError(f"{table.where(odd[0])}, {title(name)}: {shortened(text)!r} is not a number: {remedy}")
+
+
+def _check_present(table: Table, name: str) -> None:
+    """Raises ValueError if a column has missing values."""
+    values = table.columns[name]
+    if values.dtype.kind in "biu":
+        return
+    if values.dtype.kind == "f":
+        missing = ~np.isfinite(values)
+    else:
+        missing = np.array([is_missing(text) for text in values])
+    rows = np.flatnonzero(missing)
+    if len(rows):
+        raise ValueError(
+            f"{title(name)}: {len(rows)} of {len(values)} values are missing, NaN or infinity, the first in "
+            f"{table.where(int(rows[0]))}: fill them, remove the rows, or leave the column out with "
+            f"{setting('drop', name)}"
+        )

@@ -1,0 +1,268 @@
+"""Text files of tables, as spreadsheets, pandas, NumPy and R write them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from sdegen.datasets import numerals
+from sdegen.datasets.base import check_memory
+from sdegen.datasets.numerals import NUMBERS, is_missing, is_number, number
+from sdegen.datasets.table import Table, check_names, shortened, unnamed
+
+Delimiter = Literal["comma", "semicolon", "tab", "bar", "space"]
+Decimal = Literal["point", "comma"]
+SIGNS = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|", "space": " "}
+"""Character of each delimiter."""
+DECIMALS = {"point": ".", "comma": ","}
+"""Character of each decimal sign."""
+TEXT = 32
+"""Number of bytes of memory needed to read one byte of text."""
+SAMPLE = 1000
+"""Number of lines from which the delimiter is detected."""
+
+
+class Options(NamedTuple):
+    """Options of the reader; None for what is to be detected."""
+
+    delimiter: Delimiter | None = None
+    decimal: Decimal | None = None
+    header: bool | None = None
+
+
+DETECTED = Options()
+
+
+class Rows(NamedTuple):
+    """Rows of a file that are not empty, and the number of the last line of each row."""
+
+    lines: list[int]
+    cells: list[list[str]]
+
+
+def read_text(path: Path, options: Options = DETECTED) -> Table:
+    """Reads a text file in UTF-8, UTF-16 or Windows-1252; raises ValueError with the fix if it is no table."""
+    check_memory(TEXT * path.stat().st_size)
+    text, notes = _decoded(path.read_bytes())
+    lines = list(io.StringIO(text, newline=""))
+    delimiter: str | None = options.delimiter
+    if lines and (declared := re.fullmatch(r'"?sep=(.)"?\s*', lines[0])):
+        # Spreadsheets write and read this line.
+        lines[0] = "\n"
+        delimiter = delimiter or next((name for name, sign in SIGNS.items() if sign == declared[1]), None)
+    comments, title = sum(line.startswith("#") for line in lines), _last_comment(lines)
+    lines = ["\n" if line.startswith("#") else line for line in lines]
+    if not any(map(str.strip, lines)):
+        raise ValueError("holds no line of numbers: write each point as a line")
+    if delimiter is None and path.suffix.lower() == ".tsv":
+        delimiter = "tab"
+    delimiter = delimiter or _delimiter(lines)
+    try:
+        rows = _rows(lines, SIGNS[delimiter], strict=True)
+    except csv.Error as error:
+        raise ValueError(f"cannot be read: {error}: check the quotation marks") from None
+    decimal = options.decimal or _decimal(rows, delimiter)
+    names, rows, found = _named(rows, DECIMALS[decimal], options.header, _cells(title, SIGNS[delimiter]))
+    if len(names) > 1:
+        notes.append(f"{delimiter}s separate the columns")
+    notes += [f"the decimal sign is a {decimal}", *([found] if found else [])]
+    if ignored := comments - found.startswith("the comment"):
+        notes.append(f"left out {ignored} line{'s' * (ignored > 1)} of comments, which begin with #")
+    return _table(names, rows, DECIMALS[decimal], notes)
+
+
+def _named(rows: Rows, sign: str, header: bool | None, title: Sequence[str]) -> tuple[list[str], Rows, str]:
+    """Returns the names of the columns, the rows of points, and a note about the names.
+
+    Args:
+        rows: rows of the file.
+        sign: decimal sign.
+        header: True if the first row has the names, False if not, None to detect it.
+        title: values in the comment before the first row, which may be the names.
+
+    Raises:
+        ValueError: a row has more or fewer values than there are columns.
+    """
+    lines, cells = rows
+    width, first = len(cells[0]), lines[0]
+    names, note, fit = [""] * width, "", f"line {first} has {width} value{'s' * (width > 1)}"
+    if _is_header(cells, sign) if header is None else header:
+        names, lines, cells = [name.strip() for name in cells[0]], lines[1:], cells[1:]
+        note, fit = f"line {first} has the names", f"line {first} names {width} column{'s' * (width > 1)}"
+    elif header is None and len(title) == width and not any(is_number(name, sign) for name in title):
+        names, note = [name.strip() for name in title], "the comment before the first row has the names"
+    if not cells:
+        raise ValueError(f"holds no line of numbers: {fit}, and no row follows: write each point as a line")
+    _check_widths(lines, cells, width, fit)
+    check_names([name for name in names if name])
+    return names, Rows(lines, cells), f"{note} of the columns" if note else ""
+
+
+def _table(names: list[str], rows: Rows, sign: str, notes: list[str]) -> Table:
+    """Returns the table of rows with equally many values; columns without name and values are left out."""
+    lines, concerns = rows.lines, []
+    texts = list(zip(*rows.cells, strict=True))
+    filled = [i for i, name in enumerate(names) if name or any(map(str.strip, texts[i]))]
+    if empty := len(names) - len(filled):
+        notes.append(f"left out {empty} column{'s' * (empty > 1)} without name and values")
+    if not any(names) and _may_be_header(rows.cells):
+        shown = shortened(", ".join(rows.cells[0]))
+        concerns.append(
+            f"line {lines[0]} ({shown}) is read as a point: if it has the names of the columns, set dataset.header=true"
+        )
+    columns = {name: numerals.values(texts[i], sign) for i, name in enumerate(unnamed(names)) if i in filled}
+    return Table(columns, any(names), lambda row: f"line {lines[row]}", tuple(notes), tuple(concerns), sign)
+
+
+def _check_widths(lines: Sequence[int], cells: Sequence[Sequence[str]], width: int, fit: str) -> None:
+    for line, row in zip(lines, cells, strict=True):
+        if len(row) == width:
+            continue
+        fix = "correct it, or set dataset.delimiter="
+        if all(len(other) == len(row) for other in cells) and len(row) > width:
+            fix = "name each column, or, if commas are decimal signs, separate the columns by semicolons"
+        elif len(row) == 2 * width:
+            fix = "if commas are decimal signs, separate the columns by semicolons"
+        raise ValueError(f"{fit}, but line {line} has {len(row)} value{'s' * (len(row) > 1)}: {fix}")
+
+
+def _decoded(content: bytes) -> tuple[str, list[str]]:
+    """Returns the text of a file, and a note if it is not in UTF-8."""
+    head = content[:2000]
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        encoding = "utf-16"
+    elif len(head) > 1 and 3 * head.count(0) > len(head):
+        # Without a byte order mark, the zeros of ordinary letters show the order.
+        encoding = "utf-16-le" if head[1] == 0 else "utf-16-be"
+    elif 0 in head:
+        raise ValueError("is not a text file: save the table as text in UTF-8, with commas between the values")
+    else:
+        encoding = "utf-8-sig"
+    try:
+        return content.decode(encoding), ["the text is in UTF-16"] * encoding.startswith("utf-16")
+    except UnicodeDecodeError as error:
+        if encoding != "utf-8-sig":
+            raise ValueError(f"is not a text file ({error.reason}): save the table as text in UTF-8") from None
+    try:
+        return content.decode("cp1252"), ["the text is not in UTF-8 and is read as Windows-1252 (Latin-1)"]
+    except UnicodeDecodeError:
+        raise ValueError("is not a text file in UTF-8, UTF-16 or Windows-1252: save it in UTF-8") from None
+
+
+def _last_comment(lines: Sequence[str]) -> str:
+    """Returns the comment directly before the first row, where NumPy and others write the names of the columns."""
+    first = next((i for i, line in enumerate(lines) if line.strip() and not line.startswith("#")), 0)
+    return lines[first - 1].lstrip("# ") if first and lines[first - 1].startswith("#") else ""
+
+
+def _cells(line: str, sign: str) -> list[str]:
+    """Returns the values of one line."""
+    return next(csv.reader([line.strip()], delimiter=sign, skipinitialspace=True), [])
+
+
+def _rows(lines: Iterable[str], sign: str, strict: bool = False) -> Rows:
+    """Returns the rows of lines; raises csv.Error if the quotation marks are wrong and ``strict`` is True."""
+    # Columns of fixed width begin with spaces.
+    given = (line.strip(" ") for line in lines) if sign == " " else lines
+    found, reader = Rows([], []), csv.reader(given, delimiter=sign, skipinitialspace=sign != "\t", strict=strict)
+    try:
+        for row in reader:
+            if any(map(str.strip, row)):
+                # A delimiter at the end of columns of fixed width is no column.
+                found.cells.append(row[:-1] if sign == " " and len(row) > 1 and not row[-1] else row)
+                found.lines.append(reader.line_num)
+    except csv.Error as error:
+        raise csv.Error(f"line {reader.line_num}: {error}") from None
+    return found
+
+
+def _delimiter(lines: Sequence[str]) -> str:
+    """Returns the delimiter with which most rows have equally many values, and most values are numbers."""
+    sample = list(itertools.islice((line for line in lines if line.strip()), SAMPLE))
+    found: dict[str, tuple[bool, float, bool]] = {}
+    for name, sign in SIGNS.items():
+        try:
+            cells = _rows(sample, sign).cells
+        except csv.Error:
+            continue
+        # The last row may continue after the sample.
+        cells = cells[:-1] if len(sample) == SAMPLE and len(cells) > 1 else cells
+        body = list(itertools.chain.from_iterable(cells[1:] or cells))
+        # If there is one column, its name has none of the delimiters.
+        several = len(cells[0]) > 1
+        even = len({len(row) for row in cells}) == 1 and (several or not re.search("[,;|\t]", sample[0]))
+        numbers = sum(is_number(cell, ".") or is_number(cell, ",") for cell in body)
+        found[name] = even, numbers / max(1, len(body)), several
+    return max(found, key=lambda name: found[name], default="comma")
+
+
+def _decimal(rows: Rows, delimiter: str) -> Decimal:
+    """Returns the decimal sign that all numbers of a file have.
+
+    Raises:
+        ValueError: the numbers have different signs, or it is not clear whether the sign separates thousands.
+    """
+    only: dict[str, tuple[int, str]] = {}
+    commas, unclear = any("," in cell for row in rows.cells for cell in row), ""
+    if not commas and delimiter != "semicolon":
+        return "point"
+    for line, row in zip(*rows, strict=True):
+        for cell in row:
+            if "," not in cell and ("." not in cell or "." in only):
+                continue
+            fits = [sign for sign in NUMBERS if is_number(cell, sign)]
+            if len(fits) == 1:
+                only.setdefault(fits[0], (line, cell))
+            elif len(fits) == 2 and number(cell, ".") != number(cell, ","):
+                # In a file with semicolons, spreadsheets may write 1.234 for 1234; other programs do not.
+                unclear = unclear or (cell if "," in cell or delimiter == "semicolon" else "")
+    if len(only) == 2:
+        (line, cell), (other, second) = sorted(only.values())
+        raise ValueError(
+            f"line {line} has {cell.strip()} and line {other} has {second.strip()}, with different decimal signs: use "
+            f"one sign, or set dataset.decimal=point or comma"
+        )
+    if not only and unclear:
+        values = sorted(number(unclear, sign) for sign in NUMBERS)
+        raise ValueError(f"{unclear.strip()} may be {values[0]:g} or {values[1]:g}: set dataset.decimal=point or comma")
+    return "comma" if "," in only else "point"
+
+
+def _is_header(cells: Sequence[Sequence[str]], sign: str) -> bool:
+    """Returns True if the first row has the names of the columns.
+
+    Names are no numbers, except for the names 0, 1, 2, … after an empty one, which pandas writes.
+
+    Raises:
+        ValueError: the first row has numbers and words, and may be a point or names.
+    """
+    first = [cell.strip() for cell in cells[0]]
+    numbers = [is_number(cell, sign) for cell in first]
+    if not any(numbers) or first == ["", *map(str, range(len(first) - 1))]:
+        return True
+    for i, (cell, numeric) in enumerate(zip(first, numbers, strict=True)):
+        if numeric or is_missing(cell):
+            continue
+        below = [row[i].strip() for row in cells[1:SAMPLE] if i < len(row)]
+        if below and cell not in below:
+            raise ValueError(
+                f"the first row has numbers and {shortened(cell)!r}: correct it, or set dataset.header=true if it has "
+                f"the names of the columns, dataset.header=false if not"
+            )
+    return False
+
+
+def _may_be_header(cells: Sequence[Sequence[str]]) -> bool:
+    """Returns True for integers with step 1 (0, 1, 2, …, or years) in the first row, and fractions in other rows."""
+    first = [cell.strip() for cell in cells[0]]
+    if len(first) < 2 or not all(re.fullmatch(r"[0-9]{1,9}", cell) for cell in first):
+        return False
+    numbers = [int(cell) for cell in first]
+    steps = {b - a for a, b in itertools.pairwise(numbers)}
+    others = [cell for row in cells[1:SAMPLE] for cell in row]
+    return steps == {1} and sum("." in cell or "," in cell for cell in others) > len(others) / 2
