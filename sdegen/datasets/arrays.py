@@ -13,7 +13,7 @@ from numpy.lib.npyio import NpzFile
 
 from sdegen.datasets import table as tables
 from sdegen.datasets.base import check_memory
-from sdegen.datasets.table import Choice
+from sdegen.datasets.table import Choice, Labels, Table
 
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 """Functions that read the header, by the version of NumPy's format."""
@@ -24,10 +24,10 @@ OURS = ("names", "classes")
 
 
 class Arrays(NamedTuple):
-    """Array of points or images, labels, names of the columns and of the classes, and sentences about the file."""
+    """Array of points or images, their labels, names of the columns, and sentences about the file."""
 
     x: np.ndarray
-    y: np.ndarray | None
+    labels: Labels | None
     names: list[str]
     notes: list[str]
 
@@ -55,12 +55,26 @@ def read_arrays(path: Path, large: bool, choice: Choice) -> tuple[Arrays, Choice
         raise ValueError(f"holds {x.dtype}, not real numbers: convert the values")
     if x.ndim == 0:
         raise ValueError("holds a single number: give an array of points")
-    if arrays.y is not None and arrays.y.shape != x.shape[:1]:
+    if arrays.labels is not None and arrays.labels.values.shape != x.shape[:1]:
+        name, values = arrays.labels
         raise ValueError(
-            f"y: has the shape {arrays.y.shape}, but needs one label for each of {len(x)} points: if y does not hold "
-            f"labels, rename it, or leave it out with dataset.drop=[y]"
+            f"{name} must have one label for each of {len(x)} points, not the shape {values.shape}: if it has no "
+            f"labels, leave it out with {tables.setting('drop', name)}"
         )
     return arrays, choice
+
+
+def table_of(arrays: Arrays) -> Table:
+    """Returns the table of points ``(N,)`` or ``(N, d)``, or of records with named fields."""
+    x, names = arrays.x, arrays.names
+    if x.dtype.names:
+        columns = {str(name): x[name] for name in x.dtype.names}
+        if any(values.ndim > 1 for values in columns.values()):
+            raise ValueError("has fields with several values each: give each value a field of its own")
+    else:
+        x = x[:, None] if x.ndim == 1 else x
+        columns = dict(zip(names or tables.unnamed([""] * x.shape[1]), x.T, strict=True))
+    return Table(columns, bool(names or x.dtype.names), lambda row: f"row {row + 1}", tuple(arrays.notes))
 
 
 def _read_npz(path: Path, choice: Choice) -> tuple[Arrays, Choice]:
@@ -95,7 +109,7 @@ def _read_npz(path: Path, choice: Choice) -> tuple[Arrays, Choice]:
         y = np.array(classes)[y]
     labels = None if choice.labels in (None, label) else choice.labels
     rest = Choice(choice.columns, labels, tuple(name for name in choice.drop if name not in left_out))
-    return Arrays(x, y, names, notes), rest
+    return Arrays(x, None if y is None else Labels(label, y), names, notes), rest
 
 
 def _shape(archive: NpzFile, name: str) -> tuple[int, ...]:
