@@ -109,7 +109,7 @@ def fit(
             with contextlib.suppress(OSError):
                 own.rmdir()
         # Name the argument x in the message, because the user does not know the file.
-        raise UserError(str(error).replace(f"dataset.path={path}: ", "x: ")) from error
+        raise UserError(str(error).replace(f"dataset.path={path}: ", "x: ").replace("x: y: ", "y: ")) from error
 
 
 def _arguments(overrides: tuple[str, ...]) -> Arguments:

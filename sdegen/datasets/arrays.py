@@ -11,9 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
+from sdegen.core.errors import nearest
 from sdegen.datasets import table as tables
 from sdegen.datasets.base import check_memory
-from sdegen.datasets.table import Choice
+from sdegen.datasets.table import Choice, Labels, Table
 
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 """Functions that read the header, by the version of NumPy's format."""
@@ -24,10 +25,10 @@ OURS = ("names", "classes")
 
 
 class Arrays(NamedTuple):
-    """Array of points or images, labels, names of the columns and of the classes, and sentences about the file."""
+    """Array of points or images, their labels, names of the columns, and sentences about the file."""
 
     x: np.ndarray
-    y: np.ndarray | None
+    labels: Labels | None
     names: list[str]
     notes: list[str]
 
@@ -55,12 +56,26 @@ def read_arrays(path: Path, large: bool, choice: Choice) -> tuple[Arrays, Choice
         raise ValueError(f"holds {x.dtype}, not real numbers: convert the values")
     if x.ndim == 0:
         raise ValueError("holds a single number: give an array of points")
-    if arrays.y is not None and arrays.y.shape != x.shape[:1]:
+    if arrays.labels is not None and arrays.labels.values.shape != x.shape[:1]:
+        name, values = arrays.labels
         raise ValueError(
-            f"y: has the shape {arrays.y.shape}, but needs one label for each of {len(x)} points: if y does not hold "
-            f"labels, rename it, or leave it out with dataset.drop=[y]"
+            f"{name} must have one label for each of {len(x)} points, not the shape {values.shape}: if it has no "
+            f"labels, leave it out with {tables.setting('drop', name)}"
         )
     return arrays, choice
+
+
+def table_of(arrays: Arrays) -> Table:
+    """Returns the table of points ``(N,)`` or ``(N, d)``, or of records with named fields."""
+    x, names = arrays.x, arrays.names
+    if x.dtype.names:
+        columns = {str(name): x[name] for name in x.dtype.names}
+        if any(values.ndim > 1 for values in columns.values()):
+            raise ValueError("has fields with several values each: give each value a field of its own")
+    else:
+        x = x[:, None] if x.ndim == 1 else x
+        columns = dict(zip(names or tables.unnamed([""] * x.shape[1]), x.T, strict=True))
+    return Table(columns, bool(names or x.dtype.names), lambda row: f"row {row + 1}", tuple(arrays.notes))
 
 
 def _read_npz(path: Path, choice: Choice) -> tuple[Arrays, Choice]:
@@ -71,6 +86,8 @@ def _read_npz(path: Path, choice: Choice) -> tuple[Arrays, Choice]:
         if name is None:
             raise ValueError(f"holds the arrays {', '.join(found) or '(none)'}: name one of them x")
         x, beside = _member(archive, name), [other for other in found if other not in (name, *OURS)]
+        if isinstance(choice.labels, str) and choice.labels not in (known := [*beside, *_names(archive, OURS[0])]):
+            raise tables.Refused(f"labels={choice.labels}: no such column or array: {nearest(choice.labels, known)}")
         label = str(choice.labels) if choice.labels in beside else "y" if choice.labels is None else ""
         label = label if label in beside and label not in choice.drop else ""
         left_out = [other for other in beside if other in choice.drop]
@@ -85,7 +102,7 @@ def _read_npz(path: Path, choice: Choice) -> tuple[Arrays, Choice]:
                 )
             left_out.append(other)
         y = _member(archive, label) if label else None
-        names, classes = ([str(n) for n in _member(archive, own)] if own in found else [] for own in OURS)
+        names, classes = (_names(archive, own) for own in OURS)
     if left_out:
         notes.append(f"left out the arrays {', '.join(left_out)}" if len(left_out) > 1 else f"left out {left_out[0]}")
     if names and x.ndim == 2 and len(names) != x.shape[1]:
@@ -95,7 +112,12 @@ def _read_npz(path: Path, choice: Choice) -> tuple[Arrays, Choice]:
         y = np.array(classes)[y]
     labels = None if choice.labels in (None, label) else choice.labels
     rest = Choice(choice.columns, labels, tuple(name for name in choice.drop if name not in left_out))
-    return Arrays(x, y, names, notes), rest
+    return Arrays(x, None if y is None else Labels(label, y), names, notes), rest
+
+
+def _names(archive: NpzFile, name: str) -> list[str]:
+    """Returns the names in an array of an ``.npz`` file; no names if there is no such array."""
+    return [str(one) for one in _member(archive, name)] if name in archive.files else []
 
 
 def _shape(archive: NpzFile, name: str) -> tuple[int, ...]:

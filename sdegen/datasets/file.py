@@ -14,11 +14,11 @@ from torch import Tensor
 
 from sdegen.core.randomness import generator
 from sdegen.datasets import table as tables
-from sdegen.datasets.arrays import Arrays, read_arrays
+from sdegen.datasets.arrays import Arrays, read_arrays, table_of
 from sdegen.datasets.base import Dataset, Description, Standardize, check_memory, check_share, chunks, prefixed
 from sdegen.datasets.parquet import read_parquet
 from sdegen.datasets.suspects import suspects
-from sdegen.datasets.table import Choice, Name, Table
+from sdegen.datasets.table import Choice, Labels, Name, Table
 from sdegen.datasets.text import DETECTED, Decimal, Delimiter, Options, read_text
 
 log = logging.getLogger(__name__)
@@ -144,16 +144,16 @@ def read(path: Path, largest: float = math.inf, choice: Choice = EVERYTHING, opt
             arrays, choice = read_arrays(path, path.stat().st_size > largest, choice)
             if arrays.x.ndim > 2 or 0 in arrays.x.shape[1:]:
                 return _images(path, arrays, choice)
-            table, y = _table(arrays), arrays.y
+            table, beside = table_of(arrays), arrays.labels
         else:
-            table, y = read_text(path, options) if ending in TEXTS else read_parquet(path), None
+            table, beside = (read_text(path, options) if ending in TEXTS else read_parquet(path)), None
     chosen = tables.choose(table, choice)
     with prefixed(f"path={path}: "):
-        return _points(path, table, chosen, y)
+        return _points(path, table, chosen, beside)
 
 
-def _points(path: Path, table: Table, chosen: tables.Chosen, y: np.ndarray | None) -> Contents:
-    """Returns the chosen columns of a table; ``y`` are labels beside the table, if there are any."""
+def _points(path: Path, table: Table, chosen: tables.Chosen, labels: Labels | None) -> Contents:
+    """Returns the chosen columns of a table, with the labels of a column or the ``labels`` beside the table."""
     rows, names = len(next(iter(table.columns.values()))), chosen.coordinates
     with prefixed("in float64 "):
         check_memory(8 * rows * len(names))
@@ -161,20 +161,20 @@ def _points(path: Path, table: Table, chosen: tables.Chosen, y: np.ndarray | Non
     _check_count(x)
     notes = [f"from {path}", *table.notes]
     if chosen.label is not None:
-        y = tables.labels(table, chosen.label)
+        labels = tables.labels(table, chosen.label)
         notes.append(f"{tables.title(chosen.label)} has the labels")
     if chosen.left_out:
         notes.append(f"left out {', '.join(map(tables.title, chosen.left_out))}, as the options say")
-    labels, classes = (None, ()) if y is None else tables.classes(chosen.label or "y", y)
+    y, classes = (None, ()) if labels is None else tables.classes(labels)
     unchanged = not table.named and names == [f"x{i + 1}" for i in range(len(names))]
     concerns = suspects(dict(zip(names, x.T.numpy(), strict=True)), labelled=y is not None)
     description = Description(() if unchanged else tuple(names), classes, tuple(notes), (*table.concerns, *concerns))
-    return Contents(x, labels, False, description)
+    return Contents(x, y, False, description)
 
 
 def _images(path: Path, arrays: Arrays, choice: Choice) -> Contents:
     """Returns images ``(N, C, H, W)``."""
-    x, y, _, notes = arrays
+    x, labels, _, notes = arrays
     if choice != EVERYTHING:
         raise ValueError(f"holds an array of shape {x.shape}, without columns: leave out dataset.columns and drop")
     if x.ndim != 4 or 0 in x.shape[1:]:
@@ -184,8 +184,8 @@ def _images(path: Path, arrays: Arrays, choice: Choice) -> Contents:
     _check_count(images)
     if images.is_floating_point():
         _check_finite(images)
-    labels, classes = (None, ()) if y is None else tables.classes("y", y)
-    return Contents(images, labels, mapped, Description((), classes, (f"from {path}", *notes)))
+    y, classes = (None, ()) if labels is None else tables.classes(labels)
+    return Contents(images, y, mapped, Description((), classes, (f"from {path}", *notes)))
 
 
 def _check_count(x: Tensor) -> None:
@@ -215,18 +215,3 @@ def _check_finite(x: Tensor) -> None:
             f"{len(bad)} of {len(x)} points hold NaN or infinity, the first is number {int(bad[0]) + 1}: remove or "
             f"fill them"
         )
-
-
-def _table(arrays: Arrays) -> Table:
-    """Returns the table of points ``(N,)`` or ``(N, d)``, or of records with named fields."""
-    x, names = arrays.x, arrays.names
-    if x.dtype.names:
-        columns = {str(name): x[name] for name in x.dtype.names}
-        if any(values.ndim > 1 for values in columns.values()):
-            raise ValueError("has fields with several values each: give each value a field of its own")
-    else:
-        x = x[:, None] if x.ndim == 1 else x
-        if not x.shape[1]:
-            raise ValueError(f"shape {x.shape} has no coordinates: reshape the array")
-        columns = dict(zip(names or tables.unnamed([""] * x.shape[1]), x.T, strict=True))
-    return Table(columns, bool(names or x.dtype.names), lambda row: f"row {row + 1}", tuple(arrays.notes))

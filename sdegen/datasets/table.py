@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sdegen.core.errors import nearest
+from sdegen.datasets import numerals
 from sdegen.datasets.numerals import is_missing, is_number
 
 Name = str | int
@@ -44,6 +45,13 @@ class Table(NamedTuple):
     notes: tuple[str, ...] = ()
     concerns: tuple[str, ...] = ()
     decimal: str = "."
+
+
+class Labels(NamedTuple):
+    """Labels ``(N,)``, which are words, booleans or numbers, and the name of their column or array."""
+
+    name: str
+    values: np.ndarray
 
 
 class Choice(NamedTuple):
@@ -97,52 +105,46 @@ def coordinates(table: Table, names: Sequence[str]) -> np.ndarray:
     return np.stack([table.columns[name].astype(np.float64, copy=False) for name in names], axis=1)
 
 
-def labels(table: Table, name: str) -> np.ndarray:
+def labels(table: Table, name: str) -> Labels:
     """Returns a column of labels; raises ValueError for missing values."""
     _check_present(table, name)
-    return table.columns[name]
+    return Labels(name, table.columns[name])
 
 
-def classes(name: str, values: np.ndarray) -> tuple[Tensor, tuple[str, ...]]:
+def classes(labels: Labels) -> tuple[Tensor, tuple[str, ...]]:
     """Returns the class of each label, ``(N,)`` integers from 0, and the names of the classes.
 
     Classes are sorted, numbers by value. If the labels are the numbers of the classes, the names are empty.
 
-    Args:
-        name: name of the labels, for messages.
-        values: labels, ``(N,)``: words, booleans or numbers.
-
     Raises:
         ValueError: the labels are no classes.
     """
-    if values.dtype.kind == "S":
-        values = np.char.decode(values, "utf-8")
+    name, values = labels
+    if values.dtype.kind in "SU":
+        values = numerals.values(values.astype(str).tolist(), ".")
     if values.dtype.kind not in "biufU":
         raise ValueError(f"{name}: holds {values.dtype}, which are no labels: give words, booleans or integers")
-    missing = ~np.isfinite(values) if values.dtype.kind == "f" else np.array([is_missing(str(v)) for v in values])
-    if missing.any():
-        raise ValueError(
-            f"{name}: {missing.sum()} of {len(values)} labels are missing: fill them, or remove these rows"
-        )
+    known = np.array([not is_missing(v) for v in values]) if values.dtype.kind == "U" else np.isfinite(values)
+    if missing := len(values) - int(known.sum()):
+        raise ValueError(f"{name}: {missing} of {len(values)} labels are missing: fill them, or remove these rows")
     found, y = np.unique(values, return_inverse=True)
-    names = tuple(_word(value) for value in found)
-    if len(values) > FEW_ROWS and 2 * len(names) > len(values):
+    if len(values) > FEW_ROWS and 2 * len(found) > len(values):
         raise ValueError(
-            f"{name}: {len(names)} of {len(values)} labels are different, so they are no classes: choose another "
-            f"column by dataset.labels="
+            f"{name}: {len(found)} of {len(values)} labels are different, so they are no classes: choose other labels "
+            f"with dataset.labels="
         )
+    names = tuple(map(_word, found))
     if "all" in names:
         raise ValueError(f"{name}: a class has the label all, but label=all means every class: rename it")
     numbered = names == tuple(map(str, range(len(names))))
-    return torch.from_numpy(y.astype(np.int64).reshape(-1)), () if numbered else names
+    return torch.from_numpy(y.astype(np.int64)), () if numbered else names
 
 
 def _word(value: np.generic) -> str:
     """Returns a label as text, whole numbers without a decimal point."""
-    if value.dtype.kind == "f":
-        number = float(value)
-        return str(int(number)) if number.is_integer() else repr(number)
-    return str(value).strip()
+    if value.dtype.kind != "f":
+        return str(value)
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
 
 
 def title(name: str) -> str:
@@ -165,10 +167,10 @@ def setting(option: str, *names: str) -> str:
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raises ValueError if two columns have the same name."""
+    """Raises Refused if two columns have the same name."""
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"two columns are named {shortened(name)!r}: rename one")
+            raise Refused(f"two columns are named {shortened(name)!r}: rename one")
 
 
 def unnamed(names: Sequence[str]) -> list[str]:

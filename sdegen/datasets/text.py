@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -184,7 +185,7 @@ def _rows(lines: Iterable[str], sign: str, strict: bool = False) -> Rows:
 def _delimiter(lines: Sequence[str]) -> str:
     """Returns the delimiter with which most rows have equally many values, and most values are numbers."""
     sample = list(itertools.islice((line for line in lines if line.strip()), SAMPLE))
-    found: dict[str, tuple[bool, float, bool]] = {}
+    found: dict[str, tuple[float, bool]] = {}
     for name, sign in SIGNS.items():
         try:
             cells = _rows(sample, sign).cells
@@ -193,11 +194,11 @@ def _delimiter(lines: Sequence[str]) -> str:
         # The last row may continue after the sample.
         cells = cells[:-1] if len(sample) == SAMPLE and len(cells) > 1 else cells
         body = list(itertools.chain.from_iterable(cells[1:] or cells))
-        # If there is one column, its name has none of the delimiters.
-        several = len(cells[0]) > 1
-        even = len({len(row) for row in cells}) == 1 and (several or not re.search("[,;|\t]", sample[0]))
+        width, rows = Counter(map(len, cells)).most_common(1)[0]
         numbers = sum(is_number(cell, ".") or is_number(cell, ",") for cell in body)
-        found[name] = even, numbers / max(1, len(body)), several
+        # If there is one column, its name has none of the delimiters.
+        sound = width > 1 or not re.search("[,;|\t]", sample[0])
+        found[name] = sound * rows / len(cells) * numbers / max(1, len(body)), width > 1
     return max(found, key=lambda name: found[name], default="comma")
 
 

@@ -261,12 +261,13 @@ def test_labels_follow_their_points(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("y", "words"),
     [
-        (np.array([0, 1, 1, 0]), "y must be 3 integers, a class for each point, not int64"),
-        (np.array([[0], [1], [1]]), "y must be 3 integers"),
-        (np.array([0.0, 1.0, 1.0]), "not float64 of shape"),
-        (np.array([0, -1, 1]), "the labels of 3 classes range from -1 to 1: number the classes from 0 to 2"),
-        (np.array([0, 1, 10**12]), "the labels of 3 classes range from 0 to 1000000000000"),
-        (np.array([1, 2, 2]), "the labels of 2 classes range from 1 to 2: number the classes from 0 to 1"),
+        (np.array([0, 1, 1, 0]), r"y must have one label for each of 3 points, not the shape \(4,\): if it has no"),
+        (np.array([[0], [1], [1]]), "y must have one label for each of 3 points"),
+        (np.array([0, 1, np.nan]), "y: 1 of 3 labels are missing"),
+        (np.array(["a", "", "NA"]), "y: 2 of 3 labels are missing"),
+        (np.array([0, 1j, 1]), "y: holds complex128, which are no labels: give words, booleans or integers"),
+        (np.array(["2020-01-01"] * 3, dtype="datetime64[D]"), r"y: holds datetime64\[D\], which are no labels"),
+        (np.array(["one", "all", "one"]), "y: a class has the label all, but label=all means every class: rename it"),
     ],
 )
 def test_bad_labels_are_told_in_one_line(tmp_path: Path, y: np.ndarray, words: str) -> None:
@@ -282,11 +283,12 @@ def test_bad_labels_are_told_in_one_line(tmp_path: Path, y: np.ndarray, words: s
     [
         ("a.csv", "", "holds no line of numbers"),
         ("a.csv", "x,y\n", "holds no line of numbers"),
-        ("a.csv", "1,2\n3,b\n4,5\n", "line 2: 'b' is not a number"),
-        ("a.csv", "1,2\n3\n4,5\n", "line 2 has 1 values, but the first has 2"),
-        ("a.csv", "1,2\nnan,3\n4,5\n", "1 of 3 points hold NaN or infinity, the first is number 2"),
+        ("a.csv", "1,2\n3,b\n4,5\n", "line 2, column 2: 'b' is not a number"),
+        ("a.csv", "1,2\n3\n4,5\n", "line 1 has 2 values, but line 2 has 1 value"),
+        ("a.csv", "1,2\nnan,3\n4,5\n", "column 1: 1 of 3 values are missing, NaN or infinity, the first in line 2"),
         ("a.csv", "1\n2\n", "holds 2 points, but training needs at least 3"),
-        ("a.txt", "1\n", "must end in .npy, .npz or .csv"),
+        ("a.doc", "1\n", "must end in .csv, .tsv, .txt, .parquet, .npy or .npz: convert or rename the file"),
+        ("a.xlsx", "1\n", "must end in .* or .npz: save the sheet as .csv"),
         ("a.npy", "not an array", "not a readable array file"),
         ("a.npz", "not an archive", "not a readable array file"),
     ],
