@@ -68,20 +68,6 @@ def test_time_reaches_every_number(network: Network) -> None:
     assert float(moved.mean()) > 1e-4
 
 
-def test_class_of_a_row_changes_that_row_alone() -> None:
-    """None and -1 both mean no class, which the network treats as one more class."""
-    network, x = awake(unet(label_dropout=0.1)), images(4, (1, 8, 8))
-    t = torch.tensor(0.4, dtype=torch.float64)
-    none = network(x, t)
-    assert torch.equal(none, network(x, t, torch.tensor(-1)))
-    y = torch.tensor([-1, 3, -1, 7])
-    told = network(x, t, y)
-    assert torch.equal(told[[0, 2]], none[[0, 2]])
-    assert not torch.isclose(told[[1, 3]], none[[1, 3]]).any()
-    torch.testing.assert_close(network(x, t, torch.tensor(3))[1], told[1])
-    assert not torch.isclose(network(x, t, torch.tensor(9)), none).any()
-
-
 def test_patches_are_pixels_as_channels() -> None:
     """A network with 2 × 2 patches equals a network with four channels on the unshuffled image."""
     fine, coarse = awake(unet((1, 16, 16), patch=2)), unet((4, 8, 8)).double()

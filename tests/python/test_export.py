@@ -20,7 +20,10 @@ RUNS = {
     "on a plane": ("dataset=file", "dataset.path=plane.npy", "network.hidden=[16]"),
     "karras": ("dataset=moons", "parametrization=karras", "sde=ve", "network.hidden=[16]"),
     "labels": ("experiment=digits_conditional", *UNET),
+    "scorenet": ("dataset=digits", "network=scorenet", "network.channels=[8,16]", "network.label_dropout=0.1"),
+    "moons": ("experiment=moons_conditional", "network.hidden=[16]"),
 }
+LABELLED = ("labels", "scorenet", "moons")
 
 STRANGER = """
 import json, pathlib, sys
@@ -45,12 +48,14 @@ def exported(name: str) -> np.ndarray:
     x0 = run.units.encode(run.dataset.x[torch.randint(len(run.dataset.x), (1000,), generator=source)])
     t = 0.01 + 0.99 * torch.rand(1000, generator=source)
     x = run.sde.perturb(x0, t, lambda like: torch.randn(like.shape, generator=source, dtype=like.dtype))
-    x, y = run.units.decode(x).float(), torch.randint(-1, 10, (1000,), generator=source)
-    given = {"x": x.numpy(), "t": t.numpy()} | ({"y": y.numpy()} if name == "labels" else {})
+    x, y = run.units.decode(x).float(), None
+    if name in LABELLED:
+        y = torch.randint(-1, run.classes, (1000,), generator=source)
+    given = {"x": x.numpy(), "t": t.numpy()} | ({} if y is None else {"y": y.numpy()})
     np.savez(run.folder / "given.npz", **given)
     inner = run.units.encode(x).float()
     with torch.no_grad():
-        own = run.score_model.given(y)(inner, t) if name == "labels" else run.score_model(inner, t)
+        own = run.score_model(inner, t) if y is None else run.score_model.given(y)(inner, t)
     return run.units.score(x.double(), own).numpy()
 
 

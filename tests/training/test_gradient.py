@@ -106,6 +106,28 @@ def test_it_equals_autograd_for_one_layer_and_for_images(tmp_path: Path) -> None
     agree("dataset=file", f"dataset.path={tmp_path / 'x.npy'}", "network.hidden=[30,20]", base=PLAIN)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("dataset=checkerboard", "dataset.size=52", "network.label_dropout=0.3"),
+        ("dataset=moons", "dataset.size=52", "network.label_dropout=0.0", "network.time_embedding=concat"),
+        ("dataset=gaussian_mixture", "dataset.size=52", "network.label_dropout=0.5", "times.draws=5", "times.chunk=2"),
+    ],
+    ids=lambda options: options[0],
+)
+def test_it_equals_autograd_with_classes(options: tuple[str, ...]) -> None:
+    agree(*options, "network.hidden=[8,5]", base=PLAIN)
+
+
+def test_too_many_classes_use_autograd() -> None:
+    means = [[float(i)] for i in range(200)]
+    many = (f"dataset.means={means}", f"dataset.variances={[0.1] * 200}", f"dataset.weights={[0.1] * 200}")
+    options = ("dataset=gaussian_mixture", *many, "network.label_dropout=0.1", *PLAIN)
+    assert training("auto", *options).gradient.name == "autograd"
+    with pytest.raises(Faults, match="^trainer.gradient=written needs at most 128 classes, or network.label_dropout=n"):
+        training("written", *options)
+
+
 @pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
 def test_parametrizations_declared_affine_are_affine(parametrization: str) -> None:
     """The score of a weighted mean of two outputs is the weighted mean of their scores.

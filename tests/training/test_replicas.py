@@ -53,6 +53,7 @@ OPTIONS = [
     ("times.draws=5", "times.chunk=2", "weighting=uniform"),
     ("times=importance", "weighting=likelihood", "network.hidden=[30]", "network.time_embedding=fourier"),
     ("dataset=gaussian_mixture", "sde=subvp", "trainer.clip=null"),
+    ("dataset=moons", "network.label_dropout=0.3"),
 ]
 
 
