@@ -1,4 +1,4 @@
-"""Points or images from a file."""
+"""Points, signals or images from a file."""
 
 from __future__ import annotations
 
@@ -18,12 +18,24 @@ from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
 from sdegen.core.randomness import generator
-from sdegen.datasets.base import Dataset, Standardize, check_memory, check_share, chunks, count_classes, prefixed
+from sdegen.datasets.base import (
+    Dataset,
+    Description,
+    Standardize,
+    check_memory,
+    check_share,
+    chunks,
+    count_classes,
+    prefixed,
+)
+from sdegen.datasets.layout import Layout, arranged
 
 log = logging.getLogger(__name__)
 
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 """Functions that read the header, by the version of NumPy's format."""
+WIDER = {"u2": np.int32, "u4": np.float64}
+"""Types that replace unsigned integers in memory."""
 TEXT = 32
 """Number of bytes of memory needed to read one byte of text."""
 LONGEST = 300
@@ -31,13 +43,15 @@ LONGEST = 300
 
 
 class File(Dataset):
-    """Points ``(N,)`` or ``(N, d)``, or images ``(N, C, H, W)``, from a ``.npy``, ``.npz`` or ``.csv`` file.
+    """Points, signals or images from a ``.npy``, ``.npz`` or ``.csv`` file.
+
+    Points are ``(N,)`` or ``(N, d)``, signals of C channels and L steps ``(N, C, L)``, and images ``(N, C, H, W)``.
 
     A ``.csv`` file may begin with a line of names. An ``.npz`` file holds a single array, or an array ``x`` of points
     and, if the points have classes, an array ``y`` of N integers from 0.
 
-    Images in a ``.npy`` file larger than :attr:`MAPPED` stay on the disk, and the last images of the file are held out.
-    In all other cases, the held-out points are drawn at random.
+    Images and signals in a ``.npy`` file larger than :attr:`MAPPED` stay on the disk, and the last ones of the file are
+    held out. In all other cases, the held-out points are drawn at random.
 
     Args:
         seed: seed of the choice of held-out points; from the run.
@@ -47,10 +61,13 @@ class File(Dataset):
         levels: number of values that an entry of quantised points can have, from 0 to ``levels - 1``; null if the
             points are not quantised.
         dequantize: see :class:`Dataset`.
+        layout: order of the axes of images and signals. ``channels_first``: ``(N, C, H, W)`` or ``(N, C, L)``.
+            ``channels_last``: ``(N, H, W, C)`` or ``(N, L, C)``. ``grey``: images ``(N, H, W)``. ``auto`` recognises
+            the order, and refuses an array that is ambiguous.
     """
 
     MAPPED = 256 * 2**20
-    """Size in bytes above which a file of images stays on the disk."""
+    """Size in bytes above which a file of images or signals stays on the disk."""
 
     def __init__(
         self,
@@ -60,15 +77,16 @@ class File(Dataset):
         standardize: Standardize = True,
         levels: int | None = None,
         dequantize: bool = False,
+        layout: Layout = "auto",
     ) -> None:
         check_share(held_out)
-        x, y, mapped = read(Path(path), self.MAPPED)
+        x, y, mapped, report = read(Path(path), self.MAPPED, layout)
         kept = min(max(1, round(held_out * len(x))), len(x) - 2)
         order = torch.randperm(len(x), generator=generator("cpu", seed, "data"))
         train, test = order[kept:], order[:kept]
         if mapped:
             log.info(
-                "%s stays on the disk, and its last %d images are held out: if the file is sorted, shuffle it",
+                "%s stays on the disk, and its last %d entries are held out: if the file is sorted, shuffle it",
                 path,
                 kept,
             )
@@ -83,6 +101,7 @@ class File(Dataset):
             classes=None if y is None else count_classes(y),
             dequantize=dequantize,
             mapped=mapped,
+            description=Description(report=report),
         )
 
 
@@ -90,21 +109,24 @@ class Contents(NamedTuple):
     """Contents of a file.
 
     Attributes:
-        x: points ``(N, d)`` float64, or images ``(N, C, H, W)``. Images keep the number type of the file if a number
-            takes less than 8 bytes or the file stays on the disk; else they are float64.
+        x: points ``(N, d)`` float64, signals ``(N, C, L)``, or images ``(N, C, H, W)``. Signals and images keep the
+            number type of the file if a number takes less than 8 bytes or the file stays on the disk; else they are
+            float64.
         y: classes of the points, ``(N,)`` int64; None if there are no classes.
         mapped: True if the points stay on the disk.
+        report: sentences about the axes of images and signals.
     """
 
     x: Tensor
     y: Tensor | None
     mapped: bool
+    report: tuple[str, ...] = ()
 
 
-def read(path: Path, largest: float = math.inf) -> Contents:
+def read(path: Path, largest: float = math.inf, layout: Layout = "auto") -> Contents:
     """Reads the points of a file; raises ValueError with the reason if this fails.
 
-    A ``.npy`` file of images with more than ``largest`` bytes stays on the disk.
+    A ``.npy`` file of images or signals with more than ``largest`` bytes stays on the disk.
     """
     with prefixed(f"path={path}: "):
         if not os.path.isfile(path):
@@ -117,22 +139,22 @@ def read(path: Path, largest: float = math.inf) -> Contents:
         values, labels = readers[path.suffix.lower()](path, path.stat().st_size > largest)
         if not (np.issubdtype(values.dtype, np.number) and np.isrealobj(values)):
             raise ValueError(f"holds {values.dtype}, not real numbers: convert the values")
-        if values.ndim == 1:
-            values = values[:, None]
-        if values.ndim not in (2, 4) or 0 in values.shape[1:]:
-            raise ValueError(f"shape {values.shape} is neither (N,), (N, d) nor (N, C, H, W): reshape the array")
+        mapped = values.ndim > 2 and isinstance(values, np.memmap)
+        values, report = arranged(values, layout)
         if len(values) < 3:
             raise ValueError(f"holds {len(values)} points, but training needs at least 3: add points")
-        mapped = values.ndim == 4 and isinstance(values, np.memmap)
         x = _tensor(values, mapped)
         if x.is_floating_point():
             _check_finite(x)
-        return Contents(x, None if labels is None else _classes(labels, len(x)), mapped)
+        return Contents(x, None if labels is None else _classes(labels, len(x)), mapped, report)
 
 
 def _tensor(values: np.ndarray, mapped: bool) -> Tensor:
     """Returns the points in the form of :class:`Contents`."""
-    if values.ndim == 4 and (mapped or values.itemsize < 8):
+    if values.ndim > 2 and (mapped or values.itemsize < 8):
+        if not mapped:
+            # Turned axes are copied into order. Torch lacks many functions for unsigned numbers of 16 and 32 bits.
+            values = np.ascontiguousarray(values, dtype=WIDER.get(values.dtype.str[1:]))
         try:
             return torch.from_numpy(values)
         except (TypeError, ValueError):
