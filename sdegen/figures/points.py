@@ -13,6 +13,7 @@ from torch import Tensor
 from sdegen.core.randomness import generator, randn_like
 from sdegen.datasets import Dataset
 from sdegen.figures.images import image_grid, scaled, show
+from sdegen.figures.signals import compare_signals
 from sdegen.figures.style import DATA, DENSITY, SAMPLES, histogram, number, shown, styled, subplots
 from sdegen.samplers import Samples
 from sdegen.sde.base import SDE
@@ -23,7 +24,9 @@ from sdegen.sde.mixture import marginals as exact_marginals
 def compare(dataset: Dataset, x: Tensor) -> Figure:
     """Draws the training data beside samples ``x``, in the user's units: figures 3 to 6 and 8 of the paper."""
     x = x.detach().double().cpu()
-    if len(dataset.units.shape) > 1:
+    if dataset.units.kind == "signals":
+        return compare_signals(dataset.x, x)
+    if dataset.units.kind == "images":
         return _compare_images(dataset.x, x)
     line = dataset.units.shape == (1,)
     figure, panels = subplots(7, 2.6 if line else 3.4, 1, 2, sharex=True, sharey=True)
