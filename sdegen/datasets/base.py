@@ -37,10 +37,10 @@ class Dataset:
         held_out: points that are used only for metrics, not for training; None if fresh points can be drawn.
         law: exact distribution, if it is a Gaussian mixture; else None.
         standardize: units of the network. ``true`` centres and scales the points by mean and standard deviation,
-            ``robust`` by the median and the 5 and 95 % quantiles. Both scale vectors by coordinate, and images as a
-            whole. ``quantile`` is for vectors with skewed columns or outliers: it maps the quantiles of each column to
-            the quantiles of a normal distribution (see :func:`sdegen.datasets.columns.quantile_units`). ``false`` keeps
-            the user's units.
+            ``robust`` by the median and the 5 and 95 % quantiles. Both scale vectors by coordinate, signals by channel,
+            and images as a whole. ``quantile`` is for vectors with skewed columns or outliers: it maps the quantiles of
+            each column to the quantiles of a normal distribution (see
+            :func:`sdegen.datasets.columns.quantile_units`). ``false`` keeps the user's units.
         levels: number of values that an entry of quantised points can have, from 0 to ``levels - 1``. The only effect
             is that likelihoods are computed for dequantised points.
         units: map to the network's units; None for the units of ``standardize``.
@@ -96,7 +96,7 @@ class Dataset:
             raise ValueError("dequantize=true needs quantised values: set dataset.levels to the number of values")
         if standardize == "quantile" and self.x.ndim != 2:
             raise ValueError(
-                "standardize=quantile is for vectors, not for images: use dataset.standardize=true or robust"
+                "standardize=quantile is for vectors, not for images or signals: use dataset.standardize=true or robust"
             )
         self.standardize = standardize if units is None else False
         self.cells: Tensor | None = None
@@ -188,12 +188,16 @@ class Dataset:
 def standard_units(x: Tensor) -> Affine:
     """Returns the units in which the points ``x`` ``(N, *)`` have mean 0 and standard deviation 1.
 
-    Vectors are scaled by coordinate, images as a whole.
+    Vectors are scaled by coordinate. Signals are scaled by channel, because channels may have different physical units,
+    and steps have the same. Images are scaled as a whole.
     """
     shape = x.shape[1:]
-    axes = 0 if len(shape) == 1 else tuple(range(x.ndim))
+    axes = {2: (0,), 3: (0, 2)}.get(x.ndim, tuple(range(x.ndim)))
     pieces = (piece.double() for piece in chunks(x))
-    parts = [(len(piece) / len(x), piece.mean(axes), piece.std(axes, correction=0)) for piece in pieces]
+    parts = [
+        (len(piece) / len(x), piece.mean(axes, keepdim=True)[0], piece.std(axes, correction=0, keepdim=True)[0])
+        for piece in pieces
+    ]
     shift = torch.stack([weight * mean for weight, mean, _ in parts]).sum(0)
     deviation = torch.stack([weight * (std**2 + (mean - shift) ** 2) for weight, mean, std in parts]).sum(0).sqrt()
     # A constant coordinate has no scale: use 1.

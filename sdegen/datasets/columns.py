@@ -38,19 +38,21 @@ SAMPLE = 2**24
 def robust_units(x: Tensor) -> Affine:
     """Returns the units in which the median is 0 and the 5 and 95 % quantiles are as far apart as for N(0, 1).
 
-    Vectors ``(N, d)`` are scaled by coordinate, images ``(N, C, H, W)`` as a whole. If both quantiles are equal, the
-    scale is the standard deviation, or 1 if the standard deviation is 0.
+    Vectors ``(N, d)`` are scaled by coordinate, signals ``(N, C, L)`` by channel, and images ``(N, C, H, W)`` as a
+    whole. If both quantiles are equal, the scale is the standard deviation, or 1 if the standard deviation is 0.
     """
     shape, vectors = tuple(x.shape[1:]), x.ndim == 2
     if not vectors:
-        x = x[:: -(-x.numel() // SAMPLE)].reshape(-1, 1)
+        x = x[:: -(-x.numel() // SAMPLE)]
+        x = x.transpose(1, 2).reshape(-1, shape[0]) if x.ndim == 3 else x.reshape(-1, 1)
     x = x.double().sort(0).values
     low, middle, high = (_quantile(x, q) for q in (OUTER, 0.5, 1 - OUTER))
     deviation = x.std(0, correction=0)
     scale = torch.where(high > low, (high - low) / BETWEEN, torch.where(deviation > 0, deviation, 1.0))
     if vectors:
         return Affine(middle, scale)
-    return Affine(*(value.expand(math.prod(shape)).reshape(shape).clone() for value in (middle, scale)))
+    own = (-1, *[1] * (len(shape) - 1))
+    return Affine(*(value.reshape(own).expand(shape).clone() for value in (middle, scale)))
 
 
 def quantile_units(x: Tensor, held_out: Tensor | None, cells: Tensor | None, names: Sequence[str] = ()) -> Quantile:

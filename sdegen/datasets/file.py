@@ -1,4 +1,4 @@
-"""Tables of points, and arrays of points or images, from a file."""
+"""Tables of points, and arrays of points, signals or images, from a file."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from sdegen.core.randomness import generator
 from sdegen.datasets import table as tables
 from sdegen.datasets.arrays import Arrays, read_arrays, table_of
 from sdegen.datasets.base import Dataset, Description, Standardize, check_memory, check_share, chunks, prefixed
+from sdegen.datasets.layout import Layout, arranged
 from sdegen.datasets.parquet import read_parquet
 from sdegen.datasets.suspects import suspects
 from sdegen.datasets.table import Choice, Labels, Name, Table
@@ -29,17 +30,20 @@ ARRAYS = (".npy", ".npz")
 """Endings of NumPy's files."""
 EVERYTHING = Choice()
 """Choice of all columns."""
+WIDER = {"u2": np.int32, "u4": np.float64}
+"""Types that replace unsigned integers in memory."""
 
 
 class File(Dataset):
-    """Points from a table or an array, or images ``(N, C, H, W)`` from an array, with labels if there are any.
+    """Points from a table or an array, or signals or images from an array, with labels if there are any.
 
     A table is a text file (``.csv``, ``.tsv``, ``.txt``) or a ``.parquet`` file; its columns are the coordinates. An
     array is a ``.npy`` file, or ``x`` in an ``.npz`` file, which may also have labels ``y`` and the ``names`` of the
-    columns. Points are ``(N,)`` or ``(N, d)``.
+    columns. Points are ``(N,)`` or ``(N, d)``, signals of C channels and L steps ``(N, C, L)``, and images
+    ``(N, C, H, W)``.
 
-    Images in a ``.npy`` file larger than :attr:`MAPPED` stay on the disk, and the last images of the file are held out.
-    In all other cases, the held-out points are drawn at random.
+    Images and signals in a ``.npy`` file larger than :attr:`MAPPED` stay on the disk, and the last ones of the file are
+    held out. In all other cases, the held-out points are drawn at random.
 
     Args:
         seed: seed of the choice of held-out points; from the run.
@@ -58,10 +62,13 @@ class File(Dataset):
         levels: number of values that an entry of quantised points can have, from 0 to ``levels - 1``; null if the
             points are not quantised.
         dequantize: see :class:`Dataset`.
+        layout: order of the axes of images and signals. ``channels_first``: ``(N, C, H, W)`` or ``(N, C, L)``.
+            ``channels_last``: ``(N, H, W, C)`` or ``(N, L, C)``. ``grey``: images ``(N, H, W)``. ``auto`` recognises
+            the order, and refuses an array that is ambiguous.
     """
 
     MAPPED = 256 * 2**20
-    """Size in bytes above which a file of images stays on the disk."""
+    """Size in bytes above which a file of images or signals stays on the disk."""
 
     def __init__(
         self,
@@ -78,16 +85,17 @@ class File(Dataset):
         standardize: Standardize = True,
         levels: int | None = None,
         dequantize: bool = False,
+        layout: Layout = "auto",
     ) -> None:
         check_share(held_out)
         choice, options = Choice(columns, labels, drop), Options(delimiter, decimal, header)
-        x, y, mapped, description = read(Path(path), self.MAPPED, choice, options)
+        x, y, mapped, description = read(Path(path), self.MAPPED, choice, options, layout)
         kept = min(max(1, round(held_out * len(x))), len(x) - 2)
         order = torch.randperm(len(x), generator=generator("cpu", seed, "data"))
         train, test = order[kept:], order[:kept]
         if mapped:
             log.info(
-                "%s stays on the disk, and its last %d images are held out: if the file is sorted, shuffle it",
+                "%s stays on the disk, and its last %d entries are held out: if the file is sorted, shuffle it",
                 path,
                 kept,
             )
@@ -110,8 +118,9 @@ class Contents(NamedTuple):
     """Contents of a file.
 
     Attributes:
-        x: points ``(N, d)`` float64, or images ``(N, C, H, W)``. Images keep the number type of the file if a number
-            takes less than 8 bytes or the file stays on the disk; else they are float64.
+        x: points ``(N, d)`` float64, signals ``(N, C, L)``, or images ``(N, C, H, W)``. Signals and images keep the
+            number type of the file if a number takes less than 8 bytes or the file stays on the disk; else they are
+            float64.
         y: classes of the points, ``(N,)`` int64; None if there are no labels.
         mapped: True if the points stay on the disk.
         description: names of the columns and classes, and what was read.
@@ -123,10 +132,17 @@ class Contents(NamedTuple):
     description: Description
 
 
-def read(path: Path, largest: float = math.inf, choice: Choice = EVERYTHING, options: Options = DETECTED) -> Contents:
+def read(
+    path: Path,
+    largest: float = math.inf,
+    choice: Choice = EVERYTHING,
+    options: Options = DETECTED,
+    layout: Layout = "auto",
+) -> Contents:
     """Reads the points of a file; raises ValueError with the reason if this fails.
 
-    A ``.npy`` file of images with more than ``largest`` bytes stays on the disk. ``options`` are for text files.
+    A ``.npy`` file of images or signals with more than ``largest`` bytes stays on the disk. The ``options`` are for
+    text files, and the ``layout`` is for images and signals.
     """
     ending = path.suffix.lower()
     with prefixed(f"path={path}: "):
@@ -143,7 +159,7 @@ def read(path: Path, largest: float = math.inf, choice: Choice = EVERYTHING, opt
         if ending in ARRAYS:
             arrays, choice = read_arrays(path, path.stat().st_size > largest, choice)
             if arrays.x.ndim > 2 or 0 in arrays.x.shape[1:]:
-                return _images(path, arrays, choice)
+                return _images(path, arrays, choice, layout)
             table, beside = table_of(arrays), arrays.labels
         else:
             table, beside = (read_text(path, options) if ending in TEXTS else read_parquet(path)), None
@@ -172,20 +188,19 @@ def _points(path: Path, table: Table, chosen: tables.Chosen, labels: Labels | No
     return Contents(x, y, False, description)
 
 
-def _images(path: Path, arrays: Arrays, choice: Choice) -> Contents:
-    """Returns images ``(N, C, H, W)``."""
+def _images(path: Path, arrays: Arrays, choice: Choice, layout: Layout) -> Contents:
+    """Returns images ``(N, C, H, W)`` or signals ``(N, C, L)``."""
     x, labels, _, notes = arrays
     if choice != EVERYTHING:
         raise ValueError(f"holds an array of shape {x.shape}, without columns: leave out dataset.columns and drop")
-    if x.ndim != 4 or 0 in x.shape[1:]:
-        raise ValueError(f"shape {x.shape} is neither (N,), (N, d) nor (N, C, H, W): reshape the array")
     mapped = isinstance(x, np.memmap)
+    x, report = arranged(x, layout)
     images = _tensor(x, mapped)
     _check_count(images)
     if images.is_floating_point():
         _check_finite(images)
     y, classes = (None, ()) if labels is None else tables.classes(labels)
-    return Contents(images, y, mapped, Description((), classes, (f"from {path}", *notes)))
+    return Contents(images, y, mapped, Description((), classes, (f"from {path}", *notes, *report)))
 
 
 def _check_count(x: Tensor) -> None:
@@ -195,7 +210,10 @@ def _check_count(x: Tensor) -> None:
 
 def _tensor(values: np.ndarray, mapped: bool) -> Tensor:
     """Returns the points in the form of :class:`Contents`."""
-    if values.ndim == 4 and (mapped or values.itemsize < 8):
+    if values.ndim > 2 and (mapped or values.itemsize < 8):
+        if not mapped:
+            # Turned axes are copied into order. Torch lacks many functions for unsigned numbers of 16 and 32 bits.
+            values = np.ascontiguousarray(values, dtype=WIDER.get(values.dtype.str[1:]))
         try:
             return torch.from_numpy(values)
         except (TypeError, ValueError):

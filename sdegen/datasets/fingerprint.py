@@ -50,6 +50,9 @@ def _size(known: Mapping[str, Any]) -> str:
 
 def _bytes(x: Tensor, mapped: bool) -> Iterator[np.ndarray]:
     """Yields all bytes of a tensor, or blocks spread evenly over the tensor if it is large and ``mapped``."""
+    if mapped and not x.is_contiguous():
+        # Take the axes in the order of the disk: a copy in another order would be read into memory as a whole.
+        x = x.permute(sorted(range(x.ndim), key=x.stride, reverse=True))
     flat = np.ascontiguousarray(x.cpu().numpy()).reshape(-1).view(np.uint8)
     if not mapped or len(flat) <= BLOCKS * BLOCK:
         yield flat

@@ -1,9 +1,8 @@
-"""Images: handwritten digits, and folders of PNG and JPEG files."""
+"""Images: handwritten digits, and folders of picture files."""
 
 from __future__ import annotations
 
-import os
-import warnings
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdegen.datasets.base import Dataset, check_memory, check_share, prefixed, split
+from sdegen.core.checks import in_range
+from sdegen.datasets import packing, pictures
+from sdegen.datasets.base import Dataset, Description, check_share, split
 from sdegen.datasets.units import Affine
+
+LONGEST = 2**14
+"""Largest side of an image."""
 
 
 class Digits(Dataset):
@@ -48,129 +52,93 @@ class Digits(Dataset):
 
 
 class Folder(Dataset):
-    """Images with 256 levels, ``(N, C, H, W)``, from PNG and JPEG files of the same width and height.
+    """Images ``(N, C, H, W)`` from a folder of PNG, JPEG, WebP, BMP and TIFF files.
 
-    Sub-folders are classes: the first sub-folder in sorted order is class 0, the second is class 1, and so on. Without
-    sub-folders there are no classes. Hidden files are skipped, and every other file must be an image. All images are
-    read into memory as they are stored: an orientation in the metadata is ignored. The network's units are
-    x/127.5 - 1, from -1 to 1.
+    Sub-folders are classes with the names of the folders: the first sub-folder in sorted order is class 0, the second
+    is class 1, and so on. Without sub-folders there are no classes. Hidden files and files of the operating system are
+    skipped, and every other file must be an image. The orientation in EXIF data is applied.
+
+    Images have 256 levels. If all files are grey with 16 bits, their values are kept, and the number of levels is the
+    smallest power of two above the largest value. The network's units are from -1 for level 0 to 1 for the last level.
+
+    The decoded images of a large folder are packed once into a file in ``~/.cache/sdegen`` (or in the folder that the
+    environment variable ``XDG_CACHE_HOME`` names), which later runs read instead. They are packed again when a file has
+    changed. If they take more than :attr:`MAPPED` bytes, they stay on the disk.
 
     Args:
         path: path of the folder.
+        size: side of the images, or their height and width: ``64`` or ``[48,64]``. Each image is scaled, without
+            aliasing, until it covers this size, and the centre is kept. With null, all images must have one size.
         colour: colours to which the images are converted, ``rgb`` or ``grey``.
         held_out: share of the images of each class that are used only for metrics, not for training; the same images
             for every seed.
         dequantize: see :class:`Dataset`.
     """
 
-    LEVELS = 256
+    FILES, BYTES = 1000, 2**24
+    """Number of files, and number of bytes in the files, up to which a folder is read at each start and not packed."""
+    MAPPED = 256 * 2**20
+    """Size in bytes above which packed images stay on the disk."""
 
     def __init__(
-        self, path: str, colour: Literal["rgb", "grey"] = "rgb", held_out: float = 0.2, dequantize: bool = True
+        self,
+        path: str,
+        size: int | tuple[int, int] | None = None,
+        colour: Literal["rgb", "grey"] = "rgb",
+        held_out: float = 0.2,
+        dequantize: bool = True,
     ) -> None:
         check_share(held_out)
-        groups = _groups(Path(path))
-        classes = len(groups) if len(groups) > 1 or groups[0][0].parent != Path(path) else None
-        files = [file for group in groups for file in group]
+        for side in () if size is None else (size,) if isinstance(size, int) else size:
+            in_range("size", side, at_least=1, at_most=LONGEST)
+        listing = pictures.listed(Path(path))
+        groups, classes = listing.groups, len(listing.classes) or None
         labels = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(group) for group in groups]))
         train, kept = split(labels, held_out)
         if len(train) < 2 or not len(kept):
             raise ValueError(
-                f"held_out={held_out:g}: of {len(files)} images in {len(groups)} classes, {len(train)} are left to "
+                f"held_out={held_out:g}: of {len(labels)} images in {len(groups)} classes, {len(train)} are left to "
                 f"train on and {len(kept)} are held out: add images, or set another share"
             )
-        x = _images(files, {"rgb": "RGB", "grey": "L"}[colour])
+        # Held-out images come last, so that both parts can stay on the disk.
+        order, size = torch.cat([train, kept]).tolist(), (size, size) if isinstance(size, int) else size
+        x, levels, report = self._read(Path(path), [file for group in groups for file in group], order, size, colour)
+        if x.dtype == torch.int32:
+            report = (*report, f"16 bits per pixel: the values are kept, and lie below {levels}, the number of levels")
         super().__init__(
-            x[train],
-            x[kept],
-            levels=self.LEVELS,
-            units=Affine.of_levels(self.LEVELS, tuple(x.shape[1:])),
+            x[: len(train)],
+            x[len(train) :],
+            levels=levels,
+            units=Affine.of_levels(levels, tuple(x.shape[1:])),
             y=None if classes is None else labels[train],
             held_out_y=None if classes is None else labels[kept],
             classes=classes,
             dequantize=dequantize,
+            mapped=x.nbytes > self.MAPPED,
+            description=Description((), listing.classes, (*pictures.skipped_in_words(listing.skipped), *report)),
         )
 
+    def _read(
+        self, path: Path, files: list[Path], order: list[int], size: tuple[int, int] | None, colour: str
+    ) -> tuple[Tensor, int, tuple[str, ...]]:
+        """Returns the images ``(N, C, H, W)`` in an order, the number of levels, and sentences about the images.
 
-def _groups(folder: Path) -> list[list[Path]]:
-    """Returns the sorted files of each sub-folder, or of the folder itself if there is no sub-folder."""
-    if not os.path.isdir(folder):
-        raise ValueError(
-            f"path={folder}: {'is a file, not a' if os.path.isfile(folder) else 'no such'} folder: give a folder"
-        )
-    inside = _listed(folder)
-    folders = [path for path in inside if path.is_dir()]
-    for path in inside:
-        if folders and path not in folders:
-            raise ValueError(f"path={path}: lies beside folders of classes: move it into one of them, or remove it")
-    groups = [_listed(path) for path in folders] or [inside]
-    for path, group in zip(folders or [folder], groups, strict=True):
-        if not group:
-            raise ValueError(f"path={path}: holds no image: add images, or remove the folder")
-        for file in group:
-            if file.is_dir():
-                raise ValueError(f"path={file}: is a folder within the folder of a class: move its images up")
-    return groups
-
-
-def _listed(folder: Path) -> list[Path]:
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise ValueError(f"path={folder}: cannot be read: {error.strerror}: check the permissions") from None
-
-
-def _images(files: list[Path], mode: str) -> Tensor:
-    """Reads files as bytes ``(N, C, H, W)`` in a Pillow mode. Checks all headers before the first image is decoded."""
-    sizes = [_size(file) for file in files]
-    width, height = sizes[0]
-    for file, size in zip(files, sizes, strict=True):
-        if size != sizes[0]:
-            raise ValueError(
-                f"path={file}: is {size[0]} × {size[1]} pixels, but {files[0].name} is {width} × {height}: resize all "
-                f"to one size, for example by mogrify -resize 32x32! {file.parent}/*"
+        All headers are checked before the first image is decoded.
+        """
+        place = packing.place(path, [files[i] for i in order], (size, colour))
+        pack = packing.read(place, len(files))
+        if pack is None:
+            found, mode = pictures.headers(files), {"rgb": "RGB", "grey": "L"}[colour]
+            size, deep = size or pictures.common_size(files, found), pictures.common_depth(files, found)
+            rows = pictures.arrays([files[i] for i in order], mode, size, deep)
+            decoded, report = (
+                len(files) * len(mode) * math.prod(size) * (4 if deep else 1),
+                pictures.in_words(found, size),
             )
-    with prefixed(f"path={files[0].parent}: ", " or smaller images"):
-        check_memory(len(files) * len(mode) * height * width)
-    x = np.empty((len(files), len(mode), height, width), dtype=np.uint8)
-    for row, file in zip(x, files, strict=True):
-        row[...] = np.moveaxis(_pixels(file, mode).reshape(height, width, len(mode)), 2, 0)
-    return torch.from_numpy(x)
-
-
-def _size(file: Path) -> tuple[int, int]:
-    """Returns width and height from the header; raises ValueError for a damaged header or pixels that are not bytes."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=("PNG", "JPEG")) as image:
-                size, mode = image.size, image.mode
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise ValueError(f"path={file}: has too many pixels to be decoded: remove or shrink it") from None
-    except UnidentifiedImageError:
-        raise ValueError(f"path={file}: is not a PNG or JPEG image: remove or convert it") from None
-    except Exception as error:  # Pillow raises many types of errors on damaged files.
-        raise ValueError(f"path={file}: cannot be read: {error}: remove it, or copy it again") from None
-    if mode.startswith(("I", "F")):
-        raise ValueError(f"path={file}: has more than 8 bits per pixel: convert it, for example by mogrify -depth 8")
-    return size
-
-
-def _pixels(file: Path, mode: str) -> np.ndarray:
-    """Returns the decoded image, ``(H, W)`` or ``(H, W, C)``."""
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(file, formats=("PNG", "JPEG")) as image:
-                opaque = not image.has_transparency_data or np.asarray(image.convert("RGBA"))[..., 3].min() == 255
-                pixels = np.asarray(image.convert(mode))
-    except Exception as error:  # Pillow raises many types of errors on damaged files.
-        raise ValueError(f"path={file}: is damaged: remove it, or copy it again ({error})") from None
-    if not opaque:
-        raise ValueError(f"path={file}: has transparent pixels: flatten it, by mogrify -background white -flatten")
-    return pixels
+            if len(files) <= self.FILES and place.bytes <= self.BYTES and decoded <= self.MAPPED:
+                x = np.stack(list(rows))
+                pack = packing.Pack(x, packing.levels(int(x.max())), report)
+            else:
+                pack = packing.write(place, rows, len(files), report)
+        x = pack.x if pack.x.nbytes > self.MAPPED else np.array(pack.x)
+        return torch.from_numpy(x), pack.levels, pack.report

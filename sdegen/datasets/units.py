@@ -12,9 +12,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+Kind = Literal["vectors", "signals", "images"]
+KINDS: dict[int, Kind] = {1: "vectors", 2: "signals"}
+"""Kinds of points by the number of their axes: vectors ``(d,)`` and signals ``(C, L)``. All other points are images."""
 
 
 class Units(ABC):
@@ -31,6 +36,11 @@ class Units(ABC):
     @abstractmethod
     def shape(self) -> tuple[int, ...]:
         """Shape of one point."""
+
+    @property
+    def kind(self) -> Kind:
+        """Kind of the points, by the number of their axes."""
+        return KINDS.get(len(self.shape), "images")
 
     @property
     def size(self) -> int:

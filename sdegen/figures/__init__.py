@@ -4,6 +4,7 @@ from sdegen.figures.densities import density, interpolation, likelihoods
 from sdegen.figures.images import accuracy, classes, generation, image_grid, posterior, steering
 from sdegen.figures.paths import process, score_field
 from sdegen.figures.points import compare, marginals, trajectories
+from sdegen.figures.signals import signal_classes, signal_generation, signal_posterior
 from sdegen.figures.style import (
     COLOURS,
     DATA,
@@ -44,6 +45,9 @@ __all__ = [
     "process",
     "save",
     "score_field",
+    "signal_classes",
+    "signal_generation",
+    "signal_posterior",
     "steering",
     "styled",
     "subplots",

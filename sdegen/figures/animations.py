@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from sdegen.datasets import Dataset
-from sdegen.figures.images import image_grid, scaled
+from sdegen.figures.images import image_grid, scaled, view
 from sdegen.figures.points import heat, spread
 from sdegen.figures.style import SAMPLES, STYLE, shown, subplots
 from sdegen.samplers import Samples
@@ -26,6 +26,8 @@ MOVING, LAST = 2200, 1500
 """Durations of the motion and of the last frame, in milliseconds. Each frame of the motion takes at least 50 ms."""
 POINTS = 1000
 """Largest number of points that are drawn."""
+SIGNALS = 5
+"""Number of signals that are drawn."""
 SIDE, PIXELS = 6, 120
 """Largest number of images in a row, and of data pixels in a row. A row has at least one image."""
 WIDTH, ENLARGED = 320, 180
@@ -38,7 +40,8 @@ def animation(dataset: Dataset, samples: Samples, sde: SDE) -> list[Image.Image]
     """Draws the path of samples from noise to data; the last frame shows the samples themselves.
 
     Points are drawn in the network's units. In two or more dimensions, they are drawn on top of the data. In one
-    dimension, a histogram is drawn with the density p_t. Images are drawn as an enlarged grid.
+    dimension, a histogram is drawn with the density p_t. Of signals, the first channel is drawn in front of the band of
+    the data. Images are drawn as an enlarged grid.
 
     Args:
         dataset: the data.
@@ -46,16 +49,18 @@ def animation(dataset: Dataset, samples: Samples, sde: SDE) -> list[Image.Image]
         sde: the forward process.
     """
     times = samples.times.cpu().double()
-    images = len(dataset.units.shape) > 1
-    most = IMAGE_FRAMES if images else FRAMES
+    kind = dataset.units.kind
+    most = IMAGE_FRAMES if kind == "images" else FRAMES
     chosen = spread(sde, times, most) if len(times) > most else list(range(len(times)))
-    states = samples.path[chosen, : SIDE**2 if images else POINTS].detach().cpu().double()
+    states = samples.path[chosen, : {"images": SIDE**2, "signals": SIGNALS}.get(kind, POINTS)].detach().cpu().double()
     # After a last, noiseless step the samples differ from the state at eps.
     states[-1] = samples.x[: states.shape[1]].detach().cpu().double()
     times = times[chosen]
-    if images:
+    if kind == "images":
         return list(_images(dataset, states, times))
     with matplotlib.rc_context({**STYLE, "figure.dpi": 100}):
+        if kind == "signals":
+            return list(_signals(dataset, states[:, :, 0], times))
         drawn = _line(dataset, states, times, sde) if states.shape[2] == 1 else _plane(dataset, states, times)
         return list(drawn)
 
@@ -110,9 +115,28 @@ def _line(dataset: Dataset, states: Tensor, times: Tensor, sde: SDE) -> Iterator
         yield _rendered(figure)
 
 
+def _signals(dataset: Dataset, states: Tensor, times: Tensor) -> Iterator[Image.Image]:
+    """Draws signals ``(F, B, L)``, the first channel in the network's units, in front of the band of the data."""
+    clean = dataset.units.encode(dataset.x[:: -(-len(dataset.x) // POINTS)])[:, 0]
+    low, high = clean.quantile(0.05, 0), clean.quantile(0.95, 0)
+    reach, most = float(clean.abs().max()), [float(state.abs().max()) for state in states]
+    figure, axes = subplots(WIDTH / 100, 0.75 * WIDTH / 100)
+    axes.fill_between(np.arange(len(low)), low.numpy(), high.numpy(), color="0.85", linewidth=0)
+    lines = [axes.plot(signal.numpy(), color=SAMPLES, linewidth=0.8)[0] for signal in states[0]]
+    channels = dataset.units.shape[0]
+    axes.set_xlabel(f"step{f', channel 1 of {channels}' if channels > 1 else ''}")
+    for state, t, far in zip(states, times, most, strict=True):
+        for line, signal in zip(lines, state, strict=True):
+            line.set_ydata(signal.numpy())
+        # The view is constant unless the noise is far wider than the data.
+        limit = 1.1 * (max(reach, most[0]) if most[0] < 3 * reach else max(reach, far))
+        axes.set(ylim=(-limit, limit), title=_time_label(t))
+        yield _rendered(figure)
+
+
 def _images(dataset: Dataset, states: Tensor, times: Tensor) -> Iterator[Image.Image]:
     """Draws a grid of images, and the time above the grid. Each data pixel becomes a square."""
-    low, high = float(dataset.x[:1000].min()), float(dataset.x[:1000].max())
+    low, high = view(dataset.x)
     side = min(SIDE, max(1, PIXELS // max(dataset.units.shape[1:])), int(len(states[0]) ** 0.5))
     font = ImageFont.load_default(12)
     for x, t in zip(states[:, : side**2], times, strict=True):

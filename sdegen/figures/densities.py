@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sdegen.datasets import Dataset
-from sdegen.figures.images import image_grid, scaled, show
+from sdegen.figures.images import image_grid, scaled, show, view
+from sdegen.figures.signals import signal_interpolation
 from sdegen.figures.style import DATA, DENSITY, SAMPLES, shown, styled, subplots
 
 
@@ -78,9 +79,11 @@ def interpolation(dataset: Dataset, paths: Tensor) -> Figure:
         paths: points of the interpolations, both ends included, ``(pairs, frames, *)``.
     """
     pairs, frames = paths.shape[:2]
-    if paths.ndim > 3:
+    if paths.ndim == 4:
+        return signal_interpolation(paths)
+    if paths.ndim > 4:
         figure, axes = subplots(7, 0.8 * pairs + 0.4)
-        pictures = scaled(paths.flatten(0, 1), float(dataset.x.min()), float(dataset.x.max()))
+        pictures = scaled(paths.flatten(0, 1), *view(dataset.x))
         show(axes, image_grid(pictures, frames, pairs))
         axes.set(title="one pair per row, from left to right")
         return figure

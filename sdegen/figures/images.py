@@ -164,6 +164,13 @@ def scaled(x: Tensor, low: float, high: float) -> Tensor:
     return ((x.detach().double().cpu() - low) / (high - low)).clamp(0, 1)
 
 
+def view(x: Tensor) -> tuple[float, float]:
+    """Returns the values of black and white for images ``x``: the range of 1000 images, spread evenly over the set."""
+    # Reading all images from the disk can take a long time. Torch has no minimum of some types of integers.
+    some = x[:: -(-len(x) // 1000)].double()
+    return float(some.min()), float(some.max())
+
+
 def show(axes: Axes, picture: np.ndarray) -> None:
     """Shows a picture in [0, 1]: colour ``(h, w, 3)``, or grey ``(h, w)`` with NaN in the colour :data:`UNKNOWN`."""
     cmap = matplotlib.colormaps["gray"].with_extremes(bad=UNKNOWN)

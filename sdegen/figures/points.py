@@ -13,6 +13,7 @@ from torch import Tensor
 from sdegen.core.randomness import generator, randn_like
 from sdegen.datasets import Dataset
 from sdegen.figures.images import image_grid, scaled, show
+from sdegen.figures.signals import compare_signals
 from sdegen.figures.style import COLOURS, DATA, DENSITY, SAMPLES, histogram, number, shown, styled, subplots
 from sdegen.samplers import Samples
 from sdegen.sde.base import SDE
@@ -26,7 +27,9 @@ def compare(dataset: Dataset, x: Tensor, y: Tensor | None = None) -> Figure:
     Points with the classes ``y`` ``(N,)`` are coloured by class, and so are the data.
     """
     x = x.detach().double().cpu()
-    if len(dataset.units.shape) > 1:
+    if dataset.units.kind == "signals":
+        return compare_signals(dataset.x, x)
+    if dataset.units.kind == "images":
         return _compare_images(dataset.x, x)
     line = dataset.units.shape == (1,)
     figure, panels = subplots(7, 2.6 if line else 3.4, 1, 2, sharex=True, sharey=True)

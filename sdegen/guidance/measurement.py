@@ -50,7 +50,8 @@ class Inpaint(Measurement):
         shape: shape of x; from the data of the run.
         mask: known entries: one half (``left``, ``right``, ``top`` or ``bottom``), the ``centre``, the ``frame`` around
             the centre, every second entry (``checkerboard``), or a ``.npy`` file with 1 for known entries and 0 for
-            unknown entries. The array in the file has the shape of x, or ``(H, W)`` for the same mask in each channel.
+            unknown entries. The array in the file has the shape of x, or ``(H, W)`` for the same mask in each channel;
+            ``(L,)`` for signals. The steps of signals lie from left to right.
     """
 
     gain = 1.0
@@ -59,7 +60,9 @@ class Inpaint(Measurement):
     def __init__(self, shape: tuple[int, ...], mask: str = "top") -> None:
         known = known_entries(mask, shape)
         if known.all() or not known.any():
-            raise ValueError(f"mask={mask} leaves no entry {'unknown' if known.all() else 'known'}: use another mask")
+            raise ValueError(
+                f"mask={mask} leaves no entry {'unknown' if known.all() else 'known'}: use another mask, such as left"
+            )
         self.shape, self.known = shape, known.flatten().nonzero().squeeze(1)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -162,7 +165,9 @@ class Linear(Measurement):
 
 def known_entries(mask: str, shape: tuple[int, ...]) -> Tensor:
     """Returns a tensor of the shape ``shape`` that is True at the known entries; raises ValueError for a wrong mask."""
-    *_, height, width = (1, 1, *shape)
+    # Images have the same mask in each channel, and so have signals. Vectors have no channels.
+    one = shape[1:] or shape
+    height, width = one if len(one) == 2 else (1, one[0])
     row, column = torch.arange(height)[:, None].expand(height, width), torch.arange(width).expand(height, width)
     inner = [(i >= n // 4) & (i < n - n // 4) for i, n in ((row, height), (column, width))]
     centre = inner[0] & inner[1] if height > 1 else inner[1]
@@ -176,12 +181,12 @@ def known_entries(mask: str, shape: tuple[int, ...]) -> Tensor:
         "checkerboard": (row + column) % 2 == 0,
     }
     if mask in named:
-        return named[mask].reshape(shape[-2:]).expand(shape)
+        return named[mask].reshape(one).expand(shape)
     if not mask.endswith(".npy"):
         raise ValueError(f"mask={mask} is unknown: choose one of {', '.join(named)}, or a .npy file")
     values = array("mask", mask)
-    if values.shape not in (shape, shape[-2:]) or not bool(((values == 0) | (values == 1)).all()):
-        wanted = " or ".join(str(tuple(s)) for s in dict.fromkeys((shape, shape[-2:])))
+    if values.shape not in (shape, one) or not bool(((values == 0) | (values == 1)).all()):
+        wanted = " or ".join(str(tuple(s)) for s in dict.fromkeys((shape, one)))
         raise ValueError(
             f"mask={mask}: must be zeros and ones of the shape {wanted}, but has the shape {tuple(values.shape)} or "
             f"other values: correct the file"

@@ -4,6 +4,7 @@ from sdegen.metrics.distances import energy, frechet, kernel, ks, mean_distance,
 from sdegen.metrics.features import Features, train_features
 from sdegen.metrics.images import agreement, measure_conditional, measure_images, quantized
 from sdegen.metrics.points import Metrics, measure_labelled_points, measure_points, score_error, table, unmeasured
+from sdegen.metrics.signals import measure_signals
 from sdegen.metrics.verification import Proof, verify
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "measure_images",
     "measure_labelled_points",
     "measure_points",
+    "measure_signals",
     "precision",
     "quantized",
     "recall",

@@ -51,10 +51,10 @@ def measure_images(dataset: Dataset, x: Tensor, features: Features | None) -> Me
         x: generated images in the user's units, ``(N, C, H, W)``.
         features: classifier of the training images. None if they have no labels; then only near copies are counted.
     """
-    x = _part(quantized(x.detach().cpu(), dataset.levels))
+    x = part(quantized(x.detach().cpu(), dataset.levels))
     found: Metrics = {}
     if features is not None:
-        sets = (x, _part(dataset.x), _part(_held_out(dataset)))
+        sets = (x, part(dataset.x), part(_held_out(dataset)))
         seen, known, unseen = (_seen(dataset, features, part) for part in sets)
         within = affinity(unseen, unseen)
         distances: dict[str, Distance] = {
@@ -82,7 +82,7 @@ def measure_conditional(dataset: Dataset, x: Tensor, y: Tensor, features: Featur
         y: requested classes, ``(N,)``.
         features: classifier of the training images.
     """
-    x, y = _part(quantized(x.detach().cpu(), dataset.levels)), _part(y.cpu())
+    x, y = part(quantized(x.detach().cpu(), dataset.levels)), part(y.cpu())
     (train, train_y), (held_out, held_out_y) = _labelled(dataset)
     seen, known, unseen = (_seen(dataset, features, part) for part in (x, train, held_out))
     spreads, recalls = [], []
@@ -141,8 +141,8 @@ def _compared(distance: Distance, seen: Tensor, known: Tensor, unseen: Tensor) -
 
 def _near_copies(dataset: Dataset, x: Tensor) -> dict[str, Any]:
     """Returns the share of images that are as near to a training image as the nearest 5 % of the held-out images."""
-    originals = _part(dataset.x, ORIGINALS)
-    held_out, own = (nearest(part, originals) for part in (_part(_held_out(dataset), JUDGED), x))
+    originals = part(dataset.x, ORIGINALS)
+    held_out, own = (nearest(part, originals) for part in (part(_held_out(dataset), JUDGED), x))
     value, floor = (float((near <= held_out.quantile(NEAR)).double().mean()) for near in (own, held_out))
     source = f"held-out images, of which {NEAR:.0%} are this near by definition"
     return {"value": value, "floor": floor, "train": None, "floor_from": source}
@@ -169,7 +169,7 @@ def _seen(dataset: Dataset, features: Features, x: Tensor) -> Tensor:
     return torch.cat([features(dataset.units.encode(part)) for part in chunks(x)])
 
 
-def _part(x: Tensor, most: int | None = None) -> Tensor:
+def part(x: Tensor, most: int | None = None) -> Tensor:
     """Returns at most ``most`` rows, by default :data:`REFERENCE`; the choice depends only on the length of the set."""
     most = REFERENCE if most is None else most
     return x if len(x) <= most else x[_choice(len(x), most, 0)]
@@ -194,8 +194,8 @@ def _averaged(rows: list[dict[str, Any]], source: str) -> dict[str, Any]:
 def _labelled(dataset: Dataset, most: int | None = None) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Returns the training images and their labels, and at most ``most`` held-out images and their labels."""
     # The same rows of images and labels are chosen, because the choice depends only on the length of the set.
-    train = _part(dataset.x), _part(_labels(dataset.y))
-    return train, (_part(_held_out(dataset), most), _part(_labels(dataset.held_out_y), most))
+    train = part(dataset.x), part(_labels(dataset.y))
+    return train, (part(_held_out(dataset), most), part(_labels(dataset.held_out_y), most))
 
 
 def _held_out(dataset: Dataset) -> Tensor:

@@ -8,7 +8,8 @@ If the distribution is not known, random parts of the data replace the sets of e
 with a disjoint part as large as the held-out part. If there are then more generated points than training points, they
 are split into parts as large as the training set, and the value is the mean over these parts.
 
-For numbers, distances are in the user's units. For vectors, each coordinate is divided by its standard deviation. With
+For numbers, distances are in the user's units. For vectors, each coordinate is divided by its standard deviation; for
+signals, each channel. With
 ``dataset.standardize=robust`` or ``quantile``, a few rows may dominate the standard deviations. Distances are then in
 the network's units, and coordinates are clipped to ±:data:`FARTHEST`, so that a few rows do not dominate.
 """
@@ -43,9 +44,10 @@ Metrics = dict[str, dict[str, Any]]
 
 def distances(dataset: Dataset, reference: Tensor) -> dict[str, Callable[[Tensor], float]]:
     """Returns, by name, the functions that measure the distance of points from ``reference`` for a data set."""
-    line, vectors = reference[0].numel() == 1, reference.ndim == 2
-    deviation = reference.std(0, correction=0)
-    scale = torch.where(deviation > 0, deviation, 1.0) if vectors and not line else torch.ones(())
+    line = reference[0].numel() == 1
+    # The steps of a channel of signals have one unit, and so have all pixels.
+    deviation = reference.std((0, 2) if reference.ndim == 3 else 0, correction=0, keepdim=True)[0]
+    scale = torch.where(deviation > 0, deviation, 1.0) if reference.ndim < 4 and not line else torch.ones(())
     bulk = dataset.standardize in ("robust", "quantile")
 
     def placed(x: Tensor) -> Tensor:

@@ -13,8 +13,9 @@ from torch.nn import functional
 from sdegen.core.tensors import expand
 from sdegen.networks.base import Network
 from sdegen.networks.embedding import GaussianFourier, by_row
+from sdegen.networks.layers import Halved, Stage, interleaved, norm
 from sdegen.networks.mlp import perceptron
-from sdegen.networks.unet import Halved, Stage, colours_of, interleaved, norm
+from sdegen.networks.unet import colours_of
 from sdegen.sde.base import LinearSDE
 
 
@@ -71,7 +72,7 @@ class ClassifierConv(Network):
         fourier_features: int = 64,
     ) -> None:
         super().__init__()
-        colours = colours_of(shape, channels)
+        colours = colours_of(shape, channels, "classifier_mlp")
         self.sde, width = sde, 2 * fourier_features
         self.noise = GaussianFourier(fourier_features, 1.0)
         self.embedding = nn.Sequential(nn.Linear(fourier_features, width), nn.SiLU())
@@ -79,8 +80,8 @@ class ClassifierConv(Network):
         self.body = nn.ModuleList()
         for inputs, outputs in itertools.pairwise((channels[0], *channels)):
             if self.body:
-                self.body.append(Halved(inputs))
-            self.body.append(Stage(inputs, outputs, width, attention=False))
+                self.body.append(Halved(inputs, nn.Conv2d))
+            self.body.append(Stage(inputs, outputs, width, False, nn.Conv2d))
         self.exit = nn.Sequential(norm(channels[-1]), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.head = nn.Linear(channels[-1], number(classes))
 

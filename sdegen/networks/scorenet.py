@@ -11,7 +11,8 @@ from torch.nn import functional
 from sdegen.networks.base import Network
 from sdegen.networks.condition import condition_of
 from sdegen.networks.embedding import GaussianFourier, by_row
-from sdegen.networks.unet import colours_of, interleaved, norm
+from sdegen.networks.layers import interleaved, norm
+from sdegen.networks.unet import colours_of
 
 
 class Injected(nn.Module):
@@ -58,7 +59,7 @@ class ScoreNet(Network):
         classes: int | None = None,
     ) -> None:
         super().__init__()
-        colours = colours_of(shape, channels)
+        colours = colours_of(shape, channels, "unet for signals, or network=mlp")
         self.time = GaussianFourier(embedding, fourier_scale)
         self.embedding = nn.Linear(embedding, embedding)
         self.condition = condition_of(classes, label_dropout)

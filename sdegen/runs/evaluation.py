@@ -29,7 +29,7 @@ CELLS = {1: 400, 2: 80}
 """Number of points along each axis of the grid on which the density is drawn, for each number of dimensions."""
 PAIRS = 6
 """Number of pairs of points whose interpolation is shown."""
-FRAMES = {"vectors": 33, "images": 9}
+FRAMES = {"vectors": 33, "signals": 9, "images": 9}
 """Number of points of an interpolation, including both ends."""
 
 
@@ -131,7 +131,7 @@ class Evaluation:
         """
         from sdegen import figures
 
-        dataset, vectors = self.run.dataset, len(self.run.units.shape) == 1
+        dataset = self.run.dataset
         x, kind = unseen(dataset, max(self.count, 2 * PAIRS), self.seed)
         log.info(f"interpolation between {kind} points, {self.run.weights_used()}")
         latent = self.flow.encode(x)
@@ -139,7 +139,7 @@ class Evaluation:
         rms, source = float(off.square().mean().sqrt()), "the flow is one to one"
         metrics: Metrics = {"reconstruction": {"value": rms, "floor": 0.0, "train": None, "floor_from": source}}
         ends = zip(x[0 : 2 * PAIRS : 2], x[1 : 2 * PAIRS : 2], strict=False)
-        frames = FRAMES["vectors" if vectors else "images"]
+        frames = FRAMES[self.run.units.kind]
         paths = torch.stack([self.flow.interpolate(a, b, frames).cpu() for a, b in ends])
         arrays = {"x": x, "latent": latent, "paths": paths, "seed": self.seed}
         return Result(metrics, arrays, figures.interpolation(dataset, paths), kind)

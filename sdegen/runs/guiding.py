@@ -97,8 +97,13 @@ def _guidance(
 
 
 def picture(units: Units, seen: Observation) -> Tensor:
-    """Returns an observation as a picture, in the network's units if entries have different scales, else the user's."""
+    """Returns an observation as a picture in the user's units.
+
+    If the measurement mixes entries of different scales, the picture is in the network's units.
+    """
     affine = units.affine
+    if affine is not None and seen.measurement.selects:
+        return affine.decode(seen.measurement.picture(seen.y)[None])[0]
     if affine is None or not affine.uniform:
         return seen.measurement.picture(seen.y)
     return seen.measurement.picture(seen.y * affine.scale.flatten()[0] + seen.measurement(affine.shift[None]))
@@ -164,15 +169,17 @@ def _observation(trained: Trained, node: Config, given: Tensor | None) -> Observ
             given = array("guidance.path", node["path"])
         except ValueError as error:
             raise UserError(str(error)) from None
-    y, zero = given.double()[None], measurement(affine.shift[None])
+    y, zero, scale = given.double()[None], measurement(affine.shift[None]), affine.scale.flatten()[0]
     if y.shape != zero.shape:
         raise UserError(f"{name}: has the shape {tuple(y.shape[1:])}: give an array of shape {tuple(zero.shape[1:])}")
-    if not affine.uniform:
+    if measurement.selects:
+        scale = measurement(affine.scale[None])
+    elif not affine.uniform:
         raise UserError(
-            f"{name}: is in the units of the data, whose columns are scaled differently for the network: train a run "
+            f"{name}: is in the units of the data, whose entries are scaled differently for the network: train a run "
             f"with dataset.standardize=false"
         )
-    return Observation(None, (y - zero) / affine.scale.flatten()[0], measurement)
+    return Observation(None, (y - zero) / scale, measurement)
 
 
 def _measured_image(trained: Trained, node: Config, measurement: Measurement) -> Observation:

@@ -38,13 +38,16 @@ def measure(dataset: Dataset, x: Tensor, y: Tensor | None, folder: Path) -> Metr
     points of a class are compared with the data of this class.
     ``folder`` is the run's folder; it contains the classifier that computes the features of images.
     """
-    if x.ndim == 2:
+    if dataset.units.kind == "vectors":
         if y is None or dataset.y is None:
             return metrics.measure_points(dataset, x)
         return metrics.measure_labelled_points(dataset, x, y)
     # Compare images with held-out images, because the classes of fresh images are not known.
     if len(x) < 2 or dataset.held_out is None:
         return {}
+    if dataset.units.kind == "signals":
+        classes = {} if y is None or dataset.y is None else {"agreement": metrics.agreement(dataset, x, y)}
+        return {**metrics.measure_signals(dataset, x), **classes}
     features = _features(dataset, folder)
     if y is None or features is None:
         return metrics.measure_images(dataset, x, features)

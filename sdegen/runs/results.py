@@ -21,6 +21,7 @@ from sdegen.config.options import choice
 from sdegen.core.errors import UserError
 from sdegen.datasets import Description
 from sdegen.figures import animations
+from sdegen.figures.images import view
 from sdegen.metrics.points import Metrics
 from sdegen.models.classifier import ClassifierModel
 from sdegen.runs import files, guiding, measures
@@ -30,10 +31,10 @@ from sdegen.samplers import Samples
 
 log = logging.getLogger("sdegen")
 
-FRAMES = {"vectors": 101, "images": 41}
+FRAMES = {"vectors": 101, "signals": 41, "images": 41}
 """Number of states of the sampling path that are kept for figures."""
 KEPT = 2**26
-"""Largest number of pixels in the kept states (256 MiB in float32). At least :data:`COLUMNS` states are kept."""
+"""Largest number of pixels or steps in the kept states (256 MiB in float32), with at least :data:`COLUMNS` states."""
 ROWS, COLUMNS = 4, 11
 """Number of images, and number of states of each image, in the figure of the generation of images."""
 
@@ -92,7 +93,7 @@ def write(
 def _drawn(run: Run, plan: Plan, count: int, seed: int, batch_size: int) -> Drawn:
     """Returns ``count`` samples of each class of a plan, one class after the other."""
     started = time.perf_counter()
-    frames = FRAMES["vectors" if len(run.units.shape) == 1 else "images"]
+    frames = FRAMES[run.units.kind]
     if len(run.units.shape) > 1:
         frames = max(COLUMNS, min(frames, KEPT // (min(count, batch_size) * run.units.size)))
     parts = [
@@ -137,7 +138,7 @@ def _write_samples(folder: Path, names: Description, drawn: Drawn, facts: dict[s
     np.savez(folder / "samples.npz", **arrays)
     if values.ndim == 2:
         _write_table(folder / "samples.csv", names, values, labels)
-    else:
+    elif values.ndim > 3:
         low, high = values.min(), values.max()
         imsave(folder / "samples.png", figures.image_grid((drawn.x - low) / (high - low)), cmap="gray", vmin=0, vmax=1)
 
@@ -187,8 +188,10 @@ def _draw_samples(run: Run, drawn: Drawn, seen: Observation | None, folder: Path
         shown["marginals"] = figures.marginals(dataset, samples, run.sde)
         if run.units.shape != (1,):
             shown["trajectories"] = figures.trajectories(dataset, samples, run.sde)
+    elif run.units.kind == "signals":
+        shown = _signal_figures(run, drawn, seen)
     else:
-        low, high = float(dataset.x[:1000].min()), float(dataset.x[:1000].max())
+        low, high = view(dataset.x)
         path = torch.stack([run.units.decode(frame).cpu() for frame in samples.path[:, :ROWS]])
         shown = {"generation": figures.generation(path, samples.times.cpu(), low, high, ROWS, COLUMNS)}
         rounded = metrics.quantized(x, dataset.levels)
@@ -204,8 +207,20 @@ def _draw_samples(run: Run, drawn: Drawn, seen: Observation | None, folder: Path
         animations.save(animations.animation(dataset, samples, run.sde), folder / "generation.gif")
 
 
+def _signal_figures(run: Run, drawn: Drawn, seen: Observation | None) -> dict[str, Figure]:
+    shown = {"generation": figures.signal_generation(drawn.samples.path, drawn.samples.times.cpu())}
+    if seen is not None:
+        truth = None if seen.truth is None else seen.truth[0]
+        shown["posterior"] = figures.signal_posterior(truth, guiding.picture(run.units, seen), drawn.x)
+    elif drawn.y is not None:
+        shown["classes"] = figures.signal_classes(drawn.x, drawn.y, run.names.classes)
+    else:
+        shown["samples"] = figures.compare(run.dataset, drawn.x)
+    return shown
+
+
 def draw_score(run: Run, folder: Path) -> None:
-    """Write figures of the learned or exact score into a folder. For images, write no figures."""
+    """Write figures of the learned or exact score into a folder. For images and signals, write no figures."""
     dataset, sde, score = run.dataset, run.sde, run.score_on_cpu()
     if len(run.units.shape) > 1:
         return

@@ -29,7 +29,7 @@ from sdegen.training.trainer import DTYPES
 
 log = logging.getLogger("sdegen")
 
-PREVIEWED = {"vectors": 1000, "images": 64}
+PREVIEWED = {"vectors": 1000, "signals": 64, "images": 64}
 """Number of samples in a preview."""
 
 
@@ -180,7 +180,7 @@ class Writer:
                 by_t = {f"accuracy_by_t/{float(t):.1f}": float(accuracy) for t, accuracy in curve}
                 self.recorder.scalars(step, {**scalars(found), **by_t})
             return
-        count = PREVIEWED["vectors" if len(dataset.units.shape) == 1 else "images"]
+        count = PREVIEWED[dataset.units.kind]
         try:
             samples = draw(parts.sde, average, parts.sampler, dataset.units, count, device=device, dtype=dtype)
         except UserError as trouble:

@@ -331,7 +331,7 @@ def test_every_damaged_byte_of_a_file_is_read_or_told_in_one_line(tmp_path: Path
         (np.array([["a"]] * 3), "not real numbers"),
         (np.ones((3, 2), dtype=complex), "not real numbers"),
         (np.array([{}, 1, 2], dtype=object), "not a readable array file"),
-        (np.ones((3, 2, 2)), r"neither \(N,\), \(N, d\) nor \(N, C, H, W\)"),
+        (np.ones((3, 2, 2)), r"is ambiguous: set dataset.layout="),
         (np.ones((3, 0)), "neither"),
         (np.array([[1.0], [np.inf], [2.0]]), "NaN or infinity"),
         (np.full((3, 1, 1, 1), np.nan, dtype=np.float16), "3 of 3 points hold NaN or infinity"),

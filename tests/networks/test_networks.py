@@ -37,12 +37,15 @@ def images(n: int, shape: tuple[int, ...]) -> Tensor:
         lambda shape: ScoreNet(shape, channels=(8, 16, 16, 16), embedding=16),
         lambda shape: unet(shape, attention=(7, 4)),
         lambda shape: ClassifierConv(shape, 10, VP(), channels=(8, 8, 16)),
+        lambda shape: unet((shape[0], shape[1] * shape[2])),
     ],
-    ids=["scorenet", "unet", "classifier_conv"],
+    ids=["scorenet", "unet", "classifier_conv", "unet of signals"],
 )
 def test_every_row_is_computed_by_itself(make, shape: tuple[int, ...]) -> None:  # noqa: ANN001
     """A row has the same output alone and among other rows, at every size, in grey and in colour."""
     network, x = awake(make(shape)), images(3, shape)
+    if isinstance(network, UNet) and network.entry.weight.ndim == 3:
+        x = x.flatten(2)
     t = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
     together = network(x, t)
     assert together.shape == ((3, 10) if network.classifies else x.shape)
@@ -75,6 +78,58 @@ def test_patches_are_pixels_as_channels() -> None:
     x, t = images(2, (1, 16, 16)), torch.tensor(0.4, dtype=torch.float64)
     stacked = torch.stack([x[:, 0, i::2, j::2] for i in range(2) for j in range(2)], dim=1)
     torch.testing.assert_close(functional.pixel_unshuffle(fine(x, t), 2), coarse(stacked, t))
+
+
+def test_pieces_of_signals_are_steps_as_channels() -> None:
+    fine, coarse = awake(unet((2, 16), patch=2)), unet((4, 8)).double()
+    coarse.load_state_dict(fine.state_dict())
+    x, t = images(2, (2, 16)), torch.tensor(0.4, dtype=torch.float64)
+
+    def stacked(x: Tensor) -> Tensor:
+        return torch.stack([x[:, 0, ::2], x[:, 0, 1::2], x[:, 1, ::2], x[:, 1, 1::2]], dim=1)
+
+    torch.testing.assert_close(stacked(fine(x, t)), coarse(stacked(x), t))
+
+
+def test_signals_are_images_of_one_row() -> None:
+    """In a row between rows of zeros, a 3 × 3 kernel acts by its middle row: the network of signals has these rows."""
+    # The number of weights does not depend on the height, so the network of high images also takes images of one row.
+    plane = awake(unet((3, 8, 32), multipliers=(1, 2, 2), attention=(4,), label_dropout=0.1))
+    line = unet((3, 32), multipliers=(1, 2, 2), attention=(16,), label_dropout=0.1).double()
+    weights = plane.state_dict()
+    line.load_state_dict({name: w[:, :, w.shape[2] // 2] if w.ndim == 4 else w for name, w in weights.items()})
+    x, t, y = images(4, (3, 32)), torch.tensor([0.1, 0.3, 0.5, 0.9]).double(), torch.tensor([-1, 3, 9, 0])
+    torch.testing.assert_close(line(x, t, y), plane(x.unsqueeze(2), t, y).squeeze(2), rtol=1e-10, atol=1e-10)
+
+
+def test_unet_of_signals_approaches_the_exact_answer() -> None:
+    """For a Gaussian process the best estimate is linear in all steps; each step by itself gives far less."""
+    length, sigma, source = 32, 1.0, generator("cpu", 0, "signals")
+    at = torch.arange(length)
+    covariance = 0.9 ** (at[:, None] - at).abs().double()
+    root = torch.linalg.cholesky(covariance).float()
+    best = float(
+        (covariance - covariance @ torch.linalg.inv(covariance + sigma**2 * torch.eye(length)) @ covariance)
+        .diagonal()
+        .mean()
+    )
+    alone = sigma**2 / (1 + sigma**2)
+    assert best < 0.5 * alone
+    network, t = unet((1, length), channels=16), torch.tensor(0.5)
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+
+    def loss(n: int) -> Tensor:
+        clean = torch.randn(n, 1, length, generator=source) @ root.T
+        noisy = clean + sigma * torch.randn(clean.shape, generator=source)
+        return (network(noisy, t) - clean).square().mean()
+
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss(128).backward()
+        optimizer.step()
+    with torch.no_grad():
+        found = float(loss(8000))
+    assert 0.97 * best < found < 1.1 * best
 
 
 def test_fresh_unet_answers_zero_and_blocks_are_shortcuts() -> None:
@@ -143,7 +198,14 @@ def test_classifiers_approach_the_posterior() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: unet((2,)), "use network=mlp"),
+        (lambda: unet((2,)), r"are neither images \(C, H, W\) nor signals \(C, L\): use network=mlp"),
+        (
+            lambda: unet((2, 3), multipliers=(1, 1, 1)),
+            "signals of 3 steps are too small: use fewer numbers in multipliers",
+        ),
+        (lambda: unet((2, 9), patch=2), "patch=2 does not divide signals of 9 steps: try patch=1"),
+        (lambda: ScoreNet((2, 9)), r"are not images \(C, H, W\): use network=unet for signals, or network=mlp"),
+        (lambda: ClassifierConv((2, 9), 10, VP()), "are not images .*: use network=classifier_mlp"),
         (lambda: unet((1, 4, 4), multipliers=(1, 1, 1, 1)), "use fewer numbers in multipliers"),
         (lambda: ScoreNet((1, 4, 4)), "use fewer numbers in channels"),
         (lambda: unet(channels=12), "channels=12 must be a multiple of 8"),

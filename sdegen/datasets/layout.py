@@ -1,0 +1,77 @@
+"""Layout of arrays: which axes are channels, height and width of images, or channels and time of signals."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+Layout = Literal["auto", "channels_first", "channels_last", "grey"]
+
+COLOURS = (1, 3, 4)
+"""Numbers of channels by which a last axis is recognised as the channels of images."""
+FEW = 4
+"""Number of entries up to which an axis is taken for the channels of signals."""
+LONGER = 4
+"""Factor by which the time axis of signals must be longer than the axis of channels, if there are many channels."""
+
+
+def arranged(values: np.ndarray, layout: Layout) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Returns points ``(N, d)``, signals ``(N, C, L)`` or images ``(N, C, H, W)``, and sentences about their axes.
+
+    Numbers ``(N,)`` become points with one coordinate. The axes of other points are not changed.
+
+    Raises:
+        ValueError: the array has another number of axes, or the order of its axes is not clear.
+    """
+    shape, dimensions = values.shape, values.ndim
+    if dimensions not in (1, 2, 3, 4) or 0 in shape[1:]:
+        raise ValueError(
+            f"shape {shape} is neither (N,), (N, d), (N, C, L) nor (N, C, H, W): reshape the array, with one row for "
+            f"each point"
+        )
+    if dimensions < 3:
+        return values.reshape(len(values), -1) if dimensions == 1 else values, ()
+    chosen = (_of_images(shape) if dimensions == 4 else _of_signals(values)) if layout == "auto" else layout
+    if chosen == "grey" and dimensions == 4:
+        raise ValueError(f"layout=grey is for arrays (N, H, W), not for the shape {shape}: use dataset.layout=auto")
+    found = {"channels_last": np.moveaxis(values, -1, 1), "grey": values[:, None]}.get(chosen, values)
+    if layout != "auto" or (dimensions == 4 and chosen == "channels_first"):
+        return found, ()
+    kind = "images" if found.ndim == 4 else "signals"
+    axes = {"grey": "(N, H, W)", "channels_last": "(N, H, W, C)" if dimensions == 4 else "(N, L, C)"}
+    sentence = f"read as {kind} {axes.get(chosen, '(N, C, L)')}, {_in_words(found.shape)}"
+    others = {"channels_first", "channels_last", *(("grey",) if dimensions == 3 else ())} - {chosen}
+    return found, (f"{sentence}: if this is wrong, set dataset.layout={' or '.join(sorted(others))}",)
+
+
+def _of_images(shape: tuple[int, ...]) -> str:
+    """Returns the layout of an array of four axes. Channels come first, unless only the last axis can be channels."""
+    _, first, height, last = shape
+    if last not in COLOURS or min(first, height) <= last:
+        return "channels_first"
+    if first in COLOURS:
+        raise ValueError(
+            f"shape {shape} may be (N, C, H, W) or (N, H, W, C): set dataset.layout=channels_first or channels_last"
+        )
+    return "channels_last"
+
+
+def _of_signals(values: np.ndarray) -> str:
+    """Returns the layout of an array of three axes: signals if one axis is much shorter, grey images if of bytes."""
+    _, first, last = values.shape
+    short, long = min(first, last), max(first, last)
+    if short != long and (short <= FEW or LONGER * short <= long):
+        return "channels_first" if first < last else "channels_last"
+    if values.dtype == np.uint8 and short > FEW:
+        return "grey"
+    raise ValueError(
+        f"shape {values.shape} is ambiguous: set dataset.layout=grey for images (N, H, W), channels_first for signals "
+        f"(N, C, L), or channels_last for signals (N, L, C)"
+    )
+
+
+def _in_words(shape: tuple[int, ...]) -> str:
+    count, channels, *size = shape
+    named = f"{channels} channel{'s' * (channels != 1)}"
+    return f"{count} of {named} and {' × '.join(map(str, size))} {'pixels' if len(size) == 2 else 'steps'}"
