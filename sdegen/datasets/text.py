@@ -214,7 +214,9 @@ def _decimal(rows: Rows, delimiter: str) -> Decimal:
         return "point"
     for line, row in zip(*rows, strict=True):
         for cell in row:
-            if "," not in cell and ("." not in cell or "." in only):
+            # A cell with one sign only matters until the sign is known.
+            signs = [sign for sign in ".," if sign in cell]
+            if not signs or signs[0] in only and len(signs) == 1:
                 continue
             fits = [sign for sign in NUMBERS if is_number(cell, sign)]
             if len(fits) == 1:
