@@ -125,7 +125,9 @@ def _check_widths(lines: Sequence[int], cells: Sequence[Sequence[str]], width: i
         if len(row) == width:
             continue
         fix = "correct it, or set dataset.delimiter="
-        if all(len(other) == len(row) for other in cells) and len(row) > width:
+        if width == 1:
+            fix = "name each column, or set dataset.delimiter="
+        elif all(len(other) == len(row) for other in cells) and len(row) > width:
             fix = "name each column, or, if commas are decimal signs, separate the columns by semicolons"
         elif len(row) == 2 * width:
             fix = "if commas are decimal signs, separate the columns by semicolons"
