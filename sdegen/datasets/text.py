@@ -125,7 +125,9 @@ def _check_widths(lines: Sequence[int], cells: Sequence[Sequence[str]], width: i
         if len(row) == width:
             continue
         fix = "correct it, or set dataset.delimiter="
-        if all(len(other) == len(row) for other in cells) and len(row) > width:
+        if width == 1:
+            fix = "name each column, or set dataset.delimiter="
+        elif all(len(other) == len(row) for other in cells) and len(row) > width:
             fix = "name each column, or, if commas are decimal signs, separate the columns by semicolons"
         elif len(row) == 2 * width:
             fix = "if commas are decimal signs, separate the columns by semicolons"
@@ -214,7 +216,9 @@ def _decimal(rows: Rows, delimiter: str) -> Decimal:
         return "point"
     for line, row in zip(*rows, strict=True):
         for cell in row:
-            if "," not in cell and ("." not in cell or "." in only):
+            # A cell with one sign only matters until the sign is known.
+            signs = [sign for sign in ".," if sign in cell]
+            if not signs or signs[0] in only and len(signs) == 1:
                 continue
             fits = [sign for sign in NUMBERS if is_number(cell, sign)]
             if len(fits) == 1:

@@ -178,7 +178,10 @@ def test_the_dialect_is_detected(tmp_path: Path, text: str, x: list[list[float]]
             "a,b\n0,126,0,106\n0,5,0,7\n",
             "line 1 names 2 columns, but line 2 has 4 values: name each column, or, if comma",
         ),
-        ("a,b\n0,126;0,106\n0,5;0,7\n", "line 1 names 1 column, but line 2 has 2 values"),
+        (
+            "a,b\n0,126;0,106\n0,5;0,7\n",
+            "line 1 names 1 column, but line 2 has 2 values: name each column, or set dataset.delimiter=",
+        ),
         ('"a" "b"\n"1" 1.5 2\n"2" 2.5 3\n', "line 1 names 2 columns, but line 2 has 3 values: name each column"),
         ("a,b\n1,2,3\n4,5,6\n", "line 1 names 2 columns, but line 2 has 3 values: name each column"),
         ("a,b\n1,2\n3\n", "line 1 names 2 columns, but line 3 has 1 value: correct it"),
