@@ -76,14 +76,15 @@ def signal_classes(x: Tensor, y: Tensor, names: tuple[str, ...] = (), most: int 
     columns = min(len(labels), 5)
     rows = -(-len(labels) // columns)
     figure, panels = subplots(
-        1.5 * columns + 0.7, 1.3 * rows + 0.9, rows, columns, sharex=True, sharey=True, squeeze=False
+        max(4.4, 1.5 * columns), 1.3 * rows + 1, rows, columns, sharex=True, sharey=True, squeeze=False
     )
     for axes, label in zip(panels.flat, labels, strict=False):
         _bundle(axes, x[y == label][:, 0], SAMPLES)
-        axes.set_title(names[label] if names else f"class {label}")
+        axes.set(title=names[label] if names else f"class {label}", xlabel="step")
+        axes.label_outer()
     for axes in panels.flat[len(labels) :]:
         axes.set_visible(False)
-    figure.supxlabel(f"step{_first_of(x.shape[1])}", fontsize=9)
+    figure.suptitle(_first_of(x.shape[1]).removeprefix(", "), fontsize=9)
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 

@@ -165,9 +165,9 @@ class Linear(Measurement):
 
 def known_entries(mask: str, shape: tuple[int, ...]) -> Tensor:
     """Returns a tensor of the shape ``shape`` that is True at the known entries; raises ValueError for a wrong mask."""
-    # Images have the same mask in each channel, and so have signals. Vectors have no channels.
-    one = shape[1:] or shape
-    height, width = one if len(one) == 2 else (1, one[0])
+    # All channels of images and of signals have the same mask.
+    one = shape[1:] if len(shape) == 2 else shape[-2:]
+    *_, height, width = (1, *one)
     row, column = torch.arange(height)[:, None].expand(height, width), torch.arange(width).expand(height, width)
     inner = [(i >= n // 4) & (i < n - n // 4) for i, n in ((row, height), (column, width))]
     centre = inner[0] & inner[1] if height > 1 else inner[1]

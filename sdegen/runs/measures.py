@@ -46,8 +46,10 @@ def measure(dataset: Dataset, x: Tensor, y: Tensor | None, folder: Path) -> Metr
     if len(x) < 2 or dataset.held_out is None:
         return {}
     if dataset.units.kind == "signals":
-        classes = {} if y is None or dataset.y is None else {"agreement": metrics.agreement(dataset, x, y)}
-        return {**metrics.measure_signals(dataset, x), **classes}
+        if y is None or dataset.y is None:
+            return metrics.measure_signals(dataset, x)
+        whole = metrics.measure_signals(dataset, x) if len(y.unique()) == dataset.classes else {}
+        return {**whole, "agreement": metrics.agreement(dataset, x, y)}
     features = _features(dataset, folder)
     if y is None or features is None:
         return metrics.measure_images(dataset, x, features)

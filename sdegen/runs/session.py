@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -21,6 +22,7 @@ from sdegen.runs import checkpoint as checkpoints
 from sdegen.runs import files, machine
 from sdegen.runs.checkpoint import Checkpoint
 from sdegen.runs.interrupt import Interrupt
+from sdegen.runs.pace import Pace
 from sdegen.runs.run import Run
 from sdegen.runs.writer import Writer
 from sdegen.training.history import Diverged
@@ -144,10 +146,18 @@ class Session:
         log.info(self._plan())
         if training.step == training.steps:
             return
+        network = self.writers[0].parts.config["network"]
+        pace = Pace(training.step, training.steps, network, training.vector.numel())
+
+        def asked() -> bool:
+            if message := pace.message(training.step, time.perf_counter()):
+                log.info(message)
+            return interrupt.asked()
+
         while training.step < training.steps:
             try:
                 with interrupt.noted():
-                    training.run(self._record, self.save, self._preview, interrupt.asked)
+                    training.run(self._record, self.save, self._preview, asked)
             except Diverged as trouble:
                 self._retry(trouble)
         log.info(f"trained in {training.seconds:.1f} s, without previews and checkpoints")

@@ -15,7 +15,7 @@ from torch import Tensor
 from sdegen.core.randomness import SampleNoise, generator
 from sdegen.datasets import Affine
 from sdegen.guidance.classes import ClassifierFree, ClassifierGuidance, Guidance
-from sdegen.guidance.measurement import Blur, Grey, Inpaint, Linear, Measurement, SuperResolution
+from sdegen.guidance.measurement import Blur, Grey, Inpaint, Linear, Measurement, SuperResolution, known_entries
 from sdegen.guidance.posterior import Isotropic, Method, Moments, Posterior, Replacement
 from sdegen.models import Raw, ScoreModel
 from sdegen.models.classifier import ClassifierModel
@@ -115,6 +115,7 @@ def measurements() -> list[tuple[str, Measurement, tuple[int, ...]]]:
         ("inpaint", Inpaint(colour, "left"), colour),
         ("checkerboard", Inpaint((1, 5, 4), "checkerboard"), (1, 5, 4)),
         ("vector", Inpaint((6,), "left"), (6,)),
+        ("signal", Inpaint((3, 8), "centre"), (3, 8)),
         ("super_resolution", SuperResolution(colour, 2), colour),
         ("grey", Grey(colour), colour),
         ("blur", Blur(colour, 1.3), colour),
@@ -167,6 +168,24 @@ def test_measurements_are_what_they_are_called() -> None:
     known = Inpaint((3, 4, 6), "top").picture(Inpaint((3, 4, 6), "top")(x[:1]))
     assert torch.equal(known[:, :2], x[0, :, :2])
     assert bool(known[:, 2:].isnan().all())
+
+
+@pytest.mark.parametrize(
+    ("mask", "steps"),
+    [
+        ("left", {0, 1, 2, 3}),
+        ("right", {4, 5, 6, 7}),
+        ("centre", {2, 3, 4, 5}),
+        ("frame", {0, 1, 6, 7}),
+        ("checkerboard", {0, 2, 4, 6}),
+    ],
+)
+def test_masks_of_signals_are_steps_of_all_channels(mask: str, steps: set[int], tmp_path: Path) -> None:
+    np.save(tmp_path / "own.npy", np.isin(np.arange(8), list(steps)))
+    for one in (mask, str(tmp_path / "own.npy")):
+        known = known_entries(one, (4, 8))
+        assert known.shape == (4, 8)
+        assert all(set(channel.nonzero().flatten().tolist()) == steps for channel in known)
 
 
 def gaussian(d: int) -> GaussianMixture:
@@ -346,6 +365,8 @@ def test_exact_conditionals_of_mixtures_are_those_of_weighted_draws() -> None:
     [
         (lambda p: ClassifierFree(None), "give label=3"),
         (lambda p: Inpaint((1, 8, 8), "middle"), "mask=middle is unknown: choose one of left"),
+        (lambda p: Inpaint((2, 8), "top"), "mask=top leaves no entry known: use another mask, such as left"),
+        (lambda p: SuperResolution((2, 8)), "needs images, not points of the shape .2, 8.: use guidance=linear"),
         (
             lambda p: Inpaint((1, 8, 8), p("mask.npy", np.ones((4, 4)))),
             r"must be zeros and ones of the shape \(1, 8, 8\)",
