@@ -25,6 +25,8 @@ from sdegen.models.score import ScoreModel
 from sdegen.networks.base import at_most
 from sdegen.samplers import Sampler
 from sdegen.sde.base import SDE
+from sdegen.sde.mixture import marginals
+from sdegen.training import baseline
 from sdegen.training.batches import Points, Stream
 from sdegen.training.held_out import HeldOut
 from sdegen.training.loop import Training
@@ -74,6 +76,27 @@ class Components(NamedTuple):
             trainer.device,
             DTYPES[trainer.precision],
         )
+
+    def baseline(self) -> float | None:
+        """Returns the loss of a simple model, as a unit of the loss: see :mod:`sdegen.training.baseline`."""
+        classes = self.dataset.classes or 1
+        if self.objective.against == "chance" and classes > 1:
+            return baseline.chance(self.sde, self.weighting, self.times, classes)
+        if self.objective.against != "gaussian" or self.sde.linear is None:
+            return None
+        moments = self.moments
+        if moments is None or moments.axes is None:
+            moments = moments_of(self.dataset, _some(self.dataset), flat=True)
+        size = self.dataset.units.size
+        loss = baseline.gaussian(self.sde.linear, self.weighting, self.times, moments.variances.expand(size))
+        return loss if loss > 0 else None
+
+    def best_loss(self) -> float | None:
+        """Returns the held-out loss of the exact score; None if it is not known or the loss has no unit."""
+        exact = marginals(self.dataset.encoded_law, self.sde)
+        if exact is None or self.objective.against != "gaussian":
+            return None
+        return self.held_out().loss_of(lambda x, t: exact(x.double().cpu(), t.double().cpu()).to(x))
 
     def training(self) -> Training:
         """Returns the training of this run: see :func:`together`."""
@@ -229,8 +252,16 @@ def _moments(parts: Parts, points: Tensor) -> Moments | None:
     """Returns the moments of the data in the network's units; None if the parametrization takes no moments."""
     if not schema.takes(parts.config["parametrization"], "moments", parts.trust):
         return None
-    dataset: Dataset = parts["dataset"]
-    return Moments.of(dataset.units.encode(dataset.dequantized(points, generator("cpu", 0, "moments"))))
+    return moments_of(parts["dataset"], points)
+
+
+def moments_of(dataset: Dataset, points: Tensor, flat: bool = False) -> Moments:
+    """Returns the moments, in the network's units, of points of a data set in the user's units.
+
+    If ``flat`` is true, images are vectors of their entries.
+    """
+    encoded = dataset.units.encode(dataset.dequantized(points, generator("cpu", 0, "moments")))
+    return Moments.of(encoded.flatten(1) if flat else encoded)
 
 
 def _add_network(parts: Parts) -> None:

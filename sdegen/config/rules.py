@@ -8,6 +8,7 @@ from typing import Any
 from sdegen.config.compose import Config
 from sdegen.config.options import Faults, choice
 from sdegen.core import schema
+from sdegen.core.randomness import generator
 from sdegen.core.schema import Trust
 from sdegen.sde.base import SDE, LinearSDE
 from sdegen.training.perceptron import obstacle
@@ -106,10 +107,22 @@ def _gradient(config: Config, parts: Parts) -> str:
     return ""
 
 
+def _patience(config: Config, parts: Parts) -> str:
+    patience, dataset = parts["trainer"].patience, parts["dataset"]
+    drawn = None if dataset.y is not None else dataset.draw(1, generator("cpu", 0, "patience"))
+    if patience is None or dataset.held_out is not None or drawn is not None:
+        return ""
+    return (
+        f"trainer.patience={patience}: no data are held out and the distribution of the data is not known: set "
+        f"dataset.held_out, or trainer.patience=null"
+    )
+
+
 RULES: tuple[tuple[set[str], Callable[[Config, Parts], str]], ...] = (
     ({"objective", "network"}, _smooth),
     ({"objective", "network"}, _classifier_for_classification),
     ({"model"}, _parameters_in_network),
     ({"trainer", "model", "objective"}, _gradient),
+    ({"trainer", "dataset"}, _patience),
 )
 """Rules: the names of the parts that a rule needs, and a function that returns a fault or an empty string."""

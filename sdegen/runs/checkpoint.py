@@ -22,10 +22,11 @@ from sdegen.datasets import units
 from sdegen.models.moments import Moments
 from sdegen.runs import files
 from sdegen.training.history import BINS
+from sdegen.training.learning import is_sound
 
 log = logging.getLogger("sdegen")
 
-FORMAT = 6
+FORMAT = 7
 """Number of the file format."""
 MOST_CLASSES = 2**20
 EXTRA = "_extra_state"
@@ -55,6 +56,7 @@ class Checkpoint(NamedTuple):
         best: smallest value of ``held_out`` in this and all earlier checkpoints; infinity without values.
         history: losses and gradient norms of the steps after the last written scalars: see
             :meth:`sdegen.training.history.History.state`.
+        curve: held-out losses so far: see :meth:`sdegen.training.learning.Curve.state`.
         stream: number of the variant of the noise: see :class:`sdegen.training.batches.Stream`.
     """
 
@@ -73,6 +75,7 @@ class Checkpoint(NamedTuple):
     held_out: float | None
     best: float
     history: dict[str, Tensor]
+    curve: dict[str, Tensor]
     stream: int
 
     def known_moments(self) -> Moments | None:
@@ -232,6 +235,7 @@ def _is_checkpoint(content: dict[str, Any]) -> bool:
     if sound and content["moments"] is not None:
         sound = _are_moments(content["moments"], shape)
     sound = sound and _are_names(content["names"], shape, classes)
+    sound = sound and all(map(_is_stored, content["curve"].values())) and is_sound(content["curve"], content["step"])
     return content["format"] == FORMAT and counted and sound and _is_history(content["history"], content["step"])
 
 

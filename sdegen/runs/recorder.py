@@ -40,7 +40,12 @@ PREFIX = "events.out.tfevents."
 """Prefix of the names of TensorBoard's files."""
 ENDED = ".ended"
 """Suffix of the name of the file with the status of a finished run."""
-LAYOUT = {"loss": {"by t": ["Multiline", ["loss_by_t/.+"]]}}
+LAYOUT = {
+    "loss": {
+        "training and held-out": ["Multiline", ["train/loss$", "train/held_out_loss$"]],
+        "by t": ["Multiline", ["loss_by_t/.+"]],
+    }
+}
 """Charts of several scalars. Regular expressions select the tags of the scalars."""
 
 
@@ -163,15 +168,16 @@ class Recorder:
             return
         # The difference is negative if the training has returned to an earlier step.
         self._bar.update(step - self._bar.n)
-        self._bar.set_postfix_str(f"loss {values['train/loss']:.4g}", refresh=False)
+        loss = f"loss {values['train/loss']:.4g}{_in_words(values)}"
+        self._bar.set_postfix_str(loss, refresh=False)
         now = time.perf_counter()
         if self._bar.disable and (now - self._last_line > self.LINE_SECONDS or step == self._stop):
             self._last_line = now
             rate = values["train/steps_per_second"]
             left = int((self._stop - step) / rate)
             log.info(
-                f"step {step:>{len(str(self._stop))}} of {self._stop}   loss {values['train/loss']:.4f}   "
-                f"{rate:.0f} steps/s   {left // 60}:{left % 60:02d} left"
+                f"step {step:>{len(str(self._stop))}} of {self._stop}   {loss}   {rate:.0f} steps/s   "
+                f"{left // 60}:{left % 60:02d} left"
             )
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -217,3 +223,11 @@ class Recorder:
 def _scalars(values: Mapping[str, float]) -> Summary:
     """Returns all scalars as one record. A record for each scalar would take as long as ten steps of a tiny network."""
     return Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
+
+
+def _in_words(values: Mapping[str, float]) -> str:
+    """Returns the loss in units of the loss of a simple model."""
+    names = {"gaussian": "a Gaussian's", "chance": "guessing"}
+    return "".join(
+        f", {values[key]:.3f} of {name}" for kind, name in names.items() if (key := f"train/loss_over_{kind}") in values
+    )

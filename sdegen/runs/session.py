@@ -29,7 +29,7 @@ from sdegen.training.history import Diverged
 
 log = logging.getLogger("sdegen")
 
-RESUMABLE = ("trainer.steps", "trainer.epochs", "trainer.device", "dataset.path")
+RESUMABLE = ("trainer.steps", "trainer.epochs", "trainer.patience", "trainer.device", "dataset.path")
 """Options that may change when a run is resumed."""
 
 
@@ -65,6 +65,7 @@ def train(
             for writer in session.writers:
                 stack.enter_context(writer.recording())
             if not resume:
+                session.evaluate()
                 session.save()
             files.point_latest(folder)
             session.train(interrupt)
@@ -115,9 +116,14 @@ class Session:
                 writer.begin(command)
             return
         step, steps = self._resumed[0].step, self.training.steps
+        first, patience, more = self.writers[0], self.trainer.patience, "trainer.steps=…"
+        first.curve.restore(self._resumed[0].curve)
+        if step < steps and first.has_patience_ended(step):
+            steps = self.training.steps = step
+            more = f"a larger trainer.patience than {patience}, or null,"
         # Continue a run that was killed after the last step, because its samples are missing.
         if step > steps or (step == steps and (self.folder / "metrics.json").exists()):
-            done = f"the run finished at step {step}; set trainer.steps=… for more" if steps else "the score is exact"
+            done = f"the run finished at step {step}; set {more} for more" if steps else "the score is exact"
             raise UserError(f"resume={self.folder}: nothing to do: {done}")
         for writer, saved in zip(self.writers, self._resumed, strict=True):
             writer.check_data(saved)
@@ -139,6 +145,15 @@ class Session:
             writer.save()
         self.saved = self.training.step
 
+    def evaluate(self) -> None:
+        """Record the held-out losses, and end the training if the patience of the trainer has ended."""
+        if not self.training.steps:
+            return
+        for writer in self.writers:
+            writer.evaluate()
+        if self.writers[0].has_patience_ended(self.training.step):
+            self.training.finish()
+
     def train(self, interrupt: Interrupt) -> None:
         """Train to the last step. After a divergence, retry from the last checkpoint if ``trainer.retries`` allows."""
         training = self.training
@@ -157,10 +172,11 @@ class Session:
         while training.step < training.steps:
             try:
                 with interrupt.noted():
-                    training.run(self._record, self.save, self._preview, asked)
+                    every = self.writers[0].curve.interval(training.steps)
+                    training.run(self._record, self.save, self._preview, asked, self.evaluate, every)
             except Diverged as trouble:
                 self._retry(trouble)
-        log.info(f"trained in {training.seconds:.1f} s, without previews and checkpoints")
+        log.info(f"trained in {training.seconds:.1f} s, without held-out losses, previews and checkpoints")
 
     def _plan(self) -> str:
         """Returns a message with the steps to train, the folder and the device."""
@@ -189,7 +205,7 @@ class Session:
 
     def _record(self, step: int, values: Sequence[Mapping[str, float]]) -> None:
         for writer, own in zip(self.writers, values, strict=True):
-            writer.recorder.progress(step, own)
+            writer.recorder.progress(step, {**own, **writer.scaled(own["train/loss"])})
 
     def _preview(self) -> None:
         for writer in self.writers:

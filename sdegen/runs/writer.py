@@ -24,6 +24,7 @@ from sdegen.runs.checkpoint import Checkpoint, examine
 from sdegen.runs.run import Run, load
 from sdegen.runs.sampling import draw, on_cpu
 from sdegen.runs.trained import load_weights
+from sdegen.training.learning import Curve
 from sdegen.training.loop import Training
 from sdegen.training.trainer import DTYPES
 
@@ -31,6 +32,10 @@ log = logging.getLogger("sdegen")
 
 PREVIEWED = {"vectors": 1000, "signals": 64, "images": 64}
 """Number of samples in a preview."""
+UNITS = {"gaussian": "a Gaussian with the covariance of the data", "chance": "guessing"}
+"""Simple models whose loss is the unit of the loss."""
+AFFORDED = 30
+"""Number of training steps for each batch of a held-out loss. These batches then take 1 to 2 % of the training."""
 
 
 class Writer:
@@ -43,7 +48,8 @@ class Writer:
         self.parts, self.training, self.replica, self.folder, self.trust = parts, training, replica, folder, trust
         self.model, self.average = training.models[replica], training.averages[replica]
         self.dtype = DTYPES[parts.trainer.precision]
-        self.held_out = parts.held_out()
+        self.held_out, self.curve = parts.held_out(), Curve(training.steps)
+        self.baseline = parts.baseline() if training.steps else None
         self.provenance: dict[str, Any] = {}
         self.data = known_by(parts.config, parts.dataset)
         self.best = math.inf
@@ -74,6 +80,7 @@ class Writer:
     def restore(self, saved: Checkpoint) -> None:
         """Restore the weights of a checkpoint."""
         self.best = saved.best
+        self.curve.restore(saved.curve)
         load_weights(self.model.network, saved.weights)
         load_weights(self.average.network, saved.ema)
 
@@ -120,6 +127,44 @@ class Writer:
         for concern in self.summary["concerns"]:
             log.warning(concern)
 
+    def evaluate(self) -> None:
+        """Record the held-out loss of the averaged network at a step, on as many batches as the step can afford."""
+        losses = self.held_out.losses(self.average, max(1, self.curve.every // AFFORDED))
+        # A loss that overflows is no record: the training fails soon, or recovers.
+        if losses is not None and bool(losses.isfinite().all()):
+            loss = self.curve.add(self.training.step, losses)
+            self.recorder.scalars(self.training.step, {"train/held_out_loss": loss})
+
+    def has_patience_ended(self, step: int) -> bool:
+        """Return True if the held-out loss has not improved in ``trainer.patience`` steps before ``step``."""
+        patience = self.parts.trainer.patience
+        return patience is not None and self.curve.idle(step) >= patience
+
+    def scaled(self, loss: float) -> dict[str, float]:
+        """Return a training loss in units of the loss of a simple model, as a scalar; empty without such a model."""
+        if self.baseline is None:
+            return {}
+        return {f"train/loss_over_{self.parts.objective.against}": loss / self.baseline}
+
+    def learning(self) -> dict[str, Any]:
+        """Return the held-out loss of the trained network, its unit and the trend of the curve; empty if unknown.
+
+        ``over`` names the simple model whose loss is the unit, ``share`` is the loss in this unit, and ``best`` is the
+        share of the exact score, if it is known.
+        """
+        loss, training, trend = self.held_out.loss(self.average), self.training, self.curve.trend()
+        if not training.steps or loss is None:
+            return {}
+        found: dict[str, Any] = {"held_out_loss": loss}
+        if self.baseline is not None:
+            best = self.parts.best_loss()
+            found |= {"over": self.parts.objective.against, "share": loss / self.baseline}
+            found |= {} if best is None else {"best": best / self.baseline}
+        found |= {} if trend is None else {"trend": str(trend)}
+        if self.has_patience_ended(training.step):
+            found["ended"] = f"trainer.patience={self.parts.trainer.patience}"
+        return found
+
     def save(self) -> None:
         """Write a checkpoint; raise UserError if the first checkpoint of the run cannot be read again."""
         training, dataset, held_out = self.training, self.parts.dataset, None
@@ -128,7 +173,6 @@ class Writer:
             held_out = self.held_out.loss(self.average)
         if held_out is not None:
             self.best = min(self.best, held_out)
-            self.recorder.scalars(training.step, {"train/held_out_loss": held_out})
         checkpoints.save(
             Checkpoint(
                 config=self.parts.config,
@@ -146,6 +190,7 @@ class Writer:
                 held_out=held_out,
                 best=self.best,
                 history=training.history(self.replica),
+                curve=self.curve.state(),
                 stream=training.stream.variant,
             ),
             self.folder / "checkpoints",
@@ -217,10 +262,23 @@ class Writer:
                 results.draw_score(result, folder / "figures")
         # Write the metrics twice: the table of runs shows only the first five scalars, and capitals sort first.
         self.recorder.final(training.steps, {**scalars(self.metrics), **scalars(self.metrics, "Final")})
+        learning = self.learning()
+        if learning:
+            log.info(described(learning))
         cost = {"steps": training.step, "seconds": training.seconds, "peak_memory_mib": machine.peak_memory_mib()}
-        files.write_json(folder / "provenance.json", {**self.provenance, "training": cost})
+        files.write_json(folder / "provenance.json", {**self.provenance, "training": cost, "learning": learning})
         files.write_json(folder / "metrics.json", self.metrics)
         return result
+
+
+def described(learning: Mapping[str, Any]) -> str:
+    """Returns the result of :meth:`Writer.learning` as a sentence."""
+    text = f"held-out loss {learning['held_out_loss']:.4g}"
+    if "share" in learning:
+        text += f", {learning['share']:.3f} of the loss of {UNITS[learning['over']]}"
+        text += f" (exact score: {learning['best']:.3f})" if "best" in learning else ""
+    text += f"; {learning['trend']}" if "trend" in learning else ""
+    return text + (f"; ended by {learning['ended']}" if "ended" in learning else "")
 
 
 def scalars(found: Mapping[str, Mapping[str, Any]], group: str = "metrics") -> dict[str, float]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from sdegen.core.randomness import derive, generator, own_layers
 from sdegen.datasets import Dataset
-from sdegen.sde.base import SDE
-from sdegen.training.batches import Points, Stream
+from sdegen.sde.base import SDE, Score
+from sdegen.training.batches import Batch, Points, Stream
 from sdegen.training.gradient import Model, weighted_losses
 from sdegen.training.objective import Objective
 from sdegen.training.times import TimeSampler
@@ -19,6 +22,8 @@ from sdegen.training.weighting import Weighting
 
 ROWS = 4096
 """Largest number of rows for a held-out loss, unless a single batch has more rows."""
+KEPT = 2**22
+"""Largest number of entries of the points of all rows for which the rows are kept from one evaluation to the next."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +47,62 @@ class HeldOut:
 
     def loss(self, model: Model) -> float | None:
         """Returns the loss of a model in its current mode; None without held-out points or known distribution."""
+        losses = self.losses(model)
+        return None if losses is None else float(losses.mean())
+
+    def losses(self, model: Model, batches: int | None = None) -> Tensor | None:
+        """Returns a loss for each point ``(N,)``, float64 on the CPU, the mean over its times. Their mean is the loss.
+
+        Args:
+            model: model in its current mode.
+            batches: largest number of batches, from the first on; None for all batches.
+
+        Returns:
+            Losses; None without held-out points or known distribution.
+        """
+        return self._losses(lambda batch: weighted_losses(model, self.objective, batch), batches)
+
+    def loss_of(self, score: Score) -> float | None:
+        """Returns the loss of a score, such as the exact one, at the same rows: see :meth:`loss`."""
+        losses = self._losses(lambda batch: batch.weight[0] * self.objective.loss(score, batch.of(0).rows), None)
+        return None if losses is None else float(losses.mean())
+
+    def _losses(self, function: Callable[[Batch], Tensor], batches: int | None) -> Tensor | None:
+        if self._stream is None:
+            return None
+        found, (points,) = [], self._stream.points
+        steps = itertools.islice(self._steps(), batches)
+        with own_layers(self.device, points.seed, "layers"), torch.set_grad_enabled(self.objective.differentiates):
+            for chunks in steps:
+                losses = torch.cat([function(batch).detach().double().cpu() for batch in chunks])
+                found.append(losses.view(self.times.draws, -1).mean(0))
+        # Every batch has the same weight, also a short one.
+        size = sum(map(len, found)) / len(found)
+        return torch.cat([losses * (size / len(losses)) for losses in found])
+
+    @functools.cached_property
+    def _stream(self) -> Stream | None:
+        """Stream whose first epoch has the rows of the loss; None without held-out points or known distribution."""
         seed, objective = derive(self.seed, "held out"), self.objective
         data = self._data(seed)
         if data is None:
             return None
         points = Points(seed, data, self.batch_size, None, self.device, self.dtype)
         # The last arguments are the weight and the condition; Objective.prepare does not take them.
-        stream = Stream([points], lambda *rows: objective.prepare(*rows[:-2]), self.weighting, self.times, self.sde)
-        total = 0.0
-        with own_layers(self.device, seed, "layers"), torch.set_grad_enabled(objective.differentiates):
-            for batch in itertools.chain.from_iterable(stream.steps(0, points.per_epoch)):
-                total += float(weighted_losses(model, objective, batch).detach().double().sum()) / batch.total
-        return total / points.per_epoch
+        return Stream([points], lambda *rows: objective.prepare(*rows[:-2]), self.weighting, self.times, self.sde)
+
+    def _steps(self) -> Iterator[list[Batch]]:
+        """Returns the batches of the rows, each as a list of chunks."""
+        assert self._stream is not None
+        points = self._stream.points[0]
+        if len(points.x) * points.x[0].numel() * self.times.draws > KEPT:
+            return self._stream.steps(0, points.per_epoch)
+        return iter(self._kept)
+
+    @functools.cached_property
+    def _kept(self) -> list[list[Batch]]:
+        assert self._stream is not None
+        return list(self._stream.steps(0, self._stream.points[0].per_epoch))
 
     def _data(self, seed: int) -> Dataset | None:
         """Returns the data set with the points of the loss as training points; None if there are no such points."""

@@ -38,7 +38,8 @@ class Training:
 
     Attributes:
         step: number of steps taken.
-        seconds: time spent on steps and their logging, without checkpoints and previews.
+        steps: number of the last step.
+        seconds: time spent on steps and their logging, without held-out losses, checkpoints and previews.
     """
 
     def __init__(self, gradient: Gradient, optimizer: Optimizer, trainer: Trainer, stream: Stream, steps: int) -> None:
@@ -83,6 +84,8 @@ class Training:
         checkpoint: Callable[[], None],
         preview: Callable[[], None],
         interrupted: Callable[[], bool] = lambda: False,
+        evaluate: Callable[[], None] = lambda: None,
+        evaluate_every: int = 0,
     ) -> None:
         """Trains to the last step, and calls the functions below at the intervals of the trainer.
 
@@ -93,6 +96,8 @@ class Training:
             checkpoint: function that saves a checkpoint; called after the last step as well.
             preview: function that draws samples.
             interrupted: function called after every step. If it returns True, the training saves a checkpoint and ends.
+            evaluate: function that computes held-out losses; it may end the training with :meth:`finish`.
+            evaluate_every: number of steps between held-out losses; 0 for none.
 
         Raises:
             Diverged: a loss, gradient or weight is no longer finite. No checkpoint of this state is saved.
@@ -105,6 +110,11 @@ class Training:
                 if self.step == 1:
                     self._warn_of_hidden_state(chunks[0])
                 self.advance(chunks)
+                if self._is_due(evaluate_every):
+                    self.seconds += time.perf_counter() - since
+                    self._check()
+                    evaluate()
+                    since = time.perf_counter()
                 stop = interrupted()
                 if self._is_due(trainer.log_every):
                     seconds = self.seconds + time.perf_counter() - since
@@ -123,8 +133,12 @@ class Training:
                     if due:
                         checkpoint()
                     since = time.perf_counter()
-                if stop:
+                if stop or self.step == self.steps:
                     return
+
+    def finish(self) -> None:
+        """Makes the current step the last one."""
+        self.steps = self.step
 
     @property
     def saves(self) -> bool:

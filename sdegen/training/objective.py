@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -41,11 +41,14 @@ class Objective(ABC, Generic[S, Rows]):
         process: type of process that the objective works with.
         differentiates: True if the loss has derivatives of the score in x. ReLU networks are then not smooth enough.
         classifies: True if the objective trains a classifier instead of a score.
+        against: model whose expected loss is the unit of the logged loss: ``gaussian`` for the score of a Gaussian with
+            the mean and covariance of the data, ``chance`` for equal probabilities of all classes; None for no unit.
     """
 
     process: type[SDE] = SDE
     differentiates = False
     classifies = False
+    against: Literal["gaussian", "chance"] | None = None
 
     @abstractmethod
     def prepare(self, sde: S, x0: Tensor, t: Tensor, randn_like: RandnLike) -> Rows:
@@ -76,6 +79,7 @@ class Denoising(Objective[LinearSDE, Noised]):
     """
 
     process = LinearSDE
+    against = "gaussian"
 
     def prepare(self, sde: LinearSDE, x0: Tensor, t: Tensor, randn_like: RandnLike) -> Noised:
         noise = randn_like(x0)
@@ -155,6 +159,7 @@ class Classification(Objective[SDE, Prepared]):
     """
 
     classifies = True
+    against = "chance"
 
     def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike) -> Prepared:
         return Prepared(sde.perturb(x0, t, randn_like), t)

@@ -27,9 +27,11 @@ class TimeSampler(ABC, Generic[S]):
 
     Attributes:
         process: type of process that the sampler works with.
+        grid: number of equally spaced times from eps to T to which the times belong; None for all times.
     """
 
     process: type[SDE] = SDE
+    grid: int | None = None
 
     def __init__(self, draws: int = 1, chunk: int | None = None) -> None:
         self.draws = in_range("draws", draws, at_least=1)
@@ -112,7 +114,7 @@ class Grid(TimeSampler[SDE]):
     """
 
     def __init__(self, points: int = 100, simulations: int = 30, chunk: int | None = 100) -> None:
-        self.points = in_range("points", points, at_least=2)
+        self.points = self.grid = in_range("points", points, at_least=2)
         super().__init__(points * in_range("simulations", simulations, at_least=1), chunk)
 
     def __call__(self, sde: SDE, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,7 +138,7 @@ class Levels(TimeSampler[SDE]):
     """
 
     def __init__(self, points: int = 1000, draws: int = 1, chunk: int | None = None) -> None:
-        self.points = in_range("points", points, at_least=2)
+        self.points = self.grid = in_range("points", points, at_least=2)
         super().__init__(draws, chunk)
 
     def __call__(self, sde: SDE, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:

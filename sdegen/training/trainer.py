@@ -18,7 +18,7 @@ The value comes from ``scripts/benchmark.py scaling``.
 """
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 """Type of the weights for each ``trainer.precision``."""
-LEAST = {"epochs": 1, "steps": 1, "batch_size": 1, "checkpoint_every": 1, "keep": 1, "log_every": 1}
+LEAST = {"epochs": 1, "steps": 1, "batch_size": 1, "checkpoint_every": 1, "keep": 1, "patience": 1, "log_every": 1}
 LEAST |= {"retries": 0, "preview_every": 0}
 """Smallest allowed values of options."""
 
@@ -37,6 +37,9 @@ class Trainer:
         checkpoint_every: number of steps between checkpoints. A checkpoint is also saved before the first and after the
             last step.
         keep: number of newest checkpoints to keep, in addition to the best on held-out points; null for all.
+        patience: number of steps without an improvement of the held-out loss after which the training ends; null to
+            train to the last step. An improvement is larger than the noise of the loss: see
+            :mod:`sdegen.training.learning`.
         retries: largest number of returns to the last checkpoint, with other times and noises, after a loss, gradient
             or weight that is not finite.
         preview_every: number of steps between preview samples in TensorBoard; 0 for none.
@@ -62,6 +65,7 @@ class Trainer:
         ema: float = 0.999,
         checkpoint_every: int = 2000,
         keep: int | None = 5,
+        patience: int | None = None,
         retries: int = 0,
         preview_every: int = 4000,
         log_every: int = 200,
@@ -73,7 +77,8 @@ class Trainer:
     ) -> None:
         self.epochs, self.steps = epochs, steps_or_default(steps, epochs)
         self.batch_size, self.clip, self.ema = batch_size, clip, ema
-        self.checkpoint_every, self.keep, self.retries = checkpoint_every, keep, retries
+        self.checkpoint_every, self.keep = checkpoint_every, keep
+        self.patience, self.retries = patience, retries
         self.preview_every, self.log_every = preview_every, log_every
         self.precision, self.threads, self.gradient, self.replicas = precision, threads, gradient, replicas
         self._check_ranges()
@@ -86,11 +91,12 @@ class Trainer:
             if (value := getattr(self, name)) is not None:
                 in_range(name, value, at_least=least)
         in_range("replicas", self.replicas, at_least=1, at_most=1024)
-        if self.retries and self.replicas > 1:
-            raise ValueError(
-                f"retries={self.retries} works only with one network, and replicas={self.replicas}: set retries=0 "
-                f"or replicas=1"
-            )
+        for name, off in (("retries", 0), ("patience", None)):
+            if self.replicas > 1 and (value := getattr(self, name)) != off:
+                raise ValueError(
+                    f"{name}={value} works only with one network, and replicas={self.replicas}: set "
+                    f"{name}={'null' if off is None else off} or replicas=1"
+                )
         if self.threads != "auto":
             in_range("threads", self.threads, at_least=1, at_most=1024)
         if self.clip is not None:

@@ -17,6 +17,7 @@ from sdegen.models.moments import Moments
 from sdegen.runs import checkpoint, session
 from sdegen.runs.checkpoint import Checkpoint
 from sdegen.runs.run import Run
+from sdegen.training.learning import Curve
 
 SMALL = (
     "dataset=smile",
@@ -36,7 +37,8 @@ def content(step: int = 3) -> Checkpoint:
     known = {"weights": weights, "ema": weights, "optimizer": {}, "units": units, "moments": None, "data": data}
     past = {"provenance": {"python": "3"}, "held_out": None, "best": math.inf, "history": history, "stream": 0}
     names: dict[str, list[str]] = {"columns": [], "classes": []}
-    return Checkpoint({"seed": 0}, step, 1.0, classes=10, names=names, **known, **past)
+    curve = Curve(100).state()
+    return Checkpoint({"seed": 0}, step, 1.0, classes=10, names=names, curve=curve, **known, **past)
 
 
 @pytest.fixture(scope="module")
