@@ -3,7 +3,7 @@
 from sdegen.figures.densities import density, interpolation, likelihoods
 from sdegen.figures.images import accuracy, classes, generation, image_grid, posterior, steering
 from sdegen.figures.paths import process, score_field
-from sdegen.figures.points import compare, marginals, trajectories
+from sdegen.figures.points import compare, marginals
 from sdegen.figures.style import (
     COLOURS,
     DATA,
@@ -19,6 +19,7 @@ from sdegen.figures.style import (
     styled,
     subplots,
 )
+from sdegen.figures.trajectories import trajectories
 
 __all__ = [
     "COLOURS",

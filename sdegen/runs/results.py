@@ -24,6 +24,7 @@ from sdegen.models.classifier import ClassifierModel
 from sdegen.runs import files, guiding, measures
 from sdegen.runs.guiding import Label, Observation, Plan, planned
 from sdegen.runs.run import Run
+from sdegen.runs.sampling import on_cpu
 from sdegen.samplers import Samples
 
 log = logging.getLogger("sdegen")
@@ -85,7 +86,7 @@ def write(
         _write_samples(folder, drawn.x, facts)
         found = _judge(run, drawn, plan.seen, folder)
         if found is not None and figures:
-            _draw_samples(run, drawn, plan.seen, folder / "figures", animate)
+            _draw_samples(run, drawn, plan, folder / "figures", animate)
     return files.Written(final, found or {})
 
 
@@ -156,12 +157,16 @@ def _judge(run: Run, drawn: Drawn, seen: Observation | None, folder: Path) -> Me
     return found
 
 
-def _draw_samples(run: Run, drawn: Drawn, seen: Observation | None, folder: Path, animate: bool) -> None:
-    dataset, x, samples = run.dataset, drawn.x, drawn.samples
+def _draw_samples(run: Run, drawn: Drawn, plan: Plan, folder: Path, animate: bool) -> None:
+    dataset, x, samples, seen = run.dataset, drawn.x, drawn.samples, plan.seen
     if len(run.units.shape) == 1:
-        shown = {"samples": figures.compare(dataset, x), "marginals": figures.marginals(dataset, samples, run.sde)}
+        shown = {"samples": figures.compare(dataset, x, drawn.y)}
+        shown["marginals"] = figures.marginals(dataset, samples, run.sde)
         if run.units.shape != (1,):
-            shown["trajectories"] = figures.trajectories(dataset, samples, run.sde)
+            guidance = plan.guidance[0]
+            steered = run.score_model if guidance is None else guidance(run.sde, run.score_model)
+            score = on_cpu(steered, run.device, run.dtype)
+            shown["trajectories"] = figures.trajectories(dataset, samples, run.sde, score)
     else:
         low, high = float(dataset.x[:1000].min()), float(dataset.x[:1000].max())
         path = torch.stack([run.units.decode(frame).cpu() for frame in samples.path[:, :ROWS]])

@@ -122,6 +122,6 @@ def cut(first: int, count: int, batch_size: int, *, even: bool) -> list[range]:
     return [range(start, stop) for start, stop in itertools.pairwise(ends)]
 
 
-def on_cpu(model: ScoreModel, device: torch.device, dtype: torch.dtype) -> Score:
+def on_cpu(model: Score, device: torch.device, dtype: torch.dtype) -> Score:
     """Returns a score as a function of tensors on the CPU."""
     return lambda x, t: model(x.to(device, dtype), t.to(device, dtype)).cpu()
