@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -10,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from torch import Tensor
 
 from sdegen.datasets import Dataset
@@ -22,8 +24,8 @@ POINTS = 1500
 """Largest number of points of each kind in a panel of two columns."""
 ROWS = 5000
 """Largest number of rows from which the distances of the columns are computed."""
-LEFT, BOTTOM, RIGHT, TOP, HEADED = 0.85, 0.8, 0.15, 0.15, 0.85
-"""Margins in inches; the last is the margin above a figure with a heading."""
+LEFT, BOTTOM, RIGHT, TOP, LINE = 0.85, 0.8, 0.15, 0.2, 0.165
+"""Margins, and height of a line of the heading, in inches."""
 
 
 @styled
@@ -39,10 +41,14 @@ def corner(dataset: Dataset, x: Tensor, y: Tensor | None = None) -> Figure:
         x: samples in the user's units, ``(N, d)``.
         y: classes of the samples, ``(N,)``; None if they have no classes.
     """
-    data, samples = dataset.x.numpy(), x.numpy()
+    data, samples, labelled = dataset.x.numpy(), x.numpy(), dataset.y is not None
     chosen = farthest(data, samples)
     views, labels, own = [View.of(data[:, i]) for i in chosen], colours_of(dataset, dataset.y), colours_of(dataset, y)
-    figure, panels = _panels(len(chosen), labels is not None)
+    outside = np.stack([view.outside(samples[:, i]) for i, view in zip(chosen, views, strict=True)]).any(0)
+    notes = _notes(dataset, len(x), len(chosen), int(outside.sum()))
+    handles, columns = class_handles(dataset), 2 if len(chosen) < 5 else 4
+    # Without labels, the heading has room above the diagonal.
+    figure, panels = _panels(len(chosen), LINE * (len(notes) - (-len(handles) // columns)) + 0.2 if labelled else 0.0)
     for row, column in np.ndindex(panels.shape):
         axes, pair = panels[row, column], [chosen[column], chosen[row]]
         if row == column:
@@ -66,8 +72,10 @@ def corner(dataset: Dataset, x: Tensor, y: Tensor | None = None) -> Figure:
         if i:
             panels[i, 0].set_ylabel(label, fontsize=8)
     figure.align_labels()
-    outside = np.stack([view.outside(samples[:, i]) for i, view in zip(chosen, views, strict=True)]).any(0)
-    _heading(figure, dataset, len(samples), len(chosen), int(outside.sum()))
+    if not labelled:
+        kinds = ((DATA, f"data, {len(data)} points"), (SAMPLES, f"samples, {len(samples)} points"))
+        handles, columns = [dot(colour, label) for colour, label in kinds], 1
+    _heading(figure, handles, notes, columns, left=labelled)
     return figure
 
 
@@ -84,14 +92,15 @@ def farthest(data: np.ndarray, samples: np.ndarray) -> list[int]:
     return sorted(np.argsort(-np.array(distances), kind="stable")[:MOST].tolist())
 
 
-def _panels(count: int, headed: bool) -> tuple[Figure, Any]:
+def _panels(count: int, heading: float) -> tuple[Figure, Any]:
+    """Returns a figure with a heading, whose height is given in inches, and its panels."""
     side = (1.0 if count > 4 else 1.4) * count
-    width, height = LEFT + side + RIGHT, BOTTOM + side + (top := HEADED if headed else TOP)
+    width, height = LEFT + side + RIGHT, BOTTOM + side + TOP + heading
     # The layout engine takes seconds for 64 panels.
     with matplotlib.rc_context({"figure.constrained_layout.use": False}):
         figure = Figure(figsize=(width, height))
     panels = figure.subplots(count, count, squeeze=False)
-    figure.subplots_adjust(LEFT / width, BOTTOM / height, 1 - RIGHT / width, 1 - top / height, 0.08, 0.08)
+    figure.subplots_adjust(LEFT / width, BOTTOM / height, 1 - RIGHT / width, 1 - (TOP + heading) / height, 0.08, 0.08)
     return figure, panels
 
 
@@ -123,25 +132,24 @@ def _edges(axes: Axes, row: int, column: int, count: int) -> None:
             label.set(rotation=45, ha="right", rotation_mode="anchor")
 
 
-def _heading(figure: Figure, dataset: Dataset, samples: int, drawn: int, outside: int) -> None:
-    """Writes the legend, and what the figure leaves out."""
-    counts, notes = [f"data, {len(dataset.x)} points", f"samples, {samples} points"], []
-    if drawn < len(dataset.x[0]):
-        notes.append(f"{drawn} of {len(dataset.x[0])} columns: those with the largest")
-        notes.append("Kolmogorov–Smirnov distance of the samples from the data")
-    if outside:
-        notes.append(f"{outside} of {samples} samples out of view")
+def _notes(dataset: Dataset, samples: int, drawn: int, outside: int) -> list[str]:
+    """Returns lines that say what the figure shows and leaves out."""
+    counts, columns = [f"data, {len(dataset.x)} points", f"samples, {samples} points"], len(dataset.x[0])
+    notes = []
+    if dataset.y is not None:
+        notes = [f"below the diagonal: {counts[0]}", f"above: {counts[1]}", "on it: data filled, samples as a line"]
+    if drawn < columns:
+        notes.append(f"{drawn} of {columns} columns: those in which the samples")
+        notes.append("differ most from the data (Kolmogorov–Smirnov)")
+    return [*notes, f"{outside} of {samples} samples out of view"] if outside else notes
+
+
+def _heading(figure: Figure, handles: Sequence[Line2D], notes: Sequence[str], columns: int, left: bool) -> None:
+    """Writes the legend and the notes at the top, at the left or at the right."""
     height, width = figure.get_figheight(), figure.get_figwidth()
-    right = 1 - RIGHT / width
-    if dataset.y is None:
-        handles = [dot(colour, label) for colour, label in zip((DATA, SAMPLES), counts, strict=True)]
-        figure.legend(handles=handles, loc="upper right", bbox_to_anchor=(right, 1 - TOP / height))
-        figure.text(right, 1 - (TOP + 0.55) / height, "\n".join(notes), fontsize=8, va="top", ha="right")
-        return
-    text = f"below the diagonal: {counts[0]}\nabove: {counts[1]}\non it: data filled, samples as a line"
-    figure.text(LEFT / width, 1 - TOP / height, text, va="top", fontsize=8)
-    if len(notes) == 3:
-        notes = [" ".join(notes[:2]), notes[2]]
-    handles = class_handles(dataset)
-    figure.legend(handles=handles, loc="upper right", bbox_to_anchor=(right, 1), ncols=6, fontsize=8, handletextpad=0)
-    figure.text(right, 1 - (TOP + 0.25) / height, "\n".join(notes), fontsize=8, va="top", ha="right")
+    x, side = (LEFT / width, "left") if left else (1 - RIGHT / width, "right")
+    place: dict[str, Any] = {"loc": f"upper {side}", "bbox_to_anchor": (x, 1 - 0.5 * TOP / height)}
+    if handles:
+        figure.legend(handles=handles, ncols=columns, fontsize=8, handletextpad=0.2, borderaxespad=0, **place)
+    below = 0.5 * TOP + LINE * -(-len(handles) // columns) + 0.1
+    figure.text(x, 1 - below / height, "\n".join(notes), fontsize=8, va="top", ha=side)
