@@ -3,7 +3,7 @@
 from sdegen.figures.densities import density, interpolation, likelihoods
 from sdegen.figures.images import accuracy, classes, generation, image_grid, posterior, steering
 from sdegen.figures.paths import process, score_field
-from sdegen.figures.points import compare, marginals, trajectories
+from sdegen.figures.points import compare, marginals
 from sdegen.figures.signals import signal_classes, signal_generation, signal_posterior
 from sdegen.figures.style import (
     COLOURS,
@@ -20,6 +20,7 @@ from sdegen.figures.style import (
     styled,
     subplots,
 )
+from sdegen.figures.trajectories import trajectories
 
 __all__ = [
     "COLOURS",

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
 from sdegen.datasets import Dataset
+from sdegen.figures.columns import name
 from sdegen.figures.images import image_grid, scaled, view
 from sdegen.figures.points import heat, spread
 from sdegen.figures.style import SAMPLES, STYLE, shown, subplots
@@ -85,7 +86,8 @@ def _plane(dataset: Dataset, states: Tensor, times: Tensor) -> Iterator[Image.Im
     figure, axes = subplots(WIDTH / 100, WIDTH / 100)
     axes.scatter(clean[:, 0].numpy(), clean[:, 1].numpy(), s=4, color="0.8", linewidths=0)
     dots = axes.scatter([], [], s=4, color=SAMPLES, linewidths=0)
-    axes.set(aspect="equal", xlabel=f"$x_1(t)${shown(states.shape[2], ', ')}", ylabel="$x_2(t)$")
+    axes.set(aspect="equal", xlabel=f"{name(dataset, 0, True)}{shown(states.shape[2], ', ')}")
+    axes.set_ylabel(name(dataset, 1, True))
     for x, t, limit in zip(states, times, limits, strict=True):
         dots.set_offsets(x[:, :2].numpy())
         axes.set(xlim=(-limit, limit), ylim=(-limit, limit), title=_time_label(t))
@@ -106,7 +108,9 @@ def _line(dataset: Dataset, states: Tensor, times: Tensor, sde: SDE) -> Iterator
         rows.append((counts * bins / len(x), edges, density, grid))
     bars = axes.stairs(*rows[0][:2], fill=True, color=SAMPLES, alpha=0.8)
     (curve,) = axes.plot([], [], color="black", linewidth=1)
-    axes.set(ylim=(0, 1.1 * max(max(row[0].max(), row[2].max()) for row in rows)), yticks=[], xlabel="x(t)")
+    axes.set(
+        ylim=(0, 1.1 * max(max(row[0].max(), row[2].max()) for row in rows)), yticks=[], xlabel=name(dataset, 0, True)
+    )
     axes.spines["left"].set_visible(False)
     for (counts, edges, density, grid), t, limit in zip(rows, times, limits, strict=True):
         bars.set_data(counts, edges)

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sdegen.datasets import Dataset
+from sdegen.figures.columns import class_colours, name
 from sdegen.figures.images import image_grid, scaled, show, view
 from sdegen.figures.signals import signal_interpolation
 from sdegen.figures.style import DATA, DENSITY, SAMPLES, shown, styled, subplots
@@ -42,12 +43,17 @@ def density(
         image = panel.imshow(
             decades, origin="lower", extent=extent, aspect="auto", cmap=DENSITY, vmin=top - 4, vmax=top
         )
-        panel.set(title=f"density, {title}", xlabel="$x_1$")
+        panel.set(title=f"density, {title}", xlabel=name(dataset, 0))
     if truth is None:
         panels[1].scatter(*dataset.x.T.numpy(), s=1.5, color=DATA, linewidths=0)
-        panels[1].set(title=f"data, {len(dataset.x)} points", xlabel="$x_1$")
-    panels[0].set_ylabel("$x_2$")
-    figure.colorbar(image, ax=panels, label="$\\log_{10}$ density, per squared unit of x", extend="min")
+        panels[1].set(title=f"data, {len(dataset.x)} points", xlabel=name(dataset, 0))
+    panels[0].set_ylabel(name(dataset, 1))
+    figure.colorbar(
+        image,
+        ax=panels,
+        label=f"$\\log_{{10}}$ density, per unit of {name(dataset, 0)} and {name(dataset, 1)}",
+        extend="min",
+    )
     return figure
 
 
@@ -66,6 +72,7 @@ def likelihoods(train: Tensor, test: Tensor, dimensions: int) -> Figure:
             color=colour, linestyle=style, label=f"{label}, mean {float(values.mean()):.4g}",
         )  # fmt: skip
     axes.set(xlabel="negative log-likelihood, nats per dimension", ylabel="density")
+    axes.set_title("the outermost bars include 1 % of the points, which lie beyond", fontsize=8)
     axes.legend()
     return figure
 
@@ -89,18 +96,18 @@ def interpolation(dataset: Dataset, paths: Tensor) -> Figure:
         return figure
     share = np.linspace(0, 1, frames)
     line = paths.shape[2] == 1
-    figure, axes = subplots(4.8, 3.4)
+    labels = ["position between the latents, 0 to 1", name(dataset, 0)]
     if not line:
-        axes.scatter(dataset.x[:2000, 0], dataset.x[:2000, 1], s=2, color="0.8", linewidths=0, label="data")
-    for i, path in enumerate(paths.numpy()):
+        labels = [name(dataset, 0), f"{name(dataset, 1)}{shown(paths.shape[2], ', ')}"]
+    figure, axes = subplots(5, 3.8)
+    if not line:
+        axes.scatter(dataset.x[:2000, 0], dataset.x[:2000, 1], s=2, color="0.8", linewidths=0)
+    for path, colour in zip(paths.numpy(), class_colours(pairs), strict=True):
         x, y = (share, path[:, 0]) if line else (path[:, 0], path[:, 1])
-        names = ("path", "ends") if i == 0 else ("", "")
-        axes.plot(x, y, color=SAMPLES, linewidth=0.8, marker=".", markersize=2.5, label=names[0])
         ends = slice(None, None, frames - 1)
-        axes.scatter(x[ends], y[ends], s=18, color=DATA, zorder=3, label=names[1])
-    labels = ("position between the latents, 0 to 1", "x") if line else ("$x_1$", f"$x_2${shown(paths.shape[2], ', ')}")
-    axes.set(xlabel=labels[0], ylabel=labels[1])
-    figure.legend(loc="outside upper center", ncols=3)
+        axes.plot(x, y, color=colour, linewidth=1.2, marker=".", markersize=4)
+        axes.plot(x[ends], y[ends], "o", color=colour, markersize=6, markeredgecolor="0.1", zorder=3)
+    axes.set(xlabel=labels[0], ylabel=labels[1], title="one colour for each pair of points, with circles at both ends")
     return figure
 
 
@@ -110,6 +117,6 @@ def _density_on_line(dataset: Dataset, axis: Tensor, log_p: Tensor, truth: Tenso
     axes.plot(axis.numpy(), log_p.exp().numpy(), color=SAMPLES, linewidth=1.2, label="model")
     if truth is not None:
         axes.plot(axis.numpy(), truth.exp().numpy(), color="black", linewidth=1, linestyle="--", label="exact")
-    axes.set(xlabel="x", ylabel="density, per unit of x")
+    axes.set(xlabel=name(dataset, 0), ylabel=f"density, per unit of {name(dataset, 0)}")
     axes.legend()
     return figure

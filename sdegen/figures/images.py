@@ -79,11 +79,11 @@ def posterior(truth: Tensor | None, measured: Tensor, x: Tensor, low: float, hig
         high: value of white.
         samples: number of samples drawn.
     """
-    x = x.detach().double().cpu()
+    x, kept = x.detach().double().cpu(), near(x.detach().double().cpu(), low, high)
     # Take the root mean square over colours, so that one and three channels of grey give the same deviation.
-    deviation = x.var(0, correction=0).mean(0).sqrt().numpy()
+    deviation = x[kept].var(0, correction=0).mean(0).sqrt().numpy()
     named: list[tuple[str, Tensor | None]] = [("truth", truth)] if truth is not None else []
-    named += [("measured", measured), ("mean", x.mean(0)), ("deviation", None)]
+    named += [("measured", measured), ("mean", x[kept].mean(0)), ("deviation", None)]
     named += [(f"sample {i + 1}", image) for i, image in enumerate(x[:samples])]
     figure, panels = subplots(1.15 * len(named) + 0.4, 1.6 * x.shape[2] / x.shape[3], 1, len(named))
     for axes, (title, image) in zip(panels, named, strict=True):
@@ -92,10 +92,15 @@ def posterior(truth: Tensor | None, measured: Tensor, x: Tensor, low: float, hig
             bar = figure.colorbar(drawn, ax=axes, location="bottom", shrink=0.9, pad=0.04, aspect=10)
             bar.ax.locator_params(nbins=3)
             bar.ax.tick_params(labelsize=6)
+            bar.set_label("in units of the data", fontsize=7)
         else:
             show(axes, _picture(image, low, high))
         axes.set(title=title, xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
+    if out := len(x) - int(kept.sum()):
+        figure.suptitle(
+            f"mean and deviation without {out} of {len(x)} samples: values far out of the range of the data"
+        )
     return figure
 
 
@@ -140,6 +145,16 @@ def steering(scales: Sequence[float], curves: Mapping[str, Sequence[float]], flo
         axes.set_ylim(bottom=0, top=1.05 * max(*values, floors[name]))
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
+
+
+def near(x: Tensor, low: float, high: float) -> Tensor:
+    """Returns True for each of the images ``(N, *)`` whose values are near the range of the data, ``(N,)``.
+
+    Near means that no value is further outside than the range is wide. If no image is near, all are True.
+    """
+    wide = high - low
+    kept = ((x >= low - wide) & (x <= high + wide)).flatten(1).all(1)
+    return kept if kept.any() else torch.ones_like(kept)
 
 
 def image_grid(images: Tensor, side: int = 8, lines: int | None = None) -> np.ndarray:

@@ -15,9 +15,10 @@ from torch import Tensor
 from sdegen.core.randomness import RandnLike, generator, randn_like
 from sdegen.core.tensors import expand
 from sdegen.datasets import Dataset
+from sdegen.figures.columns import name
 from sdegen.figures.points import fresh, heat
 from sdegen.figures.style import DATA, DENSITY, SAMPLES, number, styled, subplots
-from sdegen.samplers import RK4, EulerMaruyama, Predictor, StepSampler
+from sdegen.samplers import RK4, EulerMaruyama, Predictor, Samples, StepSampler
 from sdegen.sde.base import SDE, Score
 from sdegen.sde.mixture import Marginals
 from sdegen.sde.mixture import marginals as exact_marginals
@@ -58,8 +59,8 @@ def process(dataset: Dataset, sde: SDE, score: Score, *, seed: int = 0, count: i
     prior = _spread_evenly(sde.sample_prior(torch.empty(50 * count, 1, dtype=torch.float64), noise), count)
     paths = {
         "forward SDE": _forward(sde, data, noise, steps),
-        "reverse SDE": _backward(sde, score, prior, noise, EulerMaruyama(), steps),
-        "flow ODE": _backward(sde, score, prior, noise, RK4(), max(steps // 4, 1)),
+        "reverse SDE": _on_line(backward(sde, score, prior, noise, EulerMaruyama(), steps)),
+        "flow ODE": _on_line(backward(sde, score, prior, noise, RK4(), max(steps // 4, 1))),
     }
     # The view has room for the paths of a poor score, but not for diverging paths.
     reach = [float(np.nanmax(np.abs(states))) for _, states in paths.values()]
@@ -74,7 +75,7 @@ def process(dataset: Dataset, sde: SDE, score: Score, *, seed: int = 0, count: i
         # The time axis has the direction of the process: t decreases from left to right in the reverse panels.
         ends = "data to noise" if title.startswith("forward") else "noise to data"
         axes.set(title=title, xlabel=f"time t, from {ends}", xlim=times[[0, -1]], ylim=(-limit, limit))
-    panels[0].set_ylabel("x(t)")
+    panels[0].set_ylabel(name(dataset, 0, at_t=True))
     figure.colorbar(image, ax=panels, label=DENSITY_LABEL, pad=0.02)
     return figure
 
@@ -102,16 +103,16 @@ def score_field(dataset: Dataset, sde: SDE, score: Score, *, learned: bool = Tru
         return field(dataset, sde, score, exact if learned else None, "learned" if learned else "exact")
 
 
-def _field_on_line(dataset: Dataset, sde: SDE, score: Score, exact: Marginals | None, name: str) -> Figure:
+def _field_on_line(dataset: Dataset, sde: SDE, score: Score, exact: Marginals | None, kind: str) -> Figure:
     t = torch.linspace(sde.eps, sde.T, 200, dtype=torch.float64)
     limit = max(float(_draws(dataset, sde, time).abs().max()) for time in (t[0], t[-1]))
     x = torch.linspace(-limit, limit, 200, dtype=torch.float64)
     points, times = x.repeat_interleave(len(t))[:, None], t.repeat(len(x))
     density = heat(dataset, sde, t, x)
-    scores = {name: score} | ({} if exact is None else {"exact": exact})
+    scores = {kind: score} | ({} if exact is None else {"exact": exact})
     fields = {of: _scaled(sde, s, points, times).reshape(len(x), len(t)).numpy() for of, s in scores.items()}
     if exact is not None:
-        fields[f"{name} − exact"] = fields[name] - fields["exact"]
+        fields[f"{kind} − exact"] = fields[kind] - fields["exact"]
     last, truest, visited = list(fields)[-1], list(scores)[-1], density > VISITED
     figure, (panels,) = subplots(1.5 + 2.1 * len(fields), 2.6, 1, len(fields), sharey=True, squeeze=False)
     for axes, (title, values) in zip(panels, fields.items(), strict=True):
@@ -121,14 +122,14 @@ def _field_on_line(dataset: Dataset, sde: SDE, score: Score, exact: Marginals | 
         axes.contourf(t.numpy(), x.numpy(), density, [-1, VISITED], colors="0.85")
         axes.set(title=title, xlabel="time t", xlim=(sde.eps, sde.T), ylim=(-limit, limit))
         if axes in panels[-2:]:
-            what = "score" if title in (name, "exact") else "error"
+            what = "score" if title in (kind, "exact") else "error"
             figure.colorbar(image, ax=axes, label=f"{_unit(sde)} · {what}", extend="both")
-    panels[0].set_ylabel("x(t)")
+    panels[0].set_ylabel(name(dataset, 0, at_t=True))
     figure.suptitle(GREY, fontsize=9)
     return figure
 
 
-def _field_in_plane(dataset: Dataset, sde: SDE, score: Score, exact: Marginals | None, name: str) -> Figure:
+def _field_in_plane(dataset: Dataset, sde: SDE, score: Score, exact: Marginals | None, kind: str) -> Figure:
     law = exact_marginals(dataset.encoded_law, sde)
     figure, panels = subplots(2.1 * PANELS + (0.9 if law else 0.1), 2.7, 1, PANELS)
     images, felt = [], []
@@ -148,17 +149,22 @@ def _field_in_plane(dataset: Dataset, sde: SDE, score: Score, exact: Marginals |
             images.append(_image(axes, values, line, line, cmap=DENSE if exact is None else RISING))
             felt.append(values[density > VISITED])
         _arrows(axes, sde, score, draws, limit, t)
-        axes.set(title=f"t = {number(float(t))}", xlabel="$x_1(t)$", xlim=(-limit, limit), ylim=(-limit, limit))
+        axes.set(
+            title=f"t = {number(float(t))}",
+            xlabel=name(dataset, 0, at_t=True),
+            xlim=(-limit, limit),
+            ylim=(-limit, limit),
+        )
         axes.set_aspect("equal")
         axes.locator_params(nbins=4)
-    panels[0].set_ylabel("$x_2(t)$")
+    panels[0].set_ylabel(name(dataset, 1, at_t=True))
     for image in images:
         image.set_clim(0, 1 if exact is None else _top(np.concatenate(felt)))
     if images:
         label, extend = (DENSITY_LABEL, "neither") if exact is None else (f"{_unit(sde)} · error", "max")
         figure.colorbar(images[0], ax=panels, label=label, extend=extend, pad=0.02, shrink=0.75)
     below = f"; {GREY}" if exact else "" if law else "; points: x(t) of the forward process"
-    figure.suptitle(f"arrows: {name} score{below}", fontsize=9)
+    figure.suptitle(f"arrows: {kind} score{below}", fontsize=9)
     return figure
 
 
@@ -183,10 +189,14 @@ def _forward(sde: SDE, x: Tensor, noise: RandnLike, steps: int) -> Paths:
     return times[kept].numpy(), torch.stack(states)[kept, :, 0].numpy()
 
 
-def _backward(sde: SDE, score: Score, x: Tensor, noise: RandnLike, predictor: Predictor, steps: int) -> Paths:
+def backward(sde: SDE, score: Score, x: Tensor, noise: RandnLike, predictor: Predictor, steps: int) -> Samples:
+    """Returns samples whose paths start at ``x`` ``(B, d)`` at T."""
     sampler = StepSampler(predictor, steps=steps)
     with torch.no_grad():
-        samples = sampler(sde, lambda x, t: score(x, t).to(x), x, noise=noise, frames=KEPT)
+        return sampler(sde, lambda x, t: score(x, t).to(x), x, noise=noise, frames=KEPT)
+
+
+def _on_line(samples: Samples) -> Paths:
     return samples.times.numpy(), samples.path[:, :, 0].numpy()
 
 

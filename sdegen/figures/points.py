@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from sdegen.core.randomness import generator, randn_like
 from sdegen.datasets import Dataset
+from sdegen.figures.columns import (
+    UNLABELLED,
+    View,
+    both_histograms,
+    class_colours,
+    class_handles,
+    cloud,
+    colours_of,
+    name,
+)
+from sdegen.figures.corner import corner
 from sdegen.figures.images import image_grid, scaled, show
 from sdegen.figures.signals import compare_signals
-from sdegen.figures.style import COLOURS, DATA, DENSITY, SAMPLES, histogram, number, shown, styled, subplots
+from sdegen.figures.style import DATA, SAMPLES, histogram, number, shown, styled, subplots
 from sdegen.samplers import Samples
 from sdegen.sde.base import SDE
 from sdegen.sde.mixture import marginals as exact_marginals
@@ -22,63 +34,98 @@ from sdegen.sde.mixture import marginals as exact_marginals
 
 @styled
 def compare(dataset: Dataset, x: Tensor, y: Tensor | None = None) -> Figure:
-    """Draws the training data beside samples ``x``, in the user's units: figures 3 to 6 and 8 of the paper.
+    """Draws the training data beside samples, in the user's units: figures 3 to 6 and 8 of the paper.
 
-    Points with the classes ``y`` ``(N,)`` are coloured by class, and so are the data.
+    Points have the colours of their classes. Three columns or more are drawn as a :func:`corner` plot.
+
+    Args:
+        dataset: the data.
+        x: samples, ``(N, *)``.
+        y: classes of the samples, ``(N,)``; None if they have no classes.
     """
     x = x.detach().double().cpu()
     if dataset.units.kind == "signals":
         return compare_signals(dataset.x, x)
     if dataset.units.kind == "images":
         return _compare_images(dataset.x, x)
-    line = dataset.units.shape == (1,)
-    figure, panels = subplots(7, 2.6 if line else 3.4, 1, 2, sharex=True, sharey=True)
-    size = float(np.clip(3000 / max(len(dataset.x), len(x)), 1.0, 6.0))
-    shades = (DATA, SAMPLES) if y is None or dataset.y is None else (class_colours(dataset.y), class_colours(y))
-    for axes, (name, points, colour) in zip(
-        panels, (("data", dataset.x, shades[0]), ("samples", x, shades[1])), strict=True
-    ):
-        axes.set_title(f"{name}, {len(points)} points")
-        if line:
-            _density(axes, dataset, points, DATA if name == "data" else SAMPLES)
-        else:
-            _cloud(axes, dataset, points, colour, size)
-    panels[0].set_ylabel("density" if line else "$x_2$")
+    if dataset.units.shape[0] > 2:
+        return corner(dataset, x, y)
+    return (_on_line if dataset.units.shape == (1,) else _in_plane)(dataset, x, y)
+
+
+def _on_line(dataset: Dataset, x: Tensor, y: Tensor | None) -> Figure:
+    """Draws two histograms, stacked by class, with the exact density if it is known."""
+    figure, panels = subplots(7, 2.6, 1, 2, sharex=True, sharey=True)
+    view = View.of(dataset.x[:, 0].numpy(), 0.1, bends=dataset.law is None)
+    edges = view.edges(60)
+    cell = 1.0 if view.width else edges[1] - edges[0]
+    for axes, points, labels, other in _kinds(dataset, x, y, panels):
+        values = points.flatten().numpy()
+        parts, colours = [values], [other]
+        if labels is not None and dataset.classes is not None:
+            parts = [values[labels.numpy() == label] for label in range(dataset.classes)]
+            colours = list(class_colours(dataset.classes))
+        weights = [np.full(len(part), 1 / (cell * len(values))) for part in parts]
+        axes.hist(parts, list(edges), weights=weights, color=colours, stacked=True)
+        axes.set_xlabel(name(dataset, 0))
+        if dataset.law is not None:
+            grid = torch.linspace(view.low, view.high, 400, dtype=torch.float64)
+            exact = dataset.law.log_prob(grid[:, None]).exp()
+            axes.plot(grid.numpy(), exact.numpy(), color="black", linewidth=1, label="exact density")
+            axes.legend()
+        view.set(axes, "x", 7)
+    panels[0].set_ylabel("share of the points" if view.width else "density")
     panels[1].tick_params(left=False)
-    if note := shown(dataset.x.shape[1]):
-        figure.suptitle(note)
+    _class_legend(figure, dataset)
     return figure
 
 
-def _density(axes: Axes, dataset: Dataset, x: Tensor, colour: str) -> None:
-    """Draws points on the line as a histogram, with the exact density if it is known."""
-    low, high = float(dataset.x.min()), float(dataset.x.max())
-    low, high = low - 0.1 * (high - low), high + 0.1 * (high - low)
-    histogram(axes, x.flatten().numpy(), (low, high), 60, colour)
-    if dataset.law is not None:
-        grid = torch.linspace(low, high, 400, dtype=torch.float64)
-        exact = dataset.law.log_prob(grid[:, None]).exp()
-        axes.plot(grid.numpy(), exact.numpy(), color="black", linewidth=1, label="exact density")
-        axes.legend()
-    axes.set_xlabel("x")
+def _in_plane(dataset: Dataset, x: Tensor, y: Tensor | None) -> Figure:
+    """Draws two clouds in the view of the data, and the histograms of both columns."""
+    figure = Figure(figsize=(8.2, 3.3))
+    grid = figure.add_gridspec(2, 3, width_ratios=(1, 1, 0.5))
+    first = figure.add_subplot(grid[:, 0], ylabel=name(dataset, 1))
+    panels = (first, figure.add_subplot(grid[:, 1], sharex=first, sharey=first))
+    views = [View.of(column) for column in dataset.x.numpy().T]
+    size = float(np.clip(3000 / max(len(dataset.x), len(x)), 1.0, 6.0))
+    lengths = [view.high - view.low for view in views if view.width is None]
+    for axes, points, labels, other in _kinds(dataset, x, y, panels):
+        colours = colours_of(dataset, labels)
+        cloud(axes, points.numpy(), other if colours is None else colours, size)
+        outside = np.stack([view.outside(column) for view, column in zip(views, points.numpy().T, strict=True)]).any(0)
+        axes.set_xlabel(name(dataset, 0))
+        if outside.any():
+            axes.set_title(f"{axes.get_title()} ({outside.sum()} out of view)")
+        for view, which in zip(views, "xy", strict=True):
+            view.set(axes, which, 5)
+        if len(lengths) == 2 and max(lengths) < 5 * min(lengths):
+            axes.set_aspect("equal")
+    panels[1].tick_params(left=False, labelleft=False)
+    for i, view in enumerate(views):
+        axes = figure.add_subplot(grid[i, 2], xlabel=name(dataset, i))
+        both_histograms(axes, dataset, dataset.x[:, i].numpy(), x[:, i].numpy(), view, 40)
+        if i == 0:
+            axes.legend(
+                loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8, handlelength=1, columnspacing=1
+            )
+    _class_legend(figure, dataset)
+    return figure
 
 
-def class_colours(y: Tensor) -> list[str]:
-    """Returns the colour of the class of each point, for classes ``y`` ``(N,)``."""
-    return [COLOURS[label % len(COLOURS)] for label in y.tolist()]
+def _kinds(
+    dataset: Dataset, x: Tensor, y: Tensor | None, panels: Sequence[Axes]
+) -> Iterator[tuple[Axes, Tensor, Tensor | None, str]]:
+    """Yields axes with a title, the points, their labels, and the colour of points without labels."""
+    colours = (DATA, SAMPLES if dataset.y is None else UNLABELLED)
+    kinds = (("data", dataset.x, dataset.y), ("samples", x, y if dataset.y is not None else None))
+    for axes, (title, points, labels), colour in zip(panels, kinds, colours, strict=True):
+        axes.set_title(f"{title}, {len(points)} points")
+        yield axes, points, None if labels is None else labels.cpu(), colour
 
 
-def _cloud(axes: Axes, dataset: Dataset, x: Tensor, colour: str | list[str], size: float) -> None:
-    """Draws the first two coordinates of points in the view of the data; the title counts points out of view."""
-    low, high = dataset.x.amin(0)[:2].numpy(), dataset.x.amax(0)[:2].numpy()
-    low, high = low - 0.12 * (high - low), high + 0.12 * (high - low)
-    points = x[:, :2].numpy()
-    axes.scatter(points[:, 0], points[:, 1], s=size, c=colour, linewidths=0)
-    axes.set(xlabel="$x_1$", xlim=(low[0], high[0]), ylim=(low[1], high[1]))
-    if outside := int(((points < low) | (points > high)).any(1).sum()):
-        axes.set_title(f"{axes.get_title()} ({outside} out of view)")
-    if (high - low).max() < 5 * (high - low).min():
-        axes.set_aspect("equal")
+def _class_legend(figure: Figure, dataset: Dataset) -> None:
+    if handles := class_handles(dataset):
+        figure.legend(handles=handles, loc="outside upper center", ncols=6, handletextpad=0)
 
 
 def _compare_images(data: Tensor, x: Tensor) -> Figure:
@@ -89,31 +136,6 @@ def _compare_images(data: Tensor, x: Tensor) -> Figure:
     for axes, (title, images) in zip(panels, (("data", part), ("samples", x)), strict=True):
         show(axes, image_grid(scaled(images, low, high)))
         axes.set(title=title)
-    return figure
-
-
-@styled
-def trajectories(dataset: Dataset, samples: Samples, sde: SDE) -> Figure:
-    """Draws a few paths of the reverse process in the plane, coloured by time, in the network's units.
-
-    :func:`sdegen.figures.paths.process` draws paths on the line.
-    """
-    path, times = samples.path.detach().double().cpu().numpy(), samples.times.double().cpu().numpy()
-    figure, axes = subplots(5, 4.2)
-    clean = dataset.units.encode(dataset.x)[:2000].numpy()
-    axes.scatter(clean[:, 0], clean[:, 1], s=2, color="0.8", linewidths=0, label="data")
-    for i in range(min(4, path.shape[1])):
-        segments = np.stack([path[:-1, i, :2], path[1:, i, :2]], axis=1)
-        lines = LineCollection(list(segments), array=times[1:], cmap=DENSITY, linewidths=0.8)
-        lines.set_clim(sde.eps, sde.T)
-        axes.add_collection(lines)
-    for end, colour, label in ((path[0], "0.2", "noise, t = 1"), (path[-1], SAMPLES, "samples, t = ε")):
-        axes.scatter(end[:4, 0], end[:4, 1], s=18, color=colour, label=label, zorder=3)
-    unit = units(dataset)
-    axes.set(xlabel=f"$x_1(t)$, {unit}", ylabel=f"$x_2(t)$, {unit}", aspect="equal")
-    axes.set_title(shown(path.shape[2]), loc="left")
-    figure.legend(loc="outside upper center", ncols=3)
-    figure.colorbar(lines, label="time t", shrink=0.8)
     return figure
 
 
@@ -129,7 +151,10 @@ def marginals(dataset: Dataset, samples: Samples, sde: SDE) -> Figure:
     line = clean[0].numel() == 1
     figure, panels = subplots(1.5 * len(chosen) + 0.4, 3.3, 2, len(chosen), sharex="col", sharey="col", squeeze=False)
     for column, (i, *rows) in enumerate(zip(chosen, forward, backward, strict=True)):
-        limit = float(np.quantile(np.abs(np.concatenate(rows)[:, :2]), 0.999)) * 1.15
+        reach = [float(np.quantile(np.abs(points[:, :2]), 0.999)) for points in rows]
+        # The view has room for the points of a poor score, but not for diverging ones.
+        limit = 1.15 * min(max(reach), 2 * reach[0])
+        outside = int((np.abs(rows[1][:, :2]) > limit).any(1).sum()) if reach[1] > 2 * reach[0] else 0
         for axes, points, colour in zip(panels[:, column], rows, (DATA, SAMPLES), strict=True):
             axes.set_xlim(-limit, limit)
             if line:
@@ -142,9 +167,13 @@ def marginals(dataset: Dataset, samples: Samples, sde: SDE) -> Figure:
             axes.locator_params(nbins=3)
             axes.tick_params(labelsize=7)
         panels[0, column].set_title(f"t = {number(float(times[i]))}")
+        if outside:
+            panels[1, column].set_title(f"{outside} out of view", fontsize=7)
     panels[0, 0].set_ylabel("forward")
     panels[1, 0].set_ylabel("reverse")
-    figure.supxlabel(f"x(t), {units(dataset)}{shown(path[0, 0].numel(), ', ')}")
+    pair = f"{name(dataset, 0)} (across) and {name(dataset, 1)} (up) at t" if not line else name(dataset, 0, at_t=True)
+    label = pair if dataset.description.columns else "x(t)"
+    figure.supxlabel(f"{label}, {units(dataset)}{shown(path[0, 0].numel(), ', ')}")
     return figure
 
 

@@ -81,6 +81,11 @@ def number(value: float) -> str:
     return mantissa if not exponent else f"${power}$" if mantissa == "1" else f"${mantissa} \\times {power}$"
 
 
+def plain(text: str) -> str:
+    """Returns text with its dollar signs escaped: matplotlib would read a formula between two of them."""
+    return text.replace("$", r"\$")
+
+
 def shown(dimensions: int, before: str = "") -> str:
     """Returns a note that a figure shows only the first two coordinates; empty if it shows all coordinates."""
     return f"{before}first 2 of {dimensions} coordinates" if dimensions > 2 else ""

@@ -27,6 +27,7 @@ from sdegen.models.classifier import ClassifierModel
 from sdegen.runs import files, guiding, measures
 from sdegen.runs.guiding import Label, Observation, Plan, planned
 from sdegen.runs.run import Run
+from sdegen.runs.sampling import on_cpu
 from sdegen.samplers import Samples
 
 log = logging.getLogger("sdegen")
@@ -86,7 +87,7 @@ def write(
         _write_samples(folder, run.names, drawn, facts)
         found = _judge(run, drawn, plan.seen, folder)
         if found is not None and figures:
-            _draw_samples(run, drawn, plan.seen, folder / "figures", animate)
+            _draw_samples(run, drawn, plan, folder / "figures", animate)
     return files.Written(final, found or {})
 
 
@@ -178,16 +179,19 @@ def _judge(run: Run, drawn: Drawn, seen: Observation | None, folder: Path) -> Me
     return found
 
 
-def _draw_samples(run: Run, drawn: Drawn, seen: Observation | None, folder: Path, animate: bool) -> None:
-    dataset, x, samples = run.dataset, drawn.x, drawn.samples
+def _draw_samples(run: Run, drawn: Drawn, plan: Plan, folder: Path, animate: bool) -> None:
+    dataset, x, samples, seen = run.dataset, drawn.x, drawn.samples, plan.seen
     if len(run.units.shape) == 1:
         shown = {"samples": figures.compare(dataset, x, drawn.y)}
         if drawn.y is not None and dataset.y is not None:
-            # The path is that of the first class.
+            # The path is the path of the first class.
             dataset = dataset.of_class(int(drawn.y[0]))
         shown["marginals"] = figures.marginals(dataset, samples, run.sde)
         if run.units.shape != (1,):
-            shown["trajectories"] = figures.trajectories(dataset, samples, run.sde)
+            guidance = plan.guidance[0]
+            steered = run.score_model if guidance is None else guidance(run.sde, run.score_model)
+            score = on_cpu(steered, run.device, run.dtype)
+            shown["trajectories"] = figures.trajectories(dataset, samples, run.sde, score)
     elif run.units.kind == "signals":
         shown = _signal_figures(run, drawn, seen)
     else:

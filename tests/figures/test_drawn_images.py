@@ -162,3 +162,18 @@ def test_compare_draws_bytes_and_samples_on_one_scale(channels: int) -> None:
             expected = (images[8 * row + column].double() / 255).clamp(0, 1).permute(1, 2, 0).numpy()
             found = at(axes, column * 6 + 2, row * 4 + 1, 3, 5)
             np.testing.assert_allclose(found if channels == 3 else found[..., None], expected)
+
+
+def test_a_sample_that_exploded_does_not_set_the_scale_of_the_deviation() -> None:
+    x = uniform(20, 1, 6, 5) * 16
+    broken = x.clone()
+    broken[3] = 1e6 * uniform(1, 6, 5, seed=1)
+    figure = figures.posterior(None, x[0], broken, 0, 16)
+    drawable(figure)
+    others = np.delete(x.numpy(), 3, axis=0)[:, 0]
+    by_title = {axes.get_title(): axes for axes in figure.axes}
+    np.testing.assert_allclose(picture(by_title["deviation"]), others.std(0))
+    np.testing.assert_allclose(picture(by_title["mean"]), others.mean(0) / 16)
+    assert by_title["deviation"].images[0].get_clim()[1] == pytest.approx(others.std(0).max())
+    assert "without 1 of 20 samples" in figure.get_suptitle()
+    assert figures.posterior(None, x[0], x, 0, 16).get_suptitle() == ""
