@@ -156,7 +156,7 @@ def evaluated(config: Config) -> tuple[Any, list[str]]:
     from sdegen.runs.evaluation import Evaluation
 
     config = check(config, EVALUATED, EVALUATE, names(config["trust"]))
-    options = {key: config[key] for key in ("count", "seed", "batch_size", "probes", "rtol", "atol")}
+    options = {key: config[key] for key in ("points", "count", "seed", "batch_size", "probes", "rtol", "atol")}
     evaluation, asked = Evaluation(loaded(config, EVALUATED), **options), config["metrics"]
     metrics = [asked] if isinstance(asked, str) else list(asked)
     if not metrics:
@@ -164,6 +164,13 @@ def evaluated(config: Config) -> tuple[Any, list[str]]:
     for metric in metrics:
         evaluation.check(metric)
     return evaluation, metrics
+
+
+def run_evaluate(program: str, given: Sequence[str]) -> None:
+    """Evaluate a run, unless the arguments name other data for the run."""
+    if any(argument.startswith("dataset.path=") for argument in given):
+        raise UserError("dataset.path: a run keeps the data that it was trained on: give new points as points=new.csv")
+    CONFIGURED["evaluate"].run(program, given)
 
 
 def evaluate(config: Config, job: Job) -> None:
@@ -240,6 +247,6 @@ CONFIGURED = {
 """Commands that have a configuration. Hydra reads the arguments of these commands."""
 RUN = {
     **{name: command.run for name, command in CONFIGURED.items()},
-    **{"train": run_train, "report": report, "benchmark": benchmark},
+    **{"train": run_train, "evaluate": run_evaluate, "report": report, "benchmark": benchmark},
 }
 """Functions that run the commands. They take the beginning of the command line (``sdegen train``) and the arguments."""

@@ -13,7 +13,7 @@ from sdegen.cli.guard import fail, guard
 COMMANDS = {
     "train": "train a model, then sample, measure and draw",
     "sample": "draw samples from a trained run",
-    "evaluate": "compute likelihoods of a trained run, or interpolate with its flow",
+    "evaluate": "compute likelihoods of a trained run and of your points, measure samples, or interpolate",
     "verify": "check an SDE and a sampler against exact answers",
     "report": "write one page about the runs in a folder",
     "benchmark": "measure speed and quality; in a checkout only",

@@ -58,11 +58,16 @@ def density(
 
 
 @styled
-def likelihoods(train: Tensor, test: Tensor, dimensions: int) -> Figure:
-    """Draws histograms of the negative log-likelihood of training and unseen points, in nats per dimension."""
-    named = (("training set", train, DATA), ("unseen points", test, SAMPLES))
+def likelihoods(
+    train: Tensor, test: Tensor, dimensions: int, names: tuple[str, str] = ("training set", "unseen points")
+) -> Figure:
+    """Draws histograms of the negative log-likelihood of two sets of points, in nats per dimension."""
+    named = ((names[0], train, DATA), (names[1], test, SAMPLES))
     together = torch.cat([train, test]).cpu() / dimensions
     low, high = (float(q) for q in together.quantile(torch.tensor([0.005, 0.995], dtype=together.dtype)))
+    # A few points far from all others must not set the scale.
+    least, most = (float(value) / dimensions for value in (train.min(), train.max()))
+    low, high = max(low, 2 * least - most), min(high, 2 * most - least)
     figure, axes = subplots(4.6, 2.8)
     for label, values, colour in named:
         values = values.cpu() / dimensions

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from sdegen.core.errors import UserError
+from sdegen.core.progress import progress
 from sdegen.core.randomness import RandnLike, SampleNoise, derive
 from sdegen.datasets import Units
 from sdegen.flow.divergence import Divergence
@@ -110,7 +111,7 @@ class Flow:
             seed: seed of the probes.
         """
         inner, parts = self.units.encode(self._checked(x)), []
-        for start in range(0, len(x), self.batch_size):
+        for start in progress(range(0, len(x), self.batch_size), "likelihood"):
             batch = inner[start : start + self.batch_size].to(self.device, self.dtype)
             noise = SampleNoise(derive(seed, "probes"), start, start + len(batch), self.units.shape, self.device)
             parts.append(self._log_prob(batch, divergence, noise))

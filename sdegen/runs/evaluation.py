@@ -1,9 +1,11 @@
-"""Evaluation of a run with its flow: the likelihood of unseen data, and interpolation between two points."""
+"""Evaluation of a run: the likelihood of unseen data, a user's points, and interpolation between two points."""
 
 from __future__ import annotations
 
+import csv
 import logging
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,8 +17,9 @@ from sdegen.flow.density import check_density
 from sdegen.flow.divergence import by_probes
 from sdegen.flow.likelihood import Likelihood, bits_per_dim
 from sdegen.metrics.points import Metrics, table, unmeasured
-from sdegen.runs import files
-from sdegen.runs.measures import shuffled, spread_over_cells, unseen
+from sdegen.runs import files, typicality
+from sdegen.runs.given import given
+from sdegen.runs.measures import measure, shuffled, spread_over_cells, unseen
 from sdegen.runs.run import Run
 from sdegen.sde.mixture import marginals
 
@@ -34,12 +37,21 @@ FRAMES = {"vectors": 33, "signals": 9, "images": 9}
 
 
 class Result(NamedTuple):
-    """Result of an evaluation. ``points`` is the kind of points, and the heading of the column of values."""
+    """Result of an evaluation.
+
+    Attributes:
+        metrics: content of ``metrics.json``.
+        arrays: content of the ``.npz`` file.
+        figure: figure of the result.
+        points: kind of points, and the heading of the column of values.
+        columns: columns of ``points.csv`` by name; None if there is no such file.
+    """
 
     metrics: Metrics
     arrays: dict[str, Any]
     figure: Figure
     points: str
+    columns: dict[str, list[str]] | None = None
 
 
 class Evaluation:
@@ -47,7 +59,8 @@ class Evaluation:
 
     Args:
         run: reloaded run.
-        count: number of unseen points; for the likelihood, also the number of training points.
+        points: path of a file with a user's points; None for no such points.
+        count: largest number of unseen points; for the likelihood, also the number of training points.
         seed: seed of the fresh points, the dequantisation and the probes.
         batch_size: number of points computed at once.
         probes: number of random probes that estimate the divergence; 0 for the exact divergence.
@@ -56,20 +69,40 @@ class Evaluation:
     """
 
     def __init__(
-        self, run: Run, *, count: int, seed: int, batch_size: int, probes: int, rtol: float, atol: float
+        self,
+        run: Run,
+        *,
+        points: str | None = None,
+        count: int,
+        seed: int,
+        batch_size: int,
+        probes: int,
+        rtol: float,
+        atol: float,
     ) -> None:
         self.run, self.count, self.seed = run, count, seed
-        self.settings: dict[str, float] = {"count": count, "seed": seed, "batch_size": batch_size}
+        self.settings: dict[str, Any] = {} if points is None else {"points": points}
+        self.settings |= {"count": count, "seed": seed, "batch_size": batch_size}
         self.settings |= {"probes": probes, "rtol": rtol, "atol": atol}
         self.divergence = by_probes(probes, run.units.size)
         try:
             self.flow = run.flow(rtol=rtol, atol=atol, batch_size=batch_size)
         except ValueError as error:
             raise UserError(str(error)) from None
+        self.given = None if points is None else given(run, "points", Path(points))
 
     def check(self, metric: str) -> None:
         """Raise UserError if a metric cannot be computed for the data of the run."""
-        if metric == "likelihood":
+        if metric == "samples":
+            if self.given is None:
+                raise UserError("metrics=samples measures the points of a file: add points=theirs.csv")
+            if why := unmeasured(self.run.dataset):
+                raise UserError(f"metrics=samples: {why}: hold out a part of the data")
+        elif self.given is not None:
+            if metric == "interpolation":
+                raise UserError("metrics=interpolation takes no points: leave out points=, or use metrics=likelihood")
+            typicality.check(self.run)
+        elif metric == "likelihood":
             if why := unmeasured(self.run.dataset):
                 raise UserError(
                     f"metrics=likelihood: {why}, so there are no unseen points: use metrics=interpolation, which can "
@@ -78,16 +111,18 @@ class Evaluation:
             check_density(self.run.dataset)
 
     def write(self, metric: str) -> files.Written:
-        """Compute ``likelihood`` or ``interpolation`` and write the result into the run's folder.
+        """Compute ``likelihood``, ``samples`` or ``interpolation`` and write the result into the run's folder.
 
-        The result is in ``evaluations/<number>-<metric>/``.
+        The result is in ``evaluations/<number>-<metric>/``. The likelihood of a user's points is in
+        ``evaluations/<number>-points/``, with a table of the points in ``points.csv``.
         """
         # Import late: matplotlib takes half a second, for which a wrong option should not wait.
         from sdegen import figures
 
         run = self.run
         self.check(metric)
-        found = {"likelihood": self.likelihood, "interpolation": self.interpolation}[metric]()
+        metric = "points" if metric == "likelihood" and self.given is not None else metric
+        found: Result = getattr(self, metric)()
         with files.new_folder(run.folder / "evaluations", metric) as (folder, final):
             own = {"step": run.step, "weights": run.weights, "network": run.config["network"]}
             files.write_yaml(folder / "config.yaml", {**own, **self.settings})
@@ -96,6 +131,10 @@ class Evaluation:
             arrays: dict[str, Any] = {name: torch.as_tensor(value).cpu().numpy() for name, value in kept.items()}
             np.savez(folder / f"{metric}.npz", **arrays)
             figures.save(found.figure, folder / "figures" / f"{metric}.png")
+            if found.columns is not None:
+                with (folder / "points.csv").open("w", newline="", encoding="utf-8") as file:
+                    rows = zip(*found.columns.values(), strict=True)
+                    csv.writer(file, lineterminator="\n").writerows([found.columns, *rows])
         log.info(table(found.metrics, found.points))
         return files.Written(final, found.metrics)
 
@@ -123,6 +162,35 @@ class Evaluation:
         else:
             figure = figures.likelihoods(-train.log_p, -test.log_p, x[0].numel())
         return Result(metrics, {**arrays, "seconds": seconds, "seed": self.seed}, figure, kind)
+
+    def points(self) -> Result:
+        """Return the log-densities of a user's points, and their tail shares among unseen points."""
+        from sdegen import figures
+
+        assert self.given is not None
+        run, (x, _, columns, _) = self.run, self.given
+        log.info(f"density of {len(x)} points, {run.weights_used()}")
+        found = typicality.compare(run, x, self.flow, self.divergence, self.count, self.seed)
+        log.info(typicality.in_words(found, columns))
+        log_p, shares = found.typicality
+        added = {"log_density": list(map(repr, log_p.tolist())), "tail_share": list(map(repr, shares.tolist()))}
+        # A table that was evaluated before has these columns already.
+        columns = {**columns, **{f"{name}_2" if name in columns else name: values for name, values in added.items()}}
+        figure = figures.likelihoods(
+            -found.unseen, -log_p[log_p.isfinite()], run.units.size, (f"{found.kind} points", "given points")
+        )
+        arrays = {"x": x, **found.typicality._asdict(), "unseen_log_density": found.unseen, "seed": self.seed}
+        return Result(typicality.summary(found), arrays, figure, "points", columns)
+
+    def samples(self) -> Result:
+        """Return the metrics of a user's points as samples of the data, with the floors."""
+        from sdegen import figures
+
+        assert self.given is not None
+        run, (x, y, _, _) = self.run, self.given
+        log.info(f"measures of {len(x)} points against the data of {run.folder}")
+        found = measure(run.dataset, x, y, run.folder)
+        return Result(found, {"x": x, "y": y, "seed": self.seed}, figures.compare(run.dataset, x), "points")
 
     def interpolation(self) -> Result:
         """Return interpolations between unseen points, and the error of points that are encoded and decoded again.

@@ -21,8 +21,9 @@ from sdegen.flow.likelihood import Flow
 from sdegen.flow.solvers import DormandPrince
 from sdegen.guidance.classes import Guidance
 from sdegen.runs import guiding
-from sdegen.runs.arrays import ArrayLike, array, points
+from sdegen.runs.arrays import ArrayLike, Frame, array, points
 from sdegen.runs.checkpoint import Which
+from sdegen.runs.given import given
 from sdegen.runs.sampling import draw
 from sdegen.runs.trained import Precision, Trained, Weights
 from sdegen.samplers import Samples
@@ -32,8 +33,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from sdegen.metrics.points import Metrics
+    from sdegen.metrics.typicality import Typicality
     from sdegen.runs.notebook import Animation
 
+Source = ArrayLike | Frame | str | Path
+"""Points: an array, a data frame, or the path of a file."""
 FRAMES = 60
 """Number of states of the sampling path in an animation."""
 
@@ -73,8 +77,9 @@ class Run(Trained):
     """Trained run that was reloaded from its folder.
 
     Points are in the user's units. Methods accept points as tensors, NumPy arrays or lists, and return points and
-    values as float64 tensors. A single point without the batch axis gives a result without this axis. The attributes
-    are listed in :class:`Trained`.
+    values as float64 tensors. A single point without the batch axis gives a result without this axis. Methods whose
+    argument may be a :data:`Source` also accept a data frame or the path of a file, whose columns are matched with the
+    columns of the data by name. The attributes are listed in :class:`Trained`.
     """
 
     guidance: Guidance | None = None
@@ -135,7 +140,7 @@ class Run(Trained):
             raise UserError(f"interpolate: a and b hold {len(ends[0])} and {len(ends[1])} points: give one for each")
         return self.flow().interpolate(ends[0][0], ends[1][0], n)
 
-    def log_prob(self, x: ArrayLike, *, probes: int = 0, seed: int = 0) -> Tensor:
+    def log_prob(self, x: Source, *, probes: int = 0, seed: int = 0) -> Tensor:
         """Return the log-density of the model at points, ``(N,)``, in nats and in the user's units.
 
         Args:
@@ -150,6 +155,28 @@ class Run(Trained):
         check_density_of_run(lambda: self.dataset)
         flow, divergence = self.flow(), by_probes(probes, self.units.size)
         return self._mapped("x", x, lambda batch: flow.log_prob(batch, divergence, seed).log_p)
+
+    def typicality(self, x: Source, *, count: int = 2000, probes: int = 0, seed: int = 0) -> Typicality:
+        """Return the log-density of points, and their tail shares, which say how unusual the points are.
+
+        The tail share of a point is the share of unseen points of the data's distribution that are no denser: see
+        :mod:`sdegen.metrics.typicality`. A tail share of 0.01 or less marks one in a hundred points like the data.
+
+        Args:
+            x: points, ``(N, *)``.
+            count: largest number of unseen points with which the points are compared: fresh ones if the data set can
+                draw them, else held-out ones.
+            probes: see :meth:`log_prob`.
+            seed: seed of the probes and of the unseen points.
+
+        Raises:
+            UserError: the run's data have no density, or no points are held out.
+        """
+        from sdegen.runs.typicality import compare
+
+        found = given(self, "x", x)
+        densities = compare(self, found.x, self.flow(), by_probes(probes, self.units.size), count, seed)
+        return densities.typicality.single() if found.single else densities.typicality
 
     def using(self, sampler: str | None = None, **options: Any) -> Run:  # noqa: ANN401
         """Return a copy of this run with another sampler, or with other options of the current sampler.
@@ -262,31 +289,32 @@ class Run(Trained):
         result._guided_by = name if label is None else f"{name}, label={label}"
         return result
 
-    def evaluate(self, x: ArrayLike | None = None, *, count: int = 2000, seed: int = 0) -> Metrics:
+    def evaluate(self, x: Source | None = None, *, count: int = 2000, seed: int = 0) -> Metrics:
         """Return the metrics of the points ``x``, or of ``count`` samples of this run if ``x`` is None.
 
         The metrics are distances between the points and the data. If ``x`` is given and the data are vectors with a
         density, ``nll`` is the mean negative log-density of ``x`` under the model. Each metric has a ``value``, a
-        ``floor`` (the value for unseen data) and ``train`` (the value for training points). If the run is guided
-        towards a class, the data are those of the class. The seed fixes the samples and all random choices of points.
+        ``floor`` (the value for unseen data) and ``train`` (the value for training points). Labels in a file or a data
+        frame are compared with the labels of the data. If the run is guided towards a class, the data are those of the
+        class. The seed fixes the samples and all random choices of points.
         """
         from sdegen.runs import measures
 
-        batch = self._samples_unless_given(x, count, seed)
-        metrics = measures.measure(self.dataset, batch, self._classes_of(batch), self.folder)
+        batch, labels = self._samples_unless_given(x, count, seed)
+        metrics = measures.measure(self.dataset, batch, labels, self.folder)
         if self.guidance is None and x is not None and len(self.units.shape) == 1 and self._has_density():
             flow, exact = self.flow(), by_probes(0, self.units.size)
             metrics |= measures.likelihood(self.dataset, lambda x: flow.log_prob(x, exact, seed).log_p, batch, seed)
         return metrics
 
-    def draw(self, x: ArrayLike | None = None, *, count: int = 2000, seed: int = 0) -> Figure:
+    def draw(self, x: Source | None = None, *, count: int = 2000, seed: int = 0) -> Figure:
         """Return a figure of the points ``x`` beside the data, or of ``count`` samples of this run if ``x`` is None."""
         from sdegen import figures
         from sdegen.runs import notebook
 
         notebook.show_figures()
-        batch = self._samples_unless_given(x, count, seed)
-        return figures.compare(self.dataset, batch, self._classes_of(batch))
+        batch, labels = self._samples_unless_given(x, count, seed)
+        return figures.compare(self.dataset, batch, labels)
 
     def animate(self, count: int = 1000, *, seed: int = 0) -> Animation:
         """Return an animation of ``count`` samples from noise to data. A notebook shows the animation."""
@@ -326,19 +354,20 @@ class Run(Trained):
 
         return save_weights(self, Path(path))
 
-    def _mapped(self, name: str, x: ArrayLike, function: Callable[[Tensor], Tensor]) -> Tensor:
+    def _mapped(self, name: str, x: Source, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the values of a function at points; one value for a single point without the batch axis."""
-        batch, single = points(name, x, self.units.shape)
-        values = function(batch)
-        return values[0] if single else values
+        found = given(self, name, x)
+        values = function(found.x)
+        return values[0] if found.single else values
 
-    def _samples_unless_given(self, x: ArrayLike | None, count: int, seed: int) -> Tensor:
-        batch = self.sample(count, seed=seed) if x is None else points("x", x, self.units.shape)[0]
-        return batch.cpu()
-
-    def _classes_of(self, x: Tensor) -> Tensor | None:
-        """Return the class towards which the run is guided, for each point of ``x``; None for no class."""
-        return None if self._label is None else torch.full((len(x),), self._label)
+    def _samples_unless_given(self, x: Source | None, count: int, seed: int) -> tuple[Tensor, Tensor | None]:
+        """Return points on the CPU, and their classes: labels that were given, or the class of the guidance."""
+        found = None if x is None else given(self, "x", x)
+        batch = self.sample(count, seed=seed) if found is None else found.x
+        labels = None if found is None else found.y
+        if labels is None and self._label is not None:
+            labels = torch.full((len(batch),), self._label)
+        return batch.cpu(), labels
 
     def _check_unguided(self) -> None:
         if self.guidance is not None:

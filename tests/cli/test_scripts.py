@@ -422,6 +422,9 @@ def test_evaluation_mistakes_are_told_and_leave_nothing(exact: Path, trained: Pa
             "probes=3 cost more than the exact divergence in 2 dimensions: use probes=0",
         ),
         (exact, "smile_noisy", "metrics=[]", "metrics: is empty"),
+        (exact, "smile_noisy", "dataset.path=new.csv", "give new points as points=new.csv"),
+        (exact, "smile_noisy", "points=new.csv", "points=new.csv: no such file"),
+        (exact, "smile_noisy", "metrics=samples", "add points=theirs.csv"),
         (exact, "smile_noisy", "probe=1", "did you mean probes?"),
     ):
         before = sorted((folder / "outputs").rglob("*"))
