@@ -15,7 +15,7 @@ from sdegen.flow.density import check_density
 from sdegen.flow.divergence import by_probes
 from sdegen.flow.likelihood import Likelihood, bits_per_dim
 from sdegen.metrics.points import Metrics, table, unmeasured
-from sdegen.runs import files
+from sdegen.runs import events, files
 from sdegen.runs.measures import shuffled, spread_over_cells, unseen
 from sdegen.runs.run import Run
 from sdegen.sde.mixture import marginals
@@ -96,6 +96,7 @@ class Evaluation:
             arrays: dict[str, Any] = {name: torch.as_tensor(value).cpu().numpy() for name, value in kept.items()}
             np.savez(folder / f"{metric}.npz", **arrays)
             figures.save(found.figure, folder / "figures" / f"{metric}.png")
+            events.write(folder, run.step, found.metrics)
         log.info(table(found.metrics, found.points))
         return files.Written(final, found.metrics)
 
