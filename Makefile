@@ -6,13 +6,15 @@ PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check
 STEERED := guidance=classifier guidance.run=outputs/digits_classifier/latest label=all count=100
 PARALLEL := hydra/launcher=joblib hydra.launcher.n_jobs=-1
 BASE := python3
+# Folder of the newest run of a name, which the file latest names.
+newest = outputs/$(1)/$$(cat outputs/$(1)/latest)
 
 .PHONY: demo docs test test-slow lint types check wheel lock gallery gallery-fashion gallery-race paper clean
 
 # Train on the paper's smile, sample, measure and draw.
 demo: $(VENV)/run
 	$(SDEGEN) train experiment=smile
-	@echo "see outputs/smile/latest/figures/samples.png; for the command sdegen: . $(VENV)/bin/activate"
+	@echo "see $(call newest,smile)/figures/samples.png; for the command sdegen: . $(VENV)/bin/activate"
 
 # Build the documentation in build/docs/index.html; any warning is an error.
 docs: $(VENV)/docs
@@ -55,24 +57,24 @@ gallery: $(VENV)/run
 	$(SDEGEN) train experiment=gaussian_mixture
 	$(SDEGEN) sample -m run=outputs/smile/latest \
 		sampler=adams,stochastic_adams,dpm_solver,euler_maruyama sampler.steps=5,10,20,50,100
-	cp "$$(ls -d outputs/smile/latest/frontiers/* | tail -1)/frontier.png" outputs/gallery/frontier.png
-	cp outputs/smile/latest/figures/samples.png outputs/gallery/smile.png
-	cp outputs/smile/latest/figures/generation.gif outputs/gallery/smile.gif
-	cp outputs/gaussian_mixture/latest/figures/process.png outputs/gallery/mixture_process.png
+	cp "$$(ls -d $(call newest,smile)/frontiers/* | tail -1)/frontier.png" outputs/gallery/frontier.png
+	cp $(call newest,smile)/figures/samples.png outputs/gallery/smile.png
+	cp $(call newest,smile)/figures/generation.gif outputs/gallery/smile.gif
+	cp $(call newest,gaussian_mixture)/figures/process.png outputs/gallery/mixture_process.png
 	$(SDEGEN) train experiment=digits
 	$(SDEGEN) train experiment=digits_classifier
 	$(SDEGEN) sample run=outputs/digits/latest $(STEERED) guidance.scale=3
-	cp "$$(ls -d outputs/digits/latest/samples/* | tail -1)/figures/classes.png" outputs/gallery/digits_classes.png
+	cp "$$(ls -d $(call newest,digits)/samples/* | tail -1)/figures/classes.png" outputs/gallery/digits_classes.png
 	$(SDEGEN) sample -m run=outputs/digits/latest $(STEERED) guidance.scale=0,1,2,3,4,8
-	cp "$$(ls -d outputs/digits/latest/frontiers/* | tail -1)/steering.png" outputs/gallery/digits_steering.png
+	cp "$$(ls -d $(call newest,digits)/frontiers/* | tail -1)/steering.png" outputs/gallery/digits_steering.png
 	$(SDEGEN) sample run=outputs/digits/latest \
 		guidance=inpaint guidance.measurement.mask=top guidance.image=3 count=100
-	cp "$$(ls -d outputs/digits/latest/samples/* | tail -1)/figures/posterior.png" outputs/gallery/digits_inpaint.png
+	cp "$$(ls -d $(call newest,digits)/samples/* | tail -1)/figures/posterior.png" outputs/gallery/digits_inpaint.png
 
 # Draw the clothes of docs/benchmarks.md: an hour on two cores.
 gallery-fashion: $(VENV)/run
 	$(SDEGEN) train experiment=fashion_mnist
-	cp outputs/fashion_mnist/latest/figures/samples.png outputs/gallery/fashion_mnist.png
+	cp $(call newest,fashion_mnist)/figures/samples.png outputs/gallery/fashion_mnist.png
 
 # Draw the errors against training time of docs/benchmarks.md: 25 minutes.
 gallery-race: $(VENV)/run

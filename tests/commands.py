@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 from hydra.core.global_hydra import GlobalHydra
 
+from sdegen.runs.files import resolve
+
 for slow in ("matplotlib.pyplot", "sklearn.neighbors", "torch._dynamo", "torch.utils.tensorboard"):
     # Commands import these modules late. Import them here once, so that each fork of this process has them.
     importlib.import_module(slow)
@@ -30,6 +32,11 @@ SHORT = (
     "sampler.steps=3",
     "network.hidden=[8]",
 )
+
+
+def newest(folder: Path, name: str) -> Path:
+    """The folder of the newest run of a name, below the folder in which a command ran."""
+    return resolve(folder / "outputs" / name / "latest")
 
 
 class Result(NamedTuple):

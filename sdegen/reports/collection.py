@@ -46,7 +46,7 @@ def collect(root: Path) -> tuple[list[FinishedRun], list[tuple[Path, str]]]:
     runs, left_out = [], []
     failed: dict[Path, str] = {}
     for folder, inner, names in os.walk(root):
-        # Links to folders, such as latest, are not followed.
+        # Links to folders are not followed.
         inner.sort(key=_natural)
         here = Path(folder)
         records = ledger.read(here) if files.is_plain(here / ledger.NAME) else {}

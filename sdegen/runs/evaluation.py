@@ -17,7 +17,7 @@ from sdegen.flow.density import check_density
 from sdegen.flow.divergence import by_probes
 from sdegen.flow.likelihood import Likelihood, bits_per_dim
 from sdegen.metrics.points import Metrics, table, unmeasured
-from sdegen.runs import files, typicality
+from sdegen.runs import events, files, typicality
 from sdegen.runs.given import given
 from sdegen.runs.measures import measure, shuffled, spread_over_cells, unseen
 from sdegen.runs.run import Run
@@ -135,6 +135,7 @@ class Evaluation:
                 with (folder / "points.csv").open("w", newline="", encoding="utf-8") as file:
                     rows = zip(*found.columns.values(), strict=True)
                     csv.writer(file, lineterminator="\n").writerows([found.columns, *rows])
+            events.write(folder, run.step, found.metrics)
         log.info(table(found.metrics, found.points))
         return files.Written(final, found.metrics)
 

@@ -1,4 +1,4 @@
-"""Reading and writing of files; the lock and the log in a run's folder; the link to the latest run."""
+"""Reading and writing of files; the lock and the log in a run's folder; the name of the latest run."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def empty(folder: Path) -> None:
 
 
 def resolve(run: Path) -> Path:
-    """Returns the folder of a run. ``latest`` is a link to the folder, or a file that contains the folder's name.
+    """Returns the folder of a run. ``latest`` is a file that contains the folder's name, or the user's link to it.
 
     Raises:
         UserError: ``latest`` does not name a folder in the parent folder of ``latest``.
@@ -132,21 +132,13 @@ def resolve(run: Path) -> Path:
 
 
 def point_latest(run: Path) -> None:
-    """Makes ``latest``, in the parent folder, a link to the run's folder.
+    """Writes the name of the run's folder into the file ``latest`` beside it.
 
-    If the system has no links, ``latest`` is a file with the name of the run's folder.
+    It is no link: TensorBoard would follow a link and show the run twice.
     """
     latest = run.parent / "latest"
-    if latest.is_dir() and not latest.is_symlink():
-        return
-
-    def point(temporary: Path) -> None:
-        try:
-            temporary.symlink_to(run.name, target_is_directory=True)
-        except OSError:
-            temporary.write_text(run.name)
-
-    replace(latest, point)
+    if not latest.is_dir() or latest.is_symlink():
+        replace(latest, lambda temporary: temporary.write_text(f"{run.name}\n"))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

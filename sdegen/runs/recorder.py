@@ -1,4 +1,4 @@
-"""The progress of a training: files for TensorBoard, and a bar in a terminal or a notebook, or else lines of text.
+"""The progress of a training: files for TensorBoard, a table of scalars, and a bar or lines of text.
 
 A process that a launcher started shares the terminal with other processes, so it logs lines of text. The import of this
 module takes seconds.
@@ -7,12 +7,8 @@ module takes seconds.
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import multiprocessing
-import os
-import re
-import socket
 import sys
 import textwrap
 import time
@@ -24,20 +20,26 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.event_pb2 import SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.api_pb2 import Status
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
-from torch.utils.tensorboard import RecordWriter, summary
+from torch.utils.tensorboard import summary
 
-from sdegen.runs import notebook
+from sdegen.runs import curves, events, notebook
+from sdegen.runs.curves import Curves
+from sdegen.runs.events import PREFIX, Events
 
 log = logging.getLogger("sdegen")
 
-PREFIX = "events.out.tfevents."
-"""Prefix of the names of TensorBoard's files."""
+RESULT = "result"
+"""Folder with the options, the status and the final metrics, a run of its own for TensorBoard.
+
+TensorBoard sorts the columns of the table of runs and the groups of scalars by name, so that either the curves or the
+final metrics would come last in both. With the metrics in this folder, the table has only the metrics as columns.
+"""
 ENDED = ".ended"
 """Suffix of the name of the file with the status of a finished run."""
 LAYOUT = {
@@ -47,44 +49,6 @@ LAYOUT = {
     }
 }
 """Charts of several scalars. Regular expressions select the tags of the scalars."""
-
-
-class Events:
-    """New file of records for TensorBoard. Each record is written at once, completely or not at all.
-
-    torch's SummaryWriter writes from a thread that holds records back, so that a killed process loses the last records.
-    With a flush after each record, SummaryWriter takes five times as long. On a full disk, SummaryWriter leaves half a
-    record, and TensorBoard reads no record after this one.
-    """
-
-    def __init__(self, folder: Path, suffix: str = "") -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        # TensorBoard reads the files in the order of the seconds in their names.
-        found = (re.match(rf"{re.escape(PREFIX)}(\d+)\.", path.name) for path in folder.glob(f"{PREFIX}*"))
-        after = max((int(match[1]) + 1 for match in found if match), default=0)
-        name = f"{PREFIX}{max(int(time.time()), after):010d}.{socket.gethostname()}.{os.getpid()}{suffix}"
-        self._file = (folder / name).open("xb", buffering=0)
-        self._records = RecordWriter(self)
-        self.add(file_version="brain.Event:2")
-
-    def add(self, **content: object) -> None:
-        """Write an event with the fields ``content``, such as ``summary``; raise OSError if the disk is full."""
-        self._records.write(Event(wall_time=time.time(), **content).SerializeToString())
-
-    def write(self, record: bytes) -> None:
-        """Write a whole record. TensorBoard's RecordWriter calls this method."""
-        size = self._file.tell()
-        try:
-            if self._file.write(record) != len(record):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
-        except OSError:
-            self._file.truncate(size)
-            self._file.seek(size)
-            raise
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
 
 class Recorder:
@@ -107,10 +71,12 @@ class Recorder:
             from tqdm.auto import tqdm
 
         # Remove the status and the metrics of an earlier attempt, because TensorBoard shows only the first status.
-        for left in folder.glob(f"{PREFIX}*" if fresh else f"{PREFIX}*{ENDED}"):
+        earlier = [*folder.glob(f"{PREFIX}*"), *folder.glob(curves.NAME), *(folder / RESULT).glob(f"{PREFIX}*")]
+        for left in earlier if fresh else (folder / RESULT).glob(f"{PREFIX}*{ENDED}"):
             left.unlink()
         self._folder, self._fresh, self._failed = folder, fresh, False
-        self._files: dict[str, Events] = {}
+        self._files: dict[tuple[str, str], Events] = {}
+        self._curves: Curves | None = None
         # A new run needs this start record too: TensorBoard treats the first start record as the start of the run, and
         # drops records only at later start records.
         self.rewind(start)
@@ -143,13 +109,12 @@ class Recorder:
             self.close()
 
     def _begin(self, options: Iterable[tuple[str, Any]], text: str) -> None:
-        # TensorBoard finds a run twice, in its folder and through the link latest. The same name gives one row.
         name = "/".join(self._folder.resolve().parts[-2:])
         # Leave out null: TensorBoard would treat the column as text, and hide the runs with a number in this column.
         given = {path: value for path, value in options if value is not None}
         plain = {path: value if isinstance(value, int | float) else str(value) for path, value in given.items()}
         # SummaryWriter.add_hparams would create an extra run, and its table would lack the options of other runs.
-        self._events().add(summary=hparams_pb(plain, name, time.time()))
+        self._events(RESULT).add(summary=hparams_pb(plain, name, time.time()))
         self._events().add(summary=summary.custom_scalars(LAYOUT))
         # Indent the text, because Markdown shows indented text as code, without changes.
         self._events().add(summary=summary.text("config", textwrap.indent(text, "    ")))
@@ -159,7 +124,7 @@ class Recorder:
         end = SessionEndInfo(status=Status.Value(status), end_time_secs=time.time())
         described = metadata.create_summary_metadata(HParamsPluginData(session_end_info=end))
         value = Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=described, tensor=metadata.NULL_TENSOR)
-        self._events(ENDED).add(summary=Summary(value=[value]))
+        self._events(RESULT, ENDED).add(summary=Summary(value=[value]))
 
     def progress(self, step: int, values: Mapping[str, float]) -> None:
         """Write the scalars of a training, and move the bar or log a line."""
@@ -182,7 +147,8 @@ class Recorder:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write scalars."""
-        self._try(lambda: self._events().add(summary=_scalars(values), step=step))
+        self._try(lambda: self._events().add(summary=events.scalars(values), step=step))
+        self._try(lambda: self._csv().add(step, values))
 
     def figure(self, step: int, name: str, figure: Figure) -> None:
         """Write a figure."""
@@ -192,37 +158,42 @@ class Recorder:
         self._try(lambda: self._events().add(summary=summary.image(name, pixels, dataformats="HWC"), step=step))
 
     def final(self, step: int, values: Mapping[str, float]) -> None:
-        """Write the scalars of a finished run. They replace the scalars that were written before it was resumed."""
-        self._try(lambda: self._events(ENDED).add(summary=_scalars(values), step=step))
+        """Write the metrics of a finished run. They replace the metrics that were written before it was resumed."""
+        named = {f"{events.VALUES}/{name}": value for name, value in values.items()}
+        self._try(lambda: self._events(RESULT, ENDED).add(summary=events.scalars(named), step=step))
+        self._try(lambda: self._csv().add(step, named))
 
     def rewind(self, step: int) -> None:
-        """Make TensorBoard drop the records after ``step``, at which the training continues."""
+        """Make TensorBoard drop the records after ``step``, at which the training continues, and remove the scalars."""
         self._try(lambda: self._events().add(session_log=SessionLog(status=SessionLog.START), step=step + 1))
+        self._try(lambda: self._csv().rewind(step))
 
     def close(self) -> None:
         """Close the bar and the files."""
         self._bar.close()
-        for events in self._files.values():
-            events.close()
+        for file in self._files.values():
+            file.close()
+        if self._curves is not None:
+            self._curves.close()
 
-    def _events(self, suffix: str = "") -> Events:
-        """Return the file with a suffix: empty for records during the training, ``ENDED`` for the final status."""
-        if suffix not in self._files:
-            self._files[suffix] = Events(self._folder, suffix)
-        return self._files[suffix]
+    def _events(self, folder: str = "", suffix: str = "") -> Events:
+        """Return the file in a folder of the run with a suffix: ``ENDED`` for the final status."""
+        if (folder, suffix) not in self._files:
+            self._files[folder, suffix] = Events(self._folder / folder, suffix)
+        return self._files[folder, suffix]
+
+    def _csv(self) -> Curves:
+        if self._curves is None:
+            self._curves = Curves(self._folder)
+        return self._curves
 
     def _try(self, write: Callable[[], object]) -> None:
         try:
             write()
         except OSError as error:
             if not self._failed:
-                log.warning(f"TensorBoard's files could not be written, training continues: {error}: check the disk")
+                log.warning(f"the curves could not be written, training continues: {error}: check the disk")
             self._failed = True
-
-
-def _scalars(values: Mapping[str, float]) -> Summary:
-    """Returns all scalars as one record. A record for each scalar would take as long as ten steps of a tiny network."""
-    return Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
 
 
 def _in_words(values: Mapping[str, float]) -> str:

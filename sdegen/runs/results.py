@@ -24,7 +24,7 @@ from sdegen.figures import animations
 from sdegen.figures.images import view
 from sdegen.metrics.points import Metrics
 from sdegen.models.classifier import ClassifierModel
-from sdegen.runs import files, guiding, measures
+from sdegen.runs import events, files, guiding, measures
 from sdegen.runs.guiding import Label, Observation, Plan, planned
 from sdegen.runs.run import Run
 from sdegen.runs.sampling import on_cpu
@@ -63,11 +63,12 @@ def write(
     label: Label = None,
     figures: bool = True,
     animate: bool = False,
+    after_training: bool = False,
 ) -> files.Written:
     """Write samples, metrics and figures into ``samples/<number>-<sampler>/`` in the run's folder.
 
     ``label`` is the class to steer towards, or ``all`` for ``count`` samples of each class in turn. If ``animate`` is
-    true, the figures include an animation.
+    true, the figures include an animation. TensorBoard shows the samples as a run, unless ``after_training`` is true.
     """
     # Build the guidance before sampling, so that a mistake costs no time.
     plan, name = planned(run, guidance, label), choice(run.config["sampler"])
@@ -88,6 +89,9 @@ def write(
         found = _judge(run, drawn, plan.seen, folder)
         if found is not None and figures:
             _draw_samples(run, drawn, plan, folder / "figures", animate)
+        # The metrics after a training are those of the run itself.
+        if not after_training:
+            events.write(folder, run.step, {**(found or {}), "evaluations": {"value": drawn.nfe}})
     return files.Written(final, found or {})
 
 

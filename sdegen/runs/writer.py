@@ -253,15 +253,19 @@ class Writer:
             self.metrics = results.write_accuracy(result, result.model, config["figures"])
         else:
             written = results.write(
-                result, config["count"], seed=config["seed"], figures=config["figures"], animate=True
+                result,
+                config["count"],
+                seed=config["seed"],
+                figures=config["figures"],
+                animate=True,
+                after_training=True,
             )
             self.metrics = written.metrics
             # There are no figures with figures=false, or if the data can no longer be read.
             if (written.folder / "figures").is_dir():
                 shutil.copytree(written.folder / "figures", folder / "figures", dirs_exist_ok=True)
                 results.draw_score(result, folder / "figures")
-        # Write the metrics twice: the table of runs shows only the first five scalars, and capitals sort first.
-        self.recorder.final(training.steps, {**scalars(self.metrics), **scalars(self.metrics, "Final")})
+        self.recorder.final(training.steps, {name: entry["value"] for name, entry in self.metrics.items()})
         learning = self.learning()
         if learning:
             log.info(described(learning))
@@ -281,6 +285,6 @@ def described(learning: Mapping[str, Any]) -> str:
     return text + (f"; ended by {learning['ended']}" if "ended" in learning else "")
 
 
-def scalars(found: Mapping[str, Mapping[str, Any]], group: str = "metrics") -> dict[str, float]:
-    """Returns metrics as a group of scalars for TensorBoard."""
-    return {f"{group}/{name}": entry["value"] for name, entry in found.items()}
+def scalars(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Returns metrics during the training as a group of scalars for TensorBoard."""
+    return {f"metrics/{name}": entry["value"] for name, entry in found.items()}

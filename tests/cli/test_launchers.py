@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import SHORT, Result, fresh, run
+from commands import SHORT, Result, fresh, newest, run
 
 from sdegen.cli import guard
 from sdegen.runs.recorder import Recorder
@@ -74,7 +74,7 @@ def test_samplers_of_one_command_leave_a_frontier(launcher: tuple[str, ...], tmp
     result = started("sample", "-m", *given, *launcher, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     folder = tmp_path / result.stdout.splitlines()[-1].removeprefix("frontier in ")
-    assert folder.parent.samefile(tmp_path / "outputs" / "exact" / "latest" / "frontiers")
+    assert folder.parent.samefile(newest(tmp_path, "exact") / "frontiers")
     with (folder / "frontier.csv").open() as file:
         rows = [(row["sampler"], row["steps"], row["nfe"]) for row in csv.DictReader(file)]
     assert rows == [("heun", "3", "6"), ("ddim", "3", "3")]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import ROOT, SHORT, interrupted, refused, run
+from commands import ROOT, SHORT, interrupted, newest, refused, run
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from sdegen.cli import arguments, stored
@@ -30,10 +30,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_leaves_what_the_interface_says(trained: Path) -> None:
-    latest = trained / "outputs" / "smile" / "latest"
+    latest = newest(trained, "smile")
     left = {path.name for path in latest.iterdir()}
-    wanted = {"config.yaml", "provenance.json", "train.log", "checkpoints", "samples", "figures", "metrics.json"}
-    wanted.add("data.json")
+    wanted = {"config.yaml", "provenance.json", "data.json", "train.log", "checkpoints", "samples", "figures"}
+    wanted |= {"metrics.json", "scalars.csv", "result"}
     assert wanted <= left
     assert {name for name in left - wanted if not name.startswith("events.out.tfevents")} == set()
     names = ["best.pt", "last.pt", "step-00000000.pt", "step-00000004.pt"]
@@ -71,13 +71,17 @@ def test_sampling_changes_the_sampler_and_repeats_a_seed(trained: Path) -> None:
     assert (x[0]["nfe"], x[0]["seed"], x[0]["step"]) == (7, 5, 4)
     np.testing.assert_allclose(np.loadtxt(trained / folders[0] / "samples.csv", delimiter=",", skiprows=1), x[0]["x"])
     wanted = {"samples.npz", "samples.csv", "metrics.json", "figures", "config.yaml"}
-    assert {path.name for path in (trained / folders[3]).iterdir()} == wanted
+    # The last file is for TensorBoard.
+    *left, events = sorted(
+        (path.name for path in (trained / folders[3]).iterdir()), key=lambda n: n.startswith("events")
+    )
+    assert set(left) == wanted and events.startswith("events.out.tfevents.")
     error = json.loads((trained / folders[3] / "metrics.json").read_text())["score_error"]["value"]
     assert error < 1e-5
 
 
 def test_resume_goes_on_in_the_same_folder(trained: Path) -> None:
-    folder = (trained / "outputs" / "smile" / "latest").resolve()
+    folder = newest(trained, "smile")
     before = {path: path.read_bytes() for path in (folder / "config.yaml", folder / "checkpoints" / "step-00000004.pt")}
     result = run("train", "resume=outputs/smile/latest", "trainer.steps=6", cwd=trained)
     assert result.returncode == 0, result.stderr
@@ -149,7 +153,7 @@ def test_interrupted_run_is_saved_and_goes_on_bit_for_bit(tmp_path: Path) -> Non
     assert int(found[1]) < 2000
     assert run("train", f"resume={found[2]}", cwd=tmp_path).returncode == 0
     assert run("train", *options, "name=b", cwd=tmp_path).returncode == 0
-    samples = [next((tmp_path / "outputs" / n / "latest" / "samples").glob("*/samples.csv")) for n in ("a", "b")]
+    samples = [next((newest(tmp_path, n) / "samples").glob("*/samples.csv")) for n in ("a", "b")]
     assert samples[0].read_bytes() == samples[1].read_bytes()
 
 
@@ -172,7 +176,7 @@ def test_a_path_with_spaces_brackets_and_accents_works(tmp_path: Path) -> None:
     path.write_text("\n".join(f"{i},{i % 7}" for i in range(30)))
     result = run("train", "dataset=file", f"dataset.path={path.name}", *SHORT, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert (tmp_path / "outputs" / "file" / "latest" / "metrics.json").exists()
+    assert (newest(tmp_path, "file") / "metrics.json").exists()
 
 
 MISTAKES = [
@@ -293,7 +297,7 @@ def test_sampling_from_no_run_is_told(tmp_path: Path, arguments: tuple, words: t
 
 
 def test_sampling_mistakes_are_told_and_leave_nothing(trained: Path) -> None:
-    latest = trained / "outputs" / "smile" / "latest"
+    latest = newest(trained, "smile")
     before = sorted(latest.rglob("*"))
     for option, words in (
         ("sampler.stepz=4", "did you mean sampler.steps?"),
@@ -333,7 +337,7 @@ def test_a_stranger_checkpoint_cannot_reach_hydra(trained: Path, tmp_path: Path,
         {"predictor": {**call}},
         {"predictor": {"_target_": "sdegen.samplers.EulerMaruyama", "defaults": [{"/hydra": "x"}]}},
     ]
-    saved = checkpoint.load(checkpoint.find(trained / "outputs" / "smile" / "latest"))
+    saved = checkpoint.load(checkpoint.find(newest(trained, "smile")))
     for i, attack in enumerate(attacks):
         folder = tmp_path / f"run{i}" / "checkpoints"
         config = {**saved.config, "sampler": {**saved.config["sampler"], **attack}}
@@ -348,7 +352,7 @@ def test_a_stranger_checkpoint_cannot_reach_hydra(trained: Path, tmp_path: Path,
 
 
 def test_latest_may_be_a_file_and_numbers_may_be_whole_floats(trained: Path, tmp_path: Path) -> None:
-    source = (trained / "outputs" / "smile" / "latest").resolve()
+    source = newest(trained, "smile")
     odd = tmp_path / "it's [a] (b) é"
     shutil.copytree(source, odd / "there")
     (odd / "latest").write_text("there")
@@ -400,6 +404,7 @@ def test_likelihood_of_the_exact_score_is_its_floor(exact: Path, monkeypatch: py
     assert [folder.name for folder in folders] == ["0001-likelihood", "0002-interpolation"]
     for folder, name in zip(folders, ("likelihood", "interpolation"), strict=True):
         left = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+        left = {name for name in left if not name.startswith("events.out.tfevents.")}
         assert left == {"config.yaml", "metrics.json", f"{name}.npz", f"figures/{name}.png"}
     nll = json.loads((folders[0] / "metrics.json").read_text())["nll"]
     assert nll["value"] == pytest.approx(nll["floor"], abs=1e-4)
@@ -483,7 +488,7 @@ def test_sweep_over_samplers_leaves_a_table_and_a_figure(exact: Path) -> None:
     with (folder / "frontier.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["sampler"] for row in rows] == ["adams", "ddim", "dopri5"]
-    for row, samples in zip(rows, sorted((exact / "outputs/smile_noisy/latest/samples").iterdir())[-3:], strict=True):
+    for row, samples in zip(rows, sorted((newest(exact, "smile_noisy") / "samples").iterdir())[-3:], strict=True):
         metrics = json.loads((samples / "metrics.json").read_text())["sliced_w1"]
         assert float(row["nfe"]) == pytest.approx(float(np.load(samples / "samples.npz")["nfe"]), rel=1e-5)
         assert float(row["sliced_w1"]) == pytest.approx(metrics["value"], rel=1e-4)
@@ -523,11 +528,11 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_digits_leave_their_figures_and_measures(digits: Path) -> None:
-    latest = digits / "outputs" / "digits" / "latest"
+    latest = newest(digits, "digits")
     assert {path.name for path in (latest / "figures").iterdir()} == {"samples.png", "generation.png", "generation.gif"}
     found = json.loads((latest / "metrics.json").read_text())
     assert set(found) == {"frechet", "kernel", "precision", "recall", "class_balance", "near_copies"}
-    classifier = digits / "outputs" / "digits_classifier" / "latest"
+    classifier = newest(digits, "digits_classifier")
     assert (classifier / "figures" / "accuracy.png").exists()
     assert 0 < json.loads((classifier / "metrics.json").read_text())["accuracy"]["value"] < 1
 
@@ -597,7 +602,7 @@ def test_an_image_is_inpainted_and_agrees_with_what_is_known(digits: Path) -> No
 )
 def test_guidance_that_cannot_work_is_one_line(digits: Path, line: tuple, words: tuple) -> None:
     np.save(digits / "small.npy", np.ones((4, 4)))
-    latest = digits / "outputs" / "digits" / "latest"
+    latest = newest(digits, "digits")
     before = sorted(latest.rglob("*"))
     result = run("sample", "run=outputs/digits/latest", "count=2", *line, cwd=digits)
     assert result.returncode == 2
@@ -607,7 +612,7 @@ def test_guidance_that_cannot_work_is_one_line(digits: Path, line: tuple, words:
 
 
 def test_a_sweep_with_a_wrong_label_is_refused_before_its_first_job(digits: Path) -> None:
-    folder = digits / "outputs" / "digits" / "latest" / "samples"
+    folder = newest(digits, "digits") / "samples"
     before = set(folder.iterdir())
     steered = ("guidance=classifier", "guidance.run=outputs/digits_classifier/latest", "label=1,10")
     line = ("-m", "run=outputs/digits/latest", *steered, "count=3", "sampler=ddim", "sampler.steps=3")

@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from commands import ROOT, SHORT, Result
+from commands import ROOT, SHORT, Result, newest
 
 import sdegen
 
@@ -68,7 +68,7 @@ def test_the_installed_commands_work_in_an_empty_folder(installed: Path, tmp_pat
     assert (tmp_path / sampled.stdout.splitlines()[-1].removeprefix("results in ") / "samples.csv").exists()
     reported = sdegen_of(installed, "report", "outputs", cwd=tmp_path)
     assert reported.returncode == 0, reported.stderr
-    provenance = json.loads((tmp_path / "outputs" / "smile" / "latest" / "provenance.json").read_text())
+    provenance = json.loads((newest(tmp_path, "smile") / "provenance.json").read_text())
     assert provenance["command"].startswith("sdegen train experiment=smile trainer.steps=4 ")
     assert "smile" in (tmp_path / "outputs" / "report.html").read_text()
 

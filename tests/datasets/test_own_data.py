@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import Result, refused, run
+from commands import Result, newest, refused, run
 
 from sdegen.config import assembly
 from sdegen.config.compose import composed
@@ -58,7 +58,7 @@ def trained(folder: Path, *line: str) -> Path:
     result = run("train", "--config-dir", "conf", "name=own", *TINY, *line, cwd=folder)
     assert (result.returncode, result.stderr) == (0, "")
     assert UNKNOWN in result.stdout
-    latest = folder / "outputs" / "own" / "latest"
+    latest = newest(folder, "own")
     assert json.loads((latest / "metrics.json").read_text()) == {}
     return latest
 

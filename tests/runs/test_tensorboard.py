@@ -26,9 +26,11 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
+import sdegen
 from sdegen.config.compose import composed
 from sdegen.core.errors import UserError
-from sdegen.runs import session
+from sdegen.runs import results, session
+from sdegen.runs.evaluation import Evaluation
 from sdegen.runs.recorder import Recorder
 
 SHORT = (
@@ -163,14 +165,28 @@ def final(folder: Path) -> dict[str, float]:
 
 def test_scalars_are_grouped_and_agree_with_the_files(server: Server, sweep: Path) -> None:
     tags = server.ask("plugin/scalars/tags")
-    assert set(tags) == {*RUNS, "failed", "latest"}
+    assert set(tags) == {*RUNS, *(f"{run}/result" for run in RUNS), "failed"}
     for run in RUNS:
-        assert {tag.partition("/")[0] for tag in tags[run]} == {"train", "loss_by_t", "metrics", "Final"}
+        # TensorBoard sorts the groups: the final metrics come after the curves.
+        assert {tag.partition("/")[0] for tag in tags[run]} == {"train", "loss_by_t", "metrics"}
+        assert {tag.partition("/")[0] for tag in tags[f"{run}/result"]} == {"values"} and "values" > "train"
         assert [step for step, _ in points(server, run, "train/loss")] == [1, 2, 3, 4, 5, 6]
+        assert [step for step, _ in points(server, run, "train/held_out_loss")] == [0, 1, 2, 3, 4, 5, 6]
         for name, value in final(sweep / run).items():
-            for group in ("metrics", "Final"):
-                step, shown = points(server, run, f"{group}/{name}")[-1]
-                assert (step, shown) == (6, pytest.approx(value, rel=1e-6)), name
+            assert points(server, f"{run}/result", f"values/{name}") == [(6, pytest.approx(value, rel=1e-6))], name
+
+
+def test_the_table_of_scalars_agrees_with_the_curves(server: Server, sweep: Path) -> None:
+    """pandas is not needed: a line is ``step,name,value``."""
+    for run in RUNS:
+        found: dict[str, list[tuple[int, float]]] = {}
+        header, *lines = (sweep / run / "scalars.csv").read_text().splitlines()
+        for step, name, value in (line.split(",") for line in lines):
+            found.setdefault(name, []).append((int(step), float(value)))
+        tags = server.ask("plugin/scalars/tags")
+        shown = {tag: points(server, own, tag) for own in (run, f"{run}/result") for tag in tags[own]}
+        assert header == "step,name,value"
+        assert found == {tag: [(step, pytest.approx(y, rel=1e-6)) for step, y in curve] for tag, curve in shown.items()}
 
 
 def test_text_is_the_configuration(server: Server, sweep: Path) -> None:
@@ -188,9 +204,11 @@ def test_samples_are_shown_by_step_to_the_last(server: Server) -> None:
         Image.open(io.BytesIO(picture)).verify()
 
 
-def test_one_chart_draws_the_loss_of_all_bins(server: Server) -> None:
+def test_one_chart_draws_the_training_and_the_held_out_loss_and_one_the_loss_of_all_bins(server: Server) -> None:
     (category,) = server.ask("plugin/custom_scalars/layout")["category"]
-    (chart,) = category["chart"]
+    both, chart = category["chart"]
+    drawn = [server.ask("plugin/custom_scalars/scalars", run="0-vp", tag=tag) for tag in both["multiline"]["tag"]]
+    assert [list(one["tag_to_events"]) for one in drawn] == [["train/loss"], ["train/held_out_loss"]]
     (tag,) = chart["multiline"]["tag"]
     drawn = server.ask("plugin/custom_scalars/scalars", run="0-vp", tag=tag)["tag_to_events"]
     bins = [name for name in server.ask("plugin/scalars/tags")["0-vp"] if name.startswith("loss_by_t/")]
@@ -205,12 +223,12 @@ def test_table_of_runs_shows_their_differing_options_and_their_metrics(server: S
     assert {"sde", "seed", "optimizer.lr"} <= differing and "network.hidden" not in differing
     # The browser shows the first five metrics without a click.
     shown = [metric["name"]["tag"] for metric in answer["metricInfos"]]
-    assert sorted(shown[:5]) == sorted(f"Final/{name}" for name in final(sweep / "0-vp"))
+    assert sorted(shown) == sorted(f"values/{name}" for name in final(sweep / "0-vp"))
     rows = server.sessions()
     for run in RUNS:
         values = {metric["name"]["tag"]: metric["value"] for metric in rows[run]["metricValues"]}
         for name, value in final(sweep / run).items():
-            assert values[f"Final/{name}"] == values[f"metrics/{name}"] == pytest.approx(value, rel=1e-6)
+            assert values[f"values/{name}"] == pytest.approx(value, rel=1e-6)
 
 
 def test_options_of_a_row_agree_with_its_configuration(server: Server, sweep: Path) -> None:
@@ -252,16 +270,36 @@ def test_a_row_has_the_final_status_of_its_run(server: Server) -> None:
 def test_a_resumed_run_is_one_run_without_repeated_steps(server: Server, sweep: Path) -> None:
     for tag in ("train/loss", "train/learning_rate"):
         assert [step for step, _ in points(server, RESUMED, tag)] == [1, 2, 3, 4, 5, 6]
-    assert [step for step, _ in points(server, RESUMED, "Final/energy")] == [6]
-    assert len(list((sweep / RESUMED).glob("events.out.tfevents.*.ended"))) == 1
-    # There is one row for each run. The newest run is found a second time, through the link ``latest``.
-    met = {run: len(row["sessions"]) for run, row in server.sessions().items()}
-    assert met == {**dict.fromkeys((*RUNS, "failed", "running"), 1), (sweep / "latest").resolve().name: 2}
+    assert [step for step, _ in points(server, f"{RESUMED}/result", "values/energy")] == [6]
+    assert len(list((sweep / RESUMED / "result").glob("events.out.tfevents.*.ended"))) == 1
+    # There is one row for each run, although latest names the newest run.
+    assert (sweep / "latest").is_file()
+    assert {run: len(row["sessions"]) for run, row in server.sessions().items()} == dict.fromkeys(
+        (*RUNS, "failed", "running"), 1
+    )
+
+
+def test_samples_and_evaluations_are_runs_below_their_run(tmp_path: Path) -> None:
+    train(tmp_path / "run")
+    run = sdegen.load(tmp_path / "run")
+    written = results.write(run, 40, seed=1)
+    options = {"count": 20, "seed": 0, "batch_size": 20, "probes": 0, "rtol": 1e-2, "atol": 1e-2}
+    evaluated = Evaluation(run, **options).write("interpolation")
+    with serving(tmp_path) as server:
+        tags = server.ask("plugin/scalars/tags")
+        assert set(tags) == {"run", "run/result", *(f"run/{one.folder.parent.name}/{one.folder.name}"
+                                                    for one in (written, evaluated))}  # fmt: skip
+        own = f"run/samples/{written.folder.name}"
+        for name, entry in written.metrics.items():
+            assert points(server, own, f"values/{name}") == [(6, pytest.approx(entry["value"], rel=1e-6))]
+        (image,) = server.ask("plugin/images/images", run=own, tag="figures/samples", sample="0")
+        shown = server.raw("plugin/images/individualImage?" + image["query"])
+        assert shown == (written.folder / "figures" / "samples.png").read_bytes()
 
 
 def test_a_resumed_run_drops_its_earlier_status(tmp_path: Path) -> None:
     def ended() -> int:
-        return len(list(tmp_path.glob("*.ended")))
+        return len(list(tmp_path.glob("*/*.ended")))
 
     with Recorder(tmp_path, 0, 6).session([], ""):
         assert ended() == 0
