@@ -314,10 +314,10 @@ def test_the_data_of_a_run_are_shown_as_text_and_may_be_damaged(sweep: Path, tmp
     lines = json.loads((run / "data.json").read_text())["text"]
     assert lines[0] == "data      400 rows of 2 columns, all for training"
     assert "\n".join(lines) in Page(report.write(run)[0].read_text()).text
-    (run / "data.json").write_text(json.dumps({"text": [hostile, 7, None, ["x"]]}))
+    (run / "data.json").write_text(json.dumps({"text": [hostile, 7, None, ["x"]], "concerns": ["odd"]}))
     page = report.write(run)[0].read_text()
-    assert hostile in Page(page).text and hostile not in page
-    for content in ("{", "[" * 100_000, "7", "{}", '{"text": 7}', '{"text": "abc"}', " " * 2**21):
+    assert f"{hostile}\nwarning   odd" in Page(page).text and hostile not in page
+    for content in ("{", "[" * 100_000, "7", "{}", '{"text": 7}', '{"text": []}', " " * 2**21):
         (run / "data.json").write_text(content)
         assert "rows of 2 columns" not in report.write(run)[0].read_text()
     (run / "data.json").unlink()
