@@ -89,7 +89,7 @@ def test_only_the_command_line_and_composition_know_hydra() -> None:
             assert path.parent.name == "cli" or name_of(path) == "sdegen.config.compose", path
 
 
-@pytest.mark.parametrize("script", ["train", "sample", "evaluate", "verify", "benchmark", "report"])
+@pytest.mark.parametrize("script", ["train", "sample", "evaluate", "calibrate", "verify", "benchmark", "report"])
 def test_importing_a_script_imports_nothing_heavy(script: str) -> None:
     assert_light(f"import sys; sys.path.insert(0, 'scripts'); import {script}")
 

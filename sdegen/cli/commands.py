@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 import runpy
 import sys
 from collections.abc import Sequence
@@ -215,6 +216,15 @@ def verify(config: Config, job: Job) -> bool:
     return any(proof.holds is False for proof in found)
 
 
+def calibrate(config: Config, job: Job) -> None:
+    """Log advice on the options, and the command of a training that follows it."""
+    from sdegen.runs import calibration
+
+    found = calibration.calibrate(config)
+    line = calibration.command(re.sub(r"calibrate\b", "train", job.command, count=1), found)
+    log.info("\n".join([*found.data, "", calibration.table(config, found), "", "with all of it:", f"  {line}"]))
+
+
 def report(program: str, given: Sequence[str]) -> None:
     """Write a page about the runs in a folder. Print the path of the page, and the skipped runs with the reasons."""
     parser = argparse.ArgumentParser(prog=program, description="Write report.html, a page that needs no other file.")
@@ -243,6 +253,7 @@ CONFIGURED = {
     "sample": Command("sample", check_sampling, sample, SAMPLED, compare),
     "evaluate": Command("evaluate", evaluated, evaluate, EVALUATED),
     "verify": Command("verify", verified, verify, finish=any),
+    "calibrate": Command("calibrate", check_training, calibrate),
 }
 """Commands that have a configuration. Hydra reads the arguments of these commands."""
 RUN = {

@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "train a model, then sample, measure and draw",
     "sample": "draw samples from a trained run",
     "evaluate": "compute likelihoods of a trained run and of your points, measure samples, or interpolate",
+    "calibrate": "measure which options suit your data",
     "verify": "check an SDE and a sampler against exact answers",
     "report": "write one page about the runs in a folder",
     "benchmark": "measure speed and quality; in a checkout only",

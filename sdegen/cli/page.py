@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 PARTIAL = ("network", "sweep")
 """Groups with choices that only some commands accept. The YAML file of a choice has an example of each such command."""
+LIKE = {"calibrate": "train"}
+"""Commands whose choices are those of another command."""
 OWN = "run"
 """Choice for the node that the run of ``run=`` stores."""
 
@@ -28,10 +30,9 @@ def overview(name: str, program: str) -> str:
     examples = [command.replace(f"sdegen {name}", program, 1) for command in commands]
     options, groups = primary(name)
     meanings = comments(source)
-    lines = [text, "", *examples, "", "Groups (group=choice):", *_groups(name, groups), "", "Options:"]
-    for key, value in options.items():
-        if key != "hydra":
-            lines.append(f"{f'{key}={_written(value)}':20}  {meanings[key]}")
+    lines = [text, "", *examples, "", "Groups (group=choice):", *_groups(name, groups)]
+    own = [f"{f'{key}={_written(value)}':20}  {meanings[key]}" for key, value in options.items() if key != "hydra"]
+    lines += ["", "Options:", *own] if own else []
     return "\n".join([*lines, "", "--cfg job shows the value of every option."])
 
 
@@ -84,7 +85,7 @@ def _groups(name: str, defaults: Mapping[str, str | None]) -> list[str]:
         for folder in (CONF / group, *inner):
             files = sorted(folder.rglob("*.yaml") if nested else folder.glob("*.yaml"))
             if group in PARTIAL:
-                files = [path for path in files if f"sdegen {name} " in path.read_text()]
+                files = [path for path in files if f"sdegen {LIKE.get(name, name)} " in path.read_text()]
             choices = [OWN] * (default == OWN) + [str(path.relative_to(folder).with_suffix("")) for path in files]
             lines.append(f"{folder.relative_to(CONF)}: {', '.join(choices)}")
     return lines

@@ -148,7 +148,7 @@ def build(config: Config, trust: Trust = schema.ANYTHING, moments: Moments | Non
     config = check(config, tuple(GROUPS), TRAIN, trust)
     parts = Parts({key: value for key, value in config.items() if key not in REQUEST}, trust)
     parts.add("dataset", seed=config["seed"])
-    points = _some(parts["dataset"]) if "dataset" in parts else None
+    points = some(parts["dataset"]) if "dataset" in parts else None
     parts.replace_auto(points)
     _instantiate(parts, points, moments)
     parts.faults += rules.faults(parts.config, parts)
@@ -218,7 +218,7 @@ class Parts(dict[str, Any]):
         self.config = {**self.config, "sampler": sampler, "trainer": trainer, "sde": sde}
 
 
-def _some(dataset: Dataset) -> Tensor:
+def some(dataset: Dataset) -> Tensor:
     """Returns the data points from which the values of ``auto`` options are computed, in the user's units."""
     if len(dataset.x) <= MEASURED:
         return dataset.x

@@ -24,10 +24,16 @@ Config = dict[str, Any]
 
 
 def primary(name: str) -> tuple[Config, dict[str, str | None]]:
-    """Returns the options of ``conf/<name>.yaml``, and the default choice of each group in this file."""
+    """Returns the options of ``conf/<name>.yaml``, and the default choice of each group in this file.
+
+    The groups of a file on which it is based, such as train.yaml for calibrate.yaml, are included.
+    """
     options = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    pairs = [pair for default in options.pop("defaults") if isinstance(default, dict) for pair in default.items()]
-    return options, {group: choice for group, choice in pairs if not group.startswith("override ")}
+    defaults = options.pop("defaults")
+    pairs = [pair for default in defaults if isinstance(default, dict) for pair in default.items()]
+    bases = [default for default in defaults if isinstance(default, str) and default != "_self_"]
+    inherited = {group: choice for base in bases for group, choice in primary(base)[1].items()}
+    return options, inherited | {group: choice for group, choice in pairs if not group.startswith("override ")}
 
 
 def composed(name: str, overrides: Sequence[str]) -> Config:

@@ -1,0 +1,237 @@
+"""Advice on the options of a run, measured on its data and on a short training of its network."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import textwrap
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sdegen.config.assembly import Components, build, some, work
+from sdegen.config.compose import Config
+from sdegen.core import schema
+from sdegen.core.randomness import generator
+from sdegen.core.schema import Trust
+from sdegen.datasets import Dataset
+from sdegen.datasets.summary import summary
+from sdegen.metrics.distances import nearest
+from sdegen.sde.linear import largest_distance
+from sdegen.training.calibration import MARGIN, Rated, noise_of, range_of
+
+OPERATIONS = {"cpu": 1e12, "cuda": 1e14}
+"""Largest number of operations of the networks that calibrating may take, by device: half a minute on two cores."""
+TRAINED, RANGE, NOISE = 100, 300, 32
+"""Largest number of steps before the noise of the gradient is measured, of the range test, and of the measurement."""
+LEAST_STEPS = 60
+"""Number of steps that must be affordable in total: a more expensive batch is made smaller."""
+BATCHES = (32, 1024)
+"""Smallest and largest suggested batch size."""
+QUERIES, ORIGINALS = 1000, 100_000
+"""Largest numbers of points whose nearest neighbours are searched, and among which they are searched."""
+NOISES = (1e-5, 0.05)
+"""Smallest suggested time, below which float32 has few digits of the noise, and largest suggested noise."""
+WIDTHS = (128, 2048)
+"""Smallest and largest suggested width of a perceptron."""
+
+
+class Advice(NamedTuple):
+    """Advice on an option.
+
+    Attributes:
+        option: path of the option, or a name for a number that is no option of the chosen parts.
+        value: suggested value; None to keep the present one.
+        reason: sentence with the reason.
+    """
+
+    option: str
+    value: Any
+    reason: str
+
+
+class Calibration(NamedTuple):
+    """Sentences about the data, and the advice on the options."""
+
+    data: list[str]
+    advice: list[Advice]
+
+
+def calibrate(config: Config, trust: Trust = schema.ANYTHING) -> Calibration:
+    """Returns the advice on the options of a configuration. The result depends only on the configuration and the data.
+
+    Raises:
+        Faults: the configuration has faults.
+    """
+    asked = config
+    parts = build(config, trust)
+    x = parts.dataset.units.encode(some(parts.dataset)).flatten(1)
+    advice = [*_noise(parts, asked, x), _deviation(parts, x), *_width(parts)]
+    if not parts.model.network.exact:
+        advice += _steps(config, parts, trust)
+    return Calibration([*summary(parts.dataset)["text"], *parts.dataset.concerns()], advice)
+
+
+def table(config: Config, found: Calibration) -> str:
+    """Returns the advice as lines of text: the option, its value now, the suggested value and the reason."""
+    lines = [f"{'':28}{'now':>14}{'suggested':>16}"]
+    for option, value, reason in found.advice:
+        now = _now(config, option)
+        new = _written(value) if value not in (None, now) else "" if now is None else "keep"
+        lines += [f"{option:28}{'' if now is None else _written(now):>14}{new:>16}"]
+        lines += textwrap.wrap(reason, 110, initial_indent="    ", subsequent_indent="    ")
+    return "\n".join(lines)
+
+
+def command(line: str, found: Calibration) -> str:
+    """Returns a command line with the suggested values in place of the values that it has for the same options."""
+    values = {option: value for option, value, _ in found.advice if value is not None}
+    kept = [word for word in shlex.split(line) if word.lstrip("+").partition("=")[0] not in values]
+    return shlex.join([*kept, *(f"{option}={_written(value)}" for option, value in values.items())])
+
+
+def _now(config: Config, option: str) -> Any:  # noqa: ANN401
+    group, _, key = option.partition(".")
+    return config[group].get(key) if key else None
+
+
+def _written(value: object) -> str:
+    """Returns a value as it is written on the command line."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_written, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _noise(parts: Components, asked: Config, x: Tensor) -> list[Advice]:
+    """Returns the advice on the largest and the smallest noise."""
+    node, found = asked["sde"], []
+    diameter = float(f"{largest_distance(x):.3g}")
+    reason = f"the largest distance between two points is {diameter:g}, so that noise of this size mixes all points"
+    if node.get("sigma_max") == "auto":
+        found.append(Advice("sde.sigma_max", None, f"auto measures it on the data: {reason}"))
+    elif "sigma_max" in node:
+        found.append(Advice("sde.sigma_max", diameter, reason))
+    else:
+        found.append(Advice("sigma_max", None, f"{reason}; sde={_choice(node)} needs no such option, sde=ve has auto"))
+    linear = parts.sde.linear
+    if "eps" not in node or linear is None:
+        return found
+    size, why = resolution(parts.dataset, x)
+    # Rounding to cells of a width has the standard deviation width / sqrt(12).
+    sigma = min(size / math.sqrt(12), NOISES[1])
+    eps = float(linear.time(torch.tensor(2 * math.log(sigma), dtype=torch.float64)))
+    reason = f"{why}, and noise of less than {size:.3g} / √12 cannot be told from rounding"
+    reason += f": at t = {eps:.2g} the noise is {sigma:.2g}"
+    if eps < NOISES[0]:
+        eps, reason = NOISES[0], f"{reason}, but below {NOISES[0]:g} float32 has few digits of the noise"
+    return [*found, Advice("sde.eps", float(f"{eps:.1e}"), reason)]
+
+
+def resolution(dataset: Dataset, x: Tensor) -> tuple[float, str]:
+    """Returns the size of the finest details of the data, and what this size is.
+
+    It is the distance between neighbouring values of the finest column with tied values, and the distance between
+    nearest neighbours for other columns, divided by the square root of the number of coordinates. Images count as one
+    column. ``x`` ``(N, d)`` are points in the network's units.
+    """
+    columns = x.T if len(dataset.units.shape) == 1 else x.reshape(1, -1)
+    steps, continuous = [], False
+    for values in columns:
+        distinct = values.unique()
+        if len(distinct) == 1:
+            continue
+        tied = 2 * len(distinct) <= len(values)
+        continuous |= not tied
+        steps += [float(distinct.diff().median())] * tied
+    found = [(step, "the values of the data are {} apart") for step in ([min(steps)] if steps else [])]
+    if continuous:
+        distances = _neighbours(dataset)
+        found.append((distances / math.sqrt(x.shape[1]), "nearest neighbours are {} apart in each coordinate"))
+    size, words = min(found, default=(1.0, "the data never change"))
+    return size, words.format(f"{size:.3g} standard deviations")
+
+
+def _neighbours(dataset: Dataset) -> float:
+    """Returns the median distance of a point from its nearest neighbour in the network's units."""
+    order = torch.randperm(len(dataset.x), generator=generator("cpu", 0, "neighbours"))
+    queries, others = order[:QUERIES], order[QUERIES:][:ORIGINALS]
+    if not len(others):
+        queries, others = order[: len(order) // 2], order[len(order) // 2 :]
+    a, b = (dataset.units.encode(dataset.x[part.sort().values]).flatten(1) for part in (queries, others))
+    distances = nearest(a, b)
+    return float(distances[distances > 0].median())
+
+
+def _deviation(parts: Components, x: Tensor) -> Advice:
+    deviation = float(f"{float((x - x.mean(0)).square().mean().sqrt()):.3g}")
+    reason = f"the standard deviation of the data in the network's units is {deviation:g}"
+    if "sigma_data" in parts.config["parametrization"]:
+        return Advice("parametrization.sigma_data", deviation, reason)
+    if parts.moments is not None:
+        reason += "; the parametrization measures it, with all covariances"
+    return Advice("sigma_data", None, reason)
+
+
+def _width(parts: Components) -> list[Advice]:
+    """Returns the advice on the width of a perceptron: every layer must pass all coordinates of the noise."""
+    hidden = parts.config["network"].get("hidden")
+    if not isinstance(hidden, list | tuple) or parts.model.network.exact:
+        return []
+    size = parts.dataset.units.size
+    width = int(min(max(2 ** math.ceil(math.log2(2 * size)), WIDTHS[0]), WIDTHS[1]))
+    reason = f"each layer must pass the {size} coordinates of a point and its noise"
+    if min(hidden) >= width:
+        return [Advice("network.hidden", None, f"{reason}, and {min(hidden)} numbers are enough")]
+    return [Advice("network.hidden", [width] * len(hidden), f"{reason}, which takes twice as many numbers")]
+
+
+def _steps(config: Config, parts: Components, trust: Trust) -> list[Advice]:
+    """Returns the advice on the batch size and, with this batch size, on the learning rate."""
+    device, n = parts.trainer.device, len(parts.dataset.x)
+    # A step costs three forward passes.
+    row = 3 * work([parts]) / min(parts.trainer.batch_size, n)
+    rows = OPERATIONS["cuda" if device.type == "cuda" else "cpu"] / row
+    limits = {rows / LEAST_STEPS: "a larger step would be slow on this device", n: f"there are {n} points"}
+    trial = _with_batch(config, _power_of_two(min(*limits, BATCHES[0])), trust)
+    steps = int(min(rows / 4 / trial.trainer.batch_size, TRAINED))
+    training = trial.training()
+    for chunks in training.stream.steps(0, steps):
+        training.advance(chunks)
+    scale = noise_of(training, steps, max(8, min(NOISE, steps)))
+    limits |= {BATCHES[1]: "larger batches rarely pay", scale: "more rows would repeat what these say"}
+    bound = min(limits)
+    batch = _power_of_two(min(max(bound, BATCHES[0]), n))
+    noise = f"{scale:.0f} rows" if math.isfinite(scale) else "too large to be measured"
+    reason = f"the gradient-noise scale after {steps} steps is {noise}: {limits[bound]}"
+    return [Advice("trainer.batch_size", batch, reason), _rate(config, batch, rows / 2, trust)]
+
+
+def _rate(config: Config, batch: int, rows: float, trust: Trust) -> Advice:
+    """Returns the advice on the learning rate, from a range test of at most ``rows`` rows."""
+    parts = _with_batch(config, batch, trust)
+    rated = Rated(parts.optimizer)
+    steps = int(max(20, min(rows / batch, RANGE)))
+    training = parts._replace(optimizer=rated).training()
+    found = range_of(training, rated, steps, max(1, steps // 50), max(batch, min(2048, int(rows / 50))))
+    if found.suggested is None:
+        return Advice("optimizer.lr", None, f"the loss has no clear limit in a range test of {steps} steps")
+    reason = (
+        f"in a range test of {steps} steps, the loss falls up to {found.limit:.1g} and rises beyond; {MARGIN:g} times "
+        f"less is safe in a long training"
+    )
+    return Advice("optimizer.lr", found.suggested, reason)
+
+
+def _with_batch(config: Config, batch: int, trust: Trust) -> Components:
+    """Builds the parts of a run with another batch size, for a single network."""
+    return build({**config, "trainer": {**config["trainer"], "batch_size": batch, "replicas": 1}}, trust)
+
+
+def _power_of_two(value: float) -> int:
+    """Returns the largest power of two that is at most ``value``, at least 1."""
+    return 2 ** int(math.log2(max(value, 1)))
+
+
+def _choice(node: Config) -> str:
+    return schema.snake_case(node["_target_"].rpartition(".")[2])
