@@ -80,7 +80,7 @@ class Errata(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Returns the table."""
         rows = [
-            [str(row.number), *map(escaped, row[1:4]), *("" if x is None else f"{x:.4g}" for x in row[5:])]
+            [str(row.number), *map(with_formulas, row[1:4]), *("" if x is None else f"{x:.4g}" for x in row[5:])]
             for row in errata()
         ]
         heads = ["", "where", "printed", "correct", "as printed", "corrected", "measured"]
@@ -115,6 +115,12 @@ def literal(value: object) -> str:
 def escaped(text: str) -> str:
     """Escapes the characters that reStructuredText would read as markup."""
     return re.sub(r"([*`|\\]|_\b)", r"\\\1", text)
+
+
+def with_formulas(text: str) -> str:
+    """Returns text with TeX between dollar signs as reStructuredText."""
+    parts = text.split("$")
+    return "".join(f":math:`{part}`\\ " if i % 2 else escaped(part) for i, part in enumerate(parts))
 
 
 def table(heads: list[str], rows: list[list[str]], widths: str) -> str:

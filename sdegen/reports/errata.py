@@ -9,6 +9,7 @@ in ``errata.yaml``.
 from __future__ import annotations
 
 import math
+import re
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -42,7 +43,7 @@ class Erratum(NamedTuple):
     Attributes:
         number: number in the project's list, from 1.
         place: place in the paper.
-        printed: printed formula, in plain text.
+        printed: printed formula. As in all texts here, TeX stands between dollar signs.
         correct: correct formula.
         quantity: quantity that is measured, the data, and the source of the true value.
         printed_value: value by the printed formula. If nothing can be measured, all three values are None.
@@ -67,11 +68,11 @@ def errata() -> list[Erratum]:
         *(_vp_mean, _subvp_mean, _flow_diffusion, _reverse_time, _smld_mean, _smld_start, _titles, lambda: (None,) * 3),
         *(_reverse_step, _flow_start, _ddpm_argument, _smallest_time, _first_variance, _weight, _time_grid),
     ]
-    counts = {"paths": f"{PATHS:,}", "chain_steps": f"{CHAIN_STEPS:,}", "draws": f"{DRAWS:,}"}
+    counts = {"<paths>": f"{PATHS:,}", "<chain_steps>": f"{CHAIN_STEPS:,}", "<draws>": f"{DRAWS:,}"}
     rows = []
     texts = yaml.safe_load(files("sdegen.reports").joinpath("errata.yaml").read_text("utf-8"))
     for i, (text, measure) in enumerate(zip(texts, measurements, strict=True), 1):
-        quantity = text["quantity"].format(**counts)
+        quantity = re.sub("<[a-z_]+>", lambda found: counts[found[0]], text["quantity"])
         printed, correct, truth = (None if value is None else float(value) for value in measure())
         rows.append(Erratum(i, text["place"], text["printed"], text["correct"], quantity, printed, correct, truth))
     return rows

@@ -22,13 +22,25 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from sdegen.core.errors import UserError
+from sdegen.core.meanings import described
 from sdegen.reports.collection import FinishedRun, metrics_of
+from sdegen.reports.formulas import formulas
 from sdegen.runs import files
 
 LARGEST = 2**26
 """Size limit for an embedded picture, in bytes."""
-SHOWN = ("samples", "classes", "accuracy")
+SHOWN = ("samples", "classes", "accuracy", "posterior", "trajectories", "generation")
 """Figures of a run that the page shows. More figures are in the folder of the run."""
+COLUMNS = {
+    "value": "the measure of the samples",
+    "floor": "the value that a perfect model would have: that of as many exact or unseen points",
+    "training set": "the value of the training points in the place of the samples",
+    "value / floor": "1 is as good as exact samples; 2 is twice the floor",
+    "steps": "number of steps of the training",
+    "seconds": "duration of the training, in seconds",
+    "MiB": "peak memory of the process, in mebibytes",
+}
+"""Meanings of columns of the tables."""
 
 
 class Link(NamedTuple):
@@ -65,13 +77,21 @@ def render(template: str, **content: object) -> str:
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("sdegen.reports"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
+    environment.filters |= {"formulas": formulas, "described": meaning}
+    environment.tests["measure"] = lambda name: bool(described(name))
+    return environment
+
+
+def meaning(name: str) -> str:
+    """Returns what a measure or a column of a table is, in words; an empty text if it needs no words."""
+    return described(name) or COLUMNS.get(name, "")
 
 
 def picture(content: bytes | Path, shows: str) -> Picture:

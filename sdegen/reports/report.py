@@ -1,8 +1,8 @@
 """Report on a folder of runs, as one HTML page.
 
-The runs of the paper's experiments come first. They are recognised by name and settings, and their figures have the
-captions of the paper. The runs of every other folder follow, with a comparison by the options in which they differ.
-The errata of the paper and the folders that were left out come last.
+A summary comes first, and then the runs of the paper's experiments. They are recognised by name and settings, and their
+figures have the captions of the paper. The runs of every other folder follow, with a comparison by the options in which
+they differ. The errata of the paper, the meanings of the measures, and the folders that were left out come last.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 
 from sdegen import figures
 from sdegen.core.errors import UserError
+from sdegen.core.meanings import described
 from sdegen.reports import comparison, page, paper
 from sdegen.reports.collection import FinishedRun, collect
 from sdegen.reports.errata import errata
+from sdegen.reports.overview import overview
 from sdegen.reports.page import Table
 
 NAME = "report.html"
@@ -72,7 +74,8 @@ def write(root: Path) -> tuple[Path, list[FinishedRun], list[tuple[Path, str]]]:
 def compose(root: Path, runs: Sequence[FinishedRun], left_out: Sequence[tuple[Path, str]]) -> str:
     """Returns the text of the page."""
     own = paper.papers(runs)
-    sections = []
+    reasons = [f"{_below(root, folder)}: {why}" for folder, why in left_out]
+    sections = [Section("summary", "Summary", "overview.html", overview(runs, reasons))]
     if own:
         sections.append(Section("paper", "The paper's experiments", "summary.html", paper.summary(own)))
         for name, seeds in own.items():
@@ -90,8 +93,9 @@ def compose(root: Path, runs: Sequence[FinishedRun], left_out: Sequence[tuple[Pa
             sections.append(Section(page.anchor("runs", parent), _below(root, parent), "runs.html", _runs(inside)))
     if own:
         sections.append(Section("errata", "Errata of the paper", "errata.html", _errata()))
+    if measures := _measures(runs):
+        sections.append(Section("measures", "Measures", "measures.html", measures))
     if left_out:
-        reasons = [f"{_below(root, folder)}: {why}" for folder, why in left_out]
         sections.append(Section("left-out", "Left out", "left_out.html", reasons))
     return page.render("report.html", title=f"Runs in {root}", sections=sections)
 
@@ -109,6 +113,13 @@ def _runs(runs: Sequence[FinishedRun]) -> dict[str, Any]:
     return {"figure": figure, "fault": fault, "table": table, "runs": [page.run_content(run, keys) for run in runs]}
 
 
+def _measures(runs: Sequence[FinishedRun]) -> list[tuple[str, str]]:
+    """Returns the measures of the runs, and of their guided samples, with their meanings."""
+    everything = [*runs, *filter(None, map(page.guided_samples, runs))]
+    names = dict.fromkeys(name for run in everything for name in run.metrics)
+    return [(name, words) for name in names if (words := described(name))]
+
+
 def _errata() -> Table:
     """Returns the table of errata: the printed and the correct formulas, and their values."""
     heads = ["", "where", "printed", "correct", "on the same data", "as printed", "corrected", "measured"]
@@ -116,4 +127,4 @@ def _errata() -> Table:
 
 
 def _below(root: Path, folder: Path) -> str:
-    return str(folder if folder == root else folder.relative_to(root))
+    return "Runs in this folder" if folder == root else str(folder.relative_to(root))

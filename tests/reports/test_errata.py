@@ -6,7 +6,9 @@ The bound for a simulated value is five standard errors, plus the bias of Eulerâ
 from __future__ import annotations
 
 import math
+import re
 import statistics
+from xml.etree.ElementTree import fromstring
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from sdegen.reports import errata
 from sdegen.reports.errata import Erratum
+from sdegen.reports.formulas import formulas, mathml
 from sdegen.samplers import ReverseDiffusion
 from sdegen.sde import SMLD, VE, SubVP
 from sdegen.sde.base import ReverseSDE
@@ -128,7 +131,17 @@ def test_all_fifteen_are_there_in_order_and_say_the_same_twice(rows: dict[int, E
 def test_every_row_reads(rows: dict[int, Erratum]) -> None:
     for row in rows.values():
         assert row.printed != row.correct
-        assert all(text and "\\" not in text and "$" not in text for text in row[1:5])
+        for text in row[1:5]:
+            words, tex = text.split("$")[::2], text.split("$")[1::2]
+            assert text and text.count("$") % 2 == 0 and not re.search(r"[\\{}<>]", "".join(words))
+            for formula in tex:
+                tree = fromstring(mathml(formula))
+                assert tree.tag.endswith("math") and "\\" not in "".join(tree.itertext())
+
+
+def test_only_formulas_are_markup() -> None:
+    assert formulas("<b> & $x < \\tfrac12$") == "&lt;b&gt; &amp; " + str(mathml(r"x < \tfrac12"))
+    assert "<mfrac>" in mathml(r"\tfrac12") and "<b>" not in formulas("<b>")
 
 
 def test_only_the_cross_reference_has_no_numbers(rows: dict[int, Erratum]) -> None:

@@ -8,12 +8,13 @@ import itertools
 import json
 import re
 import shutil
-import subprocess
-from html import unescape
+from collections.abc import Iterator
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from browser import CHROMIUM, Browser
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -22,6 +23,7 @@ from sdegen.config import assembly
 from sdegen.config.compose import composed
 from sdegen.config.options import flat_options
 from sdegen.core.errors import UserError
+from sdegen.core.meanings import described
 from sdegen.reports import report
 from sdegen.reports.collection import FinishedRun
 from sdegen.reports.paper import experiments, papers
@@ -111,54 +113,149 @@ def test_page_is_whole_and_true_to_its_files(sweep: Path) -> None:
     for address in pictures:
         Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).verify()
     links = [address.removeprefix("#") for address in page.addresses if address not in pictures]
-    assert set(links) <= set(page.ids) and len(set(links)) == len(names) and len(set(page.ids)) == len(page.ids)
+    assert set(links) <= set(page.ids) and len(set(page.ids)) == len(page.ids)
+    assert all(links.count(f"run-{x}") >= 2 for x in {link.removeprefix("run-") for link in links if "run-" in link})
+    assert len({link for link in links if link.startswith("run-")}) == len(names)
     assert "http" not in path.read_text().replace("http-equiv", "")
     # Text from the runs is never markup.
     assert "<script>alert(1)</script>" in page.text
 
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-WATCH = """<script>
-const faults = [];
-const note = event => faults.push(String(event.message || event.type));
-for (const kind of ["error", "securitypolicyviolation"]) addEventListener(kind, note, true);
-console.error = text => faults.push(String(text));
-</script>"""
-TRY = """<script>
-addEventListener("load", () => {
+SORTED = """(() => {
   const table = document.querySelector("table.sorts"), seen = [];
   const column = [...table.querySelectorAll("th")].findIndex(head => head.textContent === "sliced_w1");
   for (let i = 0; i < 2; i++) {
     table.querySelectorAll("th button")[column].click();
     seen.push([...table.tBodies[0].rows].map(row => row.cells[column].textContent));
   }
-  const broken = [...document.images].filter(image => !image.complete || !image.naturalWidth).length;
-  const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
-  document.body.dataset.found = JSON.stringify({faults, seen, broken, wide, images: document.images.length});
-});
-</script>"""
+  return seen;
+})()"""
+BROKEN = "[...document.images].filter(image => !image.complete || !image.naturalWidth).length"
+WIDE = """[document.documentElement, ...document.querySelectorAll(".wide")]
+  .filter(part => part.scrollWidth > part.clientWidth).map(part => part.textContent.slice(0, 40))"""
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-@pytest.mark.parametrize("width", [390, 1200])
-def test_a_browser_shows_every_picture_and_sorts_the_table(sweep: Path, tmp_path: Path, width: int) -> None:
-    """Nothing is wider than the window, on a phone and on a larger screen."""
-    assert CHROMIUM is not None
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium")
+    with Browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+def boxes(browser: Browser, selector: str) -> list[dict[str, float]]:
+    """Returns the places of elements on the screen."""
+    return browser.value(
+        f"[...document.querySelectorAll({selector!r})].map(part => part.getBoundingClientRect().toJSON())"
+    )
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_shows_every_picture_and_sorts_the_table(sweep: Path, browser: Browser, width: int) -> None:
+    """On a phone, too, nothing is wider than the screen, and no table has to be pushed aside."""
     path, entries, _ = report.write(sweep)
-    watched = tmp_path / "watched.html"
-    watched.write_text(path.read_text().replace("<head>", f"<head>{WATCH}").replace("</body>", f"{TRY}</body>"))
-    line = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    line.append(f"--window-size={width},900")
-    result = subprocess.run([*line, "--dump-dom", watched.as_uri()], capture_output=True, text=True, timeout=120)
-    attribute = re.search(r'data-found="([^"]*)"', result.stdout)
-    assert attribute, result.stderr
-    found = json.loads(unescape(attribute[1]))
-    assert found["faults"] == [] and found["broken"] == found["wide"] == 0
-    assert found["images"] == 1 + len(entries)
+    browser.open(path, width, phone=width == 390)
+    assert browser.value("faults") == [] and browser.value(BROKEN) == 0 and browser.value(WIDE) == []
+    assert browser.value("document.images.length") == 1 + len(entries)
     values = sorted(entry.metrics["sliced_w1"]["value"] for entry in entries)
-    up, down = ([float(value) for value in column] for column in found["seen"])
+    up, down = ([float(value) for value in column] for column in browser.value(SORTED))
     assert up == pytest.approx(values, rel=1e-3)
     assert down == up[::-1]
+
+
+def test_the_contents_stay_in_view_on_a_desktop(sweep: Path, browser: Browser) -> None:
+    path, _, _ = report.write(sweep)
+    browser.open(path, 1280)
+    browser.value("scrollTo(0, 2000)")
+    (contents,), (main,) = boxes(browser, "nav"), boxes(browser, "main")
+    assert main["top"] < -1500 and contents["top"] == 0 and contents["right"] <= main["left"]
+    # The figure of a run is beside its measures.
+    for run in range(1, 5):
+        left, right = boxes(browser, f"details:nth-of-type({run}) .sides > *")
+        assert left["right"] < right["left"] and left["top"] == pytest.approx(right["top"], abs=1)
+
+
+def test_the_rows_of_a_wide_table_are_cards_on_a_phone(sweep: Path, browser: Browser) -> None:
+    path, _, _ = report.write(sweep)
+    browser.open(path, 390, phone=True)
+    rows = boxes(browser, "table.sorts tbody tr")
+    assert len(rows) == 4
+    for row in rows:
+        assert 100 < row["height"] < 450 and row["right"] <= 390
+    cells = boxes(browser, "table.sorts tbody tr:first-child td")
+    assert all(one["bottom"] <= other["top"] + 1 for one, other in itertools.pairwise(cells))
+    each = "[...document.querySelectorAll('table.sorts tr:first-child td')].map"
+    heads = browser.value("[...document.querySelectorAll('table.sorts th button')].map(head => head.textContent)")
+    assert browser.value(f"{each}(cell => cell.dataset.head)") == heads[1:]
+    shown = browser.value(f"{each}(cell => getComputedStyle(cell, '::before').content)")
+    assert shown == [f'"{head}: "' for head in heads[1:]]
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_page_keeps_to_the_light_or_dark_of_the_system(sweep: Path, browser: Browser, dark: bool) -> None:
+    """The contrast of text is at least 7 by the WCAG, and figures lie on white."""
+    path, _, _ = report.write(sweep)
+    browser.open(path, 1280, dark=dark)
+    names = ("body", "nav", "figure")
+    styles = [browser.value(f"getComputedStyle(document.querySelector('{name}')).backgroundColor") for name in names]
+    text = browser.value("getComputedStyle(document.body).color")
+    page, side, figure = (luminance(style) for style in styles)
+    assert (page < 0.1) == (side < 0.1) == dark and figure == 1
+    for ground in (page, side):
+        dim, bright = sorted((ground, luminance(text)))
+        assert (bright + 0.05) / (dim + 0.05) > 7
+
+
+def luminance(colour: str) -> float:
+    """Returns the relative luminance of a colour such as ``rgb(255, 0, 0)``."""
+    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_on_paper_there_are_no_contents_and_every_run(sweep: Path, browser: Browser, tmp_path: Path) -> None:
+    """Closed runs are opened, in the dark, too; a system in the dark prints on white."""
+    path, _, _ = report.write(sweep)
+    browser.open(path, 1280, dark=True)
+    browser.value("document.querySelectorAll('details').forEach(part => { part.open = false; })")
+    printed = browser.pdf(tmp_path / "page.pdf").read_bytes()
+    assert printed.startswith(b"%PDF") and 2 <= len(re.findall(rb"/Type\s*/Page\b", printed)) <= 8
+    assert browser.value("document.querySelectorAll('details.run:not([open])').length") == 0
+    browser.call(
+        "Emulation.setEmulatedMedia", media="print", features=[{"name": "prefers-color-scheme", "value": "dark"}]
+    )
+    shown = "[...document.querySelectorAll({!r})].some(part => part.offsetParent)"
+    assert not browser.value(shown.format("nav, .screen")) and browser.value(shown.format(".run img"))
+    assert luminance(browser.value("getComputedStyle(document.body).color")) < 0.1
+    browser.call("Emulation.setEmulatedMedia", media="")
+
+
+def test_every_measure_is_explained_where_it_stands(sweep: Path) -> None:
+    path, entries, _ = report.write(sweep)
+    text = path.read_text()
+    for name in entries[0].metrics:
+        meaning = described(name)
+        assert meaning and text.count(f'title="{escape(meaning)}"') >= len(entries)
+        assert f'<dt id="measure-{name}">' in text
+
+
+def test_the_summary_names_the_best_setting_and_what_failed(sweep: Path, tmp_path: Path) -> None:
+    """The best setting has the smallest mean over the seeds; one lucky seed does not make it."""
+    root = tmp_path / "outputs"
+    shutil.copytree(sweep, root)
+    values = {("vp", 1): 0.4, ("vp", 2): 0.6, ("ve", 1): 0.1, ("ve", 2): 1.9}
+    for i, (sde, seed) in enumerate(itertools.product(("vp", "ve"), (1, 2))):
+        file = root / f"{8 + i}-smile" / "metrics.json"
+        found = json.loads(file.read_text())
+        found["sliced_w1"] |= {"value": values[sde, seed], "floor": 0.25}
+        file.write_text(json.dumps(found))
+    shutil.copytree(root / "8-smile", root / "broken")
+    (root / "broken" / "metrics.json").write_text("{")
+    text = " ".join(Page(report.write(root)[0].read_text()).text.split())
+    summary = text.partition("finished runs")[2].partition("Runs in this folder")[0]
+    assert "0.5 sliced_w1 2 times the floor, 0.25" in summary
+    assert "best of 2 settings: sde=vp, mean of 2 seeds: 8-smile, 9-smile" in summary
+    assert "1 left out" in summary and "broken: metrics.json is damaged" in summary
 
 
 def paper_run(name: str, *overrides: str) -> FinishedRun:
@@ -186,8 +283,10 @@ def test_every_experiment_of_the_paper_is_known_by_its_settings(name: str) -> No
     assert papers(together) == {}
 
 
-def test_the_papers_runs_come_first_beside_their_captions(sweep: Path, tmp_path: Path) -> None:
-    """The folder has two seeds of the smile, one of other experiments, another run, a forecast, and guided samples."""
+def test_the_papers_runs_come_first_beside_their_captions(
+    sweep: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Two seeds of the smile and one of others, with the metrics of another run, a forecast, and guided samples."""
     root = tmp_path / "paper"
     shutil.copytree(sweep / "8-smile", root / "other" / "0-smile")
     values = {}
@@ -211,13 +310,16 @@ def test_the_papers_runs_come_first_beside_their_captions(sweep: Path, tmp_path:
     assert left_out == []
     page = Page(path.read_text())
     assert page.headings == [
-        *("The paper's experiments", "Mixture of Gaussians", "Smile", "Handwritten digits"),
-        *("The cost of the paper's grid of times", "other", "Errata of the paper"),
+        *("Summary", "The paper's experiments", "Mixture of Gaussians", "Smile", "Handwritten digits"),
+        *("The cost of the paper's grid of times", "other", "Errata of the paper", "Measures"),
     ]
     assert "Figure 3. Mistura de Gaussianas" in page.text and "Figure 4. Dados do sorriso" in page.text
     assert "Figure 9. Geração condicional" in page.text
     assert [table[1][:2] for table in page.tables if table[1][0] == "agreement"] == [["agreement", "0.875"]]
     assert "1/4 is the variance" in page.text
+    assert 'lang="pt-BR">Mistura de Gaussianas<' in path.read_text()
+    # Formulas are MathML: no TeX is left.
+    assert page.text.count("$") == 0 and "\\frac" not in page.text and "<mfrac>" in path.read_text()
     summary = {row[0]: row for row in page.tables[0]}
     value, floor = (
         (0.123 + 1.123) / 2,
@@ -229,7 +331,16 @@ def test_the_papers_runs_come_first_beside_their_captions(sweep: Path, tmp_path:
     assert cost[1] == ["Smile", "49000", "1 min 40 s", "300", "2 h 1 min", "600", "72.6"]
     errata = next(table for table in page.tables if "printed" in table[0])
     assert [row[0] for row in errata[1:]] == [str(number) for number in range(1, 16)]
-    # The page has all pictures of each experiment, the samples of the run in ``other``, and the guided samples.
+    if CHROMIUM is not None:
+        browser = request.getfixturevalue("browser")
+        for width in (390, 1280):
+            browser.open(path, width, phone=width == 390)
+            assert browser.value("faults") == [] and browser.value(WIDE) == []
+        browser.open(path, 390, phone=True)
+        # Each erratum is a card below a screen's height, and its formulas are drawn.
+        assert all(80 < row["height"] < 500 for row in boxes(browser, "#errata tbody tr"))
+        assert all(formula["width"] > 5 and formula["right"] <= 390 for formula in boxes(browser, "#errata math"))
+    # The page has all pictures of each experiment, the samples of the other run, and the guided samples.
     drawn = len(list((sweep / "8-smile" / "figures").iterdir()))
     assert len([a for a in page.addresses if a.startswith("data:image")]) == 3 * drawn + 2
 

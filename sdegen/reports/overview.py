@@ -1,0 +1,89 @@
+"""Content of the summary at the top of the report: what was run, what is best, and what failed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from sdegen.reports import comparison
+from sdegen.reports.collection import FinishedRun
+from sdegen.reports.page import Link, anchor, duration, ratio
+
+CHOICES = 4
+"""Largest number of values of an option that are named."""
+
+
+class Best(NamedTuple):
+    """Best runs of one name and one data set, by the first metric of quality that all such runs have.
+
+    Attributes:
+        name: name of the runs, and of the data set if runs of this name used several.
+        runs: links to the best runs, which differ in the seed alone.
+        choice: the options of the best runs, of those in which the compared runs differ.
+        among: number of settings that were compared.
+        metric: name of the metric; None if the runs share none.
+        value: mean of the metric over the best runs.
+        floor: mean floor; None if there is none.
+        ratio: value divided by the floor; None if there is no positive floor.
+    """
+
+    name: str
+    runs: list[Link]
+    choice: str
+    among: int
+    metric: str | None
+    value: float | None
+    floor: float | None
+    ratio: float | None
+
+
+def overview(runs: Sequence[FinishedRun], left_out: Sequence[str]) -> dict[str, Any]:
+    """Returns the content of the summary. ``left_out`` are the folders that were left out, with the reasons."""
+    kinds: dict[tuple[str, str], list[FinishedRun]] = {}
+    for run in runs:
+        kinds.setdefault((run.name, run.options.get("dataset", "")), []).append(run)
+    several = {name for name, _ in kinds if sum(name == other for other, _ in kinds) > 1}
+    found = [_best(f"{name}, {dataset}" if name in several else name, own) for (name, dataset), own in kinds.items()]
+    seconds = sum(run.cost.get("seconds", 0.0) for run in runs)
+    return {
+        "runs": len(runs),
+        "choices": [(group, _choices(runs, group)) for group in ("dataset", "sde", "network", "sampler", "seed")],
+        "time": duration(seconds) if seconds else "",
+        "best": found,
+        "left_out": left_out,
+    }
+
+
+def _choices(runs: Sequence[FinishedRun], key: str) -> str:
+    """Returns the values of an option, the most common first."""
+    values = [run.options[key] for run in runs if key in run.options]
+    distinct = sorted(dict.fromkeys(values), key=values.count, reverse=True)
+    more = len(distinct) - CHOICES
+    return ", ".join([*distinct[:CHOICES], *([f"{more} more"] if more > 0 else [])])
+
+
+def _best(name: str, own: Sequence[FinishedRun]) -> Best:
+    keys = [key for key in comparison.varied(own) if key not in ("seed", "name")]
+    settings: dict[tuple[str, ...], list[FinishedRun]] = {}
+    for run in own:
+        settings.setdefault(tuple(run.options.get(key, "–") for key in keys), []).append(run)
+    metric = comparison.headline(own)
+
+    def mean(choice: tuple[str, ...]) -> float:
+        return fmean(float(run.metrics[metric or ""]["value"]) for run in settings[choice])
+
+    first = next(iter(settings)) if metric is None else min(settings, key=mean)
+    value = None if metric is None else mean(first)
+    floors = [run.metrics.get(metric or "", {}).get("floor") for run in settings[first]]
+    floor = None if None in floors else fmean(float(value or 0) for value in floors)
+    return Best(
+        name=name,
+        runs=[Link(run.folder.name, anchor("run", run.folder)) for run in settings[first]],
+        choice=", ".join(f"{key}={text}" for key, text in zip(keys, first, strict=True)),
+        among=len(settings),
+        metric=metric,
+        value=value,
+        floor=floor,
+        ratio=ratio(value, floor),
+    )
