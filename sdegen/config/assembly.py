@@ -86,7 +86,7 @@ class Components(NamedTuple):
             return None
         moments = self.moments
         if moments is None or moments.axes is None:
-            moments = moments_of(self.dataset, _some(self.dataset), flat=True)
+            moments = moments_of(self.dataset, some(self.dataset), flat=True)
         size = self.dataset.units.size
         loss = baseline.gaussian(self.sde.linear, self.weighting, self.times, moments.variances.expand(size))
         return loss if loss > 0 else None
