@@ -365,6 +365,7 @@ def test_suspicious_columns_are_named_with_the_option(tmp_path: Path) -> None:
     size = source.normal(size=60)
     columns = {"row": source.permutation(60) + 1, "size": size, "unit": np.ones(60), "again": size}
     columns |= {"grade": source.integers(3, 6, 60), "other": source.normal(size=60), "count": source.poisson(50, 60)}
+    columns["square"] = np.arange(60) ** 2
     rows = [[*columns], *(map(str, row) for row in zip(*columns.values(), strict=True))]
     write(tmp_path / "table.csv", [list(row) for row in rows], ",")
     dataset = File(0, str(tmp_path / "table.csv"))
