@@ -72,6 +72,7 @@ def reader(folder: Path) -> Path:
         f"{i},{x:.2f},{2 * x:.2f},{'setosa' if i % 2 else 'virginica'}" for i, x in enumerate(np.linspace(4, 8, 30))
     ]
     (folder / "iris.csv").write_text("\n".join(["id,sepal_length,petal_length,species", *rows]))
+    np.save(folder / "signals.npy", np.random.default_rng(0).normal(size=(50, 2, 32)))
     (folder / "pictures").mkdir()
     for i in range(6):
         imsave(folder / "pictures" / f"{i}.png", np.random.default_rng(i).random((8, 8, 3)))
