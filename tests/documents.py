@@ -68,6 +68,7 @@ def own_commands(path: Path) -> list[str]:
 def reader(folder: Path) -> Path:
     """Makes the files in a folder that the pages assume their reader to have."""
     np.savetxt(folder / "points.csv", np.random.default_rng(0).normal(size=(50, 2)), delimiter=",")
+    (folder / "new.csv").write_text("0.5,1\n-1,0\n9,9\n")
     (folder / "pictures").mkdir()
     for i in range(6):
         imsave(folder / "pictures" / f"{i}.png", np.random.default_rng(i).random((8, 8, 3)))

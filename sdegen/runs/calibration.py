@@ -201,7 +201,7 @@ def _steps(config: Config, parts: Components, trust: Trust) -> list[Advice]:
     scale = noise_of(training, steps, max(8, min(NOISE, steps)))
     limits |= {BATCHES[1]: "larger batches rarely pay", scale: "more rows would repeat what these say"}
     bound = min(limits)
-    batch = _power_of_two(min(max(bound, BATCHES[0]), n))
+    batch = min(2 ** round(math.log2(max(bound, BATCHES[0]))), _power_of_two(n))
     noise = f"{scale:.0f} rows" if math.isfinite(scale) else "too large to be measured"
     reason = f"the gradient-noise scale after {steps} steps is {noise}: {limits[bound]}"
     return [Advice("trainer.batch_size", batch, reason), _rate(config, batch, rows / 2, trust)]
