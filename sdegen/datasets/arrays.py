@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
+from sdegen.core.errors import nearest
 from sdegen.datasets import table as tables
 from sdegen.datasets.base import check_memory
 from sdegen.datasets.table import Choice, Labels, Table
@@ -85,6 +86,8 @@ def _read_npz(path: Path, choice: Choice) -> tuple[Arrays, Choice]:
         if name is None:
             raise ValueError(f"holds the arrays {', '.join(found) or '(none)'}: name one of them x")
         x, beside = _member(archive, name), [other for other in found if other not in (name, *OURS)]
+        if isinstance(choice.labels, str) and choice.labels not in (known := [*beside, *_names(archive, OURS[0])]):
+            raise tables.Refused(f"labels={choice.labels}: no such column or array: {nearest(choice.labels, known)}")
         label = str(choice.labels) if choice.labels in beside else "y" if choice.labels is None else ""
         label = label if label in beside and label not in choice.drop else ""
         left_out = [other for other in beside if other in choice.drop]
@@ -99,7 +102,7 @@ def _read_npz(path: Path, choice: Choice) -> tuple[Arrays, Choice]:
                 )
             left_out.append(other)
         y = _member(archive, label) if label else None
-        names, classes = ([str(n) for n in _member(archive, own)] if own in found else [] for own in OURS)
+        names, classes = (_names(archive, own) for own in OURS)
     if left_out:
         notes.append(f"left out the arrays {', '.join(left_out)}" if len(left_out) > 1 else f"left out {left_out[0]}")
     if names and x.ndim == 2 and len(names) != x.shape[1]:
@@ -110,6 +113,11 @@ def _read_npz(path: Path, choice: Choice) -> tuple[Arrays, Choice]:
     labels = None if choice.labels in (None, label) else choice.labels
     rest = Choice(choice.columns, labels, tuple(name for name in choice.drop if name not in left_out))
     return Arrays(x, None if y is None else Labels(label, y), names, notes), rest
+
+
+def _names(archive: NpzFile, name: str) -> list[str]:
+    """Returns the names in an array of an ``.npz`` file; no names if there is no such array."""
+    return [str(one) for one in _member(archive, name)] if name in archive.files else []
 
 
 def _shape(archive: NpzFile, name: str) -> tuple[int, ...]:

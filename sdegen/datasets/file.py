@@ -16,10 +16,11 @@ from sdegen.core.randomness import generator
 from sdegen.datasets import table as tables
 from sdegen.datasets.arrays import Arrays, read_arrays, table_of
 from sdegen.datasets.base import Dataset, Description, Standardize, check_memory, check_share, chunks, prefixed
+from sdegen.datasets.dialect import Decimal, Delimiter
 from sdegen.datasets.parquet import read_parquet
 from sdegen.datasets.suspects import suspects
 from sdegen.datasets.table import Choice, Labels, Name, Table
-from sdegen.datasets.text import DETECTED, Decimal, Delimiter, Options, read_text
+from sdegen.datasets.text import DETECTED, Options, read_text
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ import numpy as np
 
 MISSING = frozenset("|-|--|?|.|na|n/a|#n/a|<na>|nan|nat|null|none|inf|+inf|-inf|infinity".split("|"))
 """Words, in lower case, that stand for a missing or infinite value."""
-PLAIN = re.compile(r"[0-9eE+\-. ]+", re.ASCII)
-"""Characters of ordinary numbers. Python itself also reads 1_0, nan and inf."""
+PLAIN = {sign: re.compile(rf"[0-9eE+\-{sign} ]+") for sign in ".,"}
+"""Pattern of the characters of ordinary numbers, for each decimal sign. Python itself also reads 1_0, nan and inf."""
 GROUPS = "'\u2019\u00a0\u2009\u202f"
 """Apostrophes and fixed spaces that separate groups of three digits."""
 NUMBERS = {
@@ -42,9 +42,9 @@ def number(text: str, sign: str) -> float:
 
 def values(texts: Sequence[str], sign: str) -> np.ndarray:
     """Returns texts as float64 if they are numbers or missing values, which become NaN; else stripped texts."""
-    if sign == "." and all(map(PLAIN.fullmatch, texts)):
+    if all(map(PLAIN[sign].fullmatch, texts)):
         try:
-            return np.array(texts, dtype=np.float64)
+            return np.array([text.replace(",", ".") for text in texts], dtype=np.float64)
         except ValueError:
             pass  # A text is no number, such as 3-4.
     missing = [is_missing(text) for text in texts]

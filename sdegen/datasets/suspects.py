@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 
@@ -59,14 +60,16 @@ def _copies(columns: Mapping[str, np.ndarray], skipped: set[str]) -> dict[str, s
     copies = {}
     for name, values in columns.items():
         if name not in skipped:
-            first = firsts.setdefault((values + 0.0).astype(np.float64).tobytes(), name)
+            # Adding 0 turns -0 into 0.
+            first = firsts.setdefault(hashlib.blake2b((values + 0.0).tobytes()).digest(), name)
             if first != name:
                 copies[name] = first
     return copies
 
 
 def _may_be_label(values: np.ndarray) -> bool:
-    if values[0] != np.round(values[0]) or (values != np.round(values)).any():
+    # A few rows show most other columns, and sorting all rows of many columns takes long.
+    if len(np.unique(values[:200])) > MOST_LABELS or (values != np.round(values)).any():
         return False
     return len(np.unique(values)) <= min(MOST_LABELS, len(values) // ROWS_PER_LABEL)
 

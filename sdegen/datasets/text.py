@@ -6,26 +6,29 @@ import csv
 import io
 import itertools
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from sdegen.datasets import numerals
 from sdegen.datasets.base import check_memory
-from sdegen.datasets.numerals import NUMBERS, is_missing, is_number, number
+from sdegen.datasets.dialect import (
+    DECIMALS,
+    SAMPLE,
+    SIGNS,
+    Decimal,
+    Delimiter,
+    Rows,
+    decimal_of,
+    delimiter_of,
+    doubtful_pairs,
+    rows_of,
+)
+from sdegen.datasets.numerals import is_missing, is_number
 from sdegen.datasets.table import Table, check_names, shortened, unnamed
 
-Delimiter = Literal["comma", "semicolon", "tab", "bar", "space"]
-Decimal = Literal["point", "comma"]
-SIGNS = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|", "space": " "}
-"""Character of each delimiter."""
-DECIMALS = {"point": ".", "comma": ","}
-"""Character of each decimal sign."""
 TEXT = 32
 """Number of bytes of memory needed to read one byte of text."""
-SAMPLE = 1000
-"""Number of lines from which the delimiter is detected."""
 
 
 class Options(NamedTuple):
@@ -37,13 +40,6 @@ class Options(NamedTuple):
 
 
 DETECTED = Options()
-
-
-class Rows(NamedTuple):
-    """Rows of a file that are not empty, and the number of the last line of each row."""
-
-    lines: list[int]
-    cells: list[list[str]]
 
 
 def read_text(path: Path, options: Options = DETECTED) -> Table:
@@ -62,19 +58,22 @@ def read_text(path: Path, options: Options = DETECTED) -> Table:
         raise ValueError("holds no line of numbers: write each point as a line")
     if delimiter is None and path.suffix.lower() == ".tsv":
         delimiter = "tab"
-    delimiter = delimiter or _delimiter(lines)
+    delimiter = delimiter or delimiter_of(lines, options.decimal)
     try:
-        rows = _rows(lines, SIGNS[delimiter], strict=True)
+        rows = rows_of(lines, SIGNS[delimiter], strict=True)
     except csv.Error as error:
         raise ValueError(f"cannot be read: {error}: check the quotation marks") from None
-    decimal = options.decimal or _decimal(rows, delimiter)
+    decimal = options.decimal or decimal_of(rows, delimiter)
     names, rows, found = _named(rows, DECIMALS[decimal], options.header, _cells(title, SIGNS[delimiter]))
     if len(names) > 1:
         notes.append(f"{delimiter}s separate the columns")
     notes += [f"the decimal sign is a {decimal}", *([found] if found else [])]
     if ignored := comments - found.startswith("the comment"):
         notes.append(f"left out {ignored} line{'s' * (ignored > 1)} of comments, which begin with #")
-    return _table(names, rows, DECIMALS[decimal], notes)
+    table = _table(names, rows, DECIMALS[decimal], notes)
+    if delimiter == "comma" and not options.delimiter and not options.decimal and not table.named:
+        return table._replace(concerns=(*table.concerns, *doubtful_pairs(rows)))
+    return table
 
 
 def _named(rows: Rows, sign: str, header: bool | None, title: Sequence[str]) -> tuple[list[str], Rows, str]:
@@ -125,7 +124,9 @@ def _check_widths(lines: Sequence[int], cells: Sequence[Sequence[str]], width: i
         if len(row) == width:
             continue
         fix = "correct it, or set dataset.delimiter="
-        if all(len(other) == len(row) for other in cells) and len(row) > width:
+        if width == 1:
+            fix = "name each column, or set dataset.delimiter="
+        elif all(len(other) == len(row) for other in cells) and len(row) > width:
             fix = "name each column, or, if commas are decimal signs, separate the columns by semicolons"
         elif len(row) == 2 * width:
             fix = "if commas are decimal signs, separate the columns by semicolons"
@@ -164,74 +165,6 @@ def _last_comment(lines: Sequence[str]) -> str:
 def _cells(line: str, sign: str) -> list[str]:
     """Returns the values of one line."""
     return next(csv.reader([line.strip()], delimiter=sign, skipinitialspace=True), [])
-
-
-def _rows(lines: Iterable[str], sign: str, strict: bool = False) -> Rows:
-    """Returns the rows of lines; raises csv.Error if the quotation marks are wrong and ``strict`` is True."""
-    # Columns of fixed width begin with spaces.
-    given = (line.strip(" ") for line in lines) if sign == " " else lines
-    found, reader = Rows([], []), csv.reader(given, delimiter=sign, skipinitialspace=sign != "\t", strict=strict)
-    try:
-        for row in reader:
-            if any(map(str.strip, row)):
-                # A delimiter at the end of columns of fixed width is no column.
-                found.cells.append(row[:-1] if sign == " " and len(row) > 1 and not row[-1] else row)
-                found.lines.append(reader.line_num)
-    except csv.Error as error:
-        raise csv.Error(f"line {reader.line_num}: {error}") from None
-    return found
-
-
-def _delimiter(lines: Sequence[str]) -> str:
-    """Returns the delimiter with which most rows have equally many values, and most values are numbers."""
-    sample = list(itertools.islice((line for line in lines if line.strip()), SAMPLE))
-    found: dict[str, tuple[float, bool]] = {}
-    for name, sign in SIGNS.items():
-        try:
-            cells = _rows(sample, sign).cells
-        except csv.Error:
-            continue
-        # The last row may continue after the sample.
-        cells = cells[:-1] if len(sample) == SAMPLE and len(cells) > 1 else cells
-        body = list(itertools.chain.from_iterable(cells[1:] or cells))
-        width, rows = Counter(map(len, cells)).most_common(1)[0]
-        numbers = sum(is_number(cell, ".") or is_number(cell, ",") for cell in body)
-        # If there is one column, its name has none of the delimiters.
-        sound = width > 1 or not re.search("[,;|\t]", sample[0])
-        found[name] = sound * rows / len(cells) * numbers / max(1, len(body)), width > 1
-    return max(found, key=lambda name: found[name], default="comma")
-
-
-def _decimal(rows: Rows, delimiter: str) -> Decimal:
-    """Returns the decimal sign that all numbers of a file have.
-
-    Raises:
-        ValueError: the numbers have different signs, or it is not clear whether the sign separates thousands.
-    """
-    only: dict[str, tuple[int, str]] = {}
-    commas, unclear = any("," in cell for row in rows.cells for cell in row), ""
-    if not commas and delimiter != "semicolon":
-        return "point"
-    for line, row in zip(*rows, strict=True):
-        for cell in row:
-            if "," not in cell and ("." not in cell or "." in only):
-                continue
-            fits = [sign for sign in NUMBERS if is_number(cell, sign)]
-            if len(fits) == 1:
-                only.setdefault(fits[0], (line, cell))
-            elif len(fits) == 2 and number(cell, ".") != number(cell, ","):
-                # In a file with semicolons, spreadsheets may write 1.234 for 1234; other programs do not.
-                unclear = unclear or (cell if "," in cell or delimiter == "semicolon" else "")
-    if len(only) == 2:
-        (line, cell), (other, second) = sorted(only.values())
-        raise ValueError(
-            f"line {line} has {cell.strip()} and line {other} has {second.strip()}, with different decimal signs: use "
-            f"one sign, or set dataset.decimal=point or comma"
-        )
-    if not only and unclear:
-        values = sorted(number(unclear, sign) for sign in NUMBERS)
-        raise ValueError(f"{unclear.strip()} may be {values[0]:g} or {values[1]:g}: set dataset.decimal=point or comma")
-    return "comma" if "," in only else "point"
 
 
 def _is_header(cells: Sequence[Sequence[str]], sign: str) -> bool:

@@ -106,9 +106,10 @@ def run_content(run: FinishedRun, keys: Sequence[str]) -> dict[str, Any]:
 
 
 def data(run: FinishedRun) -> str:
-    """Returns the lines about the data that the run was trained on; empty if the run has no such file."""
+    """Returns the lines and warnings about the data of the training; empty if the run has no such file."""
     try:
-        lines = json.loads(files.text(run.folder / files.DATA))["text"]
+        found = json.loads(files.text(run.folder / files.DATA))
+        lines = [*found["text"], *(f"warning   {concern}" for concern in found["concerns"])]
         return "\n".join(line for line in lines if isinstance(line, str))
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         # The file may come from anyone and may contain anything.

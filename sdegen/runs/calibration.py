@@ -21,7 +21,7 @@ from sdegen.metrics.distances import nearest
 from sdegen.sde.linear import largest_distance
 from sdegen.training.calibration import MARGIN, Rated, noise_of, range_of
 
-OPERATIONS = {"cpu": 1e12, "cuda": 1e14}
+OPERATIONS = {"cpu": 5e11, "cuda": 5e13}
 """Largest number of operations of the networks that calibrating may take, by device: half a minute on two cores."""
 TRAINED, RANGE, NOISE = 100, 300, 32
 """Largest number of steps before the noise of the gradient is measured, of the range test, and of the measurement."""

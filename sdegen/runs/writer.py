@@ -110,7 +110,8 @@ class Writer:
     def warn(self) -> None:
         """Log what was read, and warnings about options that the user may not have meant."""
         if not self.resumed:
-            log.info("\n".join(self.summary["text"]))
+            for line in self.summary["text"]:
+                log.info(line)
         if self.parts.trainer.precision == "bfloat16" and len(self.parts.dataset.units.shape) == 1:
             log.warning(
                 "trainer.precision=bfloat16 rounds coordinates to 2^-8 of their size, far above the noise at small t: "

@@ -34,6 +34,7 @@ def test_a_run_leaves_what_the_interface_says(trained: Path) -> None:
     latest = trained / "outputs" / "smile" / "latest"
     left = {path.name for path in latest.iterdir()}
     wanted = {"config.yaml", "provenance.json", "train.log", "checkpoints", "samples", "figures", "metrics.json"}
+    wanted.add("data.json")
     assert wanted <= left
     assert {name for name in left - wanted if not name.startswith("events.out.tfevents")} == set()
     names = ["best.pt", "last.pt", "step-00000000.pt", "step-00000004.pt"]

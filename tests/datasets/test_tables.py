@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdegen.datasets import File
+from sdegen.datasets import Dataset, Description, File
+from sdegen.datasets.dialect import SIGNS, Decimal, Delimiter
 from sdegen.datasets.file import Contents, read
 from sdegen.datasets.table import Choice
-from sdegen.datasets.text import SIGNS, Decimal, Delimiter, Options
+from sdegen.datasets.text import Options
 
 VALUES = st.floats(allow_nan=False, allow_infinity=False, width=64)
 NAMES = ("length", "largura, em cm", 'the "third"', "µ;|")
@@ -178,7 +180,10 @@ def test_the_dialect_is_detected(tmp_path: Path, text: str, x: list[list[float]]
             "a,b\n0,126,0,106\n0,5,0,7\n",
             "line 1 names 2 columns, but line 2 has 4 values: name each column, or, if comma",
         ),
-        ("a,b\n0,126;0,106\n0,5;0,7\n", "line 1 names 1 column, but line 2 has 2 values"),
+        (
+            "a,b\n0,126;0,106\n0,5;0,7\n",
+            "line 1 names 1 column, but line 2 has 2 values: name each column, or set dataset.delimiter=",
+        ),
         ('"a" "b"\n"1" 1.5 2\n"2" 2.5 3\n', "line 1 names 2 columns, but line 2 has 3 values: name each column"),
         ("a,b\n1,2,3\n4,5,6\n", "line 1 names 2 columns, but line 2 has 3 values: name each column"),
         ("a,b\n1,2\n3\n", "line 1 names 2 columns, but line 3 has 1 value: correct it"),
@@ -222,6 +227,29 @@ def test_a_table_that_may_be_read_wrongly_is_refused(tmp_path: Path, content: st
         read_as(tmp_path / "table.csv", content)
     assert str(refused.value).startswith(f"path={tmp_path / 'table.csv'}: {message}")
     assert "\n" not in str(refused.value)
+
+
+def test_integers_that_may_be_one_number_are_mentioned_or_refused(tmp_path: Path) -> None:
+    path, text = tmp_path / "table.csv", "5,1\n4,9\n3,25\n"
+    found = read_as(path, text)
+    assert found.x.tolist() == [[5, 1], [4, 9], [3, 25]]
+    words = "line 1 (5,1) is read as two integers: if the comma is a decimal sign, set dataset.decimal=comma"
+    assert found.description.concerns == (words,)
+    assert read_as(path, text, options=Options(decimal="comma")).x.tolist() == [[5.1], [4.9], [3.25]]
+    assert read_as(path, text, options=Options(delimiter="comma")).description.concerns == ()
+    assert read_as(path, "a,b\n" + text).description.concerns == ()
+    with pytest.raises(
+        ValueError, match="line 2: 0,05 may be one number or two: set dataset.decimal=comma if it is one"
+    ):
+        read_as(path, "5,1\n0,05\n3,25\n")
+    assert read_as(path, "5,1\n0,05\n3,25\n", options=Options(delimiter="comma")).x.tolist()[1] == [0, 5]
+
+
+def test_a_label_without_rows_to_train_on_is_mentioned() -> None:
+    x, y = np.random.default_rng(0).normal(size=(10, 2)), [0, 2] * 5
+    names = Description(classes=("u", "v", "w"))
+    dataset = Dataset(torch.tensor(x), y=torch.tensor(y), classes=3, description=names)
+    assert dataset.concerns() == ["label v has no row to train on: add rows, or remove those of this label"]
 
 
 @pytest.mark.parametrize(
@@ -337,6 +365,7 @@ def test_suspicious_columns_are_named_with_the_option(tmp_path: Path) -> None:
     size = source.normal(size=60)
     columns = {"row": source.permutation(60) + 1, "size": size, "unit": np.ones(60), "again": size}
     columns |= {"grade": source.integers(3, 6, 60), "other": source.normal(size=60), "count": source.poisson(50, 60)}
+    columns["square"] = np.arange(60) ** 2
     rows = [[*columns], *(map(str, row) for row in zip(*columns.values(), strict=True))]
     write(tmp_path / "table.csv", [list(row) for row in rows], ",")
     dataset = File(0, str(tmp_path / "table.csv"))

@@ -222,7 +222,10 @@ MISTAKES: list[tuple[Callable[[], object], str]] = [
     (lambda: sdegen.train("resume=nowhere", folder="here"), "folder: a resumed run stays in its own folder"),
     (lambda: sdegen.train("forecast=true"), "forecast: works on the command line only"),
     (lambda: sdegen.fit([[1, 2], [3]]), "x: not an array: .*inhomogeneous"),
-    (lambda: sdegen.fit([[1.0, float("nan")], *X.tolist()]), "x: column 2: 1 of 31 values are missing, NaN or infinity, the first in row 1"),
+    (
+        lambda: sdegen.fit([[1.0, float("nan")], *X.tolist()]),
+        "x: column 2: 1 of 31 values are missing, NaN or infinity, the first in row 1",
+    ),
     (lambda: sdegen.fit(["a", "b", "c"]), "x: holds .*, not real numbers"),
     (lambda: sdegen.fit(X + 1j), "x: holds complex128, not real numbers"),
     (lambda: sdegen.fit(torch.zeros(4, 2, dtype=torch.bool)), "x: holds bool, not real numbers"),

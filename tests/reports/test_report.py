@@ -305,6 +305,22 @@ def test_no_file_keeps_the_others_from_being_read(sweep: Path, tmp_path: Path) -
     assert Page(path.read_text()).headings
 
 
+def test_the_data_of_a_run_are_shown_as_text_and_may_be_damaged(sweep: Path, tmp_path: Path) -> None:
+    run, hostile = tmp_path / "run", "<script>alert(1)</script> & \u2028"
+    shutil.copytree(sweep / "8-smile", run)
+    lines = json.loads((run / "data.json").read_text())["text"]
+    assert lines[0] == "data      400 rows of 2 columns, all for training"
+    assert "\n".join(lines) in Page(report.write(run)[0].read_text()).text
+    (run / "data.json").write_text(json.dumps({"text": [hostile, 7, None, ["x"]], "concerns": ["odd"]}))
+    page = report.write(run)[0].read_text()
+    assert f"{hostile}\nwarning   odd" in Page(page).text and hostile not in page
+    for content in ("{", "[" * 100_000, "7", "{}", '{"text": 7}', '{"text": []}', " " * 2**21):
+        (run / "data.json").write_text(content)
+        assert "rows of 2 columns" not in report.write(run)[0].read_text()
+    (run / "data.json").unlink()
+    assert report.write(run)[1]
+
+
 def test_a_run_by_itself_is_read_too(sweep: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(sweep / "8-smile", run)
