@@ -21,7 +21,7 @@ from sdegen.metrics.distances import nearest
 from sdegen.sde.linear import largest_distance
 from sdegen.training.calibration import MARGIN, Rated, noise_of, range_of
 
-OPERATIONS = {"cpu": 1e12, "cuda": 1e14}
+OPERATIONS = {"cpu": 5e11, "cuda": 5e13}
 """Largest number of operations of the networks that calibrating may take, by device: half a minute on two cores."""
 TRAINED, RANGE, NOISE = 100, 300, 32
 """Largest number of steps before the noise of the gradient is measured, of the range test, and of the measurement."""
@@ -201,7 +201,7 @@ def _steps(config: Config, parts: Components, trust: Trust) -> list[Advice]:
     scale = noise_of(training, steps, max(8, min(NOISE, steps)))
     limits |= {BATCHES[1]: "larger batches rarely pay", scale: "more rows would repeat what these say"}
     bound = min(limits)
-    batch = _power_of_two(min(max(bound, BATCHES[0]), n))
+    batch = min(2 ** round(math.log2(max(bound, BATCHES[0]))), _power_of_two(n))
     noise = f"{scale:.0f} rows" if math.isfinite(scale) else "too large to be measured"
     reason = f"the gradient-noise scale after {steps} steps is {noise}: {limits[bound]}"
     return [Advice("trainer.batch_size", batch, reason), _rate(config, batch, rows / 2, trust)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -440,7 +441,7 @@ def test_evaluation_mistakes_are_told_and_leave_nothing(exact: Path, trained: Pa
         assert sorted((folder / "outputs").rglob("*")) == before
 
 
-@pytest.mark.parametrize("script", ["train", "sample", "evaluate", "verify"])
+@pytest.mark.parametrize("script", ["train", "sample", "evaluate", "calibrate", "verify"])
 def test_help_is_a_page_with_groups_and_five_commands(script: str, tmp_path: Path) -> None:
     result = run(script, "--help", cwd=tmp_path)
     assert result.returncode == 0
@@ -448,6 +449,19 @@ def test_help_is_a_page_with_groups_and_five_commands(script: str, tmp_path: Pat
     assert sum(line.startswith(typed) and "--help" not in line for line in result.stdout.splitlines()) == 5
     assert len(result.stdout.splitlines()) < 40
     assert not (tmp_path / "outputs").exists()
+
+
+def test_command_of_a_calibration_trains(tmp_path: Path) -> None:
+    given = ("dataset=circles", "dataset.size=200", "sde=ve", "seed=3", "network.hidden=[8]")
+    result = run("calibrate", *given, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert not (tmp_path / "outputs").exists()
+    assert "auto measures it on the data: the largest distance between two points" in result.stdout
+    words = shlex.split(result.stdout.splitlines()[-1])
+    assert words[1].endswith("scripts/train.py") and set(given[:-1]) <= set(words)
+    assert "network.hidden=[128,128,128]" not in words and "network.hidden=[128]" in words
+    assert run("train", *words[2:], *SHORT[:-1], cwd=tmp_path).returncode == 0
+    refused(run("calibrate", "dataset=file", cwd=tmp_path / "outputs"), tmp_path / "outputs", "dataset.path")
 
 
 def test_verify_tells_what_holds_and_what_does_not(tmp_path: Path) -> None:

@@ -1,0 +1,100 @@
+"""Advice has known values on data of known size, and its command trains."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.optimize import brentq
+from scipy.spatial import KDTree
+
+from sdegen.config.assembly import build
+from sdegen.config.compose import composed
+from sdegen.runs import calibration
+from sdegen.runs.calibration import calibrate, command, resolution
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take few steps, whose results only the tests of the steps look at."""
+    monkeypatch.setattr(calibration, "TRAINED", 8)
+    monkeypatch.setattr(calibration, "RANGE", 40)
+
+
+def advice(tmp_path: Path, x: np.ndarray, *line: str) -> dict[str, object]:
+    np.save(tmp_path / "x.npy", x)
+    config = composed("train", ["dataset=file", f"dataset.path={tmp_path / 'x.npy'}", "network.hidden=[8]", *line])
+    return {one.option: one.value for one in calibrate(config).advice}
+
+
+def test_largest_noise_is_the_largest_distance_between_points(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).uniform(-1, 1, size=(300, 2))
+    x[[3, 200]] = [-9, -12], [9, 12]
+    # Both points are among those trained on with this seed, or not: ask the data.
+    found = advice(tmp_path, x, "sde=ve", "sde.sigma_max=50", "dataset.standardize=false", "dataset.held_out=0.01")
+    assert found["sde.sigma_max"] == pytest.approx(30)
+    assert advice(tmp_path, x, "sde=ve")["sde.sigma_max"] is None
+
+
+def test_deviation_is_that_of_the_points_and_1_for_standardised_points(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(2000, 3)) * 4 + 7
+    raw = advice(tmp_path, x, "parametrization=karras", "dataset.standardize=false")
+    assert raw["parametrization.sigma_data"] == pytest.approx(4, rel=0.05)
+    assert advice(tmp_path, x, "parametrization=karras")["parametrization.sigma_data"] == 1
+    assert "parametrization.sigma_data" not in advice(tmp_path, x)
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_smallest_noise_on_a_grid_is_that_of_rounding(tmp_path: Path, standardize: bool) -> None:
+    x = np.random.default_rng(0).normal(size=(2000, 1)).round(1)
+    found = advice(tmp_path, x, f"dataset.standardize={str(standardize).lower()}")
+    dataset = build(composed("train", ["dataset=file", f"dataset.path={tmp_path / 'x.npy'}"])).dataset
+    step = 0.1 / float(dataset.x.std(correction=0)) if standardize else 0.1
+    # Under VP, sigma² / alpha² = exp(B) - 1 with B = 0.1 t + 19.9 t² / 2.
+    exact = brentq(lambda t: math.expm1(0.1 * t + 19.9 * t * t / 2) - step**2 / 12, 0, 1)
+    assert found["sde.eps"] == pytest.approx(exact, rel=0.05)
+
+
+def test_resolution_of_a_continuous_column_is_the_distance_of_nearest_neighbours(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(1500, 2))
+    np.save(tmp_path / "x.npy", x)
+    line = ["dataset=file", f"dataset.path={tmp_path / 'x.npy'}", "dataset.standardize=false"]
+    dataset = build(composed("train", line)).dataset
+    size, words = resolution(dataset, dataset.x)
+    # The reference compares all points; the search takes 1000 of them against the other 200.
+    distances, _ = KDTree(dataset.x.numpy()).query(dataset.x.numpy(), k=2)
+    exact = np.median(distances[:, 1]) / math.sqrt(2)
+    assert size == pytest.approx(exact * math.sqrt(1200 / 200), rel=0.2)
+    assert "nearest neighbours" in words
+
+
+@pytest.mark.parametrize(("columns", "width"), [(2, 128), (100, 256)])
+def test_width_is_twice_the_number_of_columns(tmp_path: Path, columns: int, width: int) -> None:
+    x = np.random.default_rng(0).normal(size=(80, columns))
+    assert advice(tmp_path, x)["network.hidden"] == [width]
+
+
+def test_advice_is_the_same_each_time_and_does_not_exceed_the_points(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    first, second = advice(tmp_path, x), advice(tmp_path, x)
+    assert first == second
+    assert first["trainer.batch_size"] == 32
+
+
+def test_command_has_each_suggested_option_once(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(300, 2))
+    np.save(tmp_path / "x.npy", x)
+    line = ["dataset=file", f"dataset.path={tmp_path / 'x.npy'}", "network.hidden=[8]", "optimizer.lr=1", "sde=ve"]
+    found = calibrate(composed("train", line))
+    words = shlex.split(command(f"sdegen train {shlex.join(line)}", found))
+    config = composed("train", words[2:])
+    for option, value, _ in found.advice:
+        if value is not None:
+            group, key = option.split(".")
+            assert config[group][key] == value
+            assert sum(word.startswith(f"{option}=") for word in words) == 1
+    assert config["optimizer"]["lr"] < 1 and config["network"]["hidden"] == [128]
+    build(config)
