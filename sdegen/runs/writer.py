@@ -102,7 +102,8 @@ class Writer:
         from sdegen.runs.recorder import Recorder
 
         start, stop = self.training.step, self.training.steps
-        self.recorder = Recorder(self.folder, start, stop, not self.resumed, silent=self.replica > 0)
+        silent, logger = self.replica > 0, self.parts.logger
+        self.recorder = Recorder(self.folder, start, stop, not self.resumed, silent, logger)
         with self.recorder.session(flat_options(self.parts.config), files.as_yaml(self.parts.config)):
             yield
 
