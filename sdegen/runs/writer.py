@@ -257,7 +257,8 @@ class Writer:
         self.recorder.final(training.steps, {name: entry["value"] for name, entry in self.metrics.items()})
         learning = self.learning()
         if learning:
-            log.info(described(learning))
+            learning["sentence"] = described(learning)
+            log.info(learning["sentence"])
         cost = {"steps": training.step, "seconds": training.seconds, "peak_memory_mib": machine.peak_memory_mib()}
         files.write_json(folder / "provenance.json", {**self.provenance, "training": cost, "learning": learning})
         files.write_json(folder / "metrics.json", self.metrics)
