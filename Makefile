@@ -47,7 +47,7 @@ wheel: $(VENV)/dev
 # build of torch, so it has neither the suffix of a build nor the packages that torch needs for CUDA.
 lock: $(VENV)/dev
 	$(PIP) install uv
-	$(PYTHON) -m uv pip compile pyproject.toml --all-extras --quiet --no-header --no-annotate \
+	$(PYTHON) -m uv pip compile pyproject.toml --extra dev --quiet --no-header --no-annotate \
 		--no-emit-index-url --no-emit-find-links --output-file requirements.lock
 	sed -i -E '/^(cuda|nvidia|triton)/d; s/\+cpu$$//' requirements.lock
 

@@ -29,6 +29,7 @@ from sdegen.sde.mixture import marginals
 from sdegen.training import baseline
 from sdegen.training.batches import Points, Stream
 from sdegen.training.held_out import HeldOut
+from sdegen.training.logger import Logger
 from sdegen.training.loop import Training
 from sdegen.training.objective import Objective
 from sdegen.training.optimizer import Optimizer
@@ -61,6 +62,7 @@ class Components(NamedTuple):
     optimizer: Optimizer
     trainer: Trainer
     sampler: Sampler
+    logger: Logger
 
     def held_out(self) -> HeldOut:
         """Returns an object that computes the loss on held-out points, on the trainer's device."""
@@ -232,7 +234,7 @@ def _instantiate(parts: Parts, points: Tensor | None, moments: Moments | None) -
 
     ``points`` are data points in the user's units, or None if the data set could not be built.
     """
-    for group in ("objective", "weighting", "times", "optimizer", "trainer", "sampler"):
+    for group in ("objective", "weighting", "times", "optimizer", "trainer", "sampler", "logger"):
         parts.add(group)
     if points is not None:
         parts["moments"] = _moments(parts, points) if moments is None else moments

@@ -16,6 +16,7 @@ from sdegen.models.parametrizations import Parametrization
 from sdegen.networks import Network
 from sdegen.samplers import Sampler
 from sdegen.sde.base import SDE
+from sdegen.training.logger import Logger
 from sdegen.training.objective import Objective
 from sdegen.training.optimizer import Optimizer
 from sdegen.training.times import TimeSampler
@@ -33,6 +34,7 @@ GROUPS: dict[str, type] = {
     "optimizer": Optimizer,
     "trainer": Trainer,
     "sampler": Sampler,
+    "logger": Logger,
 }
 """Base class of each group of a training."""
 

@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -191,10 +191,13 @@ def metrics(seeds: Sequence[FinishedRun]) -> Table | None:
 
 
 def cost(run: FinishedRun) -> str:
-    """Returns steps, time and memory of the training as text; an empty text if they were not recorded."""
+    """Returns steps, time and memory of the training and what it learned as text, as far as they were recorded."""
     steps, seconds, memory = (run.cost.get(key) for key in ("steps", "seconds", "peak_memory_mib"))
     parts = [f"{steps} steps", f"trained in {duration(seconds)}"] if steps else []
-    return ", ".join([*parts, f"{whole(memory)} MiB"] if memory else parts)
+    text = ", ".join([*parts, f"{whole(memory)} MiB"] if memory else parts)
+    learning = run.provenance.get("learning")
+    sentence = learning.get("sentence") if isinstance(learning, Mapping) else None
+    return f"{text}; {sentence[:300]}" if isinstance(sentence, str) else text
 
 
 def ratio(value: object, floor: object) -> float | None:

@@ -31,6 +31,7 @@ from torch.utils.tensorboard import summary
 from sdegen.runs import curves, events, notebook
 from sdegen.runs.curves import Curves
 from sdegen.runs.events import PREFIX, Events
+from sdegen.training.logger import Logger, Nothing
 
 log = logging.getLogger("sdegen")
 
@@ -50,6 +51,8 @@ LAYOUT = {
 }
 """Charts of several scalars. Regular expressions select the tags of the scalars."""
 
+NOTHING = Nothing()
+
 
 class Recorder:
     """Writer of scalars and figures of a run. A full disk is logged once and does not stop the training.
@@ -60,11 +63,20 @@ class Recorder:
         stop: last step.
         fresh: True for a new run; the files of an attempt that saved no checkpoint are removed.
         silent: True to show neither a bar nor lines.
+        logger: record of another program.
     """
 
     LINE_SECONDS = 5.0
 
-    def __init__(self, folder: Path, start: int, stop: int, fresh: bool = True, silent: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        start: int,
+        stop: int,
+        fresh: bool = True,
+        silent: bool = False,
+        logger: Logger = NOTHING,
+    ) -> None:
         with warnings.catch_warnings():
             # A notebook without ipywidgets gets a text bar; the warning about it is not needed.
             warnings.simplefilter("ignore")
@@ -77,6 +89,7 @@ class Recorder:
         self._folder, self._fresh, self._failed = folder, fresh, False
         self._files: dict[tuple[str, str], Events] = {}
         self._curves: Curves | None = None
+        self._logger: Logger = logger
         # A new run needs this start record too: TensorBoard treats the first start record as the start of the run, and
         # drops records only at later start records.
         self.rewind(start)
@@ -98,23 +111,25 @@ class Recorder:
             options: options of the run by their paths, for the table of runs.
             text: configuration as YAML.
         """
+        options = list(options)
         if self._fresh:
             self._try(lambda: self._begin(options, text))
+        self._report(lambda: self._logger.begin(self._folder, self._name, dict(options)))
         status = "STATUS_FAILURE"
         try:
             yield
             status = "STATUS_SUCCESS"
         finally:
             self._try(lambda: self._end(status))
+            self._report(lambda: self._logger.end(status == "STATUS_FAILURE"))
             self.close()
 
     def _begin(self, options: Iterable[tuple[str, Any]], text: str) -> None:
-        name = "/".join(self._folder.resolve().parts[-2:])
         # Leave out null: TensorBoard would treat the column as text, and hide the runs with a number in this column.
         given = {path: value for path, value in options if value is not None}
         plain = {path: value if isinstance(value, int | float) else str(value) for path, value in given.items()}
         # SummaryWriter.add_hparams would create an extra run, and its table would lack the options of other runs.
-        self._events(RESULT).add(summary=hparams_pb(plain, name, time.time()))
+        self._events(RESULT).add(summary=hparams_pb(plain, self._name, time.time()))
         self._events().add(summary=summary.custom_scalars(LAYOUT))
         # Indent the text, because Markdown shows indented text as code, without changes.
         self._events().add(summary=summary.text("config", textwrap.indent(text, "    ")))
@@ -149,6 +164,7 @@ class Recorder:
         """Write scalars."""
         self._try(lambda: self._events().add(summary=events.scalars(values), step=step))
         self._try(lambda: self._csv().add(step, values))
+        self._report(lambda: self._logger.log(step, values))
 
     def figure(self, step: int, name: str, figure: Figure) -> None:
         """Write a figure."""
@@ -162,6 +178,7 @@ class Recorder:
         named = {f"{events.VALUES}/{name}": value for name, value in values.items()}
         self._try(lambda: self._events(RESULT, ENDED).add(summary=events.scalars(named), step=step))
         self._try(lambda: self._csv().add(step, named))
+        self._report(lambda: self._logger.log(step, named))
 
     def rewind(self, step: int) -> None:
         """Make TensorBoard drop the records after ``step``, at which the training continues, and remove the scalars."""
@@ -186,6 +203,22 @@ class Recorder:
         if self._curves is None:
             self._curves = Curves(self._folder)
         return self._curves
+
+    @property
+    def _name(self) -> str:
+        """Name of the run in the table of runs and in other programs."""
+        return "/".join(self._folder.resolve().parts[-2:])
+
+    def _report(self, call: Callable[[], object]) -> None:
+        """Call a method of the logger. After an error, the training continues without it."""
+        try:
+            call()
+        except Exception as error:
+            # Programs on a network raise exceptions of many types.
+            reason = " ".join(f"{error}".split()) or type(error).__name__
+            name = type(self._logger).__name__.lower()
+            log.warning(f"logger={name}: {reason}: the run continues without it; resume it to continue the record")
+            self._logger = NOTHING
 
     def _try(self, write: Callable[[], object]) -> None:
         try:

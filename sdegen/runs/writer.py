@@ -110,7 +110,8 @@ class Writer:
         from sdegen.runs.recorder import Recorder
 
         start, stop = self.training.step, self.training.steps
-        self.recorder = Recorder(self.folder, start, stop, not self.resumed, silent=self.replica > 0)
+        silent, logger = self.replica > 0, self.parts.logger
+        self.recorder = Recorder(self.folder, start, stop, not self.resumed, silent, logger)
         with self.recorder.session(flat_options(self.parts.config), files.as_yaml(self.parts.config)):
             yield
 
@@ -268,7 +269,8 @@ class Writer:
         self.recorder.final(training.steps, {name: entry["value"] for name, entry in self.metrics.items()})
         learning = self.learning()
         if learning:
-            log.info(described(learning))
+            learning["sentence"] = described(learning)
+            log.info(learning["sentence"])
         cost = {"steps": training.step, "seconds": training.seconds, "peak_memory_mib": machine.peak_memory_mib()}
         files.write_json(folder / "provenance.json", {**self.provenance, "training": cost, "learning": learning})
         files.write_json(folder / "metrics.json", self.metrics)

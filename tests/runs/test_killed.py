@@ -84,6 +84,7 @@ class Left(NamedTuple):
 
     tensors: dict[str, torch.Tensor]
     curves: dict[str, list[tuple[int, float]]]
+    table: list[str]
     pictures: dict[str, list[int]]
     samples: np.ndarray
     checkpoints: list[str]
@@ -96,16 +97,18 @@ def left(folder: Path) -> Left:
         saved = checkpoint.read(folder, which)  # type: ignore[arg-type]
         parts = {"w": saved.weights, "e": saved.ema, "o": saved.optimizer["state"].get(0, {}), "h": saved.history}
         tensors |= {f"{which} {part} {name}": x for part, of in parts.items() for name, x in of.items()}
+        tensors |= {f"{which} curve {name}": x for name, x in saved.curve.items()}
         tensors[f"{which} step"] = torch.tensor([saved.step, saved.held_out or 0.0], dtype=torch.float64)
     events = EventAccumulator(str(folder), {"scalars": 0, "images": 0}).Reload()
     tags = [tag for tag in events.Tags()["scalars"] if tag != "train/steps_per_second"]
     curves = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
+    table = [line for line in (folder / "scalars.csv").read_text().splitlines() if "steps_per_second" not in line]
     pictures = {tag: [image.step for image in events.Images(tag)] for tag in events.Tags()["images"]}
     # A run that is killed after its samples and before its last file draws the samples again.
     samples, *again = [np.load(path)["x"] for path in (folder / "samples").glob("*/samples.npz")]
     assert all(np.array_equal(samples, other) for other in again)
     names = sorted(path.name for path in (folder / "checkpoints").iterdir())
-    return Left(tensors, curves, pictures, samples, names, (folder / "metrics.json").read_text())
+    return Left(tensors, curves, table, pictures, samples, names, (folder / "metrics.json").read_text())
 
 
 def assert_same(found: Left, expected: Left) -> None:
@@ -113,6 +116,7 @@ def assert_same(found: Left, expected: Left) -> None:
     for name, value in expected.tensors.items():
         assert torch.equal(found.tensors[name], value), name
     assert found.curves == expected.curves
+    assert found.table == expected.table
     assert found.pictures == expected.pictures
     assert np.array_equal(found.samples, expected.samples)
     assert found.checkpoints == expected.checkpoints
