@@ -1,4 +1,4 @@
-"""Metrics of generated images, computed from the features of a classifier of clean images.
+"""Metrics of generated images and signals, computed from the features of a classifier of clean images.
 
 The reference is the set of held-out images. The *floor* is the value of a random part of the training images that is as
 large as the set of generated images: the median over several parts. ``train`` is the value of all training images. The
@@ -22,9 +22,20 @@ from sdegen.core.errors import UserError
 from sdegen.core.randomness import generator
 from sdegen.datasets import Dataset
 from sdegen.datasets.base import chunks
-from sdegen.metrics.distances import affinity, frechet, kernel, nearest, precision, recall, spread, total_variation
+from sdegen.metrics.distances import (
+    affinity,
+    frechet,
+    kernel,
+    nearest,
+    precision,
+    recall,
+    share_difference,
+    spread,
+    total_variation,
+)
 from sdegen.metrics.features import Features
 from sdegen.metrics.points import Metrics, in_parts
+from sdegen.metrics.spectrum import band_powers, spectral
 
 REFERENCE = 10_000
 """Largest number of images of a set that are compared. Of a larger set, a random part is used."""
@@ -43,28 +54,32 @@ AS_MANY = "training images, as many as generated images, against held-out images
 Distance = Callable[[Tensor, Tensor], float]
 
 
-def measure_images(dataset: Dataset, x: Tensor, features: Features | None) -> Metrics:
+def measure_images(dataset: Dataset, x: Tensor, features: Features) -> Metrics:
     """Returns all metrics of images that were generated without a class.
 
     Args:
         dataset: the data, with a held-out part.
-        x: generated images in the user's units, ``(N, C, H, W)``.
-        features: classifier of the training images. None if they have no labels; then only near copies are counted.
+        x: generated images in the user's units, ``(N, C, *)``.
+        features: classifier of the training images; see :func:`fit_features`.
     """
-    x = _part(quantized(x.detach().cpu(), dataset.levels))
-    found: Metrics = {}
-    if features is not None:
-        sets = (x, _part(dataset.x), _part(_held_out(dataset)))
-        seen, known, unseen = (_seen(dataset, features, part) for part in sets)
-        within = affinity(unseen, unseen)
-        distances: dict[str, Distance] = {
-            "frechet": frechet,
-            "kernel": lambda a, b: kernel(a, b, within),
-            "precision": precision,
-            "recall": recall,
-        }
-        found = {name: _compared(distance, seen, known, unseen) for name, distance in distances.items()}
+    x = part(quantized(x.detach().cpu(), dataset.levels))
+    sets = (x, part(dataset.x), part(_held_out(dataset)))
+    seen, known, unseen = (features_of(dataset, features, one) for one in sets)
+    within = affinity(unseen, unseen)
+    distances: dict[str, Distance] = {
+        "frechet": frechet,
+        "kernel": lambda a, b: kernel(a, b, within),
+        "precision": precision,
+        "recall": recall,
+    }
+    found = {name: _compared(distance, seen, known, unseen) for name, distance in distances.items()}
+    if dataset.y is None:
+        labels = (features.classify(part) for part in (seen, known, unseen))
+        found["cluster_balance"] = _compared(share_difference, *labels)
+    else:
         found["class_balance"] = _class_balance(dataset, features.classify(seen), features.classify(known))
+    powers = (band_powers(dataset.units.encode(one)) for one in sets)
+    found["spectrum"] = _compared(spectral, *powers)
     found["near_copies"] = _near_copies(dataset, x)
     return found
 
@@ -82,9 +97,9 @@ def measure_conditional(dataset: Dataset, x: Tensor, y: Tensor, features: Featur
         y: requested classes, ``(N,)``.
         features: classifier of the training images.
     """
-    x, y = _part(quantized(x.detach().cpu(), dataset.levels)), _part(y.cpu())
+    x, y = part(quantized(x.detach().cpu(), dataset.levels)), part(y.cpu())
     (train, train_y), (held_out, held_out_y) = _labelled(dataset)
-    seen, known, unseen = (_seen(dataset, features, part) for part in (x, train, held_out))
+    seen, known, unseen = (features_of(dataset, features, part) for part in (x, train, held_out))
     spreads, recalls = [], []
     for label in y.unique():
         own, trained, reference = seen[y == label], known[train_y == label], unseen[held_out_y == label]
@@ -141,8 +156,8 @@ def _compared(distance: Distance, seen: Tensor, known: Tensor, unseen: Tensor) -
 
 def _near_copies(dataset: Dataset, x: Tensor) -> dict[str, Any]:
     """Returns the share of images that are as near to a training image as the nearest 5 % of the held-out images."""
-    originals = _part(dataset.x, ORIGINALS)
-    held_out, own = (nearest(part, originals) for part in (_part(_held_out(dataset), JUDGED), x))
+    originals = part(dataset.x, ORIGINALS)
+    held_out, own = (nearest(part, originals) for part in (part(_held_out(dataset), JUDGED), x))
     value, floor = (float((near <= held_out.quantile(NEAR)).double().mean()) for near in (own, held_out))
     source = f"held-out images, of which {NEAR:.0%} are this near by definition"
     return {"value": value, "floor": floor, "train": None, "floor_from": source}
@@ -164,12 +179,12 @@ def _class_balance(dataset: Dataset, seen: Tensor, known: Tensor) -> dict[str, A
     }
 
 
-def _seen(dataset: Dataset, features: Features, x: Tensor) -> Tensor:
+def features_of(dataset: Dataset, features: Features, x: Tensor) -> Tensor:
     """Returns the features of images in the user's units, ``(N, F)``."""
     return torch.cat([features(dataset.units.encode(part)) for part in chunks(x)])
 
 
-def _part(x: Tensor, most: int | None = None) -> Tensor:
+def part(x: Tensor, most: int | None = None) -> Tensor:
     """Returns at most ``most`` rows, by default :data:`REFERENCE`; the choice depends only on the length of the set."""
     most = REFERENCE if most is None else most
     return x if len(x) <= most else x[_choice(len(x), most, 0)]
@@ -194,8 +209,8 @@ def _averaged(rows: list[dict[str, Any]], source: str) -> dict[str, Any]:
 def _labelled(dataset: Dataset, most: int | None = None) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Returns the training images and their labels, and at most ``most`` held-out images and their labels."""
     # The same rows of images and labels are chosen, because the choice depends only on the length of the set.
-    train = _part(dataset.x), _part(_labels(dataset.y))
-    return train, (_part(_held_out(dataset), most), _part(_labels(dataset.held_out_y), most))
+    train = part(dataset.x), part(_labels(dataset.y))
+    return train, (part(_held_out(dataset), most), part(_labels(dataset.held_out_y), most))
 
 
 def _held_out(dataset: Dataset) -> Tensor:

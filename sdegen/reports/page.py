@@ -21,6 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from sdegen.core.errors import UserError
+from sdegen.core.meanings import described
 from sdegen.reports.collection import FinishedRun, metrics_of
 from sdegen.runs import files
 
@@ -64,13 +65,15 @@ def render(template: str, **content: object) -> str:
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("sdegen.reports"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
+    environment.globals["described"] = described
+    return environment
 
 
 def picture(content: bytes | Path, shows: str) -> Picture:

@@ -1,4 +1,4 @@
-"""Evaluation of a run with its flow: the likelihood of unseen data, and interpolation between two points."""
+"""Evaluation of a run: the likelihood of unseen data, interpolation between two points, and a test of samples."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from sdegen.flow.density import check_density
 from sdegen.flow.divergence import by_probes
 from sdegen.flow.likelihood import Likelihood, bits_per_dim
 from sdegen.metrics.points import Metrics, table, unmeasured
+from sdegen.metrics.two_sample import too_few
 from sdegen.runs import files
-from sdegen.runs.measures import shuffled, spread_over_cells, unseen
+from sdegen.runs.measures import shuffled, spread_over_cells, tell, unseen
 from sdegen.runs.run import Run
 from sdegen.sde.mixture import marginals
 
@@ -34,11 +35,14 @@ FRAMES = {"vectors": 33, "images": 9}
 
 
 class Result(NamedTuple):
-    """Result of an evaluation. ``points`` is the kind of points, and the heading of the column of values."""
+    """Result of an evaluation. ``points`` is the kind of points, and the heading of the column of values.
+
+    ``figure`` is None if the result is a number alone.
+    """
 
     metrics: Metrics
     arrays: dict[str, Any]
-    figure: Figure
+    figure: Figure | None
     points: str
 
 
@@ -76,9 +80,11 @@ class Evaluation:
                     f"use training points"
                 )
             check_density(self.run.dataset)
+        if metric == "c2st" and (why := too_few(self.run.dataset, self.count)):
+            raise UserError(f"metrics=c2st: {why}")
 
     def write(self, metric: str) -> files.Written:
-        """Compute ``likelihood`` or ``interpolation`` and write the result into the run's folder.
+        """Compute ``likelihood``, ``interpolation`` or ``c2st`` and write the result into the run's folder.
 
         The result is in ``evaluations/<number>-<metric>/``.
         """
@@ -87,7 +93,7 @@ class Evaluation:
 
         run = self.run
         self.check(metric)
-        found = {"likelihood": self.likelihood, "interpolation": self.interpolation}[metric]()
+        found = {"likelihood": self.likelihood, "interpolation": self.interpolation, "c2st": self.c2st}[metric]()
         with files.new_folder(run.folder / "evaluations", metric) as (folder, final):
             own = {"step": run.step, "weights": run.weights, "network": run.config["network"]}
             files.write_yaml(folder / "config.yaml", {**own, **self.settings})
@@ -95,7 +101,8 @@ class Evaluation:
             kept = {name: value for name, value in found.arrays.items() if value is not None}
             arrays: dict[str, Any] = {name: torch.as_tensor(value).cpu().numpy() for name, value in kept.items()}
             np.savez(folder / f"{metric}.npz", **arrays)
-            figures.save(found.figure, folder / "figures" / f"{metric}.png")
+            if found.figure is not None:
+                figures.save(found.figure, folder / "figures" / f"{metric}.png")
         log.info(table(found.metrics, found.points))
         return files.Written(final, found.metrics)
 
@@ -143,6 +150,13 @@ class Evaluation:
         paths = torch.stack([self.flow.interpolate(a, b, frames).cpu() for a, b in ends])
         arrays = {"x": x, "latent": latent, "paths": paths, "seed": self.seed}
         return Result(metrics, arrays, figures.interpolation(dataset, paths), kind)
+
+    def c2st(self) -> Result:
+        """Return the accuracy with which a classifier tells samples of the run's own sampler from unseen data."""
+        run = self.run
+        log.info(f"c2st of {self.count} samples, {run.weights_used()}")
+        x = run.sample(self.count, seed=self.seed, batch_size=int(self.settings["batch_size"])).cpu()
+        return Result(tell(run.dataset, x, run.folder), {"x": x, "seed": self.seed}, None, "samples")
 
     def _exact(self, x: Tensor) -> Tensor | None:
         """Return the exact log-density at t = eps, in nats and in the user's units; None if it is not known."""
