@@ -1,8 +1,8 @@
 """Sphinx extension: directives that generate the reference of the options and the errata.
 
 ``.. choices:: sampler`` describes the choices of a group and their options, ``.. command:: train`` the options of a
-command, ``.. metrics::`` the metrics, and ``.. errata::`` the misprints of the paper. They write reStructuredText, as the
-docstrings do.
+command, ``.. metrics::`` the metrics, and ``.. errata::`` the misprints of the paper. They write reStructuredText, as
+the docstrings do.
 """
 
 from __future__ import annotations

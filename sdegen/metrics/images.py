@@ -78,8 +78,9 @@ def measure_images(dataset: Dataset, x: Tensor, features: Features) -> Metrics:
         found["cluster_balance"] = _compared(share_difference, *labels)
     else:
         found["class_balance"] = _class_balance(dataset, features.classify(seen), features.classify(known))
-    powers = (band_powers(dataset.units.encode(one)) for one in sets)
-    found["spectrum"] = _compared(spectral, *powers)
+    if max(x.shape[2:]) > 1:
+        powers = (band_powers(dataset.units.encode(one)) for one in sets)
+        found["spectrum"] = _compared(spectral, *powers)
     found["near_copies"] = _near_copies(dataset, x)
     return found
 

@@ -68,7 +68,7 @@ def own_labels(x: Tensor, saved: Callable[[Tensor], Tensor]) -> tuple[Tensor, Te
     once.
 
     Args:
-        x: training images in the network's units, ``(N, C, *)``; at least two.
+        x: training images in the network's units, ``(N, C, *)``.
         saved: function that returns images as they would be saved, for example rounded to levels.
     """
     from sklearn.cluster import KMeans
@@ -77,11 +77,12 @@ def own_labels(x: Tensor, saved: Callable[[Tensor], Tensor]) -> tuple[Tensor, Te
 
     others, count = saved(surrogates(x)), clusters(len(x))
     flat, others_flat = (part.flatten(1).double().cpu().numpy() for part in (x, others))
-    pca = PCA(min(COMPONENTS, len(flat) - 1, flat.shape[1]), svd_solver="randomized", random_state=0)
-    with np.errstate(invalid="ignore"):  # Equal images have no variance, of which the components could have a share.
+    pca = PCA(max(1, min(COMPONENTS, len(flat) - 1, flat.shape[1])), svd_solver="randomized", random_state=0)
+    # Equal images, or a single one, have no variance, of which the components could have a share.
+    with np.errstate(invalid="ignore", divide="ignore"):
         shares = pca.fit(flat).explained_variance_ratio_
     kept = max(1, int((shares.cumsum() < EXPLAINED).sum()))
-    scale = np.sqrt(pca.explained_variance_[:kept]).clip(min=1e-12)
+    scale = np.nan_to_num(np.sqrt(pca.explained_variance_[:kept])).clip(min=1e-12)
     inner, outer = (pca.transform(part)[:, :kept] / scale for part in (flat, others_flat))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # There may be fewer different images than clusters.

@@ -108,7 +108,9 @@ def _accuracy(x: Tensor, y: Tensor, seed: int) -> float:
     """Returns the two-fold cross-validated accuracy of a forest that tells ``x`` from ``y``, ``(n, d)`` both."""
     from sklearn.ensemble import RandomForestClassifier
 
-    halves = [np.concatenate([x[k::2].cpu().numpy(), y[k::2].cpu().numpy()]) for k in range(2)]
+    # Forests take no infinite values, which diverged samples have: use the largest number.
+    finite = [part.float().nan_to_num(nan=torch.finfo(torch.float32).max).cpu().numpy() for part in (x, y)]
+    halves = [np.concatenate([part[k::2] for part in finite]) for k in range(2)]
     labels = [np.repeat([0, 1], [len(x[k::2]), len(y[k::2])]) for k in range(2)]
     leaf, hits = max(1, min(LEAF, len(x) // FEWEST)), 0
     for k in range(2):

@@ -87,3 +87,9 @@ def test_nothing_is_told_without_enough_points() -> None:
     assert metrics.measure_c2st(Dataset(x, x[:19]), x, lambda x: x) == {}
     assert metrics.measure_c2st(Dataset(x, x[:50]), x[:19], lambda x: x) == {}
     assert metrics.measure_c2st(Dataset(x, x[:50]), x[:20], lambda x: x) != {}
+
+
+def test_diverged_samples_are_told_apart() -> None:
+    x = normal(400, 2)
+    for value in (torch.inf, -torch.inf, torch.nan, 1e300):
+        assert told(torch.full((200, 2), value, dtype=torch.float64), Dataset(x[:200], x[200:]))["value"] > 0.95

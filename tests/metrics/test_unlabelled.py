@@ -126,11 +126,20 @@ def test_clusters_keep_kinds_apart_and_surrogates_have_their_own_labels() -> Non
 
 
 @pytest.mark.parametrize(
-    "x", [torch.ones(30, 1, 4, 4), torch.arange(2.0).view(2, 1, 1, 1), torch.eye(25).view(25, 1, 5, 5)]
+    "x",
+    [
+        torch.ones(30, 1, 4, 4),
+        torch.arange(2.0).view(2, 1, 1, 1),
+        torch.eye(25).view(25, 1, 5, 5),
+        torch.eye(5).view(1, 1, 5, 5),
+    ],
+    ids=["equal", "pixels", "pairs", "single"],
 )
-def test_degenerate_images_have_features_too(x: Tensor) -> None:
-    found = metrics.fit_features(Dataset(x, x))
-    assert bool(metrics.features_of(Dataset(x, x), found, x).isfinite().all())
+def test_degenerate_images_are_measured_too(x: Tensor) -> None:
+    dataset = Dataset(x, x)
+    found = metrics.measure_images(dataset, x, metrics.fit_features(dataset))
+    assert all(math.isfinite(entry["value"]) for entry in found.values())
+    assert found["cluster_balance"]["value"] == 0
 
 
 def signals(n: int, seed: int) -> tuple[Tensor, Tensor]:
