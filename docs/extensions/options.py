@@ -1,7 +1,8 @@
 """Sphinx extension: directives that generate the reference of the options and the errata.
 
 ``.. choices:: sampler`` describes the choices of a group and their options, ``.. command:: train`` the options of a
-command, and ``.. errata::`` the misprints of the paper. They write reStructuredText, as the docstrings do.
+command, ``.. metrics::`` the metrics, and ``.. errata::`` the misprints of the paper. They write reStructuredText, as
+the docstrings do.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from sphinx.util.docutils import SphinxDirective
 from sdegen.cli.page import about, comments
 from sdegen.config.compose import CONF
 from sdegen.core import schema
+from sdegen.core.meanings import WORDS
 from sdegen.reports.errata import errata
 
 NOT_OPTIONS = ("defaults", "hydra", "_target_")
@@ -87,6 +89,19 @@ class Errata(SphinxDirective):
         return self.parse_text_to_nodes(table(heads, rows, "5 20 30 30 5 5 5"))
 
 
+class Metrics(SphinxDirective):
+    """The table of the metrics in words."""
+
+    def run(self) -> list[nodes.Node]:
+        """Returns the table."""
+        rows = [
+            [f"``{name}``", escaped(word.text), escaped(word.unit), word.good, escaped(word.floor or "none")]
+            for name, word in WORDS.items()
+        ]
+        heads = ["metric", "what it is", "unit", "good", "floor"]
+        return self.parse_text_to_nodes(table(heads, rows, "15 40 15 10 20"))
+
+
 def description(file: Path) -> str:
     """Returns the comment that opens a YAML file, with its commands as literal text."""
     text, commands = about(file)
@@ -141,4 +156,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("choices", Choices)
     app.add_directive("command", Command)
     app.add_directive("errata", Errata)
+    app.add_directive("metrics", Metrics)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdegen.config.compose import CONF, primary
 from sdegen.core.errors import UserError
+from sdegen.core.meanings import WORDS, described
 
 if TYPE_CHECKING:
     from sdegen.cli.composition import Composition
@@ -33,6 +34,10 @@ def overview(name: str, program: str) -> str:
     lines = [text, "", *examples, "", "Groups (group=choice):", *_groups(name, groups)]
     own = [f"{f'{key}={_written(value)}':20}  {meanings[key]}" for key, value in options.items() if key != "hydra"]
     lines += ["", "Options:", *own] if own else []
+    if name == "evaluate":
+        lines += ["", "Metrics of samples and evaluations (metrics.json). Each has a floor, the value of real data:"]
+        for metric in WORDS:
+            lines += textwrap.wrap(described(metric), 96, initial_indent=f"{metric:20}  ", subsequent_indent=" " * 22)
     return "\n".join([*lines, "", "--cfg job shows the value of every option."])
 
 

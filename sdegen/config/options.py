@@ -66,7 +66,7 @@ SAMPLE = {
     "trust": tuple[str, ...],
 }
 """Types of the options of sample.yaml that are not groups."""
-METRIC = Literal["likelihood", "interpolation", "samples"]
+METRIC = Literal["likelihood", "interpolation", "samples", "c2st"]
 EVALUATE = {
     **{option: kind for option, kind in SAMPLE.items() if option not in ("label", "figures", "animate")},
     "metrics": METRIC | tuple[METRIC, ...],

@@ -1,22 +1,31 @@
-"""Metrics of points and of images, and checks of SDEs and samplers against exact answers."""
+"""Metrics of points, images and signals, and checks of SDEs and samplers against exact answers."""
 
+from sdegen.core.meanings import WORDS, described
 from sdegen.metrics.distances import energy, frechet, kernel, ks, mean_distance, precision, recall, sliced_w1, w1
 from sdegen.metrics.features import Features, train_features
-from sdegen.metrics.images import agreement, measure_conditional, measure_images, quantized
+from sdegen.metrics.images import agreement, features_of, measure_conditional, measure_images, quantized
+from sdegen.metrics.labels import fit_features
 from sdegen.metrics.points import Metrics, measure_labelled_points, measure_points, score_error, table, unmeasured
 from sdegen.metrics.signals import measure_signals
+from sdegen.metrics.two_sample import c2st, measure_c2st
 from sdegen.metrics.verification import Proof, verify
 
 __all__ = [
     "Features",
     "Metrics",
     "Proof",
+    "WORDS",
     "agreement",
+    "c2st",
+    "described",
     "energy",
+    "features_of",
+    "fit_features",
     "frechet",
     "kernel",
     "ks",
     "mean_distance",
+    "measure_c2st",
     "measure_conditional",
     "measure_images",
     "measure_labelled_points",

@@ -100,6 +100,25 @@ def total_variation(x: Tensor, y: Tensor) -> float:
     return 0.5 * float((shares[0] - shares[1]).abs().sum())
 
 
+def share_difference(x: Tensor, y: Tensor) -> float:
+    r"""Returns the largest difference of a label's shares in ``x`` ``(N,)`` and ``y`` ``(M,)``, in standard errors.
+
+    .. math:: \max_k \frac{|p_k - q_k|}{\sqrt{m_k (1 - m_k) (1 / N + 1 / M)}}, \qquad m = \frac{N p + M q}{N + M}
+
+    Reference: this is the statistic of each bin in Richardson and Weiss (2018), https://arxiv.org/abs/1805.12462
+
+    Args:
+        x: first labels, integers from 0.
+        y: second labels.
+    """
+    classes, n, m = int(max(x.max(), y.max())) + 1, len(x), len(y)
+    counts, others = (torch.bincount(labels, minlength=classes).double() for labels in (x, y))
+    mean = (counts + others) / (n + m)
+    # A label that all points have, or none, has no difference and no error.
+    error = (mean * (1 - mean) * (1 / n + 1 / m)).sqrt().clamp(min=1e-12)
+    return float(((counts / n - others / m).abs() / error).max())
+
+
 def frechet(x: Tensor, y: Tensor) -> float:
     r"""Returns the W2 distance of Gaussians with the means and covariances of ``x`` ``(N, F)`` and ``y`` ``(M, F)``.
 

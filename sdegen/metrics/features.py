@@ -1,4 +1,4 @@
-"""Features of images from a small classifier. The metrics of images compare these features.
+"""Features of images and signals from a small classifier. The metrics of images compare these features.
 
 Distances between pixels say little about the similarity of images, and the usual network for features of images was
 trained on photographs. This module trains a classifier on the training images and their labels; the features are the
@@ -6,6 +6,8 @@ inputs of its last layer. The features depend on the data alone, not on the seed
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -25,13 +27,13 @@ REACH = 14
 
 
 class Features(nn.Module):
-    """Convolutional classifier of clean images; the inputs of its last layer are the features.
+    """Convolutional classifier of clean images or signals; the inputs of its last layer are the features.
 
     Each convolution is followed by batch normalisation and a ReLU. Max pooling after each convolution halves the image,
     until the shorter side is below 8. Two more convolutions and a dense layer then compute the features.
 
     Args:
-        shape: shape of an image, ``(C, H, W)``.
+        shape: shape of an image, ``(C, H, W)``, or of a signal, ``(C, L)``.
         classes: number of classes.
         width: number of channels of the first convolution. The number doubles after each pooling, up to ``4 * width``.
         size: number of features F. More features distinguish more images, but their metrics are noisier: the Fréchet
@@ -41,20 +43,21 @@ class Features(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], classes: int, width: int = 16, size: int = 32) -> None:
         super().__init__()
-        channels, height, side = shape
+        channels, *sides = shape
+        axes, pooling = len(sides), nn.MaxPool1d if len(sides) == 1 else nn.MaxPool2d
         layers: list[nn.Module] = []
         inputs, outputs = channels, width
-        while min(height, side) >= 8:
-            layers += [*_convolution(inputs, outputs), nn.MaxPool2d(2)]
-            height, side, inputs, outputs = height // 2, side // 2, outputs, min(2 * outputs, 4 * width)
-        layers += [*_convolution(inputs, outputs), *_convolution(outputs, outputs), nn.Flatten()]
-        layers += [nn.Linear(outputs * height * side, size, bias=False), nn.BatchNorm1d(size), nn.ReLU()]
+        while min(sides) >= 8:
+            layers += [*_convolution(axes, inputs, outputs), pooling(2)]
+            sides, inputs, outputs = [side // 2 for side in sides], outputs, min(2 * outputs, 4 * width)
+        layers += [*_convolution(axes, inputs, outputs), *_convolution(axes, outputs, outputs), nn.Flatten()]
+        layers += [nn.Linear(outputs * math.prod(sides), size, bias=False), nn.BatchNorm1d(size), nn.ReLU()]
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(size, classes)
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the features ``(N, F)``, float64 on the CPU, of images ``(N, C, H, W)`` in the network's units."""
+        """Returns the features ``(N, F)``, float64 on the CPU, of images ``(N, C, *)`` in the network's units."""
         return torch.cat([self.body(part.to(self.head.weight)) for part in x.split(CHUNK)]).double().cpu()
 
     @torch.no_grad()
@@ -71,7 +74,7 @@ def train_features(x: Tensor, y: Tensor, classes: int) -> Features:
     bit for bit only with the same number of threads.
 
     Args:
-        x: training images in the network's units, about -1 to 1, ``(N, C, H, W)``; at least two.
+        x: training images in the network's units, about -1 to 1, ``(N, C, *)``; at least two.
         y: classes of the images, ``(N,)``.
         classes: number of classes.
 
@@ -81,8 +84,9 @@ def train_features(x: Tensor, y: Tensor, classes: int) -> Features:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(0, "features"))
         model = Features(tuple(x.shape[1:]), classes).to(x.device)
-    # The channels-last order saves a fifth of the time on a CPU, and more on a GPU.
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # For images, the channels-last order saves a fifth of the time on a CPU, and more on a GPU.
+    order = torch.channels_last if x.ndim == 4 else torch.contiguous_format
+    model = model.to(memory_format=order)  # type: ignore[call-overload]
     source = generator("cpu", 0, "features", "training")
     # Batch sizes differ by at most one, because batch normalisation fails for a batch of one image.
     batches = -(-len(x) // BATCH)
@@ -92,7 +96,7 @@ def train_features(x: Tensor, y: Tensor, classes: int) -> Features:
     for _ in range(epochs):
         for rows in torch.randperm(len(x), generator=source).tensor_split(batches):
             rows = rows.to(x.device)
-            seen = shifted(x[rows], source).to(model.head.weight).contiguous(memory_format=torch.channels_last)
+            seen = shifted(x[rows], source).to(model.head.weight).contiguous(memory_format=order)
             loss = functional.cross_entropy(model.head(model.body(seen)), y[rows.to(y.device)].to(x.device))
             optimizer.zero_grad()
             loss.backward()
@@ -104,14 +108,16 @@ def train_features(x: Tensor, y: Tensor, classes: int) -> Features:
 
 
 def shifted(x: Tensor, source: torch.Generator) -> Tensor:
-    """Shifts each image ``(N, C, H, W)`` by a few random pixels, and fills the gap with the pixels of the edge."""
-    n, _, height, width = x.shape
-    reach = max(1, max(height, width) // REACH)
-    padded = functional.pad(x, (reach, reach, reach, reach), mode="replicate")
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
-    down, right = torch.randint(2 * reach + 1, (2, n), generator=source).to(x.device)
-    return windows[torch.arange(n, device=x.device), :, down, right]
+    """Shifts each image ``(N, C, *)`` by a few random pixels, and fills the gap with the pixels of the edge."""
+    n, _, *sides = x.shape
+    reach = max(1, max(sides) // REACH)
+    windows = functional.pad(x, (reach, reach) * len(sides), mode="replicate")
+    for axis, side in enumerate(sides):
+        windows = windows.unfold(2 + axis, side, 1)
+    shifts = torch.randint(2 * reach + 1, (len(sides), n), generator=source).to(x.device)
+    return windows[(torch.arange(n, device=x.device), slice(None), *shifts)]
 
 
-def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
-    return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+def _convolution(axes: int, inputs: int, outputs: int) -> list[nn.Module]:
+    convolution, norm = ((nn.Conv1d, nn.BatchNorm1d), (nn.Conv2d, nn.BatchNorm2d))[axes - 1]
+    return [convolution(inputs, outputs, 3, padding=1, bias=False), norm(outputs), nn.ReLU()]

@@ -1,4 +1,4 @@
-"""Metrics of generated images, computed from the features of a classifier of clean images.
+"""Metrics of generated images and signals, computed from the features of a classifier of clean images.
 
 The reference is the set of held-out images. The *floor* is the value of a random part of the training images that is as
 large as the set of generated images: the median over several parts. ``train`` is the value of all training images. The
@@ -22,9 +22,20 @@ from sdegen.core.errors import UserError
 from sdegen.core.randomness import generator
 from sdegen.datasets import Dataset
 from sdegen.datasets.base import chunks
-from sdegen.metrics.distances import affinity, frechet, kernel, nearest, precision, recall, spread, total_variation
+from sdegen.metrics.distances import (
+    affinity,
+    frechet,
+    kernel,
+    nearest,
+    precision,
+    recall,
+    share_difference,
+    spread,
+    total_variation,
+)
 from sdegen.metrics.features import Features
 from sdegen.metrics.points import Metrics, in_parts
+from sdegen.metrics.spectrum import band_powers, spectral
 
 REFERENCE = 10_000
 """Largest number of images of a set that are compared. Of a larger set, a random part is used."""
@@ -43,28 +54,33 @@ AS_MANY = "training images, as many as generated images, against held-out images
 Distance = Callable[[Tensor, Tensor], float]
 
 
-def measure_images(dataset: Dataset, x: Tensor, features: Features | None) -> Metrics:
+def measure_images(dataset: Dataset, x: Tensor, features: Features) -> Metrics:
     """Returns all metrics of images that were generated without a class.
 
     Args:
         dataset: the data, with a held-out part.
-        x: generated images in the user's units, ``(N, C, H, W)``.
-        features: classifier of the training images. None if they have no labels; then only near copies are counted.
+        x: generated images in the user's units, ``(N, C, *)``.
+        features: classifier of the training images; see :func:`fit_features`.
     """
     x = part(quantized(x.detach().cpu(), dataset.levels))
-    found: Metrics = {}
-    if features is not None:
-        sets = (x, part(dataset.x), part(_held_out(dataset)))
-        seen, known, unseen = (_seen(dataset, features, part) for part in sets)
-        within = affinity(unseen, unseen)
-        distances: dict[str, Distance] = {
-            "frechet": frechet,
-            "kernel": lambda a, b: kernel(a, b, within),
-            "precision": precision,
-            "recall": recall,
-        }
-        found = {name: _compared(distance, seen, known, unseen) for name, distance in distances.items()}
+    sets = (x, part(dataset.x), part(_held_out(dataset)))
+    seen, known, unseen = (features_of(dataset, features, one) for one in sets)
+    within = affinity(unseen, unseen)
+    distances: dict[str, Distance] = {
+        "frechet": frechet,
+        "kernel": lambda a, b: kernel(a, b, within),
+        "precision": precision,
+        "recall": recall,
+    }
+    found = {name: _compared(distance, seen, known, unseen) for name, distance in distances.items()}
+    if dataset.y is None:
+        labels = (features.classify(part) for part in (seen, known, unseen))
+        found["cluster_balance"] = _compared(share_difference, *labels)
+    else:
         found["class_balance"] = _class_balance(dataset, features.classify(seen), features.classify(known))
+    if max(x.shape[2:]) > 1:
+        powers = (band_powers(dataset.units.encode(one)) for one in sets)
+        found["spectrum"] = _compared(spectral, *powers)
     found["near_copies"] = _near_copies(dataset, x)
     return found
 
@@ -84,7 +100,7 @@ def measure_conditional(dataset: Dataset, x: Tensor, y: Tensor, features: Featur
     """
     x, y = part(quantized(x.detach().cpu(), dataset.levels)), part(y.cpu())
     (train, train_y), (held_out, held_out_y) = _labelled(dataset)
-    seen, known, unseen = (_seen(dataset, features, part) for part in (x, train, held_out))
+    seen, known, unseen = (features_of(dataset, features, part) for part in (x, train, held_out))
     spreads, recalls = [], []
     for label in y.unique():
         own, trained, reference = seen[y == label], known[train_y == label], unseen[held_out_y == label]
@@ -164,7 +180,7 @@ def _class_balance(dataset: Dataset, seen: Tensor, known: Tensor) -> dict[str, A
     }
 
 
-def _seen(dataset: Dataset, features: Features, x: Tensor) -> Tensor:
+def features_of(dataset: Dataset, features: Features, x: Tensor) -> Tensor:
     """Returns the features of images in the user's units, ``(N, F)``."""
     return torch.cat([features(dataset.units.encode(part)) for part in chunks(x)])
 

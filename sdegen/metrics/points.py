@@ -9,7 +9,8 @@ with a disjoint part as large as the held-out part. If there are then more gener
 are split into parts as large as the training set, and the value is the mean over these parts.
 
 For numbers, distances are in the user's units. For vectors, each coordinate is divided by its standard deviation; for
-signals, each channel. With
+signals, each channel. ``column_w1`` is the largest of the distances of the single coordinates of vectors; ``column`` is
+the name of this coordinate. With
 ``dataset.standardize=robust`` or ``quantile``, a few rows may dominate the standard deviations. Distances are then in
 the network's units, and coordinates are clipped to ±:data:`FARTHEST`, so that a few rows do not dominate.
 """
@@ -17,7 +18,7 @@ the network's units, and coordinates are clipped to ±:data:`FARTHEST`, so that 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,6 +37,8 @@ LEAST_REFERENCE = 2000
 """Smallest number of exact draws of a class in the reference for one of several classes."""
 FLOORS = 20
 """Number of sets over which the floor is the median."""
+COLUMNS = 8
+"""Largest number of columns whose distances are reported by name: the columns that are farthest off."""
 FARTHEST = 10.0
 """Bound to which the coordinates of heavy-tailed data are clipped, in the network's units."""
 
@@ -44,15 +47,7 @@ Metrics = dict[str, dict[str, Any]]
 
 def distances(dataset: Dataset, reference: Tensor) -> dict[str, Callable[[Tensor], float]]:
     """Returns, by name, the functions that measure the distance of points from ``reference`` for a data set."""
-    line = reference[0].numel() == 1
-    # The steps of a channel of signals have one unit, and so have all pixels.
-    deviation = reference.std((0, 2) if reference.ndim == 3 else 0, correction=0, keepdim=True)[0]
-    scale = torch.where(deviation > 0, deviation, 1.0) if reference.ndim < 4 and not line else torch.ones(())
-    bulk = dataset.standardize in ("robust", "quantile")
-
-    def placed(x: Tensor) -> Tensor:
-        return dataset.units.encode(x).clamp(-FARTHEST, FARTHEST) if bulk else x / scale
-
+    line, placed = reference[0].numel() == 1, _placing(dataset, reference)
     scaled = placed(reference)
     within = None if line else mean_distance(scaled, scaled)
     chosen: dict[str, Callable[[Tensor], float]] = {}
@@ -70,6 +65,40 @@ def distances(dataset: Dataset, reference: Tensor) -> dict[str, Callable[[Tensor
     return chosen
 
 
+def column_distances(dataset: Dataset, reference: Tensor) -> Callable[[Tensor], Tensor]:
+    """Returns the function that measures the W1 distance ``(d,)`` of each column of vectors from ``reference``."""
+    placed = _placing(dataset, reference)
+    columns = placed(reference).T.contiguous()
+    return lambda x: w1(placed(x).T.contiguous(), columns)
+
+
+def _placing(dataset: Dataset, reference: Tensor) -> Callable[[Tensor], Tensor]:
+    """Returns the map to the units in which distances are measured."""
+    line = reference[0].numel() == 1
+    if dataset.standardize in ("robust", "quantile"):
+        return lambda x: dataset.units.encode(x).clamp(-FARTHEST, FARTHEST)
+    # The steps of a channel of signals have one unit, and so have all pixels.
+    deviation = reference.std((0, 2) if reference.ndim == 3 else 0, correction=0, keepdim=True)[0]
+    scale = torch.where(deviation > 0, deviation, 1.0) if reference.ndim < 4 and not line else torch.ones(())
+    return lambda x: x / scale
+
+
+class Sets(NamedTuple):
+    """The sets that are compared to measure points.
+
+    Attributes:
+        parts: parts of the points; the value is the mean over the parts.
+        reference: the set from which the distance is measured.
+        pairs: sets of as many points and their references; the floor is the median over the pairs.
+        kind: sentence about the pairs.
+    """
+
+    parts: tuple[Tensor, ...]
+    reference: Tensor
+    pairs: list[tuple[Tensor, Tensor]]
+    kind: str
+
+
 def measure_points(dataset: Dataset, x: Tensor, reference: int | None = None) -> Metrics:
     """Returns the distances of points ``x``, in the user's units, with the floors and the values of the training set.
 
@@ -79,28 +108,53 @@ def measure_points(dataset: Dataset, x: Tensor, reference: int | None = None) ->
     if unmeasured(dataset):
         return {}
     # Round dequantised columns to the original values before the comparison.
-    x = dataset.rounded(x.detach().double().cpu())
-    parts: tuple[Tensor, ...] = (x,)
-    exact = dataset.draw(reference or REFERENCE, generator("cpu", 0, "reference"))
-    if exact is not None:
-        chosen = distances(dataset, exact)
-        kind = "exact draws"
-        draws = [_found(dataset.draw(len(x), generator("cpu", 0, "floor", i))) for i in range(FLOORS)]
-        floors = [{name: distance(draw) for name, distance in chosen.items()} for draw in draws]
-    else:
-        chosen = distances(dataset, _found(dataset.held_out).double())
-        parts = in_parts(x, min(len(x), len(dataset.x)))
-        kind, splits = "random parts of the data", [_split(dataset, len(parts[0]), i) for i in range(FLOORS)]
-        floors = [{name: distance(a) for name, distance in distances(dataset, b).items()} for a, b in splits]
-    return {
+    sets = _sets(dataset, dataset.rounded(x.detach().double().cpu()), reference or REFERENCE)
+    chosen = distances(dataset, sets.reference)
+    floors = [
+        {name: distance(a) for name, distance in (chosen if b is sets.reference else distances(dataset, b)).items()}
+        for a, b in sets.pairs
+    ]
+    found: Metrics = {
         name: {
-            "value": float(np.mean([distance(part) for part in parts])),
+            "value": float(np.mean([distance(part) for part in sets.parts])),
             "floor": float(np.median([floor[name] for floor in floors])),
             "train": distance(dataset.x.double()),
-            "floor_from": kind,
+            "floor_from": sets.kind,
         }
         for name, distance in chosen.items()
     }
+    return found | _column_metrics(dataset, sets) if sets.reference.ndim == 2 and x.shape[1] > 1 else found
+
+
+def _sets(dataset: Dataset, x: Tensor, reference: int) -> Sets:
+    exact = dataset.draw(reference, generator("cpu", 0, "reference"))
+    if exact is not None:
+        draws = [_found(dataset.draw(len(x), generator("cpu", 0, "floor", i))) for i in range(FLOORS)]
+        return Sets((x,), exact, [(draw, exact) for draw in draws], "exact draws")
+    parts = in_parts(x, min(len(x), len(dataset.x)))
+    splits = [_split(dataset, len(parts[0]), i) for i in range(FLOORS)]
+    return Sets(parts, _found(dataset.held_out).double(), splits, "random parts of the data")
+
+
+def _column_metrics(dataset: Dataset, sets: Sets) -> Metrics:
+    """Returns the W1 distance of the column that is farthest off, with the :data:`COLUMNS` farthest columns by name."""
+    chosen = column_distances(dataset, sets.reference)
+    values = torch.stack([chosen(part) for part in sets.parts])
+    floors = torch.stack([(chosen if b is sets.reference else column_distances(dataset, b))(a) for a, b in sets.pairs])
+    names, mean, middle = dataset.description.columns, values.mean(0), floors.quantile(0.5, dim=0)
+    columns = {
+        names[i] if names else f"x{i + 1}": {"value": float(mean[i]), "floor": float(middle[i])}
+        for i in mean.argsort(descending=True, stable=True)[:COLUMNS].tolist()
+    }
+    entry = {
+        "value": float(values.amax(1).mean()),
+        "floor": float(np.median(floors.amax(1))),
+        "train": float(chosen(dataset.x.double()).max()),
+        "floor_from": sets.kind,
+        "column": next(iter(columns)),
+        "columns": columns,
+    }
+    return {"column_w1": entry}
 
 
 def measure_labelled_points(dataset: Dataset, x: Tensor, y: Tensor) -> Metrics:
@@ -167,10 +221,12 @@ def score_error(dataset: Dataset, sde: SDE, score: Score, n: int = 1024) -> floa
 
 def table(metrics: Metrics, points: str = "samples") -> str:
     """Returns the metrics as lines of text; ``points`` is the heading of the values."""
-    lines = [f"{'':<14}{points:>10}{'floor':>10}{'training set':>14}"]
-    for name, entry in metrics.items():
+    names = [f"{name} ({entry['column']})" if "column" in entry else name for name, entry in metrics.items()]
+    width = max([14, *(len(name) + 1 for name in names)])
+    lines = [f"{'':<{width}}{points:>10}{'floor':>10}{'training set':>14}"]
+    for name, entry in zip(names, metrics.values(), strict=True):
         cells = [f"{entry[key]:.4g}" if entry[key] is not None else "" for key in ("value", "floor", "train")]
-        lines.append(f"{name:<14}{cells[0]:>10}{cells[1]:>10}{cells[2]:>14}")
+        lines.append(f"{name:<{width}}{cells[0]:>10}{cells[1]:>10}{cells[2]:>14}")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""Evaluation of a run: the likelihood of unseen data, a user's points, and interpolation between two points."""
+"""Evaluation of a run: likelihoods of unseen data and of a user's points, interpolation, and tests of samples."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from sdegen.flow.density import check_density
 from sdegen.flow.divergence import by_probes
 from sdegen.flow.likelihood import Likelihood, bits_per_dim
 from sdegen.metrics.points import Metrics, table, unmeasured
+from sdegen.metrics.two_sample import too_few
 from sdegen.runs import events, files, typicality
 from sdegen.runs.given import given
-from sdegen.runs.measures import measure, shuffled, spread_over_cells, unseen
+from sdegen.runs.measures import measure, shuffled, spread_over_cells, tell, unseen
 from sdegen.runs.run import Run
 from sdegen.sde.mixture import marginals
 
@@ -42,14 +43,14 @@ class Result(NamedTuple):
     Attributes:
         metrics: content of ``metrics.json``.
         arrays: content of the ``.npz`` file.
-        figure: figure of the result.
+        figure: figure of the result; None if the result is a number alone.
         points: kind of points, and the heading of the column of values.
         columns: columns of ``points.csv`` by name; None if there is no such file.
     """
 
     metrics: Metrics
     arrays: dict[str, Any]
-    figure: Figure
+    figure: Figure | None
     points: str
     columns: dict[str, list[str]] | None = None
 
@@ -109,9 +110,11 @@ class Evaluation:
                     f"use training points"
                 )
             check_density(self.run.dataset)
+        if metric == "c2st" and (why := too_few(self.run.dataset, self.count)):
+            raise UserError(f"metrics=c2st: {why}")
 
     def write(self, metric: str) -> files.Written:
-        """Compute ``likelihood``, ``samples`` or ``interpolation`` and write the result into the run's folder.
+        """Compute a metric and write the result into the run's folder; :data:`sdegen.config.options.METRIC` has the names.
 
         The result is in ``evaluations/<number>-<metric>/``. The likelihood of a user's points is in
         ``evaluations/<number>-points/``, with a table of the points in ``points.csv``.
@@ -130,7 +133,8 @@ class Evaluation:
             kept = {name: value for name, value in found.arrays.items() if value is not None}
             arrays: dict[str, Any] = {name: torch.as_tensor(value).cpu().numpy() for name, value in kept.items()}
             np.savez(folder / f"{metric}.npz", **arrays)
-            figures.save(found.figure, folder / "figures" / f"{metric}.png")
+            if found.figure is not None:
+                figures.save(found.figure, folder / "figures" / f"{metric}.png")
             if found.columns is not None:
                 with (folder / "points.csv").open("w", newline="", encoding="utf-8") as file:
                     rows = zip(*found.columns.values(), strict=True)
@@ -212,6 +216,13 @@ class Evaluation:
         paths = torch.stack([self.flow.interpolate(a, b, frames).cpu() for a, b in ends])
         arrays = {"x": x, "latent": latent, "paths": paths, "seed": self.seed}
         return Result(metrics, arrays, figures.interpolation(dataset, paths), kind)
+
+    def c2st(self) -> Result:
+        """Return the accuracy with which a classifier tells samples of the run's own sampler from unseen data."""
+        run = self.run
+        log.info(f"c2st of {self.count} samples, {run.weights_used()}")
+        x = run.sample(self.count, seed=self.seed, batch_size=int(self.settings["batch_size"])).cpu()
+        return Result(tell(run.dataset, x, run.folder), {"x": x, "seed": self.seed}, None, "samples")
 
     def _exact(self, x: Tensor) -> Tensor | None:
         """Return the exact log-density at t = eps, in nats and in the user's units; None if it is not known."""

@@ -1,4 +1,4 @@
-"""Metrics of samples and of classifiers, chosen by the kind of data: points, images, or images of given classes."""
+"""Metrics of samples and of classifiers, chosen by the kind of data: points, or images and signals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from sdegen.core.errors import UserError
 from sdegen.core.randomness import generator
 from sdegen.datasets import Dataset
 from sdegen.flow.likelihood import dequantized
-from sdegen.metrics.features import Features, train_features
+from sdegen.metrics.features import Features
+from sdegen.metrics.labels import feature_classes
 from sdegen.metrics.points import Metrics, averaged_over_classes
 from sdegen.models.classifier import ClassifierModel, log_likelihood_by_time
 from sdegen.runs import files
@@ -32,11 +33,11 @@ JUDGED = 1000
 
 
 def measure(dataset: Dataset, x: Tensor, y: Tensor | None, folder: Path) -> Metrics:
-    """Returns the metrics of points or images with their floors; empty if nothing can be measured.
+    """Returns the metrics of points, images or signals with their floors; empty if nothing can be measured.
 
     ``x`` is ``(N, *)`` in the user's units, on the CPU. ``y`` is ``(N,)``, the classes of guided samples, or None. The
     points of a class are compared with the data of this class.
-    ``folder`` is the run's folder; it contains the classifier that computes the features of images.
+    ``folder`` is the run's folder; it contains the classifier that computes the features of images and signals.
     """
     if dataset.units.kind == "vectors":
         if y is None or dataset.y is None:
@@ -45,17 +46,14 @@ def measure(dataset: Dataset, x: Tensor, y: Tensor | None, folder: Path) -> Metr
     # Compare images with held-out images, because the classes of fresh images are not known.
     if len(x) < 2 or dataset.held_out is None:
         return {}
-    if dataset.units.kind == "signals":
-        if y is None or dataset.y is None:
-            return metrics.measure_signals(dataset, x)
-        whole = metrics.measure_signals(dataset, x) if len(y.unique()) == dataset.classes else {}
-        return {**whole, "agreement": metrics.agreement(dataset, x, y)}
-    features = _features(dataset, folder)
-    if y is None or features is None:
-        return metrics.measure_images(dataset, x, features)
-    conditional = metrics.measure_conditional(dataset, x, y, features)
-    whole = metrics.measure_images(dataset, x, features) if len(y.unique()) == dataset.classes else {}
-    return {**whole, **conditional}
+    features, whole = _features(dataset, folder), {}
+    if y is None or dataset.y is None or len(y.unique()) == dataset.classes:
+        if dataset.units.kind == "signals":
+            whole = metrics.measure_signals(dataset, x)
+        whole |= metrics.measure_images(dataset, x, features)
+    if y is None or dataset.y is None:
+        return whole
+    return {**whole, **metrics.measure_conditional(dataset, x, y, features)}
 
 
 def score_error(dataset: Dataset, sde: SDE, score: Callable[[int | None], Score], y: Tensor | None) -> Metrics:
@@ -73,6 +71,21 @@ def score_error(dataset: Dataset, sde: SDE, score: Callable[[int | None], Score]
     if y is None or dataset.law is None:
         return error(dataset, None)
     return averaged_over_classes({label: error(dataset.of_class(label), label) for label in y.unique().tolist()})
+
+
+def tell(dataset: Dataset, x: Tensor, folder: Path) -> Metrics:
+    """Returns the accuracy with which a classifier tells ``x`` from unseen data; see :func:`sdegen.metrics.c2st`.
+
+    Images and signals are told apart by their features. The arguments are those of :func:`measure`; the result is empty
+    if there are no unseen data, or fewer than :data:`sdegen.metrics.two_sample.FEWEST` points.
+    """
+    if dataset.units.kind == "vectors":
+        return metrics.measure_c2st(dataset, dataset.rounded(x.detach().double().cpu()), dataset.units.encode)
+    if dataset.held_out is None:
+        return {}
+    features = _features(dataset, folder)
+    saved = metrics.quantized(x.detach().cpu(), dataset.levels)
+    return metrics.measure_c2st(dataset, saved, lambda part: metrics.features_of(dataset, features, part))
 
 
 def likelihood(dataset: Dataset, log_prob: Callable[[Tensor], Tensor], x: Tensor, seed: int) -> Metrics:
@@ -108,23 +121,18 @@ def shuffled(x: Tensor, seed: int) -> Tensor:
     return x[torch.randperm(len(x), generator=generator("cpu", seed, "order"))]
 
 
-def _features(dataset: Dataset, folder: Path) -> Features | None:
-    """Loads the classifier from the folder, or trains and saves it if the file is missing.
-
-    Returns None for data without labels.
-    """
-    if dataset.y is None or dataset.classes is None:
-        return None
+def _features(dataset: Dataset, folder: Path) -> Features:
+    """Loads the classifier from the folder, or trains and saves it if the file is missing."""
     path = folder / "features.pt"
     if path.exists():
-        features = Features(dataset.units.shape, dataset.classes)
+        features = Features(dataset.units.shape, feature_classes(dataset))
         try:
             features.load_state_dict(stored(path))  # type: ignore[arg-type]
         except (UserError, RuntimeError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: not a classifier for features ({type(error).__name__}): remove it") from None
         return features.eval()
-    log.info("training the classifier that gives the features of images")
-    features = train_features(dataset.units.encode(dataset.x).float(), dataset.y, dataset.classes)
+    log.info(f"training the classifier that gives the features of {'images' if dataset.x.ndim == 4 else 'signals'}")
+    features = metrics.fit_features(dataset)
     files.replace(path, lambda temporary: torch.save(features.state_dict(), temporary))
     return features
 

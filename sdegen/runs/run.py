@@ -292,7 +292,8 @@ class Run(Trained):
     def evaluate(self, x: Source | None = None, *, count: int = 2000, seed: int = 0) -> Metrics:
         """Return the metrics of the points ``x``, or of ``count`` samples of this run if ``x`` is None.
 
-        The metrics are distances between the points and the data. If ``x`` is given and the data are vectors with a
+        The metrics are distances between the points and the data, and ``c2st``, the accuracy with which a classifier
+        tells the points from unseen data. If ``x`` is given and the data are vectors with a
         density, ``nll`` is the mean negative log-density of ``x`` under the model. Each metric has a ``value``, a
         ``floor`` (the value for unseen data) and ``train`` (the value for training points). Labels in a file or a data
         frame are compared with the labels of the data. If the run is guided towards a class, the data are those of the
@@ -302,6 +303,8 @@ class Run(Trained):
 
         batch, labels = self._samples_unless_given(x, count, seed)
         metrics = measures.measure(self.dataset, batch, labels, self.folder)
+        if self.guidance is None:
+            metrics |= measures.tell(self.dataset, batch, self.folder)
         if self.guidance is None and x is not None and len(self.units.shape) == 1 and self._has_density():
             flow, exact = self.flow(), by_probes(0, self.units.size)
             metrics |= measures.likelihood(self.dataset, lambda x: flow.log_prob(x, exact, seed).log_p, batch, seed)

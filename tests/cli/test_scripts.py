@@ -47,7 +47,7 @@ def test_a_run_leaves_what_the_interface_says(trained: Path) -> None:
     assert provenance["training"]["steps"] == 4
     assert "trained in" in (latest / "train.log").read_text()
     metrics = json.loads((latest / "metrics.json").read_text())
-    assert set(metrics) == {"sliced_w1", "energy", "mode_weights", "off_support", "score_error"}
+    assert set(metrics) == {"sliced_w1", "energy", "column_w1", "mode_weights", "off_support", "score_error"}
     assert all({"value", "floor", "train"} <= set(entry) for entry in metrics.values())
 
 
@@ -418,6 +418,16 @@ def test_likelihood_of_the_exact_score_is_its_floor(exact: Path, monkeypatch: py
     assert again["value"] < 1e-3
 
 
+def test_c2st_tells_the_samples_of_three_steps_from_the_data(exact: Path) -> None:
+    result = run("evaluate", "run=outputs/smile_noisy/latest", "metrics=c2st", "count=300", cwd=exact)
+    assert result.returncode == 0, result.stderr
+    folder = exact / re.findall(r"results in (.*)", result.stdout)[0]
+    assert {path.name for path in folder.iterdir()} == {"config.yaml", "metrics.json", "c2st.npz"}
+    assert len(np.load(folder / "c2st.npz")["x"]) == 300
+    found = json.loads((folder / "metrics.json").read_text())["c2st"]
+    assert found["floor"] < 0.56 < 0.6 < found["value"] <= 1
+
+
 def test_evaluation_mistakes_are_told_and_leave_nothing(exact: Path, trained: Path) -> None:
     for folder, name, option, words in (
         (trained, "smile", "metrics=likelihood", "the data lie on a curve or at points and have no density"),
@@ -431,10 +441,11 @@ def test_evaluation_mistakes_are_told_and_leave_nothing(exact: Path, trained: Pa
         (exact, "smile_noisy", "dataset.path=new.csv", "give new points as points=new.csv"),
         (exact, "smile_noisy", "points=new.csv", "points=new.csv: no such file"),
         (exact, "smile_noisy", "metrics=samples", "add points=theirs.csv"),
+        (exact, "smile_noisy", "metrics=c2st count=9", "metrics=c2st: 9 samples are too few: set count to 20 or more"),
         (exact, "smile_noisy", "probe=1", "did you mean probes?"),
     ):
         before = sorted((folder / "outputs").rglob("*"))
-        result = run("evaluate", f"run=outputs/{name}/latest", option, cwd=folder)
+        result = run("evaluate", f"run=outputs/{name}/latest", *option.split(), cwd=folder)
         assert result.returncode == 2
         assert len(result.stderr.splitlines()) == 1, result.stderr
         assert words in result.stderr
@@ -545,7 +556,7 @@ def test_digits_leave_their_figures_and_measures(digits: Path) -> None:
     latest = newest(digits, "digits")
     assert {path.name for path in (latest / "figures").iterdir()} == {"samples.png", "generation.png", "generation.gif"}
     found = json.loads((latest / "metrics.json").read_text())
-    assert set(found) == {"frechet", "kernel", "precision", "recall", "class_balance", "near_copies"}
+    assert set(found) == {"frechet", "kernel", "precision", "recall", "class_balance", "spectrum", "near_copies"}
     classifier = newest(digits, "digits_classifier")
     assert (classifier / "figures" / "accuracy.png").exists()
     assert 0 < json.loads((classifier / "metrics.json").read_text())["accuracy"]["value"] < 1

@@ -10,7 +10,7 @@ import torch
 from scipy.stats import wasserstein_distance
 
 from sdegen import metrics
-from sdegen.datasets import Dataset, Mixture, Smile
+from sdegen.datasets import Dataset, Description, Mixture, Smile
 from sdegen.metrics import points
 from sdegen.sde import VP, LinearSDE
 from sdegen.sde.mixture import Marginals
@@ -148,7 +148,7 @@ def test_file_is_measured_against_its_held_out_part(tmp_path) -> None:  # noqa: 
     np.save(tmp_path / "a.npy", normal(1000, 3).numpy())
     dataset = File(0, str(tmp_path / "a.npy"))
     found = metrics.measure_points(dataset, normal(500, 3, seed=9))
-    assert set(found) == {"sliced_w1", "energy"}
+    assert set(found) == {"sliced_w1", "energy", "column_w1"}
     for entry in found.values():
         assert entry["floor_from"] == "random parts of the data"
         assert 0 < entry["value"] < 2.5 * entry["floor"]
@@ -164,6 +164,25 @@ def test_table_has_a_line_for_each_metric() -> None:
     assert len({len(line) for line in lines}) == 1
 
 
+def test_the_column_that_is_farthest_off_is_named() -> None:
+    x, names = normal(3000, 12), tuple(f"c{i}" for i in range(11)) + ("income",)
+    dataset = Dataset(x[:1000], x[1000:2000], description=Description(names))
+    shift = torch.zeros(12).double()
+    shift[11], shift[3] = 2.0, -0.7
+    entry = metrics.measure_points(dataset, dataset.held_out + shift)["column_w1"]  # type: ignore[operator]
+    deviation = x[1000:2000].std(0, correction=0)
+    assert entry["column"] == "income"
+    assert entry["value"] == pytest.approx(2 / float(deviation[11]))
+    assert list(entry["columns"])[:2] == ["income", "c3"] and len(entry["columns"]) == 8
+    assert entry["columns"]["c3"]["value"] == pytest.approx(0.7 / float(deviation[3]))
+    # The floor is that of the largest distance of twelve, not that of one column.
+    assert entry["floor"] > 1.2 * entry["columns"]["income"]["floor"]
+    assert "column_w1 (income)" in metrics.table({"column_w1": entry})
+    unnamed = metrics.measure_points(Dataset(x[:1000], x[1000:2000]), x[2000:] + shift)["column_w1"]
+    assert unnamed["column"] == "x12"
+    assert "column_w1" not in metrics.measure_points(Dataset(x[:1000, :1], x[1000:2000, :1]), x[2000:, :1])
+
+
 @pytest.mark.parametrize(("trained", "held_out", "drawn"), [(600, 150, 20), (400, 400, 2000), (200, 50, 200)])
 def test_exact_draws_reach_the_floor_however_many_they_are(trained: int, held_out: int, drawn: int) -> None:
     """The distribution is not known, so the held-out part is the reference.
@@ -175,8 +194,19 @@ def test_exact_draws_reach_the_floor_however_many_they_are(trained: int, held_ou
     for seed in range(24):
         x = normal(trained + held_out + drawn, 2, seed) @ torch.tensor([[1.0, 0.5], [0.0, 2.0]], dtype=torch.float64)
         train, test, samples = x.split([trained, held_out, drawn])
-        for name, entry in metrics.measure_points(Dataset(train, test), samples).items():
-            ratios.setdefault(name, []).append(entry["value"] / entry["floor"])
+        found = metrics.measure_points(Dataset(train, test), samples)
+        for name in ("sliced_w1", "energy"):
+            ratios.setdefault(name, []).append(found[name]["value"] / found[name]["floor"])
     assert {name: median(of) for name, of in ratios.items()} == {
         name: pytest.approx(1, abs=0.15) for name in ("sliced_w1", "energy")
     }
+
+
+def test_the_largest_distance_of_the_columns_reaches_its_floor() -> None:
+    ratios = []
+    for seed in range(60):
+        train, test, samples = normal(450, 5, seed).split([200, 50, 200])
+        dataset = Dataset(train, test)
+        entry = points._column_metrics(dataset, points._sets(dataset, samples))["column_w1"]
+        ratios.append(entry["value"] / entry["floor"])
+    assert median(ratios) == pytest.approx(1, abs=0.1)

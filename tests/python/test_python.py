@@ -176,6 +176,7 @@ def test_metrics_know_the_data_from_others(run: sdegen.Run) -> None:
     assert good["energy"]["value"] < 3 * good["energy"]["floor"] < bad["energy"]["value"]
     assert good["nll"]["value"] == pytest.approx(good["nll"]["floor"], abs=0.2)
     assert bad["nll"]["value"] > good["nll"]["value"]
+    assert good["c2st"]["value"] < 0.54 < 0.7 < bad["c2st"]["value"]
     own = run.evaluate(count=200)
     assert own["energy"] == run.evaluate(run.sample(200))["energy"]
 
