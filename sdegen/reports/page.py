@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -84,9 +85,14 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {"formulas": formulas, "described": meaning}
+    environment.filters |= {"formulas": formulas, "described": meaning, "plain": plain}
     environment.tests["measure"] = lambda name: bool(described(name))
     return environment
+
+
+def plain(name: str) -> str:
+    """Returns the name of a measure without what follows in brackets or parentheses, such as the name of a column."""
+    return re.split(r"[ \[(]", name)[0]
 
 
 def meaning(name: str) -> str:
@@ -109,6 +115,10 @@ def run_content(run: FinishedRun, keys: Sequence[str]) -> dict[str, Any]:
     """Returns the content of a run; ``keys`` are the options in which the runs of the folder differ."""
     available = pictures(run)
     chosen = {stem: available[stem] for stem in SHOWN if stem in available}
+    for path in sorted((run.folder / "evaluations").glob("*/figures/*.png")):
+        # The folders are numbered, so that the newest evaluation of each kind is left.
+        if _is_picture(path):
+            chosen[path.stem] = path
     frontiers = filter(_is_picture, (run.folder / "frontiers").glob("*/frontier.png"))
     if newest := max(frontiers, default=None):
         chosen["quality against evaluations and seconds"] = newest

@@ -116,7 +116,7 @@ def _runs(runs: Sequence[FinishedRun]) -> dict[str, Any]:
 def _measures(runs: Sequence[FinishedRun]) -> list[tuple[str, str]]:
     """Returns the measures of the runs, and of their guided samples, with their meanings."""
     everything = [*runs, *filter(None, map(page.guided_samples, runs))]
-    names = dict.fromkeys(name for run in everything for name in run.metrics)
+    names = dict.fromkeys(name for run in everything for name in map(page.plain, run.metrics))
     return [(name, words) for name in names if (words := described(name))]
 
 

@@ -114,7 +114,9 @@ class Evaluation:
             raise UserError(f"metrics=c2st: {why}")
 
     def write(self, metric: str) -> files.Written:
-        """Compute a metric and write the result into the run's folder; :data:`sdegen.config.options.METRIC` has the names.
+        """Compute a metric and write the result into the run's folder.
+
+        The names of metrics are in :data:`sdegen.config.options.METRIC`.
 
         The result is in ``evaluations/<number>-<metric>/``. The likelihood of a user's points is in
         ``evaluations/<number>-points/``, with a table of the points in ``points.csv``.

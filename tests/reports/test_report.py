@@ -230,9 +230,20 @@ def test_on_paper_there_are_no_contents_and_every_run(sweep: Path, browser: Brow
     browser.call("Emulation.setEmulatedMedia", media="")
 
 
-def test_every_measure_is_explained_where_it_stands(sweep: Path) -> None:
-    path, entries, _ = report.write(sweep)
+def test_every_measure_is_explained_where_it_stands(sweep: Path, tmp_path: Path) -> None:
+    """A name may be followed by that of a column, which may be any text; all links have a target."""
+    root = tmp_path / "outputs"
+    shutil.copytree(sweep, root)
+    file = root / "8-smile" / "metrics.json"
+    odd = {f"ks ({name})": {"value": 0.5} for name in ("age", 'a "b" <i>')}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **odd}))
+    path, entries, _ = report.write(root)
     text = path.read_text()
+    page = Page(text)
+    links = [address.removeprefix("#") for address in page.addresses if address.startswith("#")]
+    assert "measure-ks" in links and set(links) <= set(page.ids) and len(set(page.ids)) == len(page.ids)
+    assert 'ks (a "b" <i>)' in page.text
+    entries = [entry for entry in entries if entry.folder.name != "8-smile"]
     for name in entries[0].metrics:
         meaning = described(name)
         assert meaning and text.count(f'title="{escape(meaning)}"') >= len(entries)
