@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from sdegen.cli.composition import Composition
 from sdegen.cli.guard import user_errors
 from sdegen.config.compose import CONF, Config
 from sdegen.config.options import TRAIN
+from sdegen.core.checks import as_path, explained
 from sdegen.core.errors import UserError
 from sdegen.runs import files, session
 from sdegen.runs.arrays import ArrayLike, array
@@ -24,6 +26,7 @@ DATA = "data.npz"
 """File in a run's folder with the array that the run was trained on."""
 
 
+@explained
 @user_errors()
 def train(*overrides: str, folder: str | Path | None = None, **options: Any) -> Run:  # noqa: ANN401
     """Train a run as ``sdegen train`` does, then write samples, metrics and figures into its folder.
@@ -52,6 +55,7 @@ def train(*overrides: str, folder: str | Path | None = None, **options: Any) -> 
     return session.train(config, _folder(config, folder), command=_command("train", overrides, options))
 
 
+@explained
 @user_errors()
 def fit(
     x: ArrayLike,
@@ -79,11 +83,12 @@ def fit(
     Raises:
         UserError: see :func:`train`; also if the array cannot be trained on.
     """
+    _check_not_named(x)
     if isinstance(y, str):
         overrides, y = (y, *overrides), None
     arguments = _arguments(("dataset=file", "dataset.path=x", "name=array", *overrides))
-    given = {"x": x, "y": y}
-    arrays = {name: array(name, values).cpu().numpy() for name, values in given.items() if values is not None}
+    given = {"x": x} if y is None else {"x": x, "y": y}
+    arrays = {name: array(name, values).cpu().numpy() for name, values in given.items()}
     config = _config(arguments, options)
     own = _folder(config, folder).absolute()
     if any((own / "checkpoints").glob("*.pt")):
@@ -106,6 +111,17 @@ def fit(
                 own.rmdir()
         # Name the argument x in the message, because the user does not know the file.
         raise UserError(str(error).replace(f"dataset.path={path}: ", "x: ")) from error
+
+
+def _check_not_named(x: object) -> None:
+    """Raises UserError if ``x`` is an option or the path of a file, and not an array."""
+    if isinstance(x, str) and "=" in x:
+        raise UserError(f"x: {x!r} is an option, not points: give the points first, or use sdegen.train({x!r})")
+    if isinstance(x, str | os.PathLike):
+        path = f"dataset.path={os.fspath(x)}"
+        raise UserError(
+            f"x: {str(x)!r} is a path, not points: use sdegen.train('dataset=file', {path!r}), or read the file first"
+        )
 
 
 def _arguments(overrides: tuple[str, ...]) -> Arguments:
@@ -134,7 +150,11 @@ def _config(arguments: Arguments, options: dict[str, Any]) -> Config:
 
 def _folder(config: Config, folder: str | Path | None) -> Path:
     """Returns the run's folder, which is ``folder`` or a new folder with the date and time as its name."""
-    return Path(f"outputs/{config['name']}/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}" if folder is None else folder)
+    return Path(
+        f"outputs/{config['name']}/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+        if folder is None
+        else as_path("folder", folder)
+    )
 
 
 def _command(name: str, overrides: tuple[str, ...], options: dict[str, Any]) -> str:
