@@ -50,7 +50,8 @@ def train(*overrides: str, folder: str | Path | None = None, **options: Any) -> 
     if arguments.values().get("resume") is not None:
         if folder is not None:
             raise UserError("folder: a resumed run stays in its own folder: leave out folder=")
-        return resume(arguments, overrides, **{f"trainer.{key}": value for key, value in options.items()})
+        changes = {f"trainer.{key}": value for key, value in options.items()}
+        return resume(arguments, overrides, _command("train", overrides, options), **changes)
     config = _config(arguments, options)
     return session.train(config, _folder(config, folder), command=_command("train", overrides, options))
 

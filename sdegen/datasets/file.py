@@ -63,6 +63,11 @@ class File(Dataset):
     ) -> None:
         check_share(held_out)
         x, y, mapped = read(Path(path), self.MAPPED)
+        classes = None if y is None else count_classes(y)
+        if all(bool((part == x[0]).all()) for part in chunks(x)):
+            raise ValueError(
+                f"path={path}: all {len(x)} points are equal, so there is nothing to learn: give points that differ"
+            )
         kept = min(max(1, round(held_out * len(x))), len(x) - 2)
         order = torch.randperm(len(x), generator=generator("cpu", seed, "data"))
         train, test = order[kept:], order[:kept]
@@ -80,7 +85,7 @@ class File(Dataset):
             levels=levels,
             y=None if y is None else y[train],
             held_out_y=None if y is None else y[test],
-            classes=None if y is None else count_classes(y),
+            classes=classes,
             dequantize=dequantize,
             mapped=mapped,
         )

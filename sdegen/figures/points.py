@@ -57,7 +57,9 @@ def _density(axes: Axes, dataset: Dataset, x: Tensor, colour: str) -> None:
 def _cloud(axes: Axes, dataset: Dataset, x: Tensor, colour: str, size: float) -> None:
     """Draws the first two coordinates of points in the view of the data; the title counts points out of view."""
     low, high = dataset.x.amin(0)[:2].numpy(), dataset.x.amax(0)[:2].numpy()
-    low, high = low - 0.12 * (high - low), high + 0.12 * (high - low)
+    # A constant column has no range: show it in a range of 1.
+    margin = np.where(high > low, 0.12 * (high - low), 0.5)
+    low, high = low - margin, high + margin
     points = x[:, :2].numpy()
     axes.scatter(points[:, 0], points[:, 1], s=size, color=colour, linewidths=0)
     axes.set(xlabel="$x_1$", xlim=(low[0], high[0]), ylim=(low[1], high[1]))

@@ -95,7 +95,7 @@ def run_content(run: FinishedRun, keys: Sequence[str]) -> dict[str, Any]:
         "anchor": anchor("run", run.folder),
         "name": run.folder.name,
         "differs": ", ".join(f"{key}={run.options[key]}" for key in keys if key in run.options),
-        "command": str(run.provenance.get("command", "")),
+        "commands": "\n".join(run.commands),
         "cost": cost(run),
         "metrics": metrics([run]),
         "pictures": [picture(path, f"{run.name}: {stem}") for stem, path in chosen.items()],

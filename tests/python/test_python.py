@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from PIL import Image
 import sdegen
 from sdegen.config.compose import composed
 from sdegen.metrics import features
+from sdegen.reports import report
 from sdegen.runs import checkpoint, session
 
 SMALL = ("network.hidden=[16]", "trainer.preview_every=0", "figures=false", "sampler.steps=5", "count=50")
@@ -205,6 +208,15 @@ def test_a_notebook_shows_the_figures_and_an_animation(run: sdegen.Run) -> None:
     assert gif.n_frames > 5  # type: ignore[attr-defined]
 
 
+def test_one_constant_column_is_drawn_without_a_warning() -> None:
+    run = sdegen.fit(np.column_stack([np.full(30, 7.0), X[:, 0]]), *SMALL, steps=2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        data, samples = run.draw(np.column_stack([np.full(30, 7.0), X[:, 1]])).axes
+    assert not caught
+    assert data.get_xlim() == samples.get_xlim() == (6.5, 7.5)
+
+
 def test_a_run_says_what_it_is(run: sdegen.Run) -> None:
     said = repr(run.using("adams"))
     parts = ("smile_noisy: ", "dataset=smile", "sde=vp", "network=mlp", "sampler=adams", "step 30", str(run.folder))
@@ -256,6 +268,9 @@ MISTAKES: list[tuple[Callable[[], object], str]] = [
     (lambda: sdegen.fit(X[:2]), "x: holds 2 points, but training needs at least 3"),
     (lambda: sdegen.fit(np.zeros((3, 4, 5))), r"x: shape \(3, 4, 5\) is neither"),
     (lambda: sdegen.fit(X, [1, 2]), "x: y must be 30 integers"),
+    (lambda: sdegen.fit(np.ones((30, 2))), "x: all 30 points are equal, so there is nothing to learn"),
+    (lambda: sdegen.fit([3.0] * 30), "x: all 30 points are equal"),
+    (lambda: sdegen.fit(np.full((30, 1, 8, 8), 7, np.uint8)), "x: all 30 points are equal"),
     (lambda: sdegen.fit(X, "network=unet"), "network: .*"),
     (lambda: sdegen.load("nowhere"), "nowhere: no such folder"),
 ]
@@ -333,3 +348,19 @@ def test_the_record_of_a_run_has_the_call(run: sdegen.Run) -> None:
     command = json.loads((run.folder / "provenance.json").read_text())["command"]
     assert command.startswith("sdegen.train('experiment=smile_noisy', ")
     assert command.endswith("steps=30)")
+
+
+def test_the_record_of_a_resumed_run_has_all_calls(tmp_path: Path) -> None:
+    """The first command stays. Each resume adds its own, from Python and from the shell, also to the report."""
+    sdegen.train("dataset=moons", *SMALL, folder="run", steps=3)
+    sdegen.train("resume=run", steps=4)
+    assert shell("train", "resume=run", "trainer.steps=5", cwd=tmp_path).returncode == 0
+    first, *resumed = (json.loads(Path("run/provenance.json").read_text())[key] for key in ("command", "resumed"))
+    assert first.startswith("sdegen.train('dataset=moons', ")
+    ((python, command),) = resumed
+    assert python == {"step": 3, "command": "sdegen.train('resume=run', steps=4)"}
+    assert command.keys() == {"step", "command"} and command["step"] == 4
+    assert command["command"].endswith("train.py resume=run trainer.steps=5")
+    page, _, _ = report.write(Path())
+    shown = html.unescape(page.read_text())
+    assert "\n".join([first, python["command"], command["command"]]) in shown
