@@ -30,6 +30,11 @@ __all__ = ["Run", "UserError", "fit", "load", "train"]
 _LATE = {"Run": "sdegen.runs.run", "load": "sdegen.runs.run", "fit": "sdegen.cli.python", "train": "sdegen.cli.python"}
 
 
+def __dir__() -> list[str]:
+    # Without this function, tab completion would not show names before their first use.
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the signature that Python prescribes
     if name not in _LATE:
         raise AttributeError(f"module 'sdegen' has no attribute {name!r}")

@@ -23,6 +23,8 @@ from sdegen.core import schema
 from sdegen.core.meanings import WORDS
 from sdegen.reports.errata import errata
 
+COMPUTED = {"${hydra:runtime.choices.dataset}": "name of the data set"}
+"""Words for default values that are computed from other options."""
 NOT_OPTIONS = ("defaults", "hydra", "_target_")
 
 
@@ -123,6 +125,8 @@ def literal(value: object) -> str:
     """Returns a value in YAML, as literal text, or the word ``required``."""
     if value is schema.REQUIRED or value == "???":
         return "required"
+    if isinstance(value, str) and value in COMPUTED:
+        return COMPUTED[value]
     text = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n...\n").strip()
     return f"``{text}``" if text.strip("'") else "empty"
 

@@ -10,6 +10,7 @@ import json
 import logging
 import re
 import runpy
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,18 +55,19 @@ def train(config: Config, job: Job) -> None:
 
     new = True
     if job.swept:
-        new = ledger.attempt(folder, config, start, lambda: session.resume(folder, {}, schema.ANYTHING))
+        new = ledger.attempt(folder, config, start, lambda: session.resume(folder, {}, schema.ANYTHING, job.command))
     else:
         start()
     log.info(f"results in {folder}" + ("" if new else ", from an earlier command"))
 
 
-def resume(arguments: Arguments, given: Sequence[str], **options: object) -> Run:
+def resume(arguments: Arguments, given: Sequence[str], command: str, **options: object) -> Run:
     """Resume the run that ``resume=`` names, in its own folder. The other arguments change options of the run.
 
     Args:
         arguments: arguments as Hydra reads them.
         given: same arguments, as the user wrote them.
+        command: command line or Python call, which is recorded in ``provenance.json``.
         options: values of further options, by path.
 
     Raises:
@@ -77,7 +79,7 @@ def resume(arguments: Arguments, given: Sequence[str], **options: object) -> Run
     changes = arguments.values() | options
     foreign = [argument for argument in given if argument.lstrip("+").partition("=")[0] not in changes]
     folder, trust = Path(str(changes.pop("resume"))), names(changes.pop("trust", None))
-    return session.resume(folder, {**dict.fromkeys(foreign), **changes}, trust)
+    return session.resume(folder, {**dict.fromkeys(foreign), **changes}, trust, command)
 
 
 def forecast(plan: Plan) -> None:
@@ -100,7 +102,8 @@ def run_train(program: str, given: Sequence[str]) -> None:
         arguments = read(given)
         options = arguments.values()
         if options.get("resume") is not None:
-            log.info(f"results in {resume(arguments, given).folder}")
+            run = resume(arguments, given, f"{program} {shlex.join(given)}")
+            log.info(f"results in {run.folder}")
             return
         if options.get("forecast"):
             command = CONFIGURED["train"]
@@ -198,8 +201,17 @@ def verified(config: Config) -> tuple[Any, Any]:
     return sde, sampler
 
 
+def described(config: Config, group: str) -> str:
+    """Returns the choice of a group with its options, such as ``sde=ve (sigma_min=0.01, sigma_max=50.0)``."""
+    from sdegen.config.options import flat_options
+
+    (_, name), *values = flat_options({group: config[group]})
+    given = ", ".join(f"{path.removeprefix(f'{group}.')}={value}" for path, value in values if value is not None)
+    return f"{group}={name} ({given})" if given else f"{group}={name}"
+
+
 def verify(config: Config, job: Job) -> bool:
-    """Log the outcomes of all proofs; return True if a proof fails."""
+    """Log the SDE, the sampler and the outcomes of all proofs; return True if a proof fails."""
     import torch
 
     from sdegen.metrics import verification
@@ -211,6 +223,7 @@ def verify(config: Config, job: Job) -> bool:
         log.info(json.dumps([proof._asdict() for proof in found], indent=2))
     else:
         width = max(len(proof.claim) for proof in found)
+        log.info(", ".join(described(config, group) for group in ("sde", "sampler")))
         lines = (f"{OUTCOMES[p.holds]:4}  {p.claim:{width}}  {p.measured:>9}  {p.allowed}".rstrip() for p in found)
         log.info("\n".join(lines))
     return any(proof.holds is False for proof in found)

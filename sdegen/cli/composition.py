@@ -139,7 +139,7 @@ class Composition:
         try:
             yield
         except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(mistakes.explain(error, self.known)) from None
+            raise UserError(mistakes.explain(error, self.known, self.name)) from None
 
     def _composed(self, overrides: Sequence[str], mode: RunMode = RunMode.MULTIRUN) -> DictConfig:
         self._check_choices(overrides)

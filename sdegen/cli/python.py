@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from sdegen.cli.composition import Composition
 from sdegen.cli.guard import user_errors
 from sdegen.config.compose import CONF, Config
 from sdegen.config.options import TRAIN
+from sdegen.core.checks import as_path, explained
 from sdegen.core.errors import UserError
 from sdegen.runs import files, session
 from sdegen.runs.arrays import ArrayLike, Frame, data
@@ -25,6 +27,7 @@ DATA = "data.npz"
 """File in a run's folder with the array that the run was trained on."""
 
 
+@explained
 @user_errors()
 def train(*overrides: str, folder: str | Path | None = None, **options: Any) -> Run:  # noqa: ANN401
     """Train a run as ``sdegen train`` does, then write samples, metrics and figures into its folder.
@@ -48,11 +51,13 @@ def train(*overrides: str, folder: str | Path | None = None, **options: Any) -> 
     if arguments.values().get("resume") is not None:
         if folder is not None:
             raise UserError("folder: a resumed run stays in its own folder: leave out folder=")
-        return resume(arguments, overrides, **{f"trainer.{key}": value for key, value in options.items()})
+        changes = {f"trainer.{key}": value for key, value in options.items()}
+        return resume(arguments, overrides, _command("train", overrides, options), **changes)
     config = _config(arguments, options)
     return session.train(config, _folder(config, folder), command=_command("train", overrides, options))
 
 
+@explained
 @user_errors()
 def fit(
     x: ArrayLike | Frame,
@@ -84,6 +89,7 @@ def fit(
     Raises:
         UserError: see :func:`train`; also if the array cannot be trained on.
     """
+    _check_not_named(x)
     if isinstance(y, str):
         overrides, y = (y, *overrides), None
     arguments = _arguments(("dataset=file", "dataset.path=x", "name=array", *overrides))
@@ -112,6 +118,17 @@ def fit(
         raise UserError(str(error).replace(f"dataset.path={path}: ", "x: ").replace("x: y: ", "y: ")) from error
 
 
+def _check_not_named(x: object) -> None:
+    """Raises UserError if ``x`` is an option or the path of a file, and not an array."""
+    if isinstance(x, str) and "=" in x:
+        raise UserError(f"x: {x!r} is an option, not points: give the points first, or use sdegen.train({x!r})")
+    if isinstance(x, str | os.PathLike):
+        path = f"dataset.path={os.fspath(x)}"
+        raise UserError(
+            f"x: {str(x)!r} is a path, not points: use sdegen.train('dataset=file', {path!r}), or read the file first"
+        )
+
+
 def _arguments(overrides: tuple[str, ...]) -> Arguments:
     for override in overrides:
         if not isinstance(override, str) or override.startswith("-"):
@@ -138,7 +155,11 @@ def _config(arguments: Arguments, options: dict[str, Any]) -> Config:
 
 def _folder(config: Config, folder: str | Path | None) -> Path:
     """Returns the run's folder, which is ``folder`` or a new folder with the date and time as its name."""
-    return Path(f"outputs/{config['name']}/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}" if folder is None else folder)
+    return Path(
+        f"outputs/{config['name']}/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+        if folder is None
+        else as_path("folder", folder)
+    )
 
 
 def _command(name: str, overrides: tuple[str, ...], options: dict[str, Any]) -> str:

@@ -211,6 +211,8 @@ def in_words(hint: Any) -> str:  # noqa: ANN401
     if _is_from_run(hint):
         return "the folder of a run"
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in UNIONS and len(parts) == 2 and typing.get_args(parts[1]) == (parts[0], ...):
+        return f"{in_words(parts[0])}, or a list of these"
     if origin in UNIONS:
         return " or ".join(map(in_words, parts))
     if origin is Literal:
@@ -255,7 +257,23 @@ def _value_faults(value: object, hint: Any, path: str, trust: Trust) -> list[str
     if isinstance(value, str) if _is_from_run(hint) else fits(value, hint):
         return []
     too_large = isinstance(value, int | float) and LARGEST <= abs(value) < math.inf
-    return [f"{path}: must be {in_words(hint)}{f' below {LARGEST:.2g}' if too_large else ''}, not {_shown(value)}"]
+    wanted = f"{in_words(hint)}{f' below {LARGEST:.2g}' if too_large else ''}"
+    return [f"{path}: must be {wanted}, not {_shown(value)}{_intended(value, hint)}"]
+
+
+def _intended(value: object, hint: Any) -> str:  # noqa: ANN401
+    """Returns the end of a message, which names the allowed words that are nearest to the given words."""
+    allowed = [word for word in _words(hint) if isinstance(word, str)]
+    given = value if isinstance(value, list | tuple) else [value]
+    wrong = [str(word) for word in given if word not in allowed]
+    close = [near for word in wrong for near in difflib.get_close_matches(word, allowed, n=1)]
+    return f": did you mean {' and '.join(dict.fromkeys(close))}?" if close else ""
+
+
+def _words(hint: Any) -> list[object]:  # noqa: ANN401
+    """Returns the allowed values of all ``Literal`` annotations in an annotation."""
+    parts = typing.get_args(hint)
+    return list(parts) if typing.get_origin(hint) is Literal else [word for part in parts for word in _words(part)]
 
 
 def _shown(value: object) -> str:

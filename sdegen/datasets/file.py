@@ -91,6 +91,10 @@ class File(Dataset):
         check_share(held_out)
         choice, options = Choice(columns, labels, drop), Options(delimiter, decimal, header)
         x, y, mapped, description = read(Path(path), self.MAPPED, choice, options, layout)
+        if all(bool((part == x[0]).all()) for part in chunks(x)):
+            raise ValueError(
+                f"path={path}: all {len(x)} points are equal, so there is nothing to learn: give points that differ"
+            )
         kept = min(max(1, round(held_out * len(x))), len(x) - 2)
         order = torch.randperm(len(x), generator=generator("cpu", seed, "data"))
         train, test = order[kept:], order[:kept]

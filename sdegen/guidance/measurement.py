@@ -60,8 +60,10 @@ class Inpaint(Measurement):
     def __init__(self, shape: tuple[int, ...], mask: str = "top") -> None:
         known = known_entries(mask, shape)
         if known.all() or not known.any():
+            other = "another mask" if len(shape) == 3 else "mask=left, right or checkerboard, or a .npy file"
             raise ValueError(
-                f"mask={mask} leaves no entry {'unknown' if known.all() else 'known'}: use another mask, such as left"
+                f"mask={mask} leaves no entry {'unknown' if known.all() else 'known'} of a point of the shape "
+                f"{tuple(shape)}: use {other}"
             )
         self.shape, self.known = shape, known.flatten().nonzero().squeeze(1)
 

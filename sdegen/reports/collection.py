@@ -40,6 +40,13 @@ class FinishedRun(NamedTuple):
         found = self.provenance.get("training")
         return {k: v for k, v in found.items() if files.is_number(v)} if isinstance(found, Mapping) else {}
 
+    @property
+    def commands(self) -> list[str]:
+        """Command that began the run, and the commands that resumed it, as far as they were recorded."""
+        resumed = self.provenance.get("resumed")
+        found = [self.provenance, *(resumed if isinstance(resumed, list) else [])]
+        return [str(one["command"]) for one in found if isinstance(one, Mapping) and one.get("command")]
+
 
 def collect(root: Path) -> tuple[list[FinishedRun], list[tuple[Path, str]]]:
     """Returns the finished runs below a folder, sorted by name, and the folders that are left out with the reasons."""

@@ -126,7 +126,7 @@ def run_content(run: FinishedRun, keys: Sequence[str]) -> dict[str, Any]:
         "anchor": anchor("run", run.folder),
         "name": run.folder.name,
         "differs": ", ".join(f"{key}={run.options[key]}" for key in keys if key in run.options),
-        "command": str(run.provenance.get("command", "")),
+        "commands": "\n".join(run.commands),
         "data": data(run),
         "cost": cost(run),
         "metrics": metrics([run]),

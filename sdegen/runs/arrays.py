@@ -27,9 +27,13 @@ def array(name: str, values: ArrayLike) -> Tensor:
     try:
         found = np.array(values, order="C")
     except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"{name}: not an array: {str(error).splitlines()[0]}: give lists of equal length") from None
+        reason = str(error).splitlines()[0]
+        if "inhomogeneous" in reason:
+            raise UserError(f"{name}: holds lists of different lengths: give lists of equal length") from None
+        raise UserError(f"{name}: not an array: {reason}: give a NumPy array, a tensor or lists of numbers") from None
     if not (np.issubdtype(found.dtype, np.number) and np.isrealobj(found)):
-        raise UserError(f"{name}: holds {found.dtype}, not real numbers: convert it")
+        held = {"U": "text", "S": "text", "O": "Python objects"}.get(found.dtype.kind, str(found.dtype))
+        raise UserError(f"{name}: holds {held}, not real numbers: convert it")
     return torch.from_numpy(found.astype(found.dtype.newbyteorder("="), copy=False))
 
 

@@ -74,7 +74,7 @@ def save_weights(trained: Trained, path: Path) -> Path:
     try:
         from safetensors.torch import save_file
     except ImportError:
-        raise UserError("save_weights: needs the package safetensors: pip install sdegen[export]") from None
+        raise UserError("save_weights: needs the package safetensors: pip install safetensors") from None
     state = {
         name if name.startswith("network.") else f"parametrization.{name}": value
         for name, value in trained.model.state_dict().items()

@@ -98,7 +98,7 @@ class Recorder:
         shell = notebook.shell()
         visible = sys.stderr.isatty() or (shell is not None and "IPKernelApp" in shell.config)
         shown = alone and not silent and visible
-        self._bar = tqdm(total=stop, initial=start, unit="step", disable=not shown, leave=False)
+        self._bar = tqdm(total=stop, initial=start, unit="step", disable=not shown, leave=False, smoothing=0)
         self._stop, self._silent, self._last_line = stop, silent, time.perf_counter()
 
     @contextlib.contextmanager
@@ -153,7 +153,9 @@ class Recorder:
         now = time.perf_counter()
         if self._bar.disable and (now - self._last_line > self.LINE_SECONDS or step == self._stop):
             self._last_line = now
-            rate = values["train/steps_per_second"]
+            # The rate of the last interval alone would jump.
+            begun, since = self._begun
+            rate = (step - begun) / (now - since)
             left = int((self._stop - step) / rate)
             log.info(
                 f"step {step:>{len(str(self._stop))}} of {self._stop}   {loss}   {rate:.0f} steps/s   "
@@ -182,6 +184,7 @@ class Recorder:
 
     def rewind(self, step: int) -> None:
         """Make TensorBoard drop the records after ``step``, at which the training continues, and remove the scalars."""
+        self._begun = step, time.perf_counter()
         self._try(lambda: self._events().add(session_log=SessionLog(status=SessionLog.START), step=step + 1))
         self._try(lambda: self._csv().rewind(step))
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from sdegen.config import choices
 from sdegen.config.construction import construct, with_steps_of_chain
-from sdegen.config.options import SAMPLE, check, choice
+from sdegen.config.options import EVALUATE, SAMPLE, check, choice
 from sdegen.config.rules import check_process
+from sdegen.core.checks import as_path, explained
 from sdegen.core.errors import UserError
 from sdegen.flow.density import check_density, check_density_of_run
 from sdegen.flow.divergence import by_probes
@@ -42,6 +43,7 @@ FRAMES = 60
 """Number of states of the sampling path in an animation."""
 
 
+@explained
 def load(
     run: str | Path,
     *,
@@ -70,7 +72,7 @@ def load(
     Raises:
         UserError: an option is wrong, or the folder, the checkpoint or its configuration is damaged or refused.
     """
-    return Run(Path(run), checkpoint, weights, device, precision, trust, nodes)
+    return Run(as_path("run", run), checkpoint, weights, device, precision, trust, nodes)
 
 
 class Run(Trained):
@@ -90,8 +92,9 @@ class Run(Trained):
     def __repr__(self) -> str:
         parts = [f"{group}={choice(self.config[group])}" for group in ("dataset", "sde", "network", "sampler")]
         guided = [f"guidance={self._guided_by}"] if self._guided_by else []
-        return f"Run({', '.join([*parts, *guided])}; {self.weights_used()}; {self.folder})"
+        return f"Run({self.config['name']}: {', '.join([*parts, *guided])}; {self.weights_used()}; {self.folder})"
 
+    @explained
     def score(self, x: ArrayLike, t: ArrayLike) -> Tensor:
         """Return the score ∇ log p_t in the user's units. It points towards higher density at time t.
 
@@ -99,10 +102,13 @@ class Run(Trained):
 
         Args:
             x: points, ``(N, *)`` or ``(*)``.
-            t: time: a number, or ``(N,)`` with a number for each point.
+            t: time between ``sde.eps`` and ``sde.T``: a number, or ``(N,)`` with a number for each point.
+
+        Raises:
+            UserError: a time is outside of this range, or an array has another shape.
         """
         batch, single = points("x", x, self.units.shape)
-        batch, times = batch.to(self.device), array("t", t).to(self.device, self.dtype)
+        batch, times = batch.to(self.device), self._times(t).to(self.device, self.dtype)
         if times.ndim and times.shape != batch.shape[:1]:
             raise UserError(
                 f"t: has the shape {tuple(times.shape)}: give a number, or one for each of {len(batch)} points"
@@ -113,6 +119,7 @@ class Run(Trained):
         decoded = self.units.score(batch, inner)
         return decoded[0] if single else decoded
 
+    @explained
     def flow(self, *, rtol: float = 1e-5, atol: float = 1e-5, batch_size: int = 1000) -> Flow:
         """Return the map between data and latents, computed with tolerances ``rtol`` and ``atol``: see :class:`Flow`.
 
@@ -120,26 +127,33 @@ class Run(Trained):
             UserError: the run is guided; a guided score has no exact flow.
         """
         self._check_unguided()
+        check({"rtol": rtol, "atol": atol, "batch_size": batch_size}, (), EVALUATE, self.trust)
         solver = DormandPrince(rtol, atol, max_steps=10_000)
         return Flow(
             self.sde, self.score_model, self.units, solver, batch_size=batch_size, device=self.device, dtype=self.dtype
         )
 
+    @explained
     def encode(self, x: ArrayLike) -> Tensor:
         """Return the latents at T, ``(N, *)``, of points ``x``, ``(N, *)``."""
         return self._mapped("x", x, self.flow().encode)
 
+    @explained
     def decode(self, latent: ArrayLike) -> Tensor:
         """Return the points ``(N, *)`` of latents at T, ``(N, *)``; the inverse of :meth:`encode`."""
         return self._mapped("latent", latent, self.flow().decode)
 
+    @explained
     def interpolate(self, a: ArrayLike, b: ArrayLike, n: int) -> Tensor:
         """Return ``n`` points, ``(n, *)``, from point ``a`` to point ``b``, interpolated between their latents."""
+        if not isinstance(n, int):
+            raise UserError(f"n: must be an integer, not {n!r}")
         ends = [points(name, x, self.units.shape)[0] for name, x in (("a", a), ("b", b))]
         if max(map(len, ends)) > 1:
             raise UserError(f"interpolate: a and b hold {len(ends[0])} and {len(ends[1])} points: give one for each")
         return self.flow().interpolate(ends[0][0], ends[1][0], n)
 
+    @explained
     def log_prob(self, x: Source, *, probes: int = 0, seed: int = 0) -> Tensor:
         """Return the log-density of the model at points, ``(N,)``, in nats and in the user's units.
 
@@ -152,10 +166,12 @@ class Run(Trained):
         Raises:
             UserError: the run's data have no density.
         """
+        check({"probes": probes, "seed": seed}, (), EVALUATE, self.trust)
         check_density_of_run(lambda: self.dataset)
         flow, divergence = self.flow(), by_probes(probes, self.units.size)
         return self._mapped("x", x, lambda batch: flow.log_prob(batch, divergence, seed).log_p)
 
+    @explained
     def typicality(self, x: Source, *, count: int = 2000, probes: int = 0, seed: int = 0) -> Typicality:
         """Return the log-density of points, and their tail shares, which say how unusual the points are.
 
@@ -178,6 +194,7 @@ class Run(Trained):
         densities = compare(self, found.x, self.flow(), by_probes(probes, self.units.size), count, seed)
         return densities.typicality.single() if found.single else densities.typicality
 
+    @explained
     def using(self, sampler: str | None = None, **options: Any) -> Run:  # noqa: ANN401
         """Return a copy of this run with another sampler, or with other options of the current sampler.
 
@@ -199,6 +216,7 @@ class Run(Trained):
         check_process(other.config, {"sampler": other.sampler}, self.trust)
         return other
 
+    @explained
     def sample(
         self,
         count: int = 1000,
@@ -225,6 +243,7 @@ class Run(Trained):
             run = run.guided("classifier_free", label=label)
         return self.units.decode(run.generate(count, seed=seed, batch_size=batch_size).x)
 
+    @explained
     def generate(
         self,
         count: int,
@@ -252,6 +271,7 @@ class Run(Trained):
             first=first,
         )
 
+    @explained
     def guided(
         self,
         name: str,
@@ -289,6 +309,7 @@ class Run(Trained):
         result._guided_by = name if label is None else f"{name}, label={label}"
         return result
 
+    @explained
     def evaluate(self, x: Source | None = None, *, count: int = 2000, seed: int = 0) -> Metrics:
         """Return the metrics of the points ``x``, or of ``count`` samples of this run if ``x`` is None.
 
@@ -301,6 +322,7 @@ class Run(Trained):
         """
         from sdegen.runs import measures
 
+        check({"count": count, "seed": seed}, (), SAMPLE, self.trust)
         batch, labels = self._samples_unless_given(x, count, seed)
         metrics = measures.measure(self.dataset, batch, labels, self.folder)
         if self.guidance is None:
@@ -310,6 +332,7 @@ class Run(Trained):
             metrics |= measures.likelihood(self.dataset, lambda x: flow.log_prob(x, exact, seed).log_p, batch, seed)
         return metrics
 
+    @explained
     def draw(self, x: Source | None = None, *, count: int = 2000, seed: int = 0) -> Figure:
         """Return a figure of the points ``x`` beside the data, or of ``count`` samples of this run if ``x`` is None."""
         from sdegen import figures
@@ -319,14 +342,17 @@ class Run(Trained):
         batch, labels = self._samples_unless_given(x, count, seed)
         return figures.compare(self.dataset, batch, labels)
 
+    @explained
     def animate(self, count: int = 1000, *, seed: int = 0) -> Animation:
         """Return an animation of ``count`` samples from noise to data. A notebook shows the animation."""
         from sdegen.figures.animations import animation
         from sdegen.runs.notebook import Animation
 
+        check({"count": count}, (), SAMPLE, self.trust)
         samples = self.generate(count, seed=seed, batch_size=count, frames=FRAMES)
         return Animation(animation(self.dataset, samples, self.sde))
 
+    @explained
     def export(self, path: str | Path) -> Path:
         """Write the score as a file that ``torch.export.load(path).module()`` reads without this package.
 
@@ -341,8 +367,9 @@ class Run(Trained):
         from sdegen.runs.export import export
 
         self._check_unguided()
-        return export(self, Path(path))
+        return export(self, as_path("path", path))
 
+    @explained
     def save_weights(self, path: str | Path) -> Path:
         """Write the weights of the network, and the other tensors that the score needs, as safetensors.
 
@@ -355,7 +382,20 @@ class Run(Trained):
         """
         from sdegen.runs.export import save_weights
 
-        return save_weights(self, Path(path))
+        return save_weights(self, as_path("path", path))
+
+    def _times(self, t: ArrayLike) -> Tensor:
+        """Return times as a tensor; raise UserError if a time is outside of the range of the SDE."""
+        times = array("t", t)
+        times = times if times.is_floating_point() else times.double()
+        # Compare in the precision of the times: eps is larger than eps rounded to float32.
+        low, high = times.new_tensor([self.sde.eps, self.sde.T])
+        if len(outside := times[~((times >= low) & (times <= high))]):
+            raise UserError(
+                f"t: must lie between {self.sde.eps:g} (sde.eps) and {self.sde.T:g}, not {float(outside[0]):g}: the "
+                f"score is trained only in this range"
+            )
+        return times
 
     def _mapped(self, name: str, x: Source, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the values of a function at points; one value for a single point without the batch axis."""

@@ -129,7 +129,7 @@ class Session:
             writer.check_data(saved)
         self._restore(self._resumed, self._resumed[0].stream)
         for writer, saved in zip(self.writers, self._resumed, strict=True):
-            writer.resume(saved)
+            writer.resume(saved, command)
 
     def _restore(self, saved: Sequence[Checkpoint], variant: int) -> None:
         """Restore one checkpoint for each writer, and set the variant of the noise of the next steps."""
@@ -232,11 +232,11 @@ def spread(found: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def resume(folder: Path, changes: Mapping[str, Any], trust: Trust = ()) -> Run:
+def resume(folder: Path, changes: Mapping[str, Any], trust: Trust = (), command: str = "") -> Run:
     """Continue a run from its last checkpoint, in its own folder. An interruption does not change a bit of the result.
 
     The folder may be ``…/latest``. ``changes`` are new values of :data:`RESUMABLE` options, by path. Change
-    ``dataset.path`` only if the same data have moved to another file.
+    ``dataset.path`` only if the same data have moved to another file. ``command`` is recorded as for :func:`train`.
     """
     if foreign := [path for path in changes if path not in RESUMABLE]:
         raise UserError(f"{foreign[0]}: cannot change on resume: leave it out; only {', '.join(RESUMABLE)} can change")
@@ -254,4 +254,4 @@ def resume(folder: Path, changes: Mapping[str, Any], trust: Trust = ()) -> Run:
         if option not in config[group]:
             raise UserError(f"{path}: the run has no such option: leave it out")
         config = {**config, group: {**config[group], option: value}}
-    return train(config, folder, trust=trust, resume=saved)
+    return train(config, folder, trust=trust, resume=saved, command=command)

@@ -84,15 +84,14 @@ class Writer:
         load_weights(self.model.network, saved.weights)
         load_weights(self.average.network, saved.ema)
 
-    def resume(self, saved: Checkpoint) -> None:
+    def resume(self, saved: Checkpoint, command: str) -> None:
         """Continue in the folder of a restored run; log a warning if versions have changed since the run began."""
         now, before = machine.provenance(""), saved.provenance
-        self.provenance, self.resumed = before, True
         changed = [key for key in ("python", "packages", "commit", "clean") if now[key] != before.get(key)]
-        if changed:
-            earlier = before.get("resumed")
-            own = {"step": saved.step, **{key: now[key] for key in changed}}
-            self.provenance = {**before, "resumed": [*(earlier if isinstance(earlier, list) else []), own]}
+        earlier = before.get("resumed")
+        own = {"step": saved.step, "command": command, **{key: now[key] for key in changed}}
+        self.provenance = {**before, "resumed": [*(earlier if isinstance(earlier, list) else []), own]}
+        self.resumed = True
         if set(changed) & {"python", "packages"} and not self.replica:
             log.warning("the run began with other versions of packages, see provenance.json: last digits may differ")
         folder, keep = self.folder / "checkpoints", self.parts.trainer.keep

@@ -60,7 +60,7 @@ def test_a_proof_that_fails_in_any_job_is_the_exit_status(
     assert (result.returncode, result.stderr) == (1, "")
     said = [line.split(maxsplit=3) for line in result.stdout.splitlines()]
     claims = {job: [words[2] for words in said if words[1] == job] for job in ("0:", "1:")}
-    assert claims["0:"].count("FAIL") >= 1 and set(claims["1:"][1:]) == {"pass"}
+    assert claims["0:"].count("FAIL") >= 1 and set(claims["1:"][2:]) == {"pass"}
     (moments,) = (words[2:] for words in said if words[1] == "0:" and words[3].startswith("kernel solves"))
     assert moments[0] == "FAIL"
 
@@ -144,7 +144,24 @@ def test_a_process_beside_others_has_lines_where_one_alone_has_a_bar(tmp_path: P
 
     bar, line = on_a_terminal(step), on_a_terminal(beside)
     assert "| 0/4 " in bar and "step 4 of 4" not in bar
-    assert line == "job 3: step 4 of 4   loss 1.5000   9 steps/s   0:00 left\r\n"
+    assert re.fullmatch(r"job 3: step 4 of 4   loss 1.5000   \d+ steps/s   0:00 left\r\n", line)
+
+
+def test_the_time_left_is_that_of_the_mean_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A resumed attempt takes 100 steps in 10 s and 1000 steps in the next 10 s, which are 55 steps per second."""
+    clock = 0.0
+    monkeypatch.setattr("time.perf_counter", lambda: clock)
+    recorder = Recorder(tmp_path, 500, 2700)
+    with caplog.at_level("INFO", "sdegen"):
+        for clock, step in ((10.0, 600), (20.0, 1600)):  # noqa: B007 - the lambda reads the clock
+            recorder.progress(step, {"train/loss": 1.5, "train/steps_per_second": 9.0})
+    recorder.close()
+    assert [line.split("   ", 2)[2] for line in caplog.messages] == [
+        "10 steps/s   3:30 left",
+        "55 steps/s   0:20 left",
+    ]
 
 
 def test_a_reader_that_leaves_does_not_end_the_work(tmp_path: Path) -> None:

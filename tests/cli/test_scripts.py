@@ -204,6 +204,14 @@ MISTAKES = [
     (("sde.sigma_max=3",), ("sde.sigma_max: no option of the chosen sde; sde=smld, sde=ve have this option",)),
     (("trainer.lr=3",), ("did you mean optimizer.lr?",)),
     (("beta_max=3",), ("beta_max: no such option; did you mean sde.beta_max?",)),
+    (("animate=false",), ("animate: no option of sdegen train; animate is an option of sdegen sample",)),
+    (("metrics=[foo]",), ("metrics: no option of sdegen train; metrics is an option of sdegen evaluate",)),
+    (("weights=raw",), ("weights is an option of sdegen sample, sdegen evaluate",)),
+    (("guidance=classifier",), ("guidance: no option of sdegen train; guidance is an option of sdegen sample",)),
+    (("guidance.scale=3",), ("guidance: no option of sdegen train; guidance is an option of sdegen sample",)),
+    (("stpes=3",), ("stpes: no such option; did you mean trainer.steps?",)),
+    (("animals=3",), ("animals: no such option; sdegen train --help shows the options",)),
+    (("sampler.foo=3",), ("sampler.foo: no such option; sdegen train --help shows the options",)),
     (("steps=3",), ("did you mean trainer.steps or sampler.steps?",)),
     (("dataset=file", "dataset.path=."), ("dataset.path=.: is a folder",)),
     (("name=../up",), ("name: '../up' is no name for a folder",)),
@@ -302,8 +310,10 @@ def test_sampling_mistakes_are_told_and_leave_nothing(trained: Path) -> None:
     before = sorted(latest.rglob("*"))
     for option, words in (
         ("sampler.stepz=4", "did you mean sampler.steps?"),
+        ("dataset=moons", "dataset: no option of sdegen sample; dataset is an option of sdegen train"),
+        ("metrics=likelihood", "metrics is an option of sdegen evaluate"),
         ("count=0", "count: must lie between 1 and 1e+09"),
-        ("weights=emma", "weights: must be one of ema, raw"),
+        ("weights=emma", "weights: must be one of ema, raw, not 'emma': did you mean ema?"),
         ("checkpoint=3", "choose checkpoint= from 0, 4"),
         ("network=mlp", "use network=run or oracle"),
         ("guidance=3", "guidance=3: guidance is a group: choose one of classifier,"),
@@ -479,10 +489,13 @@ def test_verify_tells_what_holds_and_what_does_not(tmp_path: Path) -> None:
     """Enough steps pass the tests and too few steps fail. A pair of SDE and sampler that cannot work is refused."""
     good = run("verify", "sde=ve", "sampler=dpm_solver", cwd=tmp_path)
     assert good.returncode == 0, good.stdout + good.stderr
-    assert {line.split()[0] for line in good.stdout.splitlines()} == {"pass"}
+    checked, *outcomes = good.stdout.splitlines()
+    assert re.fullmatch(r"sde=ve \(.*sigma_max=.*\), sampler=dpm_solver \(.*steps=.*\)", checked)
+    assert {line.split()[0] for line in outcomes} == {"pass"}
     bad = run("verify", "sampler=ddim", "sampler.steps=2", cwd=tmp_path)
     assert bad.returncode == 1
-    assert {line.split()[0] for line in bad.stdout.splitlines()} == {"pass", "FAIL"}
+    assert "steps=2, " in bad.stdout.splitlines()[0]
+    assert {line.split()[0] for line in bad.stdout.splitlines()[1:]} == {"pass", "FAIL"}
     refused(
         run("verify", "sde=double_well", "sampler=adams", cwd=tmp_path), tmp_path, "sampler=adams needs a closed-form"
     )

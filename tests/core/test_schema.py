@@ -38,6 +38,11 @@ STEPS = {"_target_": "sdegen.samplers.StepSampler", "predictor": EM}
             Sampler,
             "x.grid: must be one of uniform, quadratic, log_snr, karras, logistic, not 'cubic'",
         ),
+        (
+            {**STEPS, "grid": "karas"},
+            Sampler,
+            "x.grid: must be one of uniform, quadratic, log_snr, karras, logistic, not 'karas': did you mean karras?",
+        ),
         ({**STEPS, "corrector": EM}, Sampler, "x.corrector: EulerMaruyama is not a Corrector"),
         (
             {**STEPS, "predictor": {**EM, "a": 1}},

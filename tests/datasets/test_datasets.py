@@ -212,7 +212,7 @@ def test_large_files_of_other_kinds_are_read(tmp_path: Path, monkeypatch: pytest
     assert (dataset.mapped, dataset.x.dtype) == (False, torch.float64)
     both = torch.cat([dataset.x, dataset.held_out]).numpy()
     np.testing.assert_array_equal(np.sort(both, axis=0), np.sort(points.astype(np.float64), axis=0))
-    np.savez(tmp_path / "a.npz", np.zeros((20, 1, 2, 2), dtype=np.uint8))
+    np.savez(tmp_path / "a.npz", np.arange(80, dtype=np.uint8).reshape(20, 1, 2, 2))
     assert not File(0, str(tmp_path / "a.npz"), standardize=False).mapped
     np.save(tmp_path / "b.npy", np.zeros((20, 1, 2, 2), dtype=">f4"))
     with pytest.raises(ValueError, match="too large to be read as >f4: save it as uint8 or float32"):

@@ -98,7 +98,10 @@ def test_what_cannot_leave_is_refused_in_one_line(tmp_path: Path, monkeypatch: p
     run = sdegen.train("dataset=moons", "network.hidden=[16]", *SMALL, folder="run", steps=2)
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     for wrong, words in (
-        (lambda: run.save_weights("x.safetensors"), r"save_weights: needs the package safetensors: pip install sdegen"),
+        (
+            lambda: run.save_weights("x.safetensors"),
+            r"save_weights: needs the package safetensors: pip install safetensors$",
+        ),
         (lambda: run.guided("inpaint", measurement={"mask": "left"}).export("x.pt2"), "guidance=inpaint: .* exported"),
     ):
         with pytest.raises(sdegen.UserError, match=words) as error:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
 import re
+import subprocess
+import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +22,7 @@ from PIL import Image
 import sdegen
 from sdegen.config.compose import composed
 from sdegen.metrics import features
+from sdegen.reports import report
 from sdegen.runs import checkpoint, session
 
 SMALL = ("network.hidden=[16]", "trainer.preview_every=0", "figures=false", "sampler.steps=5", "count=50")
@@ -109,6 +114,19 @@ def test_every_kind_of_array_gives_the_same(run: sdegen.Run) -> None:
     torch.testing.assert_close(times[1], run.score(x[1], 0.25), rtol=1e-4, atol=1e-4)
 
 
+def test_the_score_is_finite_at_both_ends_of_time(run: sdegen.Run) -> None:
+    """eps is also accepted in float32, in which it is rounded down."""
+    for t in (run.sde.eps, torch.tensor(run.sde.eps), np.float32(run.sde.eps), run.sde.T, 1):
+        assert run.score([[0.5, -0.25]], t).isfinite().all()
+
+
+def test_public_names_are_listed_before_their_first_use() -> None:
+    """Tab completion needs the names. Listing them does not import torch."""
+    code = "import sys, sdegen; print(*dir(sdegen)); assert 'torch' not in sys.modules"
+    listed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert {*sdegen.__all__, "__version__"} <= {*listed}
+
+
 def test_points_on_the_line_need_no_axis(exact: sdegen.Run) -> None:
     """The oracle is the log-density of the mixture, and its derivative by finite differences."""
     law = exact.dataset.law
@@ -191,9 +209,18 @@ def test_a_notebook_shows_the_figures_and_an_animation(run: sdegen.Run) -> None:
     assert gif.n_frames > 5  # type: ignore[attr-defined]
 
 
+def test_one_constant_column_is_drawn_without_a_warning() -> None:
+    run = sdegen.fit(np.column_stack([np.full(30, 7.0), X[:, 0]]), *SMALL, steps=2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        data, samples = run.draw(np.column_stack([np.full(30, 7.0), X[:, 1]])).axes
+    assert not caught
+    assert data.get_xlim() == samples.get_xlim() == (6.5, 7.5)
+
+
 def test_a_run_says_what_it_is(run: sdegen.Run) -> None:
     said = repr(run.using("adams"))
-    parts = ("dataset=smile", "sde=vp", "network=mlp", "sampler=adams", "step 30", str(run.folder))
+    parts = ("smile_noisy: ", "dataset=smile", "sde=vp", "network=mlp", "sampler=adams", "step 30", str(run.folder))
     assert all(part in said for part in parts)
     assert "\n" not in said
 
@@ -222,7 +249,19 @@ MISTAKES: list[tuple[Callable[[], object], str]] = [
     (lambda: sdegen.train("resume=nowhere", "sde=ve"), "sde: cannot change on resume"),
     (lambda: sdegen.train("resume=nowhere", folder="here"), "folder: a resumed run stays in its own folder"),
     (lambda: sdegen.train("forecast=true"), "forecast: works on the command line only"),
-    (lambda: sdegen.fit([[1, 2], [3]]), "x: not an array: .*inhomogeneous"),
+    (lambda: sdegen.fit([[1, 2], [3]]), "x: holds lists of different lengths: give lists of equal length$"),
+    (lambda: sdegen.fit(X, [[1], [2, 3]]), "y: holds lists of different lengths"),
+    (
+        lambda: sdegen.fit("points.npy"),  # type: ignore[arg-type]
+        r"x: 'points\.npy' is a path, .*: use sdegen\.train\('dataset=file', 'dataset\.path=points\.npy'\)",
+    ),
+    (lambda: sdegen.fit(Path("points.npy")), r"x: 'points\.npy' is a path"),  # type: ignore[arg-type]
+    (lambda: sdegen.fit("dataset=moons"), r"x: 'dataset=moons' is an option, .* sdegen\.train\('dataset=moons'\)"),  # type: ignore[arg-type]
+    (lambda: sdegen.fit(None), "x: holds Python objects, not real numbers"),  # type: ignore[arg-type]
+    (lambda: sdegen.fit(), "fit: missing a required argument: 'x': the arguments are x, y, "),  # type: ignore[call-arg]
+    (lambda: sdegen.fit(X, folder=3), "folder: must be a path"),  # type: ignore[arg-type]
+    (lambda: sdegen.load(3), "run: must be a path, such as .*, not 3$"),  # type: ignore[arg-type]
+    (lambda: sdegen.load("run", step=3), "load: got an unexpected keyword argument 'step': the arguments are run, "),  # type: ignore[call-arg]
     (
         lambda: sdegen.fit([[1.0, float("nan")], *X.tolist()]),
         "x: column 2: 1 of 31 values are missing, NaN or infinity, the first in row 1",
@@ -233,6 +272,9 @@ MISTAKES: list[tuple[Callable[[], object], str]] = [
     (lambda: sdegen.fit(X[:2]), "x: holds 2 points, but training needs at least 3"),
     (lambda: sdegen.fit(np.zeros((3, 4, 5))), r"x: shape \(3, 4, 5\) is neither"),
     (lambda: sdegen.fit(X, [1, 2]), "x: y must have one label for each of 30 points"),
+    (lambda: sdegen.fit(np.ones((30, 2))), "x: all 30 points are equal, so there is nothing to learn"),
+    (lambda: sdegen.fit([3.0] * 30), "x: all 30 points are equal"),
+    (lambda: sdegen.fit(np.full((30, 1, 8, 8), 7, np.uint8)), "x: all 30 points are equal"),
     (lambda: sdegen.fit(X, "network=unet"), "network: .*"),
     (lambda: sdegen.load("nowhere"), "nowhere: no such folder"),
 ]
@@ -265,10 +307,31 @@ RUN_MISTAKES: list[tuple[Callable[[sdegen.Run], object], str]] = [
     ),
     (lambda run: run.score([1.0, 2.0, 3.0], 0.5), r"x: has the shape \(3,\): give points \(N, 2\)"),
     (lambda run: run.score([[1.0, 2.0]], [0.5, 0.5]), r"t: has the shape \(2,\): give a number"),
+    (lambda run: run.score([1.0, 2.0], 0.0), r"t: must lie between 1e-05 \(sde\.eps\) and 1, not 0:"),
+    (lambda run: run.score([[1.0, 2.0]] * 3, [1.0, 1.01, 0.5]), "t: must lie between .* and 1, not 1.01:"),
+    (lambda run: run.score([1.0, 2.0], float("nan")), "t: must lie between .* and 1, not nan:"),
+    (lambda run: run.score([1.0, 2.0], -1), "t: must lie between .* and 1, not -1:"),
+    (lambda run: run.score([[1.0, 2.0], [3.0]], 0.5), "x: holds lists of different lengths"),
+    (lambda run: run.score("one", 0.5), "x: holds text, not real numbers"),
     (lambda run: run.score([1.0, float("inf")], 0.5), "x: 1 of 1 points hold NaN or infinity"),
     (lambda run: run.log_prob([[0.0, 0.0], [0.0, float("nan")]]), "x: 1 of 2 points hold NaN .* is number 2"),
     (lambda run: run.interpolate(X, X[0], 3), "interpolate: a and b hold 30 and 1 points: give one for each"),
     (lambda run: run.evaluate(np.zeros((2, 3))), r"x: has the shape \(2, 3\)"),
+    (
+        lambda run: run.evaluate(X, metrics="likelihood"),  # type: ignore[call-arg]
+        "evaluate: got an unexpected keyword argument 'metrics': the arguments are x, count, seed$",
+    ),
+    (lambda run: run.evaluate(X, seed="one"), "seed: must be an integer, not 'one'"),  # type: ignore[arg-type]
+    (lambda run: run.sample(5, 3), "sample: too many positional arguments"),  # type: ignore[misc]
+    (lambda run: run.animate(0), "count: must lie between 1 and 1e.09, not 0$"),
+    (lambda run: run.log_prob(X, probes="one"), "probes: must be an integer"),  # type: ignore[arg-type]
+    (lambda run: run.flow(rtol="tight"), "rtol: must be a number"),  # type: ignore[arg-type]
+    (lambda run: run.interpolate(X[0], X[1], 3.5), "n: must be an integer, not 3.5"),  # type: ignore[arg-type]
+    (lambda run: run.export(3), "path: must be a path"),  # type: ignore[arg-type]
+    (
+        lambda run: run.guided("inpaint"),
+        r"guidance\.measurement\.mask=top leaves no entry known of a point of the shape \(2,\): use mask=left",
+    ),
     (lambda run: sdegen.load(run.folder, weights="emma"), "weights: must be one of ema, raw"),  # type: ignore[arg-type]
     (lambda run: sdegen.load(run.folder, precision="half"), "precision: must be one of"),  # type: ignore[arg-type]
     (lambda run: sdegen.load(run.folder, device="tpu"), "device=tpu is not a device"),
@@ -289,3 +352,19 @@ def test_the_record_of_a_run_has_the_call(run: sdegen.Run) -> None:
     command = json.loads((run.folder / "provenance.json").read_text())["command"]
     assert command.startswith("sdegen.train('experiment=smile_noisy', ")
     assert command.endswith("steps=30)")
+
+
+def test_the_record_of_a_resumed_run_has_all_calls(tmp_path: Path) -> None:
+    """The first command stays. Each resume adds its own, from Python and from the shell, also to the report."""
+    sdegen.train("dataset=moons", *SMALL, folder="run", steps=3)
+    sdegen.train("resume=run", steps=4)
+    assert shell("train", "resume=run", "trainer.steps=5", cwd=tmp_path).returncode == 0
+    first, *resumed = (json.loads(Path("run/provenance.json").read_text())[key] for key in ("command", "resumed"))
+    assert first.startswith("sdegen.train('dataset=moons', ")
+    ((python, command),) = resumed
+    assert python == {"step": 3, "command": "sdegen.train('resume=run', steps=4)"}
+    assert command.keys() == {"step", "command"} and command["step"] == 4
+    assert command["command"].endswith("train.py resume=run trainer.steps=5")
+    page, _, _ = report.write(Path())
+    shown = html.unescape(page.read_text())
+    assert "\n".join([first, python["command"], command["command"]]) in shown

@@ -318,11 +318,17 @@ def test_a_run_resumed_under_other_versions_logs_a_warning(tmp_path: Path, caplo
     checkpoint.save(
         saved._replace(provenance={**saved.provenance, "packages": packages}), tmp_path / "run" / "checkpoints"
     )
-    session.resume(tmp_path / "run", {"trainer.steps": 70})
+    session.resume(tmp_path / "run", {"trainer.steps": 70}, command="sdegen train resume=run trainer.steps=70")
     assert "the run began with other versions" in caplog.text
     for stored in (
         checkpoint.read(tmp_path / "run").provenance,
         json.loads((tmp_path / "run" / "provenance.json").read_text()),
     ):
         assert stored["packages"]["torch"] == "1.0"
-        assert stored["resumed"] == [{"step": 60, "packages": saved.provenance["packages"]}]
+        assert stored["resumed"] == [
+            {
+                "step": 60,
+                "command": "sdegen train resume=run trainer.steps=70",
+                "packages": saved.provenance["packages"],
+            }
+        ]
