@@ -15,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from sdegen.cli import arguments, stored
 from sdegen.core.errors import UserError
+from sdegen.core.meanings import WORDS
 from sdegen.metrics import features
 from sdegen.runs import evaluation, ledger, measures
 
@@ -431,7 +432,7 @@ def test_evaluation_mistakes_are_told_and_leave_nothing(exact: Path, trained: Pa
             "probes=3 cost more than the exact divergence in 2 dimensions: use probes=0",
         ),
         (exact, "smile_noisy", "metrics=[]", "metrics: is empty"),
-        (exact, "smile_noisy", "metrics=c2st count=9", "metrics=c2st: 9 samples are too few: set count to 20 or more"),
+        (exact, "smile_noisy", "metrics=c2st count=9", "metrics=c2st: 9 samples are too few: set count to 10 or more"),
         (exact, "smile_noisy", "probe=1", "did you mean probes?"),
     ):
         before = sorted((folder / "outputs").rglob("*"))
@@ -450,6 +451,15 @@ def test_help_is_a_page_with_groups_and_five_commands(script: str, tmp_path: Pat
     assert sum(line.startswith(typed) and "--help" not in line for line in result.stdout.splitlines()) == 5
     assert len(result.stdout.splitlines()) < 40
     assert not (tmp_path / "outputs").exists()
+
+
+def test_help_says_in_words_what_each_metric_is(tmp_path: Path) -> None:
+    result = run("evaluate", "--help", "metrics=c2st", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for name in WORDS:
+        assert re.search(rf"^{name}  +\w", result.stdout, re.MULTILINE), name
+    assert "accuracy with which a random forest tells samples from unseen data" in " ".join(result.stdout.split())
+    assert max(map(len, result.stdout.splitlines())) <= 120
 
 
 def test_verify_tells_what_holds_and_what_does_not(tmp_path: Path) -> None:
