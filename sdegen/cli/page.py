@@ -34,19 +34,17 @@ def overview(name: str, program: str) -> str:
     lines = [text, "", *examples, "", "Groups (group=choice):", *_groups(name, groups)]
     own = [f"{f'{key}={_written(value)}':20}  {meanings[key]}" for key, value in options.items() if key != "hydra"]
     lines += ["", "Options:", *own] if own else []
-    if name == "evaluate":
-        lines += ["", "Metrics of samples and evaluations (metrics.json). Each has a floor, the value of real data:"]
-        for metric in WORDS:
-            lines += textwrap.wrap(described(metric), 96, initial_indent=f"{metric:20}  ", subsequent_indent=" " * 22)
     return "\n".join([*lines, "", "--cfg job shows the value of every option."])
 
 
 def options(composition: Composition) -> str:
-    """Returns tables of the options of the chosen parts, with name, default, type and meaning."""
+    """Returns tables of the options of the chosen parts, with name, default, type and meaning; or of the metrics."""
     from omegaconf import OmegaConf
 
     from sdegen.config.options import NODES
 
+    if "metrics" in composition.arguments.values():
+        return metrics()
     config = composition.compose()
     content: Any = OmegaConf.to_container(config)
     folders = [Path(folder) for folder in (composition.arguments.flags.config_dir, CONF) if folder]
@@ -60,6 +58,17 @@ def options(composition: Composition) -> str:
     groups = [group for group in named if group in NODES] or [group for group in NODES if group in content]
     tables = ["\n".join(_table(group, content[group], sources)) for group in groups if content.get(group)]
     return "\n\n".join(filter(None, tables))
+
+
+def metrics() -> str:
+    """Returns the meaning of each metric: what it compares, its unit, which values are good, and its floor."""
+    lines = [
+        "Metrics of samples and evaluations (metrics.json). A value divided by its floor is a ratio: 1 is as good as"
+    ]
+    lines += ["real data.", ""]
+    for name in WORDS:
+        lines += textwrap.wrap(described(name), 120, initial_indent=f"{name:17}", subsequent_indent=" " * 17)
+    return "\n".join(lines)
 
 
 def about(path: Path) -> tuple[str, list[str]]:

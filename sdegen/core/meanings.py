@@ -1,7 +1,7 @@
 """The metrics in words: what each one compares, its unit, which values are good, and what its floor is.
 
-``sdegen evaluate --help``, the reports and the documentation show these sentences. They are here and not with the
-metrics, because ``--help`` does not import torch.
+``sdegen evaluate --help metrics=c2st``, the reports and the documentation show these sentences. They are here and not
+with the metrics, because ``--help`` does not import torch.
 """
 
 from __future__ import annotations

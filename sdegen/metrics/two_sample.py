@@ -17,7 +17,7 @@ DRAWS = 10
 """Number of pairs of sets whose accuracies are averaged."""
 MOST = 1000
 """Largest number of points of each set in a draw."""
-FEWEST = 20
+FEWEST = 10
 """Smallest number of points of each set."""
 TREES, LEAF = 10, 20
 """Number of trees of a forest, and number of points in its smallest leaf; smaller leaves for fewer than 400 points.
@@ -112,7 +112,7 @@ def _accuracy(x: Tensor, y: Tensor, seed: int) -> float:
     finite = [part.float().nan_to_num(nan=torch.finfo(torch.float32).max).cpu().numpy() for part in (x, y)]
     halves = [np.concatenate([part[k::2] for part in finite]) for k in range(2)]
     labels = [np.repeat([0, 1], [len(x[k::2]), len(y[k::2])]) for k in range(2)]
-    leaf, hits = max(1, min(LEAF, len(x) // FEWEST)), 0
+    leaf, hits = max(1, min(LEAF, len(x) // LEAF)), 0
     for k in range(2):
         forest = RandomForestClassifier(TREES, min_samples_leaf=leaf, random_state=derive(seed, "forest", k) % 2**32)
         forest.fit(halves[k], labels[k])

@@ -16,6 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from sdegen.cli import arguments, stored
 from sdegen.core.errors import UserError
+from sdegen.core.meanings import WORDS
 from sdegen.metrics import features
 from sdegen.runs import evaluation, ledger, measures
 
@@ -451,7 +452,7 @@ def test_evaluation_mistakes_are_told_and_leave_nothing(exact: Path, trained: Pa
         (exact, "smile_noisy", "dataset.path=new.csv", "give new points as points=new.csv"),
         (exact, "smile_noisy", "points=new.csv", "points=new.csv: no such file"),
         (exact, "smile_noisy", "metrics=samples", "add points=theirs.csv"),
-        (exact, "smile_noisy", "metrics=c2st count=9", "metrics=c2st: 9 samples are too few: set count to 20 or more"),
+        (exact, "smile_noisy", "metrics=c2st count=9", "metrics=c2st: 9 samples are too few: set count to 10 or more"),
         (exact, "smile_noisy", "probe=1", "did you mean probes?"),
     ):
         before = sorted((folder / "outputs").rglob("*"))
@@ -483,6 +484,15 @@ def test_command_of_a_calibration_trains(tmp_path: Path) -> None:
     assert "network.hidden=[128,128,128]" not in words and "network.hidden=[128]" in words
     assert run("train", *words[2:], *SHORT[:-1], cwd=tmp_path).returncode == 0
     refused(run("calibrate", "dataset=file", cwd=tmp_path / "outputs"), tmp_path / "outputs", "dataset.path")
+
+
+def test_help_says_in_words_what_each_metric_is(tmp_path: Path) -> None:
+    result = run("evaluate", "--help", "metrics=c2st", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for name in WORDS:
+        assert re.search(rf"^{name}  +\w", result.stdout, re.MULTILINE), name
+    assert "accuracy with which a random forest tells samples from unseen data" in " ".join(result.stdout.split())
+    assert max(map(len, result.stdout.splitlines())) <= 120
 
 
 def test_verify_tells_what_holds_and_what_does_not(tmp_path: Path) -> None:

@@ -84,9 +84,9 @@ def test_result_is_the_same_in_every_unit_and_at_every_call() -> None:
 def test_nothing_is_told_without_enough_points() -> None:
     x = normal(200, 2)
     assert metrics.measure_c2st(Dataset(x), x, lambda x: x) == {}
-    assert metrics.measure_c2st(Dataset(x, x[:19]), x, lambda x: x) == {}
-    assert metrics.measure_c2st(Dataset(x, x[:50]), x[:19], lambda x: x) == {}
-    assert metrics.measure_c2st(Dataset(x, x[:50]), x[:20], lambda x: x) != {}
+    assert metrics.measure_c2st(Dataset(x, x[:9]), x, lambda x: x) == {}
+    assert metrics.measure_c2st(Dataset(x, x[:50]), x[:9], lambda x: x) == {}
+    assert metrics.measure_c2st(Dataset(x, x[:50]), x[:10], lambda x: x) != {}
 
 
 def test_diverged_samples_are_told_apart() -> None:
