@@ -148,7 +148,7 @@ class Recorder:
             return
         # The difference is negative if the training has returned to an earlier step.
         self._bar.update(step - self._bar.n)
-        loss = f"loss {values['train/loss']:.4g}{_in_words(values)}"
+        loss = f"loss {values['train/loss']:.4f}{_in_words(values)}"
         self._bar.set_postfix_str(loss, refresh=False)
         now = time.perf_counter()
         if self._bar.disable and (now - self._last_line > self.LINE_SECONDS or step == self._stop):

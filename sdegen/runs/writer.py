@@ -24,7 +24,7 @@ from sdegen.runs.checkpoint import Checkpoint, examine
 from sdegen.runs.run import Run, load
 from sdegen.runs.sampling import draw, on_cpu
 from sdegen.runs.trained import load_weights
-from sdegen.training.learning import Curve
+from sdegen.training.learning import Curve, Trend
 from sdegen.training.loop import Training
 from sdegen.training.trainer import DTYPES
 
@@ -160,8 +160,12 @@ class Writer:
             best = self.parts.best_loss()
             found |= {"over": self.parts.objective.against, "share": loss / self.baseline}
             found |= {} if best is None else {"best": best / self.baseline}
+        ended = self.has_patience_ended(training.step)
+        if ended and (trend is None or trend.name == "still falling"):
+            # The patience may be shorter than the quarter of the steps after which a curve counts as flat.
+            trend = Trend("flat", training.step - self.curve.idle(training.step))
         found |= {} if trend is None else {"trend": str(trend)}
-        if self.has_patience_ended(training.step):
+        if ended:
             found["ended"] = f"trainer.patience={self.parts.trainer.patience}"
         return found
 

@@ -160,7 +160,8 @@ def test_patience_ends_a_run_that_learns_nothing_and_a_resumed_run_ends_at_the_s
     session.train(composed("train", PATIENT), tmp_path / "run")
     saved = checkpoint.read(tmp_path / "run")
     assert saved.step == 300 and checkpoint.read(tmp_path / "run", "best").held_out is not None
-    assert record(tmp_path / "run")["ended"] == "trainer.patience=300"
+    found = record(tmp_path / "run")
+    assert (found["ended"], found["trend"]) == ("trainer.patience=300", "flat since step 0")
     with pytest.raises(UserError, match=r"finished at step 300; set a larger trainer\.patience than 300, or null"):
         session.resume(tmp_path / "run", {})
     # The run is continued as if it had been killed after step 250, and once before its samples were drawn.

@@ -476,7 +476,13 @@ def test_tensorboard_holds_the_curves(tmp_path: Path) -> None:
     assert steps == [5, 10, 15, 20, 25, 30]
     tags = events.Tags()
     names = {f"train/{name}" for name in ("loss", "gradient_norm", "learning_rate", "steps_per_second")}
-    names |= {"metrics/score_error", "metrics/sliced_w1", "loss_by_t/0.0-0.1", "loss_by_t/0.9-1.0"}
+    names |= {
+        "train/held_out_loss",
+        "train/loss_over_gaussian",
+        "metrics/score_error",
+        "loss_by_t/0.0-0.1",
+        "loss_by_t/0.9-1.0",
+    }
     assert names <= set(tags["scalars"])
     assert [event.step for event in events.Images("samples")] == [15, 30]
 
