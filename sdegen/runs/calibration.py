@@ -194,7 +194,7 @@ def _steps(config: Config, parts: Components, trust: Trust) -> list[Advice]:
     rows = OPERATIONS["cuda" if device.type == "cuda" else "cpu"] / row
     limits = {rows / LEAST_STEPS: "a larger step would be slow on this device", n: f"there are {n} points"}
     trial = _with_batch(config, _power_of_two(min(*limits, BATCHES[0])), trust)
-    steps = int(min(rows / 4 / trial.trainer.batch_size, TRAINED))
+    steps = int(min(rows / 6 / trial.trainer.batch_size, TRAINED))
     training = trial.training()
     for chunks in training.stream.steps(0, steps):
         training.advance(chunks)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -149,28 +149,31 @@ def noise_of(training: Training, start: int, batches: int) -> float:
 
     The weights are not changed.
     """
-    gradients, sizes = [], []
-    for chunks in training.stream.steps(start, start + batches):
+
+    def gradients() -> Iterator[tuple[int, Tensor]]:
+        for chunks in training.stream.steps(start, start + batches):
+            training.gradient.sums.zero_()
+            for batch in chunks:
+                training.gradient.add(batch)
+            yield chunks[0].total, training.gradient.sums[0].double()
         training.gradient.sums.zero_()
-        for batch in chunks:
-            training.gradient.add(batch)
-        gradients.append(training.gradient.sums[0].double().clone())
-        sizes.append(chunks[0].total)
-    training.gradient.sums.zero_()
-    return noise_scale(torch.stack(gradients), sizes)
+
+    return noise_scale(gradients())
 
 
-def noise_scale(gradients: Tensor, sizes: Sequence[int]) -> float:
+def noise_scale(gradients: Iterable[tuple[int, Tensor]]) -> float:
     r"""Returns the gradient-noise scale :math:`\operatorname{tr} \Sigma / |G|^2` in rows; infinity if G is too small.
 
-    Args:
-        gradients: mean gradients of K independent batches, ``(K, P)``.
-        sizes: number of rows of each batch.
+    ``gradients`` are the numbers of rows and the mean gradients ``(P,)`` of independent batches, at least two.
     """
-    rows = torch.tensor(sizes, dtype=torch.float64, device=gradients.device)
-    total = float(rows.sum())
-    mean = (rows[:, None] * gradients).sum(0) / total
-    # The weighted squared deviations from the mean have the expectation (K - 1) tr Sigma.
-    trace = float((rows * (gradients - mean).square().sum(1)).sum()) / (len(sizes) - 1)
-    signal = float(mean.square().sum()) - trace / total
+    batches, rows, lengths, total = 0, 0, 0.0, torch.zeros(())
+    # Keep sums only: the gradients of a large network would fill the memory.
+    for size, gradient in gradients:
+        batches, rows = batches + 1, rows + size
+        lengths += size * float(gradient.square().sum())
+        total = total.to(gradient) + size * gradient
+    mean = float((total / rows).square().sum())
+    # The weighted squared deviations from the mean have the expectation (K - 1) tr Sigma for K batches.
+    trace = (lengths - rows * mean) / (batches - 1)
+    signal = mean - trace / rows
     return trace / signal if signal > 0 else math.inf

@@ -56,9 +56,9 @@ def test_noise_scale_of_gradients_with_a_known_mean_and_covariance(exact: float)
     mean = torch.full((20,), float((deviations.square().sum() / exact / 20).sqrt()), dtype=torch.float64)
     sizes = [16, 64, 16] * 1000
     noise = torch.randn(3000, 20, generator=source, dtype=torch.float64) * deviations
-    found = noise_scale(mean + noise / torch.tensor(sizes)[:, None].sqrt(), sizes)
+    found = noise_scale(zip(sizes, mean + noise / torch.tensor(sizes)[:, None].sqrt(), strict=True))
     assert found == pytest.approx(exact, rel=0.1)
-    assert noise_scale(noise / 4, [16] * 3000) > 1e4
+    assert noise_scale((16, gradient) for gradient in noise / 4) > 1e4
 
 
 def test_noise_scale_of_a_training_is_that_of_the_gradients_of_its_rows() -> None:
