@@ -21,7 +21,7 @@ from sdegen.metrics.distances import nearest
 from sdegen.sde.linear import largest_distance
 from sdegen.training.calibration import MARGIN, Rated, noise_of, range_of
 
-OPERATIONS = {"cpu": 5e11, "cuda": 5e13}
+OPERATIONS = {"cpu": 3e11, "cuda": 3e13}
 """Largest number of operations of the networks that calibrating may take, by device: half a minute on two cores."""
 TRAINED, RANGE, NOISE = 100, 300, 32
 """Largest number of steps before the noise of the gradient is measured, of the range test, and of the measurement."""
@@ -144,12 +144,19 @@ def resolution(dataset: Dataset, x: Tensor) -> tuple[float, str]:
         tied = 2 * len(distinct) <= len(values)
         continuous |= not tied
         steps += [float(distinct.diff().median())] * tied
-    found = [(step, "the values of the data are {} apart") for step in ([min(steps)] if steps else [])]
+    found = [
+        (step, "the values of the data are {} apart in the network's units") for step in ([min(steps)] if steps else [])
+    ]
     if continuous:
         distances = _neighbours(dataset)
-        found.append((distances / math.sqrt(x.shape[1]), "nearest neighbours are {} apart in each coordinate"))
+        found.append(
+            (
+                distances / math.sqrt(x.shape[1]),
+                "nearest neighbours are {} apart in each coordinate, in the network's units",
+            )
+        )
     size, words = min(found, default=(1.0, "the data never change"))
-    return size, words.format(f"{size:.3g} standard deviations")
+    return size, words.format(f"{size:.3g}")
 
 
 def _neighbours(dataset: Dataset) -> float:
