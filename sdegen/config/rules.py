@@ -109,7 +109,8 @@ def _gradient(config: Config, parts: Parts) -> str:
 
 def _patience(config: Config, parts: Parts) -> str:
     patience, dataset = parts["trainer"].patience, parts["dataset"]
-    drawn = None if dataset.y is not None else dataset.draw(1, generator("cpu", 0, "patience"))
+    draw = dataset.draw if dataset.y is None else dataset.draw_labelled
+    drawn = draw(1, generator("cpu", 0, "patience"))
     if patience is None or dataset.held_out is not None or drawn is not None:
         return ""
     return (

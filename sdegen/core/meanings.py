@@ -134,6 +134,12 @@ WORDS = {
         "the value for held-out images",
     ),
     "class_recall": Meaning("recall within a class, averaged over the requested classes", "share", HIGH, HELD_OUT),
+    "unusual": Meaning(
+        "share of the points with a tail share of at most 0.01, which are in a region where the data are rare",
+        "share",
+        NEAR,
+        "0.01, the share of unseen data",
+    ),
     "nll": Meaning(
         "mean negative log-density; for a classifier, mean cross entropy",
         "nats for each point",

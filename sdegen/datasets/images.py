@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sdegen.core.checks import in_range
 from sdegen.datasets import packing, pictures
-from sdegen.datasets.base import Dataset, Description, check_share, split
+from sdegen.datasets.base import Dataset, Description, check_memory, check_share, prefixed, split
 from sdegen.datasets.units import Affine
 
 LONGEST = 2**14
@@ -136,6 +136,8 @@ class Folder(Dataset):
                 pictures.in_words(found, size),
             )
             if len(files) <= self.FILES and place.bytes <= self.BYTES and decoded <= self.MAPPED:
+                with prefixed(f"path={path}: ", " or smaller images"):
+                    check_memory(decoded)
                 x = np.stack(list(rows))
                 pack = packing.Pack(x, packing.levels(int(x.max())), report)
             else:

@@ -21,7 +21,7 @@ def read_parquet(path: Path) -> Table:
     try:
         import pyarrow.parquet as parquet
     except ImportError:
-        raise ValueError("needs pyarrow, which is not installed: pip install 'sdegen[parquet]'") from None
+        raise ValueError("needs pyarrow, which is not installed: pip install pyarrow") from None
     try:
         with parquet.ParquetFile(path) as file:
             size = 8 * file.metadata.num_rows * file.metadata.num_columns

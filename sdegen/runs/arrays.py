@@ -24,17 +24,21 @@ def array(name: str, values: ArrayLike) -> Tensor:
         if values.is_complex() or values.dtype == torch.bool:
             raise UserError(f"{name}: holds {str(values.dtype).removeprefix('torch.')}, not real numbers: convert it")
         return values.detach()
+    found = _numpy(name, values)
+    if not (np.issubdtype(found.dtype, np.number) and np.isrealobj(found)):
+        held = {"U": "text", "S": "text", "O": "Python objects"}.get(found.dtype.kind, str(found.dtype))
+        raise UserError(f"{name}: holds {held}, not real numbers: convert it")
+    return torch.from_numpy(found.astype(found.dtype.newbyteorder("="), copy=False))
+
+
+def _numpy(name: str, values: ArrayLike) -> np.ndarray:
     try:
-        found = np.array(values, order="C")
+        return np.array(values, order="C")
     except (ValueError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         if "inhomogeneous" in reason:
             raise UserError(f"{name}: holds lists of different lengths: give lists of equal length") from None
         raise UserError(f"{name}: not an array: {reason}: give a NumPy array, a tensor or lists of numbers") from None
-    if not (np.issubdtype(found.dtype, np.number) and np.isrealobj(found)):
-        held = {"U": "text", "S": "text", "O": "Python objects"}.get(found.dtype.kind, str(found.dtype))
-        raise UserError(f"{name}: holds {held}, not real numbers: convert it")
-    return torch.from_numpy(found.astype(found.dtype.newbyteorder("="), copy=False))
 
 
 def data(x: ArrayLike | Frame, y: ArrayLike | None, names: Sequence[str] | None) -> dict[str, np.ndarray]:
@@ -72,7 +76,7 @@ def labels(values: ArrayLike) -> np.ndarray:
 
     Missing numbers become NaN, missing words become empty.
     """
-    found = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    found = values.detach().cpu().numpy() if isinstance(values, Tensor) else _numpy("y", values)
     if found.dtype.kind in "biufU":
         return found
     missing = [is_missing(str(value)) for value in found.ravel()]

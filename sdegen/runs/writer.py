@@ -49,7 +49,6 @@ class Writer:
         self.model, self.average = training.models[replica], training.averages[replica]
         self.dtype = DTYPES[parts.trainer.precision]
         self.held_out, self.curve = parts.held_out(), Curve(training.steps)
-        self.baseline = parts.baseline() if training.steps else None
         self.provenance: dict[str, Any] = {}
         self.data = known_by(parts.config, parts.dataset)
         self.best = math.inf
@@ -65,6 +64,11 @@ class Writer:
         files.write_yaml(self.folder / "config.yaml", self.parts.config)
         files.write_json(self.folder / "provenance.json", self.provenance)
         files.write_json(self.folder / files.DATA, self.summary)
+
+    @cached_property
+    def baseline(self) -> float | None:
+        """Unit of the loss. It is computed late, after the data of a resumed run have been checked."""
+        return self.parts.baseline() if self.training.steps else None
 
     @cached_property
     def summary(self) -> dict[str, Any]:

@@ -38,13 +38,21 @@ class Nothing(Logger):
         pass
 
 
-def needed(package: str) -> Any:  # noqa: ANN401
-    """Returns a package that is not installed by default; raises ValueError, with the command, if it is missing."""
+def needed(package: str, distribution: str) -> Any:  # noqa: ANN401
+    """Imports a package that is not installed by default.
+
+    Args:
+        package: name of the package in Python.
+        distribution: name with which pip installs the package.
+
+    Raises:
+        ValueError: the package is missing; the message has the command that installs it.
+    """
     try:
         return importlib.import_module(package)
     except ImportError as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f'the package {package} is missing ({reason}): pip install "sdegen[{package}]"') from None
+        raise ValueError(f"the package {package} is missing ({reason}): pip install {distribution}") from None
 
 
 def identity(folder: Path, program: str, new: str = "") -> str:

@@ -26,7 +26,7 @@ class MLflow(Logger):
 
     def __init__(self, uri: str | None = None, experiment: str = "sdegen") -> None:
         self.uri, self.experiment = uri, experiment
-        needed("mlflow")
+        needed("mlflow", "mlflow-skinny")
 
     def begin(self, folder: Path, name: str, options: Mapping[str, Any]) -> None:
         from mlflow.tracking import MlflowClient

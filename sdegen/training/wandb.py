@@ -23,7 +23,7 @@ class WandB(Logger):
 
     def __init__(self, project: str = "sdegen", mode: Literal["online", "offline"] = "online") -> None:
         self.project, self.mode = project, mode
-        needed("wandb")
+        needed("wandb", "wandb")
 
     def begin(self, folder: Path, name: str, options: Mapping[str, Any]) -> None:
         import wandb

@@ -433,7 +433,7 @@ def test_c2st_tells_the_samples_of_three_steps_from_the_data(exact: Path) -> Non
     result = run("evaluate", "run=outputs/smile_noisy/latest", "metrics=c2st", "count=300", cwd=exact)
     assert result.returncode == 0, result.stderr
     folder = exact / re.findall(r"results in (.*)", result.stdout)[0]
-    assert {path.name for path in folder.iterdir()} == {"config.yaml", "metrics.json", "c2st.npz"}
+    assert {"config.yaml", "metrics.json", "c2st.npz"} <= {path.name for path in folder.iterdir()}
     assert len(np.load(folder / "c2st.npz")["x"]) == 300
     found = json.loads((folder / "metrics.json").read_text())["c2st"]
     assert found["floor"] < 0.56 < 0.6 < found["value"] <= 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import run
+from commands import newest, run
 
 import sdegen
 from sdegen.config import choices
@@ -41,12 +41,12 @@ def signals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def newest(folder: Path) -> Path:
-    return sorted((folder / "outputs" / "signals" / "latest" / "samples").iterdir())[-1]
+def drawn(folder: Path) -> Path:
+    return sorted((newest(folder, "signals") / "samples").iterdir())[-1]
 
 
 def test_samples_are_signals_in_the_units_of_the_file(signals: Path) -> None:
-    samples = newest(signals)
+    samples = drawn(signals)
     assert sorted(path.name for path in samples.iterdir()) == ["config.yaml", "figures", "metrics.json", "samples.npz"]
     figures = sorted(path.name for path in (samples / "figures").iterdir())
     assert figures == ["generation.gif", "generation.png", "samples.png"]
@@ -60,21 +60,21 @@ def test_samples_are_signals_in_the_units_of_the_file(signals: Path) -> None:
 def test_classes_and_known_steps_guide_signals(signals: Path) -> None:
     done = run("sample", "run=outputs/signals/latest", "guidance=classifier_free", "label=all", "count=6", cwd=signals)
     assert (done.returncode, done.stderr) == (0, "")
-    assert (newest(signals) / "figures" / "classes.png").exists()
-    assert np.load(newest(signals) / "samples.npz")["y"].tolist() == [0] * 6 + [1] * 6
-    assert "agreement" in json.loads((newest(signals) / "metrics.json").read_text())
+    assert (drawn(signals) / "figures" / "classes.png").exists()
+    assert np.load(drawn(signals) / "samples.npz")["y"].tolist() == [0] * 6 + [1] * 6
+    assert "agreement" in json.loads((drawn(signals) / "metrics.json").read_text())
     known = ("guidance=inpaint", "guidance.measurement.mask=left")
     done = run("sample", "run=outputs/signals/latest", *known, "count=6", cwd=signals)
     assert (done.returncode, done.stderr) == (0, "")
-    assert (newest(signals) / "figures" / "posterior.png").exists()
-    measured = np.load(newest(signals) / "samples.npz")["measured"]
+    assert (drawn(signals) / "figures" / "posterior.png").exists()
+    measured = np.load(drawn(signals) / "samples.npz")["measured"]
     # The measurement is shown in the units of the file, and only its steps are.
     assert np.isnan(measured[:, LENGTH // 2 :]).all()
     assert abs(measured[1, : LENGTH // 2].mean() - 5000) < 2000
 
 
 def test_known_steps_are_given_in_the_units_of_the_file(signals: Path) -> None:
-    trained = sdegen.load(signals / "outputs" / "signals" / "latest", device="cpu")
+    trained = sdegen.load(newest(signals, "signals"), device="cpu")
     truth = torch.from_numpy(np.load(signals / "x.npz")["x"][0])
     node = choices.node("guidance", "inpaint", {"measurement": {"mask": "left"}})
     seen = planned(trained, node, None, truth[:, : LENGTH // 2].flatten()).seen
@@ -88,7 +88,7 @@ def test_signals_have_likelihoods_and_interpolations(signals: Path) -> None:
     options = ("metrics=[likelihood,interpolation]", "count=4", "probes=1", "rtol=0.1", "atol=0.1")
     done = run("evaluate", "run=outputs/signals/latest", *options, cwd=signals)
     assert (done.returncode, done.stderr) == (0, "")
-    (stored,) = (signals / "outputs" / "signals" / "latest" / "evaluations").glob("*/interpolation.npz")
+    (stored,) = (newest(signals, "signals") / "evaluations").glob("*/interpolation.npz")
     paths = np.load(stored)["paths"]
     assert paths.shape[2:] == (2, LENGTH)
     # An interpolation begins and ends at points of the data.

@@ -365,7 +365,10 @@ def test_exact_conditionals_of_mixtures_are_those_of_weighted_draws() -> None:
     [
         (lambda p: ClassifierFree(None), "give label=3"),
         (lambda p: Inpaint((1, 8, 8), "middle"), "mask=middle is unknown: choose one of left"),
-        (lambda p: Inpaint((2, 8), "top"), "mask=top leaves no entry known: use another mask, such as left"),
+        (
+            lambda p: Inpaint((2, 8), "top"),
+            r"mask=top leaves no entry known of a point of the shape \(2, 8\): use mask=left, right or checkerboard",
+        ),
         (lambda p: SuperResolution((2, 8)), "needs images, not points of the shape .2, 8.: use guidance=linear"),
         (
             lambda p: Inpaint((1, 8, 8), p("mask.npy", np.ones((4, 4)))),

@@ -151,10 +151,10 @@ def signals(n: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def test_signals_are_measured_as_images_are() -> None:
-    (x, kind), (held_out, _), (fresh, _) = signals(200, 0), signals(200, 1), signals(200, 2)
+    (x, kind), (held_out, _), (fresh, _) = signals(400, 0), signals(400, 1), signals(400, 2)
     dataset = Dataset(x, held_out)
     features = metrics.fit_features(dataset)
-    good, noisy = measured(fresh, features, dataset), measured(fresh + 0.5 * normal(200, 2, 32), features, dataset)
+    good, noisy = measured(fresh, features, dataset), measured(fresh + 0.5 * normal(400, 2, 32), features, dataset)
     for name in ("frechet", "kernel", "spectrum"):
         assert good[name] < 2 < 4 < noisy[name], name
     one = measured(x[kind == 0], features, dataset)

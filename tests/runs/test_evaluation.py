@@ -183,7 +183,7 @@ def test_density_is_computed_with_a_warning_where_the_data_are_gone(
         ([0, 1, 2, 5], 5, "levels=5: the values must be whole numbers from 0 to 4, but one is 5"),
         ([0, 1, 2, 0.5], 5, "but one is 0.5"),
         ([0, 1, 2, -1], 5, "but one is -1"),
-        ([0, 0, 0, 0], 1, "levels=1 must be at least 2"),
+        ([0, 0, 0, 1], 1, "levels=1 must be at least 2"),
     ],
 )
 def test_levels_that_the_values_do_not_have_are_refused(tmp_path: Path, values: list, levels: int, words: str) -> None:

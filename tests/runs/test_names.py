@@ -123,6 +123,7 @@ def test_every_data_set_has_a_summary() -> None:
     text = "\n".join(summary(Mixture(0, size=100))["text"])
     assert text == (
         "data      100 rows of 1 column, all for training\n"
+        "labels    0 (40), 1 (60)\n"
         "units     of the network: each column has mean 0 and standard deviation 1"
     )
     found = summary(sdegen.datasets.Digits())
