@@ -42,8 +42,8 @@ def check_training(config: Config) -> None:
     replicated(config)
 
 
-def train(config: Config, job: Job) -> None:
-    """Train in a job's folder. In a sweep, resume an unfinished run in this folder, and skip a finished run."""
+def train(config: Config, job: Job) -> str:
+    """Train in a job's folder; return the folder. In a sweep, resume an unfinished run, and skip a finished run."""
     from sdegen.core import schema
     from sdegen.runs import ledger, session
 
@@ -58,6 +58,16 @@ def train(config: Config, job: Job) -> None:
     else:
         start()
     log.info(f"results in {folder}" + ("" if new else ", from an earlier command"))
+    return str(folder)
+
+
+def compare_runs(folders: list[str]) -> int:
+    """Log a table that compares the runs of one command; return the exit status."""
+    if len(folders) > 1:
+        from sdegen.reports import summary
+
+        log.info("\n".join(summary.compared([Path(one) for one in folders])))
+    return 0
 
 
 def resume(arguments: Arguments, given: Sequence[str], **options: object) -> Run:
@@ -140,12 +150,12 @@ def sample(config: Config, job: Job) -> str:
 
 
 def compare(folders: list[str]) -> int:
-    """Write a table and a figure that compare the samplers of one command; return the exit status."""
+    """Write and log a table that compares the samplers of one command, and draw it; return the exit status."""
     if len(folders) > 1:
         from sdegen.reports import frontier
 
-        for folder in frontier.write([Path(one) for one in folders]):
-            log.info(f"frontier in {folder}")
+        for folder, table in frontier.write([Path(one) for one in folders]):
+            log.info("\n".join([*table, f"frontier in {folder}"]))
     return 0
 
 
@@ -249,7 +259,7 @@ def benchmark(program: str, given: Sequence[str]) -> None:
 
 
 CONFIGURED = {
-    "train": Command("train", check_training, train),
+    "train": Command("train", check_training, train, finish=compare_runs),
     "sample": Command("sample", check_sampling, sample, SAMPLED, compare),
     "evaluate": Command("evaluate", evaluated, evaluate, EVALUATED),
     "verify": Command("verify", verified, verify, finish=any),

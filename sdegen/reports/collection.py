@@ -64,6 +64,17 @@ def collect(root: Path) -> tuple[list[FinishedRun], list[tuple[Path, str]]]:
     return runs, [(folder, f"failed: {failed[folder]}" if folder in failed else why) for folder, why in left_out]
 
 
+def first_seed(folder: Path) -> Path:
+    """Returns the folder of the run that was trained together with the run in a folder, or this folder itself."""
+    return folder.parents[1] if folder.parent.name == files.REPLICAS else folder
+
+
+def title(folder: Path) -> str:
+    """Returns a name for the run in a folder; a replica is named after the first run of its training, too."""
+    first = first_seed(folder)
+    return folder.name if first == folder else f"{first.name}, {folder.name}"
+
+
 def _natural(name: str) -> list[tuple[bool, int, str]]:
     """Returns a key that sorts 10-smile after 9-smile."""
     return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", name)]

@@ -15,7 +15,7 @@ import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -23,7 +23,8 @@ from PIL import Image
 
 from sdegen.core.errors import UserError
 from sdegen.core.meanings import described
-from sdegen.reports.collection import FinishedRun, metrics_of
+from sdegen.reports import seeds
+from sdegen.reports.collection import FinishedRun, metrics_of, title
 from sdegen.reports.formulas import formulas
 from sdegen.runs import files
 
@@ -55,7 +56,8 @@ class Table(NamedTuple):
 
     Attributes:
         heads: titles of the columns; empty for a table without titles.
-        rows: rows of cells. A cell is a number (a float is shown with four digits), text, a :class:`Link`, or None.
+        rows: rows of cells. A cell is a number (a float is shown with four digits), text, a :class:`Link`, an
+            :class:`~sdegen.reports.seeds.Estimate`, or None.
     """
 
     heads: Sequence[str]
@@ -114,7 +116,7 @@ def run_content(run: FinishedRun, keys: Sequence[str]) -> dict[str, Any]:
         chosen["quality against evaluations and seconds"] = newest
     return {
         "anchor": anchor("run", run.folder),
-        "name": run.folder.name,
+        "name": title(run.folder),
         "differs": ", ".join(f"{key}={run.options[key]}" for key in keys if key in run.options),
         "command": str(run.provenance.get("command", "")),
         "data": data(run),
@@ -173,9 +175,24 @@ def runs_table(runs: Sequence[FinishedRun], keys: Sequence[str]) -> Table:
     for run in runs:
         values = [run.metrics.get(name, {}).get("value") for name in names]
         costs = [run.cost.get(key) for key in ("steps", "seconds", "peak_memory_mib")]
-        link = Link(run.folder.name, anchor("run", run.folder))
+        link = Link(title(run.folder), anchor("run", run.folder))
         rows.append([link, *(run.options.get(key, "–") for key in keys), *values, *costs])
     return Table(["run", *keys, *names, "steps", "seconds", "MiB"], rows)
+
+
+def groups_table(runs: Sequence[FinishedRun], keys: Sequence[str]) -> Table | None:
+    """Returns a table with a row for the runs that differ in the seed alone, or None if there are no such runs."""
+    found, compared = seeds.groups(runs, keys), [key for key in keys if key != "seed"]
+    if all(len(group.runs) == 1 for group in found):
+        return None
+    names = list(dict.fromkeys(name for run in runs for name in run.metrics))
+    columns = [seeds.estimates(found, name) for name in names]
+    rows = []
+    for i, group in enumerate(found):
+        seconds = [run.cost["seconds"] for run in group.runs if "seconds" in run.cost]
+        cells = [len(group.runs), *(column[i] for column in columns), fmean(seconds) if seconds else None]
+        rows.append([group.kind[0], *group.choice, *cells])
+    return Table(["name", *compared, "seeds", *names, "seconds"], rows)
 
 
 def metrics(seeds: Sequence[FinishedRun]) -> Table | None:

@@ -8,7 +8,7 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import fmean, stdev
 from typing import Any
 
 import torch
@@ -224,11 +224,12 @@ class Session:
 
 
 def spread(found: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
-    """Returns the metrics of several seeds as lines of text, with median, lowest and highest value of each metric."""
-    lines = [f"over {len(found)} seeds{'median':>11}{'lowest':>10}{'highest':>10}"]
+    """Returns the metrics of several seeds as lines of text, with the mean, deviation, lowest and highest value."""
+    lines = [f"over {len(found)} seeds{'mean':>11}{'deviation':>11}{'lowest':>10}{'highest':>10}"]
     for name in found[0]:
         values = [metrics[name]["value"] for metrics in found]
-        lines.append(f"{name:<13}" + "".join(f"{value:>10.4g}" for value in (median(values), min(values), max(values))))
+        cells = f"{fmean(values):>10.4g}{stdev(values):>11.2g}{min(values):>10.4g}{max(values):>10.4g}"
+        lines.append(f"{name:<13}{cells}")
     return "\n".join(lines)
 
 
