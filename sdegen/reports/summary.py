@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,16 +12,20 @@ from sdegen.reports.collection import FinishedRun, read
 from sdegen.runs import files
 
 
-def compared(folders: Sequence[Path]) -> list[str]:
-    """Returns a table for each name and data set of the runs in the folders and of their replicas."""
+def finished(folders: Sequence[Path]) -> list[FinishedRun]:
+    """Returns the finished runs in folders, and their replicas."""
     runs: list[FinishedRun] = []
     for folder in folders:
         for own in (folder, *sorted((folder / files.REPLICAS).glob("seed-*"))):
-            try:
+            # The job has reported its failure.
+            with contextlib.suppress(UserError):
                 runs.append(read(own))
-            except UserError:
-                # The job has reported its failure.
-                continue
+    return runs
+
+
+def compared(folders: Sequence[Path]) -> list[str]:
+    """Returns a table for each name and data set of the runs in the folders and of their replicas."""
+    runs = finished(folders)
     keys = comparison.swept(runs)
     found = seeds.groups(runs, keys)
     return [line for kind in dict.fromkeys(group.kind for group in found) for line in _table(found, kind, keys)]
