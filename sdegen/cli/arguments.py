@@ -18,6 +18,8 @@ from sdegen.core.errors import UserError
 
 OPTIONAL = ("experiment", "sweep", "guidance")
 """Groups without a default choice. ``experiment=null`` cancels an earlier ``experiment=…``."""
+EXECUTION = ("sweep=", "hydra", "forecast=")
+"""Prefixes of overrides that change how and where jobs run, but not the results of the jobs."""
 UNSEEN = ("Cc", "Cs", "Zl", "Zp")
 """Unicode categories of characters that an argument must not contain, so that each message is one line."""
 REFUSED = ("config_name", "config_path", "experimental_rerun")

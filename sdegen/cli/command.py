@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from sdegen.cli.arguments import Arguments
     from sdegen.cli.composition import Composition, Plan
+    from sdegen.cli.trials import Trial
 
 log = logging.getLogger("sdegen")
 
@@ -33,11 +34,13 @@ class Job(NamedTuple):
         folder: folder that Hydra made for the job.
         swept: True for a job of a sweep.
         command: command line that runs this job.
+        trial: trial of a search over options, to which the job reports; None for other jobs.
     """
 
     folder: Path
     swept: bool
     command: str
+    trial: Trial | None = None
 
 
 class Command(NamedTuple):
@@ -121,10 +124,16 @@ class Command(NamedTuple):
                 ) from None
             finally:
                 outcomes = [json.loads(path.read_text()) for path in sorted(results.glob("[!.]*"))]
-                status = self.finish([outcome["result"] for outcome in outcomes if "result" in outcome])
+                if plan.search is None:
+                    status = self.finish([outcome["result"] for outcome in outcomes if "result" in outcome])
+                else:
+                    status = 0
+                    for line in plan.search.conclude(results.parent):
+                        log.info(line)
         if failures := sum("result" not in outcome for outcome in outcomes):
-            if failures < len(plan.jobs):
-                print(f"{failures} of {len(plan.jobs)} jobs failed", file=sys.stderr)
+            jobs = len(plan.jobs) if plan.search is None else len(outcomes)
+            if failures < jobs:
+                print(f"{failures} of {jobs} jobs failed", file=sys.stderr)
             raise SystemExit(2)
         if status:
             raise SystemExit(status)
@@ -137,7 +146,7 @@ def _run_job(
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from sdegen.cli.composition import EXECUTION
+    from sdegen.cli.arguments import EXECUTION
     from sdegen.runs import files
 
     own = HydraConfig.get()
@@ -152,7 +161,8 @@ def _run_job(
             log.info(" ".join(own.overrides.task))
         try:
             with guard.user_errors():
-                outcome = {"result": task(plain(config), Job(Path(own.runtime.output_dir), swept, command))}
+                job = Job(Path(own.runtime.output_dir), swept, command, _trial(own, results.parent))
+                outcome = {"result": task(plain(config), job)}
         except Exception as error:
             expected = isinstance(error, UserError)
             if not (swept or expected):
@@ -161,3 +171,14 @@ def _run_job(
             print(guard.shortened(f"{prefix}{error if expected else repr(error)}"), file=sys.stderr, flush=True)
             outcome = {}
     files.write_json(results / f"{number:09}", outcome)
+
+
+def _trial(own: Any, sweep: Path) -> Trial | None:  # noqa: ANN401 - Hydra's node
+    """Returns the trial of a job, or None if the command is no search over options."""
+    from hydra.types import RunMode
+
+    if own.mode != RunMode.MULTIRUN or "objective" not in own.sweeper:
+        return None
+    from sdegen.cli.trials import Trial
+
+    return Trial(sweep, own.job.num, own.sweeper.objective, own.sweeper.pruner)

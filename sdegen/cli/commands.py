@@ -43,22 +43,49 @@ def check_training(config: Config) -> None:
     replicated(config)
 
 
-def train(config: Config, job: Job) -> None:
-    """Train in a job's folder. In a sweep, resume an unfinished run in this folder, and skip a finished run."""
+def train(config: Config, job: Job) -> str:
+    """Train in a job's folder; return the folder. In a sweep, resume an unfinished run, and skip a finished run."""
     from sdegen.core import schema
+    from sdegen.core.errors import Pruned
     from sdegen.runs import ledger, session
+    from sdegen.training.history import Diverged
 
     folder = job.folder.relative_to(Path.cwd()) if job.folder.is_relative_to(Path.cwd()) else job.folder
 
-    def start() -> None:
-        session.train(config, folder, command=job.command)
+    watch = None if job.trial is None else job.trial.watch
 
-    new = True
-    if job.swept:
-        new = ledger.attempt(folder, config, start, lambda: session.resume(folder, {}, schema.ANYTHING, job.command))
-    else:
+    def start() -> None:
+        session.train(config, folder, command=job.command, watch=watch)
+
+    def go_on() -> None:
+        session.resume(folder, {}, schema.ANYTHING, job.command, watch)
+
+    if not job.swept:
         start()
+        new = True
+    elif job.trial is None:
+        new = ledger.attempt(folder, config, start, go_on)
+    else:
+        job.trial.note(folder, job.command)
+        try:
+            new = ledger.attempt(folder, config, start, go_on)
+        except (Pruned, Diverged) as end:
+            # A rate at which the training diverges is an answer to the search, and not a fault.
+            job.trial.prune()
+            log.info(str(end))
+            return str(folder)
+        job.trial.complete(folder)
     log.info(f"results in {folder}" + ("" if new else ", from an earlier command"))
+    return str(folder)
+
+
+def compare_runs(folders: list[str]) -> int:
+    """Log a table that compares the runs of one command; return the exit status."""
+    if len(folders) > 1:
+        from sdegen.reports import summary
+
+        log.info("\n".join(summary.compared([Path(one) for one in folders])))
+    return 0
 
 
 def resume(arguments: Arguments, given: Sequence[str], command: str, **options: object) -> Run:
@@ -84,9 +111,14 @@ def resume(arguments: Arguments, given: Sequence[str], command: str, **options: 
 
 def forecast(plan: Plan) -> None:
     """Print the expected cost of each job of a plan. For a sweep, also write the costs to its folder for the report."""
-    from sdegen.cli.composition import EXECUTION
+    from sdegen.cli.arguments import EXECUTION
     from sdegen.runs import forecast
 
+    if plan.search is not None:
+        raise UserError(
+            "forecast=true: a search chooses its trials one after the other: forecast a single run, without -m and "
+            "hydra/sweeper, and multiply its cost by hydra.sweeper.n_trials"
+        )
     names = [" ".join(part for part in overrides if not part.startswith(EXECUTION)) for overrides, _ in plan.jobs]
     costs = list(zip(names, forecast.each([config for _, config in plan.jobs]), strict=True))
     print(forecast.table(costs))
@@ -143,12 +175,12 @@ def sample(config: Config, job: Job) -> str:
 
 
 def compare(folders: list[str]) -> int:
-    """Write a table and a figure that compare the samplers of one command; return the exit status."""
+    """Write and log a table that compares the samplers of one command, and draw it; return the exit status."""
     if len(folders) > 1:
         from sdegen.reports import frontier
 
-        for folder in frontier.write([Path(one) for one in folders]):
-            log.info(f"frontier in {folder}")
+        for folder, table in frontier.write([Path(one) for one in folders]):
+            log.info("\n".join([*table, f"frontier in {folder}"]))
     return 0
 
 
@@ -262,7 +294,7 @@ def benchmark(program: str, given: Sequence[str]) -> None:
 
 
 CONFIGURED = {
-    "train": Command("train", check_training, train),
+    "train": Command("train", check_training, train, finish=compare_runs),
     "sample": Command("sample", check_sampling, sample, SAMPLED, compare),
     "evaluate": Command("evaluate", evaluated, evaluate, EVALUATED),
     "verify": Command("verify", verified, verify, finish=any),

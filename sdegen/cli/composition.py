@@ -27,12 +27,10 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from sdegen.cli import mistakes
-from sdegen.cli.arguments import Arguments, parsed
+from sdegen.cli.arguments import EXECUTION, Arguments, parsed
+from sdegen.cli.search import Search, chosen
 from sdegen.config.compose import CONF, VERSION_BASE, Config, plain, primary
 from sdegen.core.errors import UserError
-
-EXECUTION = ("sweep=", "hydra", "forecast=")
-"""Prefixes of overrides that change how and where jobs run, but not the results of the jobs."""
 
 
 class Plan(NamedTuple):
@@ -42,11 +40,13 @@ class Plan(NamedTuple):
         config: configuration of the only job or of the sweep, including the node ``hydra``.
         jobs: overrides and plain configuration of each job.
         sweep: folder of the sweep; None for a single job.
+        search: search over options, whose first bounds and choices are the jobs; None for all other commands.
     """
 
     config: DictConfig
     jobs: list[tuple[list[str], Config]]
     sweep: Path | None
+    search: Search | None = None
 
 
 class Composition:
@@ -87,7 +87,8 @@ class Composition:
             config = self._composed(overrides)
             many = [override for override in parsed(overrides) if override.is_sweep_override()]
             if config.hydra.mode == RunMode.MULTIRUN or self.arguments.flags.multirun:
-                return Plan(config, self._jobs(config, many), self._folder(config))
+                search = self._search(config)
+                return Plan(config, self._jobs(config, many, search), self._folder(config, search), search)
             if many:
                 raise UserError(
                     f"{many[0].input_line}: several values: write a list as [1,2], or add -m to the command "
@@ -99,7 +100,16 @@ class Composition:
         """Run the jobs of a plan: a single job in this process, the jobs of a sweep with Hydra's launcher."""
         if plan.sweep is not None:
             mode = ["hydra.mode=MULTIRUN", f"hydra.sweep.dir='{plan.sweep}'"]
-            self.hydra.multirun(self.name, task, [*self.arguments.overrides, *mode])
+            overrides = [*self.arguments.overrides, *mode]
+            if plan.search is None:
+                self.hydra.multirun(self.name, task, overrides)
+            else:
+                config = self._composed(overrides)
+                context = HydraContext(self.hydra.config_loader, Callbacks(config))
+                launcher = Plugins.instance().instantiate_launcher(
+                    hydra_context=context, task_function=task, config=config
+                )
+                plan.search.run(plan.sweep, lambda jobs, first: launcher.launch(jobs, initial_job_idx=first))
             return
         with read_write(plan.config.hydra):
             plan.config.hydra.mode = RunMode.RUN
@@ -174,21 +184,37 @@ class Composition:
                 listed = ", ".join(sorted(choices))
                 raise UserError(f"{override.input_line}: {group} is a group: choose one of {listed}")
 
-    def _jobs(self, sweep: DictConfig, many: Sequence[Override]) -> list[tuple[list[str], Config]]:
-        for plugin in ("sweeper", "launcher"):
+    def _search(self, config: DictConfig) -> Search | None:
+        """Returns the search over options that a configuration asks for; None if it has another sweeper."""
+        node = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
+        found = chosen({str(key): value for key, value in node.items()}) if isinstance(node, dict) else None
+        if found is not None and self.name != "train":
+            raise UserError(f"hydra/sweeper=optuna: searches trainings only: leave it out of sdegen {self.name}")
+        return found
+
+    def _jobs(
+        self, sweep: DictConfig, many: Sequence[Override], search: Search | None
+    ) -> list[tuple[list[str], Config]]:
+        for plugin in ("sweeper", "launcher") if search is None else ("launcher",):
             target = OmegaConf.select(sweep.hydra, f"{plugin}._target_")
             if target not in Plugins.instance().class_name_to_class:
                 raise UserError(f"hydra.{plugin}._target_={target}: not a {plugin} of Hydra; use hydra/{plugin}=…")
-        if endless := [override for override in many if override.is_interval_sweep()]:
+        if search is None and (endless := [override for override in many if override.is_interval_sweep()]):
             line, key = endless[0].input_line, endless[0].key_or_group
-            raise UserError(f"{line}: an interval has no list of values: write the values, as in {key}=1,2")
+            raise UserError(
+                f"{line}: an interval has no list of values: write the values, as in {key}=1,2, or search the interval "
+                f"with hydra/sweeper=optuna"
+            )
         overrides = self.arguments.overrides
         given = {override.key_or_group for override in parsed(overrides)}
         params = sweep.hydra.sweeper.params or {}
         lines = [*(f"{key}={value}" for key, value in params.items() if key not in given), *overrides]
         # Give the loader to the parser: for glob(*), the parser needs the choices of a group.
         swept = OverridesParser.create(self.hydra.config_loader).parse_overrides(lines)
-        jobs = BasicSweeper.split_arguments(swept, None)[0]
+        if search is None:
+            jobs = BasicSweeper.split_arguments(swept, None)[0]
+        else:
+            jobs = search.over(swept)
         return [(list(job), self._complete(self._composed(job, RunMode.RUN))) for job in jobs]
 
     def _complete(self, config: DictConfig) -> Config:
@@ -199,7 +225,7 @@ class Composition:
                 raise UserError(f"{key} is missing: leave out ~{key}")
         return plain(config)
 
-    def _folder(self, config: DictConfig) -> Path:
+    def _folder(self, config: DictConfig, search: Search | None) -> Path:
         """Returns the folder of a sweep. It depends on the overrides only, so that a repeated sweep finds its jobs."""
         overrides = self.arguments.overrides
         if any(override.startswith("hydra.sweep.dir=") for override in overrides):
@@ -207,7 +233,8 @@ class Composition:
         own = [override for override in overrides if not override.startswith(EXECUTION)]
         named = [override.removeprefix("sweep=") for override in overrides if override.startswith("sweep=")]
         digest = hashlib.sha256("\n".join(own).encode()).hexdigest()[:10]
-        return Path("outputs") / "-".join([*named, *([digest] if own else [])])
+        kind = [] if search is None else ["search"]
+        return Path("outputs") / "-".join([*named, *kind, *([digest] if own else [])])
 
 
 def paths(node: object, prefix: str = "") -> list[str]:

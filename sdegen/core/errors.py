@@ -18,6 +18,10 @@ class Unwritable(UserError):
     """A failure to write a file, for example because the disk is full. The old file is unchanged."""
 
 
+class Pruned(Exception):  # noqa: N818 - not an error
+    """The early end of a training that a search over options asked for; its checkpoint is saved."""
+
+
 class Stopped(KeyboardInterrupt):
     """A request to stop; ``number`` is the number of the signal."""
 

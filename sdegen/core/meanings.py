@@ -183,3 +183,9 @@ def described(name: str) -> str:
     """
     plain = re.split(r"[ \[(]", name)[0]
     return str(WORDS[plain]) if plain in WORDS else ""
+
+
+def good(name: str) -> str:
+    """Returns which values of a metric are good: :data:`LOW`, :data:`HIGH` or :data:`NEAR`; empty if unknown."""
+    plain = re.split(r"[ \[(]", name)[0]
+    return WORDS[plain].good if plain in WORDS else ""

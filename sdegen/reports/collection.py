@@ -13,7 +13,9 @@ from sdegen.config.options import flat_options
 from sdegen.core.errors import UserError
 from sdegen.runs import files, forecast, ledger
 
-NOTES = ("multirun.yaml", forecast.NAME)
+TRIALS = "trials.json"
+"""File in a sweep's folder with the trials of a search over options."""
+NOTES = ("multirun.yaml", forecast.NAME, TRIALS)
 """Files that Hydra and a forecast leave in folders without runs."""
 
 
@@ -57,7 +59,8 @@ def collect(root: Path) -> tuple[list[FinishedRun], list[tuple[Path, str]]]:
         inner.sort(key=_natural)
         here = Path(folder)
         records = ledger.read(here) if files.is_plain(here / ledger.NAME) else {}
-        failed |= {here / str(job): str(one.error) for job, one in records.items() if one.state == "failed"}
+        failed |= {here / str(job): f"failed: {one.error}" for job, one in records.items() if one.state == "failed"}
+        failed |= {here / str(job): str(one.error) for job, one in records.items() if one.state == "pruned"}
         if "config.yaml" in names and ("checkpoints" in inner or "provenance.json" in names):
             # Inside a run, visit only the runs of other seeds that were trained together with it.
             inner[:] = [name for name in inner if name == files.REPLICAS]
@@ -68,7 +71,18 @@ def collect(root: Path) -> tuple[list[FinishedRun], list[tuple[Path, str]]]:
         # A folder with only notes and pictures is not a failed run.
         elif not inner and here != root and not all(name in NOTES or name.endswith((".png", ".gif")) for name in names):
             left_out.append((here, "holds no run: remove it if it is not needed"))
-    return runs, [(folder, f"failed: {failed[folder]}" if folder in failed else why) for folder, why in left_out]
+    return runs, [(folder, failed.get(folder, why)) for folder, why in left_out]
+
+
+def first_seed(folder: Path) -> Path:
+    """Returns the folder of the run that was trained together with the run in a folder, or this folder itself."""
+    return folder.parents[1] if folder.parent.name == files.REPLICAS else folder
+
+
+def title(folder: Path) -> str:
+    """Returns a name for the run in a folder; a replica is named after the first run of its training, too."""
+    first = first_seed(folder)
+    return folder.name if first == folder else f"{first.name}, {folder.name}"
 
 
 def _natural(name: str) -> list[tuple[bool, int, str]]:

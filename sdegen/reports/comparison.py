@@ -18,6 +18,8 @@ from sdegen.reports.frontier import METRICS
 
 MOST_VARIED = 4
 """Largest number of varied options for which a figure has room."""
+MOST_TICKS = 8
+"""Largest number of values of an option that are all named on an axis."""
 COST = {"seconds": "training, seconds", "peak_memory_mib": "peak memory, MiB"}
 """Axis labels of the costs in ``provenance.json``."""
 
@@ -29,6 +31,7 @@ def varied(runs: Sequence[FinishedRun]) -> list[str]:
     # If only one of two classes has an option, leave the option out: the class already names the difference.
     lacking = {key for key in differing if any(key not in run.options for run in runs)}
     implied = {key for key in lacking if key.rpartition(".")[0] in differing} | _seeded(runs, differing)
+    implied |= _measured_on_data(runs, differing)
     return [key for key in differing if key not in implied]
 
 
@@ -39,6 +42,22 @@ def _seeded(runs: Sequence[FinishedRun], keys: Sequence[str]) -> set[str]:
         return set()
     pairs = {key: {(run.options.get("seed"), run.options.get(key)) for run in runs} for key in keys if key != "seed"}
     return {key for key, found in pairs.items() if len(found) == len(seeds)}
+
+
+def _measured_on_data(runs: Sequence[FinishedRun], keys: Sequence[str]) -> set[str]:
+    """Returns the options that differ although the commands of the runs differ in the seed alone.
+
+    These options are computed from the data of each seed, and no command gives them.
+    """
+    commands: dict[str, list[FinishedRun]] = {}
+    for run in runs:
+        words = str(run.provenance.get("command", "")).split()
+        commands.setdefault(" ".join(word for word in words if not word.startswith("seed=")), []).append(run)
+    same = [own for command, own in commands.items() if command]
+    # Equal commands with equal seeds ran with different versions of the package.
+    same = [own for own in same if len({run.options.get("seed") for run in own}) == len(own)]
+    found = {key for own in same for key in keys if len({run.options.get(key) for run in own}) > 1}
+    return {key for key in found if key != "seed" and not any(f" {key}=" in command for command in commands)}
 
 
 def swept(runs: Sequence[FinishedRun]) -> list[str]:
@@ -113,7 +132,7 @@ def _by_choice(axes: Axes, runs: Sequence[FinishedRun], keys: Sequence[str], qua
     found: dict[str, list[float]] = {}
     for run in runs:
         name = "\n".join(f"{key}={value}" for key, value in zip(keys, _values(run, keys), strict=True))
-        found.setdefault(name, []).append(_measured(run, quantity))
+        found.setdefault(name, []).append(_quantity(run, quantity))
     for row, values in enumerate(found.values()):
         axes.plot(values, [row] * len(values), "o", color=figures.DATA, markersize=3, alpha=0.5)
         axes.plot(median(values), row, "o", color=figures.DATA, markersize=6)
@@ -130,7 +149,7 @@ def _by_number(
     choices = list(dict.fromkeys(_values(run, keys) for run in runs))
     for k, choice in enumerate(choices):
         own = [run for run in runs if _values(run, keys) == choice]
-        points = [(float(run.options[number]), _measured(run, quantity)) for run in own]
+        points = [(float(run.options[number]), _quantity(run, quantity)) for run in own]
         found = {x: [value for other, value in points if other == x] for x in _numbers(own, number)}
         style = figures.marked(k)
         for x, values in found.items():
@@ -142,11 +161,12 @@ def _by_number(
     axes.set(xlabel=number, ylabel=label)
     if min(ticks) > 0:
         axes.set_xscale("log")
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.xaxis.set_minor_locator(NullLocator())
+    if len(ticks) <= MOST_TICKS:
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _measured(run: FinishedRun, quantity: str) -> float:
+def _quantity(run: FinishedRun, quantity: str) -> float:
     found = run.cost.get(quantity) if quantity in COST else run.metrics[quantity]["value"]
     return float("nan") if found is None else float(found)
 

@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,8 @@ from matplotlib.figure import Figure
 
 from sdegen import figures
 from sdegen.config.options import choice, flat
+from sdegen.core.meanings import good
+from sdegen.reports import seeds
 from sdegen.runs import files
 
 METRICS = ("w1", "sliced_w1", "energy", "frechet")
@@ -43,8 +46,12 @@ class SamplingJob(NamedTuple):
     metrics: dict[str, dict[str, Any]]
 
 
-def write(folders: Sequence[Path]) -> list[Path]:
-    """Writes a table and a figure for the sample folders of a sweep into ``<run>/frontiers/<number>-samplers/``."""
+def write(folders: Sequence[Path]) -> list[tuple[Path, list[str]]]:
+    """Writes a table and a figure for the sample folders of a sweep into ``<run>/frontiers/<number>-samplers/``.
+
+    Returns:
+        For each run, the folder and lines of text with the quality of each sampler.
+    """
     written = []
     for run in dict.fromkeys(folder.parents[1] for folder in folders):
         jobs = [read(folder) for folder in folders if folder.parents[1] == run]
@@ -58,8 +65,30 @@ def write(folders: Sequence[Path]) -> list[Path]:
             by_scale = {job.options.get("guidance.scale"): job.metrics for job in jobs}
             if len(by_scale) == len(jobs) and all(set(STEERED) <= set(found) for found in by_scale.values()):
                 figures.save(steering(by_scale), folder / "steering.png")
-        written.append(final)
+        written.append((final, summary(jobs, labels)))
     return written
+
+
+def summary(jobs: Sequence[SamplingJob], labels: Sequence[str]) -> list[str]:
+    """Returns a table as lines of text: the quality of each sampler, as a mean over the seeds."""
+    metric, found = quality(jobs), by_setting(jobs, labels)
+    names = [label if own[0].steps is None else f"{label} steps={own[0].steps}" for label, own in found]
+    samples = [[job.metrics[metric]["value"] for job in own] for _, own in found]
+    return seeds.lines(names, seeds.ranks(samples, good(metric)), metric)
+
+
+def quality(jobs: Sequence[SamplingJob]) -> str:
+    """Returns the first metric of :data:`METRICS` that was measured, or else the first metric of any kind."""
+    return next((name for name in METRICS if name in jobs[0].metrics), next(iter(jobs[0].metrics)))
+
+
+def by_setting(jobs: Sequence[SamplingJob], labels: Sequence[str]) -> list[tuple[str, list[SamplingJob]]]:
+    """Returns the jobs that differ in the seed alone as lists, each with its label."""
+    found: dict[str, tuple[str, list[SamplingJob]]] = {}
+    for job, text in zip(jobs, labels, strict=True):
+        setting = str((job.name, job.steps, {**job.options, "seed": None}))
+        found.setdefault(setting, (text, []))[1].append(job)
+    return list(found.values())
 
 
 def read(folder: Path) -> SamplingJob:
@@ -94,8 +123,9 @@ def label(jobs: Sequence[SamplingJob]) -> list[str]:
         same = [other for other in jobs if other.name == job.name]
         varied = [key for key in job.options if differ(same, key)]
         varied += [key for key in SHARED if key not in varied and differ(jobs, key)]
-        # Tolerances of an adaptive sampler vary along one line of the figure, as the number of steps does.
-        varied = [key for key in varied if key not in ("rtol", "atol")]
+        # Tolerances of an adaptive sampler vary along one line of the figure, as the number of steps does. A point of
+        # the line is a mean over the seeds.
+        varied = [key for key in varied if key not in ("rtol", "atol", "seed")]
         labels.append(" ".join([job.name, *(f"{key}={job.options.get(key)}" for key in varied)]))
     return labels
 
@@ -110,10 +140,12 @@ def table(jobs: Sequence[SamplingJob], labels: Sequence[str], path: Path) -> Non
     names = list(dict.fromkeys(name for job in jobs for name in job.metrics))
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["sampler", "steps", "nfe", "seconds", *(f for name in names for f in (name, f"{name}_floor"))])
+        fields = [field for name in names for field in (name, f"{name}_floor")]
+        writer.writerow(["sampler", "seed", "steps", "nfe", "seconds", *fields])
         for job, text in zip(jobs, labels, strict=True):
             cells = [job.metrics.get(name, {}).get(field) for name in names for field in ("value", "floor")]
-            writer.writerow([text, job.steps, f"{job.nfe:g}", f"{job.seconds:.4g}", *map(cell, cells)])
+            costs = [f"{job.nfe:g}", f"{job.seconds:.4g}"]
+            writer.writerow([text, job.options["seed"], job.steps, *costs, *map(cell, cells)])
 
 
 def cell(value: float | None) -> str:
@@ -123,15 +155,22 @@ def cell(value: float | None) -> str:
 
 @figures.styled
 def draw(jobs: Sequence[SamplingJob], labels: Sequence[str]) -> Figure:
-    """Draws the quality against evaluations and against seconds. The dashed line is the floor."""
-    metric = next((name for name in METRICS if name in jobs[0].metrics), next(iter(jobs[0].metrics)))
+    """Draws the quality against evaluations and against seconds. The dashed line is the floor.
+
+    A point is the mean over the seeds, and a bar is the standard deviation over the seeds.
+    """
+    metric = quality(jobs)
     figure, panels = figures.subplots(7.2, 3.4, 1, 2, sharey=True)
     for k, text in enumerate(dict.fromkeys(labels)):
-        own = sorted((e for e, name in zip(jobs, labels, strict=True) if name == text), key=lambda e: e.nfe)
-        quality = [job.metrics[metric]["value"] for job in own]
-        style = figures.marked(k) | {"markersize": 4, "linewidth": 1}
-        panels[0].plot([job.nfe for job in own], quality, label=text, **style)
-        panels[1].plot([job.seconds for job in own], quality, **style)
+        found = [own for name, own in by_setting(jobs, labels) if name == text]
+        found.sort(key=lambda own: fmean(job.nfe for job in own))
+        measured = [[job.metrics[metric]["value"] for job in own] for own in found]
+        means, style = [fmean(values) for values in measured], figures.marked(k) | {"markersize": 4, "linewidth": 1}
+        several = any(len(values) > 1 for values in measured)
+        bars = [stdev(values) if len(values) > 1 else 0.0 for values in measured] if several else None
+        costs = [[fmean(getattr(job, cost) for job in own) for own in found] for cost in ("nfe", "seconds")]
+        for axes, x in zip(panels, costs, strict=True):
+            axes.errorbar(x, means, yerr=bars, label=text if axes is panels[0] else None, capsize=2, **style)
     floors = sorted({job.metrics[metric]["floor"] for job in jobs})
     for axes, name in zip(panels, ("evaluations of the score per sample", "seconds for all samples"), strict=True):
         for floor in floors:

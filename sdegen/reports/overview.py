@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from sdegen.reports import comparison
-from sdegen.reports.collection import FinishedRun
+from sdegen.reports import comparison, seeds
+from sdegen.reports.collection import FinishedRun, title
 from sdegen.reports.page import Link, anchor, duration, ratio
 
 CHOICES = 4
@@ -22,8 +22,9 @@ class Best(NamedTuple):
         runs: links to the best runs, which differ in the seed alone.
         choice: the options of the best runs, of those in which the compared runs differ.
         among: number of settings that were compared.
+        ties: options of the settings that are not distinguishable from the best one.
         metric: name of the metric; None if the runs share none.
-        value: mean of the metric over the best runs.
+        value: mean of the metric over the best runs, with the standard deviation.
         floor: mean floor; None if there is none.
         ratio: value divided by the floor; None if there is no positive floor.
     """
@@ -32,8 +33,9 @@ class Best(NamedTuple):
     runs: list[Link]
     choice: str
     among: int
+    ties: list[str]
     metric: str | None
-    value: float | None
+    value: seeds.Estimate | None
     floor: float | None
     ratio: float | None
 
@@ -65,25 +67,20 @@ def _choices(runs: Sequence[FinishedRun], key: str) -> str:
 
 def _best(name: str, own: Sequence[FinishedRun]) -> Best:
     keys = [key for key in comparison.varied(own) if key not in ("seed", "name")]
-    settings: dict[tuple[str, ...], list[FinishedRun]] = {}
-    for run in own:
-        settings.setdefault(tuple(run.options.get(key, "–") for key in keys), []).append(run)
-    metric = comparison.headline(own)
-
-    def mean(choice: tuple[str, ...]) -> float:
-        return fmean(float(run.metrics[metric or ""]["value"]) for run in settings[choice])
-
-    first = next(iter(settings)) if metric is None else min(settings, key=mean)
-    value = None if metric is None else mean(first)
-    floors = [run.metrics.get(metric or "", {}).get("floor") for run in settings[first]]
+    settings, metric = seeds.groups(own, keys), comparison.headline(own)
+    found = [] if metric is None else [one for one in seeds.estimates(settings, metric) if one is not None]
+    best = min(range(len(found)), key=lambda i: found[i].mean, default=0)
+    runs = settings[best].runs
+    floors = [run.metrics.get(metric or "", {}).get("floor") for run in runs]
     floor = None if None in floors else fmean(float(value or 0) for value in floors)
     return Best(
         name=name,
-        runs=[Link(run.folder.name, anchor("run", run.folder)) for run in settings[first]],
-        choice=", ".join(f"{key}={text}" for key, text in zip(keys, first, strict=True)),
+        runs=[Link(title(run.folder), anchor("run", run.folder)) for run in runs],
+        choice=settings[best].written(keys),
         among=len(settings),
+        ties=[group.written(keys) for group, one in zip(settings, found, strict=False) if one.rank == "tie"],
         metric=metric,
-        value=value,
+        value=found[best] if found else None,
         floor=floor,
-        ratio=ratio(value, floor),
+        ratio=ratio(found[best].mean, floor) if found else None,
     )

@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -24,7 +24,8 @@ from PIL import Image
 
 from sdegen.core.errors import UserError
 from sdegen.core.meanings import described
-from sdegen.reports.collection import FinishedRun, metrics_of
+from sdegen.reports import seeds
+from sdegen.reports.collection import TRIALS, FinishedRun, metrics_of, title
 from sdegen.reports.formulas import formulas
 from sdegen.runs import files
 
@@ -56,7 +57,8 @@ class Table(NamedTuple):
 
     Attributes:
         heads: titles of the columns; empty for a table without titles.
-        rows: rows of cells. A cell is a number (a float is shown with four digits), text, a :class:`Link`, or None.
+        rows: rows of cells. A cell is a number (a float is shown with four digits), text, a :class:`Link`, an
+            :class:`~sdegen.reports.seeds.Estimate`, or None.
     """
 
     heads: Sequence[str]
@@ -124,7 +126,7 @@ def run_content(run: FinishedRun, keys: Sequence[str]) -> dict[str, Any]:
         chosen["quality against evaluations and seconds"] = newest
     return {
         "anchor": anchor("run", run.folder),
-        "name": run.folder.name,
+        "name": title(run.folder),
         "differs": ", ".join(f"{key}={run.options[key]}" for key in keys if key in run.options),
         "commands": "\n".join(run.commands),
         "data": data(run),
@@ -183,9 +185,42 @@ def runs_table(runs: Sequence[FinishedRun], keys: Sequence[str]) -> Table:
     for run in runs:
         values = [run.metrics.get(name, {}).get("value") for name in names]
         costs = [run.cost.get(key) for key in ("steps", "seconds", "peak_memory_mib")]
-        link = Link(run.folder.name, anchor("run", run.folder))
+        link = Link(title(run.folder), anchor("run", run.folder))
         rows.append([link, *(run.options.get(key, "–") for key in keys), *values, *costs])
     return Table(["run", *keys, *names, "steps", "seconds", "MiB"], rows)
+
+
+def groups_table(runs: Sequence[FinishedRun], keys: Sequence[str]) -> Table | None:
+    """Returns a table with a row for the runs that differ in the seed alone, or None if there are no such runs."""
+    found, compared = seeds.groups(runs, keys), [key for key in keys if key != "seed"]
+    if all(len(group.runs) == 1 for group in found):
+        return None
+    names = list(dict.fromkeys(name for run in runs for name in run.metrics))
+    columns = [seeds.estimates(found, name) for name in names]
+    rows = []
+    for i, group in enumerate(found):
+        seconds = [run.cost["seconds"] for run in group.runs if "seconds" in run.cost]
+        cells = [len(group.runs), *(column[i] for column in columns), fmean(seconds) if seconds else None]
+        rows.append([group.kind[0], *group.choice, *cells])
+    return Table(["name", *compared, "seeds", *names, "seconds"], rows)
+
+
+def trials_table(folder: Path) -> tuple[Table, str] | None:
+    """Returns the trials of the search over options in a folder, and the importances of the options as text.
+
+    The result is None if there was no search, or if its file is damaged.
+    """
+    try:
+        found = json.loads(files.text(folder / TRIALS))
+        rows, shares = found["trials"], found["importances"]
+        heads = list(dict.fromkeys(str(key) for row in rows for key in row))
+        cells = [
+            [value if files.is_number(value) else str(value or "") for value in map(row.get, heads)] for row in rows
+        ]
+        important = ", ".join(f"{key} {float(share):.0%}" for key, share in shares.items())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
+    return (Table(heads, cells), important) if rows else None
 
 
 def metrics(seeds: Sequence[FinishedRun]) -> Table | None:

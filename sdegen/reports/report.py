@@ -16,10 +16,11 @@ from sdegen import figures
 from sdegen.core.errors import UserError
 from sdegen.core.meanings import described
 from sdegen.reports import comparison, page, paper
-from sdegen.reports.collection import FinishedRun, collect
+from sdegen.reports.collection import FinishedRun, collect, first_seed
 from sdegen.reports.errata import errata
 from sdegen.reports.overview import overview
 from sdegen.reports.page import Table
+from sdegen.reports.seeds import RULE
 
 NAME = "report.html"
 
@@ -85,12 +86,13 @@ def compose(root: Path, runs: Sequence[FinishedRun], left_out: Sequence[tuple[Pa
     if costs.rows:
         sections.append(Section("cost", "The cost of the paper's grid of times", "costs.html", costs))
     shown = {run.folder for seeds in own.values() for run in seeds}
-    # If the root itself is a run, it is in the section of the root.
-    parents = {run.folder: root if run.folder == root else run.folder.parent for run in runs}
+    parents = {run.folder: _parent(root, run.folder) for run in runs}
     for parent in dict.fromkeys(parents.values()):
         inside = [run for run in runs if parents[run.folder] == parent]
         if not shown.issuperset(run.folder for run in inside):
-            sections.append(Section(page.anchor("runs", parent), _below(root, parent), "runs.html", _runs(inside)))
+            sections.append(
+                Section(page.anchor("runs", parent), _below(root, parent), "runs.html", _runs(parent, inside))
+            )
     if own:
         sections.append(Section("errata", "Errata of the paper", "errata.html", _errata()))
     if measures := _measures(runs):
@@ -100,8 +102,8 @@ def compose(root: Path, runs: Sequence[FinishedRun], left_out: Sequence[tuple[Pa
     return page.render("report.html", title=f"Runs in {root}", sections=sections)
 
 
-def _runs(runs: Sequence[FinishedRun]) -> dict[str, Any]:
-    """Returns the content of a folder: a figure and a table that compare its runs, and each run."""
+def _runs(folder: Path, runs: Sequence[FinishedRun]) -> dict[str, Any]:
+    """Returns the content of a folder: figures and tables that compare its runs, and each run."""
     keys = comparison.swept(runs)
     figure, fault = None, None
     try:
@@ -109,8 +111,22 @@ def _runs(runs: Sequence[FinishedRun]) -> dict[str, Any]:
             figure = page.picture(figures.png(drawn), "a metric of every run, by the options in which the runs differ")
     except Exception as error:  # The numbers come from any files, and may not fit on an axis.
         fault = str(error)
-    table = page.runs_table(runs, keys) if len(runs) > 1 else None
-    return {"figure": figure, "fault": fault, "table": table, "runs": [page.run_content(run, keys) for run in runs]}
+    return {
+        "figure": figure,
+        "fault": fault,
+        "groups": page.groups_table(runs, keys),
+        "trials": page.trials_table(folder),
+        "rule": f"{RULE[0].upper()}{RULE[1:]}.",
+        "table": page.runs_table(runs, keys) if len(runs) > 1 else None,
+        "runs": [page.run_content(run, keys) for run in runs],
+    }
+
+
+def _parent(root: Path, folder: Path) -> Path:
+    """Returns the folder whose section shows a run. Replicas are shown beside the first run of their training."""
+    first = first_seed(folder)
+    # If the root itself is a run, it is in the section of the root.
+    return first.parent if first != root and first.is_relative_to(root) else root
 
 
 def _measures(runs: Sequence[FinishedRun]) -> list[tuple[str, str]]:

@@ -6,9 +6,9 @@ import contextlib
 import logging
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import fmean, stdev
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ import torch
 from sdegen.config.assembly import replicated, together
 from sdegen.config.compose import Config
 from sdegen.core import schema
-from sdegen.core.errors import Stopped, Unwritable, UserError
+from sdegen.core.errors import Pruned, Stopped, Unwritable, UserError
 from sdegen.core.schema import Trust
 from sdegen.runs import checkpoint as checkpoints
 from sdegen.runs import files, machine
@@ -29,6 +29,8 @@ from sdegen.training.history import Diverged
 
 log = logging.getLogger("sdegen")
 
+Watch = Callable[[int, float | None], bool]
+"""Function that receives a step and the held-out loss, None if there is none, and returns True to end the training."""
 RESUMABLE = ("trainer.steps", "trainer.epochs", "trainer.patience", "trainer.device", "dataset.path")
 """Options that may change when a run is resumed."""
 
@@ -40,6 +42,7 @@ def train(
     trust: Trust = schema.ANYTHING,
     resume: Sequence[Checkpoint] = (),
     command: str = "",
+    watch: Watch | None = None,
 ) -> Run:
     """Train a run in its folder, then write samples, metrics and figures; return the run as :func:`sdegen.load` does.
 
@@ -49,12 +52,14 @@ def train(
         trust: modules whose classes the configuration may name; all modules if the user composed the configuration.
         resume: checkpoints of the run and of its replicas to continue from; empty for a new run.
         command: command line, which is recorded in ``provenance.json``.
+        watch: function that may end the training early.
 
     Raises:
+        Pruned: ``watch`` has ended the training; the message is like that of Stopped.
         Stopped: a signal arrived; the message names the saved step and the command that continues from it.
     """
     machine.forget_peak_memory()
-    session = Session(config, folder, trust, resume)
+    session = Session(config, folder, trust, resume, watch)
     try:
         with contextlib.ExitStack() as stack:
             for writer in session.writers:
@@ -86,8 +91,15 @@ class Session:
         saved: step of the last checkpoint; None before the first checkpoint.
     """
 
-    def __init__(self, config: Config, folder: Path, trust: Trust, resume: Sequence[Checkpoint] = ()) -> None:
-        self.folder, self._resumed = folder, resume
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        trust: Trust,
+        resume: Sequence[Checkpoint] = (),
+        watch: Watch | None = None,
+    ) -> None:
+        self.folder, self._resumed, self._watch, self._pruned = folder, resume, watch, False
         self.saved = resume[0].step if resume else None
         parts = replicated(config, trust, [one.known_moments() for one in resume])
         if resume and len(resume) != len(parts):
@@ -149,10 +161,13 @@ class Session:
         """Record the held-out losses, and end the training if the patience of the trainer has ended."""
         if not self.training.steps:
             return
-        for writer in self.writers:
-            writer.evaluate()
+        losses = [writer.evaluate() for writer in self.writers]
         if self.writers[0].has_patience_ended(self.training.step):
             self.training.finish()
+        if self._watch is not None:
+            known = [loss for loss in losses if loss is not None]
+            asked = self._watch(self.training.step, fmean(known) if len(known) == len(losses) else None)
+            self._pruned = asked and self.training.step < self.training.steps
 
     def train(self, interrupt: Interrupt) -> None:
         """Train to the last step. After a divergence, retry from the last checkpoint if ``trainer.retries`` allows."""
@@ -167,7 +182,7 @@ class Session:
         def asked() -> bool:
             if message := pace.message(training.step, time.perf_counter()):
                 log.info(message)
-            return interrupt.asked()
+            return interrupt.asked() or self._pruned
 
         while training.step < training.steps:
             try:
@@ -176,6 +191,8 @@ class Session:
                     training.run(self._record, self.save, self._preview, asked, self.evaluate, every)
             except Diverged as trouble:
                 self._retry(trouble)
+            if self._pruned:
+                raise Pruned(f"pruned, {self.left()}")
         log.info(f"trained in {training.seconds:.1f} s, without held-out losses, previews and checkpoints")
 
     def _plan(self) -> str:
@@ -196,7 +213,8 @@ class Session:
         reason = f"seed {seed}: {trouble}" if len(self.writers) > 1 else str(trouble)
         tried, retries = self.training.stream.variant, self.trainer.retries
         if tried >= retries:
-            raise UserError(f"{reason}; the checkpoint of step {self.saved} was saved before")
+            message = f"{reason}; the checkpoint of step {self.saved} was saved before"
+            raise Diverged(message, trouble.replica) from None
         # Only a run without replicas has retries.
         saved = checkpoints.newest(self.folder)
         log.warning(f"{reason}; retry {tried + 1} of {retries}, from step {saved[0].step}")
@@ -224,19 +242,23 @@ class Session:
 
 
 def spread(found: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
-    """Returns the metrics of several seeds as lines of text, with median, lowest and highest value of each metric."""
-    lines = [f"over {len(found)} seeds{'median':>11}{'lowest':>10}{'highest':>10}"]
+    """Returns the metrics of several seeds as lines of text, with the mean, deviation, lowest and highest value."""
+    lines = [f"over {len(found)} seeds{'mean':>11}{'deviation':>11}{'lowest':>10}{'highest':>10}"]
     for name in found[0]:
         values = [metrics[name]["value"] for metrics in found]
-        lines.append(f"{name:<13}" + "".join(f"{value:>10.4g}" for value in (median(values), min(values), max(values))))
+        cells = f"{fmean(values):>10.4g}{stdev(values):>11.2g}{min(values):>10.4g}{max(values):>10.4g}"
+        lines.append(f"{name:<13}{cells}")
     return "\n".join(lines)
 
 
-def resume(folder: Path, changes: Mapping[str, Any], trust: Trust = (), command: str = "") -> Run:
+def resume(
+    folder: Path, changes: Mapping[str, Any], trust: Trust = (), command: str = "", watch: Watch | None = None
+) -> Run:
     """Continue a run from its last checkpoint, in its own folder. An interruption does not change a bit of the result.
 
     The folder may be ``…/latest``. ``changes`` are new values of :data:`RESUMABLE` options, by path. Change
     ``dataset.path`` only if the same data have moved to another file. ``command`` is recorded as for :func:`train`.
+    ``watch`` may end the training early.
     """
     if foreign := [path for path in changes if path not in RESUMABLE]:
         raise UserError(f"{foreign[0]}: cannot change on resume: leave it out; only {', '.join(RESUMABLE)} can change")
@@ -254,4 +276,4 @@ def resume(folder: Path, changes: Mapping[str, Any], trust: Trust = (), command:
         if option not in config[group]:
             raise UserError(f"{path}: the run has no such option: leave it out")
         config = {**config, group: {**config[group], option: value}}
-    return train(config, folder, trust=trust, resume=saved, command=command)
+    return train(config, folder, trust=trust, resume=saved, command=command, watch=watch)

@@ -131,13 +131,18 @@ class Writer:
         for concern in self.summary["concerns"]:
             log.warning(concern)
 
-    def evaluate(self) -> None:
-        """Record the held-out loss of the averaged network at a step, on as many batches as the step can afford."""
+    def evaluate(self) -> float | None:
+        """Record and return the held-out loss of the averaged network, on as many batches as the step can afford.
+
+        Return None without held-out points, or if the loss is not finite.
+        """
         losses = self.held_out.losses(self.average, max(1, self.curve.every // AFFORDED))
         # A loss that overflows is no record: the training fails soon, or recovers.
-        if losses is not None and bool(losses.isfinite().all()):
-            loss = self.curve.add(self.training.step, losses)
-            self.recorder.scalars(self.training.step, {"train/held_out_loss": loss})
+        if losses is None or not bool(losses.isfinite().all()):
+            return None
+        loss = self.curve.add(self.training.step, losses)
+        self.recorder.scalars(self.training.step, {"train/held_out_loss": loss})
+        return loss
 
     def has_patience_ended(self, step: int) -> bool:
         """Return True if the held-out loss has not improved in ``trainer.patience`` steps before ``step``."""

@@ -13,6 +13,7 @@ from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from browser import CHROMIUM, Browser
 from matplotlib.figure import Figure
@@ -98,7 +99,7 @@ def test_page_is_whole_and_true_to_its_files(sweep: Path) -> None:
     # The rows are in the order of the jobs: 10 comes after 9.
     names = ["8-smile", "9-smile", "10-smile", "11-smile"]
     assert [entry.folder.name for entry in entries] == names
-    head, *rows = page.tables[0]
+    head, *rows = next(table for table in page.tables if table[0][0] == "run")
     assert head[:3] == ["run", "seed", "sde"]
     assert [row[:3] for row in rows] == [
         [name, str(seed), sde] for name, (sde, seed) in zip(names, itertools.product(("vp", "ve"), (1, 2)), strict=True)
@@ -262,11 +263,35 @@ def test_the_summary_names_the_best_setting_and_what_failed(sweep: Path, tmp_pat
         file.write_text(json.dumps(found))
     shutil.copytree(root / "8-smile", root / "broken")
     (root / "broken" / "metrics.json").write_text("{")
-    text = " ".join(Page(report.write(root)[0].read_text()).text.split())
-    summary = text.partition("finished runs")[2].partition("Runs in this folder")[0]
-    assert "0.5 sliced_w1 2 times the floor, 0.25" in summary
-    assert "best of 2 settings: sde=vp, mean of 2 seeds: 8-smile, 9-smile" in summary
+    page = Page(report.write(root)[0].read_text())
+    summary = " ".join(page.text.split()).partition("finished runs")[2].partition("Runs in this folder")[0]
+    assert "0.5 ± 0.14 sliced_w1 2 times the floor, 0.25" in summary
+    assert "best of 2 settings: sde=vp, not distinguishable from 1 other: sde=ve, mean of 2 seeds: 8-smile" in summary
     assert "1 left out" in summary and "broken: metrics.json is damaged" in summary
+
+
+def test_a_table_has_the_mean_and_the_deviation_of_the_seeds(sweep: Path, tmp_path: Path) -> None:
+    """A replica counts as a seed. Settings with a single run have no deviation, and no table if all are single."""
+    root = tmp_path / "outputs"
+    shutil.copytree(sweep, root)
+    shutil.copytree(root / "9-smile", root / "8-smile" / files.REPLICAS / "seed-2")
+    shutil.rmtree(root / "9-smile")
+    page = Page(report.write(root)[0].read_text())
+    head, *rows = next(table for table in page.tables if "seeds" in table[0])
+    assert head[:3] == ["name", "sde", "seeds"] and [row[:3] for row in rows] == [
+        ["smile", s, "2"] for s in ("vp", "ve")
+    ]
+    folders = (("8-smile", f"8-smile/{files.REPLICAS}/seed-2"), ("10-smile", "11-smile"))
+    for row, own in zip(rows, folders, strict=True):
+        found = [json.loads((root / one / "metrics.json").read_text())["sliced_w1"]["value"] for one in own]
+        mean, _, deviation = row[head.index("sliced_w1")].removesuffix("tie").strip().partition(" ± ")
+        assert float(mean) == pytest.approx(np.mean(found), rel=1e-3)
+        assert float(deviation) == pytest.approx(np.std(found, ddof=1), rel=0.05)
+    assert "8-smile, seed-2" in page.text
+    for folder in (root / "8-smile" / files.REPLICAS, root / "11-smile"):
+        shutil.rmtree(folder)
+    page = Page(report.write(root)[0].read_text())
+    assert "±" not in page.text and all("seeds" not in table[0] for table in page.tables)
 
 
 def paper_run(name: str, *overrides: str) -> FinishedRun:
