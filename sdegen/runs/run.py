@@ -250,6 +250,7 @@ class Run(Trained):
             frames=frames,
             guidance=guidance or self.guidance,
             first=first,
+            silent=False,
         )
 
     def guided(
