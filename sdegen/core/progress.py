@@ -9,10 +9,9 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
-T = TypeVar("T")
 log = logging.getLogger("sdegen")
 
 DELAY = 2.0
@@ -66,12 +65,30 @@ class Progress:
             self._bar.close()
 
 
-def progress(items: Sequence[T], what: str) -> Iterator[T]:
-    """Yields the items, and reports the progress as batches."""
-    with contextlib.closing(Progress(what, "batches")) as shown:
-        for done, item in enumerate(items):
-            shown.to(done, len(items))
-            yield item
+class Evaluations:
+    """Report of the progress of work on points, in evaluations of a model.
+
+    Args:
+        what: name of the work.
+        points: number of points.
+        each: number of evaluations for each point; None if it is not known before the first batch.
+    """
+
+    def __init__(self, what: str, points: int, each: float | None = None) -> None:
+        self._points, self._each, self._finished, self._shown = points, each, 0, Progress(what, "evaluations")
+        self.close = self._shown.close
+
+    def to(self, rows: int) -> None:
+        """Reports the number of evaluations so far."""
+        self._shown.to(rows, None if self._each is None else round(self._points * self._each))
+
+    def finish(self, points: int, rows: int) -> None:
+        """Notes that a batch of points is finished, after ``rows`` evaluations for it and the batches before.
+
+        The other batches are expected to take as many evaluations for each point.
+        """
+        self._finished += points
+        self._each = rows / self._finished
 
 
 @contextlib.contextmanager

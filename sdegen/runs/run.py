@@ -303,9 +303,9 @@ class Run(Trained):
         from sdegen.runs import measures
 
         batch, labels = self._samples_unless_given(x, count, seed)
-        metrics = measures.measure(self.dataset, batch, labels, self.folder)
+        metrics = measures.measure(self, batch, labels)
         if self.guidance is None:
-            metrics |= measures.tell(self.dataset, batch, self.folder)
+            metrics |= measures.tell(self, batch)
         if self.guidance is None and x is not None and len(self.units.shape) == 1 and self._has_density():
             flow, exact = self.flow(), by_probes(0, self.units.size)
             metrics |= measures.likelihood(self.dataset, lambda x: flow.log_prob(x, exact, seed).log_p, batch, seed)

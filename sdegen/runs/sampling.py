@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sdegen.core.errors import UserError
-from sdegen.core.progress import Progress
+from sdegen.core.progress import Evaluations
 from sdegen.core.randomness import SampleNoise, own_layers
 from sdegen.datasets import Units
 from sdegen.guidance.classes import Guidance
@@ -83,8 +83,8 @@ def draw(
         return sampler(sde, steered, prior, noise=noise, frames=frames if span.start == first else 0)
 
     # The number of evaluations of a guided score is not known before the first batch.
-    report = _Report(count, sampler.evaluations if guidance is None else None)
-    counted = Counted(model, None if silent else report.evaluated)
+    report = Evaluations("sampling", count, sampler.evaluations if guidance is None else None)
+    counted = Counted(model, None if silent else report.to)
     spans = cut(first, count, batch_size, even=sampler.couples)
     if guidance is not None and (fewest := min(map(len, spans))) < sampler.smallest_batch:
         log.warning(
@@ -92,8 +92,11 @@ def draw(
             f"count and batch_size together, to {sampler.smallest_batch} or more"
         )
     with _evaluated(model), torch.no_grad(), own_layers(device, seed, "layers", first):
+        batches = []
         with contextlib.closing(report):
-            batches = [report.noted(batch(span, counted), counted.rows) for span in spans]
+            for span in spans:
+                batches.append(batch(span, counted))
+                report.finish(len(span), counted.rows)
         x = torch.cat([each.x for each in batches])
         broken = torch.nonzero(~x.flatten(1).isfinite().all(1)).flatten().tolist()
         if broken:
@@ -105,33 +108,6 @@ def draw(
     accepted = [each.acceptance * len(each.x) for each in batches if each.acceptance is not None]
     acceptance = sum(accepted) / count if accepted else None
     return Samples(x, counted.rows / count, batches[0].path[:, :SHOWN], batches[0].times, acceptance)
-
-
-class _Report:
-    """Report of the progress of a sampling.
-
-    Args:
-        count: number of samples.
-        expected: number of evaluations for each sample; None if it is not known before the first batch.
-    """
-
-    def __init__(self, count: int, expected: float | None) -> None:
-        self.count, self.expected, self._drawn = count, expected, 0
-        self._progress = Progress("sampling", "evaluations")
-        self.close = self._progress.close
-
-    def evaluated(self, rows: int) -> None:
-        """Reports that the model has evaluated ``rows`` points in all."""
-        self._progress.to(rows, None if self.expected is None else round(self.count * self.expected))
-
-    def noted(self, batch: Samples, rows: int) -> Samples:
-        """Returns a finished batch, and expects as many evaluations for each sample as it and the batches before took.
-
-        ``rows`` is the number of evaluations so far.
-        """
-        self._drawn += len(batch.x)
-        self.expected = rows / self._drawn
-        return batch
 
 
 @contextlib.contextmanager
