@@ -18,6 +18,7 @@ https://arxiv.org/abs/1810.01367; Song et al. (2021), section 4.3 and appendix D
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor
 
 from sdegen.core.errors import UserError
-from sdegen.core.progress import progress
+from sdegen.core.progress import Evaluations
 from sdegen.core.randomness import RandnLike, SampleNoise, derive
 from sdegen.datasets import Units
 from sdegen.flow.divergence import Divergence
@@ -111,10 +112,14 @@ class Flow:
             seed: seed of the probes.
         """
         inner, parts = self.units.encode(self._checked(x)), []
-        for start in progress(range(0, len(x), self.batch_size), "likelihood"):
-            batch = inner[start : start + self.batch_size].to(self.device, self.dtype)
-            noise = SampleNoise(derive(seed, "probes"), start, start + len(batch), self.units.shape, self.device)
-            parts.append(self._log_prob(batch, divergence, noise))
+        report = Evaluations("likelihood", len(x))
+        counted = Counted(self.score, report.to)
+        with contextlib.closing(report):
+            for start in range(0, len(x), self.batch_size):
+                batch = inner[start : start + self.batch_size].to(self.device, self.dtype)
+                noise = SampleNoise(derive(seed, "probes"), start, start + len(batch), self.units.shape, self.device)
+                parts.append(self._log_prob(batch, counted, divergence, noise))
+                report.finish(len(batch), counted.rows)
         latent = torch.cat([part.latent for part in parts])
         log_p = torch.cat([part.log_p for part in parts])
         if broken := int((~log_p.isfinite()).sum()):
@@ -124,15 +129,15 @@ class Flow:
         log_p = log_p + self.units.log_det(x).to(log_p.device)
         return Likelihood(log_p, torch.cat(errors) if errors else None, latent, nfe)
 
-    def _log_prob(self, x: Tensor, divergence: Divergence, noise: RandnLike) -> Likelihood:
+    def _log_prob(self, x: Tensor, counted: Counted, divergence: Divergence, noise: RandnLike) -> Likelihood:
         """Returns the log-density of one batch in the network's units. The ODE is solved once."""
-        counted, d, k = Counted(self.score), x[0].numel(), divergence.estimates
+        before, d, k = counted.rows, x[0].numel(), divergence.estimates
         field = self._augmented(counted, x, divergence, divergence.probes(x, noise))
         state = torch.cat([x.flatten(1), x.new_zeros(len(x), k)], dim=1)
         end = self.solver.integrate(field, state, self.sde.eps, self.sde.T, torch.zeros(0), (d, k)).x.double()
         latent, grown = end[:, :d].reshape(x.shape), d * end[:, d:]
         error = grown.std(1) / math.sqrt(k) if k > 1 else None
-        return Likelihood(self.sde.log_prior(latent) + grown.mean(1), error, latent, counted.rows / len(x))
+        return Likelihood(self.sde.log_prior(latent) + grown.mean(1), error, latent, (counted.rows - before) / len(x))
 
     def _augmented(self, score: Score, like: Tensor, divergence: Divergence, probes: Tensor) -> RowField:
         """Returns the right-hand side for states ``(b, d + K)`` of x and K log-determinants divided by d.

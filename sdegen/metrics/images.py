@@ -12,7 +12,8 @@ another floor says so in ``floor_from``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from sdegen.metrics.distances import (
     total_variation,
 )
 from sdegen.metrics.features import Features
+from sdegen.metrics.floors import Floors, Numbers
 from sdegen.metrics.points import Metrics, in_parts
 from sdegen.metrics.spectrum import band_powers, spectral
 
@@ -51,41 +53,62 @@ NEAR = 0.05
 """Share of the held-out images that count as near copies."""
 AS_MANY = "training images, as many as generated images, against held-out images"
 
+FLOOR = ("floor", "train")
+"""Numbers of a metric that depend on the data only."""
+
 Distance = Callable[[Tensor, Tensor], float]
 
 
-def measure_images(dataset: Dataset, x: Tensor, features: Features) -> Metrics:
+class TrainingSet(NamedTuple):
+    """Features of training images, which are computed when they are needed, and their number."""
+
+    size: int
+    features: Callable[[], Tensor]
+
+
+def measure_images(dataset: Dataset, x: Tensor, features: Features, floors: Floors | None = None) -> Metrics:
     """Returns all metrics of images that were generated without a class.
 
     Args:
         dataset: the data, with a held-out part.
         x: generated images in the user's units, ``(N, C, *)``.
         features: classifier of the training images; see :func:`fit_features`.
+        floors: floors with these features that are known already.
     """
+    floors = floors or Floors()
     x = part(quantized(x.detach().cpu(), dataset.levels))
-    sets = (x, part(dataset.x), part(_held_out(dataset)))
-    seen, known, unseen = (features_of(dataset, features, one) for one in sets)
-    within = affinity(unseen, unseen)
+    unseen_images = part(_held_out(dataset))
+    seen, unseen = (features_of(dataset, features, one) for one in (x, unseen_images))
+    # The features of the training images are needed only where a floor is not known.
+    known = cache(lambda: features_of(dataset, features, part(dataset.x)))
+    training = TrainingSet(min(len(dataset.x), REFERENCE), known)
+    within = floors.of("kernel", ["within"], lambda: {"within": affinity(unseen, unseen)})["within"]
     distances: dict[str, Distance] = {
         "frechet": frechet,
         "kernel": lambda a, b: kernel(a, b, within),
         "precision": precision,
         "recall": recall,
     }
-    found = {name: _compared(distance, seen, known, unseen) for name, distance in distances.items()}
+    found = {name: _compared(name, distance, seen, training, unseen, floors) for name, distance in distances.items()}
     if dataset.y is None:
-        labels = (features.classify(part) for part in (seen, known, unseen))
-        found["cluster_balance"] = _compared(share_difference, *labels)
+        own = TrainingSet(training.size, lambda: features.classify(known()))
+        labels = [features.classify(part) for part in (seen, unseen)]
+        found["cluster_balance"] = _compared("cluster_balance", share_difference, labels[0], own, labels[1], floors)
     else:
-        found["class_balance"] = _class_balance(dataset, features.classify(seen), features.classify(known))
+        found["class_balance"] = _class_balance(
+            dataset, features.classify(seen), lambda: features.classify(known()), floors
+        )
     if max(x.shape[2:]) > 1:
-        powers = (band_powers(dataset.units.encode(one)) for one in sets)
-        found["spectrum"] = _compared(spectral, *powers)
-    found["near_copies"] = _near_copies(dataset, x)
+        own = TrainingSet(training.size, lambda: band_powers(dataset.units.encode(part(dataset.x))))
+        powers = [band_powers(dataset.units.encode(one)) for one in (x, unseen_images)]
+        found["spectrum"] = _compared("spectrum", spectral, powers[0], own, powers[1], floors)
+    found["near_copies"] = _near_copies(dataset, x, floors)
     return found
 
 
-def measure_conditional(dataset: Dataset, x: Tensor, y: Tensor, features: Features) -> Metrics:
+def measure_conditional(
+    dataset: Dataset, x: Tensor, y: Tensor, features: Features, floors: Floors | None = None
+) -> Metrics:
     """Returns the agreement of generated images with the requested classes, and the variety within each class.
 
     ``spread`` is the root mean square distance of the features of a class from their mean. ``class_recall`` is the
@@ -97,16 +120,21 @@ def measure_conditional(dataset: Dataset, x: Tensor, y: Tensor, features: Featur
         x: generated images in the user's units, ``(N, C, H, W)``.
         y: requested classes, ``(N,)``.
         features: classifier of the training images.
+        floors: floors with these features that are known already.
     """
+    floors = floors or Floors()
     x, y = part(quantized(x.detach().cpu(), dataset.levels)), part(y.cpu())
     (train, train_y), (held_out, held_out_y) = _labelled(dataset)
-    seen, known, unseen = (features_of(dataset, features, part) for part in (x, train, held_out))
+    seen, unseen = (features_of(dataset, features, part) for part in (x, held_out))
+    known = cache(lambda: features_of(dataset, features, train))
     spreads, recalls = [], []
-    for label in y.unique():
-        own, trained, reference = seen[y == label], known[train_y == label], unseen[held_out_y == label]
-        if len(trained) and len(reference):
-            spreads.append({"value": spread(own), "floor": spread(reference), "train": spread(trained)})
-            recalls.append(_compared(recall, own, trained, reference))
+    for label in y.unique().tolist():
+        own, reference, chosen = seen[y == label], unseen[held_out_y == label], train_y == label
+        training = TrainingSet(int(chosen.sum()), lambda chosen=chosen: known()[chosen])  # type: ignore[misc]
+        if training.size and len(reference):
+            kept = floors.part(f"class {label}")
+            spreads.append({"value": spread(own), **_spreads(training, reference, kept)})
+            recalls.append(_compared("recall", recall, own, training, reference, kept))
     return {
         "agreement": agreement(dataset, x, y),
         "spread": _averaged(spreads, "held-out images"),
@@ -144,38 +172,58 @@ def quantized(x: Tensor, levels: int | None) -> Tensor:
     return x if levels is None else x.double().round().clamp(0, levels - 1)
 
 
-def _compared(distance: Distance, seen: Tensor, known: Tensor, unseen: Tensor) -> dict[str, Any]:
+def _compared(
+    name: str, distance: Distance, seen: Tensor, known: TrainingSet, unseen: Tensor, floors: Floors
+) -> dict[str, Any]:
     """Returns the distances of generated and of training images from held-out images; all arguments are features."""
-    parts = in_parts(seen, min(len(seen), len(known)))
-    return {
-        "value": float(np.mean([distance(part, unseen) for part in parts])),
-        "floor": float(np.median([distance(part, unseen) for part in _parts(known, len(seen))])),
-        "train": distance(known, unseen),
-        "floor_from": AS_MANY,
-    }
+
+    def compute() -> Numbers:
+        trained = known.features()
+        floor = float(np.median([distance(part, unseen) for part in _parts(trained, len(seen))]))
+        return {"floor": floor, "train": distance(trained, unseen)}
+
+    parts = in_parts(seen, min(len(seen), known.size))
+    value = float(np.mean([distance(part, unseen) for part in parts]))
+    return {"value": value, **floors.of(f"{name} of {len(seen)} images", FLOOR, compute), "floor_from": AS_MANY}
 
 
-def _near_copies(dataset: Dataset, x: Tensor) -> dict[str, Any]:
+def _spreads(known: TrainingSet, unseen: Tensor, floors: Floors) -> Numbers:
+    return floors.of("spread", FLOOR, lambda: {"floor": spread(unseen), "train": spread(known.features())})
+
+
+def _near_copies(dataset: Dataset, x: Tensor, floors: Floors) -> dict[str, Any]:
     """Returns the share of images that are as near to a training image as the nearest 5 % of the held-out images."""
     originals = part(dataset.x, ORIGINALS)
-    held_out, own = (nearest(part, originals) for part in (part(_held_out(dataset), JUDGED), x))
-    value, floor = (float((near <= held_out.quantile(NEAR)).double().mean()) for near in (own, held_out))
+
+    def compute() -> Numbers:
+        near = nearest(part(_held_out(dataset), JUDGED), originals)
+        limit = near.quantile(NEAR)
+        return {"limit": float(limit), "floor": float((near <= limit).double().mean())}
+
+    rest = floors.of("near copies", ("limit", "floor"), compute)
+    value = float((nearest(x, originals) <= rest["limit"]).double().mean())
     source = f"held-out images, of which {NEAR:.0%} are this near by definition"
-    return {"value": value, "floor": floor, "train": None, "floor_from": source}
+    return {"value": value, "floor": rest["floor"], "train": None, "floor_from": source}
 
 
-def _class_balance(dataset: Dataset, seen: Tensor, known: Tensor) -> dict[str, Any]:
+def _class_balance(dataset: Dataset, seen: Tensor, known: Callable[[], Tensor], floors: Floors) -> dict[str, Any]:
     """Returns the total variation distance between the shares of the classes in the images and in the data."""
     labels = torch.cat([_labels(dataset.y), _labels(dataset.held_out_y)])
-    shares = torch.bincount(labels, minlength=dataset.classes or 0).double() / len(labels)
-    source = generator("cpu", 0, "class balance")
-    draws = [shares.multinomial(len(seen), True, generator=source) for _ in range(DRAWS)]
-    errors = [total_variation(draw, labels) for draw in draws]
+
+    def compute() -> Numbers:
+        shares = torch.bincount(labels, minlength=dataset.classes or 0).double() / len(labels)
+        source = generator("cpu", 0, "class balance")
+        draws = [shares.multinomial(len(seen), True, generator=source) for _ in range(DRAWS)]
+        errors = [total_variation(draw, labels) for draw in draws]
+        limits = {"floor": float(np.median(errors)), "limit": float(np.quantile(errors, 0.95))}
+        return {**limits, "train": total_variation(known(), labels)}
+
+    rest = floors.of(f"class balance of {len(seen)} images", (*FLOOR, "limit"), compute)
     return {
         "value": total_variation(seen, labels),
-        "floor": float(np.median(errors)),
-        "train": total_variation(known, labels),
-        "limit": float(np.quantile(errors, 0.95)),
+        "floor": rest["floor"],
+        "train": rest["train"],
+        "limit": rest["limit"],
         "floor_from": "draws of the labels of the data, as many as images; 95 % of the draws lie below the limit",
     }
 

@@ -28,6 +28,7 @@ from sdegen.core.randomness import generator, randn_like
 from sdegen.core.tensors import squared_norm
 from sdegen.datasets import Dataset
 from sdegen.metrics.distances import energy, ks, mean_distance, sliced_w1, total_variation, w1
+from sdegen.metrics.floors import Floors, Numbers
 from sdegen.sde.base import SDE, Score
 from sdegen.sde.mixture import marginals
 
@@ -45,11 +46,18 @@ FARTHEST = 10.0
 Metrics = dict[str, dict[str, Any]]
 
 
-def distances(dataset: Dataset, reference: Tensor) -> dict[str, Callable[[Tensor], float]]:
-    """Returns, by name, the functions that measure the distance of points from ``reference`` for a data set."""
-    line, placed = reference[0].numel() == 1, _placing(dataset, reference)
-    scaled = placed(reference)
-    within = None if line else mean_distance(scaled, scaled)
+def distances(
+    dataset: Dataset, reference: Tensor, floors: Floors | None = None
+) -> dict[str, Callable[[Tensor], float]]:
+    """Returns, by name, the functions that measure the distance of points from ``reference`` for a data set.
+
+    ``floors`` keep the mean distance within the reference, if it is the reference of the data set.
+    """
+    line, placed, floors = reference[0].numel() == 1, _placing(dataset, reference), floors or Floors()
+    scaled, name = placed(reference), f"mean distance within {len(reference)} points"
+    within = None
+    if not line:
+        within = floors.of(name, ["within"], lambda: {"within": mean_distance(scaled, scaled)})["within"]
     chosen: dict[str, Callable[[Tensor], float]] = {}
     if line:
         chosen["w1"] = lambda x: float(w1(placed(x).flatten(), scaled.flatten()))
@@ -89,67 +97,96 @@ class Sets(NamedTuple):
     Attributes:
         parts: parts of the points; the value is the mean over the parts.
         reference: the set from which the distance is measured.
-        pairs: sets of as many points and their references; the floor is the median over the pairs.
+        pairs: function that returns sets of as many points and their references; the floor is the median over them.
         kind: sentence about the pairs.
     """
 
     parts: tuple[Tensor, ...]
     reference: Tensor
-    pairs: list[tuple[Tensor, Tensor]]
+    pairs: Callable[[], list[tuple[Tensor, Tensor]]]
     kind: str
 
 
-def measure_points(dataset: Dataset, x: Tensor, reference: int | None = None) -> Metrics:
+def measure_points(dataset: Dataset, x: Tensor, reference: int | None = None, floors: Floors | None = None) -> Metrics:
     """Returns the distances of points ``x``, in the user's units, with the floors and the values of the training set.
 
     The result is empty if the distribution is not known and no points are held out. ``reference`` is the number of
-    exact draws in the reference, by default :data:`REFERENCE`.
+    exact draws in the reference, by default :data:`REFERENCE`. ``floors`` hold the floors that are known already.
     """
     if unmeasured(dataset):
         return {}
+    floors = floors or Floors()
     # Round dequantised columns to the original values before the comparison.
     sets = _sets(dataset, dataset.rounded(x.detach().double().cpu()), reference or REFERENCE)
-    chosen = distances(dataset, sets.reference)
-    floors = [
-        {name: distance(a) for name, distance in (chosen if b is sets.reference else distances(dataset, b)).items()}
-        for a, b in sets.pairs
-    ]
+    chosen = distances(dataset, sets.reference, floors)
+    rest = _floors(dataset, sets, chosen, floors)
     found: Metrics = {
         name: {
             "value": float(np.mean([distance(part) for part in sets.parts])),
-            "floor": float(np.median([floor[name] for floor in floors])),
-            "train": distance(dataset.x.double()),
+            "floor": rest[f"{name} floor"],
+            "train": rest[f"{name} train"],
             "floor_from": sets.kind,
         }
         for name, distance in chosen.items()
     }
-    return found | _column_metrics(dataset, sets) if sets.reference.ndim == 2 and x.shape[1] > 1 else found
+    if sets.reference.ndim == 2 and x.shape[1] > 1:
+        found |= _column_metrics(dataset, sets, floors)
+    return found
 
 
 def _sets(dataset: Dataset, x: Tensor, reference: int) -> Sets:
     exact = dataset.draw(reference, generator("cpu", 0, "reference"))
     if exact is not None:
-        draws = [_found(dataset.draw(len(x), generator("cpu", 0, "floor", i))) for i in range(FLOORS)]
-        return Sets((x,), exact, [(draw, exact) for draw in draws], "exact draws")
+
+        def draws() -> list[tuple[Tensor, Tensor]]:
+            return [(_found(dataset.draw(len(x), generator("cpu", 0, "floor", i))), exact) for i in range(FLOORS)]
+
+        return Sets((x,), exact, draws, "exact draws")
     parts = in_parts(x, min(len(x), len(dataset.x)))
-    splits = [_split(dataset, len(parts[0]), i) for i in range(FLOORS)]
+
+    def splits() -> list[tuple[Tensor, Tensor]]:
+        return [_split(dataset, len(parts[0]), i) for i in range(FLOORS)]
+
     return Sets(parts, _found(dataset.held_out).double(), splits, "random parts of the data")
 
 
-def _column_metrics(dataset: Dataset, sets: Sets) -> Metrics:
+def _floors(dataset: Dataset, sets: Sets, chosen: Mapping[str, Callable[[Tensor], float]], known: Floors) -> Numbers:
+    """Returns the floors and the values of the training set, as ``<name> floor`` and ``<name> train``."""
+
+    def compute() -> Numbers:
+        rows = [
+            {name: distance(a) for name, distance in (chosen if b is sets.reference else distances(dataset, b)).items()}
+            for a, b in sets.pairs()
+        ]
+        floors = {f"{name} floor": float(np.median([row[name] for row in rows])) for name in chosen}
+        return {**floors, **{f"{name} train": distance(dataset.x.double()) for name, distance in chosen.items()}}
+
+    keys = [f"{name} {kind}" for name in chosen for kind in ("floor", "train")]
+    return known.of(f"distances of {_size(sets)}", keys, compute)
+
+
+def _column_metrics(dataset: Dataset, sets: Sets, known: Floors) -> Metrics:
     """Returns the W1 distance of the column that is farthest off, with the :data:`COLUMNS` farthest columns by name."""
     chosen = column_distances(dataset, sets.reference)
-    values = torch.stack([chosen(part) for part in sets.parts])
-    floors = torch.stack([(chosen if b is sets.reference else column_distances(dataset, b))(a) for a, b in sets.pairs])
-    names, mean, middle = dataset.description.columns, values.mean(0), floors.quantile(0.5, dim=0)
+    values, numbers = torch.stack([chosen(part) for part in sets.parts]), range(sets.reference.shape[1])
+
+    def compute() -> Numbers:
+        floors = torch.stack(
+            [(chosen if b is sets.reference else column_distances(dataset, b))(a) for a, b in sets.pairs()]
+        )
+        largest = {"floor": float(np.median(floors.amax(1))), "train": float(chosen(dataset.x.double()).max())}
+        return {**largest, **{f"column {i}": float(floors[:, i].quantile(0.5)) for i in numbers}}
+
+    rest = known.of(f"columns of {_size(sets)}", ["floor", "train", *(f"column {i}" for i in numbers)], compute)
+    names, mean = dataset.description.columns, values.mean(0)
     columns = {
-        names[i] if names else f"x{i + 1}": {"value": float(mean[i]), "floor": float(middle[i])}
+        names[i] if names else f"x{i + 1}": {"value": float(mean[i]), "floor": rest[f"column {i}"]}
         for i in mean.argsort(descending=True, stable=True)[:COLUMNS].tolist()
     }
     entry = {
         "value": float(values.amax(1).mean()),
-        "floor": float(np.median(floors.amax(1))),
-        "train": float(chosen(dataset.x.double()).max()),
+        "floor": rest["floor"],
+        "train": rest["train"],
         "floor_from": sets.kind,
         "column": next(iter(columns)),
         "columns": columns,
@@ -157,7 +194,12 @@ def _column_metrics(dataset: Dataset, sets: Sets) -> Metrics:
     return {"column_w1": entry}
 
 
-def measure_labelled_points(dataset: Dataset, x: Tensor, y: Tensor) -> Metrics:
+def _size(sets: Sets) -> str:
+    """Returns the sizes of the sets, on which the floors depend."""
+    return f"{len(sets.parts[0])} points from {len(sets.reference)}"
+
+
+def measure_labelled_points(dataset: Dataset, x: Tensor, y: Tensor, floors: Floors | None = None) -> Metrics:
     """Returns the distances of the points of each class from the data of this class, as means over the classes.
 
     Each entry also has the values and floors of the single classes, as ``classes``. Classes without data are left out.
@@ -166,10 +208,15 @@ def measure_labelled_points(dataset: Dataset, x: Tensor, y: Tensor) -> Metrics:
         dataset: the data, with labels.
         x: points in the user's units, ``(N, d)``.
         y: classes of the points, ``(N,)``.
+        floors: floors that are known already.
     """
+    floors = floors or Floors()
     labels = [label for label in y.unique().tolist() if bool((dataset.y == label).any())]
     reference = max(LEAST_REFERENCE, REFERENCE // max(len(labels), 1))
-    found = {label: measure_points(dataset.of_class(label), x[y == label], reference) for label in labels}
+    found = {
+        label: measure_points(dataset.of_class(label), x[y == label], reference, floors.part(f"class {label}"))
+        for label in labels
+    }
     found = {label: entries for label, entries in found.items() if entries}
     return averaged_over_classes(found) if found else {}
 

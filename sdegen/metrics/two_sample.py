@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sdegen.core.randomness import derive, generator
 from sdegen.datasets import Dataset
+from sdegen.metrics.floors import Floors
 from sdegen.metrics.images import part
 from sdegen.metrics.points import REFERENCE, Metrics
 
@@ -44,7 +45,9 @@ def c2st(draw: Callable[[int], tuple[Tensor, Tensor]]) -> float:
     return max(accuracy, 1 - accuracy)
 
 
-def measure_c2st(dataset: Dataset, x: Tensor, placed: Callable[[Tensor], Tensor]) -> Metrics:
+def measure_c2st(
+    dataset: Dataset, x: Tensor, placed: Callable[[Tensor], Tensor], floors: Floors | None = None
+) -> Metrics:
     """Returns the accuracy of :func:`c2st` for points ``x`` and unseen data, with its floor.
 
     The unseen data are exact draws, or the held-out points if the distribution is not known. The floor is the accuracy
@@ -56,6 +59,7 @@ def measure_c2st(dataset: Dataset, x: Tensor, placed: Callable[[Tensor], Tensor]
         dataset: the data.
         x: points in the user's units, ``(N, *)``.
         placed: function that returns the vectors ``(N, d)`` of points, by which the forests tell them apart.
+        floors: floors that are known already.
     """
     if too_few(dataset, len(x)):
         return {}
@@ -63,14 +67,19 @@ def measure_c2st(dataset: Dataset, x: Tensor, placed: Callable[[Tensor], Tensor]
     drawn = [dataset.draw(REFERENCE, generator("cpu", 0, "c2st", name)) for name in ("floor", "reference")]
     real, unseen = (dataset.x, dataset.held_out) if drawn[0] is None else drawn
     assert real is not None and unseen is not None
-    own, other, reference = placed(part(x)), placed(part(real, min(len(x), REFERENCE))), placed(part(unseen))
-    n = min(len(own), len(other), len(reference), MOST)
-    value, floor = (c2st(_random_parts(points, reference, n)) for points in (own, other))
+    size = min(len(x), REFERENCE)
+    own, reference = placed(part(x)), placed(part(unseen))
+    n = min(len(own), len(real), len(reference), MOST)
+    rest = (floors or Floors()).of(
+        f"c2st of {size} points",
+        ["floor"],
+        lambda: {"floor": c2st(_random_parts(placed(part(real, size)), reference, n))},
+    )
     kind = "training points" if drawn[0] is None else "exact draws"
     return {
         "c2st": {
-            "value": value,
-            "floor": floor,
+            "value": c2st(_random_parts(own, reference, n)),
+            "floor": rest["floor"],
             "train": None,
             "standard_error": 0.5 / (2 * n) ** 0.5,
             "floor_from": f"{kind} in the place of samples",

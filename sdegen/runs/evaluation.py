@@ -196,7 +196,7 @@ class Evaluation:
         assert self.given is not None
         run, (x, y, _, _) = self.run, self.given
         log.info(f"measures of {len(x)} points against the data of {run.folder}")
-        found = measure(run.dataset, x, y, run.folder)
+        found = measure(run, x, y)
         return Result(found, {"x": x, "y": y, "seed": self.seed}, figures.compare(run.dataset, x), "points")
 
     def interpolation(self) -> Result:
@@ -224,7 +224,7 @@ class Evaluation:
         run = self.run
         log.info(f"c2st of {self.count} samples, {run.weights_used()}")
         x = run.sample(self.count, seed=self.seed, batch_size=int(self.settings["batch_size"])).cpu()
-        return Result(tell(run.dataset, x, run.folder), {"x": x, "seed": self.seed}, None, "samples")
+        return Result(tell(run, x), {"x": x, "seed": self.seed}, None, "samples")
 
     def _exact(self, x: Tensor) -> Tensor | None:
         """Return the exact log-density at t = eps, in nats and in the user's units; None if it is not known."""

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sdegen import metrics
 from sdegen.core.errors import UserError
+from sdegen.core.progress import announced
 from sdegen.core.randomness import generator
 from sdegen.datasets import Dataset
 from sdegen.flow.likelihood import dequantized
 from sdegen.metrics.features import Features
+from sdegen.metrics.floors import Floors
 from sdegen.metrics.labels import feature_classes
 from sdegen.metrics.points import Metrics, averaged_over_classes
 from sdegen.models.classifier import ClassifierModel, log_likelihood_by_time
-from sdegen.runs import files
+from sdegen.runs import files, floors
 from sdegen.runs.checkpoint import stored
+from sdegen.runs.trained import Trained
 from sdegen.sde.base import SDE, Score
 
 log = logging.getLogger("sdegen")
@@ -32,28 +36,34 @@ JUDGED = 1000
 """Largest number of points over which the log-density is averaged."""
 
 
-def measure(dataset: Dataset, x: Tensor, y: Tensor | None, folder: Path) -> Metrics:
+def measure(run: Trained, x: Tensor, y: Tensor | None) -> Metrics:
     """Returns the metrics of points, images or signals with their floors; empty if nothing can be measured.
 
     ``x`` is ``(N, *)`` in the user's units, on the CPU. ``y`` is ``(N,)``, the classes of guided samples, or None. The
-    points of a class are compared with the data of this class.
-    ``folder`` is the run's folder; it contains the classifier that computes the features of images and signals.
+    points of a class are compared with the data of this class. The run's folder keeps the floors, and the classifier
+    that computes the features of images and signals.
     """
+    with floors.kept(run) as known, announced(f"measuring {len(x)} samples, and the floors"):
+        return _measured(run, x, y, known)
+
+
+def _measured(run: Trained, x: Tensor, y: Tensor | None, known: Floors) -> Metrics:
+    dataset = run.dataset
     if dataset.units.kind == "vectors":
         if y is None or dataset.y is None:
-            return metrics.measure_points(dataset, x)
-        return metrics.measure_labelled_points(dataset, x, y)
+            return metrics.measure_points(dataset, x, floors=known)
+        return metrics.measure_labelled_points(dataset, x, y, known)
     # Compare images with held-out images, because the classes of fresh images are not known.
     if len(x) < 2 or dataset.held_out is None:
         return {}
-    features, whole = _features(dataset, folder), {}
+    (features, of_features), whole = _features(run, known), {}
     if y is None or dataset.y is None or len(y.unique()) == dataset.classes:
         if dataset.units.kind == "signals":
-            whole = metrics.measure_signals(dataset, x)
-        whole |= metrics.measure_images(dataset, x, features)
+            whole = metrics.measure_signals(dataset, x, known)
+        whole |= metrics.measure_images(dataset, x, features, of_features)
     if y is None or dataset.y is None:
         return whole
-    return {**whole, **metrics.measure_conditional(dataset, x, y, features)}
+    return {**whole, **metrics.measure_conditional(dataset, x, y, features, of_features)}
 
 
 def score_error(dataset: Dataset, sde: SDE, score: Callable[[int | None], Score], y: Tensor | None) -> Metrics:
@@ -73,19 +83,23 @@ def score_error(dataset: Dataset, sde: SDE, score: Callable[[int | None], Score]
     return averaged_over_classes({label: error(dataset.of_class(label), label) for label in y.unique().tolist()})
 
 
-def tell(dataset: Dataset, x: Tensor, folder: Path) -> Metrics:
+def tell(run: Trained, x: Tensor) -> Metrics:
     """Returns the accuracy with which a classifier tells ``x`` from unseen data; see :func:`sdegen.metrics.c2st`.
 
     Images and signals are told apart by their features. The arguments are those of :func:`measure`; the result is empty
     if there are no unseen data, or fewer than :data:`sdegen.metrics.two_sample.FEWEST` points.
     """
-    if dataset.units.kind == "vectors":
-        return metrics.measure_c2st(dataset, dataset.rounded(x.detach().double().cpu()), dataset.units.encode)
-    if dataset.held_out is None:
-        return {}
-    features = _features(dataset, folder)
-    saved = metrics.quantized(x.detach().cpu(), dataset.levels)
-    return metrics.measure_c2st(dataset, saved, lambda part: metrics.features_of(dataset, features, part))
+    dataset = run.dataset
+    with floors.kept(run) as known, announced(f"telling {len(x)} samples from unseen data"):
+        if dataset.units.kind == "vectors":
+            points = dataset.rounded(x.detach().double().cpu())
+            return metrics.measure_c2st(dataset, points, dataset.units.encode, known)
+        if dataset.held_out is None:
+            return {}
+        features, of_features = _features(run, known)
+        saved = metrics.quantized(x.detach().cpu(), dataset.levels)
+        placed = partial(metrics.features_of, dataset, features)
+        return metrics.measure_c2st(dataset, saved, placed, of_features)
 
 
 def likelihood(dataset: Dataset, log_prob: Callable[[Tensor], Tensor], x: Tensor, seed: int) -> Metrics:
@@ -121,20 +135,23 @@ def shuffled(x: Tensor, seed: int) -> Tensor:
     return x[torch.randperm(len(x), generator=generator("cpu", seed, "order"))]
 
 
-def _features(dataset: Dataset, folder: Path) -> Features:
-    """Loads the classifier from the folder, or trains and saves it if the file is missing."""
-    path = folder / "features.pt"
+def _features(run: Trained, known: Floors) -> tuple[Features, Floors]:
+    """Returns the classifier of the run's folder and the floors with its features; trains it if the file is missing."""
+    path, dataset = run.folder / "features.pt", run.dataset
     if path.exists():
         features = Features(dataset.units.shape, feature_classes(dataset))
         try:
             features.load_state_dict(stored(path))  # type: ignore[arg-type]
         except (UserError, RuntimeError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: not a classifier for features ({type(error).__name__}): remove it") from None
-        return features.eval()
-    log.info(f"training the classifier that gives the features of {'images' if dataset.x.ndim == 4 else 'signals'}")
-    features = metrics.fit_features(dataset)
-    files.replace(path, lambda temporary: torch.save(features.state_dict(), temporary))
-    return features
+    else:
+        log.info(f"training the classifier that gives the features of {'images' if dataset.x.ndim == 4 else 'signals'}")
+        features = metrics.fit_features(dataset)
+        files.replace(path, lambda temporary: torch.save(features.state_dict(), temporary))
+    digest = hashlib.blake2b(digest_size=8)
+    for value in features.state_dict().values():
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return features.eval(), known.part(f"features {digest.hexdigest()}")
 
 
 def accuracy(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import base64
-import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 from PIL import Image
 
 from sdegen import figures
+from sdegen.core.progress import shell
 from sdegen.figures import animations
 
 
@@ -29,11 +28,6 @@ class Animation:
         with tempfile.TemporaryDirectory() as folder:
             content = self.save(Path(folder) / "animation.gif").read_bytes()
         return f'<img alt="animation" src="data:image/gif;base64,{base64.b64encode(content).decode()}">'
-
-
-def shell() -> Any:  # noqa: ANN401 - IPython is no dependency
-    """Returns the IPython shell that runs this process; None if there is none."""
-    return sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
 
 
 def show_figures() -> None:

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import multiprocessing
-import sys
 import textwrap
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +25,8 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from torch.utils.tensorboard import summary
 
-from sdegen.runs import curves, events, notebook
+from sdegen.core.progress import has_bar, make_bar
+from sdegen.runs import curves, events
 from sdegen.runs.curves import Curves
 from sdegen.runs.events import PREFIX, Events
 from sdegen.training.logger import Logger, Nothing
@@ -77,11 +75,6 @@ class Recorder:
         silent: bool = False,
         logger: Logger = NOTHING,
     ) -> None:
-        with warnings.catch_warnings():
-            # A notebook without ipywidgets gets a text bar; the warning about it is not needed.
-            warnings.simplefilter("ignore")
-            from tqdm.auto import tqdm
-
         # Remove the status and the metrics of an earlier attempt, because TensorBoard shows only the first status.
         earlier = [*folder.glob(f"{PREFIX}*"), *folder.glob(curves.NAME), *(folder / RESULT).glob(f"{PREFIX}*")]
         for left in earlier if fresh else (folder / RESULT).glob(f"{PREFIX}*{ENDED}"):
@@ -93,12 +86,9 @@ class Recorder:
         # A new run needs this start record too: TensorBoard treats the first start record as the start of the run, and
         # drops records only at later start records.
         self.rewind(start)
-        # Bars of several processes would overwrite each other.
-        alone = multiprocessing.current_process().name == "MainProcess"
-        shell = notebook.shell()
-        visible = sys.stderr.isatty() or (shell is not None and "IPKernelApp" in shell.config)
-        shown = alone and not silent and visible
-        self._bar = tqdm(total=stop, initial=start, unit="step", disable=not shown, leave=False, smoothing=0)
+        shown = has_bar() and not silent
+        # The mean rate is shown, because the rate of the last interval would jump.
+        self._bar = make_bar(total=stop, initial=start, unit="step", disable=not shown, leave=False, smoothing=0)
         self._stop, self._silent, self._last_line = stop, silent, time.perf_counter()
 
     @contextlib.contextmanager

@@ -19,6 +19,7 @@ from sdegen import figures, metrics
 from sdegen.config.compose import Config
 from sdegen.config.options import choice
 from sdegen.core.errors import UserError
+from sdegen.core.progress import announced
 from sdegen.datasets import Description
 from sdegen.figures import animations
 from sdegen.figures.images import view
@@ -88,7 +89,8 @@ def write(
         _write_samples(folder, run.names, drawn, facts)
         found = _judge(run, drawn, plan.seen, folder)
         if found is not None and figures:
-            _draw_samples(run, drawn, plan, folder / "figures", animate)
+            with announced("drawing the figures"):
+                _draw_samples(run, drawn, plan, folder / "figures", animate)
         # The metrics after a training are those of the run itself.
         if not after_training:
             events.write(folder, run.step, {**(found or {}), "evaluations": {"value": drawn.nfe}})
@@ -170,7 +172,7 @@ def _judge(run: Run, drawn: Drawn, seen: Observation | None, folder: Path) -> Me
     if seen is not None:
         found = guiding.agreement(run.units, drawn.x, seen)
     else:
-        found = measures.measure(dataset, drawn.x, drawn.y, run.folder)
+        found = measures.measure(run, drawn.x, drawn.y)
         if len(run.units.shape) == 1:
             y = None if run.model.network.condition is None else drawn.y
             found |= measures.score_error(dataset, run.sde, run.score_on_cpu, y)

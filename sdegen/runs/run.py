@@ -269,6 +269,7 @@ class Run(Trained):
             frames=frames,
             guidance=guidance or self.guidance,
             first=first,
+            silent=False,
         )
 
     @explained
@@ -324,9 +325,9 @@ class Run(Trained):
 
         check({"count": count, "seed": seed}, (), SAMPLE, self.trust)
         batch, labels = self._samples_unless_given(x, count, seed)
-        metrics = measures.measure(self.dataset, batch, labels, self.folder)
+        metrics = measures.measure(self, batch, labels)
         if self.guidance is None:
-            metrics |= measures.tell(self.dataset, batch, self.folder)
+            metrics |= measures.tell(self, batch)
         if self.guidance is None and x is not None and len(self.units.shape) == 1 and self._has_density():
             flow, exact = self.flow(), by_probes(0, self.units.size)
             metrics |= measures.likelihood(self.dataset, lambda x: flow.log_prob(x, exact, seed).log_p, batch, seed)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sdegen.core.errors import UserError
+from sdegen.core.progress import Evaluations
 from sdegen.core.randomness import SampleNoise, own_layers
 from sdegen.datasets import Units
 from sdegen.guidance.classes import Guidance
@@ -60,13 +61,14 @@ def draw(
     frames: int = 0,
     guidance: Guidance | None = None,
     first: int = 0,
+    silent: bool = True,
 ) -> Samples:
     """Returns ``count`` samples of a seed, from number ``first`` on, in the network's units.
 
     Sample i depends only on (seed, i) and not on the batch. The exceptions are samplers that couple the samples of a
     batch, such as ``rk45`` and ``twisted``: see :func:`cut`. The path has ``frames`` states, and only the first
     :data:`SHOWN` samples of the first batch. ``nfe`` is the number of evaluations of the model for each sample; a
-    guided score may need several evaluations.
+    guided score may need several evaluations. Unless ``silent`` is true, the progress is shown.
 
     Raises:
         UserError: a sample is not finite.
@@ -80,14 +82,21 @@ def draw(
             prior, steered = guidance.start(sde, prior), guidance(sde, score)
         return sampler(sde, steered, prior, noise=noise, frames=frames if span.start == first else 0)
 
-    counted, spans = Counted(model), cut(first, count, batch_size, even=sampler.couples)
+    # The number of evaluations of a guided score is not known before the first batch.
+    report = Evaluations("sampling", count, sampler.evaluations if guidance is None else None)
+    counted = Counted(model, None if silent else report.to)
+    spans = cut(first, count, batch_size, even=sampler.couples)
     if guidance is not None and (fewest := min(map(len, spans))) < sampler.smallest_batch:
         log.warning(
             f"batches of {fewest} particles are small: the weights of modes are off by about {fewest**-0.5:.2g}: raise "
             f"count and batch_size together, to {sampler.smallest_batch} or more"
         )
     with _evaluated(model), torch.no_grad(), own_layers(device, seed, "layers", first):
-        batches = [batch(span, counted) for span in spans]
+        batches = []
+        with contextlib.closing(report):
+            for span in spans:
+                batches.append(batch(span, counted))
+                report.finish(len(span), counted.rows)
         x = torch.cat([each.x for each in batches])
         broken = torch.nonzero(~x.flatten(1).isfinite().all(1)).flatten().tolist()
         if broken:

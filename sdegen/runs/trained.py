@@ -51,6 +51,7 @@ class Trained:
         sampler: default sampler for new samples.
         units: conversion between the network's units and the user's units.
         classes: number of classes of the data; None if the data have no labels.
+        fingerprint: fingerprint of the training data: see :func:`sdegen.datasets.fingerprint.fingerprint`.
         names: names of the columns and of the classes: see :class:`sdegen.datasets.Description`.
         weights: loaded weights, ``ema`` or ``raw``.
         precision: precision of the computation.
@@ -77,7 +78,7 @@ class Trained:
             self.device = find_device(device)
         except ValueError as error:
             raise UserError(str(error)) from None
-        self._data = saved.data
+        self.fingerprint = saved.data
         self.units, self.classes = restored(saved.units), saved.classes
         self.names = Description(tuple(saved.names["columns"]), tuple(saved.names["classes"]))
         self.sde: SDE = construct(self.config, "sde", trust)
@@ -101,7 +102,7 @@ class Trained:
     def dataset(self) -> Dataset:
         """Training data, generated or read again; raises UserError if the file is gone or contains other data."""
         dataset: Dataset = construct(self.config, "dataset", self.trust, seed=self.config["seed"])
-        if found := difference(self._data, known_by(self.config, dataset)):
+        if found := difference(self.fingerprint, known_by(self.config, dataset)):
             raise UserError(
                 f"dataset: the data have changed since {self.folder} was trained: {found}: restore the data, or "
                 f"train a new run"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -38,13 +39,18 @@ class GuidedScore(ABC):
 
 
 class Counted:
-    """A score that counts the rows it evaluates."""
+    """A score that counts the rows it evaluates.
 
-    def __init__(self, score: Score) -> None:
-        self.score, self.rows = score, 0
+    Args:
+        score: score whose rows are counted.
+        report: function that is called with the number of rows so far, before each evaluation; None for no report.
+    """
+
+    def __init__(self, score: Score, report: Callable[[int], object] | None = None) -> None:
+        self.score, self.rows, self.report = score, 0, report
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        self.rows += len(x)
+        self._count(x)
         return self.score(x, t)
 
     def given(self, y: Tensor) -> Score:
@@ -52,15 +58,20 @@ class Counted:
         score = self.score.given(y)  # type: ignore[attr-defined]
 
         def conditional(x: Tensor, t: Tensor) -> Tensor:
-            self.rows += len(x)
+            self._count(x)
             return score(x, t)
 
         return conditional
 
     def parts(self, x: Tensor, t: Tensor) -> Parts:
         """Returns the parts of the score. Without guidance, the pull and the log-likelihood are zero."""
-        self.rows += len(x)
+        self._count(x)
         if isinstance(self.score, GuidedScore):
             return self.score.parts(x, t)
         score = self.score(x, t)
         return Parts(score, torch.zeros_like(score), score.new_zeros(len(x)))
+
+    def _count(self, x: Tensor) -> None:
+        if self.report is not None:
+            self.report(self.rows)
+        self.rows += len(x)

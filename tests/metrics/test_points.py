@@ -12,6 +12,7 @@ from scipy.stats import wasserstein_distance
 from sdegen import metrics
 from sdegen.datasets import Dataset, Description, Mixture, Smile
 from sdegen.metrics import points
+from sdegen.metrics.floors import Floors
 from sdegen.sde import VP, LinearSDE
 from sdegen.sde.mixture import Marginals
 
@@ -207,6 +208,6 @@ def test_the_largest_distance_of_the_columns_reaches_its_floor() -> None:
     for seed in range(60):
         train, test, samples = normal(450, 5, seed).split([200, 50, 200])
         dataset = Dataset(train, test)
-        entry = points._column_metrics(dataset, points._sets(dataset, samples, points.REFERENCE))["column_w1"]
+        entry = points._column_metrics(dataset, points._sets(dataset, samples, points.REFERENCE), Floors())["column_w1"]
         ratios.append(entry["value"] / entry["floor"])
     assert median(ratios) == pytest.approx(1, abs=0.1)
