@@ -128,7 +128,8 @@ class Command(NamedTuple):
                     status = self.finish([outcome["result"] for outcome in outcomes if "result" in outcome])
                 else:
                     status = 0
-                    log.info("\n".join(plan.search.conclude(results.parent)))
+                    for line in plan.search.conclude(results.parent):
+                        log.info(line)
         if failures := sum("result" not in outcome for outcome in outcomes):
             jobs = len(plan.jobs) if plan.search is None else len(outcomes)
             if failures < jobs:

@@ -76,6 +76,7 @@ class Search:
         self.seed = in_range("seed", seed, at_least=0)
         self.space: dict[str, BaseDistribution] = {}
         self.fixed: list[str] = []
+        self._began = False
 
     def over(self, overrides: Sequence[Override]) -> list[list[str]]:
         """Set the options to search and the fixed ones; return jobs that have every bound and every choice once."""
@@ -115,7 +116,7 @@ class Search:
             )
 
     def _job(self, values: Mapping[str, Any]) -> list[str]:
-        return [*self.fixed, *(f"{key}={value}" for key, value in values.items())]
+        return [*self.fixed, *(f"{key}={_written(value)}" for key, value in values.items())]
 
     def run(self, sweep: Path, launch: Launch) -> None:
         """Launch trials until the study in the folder of the sweep has ``n_trials``."""
@@ -123,6 +124,7 @@ class Search:
 
         with files.claimed(sweep):
             found = self._study(sweep)
+            self._began = True
             # Trials that a killed command left come first.
             left = [trial.number for trial in found.get_trials(deepcopy=False) if not trial.state.is_finished()]
             while batch := left[: self.n_jobs] or self._ask(found):
@@ -179,39 +181,48 @@ class Search:
         return found
 
     def conclude(self, sweep: Path) -> list[str]:
-        """Write a table of the trials for the report; return lines about them and about the best one."""
+        """Write a table of the trials, the best first, for the report; return lines about them and the best one.
+
+        The result is empty if the search has not begun.
+        """
         from sdegen.reports.collection import TRIALS
         from sdegen.runs import files
 
-        if not (sweep / trials.JOURNAL).exists():
+        if not self._began:
             return []
         found = trials.study(sweep, self.objective, self.pruner)
         done = found.get_trials(deepcopy=False)
         states = Counter(trial.state.name.lower() for trial in done)
         lines = [f"{len(done)} trials: {', '.join(f'{number} {STATES[state]}' for state, number in states.items())}"]
         finished = [trial for trial in done if trial.state.name == "COMPLETE"]
+        finished.sort(key=lambda trial: trial.values[0], reverse=good(self.objective) == HIGH)
         weights = importances(found) if len(finished) > 1 else {}
         rows = [
             {
                 "trial": trial.number,
                 "state": STATES[trial.state.name.lower()],
-                self.objective: trial.values[0] if trial.values else None,
+                self.objective: trial.value if trial in finished else None,
                 "last step": max(trial.intermediate_values, default=None),
                 **trial.params,
             }
-            for trial in done
+            for trial in [*finished, *(trial for trial in done if trial not in finished)]
         ]
         files.write_json(sweep / TRIALS, {"trials": rows, "importances": weights})
         if finished:
             best = found.best_trial
             lines += [
                 f"best: trial {best.number}, {self.objective} {best.value:.5g}, in {best.user_attrs['folder']}",
-                *(f"  {key}={value}" for key, value in best.params.items()),
+                *(f"  {key}={_written(value)}" for key, value in best.params.items()),
                 f"train it again with: {best.user_attrs['command']}",
             ]
         if weights:
             lines.append(f"importances: {', '.join(f'{key} {share:.0%}' for key, share in weights.items())}")
         return lines
+
+
+def _written(value: object) -> str:
+    """Returns a value of an option as text, with few enough digits for a command that a person repeats."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _ends(values: Any) -> list[Any]:  # noqa: ANN401 - a distribution of any kind

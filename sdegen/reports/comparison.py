@@ -18,6 +18,8 @@ from sdegen.reports.frontier import METRICS
 
 MOST_VARIED = 4
 """Largest number of varied options for which a figure has room."""
+MOST_TICKS = 8
+"""Largest number of values of an option that are all named on an axis."""
 COST = {"seconds": "training, seconds", "peak_memory_mib": "peak memory, MiB"}
 """Axis labels of the costs in ``provenance.json``."""
 
@@ -159,8 +161,9 @@ def _by_number(
     axes.set(xlabel=number, ylabel=label)
     if min(ticks) > 0:
         axes.set_xscale("log")
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.xaxis.set_minor_locator(NullLocator())
+    if len(ticks) <= MOST_TICKS:
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _quantity(run: FinishedRun, quantity: str) -> float:

@@ -24,7 +24,7 @@ from PIL import Image
 from sdegen.core.errors import UserError
 from sdegen.core.meanings import described
 from sdegen.reports import seeds
-from sdegen.reports.collection import FinishedRun, metrics_of, title
+from sdegen.reports.collection import TRIALS, FinishedRun, metrics_of, title
 from sdegen.reports.formulas import formulas
 from sdegen.runs import files
 
@@ -193,6 +193,24 @@ def groups_table(runs: Sequence[FinishedRun], keys: Sequence[str]) -> Table | No
         cells = [len(group.runs), *(column[i] for column in columns), fmean(seconds) if seconds else None]
         rows.append([group.kind[0], *group.choice, *cells])
     return Table(["name", *compared, "seeds", *names, "seconds"], rows)
+
+
+def trials_table(folder: Path) -> tuple[Table, str] | None:
+    """Returns the trials of the search over options in a folder, and the importances of the options as text.
+
+    The result is None if there was no search, or if its file is damaged.
+    """
+    try:
+        found = json.loads(files.text(folder / TRIALS))
+        rows, shares = found["trials"], found["importances"]
+        heads = list(dict.fromkeys(str(key) for row in rows for key in row))
+        cells = [
+            [value if files.is_number(value) else str(value or "") for value in map(row.get, heads)] for row in rows
+        ]
+        important = ", ".join(f"{key} {float(share):.0%}" for key, share in shares.items())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
+    return (Table(heads, cells), important) if rows else None
 
 
 def metrics(seeds: Sequence[FinishedRun]) -> Table | None:

@@ -90,7 +90,9 @@ def compose(root: Path, runs: Sequence[FinishedRun], left_out: Sequence[tuple[Pa
     for parent in dict.fromkeys(parents.values()):
         inside = [run for run in runs if parents[run.folder] == parent]
         if not shown.issuperset(run.folder for run in inside):
-            sections.append(Section(page.anchor("runs", parent), _below(root, parent), "runs.html", _runs(inside)))
+            sections.append(
+                Section(page.anchor("runs", parent), _below(root, parent), "runs.html", _runs(parent, inside))
+            )
     if own:
         sections.append(Section("errata", "Errata of the paper", "errata.html", _errata()))
     if measures := _measures(runs):
@@ -100,8 +102,8 @@ def compose(root: Path, runs: Sequence[FinishedRun], left_out: Sequence[tuple[Pa
     return page.render("report.html", title=f"Runs in {root}", sections=sections)
 
 
-def _runs(runs: Sequence[FinishedRun]) -> dict[str, Any]:
-    """Returns the content of a folder: a figure and a table that compare its runs, and each run."""
+def _runs(folder: Path, runs: Sequence[FinishedRun]) -> dict[str, Any]:
+    """Returns the content of a folder: figures and tables that compare its runs, and each run."""
     keys = comparison.swept(runs)
     figure, fault = None, None
     try:
@@ -113,6 +115,7 @@ def _runs(runs: Sequence[FinishedRun]) -> dict[str, Any]:
         "figure": figure,
         "fault": fault,
         "groups": page.groups_table(runs, keys),
+        "trials": page.trials_table(folder),
         "rule": f"{RULE[0].upper()}{RULE[1:]}.",
         "table": page.runs_table(runs, keys) if len(runs) > 1 else None,
         "runs": [page.run_content(run, keys) for run in runs],

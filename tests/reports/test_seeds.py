@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from scipy.stats import ttest_ind
 
 from sdegen.core.meanings import HIGH, LOW, NEAR
-from sdegen.reports import comparison, seeds
+from sdegen.reports import comparison, frontier, seeds
 from sdegen.reports.collection import FinishedRun
 
 COUNTS = (2, 3, 5, 20)
@@ -83,3 +84,35 @@ def test_options_computed_from_the_data_of_a_seed_do_not_divide_the_seeds() -> N
     line = "sdegen train sde=ve seed={0} sde.sigma_max=7.{0}"
     chosen = [one._replace(provenance={"command": line.format(i)}) for i, one in enumerate(runs)]
     assert "sde.sigma_max" in comparison.varied(chosen)
+
+
+def test_samples_of_several_seeds_are_one_row_of_a_table_and_one_point_of_the_figure(tmp_path: Path) -> None:
+    """The table in the file has all samples, with their seeds."""
+    values = {("heun", 10): [0.5, 0.7, 0.9], ("ddim", 10): [0.2, 0.3, 0.25], ("ddim", 20): [0.1]}
+    jobs = [
+        frontier.SamplingJob(
+            {"seed": seed, "count": 5}, name, steps, steps * (2 if name == "heun" else 1), 1.0, {"w1": metric(value)}
+        )
+        for (name, steps), own in values.items()
+        for seed, value in enumerate(own)
+    ]
+    labels = frontier.label(jobs)
+    assert labels == [job.name for job in jobs]
+    _, *rows = frontier.summary(jobs, labels)
+    assert [row.split() for row in rows] == [
+        ["heun", "steps=10", "n=3", "0.7", "±", "0.2"],
+        ["ddim", "steps=10", "n=3", "0.25", "±", "0.05"],
+        ["ddim", "steps=20", "n=1", "0.1", "best"],
+    ]
+    frontier.table(jobs, labels, tmp_path / "frontier.csv")
+    with (tmp_path / "frontier.csv").open() as file:
+        found = [(row["sampler"], int(row["seed"]), float(row["w1"])) for row in csv.DictReader(file)]
+    assert found == [(name, i, value) for (name, _), own in values.items() for i, value in enumerate(own)]
+    lines = {str(one.get_label()): one for one in frontier.draw(jobs, labels).axes[0].containers}
+    for name, x, y in (("heun", [20], [0.7]), ("ddim", [10, 20], [0.25, 0.1])):
+        line = lines[name][0]
+        assert list(line.get_xdata()) == x and list(line.get_ydata()) == pytest.approx(y)
+
+
+def metric(value: float) -> dict[str, float]:
+    return {"value": value, "floor": 0.01}
