@@ -77,7 +77,9 @@ def likelihoods(
             color=colour, linestyle=style, label=f"{label}, mean {float(values.mean()):.4g}",
         )  # fmt: skip
     axes.set(xlabel="negative log-likelihood, nats per dimension", ylabel="density")
-    axes.set_title("the outermost bars include 1 % of the points, which lie beyond", fontsize=8)
+    beyond = int(((together < low) | (together > high)).sum())
+    if beyond:
+        axes.set_title(f"the outermost bars include {beyond} of {len(together)} points, which lie beyond", fontsize=8)
     axes.legend()
     return figure
 

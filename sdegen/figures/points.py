@@ -24,12 +24,15 @@ from sdegen.figures.columns import (
     name,
 )
 from sdegen.figures.corner import corner
-from sdegen.figures.images import image_grid, scaled, show
+from sdegen.figures.images import image_grid, scaled, show, view
 from sdegen.figures.signals import compare_signals
 from sdegen.figures.style import DATA, SAMPLES, histogram, number, shown, styled, subplots
 from sdegen.samplers import Samples
 from sdegen.sde.base import SDE
 from sdegen.sde.mixture import marginals as exact_marginals
+
+GRID = 64
+"""Number of images of the data that are shown."""
 
 
 @styled
@@ -129,9 +132,8 @@ def _class_legend(figure: Figure, dataset: Dataset) -> None:
 
 
 def _compare_images(data: Tensor, x: Tensor) -> Figure:
-    # Take the range from the first 1000 images: reading all images from the disk can take a long time.
-    part = data[:1000].double()
-    low, high = float(part.min()), float(part.max())
+    # The images may be sorted by class: show some that are spread evenly over the set.
+    part, (low, high) = data[:: -(-len(data) // GRID)].double(), view(data)
     figure, panels = subplots(7, 3.7, 1, 2)
     for axes, (title, images) in zip(panels, (("data", part), ("samples", x)), strict=True):
         show(axes, image_grid(scaled(images, low, high)))

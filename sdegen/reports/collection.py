@@ -125,7 +125,9 @@ def _loaded(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(files.text(path))
     except FileNotFoundError:
-        raise UserError(f"is not finished, since it has no {path.name}: resume it") from None
+        started = (path.parent / "checkpoints" / "last.pt").exists()
+        fix = "resume it" if started else "it has no checkpoint to resume from, so remove the folder and start again"
+        raise UserError(f"is not finished, since it has no {path.name}: {fix}") from None
     except (OSError, ValueError, RecursionError):
         raise UserError(f"{path.name} is damaged: restore it, or train again") from None
     if not isinstance(found, dict):

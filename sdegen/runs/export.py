@@ -72,7 +72,7 @@ def export(trained: Trained, path: Path) -> Path:
 def save_weights(trained: Trained, path: Path) -> Path:
     """Write the weights as safetensors: see :meth:`sdegen.Run.save_weights`."""
     try:
-        from safetensors.torch import save_file
+        from safetensors.torch import save
     except ImportError:
         raise UserError("save_weights: needs the package safetensors: pip install safetensors") from None
     state = {
@@ -85,7 +85,8 @@ def save_weights(trained: Trained, path: Path) -> Path:
     # safetensors refuses tensors that share memory.
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     metadata = {"sdegen": json.dumps(_description(trained))}
-    files.replace(path, lambda temporary: save_file(tensors, temporary, metadata))
+    # save_file would make a file that only its owner can read.
+    files.replace(path, lambda temporary: temporary.write_bytes(save(tensors, metadata)))
     return path
 
 

@@ -198,6 +198,9 @@ def _draw_samples(run: Run, drawn: Drawn, plan: Plan, folder: Path, animate: boo
             steered = run.score_model if guidance is None else guidance(run.sde, run.score_model)
             score = on_cpu(steered, run.device, run.dtype)
             shown["trajectories"] = figures.trajectories(dataset, samples, run.sde, score)
+        if drawn.y is not None:
+            for name in shown.keys() - {"samples"}:
+                shown[name].suptitle(f"class {run.names.label(int(drawn.y[0]))}")
     elif run.units.kind == "signals":
         shown = _signal_figures(run, drawn, seen)
     else:

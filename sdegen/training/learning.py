@@ -44,7 +44,10 @@ class Trend(NamedTuple):
     since: int
 
     def __str__(self) -> str:
-        return self.name if self.name == "still falling" else f"{self.name} since step {self.since}"
+        if self.name == "still falling":
+            return self.name
+        noise = ", within the noise of the held-out points" if self.name == "flat" else ""
+        return f"{self.name} since step {self.since}{noise}"
 
 
 class Curve:

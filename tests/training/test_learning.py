@@ -66,7 +66,9 @@ def test_a_curve_is_judged_by_its_shape(expected: str, shape: Callable[..., Any]
 def test_the_step_of_a_judgement_is_the_step_of_the_change() -> None:
     steps = range(0, 2100, 100)
     fall = [2 - min(step, 800) / 800 for step in steps]
-    assert str(learning.trend(steps, fall, [0.01] * 21)) == "flat since step 800"
+    assert (
+        str(learning.trend(steps, fall, [0.01] * 21)) == "flat since step 800, within the noise of the held-out points"
+    )
     rise = [1 + ((step - 800) / 1000) ** 2 for step in steps]
     assert str(learning.trend(steps, rise, [0.01] * 21)) == "overfitting since step 800"
     assert str(learning.trend(steps, [2 - step / 2000 for step in steps], [0.01] * 21)) == "still falling"
@@ -161,7 +163,10 @@ def test_patience_ends_a_run_that_learns_nothing_and_a_resumed_run_ends_at_the_s
     saved = checkpoint.read(tmp_path / "run")
     assert saved.step == 300 and checkpoint.read(tmp_path / "run", "best").held_out is not None
     found = record(tmp_path / "run")
-    assert (found["ended"], found["trend"]) == ("trainer.patience=300", "flat since step 0")
+    assert (found["ended"], found["trend"]) == (
+        "trainer.patience=300",
+        "flat since step 0, within the noise of the held-out points",
+    )
     with pytest.raises(UserError, match=r"finished at step 300; set a larger trainer\.patience than 300, or null"):
         session.resume(tmp_path / "run", {})
     # The run is continued as if it had been killed after step 250, and once before its samples were drawn.
