@@ -8,7 +8,8 @@ Suites, whose options are in conf/benchmark.yaml::
                       at the accuracy of SciPy's solver
     memory            peak memory of the paper's grid of times, against the number of draws in a chunk
     start_up          time until the help or an error message is printed, divided by the time that Hydra alone takes;
-                      time until the first step
+                      time until the run's folder exists, divided by that of import torch; time until the first
+                      step; a second sampling beside the sampler; several samplers, divided by one
     scaling           cost of a step against dimensions, data points, batch size, grid, threads, replicas and jobs
     quality           metrics of experiments over several seeds, with floors and the values of the training set
     recipes           default and former recipe for points, on ten data sets: distances divided by their floors

@@ -75,11 +75,12 @@ class Command(NamedTuple):
         if set(given) and set(given) <= {"-h", "--help"}:
             print(page.overview(self.name, program))
             return
-        # Import late, so that plain help does not wait for Hydra.
-        from sdegen.cli import arguments
+        with guard.imports():
+            # Import late, so that plain help does not wait for Hydra.
+            from sdegen.cli import arguments
 
-        read = arguments.read(given)
-        composition = self.composition(read)
+            read = arguments.read(given)
+            composition = self.composition(read)
         if read.flags.help:
             print(page.options(composition))
         elif read.asks_hydra:
@@ -104,7 +105,8 @@ class Command(NamedTuple):
         return plan
 
     def _run_jobs(self, composition: Composition, program: str, given: Sequence[str]) -> None:
-        plan, added = self.plan(composition), composition.arguments.flags.config_dir
+        with guard.imports():
+            plan, added = self.plan(composition), composition.arguments.flags.config_dir
         if plan.sweep is not None:
             plan.sweep.mkdir(parents=True, exist_ok=True)
             # The overrides of a job do not include this flag, which the command of the job needs.

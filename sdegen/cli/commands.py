@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdegen.cli.command import Command, Job
-from sdegen.cli.guard import fail
+from sdegen.cli.guard import fail, imports
 from sdegen.config.compose import CONF, Config
 from sdegen.core.errors import UserError
 
@@ -100,8 +100,9 @@ def resume(arguments: Arguments, given: Sequence[str], command: str, **options: 
     Raises:
         UserError: the run cannot be resumed with these arguments.
     """
-    from sdegen.cli.arguments import names
-    from sdegen.runs import session
+    with imports():
+        from sdegen.cli.arguments import names
+        from sdegen.runs import session
 
     changes = arguments.values() | options
     foreign = [argument for argument in given if argument.lstrip("+").partition("=")[0] not in changes]
@@ -152,7 +153,7 @@ def sampled(config: Config) -> tuple[Run, Config]:
 
     groups = (*SAMPLED, *(["guidance"] if config["guidance"] else []))
     config = check(config, groups, {**SAMPLE, "guidance": type(None)}, names(config["trust"]))
-    return stored.loaded(config, SAMPLED), config
+    return stored.loaded(config).sampled_by(config["sampler"]), config
 
 
 def check_sampling(config: Config) -> None:
@@ -193,7 +194,7 @@ def evaluated(config: Config) -> tuple[Any, list[str]]:
 
     config = check(config, EVALUATED, EVALUATE, names(config["trust"]))
     options = {key: config[key] for key in ("points", "count", "seed", "batch_size", "probes", "rtol", "atol")}
-    evaluation, asked = Evaluation(loaded(config, EVALUATED), **options), config["metrics"]
+    evaluation, asked = Evaluation(loaded(config), **options), config["metrics"]
     metrics = [asked] if isinstance(asked, str) else list(asked)
     if not metrics:
         raise UserError("metrics: is empty: try metrics=[likelihood,interpolation]")

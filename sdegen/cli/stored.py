@@ -7,6 +7,8 @@ of :mod:`sdegen.config` reach Hydra.
 
 from __future__ import annotations
 
+import functools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,12 +40,25 @@ def offer(groups: Sequence[str], arguments: Arguments, required: bool) -> None:
         store(group, node)
 
 
-def loaded(config: Config, groups: Sequence[str]) -> Run:
-    """Loads the run of a checked configuration; for ``groups``, nodes of the configuration replace nodes of the run."""
+def loaded(config: Config) -> Run:
+    """Loads the run of a checked configuration, whose node ``network`` replaces that of the run.
+
+    The last run is kept, so that the jobs of a command that run in one process load it once, and read its data once.
+    """
+    from sdegen.runs import checkpoint
+
+    file = checkpoint.find(Path(config["run"]), config["checkpoint"])
+    settings = {key: config[key] for key in ("run", "checkpoint", "weights", "device", "precision", "trust", "network")}
+    return _loaded(json.dumps(settings), str(file.resolve()), file.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(settings: str, path: str, changed: int) -> Run:
+    """Loads a run with settings in JSON; ``path`` and ``changed`` are the checkpoint's file and its last change."""
     from sdegen.runs.run import load
 
-    settings = {key: config[key] for key in ("checkpoint", "weights", "device", "precision", "trust")}
-    return load(config["run"], nodes={group: config[group] for group in groups}, **settings)
+    options = json.loads(settings)
+    return load(options.pop("run"), nodes={"network": options.pop("network")}, **options)
 
 
 def store(group: str, node: Mapping[str, Any]) -> None:

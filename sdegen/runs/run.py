@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sdegen.config import choices
+from sdegen.config.compose import Config
 from sdegen.config.construction import construct, with_steps_of_chain
 from sdegen.config.options import EVALUATE, SAMPLE, check, choice
 from sdegen.config.rules import check_process
@@ -210,6 +211,10 @@ class Run(Trained):
         own = self.config["sampler"]
         node = choices.changed(own, options) if sampler is None else choices.node("sampler", sampler, options)
         check({"sampler": node}, ("sampler",), {}, self.trust)
+        return self.sampled_by(node)
+
+    def sampled_by(self, node: Config) -> Run:
+        """Return a copy of this run with the sampler of a checked node."""
         other = copy.copy(self)
         other.config = {**self.config, "sampler": with_steps_of_chain(node, self.config["sde"])}
         other.sampler = construct(other.config, "sampler", self.trust)

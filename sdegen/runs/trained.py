@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,6 +81,8 @@ class Trained:
         self.fingerprint = saved.data
         self.units, self.classes = restored(saved.units), saved.classes
         self.names = Description(tuple(saved.names["columns"]), tuple(saved.names["classes"]))
+        # Copies of this run share this function, and so the data.
+        self._dataset = cache(self._read_dataset)
         self.sde: SDE = construct(self.config, "sde", trust)
         self.sampler: Sampler = construct(self.config, "sampler", trust)
         self.model = self._model(saved).to(self.device, self.dtype).eval()
@@ -98,9 +100,12 @@ class Trained:
         parametrization = construct(self.config, "parametrization", self.trust, moments=saved.known_moments())
         return connect(network, parametrization, self.sde)
 
-    @cached_property
+    @property
     def dataset(self) -> Dataset:
         """Training data, generated or read again; raises UserError if the file is gone or contains other data."""
+        return self._dataset()
+
+    def _read_dataset(self) -> Dataset:
         dataset: Dataset = construct(self.config, "dataset", self.trust, seed=self.config["seed"])
         if found := difference(self.fingerprint, known_by(self.config, dataset)):
             raise UserError(

@@ -58,6 +58,7 @@ class Adam(Optimizer):
         self.betas, self.warmup, self.decay = betas, in_range("warmup", warmup, at_least=0), decay
 
     def build(self, vector: nn.Parameter) -> torch.optim.Optimizer:
+        _leave_out_compiler()
         return torch.optim.Adam([vector], lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
 
     @torch.no_grad()
@@ -65,11 +66,10 @@ class Adam(Optimizer):
         (group,) = optimizer.param_groups
         (vector,) = group["params"]
         group["lr"], state = lr, optimizer.state[vector]
+        # Call the kernel: the other work of ``optimizer.step()`` would triple the time and import the compiler.
         if not state:
-            # The first step creates the moments.
-            optimizer.step()
-            return
-        # Call the kernel directly: the other work of ``optimizer.step()`` would triple the time.
+            moments = {key: torch.zeros_like(vector) for key in ("exp_avg", "exp_avg_sq")}
+            state.update({"step": torch.zeros((), device=vector.device), **moments})
         state["step"].add_(1)
         torch._fused_adam_(
             [vector], [vector.grad], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]], lr=lr,
@@ -80,6 +80,16 @@ class Adam(Optimizer):
         rise = min(1.0, (step + 1) / (self.warmup + 1))
         fall = 0.5 * (1 + math.cos(math.pi * step / steps)) if self.decay == "cosine" else 1.0
         return self.lr * rise * fall
+
+
+def _leave_out_compiler() -> None:
+    """Keep torch from importing its compiler, which takes almost as long as the import of torch and is not used.
+
+    Optimisers import the compiler to exclude some methods from compilation, unless the methods are marked already.
+    """
+    for method in vars(torch.optim.Optimizer).values():
+        if (inner := getattr(method, "__wrapped__", None)) is not None:
+            setattr(inner, "__dynamo_disable", inner)  # noqa: B010 - Python would rename the attribute in a class
 
 
 def state_of_model(state: State, model: int, shape: torch.Size) -> State:

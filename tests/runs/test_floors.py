@@ -13,6 +13,7 @@ from conftest import TEXTBOOK
 
 import sdegen
 from sdegen import metrics
+from sdegen.cli import stored
 from sdegen.config.compose import composed
 from sdegen.runs import measures, session
 from sdegen.runs.floors import FLOORS
@@ -97,3 +98,20 @@ def test_floors_of_other_data_or_of_another_number_of_samples_are_other_floors(t
     assert x is not None
     assert measures.measure(run, x, None) == metrics.measure_points(run.dataset, x)
     assert contents(tmp_path / "0")["floors"].items() > content["floors"].items()
+
+
+def test_jobs_of_one_process_share_a_run_until_its_checkpoint_changes(tmp_path: Path) -> None:
+    session.train(composed("train", (*SMALL, "dataset=smile")), tmp_path)
+
+    options = {"run": str(tmp_path), "checkpoint": "last", "weights": "ema", "device": "cpu", "precision": "float32"}
+    network = sdegen.load(tmp_path).config["network"]
+
+    def loaded() -> sdegen.Run:
+        return stored.loaded({**options, "trust": [], "network": network})
+
+    first = loaded()
+    other = first.sampled_by({**first.config["sampler"], "steps": 7})
+    assert loaded() is first and other.dataset is first.dataset
+    assert (other.sampler.evaluations, first.sampler.evaluations) == (7, 2)
+    session.resume(tmp_path, {"trainer.steps": 4})
+    assert (first.step, loaded().step) == (2, 4)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -490,3 +492,13 @@ def test_tensorboard_holds_the_curves(tmp_path: Path) -> None:
 def test_grid_of_the_paper_counts_its_rows() -> None:
     """On the paper's grid, a batch of 64 points has 192,000 rows."""
     assert Grid(100, 30).draws * 64 == 192_000
+
+
+def test_an_optimizer_imports_no_compiler() -> None:
+    """The import of torch's compiler takes almost as long as that of torch."""
+    code = (
+        "import sys, torch; from sdegen.training import Adam; p = torch.nn.Parameter(torch.ones(3)); "
+        "o = Adam().build(p); p.grad = torch.ones(3); Adam().step(o, 0.1); "
+        "print('torch._dynamo' in sys.modules, bool(p[0] < 1))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False True\n"
