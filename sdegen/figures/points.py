@@ -24,7 +24,8 @@ from sdegen.figures.columns import (
     name,
 )
 from sdegen.figures.corner import corner
-from sdegen.figures.images import image_grid, scaled, show, view
+from sdegen.figures.images import image_grid, scaled, show
+from sdegen.figures.images import view as range_of
 from sdegen.figures.signals import compare_signals
 from sdegen.figures.style import DATA, SAMPLES, histogram, number, shown, styled, subplots
 from sdegen.samplers import Samples
@@ -133,7 +134,7 @@ def _class_legend(figure: Figure, dataset: Dataset) -> None:
 
 def _compare_images(data: Tensor, x: Tensor) -> Figure:
     # The images may be sorted by class: show some that are spread evenly over the set.
-    part, (low, high) = data[:: -(-len(data) // GRID)].double(), view(data)
+    part, (low, high) = data[:: -(-len(data) // GRID)].double(), range_of(data)
     figure, panels = subplots(7, 3.7, 1, 2)
     for axes, (title, images) in zip(panels, (("data", part), ("samples", x)), strict=True):
         show(axes, image_grid(scaled(images, low, high)))
