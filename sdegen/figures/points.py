@@ -134,7 +134,8 @@ def _class_legend(figure: Figure, dataset: Dataset) -> None:
 
 def _compare_images(data: Tensor, x: Tensor) -> Figure:
     # The images may be sorted by class: show some that are spread evenly over the set.
-    part, (low, high) = data[:: -(-len(data) // GRID)].double(), range_of(data)
+    rows = torch.linspace(0, len(data) - 1, min(len(data), GRID)).round().long()
+    part, (low, high) = data[rows].double(), range_of(data)
     figure, panels = subplots(7, 3.7, 1, 2)
     for axes, (title, images) in zip(panels, (("data", part), ("samples", x)), strict=True):
         show(axes, image_grid(scaled(images, low, high)))

@@ -152,13 +152,15 @@ def test_steering_draws_each_measure_with_its_own_floor() -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_compare_draws_bytes_and_samples_on_one_scale(channels: int) -> None:
+    """The first and the last image of the data are shown, and 62 images between them."""
     data = (uniform(70, channels, 3, 5) * 255).to(torch.uint8)
     data[0, :, 0, 0], data[0, :, 0, 1] = 0, 255
     x = data.double().flip(0) + 300 * (torch.arange(70) == 69).view(-1, 1, 1, 1)
     figure = figures.compare(Dataset(data), x)
     drawable(figure)
-    for axes, images in zip(figure.axes, (data, x), strict=True):
-        for row, column in ((0, 0), (0, 7), (7, 0), (3, 4)):
+    shown = data[[round(69 * i / 63) for i in range(64)]]
+    for axes, images in zip(figure.axes, (shown, x), strict=True):
+        for row, column in ((0, 0), (0, 7), (7, 7), (3, 4)):
             expected = (images[8 * row + column].double() / 255).clamp(0, 1).permute(1, 2, 0).numpy()
             found = at(axes, column * 6 + 2, row * 4 + 1, 3, 5)
             np.testing.assert_allclose(found if channels == 3 else found[..., None], expected)
