@@ -73,6 +73,8 @@ class Trial:
                 known = ", ".join([*run.metrics, LOSS])
                 raise UserError(f"hydra.sweeper.objective={self.objective}: the run has no such metric: use {known}")
             values.append(float(found))
+        if not values:
+            raise UserError(f"{folder}: has no metrics that can be read: train it again")
         self._study.tell(self._trial.number, fmean(values), skip_if_finished=True)
 
     def note(self, folder: Path, command: str) -> None:

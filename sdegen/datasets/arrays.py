@@ -72,6 +72,11 @@ def table_of(arrays: Arrays) -> Table:
         columns = {str(name): x[name] for name in x.dtype.names}
         if any(values.ndim > 1 for values in columns.values()):
             raise ValueError("has fields with several values each: give each value a field of its own")
+        for name, values in columns.items():
+            if values.dtype.kind in "SU?b":
+                columns[name] = values.astype(str)
+            elif values.dtype.kind not in "iuf":
+                raise ValueError(f"field {name} has the type {values.dtype}, which is no number: convert or remove it")
     else:
         x = x[:, None] if x.ndim == 1 else x
         columns = dict(zip(names or tables.unnamed([""] * x.shape[1]), x.T, strict=True))
@@ -105,8 +110,9 @@ def _read_npz(path: Path, choice: Choice) -> tuple[Arrays, Choice]:
         names, classes = (_names(archive, own) for own in OURS)
     if left_out:
         notes.append(f"left out the arrays {', '.join(left_out)}" if len(left_out) > 1 else f"left out {left_out[0]}")
-    if names and x.ndim == 2 and len(names) != x.shape[1]:
-        raise tables.Refused(f"names: has {len(names)} names for {x.shape[1]} columns: correct it")
+    width = x.shape[1] if x.ndim == 2 else 1
+    if names and x.ndim <= 2 and len(names) != width:
+        raise tables.Refused(f"names: has {len(names)} names for {width} columns: correct it")
     tables.check_names(names)
     if y is not None and classes and y.dtype.kind in "iu" and y.size and 0 <= y.min() and y.max() < len(classes):
         y = np.array(classes)[y]

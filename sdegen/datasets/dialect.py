@@ -47,7 +47,7 @@ def rows_of(lines: Iterable[str], sign: str, strict: bool = False) -> Rows:
 def delimiter_of(lines: Sequence[str], decimal: Decimal | None) -> str:
     """Returns the delimiter with which most rows have equally many values, and most values are numbers."""
     sample = list(itertools.islice((line for line in lines if line.strip()), SAMPLE))
-    found: dict[str, tuple[float, bool]] = {}
+    found: dict[str, tuple[float, bool, int]] = {}
     # Commas that are decimal signs and delimiters at once need quotation marks.
     signs = {name: sign for name, sign in SIGNS.items() if sign != "," or decimal != "comma" or '"' in "".join(sample)}
     for name, sign in signs.items():
@@ -62,7 +62,9 @@ def delimiter_of(lines: Sequence[str], decimal: Decimal | None) -> str:
         numbers = sum(is_number(cell, ".") or is_number(cell, ",") for cell in body)
         # If there is one column, its name has none of the delimiters.
         sound = width > 1 or not any(other in sample[0] for other in {*signs.values()} - {" "})
-        found[name] = sound * rows / len(cells) * numbers / max(1, len(body)), width > 1
+        # A cell that still has another delimiter was probably cut at the wrong places, such as 5,1;a at the comma.
+        uncut = sum(other in cell for cell in body for other in ";\t|" if other != sign)
+        found[name] = sound * rows / len(cells) * numbers / max(1, len(body)), width > 1, -uncut
     return max(found, key=lambda name: found[name], default="comma")
 
 

@@ -101,8 +101,9 @@ class Folder(Dataset):
                 f"train on and {len(kept)} are held out: add images, or set another share"
             )
         # Held-out images come last, so that both parts can stay on the disk.
-        order, size = torch.cat([train, kept]).tolist(), (size, size) if isinstance(size, int) else size
-        x, levels, report = self._read(Path(path), [file for group in groups for file in group], order, size, colour)
+        order, files = torch.cat([train, kept]).tolist(), [file for group in groups for file in group]
+        sides = size if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])
+        x, levels, report = self._read(Path(path), files, order, sides, colour)
         if x.dtype == torch.int32:
             report = (*report, f"16 bits per pixel: the values are kept, and lie below {levels}, the number of levels")
         super().__init__(

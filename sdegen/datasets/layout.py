@@ -48,11 +48,13 @@ def arranged(values: np.ndarray, layout: Layout) -> tuple[np.ndarray, tuple[str,
 def _of_images(shape: tuple[int, ...]) -> str:
     """Returns the layout of an array of four axes. Channels come first, unless only the last axis can be channels."""
     _, first, height, last = shape
-    if last in COLOURS and first in COLOURS and height > last:
+    if last not in COLOURS or min(first, height) <= last:
+        return "channels_first"
+    if first in COLOURS:
         raise ValueError(
             f"shape {shape} may be (N, C, H, W) or (N, H, W, C): set dataset.layout=channels_first or channels_last"
         )
-    return "channels_first" if last not in COLOURS or min(first, height) <= last else "channels_last"
+    return "channels_last"
 
 
 def _of_signals(values: np.ndarray) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Version of the content of packs. Raise it when other pixels are computed from the same files."""
 SETTLED = 2.0
 """Seconds after which another change of a file changes its time, too, on every usual file system."""

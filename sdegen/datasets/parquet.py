@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sdegen.datasets import numerals
 from sdegen.datasets.base import check_memory
 from sdegen.datasets.table import Table, check_names
 
@@ -55,4 +56,4 @@ def _values(column: Any) -> np.ndarray:  # noqa: ANN401
         column, kind = column.cast(arrow.float64()), arrow.float64()
     if arrow.types.is_floating(kind) or arrow.types.is_integer(kind):
         return column.to_numpy().astype(np.float64)
-    return np.array(["" if value is None else str(value) for value in column.to_pylist()])
+    return numerals.values(["" if value is None else str(value) for value in column.to_pylist()], ".")

@@ -181,7 +181,7 @@ def _header(file: Path) -> Header:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(file, formats=FORMATS) as image:
+        with file.open("rb") as raw, Image.open(raw, formats=FORMATS) as image:
             (width, height), mode = image.size, image.mode
             if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
                 raise Image.DecompressionBombError
@@ -207,7 +207,8 @@ def _pixels(file: Path, mode: str, size: tuple[int, int], deep: bool) -> np.ndar
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(file, formats=FORMATS) as image:
+        # From a path, Pillow maps an uncompressed TIFF with turned sides into memory in the wrong order.
+        with file.open("rb") as raw, Image.open(raw, formats=FORMATS) as image:
             turn = _orientation(image, file)
             _decode_small(image, size[::-1] if turn in SIDEWAYS else size)
             opaque = not image.has_transparency_data or np.asarray(image.convert("RGBA"))[..., 3].min() == 255

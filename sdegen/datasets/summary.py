@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -119,4 +118,4 @@ def _table(columns: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
 
 
 def _number(value: float) -> str:
-    return f"{value:.0f}" if value == round(value) and abs(value) < 1e9 and not math.isinf(value) else f"{value:.4g}"
+    return f"{value:.0f}" if abs(value) < 1e9 and value == round(value) else f"{value:.4g}"

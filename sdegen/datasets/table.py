@@ -37,6 +37,7 @@ class Table(NamedTuple):
         notes: sentences about what was read.
         concerns: warnings about the file, with the options that mend it.
         decimal: decimal sign of the texts, for messages.
+        numbers: number of each column in the file, from 1; empty if no column of the file was left out.
     """
 
     columns: dict[str, np.ndarray]
@@ -45,6 +46,7 @@ class Table(NamedTuple):
     notes: tuple[str, ...] = ()
     concerns: tuple[str, ...] = ()
     decimal: str = "."
+    numbers: tuple[int, ...] = ()
 
 
 class Labels(NamedTuple):
@@ -79,12 +81,12 @@ class Chosen(NamedTuple):
 def choose(table: Table, choice: Choice) -> Chosen:
     """Returns the names of the chosen columns; raises ValueError, which begins with the option, if one is not there."""
     known = list(table.columns)
-    label = None if choice.labels is None else _found("labels", choice.labels, known)
-    dropped = [_found("drop", name, known) for name in choice.drop]
+    label = None if choice.labels is None else _found("labels", choice.labels, table)
+    dropped = [_found("drop", name, table) for name in choice.drop]
     if choice.columns is None:
         coordinates = [name for name in known if name != label and name not in dropped]
     else:
-        coordinates = [_found("columns", name, known) for name in choice.columns]
+        coordinates = [_found("columns", name, table) for name in choice.columns]
     named = [*coordinates, *dropped, *([] if label is None else [label])]
     for name in named:
         if named.count(name) > 1:
@@ -181,12 +183,14 @@ def unnamed(names: Sequence[str]) -> list[str]:
     return filled
 
 
-def _found(option: str, wanted: Name, known: Sequence[str]) -> str:
-    """Returns the name of a column, given by its name or number."""
+def _found(option: str, wanted: Name, table: Table) -> str:
+    """Returns the name of a column, given by its name or by its number in the file."""
+    known = list(table.columns)
     if str(wanted) in known:
         return str(wanted)
-    if isinstance(wanted, int) and 1 <= wanted <= len(known):
-        return known[wanted - 1]
+    numbers = table.numbers or range(1, len(known) + 1)
+    if wanted in numbers:
+        return known[list(numbers).index(wanted)]  # type: ignore[arg-type]
     raise ValueError(f"{option}: the file has no column {wanted}: {nearest(str(wanted), known)}")
 
 

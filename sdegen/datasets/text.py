@@ -25,7 +25,7 @@ from sdegen.datasets.dialect import (
     rows_of,
 )
 from sdegen.datasets.numerals import is_missing, is_number
-from sdegen.datasets.table import Table, check_names, shortened, unnamed
+from sdegen.datasets.table import Table, check_names, shortened, title, unnamed
 
 TEXT = 32
 """Number of bytes of memory needed to read one byte of text."""
@@ -52,6 +52,7 @@ def read_text(path: Path, options: Options = DETECTED) -> Table:
         # Spreadsheets write and read this line.
         lines[0] = "\n"
         delimiter = delimiter or next((name for name, sign in SIGNS.items() if sign == declared[1]), None)
+    hidden = [(number, line) for number, line in enumerate(lines, start=1) if line.startswith("#")]
     comments, title = sum(line.startswith("#") for line in lines), _last_comment(lines)
     lines = ["\n" if line.startswith("#") else line for line in lines]
     if not any(map(str.strip, lines)):
@@ -71,9 +72,22 @@ def read_text(path: Path, options: Options = DETECTED) -> Table:
     if ignored := comments - found.startswith("the comment"):
         notes.append(f"left out {ignored} line{'s' * (ignored > 1)} of comments, which begin with #")
     table = _table(names, rows, DECIMALS[decimal], notes)
+    if options.decimal is None:
+        table = table._replace(concerns=(*table.concerns, *_doubtful_separators(table, rows, DECIMALS[decimal])))
+    table = table._replace(concerns=(*table.concerns, *_doubtful_comments(hidden, rows.lines[0], SIGNS[delimiter])))
     if delimiter == "comma" and not options.delimiter and not options.decimal and not table.named:
         return table._replace(concerns=(*table.concerns, *doubtful_pairs(rows)))
     return table
+
+
+def _doubtful_comments(hidden: Sequence[tuple[int, str]], first: int, sign: str) -> list[str]:
+    """Returns a warning if comments among the points, from line ``first`` on, look like points."""
+    odd = [number for number, line in hidden if number > first and sign in line]
+    if not odd:
+        return []
+    return [
+        f"line {odd[0]} begins with # and is left out as a comment: if it is a point, put its first value in quotes"
+    ]
 
 
 def _named(rows: Rows, sign: str, header: bool | None, title: Sequence[str]) -> tuple[list[str], Rows, str]:
@@ -116,7 +130,24 @@ def _table(names: list[str], rows: Rows, sign: str, notes: list[str]) -> Table:
             f"line {lines[0]} ({shown}) is read as a point: if it has the names of the columns, set dataset.header=true"
         )
     columns = {name: numerals.values(texts[i], sign) for i, name in enumerate(unnamed(names)) if i in filled}
-    return Table(columns, any(names), lambda row: f"line {lines[row]}", tuple(notes), tuple(concerns), sign)
+    numbers = tuple(i + 1 for i in filled) if empty else ()
+    return Table(columns, any(names), lambda row: f"line {lines[row]}", tuple(notes), tuple(concerns), sign, numbers)
+
+
+def _doubtful_separators(table: Table, rows: Rows, sign: str) -> list[str]:
+    """Returns a warning for each column in which all separators of thousands may be decimal signs, such as 48.137."""
+    other, concerns = {".": ",", ",": "."}[sign], []
+    texts = dict(enumerate(zip(*rows.cells, strict=True)))
+    for name, i in zip(table.columns, table.numbers or range(1, len(texts) + 1), strict=True):
+        cells = [cell for cell in texts[i - 1] if other in cell or sign in cell]
+        both = all(is_number(cell, ".") and is_number(cell, ",") for cell in cells)
+        if cells and both and all(cell.count(other) == 1 for cell in cells):
+            value = numerals.number(cells[0], sign)
+            concerns.append(
+                f"{title(name)}: {cells[0].strip()} is read as {value:g}: if its sign is a decimal sign, set "
+                f"dataset.decimal={'comma' if other == ',' else 'point'}"
+            )
+    return concerns
 
 
 def _check_widths(lines: Sequence[int], cells: Sequence[Sequence[str]], width: int, fit: str) -> None:
@@ -177,7 +208,8 @@ def _is_header(cells: Sequence[Sequence[str]], sign: str) -> bool:
     """
     first = [cell.strip() for cell in cells[0]]
     numbers = [is_number(cell, sign) for cell in first]
-    if not any(numbers) or first == ["", *map(str, range(len(first) - 1))]:
+    missing = any(cell and is_missing(cell) for cell in first)
+    if not (any(numbers) or missing) or first == ["", *map(str, range(len(first) - 1))]:
         return True
     for i, (cell, numeric) in enumerate(zip(first, numbers, strict=True)):
         if numeric or is_missing(cell):
@@ -194,9 +226,15 @@ def _is_header(cells: Sequence[Sequence[str]], sign: str) -> bool:
 def _may_be_header(cells: Sequence[Sequence[str]]) -> bool:
     """Returns True for integers with step 1 (0, 1, 2, …, or years) in the first row, and fractions in other rows."""
     first = [cell.strip() for cell in cells[0]]
-    if len(first) < 2 or not all(re.fullmatch(r"[0-9]{1,9}", cell) for cell in first):
+    if not all(re.fullmatch(r"[0-9]{1,9}", cell) for cell in first):
         return False
     numbers = [int(cell) for cell in first]
     steps = {b - a for a, b in itertools.pairwise(numbers)}
     others = [cell for row in cells[1:SAMPLE] for cell in row]
-    return steps == {1} and sum("." in cell or "," in cell for cell in others) > len(others) / 2
+    if numbers == [*range(len(numbers))] and len(numbers) > 2:
+        return True
+    return (
+        steps <= {1}
+        and (len(numbers) > 1 or numbers == [0])
+        and sum("." in cell or "," in cell for cell in others) > len(others) / 2
+    )

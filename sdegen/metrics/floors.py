@@ -47,5 +47,5 @@ class Floors:
 
 
 def are_numbers(entry: object) -> bool:
-    """Returns True if an entry of a file is a dictionary of finite numbers."""
-    return isinstance(entry, dict) and all(type(n) in (int, float) and math.isfinite(n) for n in entry.values())
+    """Returns True if an entry of a file is a dictionary of finite floating-point numbers from 0."""
+    return isinstance(entry, dict) and all(type(n) is float and 0 <= n < math.inf for n in entry.values())

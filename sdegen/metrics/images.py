@@ -82,7 +82,8 @@ def measure_images(dataset: Dataset, x: Tensor, features: Features, floors: Floo
     # The features of the training images are needed only where a floor is not known.
     known = cache(lambda: features_of(dataset, features, part(dataset.x)))
     training = TrainingSet(min(len(dataset.x), REFERENCE), known)
-    within = floors.of("kernel", ["within"], lambda: {"within": affinity(unseen, unseen)})["within"]
+    # Numbers that enter the values are not kept in the run's folder, which may come from a stranger.
+    within = affinity(unseen, unseen)
     distances: dict[str, Distance] = {
         "frechet": frechet,
         "kernel": lambda a, b: kernel(a, b, within),
@@ -102,7 +103,7 @@ def measure_images(dataset: Dataset, x: Tensor, features: Features, floors: Floo
         own = TrainingSet(training.size, lambda: band_powers(dataset.units.encode(part(dataset.x))))
         powers = [band_powers(dataset.units.encode(one)) for one in (x, unseen_images)]
         found["spectrum"] = _compared("spectrum", spectral, powers[0], own, powers[1], floors)
-    found["near_copies"] = _near_copies(dataset, x, floors)
+    found["near_copies"] = _near_copies(dataset, x)
     return found
 
 
@@ -135,8 +136,12 @@ def measure_conditional(
             kept = floors.part(f"class {label}")
             spreads.append({"value": spread(own), **_spreads(training, reference, kept)})
             recalls.append(_compared("recall", recall, own, training, reference, kept))
+    found = {"agreement": agreement(dataset, x, y)}
+    if not spreads:
+        # No requested class has both training images and held-out images.
+        return found
     return {
-        "agreement": agreement(dataset, x, y),
+        **found,
         "spread": _averaged(spreads, "held-out images"),
         "class_recall": _averaged(recalls, AS_MANY),
     }
@@ -191,19 +196,15 @@ def _spreads(known: TrainingSet, unseen: Tensor, floors: Floors) -> Numbers:
     return floors.of("spread", FLOOR, lambda: {"floor": spread(unseen), "train": spread(known.features())})
 
 
-def _near_copies(dataset: Dataset, x: Tensor, floors: Floors) -> dict[str, Any]:
+def _near_copies(dataset: Dataset, x: Tensor) -> dict[str, Any]:
     """Returns the share of images that are as near to a training image as the nearest 5 % of the held-out images."""
     originals = part(dataset.x, ORIGINALS)
 
-    def compute() -> Numbers:
-        near = nearest(part(_held_out(dataset), JUDGED), originals)
-        limit = near.quantile(NEAR)
-        return {"limit": float(limit), "floor": float((near <= limit).double().mean())}
-
-    rest = floors.of("near copies", ("limit", "floor"), compute)
-    value = float((nearest(x, originals) <= rest["limit"]).double().mean())
+    near = nearest(part(_held_out(dataset), JUDGED), originals)
+    limit = near.quantile(NEAR)
+    value, floor = (float((distance <= limit).double().mean()) for distance in (nearest(x, originals), near))
     source = f"held-out images, of which {NEAR:.0%} are this near by definition"
-    return {"value": value, "floor": rest["floor"], "train": None, "floor_from": source}
+    return {"value": value, "floor": floor, "train": None, "floor_from": source}
 
 
 def _class_balance(dataset: Dataset, seen: Tensor, known: Callable[[], Tensor], floors: Floors) -> dict[str, Any]:

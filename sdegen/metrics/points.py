@@ -54,10 +54,9 @@ def distances(
     ``floors`` keep the mean distance within the reference, if it is the reference of the data set.
     """
     line, placed, floors = reference[0].numel() == 1, _placing(dataset, reference), floors or Floors()
-    scaled, name = placed(reference), f"mean distance within {len(reference)} points"
-    within = None
-    if not line:
-        within = floors.of(name, ["within"], lambda: {"within": mean_distance(scaled, scaled)})["within"]
+    # This number enters the values, so it is not kept in the run's folder, which may come from a stranger.
+    scaled = placed(reference)
+    within = None if line else mean_distance(scaled, scaled)
     chosen: dict[str, Callable[[Tensor], float]] = {}
     if line:
         chosen["w1"] = lambda x: float(w1(placed(x).flatten(), scaled.flatten()))

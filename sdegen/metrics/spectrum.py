@@ -25,8 +25,8 @@ def band_powers(x: Tensor) -> Tensor:
     frequencies = torch.meshgrid(*(torch.fft.fftfreq(side, dtype=torch.float64) for side in sides), indexing="ij")
     radius = torch.stack(frequencies).norm(dim=0)
     # The small number keeps frequencies on the edge of a band in the upper band.
-    octave = torch.log2(radius * max(sides)).flatten()
-    band = torch.where(octave >= 0, octave * PER_OCTAVE + 1e-6, -1.0).long()
+    octave = torch.log2(radius * max(sides)).flatten() + 1e-6
+    band = torch.where(octave >= 0, octave * PER_OCTAVE, -1.0).long()
     used = band[band >= 0].unique()
     means = torch.stack([(band == i).double() / (band == i).sum() for i in used], 1)
     parts = [torch.fft.fftn(part.double(), dim=axes, norm="ortho").abs().square() for part in chunks(x)]

@@ -110,6 +110,8 @@ def too_few(dataset: Dataset, count: int) -> str:
             return "no data are held out and the distribution of the data is not known"
         if len(dataset.held_out) < FEWEST:
             return f"{len(dataset.held_out)} points are held out, and at least {FEWEST} are needed"
+        if len(dataset.x) < FEWEST:
+            return f"{len(dataset.x)} points are for training, and at least {FEWEST} are needed"
     return f"{count} samples are too few: set count to {FEWEST} or more" if count < FEWEST else ""
 
 

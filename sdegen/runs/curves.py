@@ -46,8 +46,10 @@ class Curves:
         if kept == lines:
             return
         self._file.close()
-        files.replace(self._path, lambda temporary: temporary.write_text("".join([f"{HEADER}\n", *kept])))
-        self._file = self._path.open("ab", buffering=0)
+        try:
+            files.replace(self._path, lambda temporary: temporary.write_text("".join([f"{HEADER}\n", *kept])))
+        finally:
+            self._file = self._path.open("ab", buffering=0)
 
     def close(self) -> None:
         """Close the file."""
@@ -55,5 +57,5 @@ class Curves:
 
 
 def _is_kept(line: str, step: int) -> bool:
-    match = re.fullmatch(r"(\d+),([^,]+),[^,]+\n", line)
+    match = re.fullmatch(r"(\d{1,18}),([^,]+),[^,]+\n", line)
     return match is not None and int(match[1]) <= step and not match[2].startswith(f"{events.VALUES}/")

@@ -25,6 +25,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, Sessi
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from torch.utils.tensorboard import summary
 
+from sdegen.core.errors import Unwritable
 from sdegen.core.progress import has_bar, make_bar
 from sdegen.runs import curves, events
 from sdegen.runs.curves import Curves
@@ -216,7 +217,7 @@ class Recorder:
     def _try(self, write: Callable[[], object]) -> None:
         try:
             write()
-        except OSError as error:
+        except (OSError, Unwritable) as error:
             if not self._failed:
                 log.warning(f"the curves could not be written, training continues: {error}: check the disk")
             self._failed = True

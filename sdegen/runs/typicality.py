@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -54,21 +55,25 @@ def compare(trained: Trained, x: Tensor, flow: Flow, divergence: Divergence, cou
 def summary(found: Comparison) -> Metrics:
     """Returns the mean negative log-density and the share of unusual points, in the form of ``metrics.json``."""
     (log_p, shares), other, kind = found
-    expected = int(RARE * (len(other) + 1)) / (len(other) + 1)
-    return {
+    size = len(other) + 1
+    expected = math.floor(RARE * size + 1e-9) / size
+    metrics: Metrics = {
         "nll": {
             "value": -float(log_p.mean()),
             "floor": -float(other.mean()),
             "train": None,
             "floor_from": f"{kind} points",
-        },
-        "unusual": {
+        }
+    }
+    if expected:
+        # With fewer points, no tail share is so small.
+        metrics["unusual"] = {
             "value": float((shares <= RARE).double().mean()),
             "floor": expected,
             "train": None,
             "floor_from": f"expected of points like the {kind} points",
-        },
-    }
+        }
+    return metrics
 
 
 def in_words(found: Comparison, columns: Mapping[str, Sequence[str]]) -> str:

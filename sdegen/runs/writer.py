@@ -96,14 +96,17 @@ class Writer:
         own = {"step": saved.step, "command": command, **{key: now[key] for key in changed}}
         self.provenance = {**before, "resumed": [*(earlier if isinstance(earlier, list) else []), own]}
         self.resumed = True
+        # The metrics are written last, so that their file means that the run is finished.
+        (self.folder / "metrics.json").unlink(missing_ok=True)
         if set(changed) & {"python", "packages"} and not self.replica:
             log.warning("the run began with other versions of packages, see provenance.json: last digits may differ")
         folder, keep = self.folder / "checkpoints", self.parts.trainer.keep
+        if saved.config != self.parts.config:
+            files.write_yaml(self.folder / "config.yaml", self.parts.config)
         if saved.config["dataset"] == self.parts.config["dataset"]:
             checkpoints.settle(saved, folder, keep)
         else:
             # Keep the new path of data that have moved, even if no step is left to train.
-            files.write_yaml(self.folder / "config.yaml", self.parts.config)
             checkpoints.save(saved._replace(config=self.parts.config), folder, keep)
 
     @contextlib.contextmanager

@@ -56,6 +56,8 @@ class Range(NamedTuple):
     def limit(self) -> float | None:
         """Learning rate from which on the loss stays high; None if the loss never fell, or never stayed high."""
         first, least = self.losses[0], min(self.losses)
+        if not math.isfinite(first):
+            return None
         bound = least + max(RISE * (first - least), OFFSET * abs(least))
         last = max(i for i, loss in enumerate(self.losses) if loss <= bound)
         return self.rates[last + 1] if least < first and last + 1 < len(self.rates) else None

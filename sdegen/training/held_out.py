@@ -109,8 +109,10 @@ class HeldOut:
         dataset, own = self.dataset, copy.copy(self.dataset)
         count = max(1, ROWS // (self.batch_size * self.times.draws)) * self.batch_size
         if dataset.held_out is not None:
-            every = slice(None, None, -(-len(dataset.held_out) // count))
-            x, own.y = dataset.held_out[every], None if dataset.held_out_y is None else dataset.held_out_y[every]
+            # The points may be sorted or periodic, so choose them at random. They may lie on the disk: read in order.
+            order = torch.randperm(len(dataset.held_out), generator=generator("cpu", 0, "held out"))
+            rows = order[:count].sort().values
+            x, own.y = dataset.held_out[rows], None if dataset.held_out_y is None else dataset.held_out_y[rows]
         else:
             source = generator("cpu", seed, "points")
             drawn = dataset.draw(count, source) if dataset.y is None else dataset.draw_labelled(count, source)

@@ -103,7 +103,7 @@ class Training:
             Diverged: a loss, gradient or weight is no longer finite. No checkpoint of this state is saved.
         """
         trainer, since = self.trainer, time.perf_counter()
-        logged, reported = self.seconds, self.step
+        logged, reported, last = self.seconds, self.step, self.steps
         # This context leaves the random numbers of the caller unchanged.
         with own_layers(self.vector.device, self.stream.points[0].seed, "layers"):
             for chunks in self.stream.steps(self.step, self.steps):
@@ -119,7 +119,7 @@ class Training:
                 if self._is_due(trainer.log_every):
                     seconds = self.seconds + time.perf_counter() - since
                     shared = {
-                        "train/learning_rate": self.recipe.lr_at(self.step - 1, self.steps),
+                        "train/learning_rate": self.recipe.lr_at(self.step - 1, last),
                         "train/steps_per_second": (self.step - reported) / (seconds - logged),
                     }
                     log(self.step, [{**own, **shared} for own in self._history.read()])

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from sdegen.datasets import Folder, packing
+from sdegen.datasets.pictures import arrays
 
 RANDOM = np.random.default_rng(0)
 
@@ -327,3 +328,13 @@ def test_a_cache_that_cannot_be_written_is_told(large: Path) -> None:
         f"^path={large}: the decoded images could not be written to {large.parent}/cache/sdegen: .*: make room there, "
         f"or set the environment variable XDG_CACHE_HOME",
     )
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_an_uncompressed_tiff_is_turned_without_damage(tmp_path: Path, kind: type) -> None:
+    """By EXIF, orientation 6 is a quarter turn clockwise."""
+    values, exif = np.arange(48).astype(kind).reshape(6, 8), Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(values).save(tmp_path / "x.tiff", exif=exif)
+    (found,) = arrays([tmp_path / "x.tiff"], "L", (8, 6), kind is np.uint16)
+    np.testing.assert_array_equal(found[0], np.rot90(values, -1))

@@ -391,3 +391,54 @@ def test_names_that_may_be_a_point_are_mentioned(tmp_path: Path) -> None:
     named = read_as(tmp_path / "table.csv", "2019,2020,2021\n" + rows, options=Options(header=True)).description
     assert (named.columns, named.concerns) == (("2019", "2020", "2021"), ())
     assert read_as(tmp_path / "table.csv", "2,7,5\n" + rows).description.concerns == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "choice", "x"),
+    [
+        ("t;speed, m/s\n10:00;3,05\n10:01;4,15\n10:02;5,25\n", Choice(drop=(1,)), [3.05, 4.15, 5.25]),
+        ("5,1;a\n6,2;b\n7,1;a\n8,2;b\n", Choice(labels=2), [5.1, 6.2, 7.1, 8.2]),
+        ("length (cm, mean);kind\n5,1;a\n6,2;b\n7,3;a\n", Choice(labels=2), [5.1, 6.2, 7.3]),
+        ("a\tb, c\ns0\t0,5\ns1\t1,5\ns2\t2,5\n", Choice(labels=1), [0.5, 1.5, 2.5]),
+    ],
+    ids=["unit", "no header", "header with a comma", "tab"],
+)
+def test_a_column_of_words_beside_decimal_commas_does_not_hide_the_delimiter(
+    tmp_path: Path, text: str, choice: Choice, x: list[float]
+) -> None:
+    assert read_as(tmp_path / "x.txt", text, choice).x.flatten().tolist() == x
+
+
+def test_a_number_of_a_column_counts_the_empty_columns_of_the_file(tmp_path: Path) -> None:
+    found = read_as(tmp_path / "x.csv", "a,,b,c\n1,,2,3\n4,,5,6\n7,,8,9\n", Choice(drop=(3,)))
+    assert (found.description.columns, found.x[:, 1].tolist()) == (("a", "c"), [3, 6, 9])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a;b\n1,5;48.137\n2,5;11.575\n3,5;10.100\n", "column b: 48.137 is read as 48137"),
+        ("a;b\n0.5;1,234\n0.7;2,345\n0.9;3,456\n", "column b: 1,234 is read as 1234"),
+        ("0\n0.5\n0.6\n0.7\n", "line 1 (0) is read as a point"),
+        ("0,1,2,3\n5,200,3,9\n1,2,30,4\n7,7,7,8\n", "line 1 (0, 1, 2, 3) is read as a point"),
+        ("x,y\n1,2\n#3,4\n5,6\n7,8\n", "line 3 begins with # and is left out as a comment"),
+    ],
+    ids=["points", "commas", "series", "pixels", "comment"],
+)
+def test_what_may_be_meant_otherwise_is_mentioned(tmp_path: Path, text: str, words: str) -> None:
+    assert [one for one in read_as(tmp_path / "x.csv", text).description.concerns if one.startswith(words)]
+
+
+def test_a_missing_value_in_the_first_row_is_no_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="1 of 4 values are missing, NaN or infinity, the first in line 1"):
+        read_as(tmp_path / "x.csv", "nan\n1.5\n2.5\n3.5\n")
+
+
+@pytest.mark.parametrize("kind", ["?", "S3", "M8[D]"])
+def test_fields_of_records_that_are_no_numbers_are_words_or_refused(tmp_path: Path, kind: str) -> None:
+    np.save(tmp_path / "x.npy", np.zeros(4, dtype=[("a", "f8"), ("b", kind)]))
+    if kind == "M8[D]":
+        with pytest.raises(ValueError, match="field b has the type datetime64"):
+            read(tmp_path / "x.npy")
+    else:
+        assert read(tmp_path / "x.npy", choice=Choice(drop=("b",))).x.tolist() == [[0.0]] * 4

@@ -151,14 +151,14 @@ def test_nearest_is_found_among_all_and_exact(monkeypatch: pytest.MonkeyPatch) -
 
 def test_near_copies_of_the_training_set_are_all_and_of_the_held_out_one_in_twenty() -> None:
     def share(x: Tensor) -> float:
-        return images._near_copies(DIGITS, metrics.quantized(x, 17), Floors())["value"]
+        return images._near_copies(DIGITS, metrics.quantized(x, 17))["value"]
 
     assert share(DIGITS.x[:200]) == 1
     # Samples that become copies when they are rounded to whole levels count as copies.
     assert share(DIGITS.x[:200] + 0.98 * torch.rand(200, 1, 8, 8, dtype=torch.float64) - 0.49) == 1
     assert share(held_out()[0]) == pytest.approx(0.05, abs=0.5 / 359)
     assert share(16 * torch.rand(50, 1, 8, 8)) == 0
-    assert images._near_copies(DIGITS, DIGITS.x[:9], Floors())["floor"] == pytest.approx(0.05, abs=0.5 / 359)
+    assert images._near_copies(DIGITS, DIGITS.x[:9])["floor"] == pytest.approx(0.05, abs=0.5 / 359)
 
 
 def test_class_balance_is_half_the_l1_distance_of_the_shares() -> None:

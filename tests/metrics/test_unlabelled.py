@@ -182,6 +182,10 @@ def test_powers_are_those_of_the_frequencies() -> None:
     assert powers.argmax(1).tolist() == [0, 1, 3, 8]
     assert float((powers > 1e-20).double().sum()) == 4
     assert float(band_powers(torch.full((1, 3, 5, 7), 4.0)).abs().max()) < 1e-20
+    # By Parseval's theorem, a wave of one period in n steps has all its power in the two frequencies of the first band.
+    for n in (48, 49, 98, 107, 187):
+        wave = torch.sin(2 * math.pi * torch.arange(n, dtype=torch.float64) / n)[None, None]
+        assert float(band_powers(wave)[0, 0]) == pytest.approx(float(wave.square().sum()) / 2)
     # White noise has the same power at all frequencies, in every number of dimensions.
     for shape in ((400, 1, 50), (400, 2, 9, 16)):
         mean = band_powers(2 * normal(*shape)).mean(0)

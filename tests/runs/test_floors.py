@@ -65,7 +65,23 @@ def test_known_floors_are_not_computed_again(trained: Path, tmp_path: Path) -> N
     (folder / FLOORS).write_text(json.dumps(content))
     for name, entry in measured(folder).items():
         assert entry["value"] == before[name]["value"]
+        if name == "near_copies":
+            # Its limit enters the value, so nothing of it is kept.
+            assert entry == before[name]
+            continue
         assert entry["floor"] == pytest.approx(before[name]["floor"] + 1)
+
+
+def test_numbers_in_the_file_change_no_value(trained: Path, tmp_path: Path) -> None:
+    """The publisher of a run can compute the key, and so can forge the floors, but not the values."""
+    folder = shutil.copytree(trained, tmp_path / "run")
+    before, content = measured(folder), contents(folder)
+    forged = {name: dict.fromkeys(entry, 7.5) for name, entry in content["floors"].items()}
+    (folder / FLOORS).write_text(json.dumps({**content, "floors": forged}))
+    after = measured(folder)
+    assert {name: entry["value"] for name, entry in after.items()} == {
+        name: entry["value"] for name, entry in before.items()
+    }
 
 
 @pytest.mark.parametrize("kind", ["key", "nan", "text", "names", "list", "deep", "cut"])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from sdegen.config import assembly, rules
@@ -203,3 +204,28 @@ def test_patience_needs_one_network_and_held_out_points() -> None:
     (fault,) = rules.faults({}, parts)
     assert fault.startswith("trainer.patience=5: ") and fault.endswith("set dataset.held_out, or trainer.patience=null")
     assert not rules.faults({}, {**parts, "dataset": Dataset(torch.randn(9, 2), held_out=torch.randn(4, 2))})
+
+
+def test_metrics_of_an_earlier_end_do_not_pass_for_those_of_a_longer_run(tmp_path: Path) -> None:
+    """A run that was resumed to more steps and killed before its metrics were written is not finished."""
+    folder = tmp_path / "run"
+    session.train(composed("train", [*SHORT, "dataset=moons", "trainer.steps=20"]), folder)
+    before = (folder / "metrics.json").read_bytes()
+    saved = checkpoint.newest(folder)
+    config = {**saved[0].config, "trainer": {**saved[0].config["trainer"], "steps": 40}}
+    going = session.Session(config, folder, (), saved)
+    going.prepare("")
+    assert not (folder / "metrics.json").exists()
+    assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["steps"] == 40
+    session.resume(folder, {"trainer.steps": 40})
+    assert checkpoint.read(folder).step == 40 and (folder / "metrics.json").read_bytes() != before
+
+
+def test_held_out_rows_of_striped_labels_have_every_class() -> None:
+    """Every tenth row of such data has the same class."""
+    x, y = torch.randn(40_960, 1, generator=torch.Generator().manual_seed(0)), torch.arange(40_960) % 10
+    (parts,) = assembly.replicated(composed("train", [*SHORT, "dataset=moons"]))
+    held_out = parts._replace(dataset=Dataset(x[:100], x, y=y[:100], held_out_y=y, classes=10)).held_out()
+    assert held_out._stream is not None
+    shares = torch.bincount(held_out._stream.points[0].y, minlength=10).double()
+    assert float(shares.min() / shares.sum()) > 0.04
