@@ -101,12 +101,11 @@ class Writer:
         if set(changed) & {"python", "packages"} and not self.replica:
             log.warning("the run began with other versions of packages, see provenance.json: last digits may differ")
         folder, keep = self.folder / "checkpoints", self.parts.trainer.keep
-        if saved.config != self.parts.config:
-            files.write_yaml(self.folder / "config.yaml", self.parts.config)
         if saved.config["dataset"] == self.parts.config["dataset"]:
             checkpoints.settle(saved, folder, keep)
         else:
             # Keep the new path of data that have moved, even if no step is left to train.
+            files.write_yaml(self.folder / "config.yaml", self.parts.config)
             checkpoints.save(saved._replace(config=self.parts.config), folder, keep)
 
     @contextlib.contextmanager

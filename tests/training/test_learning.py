@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from torch import Tensor
 
 from sdegen.config import assembly, rules
@@ -216,7 +215,6 @@ def test_metrics_of_an_earlier_end_do_not_pass_for_those_of_a_longer_run(tmp_pat
     going = session.Session(config, folder, (), saved)
     going.prepare("")
     assert not (folder / "metrics.json").exists()
-    assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["steps"] == 40
     session.resume(folder, {"trainer.steps": 40})
     assert checkpoint.read(folder).step == 40 and (folder / "metrics.json").read_bytes() != before
 
