@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
-from sdegen.datasets.numerals import NUMBERS, is_number, number
+from sdegen.datasets.numerals import NAMES, NUMBERS, is_number, number
 
 Delimiter = Literal["comma", "semicolon", "tab", "bar", "space"]
 Decimal = Literal["point", "comma"]
 SIGNS = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|", "space": " "}
 """Character of each delimiter."""
-DECIMALS = {"point": ".", "comma": ","}
+DECIMALS = {name: sign for sign, name in NAMES.items()}
 """Character of each decimal sign."""
 SAMPLE = 1000
 """Number of lines from which the delimiter is detected."""

@@ -36,7 +36,7 @@ def suspects(columns: Mapping[str, np.ndarray], labelled: bool) -> tuple[str, ..
     if constant:
         found.append(f"{_all(constant)} never change{'s' * (len(constant) == 1)}: {_drop(constant)}")
     found += [f"{title(name)} is a copy of {title(first)}: {_drop([name])}" for name, first in copies.items()]
-    # Where half of the columns have few values, the values are more likely grey levels or counts.
+    # If half of the columns have few values, these values are more likely grey levels or counts.
     if not labelled and 2 * len(labels) < len(columns) + 1:
         found += [
             f"{title(name)} has only {len(np.unique(columns[name]))} different values, all integers: if it is a class, "

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sdegen.core.errors import nearest
 from sdegen.datasets import numerals
-from sdegen.datasets.numerals import is_missing, is_number
+from sdegen.datasets.numerals import NAMES, OTHER, is_missing, is_number
 
 Name = str | int
 """Name of a column, or its number in the file, from 1."""
@@ -201,10 +201,10 @@ def _check_numbers(table: Table, name: str) -> None:
         _check_present(table, name)
         return
     odd = [i for i, text in enumerate(values) if not (is_missing(text) or is_number(text, table.decimal))]
-    text, other = str(values[odd[0]]), {".": ",", ",": "."}[table.decimal]
+    text, other = str(values[odd[0]]), OTHER[table.decimal]
     remedy = f"leave the column out with {setting('drop', name)}"
     if is_number(text, other):
-        remedy = f"set dataset.decimal={'comma' if other == ',' else 'point'}, or {remedy}"
+        remedy = f"set dataset.decimal={NAMES[other]}, or {remedy}"
     elif 2 * len(odd) >= len(values):
         remedy = f"use it as the label with {setting('labels', name)}, or {remedy}"
     else:

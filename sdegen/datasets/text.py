@@ -24,7 +24,7 @@ from sdegen.datasets.dialect import (
     doubtful_pairs,
     rows_of,
 )
-from sdegen.datasets.numerals import is_missing, is_number
+from sdegen.datasets.numerals import NAMES, OTHER, is_missing, is_number
 from sdegen.datasets.table import Table, check_names, shortened, title, unnamed
 
 TEXT = 32
@@ -53,7 +53,7 @@ def read_text(path: Path, options: Options = DETECTED) -> Table:
         lines[0] = "\n"
         delimiter = delimiter or next((name for name, sign in SIGNS.items() if sign == declared[1]), None)
     hidden = [(number, line) for number, line in enumerate(lines, start=1) if line.startswith("#")]
-    comments, title = sum(line.startswith("#") for line in lines), _last_comment(lines)
+    comment = _last_comment(lines)
     lines = ["\n" if line.startswith("#") else line for line in lines]
     if not any(map(str.strip, lines)):
         raise ValueError("holds no line of numbers: write each point as a line")
@@ -65,19 +65,17 @@ def read_text(path: Path, options: Options = DETECTED) -> Table:
     except csv.Error as error:
         raise ValueError(f"cannot be read: {error}: check the quotation marks") from None
     decimal = options.decimal or decimal_of(rows, delimiter)
-    names, rows, found = _named(rows, DECIMALS[decimal], options.header, _cells(title, SIGNS[delimiter]))
+    names, rows, found = _named(rows, DECIMALS[decimal], options.header, _cells(comment, SIGNS[delimiter]))
     if len(names) > 1:
         notes.append(f"{delimiter}s separate the columns")
     notes += [f"the decimal sign is a {decimal}", *([found] if found else [])]
-    if ignored := comments - found.startswith("the comment"):
+    if ignored := len(hidden) - found.startswith("the comment"):
         notes.append(f"left out {ignored} line{'s' * (ignored > 1)} of comments, which begin with #")
-    table = _table(names, rows, DECIMALS[decimal], notes)
-    if options.decimal is None:
-        table = table._replace(concerns=(*table.concerns, *_doubtful_separators(table, rows, DECIMALS[decimal])))
-    table = table._replace(concerns=(*table.concerns, *_doubtful_comments(hidden, rows.lines[0], SIGNS[delimiter])))
+    table = _table(names, rows, DECIMALS[decimal], notes, detected=options.decimal is None)
+    concerns = [*table.concerns, *_doubtful_comments(hidden, rows.lines[0], SIGNS[delimiter])]
     if delimiter == "comma" and not options.delimiter and not options.decimal and not table.named:
-        return table._replace(concerns=(*table.concerns, *doubtful_pairs(rows)))
-    return table
+        concerns += doubtful_pairs(rows)
+    return table._replace(concerns=tuple(concerns))
 
 
 def _doubtful_comments(hidden: Sequence[tuple[int, str]], first: int, sign: str) -> list[str]:
@@ -117,8 +115,11 @@ def _named(rows: Rows, sign: str, header: bool | None, title: Sequence[str]) -> 
     return names, Rows(lines, cells), f"{note} of the columns" if note else ""
 
 
-def _table(names: list[str], rows: Rows, sign: str, notes: list[str]) -> Table:
-    """Returns the table of rows with equally many values; columns without name and values are left out."""
+def _table(names: list[str], rows: Rows, sign: str, notes: list[str], detected: bool) -> Table:
+    """Returns the table of rows with equally many values; columns without name and values are left out.
+
+    ``detected`` is True if the decimal sign was not given.
+    """
     lines, concerns = rows.lines, []
     texts = list(zip(*rows.cells, strict=True))
     filled = [i for i, name in enumerate(names) if name or any(map(str.strip, texts[i]))]
@@ -129,25 +130,28 @@ def _table(names: list[str], rows: Rows, sign: str, notes: list[str]) -> Table:
         concerns.append(
             f"line {lines[0]} ({shown}) is read as a point: if it has the names of the columns, set dataset.header=true"
         )
-    columns = {name: numerals.values(texts[i], sign) for i, name in enumerate(unnamed(names)) if i in filled}
+    heads = unnamed(names)
+    if detected:
+        for i in filled:
+            concerns += _doubtful_separators(heads[i], texts[i], sign)
+    columns = {heads[i]: numerals.values(texts[i], sign) for i in filled}
     numbers = tuple(i + 1 for i in filled) if empty else ()
     return Table(columns, any(names), lambda row: f"line {lines[row]}", tuple(notes), tuple(concerns), sign, numbers)
 
 
-def _doubtful_separators(table: Table, rows: Rows, sign: str) -> list[str]:
-    """Returns a warning for each column in which all separators of thousands may be decimal signs, such as 48.137."""
-    other, concerns = {".": ",", ",": "."}[sign], []
-    texts = dict(enumerate(zip(*rows.cells, strict=True)))
-    for name, i in zip(table.columns, table.numbers or range(1, len(texts) + 1), strict=True):
-        cells = [cell for cell in texts[i - 1] if other in cell or sign in cell]
-        both = all(is_number(cell, ".") and is_number(cell, ",") for cell in cells)
-        if cells and both and all(cell.count(other) == 1 for cell in cells):
-            value = numerals.number(cells[0], sign)
-            concerns.append(
-                f"{title(name)}: {cells[0].strip()} is read as {value:g}: if its sign is a decimal sign, set "
-                f"dataset.decimal={'comma' if other == ',' else 'point'}"
-            )
-    return concerns
+def _doubtful_separators(name: str, texts: Sequence[str], sign: str) -> list[str]:
+    """Returns a warning if all separators of thousands in a column may be decimal signs, as in 48.137."""
+    other = OTHER[sign]
+    first = next((text for text in texts if other in text), None)
+    if first is None:
+        return []
+    cells = (text for text in texts if other in text or sign in text)
+    if any(text.count(other) != 1 or not (is_number(text, ".") and is_number(text, ",")) for text in cells):
+        return []
+    return [
+        f"{title(name)}: {first.strip()} is read as {numerals.number(first, sign):g}: if its sign is a decimal sign, "
+        f"set dataset.decimal={NAMES[other]}"
+    ]
 
 
 def _check_widths(lines: Sequence[int], cells: Sequence[Sequence[str]], width: int, fit: str) -> None:
