@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import math
 import os
+import shutil
 import struct
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 # Set this before torch reads it, also for the processes that tests start. A process that has used
 # two threads cannot be forked.
@@ -85,3 +87,12 @@ def standard_error(x: torch.Tensor) -> float:
 def idx_bytes(array: np.ndarray) -> bytes:
     """Returns an array in the IDX format: two zeros, the type, the number of dimensions, big-endian sizes, the data."""
     return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(">u1").tobytes()
+
+
+def go_back(folder: Path, step: int) -> None:
+    """Leaves a run as if it had been killed after it logged its last step, with no checkpoint after ``step``."""
+    (folder / "metrics.json").unlink()
+    for path in (folder / "checkpoints").iterdir():
+        if path.name != f"step-{step:08d}.pt":
+            path.unlink()
+    shutil.copyfile(folder / "checkpoints" / f"step-{step:08d}.pt", folder / "checkpoints" / "last.pt")

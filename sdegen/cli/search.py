@@ -279,7 +279,7 @@ def chosen(node: Mapping[str, Any]) -> Search | None:
     if found := [*found, *schema.option_faults({"seed": seed}, {"seed": int}, "hydra.sweeper.")]:
         raise UserError("\n".join(found))
     if importlib.util.find_spec("optuna") is None:
-        raise UserError('hydra/sweeper=optuna: needs Optuna: python -m pip install "sdegen[optuna]"')
+        raise UserError("hydra/sweeper=optuna: needs the package optuna: pip install optuna")
     try:
         search: Search = schema.construct(options, seed=seed)
     except ValueError as error:

@@ -199,7 +199,6 @@ def _spreads(known: TrainingSet, unseen: Tensor, floors: Floors) -> Numbers:
 def _near_copies(dataset: Dataset, x: Tensor) -> dict[str, Any]:
     """Returns the share of images that are as near to a training image as the nearest 5 % of the held-out images."""
     originals = part(dataset.x, ORIGINALS)
-
     near = nearest(part(_held_out(dataset), JUDGED), originals)
     limit = near.quantile(NEAR)
     value, floor = (float((distance <= limit).double().mean()) for distance in (nearest(x, originals), near))

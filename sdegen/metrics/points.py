@@ -46,16 +46,11 @@ FARTHEST = 10.0
 Metrics = dict[str, dict[str, Any]]
 
 
-def distances(
-    dataset: Dataset, reference: Tensor, floors: Floors | None = None
-) -> dict[str, Callable[[Tensor], float]]:
-    """Returns, by name, the functions that measure the distance of points from ``reference`` for a data set.
-
-    ``floors`` keep the mean distance within the reference, if it is the reference of the data set.
-    """
-    line, placed, floors = reference[0].numel() == 1, _placing(dataset, reference), floors or Floors()
-    # This number enters the values, so it is not kept in the run's folder, which may come from a stranger.
+def distances(dataset: Dataset, reference: Tensor) -> dict[str, Callable[[Tensor], float]]:
+    """Returns, by name, the functions that measure the distance of points from ``reference`` for a data set."""
+    line, placed = reference[0].numel() == 1, _placing(dataset, reference)
     scaled = placed(reference)
+    # This number enters the values, so it is not kept in the run's folder, which may come from a stranger.
     within = None if line else mean_distance(scaled, scaled)
     chosen: dict[str, Callable[[Tensor], float]] = {}
     if line:
@@ -117,7 +112,7 @@ def measure_points(dataset: Dataset, x: Tensor, reference: int | None = None, fl
     floors = floors or Floors()
     # Round dequantised columns to the original values before the comparison.
     sets = _sets(dataset, dataset.rounded(x.detach().double().cpu()), reference or REFERENCE)
-    chosen = distances(dataset, sets.reference, floors)
+    chosen = distances(dataset, sets.reference)
     rest = _floors(dataset, sets, chosen, floors)
     found: Metrics = {
         name: {

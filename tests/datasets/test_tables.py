@@ -38,11 +38,16 @@ def read_as(path: Path, content: str | bytes, choice: Choice = Choice(), options
     return read(path, choice=choice, options=options)
 
 
+def tables(least: int) -> st.SearchStrategy[list[list[float]]]:
+    """Returns tables of at least ``least`` and at most four columns."""
+    return st.integers(least, 4).flatmap(
+        lambda d: st.lists(st.lists(VALUES, min_size=d, max_size=d), min_size=3, max_size=6)
+    )
+
+
 @settings(deadline=None)
 @given(
-    table=st.integers(1, 4).flatmap(
-        lambda d: st.lists(st.lists(VALUES, min_size=d, max_size=d), min_size=3, max_size=6)
-    ),
+    table=tables(1),
     delimiter=st.sampled_from([*SIGNS]),
     decimal=st.sampled_from(["point", "comma"]),
     encoding=ENCODINGS,
@@ -67,9 +72,7 @@ def test_every_number_comes_back_where_the_dialect_is_given(
 
 @settings(deadline=None)
 @given(
-    table=st.integers(2, 4).flatmap(
-        lambda d: st.lists(st.lists(VALUES, min_size=d, max_size=d), min_size=3, max_size=6)
-    ),
+    table=tables(2),
     delimiter=st.sampled_from([*SIGNS]),
     decimal=st.sampled_from([".", ","]),
     encoding=ENCODINGS,

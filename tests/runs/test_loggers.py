@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import go_back
 
 from sdegen.config.compose import composed
 from sdegen.core.errors import UserError
@@ -34,15 +34,6 @@ def table(folder: Path) -> dict[str, list[tuple[int, float]]]:
         step, name, value = line.split(",")
         found.setdefault(name, []).append((int(step), float(value)))
     return found
-
-
-def go_back(folder: Path, step: int) -> None:
-    """Leave a run as if it had been killed at the end of its training, with no checkpoint after ``step``."""
-    (folder / "metrics.json").unlink()
-    for path in (folder / "checkpoints").iterdir():
-        if path.name != f"step-{step:08d}.pt":
-            path.unlink()
-    shutil.copyfile(folder / "checkpoints" / f"step-{step:08d}.pt", folder / "checkpoints" / "last.pt")
 
 
 @pytest.mark.filterwarnings("ignore")

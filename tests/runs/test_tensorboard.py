@@ -10,7 +10,6 @@ import logging
 import multiprocessing
 import re
 import resource
-import shutil
 import socket
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import go_back
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -136,15 +136,6 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     session.resume(root / RESUMED, {})
     with Recorder(root / "running", 0, 6).session([("seed", 3)], "seed: 3"):
         yield root
-
-
-def go_back(folder: Path, step: int) -> None:
-    """Leaves a run as if it had been killed after it logged its last step, with no checkpoint after ``step``."""
-    (folder / "metrics.json").unlink()
-    for path in (folder / "checkpoints").iterdir():
-        if path.name != f"step-{step:08d}.pt":
-            path.unlink()
-    shutil.copyfile(folder / "checkpoints" / f"step-{step:08d}.pt", folder / "checkpoints" / "last.pt")
 
 
 @pytest.fixture(scope="module")
