@@ -37,6 +37,11 @@ class FinishedRun(NamedTuple):
     provenance: Mapping[str, Any]
 
     @property
+    def kind(self) -> tuple[str, str]:
+        """Name of the run and of its data set. Only runs of one kind are compared."""
+        return self.name, self.options.get("dataset", "")
+
+    @property
     def cost(self) -> Mapping[str, float]:
         """Steps, seconds and memory of the training, as far as they were recorded."""
         found = self.provenance.get("training")

@@ -44,7 +44,7 @@ def overview(runs: Sequence[FinishedRun], left_out: Sequence[str]) -> dict[str, 
     """Returns the content of the summary. ``left_out`` are the folders that were left out, with the reasons."""
     kinds: dict[tuple[str, str], list[FinishedRun]] = {}
     for run in runs:
-        kinds.setdefault((run.name, run.options.get("dataset", "")), []).append(run)
+        kinds.setdefault(run.kind, []).append(run)
     several = {name for name, _ in kinds if sum(name == other for other, _ in kinds) > 1}
     found = [_best(f"{name}, {dataset}" if name in several else name, own) for (name, dataset), own in kinds.items()]
     seconds = sum(run.cost.get("seconds", 0.0) for run in runs)

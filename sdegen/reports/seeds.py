@@ -42,7 +42,7 @@ class Group(NamedTuple):
     """Runs of one name and one data set that differ in the seed alone.
 
     Attributes:
-        kind: name of the runs and of their data set. Only groups of one kind are compared.
+        kind: name of the runs and of their data set: see :attr:`FinishedRun.kind`.
         choice: values of the options in which the groups differ.
         runs: the runs.
     """
@@ -67,7 +67,7 @@ def groups(runs: Sequence[FinishedRun], keys: Sequence[str]) -> list[Group]:
     found: dict[tuple[tuple[str, str], tuple[str, ...]], list[FinishedRun]] = {}
     for run in runs:
         choice = tuple(run.options.get(key, "–") for key in compared)
-        found.setdefault(((run.name, run.options.get("dataset", "")), choice), []).append(run)
+        found.setdefault((run.kind, choice), []).append(run)
     return [Group(*key, own) for key, own in found.items()]
 
 
