@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,13 +29,7 @@ class Curves:
         self._write("\n".join(f"{step},{name},{value!r}" for name, value in values.items()))
 
     def _write(self, text: str) -> None:
-        size, content = self._file.tell(), f"{text}\n".encode()
-        try:
-            if self._file.write(content) != len(content):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
-        except OSError:
-            self._file.truncate(size)
-            raise
+        files.append(self._file, f"{text}\n".encode())
 
     def rewind(self, step: int) -> None:
         """Remove the scalars after a step, the final metrics, and a line that a power failure cut off."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import socket
@@ -14,6 +13,8 @@ from typing import Any
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
+
+from sdegen.runs import files
 
 PREFIX = "events.out.tfevents."
 """Prefix of the names of TensorBoard's files."""
@@ -45,14 +46,7 @@ class Events:
 
     def write(self, record: bytes) -> None:
         """Write a whole record. TensorBoard's RecordWriter calls this method."""
-        size = self._file.tell()
-        try:
-            if self._file.write(record) != len(record):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
-        except OSError:
-            self._file.truncate(size)
-            self._file.seek(size)
-            raise
+        files.append(self._file, record)
 
     def close(self) -> None:
         """Close the file."""

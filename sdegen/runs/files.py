@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import json
 import logging
 import math
@@ -60,6 +62,18 @@ def replace(path: Path, make: Callable[[Path], object]) -> None:
     # Some systems cannot open a folder.
     with contextlib.suppress(OSError):
         _sync(path.parent)
+
+
+def append(file: io.FileIO, content: bytes) -> None:
+    """Writes all of a content at the end of an unbuffered file, or nothing; raises OSError if the disk is full."""
+    size = file.tell()
+    try:
+        if file.write(content) != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
+    except OSError:
+        file.truncate(size)
+        file.seek(size)
+        raise
 
 
 def _sync(path: Path) -> None:
