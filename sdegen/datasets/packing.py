@@ -21,14 +21,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sdegen.core.progress import Progress
+
 log = logging.getLogger(__name__)
 
 FORMAT = 2
 """Version of the content of packs. Raise it when other pixels are computed from the same files."""
 SETTLED = 2.0
 """Seconds after which another change of a file changes its time, too, on every usual file system."""
-PATIENCE, INTERVAL = 2.0, 10.0
-"""Seconds after which the progress is logged for the first time, and seconds between later lines."""
 ABANDONED = 86400.0
 """Age in seconds of an unfinished pack that is removed, because the process that wrote it was killed."""
 
@@ -162,13 +162,11 @@ def _write_rows(path: Path, rows: Iterator[np.ndarray], count: int) -> int:
 
 
 def _reported(rows: Iterator[np.ndarray], count: int) -> Iterator[np.ndarray]:
-    """Yields the rows; logs the progress if they take long."""
-    began = time.monotonic()
-    due = began + PATIENCE
-    for i, row in enumerate(rows, start=1):
-        yield row
-        now = time.monotonic()
-        if now > due and i < count:
-            left = round((now - began) / i * (count - i))
-            log.info("packing images: %d of %d, about %d:%02d left", i, count, left // 60, left % 60)
-            due = now + INTERVAL
+    """Yields the rows, and shows the progress."""
+    progress = Progress("packing", "images")
+    try:
+        for i, row in enumerate(rows, start=1):
+            yield row
+            progress.to(i, count)
+    finally:
+        progress.close()
