@@ -70,7 +70,7 @@ def reader(folder: Path) -> Path:
     np.savetxt(folder / "points.csv", np.random.default_rng(0).normal(size=(50, 2)), delimiter=",")
     (folder / "new.csv").write_text("0.5,1\n-1,0\n9,9\n")
     rows = [
-        f"{i},{x:.2f},{2 * x:.2f},{'setosa' if i % 2 else 'virginica'}" for i, x in enumerate(np.linspace(4, 8, 30))
+        f"{i},{x:.2f},{2 * x:.2f},{'setosa' if i % 2 else 'virginica'}" for i, x in enumerate(np.linspace(4, 8, 60))
     ]
     (folder / "iris.csv").write_text("\n".join(["id,sepal_length,petal_length,species", *rows]))
     np.save(folder / "signals.npy", np.random.default_rng(0).normal(size=(50, 2, 32)))
