@@ -75,6 +75,7 @@ class Components(NamedTuple):
             self.weighting,
             self.times,
             self.sde,
+            self.model.network.condition,
             trainer.device,
             DTYPES[trainer.precision],
         )
@@ -269,7 +270,13 @@ def moments_of(dataset: Dataset, points: Tensor, flat: bool = False) -> Moments:
 def _add_network(parts: Parts) -> None:
     """Builds the network. If the memory is too small for its training, a fault is added instead."""
     dataset: Dataset = parts["dataset"]
-    supplied = {"shape": dataset.units.shape, "law": dataset.encoded_law, "classes": dataset.classes}
+    condition = None if dataset.conditions is None else dataset.conditions.shape
+    supplied = {
+        "shape": dataset.units.shape,
+        "law": dataset.encoded_law,
+        "classes": dataset.classes,
+        "condition": condition,
+    }
     room = memory() / COPIES / max(parts.config["trainer"].get("replicas", 1), 1)
     with parts.collected(), at_most(room, f"this machine can train, {room / 2**30:.3g} GiB: use a smaller network"):
         parts["network"] = make_network(parts.config, parts.trust, sde=parts["sde"], **supplied)

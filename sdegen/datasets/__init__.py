@@ -4,10 +4,12 @@ Batches are drawn in the package ``sdegen.training``.
 """
 
 from sdegen.datasets.base import Dataset
+from sdegen.datasets.conditions import Conditions, restored_conditions
 from sdegen.datasets.description import Description
 from sdegen.datasets.file import File
 from sdegen.datasets.idx import IDX
 from sdegen.datasets.images import Digits, Folder
+from sdegen.datasets.simulators import LinearGaussian, Simulator
 from sdegen.datasets.synthetic import Checkerboard, Circles, Mixture, Moons, Pinwheel, Smile, SwissRoll
 from sdegen.datasets.units import Affine, Quantile, Units, restored
 
@@ -16,17 +18,21 @@ __all__ = [
     "Affine",
     "Checkerboard",
     "Circles",
+    "Conditions",
     "Dataset",
     "Description",
     "Digits",
     "File",
     "Folder",
+    "LinearGaussian",
     "Mixture",
     "Moons",
     "Pinwheel",
     "Quantile",
+    "Simulator",
     "Smile",
     "SwissRoll",
     "Units",
     "restored",
+    "restored_conditions",
 ]

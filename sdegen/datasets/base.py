@@ -15,10 +15,13 @@ from torch import Tensor
 from sdegen.core.checks import in_range
 from sdegen.core.randomness import generator
 from sdegen.datasets import columns
+from sdegen.datasets.conditions import Conditions
 from sdegen.datasets.description import NAMELESS, Description
 from sdegen.datasets.units import Affine, Units
 from sdegen.sde.mixture import GaussianMixture
 
+Simulate = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
+"""Function that draws n pairs: points ``(n, *)`` and their conditions ``(n, *)``, both in the user's units."""
 Standardize = bool | Literal["robust", "quantile"]
 CHUNK = 2**24
 """Largest number of entries read at once from data that may be larger than memory."""
@@ -47,12 +50,18 @@ class Dataset:
         y: class of each training point, ``(N,)`` integers from 0; None if there are no classes.
         held_out_y: class of each held-out point; None if there are no classes.
         classes: number of classes; None if there are no classes.
+        c: conditions of the training points in the user's units: numbers ``(N, k)``, or images or signals on the grid
+            of the points, ``(N, C, *)``; None if there are no conditions.
+        held_out_c: conditions of the held-out points; None if there are no conditions.
         dequantize: true to add noise :math:`U(-\tfrac12, \tfrac12)`, in the user's units, to the training points. The
             noise is drawn anew at every step. With ``standardize=quantile`` and without ``levels``, only columns with
             tied values are dequantised, and the noise is multiplied by the distance between the values of the column.
         mapped: True if the points stay on the disk, from which each batch is copied.
         draw: function that draws n independent points of the exact distribution; None if it is not known.
         draw_labelled: function that draws n such points and their classes; it replaces ``draw`` for data with classes.
+        simulate: function that draws n pairs of a point and its condition; it replaces ``draw`` for such data.
+        fresh: True if each step trains on new pairs from ``simulate``, instead of on ``x`` and ``c``.
+        posterior: function that draws n exact points given one condition; None if this is not known.
         modes: function that returns the mode of each point, ``(N,)`` integers; None if there are no distinct modes.
         off_support: function that returns True for points off the support, ``(N,)``; None if this is not tested.
         description: names of columns and classes, and a report of what was read.
@@ -73,10 +82,15 @@ class Dataset:
         y: Tensor | None = None,
         held_out_y: Tensor | None = None,
         classes: int | None = None,
+        c: Tensor | None = None,
+        held_out_c: Tensor | None = None,
         dequantize: bool = False,
         mapped: bool = False,
         draw: Callable[[int, torch.Generator], Tensor] | None = None,
         draw_labelled: Callable[[int, torch.Generator], tuple[Tensor, Tensor]] | None = None,
+        simulate: Simulate | None = None,
+        fresh: bool = False,
+        posterior: Callable[[Tensor, int, torch.Generator], Tensor] | None = None,
         modes: Callable[[Tensor], Tensor] | None = None,
         off_support: Callable[[Tensor], Tensor] | None = None,
         description: Description = NAMELESS,
@@ -85,6 +99,7 @@ class Dataset:
         self.y, self.held_out_y, self.classes = y, held_out_y, classes
         self.dequantize, self.mapped, self.description = dequantize, mapped, description
         self._draw, self._draw_labelled, self._modes, self._off_support = draw, draw_labelled, modes, off_support
+        self.simulate, self.fresh, self._posterior = simulate, fresh, posterior
         for points, labels in ((self.x, y), (held_out, held_out_y)):
             if points is None:
                 continue
@@ -92,6 +107,12 @@ class Dataset:
                 check_levels(levels, points)
             if labels is not None or classes is not None:
                 check_labels(classes, points, labels)
+        self.c, self.held_out_c = (None if part is None else part.double() for part in (c, held_out_c))
+        self.conditions: Conditions | None = None
+        if self.c is not None:
+            for points, conditions in ((self.x, self.c), (held_out, self.held_out_c)):
+                check_conditions(points, conditions)
+            self.conditions = Conditions(standard_units(self.c), self.c.amin(0), self.c.amax(0))
         if dequantize and levels is None and standardize != "quantile":
             raise ValueError("dequantize=true needs quantised values: set dataset.levels to the number of values")
         if standardize == "quantile" and self.x.ndim != 2:
@@ -153,20 +174,36 @@ class Dataset:
         """Draws ``n`` independent points of the exact distribution, ``(n, *)``; returns None if it is not known."""
         if self._draw_labelled is not None:
             return self._draw_labelled(n, source)[0]
+        if self.simulate is not None:
+            return self.simulate(n, source)[0].double()
         return None if self._draw is None else self._draw(n, source)
 
     def draw_labelled(self, n: int, source: torch.Generator) -> tuple[Tensor, Tensor] | None:
         """Draws the points of :meth:`draw` and their classes, ``(n,)``; returns None if these are not known."""
         return None if self._draw_labelled is None else self._draw_labelled(n, source)
 
+    def posterior(self, c: Tensor, n: int, source: torch.Generator) -> Tensor | None:
+        """Draws ``n`` exact points ``(n, *)`` given one condition ``c`` ``(*)``; returns None if this is not known.
+
+        Points and conditions are in the user's units.
+        """
+        return None if self._posterior is None else self._posterior(c, n, source).double()
+
+    @property
+    def encoded_conditions(self) -> Tensor | None:
+        """Conditions of the training points in the network's units, ``(N, *)`` float64; None if there are none."""
+        return None if self.c is None or self.conditions is None else self.conditions.encode(self.c)
+
     def of_class(self, label: int) -> Dataset:
         """Returns the points of a class, in the same units, with the draws and the exact distribution of the class."""
         assert self.y is not None
         own = copy.copy(self)
         own.x, own.y = self.x[self.y == label], self.y[self.y == label]
+        own.c = None if self.c is None else self.c[self.y == label]
         if self.held_out is not None and self.held_out_y is not None:
             kept = self.held_out_y == label
             own.held_out, own.held_out_y = (self.held_out[kept], self.held_out_y[kept]) if kept.any() else (None, None)
+            own.held_out_c = None if self.held_out_c is None or not kept.any() else self.held_out_c[kept]
         own.law = None if self.law is None or self.law.labels is None else self.law.of_class(label)
         draws, share = self._draw_labelled, len(own.x) / len(self.x)
 
@@ -234,6 +271,21 @@ def check_labels(classes: int | None, x: Tensor, y: Tensor | None) -> None:
         raise ValueError("y must be a label for each point: give one integer for each row of x")
     if classes is None or int(y.min()) < 0 or int(y.max()) >= classes:
         raise ValueError(f"y must be labels from 0 to classes - 1, and classes={classes}: number the classes from 0")
+
+
+def check_conditions(x: Tensor | None, c: Tensor | None) -> None:
+    """Raises ValueError if a point has no condition, or a condition is not finite."""
+    if x is None:
+        return
+    if c is None or c.ndim < 2 or len(c) != len(x):
+        shape = "none" if c is None else f"an array of shape {tuple(c.shape)}"
+        raise ValueError(f"condition: must be a row for each of {len(x)} points, not {shape}: give one row for each")
+    bad = torch.nonzero(~c.flatten(1).isfinite().all(1)).flatten()
+    if len(bad):
+        raise ValueError(
+            f"condition: {len(bad)} of {len(c)} rows hold NaN or infinity, the first is number {int(bad[0]) + 1}: "
+            f"remove or fill them"
+        )
 
 
 def count_classes(y: Tensor) -> int:

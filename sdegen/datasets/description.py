@@ -17,20 +17,26 @@ class Description(NamedTuple):
         classes: names of the classes, in the order of the class numbers; empty if the names are the numbers.
         report: sentences about the file: what was read, and what was left out and why.
         concerns: warnings about what was read, each with the option that mends it.
+        conditions: names of the numbers that are the conditions of vectors; empty if they have no names.
     """
 
     columns: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     report: tuple[str, ...] = ()
     concerns: tuple[str, ...] = ()
+    conditions: tuple[str, ...] = ()
 
     def names(self) -> dict[str, list[str]]:
-        """Returns the names of columns and classes as plain data."""
-        return {"columns": list(self.columns), "classes": list(self.classes)}
+        """Returns the names of columns, classes and conditions as plain data."""
+        return {"columns": list(self.columns), "classes": list(self.classes), "conditions": list(self.conditions)}
 
     def column(self, number: int) -> str:
         """Returns the name of a coordinate, such as x1, if it has no name in the data."""
         return self.columns[number] if self.columns else f"x{number + 1}"
+
+    def condition(self, number: int) -> str:
+        """Returns the name of a number of the condition, such as y1, if it has no name in the data."""
+        return self.conditions[number] if self.conditions else f"y{number + 1}"
 
     def label(self, number: int) -> str:
         """Returns the user's label of a class."""

@@ -23,7 +23,7 @@ def fingerprint(dataset: Dataset, exact: bool) -> dict[str, Any]:
     of computed data may differ between machines.
     """
     digest = hashlib.blake2b(digest_size=16)
-    for part in (dataset.x, dataset.held_out, dataset.y, dataset.held_out_y):
+    for part in (dataset.x, dataset.held_out, dataset.y, dataset.held_out_y, dataset.c, dataset.held_out_c):
         if part is not None:
             part = part.float() if part.is_floating_point() and not exact else part
             digest.update(f"{part.dtype} {tuple(part.shape)}".encode())

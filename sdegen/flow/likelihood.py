@@ -32,7 +32,7 @@ from sdegen.datasets import Units
 from sdegen.flow.divergence import Divergence
 from sdegen.flow.solvers import ODESolver, RowField
 from sdegen.sde.base import SDE, Score
-from sdegen.sde.scores import Counted
+from sdegen.sde.scores import Counted, of_rows
 
 
 class Likelihood(NamedTuple):
@@ -58,7 +58,8 @@ class Flow:
 
     Args:
         sde: forward process.
-        score: function ``(x, t) -> ∇ log p_t(x)`` in the network's units, differentiable in x for likelihoods.
+        score: function ``(x, t) -> ∇ log p_t(x)`` in the network's units, differentiable in x for likelihoods. It may
+            be a :class:`sdegen.sde.RowScore` with a score for each point.
         units: map between the user's units and the network's units.
         solver: solver of the ODE.
         batch_size: number of points that are computed at once; a smaller number needs less memory.
@@ -118,7 +119,8 @@ class Flow:
             for start in range(0, len(x), self.batch_size):
                 batch = inner[start : start + self.batch_size].to(self.device, self.dtype)
                 noise = SampleNoise(derive(seed, "probes"), start, start + len(batch), self.units.shape, self.device)
-                parts.append(self._log_prob(batch, counted, divergence, noise))
+                own = counted.of(torch.arange(start, start + len(batch)))
+                parts.append(self._log_prob(batch, own, divergence, noise))
                 report.finish(len(batch), counted.rows)
         latent = torch.cat([part.latent for part in parts])
         log_p = torch.cat([part.log_p for part in parts])
@@ -139,19 +141,19 @@ class Flow:
         error = grown.std(1) / math.sqrt(k) if k > 1 else None
         return Likelihood(self.sde.log_prior(latent) + grown.mean(1), error, latent, (counted.rows - before) / len(x))
 
-    def _augmented(self, score: Score, like: Tensor, divergence: Divergence, probes: Tensor) -> RowField:
+    def _augmented(self, score: Counted, like: Tensor, divergence: Divergence, probes: Tensor) -> RowField:
         """Returns the right-hand side for states ``(b, d + K)`` of x and K log-determinants divided by d.
 
         x and the log-determinants each meet the tolerance: in a common norm, the d entries of x would hide an error of
         the density. Because of the division by d, the tolerance is in nats per dimension, and the number of steps does
         not grow with d.
         """
-        drift, d = self.sde.reverse(score, eta=0).drift, like[0].numel()
+        d = like[0].numel()
 
         def field(state: Tensor, t: Tensor, row: Tensor) -> Tensor:
             with torch.enable_grad():
                 x = state[:, :d].detach().reshape(-1, *like.shape[1:]).requires_grad_()
-                velocity = drift(x, t)
+                velocity = self.sde.reverse(score.of(row), eta=0).drift(x, t)
                 rates = divergence(velocity, x, probes[row]) / d
             return torch.cat([velocity.detach().flatten(1), rates.detach()], dim=1)
 
@@ -159,10 +161,22 @@ class Flow:
 
     def _carry(self, x: Tensor, start: float, stop: float) -> Tensor:
         """Returns the states at ``stop``, ``(B, *)`` float64, of the flow from ``x`` ``(B, *)`` at ``start``."""
-        drift = self.sde.reverse(self.score, eta=0).drift
         with torch.no_grad():
-            batches = x.to(self.device, self.dtype).split(self.batch_size)
-            return torch.cat([self.solver.solve(drift, b, start, stop, torch.zeros(0)).x for b in batches]).double()
+            batches = zip(
+                x.to(self.device, self.dtype).split(self.batch_size),
+                torch.arange(len(x)).split(self.batch_size),
+                strict=True,
+            )
+            return torch.cat(
+                [
+                    self.solver.integrate(self._drift(of_rows(self.score, rows)), b, start, stop, torch.zeros(0)).x
+                    for b, rows in batches
+                ]
+            ).double()
+
+    def _drift(self, score: Score) -> RowField:
+        """Returns the drift of the flow as a function of the state, the time and the index of the row."""
+        return lambda x, t, row: self.sde.reverse(of_rows(score, row), eta=0).drift(x, t)
 
     def _checked(self, x: Tensor) -> Tensor:
         """Returns ``x``, or raises UserError if ``x`` is not a batch of points. A single point would broadcast."""

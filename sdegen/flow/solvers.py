@@ -177,6 +177,13 @@ r"""Longest step of the log noise-to-signal ratio along the flow; a factor of 11
 def solve_flow(
     solver: DormandPrince, sde: SDE, field: Field, x: Tensor, t0: float, t1: float, times: Tensor
 ) -> Solution:
+    """Returns the solution of :func:`integrate_flow` for a field that is the same for all rows."""
+    return integrate_flow(solver, sde, lambda x, t, row: field(x, t), x, t0, t1, times)
+
+
+def integrate_flow(
+    solver: DormandPrince, sde: SDE, field: RowField, x: Tensor, t0: float, t1: float, times: Tensor
+) -> Solution:
     r"""Returns the solution of the flow of an SDE, computed in a variable in which a trained network's flow is smooth.
 
     In t, the flow of a network, or of data with fine structure, changes as :math:`1/\sqrt t` near zero and slowly
@@ -185,17 +192,17 @@ def solve_flow(
     :data:`LONGEST`: at high noise the flow hardly changes, and the error estimate of a long step would miss a later
     change. If the kernel has no closed form, the variable is t.
 
-    The arguments have the same meaning as in :meth:`ODESolver.solve`, with all times in t.
+    The arguments have the same meaning as in :meth:`ODESolver.integrate`, with all times in t.
     """
     linear = sde.linear
     if linear is None:
-        return solver.solve(field, x, t0, t1, times)
+        return solver.integrate(field, x, t0, t1, times)
     low, high = sorted((t0, t1))
     u0, u1 = linear.log_nsr(torch.tensor([t0, t1], dtype=torch.float64)).tolist()
 
     def in_u(x: Tensor, u: Tensor, row: Tensor) -> Tensor:
         t = linear.time(u).clamp(low, high)
-        return field(x, t) * expand((linear.sigma(t) / linear.diffusion(t)) ** 2, x)
+        return field(x, t, row) * expand((linear.sigma(t) / linear.diffusion(t)) ** 2, x)
 
     times = times.double()
     # Set both ends exactly, because a solver compares the wanted times with the ends.

@@ -14,6 +14,7 @@ from sdegen.core.schema import FromRun
 from sdegen.models.parametrizations import Parametrization
 from sdegen.networks.base import Network
 from sdegen.sde.base import SDE, Score
+from sdegen.sde.scores import RowScore
 
 
 class ScoreModel(nn.Module, FromRun):
@@ -40,4 +41,20 @@ class ScoreModel(nn.Module, FromRun):
         """
         if self.network.condition is None:
             return self
-        return partial(self.parametrization, partial(self.network, y=y), self.sde)
+        return Given(self, y)
+
+
+class Given(RowScore):
+    """The score of a model given one condition, or a condition for each row of a batch."""
+
+    def __init__(self, model: ScoreModel, y: Tensor | None) -> None:
+        self.model, self.y = model, y
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.model.parametrization(partial(self.model.network, y=self.y), self.model.sde, x, t)
+
+    def of(self, row: Tensor) -> Given:
+        condition = self.model.network.condition
+        if self.y is None or condition is None or self.y.ndim == condition.ndim:
+            return self
+        return Given(self.model, self.y[row.to(self.y.device)])

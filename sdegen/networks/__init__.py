@@ -5,10 +5,22 @@ The package ``sdegen.models`` defines the meaning of a network's output.
 
 from sdegen.networks.base import Network
 from sdegen.networks.classifier import ClassifierConv, ClassifierMLP
-from sdegen.networks.condition import Classes, Condition
+from sdegen.networks.condition import Classes, Condition, Field, Numbers
 from sdegen.networks.mlp import MLP
 from sdegen.networks.oracle import Oracle
 from sdegen.networks.scorenet import ScoreNet
 from sdegen.networks.unet import UNet
 
-__all__ = ["MLP", "Classes", "ClassifierConv", "ClassifierMLP", "Condition", "Network", "Oracle", "ScoreNet", "UNet"]
+__all__ = [
+    "MLP",
+    "Classes",
+    "ClassifierConv",
+    "ClassifierMLP",
+    "Condition",
+    "Field",
+    "Network",
+    "Numbers",
+    "Oracle",
+    "ScoreNet",
+    "UNet",
+]

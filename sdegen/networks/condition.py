@@ -4,17 +4,29 @@ A condition is the argument ``y`` of a network. It has a value for each row, or 
 that no row has a condition, and :meth:`Condition.hide` writes the value with this meaning into single rows. A network
 that was trained with some conditions hidden has the scores of both :math:`p_t(x \mid y)` and :math:`p_t(x)`.
 
-Each kind of condition is a subclass of :class:`Condition`. The classes of the data are one kind, and
-:func:`condition_of` chooses the kind. All other code uses only the base class:
+Each kind of condition is a subclass of :class:`Condition`, and :func:`condition_of` chooses the kind from the data:
+
+==================  ===============================================================  =================================
+kind                value of a row                                                   "no condition"
+==================  ===============================================================  =================================
+:class:`Classes`    class, ``()`` int64                                              -1
+:class:`Numbers`    numbers ``(k,)``, or the class and then the numbers, ``(1 + k,)``  NaN, and -1 for the class
+:class:`Field`      image ``(C, H, W)`` or signal ``(C, L)`` on the grid of x        NaN
+==================  ===============================================================  =================================
+
+Numbers, images and signals are in the network's units. All other code uses only the base class:
 
 - A perceptron appends the features of the condition to its inputs.
-- Other networks add the embedding of the condition to the embedding of the time.
+- Other networks add the embedding of the condition to the embedding of the time, and append its planes to the channels.
 - Training hides conditions in :class:`sdegen.training.batches.Points`, and nowhere else.
 - A sampler or guidance takes ``score.given(y)`` for the score with a condition, and the score itself for no condition.
+
+A value for all rows is embedded once, and not for each row.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -30,12 +42,26 @@ class Condition(ABC):
     """A kind of condition, with the values that a network takes in place of ``y``.
 
     Attributes:
-        dropout: share of training rows whose condition is hidden.
+        dropout: largest share of training rows of which a part of the condition is hidden.
+        complete: smallest share of training rows whose whole condition is hidden; 0 if the network never sees a row
+            without a condition, so that it does not learn :math:`p_t(x)`.
         inputs: number F of features.
+        planes: number of channels that are appended to the channels of x.
+        ndim: number of axes of the value of a row.
     """
 
     dropout: float
+    complete: float
     inputs: int
+    planes = 0
+    ndim: int
+
+    @abstractmethod
+    def of(self, labels: Tensor | None, values: Tensor | None) -> Tensor:
+        """Returns the conditions of points, from their classes and from their numbers or images.
+
+        None for one of both hides it. Without an axis for the rows, the result is the condition of one point.
+        """
 
     @abstractmethod
     def features(self, y: Tensor | None, x: Tensor) -> Tensor:
@@ -43,15 +69,28 @@ class Condition(ABC):
 
     @abstractmethod
     def codes(self, y: Tensor | None, x: Tensor) -> Tensor:
-        """Returns the input of :meth:`embedding` for the rows of ``x`` ``(B, *)``."""
+        """Returns the input of :meth:`embedding` for the rows of ``x`` ``(B, *)``; one row if all conditions agree."""
 
     @abstractmethod
     def embedding(self, width: int) -> nn.Module:
         """Returns a new layer that maps :meth:`codes` to embeddings ``(B, width)``."""
 
     @abstractmethod
-    def hide(self, y: Tensor, rows: Tensor) -> Tensor:
-        """Returns the conditions ``y`` with "no condition" where ``rows`` is True."""
+    def hide(self, y: Tensor, u: Tensor) -> Tensor:
+        """Returns the conditions ``y`` with "no condition" in some rows.
+
+        Args:
+            y: condition of each row.
+            u: uniform random number of each row. The parts of a condition whose dropout is above it are hidden.
+        """
+
+    @abstractmethod
+    def initialise(self, weight: Tensor) -> None:
+        """Initialises the weights ``(outputs, F)`` of a linear layer on the features, in place."""
+
+    def appended(self, x: Tensor, y: Tensor | None) -> Tensor:
+        """Returns ``x`` ``(B, C, *)`` with :attr:`planes` further channels, which hold the condition."""
+        return x
 
 
 class Classes(Condition):
@@ -66,38 +105,173 @@ class Classes(Condition):
     """
 
     def __init__(self, classes: int, dropout: float = 0.0) -> None:
-        self.dropout, self.inputs = dropout, classes + 1
+        self.dropout = self.complete = dropout
+        self.inputs, self.ndim = classes + 1, 0
+
+    def of(self, labels: Tensor | None, values: Tensor | None) -> Tensor:
+        return torch.tensor(NONE) if labels is None else labels
 
     def features(self, y: Tensor | None, x: Tensor) -> Tensor:
         known = torch.arange(self.inputs, device=x.device)
-        return (self.codes(y, x).unsqueeze(1) == known).to(x.dtype)
+        return (self.codes(y, x).unsqueeze(1) == known).to(x.dtype).expand(len(x), -1)
 
     def codes(self, y: Tensor | None, x: Tensor) -> Tensor:
-        y = torch.full((len(x),), NONE, device=x.device) if y is None else y.to(x.device).expand(len(x))
+        y = torch.full((1,), NONE, device=x.device) if y is None else y.to(x.device).reshape(-1)
         return y.remainder(self.inputs)
 
     def embedding(self, width: int) -> nn.Module:
         return nn.Embedding(self.inputs, width)
 
-    def hide(self, y: Tensor, rows: Tensor) -> Tensor:
-        return torch.where(rows, NONE, y)
+    def hide(self, y: Tensor, u: Tensor) -> Tensor:
+        return torch.where(u < self.dropout, NONE, y)
+
+    def initialise(self, weight: Tensor) -> None:
+        # Only one entry of the features is not zero, so scale the weights as those of a single input.
+        nn.init.uniform_(weight, -1, 1)
 
 
-def condition_of(classes: int | None, label_dropout: float | None) -> Condition | None:
-    """Returns the condition that a network takes; None if ``label_dropout`` is None.
+class Numbers(Condition):
+    """Numbers that are known about a point, ``(k,)`` or ``(B, k)``, with its class before them if there are classes.
+
+    NaN means that the numbers are not given, and the class -1 that the class is not given. The features are the
+    numbers, 0 if they are hidden; 1 for hidden numbers; and the features of :class:`Classes`.
 
     Args:
+        size: number k of numbers.
+        dropout: share of training rows whose numbers are hidden.
+        classes: number of classes; None if the condition has no class.
+        label_dropout: share of training rows whose class is hidden. The smaller of both shares of the rows lose both.
+    """
+
+    def __init__(self, size: int, dropout: float = 0.0, classes: int | None = None, label_dropout: float = 0.0) -> None:
+        self.size, self.numbers_dropout, self.ndim = size, dropout, 1
+        self.classes = None if classes is None else Classes(classes, label_dropout)
+        self.dropout = max(dropout, 0.0 if classes is None else label_dropout)
+        self.complete = dropout if classes is None else min(dropout, label_dropout)
+        self.inputs = size + 1 + (0 if self.classes is None else self.classes.inputs)
+
+    def of(self, labels: Tensor | None, values: Tensor | None) -> Tensor:
+        like = torch.zeros((), dtype=torch.float64) if labels is None else labels.double()
+        values = like.new_full((*like.shape, self.size), math.nan) if values is None else values
+        if self.classes is None:
+            return values
+        labels = torch.full(values.shape[:-1], NONE) if labels is None else labels
+        return torch.cat([labels.to(values).unsqueeze(-1), values], dim=-1)
+
+    def features(self, y: Tensor | None, x: Tensor) -> Tensor:
+        return self.codes(y, x).expand(len(x), -1)
+
+    def codes(self, y: Tensor | None, x: Tensor) -> Tensor:
+        width = self.size + (self.classes is not None)
+        y = x.new_full((1, width), math.nan) if y is None else y.to(x).reshape(-1, width)
+        numbers = y[:, -self.size :]
+        hidden = numbers.isnan()
+        parts = [numbers.masked_fill(hidden, 0), hidden[:, :1].to(x.dtype)]
+        if self.classes is not None:
+            label = y[:, 0].nan_to_num(NONE).long()
+            parts.append(self.classes.features(label, y))
+        return torch.cat(parts, dim=1)
+
+    def embedding(self, width: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(self.inputs, width), nn.SiLU(), nn.Linear(width, width))
+
+    def hide(self, y: Tensor, u: Tensor) -> Tensor:
+        u = u.unsqueeze(-1)
+        numbers = y[..., -self.size :].masked_fill(u < self.numbers_dropout, math.nan)
+        if self.classes is None:
+            return numbers
+        return torch.cat([y[..., :1].masked_fill(u < self.classes.dropout, NONE), numbers], dim=-1)
+
+    def initialise(self, weight: Tensor) -> None:
+        nn.init.kaiming_uniform_(weight[:, : self.size], a=math.sqrt(5))
+        nn.init.uniform_(weight[:, self.size :], -1, 1)
+
+
+class Field(Condition):
+    """An image ``(C, H, W)`` or signal ``(C, L)`` on the grid of x, or one for each row. NaN means "not given".
+
+    Networks with convolutions take it as further channels of x. A hidden one is 0, and the embedding says so.
+
+    Args:
+        shape: shape of the image or signal.
+        dropout: share of training rows whose image or signal is hidden.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dropout: float = 0.0) -> None:
+        self.shape, self.planes, self.ndim = shape, shape[0], len(shape)
+        self.dropout = self.complete = dropout
+        self.inputs = math.prod(shape) + 1
+
+    def of(self, labels: Tensor | None, values: Tensor | None) -> Tensor:
+        return torch.full(self.shape, math.nan, dtype=torch.float64) if values is None else values
+
+    def features(self, y: Tensor | None, x: Tensor) -> Tensor:
+        values = self._values(y, x)
+        hidden = values.isnan()
+        features = torch.cat([values.masked_fill(hidden, 0).flatten(1), hidden.flatten(1)[:, :1].to(x.dtype)], dim=1)
+        return features.expand(len(x), -1)
+
+    def codes(self, y: Tensor | None, x: Tensor) -> Tensor:
+        return self._values(y, x).flatten(1)[:, 0].isnan().long()
+
+    def embedding(self, width: int) -> nn.Module:
+        return nn.Embedding(2, width)
+
+    def hide(self, y: Tensor, u: Tensor) -> Tensor:
+        return y.masked_fill((u < self.dropout)[(..., *[None] * len(self.shape))], math.nan)
+
+    def initialise(self, weight: Tensor) -> None:
+        nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
+
+    def appended(self, x: Tensor, y: Tensor | None) -> Tensor:
+        values = self._values(y, x).nan_to_num(0)
+        return torch.cat([x, values.expand(len(x), *self.shape)], dim=1)
+
+    def _values(self, y: Tensor | None, x: Tensor) -> Tensor:
+        """Returns the condition of each row, or one row if all conditions agree."""
+        return x.new_full((1, *self.shape), math.nan) if y is None else y.to(x).reshape(-1, *self.shape)
+
+
+def condition_of(
+    shape: tuple[int, ...],
+    classes: int | None,
+    label_dropout: float | None,
+    condition: tuple[int, ...] | None = None,
+    condition_dropout: float = 0.0,
+) -> Condition | None:
+    """Returns the condition that a network takes; None if the data have no condition and ``label_dropout`` is None.
+
+    Args:
+        shape: shape of a point.
         classes: number of classes of the data; None if the data have no classes.
-        label_dropout: share of training rows whose class is hidden.
+        label_dropout: share of training rows whose class is hidden; None if the network does not take the class.
+        condition: shape of the condition of a point; None if the data have no conditions.
+        condition_dropout: share of training rows whose condition is hidden.
 
     Raises:
-        ValueError: the share is out of range, or the data have no classes.
+        ValueError: a share is out of range, or the data do not have what the network takes.
     """
-    if label_dropout is None:
-        return None
-    in_range("label_dropout", label_dropout, at_least=0, below=1, fix=", or null")
-    if classes is None:
+    in_range("condition_dropout", condition_dropout, at_least=0, below=1)
+    if condition is None and condition_dropout:
         raise ValueError(
-            f"label_dropout={label_dropout:g} needs labels, and the data have none: set label_dropout=null"
+            f"condition_dropout={condition_dropout:g} needs data with conditions, and these have none: name their "
+            f"columns with dataset.condition=[…], or set condition_dropout=0"
         )
-    return Classes(classes, label_dropout)
+    if label_dropout is not None:
+        in_range("label_dropout", label_dropout, at_least=0, below=1, fix=", or null")
+        if classes is None:
+            raise ValueError(
+                f"label_dropout={label_dropout:g} needs labels, and the data have none: set label_dropout=null"
+            )
+    if condition is None:
+        return None if label_dropout is None or classes is None else Classes(classes, label_dropout)
+    if len(condition) == 1:
+        return Numbers(condition[0], condition_dropout, None if label_dropout is None else classes, label_dropout or 0)
+    if condition[1:] != shape[1:]:
+        raise ValueError(
+            f"condition: has the shape {condition}, but points have the shape {tuple(shape)}: give numbers, or an "
+            f"image or signal on the same grid"
+        )
+    if label_dropout is not None:
+        raise ValueError("label_dropout: a network takes the image as condition, or the class: set label_dropout=null")
+    return Field(condition, condition_dropout)

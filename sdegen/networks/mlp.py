@@ -17,7 +17,9 @@ ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
 
 class MLP(Network):
-    """Fully connected layers with the flattened x, the time and, if ``label_dropout`` is given, the class as inputs.
+    """Fully connected layers with the flattened x, the time and the condition as inputs.
+
+    The network takes the conditions of the data, if there are any, and the class if ``label_dropout`` is given.
 
     Args:
         shape: shape of one point, taken from the data.
@@ -29,7 +31,10 @@ class MLP(Network):
         label_dropout: share of the training rows whose class is hidden, so that the network learns the score both with
             and without a class (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598); null if the network takes no
             class.
+        condition_dropout: share of the training rows whose condition is hidden, so that the network learns the score
+            both with and without the condition; 0 for data without conditions.
         classes: number of classes, taken from the data.
+        condition: shape of the condition of a point, ``(k,)`` for numbers; taken from the data, None if they have none.
     """
 
     def __init__(
@@ -41,13 +46,15 @@ class MLP(Network):
         fourier_features: int = 32,
         fourier_scale: float = 1.0,
         label_dropout: float | None = None,
+        condition_dropout: float = 0.0,
         classes: int | None = None,
+        condition: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         # An objective that differentiates the network in x and then in the weights needs the second derivative of the
         # activation. For a ReLU, it is zero except at 0.
         self.rough = "use network.activation=silu" if activation == "relu" else ""
-        self.condition = condition_of(classes, label_dropout)
+        self.condition = condition_of(shape, classes, label_dropout, condition, condition_dropout)
         size, told = math.prod(shape), 0 if self.condition is None else self.condition.inputs
         if time_embedding == "concat":
             self.embedding: nn.Module = nn.Unflatten(0, (-1, 1))
@@ -59,9 +66,8 @@ class MLP(Network):
             # network would then ignore x in the first thousands of steps. So scale the weights of x by the
             # number of coordinates of x.
             nn.init.kaiming_uniform_(self.layers[0].weight[:, :size].data, a=math.sqrt(5))  # type: ignore[index]
-        if told:
-            # Only one entry of a class is not zero, so scale its weights as those of a single input.
-            nn.init.uniform_(self.layers[0].weight[:, -told:].data, -1, 1)  # type: ignore[index]
+        if self.condition is not None:
+            self.condition.initialise(self.layers[0].weight[:, -told:].data)  # type: ignore[index]
 
     def features(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """Returns the input ``(B, inputs)`` of the first layer, from the arguments of :meth:`forward`."""

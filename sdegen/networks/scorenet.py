@@ -29,7 +29,8 @@ class Injected(nn.Module):
 class ScoreNet(Network):
     """Encoder and decoder with skip connections. Each convolution but the last adds a dense layer of the embedded time.
 
-    If ``label_dropout`` is given, the embedding of the class is added to the embedding of the time.
+    The embedding of the data's conditions, and of the class if ``label_dropout`` is given, is added to the embedding of
+    the time. A condition that is an image is appended to the channels of x.
 
     The paper names 256 Gaussian Fourier features of the time and seven convolutional layers with a dense layer each. It
     does not define the encoder, the decoder and the normalisation, which are our choice. The convolutions are padded:
@@ -46,7 +47,10 @@ class ScoreNet(Network):
         label_dropout: share of the training rows whose class is hidden, so that the network learns the score both with
             and without a class (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598); null if the network takes no
             class.
+        condition_dropout: share of the training rows whose condition is hidden, so that the network learns the score
+            both with and without the condition; 0 for data without conditions.
         classes: number of classes, taken from the data.
+        condition: shape of the condition of a point, ``(k,)`` for numbers; taken from the data, None if they have none.
     """
 
     def __init__(
@@ -56,17 +60,20 @@ class ScoreNet(Network):
         embedding: int = 256,
         fourier_scale: float = 30.0,
         label_dropout: float | None = None,
+        condition_dropout: float = 0.0,
         classes: int | None = None,
+        condition: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         colours = colours_of(shape, channels, "unet for signals, or network=mlp")
         self.time = GaussianFourier(embedding, fourier_scale)
         self.embedding = nn.Linear(embedding, embedding)
-        self.condition = condition_of(classes, label_dropout)
+        self.condition = condition_of(shape, classes, label_dropout, condition, condition_dropout)
         self.labels = None if self.condition is None else self.condition.embedding(embedding)
+        planes = 0 if self.condition is None else self.condition.planes
         self.encoder = nn.ModuleList(
             Injected(nn.Conv2d(inputs, outputs, 3, stride=2 if i else 1, padding=1), outputs, embedding)
-            for i, (inputs, outputs) in enumerate(itertools.pairwise((colours, *channels)))
+            for i, (inputs, outputs) in enumerate(itertools.pairwise((colours + planes, *channels)))
         )
         self.decoder, inputs = nn.ModuleList(), channels[-1]
         for outputs in reversed(channels[:-1]):
@@ -77,10 +84,11 @@ class ScoreNet(Network):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         embedding = self.embedding(self.time(by_row(t, x)))
+        hidden, skips = x, []
         if self.condition is not None and self.labels is not None:
             embedding = embedding + self.labels(self.condition.codes(y, x))
+            hidden = self.condition.appended(x, y)
         embedding = functional.silu(embedding)
-        hidden, skips = x, []
         for part in self.encoder:
             hidden = interleaved(part(hidden, embedding))
             skips.append(hidden)

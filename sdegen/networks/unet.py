@@ -55,6 +55,9 @@ class UNet(Network):
         label_dropout: share of the training rows whose class is hidden, so that the network learns the score both with
             and without a class (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598); null if the
             network takes no class.
+        condition_dropout: share of the training rows whose condition is hidden, so that the network learns the score
+            both with and without the condition; 0 for data without conditions.
+        condition: shape of the condition of a point, ``(k,)`` for numbers; taken from the data, None if they have none.
     """
 
     # Torch's attention has no second derivative.
@@ -72,6 +75,8 @@ class UNet(Network):
         fourier_features: int = 64,
         fourier_scale: float = 1.0,
         label_dropout: float | None = None,
+        condition_dropout: float = 0.0,
+        condition: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         dimensions = len(shape) - 1
@@ -90,12 +95,13 @@ class UNet(Network):
         if patch < 1 or any(size % patch for size in sizes):
             raise ValueError(f"patch={patch} does not divide {in_words(sizes)}: try patch=1")
         check_halvings("multipliers", multipliers, sizes, patch)
-        self.patch, self.condition = patch, condition_of(classes, label_dropout)
+        self.condition = condition_of(shape, classes, label_dropout, condition, condition_dropout)
+        self.patch, planes = patch, 0 if self.condition is None else self.condition.planes
         width, pixels = 4 * channels, shape[0] * patch**dimensions
         self.time = GaussianFourier(fourier_features, fourier_scale)
         self.embedding = nn.Sequential(nn.Linear(fourier_features, width), nn.SiLU(), nn.Linear(width, width))
         self.labels = None if self.condition is None else self.condition.embedding(width)
-        self.entry = convolution(pixels, channels, 3, padding=1)
+        self.entry = convolution(pixels + planes * patch**dimensions, channels, 3, padding=1)
         levels = [channels * m for m in multipliers]
         attends = [-(-sizes[0] // (patch * 2**level)) in attention for level in range(len(levels))]
         self._build_stages(channels, levels, attends, blocks, width, convolution)
@@ -125,6 +131,7 @@ class UNet(Network):
         embedding = self.embedding(self.time(by_row(t, x)))
         if self.condition is not None and self.labels is not None:
             embedding = embedding + self.labels(self.condition.codes(y, x))
+            x = self.condition.appended(x, y)
         embedding = functional.silu(embedding)
         hidden = interleaved(self.entry(patches(x, self.patch)))
         skips = [hidden]

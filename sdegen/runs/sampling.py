@@ -7,6 +7,7 @@ import itertools
 import logging
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from sdegen.guidance.classes import Guidance
 from sdegen.models.score import ScoreModel
 from sdegen.samplers import Sampler, Samples
 from sdegen.sde.base import SDE, Score
-from sdegen.sde.scores import Counted
+from sdegen.sde.scores import Counted, RowScore, of_rows
 
 log = logging.getLogger("sdegen")
 
@@ -27,15 +28,18 @@ SHOWN = 1000
 """Largest number of samples whose path is kept."""
 
 
-class Watched:
+class Watched(RowScore):
     """Score that adds a message to ``found`` if the input or the output has a number that is not finite."""
 
     def __init__(self, score: Score, found: list[str]) -> None:
         self.score, self.found = score, found
 
-    def given(self, y: Tensor) -> Score:
+    def given(self, y: Tensor) -> Watched:
         """Returns the score given the conditions ``y``, which also adds messages to ``found``."""
         return Watched(self.score.given(y), self.found)  # type: ignore[attr-defined]
+
+    def of(self, row: Tensor) -> Watched:
+        return Watched(of_rows(self.score, row), self.found)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         y, at = self.score(x, t), f"at t={float(t.max()):.3g}"
@@ -62,24 +66,28 @@ def draw(
     guidance: Guidance | None = None,
     first: int = 0,
     silent: bool = True,
+    told: Tensor | None = None,
 ) -> Samples:
     """Returns ``count`` samples of a seed, from number ``first`` on, in the network's units.
 
     Sample i depends only on (seed, i) and not on the batch. The exceptions are samplers that couple the samples of a
     batch, such as ``rk45`` and ``twisted``: see :func:`cut`. The path has ``frames`` states, and only the first
     :data:`SHOWN` samples of the first batch. ``nfe`` is the number of evaluations of the model for each sample; a
-    guided score may need several evaluations. Unless ``silent`` is true, the progress is shown.
+    guided score may need several evaluations. ``told`` has a condition for each sample, ``(count, *)``, in the values
+    of :mod:`sdegen.networks.condition`; None for the score without a condition. Unless ``silent`` is true,
+    the progress is shown.
 
     Raises:
         UserError: a sample is not finite.
     """
 
-    def batch(span: range, score: Score) -> Samples:
+    def batch(span: range, score: Any) -> Samples:  # noqa: ANN401 - a score with ``given``
         noise = SampleNoise(seed, span.start, span.stop, units.shape, device)
         like = torch.empty(len(span), *units.shape, device=device, dtype=dtype)
-        prior, steered = sde.sample_prior(like, noise), score
+        own = None if told is None else told[span.start - first : span.stop - first].to(device)
+        prior, steered = sde.sample_prior(like, noise), score if own is None else score.given(own)
         if guidance is not None:
-            prior, steered = guidance.start(sde, prior), guidance(sde, score)
+            prior, steered = guidance.start(sde, prior), guidance(sde, steered)
         return sampler(sde, steered, prior, noise=noise, frames=frames if span.start == first else 0)
 
     # The number of evaluations of a guided score is not known before the first batch.

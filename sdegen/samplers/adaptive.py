@@ -10,10 +10,11 @@ from torch import Tensor
 from sdegen.core.checks import in_range
 from sdegen.core.randomness import RandnLike
 from sdegen.core.tensors import expand
-from sdegen.flow.solvers import DormandPrince, Field, SciPyRK45, solve_flow
+from sdegen.flow.solvers import DormandPrince, RowField, SciPyRK45, integrate_flow
 from sdegen.flow.stepping import Attempt, Control, Rows, Scheme, Solution, integrate
 from sdegen.samplers.base import Sampler, Walk
-from sdegen.sde.base import SDE, Score
+from sdegen.sde.base import SDE
+from sdegen.sde.scores import Counted
 
 
 class ProbabilityFlow(Sampler):
@@ -25,14 +26,14 @@ class ProbabilityFlow(Sampler):
         denoise: see :class:`Sampler`.
     """
 
-    def _integrate(self, sde: SDE, score: Score, x: Tensor, noise: RandnLike, frames: int) -> Walk:
+    def _integrate(self, sde: SDE, score: Counted, x: Tensor, noise: RandnLike, frames: int) -> Walk:
         times = torch.linspace(sde.T, sde.eps, frames, dtype=torch.float64)
-        solution = self._solution(sde, sde.reverse(score, eta=0).drift, x, times)
+        solution = self._solution(sde, drift_of(sde, score, eta=0), x, times)
         return Walk(solution.x, solution.path, times)
 
     @abstractmethod
-    def _solution(self, sde: SDE, field: Field, x: Tensor, times: Tensor) -> Solution:
-        """Returns the solution of dx/dt = ``field(x, t)`` from ``x`` at T to eps, and its path at ``times``."""
+    def _solution(self, sde: SDE, field: RowField, x: Tensor, times: Tensor) -> Solution:
+        """Returns the solution of dx/dt = ``field(x, t, row)`` from ``x`` at T to eps, and its path at ``times``."""
 
 
 class RK45(ProbabilityFlow):
@@ -53,9 +54,9 @@ class RK45(ProbabilityFlow):
         super().__init__(denoise)
         self.solver = SciPyRK45(rtol, atol)
 
-    def _solution(self, sde: SDE, field: Field, x: Tensor, times: Tensor) -> Solution:
+    def _solution(self, sde: SDE, field: RowField, x: Tensor, times: Tensor) -> Solution:
         # Integrate in t, as in the paper.
-        return self.solver.solve(field, x, sde.T, sde.eps, times)
+        return self.solver.integrate(field, x, sde.T, sde.eps, times)
 
 
 class Dopri5(ProbabilityFlow):
@@ -72,8 +73,8 @@ class Dopri5(ProbabilityFlow):
         super().__init__(denoise)
         self.solver = DormandPrince(rtol, atol, max_steps)
 
-    def _solution(self, sde: SDE, field: Field, x: Tensor, times: Tensor) -> Solution:
-        return solve_flow(self.solver, sde, field, x, sde.T, sde.eps, times)
+    def _solution(self, sde: SDE, field: RowField, x: Tensor, times: Tensor) -> Solution:
+        return integrate_flow(self.solver, sde, field, x, sde.T, sde.eps, times)
 
 
 class AdaptiveSDE(Sampler):
@@ -106,9 +107,9 @@ class AdaptiveSDE(Sampler):
         tolerances = self.rtol, self.atol, self.max_steps
         return Control("adaptive_sde", *tolerances, first, power=0.9, shrink=0.1, retry=0.5, rungs=4)
 
-    def _integrate(self, sde: SDE, score: Score, x: Tensor, noise: RandnLike, frames: int) -> Walk:
+    def _integrate(self, sde: SDE, score: Counted, x: Tensor, noise: RandnLike, frames: int) -> Walk:
         times, control = torch.linspace(sde.T, sde.eps, frames, dtype=torch.float64), self.control(sde)
-        scheme = StochasticHeunSteps(sde, sde.reverse(score).drift, control, x, noise)
+        scheme = StochasticHeunSteps(sde, drift_of(sde, score, eta=1), control, x, noise)
         solution = integrate(scheme, control, x, sde.T, sde.eps, times)
         return Walk(solution.x, solution.path, times)
 
@@ -116,42 +117,53 @@ class AdaptiveSDE(Sampler):
 class StochasticHeunSteps(Scheme):
     """Stochastic Heun steps of the reverse SDE. Each row of a batch has a Brownian path of its own.
 
-    ``drift`` is the drift of the reverse process. ``x`` is a tensor with the shape, type and device of the whole batch.
+    ``drift`` is the drift of the reverse process, a function of the state, the time and the index of the row. ``x`` is
+    a tensor with the shape, type and device of the whole batch.
     """
 
-    def __init__(self, sde: SDE, drift: Score, control: Control, x: Tensor, noise: RandnLike) -> None:
+    def __init__(self, sde: SDE, drift: RowField, control: Control, x: Tensor, noise: RandnLike) -> None:
         self.sde, self.drift, self.control, self.like, self.noise = sde, drift, control, x, noise
         self.brownian = Brownian(x)
 
     def slope(self, row: Tensor, x: Tensor, t: Tensor) -> Tensor:
-        return self.drift(x, t)
+        return self.drift(x, t, row)
 
     def attempt(self, rows: Rows) -> Attempt:
         fresh = rows.moved.nonzero().flatten()
         if len(fresh):
-            rows.slope[fresh] = self.drift(rows.x[fresh], rows.t[fresh])
+            rows.slope[fresh] = self.drift(rows.x[fresh], rows.t[fresh], rows.row[fresh])
         h, dw = self.brownian.take(rows.row, rows.size, self.noise(self.like)[rows.row])
         stop = rows.after(h)
-        x_new, error = self.step(rows.x, rows.slope, rows.t, stop, h, dw)
+        x_new, error = self.step(rows.x, rows.slope, rows.t, stop, h, dw, rows.row)
         attempt = Attempt(h, stop, x_new, rows.slope, error)
         rejected = ~attempt.accept
         self.brownian.push(rows.row[rejected], h[rejected], dw[rejected])
         return attempt
 
-    def step(self, x: Tensor, slope: Tensor, t: Tensor, s: Tensor, h: Tensor, dw: Tensor) -> tuple[Tensor, Tensor]:
+    def step(
+        self, x: Tensor, slope: Tensor, t: Tensor, s: Tensor, h: Tensor, dw: Tensor, row: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Returns the states ``(b, *)`` after steps from ``t`` to ``s``, and errors divided by the tolerance, ``(b,)``.
 
-        ``h`` holds the lengths of the steps, ``(b,)``, and ``dw`` the Brownian increments, ``(b, *)``.
+        ``h`` holds the lengths of the steps, ``(b,)``, and ``dw`` the Brownian increments, ``(b, *)``. ``row`` holds
+        the indices of the rows, ``(b,)``.
         """
         g_t, g_s = self.sde.diffusion(t), self.sde.diffusion(s)
         step = expand(h, x)
         euler = x - step * slope + expand(g_t, x) * dw
-        improved = x - 0.5 * step * (slope + self.drift(euler, s)) + expand((0.5 * (g_t**2 + g_s**2)).sqrt(), x) * dw
+        improved = (
+            x - 0.5 * step * (slope + self.drift(euler, s, row)) + expand((0.5 * (g_t**2 + g_s**2)).sqrt(), x) * dw
+        )
         return improved, self.control.error(improved - euler, x, improved)
 
     def between(self, rows: Rows, attempt: Attempt, which: Tensor, share: Tensor) -> Tensor:
         """Returns states on the straight line between both ends of a step."""
         return torch.lerp(rows.x[which], attempt.x[which], expand(share, rows.x))
+
+
+def drift_of(sde: SDE, score: Counted, eta: float) -> RowField:
+    """Returns the drift of the reverse process as a function of the state, the time and the index of the row."""
+    return lambda x, t, row: sde.reverse(score.of(row), eta).drift(x, t)
 
 
 class Brownian:

@@ -8,7 +8,7 @@ from sdegen.sde.chains import DDPM, SMLD
 from sdegen.sde.linear import VE, VP, SubVP
 from sdegen.sde.mixture import GaussianMixture, Marginals
 from sdegen.sde.nonlinear import DoubleWell
-from sdegen.sde.scores import Counted, GuidedScore, Parts
+from sdegen.sde.scores import Counted, GuidedScore, Parts, RowScore
 
 __all__ = [
     "Counted",
@@ -20,6 +20,7 @@ __all__ = [
     "Marginals",
     "Parts",
     "ReverseSDE",
+    "RowScore",
     "SDE",
     "SMLD",
     "Score",

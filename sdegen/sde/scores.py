@@ -1,4 +1,4 @@
-"""Guided scores, and scores that count how many rows they evaluate."""
+"""Guided scores, scores that differ from row to row, and scores that count how many rows they evaluate."""
 
 from __future__ import annotations
 
@@ -38,30 +38,52 @@ class GuidedScore(ABC):
         return parts.score + parts.pull
 
 
-class Counted:
+class RowScore(ABC):
+    """A score of a batch whose rows may have different scores, such as scores given the condition of each row."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """Returns the scores ``(B, *)`` of all rows of the batch at ``x`` ``(B, *)`` and ``t``, ``()`` or ``(B,)``."""
+
+    @abstractmethod
+    def of(self, row: Tensor) -> Score:
+        """Returns the score of the rows with the indices ``row``, ``(b,)``."""
+
+
+def of_rows(score: Score, row: Tensor) -> Score:
+    """Returns the score of some rows of a batch; the score itself if all rows have the same score."""
+    return score.of(row) if isinstance(score, RowScore) else score
+
+
+class Counted(RowScore):
     """A score that counts the rows it evaluates.
 
     Args:
         score: score whose rows are counted.
         report: function that is called with the number of rows so far, before each evaluation; None for no report.
+        count: list with the number of rows so far; None to begin with 0.
     """
 
-    def __init__(self, score: Score, report: Callable[[int], object] | None = None) -> None:
-        self.score, self.rows, self.report = score, 0, report
+    def __init__(
+        self, score: Score, report: Callable[[int], object] | None = None, count: list[int] | None = None
+    ) -> None:
+        self.score, self.report, self._rows = score, report, [0] if count is None else count
+
+    @property
+    def rows(self) -> int:
+        """Number of rows that were evaluated, also by the scores of :meth:`given` and :meth:`of`."""
+        return self._rows[0]
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         self._count(x)
         return self.score(x, t)
 
-    def given(self, y: Tensor) -> Score:
-        """Returns the score given a condition. The rows of this score are added to the same count."""
-        score = self.score.given(y)  # type: ignore[attr-defined]
+    def given(self, y: Tensor | None) -> Counted:
+        """Returns the score given a condition, which adds to the same count."""
+        return Counted(self.score.given(y), self.report, self._rows)  # type: ignore[attr-defined]
 
-        def conditional(x: Tensor, t: Tensor) -> Tensor:
-            self._count(x)
-            return score(x, t)
-
-        return conditional
+    def of(self, row: Tensor) -> Counted:
+        return Counted(of_rows(self.score, row), self.report, self._rows)
 
     def parts(self, x: Tensor, t: Tensor) -> Parts:
         """Returns the parts of the score. Without guidance, the pull and the log-likelihood are zero."""
@@ -74,4 +96,4 @@ class Counted:
     def _count(self, x: Tensor) -> None:
         if self.report is not None:
             self.report(self.rows)
-        self.rows += len(x)
+        self._rows[0] += len(x)

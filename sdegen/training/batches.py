@@ -26,7 +26,8 @@ class Batch(NamedTuple):
 
     Attributes:
         rows: input of the objective; the fields are ``(R, N, *)``.
-        y: conditions that the network takes, ``(R, N)`` for classes: see :mod:`sdegen.networks.condition`.
+        y: conditions that the network takes, ``(R, N)`` for classes, else ``(R, N, *)``: see
+            :mod:`sdegen.networks.condition`.
         weight: weight of the loss, λ(t) times ``ratio``, ``(R, N)``.
         ratio: uniform density divided by the density of the times, ``(R, N)``.
         total: number of rows of the whole step.
@@ -158,9 +159,10 @@ class Points:
         seed: seed of the run.
         dataset: data to train on.
         batch_size: number of data points in a step.
-        condition: kind of condition that the network takes, some of which are hidden; None to hide no condition.
+        condition: kind of condition that the network takes; None if it takes none. The conditions are then the labels.
         device: device on which the batches are made.
         dtype: type of the numbers in a batch.
+        hides: True to hide some of the conditions, as in a training.
     """
 
     def __init__(
@@ -171,21 +173,24 @@ class Points:
         condition: Condition | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        hides: bool = True,
     ) -> None:
+        self.dataset, self.hides = dataset, hides and condition is not None and condition.dropout > 0
         self.seed, self.condition, self.device, self.dtype = seed, condition, device, dtype
         self.units = dataset.units
         self.cells = None if dataset.cells is None else dataset.cells.to(device)
         self.x = x = dataset.x if dataset.mapped else dataset.x.to(device)
-        y = torch.full((len(x),), NONE) if dataset.y is None else dataset.y
-        self.y = y.to(device)
-        self.per_epoch, self.width = -(-len(x) // batch_size), min(batch_size, len(x))
+        self.y = self._told(dataset.y, dataset.encoded_conditions, len(x))
+        # Simulated points are new at every step, so a step is an epoch.
+        self.rows = batch_size if dataset.fresh else len(x)
+        self.per_epoch, self.width = -(-self.rows // batch_size), min(batch_size, self.rows)
         self.numbers = self.width * x[0].numel()
         # Keep the last order, because two blocks often belong to one epoch.
         self.order = functools.lru_cache(1)(self._order)
 
     def size(self, step: int) -> int:
         """Returns the number of points in a step; the last step of an epoch is short."""
-        return min(self.width, len(self.x) - step % self.per_epoch * self.width)
+        return min(self.width, self.rows - step % self.per_epoch * self.width)
 
     def indices(self, steps: range) -> Tensor:
         """Returns the indices ``(K, B)`` of the points of K steps. Short steps are padded with the index 0."""
@@ -202,21 +207,41 @@ class Points:
             width: number of points B.
 
         Returns:
-            Points ``(K, B, *)`` and conditions, ``(K, B)`` for classes.
+            Points ``(K, B, *)`` and conditions, ``(K, B)`` for classes, else ``(K, B, *)``.
         """
         index = self.indices(steps)[:, :width]
-        x, y = self.x[index.to(self.x.device)].to(self.device), self.y[index]
+        if self.dataset.fresh:
+            x, y = self._simulated(blocks, *index.shape)
+        else:
+            x, y = self.x[index.to(self.x.device)].to(self.device), self.y[index]
         if self.cells is not None:
             # Add uniform noise in the cell of each value. The noise comes from a separate generator, so that all other
             # noise is unchanged.
             x = x.double() + self.cells * self._uniform("dequantisation", x, blocks) - self.cells / 2
-        if self.condition is not None and self.condition.dropout:
-            y = self.condition.hide(y, self._uniform("labels", index, blocks) < self.condition.dropout)
+        if self.hides and self.condition is not None:
+            y = self.condition.hide(y, self._uniform("labels", index, blocks))
         return self.units.encode(x).to(self.dtype), y
+
+    def _told(self, labels: Tensor | None, values: Tensor | None, count: int) -> Tensor:
+        """Returns the conditions of ``count`` points, or their classes if the network takes no condition."""
+        if self.condition is None:
+            y = torch.full((count,), NONE) if labels is None else labels
+        else:
+            y = self.condition.of(labels, values)
+        return y.to(self.device, self.dtype if y.is_floating_point() else y.dtype)
+
+    def _simulated(self, blocks: range, steps: int, width: int) -> tuple[Tensor, Tensor]:
+        """Draws the points ``(K, B, *)`` of all steps of some blocks, and their conditions, from the simulator."""
+        assert self.dataset.simulate is not None and self.dataset.conditions is not None
+        count = steps // len(blocks) * width
+        pairs = [self.dataset.simulate(count, generator("cpu", self.seed, "simulation", block)) for block in blocks]
+        x, c = (torch.cat(part) for part in zip(*pairs, strict=True))
+        y = self._told(None, self.dataset.conditions.encode(c), len(x))
+        return x.to(self.device).unflatten(0, (steps, width)), y.unflatten(0, (steps, width))
 
     def _order(self, epoch: int) -> Tensor:
         """Returns the indices of the points of an epoch's steps, ``(per_epoch, B)``."""
-        order = torch.randperm(len(self.x), generator=generator("cpu", self.seed, "epoch", epoch))
+        order = torch.randperm(self.rows, generator=generator("cpu", self.seed, "epoch", epoch))
         padding = self.per_epoch * self.width - len(order)
         return nn.functional.pad(order, (0, padding)).view(-1, self.width).to(self.device)
 

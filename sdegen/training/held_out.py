@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sdegen.core.randomness import derive, generator, own_layers
 from sdegen.datasets import Dataset
+from sdegen.networks.condition import Condition
 from sdegen.sde.base import SDE, Score
 from sdegen.training.batches import Batch, Points, Stream
 from sdegen.training.gradient import Model, weighted_losses
@@ -31,8 +32,8 @@ class HeldOut:
     """Weighted loss on held-out points, or on new samples if the distribution of the data is known.
 
     The points, times and noises are always the same, so that two models are compared with little noise. The loss is a
-    mean over batches of ``batch_size`` points. The fields are the settings of the training, and the device and the
-    number type of the computation.
+    mean over batches of ``batch_size`` points. The fields are the settings of the training, the kind of condition that
+    the network takes, and the device and the number type of the computation. No condition is hidden.
     """
 
     dataset: Dataset
@@ -42,6 +43,7 @@ class HeldOut:
     weighting: Weighting
     times: TimeSampler
     sde: SDE
+    condition: Condition | None = None
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float32
 
@@ -87,7 +89,7 @@ class HeldOut:
         data = self._data(seed)
         if data is None:
             return None
-        points = Points(seed, data, self.batch_size, None, self.device, self.dtype)
+        points = Points(seed, data, self.batch_size, self.condition, self.device, self.dtype, hides=False)
         # The last arguments are the weight and the condition; Objective.prepare does not take them.
         return Stream([points], lambda *rows: objective.prepare(*rows[:-2]), self.weighting, self.times, self.sde)
 
@@ -113,11 +115,14 @@ class HeldOut:
             order = torch.randperm(len(dataset.held_out), generator=generator("cpu", 0, "held out"))
             rows = order[:count].sort().values
             x, own.y = dataset.held_out[rows], None if dataset.held_out_y is None else dataset.held_out_y[rows]
+            own.c = None if dataset.held_out_c is None else dataset.held_out_c[rows]
+        elif dataset.simulate is not None:
+            x, own.c = dataset.simulate(count, generator("cpu", seed, "points"))
         else:
             source = generator("cpu", seed, "points")
             drawn = dataset.draw(count, source) if dataset.y is None else dataset.draw_labelled(count, source)
             if drawn is None:
                 return None
             x, own.y = drawn if isinstance(drawn, tuple) else (drawn, None)
-        own.x, own.mapped = x.double() if x.ndim == 2 else x, False
+        own.x, own.mapped, own.fresh = x.double() if x.ndim == 2 else x, False, False
         return own

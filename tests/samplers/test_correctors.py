@@ -315,8 +315,8 @@ def test_adaptive_step_and_its_error_are_their_formulas() -> None:
     x, dw = torch.tensor([[0.2, -3.0]], dtype=torch.float64), torch.tensor([[0.1, 0.2]], dtype=torch.float64)
     t, s = (torch.tensor([value], dtype=torch.float64) for value in (0.5, 0.4))
     drift = sde.reverse(lambda x, t: -x).drift
-    scheme = StochasticHeunSteps(sde, drift, solver.control(sde), x, torch.zeros_like)
-    got, error = scheme.step(x, drift(x, t), t, s, t - s, dw)
+    scheme = StochasticHeunSteps(sde, lambda x, t, row: drift(x, t), solver.control(sde), x, torch.zeros_like)
+    got, error = scheme.step(x, drift(x, t), t, s, t - s, dw, torch.arange(len(x)))
     # The drift is βx/2 with β = 0.1 + 19.9 t, which is 10.05 and 8.06 at the ends.
     euler = [x - 0.1 * 5.025 * x + math.sqrt(10.05) * dw for x, dw in ((0.2, 0.1), (-3.0, 0.2))]
     heun = [
