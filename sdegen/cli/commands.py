@@ -161,7 +161,12 @@ def check_sampling(config: Config) -> None:
     from sdegen.runs.guiding import planned
 
     run, config = sampled(config)
-    planned(run, config["guidance"], config["label"])
+    from sdegen.runs.conditions import DATA, check_given
+
+    if config["condition"] is None and config["label"] is None and config["guidance"] is None:
+        check_given(run)
+    condition = None if config["condition"] == DATA else config["condition"]
+    planned(run, config["guidance"], config["label"], condition=condition)
 
 
 def sample(config: Config, job: Job) -> str:
@@ -169,7 +174,9 @@ def sample(config: Config, job: Job) -> str:
     from sdegen.runs import results
 
     run, config = sampled(config)
-    options = {key: config[key] for key in ("seed", "batch_size", "guidance", "label", "figures", "animate")}
+    options = {
+        key: config[key] for key in ("seed", "batch_size", "guidance", "label", "condition", "figures", "animate")
+    }
     written = results.write(run, config["count"], **options)
     log.info(f"results in {written.folder}")
     return str(written.folder)

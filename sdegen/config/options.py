@@ -59,6 +59,7 @@ SAMPLE = {
     "batch_size": int,
     "seed": int,
     "label": int | float | str | bool | None,
+    "condition": tuple[float, ...] | str | None,
     "figures": bool,
     "animate": bool,
     "device": str,
@@ -68,7 +69,7 @@ SAMPLE = {
 """Types of the options of sample.yaml that are not groups."""
 METRIC = Literal["likelihood", "interpolation", "samples", "c2st"]
 EVALUATE = {
-    **{option: kind for option, kind in SAMPLE.items() if option not in ("label", "figures", "animate")},
+    **{option: kind for option, kind in SAMPLE.items() if option not in ("label", "condition", "figures", "animate")},
     "metrics": METRIC | tuple[METRIC, ...],
     "points": str | None,
     "probes": int,

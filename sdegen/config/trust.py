@@ -14,7 +14,6 @@ from sdegen.config.options import GROUPS
 from sdegen.core import schema
 from sdegen.core.errors import UserError
 from sdegen.core.schema import Trust
-from sdegen.datasets import restored
 from sdegen.networks.base import at_most
 
 DEEPEST, LONGEST, MOST = 20, 4096, 10**5
@@ -62,13 +61,11 @@ def check_plain(name: str, content: object) -> None:
             raise UserError(f"the checkpoint's {name} is refused: it {reason}: use the original checkpoint")
 
 
-def check_size(
-    config: Config, weights: Mapping[str, Tensor], trust: Trust, units: Mapping[str, Tensor], classes: int | None
-) -> None:
+def check_size(config: Config, weights: Mapping[str, Tensor], trust: Trust, **supplied: object) -> None:
     """Raises UserError if the network in a checkpoint's configuration is larger than the weights in the checkpoint.
 
-    The construction stops as soon as the network needs more bytes than the weights have. Classes outside this package
-    are trusted and not checked.
+    ``supplied`` are the arguments that the checkpoint supplies to the network. The construction stops as soon as the
+    network needs more bytes than the weights have. Classes outside this package are trusted and not checked.
     """
     config = {group: config[group] for group in ("sde", "network")}
     if any(schema.faults(config[group], GROUPS[group], group, trust) for group in config):
@@ -78,6 +75,6 @@ def check_size(
         return
     storages = {one.data_ptr(): one for weight in weights.values() if (one := weight.untyped_storage())}
     held = sum(storage.nbytes() for storage in storages.values())
-    supplied = {"shape": restored(units).shape, "sde": construct(config, "sde", trust), "classes": classes}
+    supplied["sde"] = construct(config, "sde", trust)
     with torch.random.fork_rng(devices=[]), at_most(held, "the checkpoint contains: use the original checkpoint"):
         construct(config, "network", trust, **supplied)

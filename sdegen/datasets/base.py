@@ -189,6 +189,16 @@ class Dataset:
         """
         return None if self._posterior is None else self._posterior(c, n, source).double()
 
+    def given(self, c: Tensor) -> Dataset | None:
+        """Returns exact points given a condition ``c`` ``(*)``, in the same units; None if they cannot be drawn."""
+        points = self.posterior(c, len(self.x), generator("cpu", 0, "given"))
+        if points is None:
+            return None
+        own = copy.copy(self)
+        own.x, own.c, own.conditions, own.law, own.simulate, own.fresh = points, None, None, None, None, False
+        own._draw, own._modes = lambda n, source: self._posterior(c, n, source).double(), None  # type: ignore[misc]
+        return own
+
     @property
     def encoded_conditions(self) -> Tensor | None:
         """Conditions of the training points in the network's units, ``(N, *)`` float64; None if there are none."""

@@ -143,11 +143,12 @@ def read(
     choice: Choice = EVERYTHING,
     options: Options = DETECTED,
     layout: Layout = "auto",
+    fewest: int = 3,
 ) -> Contents:
     """Reads the points of a file; raises ValueError with the reason if this fails.
 
     A ``.npy`` file of images or signals with more than ``largest`` bytes stays on the disk. The ``options`` are for
-    text files, and the ``layout`` is for images and signals.
+    text files, and the ``layout`` is for images and signals. A file with less than ``fewest`` points is refused.
     """
     ending = path.suffix.lower()
     with prefixed(f"path={path}: "):
@@ -164,22 +165,22 @@ def read(
         if ending in ARRAYS:
             arrays, choice = read_arrays(path, path.stat().st_size > largest, choice)
             if arrays.x.ndim > 2 or 0 in arrays.x.shape[1:]:
-                return _images(path, arrays, choice, layout)
+                return _images(path, arrays, choice, layout, fewest)
             table, beside = table_of(arrays), arrays.labels
         else:
             table, beside = (read_text(path, options) if ending in TEXTS else read_parquet(path)), None
     chosen = tables.choose(table, choice)
     with prefixed(f"path={path}: "):
-        return _points(path, table, chosen, beside)
+        return _points(path, table, chosen, beside, fewest)
 
 
-def _points(path: Path, table: Table, chosen: tables.Chosen, labels: Labels | None) -> Contents:
+def _points(path: Path, table: Table, chosen: tables.Chosen, labels: Labels | None, fewest: int) -> Contents:
     """Returns the chosen columns of a table, with the labels of a column or the ``labels`` beside the table."""
     rows, names = len(next(iter(table.columns.values()))), chosen.coordinates
     with prefixed("in float64 "):
         check_memory(8 * rows * len(names))
     x = torch.from_numpy(tables.coordinates(table, names))
-    _check_count(x)
+    _check_count(x, fewest)
     notes = [f"from {path}", *table.notes]
     if chosen.label is not None:
         labels = tables.labels(table, chosen.label)
@@ -193,7 +194,7 @@ def _points(path: Path, table: Table, chosen: tables.Chosen, labels: Labels | No
     return Contents(x, y, False, description)
 
 
-def _images(path: Path, arrays: Arrays, choice: Choice, layout: Layout) -> Contents:
+def _images(path: Path, arrays: Arrays, choice: Choice, layout: Layout, fewest: int) -> Contents:
     """Returns images ``(N, C, H, W)`` or signals ``(N, C, L)``."""
     x, labels, _, notes = arrays
     if choice != EVERYTHING:
@@ -201,16 +202,16 @@ def _images(path: Path, arrays: Arrays, choice: Choice, layout: Layout) -> Conte
     mapped = isinstance(x, np.memmap)
     x, report = arranged(x, layout)
     images = _tensor(x, mapped)
-    _check_count(images)
+    _check_count(images, fewest)
     if images.is_floating_point():
         _check_finite(images)
     y, classes = (None, ()) if labels is None else tables.classes(labels)
     return Contents(images, y, mapped, Description((), classes, (f"from {path}", *notes, *report)))
 
 
-def _check_count(x: Tensor) -> None:
-    if len(x) < 3:
-        raise ValueError(f"holds {len(x)} points, but training needs at least 3: add points")
+def _check_count(x: Tensor, fewest: int) -> None:
+    if len(x) < fewest:
+        raise ValueError(f"holds {len(x)} points, but at least {fewest} are needed: add points")
 
 
 def _tensor(values: np.ndarray, mapped: bool) -> Tensor:

@@ -1,14 +1,14 @@
-r"""Guidance by a class, which turns the score of all data into the score of one class.
+r"""Guidance by a class or another condition, which turns the score of all data into the score given the condition.
 
 .. math:: \nabla_x \log p_t(x \mid y) = \nabla_x \log p_t(x) + \nabla_x \log p_t(y \mid x)
 
-A guidance object holds the class or the measurement. Samplers use a guided score in place of the score of the network.
+A guidance object holds the condition or the measurement. Samplers use a guided score in place of the network's score.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Generic
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,11 +23,13 @@ class Guidance(ABC, Generic[S]):
 
     Attributes:
         process: type of process that the guidance works with.
-        conditional: True if the guidance needs a network that takes the class as input.
+        conditional: True if the guidance needs a network that takes a condition.
+        contrasts: True if it also needs the network's score without a condition.
     """
 
     process: type[SDE] = SDE
     conditional = False
+    contrasts = False
 
     @abstractmethod
     def __call__(self, sde: S, score: Any) -> Score:  # noqa: ANN401 - a score, or a score with ``given``
@@ -80,26 +82,28 @@ class Classified(GuidedScore):
 
 
 class ClassifierFree(Guidance[SDE]):
-    r"""Guidance by the difference between one network's scores with and without the class.
+    r"""Guidance by the difference between one network's scores with and without the condition.
 
     .. math:: s(x, t) + \gamma \left( s(x, t \mid y) - s(x, t) \right)
 
-    At :math:`\gamma = 1` this is the score of the class, and an evaluation costs half as much as for other γ.
+    At :math:`\gamma = 1` this is the score given the condition, and an evaluation costs half as much as for other γ.
 
     Reference: Ho & Salimans (2022), https://arxiv.org/abs/2207.12598
 
     Args:
-        label: class y; from the option ``label`` of the command.
+        given: condition y, such as the number of the class; from the options ``label`` and ``condition`` of the
+            command.
         scale: strength γ of the guidance.
     """
 
     conditional = True
 
-    def __init__(self, label: int | None, scale: float = 1.0) -> None:
-        self.label, self.scale = required("classifier_free", label), scale
+    def __init__(self, given: Tensor | int | None, scale: float = 1.0) -> None:
+        self.y, self.scale = torch.as_tensor(required("classifier_free", given)), scale
+        self.contrasts = scale != 1
 
     def __call__(self, sde: SDE, score: Any) -> Score:  # noqa: ANN401 - a score with ``given``
-        towards = score.given(torch.tensor(self.label))
+        towards = score.given(self.y)
         if self.scale == 1:
             return towards
         return lambda x, t: torch.lerp(score(x, t), towards(x, t), self.scale)
@@ -108,10 +112,13 @@ class ClassifierFree(Guidance[SDE]):
         return x
 
 
-def required(name: str, label: int | None) -> int:
-    """Returns ``label``, or raises ValueError if ``label`` is None."""
-    if label is None:
+T = TypeVar("T")
+
+
+def required(name: str, given: T | None) -> T:
+    """Returns the class or the condition ``given``, or raises ValueError if it is None."""
+    if given is None:
         raise ValueError(
             f"guidance={name} needs a class: give label=3, for example, or label=all for all classes in turn"
         )
-    return label
+    return given

@@ -215,8 +215,12 @@ def measure_labelled_points(dataset: Dataset, x: Tensor, y: Tensor, floors: Floo
     return averaged_over_classes(found) if found else {}
 
 
-def averaged_over_classes(found: Mapping[int, Metrics]) -> Metrics:
-    """Returns the means of the metrics of single classes, with the values and floors of the classes."""
+def averaged_over_classes(found: Mapping[int, Metrics], each: str = "class") -> Metrics:
+    """Returns the means of the metrics of single classes, with the values and floors of the classes.
+
+    ``each`` names what the metrics belong to, if these are not classes.
+    """
+    plural = {"class": "classes"}.get(each, f"{each}s")
     first, *_ = found.values()
     metrics: Metrics = {}
     for name, entry in first.items():
@@ -225,7 +229,7 @@ def averaged_over_classes(found: Mapping[int, Metrics]) -> Metrics:
             key: None if entry[key] is None else float(np.mean([of[key] for of in own.values()]))
             for key in ("value", "floor", "train")
         }
-        source = f"{entry['floor_from']} of the same class" + ("; means over the classes" if len(own) > 1 else "")
+        source = f"{entry['floor_from']} of the same {each}" + (f"; means over the {plural}" if len(own) > 1 else "")
         classes = {str(label): {key: of[key] for key in ("value", "floor")} for label, of in own.items()}
         metrics[name] = {**means, "floor_from": source, "classes": classes}
     return metrics

@@ -48,6 +48,7 @@ class Condition(ABC):
         inputs: number F of features.
         planes: number of channels that are appended to the channels of x.
         ndim: number of axes of the value of a row.
+        labelled: True if the class is part of the condition.
     """
 
     dropout: float
@@ -55,6 +56,7 @@ class Condition(ABC):
     inputs: int
     planes = 0
     ndim: int
+    labelled = False
 
     @abstractmethod
     def of(self, labels: Tensor | None, values: Tensor | None) -> Tensor:
@@ -104,6 +106,8 @@ class Classes(Condition):
         dropout: share of training rows whose class is hidden.
     """
 
+    labelled = True
+
     def __init__(self, classes: int, dropout: float = 0.0) -> None:
         self.dropout = self.complete = dropout
         self.inputs, self.ndim = classes + 1, 0
@@ -146,6 +150,7 @@ class Numbers(Condition):
     def __init__(self, size: int, dropout: float = 0.0, classes: int | None = None, label_dropout: float = 0.0) -> None:
         self.size, self.numbers_dropout, self.ndim = size, dropout, 1
         self.classes = None if classes is None else Classes(classes, label_dropout)
+        self.labelled = classes is not None
         self.dropout = max(dropout, 0.0 if classes is None else label_dropout)
         self.complete = dropout if classes is None else min(dropout, label_dropout)
         self.inputs = size + 1 + (0 if self.classes is None else self.classes.inputs)

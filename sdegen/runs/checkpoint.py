@@ -18,7 +18,8 @@ from torch import Tensor
 from sdegen.config.trust import check_plain, check_size, plain
 from sdegen.core.errors import UserError
 from sdegen.core.schema import Trust, members
-from sdegen.datasets import units
+from sdegen.datasets import restored_conditions, units
+from sdegen.datasets.conditions import are_conditions
 from sdegen.models.moments import Moments
 from sdegen.runs import files
 from sdegen.training.history import BINS
@@ -26,7 +27,7 @@ from sdegen.training.learning import is_sound
 
 log = logging.getLogger("sdegen")
 
-FORMAT = 7
+FORMAT = 8
 """Number of the file format."""
 MOST_CLASSES = 2**20
 EXTRA = "_extra_state"
@@ -50,7 +51,8 @@ class Checkpoint(NamedTuple):
         moments: fields of :class:`sdegen.models.moments.Moments`; None if the parametrization takes no moments.
         data: fingerprint of the data: see :func:`sdegen.datasets.fingerprint.fingerprint`.
         classes: number of classes of the data; None if the data have no labels.
-        names: names of the columns and of the classes, as in :class:`sdegen.datasets.Description`.
+        conditions: state of :class:`sdegen.datasets.Conditions`; None if the data have no conditions.
+        names: names of the columns, of the classes and of the conditions, as in :class:`sdegen.datasets.Description`.
         provenance: versions, commit and machine of the training.
         held_out: loss of the averaged network on held-out points; None if this loss was not computed.
         best: smallest value of ``held_out`` in this and all earlier checkpoints; infinity without values.
@@ -70,6 +72,7 @@ class Checkpoint(NamedTuple):
     moments: dict[str, Tensor | None] | None
     data: dict[str, Any]
     classes: int | None
+    conditions: dict[str, Tensor] | None
     names: dict[str, list[str]]
     provenance: dict[str, Any]
     held_out: float | None
@@ -77,6 +80,12 @@ class Checkpoint(NamedTuple):
     history: dict[str, Tensor]
     curve: dict[str, Tensor]
     stream: int
+
+    def supplied(self) -> dict[str, Any]:
+        """Returns the arguments that the data supply to the network."""
+        conditions = restored_conditions(self.conditions)
+        shape = None if conditions is None else conditions.shape
+        return {"shape": units.restored(self.units).shape, "classes": self.classes, "condition": shape}
 
     def known_moments(self) -> Moments | None:
         """Returns the moments of the training data; None if the parametrization takes no moments."""
@@ -183,7 +192,7 @@ def examine(folder: Path, saved: Checkpoint, trust: Trust) -> None:
     for name, value in (*saved.weights.items(), *saved.ema.items()):
         if not isinstance(value, Tensor):
             check_plain(name, value)
-    check_size(saved.config, saved.weights, trust, saved.units, saved.classes)
+    check_size(saved.config, saved.weights, trust, **saved.supplied())
 
 
 def stored(path: Path) -> object:
@@ -234,7 +243,9 @@ def _is_checkpoint(content: dict[str, Any]) -> bool:
     shape = units.restored(content["units"]).shape if sound else ()
     if sound and content["moments"] is not None:
         sound = _are_moments(content["moments"], shape)
-    sound = sound and _are_names(content["names"], shape, classes)
+    if sound and (conditions := content["conditions"]) is not None:
+        sound = all(map(_is_stored, conditions.values())) and are_conditions(conditions)
+    sound = sound and _are_names(content["names"], shape, classes, content["conditions"])
     sound = sound and all(map(_is_stored, content["curve"].values())) and is_sound(content["curve"], content["step"])
     return content["format"] == FORMAT and counted and sound and _is_history(content["history"], content["step"])
 
@@ -254,11 +265,17 @@ def _are_moments(content: dict[str, Any], shape: tuple[int, ...]) -> bool:
     return fits and bool((variances >= 0).all())
 
 
-def _are_names(content: dict[str, Any], shape: tuple[int, ...], classes: int | None) -> bool:
-    """Returns True for a name of each column and of each class, or for no names."""
-    if content.keys() != {"columns", "classes"} or not all(isinstance(names, list) for names in content.values()):
+def _are_names(
+    content: dict[str, Any], shape: tuple[int, ...], classes: int | None, conditions: dict[str, Tensor] | None
+) -> bool:
+    """Returns True for a name of each column, of each class and of each number of a condition, or for no names."""
+    if content.keys() != {"columns", "classes", "conditions"} or not all(
+        isinstance(names, list) for names in content.values()
+    ):
         return False
-    counts = {"columns": (0, *(shape if len(shape) == 1 else ())), "classes": (0, classes)}
+    told = () if conditions is None else tuple(conditions["shift"].shape)
+    counts = {kind: (0, *(own if len(own) == 1 else ())) for kind, own in (("columns", shape), ("conditions", told))}
+    counts["classes"] = (0, classes or 0)
     known = all(isinstance(name, str) for names in content.values() for name in names)
     return known and all(len(names) in counts[kind] for kind, names in content.items())
 

@@ -24,6 +24,8 @@ from sdegen.guidance.measurement import Measurement, array, linear_units
 from sdegen.metrics.points import Metrics, unmeasured
 from sdegen.models.classifier import ClassifierModel
 from sdegen.models.score import ScoreModel
+from sdegen.runs import conditions
+from sdegen.runs.conditions import Asked
 from sdegen.runs.trained import Trained
 
 Label = int | float | str | bool | None
@@ -44,25 +46,48 @@ class Observation(NamedTuple):
     measurement: Measurement
 
 
-class Plan(NamedTuple):
-    """Guidance of a sampling: classes (None for no class), the guidance for each class, and the observation."""
+class Target(NamedTuple):
+    """What samples are to be.
 
-    labels: Sequence[int | None]
-    guidance: list[Guidance | None]
+    Attributes:
+        label: class of the samples; None for no class.
+        condition: condition of the samples, ``(*)`` in the user's units; None for no condition.
+        told: value that the network takes for both; None if it is told neither, or if the guidance tells it.
+        guidance: guidance of the score; None for no guidance.
+    """
+
+    label: int | None
+    condition: Tensor | None
+    told: Tensor | None
+    guidance: Guidance | None
+
+
+class Plan(NamedTuple):
+    """Targets of a sampling, one after the other, and the observation of a measurement, or None."""
+
+    targets: list[Target]
     seen: Observation | None
 
 
 def planned(
-    trained: Trained, node: Config | None, label: Label, given: Tensor | None = None, other: Trained | None = None
+    trained: Trained,
+    node: Config | None,
+    label: Label,
+    given: Tensor | None = None,
+    other: Trained | None = None,
+    condition: Asked = None,
 ) -> Plan:
-    """Returns the guidance that a node describes, for one class or for all classes.
+    """Returns the targets that a node of guidance, a label and conditions describe.
 
     ``given`` is the result of a measurement, in the user's units. ``other`` is the run that the node names, if this run
-    is loaded already. Raises UserError if the guidance or the label does not suit the model.
+    is loaded already. Raises UserError if the guidance, the label or the condition does not suit the model.
     """
-    labels = _classes(trained, node, label)
+    labels, rows = _classes(trained, node, label), conditions.rows(trained, condition)
+    values = [None] if rows is None else list(rows)
+    if len(labels) > 1 < len(values):
+        raise UserError("label=all: give a single condition, or a single label for all rows of condition=")
     if node is None:
-        return Plan([None], [None], None)
+        return Plan([Target(one, c, _told(trained, one, c), None) for one in labels for c in values], None)
     seen = _observation(trained, node, given)
     observed = None if seen is None else seen.y
 
@@ -71,7 +96,21 @@ def planned(
         settings = {"device": str(trained.device), "precision": trained.precision, "trust": trained.trust}
         return _matching(trained, other or Trained(Path(folder), **settings), folder, kind)  # type: ignore[arg-type]
 
-    return Plan(labels, [_guidance(trained, node, one, observed, load) for one in labels], seen)
+    targets = []
+    for one, c in ((one, c) for one in labels for c in values):
+        tells = _steers(trained, node, "given")
+        told = _told(trained, one if tells or not _steers(trained, node, "label") else None, c)
+        guidance = _guidance(trained, node, one, observed, load, told)
+        targets.append(Target(one, c, None if tells else told, guidance))
+    return Plan(targets, seen)
+
+
+def _told(trained: Trained, label: int | None, condition: Tensor | None) -> Tensor | None:
+    """Returns the value that the network takes for a class and a condition; None if both are None."""
+    taken = trained.model.network.condition
+    if taken is None or (label is None and condition is None):
+        return None
+    return conditions.told(taken, trained.conditions, None if label is None else torch.tensor(label), condition)
 
 
 def _guidance(
@@ -80,11 +119,12 @@ def _guidance(
     label: int | None,
     observed: Tensor | None,
     load: Callable[[str, type], ScoreModel | ClassifierModel],
+    told: Tensor | None,
 ) -> Guidance:
-    """Returns the guidance towards the class ``label``, or towards ``observed``, a result in the network's units."""
+    """Returns the guidance towards a class, towards ``observed``, a result in the network's units, or what is told."""
     if _steers(trained, node, "observed"):
         linear_units(trained.units, choice(node))
-    supplied = {"label": label, "observed": observed, "shape": trained.units.shape, "load": load}
+    supplied = {"label": label, "given": told, "observed": observed, "shape": trained.units.shape, "load": load}
     guidance: Guidance = construct({"guidance": node}, "guidance", trained.trust, **supplied)
     if guidance.conditional and trained.model.network.condition is None:
         network = trained.config["network"]
@@ -92,6 +132,12 @@ def _guidance(
         if not schema.takes(network, "label_dropout", trained.trust):
             fix = f"network={choice(network)} cannot take it: {fix} and network=mlp, scorenet or unet"
         raise UserError(f"guidance={choice(node)}: the network of {trained.folder} does not take the class: {fix}")
+    if guidance.contrasts and conditions.needs_one(trained):
+        dropout = "condition_dropout" if trained.conditions is not None else "label_dropout"
+        raise UserError(
+            f"guidance={choice(node)}: the network of {trained.folder} has learned no score without a condition: train "
+            f"one with network.{dropout}=0.1, or use guidance.scale=1"
+        )
     check_process({**trained.config, "guidance": node}, {"guidance": guidance}, trained.trust)
     return guidance
 
@@ -135,9 +181,10 @@ def _classes(trained: Trained, node: Config | None, label: Label) -> Sequence[in
     """Returns the classes to steer towards, one after the other; None stands for no class."""
     if label is None:
         return [None]
-    if node is None:
+    taken = trained.model.network.condition
+    if node is None and (taken is None or not taken.labelled):
         raise UserError(f"label={label}: nothing steers towards a class: add guidance=classifier or classifier_free")
-    if not _steers(trained, node, "label"):
+    if node is not None and not (_steers(trained, node, "label") or _steers(trained, node, "given")):
         raise UserError(f"label={label}: guidance={choice(node)} steers towards no class: leave out label=")
     if trained.classes is None:
         raise UserError(f"label={label}: the data of {trained.folder} have no labels: leave out label=")

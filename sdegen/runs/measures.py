@@ -47,6 +47,21 @@ def measure(run: Trained, x: Tensor, y: Tensor | None) -> Metrics:
         return _measured(run, x, y, known)
 
 
+def measure_given(run: Trained, x: Tensor, c: Tensor) -> Metrics:
+    """Returns the metrics of samples ``x`` ``(N, *)`` with the conditions ``c`` ``(N, *)``, in the user's units.
+
+    The samples of each condition are compared with exact draws given the condition. The metrics are means over the
+    conditions; empty if exact draws are not known.
+    """
+    rows, index = c.unique(dim=0, return_inverse=True)
+    found = {}
+    for i, row in enumerate(rows):
+        if (given := run.dataset.given(row)) is None:
+            return {}
+        found[i] = metrics.measure_points(given, x[index == i])
+    return averaged_over_classes(found, "condition")
+
+
 def _measured(run: Trained, x: Tensor, y: Tensor | None, known: Floors) -> Metrics:
     dataset = run.dataset
     if dataset.units.kind == "vectors":

@@ -25,11 +25,13 @@ from sdegen.figures import animations
 from sdegen.figures.images import view
 from sdegen.metrics.points import Metrics
 from sdegen.models.classifier import ClassifierModel
-from sdegen.runs import events, files, guiding, measures
+from sdegen.runs import conditions, events, files, guiding, measures
+from sdegen.runs.conditions import DATA, Asked
 from sdegen.runs.guiding import Label, Observation, Plan, planned
 from sdegen.runs.run import Run
 from sdegen.runs.sampling import on_cpu
 from sdegen.samplers import Samples
+from sdegen.sde.base import Score
 
 log = logging.getLogger("sdegen")
 
@@ -42,13 +44,17 @@ ROWS, COLUMNS = 4, 11
 
 
 class Drawn(NamedTuple):
-    """Samples ``x`` ``(N, *)`` in the user's units, classes ``y`` ``(N,)`` or None, and the cost of the sampling.
+    """Samples ``x`` ``(N, *)`` in the user's units, and the cost of the sampling.
 
-    ``samples`` are the samples of the first class in the network's units, with the path.
+    ``y`` ``(N,)`` are the classes and ``c`` ``(N, *)`` the conditions of the samples; None if there are none.
+    ``of_data`` is True if these are the classes and conditions of unseen points.
+    ``samples`` are the samples of the first target in the network's units, with the path.
     """
 
     x: Tensor
     y: Tensor | None
+    c: Tensor | None
+    of_data: bool
     samples: Samples
     nfe: float
     seconds: float
@@ -62,24 +68,30 @@ def write(
     batch_size: int = 1000,
     guidance: Config | None = None,
     label: Label = None,
+    condition: Asked = None,
     figures: bool = True,
     animate: bool = False,
     after_training: bool = False,
 ) -> files.Written:
     """Write samples, metrics and figures into ``samples/<number>-<sampler>/`` in the run's folder.
 
-    ``label`` is the class to steer towards, or ``all`` for ``count`` samples of each class in turn. If ``animate`` is
-    true, the figures include an animation. TensorBoard shows the samples as a run, unless ``after_training`` is true.
+    ``label`` is the class to steer towards, or ``all`` for ``count`` samples of each class in turn. ``condition`` is
+    given for all samples, or for ``count`` samples a row; :data:`~sdegen.runs.conditions.DATA` stands for the
+    conditions of unseen points, one for each sample. If ``animate`` is true, the figures include an animation.
+    TensorBoard shows the samples as a run, unless ``after_training`` is true.
     """
     # Build the guidance before sampling, so that a mistake costs no time.
-    plan, name = planned(run, guidance, label), choice(run.config["sampler"])
+    of_data, name = condition == DATA if isinstance(condition, str) else False, choice(run.config["sampler"])
+    plan = planned(run, guidance, label, condition=None if of_data else condition)
     by = "" if guidance is None else f" and the guidance {choice(guidance)}"
-    each = " of each class" if len(plan.labels) > 1 else ""
+    each = " of each class" if label == "all" else " for each condition" if len(plan.targets) > 1 else ""
+    each += ", each with the condition of an unseen point," if of_data else ""
     log.info(f"drawing {count} samples{each} with the sampler {name}{by}, {run.weights_used()}")
-    drawn = _drawn(run, plan, count, seed, batch_size)
+    drawn = _drawn(run, plan, count, seed, batch_size, of_data)
     own = {"step": run.step, "weights": run.weights, "seed": seed, "batch_size": batch_size}
     own |= {group: run.config[group] for group in ("sampler", "network")}
-    steered = {} if guidance is None else {"guidance": guidance, "label": label}
+    steered = {"guidance": guidance, "label": label, "condition": condition}
+    steered = {key: value for key, value in steered.items() if value is not None}
     facts: dict[str, Any] = {"nfe": drawn.nfe, "seconds": drawn.seconds, "seed": seed, "step": run.step}
     if plan.seen is not None:
         facts |= {"measured": guiding.picture(run.units, plan.seen).numpy(), "mean": drawn.x.mean(0)}
@@ -97,26 +109,42 @@ def write(
     return files.Written(final, found or {})
 
 
-def _drawn(run: Run, plan: Plan, count: int, seed: int, batch_size: int) -> Drawn:
-    """Returns ``count`` samples of each class of a plan, one class after the other."""
+def _drawn(run: Run, plan: Plan, count: int, seed: int, batch_size: int, of_data: bool) -> Drawn:
+    """Returns ``count`` samples of each target of a plan, one after the other.
+
+    If ``of_data`` is true, each sample has the condition of an unseen point.
+    """
     started = time.perf_counter()
     frames = FRAMES[run.units.kind]
     if len(run.units.shape) > 1:
         frames = max(COLUMNS, min(frames, KEPT // (min(count, batch_size) * run.units.size)))
+    y = None if plan.targets[0].label is None else torch.tensor([target.label for target in plan.targets])
+    y = None if y is None else y.repeat_interleave(count)
+    given = [target.condition for target in plan.targets if target.condition is not None]
+    c = torch.stack(given).repeat_interleave(count, 0) if given else None
+    targets = plan.targets
+    if of_data and (taken := run.model.network.condition) is not None:
+        told, y, c = conditions.of_data(run.dataset, taken, count, seed)
+        targets = [target._replace(told=told) for target in targets]
     parts = [
         run.generate(
-            count, seed=seed, batch_size=batch_size, frames=0 if i else frames, guidance=guidance, first=i * count
+            count,
+            seed=seed,
+            batch_size=batch_size,
+            frames=0 if i else frames,
+            guidance=target.guidance,
+            first=i * count,
+            told=target.told,
         )
-        for i, guidance in enumerate(plan.guidance)
+        for i, target in enumerate(targets)
     ]
     seconds = time.perf_counter() - started
     x = torch.cat([run.units.decode(part.x).cpu() for part in parts])
-    y = None if plan.labels[0] is None else torch.tensor(plan.labels).repeat_interleave(count)
     nfe, acceptance = sum(part.nfe for part in parts) / len(parts), parts[0].acceptance
     evaluations = f"{nfe:.0f}" if nfe == round(nfe) else f"on average {nfe:.1f}"
     accepted = "" if acceptance is None else f", {acceptance:.1%} of the corrector's moves accepted"
     log.info(f"{evaluations} evaluations a sample, {seconds:.1f} s{accepted}")
-    return Drawn(x, y, parts[0], nfe, seconds)
+    return Drawn(x, y, c, of_data, parts[0], nfe, seconds)
 
 
 def write_accuracy(run: Run, model: ClassifierModel, draw: bool) -> Metrics:
@@ -142,17 +170,25 @@ def _write_samples(folder: Path, names: Description, drawn: Drawn, facts: dict[s
     if drawn.y is not None:
         labels = [names.label(number) for number in drawn.y.tolist()]
         arrays |= {"y": drawn.y.numpy(), **({"classes": np.array(names.classes)} if names.classes else {})}
+    if drawn.c is not None:
+        arrays["c"] = drawn.c.numpy()
     np.savez(folder / "samples.npz", **arrays)
     if values.ndim == 2:
-        _write_table(folder / "samples.csv", names, values, labels)
+        given = None if drawn.c is None or drawn.c.ndim != 2 else drawn.c.numpy()
+        _write_table(folder / "samples.csv", names, values, labels, given)
     elif values.ndim > 3:
         low, high = values.min(), values.max()
         imsave(folder / "samples.png", figures.image_grid((drawn.x - low) / (high - low)), cmap="gray", vmin=0, vmax=1)
 
 
-def _write_table(path: Path, names: Description, x: np.ndarray, labels: Sequence[str] | None) -> None:
-    """Writes points with the names of their columns and, if they have labels, a column ``label``."""
+def _write_table(
+    path: Path, names: Description, x: np.ndarray, labels: Sequence[str] | None, given: np.ndarray | None
+) -> None:
+    """Writes points with the names of their columns, the numbers of their conditions, and a column ``label``."""
     heads = [names.column(i) for i in range(x.shape[1])]
+    if given is not None:
+        heads += [names.condition(i) for i in range(given.shape[1])]
+        x = np.concatenate([x, given], axis=1)
     rows = [[f"{value:.18e}" for value in row] for row in x.tolist()]
     if labels is not None:
         # A column of the data may have this name already.
@@ -171,9 +207,12 @@ def _judge(run: Run, drawn: Drawn, seen: Observation | None, folder: Path) -> Me
         return None
     if seen is not None:
         found = guiding.agreement(run.units, drawn.x, seen)
+    elif drawn.c is not None and not drawn.of_data:
+        found = measures.measure_given(run, drawn.x, drawn.c)
     else:
+        # The mean of p(x | y) over the conditions y of the data is p(x).
         found = measures.measure(run, drawn.x, drawn.y)
-        if len(run.units.shape) == 1:
+        if len(run.units.shape) == 1 and not conditions.needs_one(run):
             y = None if run.model.network.condition is None else drawn.y
             found |= measures.score_error(dataset, run.sde, run.score_on_cpu, y)
     files.write_json(folder / "metrics.json", found)
@@ -188,17 +227,20 @@ def _judge(run: Run, drawn: Drawn, seen: Observation | None, folder: Path) -> Me
 def _draw_samples(run: Run, drawn: Drawn, plan: Plan, folder: Path, animate: bool) -> None:
     dataset, x, samples, seen = run.dataset, drawn.x, drawn.samples, plan.seen
     if len(run.units.shape) == 1:
+        # The path is the path of the first target.
+        target, one = plan.targets[0], drawn.c is None or len(drawn.c.unique(dim=0)) == 1
+        if drawn.c is not None and one:
+            dataset = dataset.given(drawn.c[0]) or dataset
         shown = {"samples": figures.compare(dataset, x, drawn.y)}
-        if drawn.y is not None and dataset.y is not None:
-            # The path is the path of the first class.
+        if drawn.y is not None and dataset.y is not None and one:
             dataset = dataset.of_class(int(drawn.y[0]))
         shown["marginals"] = figures.marginals(dataset, samples, run.sde)
-        if run.units.shape != (1,):
-            guidance = plan.guidance[0]
-            steered = run.score_model if guidance is None else guidance(run.sde, run.score_model)
+        if run.units.shape != (1,) and one:
+            told: Score = run.score_model if target.told is None else run.score_model.given(target.told)
+            steered = told if target.guidance is None else target.guidance(run.sde, told)
             score = on_cpu(steered, run.device, run.dtype)
             shown["trajectories"] = figures.trajectories(dataset, samples, run.sde, score)
-        if drawn.y is not None:
+        if drawn.y is not None and one:
             for name in shown.keys() - {"samples"}:
                 shown[name].suptitle(f"class {run.names.label(int(drawn.y[0]))}")
     elif run.units.kind == "signals":
@@ -233,10 +275,13 @@ def _signal_figures(run: Run, drawn: Drawn, seen: Observation | None) -> dict[st
 
 
 def draw_score(run: Run, folder: Path) -> None:
-    """Write figures of the learned or exact score into a folder. For images and signals, write no figures."""
-    dataset, sde, score = run.dataset, run.sde, run.score_on_cpu()
-    if len(run.units.shape) > 1:
+    """Write figures of the learned or exact score into a folder.
+
+    For images, signals and scores that need a condition, write no figures.
+    """
+    if len(run.units.shape) > 1 or conditions.needs_one(run):
         return
+    dataset, sde, score = run.dataset, run.sde, run.score_on_cpu()
     shown = {"process": figures.process(dataset, sde, score)} if run.units.shape == (1,) else {}
     field = figures.score_field(dataset, sde, score, learned=not run.model.network.exact)
     _save(shown if field is None else {**shown, "score_field": field}, folder)

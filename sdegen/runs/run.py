@@ -22,9 +22,10 @@ from sdegen.flow.divergence import by_probes
 from sdegen.flow.likelihood import Flow
 from sdegen.flow.solvers import DormandPrince
 from sdegen.guidance.classes import Guidance
-from sdegen.runs import guiding
+from sdegen.runs import conditions, guiding
 from sdegen.runs.arrays import ArrayLike, Frame, array, points
 from sdegen.runs.checkpoint import Which
+from sdegen.runs.conditions import Asked
 from sdegen.runs.given import given
 from sdegen.runs.sampling import draw
 from sdegen.runs.trained import Precision, Trained, Weights
@@ -89,10 +90,13 @@ class Run(Trained):
     """Guidance that steers the score; None if the score is not guided."""
     _guided_by = ""
     _label: int | None = None
+    _condition: Tensor | None = None
+    _told: Tensor | None = None
 
     def __repr__(self) -> str:
         parts = [f"{group}={choice(self.config[group])}" for group in ("dataset", "sde", "network", "sampler")]
-        guided = [f"guidance={self._guided_by}"] if self._guided_by else []
+        how = "given " if self.guidance is None else "guidance="
+        guided = [f"{how}{self._guided_by}"] if self._guided_by else []
         return f"Run({self.config['name']}: {', '.join([*parts, *guided])}; {self.weights_used()}; {self.folder})"
 
     @explained
@@ -114,7 +118,7 @@ class Run(Trained):
             raise UserError(
                 f"t: has the shape {tuple(times.shape)}: give a number, or one for each of {len(batch)} points"
             )
-        score: Score = self.score_model if self.guidance is None else self.guidance(self.sde, self.score_model)
+        score: Score = self._score() if self.guidance is None else self.guidance(self.sde, self._score())
         with torch.no_grad():
             inner = score(self.units.encode(batch).to(self.dtype), times)
         decoded = self.units.score(batch, inner)
@@ -130,9 +134,7 @@ class Run(Trained):
         self._check_unguided()
         check({"rtol": rtol, "atol": atol, "batch_size": batch_size}, (), EVALUATE, self.trust)
         solver = DormandPrince(rtol, atol, max_steps=10_000)
-        return Flow(
-            self.sde, self.score_model, self.units, solver, batch_size=batch_size, device=self.device, dtype=self.dtype
-        )
+        return self._flow(self._score(), solver, batch_size)
 
     @explained
     def encode(self, x: ArrayLike) -> Tensor:
@@ -155,11 +157,13 @@ class Run(Trained):
         return self.flow().interpolate(ends[0][0], ends[1][0], n)
 
     @explained
-    def log_prob(self, x: Source, *, probes: int = 0, seed: int = 0) -> Tensor:
+    def log_prob(self, x: Source, *, condition: Asked = None, probes: int = 0, seed: int = 0) -> Tensor:
         """Return the log-density of the model at points, ``(N,)``, in nats and in the user's units.
 
         Args:
             x: points, ``(N, *)``.
+            condition: condition of all points, or a row for each point, if the network takes a condition: see
+                :meth:`given`.
             probes: number of random probes that estimate the divergence; 0 for the exact divergence.
                 :meth:`Flow.log_prob` returns the error of the estimate.
             seed: seed of the probes.
@@ -169,8 +173,10 @@ class Run(Trained):
         """
         check({"probes": probes, "seed": seed}, (), EVALUATE, self.trust)
         check_density_of_run(lambda: self.dataset)
-        flow, divergence = self.flow(), by_probes(probes, self.units.size)
-        return self._mapped("x", x, lambda batch: flow.log_prob(batch, divergence, seed).log_p)
+        divergence = by_probes(probes, self.units.size)
+        return self._mapped(
+            "x", x, lambda batch: self._flow_given(condition, len(batch)).log_prob(batch, divergence, seed).log_p
+        )
 
     @explained
     def typicality(self, x: Source, *, count: int = 2000, probes: int = 0, seed: int = 0) -> Typicality:
@@ -227,16 +233,19 @@ class Run(Trained):
         count: int = 1000,
         *,
         sampler: str | None = None,
+        condition: Asked = None,
         label: float | str | None = None,
         seed: int = 0,
         batch_size: int = 1000,
         **options: Any,  # noqa: ANN401
     ) -> Tensor:
-        """Return samples, ``(count, *)``, on the run's device.
+        """Return samples, ``(count, *)``, on the run's device; ``(M, count, *)`` for a table of M conditions.
 
         Args:
             count: number of samples.
             sampler: see :meth:`using`.
+            condition: condition of the samples, if the network takes one: see :meth:`given`. For an array ``(M, *)`` or
+                a file of M rows, ``count`` samples are drawn for each row.
             label: label of the class to sample, as in the data, if the network was trained with classes; otherwise see
                 :meth:`guided`.
             seed: seed of the samples; sample i depends only on (seed, i), unless the sampler couples a batch.
@@ -244,9 +253,43 @@ class Run(Trained):
             options: see :meth:`using`.
         """
         run = self.using(sampler, **options)
-        if label is not None:
-            run = run.guided("classifier_free", label=label)
-        return self.units.decode(run.generate(count, seed=seed, batch_size=batch_size).x)
+        rows = conditions.rows(self, condition)
+        if rows is None and label is None:
+            return self.units.decode(run.generate(count, seed=seed, batch_size=batch_size).x)
+        single = rows is None or len(rows) == 1
+        parts = []
+        for i, row in enumerate([None] if rows is None else rows):
+            samples = run.given(row, label=label).generate(count, seed=seed, batch_size=batch_size, first=i * count)
+            parts.append(self.units.decode(samples.x))
+        return parts[0] if single else torch.stack(parts)
+
+    @explained
+    def given(self, condition: Asked = None, *, label: float | str | None = None) -> Run:
+        """Return a copy of this run whose score, samples and densities are those given a condition.
+
+        Args:
+            condition: condition in the user's units, if the network was trained with conditions: k numbers, or an image
+                or signal; None for no condition.
+            label: label of a class, as in the data, if the network was trained with classes; None for no class.
+
+        Raises:
+            UserError: the network does not take the condition or the class, or they do not fit the data.
+        """
+        if self.guidance is not None or self._told is not None:
+            raise UserError(f"{self._guided_by}: this run has a condition already: call given() on the run itself")
+        if label == "all":
+            raise UserError("label=all: must be one class of the data: call given() once for each class")
+        if (taken := self.model.network.condition) is None or (label is not None and not taken.labelled):
+            # The message of the guidance says what the network lacks.
+            return self.guided("classifier_free", label=label)
+        (target,) = guiding.planned(self, None, label, condition=condition).targets
+        result = copy.copy(self)
+        result._label, result._condition, result._told = target.label, target.condition, target.told
+        parts: dict[str, Any] = {"condition": None if target.condition is None else "an array", "label": label}
+        if target.condition is not None and target.condition.ndim == 1:
+            parts["condition"] = f"[{', '.join(f'{number:g}' for number in target.condition.tolist())}]"
+        result._guided_by = ", ".join(f"{name}={value}" for name, value in parts.items() if value is not None)
+        return result
 
     @explained
     def generate(
@@ -258,9 +301,13 @@ class Run(Trained):
         frames: int = 0,
         guidance: Guidance | None = None,
         first: int = 0,
+        told: Tensor | None = None,
     ) -> Samples:
         """Return samples in the network's units, with the cost and the path of the sampling: see :func:`draw`."""
         check({"count": count, "seed": seed, "batch_size": batch_size}, (), SAMPLE, self.trust)
+        steers, told = guidance or self.guidance, self._told if told is None else told
+        if steers is None and told is None:
+            conditions.check_given(self)
         return draw(
             self.sde,
             self.score_model,
@@ -272,9 +319,10 @@ class Run(Trained):
             device=self.device,
             dtype=self.dtype,
             frames=frames,
-            guidance=guidance or self.guidance,
+            guidance=steers,
             first=first,
             silent=False,
+            told=told,
         )
 
     @explained
@@ -283,6 +331,7 @@ class Run(Trained):
         name: str,
         *,
         run: Run | str | Path | None = None,
+        condition: Asked = None,
         label: float | str | None = None,
         observed: ArrayLike | None = None,
         **options: Any,  # noqa: ANN401
@@ -292,6 +341,7 @@ class Run(Trained):
         Args:
             name: choice of the group ``guidance``: ``classifier``, ``classifier_free``, ``inpaint``, …
             run: run with the classifier, or the folder of this run, for ``classifier``.
+            condition: condition to steer towards, for ``classifier_free``: see :meth:`given`.
             label: label of the class to steer towards, as in the data.
             observed: result of a measurement in the user's units, for ``inpaint``, ``deblur``, …; if None, a held-out
                 image is measured.
@@ -300,7 +350,7 @@ class Run(Trained):
         Raises:
             UserError: the guidance or an option does not exist, or the guidance does not work with this run.
         """
-        if self.guidance is not None:
+        if self.guidance is not None or self._told is not None:
             raise UserError(f"guidance={self._guided_by}: the run is guided already: call guided() on the unguided run")
         if label == "all":
             raise UserError("label=all: must be one class of the data: call guided() once for each class")
@@ -310,8 +360,8 @@ class Run(Trained):
         check({"guidance": node}, ("guidance",), {}, self.trust)
         given = None if observed is None else array("observed", observed)
         result = copy.copy(self)
-        plan = guiding.planned(self, node, label, given, loaded)
-        (result.guidance,), (result._label,) = plan.guidance, plan.labels
+        (target,) = guiding.planned(self, node, label, given, loaded, condition).targets
+        result.guidance, result._label, result._told = target.guidance, target.label, target.told
         result._guided_by = name if label is None else f"{name}, label={label}"
         return result
 
@@ -390,6 +440,29 @@ class Run(Trained):
 
         return save_weights(self, as_path("path", path))
 
+    def _score(self) -> Any:  # noqa: ANN401 - a score with ``given``
+        """Return the trained score, given the condition of this run if it has one."""
+        if self._told is None:
+            if self.guidance is None:
+                conditions.check_given(self)
+            return self.score_model
+        return self.score_model.given(self._told)
+
+    def _flow(self, score: Score, solver: DormandPrince, batch_size: int = 1000) -> Flow:
+        return Flow(self.sde, score, self.units, solver, batch_size=batch_size, device=self.device, dtype=self.dtype)
+
+    def _flow_given(self, condition: Asked, count: int) -> Flow:
+        """Return the flow given one condition, or a condition for each of ``count`` points."""
+        rows = conditions.rows(self, condition)
+        if rows is None or len(rows) == 1:
+            return (self if rows is None else self.given(rows[0])).flow()
+        if len(rows) != count:
+            raise UserError(f"condition: has {len(rows)} rows for {count} points: give one for all, or one for each")
+        taken = self.model.network.condition
+        assert taken is not None
+        score = self.score_model.given(conditions.told(taken, self.conditions, None, rows))
+        return self._flow(score, DormandPrince(1e-5, 1e-5, max_steps=10_000))
+
     def _times(self, t: ArrayLike) -> Tensor:
         """Return times as a tensor; raise UserError if a time is outside of the range of the SDE."""
         times = array("t", t)
@@ -412,6 +485,11 @@ class Run(Trained):
     def _samples_unless_given(self, x: Source | None, count: int, seed: int) -> tuple[Tensor, Tensor | None]:
         """Return points on the CPU, and their classes: labels that were given, or the class of the guidance."""
         found = None if x is None else given(self, "x", x)
+        if found is None and self._told is None and self.guidance is None and conditions.needs_one(self):
+            taken = self.model.network.condition
+            assert taken is not None
+            told, labels, _ = conditions.of_data(self.dataset, taken, count, seed)
+            return self.units.decode(self.generate(count, seed=seed, told=told).x).cpu(), labels
         batch = self.sample(count, seed=seed) if found is None else found.x
         labels = None if found is None else found.y
         if labels is None and self._label is not None:

@@ -73,9 +73,9 @@ def draw(
     Sample i depends only on (seed, i) and not on the batch. The exceptions are samplers that couple the samples of a
     batch, such as ``rk45`` and ``twisted``: see :func:`cut`. The path has ``frames`` states, and only the first
     :data:`SHOWN` samples of the first batch. ``nfe`` is the number of evaluations of the model for each sample; a
-    guided score may need several evaluations. ``told`` has a condition for each sample, ``(count, *)``, in the values
-    of :mod:`sdegen.networks.condition`; None for the score without a condition. Unless ``silent`` is true,
-    the progress is shown.
+    guided score may need several evaluations. ``told`` is a condition for all samples, or one for each sample,
+    ``(count, *)``, in the values of :mod:`sdegen.networks.condition`; None for the score without a condition. Unless
+    ``silent`` is true, the progress is shown.
 
     Raises:
         UserError: a sample is not finite.
@@ -84,8 +84,9 @@ def draw(
     def batch(span: range, score: Any) -> Samples:  # noqa: ANN401 - a score with ``given``
         noise = SampleNoise(seed, span.start, span.stop, units.shape, device)
         like = torch.empty(len(span), *units.shape, device=device, dtype=dtype)
-        own = None if told is None else told[span.start - first : span.stop - first].to(device)
-        prior, steered = sde.sample_prior(like, noise), score if own is None else score.given(own)
+        prior, steered = sde.sample_prior(like, noise), score
+        if told is not None:
+            steered = score.given(told).of(torch.arange(span.start - first, span.stop - first))
         if guidance is not None:
             prior, steered = guidance.start(sde, prior), guidance(sde, steered)
         return sampler(sde, steered, prior, noise=noise, frames=frames if span.start == first else 0)

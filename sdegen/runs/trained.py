@@ -19,7 +19,7 @@ from sdegen.config.rules import check_process
 from sdegen.core import schema
 from sdegen.core.errors import UserError
 from sdegen.core.schema import Trust
-from sdegen.datasets import Dataset, Description, restored
+from sdegen.datasets import Dataset, Description, restored, restored_conditions
 from sdegen.datasets.fingerprint import difference
 from sdegen.models.classifier import ClassifierModel
 from sdegen.models.score import ScoreModel
@@ -52,7 +52,8 @@ class Trained:
         units: conversion between the network's units and the user's units.
         classes: number of classes of the data; None if the data have no labels.
         fingerprint: fingerprint of the training data: see :func:`sdegen.datasets.fingerprint.fingerprint`.
-        names: names of the columns and of the classes: see :class:`sdegen.datasets.Description`.
+        conditions: units and range of the conditions of the data; None if the data have no conditions.
+        names: names of the columns, of the classes and of the conditions: see :class:`sdegen.datasets.Description`.
         weights: loaded weights, ``ema`` or ``raw``.
         precision: precision of the computation.
         trust: modules whose classes the configuration may name.
@@ -80,7 +81,9 @@ class Trained:
             raise UserError(str(error)) from None
         self.fingerprint = saved.data
         self.units, self.classes = restored(saved.units), saved.classes
-        self.names = Description(tuple(saved.names["columns"]), tuple(saved.names["classes"]))
+        self.conditions = restored_conditions(saved.conditions)
+        names = {kind: tuple(own) for kind, own in saved.names.items()}
+        self.names = Description(**names)
         # Copies of this run share this function, and so the data.
         self._dataset = cache(self._read_dataset)
         self.sde: SDE = construct(self.config, "sde", trust)
@@ -93,8 +96,7 @@ class Trained:
         exact = network_class.exact  # type: ignore[attr-defined]
         # Only an exact score needs the distribution of the data. Otherwise do not load the data: the file may be gone.
         law = self.dataset.encoded_law if exact else None
-        supplied = {"shape": self.units.shape, "law": law, "sde": self.sde, "classes": self.classes}
-        network = make_network(self.config, self.trust, **supplied)
+        network = make_network(self.config, self.trust, law=law, sde=self.sde, **saved.supplied())
         if not exact:
             load_weights(network, saved.ema if self.weights == "ema" else saved.weights)
         parametrization = construct(self.config, "parametrization", self.trust, moments=saved.known_moments())
@@ -126,7 +128,11 @@ class Trained:
 
     def score_on_cpu(self, label: int | None = None) -> Score:
         """Returns the trained score, or the score of a class, as a function of tensors on the CPU, in its units."""
-        score = self.score_model if label is None else self.score_model.given(torch.tensor(label))
+        condition = self.model.network.condition
+        if label is None or condition is None:
+            score: Score = self.score_model
+        else:
+            score = self.score_model.given(condition.of(torch.tensor(label), None))
         return on_cpu(score, self.device, self.dtype)
 
     def weights_used(self) -> str:

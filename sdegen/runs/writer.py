@@ -21,6 +21,7 @@ from sdegen.models.classifier import ClassifierModel
 from sdegen.runs import checkpoint as checkpoints
 from sdegen.runs import files, machine
 from sdegen.runs.checkpoint import Checkpoint, examine
+from sdegen.runs.conditions import DATA, needs_one, of_data
 from sdegen.runs.run import Run, load
 from sdegen.runs.sampling import draw, on_cpu
 from sdegen.runs.trained import load_weights
@@ -200,6 +201,7 @@ class Writer:
                 moments=None if self.parts.moments is None else self.parts.moments._asdict(),
                 data=self.data,
                 classes=dataset.classes,
+                conditions=None if dataset.conditions is None else dataset.conditions.state(),
                 names=dataset.description.names(),
                 provenance=self.provenance,
                 held_out=held_out,
@@ -242,8 +244,12 @@ class Writer:
                 self.recorder.scalars(step, {**scalars(found), **by_t})
             return
         count = PREVIEWED[dataset.units.kind]
+        condition = average.network.condition
+        told = None if condition is None or condition.complete else of_data(dataset, condition, count)[0]
         try:
-            samples = draw(parts.sde, average, parts.sampler, dataset.units, count, device=device, dtype=dtype)
+            samples = draw(
+                parts.sde, average, parts.sampler, dataset.units, count, device=device, dtype=dtype, told=told
+            )
         except UserError as trouble:
             # Early in the training, the steps of a sampler can diverge.
             log.warning(f"no preview at step {step}: {trouble}")
@@ -273,6 +279,7 @@ class Writer:
                 seed=config["seed"],
                 figures=config["figures"],
                 animate=True,
+                condition=DATA if needs_one(result) else None,
                 after_training=True,
             )
             self.metrics = written.metrics

@@ -94,7 +94,9 @@ def obstacle(model: Model, objective: Objective, bfloat16: bool) -> str:
         return "a parametrization that is affine in the network's output"
     condition = model.network.condition
     if condition is not None and condition.inputs > MOST_FEATURES:
-        return f"at most {MOST_FEATURES - 1} classes or numbers as the condition, or network.label_dropout=null"
+        most = MOST_FEATURES - 1
+        classes = f"at most {most} classes, or network.label_dropout=null"
+        return classes if condition.labelled else f"a condition of at most {most} numbers"
     return ""
 
 

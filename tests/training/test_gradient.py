@@ -112,10 +112,11 @@ def test_it_equals_autograd_for_one_layer_and_for_images(tmp_path: Path) -> None
         ("dataset=checkerboard", "dataset.size=52", "network.label_dropout=0.3"),
         ("dataset=moons", "dataset.size=52", "network.label_dropout=0.0", "network.time_embedding=concat"),
         ("dataset=gaussian_mixture", "dataset.size=52", "network.label_dropout=0.5", "times.draws=5", "times.chunk=2"),
+        ("dataset=linear_gaussian", "dataset.dimensions=3", "dataset.size=52", "network.condition_dropout=0.4"),
     ],
     ids=lambda options: options[0],
 )
-def test_it_equals_autograd_with_classes(options: tuple[str, ...]) -> None:
+def test_it_equals_autograd_with_conditions(options: tuple[str, ...]) -> None:
     agree(*options, "network.hidden=[8,5]", base=PLAIN)
 
 

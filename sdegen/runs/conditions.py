@@ -1,0 +1,162 @@
+"""Conditions that a user gives for samples and densities, in the values that a network takes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdegen.core.errors import UserError
+from sdegen.core.randomness import generator
+from sdegen.datasets import Conditions, Dataset
+from sdegen.datasets.base import prefixed
+from sdegen.datasets.file import EVERYTHING, read
+from sdegen.datasets.table import Choice
+from sdegen.networks.condition import Condition
+from sdegen.runs.arrays import ArrayLike, array
+from sdegen.runs.trained import Trained
+
+log = logging.getLogger("sdegen")
+
+DATA = "data"
+"""Value of ``condition`` for the conditions of unseen points of the data."""
+
+Asked = ArrayLike | str | Path | None
+"""Condition that a user asks for: numbers, an array, the path of a file, :data:`DATA`, or None."""
+
+
+def rows(trained: Trained, asked: Asked) -> Tensor | None:
+    """Returns the conditions that a user asks for, ``(M, *)`` float64 in the user's units; None for no condition.
+
+    A condition outside of the range of the training data is logged as a warning.
+
+    Raises:
+        UserError: the network takes no condition, or the conditions do not have the shape of the data's conditions.
+    """
+    if asked is None:
+        return None
+    conditions = trained.conditions
+    if conditions is None:
+        raise UserError(
+            f"condition: the data of {trained.folder} have no conditions: leave out condition=, or train a run with "
+            f"dataset.condition=[…]"
+        )
+    found = _read(trained, asked) if isinstance(asked, str | Path) else array("condition", asked).double()
+    shape = conditions.shape
+    found = found.reshape(1, *found.shape) if found.ndim == len(shape) else found
+    if tuple(found.shape[1:]) != shape or not len(found):
+        names = [trained.names.condition(i) for i in range(shape[0])] if len(shape) == 1 else []
+        wanted = f"{shape[0]} numbers ({', '.join(names)})" if names else f"an array of shape {shape}"
+        raise UserError(f"condition: has the shape {tuple(found.shape[1:])}: give {wanted} for each condition")
+    if not bool(found.isfinite().all()):
+        raise UserError("condition: holds NaN or infinity: give finite numbers")
+    _warn(trained, found)
+    return found
+
+
+def unseen(dataset: Dataset, count: int, seed: int = 0) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Returns at most ``count`` unseen points ``(N, *)`` in the user's units, their classes and their conditions.
+
+    They are fresh if the data set can draw them, else held out, or those of the training if none is held out.
+    """
+    source = generator("cpu", seed, "unseen pairs")
+    if dataset.simulate is not None:
+        fresh, beside = dataset.simulate(count, source)
+        return fresh.double(), None, beside.double()
+    if (drawn := dataset.draw_labelled(count, source)) is not None:
+        return *drawn, None
+    x, y, c = dataset.x, dataset.y, dataset.c
+    if dataset.held_out is not None:
+        x, y, c = dataset.held_out, dataset.held_out_y, dataset.held_out_c
+    order = torch.randperm(len(x), generator=source)[:count]
+    return x[order].double(), None if y is None else y[order], None if c is None else c[order]
+
+
+def told(taken: Condition, conditions: Conditions | None, label: Tensor | None, values: Tensor | None) -> Tensor:
+    """Returns the values that a network takes for classes and for conditions in the user's units.
+
+    Both have an axis of the rows, or neither has. None hides a part of the condition.
+    """
+    return taken.of(label, None if values is None or conditions is None else conditions.encode(values))
+
+
+def of_data(
+    dataset: Dataset, taken: Condition, count: int, seed: int = 0
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Returns what a network is told of ``count`` unseen points, ``(count, *)``, and their classes and conditions.
+
+    If there are fewer unseen points than ``count``, they are repeated.
+    """
+    x, y, c = unseen(dataset, count, seed)
+    index = torch.arange(count) % len(x)
+    y, c = (None if part is None else part[index] for part in (y, c))
+    return told(taken, dataset.conditions, y, c), y, c
+
+
+def needs_one(trained: Trained) -> bool:
+    """Returns True if the network has learned no score without a condition."""
+    condition = trained.model.network.condition
+    return condition is not None and not condition.complete and not trained.model.network.exact
+
+
+def check_given(trained: Trained) -> None:
+    """Raises UserError if the network has learned no score without a condition."""
+    if not needs_one(trained):
+        return
+    if trained.conditions is None:
+        raise UserError("label: the network was trained with the class of each point: give label=, or label=all")
+    shape = trained.conditions.shape
+    names = ",".join(trained.names.condition(i) for i in range(shape[0])) if len(shape) == 1 else "array.npy"
+    raise UserError(
+        f"condition: the network was trained with a condition for each point: give condition="
+        f"{f'[{names}]' if len(shape) == 1 else names}, a file with a row for each, or condition=data for those of "
+        f"unseen points"
+    )
+
+
+def _read(trained: Trained, path: str | Path) -> Tensor:
+    """Returns the conditions of a file, whose columns are matched by name, or else by order."""
+    assert trained.conditions is not None
+    names = [trained.names.condition(i) for i in range(trained.conditions.shape[0])]
+    try:
+        with prefixed(f"condition={path}: "):
+            if len(trained.conditions.shape) > 1:
+                from sdegen.guidance.measurement import array as saved
+
+                return saved("condition", str(path)).double()
+            try:
+                return _columns(Path(path), Choice(tuple(names)))
+            except ValueError:
+                return _columns(Path(path), EVERYTHING)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _columns(path: Path, choice: Choice) -> Tensor:
+    return read(path, choice=choice, fewest=1).x.double()
+
+
+def _warn(trained: Trained, found: Tensor) -> None:
+    """Logs a warning that names the entry of the conditions that is farthest outside of the training range."""
+    assert trained.conditions is not None
+    beyond = trained.conditions.beyond(found)
+    if not bool((beyond > 0).any()):
+        return
+    row, entry = divmod(int(beyond.flatten().argmax()), beyond[0].numel())
+    low, high = (float(end.flatten()[entry]) for end in (trained.conditions.low, trained.conditions.high))
+    name = trained.names.condition(entry) if found.ndim == 2 else f"entry {entry + 1}"
+    log.warning(
+        f"condition: {name}={float(found[row].flatten()[entry]):g} lies {float(beyond.max()):.2g} standard deviations "
+        f"outside of the range in training, {low:g} to {high:g}: the network extrapolates"
+    )
+
+
+def named(trained: Trained, values: Tensor) -> dict[str, Sequence[Any]]:
+    """Returns conditions ``(N, k)`` as columns by their names; empty for images and signals."""
+    if values.ndim != 2:
+        return {}
+    return {trained.names.condition(i): column for i, column in enumerate(values.T.tolist())}
