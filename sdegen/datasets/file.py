@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sdegen.core.randomness import generator
 from sdegen.datasets import table as tables
-from sdegen.datasets.arrays import Arrays, read_arrays, table_of
+from sdegen.datasets.arrays import Arrays, choose_beside, read_arrays, table_of
 from sdegen.datasets.base import Dataset, Description, Standardize, check_memory, check_share, chunks, prefixed
 from sdegen.datasets.dialect import Decimal, Delimiter
 from sdegen.datasets.layout import Layout, arranged
@@ -137,6 +137,40 @@ class Contents(NamedTuple):
     description: Description
 
 
+class Opened(NamedTuple):
+    """Contents of a file before columns are chosen.
+
+    Attributes:
+        table: table of points; None for signals and images.
+        arrays: arrays of an array file; None for other files.
+    """
+
+    table: Table | None
+    arrays: Arrays | None
+
+
+def opened(path: Path, options: Options = DETECTED, largest: float = math.inf) -> Opened:
+    """Opens a file of any kind; raises ValueError with the fix if it cannot be read.
+
+    Arrays in a ``.npy`` file of more than ``largest`` bytes stay on the disk. The ``options`` are for text files.
+    """
+    ending = path.suffix.lower()
+    if not os.path.isfile(path):
+        raise ValueError(
+            f"{'is a folder, not a' if os.path.isdir(path) else 'no such'} file: give a .csv, .parquet, .npy or .npz "
+            f"file"
+        )
+    if ending in TEXTS:
+        return Opened(read_text(path, options), None)
+    if ending == ".parquet":
+        return Opened(read_parquet(path), None)
+    if ending in ARRAYS:
+        arrays = read_arrays(path, path.stat().st_size > largest)
+        return Opened(table_of(arrays) if arrays.x.ndim < 3 and 0 not in arrays.x.shape[1:] else None, arrays)
+    fix = "save the sheet as .csv" if ending in (".xlsx", ".xls", ".ods") else "convert or rename the file"
+    raise ValueError(f"must end in .csv, .tsv, .txt, .parquet, .npy or .npz: {fix}")
+
+
 def read(
     path: Path,
     largest: float = math.inf,
@@ -149,38 +183,30 @@ def read(
     A ``.npy`` file of images or signals with more than ``largest`` bytes stays on the disk. The ``options`` are for
     text files, and the ``layout`` is for images and signals.
     """
-    ending = path.suffix.lower()
     with prefixed(f"path={path}: "):
-        if not os.path.isfile(path):
-            raise ValueError(
-                f"{'is a folder, not a' if os.path.isdir(path) else 'no such'} file: give a .csv, .parquet, .npy or "
-                f".npz file"
-            )
-        if ending not in (*TEXTS, *ARRAYS, ".parquet"):
-            fix = "save the sheet as .csv" if ending in (".xlsx", ".xls", ".ods") else "convert or rename the file"
-            raise ValueError(f"must end in .csv, .tsv, .txt, .parquet, .npy or .npz: {fix}")
-        if options != DETECTED and ending not in TEXTS:
+        table, arrays = opened(path, options, largest)
+        if options != DETECTED and path.suffix.lower() not in TEXTS:
             raise ValueError("dataset.delimiter, decimal and header are for text files: leave them out")
-        if ending in ARRAYS:
-            arrays, choice = read_arrays(path, path.stat().st_size > largest, choice)
-            if arrays.x.ndim > 2 or 0 in arrays.x.shape[1:]:
-                return _images(path, arrays, choice, layout)
-            table, beside = table_of(arrays), arrays.labels
-        else:
-            table, beside = (read_text(path, options) if ending in TEXTS else read_parquet(path)), None
+        labels, notes = None, [f"from {path}"]
+        if arrays is not None:
+            labels, choice, more = choose_beside(arrays, choice)
+            notes += more
+        if table is None:
+            assert arrays is not None
+            return _images(arrays.x, labels, choice, layout, notes)
     chosen = tables.choose(table, choice)
     with prefixed(f"path={path}: "):
-        return _points(path, table, chosen, beside)
+        return _points(table, chosen, labels, notes)
 
 
-def _points(path: Path, table: Table, chosen: tables.Chosen, labels: Labels | None) -> Contents:
+def _points(table: Table, chosen: tables.Chosen, labels: Labels | None, notes: list[str]) -> Contents:
     """Returns the chosen columns of a table, with the labels of a column or the ``labels`` beside the table."""
     rows, names = len(next(iter(table.columns.values()))), chosen.coordinates
     with prefixed("in float64 "):
         check_memory(8 * rows * len(names))
     x = torch.from_numpy(tables.coordinates(table, names))
     _check_count(x)
-    notes = [f"from {path}", *table.notes]
+    notes = [*notes, *table.notes]
     if chosen.label is not None:
         labels = tables.labels(table, chosen.label)
         notes.append(f"{tables.title(chosen.label)} has the labels")
@@ -193,9 +219,8 @@ def _points(path: Path, table: Table, chosen: tables.Chosen, labels: Labels | No
     return Contents(x, y, False, description)
 
 
-def _images(path: Path, arrays: Arrays, choice: Choice, layout: Layout) -> Contents:
+def _images(x: np.ndarray, labels: Labels | None, choice: Choice, layout: Layout, notes: list[str]) -> Contents:
     """Returns images ``(N, C, H, W)`` or signals ``(N, C, L)``."""
-    x, labels, _, notes = arrays
     if choice != EVERYTHING:
         raise ValueError(f"holds an array of shape {x.shape}, without columns: leave out dataset.columns and drop")
     mapped = isinstance(x, np.memmap)
@@ -205,7 +230,7 @@ def _images(path: Path, arrays: Arrays, choice: Choice, layout: Layout) -> Conte
     if images.is_floating_point():
         _check_finite(images)
     y, classes = (None, ()) if labels is None else tables.classes(labels)
-    return Contents(images, y, mapped, Description((), classes, (f"from {path}", *notes, *report)))
+    return Contents(images, y, mapped, Description((), classes, (*notes, *report)))
 
 
 def _check_count(x: Tensor) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +39,7 @@ class Table(NamedTuple):
         concerns: warnings about the file, with the options that mend it.
         decimal: decimal sign of the texts, for messages.
         numbers: number of each column in the file, from 1; empty if no column of the file was left out.
+        texts: texts of the columns that the file stores as text, also of columns of numbers.
     """
 
     columns: dict[str, np.ndarray]
@@ -47,6 +49,17 @@ class Table(NamedTuple):
     concerns: tuple[str, ...] = ()
     decimal: str = "."
     numbers: tuple[int, ...] = ()
+    texts: Mapping[str, Sequence[str]] = MappingProxyType({})
+
+    def name(self, option: str, wanted: Name) -> str:
+        """Returns the name of a column, given by its name or by its number in the file, for messages on ``option``."""
+        known = list(self.columns)
+        if str(wanted) in known:
+            return str(wanted)
+        numbers = self.numbers or range(1, len(known) + 1)
+        if wanted in numbers:
+            return known[list(numbers).index(wanted)]  # type: ignore[arg-type]
+        raise ValueError(f"{option}: the file has no column {wanted}: {nearest(str(wanted), known)}")
 
 
 class Labels(NamedTuple):
@@ -81,12 +94,12 @@ class Chosen(NamedTuple):
 def choose(table: Table, choice: Choice) -> Chosen:
     """Returns the names of the chosen columns; raises ValueError, which begins with the option, if one is not there."""
     known = list(table.columns)
-    label = None if choice.labels is None else _found("labels", choice.labels, table)
-    dropped = [_found("drop", name, table) for name in choice.drop]
+    label = None if choice.labels is None else table.name("labels", choice.labels)
+    dropped = [table.name("drop", name) for name in choice.drop]
     if choice.columns is None:
         coordinates = [name for name in known if name != label and name not in dropped]
     else:
-        coordinates = [_found("columns", name, table) for name in choice.columns]
+        coordinates = [table.name("columns", name) for name in choice.columns]
     named = [*coordinates, *dropped, *([] if label is None else [label])]
     for name in named:
         if named.count(name) > 1:
@@ -109,21 +122,24 @@ def coordinates(table: Table, names: Sequence[str]) -> np.ndarray:
 
 def labels(table: Table, name: str) -> Labels:
     """Returns a column of labels; raises ValueError for missing values."""
-    _check_present(table, name)
-    return Labels(name, table.columns[name])
+    _check_present(table, name, "")
+    texts = table.texts.get(name, ())
+    return Labels(name, np.array([text.strip() for text in texts]) if _are_codes(texts) else table.columns[name])
 
 
 def classes(labels: Labels) -> tuple[Tensor, tuple[str, ...]]:
     """Returns the class of each label, ``(N,)`` integers from 0, and the names of the classes.
 
-    Classes are sorted, numbers by value. If the labels are the numbers of the classes, the names are empty.
+    Classes are sorted, numbers by value. If the labels are the numbers of the classes, the names are empty. Texts are
+    words if one has a leading zero, so that 01 and 1 are different.
 
     Raises:
         ValueError: the labels are no classes.
     """
     name, values = labels
     if values.dtype.kind in "SU":
-        values = numerals.values(values.astype(str).tolist(), ".")
+        values = values.astype(str)
+        values = values if _are_codes(values) else numerals.values(values.tolist(), ".")
     if values.dtype.kind not in "biufU":
         raise ValueError(f"{name}: holds {values.dtype}, which are no labels: give words, booleans or integers")
     known = np.array([not is_missing(v) for v in values]) if values.dtype.kind == "U" else np.isfinite(values)
@@ -135,18 +151,23 @@ def classes(labels: Labels) -> tuple[Tensor, tuple[str, ...]]:
             f"{name}: {len(found)} of {len(values)} labels are different, so they are no classes: choose other labels "
             f"with dataset.labels="
         )
-    names = tuple(map(_word, found))
+    names = tuple(map(word, found))
     if "all" in names:
         raise ValueError(f"{name}: a class has the label all, but label=all means every class: rename it")
     numbered = names == tuple(map(str, range(len(names))))
     return torch.from_numpy(y.astype(np.int64)), () if numbered else names
 
 
-def _word(value: np.generic) -> str:
+def _are_codes(texts: Sequence[str] | np.ndarray) -> bool:
+    """Returns True if a text begins with a zero and another digit, as codes do and numbers do not."""
+    return any(re.match(r"\s*0[0-9]", text) for text in texts)
+
+
+def word(label: np.generic) -> str:
     """Returns a label as text, whole numbers without a decimal point."""
-    if value.dtype.kind != "f":
-        return str(value)
-    return str(int(value)) if float(value).is_integer() else repr(float(value))
+    if label.dtype.kind != "f":
+        return str(label)
+    return str(int(label)) if float(label).is_integer() else repr(float(label))
 
 
 def title(name: str) -> str:
@@ -183,22 +204,11 @@ def unnamed(names: Sequence[str]) -> list[str]:
     return filled
 
 
-def _found(option: str, wanted: Name, table: Table) -> str:
-    """Returns the name of a column, given by its name or by its number in the file."""
-    known = list(table.columns)
-    if str(wanted) in known:
-        return str(wanted)
-    numbers = table.numbers or range(1, len(known) + 1)
-    if wanted in numbers:
-        return known[list(numbers).index(wanted)]  # type: ignore[arg-type]
-    raise ValueError(f"{option}: the file has no column {wanted}: {nearest(str(wanted), known)}")
-
-
 def _check_numbers(table: Table, name: str) -> None:
     """Raises ValueError if a column has words or missing values."""
     values = table.columns[name]
     if values.dtype.kind in "iuf":
-        _check_present(table, name)
+        _check_present(table, name, f", or leave the column out with {setting('drop', name)}")
         return
     odd = [i for i, text in enumerate(values) if not (is_missing(text) or is_number(text, table.decimal))]
     text, other = str(values[odd[0]]), OTHER[table.decimal]
@@ -212,8 +222,8 @@ def _check_numbers(table: Table, name: str) -> None:
     raise ValueError(f"{table.where(odd[0])}, {title(name)}: {shortened(text)!r} is not a number: {remedy}")
 
 
-def _check_present(table: Table, name: str) -> None:
-    """Raises ValueError if a column has missing values."""
+def _check_present(table: Table, name: str, fix: str) -> None:
+    """Raises ValueError, with a further ``fix``, if a column has missing values."""
     values = table.columns[name]
     if values.dtype.kind in "biu":
         return
@@ -225,6 +235,5 @@ def _check_present(table: Table, name: str) -> None:
     if len(rows):
         raise ValueError(
             f"{title(name)}: {len(rows)} of {len(values)} values are missing, NaN or infinity, the first in "
-            f"{table.where(int(rows[0]))}: fill them, remove the rows, or leave the column out with "
-            f"{setting('drop', name)}"
+            f"{table.where(int(rows[0]))}: fill them, or remove the rows{fix}"
         )

@@ -134,9 +134,12 @@ def _table(names: list[str], rows: Rows, sign: str, notes: list[str], detected: 
     if detected:
         for i in filled:
             concerns += _doubtful_separators(heads[i], texts[i], sign)
-    columns = {heads[i]: numerals.values(texts[i], sign) for i in filled}
+    cells = {heads[i]: texts[i] for i in filled}
+    columns = {name: numerals.values(column, sign) for name, column in cells.items()}
     numbers = tuple(i + 1 for i in filled) if empty else ()
-    return Table(columns, any(names), lambda row: f"line {lines[row]}", tuple(notes), tuple(concerns), sign, numbers)
+    return Table(
+        columns, any(names), lambda row: f"line {lines[row]}", tuple(notes), tuple(concerns), sign, numbers, cells
+    )
 
 
 def _doubtful_separators(name: str, texts: Sequence[str], sign: str) -> list[str]:

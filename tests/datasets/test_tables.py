@@ -321,6 +321,9 @@ def test_columns_are_chosen_by_name_or_number(tmp_path: Path) -> None:
         (["2.5", "10", "2.5"], ("2.5", "10"), [0, 1, 0]),
         (["True", "False", "True"], ("False", "True"), [1, 0, 1]),
         (["1", "b", "10"], ("1", "10", "b"), [0, 2, 1]),
+        (["01", "1", "01"], ("01", "1"), [0, 1, 0]),
+        (["02", "10", "01"], ("01", "02", "10"), [1, 2, 0]),
+        (["0.5", "0", "0.5"], ("0", "0.5"), [1, 0, 1]),
     ],
 )
 def test_labels_of_any_kind_are_sorted_classes(
@@ -330,12 +333,70 @@ def test_labels_of_any_kind_are_sorted_classes(
     found = read_as(tmp_path / "table.csv", f"kind,x\n{rows}", Choice(labels="kind"))
     assert found.y is not None
     assert (found.description.classes, found.y.tolist()) == (classes, y)
-    kinds: tuple[Callable[[str], object], ...] = (str,) if "b" in labels else (str, lambda text: eval(text))
+    words = {"b", "01"} & {*labels}
+    kinds: tuple[Callable[[str], object], ...] = (str,) if words else (str, lambda text: eval(text))
     for kind in kinds:
         np.savez(tmp_path / "a.npz", x=np.arange(3.0), y=np.array([kind(label) for label in labels]))
         stored = read(tmp_path / "a.npz")
         assert stored.y is not None
         assert (stored.description.classes, stored.y.tolist()) == (classes, y)
+
+
+@pytest.mark.parametrize("suffix", ["npz", "parquet"])
+def test_codes_as_labels_stay_different_in_every_file(tmp_path: Path, suffix: str) -> None:
+    path, codes = tmp_path / f"a.{suffix}", np.array(["01", "1", "01"])
+    if suffix == "npz":
+        np.savez(path, x=np.arange(3.0), code=codes)
+    else:
+        pytest.importorskip("pyarrow")
+        pytest.importorskip("pandas").DataFrame({"x": np.arange(3.0), "code": codes}).to_parquet(path)
+    found = read(path, choice=Choice(labels="code"))
+    assert found.y is not None
+    assert (found.description.classes, found.y.tolist()) == (("01", "1"), [0, 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("y", "classes", "labels"),
+    [
+        ([0, 1, 1], ["u", "v"], "uvv"),
+        ([1, 2, 2], ["u", "v"], "uvv"),
+        ([1.0, 3.0, 2.0], ["u", "v", "w"], "uwv"),
+        ([1, 2, 1], ["u", "v", "w"], "vwv"),
+        ([True, False, True], ["u", "v"], "vuv"),
+        (["v", "u", "v"], ["u", "v"], "vuv"),
+    ],
+)
+def test_names_of_classes_belong_to_labels_from_0_or_from_1(
+    tmp_path: Path, y: list[object], classes: list[str], labels: str
+) -> None:
+    np.savez(tmp_path / "a.npz", x=np.arange(3.0), y=y, classes=classes)
+    found = read(tmp_path / "a.npz")
+    assert found.y is not None
+    assert "".join(found.description.label(i) for i in found.y.tolist()) == labels
+
+
+@pytest.mark.parametrize("y", [[0, 1, 2], [3, 4, 3], [-1, 1, 1], [0.5, 1, 1]])
+def test_labels_without_a_name_among_the_classes_are_refused(tmp_path: Path, y: list[float]) -> None:
+    np.savez(tmp_path / "a.npz", x=np.arange(3.0), y=y, classes=["u", "v"])
+    with pytest.raises(ValueError, match="classes: has 2 names, but the labels range from .*: number the classes from"):
+        read(tmp_path / "a.npz")
+
+
+def test_a_wrong_label_shows_the_nearest_and_at_most_ten() -> None:
+    names = Description(
+        classes=("alder", "ash", "beech", "birch", "elm", "fir", "larch tree", "lime", "oak", "pine", "yew")
+    )
+    listed = "alder, ash, beech, birch, elm, fir, larch tree, lime, oak, pine, … (11 in all)"
+    with pytest.raises(ValueError) as error:
+        names.number("larch", 11)
+    assert str(error.value) == f"label=larch is no class of the data: did you mean larch tree? The labels are {listed}"
+    with pytest.raises(ValueError) as error:
+        names.number("zzz", 11)
+    assert str(error.value) == f"label=zzz is no class of the data: choose from {listed}"
+    codes = Description(classes=("01", "1"))
+    assert [codes.number(label, 2) for label in ("01", 1)] == [0, 1]
+    with pytest.raises(ValueError, match="label=1.0 is no class of the data: choose 01 or 1"):
+        codes.number(1.0, 2)
 
 
 def test_a_label_of_nearly_every_row_is_refused(tmp_path: Path) -> None:
