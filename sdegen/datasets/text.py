@@ -23,6 +23,7 @@ from sdegen.datasets.dialect import (
     delimiter_of,
     doubtful_pairs,
     rows_of,
+    without_empty_ends,
 )
 from sdegen.datasets.numerals import NAMES, OTHER, is_missing, is_number
 from sdegen.datasets.table import Table, check_names, shortened, title, unnamed
@@ -55,13 +56,13 @@ def read_text(path: Path, options: Options = DETECTED) -> Table:
     hidden = [(number, line) for number, line in enumerate(lines, start=1) if line.startswith("#")]
     comment = _last_comment(lines)
     lines = ["\n" if line.startswith("#") else line for line in lines]
-    if not any(map(str.strip, lines)):
+    if not any(line.strip(" ,;|\t\r\n") for line in lines):
         raise ValueError("holds no line of numbers: write each point as a line")
     if delimiter is None and path.suffix.lower() == ".tsv":
         delimiter = "tab"
     delimiter = delimiter or delimiter_of(lines, options.decimal)
     try:
-        rows = rows_of(lines, SIGNS[delimiter], strict=True)
+        rows, empty = without_empty_ends(rows_of(lines, SIGNS[delimiter], strict=True))
     except csv.Error as error:
         raise ValueError(f"cannot be read: {error}: check the quotation marks") from None
     decimal = options.decimal or decimal_of(rows, delimiter)
@@ -69,6 +70,8 @@ def read_text(path: Path, options: Options = DETECTED) -> Table:
     if len(names) > 1:
         notes.append(f"{delimiter}s separate the columns")
     notes += [f"the decimal sign is a {decimal}", *([found] if found else [])]
+    if empty:
+        notes.append(f"left out {empty} row{'s' * (empty > 1)} without values around the table")
     if ignored := len(hidden) - found.startswith("the comment"):
         notes.append(f"left out {ignored} line{'s' * (ignored > 1)} of comments, which begin with #")
     table = _table(names, rows, DECIMALS[decimal], notes, detected=options.decimal is None)

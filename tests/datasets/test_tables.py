@@ -165,7 +165,9 @@ def test_parquet_has_numbers_words_and_the_index_of_pandas(tmp_path: Path) -> No
         ("  1.0e+00   -2\n 30 4\n1  1\n", [[1, -2], [30, 4], [1, 1]]),
         ("# from numpy\n1 2\n3 4\n1 1\n", [[1, 2], [3, 4], [1, 1]]),
         ("sep=;\na;b\n1;2\n3;4\n1;1\n", [[1, 2], [3, 4], [1, 1]]),
-        ("a,b,\n1,2,\n\n3,4,\n,,\n1,1,\n", [[1, 2], [3, 4], [1, 1]]),
+        ("a,b,\n1,2,\n\n3,4,\n1,1,\n,,\n", [[1, 2], [3, 4], [1, 1]]),
+        (";;\n;;\na;b;\n0,5;2;\n3;4;\n1;1;\n" + ";;\n" * 2000, [[0.5, 2], [3, 4], [1, 1]]),
+        ('a\n1\n2\n3\n""\n', [[1], [2], [3]]),
         ("1.234;2\n3.456;7\n1.5;1\n", [[1.234, 2], [3.456, 7], [1.5, 1]]),
         ("1.234\t2\n3.456\t7\n1.234\t1\n", [[1.234, 2], [3.456, 7], [1.234, 1]]),
         (",0,1\n0,5,6\n1,7,8\n2,1,1\n", [[0, 5, 6], [1, 7, 8], [2, 1, 1]]),
@@ -199,6 +201,9 @@ def test_the_dialect_is_detected(tmp_path: Path, text: str, x: list[list[float]]
             "a,b\n1,NA\n2,3\n4,\n",
             "column b: 2 of 3 values are missing, NaN or infinity, the first in line 2: fill them",
         ),
+        ("a,b\n1,2\n,\n3,4\n", "column a: 1 of 3 values are missing, NaN or infinity, the first in line 3: fill them"),
+        ("a\tb\n1\t2\n\t\n3\t4\n", "column a: 1 of 3 values are missing, NaN or infinity, the first in line 3"),
+        ('a\n1\n""\n3\n', "column a: 1 of 3 values are missing, NaN or infinity, the first in line 3: fill them"),
         (
             "a,b\n1,-\n2,3\n4,inf\n",
             "column b: 2 of 3 values are missing, NaN or infinity, the first in line 2: fill them",
@@ -462,15 +467,27 @@ def test_names_that_may_be_a_point_are_mentioned(tmp_path: Path) -> None:
     [
         ("t;speed, m/s\n10:00;3,05\n10:01;4,15\n10:02;5,25\n", Choice(drop=(1,)), [3.05, 4.15, 5.25]),
         ("5,1;a\n6,2;b\n7,1;a\n8,2;b\n", Choice(labels=2), [5.1, 6.2, 7.1, 8.2]),
+        ("0,5 a\n1,5 b\n2,25 a\n", Choice(labels=2), [0.5, 1.5, 2.25]),
+        ("0,5 0,75 a\n1,5 1 b\n2,25 3 a\n", Choice(labels=3), [0.5, 0.75, 1.5, 1, 2.25, 3]),
+        (
+            "a,b,address\n1.5,2,10 High Street\n3.5,4,12 Low Road\n5,6,7 Mill\n",
+            Choice(drop=(3,)),
+            [1.5, 2, 3.5, 4, 5, 6],
+        ),
         ("length (cm, mean);kind\n5,1;a\n6,2;b\n7,3;a\n", Choice(labels=2), [5.1, 6.2, 7.3]),
         ("a\tb, c\ns0\t0,5\ns1\t1,5\ns2\t2,5\n", Choice(labels=1), [0.5, 1.5, 2.5]),
     ],
-    ids=["unit", "no header", "header with a comma", "tab"],
+    ids=["unit", "no header", "spaces", "more spaces", "words", "header with a comma", "tab"],
 )
 def test_a_column_of_words_beside_decimal_commas_does_not_hide_the_delimiter(
     tmp_path: Path, text: str, choice: Choice, x: list[float]
 ) -> None:
     assert read_as(tmp_path / "x.txt", text, choice).x.flatten().tolist() == x
+
+
+def test_rows_without_values_around_a_table_are_counted(tmp_path: Path) -> None:
+    report = read_as(tmp_path / "x.csv", ",\na,b\n1,2\n3,4\n5,6\n,\n,\n").description.report
+    assert "left out 3 rows without values around the table" in report
 
 
 def test_a_number_of_a_column_counts_the_empty_columns_of_the_file(tmp_path: Path) -> None:
