@@ -164,7 +164,7 @@ class Evaluation:
         log.info(f"on average {test.nfe:.1f} evaluations a point, {seconds:.1f} s")
         metrics = _summary(test, train, exact, self.run.units.size, dataset.levels is not None)
         arrays = {**test._asdict(), "x": x, "exact_log_p": exact, "x_train": x_train, "log_p_train": train.log_p}
-        if len(self.run.units.shape) == 1 and x.shape[1] in CELLS:
+        if self.run.units.kind == "vectors" and x.shape[1] in CELLS:
             figure = figures.density(dataset, *self._map(), exact=self._exact)
         else:
             figure = figures.likelihoods(-train.log_p, -test.log_p, x[0].numel())

@@ -101,7 +101,7 @@ def _drawn(run: Run, plan: Plan, count: int, seed: int, batch_size: int) -> Draw
     """Returns ``count`` samples of each class of a plan, one class after the other."""
     started = time.perf_counter()
     frames = FRAMES[run.units.kind]
-    if len(run.units.shape) > 1:
+    if run.units.kind != "vectors":
         frames = max(COLUMNS, min(frames, KEPT // (min(count, batch_size) * run.units.size)))
     parts = [
         run.generate(
@@ -173,21 +173,21 @@ def _judge(run: Run, drawn: Drawn, seen: Observation | None, folder: Path) -> Me
         found = guiding.agreement(run.units, drawn.x, seen)
     else:
         found = measures.measure(run, drawn.x, drawn.y)
-        if len(run.units.shape) == 1:
+        if run.units.kind == "vectors":
             y = None if run.model.network.condition is None else drawn.y
             found |= measures.score_error(dataset, run.sde, run.score_on_cpu, y)
     files.write_json(folder / "metrics.json", found)
     if found:
         log.info(metrics.table(found))
     elif len(drawn.x) > 1:
-        why = metrics.unmeasured(dataset) or "no images are held out"
+        why = metrics.unmeasured(dataset) or "no data are held out"
         log.info(f"no metrics: {why}: use data with a held-out part")
     return found
 
 
 def _draw_samples(run: Run, drawn: Drawn, plan: Plan, folder: Path, animate: bool) -> None:
     dataset, x, samples, seen = run.dataset, drawn.x, drawn.samples, plan.seen
-    if len(run.units.shape) == 1:
+    if run.units.kind == "vectors":
         shown = {"samples": figures.compare(dataset, x, drawn.y)}
         if drawn.y is not None and dataset.y is not None:
             # The path is the path of the first class.
@@ -235,7 +235,7 @@ def _signal_figures(run: Run, drawn: Drawn, seen: Observation | None) -> dict[st
 def draw_score(run: Run, folder: Path) -> None:
     """Write figures of the learned or exact score into a folder. For images and signals, write no figures."""
     dataset, sde, score = run.dataset, run.sde, run.score_on_cpu()
-    if len(run.units.shape) > 1:
+    if run.units.kind != "vectors":
         return
     shown = {"process": figures.process(dataset, sde, score)} if run.units.shape == (1,) else {}
     field = figures.score_field(dataset, sde, score, learned=not run.model.network.exact)

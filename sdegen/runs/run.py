@@ -333,7 +333,7 @@ class Run(Trained):
         metrics = measures.measure(self, batch, labels)
         if self.guidance is None:
             metrics |= measures.tell(self, batch)
-        if self.guidance is None and x is not None and len(self.units.shape) == 1 and self._has_density():
+        if self.guidance is None and x is not None and self.units.kind == "vectors" and self._has_density():
             flow, exact = self.flow(), by_probes(0, self.units.size)
             metrics |= measures.likelihood(self.dataset, lambda x: flow.log_prob(x, exact, seed).log_p, batch, seed)
         return metrics
