@@ -76,7 +76,7 @@ def read_arrays(path: Path, large: bool) -> Arrays:
         raise
     except Exception as error:  # NumPy and zipfile raise many types of errors on damaged files.
         reason = textwrap.shorten(str(error) or type(error).__name__, LONGEST)
-        raise ValueError(f"not a readable array file: {reason}") from None
+        raise ValueError(f"not a readable array file: {reason}: save it again, as an array of numbers") from None
     x = arrays.x
     if not x.dtype.names and not (np.issubdtype(x.dtype, np.number) and np.isrealobj(x)):
         raise ValueError(f"holds {x.dtype}, not real numbers: convert the values")

@@ -168,6 +168,7 @@ def opened(path: Path, options: Options = DETECTED, largest: float = math.inf) -
         arrays = read_arrays(path, path.stat().st_size > largest)
         return Opened(table_of(arrays) if arrays.x.ndim < 3 and 0 not in arrays.x.shape[1:] else None, arrays)
     fix = "save the sheet as .csv" if ending in (".xlsx", ".xls", ".ods") else "convert or rename the file"
+    fix = "unpack it" if ending in (".gz", ".zip", ".bz2", ".xz", ".zst", ".7z") else fix
     raise ValueError(f"must end in .csv, .tsv, .txt, .parquet, .npy or .npz: {fix}")
 
 

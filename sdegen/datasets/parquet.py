@@ -46,7 +46,8 @@ def read_parquet(path: Path) -> Table:
 
 
 def _damaged(error: Exception) -> str:
-    return f"is not a readable Parquet file: {textwrap.shorten(str(error) or type(error).__name__, LONGEST)}"
+    reason = textwrap.shorten(str(error) or type(error).__name__, LONGEST)
+    return f"is not a readable Parquet file: {reason}: write it again"
 
 
 def _cells(column: Any) -> np.ndarray | list[str]:  # noqa: ANN401

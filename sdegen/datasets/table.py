@@ -22,6 +22,9 @@ Name = str | int
 FEW_ROWS = 20
 """Number of rows up to which every row may have its own class."""
 
+UNITS = re.compile(r"^[^\w.,+()\-\u2212\u2013]+|[^0-9.,()\-\u2212\u2013]+$")
+"""Pattern of what may stand before and after a number. Parentheses and dashes may be signs."""
+
 
 class Refused(ValueError):
     """A table that can be read, but whose meaning is not clear; the message says the options that settle it."""
@@ -122,7 +125,7 @@ def coordinates(table: Table, names: Sequence[str]) -> np.ndarray:
 
 def labels(table: Table, name: str) -> Labels:
     """Returns a column of labels; raises ValueError for missing values."""
-    _check_present(table, name, "")
+    _check_present(table, name, " or remove the rows")
     texts = table.texts.get(name, ())
     return Labels(name, np.array([text.strip() for text in texts]) if _are_codes(texts) else table.columns[name])
 
@@ -146,7 +149,7 @@ def classes(labels: Labels) -> tuple[Tensor, tuple[str, ...]]:
     if missing := len(values) - int(known.sum()):
         raise ValueError(f"{name}: {missing} of {len(values)} labels are missing: fill them, or remove these rows")
     found, y = np.unique(values, return_inverse=True)
-    if len(values) > FEW_ROWS and 2 * len(found) > len(values):
+    if not _may_be_classes(values):
         raise ValueError(
             f"{name}: {len(found)} of {len(values)} labels are different, so they are no classes: choose other labels "
             f"with dataset.labels="
@@ -207,23 +210,42 @@ def unnamed(names: Sequence[str]) -> list[str]:
 def _check_numbers(table: Table, name: str) -> None:
     """Raises ValueError if a column has words or missing values."""
     values = table.columns[name]
+    leave = f"leave the column out with {setting('drop', name)}"
     if values.dtype.kind in "iuf":
-        _check_present(table, name, f", or leave the column out with {setting('drop', name)}")
+        _check_present(table, name, f", remove the rows, or {leave}")
         return
     odd = [i for i, text in enumerate(values) if not (is_missing(text) or is_number(text, table.decimal))]
-    text, other = str(values[odd[0]]), OTHER[table.decimal]
-    remedy = f"leave the column out with {setting('drop', name)}"
-    if is_number(text, other):
-        remedy = f"set dataset.decimal={NAMES[other]}, or {remedy}"
-    elif 2 * len(odd) >= len(values):
-        remedy = f"use it as the label with {setting('labels', name)}, or {remedy}"
-    else:
-        remedy = f"correct it, or {remedy}"
-    raise ValueError(f"{table.where(odd[0])}, {title(name)}: {shortened(text)!r} is not a number: {remedy}")
+    text = str(values[odd[0]])
+    remedy = _remedy(table, name, odd)
+    raise ValueError(f"{table.where(odd[0])}, {title(name)}: {shortened(text)!r} is not a number: {remedy}, or {leave}")
+
+
+def _remedy(table: Table, name: str, odd: Sequence[int]) -> str:
+    """Returns what to do about the rows ``odd`` of a column, which are no numbers."""
+    values, other = table.columns[name], OTHER[table.decimal]
+    words = [str(values[row]) for row in odd]
+    if is_number(words[0], other):
+        return f"set dataset.decimal={NAMES[other]}"
+    # A currency, a percent sign or another unit, and spaces between groups of digits.
+    plain = re.sub(r"(?<=[0-9]) (?=[0-9]{3})", "", re.sub(UNITS, "", words[0]))
+    if plain != words[0] and any(is_number(plain, sign) for sign in OTHER):
+        return f"write {plain}"
+    if 2 * len(odd) >= len(values) and (len(odd) == len(values) or len({*words}) > 1):
+        label = f"use it as the label with {setting('labels', name)}"
+        return label if _may_be_classes(values) else "convert it to numbers"
+    row = [str(column[odd[0]]) for column in table.columns.values()]
+    if not any(is_number(text, sign) for text in row for sign in OTHER):
+        return "keep one line of names at the top and nothing above it, since this line has no number"
+    return "correct it"
+
+
+def _may_be_classes(values: np.ndarray) -> bool:
+    """Returns True if labels repeat enough to be classes."""
+    return len(values) <= FEW_ROWS or 2 * len(np.unique(values)) <= len(values)
 
 
 def _check_present(table: Table, name: str, fix: str) -> None:
-    """Raises ValueError, with a further ``fix``, if a column has missing values."""
+    """Raises ValueError, with the end of its ``fix``, if a column has missing values."""
     values = table.columns[name]
     if values.dtype.kind in "biu":
         return
@@ -235,5 +257,5 @@ def _check_present(table: Table, name: str, fix: str) -> None:
     if len(rows):
         raise ValueError(
             f"{title(name)}: {len(rows)} of {len(values)} values are missing, NaN or infinity, the first in "
-            f"{table.where(int(rows[0]))}: fill them, or remove the rows{fix}"
+            f"{table.where(int(rows[0]))}: fill them{fix}"
         )

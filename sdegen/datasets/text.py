@@ -169,6 +169,8 @@ def _check_widths(lines: Sequence[int], cells: Sequence[Sequence[str]], width: i
             fix = "name each column, or set dataset.delimiter="
         elif all(len(other) == len(row) for other in cells) and len(row) > width:
             fix = "name each column, or, if commas are decimal signs, separate the columns by semicolons"
+            if len(row) == width + 1:
+                fix = "name each column, also that of the row names, which R does with col.names=NA"
         elif len(row) == 2 * width:
             fix = "if commas are decimal signs, separate the columns by semicolons"
         raise ValueError(f"{fit}, but line {line} has {len(row)} value{'s' * (len(row) > 1)}: {fix}")
@@ -177,7 +179,9 @@ def _check_widths(lines: Sequence[int], cells: Sequence[Sequence[str]], width: i
 def _decoded(content: bytes) -> tuple[str, list[str]]:
     """Returns the text of a file, and a note if it is not in UTF-8."""
     head = content[:2000]
-    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    if head[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+        encoding = "utf-32"
+    elif head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         encoding = "utf-16"
     elif len(head) > 1 and 3 * head.count(0) > len(head):
         # Without a byte order mark, the zeros of ordinary letters show the order.
@@ -187,7 +191,7 @@ def _decoded(content: bytes) -> tuple[str, list[str]]:
     else:
         encoding = "utf-8-sig"
     try:
-        return content.decode(encoding), ["the text is in UTF-16"] * encoding.startswith("utf-16")
+        return content.decode(encoding), [] if encoding == "utf-8-sig" else [f"the text is in {encoding[:6].upper()}"]
     except UnicodeDecodeError as error:
         if encoding != "utf-8-sig":
             raise ValueError(f"is not a text file ({error.reason}): save the table as text in UTF-8") from None

@@ -217,6 +217,26 @@ def test_the_dialect_is_detected(tmp_path: Path, text: str, x: list[list[float]]
             "a,b c\n5,6\n1,1_0\n3,4\n",
             "line 3, column b c: '1_0' is not a number: correct it, or leave the column out with",
         ),
+        (
+            "a;b\n1,50 €;2\n2,50 €;3\n",
+            "line 2, column a: '1,50 €' is not a number: write 1,50, or leave the column out",
+        ),
+        ("a,b\n12%,2\n13%,3\n", "line 2, column a: '12%' is not a number: write 12, or leave the column out"),
+        ("a;b\n1 234,5;2\n1,5;3\n", "line 2, column a: '1 234,5' is not a number: write 1234,5, or leave"),
+        ("a,b\n1.5,2\n(3.5),3\n4,5\n", "line 3, column a: '(3.5)' is not a number: correct it, or"),
+        ("x,y\nm,s\n1,2\n3,4\n", "line 2, column x: 'm' is not a number: keep one line of names at the top and"),
+        ("Measured;;\n\na;b;c\n1;2;3\n4;5;6\n7;8;9\n", "line 3, column Measured: 'a' is not a number: keep one line"),
+        ("a,b\n1,2\nmissing,3\nmissing,4\n", "line 3, column a: 'missing' is not a number: correct it, or"),
+        (
+            "a,b\n" + "".join(f"2024-01-{i},{i}\n" for i in range(10, 32)),
+            "line 2, column a: '2024-01-10' is not a number: "
+            "convert it to numbers, or leave the column out with dataset.drop=[a]",
+        ),
+        (
+            '"a" "b"\n"r1" 1.5 2\n"r2" 2.5 3\n',
+            "line 1 names 2 columns, but line 2 has 3 values: name each column, also "
+            "that of the row names, which R does with col.names=NA",
+        ),
         ("1_0,2\n3,4\n", "the first row has numbers and '1_0': correct it, or set dataset.header=true"),
         (
             "country,2019\nFrance,1\nSpain,2\n",
@@ -283,7 +303,12 @@ def test_a_wrong_decimal_sign_is_named(tmp_path: Path) -> None:
 
 def test_an_encoding_other_than_utf_8_is_reported(tmp_path: Path) -> None:
     text = "ação;b\n0,5;2\n1,5;3\n1;1\n"
-    for encoding, words in (("latin-1", "Windows-1252"), ("utf-16", "UTF-16"), ("utf-16-be", "UTF-16")):
+    for encoding, words in (
+        ("latin-1", "Windows-1252"),
+        ("utf-16", "UTF-16"),
+        ("utf-16-be", "UTF-16"),
+        ("utf-32", "UTF-32"),
+    ):
         found = read_as(tmp_path / "table.csv", text.encode(encoding)).description
         assert found.columns == ("ação", "b")
         assert any(words in sentence for sentence in found.report)
