@@ -20,12 +20,14 @@ class Description(NamedTuple):
         classes: names of the classes, in the order of the class numbers; empty if the names are the numbers.
         report: sentences about the file: what was read, and what was left out and why.
         concerns: warnings about what was read, each with the option that mends it.
+        labels: name of the column with the labels; empty if it has no name.
     """
 
     columns: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     report: tuple[str, ...] = ()
     concerns: tuple[str, ...] = ()
+    labels: str = ""
 
     def names(self) -> dict[str, list[str]]:
         """Returns the names of columns and classes as plain data."""

@@ -216,8 +216,9 @@ def _points(table: Table, chosen: tables.Chosen, labels: Labels | None, notes: l
     y, classes = (None, ()) if labels is None else tables.classes(labels)
     unchanged = not table.named and names == [f"x{i + 1}" for i in range(len(names))]
     concerns = suspects(dict(zip(names, x.T.numpy(), strict=True)), labelled=y is not None)
-    description = Description(() if unchanged else tuple(names), classes, tuple(notes), (*table.concerns, *concerns))
-    return Contents(x, y, False, description)
+    own, label = () if unchanged else tuple(names), chosen.label if table.named else None
+    described = Description(own, classes, tuple(notes), (*table.concerns, *concerns), label or "")
+    return Contents(x, y, False, described)
 
 
 def _images(x: np.ndarray, labels: Labels | None, choice: Choice, layout: Layout, notes: list[str]) -> Contents:

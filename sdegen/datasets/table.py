@@ -64,6 +64,11 @@ class Table(NamedTuple):
             return known[list(numbers).index(wanted)]  # type: ignore[arg-type]
         raise ValueError(f"{option}: the file has no column {wanted}: {nearest(str(wanted), known)}")
 
+    def words(self, name: str) -> np.ndarray:
+        """Returns a column, ``(N,)`` numbers or texts; codes such as 007 are texts."""
+        texts = self.texts.get(name, ())
+        return np.array([text.strip() for text in texts]) if _are_codes(texts) else self.columns[name]
+
 
 class Labels(NamedTuple):
     """Labels ``(N,)``, which are words, booleans or numbers, and the name of their column or array."""
@@ -126,8 +131,7 @@ def coordinates(table: Table, names: Sequence[str]) -> np.ndarray:
 def labels(table: Table, name: str) -> Labels:
     """Returns a column of labels; raises ValueError for missing values."""
     _check_present(table, name, " or remove the rows")
-    texts = table.texts.get(name, ())
-    return Labels(name, np.array([text.strip() for text in texts]) if _are_codes(texts) else table.columns[name])
+    return Labels(name, table.words(name))
 
 
 def classes(labels: Labels) -> tuple[Tensor, tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,7 +142,7 @@ def _chosen(run: Trained, table: Table, arrays: Arrays | None) -> Given:
         raise ValueError(
             f"has a table, but the run's points have the shape {run.units.shape}: give an .npy or .npz file"
         )
-    known, choice = list(table.columns), _reading(run).choice
+    known = list(table.columns)
     own = [run.names.column(i) for i in range(run.units.shape[0])]
     if table.named and set(own) <= set(known):
         names = own
@@ -150,24 +151,25 @@ def _chosen(run: Trained, table: Table, arrays: Arrays | None) -> Given:
         listed = ", ".join(map(shortened, known[:20]))
         raise ValueError(f"has no column {shortened(missing)}, which the run was trained on: rename one of {listed}")
     else:
-        names = _by_count(table, choice, len(own))
+        names = _by_count(table, _reading(run).choice, len(own))
         if run.names.columns:
             log.info(f"the columns have no names and are taken as {', '.join(run.names.columns)}")
     labels = None if arrays is None else _labels_beside(run, arrays)
     if labels is None and run.classes is not None:
-        label = next((n for n in _label_names(table, choice) if n not in names), None)
+        label = next((n for n in _label_names(run, table) if n not in names), None)
         labels = None if label is None else tables.labels(table, label)
-    columns = {name: list(map(_text, values)) for name, values in table.columns.items()}
+    columns = {name: list(map(_text, table.words(name))) for name in table.columns}
     return Given(_coordinates(table, names), _classes(run, labels), columns)
 
 
-def _label_names(table: Table, choice: Choice) -> list[str]:
+def _label_names(run: Trained, table: Table) -> list[str]:
     """Returns the columns of a table that may have the labels, the run's own column of labels first."""
-    try:
-        own = [] if choice.labels is None else [table.name("labels", choice.labels)]
-    except ValueError:
-        own = []
-    return [*own, *(name for name in LABELS if name in table.columns)]
+    own = _reading(run).choice.labels
+    with contextlib.suppress(UserError, ValueError):
+        # The number of a column belongs to the order of the columns in the run's own file.
+        own = run.dataset.description.labels if isinstance(own, int) and table.named and run.names.columns else own
+        own = None if own is None else table.name("labels", own)
+    return [name for name in (own, *LABELS) if isinstance(name, str) and name in table.columns]
 
 
 def _labels_beside(run: Trained, arrays: Arrays) -> Labels | None:

@@ -174,12 +174,23 @@ def test_labels_and_codes_are_found_where_the_runs_own_were(tmp_path: Path) -> N
     found = given(run, "points", tmp_path / "new.csv")
     assert found.x.tolist() == [[3.5, 1.25], [2.5, 0.25], [1.5, 2.25]]
     assert found.y is not None and found.y.tolist() == [1, 2, 0]
+    assert found.columns["x2"] == ["1", "2", "01"]
     # The same points without labels, and with labels that have only one spelling.
     (tmp_path / "new.csv").write_text("3.5,1.25\n")
     assert given(run, "points", tmp_path / "new.csv").y is None
     (tmp_path / "new.csv").write_text("3.5,1,1.25\n2.5,2,0.25\n")
     found = given(run, "points", tmp_path / "new.csv")
     assert found.y is not None and found.y.tolist() == [1, 2]
+
+
+def test_the_number_of_the_column_of_labels_is_that_of_the_runs_own_file(tmp_path: Path) -> None:
+    rows = "".join(f"{i % 7}.5,{i % 5}.25,{'uv'[i % 2]}\n" for i in range(60))
+    (tmp_path / "x.csv").write_text(f"a,b,kind\n{rows}")
+    run = trained(tmp_path / "run", "dataset=file", f"dataset.path={tmp_path / 'x.csv'}", "dataset.labels=3")
+    (tmp_path / "new.csv").write_text("b,kind,note,a\n1,v,big,2\n3,u,small,4\n")
+    found = given(run, "points", tmp_path / "new.csv")
+    assert found.x.tolist() == [[2, 1], [4, 3]]
+    assert found.y is not None and found.y.tolist() == [1, 0]
 
 
 def test_the_layout_of_the_run_is_the_layout_of_its_points(tmp_path: Path) -> None:
