@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,44 +26,63 @@ OURS = ("names", "classes")
 
 
 class Arrays(NamedTuple):
-    """Array of points or images, their labels, names of the columns, and sentences about the file."""
+    """Arrays of a file.
+
+    Attributes:
+        x: points, signals or images, or records with named fields.
+        names: names of the columns; empty if the file has none.
+        classes: names of the classes; empty if the file has none.
+        beside: shapes of the other arrays of an ``.npz`` file, by name.
+        read: function that reads one of these arrays.
+    """
 
     x: np.ndarray
-    labels: Labels | None
     names: list[str]
-    notes: list[str]
+    classes: list[str]
+    beside: dict[str, tuple[int, ...]]
+    read: Callable[[str], np.ndarray]
+
+    def fit(self, name: str) -> bool:
+        """Returns True if an array beside the points has an entry for each point."""
+        return self.beside[name][:1] == self.x.shape[:1]
+
+    def labels(self, name: str) -> Labels:
+        """Returns the labels in the array ``name``; the file may name the classes.
+
+        Raises:
+            ValueError: there is not one label for each point, or not one name for each class.
+        """
+        if self.beside[name] != self.x.shape[:1]:
+            raise ValueError(
+                f"{name} must have one label for each of {len(self.x)} points, not the shape {self.beside[name]}: if "
+                f"it has no labels, leave it out with {tables.setting('drop', name)}"
+            )
+        return Labels(name, _named(self.read(name), self.classes))
 
 
-def read_arrays(path: Path, large: bool, choice: Choice) -> tuple[Arrays, Choice]:
-    """Returns the arrays of a file, and the choice that is left to make among columns.
-
-    Points are mapped from the disk if they are ``large``.
-    """
+def read_arrays(path: Path, large: bool) -> Arrays:
+    """Returns the arrays of a file. Points in a ``.npy`` file are mapped from the disk if they are ``large``."""
+    if not path.stat().st_size:
+        raise ValueError("is empty: save the array again, by numpy.save or numpy.savez")
     try:
         if zipfile.is_zipfile(path):
-            arrays, choice = _read_npz(path, choice)
+            arrays = _read_npz(path)
         else:
             # Mapping checks the size of the file against its header before it reads anything. Mode "c" (copy on write)
             # provides the writable memory that torch needs, and leaves the file unchanged.
             mapped = np.load(path, mmap_mode="c", allow_pickle=False)
-            arrays = Arrays(mapped if large else np.array(mapped), None, [], [])
+            arrays = Arrays(mapped if large else np.array(mapped), [], [], {}, mapped.__getitem__)
     except tables.Refused:
         raise
     except Exception as error:  # NumPy and zipfile raise many types of errors on damaged files.
         reason = textwrap.shorten(str(error) or type(error).__name__, LONGEST)
-        raise ValueError(f"not a readable array file: {reason}") from None
+        raise ValueError(f"not a readable array file: {reason}: save it again, as an array of numbers") from None
     x = arrays.x
     if not x.dtype.names and not (np.issubdtype(x.dtype, np.number) and np.isrealobj(x)):
         raise ValueError(f"holds {x.dtype}, not real numbers: convert the values")
     if x.ndim == 0:
         raise ValueError("holds a single number: give an array of points")
-    if arrays.labels is not None and arrays.labels.values.shape != x.shape[:1]:
-        name, values = arrays.labels
-        raise ValueError(
-            f"{name} must have one label for each of {len(x)} points, not the shape {values.shape}: if it has no "
-            f"labels, leave it out with {tables.setting('drop', name)}"
-        )
-    return arrays, choice
+    return arrays
 
 
 def table_of(arrays: Arrays) -> Table:
@@ -80,45 +100,128 @@ def table_of(arrays: Arrays) -> Table:
     else:
         x = x[:, None] if x.ndim == 1 else x
         columns = dict(zip(names or tables.unnamed([""] * x.shape[1]), x.T, strict=True))
-    return Table(columns, bool(names or x.dtype.names), lambda row: f"row {row + 1}", tuple(arrays.notes))
+    return Table(columns, bool(names or x.dtype.names), lambda row: f"row {row + 1}")
 
 
-def _read_npz(path: Path, choice: Choice) -> tuple[Arrays, Choice]:
-    """Reads the points, labels and names of an ``.npz`` file; labels and drop may name arrays."""
+class Beside(NamedTuple):
+    """Arrays beside the points: labels and conditions, or None; the choice that is left among columns; and notes."""
+
+    labels: Labels | None
+    conditions: Conditioning | None
+    choice: Choice
+    notes: list[str]
+
+
+class Conditioning(NamedTuple):
+    """Conditions ``(N, *)`` of all points, and their names, or no names."""
+
+    values: np.ndarray
+    names: tuple[str, ...]
+
+
+def choose_beside(arrays: Arrays, choice: Choice) -> Beside:
+    """Returns the arrays beside the points.
+
+    ``choice.labels``, ``choice.condition`` and ``choice.drop`` may name arrays. Without ``choice.labels``, the array y
+    has the labels, and without ``choice.condition``, the array c has the conditions.
+
+    Raises:
+        ValueError: an array with an entry for each point is neither used nor left out.
+    """
+    beside, wanted = arrays.beside, choice.labels
+    if (
+        beside
+        and isinstance(wanted, str)
+        and wanted not in (known := [*beside, *arrays.names, *(arrays.x.dtype.names or ())])
+    ):
+        raise ValueError(f"labels={wanted}: no such column or array: {nearest(wanted, known)}")
+    label = str(wanted) if wanted in beside else "y" if wanted is None and "y" in beside else ""
+    label = "" if label in choice.drop else label
+    conditions = [name for name in beside if name in (choice.condition or ("c",)) and name not in choice.drop]
+    for name in beside:
+        if name != label and name not in (*conditions, *choice.drop) and arrays.fit(name):
+            raise ValueError(
+                f"holds the array {name} beside x, with an entry for each point: use it as the label with "
+                f"dataset.labels={name}, or leave it out with dataset.drop=[{name}]"
+            )
+    left_out = [name for name in beside if name not in (label, *conditions)]
+    notes = [f"array {label} has the labels"] if label else []
+    notes += [f"array {name} has conditions" for name in conditions]
+    if left_out:
+        notes.append(f"left out the arrays {', '.join(left_out)}" if len(left_out) > 1 else f"left out {left_out[0]}")
+    drop = tuple(name for name in choice.drop if name not in left_out)
+    further = tuple(name for name in choice.condition if name not in conditions)
+    rest = Choice(choice.columns, None if label else wanted, drop, further)
+    if conditions and further:
+        raise ValueError(
+            f"condition: {further[0]} is no array beside x, as {conditions[0]} is: name arrays, or columns"
+        )
+    return Beside(arrays.labels(label) if label else None, _conditions(arrays, conditions), rest, notes)
+
+
+def _conditions(arrays: Arrays, names: Sequence[str]) -> Conditioning | None:
+    """Returns the conditions in arrays beside the points; several arrays must hold a number for each point."""
+    if not names:
+        return None
+    parts = [arrays.read(name) for name in names]
+    for name, part in zip(names, parts, strict=True):
+        if part.dtype.kind not in "biuf" or part.ndim == 0 or len(part) != len(arrays.x):
+            raise ValueError(
+                f"condition: the array {name} is {part.dtype} of shape {part.shape}: give numbers, with a row for each "
+                f"of {len(arrays.x)} points"
+            )
+    columns = [part[:, None] if part.ndim == 1 else part for part in parts]
+    if len(parts) > 1 and any(part.ndim != 2 for part in columns):
+        raise ValueError("condition: only arrays with numbers for each point can be joined: name a single array")
+    joined = columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
+    named = [
+        f"{name}{i + 1}" if part.shape[1] > 1 else name
+        for name, part in zip(names, columns, strict=True)
+        for i in range(part.shape[1])
+    ]
+    return Conditioning(joined.astype(np.float64), () if joined.ndim > 2 or list(names) == ["c"] else tuple(named))
+
+
+def _read_npz(path: Path) -> Arrays:
     with np.load(path, allow_pickle=False) as archive:
         found = archive.files
         name = "x" if "x" in found else found[0] if len(found) == 1 else None
         if name is None:
-            raise ValueError(f"holds the arrays {', '.join(found) or '(none)'}: name one of them x")
-        x, beside = _member(archive, name), [other for other in found if other not in (name, *OURS)]
-        if isinstance(choice.labels, str) and choice.labels not in (known := [*beside, *_names(archive, OURS[0])]):
-            raise tables.Refused(f"labels={choice.labels}: no such column or array: {nearest(choice.labels, known)}")
-        label = str(choice.labels) if choice.labels in beside else "y" if choice.labels is None else ""
-        label = label if label in beside and label not in choice.drop else ""
-        left_out = [other for other in beside if other in choice.drop]
-        notes = [f"array {label} has the labels"] if label else []
-        for other in beside:
-            if other in (label, *left_out):
-                continue
-            if len(x.shape) and _shape(archive, other)[:1] == x.shape[:1]:
-                raise tables.Refused(
-                    f"holds the array {other} beside x, with an entry for each point: use it as the label with "
-                    f"dataset.labels={other}, or leave it out with dataset.drop=[{other}]"
-                )
-            left_out.append(other)
-        y = _member(archive, label) if label else None
+            raise tables.Refused(
+                f"holds the arrays {', '.join(found)}: name one of them x"
+                if found
+                else "holds no array: save the points as numpy.savez(path, x=…)"
+            )
+        x, beside = _member(archive, name), {n: _shape(archive, n) for n in found if n not in (name, *OURS)}
         names, classes = (_names(archive, own) for own in OURS)
-    if left_out:
-        notes.append(f"left out the arrays {', '.join(left_out)}" if len(left_out) > 1 else f"left out {left_out[0]}")
     width = x.shape[1] if x.ndim == 2 else 1
     if names and x.ndim <= 2 and len(names) != width:
         raise tables.Refused(f"names: has {len(names)} names for {width} columns: correct it")
     tables.check_names(names)
-    if y is not None and classes and y.dtype.kind in "iu" and y.size and 0 <= y.min() and y.max() < len(classes):
-        y = np.array(classes)[y]
-    labels = None if choice.labels in (None, label) else choice.labels
-    rest = Choice(choice.columns, labels, tuple(name for name in choice.drop if name not in left_out))
-    return Arrays(x, None if y is None else Labels(label, y), names, notes), rest
+
+    def read(name: str) -> np.ndarray:
+        with np.load(path, allow_pickle=False) as archive:
+            return _member(archive, name)
+
+    return Arrays(x, names, classes, beside, read)
+
+
+def _named(labels: np.ndarray, classes: list[str]) -> np.ndarray:
+    """Returns labels that are integers from 0 or from 1 as the names of their classes; words stay.
+
+    Raises:
+        ValueError: the classes do not have one name each.
+    """
+    if not classes or not labels.size or labels.dtype.kind not in "biuf" or not np.isfinite(labels).all():
+        return labels
+    numbers = labels if labels.dtype.kind == "f" else labels.astype(np.int64)
+    first = int(labels.min() > 0 and labels.max() == len(classes))
+    if not np.isin(numbers - first, range(len(classes))).all():
+        raise ValueError(
+            f"classes: has {len(classes)} names, but the labels range from {numbers.min():g} to {numbers.max():g}: "
+            f"number the classes from 0 or from 1, and name each"
+        )
+    return np.array(classes)[(numbers - first).astype(np.int64)]
 
 
 def _names(archive: NpzFile, name: str) -> list[str]:

@@ -146,7 +146,7 @@ class Dataset:
             rows = torch.bincount(self.y, minlength=self.classes or 0).tolist()
             empty = [self.description.label(number) for number, count in enumerate(rows) if not count]
             found += [f"label {name} has no row to train on: add rows, or remove those of this label" for name in empty]
-        if self.standardize in remedies and self.x.ndim == 2:
+        if self.standardize in remedies and self.units.kind == "vectors":
             carried = columns.carried_by_few(self.x, self.description.columns)
             found += [f"{concern}: {remedies[self.standardize]}" for concern in carried]
         return found

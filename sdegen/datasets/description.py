@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sdegen.core.errors import nearest
 from sdegen.datasets import numerals
+
+LISTED = 10
+"""Largest number of labels that a message lists."""
 
 
 class Description(NamedTuple):
@@ -18,6 +21,7 @@ class Description(NamedTuple):
         report: sentences about the file: what was read, and what was left out and why.
         concerns: warnings about what was read, each with the option that mends it.
         conditions: names of the numbers that are the conditions of vectors; empty if they have no names.
+        labels: name of the column with the labels; empty if it has no name.
     """
 
     columns: tuple[str, ...] = ()
@@ -25,6 +29,7 @@ class Description(NamedTuple):
     report: tuple[str, ...] = ()
     concerns: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()
+    labels: str = ""
 
     def names(self) -> dict[str, list[str]]:
         """Returns the names of columns, classes and conditions as plain data."""
@@ -51,10 +56,12 @@ class Description(NamedTuple):
         names = [self.label(number) for number in range(classes)]
         if str(label) in names:
             return names.index(str(label))
-        for number, name in enumerate(names):
-            if name.lower() == str(label).lower() or (_value(name) is not None and _value(label) == _value(name)):
-                return number
-        raise ValueError(f"label={label} is no class of the data: {_choices(str(label), names)}")
+        value = _value(label)
+        alike = [n for n in names if n.lower() == str(label).lower() or (value is not None and _value(n) == value)]
+        if len(alike) == 1:
+            return names.index(alike[0])
+        fix = f"choose {' or '.join(alike)}" if alike else _choices(str(label), names)
+        raise ValueError(f"label={label} is no class of the data: {fix}")
 
 
 NAMELESS = Description()
@@ -70,4 +77,6 @@ def _choices(label: str, names: Sequence[str]) -> str:
     """Returns the end of a message about a label that is none of ``names``."""
     if list(names) == [str(i) for i in range(len(names))]:
         return f"choose from 0 to {len(names) - 1}"
-    return nearest(label, names) if len(names) < 30 else f"choose from {names[0]} to {names[-1]}"
+    listed = ", ".join(names[:LISTED]) + (f", … ({len(names)} in all)" if len(names) > LISTED else "")
+    near = difflib.get_close_matches(label, names, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}? The labels are {listed}" if near else f"choose from {listed}"

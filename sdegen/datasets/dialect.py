@@ -6,7 +6,7 @@ import csv
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from sdegen.datasets.numerals import NAMES, NUMBERS, is_number, number
@@ -28,14 +28,17 @@ class Rows(NamedTuple):
     cells: list[list[str]]
 
 
-def rows_of(lines: Iterable[str], sign: str, strict: bool = False) -> Rows:
-    """Returns the rows of lines; raises csv.Error if the quotation marks are wrong and ``strict`` is True."""
+def rows_of(lines: Sequence[str], sign: str, strict: bool = False) -> Rows:
+    """Returns the rows of lines; raises csv.Error if the quotation marks are wrong and ``strict`` is True.
+
+    Blank lines are no rows, but lines of delimiters are: their values are missing.
+    """
     # Columns of fixed width begin with spaces.
-    given = (line.strip(" ") for line in lines) if sign == " " else lines
+    given = [line.strip(" ") for line in lines] if sign == " " else lines
     found, reader = Rows([], []), csv.reader(given, delimiter=sign, skipinitialspace=sign != "\t", strict=strict)
     try:
         for row in reader:
-            if any(map(str.strip, row)):
+            if len(row) > 1 or (row and given[reader.line_num - 1].strip()):
                 # A delimiter at the end of columns of fixed width is no column.
                 found.cells.append(row[:-1] if sign == " " and len(row) > 1 and not row[-1] else row)
                 found.lines.append(reader.line_num)
@@ -44,9 +47,21 @@ def rows_of(lines: Iterable[str], sign: str, strict: bool = False) -> Rows:
     return found
 
 
+def without_empty_ends(rows: Rows) -> tuple[Rows, int]:
+    """Returns the rows from the first to the last one with a value, and the number of the others.
+
+    Spreadsheets write rows without values around a table.
+    """
+    filled = [i for i, row in enumerate(rows.cells) if any(map(str.strip, row))]
+    if not filled:
+        return Rows([], []), len(rows.cells)
+    kept = slice(filled[0], filled[-1] + 1)
+    return Rows(rows.lines[kept], rows.cells[kept]), len(rows.cells) - (kept.stop - kept.start)
+
+
 def delimiter_of(lines: Sequence[str], decimal: Decimal | None) -> str:
     """Returns the delimiter with which most rows have equally many values, and most values are numbers."""
-    sample = list(itertools.islice((line for line in lines if line.strip()), SAMPLE))
+    sample = list(itertools.islice((line for line in lines if line.strip(" ,;|\t\r\n")), SAMPLE))
     found: dict[str, tuple[float, bool, int]] = {}
     # Commas that are decimal signs and delimiters at once need quotation marks.
     signs = {name: sign for name, sign in SIGNS.items() if sign != "," or decimal != "comma" or '"' in "".join(sample)}
@@ -62,8 +77,9 @@ def delimiter_of(lines: Sequence[str], decimal: Decimal | None) -> str:
         numbers = sum(is_number(cell, ".") or is_number(cell, ",") for cell in body)
         # If there is one column, its name has none of the delimiters.
         sound = width > 1 or not any(other in sample[0] for other in {*signs.values()} - {" "})
-        # A cell that still has another delimiter was probably cut at the wrong places, such as 5,1;a at the comma.
-        uncut = sum(other in cell for cell in body for other in ";\t|" if other != sign)
+        # A cell such as 1;a or 5 a was probably cut at the wrong places, as in 5,1;a and 0,5 a.
+        left = re.compile(rf"[{';|	'.replace(sign, '')}]|^[0-9]+ +[^ ]")
+        uncut = sum(left.search(cell) is not None for cell in body)
         found[name] = sound * rows / len(cells) * numbers / max(1, len(body)), width > 1, -uncut
     return max(found, key=lambda name: found[name], default="comma")
 

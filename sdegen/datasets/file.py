@@ -14,13 +14,13 @@ from torch import Tensor
 
 from sdegen.core.randomness import generator
 from sdegen.datasets import table as tables
-from sdegen.datasets.arrays import Arrays, read_arrays, table_of
+from sdegen.datasets.arrays import Arrays, Beside, Conditioning, choose_beside, read_arrays, table_of
 from sdegen.datasets.base import Dataset, Description, Standardize, check_memory, check_share, chunks, prefixed
 from sdegen.datasets.dialect import Decimal, Delimiter
 from sdegen.datasets.layout import Layout, arranged
 from sdegen.datasets.parquet import read_parquet
 from sdegen.datasets.suspects import suspects
-from sdegen.datasets.table import Choice, Labels, Name, Table
+from sdegen.datasets.table import Choice, Name, Table
 from sdegen.datasets.text import DETECTED, Options, read_text
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,10 @@ class File(Dataset):
         decimal: decimal sign of a text file; null to detect it.
         header: true if the first row of a text file has the names of the columns, false if it is a point, null to
             detect it.
+        condition: columns, or arrays of an ``.npz`` file, with numbers that are known about each point, in this order.
+            The network learns the distribution of the coordinates given these numbers. An array ``(N, C, *)`` may hold
+            an image or signal for each point, on the grid of the points. An array ``c`` of an ``.npz`` file has the
+            conditions, unless others are named.
         held_out: share of the points that are used only for metrics, not for training; between 0 and 1.
         standardize: see :class:`Dataset`; samples are returned in the units of the file.
         levels: number of values that an entry of quantised points can have, from 0 to ``levels - 1``; null if the
@@ -82,6 +86,7 @@ class File(Dataset):
         decimal: Decimal | None = None,
         header: bool | None = None,
         *,
+        condition: tuple[Name, ...] = (),
         held_out: float = 0.2,
         standardize: Standardize = True,
         levels: int | None = None,
@@ -89,8 +94,8 @@ class File(Dataset):
         layout: Layout = "auto",
     ) -> None:
         check_share(held_out)
-        choice, options = Choice(columns, labels, drop), Options(delimiter, decimal, header)
-        x, y, mapped, description = read(Path(path), self.MAPPED, choice, options, layout)
+        choice, options = Choice(columns, labels, drop, condition), Options(delimiter, decimal, header)
+        x, y, c, mapped, description = read(Path(path), self.MAPPED, choice, options, layout)
         if all(bool((part == x[0]).all()) for part in chunks(x)):
             raise ValueError(
                 f"path={path}: all {len(x)} points are equal, so there is nothing to learn: give points that differ"
@@ -111,6 +116,8 @@ class File(Dataset):
             standardize=standardize,
             levels=levels,
             y=None if y is None else y[train],
+            c=None if c is None else c[:-kept] if mapped else c[train],
+            held_out_c=None if c is None else c[-kept:] if mapped else c[test],
             held_out_y=None if y is None else y[test],
             classes=None if y is None else int(y.max()) + 1,
             dequantize=dequantize,
@@ -127,14 +134,51 @@ class Contents(NamedTuple):
             number type of the file if a number takes less than 8 bytes or the file stays on the disk; else they are
             float64.
         y: classes of the points, ``(N,)`` int64; None if there are no labels.
+        c: conditions of the points, ``(N, *)`` float64; None if there are no conditions.
         mapped: True if the points stay on the disk.
         description: names of the columns and classes, and what was read.
     """
 
     x: Tensor
     y: Tensor | None
+    c: Tensor | None
     mapped: bool
     description: Description
+
+
+class Opened(NamedTuple):
+    """Contents of a file before columns are chosen.
+
+    Attributes:
+        table: table of points; None for signals and images.
+        arrays: arrays of an array file; None for other files.
+    """
+
+    table: Table | None
+    arrays: Arrays | None
+
+
+def opened(path: Path, options: Options = DETECTED, largest: float = math.inf) -> Opened:
+    """Opens a file of any kind; raises ValueError with the fix if it cannot be read.
+
+    Arrays in a ``.npy`` file of more than ``largest`` bytes stay on the disk. The ``options`` are for text files.
+    """
+    ending = path.suffix.lower()
+    if not os.path.isfile(path):
+        raise ValueError(
+            f"{'is a folder, not a' if os.path.isdir(path) else 'no such'} file: give a .csv, .parquet, .npy or .npz "
+            f"file"
+        )
+    if ending in TEXTS:
+        return Opened(read_text(path, options), None)
+    if ending == ".parquet":
+        return Opened(read_parquet(path), None)
+    if ending in ARRAYS:
+        arrays = read_arrays(path, path.stat().st_size > largest)
+        return Opened(table_of(arrays) if arrays.x.ndim < 3 and 0 not in arrays.x.shape[1:] else None, arrays)
+    fix = "save the sheet as .csv" if ending in (".xlsx", ".xls", ".ods") else "convert or rename the file"
+    fix = "unpack it" if ending in (".gz", ".zip", ".bz2", ".xz", ".zst", ".7z") else fix
+    raise ValueError(f"must end in .csv, .tsv, .txt, .parquet, .npy or .npz: {fix}")
 
 
 def read(
@@ -143,45 +187,40 @@ def read(
     choice: Choice = EVERYTHING,
     options: Options = DETECTED,
     layout: Layout = "auto",
-    fewest: int = 3,
 ) -> Contents:
     """Reads the points of a file; raises ValueError with the reason if this fails.
 
     A ``.npy`` file of images or signals with more than ``largest`` bytes stays on the disk. The ``options`` are for
-    text files, and the ``layout`` is for images and signals. A file with less than ``fewest`` points is refused.
+    text files, and the ``layout`` is for images and signals.
     """
-    ending = path.suffix.lower()
     with prefixed(f"path={path}: "):
-        if not os.path.isfile(path):
-            raise ValueError(
-                f"{'is a folder, not a' if os.path.isdir(path) else 'no such'} file: give a .csv, .parquet, .npy or "
-                f".npz file"
-            )
-        if ending not in (*TEXTS, *ARRAYS, ".parquet"):
-            fix = "save the sheet as .csv" if ending in (".xlsx", ".xls", ".ods") else "convert or rename the file"
-            raise ValueError(f"must end in .csv, .tsv, .txt, .parquet, .npy or .npz: {fix}")
-        if options != DETECTED and ending not in TEXTS:
+        table, arrays = opened(path, options, largest)
+        if options != DETECTED and path.suffix.lower() not in TEXTS:
             raise ValueError("dataset.delimiter, decimal and header are for text files: leave them out")
-        if ending in ARRAYS:
-            arrays, choice = read_arrays(path, path.stat().st_size > largest, choice)
-            if arrays.x.ndim > 2 or 0 in arrays.x.shape[1:]:
-                return _images(path, arrays, choice, layout, fewest)
-            table, beside = table_of(arrays), arrays.labels
-        else:
-            table, beside = (read_text(path, options) if ending in TEXTS else read_parquet(path)), None
-    chosen = tables.choose(table, choice)
+        beside = Beside(None, None, choice, [])
+        if arrays is not None:
+            beside = choose_beside(arrays, choice)
+        beside.notes.insert(0, f"from {path}")
+        if table is None:
+            assert arrays is not None
+            return _images(arrays.x, beside, layout)
+    chosen = tables.choose(table, beside.choice)
     with prefixed(f"path={path}: "):
-        return _points(path, table, chosen, beside, fewest)
+        return _points(table, chosen, beside)
 
 
-def _points(path: Path, table: Table, chosen: tables.Chosen, labels: Labels | None, fewest: int) -> Contents:
-    """Returns the chosen columns of a table, with the labels of a column or the ``labels`` beside the table."""
+def _points(table: Table, chosen: tables.Chosen, beside: Beside) -> Contents:
+    """Returns the chosen columns of a table, with labels and conditions from columns or ``beside`` the table."""
+    labels, conditions, _, notes = beside
     rows, names = len(next(iter(table.columns.values()))), chosen.coordinates
     with prefixed("in float64 "):
         check_memory(8 * rows * len(names))
     x = torch.from_numpy(tables.coordinates(table, names))
-    _check_count(x, fewest)
-    notes = [f"from {path}", *table.notes]
+    _check_count(x)
+    notes = [*notes, *table.notes]
+    if chosen.conditions:
+        conditions = Conditioning(tables.coordinates(table, chosen.conditions), tuple(chosen.conditions))
+        notes.append(f"the condition is {', '.join(map(tables.title, chosen.conditions))}")
     if chosen.label is not None:
         labels = tables.labels(table, chosen.label)
         notes.append(f"{tables.title(chosen.label)} has the labels")
@@ -190,28 +229,38 @@ def _points(path: Path, table: Table, chosen: tables.Chosen, labels: Labels | No
     y, classes = (None, ()) if labels is None else tables.classes(labels)
     unchanged = not table.named and names == [f"x{i + 1}" for i in range(len(names))]
     concerns = suspects(dict(zip(names, x.T.numpy(), strict=True)), labelled=y is not None)
-    description = Description(() if unchanged else tuple(names), classes, tuple(notes), (*table.concerns, *concerns))
-    return Contents(x, y, False, description)
+    own, label = () if unchanged else tuple(names), chosen.label if table.named else None
+    described = Description(own, classes, tuple(notes), (*table.concerns, *concerns), _names(conditions), label or "")
+    return Contents(x, y, _numbers(conditions), False, described)
 
 
-def _images(path: Path, arrays: Arrays, choice: Choice, layout: Layout, fewest: int) -> Contents:
-    """Returns images ``(N, C, H, W)`` or signals ``(N, C, L)``."""
-    x, labels, _, notes = arrays
+def _numbers(conditions: Conditioning | None) -> Tensor | None:
+    return None if conditions is None else torch.from_numpy(conditions.values)
+
+
+def _names(conditions: Conditioning | None) -> tuple[str, ...]:
+    return () if conditions is None else conditions.names
+
+
+def _images(x: np.ndarray, beside: Beside, layout: Layout) -> Contents:
+    """Returns images ``(N, C, H, W)`` or signals ``(N, C, L)``, with the labels and conditions ``beside`` them."""
+    labels, conditions, choice, notes = beside
     if choice != EVERYTHING:
         raise ValueError(f"holds an array of shape {x.shape}, without columns: leave out dataset.columns and drop")
     mapped = isinstance(x, np.memmap)
     x, report = arranged(x, layout)
     images = _tensor(x, mapped)
-    _check_count(images, fewest)
+    _check_count(images)
     if images.is_floating_point():
         _check_finite(images)
     y, classes = (None, ()) if labels is None else tables.classes(labels)
-    return Contents(images, y, mapped, Description((), classes, (f"from {path}", *notes, *report)))
+    described = Description((), classes, (*notes, *report), conditions=_names(conditions))
+    return Contents(images, y, _numbers(conditions), mapped, described)
 
 
-def _check_count(x: Tensor, fewest: int) -> None:
-    if len(x) < fewest:
-        raise ValueError(f"holds {len(x)} points, but at least {fewest} are needed: add points")
+def _check_count(x: Tensor) -> None:
+    if len(x) < 3:
+        raise ValueError(f"holds {len(x)} points, but training needs at least 3: add points")
 
 
 def _tensor(values: np.ndarray, mapped: bool) -> Tensor:

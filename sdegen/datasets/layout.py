@@ -8,10 +8,8 @@ import numpy as np
 
 Layout = Literal["auto", "channels_first", "channels_last", "grey"]
 
-COLOURS = (1, 3, 4)
-"""Numbers of channels by which a last axis is recognised as the channels of images."""
 FEW = 4
-"""Number of entries up to which an axis is taken for the channels of signals."""
+"""Number of entries up to which a last axis is taken for the channels of images, and each axis for those of signals."""
 LONGER = 4
 """Factor by which the time axis of signals must be longer than the axis of channels, if there are many channels."""
 
@@ -36,25 +34,29 @@ def arranged(values: np.ndarray, layout: Layout) -> tuple[np.ndarray, tuple[str,
     if chosen == "grey" and dimensions == 4:
         raise ValueError(f"layout=grey is for arrays (N, H, W), not for the shape {shape}: use dataset.layout=auto")
     found = {"channels_last": np.moveaxis(values, -1, 1), "grey": values[:, None]}.get(chosen, values)
-    if layout != "auto" or (dimensions == 4 and chosen == "channels_first"):
+    if layout != "auto":
         return found, ()
     kind = "images" if found.ndim == 4 else "signals"
-    axes = {"grey": "(N, H, W)", "channels_last": "(N, H, W, C)" if dimensions == 4 else "(N, L, C)"}
-    sentence = f"read as {kind} {axes.get(chosen, '(N, C, L)')}, {_in_words(found.shape)}"
+    axes = {"grey": "(N, H, W)", "channels_first": "(N, C, L)", "channels_last": "(N, L, C)"}[chosen]
+    axes = axes.replace("L", "H, W") if dimensions == 4 else axes
+    sentence = f"read as {kind} {axes}, {_in_words(found.shape)}"
     others = {"channels_first", "channels_last", *(("grey",) if dimensions == 3 else ())} - {chosen}
     return found, (f"{sentence}: if this is wrong, set dataset.layout={' or '.join(sorted(others))}",)
 
 
 def _of_images(shape: tuple[int, ...]) -> str:
-    """Returns the layout of an array of four axes. Channels come first, unless only the last axis can be channels."""
+    """Returns the layout of an array of four axes: images have fewer channels than pixels on each side."""
     _, first, height, last = shape
-    if last not in COLOURS or min(first, height) <= last:
+    if first < min(height, last) or first == height == last == 1:
         return "channels_first"
-    if first in COLOURS:
-        raise ValueError(
-            f"shape {shape} may be (N, C, H, W) or (N, H, W, C): set dataset.layout=channels_first or channels_last"
-        )
-    return "channels_last"
+    if last < min(first, height) and last <= FEW < first:
+        return "channels_last"
+    if first > height == last > FEW:
+        # Square maps of many features, from another network.
+        return "channels_first"
+    raise ValueError(
+        f"shape {shape} may be (N, C, H, W) or (N, H, W, C): set dataset.layout=channels_first or channels_last"
+    )
 
 
 def _of_signals(values: np.ndarray) -> str:

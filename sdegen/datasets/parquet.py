@@ -30,24 +30,27 @@ def read_parquet(path: Path) -> Table:
             table = file.read()
         names = [name for name in table.column_names if not re.fullmatch(r"__index_level_\d+__", name)]
         check_names(names)
-        columns = {name: _values(table.column(name)) for name in names}
+        cells = {name: _cells(table.column(name)) for name in names}
     except ValueError as error:
         if type(error) is ValueError:
             raise
         raise ValueError(_damaged(error)) from None
     except Exception as error:  # pyarrow raises many types of errors on damaged files.
         raise ValueError(_damaged(error)) from None
-    if not columns or not table.num_rows:
+    if not cells or not table.num_rows:
         raise ValueError("holds no row: write each point as a row")
+    texts = {name: found for name, found in cells.items() if isinstance(found, list)}
+    columns = {name: numerals.values(found, ".") if isinstance(found, list) else found for name, found in cells.items()}
     notes = ("left out the index of pandas",) * (len(names) < len(table.column_names))
-    return Table(columns, True, lambda row: f"row {row + 1}", notes)
+    return Table(columns, True, lambda row: f"row {row + 1}", notes, texts=texts)
 
 
 def _damaged(error: Exception) -> str:
-    return f"is not a readable Parquet file: {textwrap.shorten(str(error) or type(error).__name__, LONGEST)}"
+    reason = textwrap.shorten(str(error) or type(error).__name__, LONGEST)
+    return f"is not a readable Parquet file: {reason}: write it again"
 
 
-def _values(column: Any) -> np.ndarray:  # noqa: ANN401
+def _cells(column: Any) -> np.ndarray | list[str]:  # noqa: ANN401
     """Returns a column of pyarrow as numbers, with NaN for missing values, or as texts, empty for missing values."""
     import pyarrow as arrow
 
@@ -56,4 +59,4 @@ def _values(column: Any) -> np.ndarray:  # noqa: ANN401
         column, kind = column.cast(arrow.float64()), arrow.float64()
     if arrow.types.is_floating(kind) or arrow.types.is_integer(kind):
         return column.to_numpy().astype(np.float64)
-    return numerals.values(["" if value is None else str(value) for value in column.to_pylist()], ".")
+    return ["" if value is None else str(value) for value in column.to_pylist()]

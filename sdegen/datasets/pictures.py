@@ -150,8 +150,9 @@ def common_size(files: Sequence[Path], found: Sequence[Header]) -> tuple[int, in
         if (one.height, one.width) != (first.height, first.width):
             side = 2 ** int(math.log2(min(min(header.height, header.width) for header in found)))
             raise ValueError(
-                f"path={file}: is {one.width} × {one.height} pixels, but {files[0].name} is {first.width} × "
-                f"{first.height}: resize and crop all images, for example by dataset.size={min(side, 64)}"
+                f"path={file}: has {one.height} × {one.width} pixels (height × width), but {files[0].name} has "
+                f"{first.height} × {first.width}: resize and crop all images, for example by "
+                f"dataset.size={min(side, 64)}"
             )
     return first.height, first.width
 

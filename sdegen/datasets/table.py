@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,9 @@ Name = str | int
 """Name of a column, or its number in the file, from 1."""
 FEW_ROWS = 20
 """Number of rows up to which every row may have its own class."""
+
+UNITS = re.compile(r"^[^\w.,+()\-\u2212\u2013]+|[^0-9.,()\-\u2212\u2013]+$")
+"""Pattern of what may stand before and after a number. Parentheses and dashes may be signs."""
 
 
 class Refused(ValueError):
@@ -38,6 +42,7 @@ class Table(NamedTuple):
         concerns: warnings about the file, with the options that mend it.
         decimal: decimal sign of the texts, for messages.
         numbers: number of each column in the file, from 1; empty if no column of the file was left out.
+        texts: texts of the columns that the file stores as text, also of columns of numbers.
     """
 
     columns: dict[str, np.ndarray]
@@ -47,6 +52,22 @@ class Table(NamedTuple):
     concerns: tuple[str, ...] = ()
     decimal: str = "."
     numbers: tuple[int, ...] = ()
+    texts: Mapping[str, Sequence[str]] = MappingProxyType({})
+
+    def name(self, option: str, wanted: Name) -> str:
+        """Returns the name of a column, given by its name or by its number in the file, for messages on ``option``."""
+        known = list(self.columns)
+        if str(wanted) in known:
+            return str(wanted)
+        numbers = self.numbers or range(1, len(known) + 1)
+        if wanted in numbers:
+            return known[list(numbers).index(wanted)]  # type: ignore[arg-type]
+        raise ValueError(f"{option}: the file has no column {wanted}: {nearest(str(wanted), known)}")
+
+    def words(self, name: str) -> np.ndarray:
+        """Returns a column, ``(N,)`` numbers or texts; codes such as 007 are texts."""
+        texts = self.texts.get(name, ())
+        return np.array([text.strip() for text in texts]) if _are_codes(texts) else self.columns[name]
 
 
 class Labels(NamedTuple):
@@ -63,11 +84,13 @@ class Choice(NamedTuple):
         columns: columns that are coordinates, in this order; None for all that are neither labels nor dropped.
         labels: column of labels; None for no labels.
         drop: columns to leave out.
+        condition: columns that are the condition, in this order.
     """
 
     columns: tuple[Name, ...] | None = None
     labels: Name | None = None
     drop: tuple[Name, ...] = ()
+    condition: tuple[Name, ...] = ()
 
 
 class Chosen(NamedTuple):
@@ -76,28 +99,31 @@ class Chosen(NamedTuple):
     coordinates: list[str]
     label: str | None
     left_out: list[str]
+    conditions: list[str]
 
 
 def choose(table: Table, choice: Choice) -> Chosen:
     """Returns the names of the chosen columns; raises ValueError, which begins with the option, if one is not there."""
     known = list(table.columns)
-    label = None if choice.labels is None else _found("labels", choice.labels, table)
-    dropped = [_found("drop", name, table) for name in choice.drop]
+    label = None if choice.labels is None else table.name("labels", choice.labels)
+    dropped = [table.name("drop", name) for name in choice.drop]
+    conditions = [table.name("condition", name) for name in choice.condition]
     if choice.columns is None:
-        coordinates = [name for name in known if name != label and name not in dropped]
+        coordinates = [name for name in known if name != label and name not in (*dropped, *conditions)]
     else:
-        coordinates = [_found("columns", name, table) for name in choice.columns]
-    named = [*coordinates, *dropped, *([] if label is None else [label])]
+        coordinates = [table.name("columns", name) for name in choice.columns]
+    named = [*coordinates, *dropped, *conditions, *([] if label is None else [label])]
     for name in named:
         if named.count(name) > 1:
             option = "columns" if name in coordinates else "drop"
             raise ValueError(
-                f"{option}: {name} is named twice in dataset.columns, dataset.labels and dataset.drop: name it once"
+                f"{option}: {name} is named twice in dataset.columns, labels, condition and drop: name it once"
             )
     if not coordinates:
         option = "drop" if dropped else "columns" if choice.columns is not None else "labels"
         raise ValueError(f"{option}: no column is left for the coordinates of the points: leave fewer columns out")
-    return Chosen(coordinates, label, [name for name in known if name not in coordinates and name != label])
+    used = [*coordinates, *conditions, label]
+    return Chosen(coordinates, label, [name for name in known if name not in used], conditions)
 
 
 def coordinates(table: Table, names: Sequence[str]) -> np.ndarray:
@@ -109,44 +135,51 @@ def coordinates(table: Table, names: Sequence[str]) -> np.ndarray:
 
 def labels(table: Table, name: str) -> Labels:
     """Returns a column of labels; raises ValueError for missing values."""
-    _check_present(table, name)
-    return Labels(name, table.columns[name])
+    _check_present(table, name, " or remove the rows")
+    return Labels(name, table.words(name))
 
 
 def classes(labels: Labels) -> tuple[Tensor, tuple[str, ...]]:
     """Returns the class of each label, ``(N,)`` integers from 0, and the names of the classes.
 
-    Classes are sorted, numbers by value. If the labels are the numbers of the classes, the names are empty.
+    Classes are sorted, numbers by value. If the labels are the numbers of the classes, the names are empty. Texts are
+    words if one has a leading zero, so that 01 and 1 are different.
 
     Raises:
         ValueError: the labels are no classes.
     """
     name, values = labels
     if values.dtype.kind in "SU":
-        values = numerals.values(values.astype(str).tolist(), ".")
+        values = values.astype(str)
+        values = values if _are_codes(values) else numerals.values(values.tolist(), ".")
     if values.dtype.kind not in "biufU":
         raise ValueError(f"{name}: holds {values.dtype}, which are no labels: give words, booleans or integers")
     known = np.array([not is_missing(v) for v in values]) if values.dtype.kind == "U" else np.isfinite(values)
     if missing := len(values) - int(known.sum()):
         raise ValueError(f"{name}: {missing} of {len(values)} labels are missing: fill them, or remove these rows")
     found, y = np.unique(values, return_inverse=True)
-    if len(values) > FEW_ROWS and 2 * len(found) > len(values):
+    if not _may_be_classes(values):
         raise ValueError(
             f"{name}: {len(found)} of {len(values)} labels are different, so they are no classes: choose other labels "
             f"with dataset.labels="
         )
-    names = tuple(map(_word, found))
+    names = tuple(map(word, found))
     if "all" in names:
         raise ValueError(f"{name}: a class has the label all, but label=all means every class: rename it")
     numbered = names == tuple(map(str, range(len(names))))
     return torch.from_numpy(y.astype(np.int64)), () if numbered else names
 
 
-def _word(value: np.generic) -> str:
+def _are_codes(texts: Sequence[str] | np.ndarray) -> bool:
+    """Returns True if a text begins with a zero and another digit, as codes do and numbers do not."""
+    return any(re.match(r"\s*0[0-9]", text) for text in texts)
+
+
+def word(label: np.generic) -> str:
     """Returns a label as text, whole numbers without a decimal point."""
-    if value.dtype.kind != "f":
-        return str(value)
-    return str(int(value)) if float(value).is_integer() else repr(float(value))
+    if label.dtype.kind != "f":
+        return str(label)
+    return str(int(label)) if float(label).is_integer() else repr(float(label))
 
 
 def title(name: str) -> str:
@@ -183,37 +216,45 @@ def unnamed(names: Sequence[str]) -> list[str]:
     return filled
 
 
-def _found(option: str, wanted: Name, table: Table) -> str:
-    """Returns the name of a column, given by its name or by its number in the file."""
-    known = list(table.columns)
-    if str(wanted) in known:
-        return str(wanted)
-    numbers = table.numbers or range(1, len(known) + 1)
-    if wanted in numbers:
-        return known[list(numbers).index(wanted)]  # type: ignore[arg-type]
-    raise ValueError(f"{option}: the file has no column {wanted}: {nearest(str(wanted), known)}")
-
-
 def _check_numbers(table: Table, name: str) -> None:
     """Raises ValueError if a column has words or missing values."""
     values = table.columns[name]
+    leave = f"leave the column out with {setting('drop', name)}"
     if values.dtype.kind in "iuf":
-        _check_present(table, name)
+        _check_present(table, name, f", remove the rows, or {leave}")
         return
     odd = [i for i, text in enumerate(values) if not (is_missing(text) or is_number(text, table.decimal))]
-    text, other = str(values[odd[0]]), OTHER[table.decimal]
-    remedy = f"leave the column out with {setting('drop', name)}"
-    if is_number(text, other):
-        remedy = f"set dataset.decimal={NAMES[other]}, or {remedy}"
-    elif 2 * len(odd) >= len(values):
-        remedy = f"use it as the label with {setting('labels', name)}, or {remedy}"
-    else:
-        remedy = f"correct it, or {remedy}"
-    raise ValueError(f"{table.where(odd[0])}, {title(name)}: {shortened(text)!r} is not a number: {remedy}")
+    text = str(values[odd[0]])
+    remedy = _remedy(table, name, odd)
+    raise ValueError(f"{table.where(odd[0])}, {title(name)}: {shortened(text)!r} is not a number: {remedy}, or {leave}")
 
 
-def _check_present(table: Table, name: str) -> None:
-    """Raises ValueError if a column has missing values."""
+def _remedy(table: Table, name: str, odd: Sequence[int]) -> str:
+    """Returns what to do about the rows ``odd`` of a column, which are no numbers."""
+    values, other = table.columns[name], OTHER[table.decimal]
+    words = [str(values[row]) for row in odd]
+    if is_number(words[0], other):
+        return f"set dataset.decimal={NAMES[other]}"
+    # A currency, a percent sign or another unit, and spaces between groups of digits.
+    plain = re.sub(r"(?<=[0-9]) (?=[0-9]{3})", "", re.sub(UNITS, "", words[0]))
+    if plain != words[0] and any(is_number(plain, sign) for sign in OTHER):
+        return f"write {plain}"
+    if 2 * len(odd) >= len(values) and (len(odd) == len(values) or len({*words}) > 1):
+        label = f"use it as the label with {setting('labels', name)}"
+        return label if _may_be_classes(values) else "convert it to numbers"
+    row = [str(column[odd[0]]) for column in table.columns.values()]
+    if not any(is_number(text, sign) for text in row for sign in OTHER):
+        return "keep one line of names at the top and nothing above it, since this line has no number"
+    return "correct it"
+
+
+def _may_be_classes(values: np.ndarray) -> bool:
+    """Returns True if labels repeat enough to be classes."""
+    return len(values) <= FEW_ROWS or 2 * len(np.unique(values)) <= len(values)
+
+
+def _check_present(table: Table, name: str, fix: str) -> None:
+    """Raises ValueError, with the end of its ``fix``, if a column has missing values."""
     values = table.columns[name]
     if values.dtype.kind in "biu":
         return
@@ -225,6 +266,5 @@ def _check_present(table: Table, name: str) -> None:
     if len(rows):
         raise ValueError(
             f"{title(name)}: {len(rows)} of {len(values)} values are missing, NaN or infinity, the first in "
-            f"{table.where(int(rows[0]))}: fill them, remove the rows, or leave the column out with "
-            f"{setting('drop', name)}"
+            f"{table.where(int(rows[0]))}: fill them{fix}"
         )

@@ -23,6 +23,7 @@ from sdegen.datasets.dialect import (
     delimiter_of,
     doubtful_pairs,
     rows_of,
+    without_empty_ends,
 )
 from sdegen.datasets.numerals import NAMES, OTHER, is_missing, is_number
 from sdegen.datasets.table import Table, check_names, shortened, title, unnamed
@@ -55,13 +56,13 @@ def read_text(path: Path, options: Options = DETECTED) -> Table:
     hidden = [(number, line) for number, line in enumerate(lines, start=1) if line.startswith("#")]
     comment = _last_comment(lines)
     lines = ["\n" if line.startswith("#") else line for line in lines]
-    if not any(map(str.strip, lines)):
+    if not any(line.strip(" ,;|\t\r\n") for line in lines):
         raise ValueError("holds no line of numbers: write each point as a line")
     if delimiter is None and path.suffix.lower() == ".tsv":
         delimiter = "tab"
     delimiter = delimiter or delimiter_of(lines, options.decimal)
     try:
-        rows = rows_of(lines, SIGNS[delimiter], strict=True)
+        rows, empty = without_empty_ends(rows_of(lines, SIGNS[delimiter], strict=True))
     except csv.Error as error:
         raise ValueError(f"cannot be read: {error}: check the quotation marks") from None
     decimal = options.decimal or decimal_of(rows, delimiter)
@@ -69,6 +70,8 @@ def read_text(path: Path, options: Options = DETECTED) -> Table:
     if len(names) > 1:
         notes.append(f"{delimiter}s separate the columns")
     notes += [f"the decimal sign is a {decimal}", *([found] if found else [])]
+    if empty:
+        notes.append(f"left out {empty} row{'s' * (empty > 1)} without values around the table")
     if ignored := len(hidden) - found.startswith("the comment"):
         notes.append(f"left out {ignored} line{'s' * (ignored > 1)} of comments, which begin with #")
     table = _table(names, rows, DECIMALS[decimal], notes, detected=options.decimal is None)
@@ -134,9 +137,12 @@ def _table(names: list[str], rows: Rows, sign: str, notes: list[str], detected: 
     if detected:
         for i in filled:
             concerns += _doubtful_separators(heads[i], texts[i], sign)
-    columns = {heads[i]: numerals.values(texts[i], sign) for i in filled}
+    cells = {heads[i]: texts[i] for i in filled}
+    columns = {name: numerals.values(column, sign) for name, column in cells.items()}
     numbers = tuple(i + 1 for i in filled) if empty else ()
-    return Table(columns, any(names), lambda row: f"line {lines[row]}", tuple(notes), tuple(concerns), sign, numbers)
+    return Table(
+        columns, any(names), lambda row: f"line {lines[row]}", tuple(notes), tuple(concerns), sign, numbers, cells
+    )
 
 
 def _doubtful_separators(name: str, texts: Sequence[str], sign: str) -> list[str]:
@@ -163,6 +169,8 @@ def _check_widths(lines: Sequence[int], cells: Sequence[Sequence[str]], width: i
             fix = "name each column, or set dataset.delimiter="
         elif all(len(other) == len(row) for other in cells) and len(row) > width:
             fix = "name each column, or, if commas are decimal signs, separate the columns by semicolons"
+            if len(row) == width + 1:
+                fix = "name each column, also that of the row names, which R does with col.names=NA"
         elif len(row) == 2 * width:
             fix = "if commas are decimal signs, separate the columns by semicolons"
         raise ValueError(f"{fit}, but line {line} has {len(row)} value{'s' * (len(row) > 1)}: {fix}")
@@ -171,7 +179,9 @@ def _check_widths(lines: Sequence[int], cells: Sequence[Sequence[str]], width: i
 def _decoded(content: bytes) -> tuple[str, list[str]]:
     """Returns the text of a file, and a note if it is not in UTF-8."""
     head = content[:2000]
-    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    if head[:4] in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+        encoding = "utf-32"
+    elif head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         encoding = "utf-16"
     elif len(head) > 1 and 3 * head.count(0) > len(head):
         # Without a byte order mark, the zeros of ordinary letters show the order.
@@ -181,7 +191,7 @@ def _decoded(content: bytes) -> tuple[str, list[str]]:
     else:
         encoding = "utf-8-sig"
     try:
-        return content.decode(encoding), ["the text is in UTF-16"] * encoding.startswith("utf-16")
+        return content.decode(encoding), [] if encoding == "utf-8-sig" else [f"the text is in {encoding[:6].upper()}"]
     except UnicodeDecodeError as error:
         if encoding != "utf-8-sig":
             raise ValueError(f"is not a text file ({error.reason}): save the table as text in UTF-8") from None

@@ -135,7 +135,7 @@ def resolution(dataset: Dataset, x: Tensor) -> tuple[float, str]:
     nearest neighbours for other columns, divided by the square root of the number of coordinates. Images count as one
     column. ``x`` ``(N, d)`` are points in the network's units.
     """
-    columns = x.T if len(dataset.units.shape) == 1 else x.reshape(1, -1)
+    columns = x.T if dataset.units.kind == "vectors" else x.reshape(1, -1)
     steps, continuous = [], False
     for values in columns:
         distinct = values.unique()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,10 +13,11 @@ from sdegen.core.errors import UserError
 from sdegen.core.randomness import generator
 from sdegen.datasets import Conditions, Dataset
 from sdegen.datasets.base import prefixed
-from sdegen.datasets.file import EVERYTHING, read
-from sdegen.datasets.table import Choice
+from sdegen.datasets.file import opened
+from sdegen.datasets.table import shortened
 from sdegen.networks.condition import Condition
 from sdegen.runs.arrays import ArrayLike, array
+from sdegen.runs.given import coordinates
 from sdegen.runs.trained import Trained
 
 log = logging.getLogger("sdegen")
@@ -45,7 +45,7 @@ def rows(trained: Trained, asked: Asked) -> Tensor | None:
             f"condition: the data of {trained.folder} have no conditions: leave out condition=, or train a run with "
             f"dataset.condition=[…]"
         )
-    found = _read(trained, asked) if isinstance(asked, str | Path) else array("condition", asked).double()
+    found = _read(trained, Path(asked)) if isinstance(asked, str | Path) else array("condition", asked).double()
     shape = conditions.shape
     found = found.reshape(1, *found.shape) if found.ndim == len(shape) else found
     if tuple(found.shape[1:]) != shape or not len(found):
@@ -118,26 +118,26 @@ def check_given(trained: Trained) -> None:
     )
 
 
-def _read(trained: Trained, path: str | Path) -> Tensor:
-    """Returns the conditions of a file, whose columns are matched by name, or else by order."""
+def _read(trained: Trained, path: Path) -> Tensor:
+    """Returns the conditions of a file. Columns are matched by name if the table has the names, else by order."""
     assert trained.conditions is not None
-    names = [trained.names.condition(i) for i in range(trained.conditions.shape[0])]
     try:
         with prefixed(f"condition={path}: "):
-            if len(trained.conditions.shape) > 1:
-                from sdegen.guidance.measurement import array as saved
-
-                return saved("condition", str(path)).double()
-            try:
-                return _columns(Path(path), Choice(tuple(names)))
-            except ValueError:
-                return _columns(Path(path), EVERYTHING)
+            table, arrays = opened(path)
+            if table is None:
+                assert arrays is not None
+                return torch.from_numpy(np.asarray(arrays.x, dtype=np.float64))
+            names = [trained.names.condition(i) for i in range(trained.conditions.shape[0])]
+            known = list(table.columns)
+            if not set(names) <= set(known):
+                if len(known) != len(names):
+                    raise ValueError(
+                        f"has the columns {', '.join(map(shortened, known[:20]))}: give {', '.join(names)}"
+                    )
+                names = known
+            return coordinates(table, names)
     except ValueError as error:
         raise UserError(str(error)) from None
-
-
-def _columns(path: Path, choice: Choice) -> Tensor:
-    return read(path, choice=choice, fewest=1).x.double()
 
 
 def _warn(trained: Trained, found: Tensor) -> None:
@@ -153,10 +153,3 @@ def _warn(trained: Trained, found: Tensor) -> None:
         f"condition: {name}={float(found[row].flatten()[entry]):g} lies {float(beyond.max()):.2g} standard deviations "
         f"outside of the range in training, {low:g} to {high:g}: the network extrapolates"
     )
-
-
-def named(trained: Trained, values: Tensor) -> dict[str, Sequence[Any]]:
-    """Returns conditions ``(N, k)`` as columns by their names; empty for images and signals."""
-    if values.ndim != 2:
-        return {}
-    return {trained.names.condition(i): column for i, column in enumerate(values.T.tolist())}

@@ -15,10 +15,12 @@ from torch import Tensor
 from sdegen.core.errors import UserError
 from sdegen.flow.density import check_density
 from sdegen.flow.divergence import by_probes
-from sdegen.flow.likelihood import Likelihood, bits_per_dim
+from sdegen.flow.likelihood import Flow, Likelihood, bits_per_dim
+from sdegen.flow.solvers import DormandPrince
 from sdegen.metrics.points import Metrics, table, unmeasured
 from sdegen.metrics.two_sample import too_few
 from sdegen.runs import events, files, typicality
+from sdegen.runs.conditions import needs_one
 from sdegen.runs.given import given
 from sdegen.runs.measures import measure, shuffled, spread_over_cells, tell, unseen
 from sdegen.runs.run import Run
@@ -86,11 +88,14 @@ class Evaluation:
         self.settings |= {"count": count, "seed": seed, "batch_size": batch_size}
         self.settings |= {"probes": probes, "rtol": rtol, "atol": atol}
         self.divergence = by_probes(probes, run.units.size)
+        self.solver: dict[str, Any] = {"rtol": rtol, "atol": atol, "batch_size": batch_size}
         try:
-            self.flow = run.flow(rtol=rtol, atol=atol, batch_size=batch_size)
+            DormandPrince(rtol, atol, 1)
         except ValueError as error:
             raise UserError(str(error)) from None
         self.given = None if points is None else given(run, "points", Path(points))
+        if self.given is not None:
+            run.flow_told(self.given.y, self.given.c)
 
     def check(self, metric: str) -> None:
         """Raise UserError if a metric cannot be computed for the data of the run."""
@@ -103,6 +108,8 @@ class Evaluation:
             if metric == "interpolation":
                 raise UserError("metrics=interpolation takes no points: leave out points=, or use metrics=likelihood")
             typicality.check(self.run)
+        elif metric == "interpolation" and needs_one(self.run):
+            raise UserError("metrics=interpolation: needs a score without a condition: use metrics=likelihood or c2st")
         elif metric == "likelihood":
             if why := unmeasured(self.run.dataset):
                 raise UserError(
@@ -154,18 +161,22 @@ class Evaluation:
         from sdegen import figures
 
         dataset, started = self.run.dataset, time.perf_counter()
-        x, kind = unseen(dataset, self.count, self.seed)
-        x_train = shuffled(dataset.x, self.seed)[: self.count].double()
+        x, kind, flow = self.run.unseen(self.count, self.seed, **self.solver)
+        order = shuffled(torch.arange(len(dataset.x)), self.seed)[: self.count]
+        x_train = dataset.x[order].double()
+        y, c = (None if part is None else part[order] for part in (dataset.y, dataset.c))
+        of_train = self.run.flow_told(y, c, **self.solver)
         x, x_train = (spread_over_cells(dataset, points, self.seed) for points in (x, x_train))
         log.info(f"likelihood of {len(x)} {kind} points, {self.run.weights_used()}")
-        test, train = (self.flow.log_prob(points, self.divergence, self.seed) for points in (x, x_train))
+        flows = ((flow, x), (of_train, x_train))
+        test, train = (own.log_prob(points, self.divergence, self.seed) for own, points in flows)
         exact = self._exact(x)
         seconds = time.perf_counter() - started
         log.info(f"on average {test.nfe:.1f} evaluations a point, {seconds:.1f} s")
         metrics = _summary(test, train, exact, self.run.units.size, dataset.levels is not None)
         arrays = {**test._asdict(), "x": x, "exact_log_p": exact, "x_train": x_train, "log_p_train": train.log_p}
-        if len(self.run.units.shape) == 1 and x.shape[1] in CELLS:
-            figure = figures.density(dataset, *self._map(), exact=self._exact)
+        if self.run.units.kind == "vectors" and x.shape[1] in CELLS and not needs_one(self.run):
+            figure = figures.density(dataset, *self._map(flow), exact=self._exact)
         else:
             figure = figures.likelihoods(-train.log_p, -test.log_p, x[0].numel())
         return Result(metrics, {**arrays, "seconds": seconds, "seed": self.seed}, figure, kind)
@@ -175,9 +186,10 @@ class Evaluation:
         from sdegen import figures
 
         assert self.given is not None
-        run, (x, _, columns, _) = self.run, self.given
+        run, (x, y, c, columns, _) = self.run, self.given
         log.info(f"density of {len(x)} points, {run.weights_used()}")
-        found = typicality.compare(run, x, self.flow, self.divergence, self.count, self.seed)
+        flow, unseen = run.flow_told(y, c, **self.solver), run.unseen(self.count, self.seed, **self.solver)
+        found = typicality.compare(run, x, flow, self.divergence, self.seed, unseen)
         log.info(typicality.in_words(found, columns))
         log_p, shares = found.typicality
         added = {"log_density": list(map(repr, log_p.tolist())), "tail_share": list(map(repr, shares.tolist()))}
@@ -194,7 +206,7 @@ class Evaluation:
         from sdegen import figures
 
         assert self.given is not None
-        run, (x, y, _, _) = self.run, self.given
+        run, (x, y, _, _, _) = self.run, self.given
         log.info(f"measures of {len(x)} points against the data of {run.folder}")
         found = measure(run, x, y)
         return Result(found, {"x": x, "y": y, "seed": self.seed}, figures.compare(run.dataset, x), "points")
@@ -209,13 +221,14 @@ class Evaluation:
         dataset = self.run.dataset
         x, kind = unseen(dataset, max(self.count, 2 * PAIRS), self.seed)
         log.info(f"interpolation between {kind} points, {self.run.weights_used()}")
-        latent = self.flow.encode(x)
-        off = self.run.units.encode(self.flow.decode(latent).cpu()) - self.run.units.encode(x)
+        flow = self.run.flow(**self.solver)
+        latent = flow.encode(x)
+        off = self.run.units.encode(flow.decode(latent).cpu()) - self.run.units.encode(x)
         rms, source = float(off.square().mean().sqrt()), "the flow is one to one"
         metrics: Metrics = {"reconstruction": {"value": rms, "floor": 0.0, "train": None, "floor_from": source}}
         ends = zip(x[0 : 2 * PAIRS : 2], x[1 : 2 * PAIRS : 2], strict=False)
         frames = FRAMES[self.run.units.kind]
-        paths = torch.stack([self.flow.interpolate(a, b, frames).cpu() for a, b in ends])
+        paths = torch.stack([flow.interpolate(a, b, frames).cpu() for a, b in ends])
         arrays = {"x": x, "latent": latent, "paths": paths, "seed": self.seed}
         return Result(metrics, arrays, figures.interpolation(dataset, paths), kind)
 
@@ -223,7 +236,7 @@ class Evaluation:
         """Return the accuracy with which a classifier tells samples of the run's own sampler from unseen data."""
         run = self.run
         log.info(f"c2st of {self.count} samples, {run.weights_used()}")
-        x = run.sample(self.count, seed=self.seed, batch_size=int(self.settings["batch_size"])).cpu()
+        x, _ = run.sample_data(self.count, seed=self.seed, batch_size=int(self.settings["batch_size"]))
         return Result(tell(run, x), {"x": x, "seed": self.seed}, None, "samples")
 
     def _exact(self, x: Tensor) -> Tensor | None:
@@ -235,7 +248,7 @@ class Evaluation:
         eps = torch.tensor(run.sde.eps, dtype=torch.float64)
         return exact.log_prob(run.units.encode(x), eps) + run.units.log_det(x)
 
-    def _map(self) -> tuple[list[Tensor], Tensor]:
+    def _map(self, flow: Flow) -> tuple[list[Tensor], Tensor]:
         """Return the axes of a grid around the data, and the log-density of the model on the grid."""
         x, units = self.run.dataset.x, self.run.units
         # A margin in the network's units keeps the grid inside the region where the density is defined.
@@ -244,7 +257,7 @@ class Evaluation:
         cells = CELLS[x.shape[1]]
         axes = [torch.linspace(float(a), float(b), cells, dtype=torch.float64) for a, b in zip(low, high, strict=True)]
         grid = torch.cartesian_prod(*axes).reshape(-1, len(axes))
-        return axes, self.flow.log_prob(grid, self.divergence, self.seed).log_p.cpu()
+        return axes, flow.log_prob(grid, self.divergence, self.seed).log_p.cpu()
 
 
 def _summary(test: Likelihood, train: Likelihood, exact: Tensor | None, dimensions: int, levels: bool) -> Metrics:

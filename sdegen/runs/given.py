@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,15 +13,15 @@ from torch import Tensor
 
 from sdegen.core import schema
 from sdegen.core.errors import UserError
-from sdegen.datasets import Description, File
+from sdegen.datasets import Description, File, pictures
 from sdegen.datasets import table as tables
-from sdegen.datasets.arrays import Arrays, read_arrays, table_of
-from sdegen.datasets.base import prefixed
-from sdegen.datasets.file import ARRAYS, TEXTS
+from sdegen.datasets.arrays import Arrays
+from sdegen.datasets.base import check_memory, prefixed
+from sdegen.datasets.file import opened
+from sdegen.datasets.layout import Layout
 from sdegen.datasets.numerals import is_missing, is_number
-from sdegen.datasets.parquet import read_parquet
 from sdegen.datasets.table import Choice, Labels, Table, shortened, title
-from sdegen.datasets.text import Options, read_text
+from sdegen.datasets.text import Options
 from sdegen.runs.arrays import ArrayLike, Frame, data, points
 from sdegen.runs.trained import Trained
 
@@ -28,6 +29,8 @@ log = logging.getLogger("sdegen")
 
 LABELS = ("label", "y")
 """Names of a column of labels, if the run's own data have none. Our ``samples.csv`` has the first."""
+COLOURS = {1: "L", 3: "RGB"}
+"""Pillow's mode for each number of channels of a run on pictures."""
 
 
 class Given(NamedTuple):
@@ -36,12 +39,14 @@ class Given(NamedTuple):
     Attributes:
         x: points ``(N, *)`` float64, in the user's units.
         y: class of each point, ``(N,)``; None if the points or the run's data have no labels.
+        c: condition of each point, ``(N, *)``; None if the points or the run's data have no conditions.
         columns: all columns of the table of the points, as texts, by name; for images, the numbers of the rows.
         single: True for a single point that was given without the batch axis.
     """
 
     x: Tensor
     y: Tensor | None
+    c: Tensor | None
     columns: dict[str, list[str]]
     single: bool = False
 
@@ -56,51 +61,75 @@ def given(run: Trained, name: str, source: str | Path | ArrayLike | Frame) -> Gi
         UserError: the points cannot be read, or do not have the run's coordinates.
     """
     if isinstance(source, str | Path):
-        name = f"{name}={source}"
+        name, source = f"{name}={source}", Path(source)
     try:
         with prefixed(f"{name}: "):
-            if isinstance(source, str | Path):
-                table, arrays = _read(Path(source), *_options(run))
+            if isinstance(source, Path):
+                if source.is_dir():
+                    return _pictures(run, source)
+                table, arrays = opened(source, _reading(run).options)
             elif getattr(source, "columns", None) is not None:
                 table, arrays = _table_of_frame(source), None
             else:
                 x, single = points(name, source, run.units.shape)
-                return Given(x, None, _rows(x), single)
-            if table is None:
-                assert arrays is not None
-                x = points(name, _arranged(arrays.x, run.units.shape), run.units.shape)[0]
-                return Given(x, _classes(run, arrays.labels), _rows(x))
-            return _chosen(run, table, None if arrays is None else arrays.labels)
+                return Given(x, None, None, _rows(x), single)
+            if table is not None:
+                return _chosen(run, table, arrays)
+            assert arrays is not None
+            x = points(name, _arranged(run, arrays.x), run.units.shape)[0]
+            return Given(x, _classes(run, _labels_beside(run, arrays)), _conditions_beside(run, arrays), _rows(x))
     except ValueError as error:
         raise UserError(str(error)) from None
 
 
-def _options(run: Trained) -> tuple[Choice, Options]:
-    """Returns the choice of columns and the options of text files with which the run's own data were read."""
+class _Reading(NamedTuple):
+    """Options with which the run's own data were read."""
+
+    choice: Choice = Choice()
+    options: Options = Options()
+    layout: Layout = "auto"
+
+
+def _reading(run: Trained) -> _Reading:
     node = run.config["dataset"]
     if not issubclass(schema.resolve(node["_target_"], run.trust), File):
-        return Choice(), Options()
+        return _Reading()
     columns, drop = ((tuple(node[key]) if node.get(key) else None) for key in ("columns", "drop"))
-    return Choice(columns, node.get("labels"), drop or ()), Options(*map(node.get, Options._fields))
+    choice = Choice(columns, node.get("labels"), drop or (), tuple(node.get("condition", ())))
+    return _Reading(choice, Options(*map(node.get, Options._fields)), node.get("layout", "auto"))
 
 
-def _read(path: Path, choice: Choice, options: Options) -> tuple[Table | None, Arrays | None]:
-    """Returns the table of a file, and the arrays of an array file; images are no table."""
-    ending = path.suffix.lower()
-    if not path.is_file():
-        found = "is a folder: give a file" if path.is_dir() else "no such file: give a file"
-        raise ValueError(f"{found} .csv, .parquet, .npy or .npz")
-    if ending in TEXTS:
-        return read_text(path, options), None
-    if ending == ".parquet":
-        return read_parquet(path), None
-    if ending not in ARRAYS:
-        raise ValueError("must end in .csv, .tsv, .txt, .parquet, .npy or .npz: convert or rename the file")
-    # Arrays beside the points are no coordinates, and need not be named.
-    arrays, _ = read_arrays(path, False, Choice(labels=choice.labels, drop=choice.drop))
-    if arrays.x.ndim > 2:
-        return None, arrays
-    return table_of(arrays), arrays
+def _pictures(run: Trained, folder: Path) -> Given:
+    """Returns the pictures in a folder, in the size and the colours of the run; sub-folders are classes."""
+    shape = run.units.shape
+    if run.units.kind != "images" or shape[0] not in COLOURS:
+        raise ValueError(f"is a folder, but the run's points have the shape {shape}: give a file")
+    _, height, width = shape
+    try:
+        listing = pictures.listed(folder)
+        files = [file for group in listing.groups for file in group]
+        headers = pictures.headers(files)
+        deep = pictures.common_depth(files, headers)
+        with prefixed("", ", or smaller images"):
+            check_memory(8 * len(files) * run.units.size)
+        values = np.stack(list(pictures.arrays(files, COLOURS[shape[0]], (height, width), deep)))
+    except ValueError as error:
+        raise ValueError(str(error).removeprefix("path=")) from None
+    own = run.dataset.levels or (256 if run.dataset.x.dtype == torch.uint8 else 0)
+    if deep != (own > 256) or values.max() >= own:
+        raise ValueError(
+            f"has pictures of {16 if deep else 8} bits per pixel, but the run's images have {own or 'no'} levels: give "
+            f"an .npy file with values as in the run's data"
+        )
+    for sentence in (*pictures.skipped_in_words(listing.skipped), *pictures.in_words(headers, (height, width))):
+        log.info(f"{folder}: {sentence}")
+    y = None
+    if listing.classes:
+        names = np.repeat(listing.classes, [len(group) for group in listing.groups])
+        y = _classes(run, Labels("folder", names))
+    return Given(
+        torch.from_numpy(values).double(), y, None, {"file": [str(file.relative_to(folder)) for file in files]}
+    )
 
 
 def _table_of_frame(frame: Frame) -> Table:
@@ -111,13 +140,12 @@ def _table_of_frame(frame: Frame) -> Table:
     return Table({name: columns[name] for name in order}, True, lambda row: f"row {row + 1}")
 
 
-def _chosen(run: Trained, table: Table, beside: Labels | None) -> Given:
-    """Returns the points of a table, with the labels of a column or the labels ``beside`` the table."""
-    if len(run.units.shape) > 1:
+def _chosen(run: Trained, table: Table, arrays: Arrays | None) -> Given:
+    """Returns the points of a table, with the labels of a column or of an array beside the points."""
+    if run.units.kind != "vectors":
         raise ValueError(
             f"has a table, but the run's points have the shape {run.units.shape}: give an .npy or .npz file"
         )
-    choice, _ = _options(run)
     known = list(table.columns)
     own = [run.names.column(i) for i in range(run.units.shape[0])]
     if table.named and set(own) <= set(known):
@@ -127,31 +155,66 @@ def _chosen(run: Trained, table: Table, beside: Labels | None) -> Given:
         listed = ", ".join(map(shortened, known[:20]))
         raise ValueError(f"has no column {shortened(missing)}, which the run was trained on: rename one of {listed}")
     else:
-        names = _by_count(known, choice, len(own))
+        names = _by_count(table, _reading(run).choice, len(own))
         if run.names.columns:
             log.info(f"the columns have no names and are taken as {', '.join(run.names.columns)}")
-    label = next((n for n in (choice.labels, *LABELS) if n in known and n not in names), None)
-    if beside is None and isinstance(label, str) and run.classes is not None:
-        beside = Labels(label, table.columns[label])
-    columns = {name: list(map(_text, values)) for name, values in table.columns.items()}
-    return Given(_coordinates(table, names), _classes(run, beside), columns)
+    labels = None if arrays is None else _labels_beside(run, arrays)
+    if labels is None and run.classes is not None:
+        label = next((n for n in _label_names(run, table) if n not in names), None)
+        labels = None if label is None else tables.labels(table, label)
+    columns = {name: list(map(_text, table.words(name))) for name in table.columns}
+    given = None if arrays is None else _conditions_beside(run, arrays)
+    told = () if run.conditions is None else [run.names.condition(i) for i in range(run.conditions.shape[0])]
+    if given is None and told and set(told) <= set(known):
+        given = coordinates(table, list(told))
+    return Given(coordinates(table, names), _classes(run, labels), given, columns)
 
 
-def _by_count(known: list[str], choice: Choice, wanted: int) -> list[str]:
+def _label_names(run: Trained, table: Table) -> list[str]:
+    """Returns the columns of a table that may have the labels, the run's own column of labels first."""
+    own = _reading(run).choice.labels
+    with contextlib.suppress(UserError, ValueError):
+        # The number of a column belongs to the order of the columns in the run's own file.
+        own = run.dataset.description.labels if isinstance(own, int) and table.named and run.names.columns else own
+        own = None if own is None else table.name("labels", own)
+    return [name for name in (own, *LABELS) if isinstance(name, str) and name in table.columns]
+
+
+def _labels_beside(run: Trained, arrays: Arrays) -> Labels | None:
+    """Returns the labels in an array beside the points; other arrays are no coordinates, and are not read."""
+    wanted = (_reading(run).choice.labels, *LABELS)
+    name = next((name for name in wanted if name in arrays.beside), None)
+    return None if name is None or run.classes is None else arrays.labels(str(name))
+
+
+def _conditions_beside(run: Trained, arrays: Arrays) -> Tensor | None:
+    """Returns the conditions in an array beside the points, ``(N, *)`` float64; None if there is no such array."""
+    name = next((name for name in (*_reading(run).choice.condition, "c") if name in arrays.beside), None)
+    if name is None or run.conditions is None or len(_reading(run).choice.condition) > 1:
+        return None
+    values = torch.from_numpy(np.asarray(arrays.read(str(name)), dtype=np.float64))
+    values = values.unsqueeze(1) if values.ndim == 1 else values
+    if tuple(values.shape) != (len(arrays.x), *run.conditions.shape):
+        shape = run.conditions.shape
+        raise ValueError(f"the array {name} has the shape {tuple(values.shape)}: give a condition {shape} a point")
+    return values
+
+
+def _by_count(table: Table, choice: Choice, wanted: int) -> list[str]:
     """Returns the columns that are the coordinates of a table without the run's names."""
-    own = [name for name in known if name not in LABELS]
+    known = list(table.columns)
     try:
-        chosen = tables.choose(Table(dict.fromkeys(known, np.empty(0)), False, str), choice).coordinates
+        chosen = tables.choose(table, choice).coordinates
     except ValueError:
         # The choice names columns that this table does not have.
         chosen = known
-    for names in (chosen, known, own):
+    for names in (chosen, known, [name for name in known if name not in LABELS]):
         if len(names) == wanted:
             return names
     raise ValueError(f"has {len(known)} columns, but the run was trained on {wanted}: give {wanted} columns")
 
 
-def _coordinates(table: Table, names: list[str]) -> Tensor:
+def coordinates(table: Table, names: list[str]) -> Tensor:
     """Returns columns as points ``(N, d)`` float64; raises ValueError for words and missing values."""
     for name in names:
         values = table.columns[name]
@@ -168,18 +231,20 @@ def _classes(run: Trained, labels: Labels | None) -> Tensor | None:
     """Returns the class of each label, ``(N,)``; raises ValueError for a label that the run's data do not have."""
     if labels is None or run.classes is None:
         return None
-    found, index = np.unique(labels.values.astype(str), return_inverse=True)
-    numbers = [run.names.number(str(label), run.classes) for label in found]
+    found, index = np.unique(labels.values, return_inverse=True)
+    numbers = [run.names.number(tables.word(label), run.classes) for label in found]
     return torch.tensor(numbers)[torch.from_numpy(index)]
 
 
-def _arranged(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns images or signals with the channels on the first axis of ``shape``."""
-    if x.shape[1:] == shape:
-        return x
-    if x.shape[1:] == (*shape[1:], shape[0]):
-        return np.moveaxis(x, -1, 1)
-    return x[:, None] if x.shape[1:] == shape[1:] and shape[0] == 1 else x
+def _arranged(run: Trained, x: np.ndarray) -> np.ndarray:
+    """Returns images or signals with the channels first: as the run's data were read, else in the order that fits."""
+    shape, layout, turned = run.units.shape, _reading(run).layout, np.moveaxis(x, -1, 1)
+    orders = {"channels_first": x, "channels_last": turned, "grey": x[:, None]}
+    order = [layout, *orders] if layout in orders else orders
+    fitting = next((name for name in order if orders[name].shape[1:] == shape), None)
+    if fitting == "channels_last":
+        log.info("read with the channels on the last axis")
+    return x if fitting is None else orders[fitting]
 
 
 def _rows(x: Tensor) -> dict[str, list[str]]:

@@ -160,7 +160,7 @@ def _features(run: Trained, known: Floors) -> tuple[Features, Floors]:
         except (UserError, RuntimeError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: not a classifier for features ({type(error).__name__}): remove it") from None
     else:
-        log.info(f"training the classifier that gives the features of {'images' if dataset.x.ndim == 4 else 'signals'}")
+        log.info(f"training the classifier that gives the features of {dataset.units.kind}")
         features = metrics.fit_features(dataset)
         files.replace(path, lambda temporary: torch.save(features.state_dict(), temporary))
     digest = hashlib.blake2b(digest_size=8)
@@ -181,7 +181,7 @@ def accuracy(
     times = torch.linspace(model.sde.eps, model.sde.T, TIMES, dtype=torch.float64)
     drawn = dataset.draw_labelled(CLASSIFIED, generator("cpu", 0, "evaluation"))
     kind, (x, y) = ("fresh", drawn) if drawn is not None else ("held-out", (dataset.held_out, dataset.held_out_y))
-    noun = "points" if len(dataset.units.shape) == 1 else "images"
+    noun = "points" if dataset.units.kind == "vectors" else dataset.units.kind
     named = {f"{kind} {noun}": (x, y), f"training {noun}": (dataset.x, dataset.y)}
     curves, rows = {}, []
     for name, (x, y) in named.items():

@@ -116,7 +116,7 @@ def _drawn(run: Run, plan: Plan, count: int, seed: int, batch_size: int, of_data
     """
     started = time.perf_counter()
     frames = FRAMES[run.units.kind]
-    if len(run.units.shape) > 1:
+    if run.units.kind != "vectors":
         frames = max(COLUMNS, min(frames, KEPT // (min(count, batch_size) * run.units.size)))
     y = None if plan.targets[0].label is None else torch.tensor([target.label for target in plan.targets])
     y = None if y is None else y.repeat_interleave(count)
@@ -212,21 +212,21 @@ def _judge(run: Run, drawn: Drawn, seen: Observation | None, folder: Path) -> Me
     else:
         # The mean of p(x | y) over the conditions y of the data is p(x).
         found = measures.measure(run, drawn.x, drawn.y)
-        if len(run.units.shape) == 1 and not conditions.needs_one(run):
+        if run.units.kind == "vectors" and not conditions.needs_one(run):
             y = None if run.model.network.condition is None else drawn.y
             found |= measures.score_error(dataset, run.sde, run.score_on_cpu, y)
     files.write_json(folder / "metrics.json", found)
     if found:
         log.info(metrics.table(found))
     elif len(drawn.x) > 1:
-        why = metrics.unmeasured(dataset) or "no images are held out"
+        why = metrics.unmeasured(dataset) or "no data are held out"
         log.info(f"no metrics: {why}: use data with a held-out part")
     return found
 
 
 def _draw_samples(run: Run, drawn: Drawn, plan: Plan, folder: Path, animate: bool) -> None:
     dataset, x, samples, seen = run.dataset, drawn.x, drawn.samples, plan.seen
-    if len(run.units.shape) == 1:
+    if run.units.kind == "vectors":
         # The path is the path of the first target.
         target, one = plan.targets[0], drawn.c is None or len(drawn.c.unique(dim=0)) == 1
         if drawn.c is not None and one:
@@ -279,7 +279,7 @@ def draw_score(run: Run, folder: Path) -> None:
 
     For images, signals and scores that need a condition, write no figures.
     """
-    if len(run.units.shape) > 1 or conditions.needs_one(run):
+    if run.units.kind != "vectors" or conditions.needs_one(run):
         return
     dataset, sde, score = run.dataset, run.sde, run.score_on_cpu()
     shown = {"process": figures.process(dataset, sde, score)} if run.units.shape == (1,) else {}

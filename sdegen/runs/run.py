@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from sdegen.metrics.points import Metrics
     from sdegen.metrics.typicality import Typicality
     from sdegen.runs.notebook import Animation
+    from sdegen.runs.typicality import Unseen
 
 Source = ArrayLike | Frame | str | Path
 """Points: an array, a data frame, or the path of a file."""
@@ -133,8 +134,7 @@ class Run(Trained):
         """
         self._check_unguided()
         check({"rtol": rtol, "atol": atol, "batch_size": batch_size}, (), EVALUATE, self.trust)
-        solver = DormandPrince(rtol, atol, max_steps=10_000)
-        return self._flow(self._score(), solver, batch_size)
+        return self._flow(self._score(), rtol, atol, batch_size)
 
     @explained
     def encode(self, x: ArrayLike) -> Tensor:
@@ -197,8 +197,10 @@ class Run(Trained):
         """
         from sdegen.runs.typicality import compare
 
-        found = given(self, "x", x)
-        densities = compare(self, found.x, self.flow(), by_probes(probes, self.units.size), count, seed)
+        if self._told is not None:
+            raise UserError("typicality: compares points that have their own conditions: call it on the run itself")
+        found, divergence = given(self, "x", x), by_probes(probes, self.units.size)
+        densities = compare(self, found.x, self.flow_told(found.y, found.c), divergence, seed, self.unseen(count, seed))
         return densities.typicality.single() if found.single else densities.typicality
 
     @explained
@@ -380,10 +382,18 @@ class Run(Trained):
 
         check({"count": count, "seed": seed}, (), SAMPLE, self.trust)
         batch, labels = self._samples_unless_given(x, count, seed)
+        if self._condition is not None:
+            return measures.measure_given(self, batch, self._condition.expand(len(batch), *self._condition.shape))
         metrics = measures.measure(self, batch, labels)
         if self.guidance is None:
             metrics |= measures.tell(self, batch)
-        if self.guidance is None and x is not None and len(self.units.shape) == 1 and self._has_density():
+        if (
+            self.guidance is None
+            and not conditions.needs_one(self)
+            and x is not None
+            and self.units.kind == "vectors"
+            and self._has_density()
+        ):
             flow, exact = self.flow(), by_probes(0, self.units.size)
             metrics |= measures.likelihood(self.dataset, lambda x: flow.log_prob(x, exact, seed).log_p, batch, seed)
         return metrics
@@ -440,6 +450,17 @@ class Run(Trained):
 
         return save_weights(self, as_path("path", path))
 
+    def sample_data(self, count: int, *, seed: int = 0, batch_size: int = 1000) -> tuple[Tensor, Tensor | None]:
+        """Return samples to compare with the data, ``(count, *)`` on the CPU, and their classes, or None.
+
+        If the network needs a condition, each sample has the condition of an unseen point.
+        """
+        told, labels = None, None
+        if conditions.needs_one(self) and (taken := self.model.network.condition) is not None:
+            told, labels, _ = conditions.of_data(self.dataset, taken, count, seed)
+        samples = self.generate(count, seed=seed, batch_size=batch_size, told=told)
+        return self.units.decode(samples.x).cpu(), labels
+
     def _score(self) -> Any:  # noqa: ANN401 - a score with ``given``
         """Return the trained score, given the condition of this run if it has one."""
         if self._told is None:
@@ -448,8 +469,39 @@ class Run(Trained):
             return self.score_model
         return self.score_model.given(self._told)
 
-    def _flow(self, score: Score, solver: DormandPrince, batch_size: int = 1000) -> Flow:
+    def _flow(self, score: Score, rtol: float = 1e-5, atol: float = 1e-5, batch_size: int = 1000) -> Flow:
+        solver = DormandPrince(rtol, atol, max_steps=10_000)
         return Flow(self.sde, score, self.units, solver, batch_size=batch_size, device=self.device, dtype=self.dtype)
+
+    def flow_told(
+        self, y: Tensor | None, c: Tensor | None, *, rtol: float = 1e-5, atol: float = 1e-5, batch_size: int = 1000
+    ) -> Flow:
+        """Return the flow given classes ``(N,)`` and conditions ``(N, *)`` of points, if the network needs these.
+
+        Raises:
+            UserError: the network needs the condition of each point, and none is given.
+        """
+        if not conditions.needs_one(self):
+            return self.flow(rtol=rtol, atol=atol, batch_size=batch_size)
+        taken = self.model.network.condition
+        assert taken is not None
+        if c is None and self.conditions is not None:
+            raise UserError("points: the network needs the condition of each point: add the columns of the conditions")
+        if y is None and taken.labelled:
+            raise UserError("points: the network needs the class of each point: add a column label")
+        told = conditions.told(taken, self.conditions, y if taken.labelled else None, c)
+        return self._flow(self.score_model.given(told), rtol, atol, batch_size)
+
+    def unseen(self, count: int, seed: int, **settings: float) -> Unseen:
+        """Return at most ``count`` unseen points and the flow of their densities, which knows their conditions."""
+        from sdegen.runs import measures
+        from sdegen.runs.typicality import Unseen
+
+        if not conditions.needs_one(self):
+            return Unseen(*measures.unseen(self.dataset, count, seed), self.flow(**settings))  # type: ignore[arg-type]
+        x, y, c = conditions.unseen(self.dataset, count, seed)
+        kind = "held-out" if self.dataset.held_out is not None else "fresh"
+        return Unseen(x, kind, self.flow_told(y, c, **settings))  # type: ignore[arg-type]
 
     def _flow_given(self, condition: Asked, count: int) -> Flow:
         """Return the flow given one condition, or a condition for each of ``count`` points."""
@@ -461,7 +513,7 @@ class Run(Trained):
         taken = self.model.network.condition
         assert taken is not None
         score = self.score_model.given(conditions.told(taken, self.conditions, None, rows))
-        return self._flow(score, DormandPrince(1e-5, 1e-5, max_steps=10_000))
+        return self._flow(score)
 
     def _times(self, t: ArrayLike) -> Tensor:
         """Return times as a tensor; raise UserError if a time is outside of the range of the SDE."""
@@ -486,10 +538,7 @@ class Run(Trained):
         """Return points on the CPU, and their classes: labels that were given, or the class of the guidance."""
         found = None if x is None else given(self, "x", x)
         if found is None and self._told is None and self.guidance is None and conditions.needs_one(self):
-            taken = self.model.network.condition
-            assert taken is not None
-            told, labels, _ = conditions.of_data(self.dataset, taken, count, seed)
-            return self.units.decode(self.generate(count, seed=seed, told=told).x).cpu(), labels
+            return self.sample_data(count, seed=seed)
         batch = self.sample(count, seed=seed) if found is None else found.x
         labels = None if found is None else found.y
         if labels is None and self._label is not None:

@@ -82,8 +82,8 @@ class Trained:
         self.fingerprint = saved.data
         self.units, self.classes = restored(saved.units), saved.classes
         self.conditions = restored_conditions(saved.conditions)
-        names = {kind: tuple(own) for kind, own in saved.names.items()}
-        self.names = Description(**names)
+        columns, classes, told = (tuple(saved.names[kind]) for kind in ("columns", "classes", "conditions"))
+        self.names = Description(columns, classes, conditions=told)
         # Copies of this run share this function, and so the data.
         self._dataset = cache(self._read_dataset)
         self.sde: SDE = construct(self.config, "sde", trust)

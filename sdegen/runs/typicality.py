@@ -15,7 +15,7 @@ from sdegen.flow.divergence import Divergence
 from sdegen.flow.likelihood import Flow
 from sdegen.metrics.points import Metrics, unmeasured
 from sdegen.metrics.typicality import RARE, Typicality, tail_shares
-from sdegen.runs.measures import spread_over_cells, unseen
+from sdegen.runs.measures import spread_over_cells
 from sdegen.runs.trained import Trained
 
 NAMED = 3
@@ -37,19 +37,26 @@ def check(trained: Trained) -> None:
     check_density(trained.dataset)
 
 
-def compare(trained: Trained, x: Tensor, flow: Flow, divergence: Divergence, count: int, seed: int) -> Comparison:
-    """Returns the typicality of points ``x`` ``(N, *)`` among at most ``count`` unseen points."""
+class Unseen(NamedTuple):
+    """Unseen points ``x`` ``(n, *)``, their kind, and the flow that gives their densities."""
+
+    x: Tensor
+    kind: str
+    flow: Flow
+
+
+def compare(trained: Trained, x: Tensor, flow: Flow, divergence: Divergence, seed: int, others: Unseen) -> Comparison:
+    """Returns the typicality of points ``x`` ``(N, *)``, whose densities a flow gives, among unseen points."""
     check(trained)
     dataset = trained.dataset
-    others, kind = unseen(dataset, count, seed)
     # With equal seeds, point i of both sets would have the same noise, so that the ranks would not be uniform.
     seeds = {"points": seed, "unseen": derive(seed, "unseen")}
     log_p = {
-        name: flow.log_prob(spread_over_cells(dataset, points.double(), seeds[name]), divergence, seeds[name])
-        for name, points in (("points", x), ("unseen", others))
+        name: own.log_prob(spread_over_cells(dataset, points.double(), seeds[name]), divergence, seeds[name])
+        for name, points, own in (("points", x, flow), ("unseen", others.x, others.flow))
     }
     own, other = (log_p[name].log_p.cpu() for name in seeds)
-    return Comparison(Typicality(own, tail_shares(own, other)), other, kind)
+    return Comparison(Typicality(own, tail_shares(own, other)), other, others.kind)
 
 
 def summary(found: Comparison) -> Metrics:

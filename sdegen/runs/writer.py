@@ -126,7 +126,7 @@ class Writer:
         if not self.resumed:
             for line in self.summary["text"]:
                 log.info(line)
-        if self.parts.trainer.precision == "bfloat16" and len(self.parts.dataset.units.shape) == 1:
+        if self.parts.trainer.precision == "bfloat16" and self.parts.dataset.units.kind == "vectors":
             log.warning(
                 "trainer.precision=bfloat16 rounds coordinates to 2^-8 of their size, far above the noise at small t: "
                 "use float32 for points"

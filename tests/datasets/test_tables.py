@@ -165,7 +165,9 @@ def test_parquet_has_numbers_words_and_the_index_of_pandas(tmp_path: Path) -> No
         ("  1.0e+00   -2\n 30 4\n1  1\n", [[1, -2], [30, 4], [1, 1]]),
         ("# from numpy\n1 2\n3 4\n1 1\n", [[1, 2], [3, 4], [1, 1]]),
         ("sep=;\na;b\n1;2\n3;4\n1;1\n", [[1, 2], [3, 4], [1, 1]]),
-        ("a,b,\n1,2,\n\n3,4,\n,,\n1,1,\n", [[1, 2], [3, 4], [1, 1]]),
+        ("a,b,\n1,2,\n\n3,4,\n1,1,\n,,\n", [[1, 2], [3, 4], [1, 1]]),
+        (";;\n;;\na;b;\n0,5;2;\n3;4;\n1;1;\n" + ";;\n" * 2000, [[0.5, 2], [3, 4], [1, 1]]),
+        ('a\n1\n2\n3\n""\n', [[1], [2], [3]]),
         ("1.234;2\n3.456;7\n1.5;1\n", [[1.234, 2], [3.456, 7], [1.5, 1]]),
         ("1.234\t2\n3.456\t7\n1.234\t1\n", [[1.234, 2], [3.456, 7], [1.234, 1]]),
         (",0,1\n0,5,6\n1,7,8\n2,1,1\n", [[0, 5, 6], [1, 7, 8], [2, 1, 1]]),
@@ -199,6 +201,9 @@ def test_the_dialect_is_detected(tmp_path: Path, text: str, x: list[list[float]]
             "a,b\n1,NA\n2,3\n4,\n",
             "column b: 2 of 3 values are missing, NaN or infinity, the first in line 2: fill them",
         ),
+        ("a,b\n1,2\n,\n3,4\n", "column a: 1 of 3 values are missing, NaN or infinity, the first in line 3: fill them"),
+        ("a\tb\n1\t2\n\t\n3\t4\n", "column a: 1 of 3 values are missing, NaN or infinity, the first in line 3"),
+        ('a\n1\n""\n3\n', "column a: 1 of 3 values are missing, NaN or infinity, the first in line 3: fill them"),
         (
             "a,b\n1,-\n2,3\n4,inf\n",
             "column b: 2 of 3 values are missing, NaN or infinity, the first in line 2: fill them",
@@ -211,6 +216,26 @@ def test_the_dialect_is_detected(tmp_path: Path, text: str, x: list[list[float]]
         (
             "a,b c\n5,6\n1,1_0\n3,4\n",
             "line 3, column b c: '1_0' is not a number: correct it, or leave the column out with",
+        ),
+        (
+            "a;b\n1,50 €;2\n2,50 €;3\n",
+            "line 2, column a: '1,50 €' is not a number: write 1,50, or leave the column out",
+        ),
+        ("a,b\n12%,2\n13%,3\n", "line 2, column a: '12%' is not a number: write 12, or leave the column out"),
+        ("a;b\n1 234,5;2\n1,5;3\n", "line 2, column a: '1 234,5' is not a number: write 1234,5, or leave"),
+        ("a,b\n1.5,2\n(3.5),3\n4,5\n", "line 3, column a: '(3.5)' is not a number: correct it, or"),
+        ("x,y\nm,s\n1,2\n3,4\n", "line 2, column x: 'm' is not a number: keep one line of names at the top and"),
+        ("Measured;;\n\na;b;c\n1;2;3\n4;5;6\n7;8;9\n", "line 3, column Measured: 'a' is not a number: keep one line"),
+        ("a,b\n1,2\nmissing,3\nmissing,4\n", "line 3, column a: 'missing' is not a number: correct it, or"),
+        (
+            "a,b\n" + "".join(f"2024-01-{i},{i}\n" for i in range(10, 32)),
+            "line 2, column a: '2024-01-10' is not a number: "
+            "convert it to numbers, or leave the column out with dataset.drop=[a]",
+        ),
+        (
+            '"a" "b"\n"r1" 1.5 2\n"r2" 2.5 3\n',
+            "line 1 names 2 columns, but line 2 has 3 values: name each column, also "
+            "that of the row names, which R does with col.names=NA",
         ),
         ("1_0,2\n3,4\n", "the first row has numbers and '1_0': correct it, or set dataset.header=true"),
         (
@@ -278,7 +303,12 @@ def test_a_wrong_decimal_sign_is_named(tmp_path: Path) -> None:
 
 def test_an_encoding_other_than_utf_8_is_reported(tmp_path: Path) -> None:
     text = "ação;b\n0,5;2\n1,5;3\n1;1\n"
-    for encoding, words in (("latin-1", "Windows-1252"), ("utf-16", "UTF-16"), ("utf-16-be", "UTF-16")):
+    for encoding, words in (
+        ("latin-1", "Windows-1252"),
+        ("utf-16", "UTF-16"),
+        ("utf-16-be", "UTF-16"),
+        ("utf-32", "UTF-32"),
+    ):
         found = read_as(tmp_path / "table.csv", text.encode(encoding)).description
         assert found.columns == ("ação", "b")
         assert any(words in sentence for sentence in found.report)
@@ -301,7 +331,7 @@ def test_columns_are_chosen_by_name_or_number(tmp_path: Path) -> None:
         (Choice(labels="species", drop=("spal",)), "drop: the file has no column spal: did you mean sepal?"),
         (
             Choice(("petal",), "petal"),
-            "columns: petal is named twice in dataset.columns, dataset.labels and dataset.drop",
+            "columns: petal is named twice in dataset.columns, labels, condition and drop",
         ),
         (Choice(labels=5), "labels: the file has no column 5: choose from id, petal, sepal, species"),
         (Choice(()), "columns: no column is left for the coordinates of the points"),
@@ -321,6 +351,9 @@ def test_columns_are_chosen_by_name_or_number(tmp_path: Path) -> None:
         (["2.5", "10", "2.5"], ("2.5", "10"), [0, 1, 0]),
         (["True", "False", "True"], ("False", "True"), [1, 0, 1]),
         (["1", "b", "10"], ("1", "10", "b"), [0, 2, 1]),
+        (["01", "1", "01"], ("01", "1"), [0, 1, 0]),
+        (["02", "10", "01"], ("01", "02", "10"), [1, 2, 0]),
+        (["0.5", "0", "0.5"], ("0", "0.5"), [1, 0, 1]),
     ],
 )
 def test_labels_of_any_kind_are_sorted_classes(
@@ -330,12 +363,70 @@ def test_labels_of_any_kind_are_sorted_classes(
     found = read_as(tmp_path / "table.csv", f"kind,x\n{rows}", Choice(labels="kind"))
     assert found.y is not None
     assert (found.description.classes, found.y.tolist()) == (classes, y)
-    kinds: tuple[Callable[[str], object], ...] = (str,) if "b" in labels else (str, lambda text: eval(text))
+    words = {"b", "01"} & {*labels}
+    kinds: tuple[Callable[[str], object], ...] = (str,) if words else (str, lambda text: eval(text))
     for kind in kinds:
         np.savez(tmp_path / "a.npz", x=np.arange(3.0), y=np.array([kind(label) for label in labels]))
         stored = read(tmp_path / "a.npz")
         assert stored.y is not None
         assert (stored.description.classes, stored.y.tolist()) == (classes, y)
+
+
+@pytest.mark.parametrize("suffix", ["npz", "parquet"])
+def test_codes_as_labels_stay_different_in_every_file(tmp_path: Path, suffix: str) -> None:
+    path, codes = tmp_path / f"a.{suffix}", np.array(["01", "1", "01"])
+    if suffix == "npz":
+        np.savez(path, x=np.arange(3.0), code=codes)
+    else:
+        pytest.importorskip("pyarrow")
+        pytest.importorskip("pandas").DataFrame({"x": np.arange(3.0), "code": codes}).to_parquet(path)
+    found = read(path, choice=Choice(labels="code"))
+    assert found.y is not None
+    assert (found.description.classes, found.y.tolist()) == (("01", "1"), [0, 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("y", "classes", "labels"),
+    [
+        ([0, 1, 1], ["u", "v"], "uvv"),
+        ([1, 2, 2], ["u", "v"], "uvv"),
+        ([1.0, 3.0, 2.0], ["u", "v", "w"], "uwv"),
+        ([1, 2, 1], ["u", "v", "w"], "vwv"),
+        ([True, False, True], ["u", "v"], "vuv"),
+        (["v", "u", "v"], ["u", "v"], "vuv"),
+    ],
+)
+def test_names_of_classes_belong_to_labels_from_0_or_from_1(
+    tmp_path: Path, y: list[object], classes: list[str], labels: str
+) -> None:
+    np.savez(tmp_path / "a.npz", x=np.arange(3.0), y=y, classes=classes)
+    found = read(tmp_path / "a.npz")
+    assert found.y is not None
+    assert "".join(found.description.label(i) for i in found.y.tolist()) == labels
+
+
+@pytest.mark.parametrize("y", [[0, 1, 2], [3, 4, 3], [-1, 1, 1], [0.5, 1, 1]])
+def test_labels_without_a_name_among_the_classes_are_refused(tmp_path: Path, y: list[float]) -> None:
+    np.savez(tmp_path / "a.npz", x=np.arange(3.0), y=y, classes=["u", "v"])
+    with pytest.raises(ValueError, match="classes: has 2 names, but the labels range from .*: number the classes from"):
+        read(tmp_path / "a.npz")
+
+
+def test_a_wrong_label_shows_the_nearest_and_at_most_ten() -> None:
+    names = Description(
+        classes=("alder", "ash", "beech", "birch", "elm", "fir", "larch tree", "lime", "oak", "pine", "yew")
+    )
+    listed = "alder, ash, beech, birch, elm, fir, larch tree, lime, oak, pine, … (11 in all)"
+    with pytest.raises(ValueError) as error:
+        names.number("larch", 11)
+    assert str(error.value) == f"label=larch is no class of the data: did you mean larch tree? The labels are {listed}"
+    with pytest.raises(ValueError) as error:
+        names.number("zzz", 11)
+    assert str(error.value) == f"label=zzz is no class of the data: choose from {listed}"
+    codes = Description(classes=("01", "1"))
+    assert [codes.number(label, 2) for label in ("01", 1)] == [0, 1]
+    with pytest.raises(ValueError, match="label=1.0 is no class of the data: choose 01 or 1"):
+        codes.number(1.0, 2)
 
 
 def test_a_label_of_nearly_every_row_is_refused(tmp_path: Path) -> None:
@@ -401,15 +492,27 @@ def test_names_that_may_be_a_point_are_mentioned(tmp_path: Path) -> None:
     [
         ("t;speed, m/s\n10:00;3,05\n10:01;4,15\n10:02;5,25\n", Choice(drop=(1,)), [3.05, 4.15, 5.25]),
         ("5,1;a\n6,2;b\n7,1;a\n8,2;b\n", Choice(labels=2), [5.1, 6.2, 7.1, 8.2]),
+        ("0,5 a\n1,5 b\n2,25 a\n", Choice(labels=2), [0.5, 1.5, 2.25]),
+        ("0,5 0,75 a\n1,5 1 b\n2,25 3 a\n", Choice(labels=3), [0.5, 0.75, 1.5, 1, 2.25, 3]),
+        (
+            "a,b,address\n1.5,2,10 High Street\n3.5,4,12 Low Road\n5,6,7 Mill\n",
+            Choice(drop=(3,)),
+            [1.5, 2, 3.5, 4, 5, 6],
+        ),
         ("length (cm, mean);kind\n5,1;a\n6,2;b\n7,3;a\n", Choice(labels=2), [5.1, 6.2, 7.3]),
         ("a\tb, c\ns0\t0,5\ns1\t1,5\ns2\t2,5\n", Choice(labels=1), [0.5, 1.5, 2.5]),
     ],
-    ids=["unit", "no header", "header with a comma", "tab"],
+    ids=["unit", "no header", "spaces", "more spaces", "words", "header with a comma", "tab"],
 )
 def test_a_column_of_words_beside_decimal_commas_does_not_hide_the_delimiter(
     tmp_path: Path, text: str, choice: Choice, x: list[float]
 ) -> None:
     assert read_as(tmp_path / "x.txt", text, choice).x.flatten().tolist() == x
+
+
+def test_rows_without_values_around_a_table_are_counted(tmp_path: Path) -> None:
+    report = read_as(tmp_path / "x.csv", ",\na,b\n1,2\n3,4\n5,6\n,\n,\n").description.report
+    assert "left out 3 rows without values around the table" in report
 
 
 def test_a_number_of_a_column_counts_the_empty_columns_of_the_file(tmp_path: Path) -> None:

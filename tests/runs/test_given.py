@@ -158,6 +158,91 @@ def test_arrays_and_data_frames_are_matched_like_files(table: Run, tmp_path: Pat
         assert table.typicality(source).tail_share.shape == (2,)
 
 
+def trained(folder: Path, *line: str) -> Run:
+    """Trains a run for two steps."""
+    session.train(composed("train", [*line, "network.hidden=[8]", *SHORT]), folder)
+    return load(folder)
+
+
+def test_labels_and_codes_are_found_where_the_runs_own_were(tmp_path: Path) -> None:
+    """The column of labels has no name but its number, and 01 is another class than 1."""
+    codes = ["01", "1", "2"]
+    (tmp_path / "x.csv").write_text("".join(f"{i % 7}.5,{codes[i % 3]},{i % 5}.25\n" for i in range(60)))
+    run = trained(tmp_path / "run", "dataset=file", f"dataset.path={tmp_path / 'x.csv'}", "dataset.labels=2")
+    assert run.names.classes == ("01", "1", "2")
+    (tmp_path / "new.csv").write_text("3.5,1,1.25\n2.5,2,0.25\n1.5,01,2.25\n")
+    found = given(run, "points", tmp_path / "new.csv")
+    assert found.x.tolist() == [[3.5, 1.25], [2.5, 0.25], [1.5, 2.25]]
+    assert found.y is not None and found.y.tolist() == [1, 2, 0]
+    assert found.columns["x2"] == ["1", "2", "01"]
+    # The same points without labels, and with labels that have only one spelling.
+    (tmp_path / "new.csv").write_text("3.5,1.25\n")
+    assert given(run, "points", tmp_path / "new.csv").y is None
+    (tmp_path / "new.csv").write_text("3.5,1,1.25\n2.5,2,0.25\n")
+    found = given(run, "points", tmp_path / "new.csv")
+    assert found.y is not None and found.y.tolist() == [1, 2]
+
+
+def test_the_number_of_the_column_of_labels_is_that_of_the_runs_own_file(tmp_path: Path) -> None:
+    rows = "".join(f"{i % 7}.5,{i % 5}.25,{'uv'[i % 2]}\n" for i in range(60))
+    (tmp_path / "x.csv").write_text(f"a,b,kind\n{rows}")
+    run = trained(tmp_path / "run", "dataset=file", f"dataset.path={tmp_path / 'x.csv'}", "dataset.labels=3")
+    (tmp_path / "new.csv").write_text("b,kind,note,a\n1,v,big,2\n3,u,small,4\n")
+    found = given(run, "points", tmp_path / "new.csv")
+    assert found.x.tolist() == [[2, 1], [4, 3]]
+    assert found.y is not None and found.y.tolist() == [1, 0]
+
+
+def test_the_layout_of_the_run_is_the_layout_of_its_points(tmp_path: Path) -> None:
+    """Cubes fit in every order, and only the run's option says which axis has the channels."""
+    values = np.random.default_rng(0).integers(0, 200, size=(40, 3, 3, 3)).astype(np.uint8)
+    np.save(tmp_path / "x.npy", values)
+    for layout, x in (("channels_last", np.moveaxis(values, -1, 1)), ("channels_first", values)):
+        line = ("dataset=file", f"dataset.path={tmp_path / 'x.npy'}", f"dataset.layout={layout}")
+        run = trained(tmp_path / layout, *line)
+        np.testing.assert_array_equal(given(run, "points", tmp_path / "x.npy").x.numpy(), x)
+
+
+def test_arrays_beside_the_points_need_no_option(table: Run, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=[[101.0, 1.0], [99.0, -2.0]], names=["a", "b"], nfe=[7, 8])
+    found = given(table, "points", tmp_path / "x.npz")
+    assert (found.x.tolist(), found.y) == ([[1, 101], [-2, 99]], None)
+    np.savez(tmp_path / "x.npz", x=[[1.0, 101.0], [-2.0, 99.0]], y=[2, 1], classes=["cow", "ox"])
+    found = given(table, "points", tmp_path / "x.npz")
+    assert found.y is not None and found.y.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("colour", ["grey", "rgb"])
+def test_pictures_of_a_folder_are_read_as_the_runs_own(tmp_path: Path, colour: str) -> None:
+    """The run's pictures come back unchanged, with their classes; a larger picture is reduced to the run's size."""
+    from PIL import Image
+
+    source = np.random.default_rng(0)
+    for i in range(24):
+        own = tmp_path / "own" / ("cat" if i % 2 else "dog")
+        own.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(source.integers(0, 256, (2, 4, 3)).astype(np.uint8)).save(own / f"{i:02}.png")
+    line = ("dataset=folder", f"dataset.path={tmp_path / 'own'}", f"dataset.colour={colour}")
+    run = trained(tmp_path / "run", *line)
+    found = given(run, "points", tmp_path / "own")
+    assert run.dataset.held_out is not None and run.dataset.y is not None and found.y is not None
+    everything = torch.cat([run.dataset.x, run.dataset.held_out]).double()
+    assert sorted(found.x.flatten(1).tolist()) == sorted(everything.flatten(1).tolist())
+    assert found.columns["file"][:2] == ["cat/01.png", "cat/03.png"]
+    assert found.y.tolist() == [0] * 12 + [1] * 12
+    (tmp_path / "new").mkdir()
+    Image.fromarray(np.full((40, 80, 3), 77, np.uint8)).save(tmp_path / "new" / "plain.png")
+    assert given(run, "points", str(tmp_path / "new")).x.unique().tolist() == [77]
+    written = evaluation(run, str(tmp_path / "new"), rtol=0.1, atol=0.1, probes=1, count=3).write("likelihood")
+    assert [row[0] for row in read(written.folder / "points.csv")] == ["file", "plain.png"]
+    Image.fromarray(np.full((2, 4), 7000, np.uint16)).save(tmp_path / "new" / "plain.png")
+    with pytest.raises(UserError, match="has pictures of 16 bits per pixel, but the run's images have 256 levels"):
+        given(run, "points", tmp_path / "new")
+    (tmp_path / "new" / "list.txt").write_text("plain.png")
+    with pytest.raises(UserError, match=f"^points={tmp_path}/new: {tmp_path}/new/list.txt: is not a PNG"):
+        given(run, "points", tmp_path / "new")
+
+
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
@@ -168,8 +253,13 @@ def test_arrays_and_data_frames_are_matched_like_files(table: Run, tmp_path: Pat
         ("x.csv", "a,b,kind\n1,2,pig\n", "label=pig is no class of the data"),
         ("x.csv", "", "holds no line of numbers"),
         ("x.xlsx", "", "must end in .csv"),
-        ("", "", "is a folder: give a file"),
-        ("none.csv", None, "no such file: give a file"),
+        (
+            "x.csv",
+            "a,b,kind\n1,2,ox\n1,2,\n",
+            "column kind: 1 of 2 values are missing, NaN or infinity, the first in line 3",
+        ),
+        ("", "", "is a folder, but the run's points have the shape (2,): give a file"),
+        ("none.csv", None, "no such file: give a .csv"),
     ],
 )
 def test_unsuitable_files_are_refused_in_one_line(
