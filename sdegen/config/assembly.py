@@ -275,7 +275,7 @@ def _add_network(parts: Parts) -> None:
         "shape": dataset.units.shape,
         "law": dataset.encoded_law,
         "classes": dataset.classes,
-        "condition": condition,
+        "condition_shape": condition,
     }
     room = memory() / COPIES / max(parts.config["trainer"].get("replicas", 1), 1)
     with parts.collected(), at_most(room, f"this machine can train, {room / 2**30:.3g} GiB: use a smaller network"):

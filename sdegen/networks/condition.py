@@ -241,7 +241,7 @@ def condition_of(
     shape: tuple[int, ...],
     classes: int | None,
     label_dropout: float | None,
-    condition: tuple[int, ...] | None = None,
+    condition_shape: tuple[int, ...] | None = None,
     condition_dropout: float = 0.0,
 ) -> Condition | None:
     """Returns the condition that a network takes; None if the data have no condition and ``label_dropout`` is None.
@@ -250,14 +250,14 @@ def condition_of(
         shape: shape of a point.
         classes: number of classes of the data; None if the data have no classes.
         label_dropout: share of training rows whose class is hidden; None if the network does not take the class.
-        condition: shape of the condition of a point; None if the data have no conditions.
+        condition_shape: shape of the condition of a point; None if the data have no conditions.
         condition_dropout: share of training rows whose condition is hidden.
 
     Raises:
         ValueError: a share is out of range, or the data do not have what the network takes.
     """
     in_range("condition_dropout", condition_dropout, at_least=0, below=1)
-    if condition is None and condition_dropout:
+    if condition_shape is None and condition_dropout:
         raise ValueError(
             f"condition_dropout={condition_dropout:g} needs data with conditions, and these have none: name their "
             f"columns with dataset.condition=[…], or set condition_dropout=0"
@@ -268,15 +268,17 @@ def condition_of(
             raise ValueError(
                 f"label_dropout={label_dropout:g} needs labels, and the data have none: set label_dropout=null"
             )
-    if condition is None:
+    if condition_shape is None:
         return None if label_dropout is None or classes is None else Classes(classes, label_dropout)
-    if len(condition) == 1:
-        return Numbers(condition[0], condition_dropout, None if label_dropout is None else classes, label_dropout or 0)
-    if condition[1:] != shape[1:]:
+    if len(condition_shape) == 1:
+        return Numbers(
+            condition_shape[0], condition_dropout, None if label_dropout is None else classes, label_dropout or 0
+        )
+    if condition_shape[1:] != shape[1:]:
         raise ValueError(
-            f"condition: has the shape {condition}, but points have the shape {tuple(shape)}: give numbers, or an "
+            f"condition: has the shape {condition_shape}, and points have the shape {tuple(shape)}: give numbers, or an "
             f"image or signal on the same grid"
         )
     if label_dropout is not None:
         raise ValueError("label_dropout: a network takes the image as condition, or the class: set label_dropout=null")
-    return Field(condition, condition_dropout)
+    return Field(condition_shape, condition_dropout)

@@ -34,7 +34,7 @@ class MLP(Network):
         condition_dropout: share of the training rows whose condition is hidden, so that the network learns the score
             both with and without the condition; 0 for data without conditions.
         classes: number of classes, taken from the data.
-        condition: shape of the condition of a point, ``(k,)`` for numbers; taken from the data, None if they have none.
+        condition_shape: shape of the condition of a point, ``(k,)`` for numbers; taken from the data, None for none.
     """
 
     def __init__(
@@ -48,13 +48,13 @@ class MLP(Network):
         label_dropout: float | None = None,
         condition_dropout: float = 0.0,
         classes: int | None = None,
-        condition: tuple[int, ...] | None = None,
+        condition_shape: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         # An objective that differentiates the network in x and then in the weights needs the second derivative of the
         # activation. For a ReLU, it is zero except at 0.
         self.rough = "use network.activation=silu" if activation == "relu" else ""
-        self.condition = condition_of(shape, classes, label_dropout, condition, condition_dropout)
+        self.condition = condition_of(shape, classes, label_dropout, condition_shape, condition_dropout)
         size, told = math.prod(shape), 0 if self.condition is None else self.condition.inputs
         if time_embedding == "concat":
             self.embedding: nn.Module = nn.Unflatten(0, (-1, 1))

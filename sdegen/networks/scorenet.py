@@ -50,7 +50,7 @@ class ScoreNet(Network):
         condition_dropout: share of the training rows whose condition is hidden, so that the network learns the score
             both with and without the condition; 0 for data without conditions.
         classes: number of classes, taken from the data.
-        condition: shape of the condition of a point, ``(k,)`` for numbers; taken from the data, None if they have none.
+        condition_shape: shape of the condition of a point, ``(k,)`` for numbers; taken from the data, None for none.
     """
 
     def __init__(
@@ -62,13 +62,13 @@ class ScoreNet(Network):
         label_dropout: float | None = None,
         condition_dropout: float = 0.0,
         classes: int | None = None,
-        condition: tuple[int, ...] | None = None,
+        condition_shape: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         colours = colours_of(shape, channels, "unet for signals, or network=mlp")
         self.time = GaussianFourier(embedding, fourier_scale)
         self.embedding = nn.Linear(embedding, embedding)
-        self.condition = condition_of(shape, classes, label_dropout, condition, condition_dropout)
+        self.condition = condition_of(shape, classes, label_dropout, condition_shape, condition_dropout)
         self.labels = None if self.condition is None else self.condition.embedding(embedding)
         planes = 0 if self.condition is None else self.condition.planes
         self.encoder = nn.ModuleList(

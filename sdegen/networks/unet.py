@@ -57,7 +57,7 @@ class UNet(Network):
             network takes no class.
         condition_dropout: share of the training rows whose condition is hidden, so that the network learns the score
             both with and without the condition; 0 for data without conditions.
-        condition: shape of the condition of a point, ``(k,)`` for numbers; taken from the data, None if they have none.
+        condition_shape: shape of the condition of a point, ``(k,)`` for numbers; taken from the data, None for none.
     """
 
     # Torch's attention has no second derivative.
@@ -76,7 +76,7 @@ class UNet(Network):
         fourier_scale: float = 1.0,
         label_dropout: float | None = None,
         condition_dropout: float = 0.0,
-        condition: tuple[int, ...] | None = None,
+        condition_shape: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         dimensions = len(shape) - 1
@@ -95,7 +95,7 @@ class UNet(Network):
         if patch < 1 or any(size % patch for size in sizes):
             raise ValueError(f"patch={patch} does not divide {in_words(sizes)}: try patch=1")
         check_halvings("multipliers", multipliers, sizes, patch)
-        self.condition = condition_of(shape, classes, label_dropout, condition, condition_dropout)
+        self.condition = condition_of(shape, classes, label_dropout, condition_shape, condition_dropout)
         self.patch, planes = patch, 0 if self.condition is None else self.condition.planes
         width, pixels = 4 * channels, shape[0] * patch**dimensions
         self.time = GaussianFourier(fourier_features, fourier_scale)

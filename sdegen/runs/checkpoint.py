@@ -85,7 +85,7 @@ class Checkpoint(NamedTuple):
         """Returns the arguments that the data supply to the network."""
         conditions = restored_conditions(self.conditions)
         shape = None if conditions is None else conditions.shape
-        return {"shape": units.restored(self.units).shape, "classes": self.classes, "condition": shape}
+        return {"shape": units.restored(self.units).shape, "classes": self.classes, "condition_shape": shape}
 
     def known_moments(self) -> Moments | None:
         """Returns the moments of the training data; None if the parametrization takes no moments."""
