@@ -218,6 +218,8 @@ def _judge(run: Run, drawn: Drawn, seen: Observation | None, folder: Path) -> Me
     files.write_json(folder / "metrics.json", found)
     if found:
         log.info(metrics.table(found))
+    elif drawn.c is not None and not drawn.of_data:
+        log.info("no metrics: the distribution given the condition is not known")
     elif len(drawn.x) > 1:
         why = metrics.unmeasured(dataset) or "no data are held out"
         log.info(f"no metrics: {why}: use data with a held-out part")
