@@ -276,7 +276,7 @@ def condition_of(
         )
     if condition_shape[1:] != shape[1:]:
         raise ValueError(
-            f"condition: has the shape {condition_shape}, and points have the shape {tuple(shape)}: give numbers, or an "
+            f"condition: has the shape {condition_shape}, and points have {tuple(shape)}: give numbers, or an "
             f"image or signal on the same grid"
         )
     if label_dropout is not None:
