@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sdegen.datasets import numerals
-from sdegen.datasets.base import check_memory
+from sdegen.datasets.checks import check_memory
 from sdegen.datasets.dialect import (
     DECIMALS,
     SAMPLE,

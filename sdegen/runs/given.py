@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,11 +16,12 @@ from sdegen.core.errors import UserError
 from sdegen.datasets import Description, File, pictures
 from sdegen.datasets import table as tables
 from sdegen.datasets.arrays import Arrays
-from sdegen.datasets.base import check_memory, prefixed
+from sdegen.datasets.checks import check_memory, prefixed
 from sdegen.datasets.file import opened
+from sdegen.datasets.labels import Labels, word
 from sdegen.datasets.layout import Layout
 from sdegen.datasets.numerals import is_missing, is_number
-from sdegen.datasets.table import Choice, Labels, Table, shortened, title
+from sdegen.datasets.table import Choice, Table, shortened, title
 from sdegen.datasets.text import Options
 from sdegen.runs.arrays import ArrayLike, Frame, data, points
 from sdegen.runs.trained import Trained
@@ -211,7 +212,7 @@ def _classes(run: Trained, labels: Labels | None) -> Tensor | None:
     if labels is None or run.classes is None:
         return None
     found, index = np.unique(labels.values, return_inverse=True)
-    numbers = [run.names.number(tables.word(label), run.classes) for label in found]
+    numbers = [run.names.number(word(label), run.classes) for label in found]
     return torch.tensor(numbers)[torch.from_numpy(index)]
 
 
@@ -230,15 +231,10 @@ def _rows(x: Tensor) -> dict[str, list[str]]:
     """Returns the columns of vectors ``x``, or the numbers of the rows of images."""
     if x.ndim == 2:
         names = [Description().column(i) for i in range(x.shape[1])]
-        return {name: list(map(_text, column)) for name, column in zip(names, x.T.tolist(), strict=True)}
+        return {name: list(map(_text, column)) for name, column in zip(names, x.T.numpy(), strict=True)}
     return {"row": [str(i + 1) for i in range(len(x))]}
 
 
-def _text(value: Any) -> str:  # noqa: ANN401
+def _text(value: np.generic) -> str:
     """Returns a value of a table as text. Whole numbers have no decimal point, and a missing number is empty."""
-    if isinstance(value, str):
-        return value
-    number = float(value)
-    if number != number:
-        return ""
-    return str(int(number)) if number.is_integer() and abs(number) < 2**53 else repr(number)
+    return "" if value != value else word(value)
