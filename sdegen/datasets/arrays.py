@@ -131,11 +131,8 @@ def choose_beside(arrays: Arrays, choice: Choice) -> tuple[Labels | None, Choice
         ValueError: an array with an entry for each point is neither used nor left out.
     """
     beside, wanted = arrays.beside, choice.labels
-    if (
-        beside
-        and isinstance(wanted, str)
-        and wanted not in (known := [*beside, *arrays.names, *(arrays.x.dtype.names or ())])
-    ):
+    known = [*beside, *arrays.names, *(arrays.x.dtype.names or ())]
+    if beside and isinstance(wanted, str) and wanted not in known:
         raise ValueError(f"labels={wanted}: no such column or array: {nearest(wanted, known)}")
     label = str(wanted) if wanted in beside else "y" if wanted is None and "y" in beside else ""
     label = "" if label in choice.drop else label

@@ -40,9 +40,9 @@ class File(Dataset):
     """Points from a table or an array, or signals or images from an array, with labels if there are any.
 
     A table is a text file (``.csv``, ``.tsv``, ``.txt``) or a ``.parquet`` file; its columns are the coordinates. An
-    array is a ``.npy`` file, or ``x`` in an ``.npz`` file, which may also have labels ``y`` and the ``names`` of the
-    columns. Points are ``(N,)`` or ``(N, d)``, signals of C channels and L steps ``(N, C, L)``, and images
-    ``(N, C, H, W)``.
+    array is a ``.npy`` file, or ``x`` in an ``.npz`` file, which may also have labels ``y``, the ``names`` of the
+    columns, and the names ``classes`` of labels that count from 0 or from 1. Points are ``(N,)`` or ``(N, d)``, signals
+    of C channels and L steps ``(N, C, L)``, and images ``(N, C, H, W)``.
 
     Images and signals in a ``.npy`` file larger than :attr:`MAPPED` stay on the disk, and the last ones of the file are
     held out. In all other cases, the held-out points are drawn at random.

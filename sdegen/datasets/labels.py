@@ -43,7 +43,7 @@ def classes_of(labels: Labels) -> tuple[Tensor, tuple[str, ...]]:
     if missing := len(values) - int(known.sum()):
         raise ValueError(f"{name}: {missing} of {len(values)} labels are missing: fill them, or remove these rows")
     found, y = np.unique(values, return_inverse=True)
-    if not may_be_classes(values):
+    if not may_be_classes(len(found), len(values)):
         raise ValueError(
             f"{name}: {len(found)} of {len(values)} labels are different, so they are no classes: choose other labels "
             f"with dataset.labels="
@@ -68,6 +68,6 @@ def word(value: np.generic) -> str:
     return str(int(number)) if number.is_integer() and abs(number) < 2**53 else repr(number)
 
 
-def may_be_classes(values: np.ndarray) -> bool:
-    """Returns True if labels repeat enough to be classes."""
-    return len(values) <= FEW_ROWS or 2 * len(np.unique(values)) <= len(values)
+def may_be_classes(different: int, rows: int) -> bool:
+    """Returns True if the labels of all rows repeat enough to be classes."""
+    return rows <= FEW_ROWS or 2 * different <= rows

@@ -182,9 +182,9 @@ def _remedy(table: Table, name: str, odd: Sequence[int]) -> str:
         return f"write {plain}"
     if 2 * len(odd) >= len(values) and (len(odd) == len(values) or len({*words}) > 1):
         label = f"use it as the label with {setting('labels', name)}"
-        return label if may_be_classes(values) else "convert it to numbers"
+        return label if may_be_classes(len({*values}), len(values)) else "convert it to numbers"
     row = [str(column[odd[0]]) for column in table.columns.values()]
-    if not any(is_number(text, sign) for text in row for sign in OTHER):
+    if all(map(is_missing, values[: odd[0]])) and not any(is_number(text, sign) for text in row for sign in OTHER):
         return "keep one line of names at the top and nothing above it, since this line has no number"
     return "correct it"
 

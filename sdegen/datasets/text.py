@@ -44,7 +44,7 @@ DETECTED = Options()
 
 
 def read_text(path: Path, options: Options = DETECTED) -> Table:
-    """Reads a text file in UTF-8, UTF-16 or Windows-1252; raises ValueError with the fix if it is no table."""
+    """Reads a text file in UTF-8, -16, -32 or Windows-1252; raises ValueError with the fix if it is no table."""
     check_memory(TEXT * path.stat().st_size)
     text, notes = _decoded(path.read_bytes())
     lines = list(io.StringIO(text, newline=""))

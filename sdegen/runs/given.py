@@ -40,7 +40,8 @@ class Given(NamedTuple):
     Attributes:
         x: points ``(N, *)`` float64, in the user's units.
         y: class of each point, ``(N,)``; None if the points or the run's data have no labels.
-        columns: all columns of the table of the points, as texts, by name; for images, the numbers of the rows.
+        columns: all columns of the table of the points, as texts, by name; for images, the names of the files
+            or the numbers of the rows.
         single: True for a single point that was given without the batch axis.
     """
 
@@ -176,7 +177,7 @@ def _label_names(run: Trained, table: Table) -> list[str]:
 def _labels_beside(run: Trained, arrays: Arrays) -> Labels | None:
     """Returns the labels in an array beside the points; other arrays are no coordinates, and are not read."""
     wanted = (_reading(run).choice.labels, *LABELS)
-    name = next((name for name in wanted if name in arrays.beside), None)
+    name = next((name for name in wanted if arrays.beside.get(str(name)) == arrays.x.shape[:1]), None)
     return None if name is None or run.classes is None else arrays.labels(str(name))
 
 
