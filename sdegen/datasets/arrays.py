@@ -158,7 +158,7 @@ def _explained() -> Iterator[None]:
     except tables.Refused:
         raise
     except Exception as error:
-        reason = textwrap.shorten(str(error) or type(error).__name__, LONGEST)
+        reason = textwrap.shorten(str(error) or type(error).__name__, LONGEST).rstrip(".")
         raise ValueError(f"not a readable array file: {reason}: save it again, as an array of numbers") from None
 
 

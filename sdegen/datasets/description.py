@@ -21,6 +21,7 @@ class Description(NamedTuple):
         report: sentences about the file: what was read, and what was left out and why.
         concerns: warnings about what was read, each with the option that mends it.
         labels: name of the column with the labels; empty if it has no name.
+        decimal: decimal sign of the file; None if the data are not from a table.
     """
 
     columns: tuple[str, ...] = ()
@@ -28,6 +29,7 @@ class Description(NamedTuple):
     report: tuple[str, ...] = ()
     concerns: tuple[str, ...] = ()
     labels: str = ""
+    decimal: numerals.Decimal | None = None
 
     def names(self) -> dict[str, list[str]]:
         """Returns the names of columns and classes as plain data."""

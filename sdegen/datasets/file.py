@@ -18,9 +18,10 @@ from sdegen.datasets.arrays import Arrays, choose_beside, read_arrays, table_of,
 from sdegen.datasets.base import Dataset, Standardize, chunks
 from sdegen.datasets.checks import check_memory, check_share, prefixed
 from sdegen.datasets.description import Description
-from sdegen.datasets.dialect import Decimal, Delimiter
+from sdegen.datasets.dialect import Delimiter
 from sdegen.datasets.labels import Labels, classes_of
 from sdegen.datasets.layout import Layout, arranged
+from sdegen.datasets.numerals import NAMES, Decimal
 from sdegen.datasets.parquet import read_parquet
 from sdegen.datasets.suspects import suspects
 from sdegen.datasets.table import Choice, Name, Table
@@ -218,7 +219,7 @@ def _points(table: Table, chosen: tables.Chosen, labels: Labels | None, notes: l
     unchanged = not table.named and names == [f"x{i + 1}" for i in range(len(names))]
     concerns = suspects(dict(zip(names, x.T.numpy(), strict=True)), labelled=y is not None)
     own, label = () if unchanged else tuple(names), chosen.label if table.named else None
-    described = Description(own, classes, tuple(notes), (*table.concerns, *concerns), label or "")
+    described = Description(own, classes, tuple(notes), (*table.concerns, *concerns), label or "", NAMES[table.decimal])
     return Contents(x, y, False, described)
 
 

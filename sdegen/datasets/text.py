@@ -16,7 +16,6 @@ from sdegen.datasets.dialect import (
     DECIMALS,
     SAMPLE,
     SIGNS,
-    Decimal,
     Delimiter,
     Rows,
     decimal_of,
@@ -25,7 +24,7 @@ from sdegen.datasets.dialect import (
     rows_of,
     without_empty_ends,
 )
-from sdegen.datasets.numerals import NAMES, OTHER, is_missing, is_number
+from sdegen.datasets.numerals import NAMES, OTHER, Decimal, is_missing, is_number
 from sdegen.datasets.table import Table, check_names, shortened, title, unnamed
 
 TEXT = 32

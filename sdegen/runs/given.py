@@ -17,7 +17,8 @@ from sdegen.datasets import Description, File, pictures
 from sdegen.datasets import table as tables
 from sdegen.datasets.arrays import Arrays
 from sdegen.datasets.checks import check_memory, prefixed
-from sdegen.datasets.file import opened
+from sdegen.datasets.dialect import Ambiguous
+from sdegen.datasets.file import Opened, opened
 from sdegen.datasets.labels import Labels, word
 from sdegen.datasets.layout import Layout
 from sdegen.datasets.numerals import is_missing, is_number
@@ -67,7 +68,7 @@ def given(run: Trained, name: str, source: str | Path | ArrayLike | Frame) -> Gi
             if isinstance(source, Path):
                 if source.is_dir():
                     return _pictures(run, source)
-                table, arrays = opened(source, _reading(run).options)
+                table, arrays = _opened(run, source)
             elif getattr(source, "columns", None) is not None:
                 table, arrays = _table_of_frame(source), None
             else:
@@ -97,6 +98,17 @@ def _reading(run: Trained) -> _Reading:
     columns, drop = ((tuple(node[key]) if node.get(key) else None) for key in ("columns", "drop"))
     choice = Choice(columns, node.get("labels"), drop or ())
     return _Reading(choice, Options(*map(node.get, Options._fields)), node.get("layout", "auto"))
+
+
+def _opened(run: Trained, path: Path) -> Opened:
+    options = _reading(run).options
+    try:
+        return opened(path, options)
+    except Ambiguous:
+        # The numbers of a few rows may not show their decimal sign, but the run's own file did.
+        if run.dataset.description.decimal is None:
+            raise
+        return opened(path, options._replace(decimal=run.dataset.description.decimal))
 
 
 def _pictures(run: Trained, folder: Path) -> Given:
