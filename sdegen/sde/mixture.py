@@ -19,7 +19,6 @@ from torch import Tensor
 from sdegen.core.tensors import expand
 from sdegen.sde.base import SDE, LinearSDE
 
-
 FEW = 3
 """Largest number of coordinates for which each coordinate of all components is contiguous in memory."""
 
