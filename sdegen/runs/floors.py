@@ -31,13 +31,14 @@ def kept(run: Trained) -> Iterator[Floors]:
 
     Floors that were computed for other data, or by other code, are not used.
     """
+    memory: dict[str, float] = run.once("numbers", dict)
     if run.dataset.mapped or not type(run.dataset).__module__.startswith("sdegen."):
         # The key does not cover all bytes of mapped data, or the code of a class outside the package.
-        yield Floors()
+        yield Floors(memory=memory)
         return
     path, key = run.folder / FLOORS, _key(run)
     known = _read(path, key)
-    floors = Floors(known)
+    floors = Floors(known, memory)
     yield floors
     if floors.entries != known:
         # Another process may have added floors in the meantime.

@@ -24,7 +24,6 @@ from sdegen.models.classifier import ClassifierModel, log_likelihood_by_time
 from sdegen.runs import files, floors
 from sdegen.runs.checkpoint import stored
 from sdegen.runs.trained import Trained
-from sdegen.sde.base import SDE, Score
 
 log = logging.getLogger("sdegen")
 
@@ -66,21 +65,21 @@ def _measured(run: Trained, x: Tensor, y: Tensor | None, known: Floors) -> Metri
     return {**whole, **metrics.measure_conditional(dataset, x, y, features, of_features)}
 
 
-def score_error(dataset: Dataset, sde: SDE, score: Callable[[int | None], Score], y: Tensor | None) -> Metrics:
-    """Returns the error of a score, or of the scores of classes; empty if the exact score is not known.
+def score_error(run: Trained, y: Tensor | None) -> Metrics:
+    """Returns the error of a run's score, or of its scores of classes; empty if the exact score is not known.
 
-    ``score`` returns the score of a class, or the score without a class for None. ``y`` ``(N,)`` holds the classes;
-    with None, the error is that of the score without a class.
+    ``y`` ``(N,)`` holds the classes; with None, the error is that of the score without a class.
     """
 
-    def error(data: Dataset, label: int | None) -> Metrics:
-        value = metrics.score_error(data, sde, score(label))
+    def error(label: int | None) -> Metrics:
+        data = run.dataset if label is None else run.dataset.of_class(label)
+        value = run.once(("score error", label), lambda: metrics.score_error(data, run.sde, run.score_on_cpu(label)))
         entry = {"value": value, "floor": 0.0, "train": None, "floor_from": "exact score"}
         return {} if value is None else {"score_error": entry}
 
-    if y is None or dataset.law is None:
-        return error(dataset, None)
-    return averaged_over_classes({label: error(dataset.of_class(label), label) for label in y.unique().tolist()})
+    if y is None or run.dataset.law is None:
+        return error(None)
+    return averaged_over_classes({label: error(label) for label in y.unique().tolist()})
 
 
 def tell(run: Trained, x: Tensor) -> Metrics:

@@ -175,7 +175,7 @@ def _judge(run: Run, drawn: Drawn, seen: Observation | None, folder: Path) -> Me
         found = measures.measure(run, drawn.x, drawn.y)
         if run.units.kind == "vectors":
             y = None if run.model.network.condition is None else drawn.y
-            found |= measures.score_error(dataset, run.sde, run.score_on_cpu, y)
+            found |= measures.score_error(run, y)
     files.write_json(folder / "metrics.json", found)
     if found:
         log.info(metrics.table(found))
@@ -194,10 +194,7 @@ def _draw_samples(run: Run, drawn: Drawn, plan: Plan, folder: Path, animate: boo
             dataset = dataset.of_class(int(drawn.y[0]))
         shown["marginals"] = figures.marginals(dataset, samples, run.sde)
         if run.units.shape != (1,):
-            guidance = plan.guidance[0]
-            steered = run.score_model if guidance is None else guidance(run.sde, run.score_model)
-            score = on_cpu(steered, run.device, run.dtype)
-            shown["trajectories"] = figures.trajectories(dataset, samples, run.sde, score)
+            shown["trajectories"] = figures.trajectories(dataset, samples, run.sde, _flow(run, plan, samples))
         if drawn.y is not None:
             for name in shown.keys() - {"samples"}:
                 shown[name].suptitle(f"class {run.names.label(int(drawn.y[0]))}")
@@ -218,6 +215,15 @@ def _draw_samples(run: Run, drawn: Drawn, plan: Plan, folder: Path, animate: boo
     _save(shown, folder)
     if animate:
         animations.save(animations.animation(dataset, samples, run.sde), folder / "generation.gif")
+
+
+def _flow(run: Run, plan: Plan, samples: Samples) -> Samples | None:
+    """Returns paths of the flow from the noise of the first samples. Samplers with the same noise share the paths."""
+    guidance = plan.guidance[0]
+    if guidance is not None:
+        return figures.flow(run.sde, on_cpu(guidance(run.sde, run.score_model), run.device, run.dtype), samples)
+    start = samples.path[0, : figures.FLOWS].tolist()
+    return run.once(f"flow from {start}", lambda: figures.flow(run.sde, run.score_on_cpu(), samples))
 
 
 def _signal_figures(run: Run, drawn: Drawn, seen: Observation | None) -> dict[str, Figure]:

@@ -229,7 +229,8 @@ def test_the_drawn_flow_of_a_normal_distribution_is_a_line_to_the_origin(sde: SD
     t = torch.linspace(1, float(sde.eps), 8, dtype=torch.float64)
     start = normal(20, 2) * deviation(t[0])
     samples = Samples(start, 7, start.expand(8, 20, 2), t)
-    figure = figures.trajectories(Numbers(2), samples, sde, lambda x, t: -x / deviation(t.double())[..., None] ** 2)
+    flow = figures.flow(sde, lambda x, t: -x / deviation(t.double())[..., None] ** 2, samples)
+    figure = figures.trajectories(Numbers(2), samples, sde, flow)
     drawable(figure)
     axes = figure.axes[0]
     assert ("sqrt" in axes.get_xlabel()) == isinstance(sde, VE)
@@ -244,7 +245,8 @@ def test_the_drawn_flow_of_a_normal_distribution_is_a_line_to_the_origin(sde: SD
 
 def test_a_flow_that_diverges_leaves_the_sampler_s_paths() -> None:
     for strength, paths in ((1e30, 3), (1.0, 9)):
-        figure = figures.trajectories(Numbers(2), walk(2), VP(), lambda x, t, strength=strength: strength * x)
+        flow = figures.flow(VP(), lambda x, t, strength=strength: strength * x, walk(2))
+        figure = figures.trajectories(Numbers(2), walk(2), VP(), flow)
         drawable(figure)
         axes = figure.axes[0]
         assert len([drawn for drawn in axes.collections if isinstance(drawn, LineCollection)]) == paths
