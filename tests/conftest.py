@@ -35,9 +35,13 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _small_measures() -> Iterator[None]:
-    """Uses fewer points for metrics and fewer rows for held-out losses. Tests of these values set their own numbers."""
+def _small_measures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Uses fewer points for metrics and fewer rows for held-out losses. Tests of these values set their own numbers.
+
+    What is kept in the user's cache is kept for the tests of one file, which use the same numbers.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(points, "REFERENCE", 2000)
         patch.setattr(points, "FLOORS", 5)
         patch.setattr(held_out, "ROWS", 256)

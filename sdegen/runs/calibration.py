@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sdegen.config.assembly import Components, build, some, work
 from sdegen.config.compose import Config
+from sdegen.config.options import choice
 from sdegen.core import schema
 from sdegen.core.randomness import generator
 from sdegen.core.schema import Trust
@@ -113,7 +114,7 @@ def _noise(parts: Components, asked: Config, x: Tensor) -> list[Advice]:
     elif "sigma_max" in node:
         found.append(Advice("sde.sigma_max", diameter, reason))
     else:
-        found.append(Advice("sigma_max", None, f"{reason}; sde={_choice(node)} needs no such option, sde=ve has auto"))
+        found.append(Advice("sigma_max", None, f"{reason}; sde={choice(node)} needs no such option, sde=ve has auto"))
     linear = parts.sde.linear
     if "eps" not in node or linear is None:
         return found
@@ -238,7 +239,3 @@ def _with_batch(config: Config, batch: int, trust: Trust) -> Components:
 def _power_of_two(value: float) -> int:
     """Returns the largest power of two that is at most ``value``, at least 1."""
     return 2 ** int(math.log2(max(value, 1)))
-
-
-def _choice(node: Config) -> str:
-    return schema.snake_case(node["_target_"].rpartition(".")[2])

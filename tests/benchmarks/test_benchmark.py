@@ -135,6 +135,14 @@ def test_recipes_have_each_set_and_what_a_plane_shows(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_training_is_not_called_flat_before_its_loss_on_fresh_points_is(tmp_path: Path) -> None:
+    """With one noise for each of 20 held-out points, most of the fall is still to come when the run is called flat."""
+    found = measured(tmp_path, "learning", "sets=[columns]", "points=[100]", "steps=2000")
+    shares = {line.partition(":")[0]: share for (_, line, _), share in found.items()}
+    assert shares["several"] < 0.1 < 0.5 < shares["one noise"]
+
+
+@pytest.mark.slow
 def test_sampling_measures_the_error_of_both_solvers(tmp_path: Path) -> None:
     """A smaller tolerance brings the end points of ``solve_ivp`` closer to the exact end points."""
     trained = "trained=[experiment=smile,trainer.steps=1,trainer.preview_every=0,count=2]"

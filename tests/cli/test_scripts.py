@@ -35,7 +35,7 @@ def test_a_run_leaves_what_the_interface_says(trained: Path) -> None:
     latest = newest(trained, "smile")
     left = {path.name for path in latest.iterdir()}
     wanted = {"config.yaml", "provenance.json", "data.json", "train.log", "checkpoints", "samples", "figures"}
-    wanted |= {"metrics.json", "scalars.csv", "floors.json", "result"}
+    wanted |= {"metrics.json", "scalars.csv", "result"}
     assert wanted <= left
     assert {name for name in left - wanted if not name.startswith("events.out.tfevents")} == set()
     names = ["best.pt", "last.pt", "step-00000000.pt", "step-00000004.pt"]
