@@ -70,6 +70,7 @@ def test_a_suite_runs_from_the_command_line(tmp_path: Path) -> None:
         ("tasks.smile=3", "tasks.smile: must be a mapping of options, not 3"),
         ("rond=3", "options of suite step: write option=value; the options are tasks, rounds"),
         ("3", "options"),
+        ("tasks.smile.options=[a=[1]]", "cannot be read as options of suite step"),
         ("rounds=x", "rounds: must be a whole number above 0, not 'x'"),
         ("rounds=0", "rounds: must be a whole number above 0, not 0"),
         ("rounds=2.5", "rounds: must be a whole number above 0, not 2.5"),
@@ -140,6 +141,44 @@ def test_a_training_is_not_called_flat_before_its_loss_on_fresh_points_is(tmp_pa
     found = measured(tmp_path, "learning", "sets=[columns]", "points=[100]", "steps=2000")
     shares = {line.partition(":")[0]: share for (_, line, _), share in found.items()}
     assert shares["several"] < 0.1 < 0.5 < shares["one noise"]
+
+
+@pytest.mark.slow
+def test_calibrated_recipe_has_the_suggestions_of_calibrate(tmp_path: Path) -> None:
+    """The suggestions change the result of few steps; options that the line sets already are the start."""
+    options = ("options=[trainer.steps=2,trainer.threads=1,optimizer.lr=1.0]", "seeds=1", "count=50")
+    found = measured(tmp_path, "recipes", "sets=[smile_noisy]", "recipes=[default,calibrated]", *options)
+    error = "error of the score"
+    assert found[error, "calibrated", "smile_noisy"] < found[error, "default", "smile_noisy"]
+
+
+@pytest.mark.slow
+def test_classes_are_compared_with_networks_without_classes(tmp_path: Path) -> None:
+    """After few steps, scores with a class are still far off: they start from the covariance of all classes."""
+    options = ("options=[trainer.steps=200]", "classes=[2]", "steps=2", "rounds=1", "seeds=1")
+    found = measured(tmp_path, "classes", *options)
+    panel = "error of the score of networks, 2 classes"
+    names = {("with classes", "p(x)"), ("with classes", "p(x | y)"), ("without classes", "p(x)")}
+    assert {key[1:] for key in found if key[0] == panel} == names
+    assert all(0 < found[panel, *name] < 1 for name in names)
+
+
+@pytest.mark.slow
+def test_faults_of_drawn_shapes_are_farther_off_than_real_ones(tmp_path: Path) -> None:
+    found = measured(tmp_path, "unlabelled", "sets=[shapes]", "draws=1")
+    kernel = {fault: found["shapes, value divided by floor", "kernel", fault] for fault in ("real", "noise", "blur")}
+    assert kernel["real"] < 2 < 10 < min(kernel["noise"], kernel["blur"])
+
+
+@pytest.mark.slow
+def test_held_out_losses_take_a_share_and_large_tables_a_time(tmp_path: Path) -> None:
+    options = "[dataset=moons,trainer.steps=400,trainer.preview_every=0]"
+    found = measured(tmp_path, "held_out", f"tasks.points={options}", f"tasks.images={options}", "rounds=1")
+    assert 0 < found["share of held-out losses in the time of a training", "", "points"] < 0.5
+    found = measured(tmp_path, "tables", "points=2000", "rounds=1")
+    for name in ("decimal points", "decimal commas", "Parquet"):
+        ratio = found["time to read", "", name] / found["time to read", "", "pandas.read_csv"]
+        assert found["time divided by that of pandas.read_csv", "", name] == pytest.approx(ratio)
 
 
 @pytest.mark.slow

@@ -9,13 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from scipy.stats import ks_2samp
+from scipy.stats import ks_2samp, spearmanr
 from torch import Tensor
 
 from sdegen import figures
 from sdegen.datasets import Affine, Dataset, Description
 from sdegen.figures.columns import View, class_colours
-from sdegen.figures.corner import farthest
+from sdegen.figures.corner import farthest, rank_correlations
 from sdegen.samplers import Samples
 from sdegen.sde import SDE, VE, VP
 
@@ -146,14 +146,31 @@ def test_a_corner_shows_every_pair_of_columns() -> None:
     figure = figures.compare(dataset, x)
     drawable(figure)
     panels = {(axes.get_subplotspec().rowspan[0], axes.get_subplotspec().colspan[0]): axes for axes in figure.axes}
-    assert set(panels) == {(i, j) for i in range(4) for j in range(i + 1)}
+    assert set(panels) == {(i, j) for i in range(4) for j in range(4)}
     colours = np.repeat([to_rgba(figures.DATA), to_rgba(figures.SAMPLES)], 50, axis=0)
     for (row, column), axes in panels.items():
         if row == column:
             heights = [bar.get_height() for bar in axes.patches[:30]]
             assert sum(heights) == pytest.approx(1)
-        else:
+        elif row > column:
             match(axes, torch.cat([dataset.x, x])[:, [column, row]], colours)
+        else:
+            exact = [spearmanr(points[:, column], points[:, row]).statistic for points in (dataset.x, x)]
+            assert numbers(axes) == pytest.approx(exact, abs=0.005)
+            assert [text.get_color() for text in axes.texts] == [figures.DATA, figures.SAMPLES]
+
+
+def numbers(axes: Axes) -> list[float]:
+    """Returns the numbers that are written in a panel."""
+    return [float(text.get_text().replace("−", "-")) for text in axes.texts]
+
+
+def test_rank_correlations_are_those_of_scipy_with_ties_and_a_constant_column() -> None:
+    x = np.random.default_rng(0).integers(0, 5, size=(200, 3)).astype(float)
+    x[:, 1] += x[:, 0]
+    np.testing.assert_allclose(rank_correlations(x), spearmanr(x).statistic, atol=1e-12)
+    x[:, 2] = 7
+    assert np.isnan(rank_correlations(x)[0, 2])
 
 
 def test_a_corner_of_classes_has_data_below_and_samples_above() -> None:
@@ -166,8 +183,10 @@ def test_a_corner_of_classes_has_data_below_and_samples_above() -> None:
         row, column = axes.get_subplotspec().rowspan[0], axes.get_subplotspec().colspan[0]
         if row > column:
             match(axes, dataset.x[:, [column, row]], colours[y.numpy()])
+            assert numbers(axes) == pytest.approx([spearmanr(dataset.x[:, [column, row]]).statistic], abs=0.005)
         elif row < column:
             match(axes, x[:, [column, row]], colours[y[:40].numpy()])
+            assert numbers(axes) == pytest.approx([spearmanr(x[:, [column, row]]).statistic], abs=0.005)
 
 
 def test_of_many_columns_a_corner_shows_those_that_differ_most() -> None:
