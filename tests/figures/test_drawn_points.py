@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from PIL import Image
 from scipy.stats import ks_2samp, spearmanr
 from torch import Tensor
 
@@ -284,3 +287,19 @@ def test_interpolations_have_a_colour_for_each_pair(d: int) -> None:
         whole, ends = (np.stack([line.get_xdata(), line.get_ydata()], 1)[:, -d:] for line in own)
         np.testing.assert_array_equal(whole, path)
         np.testing.assert_array_equal(ends, path[[0, -1]])
+
+
+@pytest.mark.parametrize("outside", [False, True], ids=["inside", "outside"])
+def test_a_picture_is_the_one_that_matplotlib_cuts(outside: bool) -> None:
+    """The picture may be shifted by less than a pixel, unless a part of the figure lies outside of its area."""
+    figure, axes = figures.subplots(3, 2)
+    axes.fill_between([0, 1], [1, 1], color="black")
+    if outside:
+        figure.text(1.2, 0.5, "a word")
+    expected, before = io.BytesIO(), (figure.dpi, figure.canvas)
+    figure.savefig(expected, format="png", dpi=150, bbox_inches="tight")
+    with Image.open(expected) as whole, Image.open(io.BytesIO(figures.png(figure))) as cut:
+        assert max(abs(a - b) for a, b in zip(whole.size, cut.size, strict=True)) <= (0 if outside else 2)
+        ink = [float((255 - np.asarray(image.convert("L")).astype(float)).sum()) for image in (whole, cut)]
+    assert ink[1] == pytest.approx(ink[0], rel=0.01)
+    assert (figure.dpi, figure.canvas) == before

@@ -69,6 +69,14 @@ def test_known_floors_give_the_metrics_that_computed_floors_give(trained: Path) 
         assert first == metrics.measure_points(run.dataset, run.dataset.x[:50])
 
 
+def test_points_of_a_second_sampler_have_the_metrics_of_a_run_of_their_own(trained: Path) -> None:
+    """The samplers of one run share what does not depend on them."""
+    run, other = sdegen.load(trained), sdegen.load(trained)
+    for points in (run.dataset.x[:50], run.dataset.x[-50:]):
+        found = measures.measure(run, points.double(), None) | measures.score_error(run, None)
+    assert found == measures.measure(other, points.double(), None) | measures.score_error(other, None)
+
+
 def test_known_floors_are_not_computed_again(trained: Path) -> None:
     before, content = measured(trained), contents(trained)
     for entry in content.values():

@@ -22,14 +22,15 @@ def measure(tasks: Mapping[str, Sequence[str]], rounds: int) -> list[Row]:
 def share(config: dict) -> float:
     """Trains with held-out losses as a run does, and returns their share of the time that they and the steps take."""
     parts = build(config)
-    training, held_out, spent = parts.training(), parts.held_out(), 0.0
+    training, spent = parts.training(), 0.0
     curve = Curve(training.steps)
+    held_out = parts.held_out().within(max(1, curve.every // AFFORDED))
     every = curve.interval(training.steps)
 
     def evaluate() -> None:
         nonlocal spent
         began = time.perf_counter()
-        losses = held_out.losses(training.averages[0], max(1, curve.every // AFFORDED))
+        losses = held_out.losses(training.averages[0])
         assert losses is not None
         curve.add(training.step, losses)
         spent += time.perf_counter() - began
