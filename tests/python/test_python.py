@@ -366,8 +366,8 @@ def test_the_record_of_a_resumed_run_has_all_calls(tmp_path: Path) -> None:
     first, *resumed = (json.loads(Path("run/provenance.json").read_text())[key] for key in ("command", "resumed"))
     assert first.startswith("sdegen.train('dataset=moons', ")
     ((python, command),) = resumed
-    assert python == {"step": 3, "command": "sdegen.train('resume=run', steps=4)"}
-    assert command.keys() == {"step", "command"} and command["step"] == 4
+    assert python == {"step": 3, "command": "sdegen.train('resume=run', steps=4)", "options": {"trainer.steps": 4}}
+    assert command.keys() == {"step", "command", "options"} and command["step"] == 4
     assert command["command"].endswith("train.py resume=run trainer.steps=5")
     page, _, _ = report.write(Path())
     shown = html.unescape(page.read_text())

@@ -103,8 +103,9 @@ def test_nothing_in_the_folder_of_a_run_changes_its_measures(
     folder = shutil.copytree(trained, tmp_path / "run")
     forged = {name: dict.fromkeys(entry, 7.5) for name, entry in content.items()}
     text = json.dumps(forged)
-    if (features := kept(trained).with_name("features.pt")).exists():
-        state = {name: torch.zeros_like(value) for name, value in checkpoint.stored(features).items()}  # type: ignore[attr-defined]
+    if trained.name == "digits":
+        known: Any = checkpoint.stored(kept(trained).with_name("features.pt"))
+        state = {name: torch.zeros_like(value) for name, value in known.items()}
         torch.save(state, folder / "features.pt")
     for path in (folder, folder / "checkpoints", folder / "cache" / "sdegen" / "measures" / kept(trained).parent.name):
         path.mkdir(parents=True, exist_ok=True)
@@ -124,7 +125,8 @@ def test_a_damaged_file_is_not_used(trained: Path, kind: str) -> None:
     }
     text = {"deep": "[" * 10**5, "cut": json.dumps(content)[:-20]}.get(kind, json.dumps(wrong.get(kind)))
     kept(trained).write_text(text)
-    if kind == "cut" and (features := kept(trained).with_name("features.pt")).exists():
+    if kind == "cut" and trained.name == "digits":
+        features = kept(trained).with_name("features.pt")
         features.write_bytes(features.read_bytes()[:-20])
     assert measured(trained) == before
     assert contents(trained) == content
