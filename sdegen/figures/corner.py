@@ -60,14 +60,14 @@ def corner(dataset: Dataset, x: Tensor, y: Tensor | None = None) -> Figure:
         elif labels is None and row > column:
             _both(axes, data[:, pair], samples[:, pair])
         elif labels is None:
-            for part, y, colour in zip(both, (0.62, 0.38), (DATA, SAMPLES), strict=True):
-                _number(axes, part[row, column], 0.5, y, colour, 10)
+            for part, height, colour in zip(both, (0.62, 0.38), (DATA, SAMPLES), strict=True):
+                _number(axes, float(part[row, column]), 0.5, height, colour, 10)
             axes.set_axis_off()
             continue
         else:
             drawn = (data, labels) if row > column else (samples, UNLABELLED if own is None else own)
             _one(axes, drawn[0][:, pair], drawn[1])
-            _number(axes, both[int(row < column)][row, column], 0.04, 0.96, "black", 7)
+            _number(axes, float(both[int(row < column)][row, column]), 0.04, 0.96, "black", 7)
         views[column].set(axes, "x", 3)
         if row != column:
             views[row].set(axes, "y", 3)
@@ -142,7 +142,7 @@ def _number(axes: Axes, r: float, x: float, y: float, colour: str, size: float) 
     text = "–" if np.isnan(r) else f"{r:.2f}".replace("-", "−")
     middle = x == 0.5
     box = None if middle else {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1}
-    place = {"ha": "center", "va": "center"} if middle else {"ha": "left", "va": "top"}
+    place: dict[str, Any] = {"ha": "center", "va": "center"} if middle else {"ha": "left", "va": "top"}
     axes.text(x, y, text, fontsize=size, color=colour, bbox=box, transform=axes.transAxes, **place)
 
 

@@ -33,6 +33,8 @@ QUERIES, ORIGINALS = 1000, 100_000
 """Largest numbers of points whose nearest neighbours are searched, and among which they are searched."""
 NOISES = (1e-5, 0.05)
 """Smallest suggested time, below which float32 has few digits of the noise, and largest suggested noise."""
+TOLERANCE = 4.0
+"""Factor within which the range test cannot tell learning rates apart."""
 WIDTHS = (128, 2048)
 """Smallest and largest suggested width of a perceptron."""
 
@@ -120,7 +122,8 @@ def _noise(parts: Components, asked: Config, x: Tensor) -> list[Advice]:
     elif "sigma_max" in node:
         found.append(Advice("sde.sigma_max", diameter, reason))
     else:
-        found.append(Advice("sigma_max", None, f"{reason}; sde={_choice(node)} needs no such option, sde=ve has auto"))
+        choice = schema.snake_case(node["_target_"].rpartition(".")[2])
+        found.append(Advice("sigma_max", None, f"{reason}; sde={choice} needs no such option, sde=ve has auto"))
     linear = parts.sde.linear
     if "eps" not in node or linear is None:
         return found
@@ -214,6 +217,8 @@ def _steps(config: Config, parts: Components, trust: Trust) -> list[Advice]:
     batch = min(2 ** round(math.log2(max(bound, BATCHES[0]))), _power_of_two(n))
     noise = f"{scale:.0f} rows" if math.isfinite(scale) else "too large to be measured"
     reason = f"the gradient-noise scale after {steps} steps is {noise}: {limits[bound]}"
+    if batch > parts.trainer.batch_size:
+        reason += f"; a step then takes {batch / parts.trainer.batch_size:.2g} times as long"
     return [Advice("trainer.batch_size", batch, reason), _rate(config, batch, rows / 2, trust)]
 
 
@@ -230,6 +235,10 @@ def _rate(config: Config, batch: int, rows: float, trust: Trust) -> Advice:
         f"in a range test of {steps} steps, the loss falls up to {found.limit:.1g} and rises beyond; {MARGIN:g} times "
         f"less is safe in a long training"
     )
+    now = config["optimizer"].get("lr", math.inf)
+    if max(now / found.suggested, found.suggested / now) <= TOLERANCE:
+        reason += f", to within a factor of {TOLERANCE:g}: the present rate is as good"
+        return Advice("optimizer.lr", None, reason)
     return Advice("optimizer.lr", found.suggested, reason)
 
 
@@ -241,7 +250,3 @@ def _with_batch(config: Config, batch: int, trust: Trust) -> Components:
 def _power_of_two(value: float) -> int:
     """Returns the largest power of two that is at most ``value``, at least 1."""
     return 2 ** int(math.log2(max(value, 1)))
-
-
-def _choice(node: Config) -> str:
-    return schema.snake_case(node["_target_"].rpartition(".")[2])
