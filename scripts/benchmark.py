@@ -17,7 +17,7 @@ Suites, whose options are in conf/benchmark.yaml::
     classes           cost of classes in a training step, and errors of the scores with a class and without one
     unlabelled        measures of images without labels, divided by their floors, for noise, blur and a missing class
     held_out          share of the time of a training that held-out losses take
-    tables            seconds to read a large table, beside pandas
+    tables            CPU seconds to read a large table, beside pandas
     likelihood        errors of log-likelihoods with the exact score, and the accuracy of the standard errors
 
 Contestants are measured in turn; medians and quartiles are printed and written to outputs/benchmark.

@@ -34,6 +34,8 @@ QUERIES, ORIGINALS = 1000, 100_000
 """Largest numbers of points whose nearest neighbours are searched, and among which they are searched."""
 NOISES = (1e-5, 0.05)
 """Smallest suggested time, below which float32 has few digits of the noise, and largest suggested noise."""
+TOLERANCE = 4.0
+"""Factor within which the range test cannot tell learning rates apart."""
 WIDTHS = (128, 2048)
 """Smallest and largest suggested width of a perceptron."""
 
@@ -215,6 +217,8 @@ def _steps(config: Config, parts: Components, trust: Trust) -> list[Advice]:
     batch = min(2 ** round(math.log2(max(bound, BATCHES[0]))), _power_of_two(n))
     noise = f"{scale:.0f} rows" if math.isfinite(scale) else "too large to be measured"
     reason = f"the gradient-noise scale after {steps} steps is {noise}: {limits[bound]}"
+    if batch > parts.trainer.batch_size:
+        reason += f"; a step then takes {batch / parts.trainer.batch_size:.2g} times as long"
     return [Advice("trainer.batch_size", batch, reason), _rate(config, batch, rows / 2, trust)]
 
 
@@ -231,6 +235,10 @@ def _rate(config: Config, batch: int, rows: float, trust: Trust) -> Advice:
         f"in a range test of {steps} steps, the loss falls up to {found.limit:.1g} and rises beyond; {MARGIN:g} times "
         f"less is safe in a long training"
     )
+    now = config["optimizer"].get("lr", math.inf)
+    if max(now / found.suggested, found.suggested / now) <= TOLERANCE:
+        reason += f", to within a factor of {TOLERANCE:g}: the present rate is as good"
+        return Advice("optimizer.lr", None, reason)
     return Advice("optimizer.lr", found.suggested, reason)
 
 

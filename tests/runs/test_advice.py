@@ -87,6 +87,14 @@ def test_advice_is_the_same_each_time_and_does_not_exceed_the_points(tmp_path: P
     assert first["trainer.batch_size"] == 32
 
 
+def test_a_learning_rate_that_is_nearly_the_suggested_one_is_kept(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(300, 2))
+    found = advice(tmp_path, x, "optimizer.lr=1e-6")["optimizer.lr"]
+    assert isinstance(found, float)
+    assert advice(tmp_path, x, f"optimizer.lr={found / 2}")["optimizer.lr"] is None
+    assert advice(tmp_path, x, "optimizer.lr=1")["optimizer.lr"] < 0.1  # type: ignore[operator]
+
+
 def test_command_has_each_changed_option_once(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(300, 2))
     np.save(tmp_path / "x.npy", x)

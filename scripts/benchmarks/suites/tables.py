@@ -1,8 +1,9 @@
-"""Seconds to read a large table as points, beside ``pandas.read_csv`` on the same table in the same round."""
+"""CPU seconds to read a large table as points, beside ``pandas.read_csv`` on the same table in the same round."""
 
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from suites.base import Row, interleaved, over, row
 
 
 def measure(points: int, columns: int, rounds: int) -> list[Row]:
-    """Returns the seconds, and the seconds divided by those of pandas.
+    """Returns the CPU seconds, and these divided by those of pandas.
 
     Args:
         points: number of rows.
@@ -41,7 +42,7 @@ def measure(points: int, columns: int, rounds: int) -> list[Row]:
             "decimal commas": partial(read, comma),
             "Parquet": partial(read, parquet),
         }
-        seconds = interleaved(works, rounds)
-    rows = [row("time to read", "", name, own, "s") for name, own in seconds.items()]
+        seconds = interleaved(works, rounds, time.process_time)
+    rows = [row("CPU time to read", "", name, own, "s") for name, own in seconds.items()]
     ratios = over(seconds, "pandas.read_csv").items()
     return [*rows, *(row("time divided by that of pandas.read_csv", "", name, own, "") for name, own in ratios)]
