@@ -98,7 +98,7 @@ def test_a_process_that_fails_is_reported_by_its_last_line() -> None:
         base.process("memory.of_steps('')")
 
 
-def measured(folder: Path, suite: str, *changes: str, limit: float = 300) -> dict[tuple[str, str, str | float], float]:
+def measured(folder: Path, suite: str, *changes: str, limit: float = 1200) -> dict[tuple[str, str, str | float], float]:
     """Runs a suite, checks its table and its figure, and returns the medians by panel, line and position."""
     result = run("benchmark", suite, *changes, "--folder", str(folder), cwd=folder, limit=limit)
     assert (result.returncode, result.stderr) == (0, "")
@@ -176,7 +176,7 @@ def test_scaling_has_a_point_for_each_size(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_time_to_quality_follows_every_contestant(tmp_path: Path) -> None:
     """One second is too short to learn the score, but the error stays below 3. The test starts 24 processes."""
-    found = measured(tmp_path, "time_to_quality", "seconds=1", limit=1200)
+    found = measured(tmp_path, "time_to_quality", "seconds=1")
     curves = {(panel, line) for panel, line, _ in found if panel.startswith("error of the score")}
     assert len(curves) == 8
     assert all(0.01 < found[key] < 3 for key in found if key[:2] in curves)

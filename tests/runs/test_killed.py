@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import random
@@ -19,7 +20,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sdegen.config.compose import composed
+from sdegen.config.compose import Config, composed
 from sdegen.core.errors import Stopped, UserError
 from sdegen.runs import checkpoint, session
 from sdegen.training.loop import Training
@@ -62,19 +63,24 @@ def kill_at(operation: int, folder: Path) -> None:
     sys.addaudithook(watch)
 
 
-def work(folder: Path, options: tuple[str, ...], operation: int) -> None:
+@functools.cache
+def configuration(options: tuple[str, ...]) -> Config:
+    config = composed("train", [option for option in options if option != OWN])
+    return config | ({"network": {"_target_": OWN}} if OWN in options else {})
+
+
+def work(folder: Path, config: Config, operation: int) -> None:
     """Begins or resumes a run in this process, which is killed as in :func:`kill_at`."""
     torch.set_num_threads(1)
     kill_at(operation, folder)
     if any(folder.glob("checkpoints/*.pt")):
         session.resume(folder, {}, ["users"])
     else:
-        config = composed("train", [option for option in options if option != OWN])
-        session.train(config | ({"network": {"_target_": OWN}} if OWN in options else {}), folder)
+        session.train(config, folder)
 
 
 def started(folder: Path, options: tuple[str, ...], operation: int = 0) -> Any:  # noqa: ANN401
-    process = PROCESSES.Process(target=work, args=(folder, options, operation))
+    process = PROCESSES.Process(target=work, args=(folder, configuration(options), operation))
     process.start()
     return process
 
