@@ -102,6 +102,7 @@ def run(script: str, *arguments: str, cwd: Path, limit: float = 300) -> Result:
         process = begin(script, *arguments, cwd=cwd, out=out.fileno(), err=err.fileno())
         process.join(limit)
         process.kill()
+        process.join()
         for file in (out, err):
             file.seek(0)
         return Result(process.exitcode, out.read(), err.read())

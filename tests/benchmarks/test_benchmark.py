@@ -155,14 +155,15 @@ def test_memory_grows_with_the_chunk(tmp_path: Path) -> None:
 def test_start_up_begins_a_run_in_each_round(tmp_path: Path) -> None:
     """The suite times the first step of a run, its folder, the help, wrong options, and the sampling of a run."""
     found = measured(tmp_path, "start_up", "rounds=2", "samplers=[adams,ddim]")
-    assert found["wait", "", "first step, after torch"] > 0
-    assert found["time divided by the time of import torch", "", "to the run's folder"] > 1
-    assert 0 < found["wait", "", "second sampling, beside start and sampler"] < 60
-    assert found["time divided by the time of one sampler", "", "2 samplers"] < 2
-    ratios = {
-        at: value for (panel, _, at), value in found.items() if panel == "time divided by the time of Hydra alone"
+    asked = ("help", "wrong name", "wrong choice", "wrong type", "wrong range")
+    waits = ("Hydra's floor", "first step, after torch", "second sampling, beside start and sampler")
+    assert found.keys() == {
+        *(("time divided by the time of Hydra alone", "", at) for at in asked),
+        ("time divided by the time of import torch", "", "to the run's folder"),
+        *(("wait", "", at) for at in waits),
+        ("time divided by the time of one sampler", "", "2 samplers"),
     }
-    assert set(ratios) == {"help", "wrong name", "wrong choice", "wrong type", "wrong range"}
+    assert min(found.values()) > 0
 
 
 @pytest.mark.slow

@@ -18,6 +18,8 @@ from sdegen.config.compose import composed
 from sdegen.runs import measures, session
 from sdegen.runs.floors import FLOORS
 
+pytestmark = pytest.mark.usefixtures("one_epoch")
+
 SMALL = (
     *TEXTBOOK,
     "network=mlp",
