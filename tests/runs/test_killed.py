@@ -224,17 +224,21 @@ def signalled(at: int, number: int, times: int = 1) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
-def test_a_signal_saves_and_reports_how_to_continue(tmp_path: Path, short: Left, number: signal.Signals) -> None:
-    """The signal comes in the middle of a block of noise, an epoch, a log interval and a checkpoint interval."""
-    config, before = composed("train", SHORT), signal.getsignal(number)
-    with signalled(11, number), pytest.raises(Stopped) as stop:
-        session.train(config, tmp_path / "run")
-    command = f"sdegen train resume={tmp_path / 'run'}"
-    assert str(stop.value) == f"stopped by {number.name}, saved at step 12; continue with {command}"
-    assert stop.value.number == number and signal.getsignal(number) == before
-    session.resume(tmp_path / "run", {})
-    assert_same(left(tmp_path / "run"), short)
+def test_a_signal_saves_and_reports_how_to_continue(tmp_path: Path, short: Left) -> None:
+    """One run gets four signals, in the middle of blocks of noise, epochs, log intervals and checkpoint intervals."""
+    folder, numbers = tmp_path / "run", (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+    for at, number in zip((2, 5, 10, 12), numbers, strict=True):
+        before = signal.getsignal(number)
+        with signalled(at, number), pytest.raises(Stopped) as stop:
+            if folder.exists():
+                session.resume(folder, {})
+            else:
+                session.train(composed("train", SHORT), folder)
+        command = f"sdegen train resume={folder}"
+        assert str(stop.value) == f"stopped by {number.name}, saved at step {at + 1}; continue with {command}"
+        assert stop.value.number == number and signal.getsignal(number) == before
+    session.resume(folder, {})
+    assert_same(left(folder), short)
 
 
 def test_a_second_signal_does_not_wait_for_the_step(tmp_path: Path) -> None:
