@@ -19,6 +19,8 @@ from sdegen.cli import stored
 from sdegen.config.compose import composed
 from sdegen.runs import checkpoint, floors, measures, session
 
+pytestmark = pytest.mark.usefixtures("one_epoch")
+
 SMALL = (
     *TEXTBOOK,
     "network=mlp",
