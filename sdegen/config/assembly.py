@@ -17,7 +17,7 @@ from sdegen.core import schema
 from sdegen.core.randomness import generator
 from sdegen.core.schema import Trust
 from sdegen.datasets import Dataset
-from sdegen.datasets.base import memory
+from sdegen.datasets.checks import memory
 from sdegen.datasets.fingerprint import fingerprint
 from sdegen.models.classifier import ClassifierModel
 from sdegen.models.moments import Moments

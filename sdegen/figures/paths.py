@@ -19,6 +19,7 @@ from sdegen.figures.columns import name
 from sdegen.figures.points import fresh, heat
 from sdegen.figures.style import DATA, DENSITY, SAMPLES, number, styled, subplots
 from sdegen.samplers import RK4, EulerMaruyama, Predictor, Samples, StepSampler
+from sdegen.samplers.grids import Grid
 from sdegen.sde.base import SDE, Score
 from sdegen.sde.mixture import Marginals
 from sdegen.sde.mixture import marginals as exact_marginals
@@ -189,9 +190,11 @@ def _forward(sde: SDE, x: Tensor, noise: RandnLike, steps: int) -> Paths:
     return times[kept].numpy(), torch.stack(states)[kept, :, 0].numpy()
 
 
-def backward(sde: SDE, score: Score, x: Tensor, noise: RandnLike, predictor: Predictor, steps: int) -> Samples:
+def backward(
+    sde: SDE, score: Score, x: Tensor, noise: RandnLike, predictor: Predictor, steps: int, grid: Grid = "uniform"
+) -> Samples:
     """Returns samples whose paths start at ``x`` ``(B, d)`` at T."""
-    sampler = StepSampler(predictor, steps=steps)
+    sampler = StepSampler(predictor, steps=steps, grid=grid)
     with torch.no_grad():
         return sampler(sde, lambda x, t: score(x, t).to(x), x, noise=noise, frames=KEPT)
 

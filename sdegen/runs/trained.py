@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -35,6 +34,7 @@ from sdegen.training.trainer import DTYPES, find_device
 LOADED = ("sde", "network", "parametrization", "dataset", "sampler")
 """Groups that sampling needs."""
 
+Result = TypeVar("Result")
 Weights = Literal["ema", "raw"]
 Precision = Literal["float32", "float64"]
 
@@ -84,8 +84,7 @@ class Trained:
         self.conditions = restored_conditions(saved.conditions)
         columns, classes, told = (tuple(saved.names[kind]) for kind in ("columns", "classes", "conditions"))
         self.names = Description(columns, classes, conditions=told)
-        # Copies of this run share this function, and so the data.
-        self._dataset = cache(self._read_dataset)
+        self._shared: dict[Hashable, Any] = {}
         self.sde: SDE = construct(self.config, "sde", trust)
         self.sampler: Sampler = construct(self.config, "sampler", trust)
         self.model = self._model(saved).to(self.device, self.dtype).eval()
@@ -105,7 +104,14 @@ class Trained:
     @property
     def dataset(self) -> Dataset:
         """Training data, generated or read again; raises UserError if the file is gone or contains other data."""
-        return self._dataset()
+        return self.once("dataset", self._read_dataset)
+
+    def once(self, key: Hashable, compute: Callable[[], Result]) -> Result:
+        """Returns a result that does not depend on the sampler. It is computed once for this run and its copies."""
+        if key not in self._shared:
+            self._shared[key] = compute()
+        result: Result = self._shared[key]
+        return result
 
     def _read_dataset(self) -> Dataset:
         dataset: Dataset = construct(self.config, "dataset", self.trust, seed=self.config["seed"])

@@ -167,6 +167,14 @@ def test_every_experiment_runs_two_steps_and_samples(
     assert figures == (({"accuracy.png"} if name.endswith("classifier") else expected) if draws else set())
 
 
+@pytest.mark.parametrize("path", [path for path in NODES if path.parent.name in ("sde", "network")], ids=name)
+def test_a_choice_is_shown_under_the_name_that_the_command_line_takes(path: Path) -> None:
+    group, name = choice(path)
+    shown = dict(options.flat_options(composed("train", ["dataset=gaussian_mixture", f"{group}={name}"])))
+    assert (shown[group], shown["dataset"]) == (name, "gaussian_mixture")
+    assert shown["sampler"] in {path.stem for path in (CONF / "sampler").glob("*.yaml")}
+
+
 def test_experiment_values_win_over_the_groups_and_lose_to_the_command_line() -> None:
     assert composed("train", ["experiment=smile"])["trainer"]["batch_size"] == 200
     assert composed("train", ["experiment=smile", "trainer.batch_size=7"])["trainer"]["batch_size"] == 7
