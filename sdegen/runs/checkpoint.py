@@ -26,7 +26,7 @@ from sdegen.training.learning import is_sound
 
 log = logging.getLogger("sdegen")
 
-FORMAT = 7
+FORMAT = 8
 """Number of the file format."""
 MOST_CLASSES = 2**20
 EXTRA = "_extra_state"
@@ -58,6 +58,7 @@ class Checkpoint(NamedTuple):
             :meth:`sdegen.training.history.History.state`.
         curve: held-out losses so far: see :meth:`sdegen.training.learning.Curve.state`.
         stream: number of the variant of the noise: see :class:`sdegen.training.batches.Stream`.
+        weighting: learned factor of the weighting: see :meth:`sdegen.training.weighting.Learned.state`; often empty.
     """
 
     config: dict[str, Any]
@@ -77,6 +78,7 @@ class Checkpoint(NamedTuple):
     history: dict[str, Tensor]
     curve: dict[str, Tensor]
     stream: int
+    weighting: dict[str, Tensor]
 
     def known_moments(self) -> Moments | None:
         """Returns the moments of the training data; None if the parametrization takes no moments."""
@@ -236,6 +238,7 @@ def _is_checkpoint(content: dict[str, Any]) -> bool:
         sound = _are_moments(content["moments"], shape)
     sound = sound and _are_names(content["names"], shape, classes)
     sound = sound and all(map(_is_stored, content["curve"].values())) and is_sound(content["curve"], content["step"])
+    sound = sound and all(map(_is_stored, content["weighting"].values()))
     return content["format"] == FORMAT and counted and sound and _is_history(content["history"], content["step"])
 
 
