@@ -219,6 +219,7 @@ class Writer:
                 history=training.history(self.replica),
                 curve=self.curve.state(),
                 stream=training.stream.variant,
+                weighting=training.weighting(self.replica),
             ),
             self.folder / "checkpoints",
             self.parts.trainer.keep,
