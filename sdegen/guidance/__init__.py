@@ -3,11 +3,12 @@
 Samplers use a guided score in the same way as an unguided score.
 """
 
-from sdegen.guidance.classes import ClassifierFree, ClassifierGuidance, Guidance
+from sdegen.guidance.classes import AutoGuidance, ClassifierFree, ClassifierGuidance, Guidance
 from sdegen.guidance.measurement import Blur, Grey, Inpaint, Linear, Measurement, SuperResolution
 from sdegen.guidance.posterior import Isotropic, Moments, Posterior, Replacement
 
 __all__ = [
+    "AutoGuidance",
     "Blur",
     "ClassifierFree",
     "ClassifierGuidance",

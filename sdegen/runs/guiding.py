@@ -25,6 +25,7 @@ from sdegen.metrics.points import Metrics, unmeasured
 from sdegen.models.classifier import ClassifierModel
 from sdegen.models.score import ScoreModel
 from sdegen.runs.trained import Trained
+from sdegen.sde.scores import Counted
 
 Label = int | float | str | bool | None
 """Label of a class, as the data have it; ``all`` for all classes, None for no class."""
@@ -67,9 +68,18 @@ def planned(
     observed = None if seen is None else seen.y
 
     @cache
-    def load(folder: str, kind: type) -> ScoreModel | ClassifierModel:
+    def load(folder: str | None, kind: type) -> ScoreModel | ClassifierModel:
+        which = node.get("checkpoint", "last")
         settings = {"device": str(trained.device), "precision": trained.precision, "trust": trained.trust}
-        return _matching(trained, other or Trained(Path(folder), **settings), folder, kind)  # type: ignore[arg-type]
+        found = other
+        if found is None or which != "last":
+            found = Trained(Path(folder or trained.folder), which, **settings)  # type: ignore[arg-type]
+        if (found.folder, found.step) == (trained.folder, trained.step):
+            raise UserError(
+                f"guidance.checkpoint={which}: is step {found.step}, the network that is sampled: give an earlier "
+                f"step, or guidance.run= with a weaker network"
+            )
+        return _matching(trained, found, folder or str(trained.folder), kind)
 
     return Plan(labels, [_guidance(trained, node, one, observed, load) for one in labels], seen)
 
@@ -79,7 +89,7 @@ def _guidance(
     node: Config,
     label: int | None,
     observed: Tensor | None,
-    load: Callable[[str, type], ScoreModel | ClassifierModel],
+    load: Callable[[str | None, type], ScoreModel | ClassifierModel],
 ) -> Guidance:
     """Returns the guidance towards the class ``label``, or towards ``observed``, a result in the network's units."""
     if _steers(trained, node, "observed"):
@@ -93,6 +103,8 @@ def _guidance(
             fix = f"network={choice(network)} cannot take it: {fix} and network=mlp, scorenet or unet"
         raise UserError(f"guidance={choice(node)}: the network of {trained.folder} does not take the class: {fix}")
     check_process({**trained.config, "guidance": node}, {"guidance": guidance}, trained.trust)
+    # The guidance checks the process when it makes the score. This costs nothing.
+    guidance(trained.sde, Counted(trained.score_model))
     return guidance
 
 

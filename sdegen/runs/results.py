@@ -30,6 +30,7 @@ from sdegen.runs.guiding import Label, Observation, Plan, planned
 from sdegen.runs.run import Run
 from sdegen.runs.sampling import on_cpu
 from sdegen.samplers import Samples
+from sdegen.sde.scores import Counted
 
 log = logging.getLogger("sdegen")
 
@@ -195,7 +196,7 @@ def _draw_samples(run: Run, drawn: Drawn, plan: Plan, folder: Path, animate: boo
         shown["marginals"] = figures.marginals(dataset, samples, run.sde)
         if run.units.shape != (1,):
             guidance = plan.guidance[0]
-            steered = run.score_model if guidance is None else guidance(run.sde, run.score_model)
+            steered = run.score_model if guidance is None else guidance(run.sde, Counted(run.score_model))
             score = on_cpu(steered, run.device, run.dtype)
             shown["trajectories"] = figures.trajectories(dataset, samples, run.sde, score)
         if drawn.y is not None:

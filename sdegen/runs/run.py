@@ -30,6 +30,7 @@ from sdegen.runs.sampling import draw
 from sdegen.runs.trained import Precision, Trained, Weights
 from sdegen.samplers import Samples
 from sdegen.sde.base import Score
+from sdegen.sde.scores import Counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -114,7 +115,8 @@ class Run(Trained):
             raise UserError(
                 f"t: has the shape {tuple(times.shape)}: give a number, or one for each of {len(batch)} points"
             )
-        score: Score = self.score_model if self.guidance is None else self.guidance(self.sde, self.score_model)
+        model = self.score_model
+        score: Score = model if self.guidance is None else self.guidance(self.sde, Counted(model))
         with torch.no_grad():
             inner = score(self.units.encode(batch).to(self.dtype), times)
         decoded = self.units.score(batch, inner)
@@ -291,7 +293,8 @@ class Run(Trained):
 
         Args:
             name: choice of the group ``guidance``: ``classifier``, ``classifier_free``, ``inpaint``, …
-            run: run with the classifier, or the folder of this run, for ``classifier``.
+            run: run with the classifier for ``classifier``, or with the weaker network for ``auto``; a run or its
+                folder.
             label: label of the class to steer towards, as in the data.
             observed: result of a measurement in the user's units, for ``inpaint``, ``deblur``, …; if None, a held-out
                 image is measured.

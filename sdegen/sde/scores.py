@@ -55,13 +55,16 @@ class Counted:
 
     def given(self, y: Tensor) -> Score:
         """Returns the score given a condition. The rows of this score are added to the same count."""
-        score = self.score.given(y)  # type: ignore[attr-defined]
+        return self.beside(self.score.given(y))  # type: ignore[attr-defined]
 
-        def conditional(x: Tensor, t: Tensor) -> Tensor:
+    def beside(self, score: Score) -> Score:
+        """Returns another score whose rows are added to the same count."""
+
+        def counted(x: Tensor, t: Tensor) -> Tensor:
             self._count(x)
             return score(x, t)
 
-        return conditional
+        return counted
 
     def parts(self, x: Tensor, t: Tensor) -> Parts:
         """Returns the parts of the score. Without guidance, the pull and the log-likelihood are zero."""
