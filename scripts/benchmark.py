@@ -13,6 +13,8 @@ Suites, whose options are in conf/benchmark.yaml::
     scaling           cost of a step against dimensions, data points, batch size, grid, threads, replicas and jobs
     quality           metrics of experiments over several seeds, with floors and the values of the training set
     recipes           default and former recipe for points, on ten data sets: distances divided by their floors
+    guidance          agreement, recall and distance of guided digits against the scale: at all times, on an interval
+                      of t, and with a weaker network
     likelihood        errors of log-likelihoods with the exact score, and the accuracy of the standard errors
 
 Contestants are measured in turn; medians and quartiles are printed and written to outputs/benchmark.
