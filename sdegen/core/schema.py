@@ -109,7 +109,7 @@ def faults(node: object, base: type, path: str, trust: Trust = ()) -> list[str]:
         return [f"{path}: {cls.__name__} is not a {base.__name__}: name a subclass of {base.__name__}"]
     if missing := sorted(getattr(cls, "__abstractmethods__", ())):
         names = " and ".join(missing)
-        return [f"{path}: {cls.__name__} is abstract: define {names} in this class"]
+        return [f"{path}: {cls.__name__} is abstract: define {names} in this class, or name a subclass"]
     values = {key: value for key, value in node.items() if key != "_target_"}
     return option_faults(values, _types(cls), f"{path}.", f" of {cls.__name__}", trust)
 

@@ -5,7 +5,7 @@ r"""Guidance by a class, and by a weaker network.
 A guidance object holds the class or the measurement. Samplers use a guided score in place of the score of the network.
 
 All guidance in this module has a scale γ. At γ = 1 the guided score is a score. At any other γ it is an extrapolation,
-and belongs to no process: see :doc:`/mathematics`. With an interval of t, γ applies inside the interval, and outside of
+and belongs to no process: see docs/mathematics.md. With an interval of t, γ applies inside the interval, and outside of
 it γ is 1 (Kynkäänniemi et al., 2024, https://arxiv.org/abs/2404.07724).
 """
 

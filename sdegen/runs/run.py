@@ -296,15 +296,18 @@ class Run(Trained):
             run: run with the classifier for ``classifier``, or with the weaker network for ``auto``; a run or its
                 folder.
             label: label of the class to steer towards, as in the data.
-            observed: result of a measurement in the user's units, for ``inpaint``, ``deblur``, …; if None, a held-out
-                image is measured.
+            observed: result of a measurement in the user's units, for ``inpaint``, ``operator``, …, or several
+                independent results in one array; if None, a held-out image is measured.
             options: options of the guidance, such as ``scale=2.0`` or ``measurement={"mask": "top"}``.
 
         Raises:
             UserError: the guidance or an option does not exist, or the guidance does not work with this run.
         """
         if self.guidance is not None:
-            raise UserError(f"guidance={self._guided_by}: the run is guided already: call guided() on the unguided run")
+            raise UserError(
+                f"guidance={self._guided_by}: the run is guided already, and the guidances of two observations do not "
+                f"add up: call guided() on the unguided run, with all observations"
+            )
         if label == "all":
             raise UserError("label=all: must be one class of the data: call guided() once for each class")
         loaded = run if isinstance(run, Run) else None

@@ -173,7 +173,7 @@ def test_an_earlier_checkpoint_steers_a_run(runs: dict[str, sdegen.Run]) -> None
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, "guidance.checkpoint=last: is step 20, the network that is sampled: give an earlier step"),
+        ({}, "step 20 is the network that is sampled: give guidance.checkpoint= with an earlier step"),
         ({"checkpoint": 5}, "has no checkpoint step-00000005.pt; choose checkpoint= from 0, 10, 20"),
         ({"run": "circles"}, "was trained on other data than"),
         ({"checkpoint": 10, "interval": [0.8, 0.2]}, r"guidance.interval=\[0.8, 0.2\] must have two ascending times"),
