@@ -18,6 +18,8 @@ Suites, whose options are in conf/benchmark.yaml::
     unlabelled        measures of images without labels, divided by their floors, for noise, blur and a missing class
     held_out          share of the time of a training that held-out losses take
     tables            CPU seconds to read a large table, beside pandas
+    guidance          agreement, recall and distance of guided digits against the scale: at all times, on an interval
+                      of t, and with a weaker network
     likelihood        errors of log-likelihoods with the exact score, and the accuracy of the standard errors
 
 Contestants are measured in turn; medians and quartiles are printed and written to outputs/benchmark.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -33,6 +34,7 @@ SHORTER = {
     "count=5000": "",
     "count=100": "count=2",
     "sampler.steps=5,10,20": "sampler.steps=5,10",
+    "trainer.steps=500": "trainer.steps=4",
     "sampler.steps=50": "sampler.steps=5",
 }
 """Options that would take long, and replacements for them."""
@@ -78,8 +80,8 @@ def reader(folder: Path) -> Path:
     for i in range(6):
         imsave(folder / "pictures" / f"{i}.png", np.random.default_rng(i).random((8, 8, 3)))
     (folder / "mine" / "conf" / "sde").mkdir(parents=True)
-    for language in ("python", "yaml"):
-        for block in blocks(ROOT / "docs" / "extend.md", language):
+    for name, language in itertools.product(("extend.md", "guidance.md"), ("python", "yaml")):
+        for block in blocks(ROOT / "docs" / name, language):
             (folder / block.splitlines()[0].removeprefix("# ")).write_text(block)
     return folder
 

@@ -161,7 +161,7 @@ WORDS = {
     "accuracy_clean": Meaning("share of points at t = ε that a classifier classifies correctly", "share", HIGH, ""),
     "residual": Meaning(
         "root mean square difference of the measurement of the samples and the observation",
-        "the network's",
+        "the network's, or those of an operator",
         NEAR,
         "the value for the truth: the noise of the measurement",
     ),

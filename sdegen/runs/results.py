@@ -32,6 +32,7 @@ from sdegen.runs.run import Run
 from sdegen.runs.sampling import on_cpu
 from sdegen.samplers import Samples
 from sdegen.sde.base import Score
+from sdegen.sde.scores import Counted
 
 log = logging.getLogger("sdegen")
 
@@ -265,7 +266,7 @@ def _flow(run: Run, target: Target, samples: Samples) -> Samples | None:
     """Returns paths of the flow from the noise of the first samples. Samplers with the same noise share the paths."""
     if target.guidance is not None or target.told is not None:
         told: Score = run.score_model if target.told is None else run.score_model.given(target.told)
-        steered = told if target.guidance is None else target.guidance(run.sde, told)
+        steered = told if target.guidance is None else target.guidance(run.sde, Counted(told))
         return figures.flow(run.sde, on_cpu(steered, run.device, run.dtype), samples)
     start = samples.path[0, : figures.FLOWS].tolist()
     return run.once(f"flow from {start}", lambda: figures.flow(run.sde, run.score_on_cpu(), samples))

@@ -182,6 +182,20 @@ def test_held_out_losses_take_a_share_and_large_tables_a_time(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_guidance_counts_the_evaluations_of_each_curve(tmp_path: Path) -> None:
+    """Beyond scale 1, the class and the weaker network double the evaluations; a classifier does not."""
+    training = "options=[trainer.epochs=null,trainer.steps=4,trainer.threads=1,trainer.preview_every=0,count=2]"
+    conditional = "trained.conditional=[experiment=digits_conditional,trainer.checkpoint_every=2,figures=false]"
+    auto = "curves.auto.options=[guidance=auto,guidance.checkpoint=2]"
+    options = (f"folder={tmp_path / 'runs'}", "count=2", "steps=2", "scales=[1.0,2.0]")
+    found = measured(tmp_path, "guidance", training, conditional, auto, *options)
+    cost = {(line, at): value for (panel, line, at), value in found.items() if panel.startswith("evaluations")}
+    assert all(cost[line, 1.0] == 2 for line in ("classifier_free", "auto", "classifier"))
+    assert [cost[line, 2.0] for line in ("classifier_free", "auto", "classifier")] == [4, 4, 2]
+    assert 2 <= cost["classifier_free_interval", 2.0] <= 4
+
+
+@pytest.mark.slow
 def test_sampling_measures_the_error_of_both_solvers(tmp_path: Path) -> None:
     """A smaller tolerance brings the end points of ``solve_ivp`` closer to the exact end points."""
     trained = "trained=[experiment=smile,trainer.steps=1,trainer.preview_every=0,count=2]"

@@ -14,6 +14,7 @@ import pytest
 from commands import ROOT, SHORT, interrupted, newest, refused, run
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+import sdegen
 from sdegen.cli import arguments, stored
 from sdegen.core.errors import UserError
 from sdegen.core.meanings import WORDS
@@ -626,6 +627,25 @@ def test_an_image_is_inpainted_and_agrees_with_what_is_known(digits: Path) -> No
     np.testing.assert_allclose(samples["mean"], samples["x"].mean(0))
 
 
+def test_a_measurement_of_ones_own_is_drawn_as_it_is(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (digits / "ours.py").write_text(
+        "from sdegen.guidance import Operator\n\n\nclass Rows(Operator):\n"
+        "    def __call__(self, x):\n        return x.mean(-1)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(digits))
+    monkeypatch.syspath_prepend(str(digits))
+    node = ("guidance=operator", "guidance.measurement._target_=ours.Rows", "trust=[ours]", "guidance.noise=0.1")
+    line = ("run=outputs/digits/latest", *node, "guidance.image=5", "count=6", "sampler=ddim", "sampler.steps=30")
+    result = run("sample", *line, cwd=digits)
+    assert result.returncode == 0, result.stderr
+    folder = digits / result.stdout.splitlines()[-1].removeprefix("results in ")
+    assert (folder / "figures" / "posterior.png").exists()
+    measured = np.load(folder / "samples.npz")["measured"]
+    truth = sdegen.load(digits / "outputs" / "digits" / "latest").dataset.held_out[5]
+    np.testing.assert_allclose(measured, truth.double().mean(-1).squeeze(), atol=0.5)
+    assert measured.max() > 2
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -644,6 +664,10 @@ def test_an_image_is_inpainted_and_agrees_with_what_is_known(digits: Path) -> No
         (("guidance=inpaint", "guidance.image=5000"), ("choose from 0 to",)),
         (("guidance=inpaint", "guidance.noise=0"), ("noise=0 must be above 0",)),
         (("guidance=colourise",), ("needs colours",)),
+        (("guidance=auto",), ("step 4 is the network that is sampled: give guidance.checkpoint=",)),
+        (("guidance=auto", "guidance.checkpoint=3"), ("has no checkpoint step-00000003.pt",)),
+        (("guidance=operator",), ("guidance.measurement: Operator is abstract: define __call__",)),
+        (("guidance=[inpaint,deblur]",), ("guidance is a group: choose one of auto",)),
         (("guidance=deblur", "guidance/method=replacement"), ("guidance/method=moments",)),
     ],
     ids=lambda value: " ".join(value),

@@ -15,8 +15,9 @@ from torch import Tensor
 from sdegen.core.randomness import SampleNoise, generator
 from sdegen.datasets import Affine
 from sdegen.guidance.classes import ClassifierFree, ClassifierGuidance, Guidance
+from sdegen.guidance.gaussian import Isotropic, Moments
 from sdegen.guidance.measurement import Blur, Grey, Inpaint, Linear, Measurement, SuperResolution, known_entries
-from sdegen.guidance.posterior import Isotropic, Method, Moments, Posterior, Replacement
+from sdegen.guidance.posterior import Method, Posterior, Replacement
 from sdegen.models import Raw, ScoreModel
 from sdegen.models.classifier import ClassifierModel
 from sdegen.networks import Network

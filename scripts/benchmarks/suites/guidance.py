@@ -1,0 +1,56 @@
+"""Agreement, recall and distance of guided digits against the guidance scale, and the cost of the guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdegen.config.compose import composed as every
+from sdegen.core.errors import UserError
+from sdegen.runs import results, session
+from sdegen.runs.run import load
+from suites.base import Row, composed, row
+
+METRICS = ("agreement", "class_recall", "spread", "frechet")
+
+
+def measure(
+    folder: str,
+    trained: Mapping[str, Sequence[str]],
+    options: Sequence[str],
+    curves: Mapping[str, Mapping[str, Any]],
+    scales: Sequence[float],
+    count: int,
+    steps: int,
+) -> list[Row]:
+    """Returns the rows of a panel for each metric, with a line for each curve and one for the floor."""
+    runs = Path(folder)
+    for name, own in trained.items():
+        if not (runs / name).exists():
+            session.train(composed(*own, *options), runs / name)
+    rows = []
+    for curve, one in curves.items():
+        if one["run"] not in trained:
+            raise UserError(f"curves: {curve} samples run={one['run']}: choose from {', '.join(trained)}")
+        run = load(runs / one["run"]).using("stochastic_adams", steps=steps)
+        for scale in scales:
+            node = guidance([*one["options"], f"guidance.scale={scale}"], runs)
+            found = results.write(run, count, guidance=node, label="all", figures=False)
+            with np.load(found.folder / "samples.npz") as samples:
+                cost = float(samples["nfe"])
+            for metric in METRICS:
+                rows.append(row(f"{metric} against guidance scale", curve, scale, [found.metrics[metric]["value"]], ""))
+                floor = found.metrics[metric]["floor"]
+                rows.append(row(f"{metric} against guidance scale", "floor", scale, [floor], ""))
+            rows.append(row("evaluations against guidance scale", curve, scale, [cost], ""))
+    return sorted(dict.fromkeys(rows), key=lambda each: each.panel)
+
+
+def guidance(options: Sequence[str], runs: Path) -> dict[str, Any]:
+    """Returns the node of a guidance; a classifier is the run of this name."""
+    if "guidance=classifier" in options:
+        options = [*options, f"guidance.run={runs / 'classifier'}"]
+    return every("train", [f"+{options[0]}", *options[1:]])["guidance"]
