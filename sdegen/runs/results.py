@@ -78,7 +78,7 @@ def write(
     log.info(f"drawing {count} samples{each} with the sampler {name}{by}, {run.weights_used()}")
     drawn = _drawn(run, plan, count, seed, batch_size)
     own = {"step": run.step, "weights": run.weights, "seed": seed, "batch_size": batch_size}
-    own |= {group: run.config[group] for group in ("sampler", "network")}
+    own |= {group: run.config[group] for group in ("sampler", "network", "sde")}
     steered = {} if guidance is None else {"guidance": guidance, "label": label}
     facts: dict[str, Any] = {"nfe": drawn.nfe, "seconds": drawn.seconds, "seed": seed, "step": run.step}
     if plan.seen is not None:

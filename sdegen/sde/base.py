@@ -8,10 +8,11 @@ Reference: Song et al. (2021), https://arxiv.org/abs/2011.13456
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -140,13 +141,21 @@ class LinearSDE(SDE):
     def linear(self) -> LinearSDE:
         return self
 
+    def within(self, other: LinearSDE) -> Self:
+        """Returns this process between the times at which another process has the same noise-to-signal ratios."""
+        ends = other.log_nsr(torch.tensor([other.eps, other.T], dtype=torch.float64))
+        first, last = self.time(ends).tolist()
+        cut = copy.copy(self)
+        cut.eps, cut.T = max(self.eps, first), rounded_down(min(self.T, last))
+        return cut
+
     def prior_gap(self, square: float, dimensions: int) -> float:
         r"""Returns a bound on the KL divergence of the prior from :math:`p_T`, in nats, for data of any distribution.
 
         Since :math:`p_T` is a mixture of the kernels,
 
         .. math:: KL(p_T \,\|\, \pi) \le E_{x_0} KL(N(\alpha x_0, \sigma^2 I) \,\|\, N(0, p^2 I))
-                  = \tfrac12 \left[ \frac{\alpha^2 E\|x_0\|^2 + d \sigma^2}{p^2} - d - d \log \frac{\sigma^2}{p^2} \right].
+                  = \tfrac12 \left[ \alpha^2 E\|x_0\|^2 / p^2 + d\, (r - 1 - \log r) \right], \qquad r = \sigma^2/p^2.
 
         Args:
             square: mean of the squared norm of the data, :math:`E\|x_0\|^2`.
