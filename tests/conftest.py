@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from sdegen.metrics import features, points
-from sdegen.sde import VE, VP, LinearSDE, SubVP
+from sdegen.sde import EDM, VE, VP, Cosine, Linear, LinearSDE, SubVP
 from sdegen.sde.mixture import GaussianMixture
 from sdegen.training import held_out
 
@@ -67,10 +67,21 @@ TEXTBOOK = (
 )
 """Simple choices, for tests with numbers worked out by hand and for tests of resumed runs."""
 
-SDES = {"vp": VP(), "subvp": SubVP(), "ve": VE(sigma_max=10.0)}
+SDES = {
+    "vp": VP(),
+    "subvp": SubVP(),
+    "ve": VE(sigma_max=10.0),
+    "linear": Linear(),
+    "cosine": Cosine(),
+    "edm": EDM(sigma_max=5.0),
+}
 
 
-@pytest.fixture(params=SDES.values(), ids=SDES.keys())
+FEW = ("vp", "subvp", "ve", "linear")
+"""Processes that differ most, for tests that need not try all."""
+
+
+@pytest.fixture(params=[SDES[key] for key in FEW], ids=FEW)
 def sde(request: pytest.FixtureRequest) -> LinearSDE:
     return request.param
 

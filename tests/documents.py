@@ -70,6 +70,7 @@ def own_commands(path: Path) -> list[str]:
 def reader(folder: Path) -> Path:
     """Makes the files that the pages assume a reader to have, and returns the folder."""
     np.savetxt(folder / "points.csv", np.random.default_rng(0).normal(size=(50, 2)), delimiter=",")
+    (folder / "schedule.csv").write_text("t,alpha,sigma\n0,1,0\n0.5,0.6,0.6\n0.9,0.1,0.9\n1,0,1\n")
     (folder / "new.csv").write_text("0.5,1\n-1,0\n9,9\n")
     rows = [
         f"{i},{x:.2f},{2 * x:.2f},{'setosa' if i % 2 else 'virginica'}" for i, x in enumerate(np.linspace(4, 8, 60))

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sdegen")
 
-SAMPLED = ("sampler", "network")
+SAMPLED = ("sampler", "network", "sde")
 """Groups of ``sdegen sample`` with the choice ``run``, the node that the run stores."""
-EVALUATED = ("network",)
+EVALUATED = ("network", "sde")
 """Groups of ``sdegen evaluate`` with the choice ``run``, the node that the run stores."""
 OUTCOMES = {True: "pass", False: "FAIL", None: "-"}
 """Printed text for each value of :attr:`sdegen.metrics.verification.Proof.holds`."""

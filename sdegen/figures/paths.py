@@ -72,7 +72,7 @@ def process(dataset: Dataset, sde: SDE, score: Score, *, seed: int = 0, count: i
     for axes, (title, (times, states)) in zip(panels, paths.items(), strict=True):
         image = _image(axes, density, t, x, cmap=DENSITY, vmin=0, vmax=1)
         axes.plot(times, states, color="white", linewidth=0.5, path_effects=OUTLINE)
-        axes.set_xticks([sde.eps, 0.5 * sde.T, sde.T], ["ε", "0.5", "1"])
+        axes.set_xticks([sde.eps, 0.5 * sde.T, sde.T], ["ε", f"{0.5 * sde.T:.2g}", "1" if sde.T == 1 else "T"])
         # The time axis has the direction of the process: t decreases from left to right in the reverse panels.
         ends = "data to noise" if title.startswith("forward") else "noise to data"
         axes.set(title=title, xlabel=f"time t, from {ends}", xlim=times[[0, -1]], ylim=(-limit, limit))

@@ -54,7 +54,7 @@ def trajectories(dataset: Dataset, samples: Samples, sde: SDE, flow: Samples | N
         drawn = LineCollection(pieces, array=at[1:].numpy(), cmap=DENSITY, linewidths=thickness)
         drawn.set_clim(sde.eps, sde.T)
         axes.add_collection(drawn)
-    axes.scatter(*lines[0].T, s=14, facecolor="white", edgecolor="0.2", zorder=3, label="noise, t = 1")
+    axes.scatter(*lines[0].T, s=14, facecolor="white", edgecolor="0.2", zorder=3, label=f"noise, t = {sde.T:.3g}")
     axes.scatter(*lines[-1].T, s=14, color="0.1", zorder=3, label="t = ε")
     scaled = bool((_width(sde, times) != 1).any())
     below = " / $\\sqrt{\\alpha_t^2 + \\sigma_t^2}$" if scaled else ""

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from sdegen.core.randomness import generator, randn_like
 from sdegen.core.schema import FromRun
 from sdegen.networks.base import Network
-from sdegen.sde.base import SDE
+from sdegen.sde.base import SDE, LinearSDE
+from sdegen.sde.change import Change
 
 BATCH = 1000
 """Number of points classified at once."""
@@ -26,14 +27,22 @@ class ClassifierModel(nn.Module, FromRun):
     Args:
         network: trainable function, which returns logits.
         sde: process that adds the noise.
+        change: map to the path of the training; None if the network was trained along the path of ``sde``.
     """
 
-    def __init__(self, network: Network, sde: SDE) -> None:
+    def __init__(self, network: Network, sde: SDE, change: Change | None = None) -> None:
         super().__init__()
-        self.network, self.sde = network, sde
+        self.network, self.sde, self.change = network, sde, change
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        if self.change is not None:
+            x, t, _ = self.change(x, t)
         return self.network(x, t).log_softmax(1)
+
+    def along(self, sde: LinearSDE) -> ClassifierModel:
+        """Returns the classifier of points of another path: see :meth:`sdegen.models.ScoreModel.along`."""
+        assert self.sde.linear is not None
+        return ClassifierModel(self.network, sde, Change(sde, self.sde.linear))
 
     def given(self, y: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         r"""Returns the log-likelihood of a class, :math:`\log p_t(y \mid x)`: ``(x, t) -> (B,)``.

@@ -317,9 +317,12 @@ def _matching(trained: Trained, other: Trained, folder: str, kind: type) -> Scor
     same = other.config["dataset"]["_target_"] == trained.config["dataset"]["_target_"]
     if not (same and other.units.equals(trained.units)):
         raise UserError(f"guidance.run={folder}: was trained on other data than {trained.folder}: train on these data")
-    if other.config["sde"] != trained.config["sde"]:
+    model = copy.deepcopy(other.model).to(trained.device, trained.dtype)
+    if other.config["sde"] == trained.config["sde"]:
+        return model
+    if other.config["sde"] != trained.trained_along or trained.sde.linear is None:
         raise UserError(
             f"guidance.run={folder}: was trained with another SDE than {trained.folder}: train it with the options "
             f"under sde: in {trained.folder}/config.yaml"
         )
-    return copy.deepcopy(other.model).to(trained.device, trained.dtype)
+    return model.along(trained.sde.linear)

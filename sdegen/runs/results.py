@@ -90,7 +90,7 @@ def write(
     log.info(f"drawing {count} samples{each} with the sampler {name}{by}, {run.weights_used()}")
     drawn = _drawn(run, plan, count, seed, batch_size, of_data)
     own = {"step": run.step, "weights": run.weights, "seed": seed, "batch_size": batch_size}
-    own |= {group: run.config[group] for group in ("sampler", "network")}
+    own |= {group: run.config[group] for group in ("sampler", "network", "sde")}
     steered = {"guidance": guidance, "label": label, "condition": condition}
     steered = {key: value for key, value in steered.items() if value is not None}
     facts: dict[str, Any] = {"nfe": drawn.nfe, "seconds": drawn.seconds, "seed": seed, "step": run.step}

@@ -70,8 +70,9 @@ def load(
         device: device of the computation: ``auto``, ``cpu``, ``cuda``, …
         precision: precision of the computation: ``float32`` or ``float64``.
         trust: modules whose classes the configuration may name, in addition to this package.
-        nodes: nodes that replace nodes of the run, by group: ``sampler`` or ``network``. Only the oracle can replace
-            the network.
+        nodes: nodes that replace nodes of the run, by group: ``sampler``, ``network`` or ``sde``. Only the oracle can
+            replace the network. With another linear SDE, the network is used along the path of this SDE, by a change of
+            variables, on the range of noise-to-signal ratios that both SDEs have.
 
     Raises:
         UserError: an option is wrong, or the folder, the checkpoint or its configuration is damaged or refused.

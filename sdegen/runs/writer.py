@@ -133,7 +133,7 @@ class Writer:
     def warn(self) -> None:
         """Log what was read, and warnings about options that the user may not have meant."""
         if not self.resumed:
-            for line in self.summary["text"]:
+            for line in [*self.summary["text"], *self.parts.prior_text()]:
                 log.info(line)
         if self.parts.trainer.precision == "bfloat16" and self.parts.dataset.units.kind == "vectors":
             log.warning(

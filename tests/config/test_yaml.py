@@ -37,6 +37,7 @@ WITH = {
         "weighting=uniform",
         "times=stratified",
     ],
+    "sde=table": ["sde.path=x.csv"],
     "dataset=file": ["dataset.path=x.csv"],
     "dataset=folder": ["dataset.path=x"],
     "dataset=fashion_mnist": ["dataset.size=100"],
@@ -91,6 +92,11 @@ def test_every_choice_names_all_options_of_its_class_and_builds(path: Path, tmp_
     if option == "file":
         np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(10, 2)))
         overrides.append(f"dataset.path={tmp_path / 'x.npy'}")
+    if option == "table":
+        np.savetxt(
+            tmp_path / "x.csv", [[0.1, 1, 0.1], [0.5, 1, 1], [1, 0, 1]], "%g", ",", header="t,alpha,sigma", comments=""
+        )
+        overrides.append(f"sde.path={tmp_path / 'x.csv'}")
     if option == "folder":
         for i in range(4):
             imsave(tmp_path / f"{i}.png", np.random.default_rng(i).random((8, 8, 3)))
