@@ -132,15 +132,13 @@ def _guidance(
     load: Callable[[str | None, type], ScoreModel | ClassifierModel],
 ) -> Guidance:
     """Returns the guidance towards the class ``label``, or towards a condition or an observation in ``own``."""
+    if _steers(trained, node, "given") and label is not None and own.get("given") is None:
+        raise UserError(_lacking(trained, node))
     supplied = {"label": label, "shape": trained.units.shape, "load": load, **own}
     rest = {key: value for key, value in node.items() if key not in own}
     guidance: Guidance = construct({"guidance": rest}, "guidance", trained.trust, **supplied)
     if guidance.conditional and trained.model.network.condition is None:
-        network = trained.config["network"]
-        fix = "train one with network.label_dropout=0.1"
-        if not schema.takes(network, "label_dropout", trained.trust):
-            fix = f"network={choice(network)} cannot take it: {fix} and network=mlp, scorenet or unet"
-        raise UserError(f"guidance={choice(node)}: the network of {trained.folder} does not take the class: {fix}")
+        raise UserError(_lacking(trained, node))
     if guidance.contrasts and conditions.needs_one(trained):
         dropout = "condition_dropout" if trained.conditions is not None else "label_dropout"
         raise UserError(
@@ -151,6 +149,14 @@ def _guidance(
     # The guidance checks the process when it makes the score. This costs nothing.
     guidance(trained.sde, Counted(trained.score_model))
     return guidance
+
+
+def _lacking(trained: Trained, node: Config) -> str:
+    """Returns the message about a network that does not take the class."""
+    network, fix = trained.config["network"], "train one with network.label_dropout=0.1"
+    if not schema.takes(network, "label_dropout", trained.trust):
+        fix = f"network={choice(network)} cannot take it: {fix} and network=mlp, scorenet or unet"
+    return f"guidance={choice(node)}: the network of {trained.folder} does not take the class: {fix}"
 
 
 def picture(units: Units, seen: Observation) -> Tensor:
