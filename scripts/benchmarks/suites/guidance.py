@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 from sdegen.config.compose import composed as every
 from sdegen.core.errors import UserError
@@ -47,6 +49,26 @@ def measure(
                 rows.append(row(f"{metric} against guidance scale", "floor", scale, [floor], ""))
             rows.append(row("evaluations against guidance scale", curve, scale, [cost], ""))
     return sorted(dict.fromkeys(rows), key=lambda each: each.panel)
+
+
+def draw(rows: Sequence[Row]) -> Figure:
+    """Draws each quantity against the scale in its own panel, with one legend for all panels."""
+    from sdegen import figures
+
+    panels = list(dict.fromkeys(each.panel for each in rows))
+    lines = list(dict.fromkeys(each.line for each in rows))
+    with matplotlib.rc_context(figures.STYLE):
+        figure = Figure(figsize=(2.4 * len(panels), 2.8), layout="constrained")
+        for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            for colour, line in zip(figures.COLOURS, lines, strict=False):
+                own = [each for each in rows if (each.panel, each.line) == (panel, line)]
+                style = {"color": colour, "marker": "o", "markersize": 3, "linewidth": 1}
+                axes.plot([float(each.at) for each in own], [each.median for each in own], label=line, **style)
+            axes.set(xlabel="guidance scale", ylabel=panel.partition(" ")[0].replace("_", " "))
+        figure.legend(
+            *figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(lines), fontsize=7
+        )
+    return figure
 
 
 def guidance(options: Sequence[str], runs: Path) -> dict[str, Any]:
