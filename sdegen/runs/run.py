@@ -281,7 +281,9 @@ class Run(Trained):
         Raises:
             UserError: the network does not take the condition or the class, or they do not fit the data.
         """
-        if self.guidance is not None or self._told is not None:
+        if self.guidance is not None:
+            raise UserError(f"guidance={self._guided_by}: the run is guided already: call given() on the unguided run")
+        if self._told is not None:
             raise UserError(f"{self._guided_by}: this run has a condition already: call given() on the run itself")
         if label == "all":
             raise UserError("label=all: must be one class of the data: call given() once for each class")

@@ -176,7 +176,8 @@ def test_every_experiment_runs_two_steps_and_samples(
 @pytest.mark.parametrize("path", [path for path in NODES if path.parent.name in ("sde", "network")], ids=name)
 def test_a_choice_is_shown_under_the_name_that_the_command_line_takes(path: Path) -> None:
     group, name = choice(path)
-    shown = dict(options.flat_options(composed("train", ["dataset=gaussian_mixture", f"{group}={name}"])))
+    given = ["sde.path=schedule.csv"] if name == "table" else []
+    shown = dict(options.flat_options(composed("train", ["dataset=gaussian_mixture", f"{group}={name}", *given])))
     assert (shown[group], shown["dataset"]) == (name, "gaussian_mixture")
     assert shown["sampler"] in {path.stem for path in (CONF / "sampler").glob("*.yaml")}
 

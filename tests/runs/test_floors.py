@@ -172,10 +172,10 @@ def test_floors_of_data_that_were_not_measured_for_months_are_removed(trained: P
 def test_jobs_of_one_process_share_a_run_until_its_checkpoint_changes(trained: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(trained, tmp_path / "run")
     options = {"run": str(folder), "checkpoint": "last", "weights": "ema", "device": "cpu", "precision": "float32"}
-    network = sdegen.load(folder).config["network"]
+    own = {group: sdegen.load(folder).config[group] for group in ("network", "sde")}
 
     def loaded() -> sdegen.Run:
-        return stored.loaded({**options, "trust": [], "network": network})
+        return stored.loaded({**options, "trust": [], **own})
 
     first = loaded()
     other = first.sampled_by({**first.config["sampler"], "steps": 7})

@@ -157,7 +157,7 @@ def test_the_unit_is_the_mean_loss_of_a_gaussian_on_other_data_of_its_covariance
         total = sde.alpha(t)[:, None, None] ** 2 * covariance + sde.sigma(t)[:, None, None] ** 2 * torch.eye(2)
         return -torch.linalg.solve(total, x)
 
-    objective, data = Denoising(), type("Data", (), {})()
+    objective, data = Denoising(), type("Data", (), {"fresh": False})()
     data.x, data.y, data.mapped, data.cells = x, None, False, None
     data.units = type("Units", (), {"encode": staticmethod(lambda x: x)})
     stream = Stream([Points(3, data, 1000, dtype=torch.float64)], lambda *rows: objective.prepare(*rows[:-2]),

@@ -26,7 +26,7 @@ def test_velocity_loss_is_the_distance_to_the_velocity_of_the_path(sde: LinearSD
     source = torch.Generator().manual_seed(0)
     network = MLP((3,), (16,), activation="tanh").double()
     x0 = torch.randn(50, 3, generator=source, dtype=torch.float64)
-    t = torch.linspace(0.01, 1, 50, dtype=torch.float64)
+    t = torch.linspace(0.01, sde.T, 50, dtype=torch.float64)
     rows = Denoising().prepare(sde, x0, t, randn_like(source))
     alpha, sigma = (function(t)[:, None] for function in (sde.alpha, sde.sigma))
     time = t.clone().requires_grad_()
