@@ -13,6 +13,7 @@ Suites, whose options are in conf/benchmark.yaml::
     scaling           cost of a step against dimensions, data points, batch size, grid, threads, replicas and jobs
     quality           metrics of experiments over several seeds, with floors and the values of the training set
     recipes           default and former recipe for points, on ten data sets: distances divided by their floors
+    simulators        posteriors learned from 10,000 simulations: sliced W1 and C2ST against exact draws, calibration
     likelihood        errors of log-likelihoods with the exact score, and the accuracy of the standard errors
 
 Contestants are measured in turn; medians and quartiles are printed and written to outputs/benchmark.
