@@ -20,6 +20,7 @@ Suites, whose options are in conf/benchmark.yaml::
     tables            CPU seconds to read a large table, beside pandas
     guidance          agreement, recall and distance of guided digits against the scale: at all times, on an interval
                       of t, and with a weaker network
+    simulators        posteriors learned from 10,000 simulations: sliced W1 and C2ST against exact draws, calibration
     likelihood        errors of log-likelihoods with the exact score, and the accuracy of the standard errors
 
 Contestants are measured in turn; medians and quartiles are printed and written to outputs/benchmark.

@@ -17,7 +17,7 @@ from sdegen.cli.commands import CONFIGURED
 from sdegen.config.compose import Config
 from sdegen.core.schema import ANYTHING
 from sdegen.metrics import features, images
-from sdegen.runs import checkpoint, forecast, session
+from sdegen.runs import checkpoint, forecast, posteriors, session
 from sdegen.runs.files import point_latest
 
 SHORT = {
@@ -80,10 +80,11 @@ def reader(folder: Path) -> Path:
     (folder / "pictures").mkdir()
     for i in range(6):
         imsave(folder / "pictures" / f"{i}.png", np.random.default_rng(i).random((8, 8, 3)))
-    (folder / "mine" / "conf" / "sde").mkdir(parents=True)
-    for name, language in itertools.product(("extend.md", "guidance.md"), ("python", "yaml")):
-        for block in blocks(ROOT / "docs" / name, language):
-            (folder / block.splitlines()[0].removeprefix("# ")).write_text(block)
+    for page, language in itertools.product(("extend", "guidance", "posteriors"), ("python", "yaml")):
+        for block in blocks(ROOT / "docs" / f"{page}.md", language):
+            path = folder / block.splitlines()[0].removeprefix("# ")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block)
     return folder
 
 
@@ -92,6 +93,7 @@ def run_commands(lines: list[str], folder: Path, patch: pytest.MonkeyPatch) -> N
     patch.setattr(features, "EPOCHS", (1, 1))
     patch.setattr(images, "REFERENCE", 300)
     patch.setattr(forecast, "SECONDS", 0.0)
+    patch.setattr(posteriors, "OBSERVED", 1)
     patch.setenv("PYTHONPATH", "mine")
     patch.syspath_prepend(str(folder / "mine"))
     for line in lines:

@@ -68,7 +68,7 @@ SAMPLE = {
     "trust": tuple[str, ...],
 }
 """Types of the options of sample.yaml that are not groups."""
-METRIC = Literal["likelihood", "interpolation", "samples", "c2st"]
+METRIC = Literal["likelihood", "interpolation", "samples", "c2st", "calibration"]
 EVALUATE = {
     **{option: kind for option, kind in SAMPLE.items() if option not in ("label", "condition", "figures", "animate")},
     "metrics": METRIC | tuple[METRIC, ...],

@@ -71,6 +71,19 @@ WORDS = {
         LOW,
         "the value for exact draws or training data in the place of samples",
     ),
+    "sbc": Meaning(
+        "largest error of the coverage of intervals of samples given an observation (simulation-based calibration), "
+        "for the parameter that is farthest off",
+        "share",
+        LOW,
+        "the median for samples of exact posteriors",
+    ),
+    "tarp": Meaning(
+        "largest error of the coverage of regions of samples given an observation, around random points",
+        "share",
+        LOW,
+        "the median for samples of exact posteriors",
+    ),
     "frechet": Meaning(
         "distance of the means and covariances of samples and held-out data, in the features of a classifier",
         "none, since features have no unit",

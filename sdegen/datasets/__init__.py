@@ -9,7 +9,7 @@ from sdegen.datasets.description import Description
 from sdegen.datasets.file import File
 from sdegen.datasets.idx import IDX
 from sdegen.datasets.images import Digits, Folder
-from sdegen.datasets.simulators import LinearGaussian, Simulator
+from sdegen.datasets.simulators import LinearGaussian, ObservedMixture, Simulator, TwoMoons
 from sdegen.datasets.synthetic import Checkerboard, Circles, Mixture, Moons, Pinwheel, Smile, SwissRoll
 from sdegen.datasets.units import Affine, Quantile, Units, restored
 
@@ -27,11 +27,13 @@ __all__ = [
     "LinearGaussian",
     "Mixture",
     "Moons",
+    "ObservedMixture",
     "Pinwheel",
     "Quantile",
     "Simulator",
     "Smile",
     "SwissRoll",
+    "TwoMoons",
     "Units",
     "restored",
     "restored_conditions",

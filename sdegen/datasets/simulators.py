@@ -8,9 +8,12 @@ Reference: Sharrock et al. (2022), https://arxiv.org/abs/2210.04872
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +26,11 @@ from sdegen.sde.mixture import GaussianMixture
 
 PILOT = 5000
 """Number of simulations from which the units are computed if each step simulates anew."""
+
+CELLS = 2**16
+"""Number of cells of a quadrature."""
+TRIES = 1000
+"""Largest number of batches of a rejection sampler."""
 
 
 class Simulator(Dataset, ABC):
@@ -111,3 +119,119 @@ class LinearGaussian(Simulator):
 
     def _exact(self, y: Tensor, n: int, source: torch.Generator) -> Tensor:
         return self.prior.given(self.matrix, y, self.noise).sample(n, source)
+
+
+class ObservedMixture(Simulator):
+    r"""One number that is observed about a point of a Gaussian mixture in the plane.
+
+    With ``observation=linear``, :math:`y = \theta_1 + \tfrac12 \theta_2 + \text{noise}\, n`, and the posterior is a
+    mixture. With ``observation=quadratic``, :math:`y = \theta_1^2 + \theta_2^2 + \text{noise}\, n`, and the posterior
+    is a ring on which several arcs are likely.
+
+    Args:
+        seed: seed of the simulations; from the run.
+        observation: ``linear`` or ``quadratic``.
+        noise: standard deviation of the noise, above 0.
+        weights: weights of the components of the prior, above 0; they are normalised to the sum 1.
+        means: means of the components, two coordinates for each.
+        variances: variances (not standard deviations) of the components, above 0.
+        size: number of simulations that a run trains on; null to simulate anew at every step.
+        standardize: see :class:`Dataset`.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        observation: Literal["linear", "quadratic"] = "linear",
+        noise: float = 0.5,
+        weights: tuple[float, ...] = (0.4, 0.3, 0.3),
+        means: tuple[tuple[float, float], ...] = ((-2.0, 0.0), (1.5, 1.5), (1.0, -2.0)),
+        variances: tuple[float, ...] = (0.25, 0.5, 0.1),
+        size: int | None = 10_000,
+        standardize: Standardize = True,
+    ) -> None:
+        if min(variances, default=0) <= 0:
+            raise ValueError(f"variances={list(variances)} must be above 0")
+        self.observation, self.noise = observation, in_range("noise", noise, above=0)
+        self.prior = GaussianMixture(torch.tensor(weights), torch.tensor(means), torch.tensor(variances))
+        posterior = self._on_rings if observation == "quadratic" else self._mixture
+        super().__init__(seed, size, standardize, posterior=posterior)
+
+    MATRIX = torch.tensor([[1.0, 0.5]], dtype=torch.float64)
+
+    def pairs(self, n: int, source: torch.Generator) -> tuple[Tensor, Tensor]:
+        theta = self.prior.sample(n, source)
+        noise = torch.randn(n, 1, generator=source, dtype=torch.float64)
+        exact = theta.square().sum(1, keepdim=True) if self.observation == "quadratic" else theta @ self.MATRIX.T
+        return theta, exact + self.noise * noise
+
+    def _mixture(self, y: Tensor, n: int, source: torch.Generator) -> Tensor:
+        return self.prior.given(self.MATRIX, y, self.noise).sample(n, source)
+
+    def _on_rings(self, y: Tensor, n: int, source: torch.Generator) -> Tensor:
+        r"""Draws the component and :math:`u = |\theta|^2` by quadrature, and then the angle, which is von Mises.
+
+        In component m, u has the density of a non-central :math:`\chi^2` distribution with two degrees of freedom.
+        """
+        radius, variance = self.prior.means.norm(dim=1, keepdim=True), self.prior.covariances[:, None]
+        farthest = max(float((radius + 9 * variance.sqrt()).max()) ** 2, float(y) + 8 * self.noise)
+        width = farthest / CELLS
+        u = width * (torch.arange(CELLS, dtype=torch.float64) + 0.5)
+        along = u.sqrt() * radius / variance
+        log_p = torch.special.i0e(along).log() - (u.sqrt() - radius).square() / (2 * variance) - variance.log()
+        log_p = log_p + self.prior.weights.log()[:, None] - (u - float(y)).square() / (2 * self.noise**2)
+        cumulated = (log_p - log_p.max()).exp().flatten().cumsum(0)
+        uniform = torch.rand(n, 2, generator=source, dtype=torch.float64)
+        cell = torch.searchsorted(cumulated, uniform[:, 0] * cumulated[-1]).clamp(max=len(cumulated) - 1)
+        component, u = cell // CELLS, width * (cell % CELLS + uniform[:, 1])
+        mean, root = self.prior.means[component], u.sqrt()
+        kappa = root * radius[component, 0] / variance[component, 0]
+        seed = int(torch.randint(2**62, (1,), generator=source))
+        angle = torch.from_numpy(np.random.default_rng(seed).vonmises(0.0, kappa.numpy()))
+        angle = angle + torch.atan2(mean[:, 1], mean[:, 0])
+        return root[:, None] * torch.stack([angle.cos(), angle.sin()], dim=1)
+
+
+class TwoMoons(Simulator):
+    r"""The benchmark "two moons", whose posterior is two crescents; the prior is uniform on :math:`[-1, 1]^2`.
+
+    .. math:: y = p + \tfrac{1}{\sqrt 2} \bigl(-|\theta_1 + \theta_2|,\; \theta_2 - \theta_1\bigr), \qquad
+              p = r\, (\cos a, \sin a) + (\tfrac14, 0),
+
+    with :math:`a \sim U(-\tfrac\pi2, \tfrac\pi2)` and :math:`r \sim N(0.1, 0.01^2)`. For the data set ``moons`` without
+    observations, see :class:`Moons`.
+
+    Reference: Lueckmann et al. (2021), https://arxiv.org/abs/2101.04653
+
+    Args:
+        seed: seed of the simulations; from the run.
+        size: number of simulations that a run trains on; null to simulate anew at every step.
+        standardize: see :class:`Dataset`.
+    """
+
+    def __init__(self, seed: int, size: int | None = 10_000, standardize: Standardize = True) -> None:
+        super().__init__(seed, size, standardize, posterior=self._exact)
+
+    def pairs(self, n: int, source: torch.Generator) -> tuple[Tensor, Tensor]:
+        theta = 2 * torch.rand(n, 2, generator=source, dtype=torch.float64) - 1
+        turned = torch.stack([-theta.sum(1).abs(), theta[:, 1] - theta[:, 0]], dim=1) / math.sqrt(2)
+        return theta, self._crescent(n, source) + turned
+
+    def _crescent(self, n: int, source: torch.Generator) -> Tensor:
+        """Draws the noise p, ``(n, 2)``."""
+        angle = math.pi * (torch.rand(n, generator=source, dtype=torch.float64) - 0.5)
+        radius = 0.1 + 0.01 * torch.randn(n, generator=source, dtype=torch.float64)
+        return torch.stack([radius * angle.cos() + 0.25, radius * angle.sin()], dim=1)
+
+    def _exact(self, y: Tensor, n: int, source: torch.Generator) -> Tensor:
+        """Draws p and the sign of θ₁ + θ₂, solves for θ, and rejects parameters outside of the prior."""
+        found = torch.empty(0, 2, dtype=torch.float64)
+        for _ in range(TRIES):
+            off = self._crescent(n, source) - y
+            sign = 2 * torch.randint(2, (n,), generator=source).double() - 1
+            total, difference = sign * off[:, 0], -off[:, 1]
+            theta = torch.stack([total - difference, total + difference], dim=1) / math.sqrt(2)
+            found = torch.cat([found, theta[(off[:, 0] >= 0) & (theta.abs() <= 1).all(1)]])
+            if len(found) >= n:
+                return found[:n]
+        raise ValueError(f"condition: the prior has no parameters for {y.tolist()}: give an observation near the data")

@@ -1,5 +1,6 @@
 """Figures of data, samples, processes and densities, drawn with matplotlib."""
 
+from sdegen.figures.calibration import calibration
 from sdegen.figures.densities import density, interpolation, likelihoods
 from sdegen.figures.images import accuracy, classes, generation, image_grid, posterior, steering
 from sdegen.figures.paths import process, score_field
@@ -31,6 +32,7 @@ __all__ = [
     "SAMPLES",
     "STYLE",
     "accuracy",
+    "calibration",
     "classes",
     "compare",
     "density",

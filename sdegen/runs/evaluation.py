@@ -17,9 +17,10 @@ from sdegen.flow.density import check_density
 from sdegen.flow.divergence import by_probes
 from sdegen.flow.likelihood import Flow, Likelihood, bits_per_dim
 from sdegen.flow.solvers import DormandPrince
+from sdegen.metrics.calibration import in_words
 from sdegen.metrics.points import Metrics, table, unmeasured
 from sdegen.metrics.two_sample import too_few
-from sdegen.runs import events, files, typicality
+from sdegen.runs import events, files, posteriors, typicality
 from sdegen.runs.conditions import needs_one
 from sdegen.runs.given import given
 from sdegen.runs.measures import measure, shuffled, spread_over_cells, tell, unseen
@@ -104,6 +105,8 @@ class Evaluation:
                 raise UserError("metrics=samples measures the points of a file: add points=theirs.csv")
             if why := unmeasured(self.run.dataset):
                 raise UserError(f"metrics=samples: {why}: hold out a part of the data")
+        elif metric == "calibration":
+            posteriors.check(self.run)
         elif self.given is not None:
             if metric == "interpolation":
                 raise UserError("metrics=interpolation takes no points: leave out points=, or use metrics=likelihood")
@@ -239,6 +242,20 @@ class Evaluation:
         log.info(f"c2st of {self.count} samples, {run.weights_used()}")
         x, _ = run.sample_data(self.count, seed=self.seed, batch_size=int(self.settings["batch_size"]))
         return Result(tell(run, x), {"x": x, "seed": self.seed}, None, "samples")
+
+    def calibration(self) -> Result:
+        """Return the calibration of the posteriors of unseen pairs, and their distance from exact draws."""
+        from sdegen import figures
+
+        options = {"count": self.count, "seed": self.seed, "batch_size": int(self.settings["batch_size"])}
+        metrics, names, ranks, by_distance = self.run.calibration(**options)
+        log.info(in_words(metrics, ranks, names))
+        worst = list(metrics["sbc"]["columns"])
+        order = [names.index(name) for name in worst]
+        p_values = (metrics["sbc"]["p_value"], metrics["tarp"]["p_value"])
+        figure = figures.calibration(ranks[:, order], by_distance, worst, p_values)
+        arrays = {"ranks": ranks, "distance_ranks": by_distance, "seed": self.seed}
+        return Result(metrics, arrays, figure, "samples")
 
     def _exact(self, x: Tensor) -> Tensor | None:
         """Return the exact log-density at t = eps, in nats and in the user's units; None if it is not known."""

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from sdegen.metrics.points import Metrics
     from sdegen.metrics.typicality import Typicality
     from sdegen.runs.notebook import Animation
+    from sdegen.runs.posteriors import Calibration
     from sdegen.runs.typicality import Unseen
 
 Source = ArrayLike | Frame | str | Path
@@ -407,6 +408,32 @@ class Run(Trained):
             flow, exact = self.flow(), by_probes(0, self.units.size)
             metrics |= measures.likelihood(self.dataset, lambda x: flow.log_prob(x, exact, seed).log_p, batch, seed)
         return metrics
+
+    @explained
+    def calibration(self, *, count: int = 2000, seed: int = 0, batch_size: int = 1000) -> Calibration:
+        """Return whether samples given conditions are spread as unseen points are: see :class:`Calibration`.
+
+        The metrics are explained in :mod:`sdegen.metrics.calibration`. If exact draws given a condition are known,
+        ``sliced_w1`` and ``c2st`` compare samples with them.
+
+        Args:
+            count: largest number of unseen pairs of a point and its condition.
+            seed: seed of the pairs and the samples.
+            batch_size: number of samples computed at once.
+
+        Raises:
+            UserError: the network takes no condition, no pairs are held out, or this run has a condition already.
+        """
+        from sdegen.runs import posteriors
+
+        check({"count": count, "seed": seed, "batch_size": batch_size}, (), SAMPLE, self.trust)
+        if self.guidance is not None or self._told is not None:
+            raise UserError(f"calibration: {self._guided_by}: tests many conditions: call it on the run itself")
+
+        def generate(told: Tensor) -> Tensor:
+            return self.generate(len(told), seed=seed, batch_size=batch_size, told=told).x
+
+        return posteriors.measured(self, generate, count, seed)
 
     @explained
     def draw(self, x: Source | None = None, *, count: int = 2000, seed: int = 0) -> Figure:
