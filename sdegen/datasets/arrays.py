@@ -156,10 +156,10 @@ def choose_beside(arrays: Arrays, choice: Choice) -> Beside:
         raise ValueError(
             f"condition: {further[0]} is no array beside x, as {conditions[0]} is: name arrays, or columns"
         )
-    return Beside(arrays.labels(label) if label else None, _conditions(arrays, conditions), rest, notes)
+    return Beside(arrays.labels(label) if label else None, conditioning(arrays, conditions), rest, notes)
 
 
-def _conditions(arrays: Arrays, names: Sequence[str]) -> Conditioning | None:
+def conditioning(arrays: Arrays, names: Sequence[str]) -> Conditioning | None:
     """Returns the conditions in arrays beside the points; several arrays must hold a number for each point."""
     if not names:
         return None

@@ -25,7 +25,7 @@ from sdegen.metrics.points import Metrics, unmeasured
 from sdegen.models.classifier import ClassifierModel
 from sdegen.models.score import ScoreModel
 from sdegen.runs import conditions
-from sdegen.runs.conditions import Asked
+from sdegen.runs.conditions import DATA, Asked
 from sdegen.runs.trained import Trained
 
 Label = int | float | str | bool | None
@@ -82,12 +82,10 @@ def planned(
     ``given`` is the result of a measurement, in the user's units. ``other`` is the run that the node names, if this run
     is loaded already. Raises UserError if the guidance, the label or the condition does not suit the model.
     """
-    labels, rows = _classes(trained, node, label), conditions.rows(trained, condition)
-    values = [None] if rows is None else list(rows)
-    if len(labels) > 1 < len(values):
-        raise UserError("label=all: give a single condition, or a single label for all rows of condition=")
+    pairs, of_data = _pairs(trained, node, label, condition), isinstance(condition, str) and condition == DATA
     if node is None:
-        return Plan([Target(one, c, _told(trained, one, c), None) for one in labels for c in values], None)
+        targets = [Target(one, c, _told(trained, one, c, of_data), None) for one, c in pairs]
+        return Plan(targets, None)
     seen = _observation(trained, node, given)
     observed = None if seen is None else seen.y
 
@@ -97,17 +95,45 @@ def planned(
         return _matching(trained, other or Trained(Path(folder), **settings), folder, kind)  # type: ignore[arg-type]
 
     targets = []
-    for one, c in ((one, c) for one in labels for c in values):
+    for one, c in pairs:
         tells = _steers(trained, node, "given")
-        told = _told(trained, one if tells or not _steers(trained, node, "label") else None, c)
+        told = _told(trained, one if tells or not _steers(trained, node, "label") else None, c, of_data)
         guidance = _guidance(trained, node, one, observed, load, told)
         targets.append(Target(one, c, None if tells else told, guidance))
     return Plan(targets, seen)
 
 
-def _told(trained: Trained, label: int | None, condition: Tensor | None) -> Tensor | None:
-    """Returns the value that the network takes for a class and a condition; None if both are None."""
+def _pairs(
+    trained: Trained, node: Config | None, label: Label, condition: Asked
+) -> Sequence[tuple[int | None, Tensor | None]]:
+    """Returns the classes and conditions of the targets; None for no class and for no condition."""
+    if isinstance(condition, str) and condition == DATA:
+        if label is not None:
+            raise UserError(f"label={label}: condition=data takes the classes of the data, too: leave out label=")
+        return [(None, None)]
+    classes, rows = _classes(trained, node, label), conditions.rows(trained, condition)
+    if rows is None:
+        return [(one, None) for one in classes]
+    if rows.labels is not None:
+        own = rows.labels.tolist()
+        if label is not None and (len(classes) > 1 or {*own} != {*classes}):
+            named = ", ".join(trained.names.label(number) for number in sorted({*own}))
+            raise UserError(f"label={label}: the rows of condition= have the labels {named}: leave out label=")
+        return list(zip(own, rows.values, strict=True))
+    if len(classes) > 1 < len(rows.values):
+        raise UserError("label=all: give a single condition, or a single label for all rows of condition=")
+    return [(one, c) for one in classes for c in rows.values]
+
+
+def _told(trained: Trained, label: int | None, condition: Tensor | None, of_data: bool) -> Tensor | None:
+    """Returns the value that the network takes for a class and a condition; None if both are None.
+
+    If ``of_data`` is true, the network is told the conditions of unseen points later. Raises UserError if the network
+    has not learned the score given just these parts.
+    """
     taken = trained.model.network.condition
+    if not of_data:
+        conditions.check_known(trained, label is not None, condition is not None)
     if taken is None or (label is None and condition is None):
         return None
     return conditions.told(taken, trained.conditions, None if label is None else torch.tensor(label), condition)
@@ -126,17 +152,19 @@ def _guidance(
         linear_units(trained.units, choice(node))
     supplied = {"label": label, "given": told, "observed": observed, "shape": trained.units.shape, "load": load}
     guidance: Guidance = construct({"guidance": node}, "guidance", trained.trust, **supplied)
-    if guidance.conditional and trained.model.network.condition is None:
+    taken = trained.model.network.condition
+    if guidance.conditional and taken is None:
         network = trained.config["network"]
         fix = "train one with network.label_dropout=0.1"
         if not schema.takes(network, "label_dropout", trained.trust):
             fix = f"network={choice(network)} cannot take it: {fix} and network=mlp, scorenet or unet"
         raise UserError(f"guidance={choice(node)}: the network of {trained.folder} does not take the class: {fix}")
-    if guidance.contrasts and conditions.needs_one(trained):
-        dropout = "condition_dropout" if trained.conditions is not None else "label_dropout"
+    if guidance.contrasts and taken is not None and conditions.needs_one(trained):
+        parts = {"label_dropout": taken.labelled, "condition_dropout": taken.valued}
+        dropout = " ".join(f"network.{option}=0.1" for option, has in parts.items() if has)
         raise UserError(
             f"guidance={choice(node)}: the network of {trained.folder} has learned no score without a condition: train "
-            f"one with network.{dropout}=0.1, or use guidance.scale=1"
+            f"one with {dropout}, or use guidance.scale=1"
         )
     check_process({**trained.config, "guidance": node}, {"guidance": guidance}, trained.trust)
     return guidance

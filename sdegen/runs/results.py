@@ -82,7 +82,7 @@ def write(
     """
     # Build the guidance before sampling, so that a mistake costs no time.
     of_data, name = condition == DATA if isinstance(condition, str) else False, choice(run.config["sampler"])
-    plan = planned(run, guidance, label, condition=None if of_data else condition)
+    plan = planned(run, guidance, label, condition=condition)
     by = "" if guidance is None else f" and the guidance {choice(guidance)}"
     each = " of each class" if label == "all" else " for each condition" if len(plan.targets) > 1 else ""
     each += ", each with the condition of an unseen point," if of_data else ""

@@ -255,15 +255,13 @@ class Run(Trained):
             options: see :meth:`using`.
         """
         run = self.using(sampler, **options)
-        rows = conditions.rows(self, condition)
-        if rows is None and label is None:
-            return self.units.decode(run.generate(count, seed=seed, batch_size=batch_size).x)
-        single = rows is None or len(rows) == 1
-        parts = []
-        for i, row in enumerate([None] if rows is None else rows):
-            samples = run.given(row, label=label).generate(count, seed=seed, batch_size=batch_size, first=i * count)
-            parts.append(self.units.decode(samples.x))
-        return parts[0] if single else torch.stack(parts)
+        settings: dict[str, Any] = {"seed": seed, "batch_size": batch_size}
+        if condition is None and label is None:
+            return self.units.decode(run.generate(count, **settings).x)
+        targets = self._targets(condition, label, several=True)
+        samples = [run._at(target).generate(count, **settings, first=i * count) for i, target in enumerate(targets)]
+        parts = [self.units.decode(part.x) for part in samples]
+        return parts[0] if len(parts) == 1 else torch.stack(parts)
 
     @explained
     def given(self, condition: Asked = None, *, label: float | str | None = None) -> Run:
@@ -277,17 +275,32 @@ class Run(Trained):
         Raises:
             UserError: the network does not take the condition or the class, or they do not fit the data.
         """
+        (target,) = self._targets(condition, label)
+        return self._at(target)
+
+    def _targets(self, condition: Asked, label: float | str | None, several: bool = False) -> Sequence[guiding.Target]:
+        """Return what samples of this run are given: one target, or a target for each of ``several`` conditions."""
         if self.guidance is not None or self._told is not None:
             raise UserError(f"{self._guided_by}: this run has a condition already: call given() on the run itself")
         if label == "all":
             raise UserError("label=all: must be one class of the data: call given() once for each class")
-        if (taken := self.model.network.condition) is None or (label is not None and not taken.labelled):
+        if isinstance(condition, str) and condition == conditions.DATA:
+            raise UserError("condition=data: works on the command line only: give the conditions as an array")
+        taken = self.model.network.condition
+        if condition is None and (taken is None or (label is not None and not taken.labelled)):
             # The message of the guidance says what the network lacks.
-            return self.guided("classifier_free", label=label)
-        (target,) = guiding.planned(self, None, label, condition=condition).targets
+            self.guided("classifier_free", label=label)
+        targets = guiding.planned(self, None, label, condition=condition).targets
+        if len(targets) > 1 and not several:
+            raise UserError(f"condition: has {len(targets)} rows: give one condition, or use run.sample(condition=…)")
+        return targets
+
+    def _at(self, target: guiding.Target) -> Run:
+        """Return a copy of this run whose score is the score given the class and the condition of a target."""
         result = copy.copy(self)
         result._label, result._condition, result._told = target.label, target.condition, target.told
-        parts: dict[str, Any] = {"condition": None if target.condition is None else "an array", "label": label}
+        parts: dict[str, Any] = {"condition": None if target.condition is None else "an array"}
+        parts["label"] = None if target.label is None else self.names.label(target.label)
         if target.condition is not None and target.condition.ndim == 1:
             parts["condition"] = f"[{', '.join(f'{number:g}' for number in target.condition.tolist())}]"
         result._guided_by = ", ".join(f"{name}={value}" for name, value in parts.items() if value is not None)
@@ -309,7 +322,7 @@ class Run(Trained):
         check({"count": count, "seed": seed, "batch_size": batch_size}, (), SAMPLE, self.trust)
         steers, told = guidance or self.guidance, self._told if told is None else told
         if steers is None and told is None:
-            conditions.check_given(self)
+            conditions.check_known(self)
         return draw(
             self.sde,
             self.score_model,
@@ -465,7 +478,7 @@ class Run(Trained):
         """Return the trained score, given the condition of this run if it has one."""
         if self._told is None:
             if self.guidance is None:
-                conditions.check_given(self)
+                conditions.check_known(self)
             return self.score_model
         return self.score_model.given(self._told)
 
@@ -505,15 +518,15 @@ class Run(Trained):
 
     def _flow_given(self, condition: Asked, count: int) -> Flow:
         """Return the flow given one condition, or a condition for each of ``count`` points."""
-        rows = conditions.rows(self, condition)
-        if rows is None or len(rows) == 1:
-            return (self if rows is None else self.given(rows[0])).flow()
-        if len(rows) != count:
-            raise UserError(f"condition: has {len(rows)} rows for {count} points: give one for all, or one for each")
-        taken = self.model.network.condition
-        assert taken is not None
-        score = self.score_model.given(conditions.told(taken, self.conditions, None, rows))
-        return self._flow(score)
+        if condition is None:
+            return self.flow()
+        targets = self._targets(condition, None, several=True)
+        if len(targets) == 1:
+            return self._at(targets[0]).flow()
+        if len(targets) != count:
+            raise UserError(f"condition: has {len(targets)} rows for {count} points: give one for all, or one for each")
+        told = [target.told for target in targets if target.told is not None]
+        return self._flow(self.score_model.given(torch.stack(told)))
 
     def _times(self, t: ArrayLike) -> Tensor:
         """Return times as a tensor; raise UserError if a time is outside of the range of the SDE."""
