@@ -165,10 +165,21 @@ def conditioning(arrays: Arrays, names: Sequence[str]) -> Conditioning | None:
         return None
     parts = [arrays.read(name) for name in names]
     for name, part in zip(names, parts, strict=True):
+        if part.dtype.kind not in "biuf" and part.ndim == 1:
+            label = tables.setting("labels", name)
+            raise ValueError(
+                f"condition: {name} holds words: use it as the label with {label}, or convert it to numbers"
+            )
         if part.dtype.kind not in "biuf" or part.ndim == 0 or len(part) != len(arrays.x):
             raise ValueError(
                 f"condition: the array {name} is {part.dtype} of shape {part.shape}: give numbers, with a row for each "
                 f"of {len(arrays.x)} points"
+            )
+        bad = np.flatnonzero(~np.isfinite(part.reshape(len(part), -1)).all(1))
+        if len(bad):
+            raise ValueError(
+                f"condition: {len(bad)} of {len(part)} rows of {name} hold NaN or infinity, the first is number "
+                f"{bad[0] + 1}: fill or remove them"
             )
     columns = [part[:, None] if part.ndim == 1 else part for part in parts]
     if len(parts) > 1 and any(part.ndim != 2 for part in columns):

@@ -193,12 +193,12 @@ def _batch(trained: Trained, values: np.ndarray) -> Tensor:
     """Returns conditions with an axis for the rows, images and signals with their channels first."""
     assert trained.conditions is not None
     shape = trained.conditions.shape
-    if values.ndim <= len(shape) and not (shape == (1,) and values.ndim == 1):
+    if len(shape) == 1:
+        values = values[:, None] if shape == (1,) and values.ndim == 1 else np.atleast_2d(values)
+    else:
         alone = arranged(trained, values[None], shape)
-        values = alone if alone.shape[1:] == shape else values
-    if values.ndim == len(shape) == 1:
-        values = values[:, None]
-    return torch.from_numpy(np.ascontiguousarray(arranged(trained, values, shape), dtype=np.float64))
+        values = alone if alone.shape[1:] == shape else arranged(trained, values, shape)
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64))
 
 
 def _of_arrays(trained: Trained, arrays: Arrays) -> Rows:
@@ -233,7 +233,11 @@ def _warn(trained: Trained, found: Tensor) -> None:
         return
     row, entry = divmod(int(beyond.flatten().argmax()), beyond[0].numel())
     low, high = (float(end.flatten()[entry]) for end in (trained.conditions.low, trained.conditions.high))
-    name = trained.names.condition(entry) if found.ndim == 2 else f"entry {entry + 1}"
+    name = (
+        trained.names.condition(entry)
+        if found.ndim == 2
+        else f"channel {entry * len(found[0]) // found[0].numel() + 1}"
+    )
     log.warning(
         f"condition: {name}={float(found[row].flatten()[entry]):g} lies {float(beyond.max()):.2g} standard deviations "
         f"outside of the range in training, {low:g} to {high:g}: the network extrapolates"

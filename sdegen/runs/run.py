@@ -163,7 +163,7 @@ class Run(Trained):
         Args:
             x: points, ``(N, *)``.
             condition: condition of all points, or a row for each point, if the network takes a condition: see
-                :meth:`given`.
+                :meth:`sample`. If the network needs one, a file or a data frame of points may have it in its columns.
             probes: number of random probes that estimate the divergence; 0 for the exact divergence.
                 :meth:`Flow.log_prob` returns the error of the estimate.
             seed: seed of the probes.
@@ -173,10 +173,13 @@ class Run(Trained):
         """
         check({"probes": probes, "seed": seed}, (), EVALUATE, self.trust)
         check_density_of_run(lambda: self.dataset)
-        divergence = by_probes(probes, self.units.size)
-        return self._mapped(
-            "x", x, lambda batch: self._flow_given(condition, len(batch)).log_prob(batch, divergence, seed).log_p
-        )
+        divergence, found = by_probes(probes, self.units.size), given(self, "x", x)
+        if condition is None and self._told is None and found.c is not None:
+            flow = self.flow_told(found.y, found.c)
+        else:
+            flow = self._flow_given(condition, len(found.x))
+        values = flow.log_prob(found.x, divergence, seed).log_p
+        return values[0] if found.single else values
 
     @explained
     def typicality(self, x: Source, *, count: int = 2000, probes: int = 0, seed: int = 0) -> Typicality:
@@ -396,7 +399,13 @@ class Run(Trained):
         check({"count": count, "seed": seed}, (), SAMPLE, self.trust)
         batch, labels = self._samples_unless_given(x, count, seed)
         if self._condition is not None:
-            return measures.measure_given(self, batch, self._condition.expand(len(batch), *self._condition.shape))
+            found = measures.measure_given(self, batch, self._condition.expand(len(batch), *self._condition.shape))
+            if not found:
+                raise UserError(
+                    "evaluate: the exact distribution given a condition is not known for these data: evaluate the run "
+                    "without a condition, whose samples have the conditions of unseen points"
+                )
+            return found
         metrics = measures.measure(self, batch, labels)
         if self.guidance is None:
             metrics |= measures.tell(self, batch)
@@ -435,8 +444,10 @@ class Run(Trained):
     def export(self, path: str | Path) -> Path:
         """Write the score as a file that ``torch.export.load(path).module()`` reads without this package.
 
-        The program takes ``(x, t)``, or ``(x, t, y)`` if the network takes the class. For any number B of points, ``x``
-        is ``(B, *)`` and ``t`` is ``(B,)``, both in the run's precision; ``y`` is ``(B,)`` int64, with -1 for no class.
+        The program takes ``(x, t)``, or ``(x, t, y)`` if the network takes a condition. For any number B of points,
+        ``x`` is ``(B, *)`` and ``t`` is ``(B,)``, both in the run's precision. ``y`` is ``(B,)`` int64 for classes,
+        with -1 for no class, else ``(B, *)`` in the run's precision and in the user's units, with NaN for no condition.
+        For numbers with a class, ``y`` is ``(B, 1 + k)``, with the number of the class first.
         The program uses the user's units, or the network's units with ``dataset.standardize=quantile``. In the file,
         ``sdegen.json`` states the units and contains the configuration.
 
@@ -453,8 +464,8 @@ class Run(Trained):
         """Write the weights of the network, and the other tensors that the score needs, as safetensors.
 
         The names of weights are ``network.`` and the name in the network's ``state_dict``. The names of tensors that
-        were computed from the data begin with ``units.`` or ``parametrization.``. The metadata contain the
-        configuration as JSON, under the key ``sdegen``.
+        were computed from the data begin with ``units.``, ``conditions.`` or ``parametrization.``. The metadata
+        contain the configuration as JSON, under the key ``sdegen``.
 
         Raises:
             UserError: the package safetensors is missing, or the network's ``state_dict`` has more than tensors.

@@ -18,6 +18,7 @@ from sdegen.core.schema import Trust
 from sdegen.datasets.fingerprint import difference
 from sdegen.datasets.summary import summary
 from sdegen.models.classifier import ClassifierModel
+from sdegen.networks import MLP
 from sdegen.runs import checkpoint as checkpoints
 from sdegen.runs import files, machine
 from sdegen.runs.checkpoint import Checkpoint, examine
@@ -27,6 +28,7 @@ from sdegen.runs.sampling import draw, on_cpu
 from sdegen.runs.trained import load_weights
 from sdegen.training.learning import Curve, Trend
 from sdegen.training.loop import Training
+from sdegen.training.perceptron import obstacle
 from sdegen.training.trainer import DTYPES
 
 log = logging.getLogger("sdegen")
@@ -126,6 +128,9 @@ class Writer:
         if not self.resumed:
             for line in self.summary["text"]:
                 log.info(line)
+        missing = obstacle(self.parts.model, self.parts.objective, self.parts.trainer.precision == "bfloat16")
+        if missing and self.parts.trainer.gradient == "auto" and type(self.parts.model.network) is MLP:
+            log.info(f"autograd computes the gradient: the faster trainer.gradient=written needs {missing}")
         if self.parts.trainer.precision == "bfloat16" and self.parts.dataset.units.kind == "vectors":
             log.warning(
                 "trainer.precision=bfloat16 rounds coordinates to 2^-8 of their size, far above the noise at small t: "
