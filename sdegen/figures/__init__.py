@@ -1,10 +1,10 @@
 """Figures of data, samples, processes and densities, drawn with matplotlib."""
 
 from sdegen.figures.densities import density, interpolation, likelihoods
-from sdegen.figures.images import accuracy, classes, generation, image_grid, posterior, steering
+from sdegen.figures.images import accuracy, classes, conditioned, generation, image_grid, posterior, steering
 from sdegen.figures.paths import process, score_field
 from sdegen.figures.points import compare, marginals
-from sdegen.figures.signals import signal_classes, signal_generation, signal_posterior
+from sdegen.figures.signals import signal_classes, signal_conditioned, signal_generation, signal_posterior
 from sdegen.figures.style import (
     COLOURS,
     DATA,
@@ -32,6 +32,7 @@ __all__ = [
     "accuracy",
     "classes",
     "compare",
+    "conditioned",
     "density",
     "generation",
     "histogram",
@@ -47,6 +48,7 @@ __all__ = [
     "save",
     "score_field",
     "signal_classes",
+    "signal_conditioned",
     "signal_generation",
     "signal_posterior",
     "steering",

@@ -110,17 +110,21 @@ def told(taken: Condition, conditions: Conditions | None, label: Tensor | None, 
     return taken.of(label, None if values is None or conditions is None else conditions.encode(values))
 
 
-def of_data(
-    dataset: Dataset, taken: Condition, count: int, seed: int = 0
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Returns what a network is told of ``count`` unseen points, ``(count, *)``, and their classes and conditions.
+class OfData(NamedTuple):
+    """What a network is told of unseen points, ``(N, *)``, and the points, their classes and their conditions."""
 
-    If there are fewer unseen points than ``count``, they are repeated.
-    """
+    told: Tensor
+    x: Tensor
+    y: Tensor | None
+    c: Tensor | None
+
+
+def of_data(dataset: Dataset, taken: Condition, count: int, seed: int = 0) -> OfData:
+    """Returns the conditions of ``count`` unseen points. If there are fewer unseen points, they are repeated."""
     x, y, c = unseen(dataset, count, seed)
     index = torch.arange(count) % len(x)
     y, c = (None if part is None else part[index] for part in (y, c))
-    return told(taken, dataset.conditions, y, c), y, c
+    return OfData(told(taken, dataset.conditions, y, c), x[index], y, c)
 
 
 def needs_one(trained: Trained) -> bool:

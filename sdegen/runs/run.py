@@ -481,7 +481,7 @@ class Run(Trained):
         """
         told, labels = None, None
         if conditions.needs_one(self) and (taken := self.model.network.condition) is not None:
-            told, labels, _ = conditions.of_data(self.dataset, taken, count, seed)
+            told, _, labels, _ = conditions.of_data(self.dataset, taken, count, seed)
         samples = self.generate(count, seed=seed, batch_size=batch_size, told=told)
         return self.units.decode(samples.x).cpu(), labels
 

@@ -250,7 +250,7 @@ class Writer:
             return
         count = PREVIEWED[dataset.units.kind]
         condition = average.network.condition
-        told = None if condition is None or condition.knows(False, False) else of_data(dataset, condition, count)[0]
+        told = None if condition is None or condition.knows(False, False) else of_data(dataset, condition, count).told
         try:
             samples = draw(
                 parts.sde, average, parts.sampler, dataset.units, count, device=device, dtype=dtype, told=told
