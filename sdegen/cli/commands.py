@@ -161,12 +161,7 @@ def check_sampling(config: Config) -> None:
     from sdegen.runs.guiding import planned
 
     run, config = sampled(config)
-    from sdegen.runs.conditions import DATA, check_given
-
-    if config["condition"] is None and config["label"] is None and config["guidance"] is None:
-        check_given(run)
-    condition = None if config["condition"] == DATA else config["condition"]
-    planned(run, config["guidance"], config["label"], condition=condition)
+    planned(run, config["guidance"], config["label"], condition=config["condition"])
 
 
 def sample(config: Config, job: Job) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -63,6 +64,7 @@ def fit(
     x: ArrayLike | Frame,
     y: ArrayLike | str | None = None,
     *overrides: str,
+    c: ArrayLike | None = None,
     names: Sequence[str] | None = None,
     folder: str | Path | None = None,
     **options: Any,  # noqa: ANN401
@@ -76,12 +78,16 @@ def fit(
         run = sdegen.fit(x, steps=500)
         run = sdegen.fit(images, labels, "network=unet", "network.label_dropout=0.1")
         run = sdegen.fit(table, "dataset.labels=species", "dataset.drop=[id]")
+        run = sdegen.fit(theta, c=observed)
+        run = sdegen.fit(table, "dataset.condition=[temperature]")
 
     Args:
         x: points ``(N,)`` or ``(N, d)``, or images ``(N, C, H, W)``: a NumPy array, a tensor or lists; or a data frame
             of pandas or Polars, whose columns are the coordinates and keep their names.
         y: labels of the points, ``(N,)`` words, booleans or numbers; None for data without labels.
         overrides: see :func:`train`.
+        c: condition of each point: numbers ``(N, k)`` or ``(N,)``, or images or signals ``(N, C, *)`` on the grid of
+            the points; None for data without conditions. Name columns of a data frame with ``dataset.condition=[…]``.
         names: names of the coordinates of vectors; None for those of a data frame, or no names.
         folder: see :func:`train`.
         options: see :func:`train`.
@@ -93,7 +99,7 @@ def fit(
     if isinstance(y, str):
         overrides, y = (y, *overrides), None
     arguments = _arguments(("dataset=file", "dataset.path=x", "name=array", *overrides))
-    arrays = data(x, y, names)
+    arrays = data(x, y, names, c)
     config = _config(arguments, options)
     own = _folder(config, folder).absolute()
     if any((own / "checkpoints").glob("*.pt")):
@@ -115,7 +121,8 @@ def fit(
             with contextlib.suppress(OSError):
                 own.rmdir()
         # Name the argument x in the message, because the user does not know the file.
-        raise UserError(str(error).replace(f"dataset.path={path}: ", "x: ").replace("x: y: ", "y: ")) from error
+        message = str(error).replace(f"dataset.path={path}: ", "x: ")
+        raise UserError(re.sub("^x: ([yc]: )", r"\1", message)) from error
 
 
 def _check_not_named(x: object) -> None:

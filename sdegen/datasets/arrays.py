@@ -172,19 +172,30 @@ def choose_beside(arrays: Arrays, choice: Choice) -> Beside:
         raise ValueError(
             f"condition: {further[0]} is no array beside x, as {conditions[0]} is: name arrays, or columns"
         )
-    return Beside(arrays.labels(label) if label else None, _conditions(arrays, conditions), rest, notes)
+    return Beside(arrays.labels(label) if label else None, conditioning(arrays, conditions), rest, notes)
 
 
-def _conditions(arrays: Arrays, names: Sequence[str]) -> Conditioning | None:
+def conditioning(arrays: Arrays, names: Sequence[str]) -> Conditioning | None:
     """Returns the conditions in arrays beside the points; several arrays must hold a number for each point."""
     if not names:
         return None
     parts = [arrays.read(name) for name in names]
     for name, part in zip(names, parts, strict=True):
+        if part.dtype.kind not in "biuf" and part.ndim == 1:
+            label = tables.setting("labels", name)
+            raise ValueError(
+                f"condition: {name} holds words: use it as the label with {label}, or convert it to numbers"
+            )
         if part.dtype.kind not in "biuf" or part.ndim == 0 or len(part) != len(arrays.x):
             raise ValueError(
                 f"condition: the array {name} is {part.dtype} of shape {part.shape}: give numbers, with a row for each "
                 f"of {len(arrays.x)} points"
+            )
+        bad = np.flatnonzero(~np.isfinite(part.reshape(len(part), -1)).all(1))
+        if len(bad):
+            raise ValueError(
+                f"condition: {len(bad)} of {len(part)} rows of {name} hold NaN or infinity, the first is number "
+                f"{bad[0] + 1}: fill or remove them"
             )
     columns = [part[:, None] if part.ndim == 1 else part for part in parts]
     if len(parts) > 1 and any(part.ndim != 2 for part in columns):

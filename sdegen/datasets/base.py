@@ -14,7 +14,7 @@ from sdegen.core.checks import in_range
 from sdegen.core.randomness import generator
 from sdegen.datasets import columns
 from sdegen.datasets.checks import check_conditions
-from sdegen.datasets.conditions import Conditions
+from sdegen.datasets.conditions import Conditions, conditions_of
 from sdegen.datasets.description import NAMELESS, Description
 from sdegen.datasets.units import Affine, Units
 from sdegen.sde.mixture import GaussianMixture
@@ -109,7 +109,7 @@ class Dataset:
         if self.c is not None:
             for points, conditions in ((self.x, self.c), (held_out, self.held_out_c)):
                 check_conditions(points, conditions)
-            self.conditions = Conditions(standard_units(self.c), self.c.amin(0), self.c.amax(0))
+            self.conditions = conditions_of(standard_units(self.c), self.c)
         if dequantize and levels is None and standardize != "quantile":
             raise ValueError("dequantize=true needs quantised values: set dataset.levels to the number of values")
         if standardize == "quantile" and self.x.ndim != 2:
@@ -143,6 +143,10 @@ class Dataset:
             rows = torch.bincount(self.y, minlength=self.classes or 0).tolist()
             empty = [self.description.label(number) for number, count in enumerate(rows) if not count]
             found += [f"label {name} has no row to train on: add rows, or remove those of this label" for name in empty]
+        if self.conditions is not None and self.conditions.low.ndim == 1:
+            constant = torch.nonzero(self.conditions.low == self.conditions.high).flatten().tolist()
+            named = [self.description.condition(i) for i in constant]
+            found += [f"condition {name} is the same in all rows, so it tells nothing: leave it out" for name in named]
         if self.standardize in remedies and self.units.kind == "vectors":
             carried = columns.carried_by_few(self.x, self.description.columns)
             found += [f"{concern}: {remedies[self.standardize]}" for concern in carried]

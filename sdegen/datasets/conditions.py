@@ -44,6 +44,13 @@ class Conditions(NamedTuple):
         return {**self.units.state(), "low": self.low, "high": self.high}
 
 
+def conditions_of(units: Affine, c: Tensor) -> Conditions:
+    """Returns the units and the range of conditions ``(N, *)``. All entries of a channel have the same range."""
+    axes = (0, *range(2, c.ndim))
+    low, high = (end(axes, keepdim=True)[0].expand(c.shape[1:]).clone() for end in (c.amin, c.amax))
+    return Conditions(units, low, high)
+
+
 def restored_conditions(state: Mapping[str, Tensor] | None) -> Conditions | None:
     """Rebuilds conditions from :meth:`Conditions.state`; None for None. Check a file with :func:`are_conditions`."""
     return None if state is None else Conditions(Affine(state["shift"], state["scale"]), state["low"], state["high"])

@@ -20,7 +20,7 @@ from sdegen.datasets.checks import check_memory, check_share, prefixed
 from sdegen.datasets.description import Description
 from sdegen.datasets.dialect import Delimiter
 from sdegen.datasets.labels import classes_of
-from sdegen.datasets.layout import Layout, arranged
+from sdegen.datasets.layout import Layout, arranged, fitted
 from sdegen.datasets.numerals import NAMES, Decimal
 from sdegen.datasets.parquet import read_parquet
 from sdegen.datasets.suspects import suspects
@@ -252,7 +252,11 @@ def _images(x: np.ndarray, beside: Beside, layout: Layout) -> Contents:
     if choice != EVERYTHING:
         raise ValueError(f"holds an array of shape {x.shape}, without columns: leave out dataset.columns and drop")
     mapped = isinstance(x, np.memmap)
-    x, report = arranged(x, layout)
+    x, layout, report = arranged(x, layout)
+    if conditions is not None and conditions.values.ndim > 2:
+        # Images and signals must have the grid of the points. Their axes are in the same order if this fits.
+        found = fitted(conditions.values, layout, (None, *x.shape[2:]))
+        conditions = conditions if found is None else conditions._replace(values=np.ascontiguousarray(found.values))
     images = tensor_of(x, mapped)
     _check_count(images)
     if images.is_floating_point():

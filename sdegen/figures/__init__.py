@@ -2,10 +2,10 @@
 
 from sdegen.figures.calibration import calibration
 from sdegen.figures.densities import density, interpolation, likelihoods
-from sdegen.figures.images import accuracy, classes, generation, image_grid, posterior, steering
+from sdegen.figures.images import accuracy, classes, conditioned, generation, image_grid, posterior, steering
 from sdegen.figures.paths import process, score_field
 from sdegen.figures.points import compare, marginals
-from sdegen.figures.signals import signal_classes, signal_generation, signal_posterior
+from sdegen.figures.signals import signal_classes, signal_conditioned, signal_generation, signal_posterior
 from sdegen.figures.style import (
     COLOURS,
     DATA,
@@ -35,6 +35,7 @@ __all__ = [
     "calibration",
     "classes",
     "compare",
+    "conditioned",
     "density",
     "flow",
     "generation",
@@ -51,6 +52,7 @@ __all__ = [
     "save",
     "score_field",
     "signal_classes",
+    "signal_conditioned",
     "signal_generation",
     "signal_posterior",
     "steering",

@@ -112,6 +112,27 @@ def posterior(truth: Tensor | None, measured: Tensor, x: Tensor, low: float, hig
 
 
 @styled
+def conditioned(c: Tensor, truth: Tensor | None, x: Tensor, low: float, high: float) -> Figure:
+    """Draws conditions and samples given them, one condition in a row.
+
+    Args:
+        c: images that are the conditions, ``(M, C, H, W)``, drawn from their smallest to their largest value.
+        truth: images that belong to the conditions, ``(M, C, H, W)``; None if they are not known.
+        x: samples of each condition, ``(M, n, C, H, W)``.
+        low: value of black.
+        high: value of white.
+    """
+    columns = [("condition", c, *view(c)), *([] if truth is None else [("truth", truth, low, high)])]
+    columns += [(f"sample {i + 1}" if x.shape[1] > 1 else "sample", x[:, i], low, high) for i in range(x.shape[1])]
+    figure, panels = subplots(1.15 * len(columns) + 0.4, 1.15 * len(c) + 0.3, len(c), len(columns), squeeze=False)
+    for column, (title, images, black, white) in enumerate(columns):
+        panels[0, column].set_title(title)
+        for axes, image in zip(panels[:, column], images, strict=True):
+            show(axes, _picture(image, black, white))
+    return figure
+
+
+@styled
 def accuracy(times: Tensor, curves: Mapping[str, Tensor], chance: float) -> Figure:
     """Draws the accuracy of classifiers of noisy images against t, and the share of the most frequent class.
 

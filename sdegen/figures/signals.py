@@ -114,6 +114,31 @@ def signal_posterior(truth: Tensor | None, measured: Tensor, x: Tensor) -> Figur
 
 
 @styled
+def signal_conditioned(c: Tensor, truth: Tensor | None, x: Tensor) -> Figure:
+    """Draws conditions, and the first channel of samples given them, one condition in a row.
+
+    Args:
+        c: signals that are the conditions, ``(M, C, L)``.
+        truth: signals that belong to the conditions, ``(M, C, L)``; None if they are not known.
+        x: samples of each condition, ``(M, n, C, L)``.
+    """
+    figure, panels = subplots(6.4, 0.9 + 1.2 * len(c), len(c), 2, sharex=True, sharey="col", squeeze=False)
+    for row, (left, right) in enumerate(panels):
+        _channels(left, c[row].cpu())
+        right.tick_params(labelsize=6)
+        for i, signal in enumerate(x[row, :CURVES, 0].cpu().numpy()):
+            right.plot(signal, color=SAMPLES, linewidth=0.7, label="" if i else "samples")
+        if truth is not None:
+            right.plot(truth[row, 0].cpu().numpy(), color="black", linestyle="--", linewidth=1, label="truth")
+    panels[0, 0].set_title(f"condition{_of_channels(c.shape[1])}")
+    panels[0, 1].set_title(f"given the condition{_first_of(x.shape[2])}")
+    for axes in panels[-1]:
+        axes.set_xlabel("step")
+    figure.legend(*panels[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+@styled
 def signal_interpolation(paths: Tensor) -> Figure:
     """Draws interpolations ``(pairs, frames, C, L)`` of the first channel, coloured from one end to the other."""
     pairs, frames = paths.shape[:2]

@@ -43,20 +43,19 @@ class Condition(ABC):
 
     Attributes:
         dropout: largest share of training rows of which a part of the condition is hidden.
-        complete: smallest share of training rows whose whole condition is hidden; 0 if the network never sees a row
-            without a condition, so that it does not learn :math:`p_t(x)`.
         inputs: number F of features.
         planes: number of channels that are appended to the channels of x.
         ndim: number of axes of the value of a row.
         labelled: True if the class is part of the condition.
+        valued: True if numbers, an image or a signal are part of the condition.
     """
 
     dropout: float
-    complete: float
     inputs: int
     planes = 0
     ndim: int
     labelled = False
+    valued = True
 
     @abstractmethod
     def of(self, labels: Tensor | None, values: Tensor | None) -> Tensor:
@@ -87,6 +86,17 @@ class Condition(ABC):
         """
 
     @abstractmethod
+    def knows(self, labels: bool, values: bool) -> bool:
+        """Returns True if some training rows show exactly these parts of the condition and hide the others.
+
+        For False and False, the network learns :math:`p_t(x)`.
+
+        Args:
+            labels: True if the class is shown.
+            values: True if the numbers, the image or the signal are shown.
+        """
+
+    @abstractmethod
     def initialise(self, weight: Tensor) -> None:
         """Initialises the weights ``(outputs, F)`` of a linear layer on the features, in place."""
 
@@ -106,10 +116,10 @@ class Classes(Condition):
         dropout: share of training rows whose class is hidden.
     """
 
-    labelled = True
+    labelled, valued = True, False
 
     def __init__(self, classes: int, dropout: float = 0.0) -> None:
-        self.dropout = self.complete = dropout
+        self.dropout = dropout
         self.inputs, self.ndim = classes + 1, 0
 
     def of(self, labels: Tensor | None, values: Tensor | None) -> Tensor:
@@ -128,6 +138,9 @@ class Classes(Condition):
 
     def hide(self, y: Tensor, u: Tensor) -> Tensor:
         return torch.where(u < self.dropout, NONE, y)
+
+    def knows(self, labels: bool, values: bool) -> bool:
+        return labels or self.dropout > 0
 
     def initialise(self, weight: Tensor) -> None:
         # Only one entry of the features is not zero, so scale the weights as those of a single input.
@@ -152,7 +165,6 @@ class Numbers(Condition):
         self.classes = None if classes is None else Classes(classes, label_dropout)
         self.labelled = classes is not None
         self.dropout = max(dropout, 0.0 if classes is None else label_dropout)
-        self.complete = dropout if classes is None else min(dropout, label_dropout)
         self.inputs = size + 1 + (0 if self.classes is None else self.classes.inputs)
 
     def of(self, labels: Tensor | None, values: Tensor | None) -> Tensor:
@@ -187,6 +199,17 @@ class Numbers(Condition):
             return numbers
         return torch.cat([y[..., :1].masked_fill(u < self.classes.dropout, NONE), numbers], dim=-1)
 
+    def knows(self, labels: bool, values: bool) -> bool:
+        if self.classes is None:
+            return values or self.numbers_dropout > 0
+        # Both parts are hidden by the same random number, so a row that loses one part loses the other part too if
+        # the dropout of the other part is at least as large.
+        if labels != values:
+            return (
+                (self.classes.dropout < self.numbers_dropout) if labels else self.classes.dropout > self.numbers_dropout
+            )
+        return labels or min(self.classes.dropout, self.numbers_dropout) > 0
+
     def initialise(self, weight: Tensor) -> None:
         nn.init.kaiming_uniform_(weight[:, : self.size], a=math.sqrt(5))
         nn.init.uniform_(weight[:, self.size :], -1, 1)
@@ -204,7 +227,7 @@ class Field(Condition):
 
     def __init__(self, shape: tuple[int, ...], dropout: float = 0.0) -> None:
         self.shape, self.planes, self.ndim = shape, shape[0], len(shape)
-        self.dropout = self.complete = dropout
+        self.dropout = dropout
         self.inputs = math.prod(shape) + 1
 
     def of(self, labels: Tensor | None, values: Tensor | None) -> Tensor:
@@ -224,6 +247,9 @@ class Field(Condition):
 
     def hide(self, y: Tensor, u: Tensor) -> Tensor:
         return y.masked_fill((u < self.dropout)[(..., *[None] * len(self.shape))], math.nan)
+
+    def knows(self, labels: bool, values: bool) -> bool:
+        return values or self.dropout > 0
 
     def initialise(self, weight: Tensor) -> None:
         nn.init.kaiming_uniform_(weight, a=math.sqrt(5))

@@ -41,8 +41,10 @@ def _numpy(name: str, values: ArrayLike) -> np.ndarray:
         raise UserError(f"{name}: not an array: {reason}: give a NumPy array, a tensor or lists of numbers") from None
 
 
-def data(x: ArrayLike | Frame, y: ArrayLike | None, names: Sequence[str] | None) -> dict[str, np.ndarray]:
-    """Returns points, labels and names as the arrays of an ``.npz`` file that :class:`sdegen.datasets.File` reads.
+def data(
+    x: ArrayLike | Frame, y: ArrayLike | None, names: Sequence[str] | None, c: ArrayLike | None = None
+) -> dict[str, np.ndarray]:
+    """Returns points, labels, names and conditions as the arrays of a file for :class:`sdegen.datasets.File`.
 
     Columns of a data frame that are no numbers become arrays of their own, which ``dataset.labels`` may name.
 
@@ -56,7 +58,10 @@ def data(x: ArrayLike | Frame, y: ArrayLike | None, names: Sequence[str] | None)
             raise UserError(f"x: two columns are named {twice[0]!r}: rename one")
         values = {head: labels(x[column]) for head, column in zip(heads, columns, strict=True)}  # type: ignore[index]
         arrays = {head: column for head, column in values.items() if column.dtype.kind not in "biuf"}
-        if reserved := {"x", "names", "classes", *(["y"] if y is not None else [])} & arrays.keys():
+        if (
+            reserved := {"x", "names", "classes", *(name for name, part in (("y", y), ("c", c)) if part is not None)}
+            & arrays.keys()
+        ):
             raise UserError(f"x: column {min(reserved)} holds words: rename it, or leave it out")
         numeric = [head for head in heads if head not in arrays]
         if not numeric:
@@ -66,6 +71,8 @@ def data(x: ArrayLike | Frame, y: ArrayLike | None, names: Sequence[str] | None)
     arrays["x"] = array("x", x).cpu().numpy()
     if y is not None:
         arrays["y"] = labels(y)
+    if c is not None:
+        arrays["c"] = array("c", c).cpu().numpy()
     if names is not None:
         arrays["names"] = np.array([str(name) for name in names])
     return arrays

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sdegen.config.options import choice
 from sdegen.core.errors import UserError
 from sdegen.core.randomness import generator
 from sdegen.datasets import Conditions, Dataset
+from sdegen.datasets import table as tables
+from sdegen.datasets.arrays import Arrays
 from sdegen.datasets.checks import prefixed
 from sdegen.datasets.file import opened
-from sdegen.datasets.table import shortened
+from sdegen.datasets.table import Table, shortened
 from sdegen.networks.condition import Condition
-from sdegen.runs.arrays import ArrayLike, array
-from sdegen.runs.given import coordinates
+from sdegen.runs.arrays import ArrayLike, Frame, array
+from sdegen.runs.given import (
+    arranged,
+    classes_of,
+    conditions_beside,
+    coordinates,
+    label_names,
+    labels_beside,
+    reading,
+    table_of_frame,
+)
 from sdegen.runs.trained import Trained
 
 log = logging.getLogger("sdegen")
@@ -25,12 +38,19 @@ log = logging.getLogger("sdegen")
 DATA = "data"
 """Value of ``condition`` for the conditions of unseen points of the data."""
 
-Asked = ArrayLike | str | Path | None
-"""Condition that a user asks for: numbers, an array, the path of a file, :data:`DATA`, or None."""
+Asked = ArrayLike | Frame | str | Path | None
+"""Condition that a user asks for: numbers, an array, a data frame, the path of a file, :data:`DATA`, or None."""
 
 
-def rows(trained: Trained, asked: Asked) -> Tensor | None:
-    """Returns the conditions that a user asks for, ``(M, *)`` float64 in the user's units; None for no condition.
+class Rows(NamedTuple):
+    """Conditions ``(M, *)`` float64 in the user's units, and their classes ``(M,)``; None if none are given."""
+
+    values: Tensor
+    labels: Tensor | None = None
+
+
+def rows(trained: Trained, asked: Asked) -> Rows | None:
+    """Returns the conditions that a user asks for; None for no condition.
 
     A condition outside of the range of the training data is logged as a warning.
 
@@ -39,22 +59,28 @@ def rows(trained: Trained, asked: Asked) -> Tensor | None:
     """
     if asked is None:
         return None
-    conditions = trained.conditions
+    conditions, taken = trained.conditions, trained.model.network.condition
     if conditions is None:
         raise UserError(
             f"condition: the data of {trained.folder} have no conditions: leave out condition=, or train a run with "
             f"dataset.condition=[…]"
         )
-    found = _read(trained, Path(asked)) if isinstance(asked, str | Path) else array("condition", asked).double()
-    shape = conditions.shape
-    found = found.reshape(1, *found.shape) if found.ndim == len(shape) else found
-    if tuple(found.shape[1:]) != shape or not len(found):
-        names = [trained.names.condition(i) for i in range(shape[0])] if len(shape) == 1 else []
+    if taken is None or not taken.valued:
+        raise UserError(
+            f"condition: network={choice(trained.config['network'])} of {trained.folder} takes no condition: train a "
+            f"run with network=mlp, scorenet or unet"
+        )
+    found = _read(trained, asked)
+    shape, values = conditions.shape, found.values
+    if tuple(values.shape[1:]) != shape or not len(values):
+        names = _names(trained)
         wanted = f"{shape[0]} numbers ({', '.join(names)})" if names else f"an array of shape {shape}"
-        raise UserError(f"condition: has the shape {tuple(found.shape[1:])}: give {wanted} for each condition")
-    if not bool(found.isfinite().all()):
-        raise UserError("condition: holds NaN or infinity: give finite numbers")
-    _warn(trained, found)
+        raise UserError(f"condition: has the shape {tuple(values.shape[1:])}: give {wanted} for each condition")
+    bad = torch.nonzero(~values.flatten(1).isfinite().all(1)).flatten().tolist()
+    if bad:
+        where = f" in row {bad[0] + 1}" if len(values) > 1 else ""
+        raise UserError(f"condition: holds NaN or infinity{where}: give finite numbers")
+    _warn(trained, values)
     return found
 
 
@@ -84,60 +110,123 @@ def told(taken: Condition, conditions: Conditions | None, label: Tensor | None, 
     return taken.of(label, None if values is None or conditions is None else conditions.encode(values))
 
 
-def of_data(
-    dataset: Dataset, taken: Condition, count: int, seed: int = 0
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Returns what a network is told of ``count`` unseen points, ``(count, *)``, and their classes and conditions.
+class OfData(NamedTuple):
+    """What a network is told of unseen points, ``(N, *)``, and the points, their classes and their conditions."""
 
-    If there are fewer unseen points than ``count``, they are repeated.
-    """
+    told: Tensor
+    x: Tensor
+    y: Tensor | None
+    c: Tensor | None
+
+
+def of_data(dataset: Dataset, taken: Condition, count: int, seed: int = 0) -> OfData:
+    """Returns the conditions of ``count`` unseen points. If there are fewer unseen points, they are repeated."""
     x, y, c = unseen(dataset, count, seed)
     index = torch.arange(count) % len(x)
     y, c = (None if part is None else part[index] for part in (y, c))
-    return told(taken, dataset.conditions, y, c), y, c
+    return OfData(told(taken, dataset.conditions, y, c), x[index], y, c)
 
 
 def needs_one(trained: Trained) -> bool:
     """Returns True if the network has learned no score without a condition."""
     condition = trained.model.network.condition
-    return condition is not None and not condition.complete and not trained.model.network.exact
+    return condition is not None and not trained.model.network.exact and not condition.knows(False, False)
 
 
-def check_given(trained: Trained) -> None:
-    """Raises UserError if the network has learned no score without a condition."""
-    if not needs_one(trained):
+def check_known(trained: Trained, labels: bool = False, values: bool = False) -> None:
+    """Raises UserError if the network has not learned the score given just these parts of the condition.
+
+    Args:
+        trained: trained model.
+        labels: True if a class is given.
+        values: True if numbers, an image or a signal are given.
+    """
+    taken = trained.model.network.condition
+    if taken is None or trained.model.network.exact or taken.knows(labels, values):
         return
-    if trained.conditions is None:
-        raise UserError("label: the network was trained with the class of each point: give label=, or label=all")
-    shape = trained.conditions.shape
-    names = ",".join(trained.names.condition(i) for i in range(shape[0])) if len(shape) == 1 else "array.npy"
+    if taken.labelled and not labels and (values or not taken.valued):
+        fix = "give label=, or label=all" if not values else "give label= too"
+        why, share = "the class of each point", "label_dropout"
+    else:
+        fix = f"give condition={_example(trained)}, a file with a row for each, or condition=data for those of unseen"
+        fix = "give condition= too" if labels else f"{fix} points"
+        why, share = "a condition for each point", "condition_dropout"
+    if labels or values:
+        other = "condition_dropout" if share == "label_dropout" else "label_dropout"
+        fix += f", or train a run with network.{share} above network.{other}"
     raise UserError(
-        f"condition: the network was trained with a condition for each point: give condition="
-        f"{f'[{names}]' if len(shape) == 1 else names}, a file with a row for each, or condition=data for those of "
-        f"unseen points"
+        f"{'label' if share == 'label_dropout' else 'condition'}: the network was trained with {why}: {fix}"
     )
 
 
-def _read(trained: Trained, path: Path) -> Tensor:
-    """Returns the conditions of a file. Columns are matched by name if the table has the names, else by order."""
+def _names(trained: Trained) -> list[str]:
+    """Returns the names of the numbers of a condition; no names for images and signals."""
+    shape = () if trained.conditions is None else trained.conditions.shape
+    return [trained.names.condition(i) for i in range(shape[0])] if len(shape) == 1 else []
+
+
+def _example(trained: Trained) -> str:
+    names = _names(trained)
+    return f"[{','.join(names)}]" if names else "observed.npy"
+
+
+def _read(trained: Trained, asked: Asked) -> Rows:
+    """Returns conditions, not yet checked. Only files and data frames have classes."""
     assert trained.conditions is not None
+    shape, name = trained.conditions.shape, "condition"
+    if isinstance(asked, str | Path):
+        name, asked = f"condition={asked}", Path(asked)
     try:
-        with prefixed(f"condition={path}: "):
-            table, arrays = opened(path)
-            if table is None:
-                assert arrays is not None
-                return torch.from_numpy(np.asarray(arrays.x, dtype=np.float64))
-            names = [trained.names.condition(i) for i in range(trained.conditions.shape[0])]
-            known = list(table.columns)
-            if not set(names) <= set(known):
-                if len(known) != len(names):
-                    raise ValueError(
-                        f"has the columns {', '.join(map(shortened, known[:20]))}: give {', '.join(names)}"
-                    )
-                names = known
-            return coordinates(table, names)
+        with prefixed(f"{name}: "):
+            if isinstance(asked, Path):
+                table, arrays = opened(asked, reading(trained).options)
+                if arrays is not None and (arrays.beside or not (arrays.names or arrays.x.dtype.names)):
+                    return _of_arrays(trained, arrays)
+            elif getattr(asked, "columns", None) is not None:
+                table = table_of_frame(asked)
+            else:
+                return Rows(_batch(trained, array(name, asked).double().cpu().numpy()))  # type: ignore[arg-type]
+            if table is None or len(shape) > 1:
+                raise ValueError(f"holds no array of shape {shape}: give a .npy or .npz file")
+            return _of_table(trained, table)
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def _batch(trained: Trained, values: np.ndarray) -> Tensor:
+    """Returns conditions with an axis for the rows, images and signals with their channels first."""
+    assert trained.conditions is not None
+    shape = trained.conditions.shape
+    if len(shape) == 1:
+        values = values[:, None] if shape == (1,) and values.ndim == 1 else np.atleast_2d(values)
+    else:
+        alone = arranged(trained, values[None], shape)
+        values = alone if alone.shape[1:] == shape else arranged(trained, values, shape)
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64))
+
+
+def _of_arrays(trained: Trained, arrays: Arrays) -> Rows:
+    """Returns the conditions beside the points of a file, or else in its points, and the classes beside them."""
+    taken, found = trained.model.network.condition, conditions_beside(trained, arrays)
+    labels = labels_beside(trained, arrays) if taken is not None and taken.labelled else None
+    return Rows(_batch(trained, arrays.x) if found is None else found, classes_of(trained, labels))
+
+
+def _of_table(trained: Trained, table: Table) -> Rows:
+    """Returns the conditions of a table, and the classes in a column of labels.
+
+    The columns are matched by name if the table has the names of the conditions, else by their order.
+    """
+    names, known, taken = _names(trained), list(table.columns), trained.model.network.condition
+    found = label_names(trained, table) if taken is not None and taken.labelled else []
+    label = next((name for name in found if name not in names), None)
+    if not set(names) <= set(known):
+        others = [name for name in known if name != label]
+        if len(others) != len(names) or (table.named and trained.names.conditions):
+            raise ValueError(f"has the columns {', '.join(map(shortened, known[:20]))}: give {', '.join(names)}")
+        names = others
+    labels = None if label is None else classes_of(trained, tables.labels(table, label))
+    return Rows(coordinates(table, names), labels)
 
 
 def _warn(trained: Trained, found: Tensor) -> None:
@@ -148,7 +237,11 @@ def _warn(trained: Trained, found: Tensor) -> None:
         return
     row, entry = divmod(int(beyond.flatten().argmax()), beyond[0].numel())
     low, high = (float(end.flatten()[entry]) for end in (trained.conditions.low, trained.conditions.high))
-    name = trained.names.condition(entry) if found.ndim == 2 else f"entry {entry + 1}"
+    name = (
+        trained.names.condition(entry)
+        if found.ndim == 2
+        else f"channel {entry * len(found[0]) // found[0].numel() + 1}"
+    )
     log.warning(
         f"condition: {name}={float(found[row].flatten()[entry]):g} lies {float(beyond.max()):.2g} standard deviations "
         f"outside of the range in training, {low:g} to {high:g}: the network extrapolates"

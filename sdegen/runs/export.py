@@ -32,12 +32,27 @@ class ExportedScore(nn.Module):
         self.scale: Tensor
         self.register_buffer("shift", shift.to(trained.device))
         self.register_buffer("scale", scale.to(trained.device))
+        self.y_shift, self.y_scale = (None if part is None else part.to(trained.device) for part in _condition(trained))
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         # Convert in float64: far from 0, float32 would lose the digits in which points differ.
         inner = ((x.double() - self.shift) / self.scale).to(self.dtype)
+        if y is not None and self.y_shift is not None and self.y_scale is not None:
+            y = (y.double() - self.y_shift) / self.y_scale
         score = self.model if y is None else self.model.given(y)
         return (score(inner, t).double() / self.scale).to(self.dtype)
+
+
+def _condition(trained: Trained) -> tuple[Tensor | None, Tensor | None]:
+    """Returns the shift and the scale from the user's to the network's units of a condition; None for a class alone."""
+    conditions, taken = trained.conditions, trained.model.network.condition
+    if conditions is None or taken is None or not taken.valued:
+        return None, None
+    shift, scale = conditions.units.shift, conditions.units.scale
+    if taken.labelled:
+        # The number of the class comes first and has no units.
+        shift, scale = torch.cat([shift.new_zeros(1), shift]), torch.cat([scale.new_ones(1), scale])
+    return shift, scale
 
 
 def export(trained: Trained, path: Path) -> Path:
@@ -46,7 +61,8 @@ def export(trained: Trained, path: Path) -> Path:
     x = torch.zeros(EXAMPLES, *trained.units.shape, device=trained.device, dtype=trained.dtype)
     example = [x, x.new_full((EXAMPLES,), 0.5 * trained.sde.T)]
     if trained.model.network.condition is not None:
-        example.append(torch.zeros(EXAMPLES, dtype=torch.int64, device=trained.device))
+        given, kind = (torch.zeros(()), torch.int64) if module.y_shift is None else (module.y_shift, trained.dtype)
+        example.append(torch.zeros(EXAMPLES, *given.shape, dtype=kind, device=trained.device))
     batch = {0: torch.export.Dim("batch")}
     try:
         with torch.no_grad():
@@ -80,6 +96,8 @@ def save_weights(trained: Trained, path: Path) -> Path:
         for name, value in trained.model.state_dict().items()
     }
     state |= {f"units.{name}": value for name, value in trained.units.state().items()}
+    if trained.conditions is not None:
+        state |= {f"conditions.{name}": value for name, value in trained.conditions.state().items()}
     if foreign := [name for name, value in state.items() if not isinstance(value, Tensor)]:
         raise UserError(f"save_weights: {foreign[0]} is not a tensor: use run.export(), which writes the whole score")
     # safetensors refuses tensors that share memory.
@@ -91,6 +109,11 @@ def save_weights(trained: Trained, path: Path) -> Path:
 
 
 def _description(trained: Trained) -> dict[str, Any]:
+    taken, given = trained.model.network.condition, None
+    if (shift := _condition(trained)[0]) is not None and taken is not None:
+        names = [trained.names.condition(i) for i in range(len(shift) - taken.labelled)] if shift.ndim == 1 else []
+        units = "the data's; the number of the class is first, -1 for none" if taken.labelled else "the data's"
+        given = {"shape": list(shift.shape), "names": names, "units": f"{units}; NaN for no condition"}
     return {
         "config": trained.config,
         "step": trained.step,
@@ -99,4 +122,5 @@ def _description(trained: Trained) -> dict[str, Any]:
         "eps": trained.sde.eps,
         "T": trained.sde.T,
         "classes": trained.classes,
+        "condition": given,
     }

@@ -15,12 +15,12 @@ from sdegen.core import schema
 from sdegen.core.errors import UserError
 from sdegen.datasets import Description, File, pictures
 from sdegen.datasets import table as tables
-from sdegen.datasets.arrays import Arrays
+from sdegen.datasets.arrays import Arrays, conditioning
 from sdegen.datasets.checks import check_memory, prefixed
 from sdegen.datasets.dialect import Ambiguous
 from sdegen.datasets.file import Opened, opened
 from sdegen.datasets.labels import Labels, word
-from sdegen.datasets.layout import Layout
+from sdegen.datasets.layout import Layout, fitted
 from sdegen.datasets.numerals import is_missing, is_number
 from sdegen.datasets.table import Choice, Table, shortened, title
 from sdegen.datasets.text import Options
@@ -72,20 +72,20 @@ def given(run: Trained, name: str, source: str | Path | ArrayLike | Frame) -> Gi
                     return _pictures(run, source)
                 table, arrays = _opened(run, source)
             elif getattr(source, "columns", None) is not None:
-                table, arrays = _table_of_frame(source), None
+                table, arrays = table_of_frame(source), None
             else:
                 x, single = points(name, source, run.units.shape)
                 return Given(x, None, None, _rows(x), single)
             if table is not None:
                 return _chosen(run, table, arrays)
             assert arrays is not None
-            x = points(name, _arranged(run, arrays.x), run.units.shape)[0]
-            return Given(x, _classes(run, _labels_beside(run, arrays)), _conditions_beside(run, arrays), _rows(x))
+            x = points(name, arranged(run, arrays.x, run.units.shape), run.units.shape)[0]
+            return Given(x, classes_of(run, labels_beside(run, arrays)), conditions_beside(run, arrays), _rows(x))
     except ValueError as error:
         raise UserError(str(error)) from None
 
 
-class _Reading(NamedTuple):
+class Reading(NamedTuple):
     """Options with which the run's own data were read."""
 
     choice: Choice = Choice()
@@ -93,17 +93,17 @@ class _Reading(NamedTuple):
     layout: Layout = "auto"
 
 
-def _reading(run: Trained) -> _Reading:
+def reading(run: Trained) -> Reading:
     node = run.config["dataset"]
     if not issubclass(schema.resolve(node["_target_"], run.trust), File):
-        return _Reading()
+        return Reading()
     columns, drop = ((tuple(node[key]) if node.get(key) else None) for key in ("columns", "drop"))
     choice = Choice(columns, node.get("labels"), drop or (), tuple(node.get("condition", ())))
-    return _Reading(choice, Options(*map(node.get, Options._fields)), node.get("layout", "auto"))
+    return Reading(choice, Options(*map(node.get, Options._fields)), node.get("layout", "auto"))
 
 
 def _opened(run: Trained, path: Path) -> Opened:
-    options = _reading(run).options
+    options = reading(run).options
     try:
         return opened(path, options)
     except Ambiguous:
@@ -140,13 +140,13 @@ def _pictures(run: Trained, folder: Path) -> Given:
     y = None
     if listing.classes:
         names = np.repeat(listing.classes, [len(group) for group in listing.groups])
-        y = _classes(run, Labels("folder", names))
+        y = classes_of(run, Labels("folder", names))
     return Given(
         torch.from_numpy(values).double(), y, None, {"file": [str(file.relative_to(folder)) for file in files]}
     )
 
 
-def _table_of_frame(frame: Frame) -> Table:
+def table_of_frame(frame: Frame) -> Table:
     arrays = data(frame, None, None)
     names = [str(name) for name in arrays.pop("names")]
     columns: dict[str, np.ndarray] = {**dict(zip(names, arrays.pop("x").T, strict=True)), **arrays}
@@ -169,24 +169,24 @@ def _chosen(run: Trained, table: Table, arrays: Arrays | None) -> Given:
         listed = ", ".join(map(shortened, known[:20]))
         raise ValueError(f"has no column {shortened(missing)}, which the run was trained on: rename one of {listed}")
     else:
-        names = _by_count(table, _reading(run).choice, len(own))
+        names = _by_count(table, reading(run).choice, len(own))
         if run.names.columns:
             log.info(f"the columns have no names and are taken as {', '.join(run.names.columns)}")
-    labels = None if arrays is None else _labels_beside(run, arrays)
+    labels = None if arrays is None else labels_beside(run, arrays)
     if labels is None and run.classes is not None:
-        label = next((n for n in _label_names(run, table) if n not in names), None)
+        label = next((n for n in label_names(run, table) if n not in names), None)
         labels = None if label is None else tables.labels(table, label)
     columns = {name: list(map(_text, table.words(name))) for name in table.columns}
-    given = None if arrays is None else _conditions_beside(run, arrays)
+    given = None if arrays is None else conditions_beside(run, arrays)
     told = () if run.conditions is None else [run.names.condition(i) for i in range(run.conditions.shape[0])]
     if given is None and told and set(told) <= set(known):
         given = coordinates(table, list(told))
-    return Given(coordinates(table, names), _classes(run, labels), given, columns)
+    return Given(coordinates(table, names), classes_of(run, labels), given, columns)
 
 
-def _label_names(run: Trained, table: Table) -> list[str]:
+def label_names(run: Trained, table: Table) -> list[str]:
     """Returns the columns of a table that may have the labels, the run's own column of labels first."""
-    own = _reading(run).choice.labels
+    own = reading(run).choice.labels
     with contextlib.suppress(UserError, ValueError):
         # The number of a column belongs to the order of the columns in the run's own file.
         own = run.dataset.description.labels if isinstance(own, int) and table.named and run.names.columns else own
@@ -194,24 +194,24 @@ def _label_names(run: Trained, table: Table) -> list[str]:
     return [name for name in (own, *LABELS) if isinstance(name, str) and name in table.columns]
 
 
-def _labels_beside(run: Trained, arrays: Arrays) -> Labels | None:
+def labels_beside(run: Trained, arrays: Arrays) -> Labels | None:
     """Returns the labels in an array beside the points; other arrays are no coordinates, and are not read."""
-    wanted = (_reading(run).choice.labels, *LABELS)
+    wanted = (reading(run).choice.labels, *LABELS)
     name = next((name for name in wanted if arrays.beside.get(str(name)) == arrays.x.shape[:1]), None)
     return None if name is None or run.classes is None else arrays.labels(str(name))
 
 
-def _conditions_beside(run: Trained, arrays: Arrays) -> Tensor | None:
-    """Returns the conditions in an array beside the points, ``(N, *)`` float64; None if there is no such array."""
-    name = next((name for name in (*_reading(run).choice.condition, "c") if name in arrays.beside), None)
-    if name is None or run.conditions is None or len(_reading(run).choice.condition) > 1:
+def conditions_beside(run: Trained, arrays: Arrays) -> Tensor | None:
+    """Returns the conditions in arrays beside the points, ``(N, *)`` float64; None if there are no such arrays."""
+    wanted = reading(run).choice.condition or ("c",)
+    names = [str(name) for name in wanted if name in arrays.beside]
+    if run.conditions is None or (found := conditioning(arrays, names)) is None:
         return None
-    values = torch.from_numpy(np.asarray(arrays.read(str(name)), dtype=np.float64))
-    values = values.unsqueeze(1) if values.ndim == 1 else values
-    if tuple(values.shape) != (len(arrays.x), *run.conditions.shape):
-        shape = run.conditions.shape
-        raise ValueError(f"the array {name} has the shape {tuple(values.shape)}: give a condition {shape} a point")
-    return values
+    values = arranged(run, found.values, run.conditions.shape)
+    if values.shape[1:] != run.conditions.shape:
+        shape = f"{values.shape[1:]}: give conditions of shape {run.conditions.shape}"
+        raise ValueError(f"{' and '.join(names)}: the conditions have the shape {shape}")
+    return torch.from_numpy(np.ascontiguousarray(values))
 
 
 def _by_count(table: Table, choice: Choice, wanted: int) -> list[str]:
@@ -241,7 +241,7 @@ def coordinates(table: Table, names: list[str]) -> Tensor:
     return torch.from_numpy(np.stack([table.columns[name].astype(np.float64) for name in names], axis=1))
 
 
-def _classes(run: Trained, labels: Labels | None) -> Tensor | None:
+def classes_of(run: Trained, labels: Labels | None) -> Tensor | None:
     """Returns the class of each label, ``(N,)``; raises ValueError for a label that the run's data do not have."""
     if labels is None or run.classes is None:
         return None
@@ -250,15 +250,17 @@ def _classes(run: Trained, labels: Labels | None) -> Tensor | None:
     return torch.tensor(numbers)[torch.from_numpy(index)]
 
 
-def _arranged(run: Trained, x: np.ndarray) -> np.ndarray:
-    """Returns images or signals with the channels first: as the run's data were read, else in the order that fits."""
-    shape, layout, turned = run.units.shape, _reading(run).layout, np.moveaxis(x, -1, 1)
-    orders = {"channels_first": x, "channels_last": turned, "grey": x[:, None]}
-    order = [layout, *orders] if layout in orders else orders
-    fitting = next((name for name in order if orders[name].shape[1:] == shape), None)
-    if fitting == "channels_last":
+def arranged(run: Trained, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns images or signals ``(N, *shape)`` with the channels first: as the run's data, else in an order that fits.
+
+    If no order fits, the result is ``x``.
+    """
+    found = fitted(x, reading(run).layout, shape)
+    if found is None:
+        return x
+    if found.layout == "channels_last":
         log.info("read with the channels on the last axis")
-    return x if fitting is None else orders[fitting]
+    return found.values
 
 
 def _rows(x: Tensor) -> dict[str, list[str]]:

@@ -27,7 +27,7 @@ from sdegen.metrics.points import Metrics, unmeasured
 from sdegen.models.classifier import ClassifierModel
 from sdegen.models.score import ScoreModel
 from sdegen.runs import conditions
-from sdegen.runs.conditions import Asked
+from sdegen.runs.conditions import DATA, Asked
 from sdegen.runs.trained import Trained
 from sdegen.sde.scores import Counted
 
@@ -87,12 +87,10 @@ def planned(
     ``given`` is the result of a measurement, in the user's units. ``other`` is the run that the node names, if this run
     is loaded already. Raises UserError if the guidance, the label or the condition does not suit the model.
     """
-    labels, rows = _classes(trained, node, label), conditions.rows(trained, condition)
-    values = [None] if rows is None else list(rows)
-    if len(labels) > 1 < len(values):
-        raise UserError("label=all: give a single condition, or a single label for all rows of condition=")
+    pairs, of_data = _pairs(trained, node, label, condition), isinstance(condition, str) and condition == DATA
     if node is None:
-        return Plan([Target(one, c, _told(trained, one, c), None) for one in labels for c in values], None)
+        targets = [Target(one, c, _told(trained, one, c, of_data), None) for one, c in pairs]
+        return Plan(targets, None)
     seen = _observation(trained, node, given)
     own: dict[str, object] = {}
     if seen is not None:
@@ -108,17 +106,45 @@ def planned(
         return _matching(trained, found, folder or str(trained.folder), kind)
 
     targets = []
-    for one, c in ((one, c) for one in labels for c in values):
+    for one, c in pairs:
         tells = _steers(trained, node, "given")
-        told = _told(trained, one if tells or not _steers(trained, node, "label") else None, c)
+        told = _told(trained, one if tells or not _steers(trained, node, "label") else None, c, of_data)
         guidance = _guidance(trained, node, one, {**own, "given": told}, load)
         targets.append(Target(one, c, None if tells else told, guidance))
     return Plan(targets, seen)
 
 
-def _told(trained: Trained, label: int | None, condition: Tensor | None) -> Tensor | None:
-    """Returns the value that the network takes for a class and a condition; None if both are None."""
+def _pairs(
+    trained: Trained, node: Config | None, label: Label, condition: Asked
+) -> Sequence[tuple[int | None, Tensor | None]]:
+    """Returns the classes and conditions of the targets; None for no class and for no condition."""
+    if isinstance(condition, str) and condition == DATA:
+        if label is not None:
+            raise UserError(f"label={label}: condition=data takes the classes of the data, too: leave out label=")
+        return [(None, None)]
+    classes, rows = _classes(trained, node, label), conditions.rows(trained, condition)
+    if rows is None:
+        return [(one, None) for one in classes]
+    if rows.labels is not None:
+        own = rows.labels.tolist()
+        if label is not None and (len(classes) > 1 or {*own} != {*classes}):
+            named = ", ".join(trained.names.label(number) for number in sorted({*own}))
+            raise UserError(f"label={label}: the rows of condition= have the labels {named}: leave out label=")
+        return list(zip(own, rows.values, strict=True))
+    if len(classes) > 1 < len(rows.values):
+        raise UserError("label=all: give a single condition, or a single label for all rows of condition=")
+    return [(one, c) for one in classes for c in rows.values]
+
+
+def _told(trained: Trained, label: int | None, condition: Tensor | None, of_data: bool) -> Tensor | None:
+    """Returns the value that the network takes for a class and a condition; None if both are None.
+
+    If ``of_data`` is true, the network is told the conditions of unseen points later. Raises UserError if the network
+    has not learned the score given just these parts.
+    """
     taken = trained.model.network.condition
+    if not of_data:
+        conditions.check_known(trained, label is not None, condition is not None)
     if taken is None or (label is None and condition is None):
         return None
     return conditions.told(taken, trained.conditions, None if label is None else torch.tensor(label), condition)
@@ -139,11 +165,13 @@ def _guidance(
     guidance: Guidance = construct({"guidance": rest}, "guidance", trained.trust, **supplied)
     if guidance.conditional and trained.model.network.condition is None:
         raise UserError(_lacking(trained, node))
-    if guidance.contrasts and conditions.needs_one(trained):
-        dropout = "condition_dropout" if trained.conditions is not None else "label_dropout"
+    taken = trained.model.network.condition
+    if guidance.contrasts and taken is not None and conditions.needs_one(trained):
+        parts = {"label_dropout": taken.labelled, "condition_dropout": taken.valued}
+        dropout = " ".join(f"network.{option}=0.1" for option, has in parts.items() if has)
         raise UserError(
             f"guidance={choice(node)}: the network of {trained.folder} has learned no score without a condition: train "
-            f"one with network.{dropout}=0.1, or use guidance.scale=1"
+            f"one with {dropout}, or use guidance.scale=1"
         )
     check_process({**trained.config, "guidance": node}, {"guidance": guidance}, trained.trust)
     # The guidance checks the process when it makes the score. This costs nothing.

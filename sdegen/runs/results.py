@@ -40,6 +40,8 @@ FRAMES = {"vectors": 101, "signals": 41, "images": 41}
 """Number of states of the sampling path that are kept for figures."""
 KEPT = 2**26
 """Largest number of pixels or steps in the kept states (256 MiB in float32), with at least :data:`COLUMNS` states."""
+SHOWN = 6
+"""Largest number of samples of a condition in a figure."""
 ROWS, COLUMNS = 4, 11
 """Number of images, and number of states of each image, in the figure of the generation of images."""
 
@@ -48,14 +50,14 @@ class Drawn(NamedTuple):
     """Samples ``x`` ``(N, *)`` in the user's units, and the cost of the sampling.
 
     ``y`` ``(N,)`` are the classes and ``c`` ``(N, *)`` the conditions of the samples; None if there are none.
-    ``of_data`` is True if these are the classes and conditions of unseen points.
+    ``truth`` ``(N, *)`` are the unseen points with these classes and conditions; None if the user gave them.
     ``samples`` are the samples of the first target in the network's units, with the path.
     """
 
     x: Tensor
     y: Tensor | None
     c: Tensor | None
-    of_data: bool
+    truth: Tensor | None
     samples: Samples
     nfe: float
     seconds: float
@@ -83,7 +85,7 @@ def write(
     """
     # Build the guidance before sampling, so that a mistake costs no time.
     of_data, name = condition == DATA if isinstance(condition, str) else False, choice(run.config["sampler"])
-    plan = planned(run, guidance, label, condition=None if of_data else condition)
+    plan = planned(run, guidance, label, condition=condition)
     by = "" if guidance is None else f" and the guidance {choice(guidance)}"
     each = " of each class" if label == "all" else " for each condition" if len(plan.targets) > 1 else ""
     each += ", each with the condition of an unseen point," if of_data else ""
@@ -123,9 +125,9 @@ def _drawn(run: Run, plan: Plan, count: int, seed: int, batch_size: int, of_data
     y = None if y is None else y.repeat_interleave(count)
     given = [target.condition for target in plan.targets if target.condition is not None]
     c = torch.stack(given).repeat_interleave(count, 0) if given else None
-    targets = plan.targets
+    targets, truth = plan.targets, None
     if of_data and (taken := run.model.network.condition) is not None:
-        told, y, c = conditions.of_data(run.dataset, taken, count, seed)
+        told, truth, y, c = conditions.of_data(run.dataset, taken, count, seed)
         targets = [target._replace(told=told) for target in targets]
     parts = [
         run.generate(
@@ -145,7 +147,7 @@ def _drawn(run: Run, plan: Plan, count: int, seed: int, batch_size: int, of_data
     evaluations = f"{nfe:.0f}" if nfe == round(nfe) else f"on average {nfe:.1f}"
     accepted = "" if acceptance is None else f", {acceptance:.1%} of the corrector's moves accepted"
     log.info(f"{evaluations} evaluations a sample, {seconds:.1f} s{accepted}")
-    return Drawn(x, y, c, of_data, parts[0], nfe, seconds)
+    return Drawn(x, y, c, truth, parts[0], nfe, seconds)
 
 
 def write_accuracy(run: Run, model: ClassifierModel, draw: bool) -> Metrics:
@@ -208,7 +210,7 @@ def _judge(run: Run, drawn: Drawn, seen: Observation | None, folder: Path) -> Me
         return None
     if seen is not None:
         found = guiding.agreement(run.units, drawn.x, seen)
-    elif drawn.c is not None and not drawn.of_data:
+    elif drawn.c is not None and drawn.truth is None:
         found = measures.measure_given(run, drawn.x, drawn.c)
     else:
         # The mean of p(x | y) over the conditions y of the data is p(x).
@@ -219,7 +221,7 @@ def _judge(run: Run, drawn: Drawn, seen: Observation | None, folder: Path) -> Me
     files.write_json(folder / "metrics.json", found)
     if found:
         log.info(metrics.table(found))
-    elif drawn.c is not None and not drawn.of_data:
+    elif drawn.c is not None and drawn.truth is None:
         log.info("no metrics: the distribution given the condition is not known")
     elif len(drawn.x) > 1:
         why = metrics.unmeasured(dataset) or "no data are held out"
@@ -253,6 +255,8 @@ def _draw_samples(run: Run, drawn: Drawn, plan: Plan, folder: Path, animate: boo
         if seen is not None:
             truth = None if seen.truth is None else seen.truth[0]
             shown["posterior"] = figures.posterior(truth, guiding.picture(run.units, seen), x, low, high)
+        elif (given := _by_condition(drawn, rounded)) is not None:
+            shown["conditions"] = figures.conditioned(*given, low, high)
         elif drawn.y is not None:
             shown["classes"] = figures.classes(rounded, drawn.y, low, high)
         else:
@@ -272,11 +276,28 @@ def _flow(run: Run, target: Target, samples: Samples) -> Samples | None:
     return run.once(f"flow from {start}", lambda: figures.flow(run.sde, run.score_on_cpu(), samples))
 
 
+def _by_condition(drawn: Drawn, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor] | None:
+    """Returns the first conditions ``(M, *)`` that are images or signals, their points, and samples ``(M, n, *)``.
+
+    Returns None if the conditions are not images or signals.
+    """
+    if drawn.c is None or drawn.c.ndim < 3:
+        return None
+    first, count = drawn.c[0], 1
+    while drawn.truth is None and count < len(x) and bool((drawn.c[count] == first).all()):
+        count += 1
+    own = slice(0, ROWS * count, count)
+    samples = x[: ROWS * count].unflatten(0, (-1, count))[:, :SHOWN]
+    return drawn.c[own], None if drawn.truth is None else drawn.truth[own], samples
+
+
 def _signal_figures(run: Run, drawn: Drawn, seen: Observation | None) -> dict[str, Figure]:
     shown = {"generation": figures.signal_generation(drawn.samples.path, drawn.samples.times.cpu())}
     if seen is not None:
         truth = None if seen.truth is None else seen.truth[0]
         shown["posterior"] = figures.signal_posterior(truth, guiding.picture(run.units, seen), drawn.x)
+    elif (given := _by_condition(drawn, drawn.x)) is not None:
+        shown["conditions"] = figures.signal_conditioned(*given)
     elif drawn.y is not None:
         shown["classes"] = figures.signal_classes(drawn.x, drawn.y, run.names.classes)
     else:

@@ -168,7 +168,7 @@ class Run(Trained):
         Args:
             x: points, ``(N, *)``.
             condition: condition of all points, or a row for each point, if the network takes a condition: see
-                :meth:`given`.
+                :meth:`sample`. If the network needs one, a file or a data frame of points may have it in its columns.
             probes: number of random probes that estimate the divergence; 0 for the exact divergence.
                 :meth:`Flow.log_prob` returns the error of the estimate.
             seed: seed of the probes.
@@ -178,10 +178,13 @@ class Run(Trained):
         """
         check({"probes": probes, "seed": seed}, (), EVALUATE, self.trust)
         check_density_of_run(lambda: self.dataset)
-        divergence = by_probes(probes, self.units.size)
-        return self._mapped(
-            "x", x, lambda batch: self._flow_given(condition, len(batch)).log_prob(batch, divergence, seed).log_p
-        )
+        divergence, found = by_probes(probes, self.units.size), given(self, "x", x)
+        if condition is None and self._told is None and found.c is not None:
+            flow = self.flow_told(found.y, found.c)
+        else:
+            flow = self._flow_given(condition, len(found.x))
+        values = flow.log_prob(found.x, divergence, seed).log_p
+        return values[0] if found.single else values
 
     @explained
     def typicality(self, x: Source, *, count: int = 2000, probes: int = 0, seed: int = 0) -> Typicality:
@@ -260,15 +263,13 @@ class Run(Trained):
             options: see :meth:`using`.
         """
         run = self.using(sampler, **options)
-        rows = conditions.rows(self, condition)
-        if rows is None and label is None:
-            return self.units.decode(run.generate(count, seed=seed, batch_size=batch_size).x)
-        single = rows is None or len(rows) == 1
-        parts = []
-        for i, row in enumerate([None] if rows is None else rows):
-            samples = run.given(row, label=label).generate(count, seed=seed, batch_size=batch_size, first=i * count)
-            parts.append(self.units.decode(samples.x))
-        return parts[0] if single else torch.stack(parts)
+        settings: dict[str, Any] = {"seed": seed, "batch_size": batch_size}
+        if condition is None and label is None:
+            return self.units.decode(run.generate(count, **settings).x)
+        targets = self._targets(condition, label, several=True)
+        samples = [run._at(target).generate(count, **settings, first=i * count) for i, target in enumerate(targets)]
+        parts = [self.units.decode(part.x) for part in samples]
+        return parts[0] if len(parts) == 1 else torch.stack(parts)
 
     @explained
     def given(self, condition: Asked = None, *, label: float | str | None = None) -> Run:
@@ -282,19 +283,34 @@ class Run(Trained):
         Raises:
             UserError: the network does not take the condition or the class, or they do not fit the data.
         """
+        (target,) = self._targets(condition, label)
+        return self._at(target)
+
+    def _targets(self, condition: Asked, label: float | str | None, several: bool = False) -> Sequence[guiding.Target]:
+        """Return what samples of this run are given: one target, or a target for each of ``several`` conditions."""
         if self.guidance is not None:
             raise UserError(f"guidance={self._guided_by}: the run is guided already: call given() on the unguided run")
         if self._told is not None:
             raise UserError(f"{self._guided_by}: this run has a condition already: call given() on the run itself")
         if label == "all":
             raise UserError("label=all: must be one class of the data: call given() once for each class")
-        if (taken := self.model.network.condition) is None or (label is not None and not taken.labelled):
+        if isinstance(condition, str) and condition == conditions.DATA:
+            raise UserError("condition=data: works on the command line only: give the conditions as an array")
+        taken = self.model.network.condition
+        if condition is None and (taken is None or (label is not None and not taken.labelled)):
             # The message of the guidance says what the network lacks.
-            return self.guided("classifier_free", label=label)
-        (target,) = guiding.planned(self, None, label, condition=condition).targets
+            self.guided("classifier_free", label=label)
+        targets = guiding.planned(self, None, label, condition=condition).targets
+        if len(targets) > 1 and not several:
+            raise UserError(f"condition: has {len(targets)} rows: give one condition, or use run.sample(condition=…)")
+        return targets
+
+    def _at(self, target: guiding.Target) -> Run:
+        """Return a copy of this run whose score is the score given the class and the condition of a target."""
         result = copy.copy(self)
         result._label, result._condition, result._told = target.label, target.condition, target.told
-        parts: dict[str, Any] = {"condition": None if target.condition is None else "an array", "label": label}
+        parts: dict[str, Any] = {"condition": None if target.condition is None else "an array"}
+        parts["label"] = None if target.label is None else self.names.label(target.label)
         if target.condition is not None and target.condition.ndim == 1:
             parts["condition"] = f"[{', '.join(f'{number:g}' for number in target.condition.tolist())}]"
         result._guided_by = ", ".join(f"{name}={value}" for name, value in parts.items() if value is not None)
@@ -316,7 +332,7 @@ class Run(Trained):
         check({"count": count, "seed": seed, "batch_size": batch_size}, (), SAMPLE, self.trust)
         steers, told = guidance or self.guidance, self._told if told is None else told
         if steers is None and told is None:
-            conditions.check_given(self)
+            conditions.check_known(self)
         return draw(
             self.sde,
             self.score_model,
@@ -394,7 +410,13 @@ class Run(Trained):
         check({"count": count, "seed": seed}, (), SAMPLE, self.trust)
         batch, labels = self._samples_unless_given(x, count, seed)
         if self._condition is not None:
-            return measures.measure_given(self, batch, self._condition.expand(len(batch), *self._condition.shape))
+            found = measures.measure_given(self, batch, self._condition.expand(len(batch), *self._condition.shape))
+            if not found:
+                raise UserError(
+                    "evaluate: the exact distribution given a condition is not known for these data: evaluate the run "
+                    "without a condition, whose samples have the conditions of unseen points"
+                )
+            return found
         metrics = measures.measure(self, batch, labels)
         if self.guidance is None:
             metrics |= measures.tell(self, batch)
@@ -459,8 +481,10 @@ class Run(Trained):
     def export(self, path: str | Path) -> Path:
         """Write the score as a file that ``torch.export.load(path).module()`` reads without this package.
 
-        The program takes ``(x, t)``, or ``(x, t, y)`` if the network takes the class. For any number B of points, ``x``
-        is ``(B, *)`` and ``t`` is ``(B,)``, both in the run's precision; ``y`` is ``(B,)`` int64, with -1 for no class.
+        The program takes ``(x, t)``, or ``(x, t, y)`` if the network takes a condition. For any number B of points,
+        ``x`` is ``(B, *)`` and ``t`` is ``(B,)``, both in the run's precision. ``y`` is ``(B,)`` int64 for classes,
+        with -1 for no class, else ``(B, *)`` in the run's precision and in the user's units, with NaN for no condition.
+        For numbers with a class, ``y`` is ``(B, 1 + k)``, with the number of the class first.
         The program uses the user's units, or the network's units with ``dataset.standardize=quantile``. In the file,
         ``sdegen.json`` states the units and contains the configuration.
 
@@ -477,8 +501,8 @@ class Run(Trained):
         """Write the weights of the network, and the other tensors that the score needs, as safetensors.
 
         The names of weights are ``network.`` and the name in the network's ``state_dict``. The names of tensors that
-        were computed from the data begin with ``units.`` or ``parametrization.``. The metadata contain the
-        configuration as JSON, under the key ``sdegen``.
+        were computed from the data begin with ``units.``, ``conditions.`` or ``parametrization.``. The metadata
+        contain the configuration as JSON, under the key ``sdegen``.
 
         Raises:
             UserError: the package safetensors is missing, or the network's ``state_dict`` has more than tensors.
@@ -494,7 +518,7 @@ class Run(Trained):
         """
         told, labels = None, None
         if conditions.needs_one(self) and (taken := self.model.network.condition) is not None:
-            told, labels, _ = conditions.of_data(self.dataset, taken, count, seed)
+            told, _, labels, _ = conditions.of_data(self.dataset, taken, count, seed)
         samples = self.generate(count, seed=seed, batch_size=batch_size, told=told)
         return self.units.decode(samples.x).cpu(), labels
 
@@ -502,7 +526,7 @@ class Run(Trained):
         """Return the trained score, given the condition of this run if it has one."""
         if self._told is None:
             if self.guidance is None:
-                conditions.check_given(self)
+                conditions.check_known(self)
             return self.score_model
         return self.score_model.given(self._told)
 
@@ -542,15 +566,15 @@ class Run(Trained):
 
     def _flow_given(self, condition: Asked, count: int) -> Flow:
         """Return the flow given one condition, or a condition for each of ``count`` points."""
-        rows = conditions.rows(self, condition)
-        if rows is None or len(rows) == 1:
-            return (self if rows is None else self.given(rows[0])).flow()
-        if len(rows) != count:
-            raise UserError(f"condition: has {len(rows)} rows for {count} points: give one for all, or one for each")
-        taken = self.model.network.condition
-        assert taken is not None
-        score = self.score_model.given(conditions.told(taken, self.conditions, None, rows))
-        return self._flow(score)
+        if condition is None:
+            return self.flow()
+        targets = self._targets(condition, None, several=True)
+        if len(targets) == 1:
+            return self._at(targets[0]).flow()
+        if len(targets) != count:
+            raise UserError(f"condition: has {len(targets)} rows for {count} points: give one for all, or one for each")
+        told = [target.told for target in targets if target.told is not None]
+        return self._flow(self.score_model.given(torch.stack(told)))
 
     def _times(self, t: ArrayLike) -> Tensor:
         """Return times as a tensor; raise UserError if a time is outside of the range of the SDE."""

@@ -18,6 +18,7 @@ from sdegen.core.schema import Trust
 from sdegen.datasets.fingerprint import difference
 from sdegen.datasets.summary import summary
 from sdegen.models.classifier import ClassifierModel
+from sdegen.networks import MLP
 from sdegen.runs import checkpoint as checkpoints
 from sdegen.runs import files, machine
 from sdegen.runs.checkpoint import Checkpoint, examine
@@ -28,6 +29,7 @@ from sdegen.runs.trained import load_weights
 from sdegen.training.held_out import HeldOut
 from sdegen.training.learning import Curve, Trend
 from sdegen.training.loop import Training
+from sdegen.training.perceptron import obstacle
 from sdegen.training.trainer import DTYPES
 
 log = logging.getLogger("sdegen")
@@ -135,6 +137,9 @@ class Writer:
         if not self.resumed:
             for line in [*self.summary["text"], *self.parts.prior_text()]:
                 log.info(line)
+        missing = obstacle(self.parts.model, self.parts.objective, self.parts.trainer.precision == "bfloat16")
+        if missing and self.parts.trainer.gradient == "auto" and type(self.parts.model.network) is MLP:
+            log.info(f"autograd computes the gradient: the faster trainer.gradient=written needs {missing}")
         if self.parts.trainer.precision == "bfloat16" and self.parts.dataset.units.kind == "vectors":
             log.warning(
                 "trainer.precision=bfloat16 rounds coordinates to 2^-8 of their size, far above the noise at small t: "
@@ -256,7 +261,7 @@ class Writer:
             return
         count = PREVIEWED[dataset.units.kind]
         condition = average.network.condition
-        told = None if condition is None or condition.complete else of_data(dataset, condition, count)[0]
+        told = None if condition is None or condition.knows(False, False) else of_data(dataset, condition, count).told
         try:
             samples = draw(
                 parts.sde, average, parts.sampler, dataset.units, count, device=device, dtype=dtype, told=told

@@ -95,8 +95,9 @@ def obstacle(model: Model, objective: Objective, bfloat16: bool) -> str:
     condition = model.network.condition
     if condition is not None and condition.inputs > MOST_FEATURES:
         most = MOST_FEATURES - 1
-        classes = f"at most {most} classes, or network.label_dropout=null"
-        return classes if condition.labelled else f"a condition of at most {most} numbers"
+        if not condition.valued:
+            return f"at most {most} classes, or network.label_dropout=null"
+        return f"a condition of at most {most} numbers{' and classes' if condition.labelled else ''}"
     return ""
 
 

@@ -95,7 +95,12 @@ def test_hidden_rows_are_chosen_by_the_shares_of_both_parts() -> None:
     other = Numbers(2, 0.1, 4, 0.2)
     assert torch.equal(other.hide(y, u)[:, 0], torch.tensor([-1.0, -1.0, 1.0]))
     assert torch.equal(other.hide(y, u).isnan().any(1), torch.tensor([True, False, False]))
-    assert (same.complete, other.complete, Numbers(2, 0.1).complete, Numbers(2).complete) == (0.2, 0.1, 0.1, 0)
+    for kind in (same, other, Numbers(2, 0.1), Numbers(2)):
+        hidden = kind.hide(y if kind.labelled else y[:, 1:], u)
+        labels = hidden[:, 0] >= 0 if kind.labelled else torch.zeros(3, dtype=torch.bool)
+        seen = set(zip(labels.tolist(), (~hidden[:, -1].isnan()).tolist(), strict=True))
+        shown = [(label, value) for label in (True, False) for value in (True, False) if kind.labelled or not label]
+        assert seen == {parts for parts in shown if kind.knows(*parts)}
 
 
 @pytest.fixture(scope="module")
