@@ -19,7 +19,7 @@ from sdegen.core.schema import Trust
 from sdegen.datasets import Dataset
 from sdegen.datasets.base import memory
 from sdegen.datasets.fingerprint import fingerprint
-from sdegen.models.classifier import ClassifierModel
+from sdegen.models.likelihood import Likelihood
 from sdegen.models.moments import Moments
 from sdegen.models.score import ScoreModel
 from sdegen.networks.base import at_most
@@ -55,7 +55,7 @@ class Components(NamedTuple):
     dataset: Dataset
     moments: Moments | None
     sde: SDE
-    model: ScoreModel | ClassifierModel
+    model: ScoreModel | Likelihood
     objective: Objective
     weighting: Weighting
     times: TimeSampler

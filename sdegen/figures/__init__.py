@@ -1,7 +1,7 @@
 """Figures of data, samples, processes and densities, drawn with matplotlib."""
 
 from sdegen.figures.densities import density, interpolation, likelihoods
-from sdegen.figures.images import accuracy, classes, generation, image_grid, posterior, steering
+from sdegen.figures.images import accuracy, classes, generation, image_grid, nll, posterior, steering
 from sdegen.figures.paths import process, score_field
 from sdegen.figures.points import compare, marginals
 from sdegen.figures.signals import signal_classes, signal_generation, signal_posterior
@@ -41,6 +41,7 @@ __all__ = [
     "log_ticks",
     "marginals",
     "marked",
+    "nll",
     "png",
     "posterior",
     "process",

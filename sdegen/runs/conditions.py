@@ -97,10 +97,20 @@ def of_data(
     return told(taken, dataset.conditions, y, c), y, c
 
 
+def check_taken(trained: Trained) -> None:
+    """Raises UserError if the network does not take the conditions of the data."""
+    taken = trained.model.network.condition
+    if taken is None or not taken.valued:
+        raise UserError(
+            f"condition: the network of {trained.folder} is not told the condition: train one with "
+            f"network.condition_dropout=0, or use guidance=regressor"
+        )
+
+
 def needs_one(trained: Trained) -> bool:
     """Returns True if the network has learned no score without a condition."""
-    condition = trained.model.network.condition
-    return condition is not None and not condition.complete and not trained.model.network.exact
+    network = trained.score_model.network
+    return network.condition is not None and not network.condition.complete and not network.exact
 
 
 def check_given(trained: Trained) -> None:

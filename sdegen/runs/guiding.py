@@ -23,6 +23,8 @@ from sdegen.guidance.classes import Guidance
 from sdegen.guidance.measurement import Measurement, array, linear_units
 from sdegen.metrics.points import Metrics, unmeasured
 from sdegen.models.classifier import ClassifierModel
+from sdegen.models.likelihood import Likelihood
+from sdegen.models.regressor import RegressorModel
 from sdegen.models.score import ScoreModel
 from sdegen.runs import conditions
 from sdegen.runs.conditions import Asked
@@ -30,6 +32,12 @@ from sdegen.runs.trained import Trained
 
 Label = int | float | str | bool | None
 """Label of a class, as the data have it; ``all`` for all classes, None for no class."""
+WANTED = {
+    ClassifierModel: "classifier: train one with objective=classification",
+    RegressorModel: "regressor: train one with experiment=regressor",
+    ScoreModel: "score: use another",
+}
+"""Kinds of models in the run of a guidance, with the fix if the run holds another kind."""
 
 
 class Observation(NamedTuple):
@@ -83,6 +91,8 @@ def planned(
     is loaded already. Raises UserError if the guidance, the label or the condition does not suit the model.
     """
     labels, rows = _classes(trained, node, label), conditions.rows(trained, condition)
+    if rows is not None and (node is None or not _steers(trained, node, "y")):
+        conditions.check_taken(trained)
     values = [None] if rows is None else list(rows)
     if len(labels) > 1 < len(values):
         raise UserError("label=all: give a single condition, or a single label for all rows of condition=")
@@ -92,15 +102,17 @@ def planned(
     observed = None if seen is None else seen.y
 
     @cache
-    def load(folder: str, kind: type) -> ScoreModel | ClassifierModel:
+    def load(folder: str, kind: type) -> ScoreModel | Likelihood:
         settings = {"device": str(trained.device), "precision": trained.precision, "trust": trained.trust}
         return _matching(trained, other or Trained(Path(folder), **settings), folder, kind)  # type: ignore[arg-type]
 
     targets = []
     for one, c in ((one, c) for one in labels for c in values):
         tells = _steers(trained, node, "given")
-        told = _told(trained, one if tells or not _steers(trained, node, "label") else None, c)
-        guidance = _guidance(trained, node, one, observed, load, told)
+        y = None if c is None or trained.conditions is None else trained.conditions.encode(c)
+        steered = {by for by, value in (("label", one), ("y", c)) if value is not None and _steers(trained, node, by)}
+        told = _told(trained, None if "label" in steered and not tells else one, None if "y" in steered else c)
+        guidance = _guidance(trained, node, one, y, observed, load, told)
         targets.append(Target(one, c, None if tells else told, guidance))
     return Plan(targets, seen)
 
@@ -117,26 +129,32 @@ def _guidance(
     trained: Trained,
     node: Config,
     label: int | None,
+    y: Tensor | None,
     observed: Tensor | None,
-    load: Callable[[str, type], ScoreModel | ClassifierModel],
+    load: Callable[[str, type], ScoreModel | Likelihood],
     told: Tensor | None,
 ) -> Guidance:
-    """Returns the guidance towards a class, towards ``observed``, a result in the network's units, or what is told."""
+    """Returns the guidance towards a class, a condition ``y``, a result ``observed``, or what is told.
+
+    The condition and the result are in the network's units.
+    """
     if _steers(trained, node, "observed"):
         linear_units(trained.units, choice(node))
-    supplied = {"label": label, "given": told, "observed": observed, "shape": trained.units.shape, "load": load}
-    guidance: Guidance = construct({"guidance": node}, "guidance", trained.trust, **supplied)
-    if guidance.conditional and trained.model.network.condition is None:
+    cls: type[Guidance] = schema.resolve(node["_target_"], trained.trust)
+    if cls.conditional and trained.model.network.condition is None:
         network = trained.config["network"]
         fix = "train one with network.label_dropout=0.1"
         if not schema.takes(network, "label_dropout", trained.trust):
             fix = f"network={choice(network)} cannot take it: {fix} and network=mlp, scorenet or unet"
         raise UserError(f"guidance={choice(node)}: the network of {trained.folder} does not take the class: {fix}")
+    supplied = {"label": label, "y": y, "given": told, "observed": observed, "load": load}
+    guidance: Guidance = construct({"guidance": node}, "guidance", trained.trust, shape=trained.units.shape, **supplied)
     if guidance.contrasts and conditions.needs_one(trained):
         dropout = "condition_dropout" if trained.conditions is not None else "label_dropout"
+        other = ", or use guidance.scale=1" if guidance.conditional else ""
         raise UserError(
             f"guidance={choice(node)}: the network of {trained.folder} has learned no score without a condition: train "
-            f"one with network.{dropout}=0.1, or use guidance.scale=1"
+            f"one with network.{dropout}=0.1{other}"
         )
     check_process({**trained.config, "guidance": node}, {"guidance": guidance}, trained.trust)
     return guidance
@@ -173,7 +191,7 @@ def agreement(units: Units, x: Tensor, seen: Observation) -> Metrics:
 
 
 def _steers(trained: Trained, node: Config, by: str) -> bool:
-    """Returns True if the guidance takes the argument ``by``, which is ``label`` or ``observed``."""
+    """Returns True if the guidance takes the argument ``by``, such as ``label``, ``y`` or ``observed``."""
     return schema.takes(node, by, trained.trust)
 
 
@@ -247,13 +265,12 @@ def _measured_image(trained: Trained, node: Config, measurement: Measurement) ->
     return Observation(truth, y + node["noise"] * noise, measurement)
 
 
-def _matching(trained: Trained, other: Trained, folder: str, kind: type) -> ScoreModel | ClassifierModel:
+def _matching(trained: Trained, other: Trained, folder: str, kind: type) -> ScoreModel | Likelihood:
     if not isinstance(other.model, kind):
-        wanted = (
-            "classifier: train one with objective=classification" if kind is ClassifierModel else "score: use another"
-        )
-        raise UserError(f"guidance.run={folder}: holds no {wanted}")
+        raise UserError(f"guidance.run={folder}: holds no {WANTED[kind]}")
     same = other.config["dataset"]["_target_"] == trained.config["dataset"]["_target_"]
+    if kind is RegressorModel and other.conditions is not None and trained.conditions is not None:
+        same = same and other.conditions.units.equals(trained.conditions.units)
     if not (same and other.units.equals(trained.units)):
         raise UserError(f"guidance.run={folder}: was trained on other data than {trained.folder}: train on these data")
     if other.config["sde"] != trained.config["sde"]:

@@ -283,7 +283,7 @@ class Run(Trained):
             raise UserError("label=all: must be one class of the data: call given() once for each class")
         if (taken := self.model.network.condition) is None or (label is not None and not taken.labelled):
             # The message of the guidance says what the network lacks.
-            return self.guided("classifier_free", label=label)
+            return self.guided("classifier_free", label=label, condition=condition)
         (target,) = guiding.planned(self, None, label, condition=condition).targets
         result = copy.copy(self)
         result._label, result._condition, result._told = target.label, target.condition, target.told
@@ -341,9 +341,9 @@ class Run(Trained):
         """Return a copy of this run with a guided score, which steers the samples.
 
         Args:
-            name: choice of the group ``guidance``: ``classifier``, ``classifier_free``, ``inpaint``, …
-            run: run with the classifier, or the folder of this run, for ``classifier``.
-            condition: condition to steer towards, for ``classifier_free``: see :meth:`given`.
+            name: choice of the group ``guidance``: ``classifier``, ``regressor``, ``classifier_free``, ``inpaint``, …
+            run: run with the classifier or regressor, or the folder of this run.
+            condition: condition to steer towards, for ``regressor`` and ``classifier_free``: see :meth:`given`.
             label: label of the class to steer towards, as in the data.
             observed: result of a measurement in the user's units, for ``inpaint``, ``deblur``, …; if None, a held-out
                 image is measured.
@@ -364,6 +364,7 @@ class Run(Trained):
         result = copy.copy(self)
         (target,) = guiding.planned(self, node, label, given, loaded, condition).targets
         result.guidance, result._label, result._told = target.guidance, target.label, target.told
+        result._condition = target.condition
         result._guided_by = name if label is None else f"{name}, label={label}"
         return result
 
@@ -428,7 +429,7 @@ class Run(Trained):
         ``sdegen.json`` states the units and contains the configuration.
 
         Raises:
-            UserError: the run is guided or holds a classifier, or torch cannot export its network.
+            UserError: the run is guided or holds no score, or torch cannot export its network.
         """
         from sdegen.runs.export import export
 
@@ -510,6 +511,7 @@ class Run(Trained):
             return (self if rows is None else self.given(rows[0])).flow()
         if len(rows) != count:
             raise UserError(f"condition: has {len(rows)} rows for {count} points: give one for all, or one for each")
+        conditions.check_taken(self)
         taken = self.model.network.condition
         assert taken is not None
         score = self.score_model.given(conditions.told(taken, self.conditions, None, rows))
