@@ -12,7 +12,14 @@ Suites, whose options are in conf/benchmark.yaml::
                       step; a second sampling beside the sampler; several samplers, divided by one
     scaling           cost of a step against dimensions, data points, batch size, grid, threads, replicas and jobs
     quality           metrics of experiments over several seeds, with floors and the values of the training set
-    recipes           default and former recipe for points, on ten data sets: distances divided by their floors
+    recipes           default and former recipe for points, and that of sdegen calibrate, on ten data sets: distances
+                      divided by their floors, and errors of the score
+    classes           cost of classes in a training step, and errors of the scores with a class and without one
+    unlabelled        measures of images without labels, divided by their floors, for noise, blur and a missing class
+    held_out          share of the time of a training that held-out losses take
+    tables            CPU seconds to read a large table, beside pandas
+    guidance          agreement, recall and distance of guided digits against the scale: at all times, on an interval
+                      of t, and with a weaker network
     likelihood        errors of log-likelihoods with the exact score, and the accuracy of the standard errors
 
 Contestants are measured in turn; medians and quartiles are printed and written to outputs/benchmark.
@@ -40,13 +47,14 @@ def measure(suite: str, changes: list[str], folder: Path) -> None:
     """Run a suite with the changed options, print the table, and write the results and the figure."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     own = OmegaConf.select(OmegaConf.load(ROOT / "conf" / "benchmark.yaml"), suite)
     OmegaConf.set_struct(own, True)
     before: Any = OmegaConf.to_container(own)
     try:
         options: Any = OmegaConf.to_container(OmegaConf.merge(own, OmegaConf.from_dotlist(changes)))
-    except (OmegaConfBaseException, ValueError):
+    except (OmegaConfBaseException, ValueError, YAMLError):
         raise UserError(
             f"{' '.join(changes)}: cannot be read as options of suite {suite}: write option=value; the options are "
             f"{', '.join(before)}"

@@ -17,11 +17,26 @@ from typing import NamedTuple
 
 from hydra.core.global_hydra import GlobalHydra
 
+from sdegen.config.compose import composed
 from sdegen.runs.files import resolve
 
-for slow in ("matplotlib.pyplot", "sklearn.neighbors", "torch._dynamo", "torch.utils.tensorboard"):
+for slow in (
+    "PIL.GifImagePlugin",
+    "PIL.JpegImagePlugin",
+    "hydra_plugins.hydra_joblib_launcher.joblib_launcher",
+    "matplotlib.patheffects",
+    "matplotlib.pyplot",
+    "sdegen.cli.commands",
+    "sdegen.figures",
+    "sklearn.datasets",
+    "sklearn.neighbors",
+    "torch._dynamo",
+    "torch.utils.tensorboard",
+):
     # Commands import these modules late. Import them here once, so that each fork of this process has them.
     importlib.import_module(slow)
+# The first composition fills the caches of the parser of overrides, which a fork would fill each time.
+composed("train", ["dataset=moons", "network.hidden=[8]"])
 
 ROOT = Path(__file__).parents[1]
 SHORT = (
@@ -87,6 +102,7 @@ def run(script: str, *arguments: str, cwd: Path, limit: float = 300) -> Result:
         process = begin(script, *arguments, cwd=cwd, out=out.fileno(), err=err.fileno())
         process.join(limit)
         process.kill()
+        process.join()
         for file in (out, err):
             file.seek(0)
         return Result(process.exitcode, out.read(), err.read())

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 import torch
 
-from sdegen.metrics import points
-from sdegen.sde import VE, VP, LinearSDE, SubVP
+from sdegen.metrics import features, points
+from sdegen.sde import EDM, VE, VP, Cosine, Linear, LinearSDE, SubVP
 from sdegen.sde.mixture import GaussianMixture
 from sdegen.training import held_out
 
@@ -35,12 +35,24 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _small_measures() -> Iterator[None]:
-    """Uses fewer points for metrics and fewer rows for held-out losses. Tests of these values set their own numbers."""
+def _small_measures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Uses fewer points for metrics and fewer rows for held-out losses. Tests of these values set their own numbers.
+
+    What is kept in the user's cache is kept for the tests of one file, which use the same numbers.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(points, "REFERENCE", 2000)
         patch.setattr(points, "FLOORS", 5)
         patch.setattr(held_out, "ROWS", 256)
+        yield
+
+
+@pytest.fixture(scope="module")
+def one_epoch() -> Iterator[None]:
+    """Fits the features of images in one epoch, for tests that do not look at the values of metrics of images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "EPOCHS", (1, 1))
         yield
 
 
@@ -55,10 +67,21 @@ TEXTBOOK = (
 )
 """Simple choices, for tests with numbers worked out by hand and for tests of resumed runs."""
 
-SDES = {"vp": VP(), "subvp": SubVP(), "ve": VE(sigma_max=10.0)}
+SDES = {
+    "vp": VP(),
+    "subvp": SubVP(),
+    "ve": VE(sigma_max=10.0),
+    "linear": Linear(),
+    "cosine": Cosine(),
+    "edm": EDM(sigma_max=5.0),
+}
 
 
-@pytest.fixture(params=SDES.values(), ids=SDES.keys())
+FEW = ("vp", "subvp", "ve", "linear")
+"""Processes that differ most, for tests that need not try all."""
+
+
+@pytest.fixture(params=[SDES[key] for key in FEW], ids=FEW)
 def sde(request: pytest.FixtureRequest) -> LinearSDE:
     return request.param
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -33,6 +34,7 @@ SHORTER = {
     "count=5000": "",
     "count=100": "count=2",
     "sampler.steps=5,10,20": "sampler.steps=5,10",
+    "trainer.steps=500": "trainer.steps=4",
     "sampler.steps=50": "sampler.steps=5",
 }
 """Options that would take long, and replacements for them."""
@@ -68,6 +70,7 @@ def own_commands(path: Path) -> list[str]:
 def reader(folder: Path) -> Path:
     """Makes the files that the pages assume a reader to have, and returns the folder."""
     np.savetxt(folder / "points.csv", np.random.default_rng(0).normal(size=(50, 2)), delimiter=",")
+    (folder / "schedule.csv").write_text("t,alpha,sigma\n0,1,0\n0.5,0.6,0.6\n0.9,0.1,0.9\n1,0,1\n")
     (folder / "new.csv").write_text("0.5,1\n-1,0\n9,9\n")
     rows = [
         f"{i},{x:.2f},{2 * x:.2f},{'setosa' if i % 2 else 'virginica'}" for i, x in enumerate(np.linspace(4, 8, 60))
@@ -78,8 +81,8 @@ def reader(folder: Path) -> Path:
     for i in range(6):
         imsave(folder / "pictures" / f"{i}.png", np.random.default_rng(i).random((8, 8, 3)))
     (folder / "mine" / "conf" / "sde").mkdir(parents=True)
-    for language in ("python", "yaml"):
-        for block in blocks(ROOT / "docs" / "extend.md", language):
+    for name, language in itertools.product(("extend.md", "guidance.md"), ("python", "yaml")):
+        for block in blocks(ROOT / "docs" / name, language):
             (folder / block.splitlines()[0].removeprefix("# ")).write_text(block)
     return folder
 

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sdegen")
 
-SAMPLED = ("sampler", "network")
+SAMPLED = ("sampler", "network", "sde")
 """Groups of ``sdegen sample`` with the choice ``run``, the node that the run stores."""
-EVALUATED = ("network",)
+EVALUATED = ("network", "sde")
 """Groups of ``sdegen evaluate`` with the choice ``run``, the node that the run stores."""
 OUTCOMES = {True: "pass", False: "FAIL", None: "-"}
 """Printed text for each value of :attr:`sdegen.metrics.verification.Proof.holds`."""
@@ -274,8 +274,9 @@ def calibrate(config: Config, job: Job) -> None:
     from sdegen.runs import calibration
 
     found = calibration.calibrate(config)
-    line = calibration.command(re.sub(r"calibrate\b", "train", job.command, count=1), found)
-    log.info("\n".join([*found.data, "", calibration.table(config, found), "", "with all of it:", f"  {line}"]))
+    line = calibration.command(re.sub(r"calibrate\b", "train", job.command, count=1), config, found)
+    heading = "with all of it:" if calibration.changes(config, found) else "nothing to change:"
+    log.info("\n".join([*found.data, "", calibration.table(config, found), "", heading, f"  {line}"]))
 
 
 def report(program: str, given: Sequence[str]) -> None:

@@ -100,12 +100,11 @@ class Composition:
         """Run the jobs of a plan: a single job in this process, the jobs of a sweep with Hydra's launcher."""
         if plan.sweep is not None:
             mode = ["hydra.mode=MULTIRUN", f"hydra.sweep.dir='{plan.sweep}'"]
-            overrides = [*self.arguments.overrides, *mode]
+            config = self._composed([*self.arguments.overrides, *mode])
+            context = HydraContext(self.hydra.config_loader, Callbacks(config))
             if plan.search is None:
-                self.hydra.multirun(self.name, task, overrides)
+                self._sweep(config, context, task)
             else:
-                config = self._composed(overrides)
-                context = HydraContext(self.hydra.config_loader, Callbacks(config))
                 launcher = Plugins.instance().instantiate_launcher(
                     hydra_context=context, task_function=task, config=config
                 )
@@ -116,6 +115,14 @@ class Composition:
         context = HydraContext(self.hydra.config_loader, Callbacks(plan.config))
         # This property raises the exception of the job.
         _ = run_job(task, plan.config, "hydra.run.dir", None, context).return_value
+
+    def _sweep(self, config: DictConfig, context: HydraContext, task: Callable[[DictConfig], object]) -> None:
+        """Run the jobs of a sweep as Hydra does, but compose none of them a third time to check it: the plan has."""
+        sweeper = Plugins.instance().instantiate_sweeper(config=config, hydra_context=context, task_function=task)
+        sweeper.validate_batch_is_legal = lambda batch: None  # type: ignore[method-assign]
+        context.callbacks.on_multirun_start(config=config, config_name=self.name)
+        sweeper.sweep(arguments=list(config.hydra.overrides.task))
+        context.callbacks.on_multirun_end(config=config, config_name=self.name)
 
     def show(self) -> None:
         """Print the information that Hydra's flags ask for, such as ``--cfg job``."""

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from sdegen.runs.run import Run
 
 
+REPLACED = ("network", "sde")
+"""Groups whose nodes in a configuration replace those of the run."""
+
+
 def offer(groups: Sequence[str], arguments: Arguments, required: bool) -> None:
     """Register nodes of the run given by ``run=``, each as the choice ``run`` of the node's group.
 
@@ -41,14 +45,15 @@ def offer(groups: Sequence[str], arguments: Arguments, required: bool) -> None:
 
 
 def loaded(config: Config) -> Run:
-    """Loads the run of a checked configuration, whose node ``network`` replaces that of the run.
+    """Loads the run of a checked configuration, whose nodes ``network`` and ``sde`` replace those of the run.
 
     The last run is kept, so that the jobs of a command that run in one process load it once, and read its data once.
     """
     from sdegen.runs import checkpoint
 
     file = checkpoint.find(Path(config["run"]), config["checkpoint"])
-    settings = {key: config[key] for key in ("run", "checkpoint", "weights", "device", "precision", "trust", "network")}
+    options = ("run", "checkpoint", "weights", "device", "precision", "trust", *REPLACED)
+    settings = {key: config[key] for key in options}
     return _loaded(json.dumps(settings), str(file.resolve()), file.stat().st_mtime_ns)
 
 
@@ -58,7 +63,7 @@ def _loaded(settings: str, path: str, changed: int) -> Run:
     from sdegen.runs.run import load
 
     options = json.loads(settings)
-    return load(options.pop("run"), nodes={"network": options.pop("network")}, **options)
+    return load(options.pop("run"), nodes={group: options.pop(group) for group in REPLACED}, **options)
 
 
 def store(group: str, node: Mapping[str, Any]) -> None:

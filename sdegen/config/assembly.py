@@ -16,8 +16,9 @@ from sdegen.config.options import GROUPS, TRAIN, Faults, check
 from sdegen.core import schema
 from sdegen.core.randomness import generator
 from sdegen.core.schema import Trust
+from sdegen.core.tensors import squared_norm
 from sdegen.datasets import Dataset
-from sdegen.datasets.base import memory
+from sdegen.datasets.checks import memory
 from sdegen.datasets.fingerprint import fingerprint
 from sdegen.models.likelihood import Likelihood
 from sdegen.models.moments import Moments
@@ -100,6 +101,16 @@ class Components(NamedTuple):
         if exact is None or self.objective.against != "gaussian":
             return None
         return self.held_out().loss_of(lambda x, t: exact(x.double().cpu(), t.double().cpu()).to(x))
+
+    def prior_text(self) -> list[str]:
+        """Returns a line for the log about the prior; none for a classifier, or if the kernel of the SDE is unknown."""
+        linear = self.sde.linear
+        if linear is None or self.objective.predicts != "score":
+            return []
+        x = self.dataset.units.encode(some(self.dataset)).double()
+        gap = linear.prior_gap(float(squared_norm(x).mean()), self.dataset.units.size)
+        shape = f"normal, standard deviation {linear.prior_std:.4g}, at t = {linear.T:.4g}"
+        return [f"{'prior':10}{shape}; KL divergence from p_T at most {gap:.1e} nats"]
 
     def training(self) -> Training:
         """Returns the training of this run: see :func:`together`."""
@@ -216,7 +227,8 @@ class Parts(dict[str, Any]):
         if trainer.get("steps") == "auto":
             trainer = {**trainer, "steps": steps_or_default("auto", trainer.get("epochs"))}
         if points is not None:
-            sde = measured(sde, self["dataset"].units.encode(points), self.trust)
+            with self.collected():
+                sde = measured(sde, self["dataset"].units.encode(points), self.trust)
         sampler = with_steps_of_chain(self.config["sampler"], self.config["sde"])
         self.config = {**self.config, "sampler": sampler, "trainer": trainer, "sde": sde}
 
@@ -243,7 +255,7 @@ def _instantiate(parts: Parts, points: Tensor | None, moments: Moments | None) -
     named = {**parts, "network": schema.resolve(parts.config["network"]["_target_"], parts.trust)}
     with parts.collected():
         rules.check_process(parts.config, {group: named[group] for group in PROCESS if group in named}, parts.trust)
-    if "dataset" in parts or "auto" not in parts.config["sde"].values():
+    if "auto" not in parts.config["sde"].values():
         parts.add("sde")
     if parts.keys() >= {"dataset", "sde"}:
         _add_network(parts)

@@ -78,12 +78,15 @@ def with_steps_of_chain(sampler: Config, sde: Config) -> Config:
 def measured(node: Config, x: Tensor, trust: Trust) -> Config:
     """Returns the node of an SDE in which values computed from ``x`` replace ``auto``.
 
-    ``x`` is ``(N, *)``, in the network's units.
+    ``x`` is ``(N, *)``, in the network's units. Raises Faults if a value cannot be computed.
     """
     auto = [key for key, value in node.items() if value == "auto"]
     if not auto:
         return node
-    values = schema.resolve(node["_target_"], trust).measure(x)  # type: ignore[attr-defined]
+    try:
+        values = schema.resolve(node["_target_"], trust).measure(x, node)  # type: ignore[attr-defined]
+    except ValueError as error:
+        raise Faults(_with_path("sde", node, error)) from None
     return {**node, **{key: values[key] for key in auto}}
 
 

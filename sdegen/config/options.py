@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Literal
 
-from sdegen.config.compose import Config
+from sdegen.config.compose import CONF, Config
 from sdegen.core import schema
 from sdegen.core.errors import UserError
 from sdegen.core.schema import Trust
@@ -114,9 +115,23 @@ def check(config: Config, groups: Sequence[str], types: Mapping[str, Any], trust
 
 
 def choice(node: Mapping[str, Any]) -> str:
-    """Returns a short name for a node: the predictor and the corrector of a sampler that has them, else the class."""
+    """Returns the name of a choice: of the predictor and the corrector of a sampler that has them, else of the node.
+
+    It is the name of the YAML file if only one file has the class of the node, else a name like that of the class.
+    """
     parts = [node[key] for key in ("predictor", "corrector") if node.get(key)] or [node]
-    return "-".join(schema.snake_case(part["_target_"].rpartition(".")[2]) for part in parts)
+    targets = [part["_target_"] for part in parts]
+    return "-".join(_files().get(target) or schema.snake_case(target.rpartition(".")[2]) for target in targets)
+
+
+@cache
+def _files() -> dict[str, str]:
+    """Returns the name of the YAML file of each class that has a single file, such as ``unet`` for ``UNet``."""
+    found: dict[str, list[str]] = {}
+    for path in CONF.glob("*/**/*.yaml"):
+        if match := re.search(r"^_target_: (\S+)$", path.read_text(encoding="utf-8"), re.MULTILINE):
+            found.setdefault(match[1], []).append(path.stem)
+    return {target: names[0] for target, names in found.items() if len(names) == 1}
 
 
 def flat(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+
 from sdegen.config.compose import Config
 from sdegen.config.options import Faults, choice
 from sdegen.core import schema
@@ -103,6 +105,31 @@ def _parameters_in_network(config: Config, parts: Parts) -> str:
     return f"{outside[0]}: only parameters of the network are trained and saved: move this parameter into the network"
 
 
+def _positive_loss(config: Config, parts: Parts) -> str:
+    if parts["objective"].positive or not parts["weighting"].needs_positive_loss:
+        return ""
+    objective, weighting = choice(config["objective"]), choice(config["weighting"])
+    return (
+        f"weighting={weighting} divides by the mean loss, and the losses of objective={objective} can be negative: use "
+        f"weighting=variance, or objective=denoising"
+    )
+
+
+def _noise_levels(config: Config, parts: Parts) -> str:
+    sde, weighting, times = parts["sde"], parts["weighting"], parts["times"]
+    if not isinstance(sde, weighting.process) or not isinstance(sde, times.process):
+        # Reported by check_process.
+        return ""
+    u, group = torch.full((1, times.draws, 1), 0.5, dtype=torch.float64), "weighting"
+    try:
+        weighting(sde, sde.eps + (sde.T - sde.eps) * u)
+        group = "times"
+        times(sde, weighting, u)
+    except ValueError as error:
+        return f"{group}.{error}"
+    return ""
+
+
 def _gradient(config: Config, parts: Parts) -> str:
     trainer, replicas = parts["trainer"], f"trainer.replicas={parts['trainer'].replicas}"
     missing = obstacle(parts["model"], parts["objective"], trainer.precision == "bfloat16")
@@ -131,6 +158,8 @@ RULES: tuple[tuple[set[str], Callable[[Config, Parts], str]], ...] = (
     ({"objective", "network"}, _smooth),
     ({"objective", "network"}, _network_for_objective),
     ({"model"}, _parameters_in_network),
+    ({"objective", "weighting"}, _positive_loss),
+    ({"sde", "weighting", "times"}, _noise_levels),
     ({"trainer", "model", "objective"}, _gradient),
     ({"trainer", "dataset"}, _patience),
 )

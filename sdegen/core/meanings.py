@@ -168,7 +168,7 @@ WORDS = {
     ),
     "residual": Meaning(
         "root mean square difference of the measurement of the samples and the observation",
-        "the network's",
+        "the network's, or those of an operator",
         NEAR,
         "the value for the truth: the noise of the measurement",
     ),

@@ -109,7 +109,7 @@ def faults(node: object, base: type, path: str, trust: Trust = ()) -> list[str]:
         return [f"{path}: {cls.__name__} is not a {base.__name__}: name a subclass of {base.__name__}"]
     if missing := sorted(getattr(cls, "__abstractmethods__", ())):
         names = " and ".join(missing)
-        return [f"{path}: {cls.__name__} is abstract: define {names} in this class"]
+        return [f"{path}: {cls.__name__} is abstract: define {names} in this class, or name a subclass"]
     values = {key: value for key, value in node.items() if key != "_target_"}
     return option_faults(values, _types(cls), f"{path}.", f" of {cls.__name__}", trust)
 
@@ -136,7 +136,7 @@ def construct(node: Mapping[str, Any], trust: Trust = (), **supplied: object) ->
 
     The node must have no :func:`faults`. Each ``supplied`` argument is passed to every constructor, also of inner
     nodes, with a parameter of the same name. For an option of type :class:`FromRun`, the supplied function
-    ``load(folder, cls)`` returns the model.
+    ``load(folder, cls)`` returns the model; the folder may be None if the annotation allows None.
     """
     cls = resolve(node["_target_"], trust)
     parameters = inspect.signature(cls).parameters
@@ -209,7 +209,7 @@ def node_class(hint: Any) -> type | None:  # noqa: ANN401
 def in_words(hint: Any) -> str:  # noqa: ANN401
     """Returns an annotation in words, such as ``an integer or null``."""
     if _is_from_run(hint):
-        return "the folder of a run"
+        return f"the folder of a run{' or null' if type(None) in members(hint) else ''}"
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in UNIONS and len(parts) == 2 and typing.get_args(parts[1]) == (parts[0], ...):
         return f"{in_words(parts[0])}, or a list of these"
@@ -254,7 +254,11 @@ def _value_faults(value: object, hint: Any, path: str, trust: Trust) -> list[str
     nested = node_class(hint)
     if isinstance(value, Mapping) and nested is not None and not _is_from_run(hint):
         return faults(value, nested, path, trust)
-    if isinstance(value, str) if _is_from_run(hint) else fits(value, hint):
+    if _is_from_run(hint):
+        plain = str | None if type(None) in members(hint) else str
+    else:
+        plain = hint
+    if fits(value, plain):
         return []
     too_large = isinstance(value, int | float) and LARGEST <= abs(value) < math.inf
     wanted = f"{in_words(hint)}{f' below {LARGEST:.2g}' if too_large else ''}"

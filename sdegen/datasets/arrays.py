@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import textwrap
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.lib.npyio import NpzFile
+from torch import Tensor
 
 from sdegen.core.errors import nearest
 from sdegen.datasets import table as tables
-from sdegen.datasets.base import check_memory
-from sdegen.datasets.table import Choice, Labels, Table
+from sdegen.datasets.checks import check_memory, prefixed
+from sdegen.datasets.labels import Labels
+from sdegen.datasets.table import Choice, Table
 
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 """Functions that read the header, by the version of NumPy's format."""
@@ -23,6 +27,9 @@ LONGEST = 300
 """Largest number of characters quoted from the error message of another library."""
 OURS = ("names", "classes")
 """Arrays of an ``.npz`` file with the names of the columns and of the classes."""
+
+WIDER = {"u2": np.int32, "u4": np.float64}
+"""Types that replace unsigned integers in memory."""
 
 
 class Arrays(NamedTuple):
@@ -64,7 +71,7 @@ def read_arrays(path: Path, large: bool) -> Arrays:
     """Returns the arrays of a file. Points in a ``.npy`` file are mapped from the disk if they are ``large``."""
     if not path.stat().st_size:
         raise ValueError("is empty: save the array again, by numpy.save or numpy.savez")
-    try:
+    with _explained():
         if zipfile.is_zipfile(path):
             arrays = _read_npz(path)
         else:
@@ -72,11 +79,6 @@ def read_arrays(path: Path, large: bool) -> Arrays:
             # provides the writable memory that torch needs, and leaves the file unchanged.
             mapped = np.load(path, mmap_mode="c", allow_pickle=False)
             arrays = Arrays(mapped if large else np.array(mapped), [], [], {}, mapped.__getitem__)
-    except tables.Refused:
-        raise
-    except Exception as error:  # NumPy and zipfile raise many types of errors on damaged files.
-        reason = textwrap.shorten(str(error) or type(error).__name__, LONGEST)
-        raise ValueError(f"not a readable array file: {reason}: save it again, as an array of numbers") from None
     x = arrays.x
     if not x.dtype.names and not (np.issubdtype(x.dtype, np.number) and np.isrealobj(x)):
         raise ValueError(f"holds {x.dtype}, not real numbers: convert the values")
@@ -101,6 +103,23 @@ def table_of(arrays: Arrays) -> Table:
         x = x[:, None] if x.ndim == 1 else x
         columns = dict(zip(names or tables.unnamed([""] * x.shape[1]), x.T, strict=True))
     return Table(columns, bool(names or x.dtype.names), lambda row: f"row {row + 1}")
+
+
+def tensor_of(values: np.ndarray, mapped: bool) -> Tensor:
+    """Returns the points as :class:`sdegen.datasets.file.Contents` describes them."""
+    if values.ndim > 2 and (mapped or values.itemsize < 8):
+        if not mapped:
+            # Turned axes are copied into order. Torch lacks many functions for unsigned numbers of 16 and 32 bits.
+            values = np.ascontiguousarray(values, dtype=WIDER.get(values.dtype.str[1:]))
+        try:
+            return torch.from_numpy(values)
+        except (TypeError, ValueError):
+            # Numbers of a type that torch does not have, such as another byte order, must be copied.
+            if mapped:
+                raise ValueError(f"too large to be read as {values.dtype.str}: save it as uint8 or float32") from None
+    with prefixed("in float64 "):
+        check_memory(8 * values.size)
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64))
 
 
 class Beside(NamedTuple):
@@ -129,11 +148,8 @@ def choose_beside(arrays: Arrays, choice: Choice) -> Beside:
         ValueError: an array with an entry for each point is neither used nor left out.
     """
     beside, wanted = arrays.beside, choice.labels
-    if (
-        beside
-        and isinstance(wanted, str)
-        and wanted not in (known := [*beside, *arrays.names, *(arrays.x.dtype.names or ())])
-    ):
+    known = [*beside, *arrays.names, *(arrays.x.dtype.names or ())]
+    if beside and isinstance(wanted, str) and wanted not in known:
         raise ValueError(f"labels={wanted}: no such column or array: {nearest(wanted, known)}")
     label = str(wanted) if wanted in beside else "y" if wanted is None and "y" in beside else ""
     label = "" if label in choice.drop else label
@@ -182,6 +198,18 @@ def _conditions(arrays: Arrays, names: Sequence[str]) -> Conditioning | None:
     return Conditioning(joined.astype(np.float64), () if joined.ndim > 2 or list(names) == ["c"] else tuple(named))
 
 
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Raises ValueError for the errors of NumPy and zipfile about a damaged file, which have many types."""
+    try:
+        yield
+    except tables.Refused:
+        raise
+    except Exception as error:
+        reason = textwrap.shorten(str(error) or type(error).__name__, LONGEST).rstrip(".")
+        raise ValueError(f"not a readable array file: {reason}: save it again, as an array of numbers") from None
+
+
 def _read_npz(path: Path) -> Arrays:
     with np.load(path, allow_pickle=False) as archive:
         found = archive.files
@@ -200,7 +228,7 @@ def _read_npz(path: Path) -> Arrays:
     tables.check_names(names)
 
     def read(name: str) -> np.ndarray:
-        with np.load(path, allow_pickle=False) as archive:
+        with _explained(), np.load(path, allow_pickle=False) as archive:
             return _member(archive, name)
 
     return Arrays(x, names, classes, beside, read)
@@ -245,7 +273,5 @@ def _member(archive: NpzFile, name: str) -> np.ndarray:
         shape, _, dtype = HEADERS[np.lib.format.read_magic(file)](file)
         promised, found = math.prod(shape) * dtype.itemsize, info.file_size - file.tell()
         if promised != found:
-            raise ValueError(
-                f"the header of {name} says {promised} bytes, but the file holds {found}: save the file again"
-            )
+            raise ValueError(f"the header of {name} says {promised} bytes, but the file holds {found}")
     return archive[name]

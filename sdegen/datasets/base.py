@@ -1,12 +1,10 @@
-"""Base class of data sets, and checks of points, labels and sizes."""
+"""Base class of data sets, and checks of points and labels."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -15,6 +13,7 @@ from torch import Tensor
 from sdegen.core.checks import in_range
 from sdegen.core.randomness import generator
 from sdegen.datasets import columns
+from sdegen.datasets.checks import check_conditions
 from sdegen.datasets.conditions import Conditions
 from sdegen.datasets.description import NAMELESS, Description
 from sdegen.datasets.units import Affine, Units
@@ -25,8 +24,6 @@ Simulate = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
 Standardize = bool | Literal["robust", "quantile"]
 CHUNK = 2**24
 """Largest number of entries read at once from data that may be larger than memory."""
-DRAWN = 64
-"""Number of bytes of memory needed to draw a point in the plane."""
 
 
 class Dataset:
@@ -295,32 +292,6 @@ def check_labels(classes: int | None, x: Tensor, y: Tensor | None) -> None:
         raise ValueError(f"y must be labels from 0 to classes - 1, and classes={classes}: number the classes from 0")
 
 
-def check_conditions(x: Tensor | None, c: Tensor | None) -> None:
-    """Raises ValueError if a point has no condition, or a condition is not finite."""
-    if x is None:
-        return
-    if c is None or c.ndim < 2 or len(c) != len(x):
-        shape = "none" if c is None else f"an array of shape {tuple(c.shape)}"
-        raise ValueError(f"condition: must be a row for each of {len(x)} points, not {shape}: give one row for each")
-    bad = torch.nonzero(~c.flatten(1).isfinite().all(1)).flatten()
-    if len(bad):
-        raise ValueError(
-            f"condition: {len(bad)} of {len(c)} rows hold NaN or infinity, the first is number {int(bad[0]) + 1}: "
-            f"remove or fill them"
-        )
-
-
-def count_classes(y: Tensor) -> int:
-    """Returns the number of classes in the labels ``y`` ``(N,)``; raises ValueError if the labels have gaps."""
-    found = y.unique()
-    if not torch.equal(found, torch.arange(len(found))):
-        raise ValueError(
-            f"the labels of {len(found)} classes range from {int(found[0])} to {int(found[-1])}: number the classes "
-            f"from 0 to {len(found) - 1}"
-        )
-    return len(found)
-
-
 def split(y: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """Returns the indices of the points to train on and of the points to hold out, ascending.
 
@@ -334,41 +305,3 @@ def split(y: Tensor, share: float) -> tuple[Tensor, Tensor]:
         order = torch.randperm(len(members), generator=source)
         kept[members[order[: min(round(share * len(members)), len(members) - 1)]]] = True
     return torch.nonzero(~kept).flatten(), torch.nonzero(kept).flatten()
-
-
-def check_share(held_out: float) -> float:
-    """Returns ``held_out``, or raises ValueError if it is not between 0 and 1."""
-    return in_range("held_out", held_out, above=0, below=1, fix=": try held_out=0.2")
-
-
-def check_size(size: int) -> int:
-    """Returns ``size``, or raises ValueError if it is below 2 or the points do not fit into memory."""
-    in_range("size", size, at_least=2)
-    if size > memory() / DRAWN:
-        raise ValueError(f"size={size} must be at most {memory() / DRAWN:.0f}: more points do not fit into memory")
-    return size
-
-
-@contextlib.contextmanager
-def prefixed(prefix: str, suffix: str = "") -> Iterator[None]:
-    """Adds a prefix and a suffix to the message of a ValueError that is raised in the ``with`` block."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{prefix}{error}{suffix}") from None
-
-
-def memory() -> float:
-    """Returns the number of bytes of physical memory; infinity if the system does not report this number."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return math.inf
-
-
-def check_memory(size: int) -> None:
-    """Raises ValueError if ``size`` bytes do not fit into memory."""
-    if size > memory():
-        raise ValueError(
-            f"needs {size / 2**30:.3g} GiB, but this machine has {memory() / 2**30:.3g} GiB of memory: use fewer points"
-        )

@@ -22,6 +22,7 @@ class Description(NamedTuple):
         concerns: warnings about what was read, each with the option that mends it.
         conditions: names of the numbers that are the conditions of vectors; empty if they have no names.
         labels: name of the column with the labels; empty if it has no name.
+        decimal: decimal sign of the file; None if the data are not from a table.
     """
 
     columns: tuple[str, ...] = ()
@@ -30,6 +31,7 @@ class Description(NamedTuple):
     concerns: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()
     labels: str = ""
+    decimal: numerals.Decimal | None = None
 
     def names(self) -> dict[str, list[str]]:
         """Returns the names of columns, classes and conditions as plain data."""

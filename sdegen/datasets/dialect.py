@@ -9,16 +9,19 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from sdegen.datasets.numerals import NAMES, NUMBERS, is_number, number
+from sdegen.datasets.numerals import NAMES, NUMBERS, Decimal, is_number, number
 
 Delimiter = Literal["comma", "semicolon", "tab", "bar", "space"]
-Decimal = Literal["point", "comma"]
 SIGNS = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|", "space": " "}
 """Character of each delimiter."""
 DECIMALS = {name: sign for sign, name in NAMES.items()}
 """Character of each decimal sign."""
 SAMPLE = 1000
 """Number of lines from which the delimiter is detected."""
+
+
+class Ambiguous(ValueError):
+    """Numbers that may be meant with a decimal point or with a decimal comma."""
 
 
 class Rows(NamedTuple):
@@ -88,7 +91,8 @@ def decimal_of(rows: Rows, delimiter: str) -> Decimal:
     """Returns the decimal sign that all numbers of a file have.
 
     Raises:
-        ValueError: the numbers have different signs, or it is not clear whether the sign separates thousands.
+        ValueError: the numbers have different signs.
+        Ambiguous: it is not clear whether the sign separates thousands.
     """
     only: dict[str, tuple[int, str]] = {}
     commas, unclear = any("," in cell for row in rows.cells for cell in row), ""
@@ -114,7 +118,7 @@ def decimal_of(rows: Rows, delimiter: str) -> Decimal:
         )
     if not only and unclear:
         values = sorted(number(unclear, sign) for sign in NUMBERS)
-        raise ValueError(f"{unclear.strip()} may be {values[0]:g} or {values[1]:g}: set dataset.decimal=point or comma")
+        raise Ambiguous(f"{unclear.strip()} may be {values[0]:g} or {values[1]:g}: set dataset.decimal=point or comma")
     return "comma" if "," in only else "point"
 
 

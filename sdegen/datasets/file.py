@@ -14,10 +14,14 @@ from torch import Tensor
 
 from sdegen.core.randomness import generator
 from sdegen.datasets import table as tables
-from sdegen.datasets.arrays import Arrays, Beside, Conditioning, choose_beside, read_arrays, table_of
-from sdegen.datasets.base import Dataset, Description, Standardize, check_memory, check_share, chunks, prefixed
-from sdegen.datasets.dialect import Decimal, Delimiter
+from sdegen.datasets.arrays import Arrays, Beside, Conditioning, choose_beside, read_arrays, table_of, tensor_of
+from sdegen.datasets.base import Dataset, Standardize, chunks
+from sdegen.datasets.checks import check_memory, check_share, prefixed
+from sdegen.datasets.description import Description
+from sdegen.datasets.dialect import Delimiter
+from sdegen.datasets.labels import classes_of
 from sdegen.datasets.layout import Layout, arranged
+from sdegen.datasets.numerals import NAMES, Decimal
 from sdegen.datasets.parquet import read_parquet
 from sdegen.datasets.suspects import suspects
 from sdegen.datasets.table import Choice, Name, Table
@@ -31,17 +35,15 @@ ARRAYS = (".npy", ".npz")
 """Endings of NumPy's files."""
 EVERYTHING = Choice()
 """Choice of all columns."""
-WIDER = {"u2": np.int32, "u4": np.float64}
-"""Types that replace unsigned integers in memory."""
 
 
 class File(Dataset):
     """Points from a table or an array, or signals or images from an array, with labels if there are any.
 
     A table is a text file (``.csv``, ``.tsv``, ``.txt``) or a ``.parquet`` file; its columns are the coordinates. An
-    array is a ``.npy`` file, or ``x`` in an ``.npz`` file, which may also have labels ``y`` and the ``names`` of the
-    columns. Points are ``(N,)`` or ``(N, d)``, signals of C channels and L steps ``(N, C, L)``, and images
-    ``(N, C, H, W)``.
+    array is a ``.npy`` file, or ``x`` in an ``.npz`` file, which may also have labels ``y``, the ``names`` of the
+    columns, and the names ``classes`` of labels that count from 0 or from 1. Points are ``(N,)`` or ``(N, d)``, signals
+    of C channels and L steps ``(N, C, L)``, and images ``(N, C, H, W)``.
 
     Images and signals in a ``.npy`` file larger than :attr:`MAPPED` stay on the disk, and the last ones of the file are
     held out. In all other cases, the held-out points are drawn at random.
@@ -226,11 +228,13 @@ def _points(table: Table, chosen: tables.Chosen, beside: Beside) -> Contents:
         notes.append(f"{tables.title(chosen.label)} has the labels")
     if chosen.left_out:
         notes.append(f"left out {', '.join(map(tables.title, chosen.left_out))}, as the options say")
-    y, classes = (None, ()) if labels is None else tables.classes(labels)
+    y, classes = (None, ()) if labels is None else classes_of(labels)
     unchanged = not table.named and names == [f"x{i + 1}" for i in range(len(names))]
     concerns = suspects(dict(zip(names, x.T.numpy(), strict=True)), labelled=y is not None)
     own, label = () if unchanged else tuple(names), chosen.label if table.named else None
-    described = Description(own, classes, tuple(notes), (*table.concerns, *concerns), _names(conditions), label or "")
+    described = Description(
+        own, classes, tuple(notes), (*table.concerns, *concerns), _names(conditions), label or "", NAMES[table.decimal]
+    )
     return Contents(x, y, _numbers(conditions), False, described)
 
 
@@ -249,11 +253,11 @@ def _images(x: np.ndarray, beside: Beside, layout: Layout) -> Contents:
         raise ValueError(f"holds an array of shape {x.shape}, without columns: leave out dataset.columns and drop")
     mapped = isinstance(x, np.memmap)
     x, report = arranged(x, layout)
-    images = _tensor(x, mapped)
+    images = tensor_of(x, mapped)
     _check_count(images)
     if images.is_floating_point():
         _check_finite(images)
-    y, classes = (None, ()) if labels is None else tables.classes(labels)
+    y, classes = (None, ()) if labels is None else classes_of(labels)
     described = Description((), classes, (*notes, *report), conditions=_names(conditions))
     return Contents(images, y, _numbers(conditions), mapped, described)
 
@@ -261,23 +265,6 @@ def _images(x: np.ndarray, beside: Beside, layout: Layout) -> Contents:
 def _check_count(x: Tensor) -> None:
     if len(x) < 3:
         raise ValueError(f"holds {len(x)} points, but training needs at least 3: add points")
-
-
-def _tensor(values: np.ndarray, mapped: bool) -> Tensor:
-    """Returns the points in the form of :class:`Contents`."""
-    if values.ndim > 2 and (mapped or values.itemsize < 8):
-        if not mapped:
-            # Turned axes are copied into order. Torch lacks many functions for unsigned numbers of 16 and 32 bits.
-            values = np.ascontiguousarray(values, dtype=WIDER.get(values.dtype.str[1:]))
-        try:
-            return torch.from_numpy(values)
-        except (TypeError, ValueError):
-            # Numbers of a type that torch does not have, such as another byte order, must be copied.
-            if mapped:
-                raise ValueError(f"too large to be read as {values.dtype.str}: save it as uint8 or float32") from None
-    with prefixed("in float64 "):
-        check_memory(8 * values.size)
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64))
 
 
 def _check_finite(x: Tensor) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sdegen.datasets.base import Dataset, check_memory, check_size, count_classes, prefixed
+from sdegen.datasets.base import Dataset
+from sdegen.datasets.checks import check_memory, check_size, prefixed
 from sdegen.datasets.units import Affine
 
 FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
@@ -56,7 +57,7 @@ class IDX(Dataset):
                 f"path={path}: the train images are {sizes[0]}, but the t10k images are {sizes[1]}: use one size"
             )
         with prefixed(f"path={path}: "):
-            classes = count_classes(torch.cat([y, held_out_y]))
+            classes = _count_classes(torch.cat([y, held_out_y]))
         if size is not None and check_size(size) > len(x):
             raise ValueError(
                 f"size={size}: there are only {len(x)} training images: give at most {len(x)}, or size=null"
@@ -148,3 +149,14 @@ def _read(file: io.BufferedIOBase, count: int) -> bytearray:
 
 def _words(shape: tuple[int, ...]) -> str:
     return " × ".join(map(str, shape))
+
+
+def _count_classes(y: Tensor) -> int:
+    """Returns the number of classes in the labels ``y`` ``(N,)``; raises ValueError if the labels have gaps."""
+    found = y.unique()
+    if not torch.equal(found, torch.arange(len(found))):
+        raise ValueError(
+            f"the labels of {len(found)} classes range from {int(found[0])} to {int(found[-1])}: number the classes "
+            f"from 0 to {len(found) - 1}"
+        )
+    return len(found)

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from sdegen.core.checks import in_range
 from sdegen.datasets import packing, pictures
-from sdegen.datasets.base import Dataset, Description, check_memory, check_share, prefixed, split
+from sdegen.datasets.base import Dataset, split
+from sdegen.datasets.checks import check_memory, check_share, prefixed
+from sdegen.datasets.description import Description
 from sdegen.datasets.units import Affine
 
 LONGEST = 2**14

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
+
+Decimal = Literal["point", "comma"]
 
 MISSING = frozenset("|-|--|?|.|na|n/a|#n/a|<na>|nan|nat|null|none|inf|+inf|-inf|infinity".split("|"))
 """Words, in lower case, that stand for a missing or infinite value."""
@@ -13,7 +16,7 @@ PLAIN = {sign: re.compile(rf"[0-9eE+\-{sign} ]+") for sign in ".,"}
 """Pattern of the characters of ordinary numbers, for each decimal sign. Python itself also reads 1_0, nan and inf."""
 OTHER = {".": ",", ",": "."}
 """The decimal sign that a file does not use, for the sign that it uses."""
-NAMES = {".": "point", ",": "comma"}
+NAMES: dict[str, Decimal] = {".": "point", ",": "comma"}
 """Value of ``dataset.decimal`` for each decimal sign."""
 GROUPS = "'\u2019\u00a0\u2009\u202f"
 """Apostrophes and fixed spaces that separate groups of three digits."""

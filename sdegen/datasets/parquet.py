@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sdegen.datasets import numerals
-from sdegen.datasets.base import check_memory
+from sdegen.datasets.checks import check_memory
 from sdegen.datasets.table import Table, check_names
 
 LONGEST = 200

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from sdegen.core.checks import in_range
 from sdegen.core.randomness import generator
-from sdegen.datasets.base import Dataset, Standardize, check_size
+from sdegen.datasets.base import Dataset, Standardize
+from sdegen.datasets.checks import check_size
 from sdegen.sde.mixture import GaussianMixture
 
 

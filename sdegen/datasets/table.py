@@ -1,4 +1,4 @@
-"""Tables: columns of numbers and words, the choice among them, and labels as classes."""
+"""Tables: columns of numbers and words, and the choice among them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,13 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from sdegen.core.errors import nearest
-from sdegen.datasets import numerals
+from sdegen.datasets.labels import Labels, are_codes, may_be_classes
 from sdegen.datasets.numerals import NAMES, OTHER, is_missing, is_number
 
 Name = str | int
 """Name of a column, or its number in the file, from 1."""
-FEW_ROWS = 20
-"""Number of rows up to which every row may have its own class."""
 
 UNITS = re.compile(r"^[^\w.,+()\-\u2212\u2013]+|[^0-9.,()\-\u2212\u2013]+$")
 """Pattern of what may stand before and after a number. Parentheses and dashes may be signs."""
@@ -67,14 +63,7 @@ class Table(NamedTuple):
     def words(self, name: str) -> np.ndarray:
         """Returns a column, ``(N,)`` numbers or texts; codes such as 007 are texts."""
         texts = self.texts.get(name, ())
-        return np.array([text.strip() for text in texts]) if _are_codes(texts) else self.columns[name]
-
-
-class Labels(NamedTuple):
-    """Labels ``(N,)``, which are words, booleans or numbers, and the name of their column or array."""
-
-    name: str
-    values: np.ndarray
+        return np.array([text.strip() for text in texts]) if are_codes(texts) else self.columns[name]
 
 
 class Choice(NamedTuple):
@@ -139,49 +128,6 @@ def labels(table: Table, name: str) -> Labels:
     return Labels(name, table.words(name))
 
 
-def classes(labels: Labels) -> tuple[Tensor, tuple[str, ...]]:
-    """Returns the class of each label, ``(N,)`` integers from 0, and the names of the classes.
-
-    Classes are sorted, numbers by value. If the labels are the numbers of the classes, the names are empty. Texts are
-    words if one has a leading zero, so that 01 and 1 are different.
-
-    Raises:
-        ValueError: the labels are no classes.
-    """
-    name, values = labels
-    if values.dtype.kind in "SU":
-        values = values.astype(str)
-        values = values if _are_codes(values) else numerals.values(values.tolist(), ".")
-    if values.dtype.kind not in "biufU":
-        raise ValueError(f"{name}: holds {values.dtype}, which are no labels: give words, booleans or integers")
-    known = np.array([not is_missing(v) for v in values]) if values.dtype.kind == "U" else np.isfinite(values)
-    if missing := len(values) - int(known.sum()):
-        raise ValueError(f"{name}: {missing} of {len(values)} labels are missing: fill them, or remove these rows")
-    found, y = np.unique(values, return_inverse=True)
-    if not _may_be_classes(values):
-        raise ValueError(
-            f"{name}: {len(found)} of {len(values)} labels are different, so they are no classes: choose other labels "
-            f"with dataset.labels="
-        )
-    names = tuple(map(word, found))
-    if "all" in names:
-        raise ValueError(f"{name}: a class has the label all, but label=all means every class: rename it")
-    numbered = names == tuple(map(str, range(len(names))))
-    return torch.from_numpy(y.astype(np.int64)), () if numbered else names
-
-
-def _are_codes(texts: Sequence[str] | np.ndarray) -> bool:
-    """Returns True if a text begins with a zero and another digit, as codes do and numbers do not."""
-    return any(re.match(r"\s*0[0-9]", text) for text in texts)
-
-
-def word(label: np.generic) -> str:
-    """Returns a label as text, whole numbers without a decimal point."""
-    if label.dtype.kind != "f":
-        return str(label)
-    return str(int(label)) if float(label).is_integer() else repr(float(label))
-
-
 def title(name: str) -> str:
     """Returns the name of a column for messages."""
     return f"column {name[1:]}" if re.fullmatch(r"x[1-9]\d*", name) else f"column {shortened(name)}"
@@ -241,16 +187,11 @@ def _remedy(table: Table, name: str, odd: Sequence[int]) -> str:
         return f"write {plain}"
     if 2 * len(odd) >= len(values) and (len(odd) == len(values) or len({*words}) > 1):
         label = f"use it as the label with {setting('labels', name)}"
-        return label if _may_be_classes(values) else "convert it to numbers"
+        return label if may_be_classes(len({*values}), len(values)) else "convert it to numbers"
     row = [str(column[odd[0]]) for column in table.columns.values()]
-    if not any(is_number(text, sign) for text in row for sign in OTHER):
+    if all(map(is_missing, values[: odd[0]])) and not any(is_number(text, sign) for text in row for sign in OTHER):
         return "keep one line of names at the top and nothing above it, since this line has no number"
     return "correct it"
-
-
-def _may_be_classes(values: np.ndarray) -> bool:
-    """Returns True if labels repeat enough to be classes."""
-    return len(values) <= FEW_ROWS or 2 * len(np.unique(values)) <= len(values)
 
 
 def _check_present(table: Table, name: str, fix: str) -> None:

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sdegen.datasets import numerals
-from sdegen.datasets.base import check_memory
+from sdegen.datasets.checks import check_memory
 from sdegen.datasets.dialect import (
     DECIMALS,
     SAMPLE,
     SIGNS,
-    Decimal,
     Delimiter,
     Rows,
     decimal_of,
@@ -25,7 +24,7 @@ from sdegen.datasets.dialect import (
     rows_of,
     without_empty_ends,
 )
-from sdegen.datasets.numerals import NAMES, OTHER, is_missing, is_number
+from sdegen.datasets.numerals import NAMES, OTHER, Decimal, is_missing, is_number
 from sdegen.datasets.table import Table, check_names, shortened, title, unnamed
 
 TEXT = 32
@@ -44,7 +43,7 @@ DETECTED = Options()
 
 
 def read_text(path: Path, options: Options = DETECTED) -> Table:
-    """Reads a text file in UTF-8, UTF-16 or Windows-1252; raises ValueError with the fix if it is no table."""
+    """Reads a text file in UTF-8, -16, -32 or Windows-1252; raises ValueError with the fix if it is no table."""
     check_memory(TEXT * path.stat().st_size)
     text, notes = _decoded(path.read_bytes())
     lines = list(io.StringIO(text, newline=""))

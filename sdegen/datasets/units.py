@@ -172,7 +172,9 @@ class Quantile(Units):
         # Measure from the nearer end of a piece, to keep the digits of points near an end.
         inner = torch.where(xi < eta, piece.start + piece.width * xi, piece.stop - piece.width * eta)
         u = (inner + self._beyond(z, self.scores, 1 / self.slopes)).T.reshape(x.shape)
-        return torch.where(self.logarithm.to(u.device), u.exp(), u)
+        logarithm = self.logarithm.to(u.device)
+        # The gradient of an exponential that overflows would be NaN also where it is not chosen.
+        return torch.where(logarithm, torch.where(logarithm, u, 0.0).exp(), u)
 
     def log_slope(self, x: Tensor) -> Tensor:
         u = self._plain(x)
@@ -239,7 +241,13 @@ def _root(y: Tensor, secant: Tensor, left: Tensor, right: Tensor) -> Tensor:
     a = secant - b
     root = (b * b + 4 * a * secant * y).clamp(min=0).sqrt()
     # Both forms give the same root. Use each where it does not subtract nearly equal numbers.
-    return torch.where(b >= 0, 2 * secant * y / (b + root), (root - b) / (2 * a))
+    convex = b >= 0
+    # The other form may divide by 0, and its gradient would be NaN.
+    return torch.where(
+        convex,
+        2 * secant * y / torch.where(convex, b + root, 1.0),
+        (root - b) / (2 * torch.where(convex, 1.0, a)),
+    )
 
 
 def restored(state: Mapping[str, Tensor]) -> Units:

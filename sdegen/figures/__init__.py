@@ -20,12 +20,13 @@ from sdegen.figures.style import (
     styled,
     subplots,
 )
-from sdegen.figures.trajectories import trajectories
+from sdegen.figures.trajectories import FLOWS, flow, trajectories
 
 __all__ = [
     "COLOURS",
     "DATA",
     "DENSITY",
+    "FLOWS",
     "MARKERS",
     "SAMPLES",
     "STYLE",
@@ -33,6 +34,7 @@ __all__ = [
     "classes",
     "compare",
     "density",
+    "flow",
     "generation",
     "histogram",
     "image_grid",

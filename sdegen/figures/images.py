@@ -73,7 +73,8 @@ def posterior(truth: Tensor | None, measured: Tensor, x: Tensor, low: float, hig
 
     Args:
         truth: image that was measured, ``(C, H, W)``; None if it is not known.
-        measured: measurement, ``(C, h, w)``; NaN for pixels that were not measured.
+        measured: measurement: ``(C, h, w)`` on the scale of the image, with NaN for pixels that were not measured, or
+            an array ``(m,)`` or ``(h, w)`` of other numbers.
         x: samples given the measurement, ``(N, C, H, W)``.
         low: value of black.
         high: value of white.
@@ -93,6 +94,12 @@ def posterior(truth: Tensor | None, measured: Tensor, x: Tensor, low: float, hig
             bar.ax.locator_params(nbins=3)
             bar.ax.tick_params(labelsize=6)
             bar.set_label("in units of the data", fontsize=7)
+        elif image.ndim == 1:
+            axes.plot(image.numpy(), color=DATA, linewidth=1)
+            axes.set_box_aspect(x.shape[2] / x.shape[3])
+        elif image.ndim == 2:
+            axes.imshow(image.numpy(), cmap="gray", aspect="auto")
+            axes.set_box_aspect(x.shape[2] / x.shape[3])
         else:
             show(axes, _picture(image, low, high))
         axes.set(title=title, xticks=[], yticks=[])

@@ -19,6 +19,7 @@ from sdegen.figures.columns import name
 from sdegen.figures.points import fresh, heat
 from sdegen.figures.style import DATA, DENSITY, SAMPLES, number, styled, subplots
 from sdegen.samplers import RK4, EulerMaruyama, Predictor, Samples, StepSampler
+from sdegen.samplers.grids import Grid
 from sdegen.sde.base import SDE, Score
 from sdegen.sde.mixture import Marginals
 from sdegen.sde.mixture import marginals as exact_marginals
@@ -71,7 +72,7 @@ def process(dataset: Dataset, sde: SDE, score: Score, *, seed: int = 0, count: i
     for axes, (title, (times, states)) in zip(panels, paths.items(), strict=True):
         image = _image(axes, density, t, x, cmap=DENSITY, vmin=0, vmax=1)
         axes.plot(times, states, color="white", linewidth=0.5, path_effects=OUTLINE)
-        axes.set_xticks([sde.eps, 0.5 * sde.T, sde.T], ["ε", "0.5", "1"])
+        axes.set_xticks([sde.eps, 0.5 * sde.T, sde.T], ["ε", f"{0.5 * sde.T:.2g}", "1" if sde.T == 1 else "T"])
         # The time axis has the direction of the process: t decreases from left to right in the reverse panels.
         ends = "data to noise" if title.startswith("forward") else "noise to data"
         axes.set(title=title, xlabel=f"time t, from {ends}", xlim=times[[0, -1]], ylim=(-limit, limit))
@@ -189,9 +190,11 @@ def _forward(sde: SDE, x: Tensor, noise: RandnLike, steps: int) -> Paths:
     return times[kept].numpy(), torch.stack(states)[kept, :, 0].numpy()
 
 
-def backward(sde: SDE, score: Score, x: Tensor, noise: RandnLike, predictor: Predictor, steps: int) -> Samples:
+def backward(
+    sde: SDE, score: Score, x: Tensor, noise: RandnLike, predictor: Predictor, steps: int, grid: Grid = "uniform"
+) -> Samples:
     """Returns samples whose paths start at ``x`` ``(B, d)`` at T."""
-    sampler = StepSampler(predictor, steps=steps)
+    sampler = StepSampler(predictor, steps=steps, grid=grid)
     with torch.no_grad():
         return sampler(sde, lambda x, t: score(x, t).to(x), x, noise=noise, frames=KEPT)
 

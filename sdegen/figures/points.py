@@ -153,7 +153,7 @@ def marginals(dataset: Dataset, samples: Samples, sde: SDE) -> Figure:
     forward = [sde.perturb(clean, times[i].expand(len(clean)), source).flatten(1).numpy() for i in chosen]
     backward = [path[i].flatten(1)[: len(clean)].numpy() for i in chosen]
     line = clean[0].numel() == 1
-    figure, panels = subplots(1.5 * len(chosen) + 0.4, 3.3, 2, len(chosen), sharex="col", sharey="col", squeeze=False)
+    figure, panels = _grid(2, len(chosen))
     for column, (i, *rows) in enumerate(zip(chosen, forward, backward, strict=True)):
         reach = [float(np.quantile(np.abs(points[:, :2]), 0.999)) for points in rows]
         # The view has room for the points of a poor score, but not for diverging ones.
@@ -179,6 +179,26 @@ def marginals(dataset: Dataset, samples: Samples, sde: SDE) -> Figure:
     label = pair if dataset.description.columns else "x(t)"
     figure.supxlabel(f"{label}, {units(dataset)}{shown(path[0, 0].numel(), ', ')}")
     return figure
+
+
+def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+    """Returns a figure with square panels, in which each column shares its axes.
+
+    The places are fixed: to find them for so many axes takes matplotlib as long as the rest of the figure.
+    """
+    left, right, bottom, top, gap, side = 0.7, 0.2, 0.5, 0.5, (0.43, 0.33), 1.1
+    width, height = (n * side + (n - 1) * between for n, between in zip((columns, rows), gap, strict=True))
+    whole = (left + width + right, bottom + height + top)
+    places = {
+        "left": left / whole[0],
+        "right": 1 - right / whole[0],
+        "bottom": bottom / whole[1],
+        "top": 1 - top / whole[1],
+    }
+    places |= {"wspace": gap[0] / side, "hspace": gap[1] / side}
+    figure = Figure(figsize=whole)
+    figure.set_layout_engine("none")
+    return figure, figure.subplots(rows, columns, sharex="col", sharey="col", squeeze=False, gridspec_kw=places)
 
 
 def units(dataset: Dataset) -> str:

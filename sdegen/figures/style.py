@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
@@ -19,8 +22,10 @@ MARKERS = "os^DvPX"
 """Markers that distinguish lines in a print without colour."""
 DATA, SAMPLES = COLOURS[:2]
 DENSITY = "cividis"
+DPI = 150
+"""Dots per inch of all pictures."""
 STYLE: dict[Any, Any] = {
-    "figure.dpi": 150,
+    "figure.dpi": DPI,
     "figure.constrained_layout.use": True,
     "font.size": 9,
     "axes.titlesize": 9,
@@ -40,9 +45,32 @@ def subplots(width: float, height: float, *shape: int, **options: Any) -> tuple[
 
 
 def png(figure: Figure) -> bytes:
-    """Returns a figure as the bytes of a PNG."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight")
+    """Returns a figure as the bytes of a PNG without empty margins, at :data:`DPI` dots per inch.
+
+    The figure is drawn once and then cut. ``savefig(bbox_inches="tight")`` would draw it twice; it is used only for
+    a figure with parts outside of its area.
+    """
+    from PIL import Image
+
+    buffer, canvas, dpi = io.BytesIO(), figure.canvas, figure.dpi
+    try:
+        own, figure.dpi = FigureCanvasAgg(figure), DPI
+        own.draw()
+        left, low, right, high = DPI * figure.get_tightbbox(own.get_renderer()).extents
+        pixels, pad = np.asarray(own.buffer_rgba()), round(DPI * matplotlib.rcParams["savefig.pad_inches"])
+    finally:
+        figure.set_canvas(canvas)
+        figure.dpi = dpi
+    height, width = pixels.shape[:2]
+    if min(left, low) < 0 or right > width or high > height:
+        figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight")
+        return buffer.getvalue()
+    empty = np.round(255 * np.array(to_rgba(figure.get_facecolor()))).astype(np.uint8)
+    whole = np.broadcast_to(empty, (height + 2 * pad, width + 2 * pad, 4)).copy()
+    whole[pad : pad + height, pad : pad + width] = pixels
+    rows, columns = (math.floor(height - high), math.ceil(height - low)), (math.floor(left), math.ceil(right))
+    part = whole[rows[0] : rows[1] + 2 * pad, columns[0] : columns[1] + 2 * pad]
+    Image.fromarray(part).save(buffer, format="png", dpi=(DPI, DPI))
     return buffer.getvalue()
 
 

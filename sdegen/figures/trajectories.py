@@ -17,12 +17,14 @@ from sdegen.figures.style import DENSITY, SAMPLES, shown, styled, subplots
 from sdegen.samplers import RK4, Samples
 from sdegen.sde.base import SDE, Score
 
-FLOWS, WALKS, STEPS = 16, 3, 200
-"""Numbers of paths of the flow and of the sampler, and number of RK4 steps of the flow."""
+FLOWS, WALKS = 16, 3
+"""Numbers of paths of the flow and of the sampler."""
+STEPS, UNIFORM = 60, 200
+"""Numbers of RK4 steps of the flow on the grid ``logistic``, and on the uniform grid if there is no σ."""
 
 
 @styled
-def trajectories(dataset: Dataset, samples: Samples, sde: SDE, score: Score | None = None) -> Figure:
+def trajectories(dataset: Dataset, samples: Samples, sde: SDE, flow: Samples | None = None) -> Figure:
     """Draws paths of the flow ODE from noise to data in the plane, coloured by time, over a few of the sampler's paths.
 
     Both start from the same noise. The paths are in the network's units. If the process makes the data much wider or
@@ -33,12 +35,13 @@ def trajectories(dataset: Dataset, samples: Samples, sde: SDE, score: Score | No
         dataset: the data.
         samples: samples with the recorded path.
         sde: the forward process.
-        score: score of the flow, on the CPU; None to draw the sampler's paths alone.
+        flow: paths of :func:`flow`; None to draw the sampler's paths alone.
     """
     path, times = samples.path.detach().double().cpu(), samples.times.double().cpu()
-    flow = None if score is None else _flow(sde, score, path[0, :FLOWS])
     walks = (path[:, :WALKS, :2] / _width(sde, times)).numpy()
-    lines, at = (walks, times) if flow is None else ((flow[0] / _width(sde, flow[1])).numpy(), flow[1])
+    lines, at = walks, times
+    if flow is not None:
+        lines, at = (flow.path[..., :2] / _width(sde, flow.times)).numpy(), flow.times
     figure, axes = subplots(5.4, 4.2)
     clean = dataset.units.encode(dataset.x)[:2000].numpy()
     axes.scatter(clean[:, 0], clean[:, 1], s=3, color="0.75", linewidths=0, label="data")
@@ -51,7 +54,7 @@ def trajectories(dataset: Dataset, samples: Samples, sde: SDE, score: Score | No
         drawn = LineCollection(pieces, array=at[1:].numpy(), cmap=DENSITY, linewidths=thickness)
         drawn.set_clim(sde.eps, sde.T)
         axes.add_collection(drawn)
-    axes.scatter(*lines[0].T, s=14, facecolor="white", edgecolor="0.2", zorder=3, label="noise, t = 1")
+    axes.scatter(*lines[0].T, s=14, facecolor="white", edgecolor="0.2", zorder=3, label=f"noise, t = {sde.T:.3g}")
     axes.scatter(*lines[-1].T, s=14, color="0.1", zorder=3, label="t = ε")
     scaled = bool((_width(sde, times) != 1).any())
     below = " / $\\sqrt{\\alpha_t^2 + \\sigma_t^2}$" if scaled else ""
@@ -69,10 +72,20 @@ def trajectories(dataset: Dataset, samples: Samples, sde: SDE, score: Score | No
     return figure
 
 
-def _flow(sde: SDE, score: Score, start: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Returns paths of the flow ``(F, B, 2)`` and their times ``(F,)``, or None if the flow diverges."""
-    samples = backward(sde, score, start, randn_like(generator("cpu", 0, "flow")), RK4(), STEPS)
-    return (samples.path[..., :2].double(), samples.times.double()) if samples.path.isfinite().all() else None
+def flow(sde: SDE, score: Score, samples: Samples) -> Samples | None:
+    """Returns paths of the flow ODE from the noise of the first samples, or None if the flow diverges.
+
+    Args:
+        sde: the forward process.
+        score: score of the flow, on the CPU.
+        samples: samples with the recorded path.
+    """
+    start, noise = samples.path[0, :FLOWS].detach().double().cpu(), randn_like(generator("cpu", 0, "flow"))
+    if sde.linear is None:
+        found = backward(sde, score, start, noise, RK4(), UNIFORM)
+    else:
+        found = backward(sde, score, start, noise, RK4(), STEPS, "logistic")
+    return found if found.path.isfinite().all() else None
 
 
 def _width(sde: SDE, times: Tensor) -> Tensor:

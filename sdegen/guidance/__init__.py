@@ -4,22 +4,39 @@ or a measurement.
 Samplers use a guided score in the same way as an unguided score.
 """
 
-from sdegen.guidance.classes import ClassifierFree, ClassifierGuidance, Guidance
-from sdegen.guidance.measurement import Blur, Grey, Inpaint, Linear, Measurement, SuperResolution
-from sdegen.guidance.posterior import Isotropic, Moments, Posterior, Replacement
+from sdegen.guidance.classes import AutoGuidance, ClassifierFree, ClassifierGuidance, Guidance
+from sdegen.guidance.gaussian import Isotropic, Moments
+from sdegen.guidance.measurement import (
+    Blur,
+    Grey,
+    Inpaint,
+    Linear,
+    LinearMeasurement,
+    Measurement,
+    SuperResolution,
+)
+from sdegen.guidance.noise import Gaussian, Noise, Poisson
+from sdegen.guidance.operator import Operator
+from sdegen.guidance.posterior import Posterior, Replacement
 from sdegen.guidance.regressor import Regressor
 
 __all__ = [
+    "AutoGuidance",
     "Blur",
     "ClassifierFree",
     "ClassifierGuidance",
+    "Gaussian",
     "Grey",
     "Guidance",
     "Inpaint",
     "Isotropic",
     "Linear",
+    "LinearMeasurement",
     "Measurement",
     "Moments",
+    "Noise",
+    "Operator",
+    "Poisson",
     "Posterior",
     "Regressor",
     "Replacement",

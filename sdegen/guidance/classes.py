@@ -1,21 +1,31 @@
-r"""Guidance by a class or another condition, which turns the score of all data into the score given the condition.
+r"""Guidance by a class or another condition, and by a weaker network.
 
 .. math:: \nabla_x \log p_t(x \mid y) = \nabla_x \log p_t(x) + \nabla_x \log p_t(y \mid x)
 
 A guidance object holds the condition or the measurement. Samplers use a guided score in place of the network's score.
+
+All guidance in this module has a scale γ. At γ = 1 the guided score is a score. At any other γ it is an extrapolation,
+and belongs to no process: see docs/mathematics.md. With an interval of t, γ applies inside the interval, and outside of
+it γ is 1 (Kynkäänniemi et al., 2024, https://arxiv.org/abs/2404.07724).
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
+from sdegen.core.errors import UserError
+from sdegen.core.tensors import expand
 from sdegen.models.classifier import ClassifierModel
+from sdegen.models.score import ScoreModel
 from sdegen.sde.base import SDE, S, Score
-from sdegen.sde.scores import GuidedScore, Parts
+from sdegen.sde.scores import Counted, GuidedScore, Parts
+
+Interval = tuple[float, float]
 
 
 class Guidance(ABC, Generic[S]):
@@ -40,21 +50,73 @@ class Guidance(ABC, Generic[S]):
         """Returns the initial states at T, ``(B, *)``, for the draws ``x`` ``(B, *)`` of the prior."""
 
 
+class Scale:
+    """Guidance scale γ inside an interval of t, both ends included, and 1 outside of the interval.
+
+    Args:
+        scale: γ inside of the interval.
+        interval: first and last time of the interval; None for all times.
+    """
+
+    def __init__(self, scale: float, interval: Interval | None) -> None:
+        if interval is not None and not 0 <= interval[0] < interval[1] <= SDE.T:
+            raise ValueError(
+                f"interval={list(interval)} must have two ascending times between 0 and {SDE.T:g}: use "
+                f"interval=[0.2,0.8], for example"
+            )
+        self.scale, self.interval = scale, interval
+
+    def inside(self, t: Tensor) -> Tensor:
+        """Returns True for the times ``t`` inside of the interval."""
+        low, high = self.interval or (-math.inf, math.inf)
+        return (t >= low) & (t <= high)
+
+    def at(self, x: Tensor, t: Tensor) -> Tensor | float:
+        """Returns γ at the times ``t``, in a shape that broadcasts with ``x``."""
+        return self.scale if self.interval is None else expand(torch.where(self.inside(t), self.scale, 1.0), x)
+
+    def extrapolated(self, base: Score, towards: Score) -> Score:
+        """Returns the score base + γ (towards − base). Where γ is 1, only ``towards`` is evaluated."""
+        if self.scale == 1:
+            return towards
+
+        def guided(x: Tensor, t: Tensor) -> Tensor:
+            inside = self.inside(t)
+            if bool(inside.all()):
+                return torch.lerp(base(x, t), towards(x, t), self.scale)
+            found = towards(x, t)
+            if bool(inside.any()):
+                found[inside] = torch.lerp(base(x[inside], t[inside]), found[inside], self.scale)
+            return found
+
+        return guided
+
+    def check(self, sde: SDE) -> None:
+        """Raises UserError if the interval has no time between eps and T of the process."""
+        if self.interval is not None and not (self.interval[0] < sde.T and self.interval[1] > sde.eps):
+            raise UserError(
+                f"guidance.interval={list(self.interval)}: has no time between {sde.eps:g} (sde.eps) and {sde.T:g}: "
+                f"use guidance.interval=[0.2,0.8], for example"
+            )
+
+
 class Learned(Guidance[SDE]):
     r"""Guidance by a learned likelihood of noisy data, which adds :math:`\gamma \nabla_x \log p_t(y \mid x)`.
 
     Args:
         scale: strength γ of the guidance.
+        interval: first and last time at which ``scale`` applies; outside of it, γ is 1. None for all times.
     """
 
-    def __init__(self, scale: float) -> None:
-        self.scale = scale
+    def __init__(self, scale: float, interval: Interval | None) -> None:
+        self.scale = Scale(scale, interval)
 
     @abstractmethod
     def log_likelihood(self, x: Tensor, t: Tensor) -> Tensor:
-        """Returns the log-likelihood of the class or condition at ``x`` ``(B, *)``, ``(B,)``."""
+        """Returns the log-likelihood ``(B,)`` of the class or the condition at ``x`` ``(B, *)``."""
 
     def __call__(self, sde: SDE, score: Score) -> Score:
+        self.scale.check(sde)
         return Steered(self, score)
 
     def start(self, sde: SDE, x: Tensor) -> Tensor:
@@ -75,10 +137,13 @@ class ClassifierGuidance(Learned):
         run: classifier; in a configuration, the folder of the run that trained it.
         label: class y; from the option ``label`` of the command.
         scale: strength γ of the guidance.
+        interval: first and last time at which ``scale`` applies; outside of it, γ is 1. None for all times.
     """
 
-    def __init__(self, run: ClassifierModel, label: int | None, scale: float = 1.0) -> None:
-        super().__init__(scale)
+    def __init__(
+        self, run: ClassifierModel, label: int | None, scale: float = 1.0, interval: Interval | None = None
+    ) -> None:
+        super().__init__(scale, interval)
         self.classifier, self.label = run, required("classifier", label)
 
     def log_likelihood(self, x: Tensor, t: Tensor) -> Tensor:
@@ -94,7 +159,8 @@ class Steered(GuidedScore):
     def parts(self, x: Tensor, t: Tensor) -> Parts:
         with torch.enable_grad():
             point = x.detach().requires_grad_()
-            log_p = self.guidance.scale * self.guidance.log_likelihood(point, t)
+            log_p = self.guidance.log_likelihood(point, t)
+            log_p = self.guidance.scale.at(log_p, t) * log_p
             pull = torch.autograd.grad(log_p.sum(), point)[0]
         return Parts(self.score(x, t), pull, log_p.detach())
 
@@ -105,6 +171,7 @@ class ClassifierFree(Guidance[SDE]):
     .. math:: s(x, t) + \gamma \left( s(x, t \mid y) - s(x, t) \right)
 
     At :math:`\gamma = 1` this is the score given the condition, and an evaluation costs half as much as for other γ.
+    With an interval, this saving holds at the times outside of it.
 
     Reference: Ho & Salimans (2022), https://arxiv.org/abs/2207.12598
 
@@ -112,19 +179,61 @@ class ClassifierFree(Guidance[SDE]):
         given: condition y, such as the number of the class; from the options ``label`` and ``condition`` of the
             command.
         scale: strength γ of the guidance.
+        interval: first and last time at which ``scale`` applies; outside of it, γ is 1. None for all times.
     """
 
     conditional = True
 
-    def __init__(self, given: Tensor | int | None, scale: float = 1.0) -> None:
-        self.y, self.scale = torch.as_tensor(required("classifier_free", given)), scale
+    def __init__(self, given: Tensor | int | None, scale: float = 1.0, interval: Interval | None = None) -> None:
+        self.y, self.scale = torch.as_tensor(required("classifier_free", given)), Scale(scale, interval)
         self.contrasts = scale != 1
 
     def __call__(self, sde: SDE, score: Any) -> Score:  # noqa: ANN401 - a score with ``given``
-        towards = score.given(self.y)
-        if self.scale == 1:
-            return towards
-        return lambda x, t: torch.lerp(score(x, t), towards(x, t), self.scale)
+        self.scale.check(sde)
+        return self.scale.extrapolated(score, score.given(self.y))
+
+    def start(self, sde: SDE, x: Tensor) -> Tensor:
+        return x
+
+
+class AutoGuidance(Guidance[SDE]):
+    r"""Guidance by a weaker network of the same data, whose errors are those of the network, but larger.
+
+    .. math:: s_{\text{weak}}(x, t) + \gamma \left( s(x, t) - s_{\text{weak}}(x, t) \right)
+
+    The posterior mean D of :math:`x_0` is affine in the score, so this is :math:`D_{\text{weak}} + \gamma
+    (D - D_{\text{weak}})`. An evaluation costs one of each network, both of which are counted. If a condition is given,
+    it is given to each network that takes one.
+
+    Reference: Karras et al. (2024), https://arxiv.org/abs/2406.02507
+
+    Args:
+        given: condition y, such as the number of the class; from the options ``label`` and ``condition`` of the
+            command. None for all data.
+        run: weaker network; in a configuration, the folder of its run, or null for the run that is sampled.
+        checkpoint: checkpoint of the weaker network: a step, ``last`` or ``best``.
+        scale: strength γ of the guidance.
+        interval: first and last time at which ``scale`` applies; outside of it, γ is 1. None for all times.
+    """
+
+    def __init__(
+        self,
+        given: Tensor | int | None,
+        run: ScoreModel | None,
+        checkpoint: int | Literal["last", "best"] = "last",
+        scale: float = 2.0,
+        interval: Interval | None = None,
+    ) -> None:
+        if run is None:
+            raise ValueError("run=null: there is no weaker network: give a run, or the checkpoint of an earlier step")
+        self.weak, self.scale = run, Scale(scale, interval)
+        self.y = None if given is None else torch.as_tensor(given)
+        self.conditional = given is not None
+
+    def __call__(self, sde: SDE, score: Counted) -> Score:
+        self.scale.check(sde)
+        strong = score if self.y is None else score.given(self.y)
+        return self.scale.extrapolated(score.beside(self.weak.given(self.y)), strong)
 
     def start(self, sde: SDE, x: Tensor) -> Tensor:
         return x

@@ -1,10 +1,12 @@
-r"""Linear measurements :math:`y = A x + \sigma_y n` of images and vectors, in the network's units."""
+r"""Measurements :math:`y = H(x) + \text{noise}`, and the linear ones, :math:`H(x) = A x`, in the network's units."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,34 +18,64 @@ from sdegen.core.errors import UserError
 from sdegen.datasets import Affine, Units
 
 
-class Measurement(ABC):
-    r"""Linear map A of points.
+class Linearised(NamedTuple):
+    """A measurement near points ``x`` ``(B, *)``.
 
     Attributes:
-        gain: number c with :math:`A A^\top = c I`; None if this equation has no solution.
-        selects: True if A x consists of entries of x.
+        value: H(x), ``(B, …)``.
+        forward: product of the Jacobian J with each row of ``(B, *)``.
+        adjoint: product of the transpose of J with each row of ``(B, …)``.
+    """
+
+    value: Tensor
+    forward: Callable[[Tensor], Tensor]
+    adjoint: Callable[[Tensor], Tensor]
+
+
+class Measurement(ABC):
+    r"""Map H from points to measured numbers.
+
+    Attributes:
+        gain: number c with :math:`A A^\top = c I` if H is a matrix A with this property, else None.
+        selects: True if H(x) consists of entries of x.
+        of_data: True if the results have the units of the data or their own units, False for the network's units.
     """
 
     gain: float | None = None
     selects = False
+    of_data = False
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
-        """Returns A x, ``(B, …)``, for each row of ``x`` ``(B, *)``."""
+        """Returns H(x), ``(B, …)``, for each row of ``x`` ``(B, *)``."""
+
+    @abstractmethod
+    def linearised(self, x: Tensor) -> Linearised:
+        """Returns the measurement near the points ``x`` ``(B, *)``."""
+
+    @abstractmethod
+    def picture(self, y: Tensor) -> Tensor:
+        """Returns the measurement ``y`` ``(1, …)`` as a picture, with NaN for entries of x that H does not select."""
+
+
+class LinearMeasurement(Measurement):
+    """Linear map A of points, in the network's units."""
 
     @abstractmethod
     def adjoint(self, y: Tensor) -> Tensor:
         r"""Returns :math:`A^\top y`, ``(B, *)``, for each row of ``y`` ``(B, …)``."""
 
+    def linearised(self, x: Tensor) -> Linearised:
+        return Linearised(self(x), self, self.adjoint)
+
     def picture(self, y: Tensor) -> Tensor:
-        """Returns the measurement ``y`` ``(1, …)`` as a picture. Entries of x that A does not select are NaN."""
         if not self.selects:
             return y[0].cpu()
         known = self.adjoint(torch.ones_like(y))[0] > 0
         return torch.where(known, self.adjoint(y)[0], math.nan).cpu()
 
 
-class Inpaint(Measurement):
+class Inpaint(LinearMeasurement):
     """Measurement of the known entries of x.
 
     Args:
@@ -75,7 +107,7 @@ class Inpaint(Measurement):
         return x.index_copy(1, self.known.to(y.device), y).reshape(-1, *self.shape)
 
 
-class SuperResolution(Measurement):
+class SuperResolution(LinearMeasurement):
     """Measurement of the means of square blocks of an image.
 
     Args:
@@ -96,7 +128,7 @@ class SuperResolution(Measurement):
         return functional.interpolate(y, scale_factor=self.factor, mode="nearest") / self.factor**2
 
 
-class Grey(Measurement):
+class Grey(LinearMeasurement):
     """Measurement of the mean over the channels of an image.
 
     Args:
@@ -118,7 +150,7 @@ class Grey(Measurement):
         return (y / self.channels).expand(-1, self.channels, -1, -1)
 
 
-class Blur(Measurement):
+class Blur(LinearMeasurement):
     """Measurement by a Gaussian blur. The weights add up to 1 also at the edges.
 
     Args:
@@ -138,7 +170,7 @@ class Blur(Measurement):
         return self.rows.to(y).T @ y @ self.columns.to(y)
 
 
-class Linear(Measurement):
+class Linear(LinearMeasurement):
     """Measurement by the product with a matrix A.
 
     Args:

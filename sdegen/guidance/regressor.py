@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sdegen.guidance.classes import Learned
+from sdegen.guidance.classes import Interval, Learned
 from sdegen.models.regressor import RegressorModel
 
 
@@ -23,12 +23,15 @@ class Regressor(Learned):
         y: condition in the network's units, in the shape of one condition; from the option ``condition`` of the
             command.
         scale: strength γ of the guidance.
+        interval: first and last time at which ``scale`` applies; outside of it, γ is 1. None for all times.
     """
 
     contrasts = True
 
-    def __init__(self, run: RegressorModel, y: Tensor | None, scale: float = 1.0) -> None:
-        super().__init__(scale)
+    def __init__(
+        self, run: RegressorModel, y: Tensor | None, scale: float = 1.0, interval: Interval | None = None
+    ) -> None:
+        super().__init__(scale, interval)
         if y is None:
             raise ValueError("guidance=regressor needs a condition: give condition=[0.3,1.2], for example, or a file")
         self.regressor, self.y = run, y

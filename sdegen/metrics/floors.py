@@ -16,13 +16,15 @@ class Floors:
 
     Args:
         known: numbers from an earlier computation with the same data and the same code, by the names of the entries.
+        memory: numbers of :meth:`once` that are known.
 
     Attributes:
         entries: all numbers that are known, by the names of the entries.
     """
 
-    def __init__(self, known: Mapping[str, Numbers] | None = None) -> None:
+    def __init__(self, known: Mapping[str, Numbers] | None = None, memory: dict[str, float] | None = None) -> None:
         self.entries = dict(known or {})
+        self._memory = {} if memory is None else memory
         self._prefix = ""
 
     def of(self, name: str, keys: Iterable[str], compute: Callable[[], Numbers]) -> Numbers:
@@ -39,9 +41,16 @@ class Floors:
             found = self.entries[name] = compute()
         return found
 
+    def once(self, name: str, compute: Callable[[], float]) -> float:
+        """Returns a number that enters the values, and is kept in memory only: a file may come from a stranger."""
+        name = f"{self._prefix}{name}"
+        if name not in self._memory:
+            self._memory[name] = compute()
+        return self._memory[name]
+
     def part(self, name: str) -> Floors:
         """Returns a view of these floors for a part of the data, such as a class."""
-        own = Floors()
+        own = Floors(memory=self._memory)
         own.entries, own._prefix = self.entries, f"{self._prefix}{name}, "
         return own
 

@@ -46,12 +46,17 @@ FARTHEST = 10.0
 Metrics = dict[str, dict[str, Any]]
 
 
-def distances(dataset: Dataset, reference: Tensor) -> dict[str, Callable[[Tensor], float]]:
-    """Returns, by name, the functions that measure the distance of points from ``reference`` for a data set."""
+def distances(
+    dataset: Dataset, reference: Tensor, floors: Floors | None = None
+) -> dict[str, Callable[[Tensor], float]]:
+    """Returns, by name, the functions that measure the distance of points from ``reference`` for a data set.
+
+    ``floors`` are those of the data, if ``reference`` depends only on its size.
+    """
     line, placed = reference[0].numel() == 1, _placing(dataset, reference)
     scaled = placed(reference)
-    # This number enters the values, so it is not kept in the run's folder, which may come from a stranger.
-    within = None if line else mean_distance(scaled, scaled)
+    name = f"mean distance of {len(reference)} points"
+    within = None if line else (floors or Floors()).once(name, lambda: mean_distance(scaled, scaled))
     chosen: dict[str, Callable[[Tensor], float]] = {}
     if line:
         chosen["w1"] = lambda x: float(w1(placed(x).flatten(), scaled.flatten()))
@@ -112,7 +117,7 @@ def measure_points(dataset: Dataset, x: Tensor, reference: int | None = None, fl
     floors = floors or Floors()
     # Round dequantised columns to the original values before the comparison.
     sets = _sets(dataset, dataset.rounded(x.detach().double().cpu()), reference or REFERENCE)
-    chosen = distances(dataset, sets.reference)
+    chosen = distances(dataset, sets.reference, floors)
     rest = _floors(dataset, sets, chosen, floors)
     found: Metrics = {
         name: {

@@ -50,7 +50,7 @@ def verify(sde: SDE, sampler: Sampler) -> list[Proof]:
     if linear is None:
         unknown = [Proof(claim, "the marginals are not known", "", None) for claim in (ORDER, *MOMENTS)]
         return [simulated(sde), prior(sde), *unknown, *checks]
-    process = [kernel(linear), inverse(linear), prior(linear)]
+    process = [kernel(linear), inverse(linear), prior(linear), gap(linear)]
     return [*process, order(linear, sampler.predictor), *moments(linear, sampler), *checks]
 
 
@@ -97,6 +97,14 @@ def prior(sde: SDE) -> Proof:
     mass, second = (float(torch.trapezoid(f, x)) for f in (density, density * x**2))
     error = max(abs(mass - 1), abs(float(draws.square().mean()) / second - 1) - 6 * math.sqrt(2 / COUNT))
     return Proof("prior is normalised and its draws follow it", f"{error:.1e}", "<= 1e-4", error <= 1e-4)
+
+
+def gap(sde: LinearSDE) -> Proof:
+    """Checks that the prior is close to p_T of the mixture, so that samples can start from the prior."""
+    law = mixture()
+    square = law.weights @ (law.means.square().sum(1) + law.covariances.diagonal(dim1=1, dim2=2).sum(1))
+    nats = sde.prior_gap(float(square), 2)
+    return Proof("prior is close to p_T of a mixture, in nats", f"{nats:.1e}", "<= 0.1", nats <= 0.1)
 
 
 def gaussian(sde: LinearSDE) -> Score:

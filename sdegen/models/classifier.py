@@ -21,7 +21,7 @@ class ClassifierModel(Likelihood):
     """
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.network(x, t).log_softmax(1)
+        return self.output(x, t).log_softmax(1)
 
     def given(self, y: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         return lambda x, t: self(x, t).gather(1, y.expand(len(x)).unsqueeze(1)).squeeze(1)

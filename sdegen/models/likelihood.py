@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from sdegen.core.randomness import generator, randn_like
 from sdegen.core.schema import FromRun
 from sdegen.networks.base import Network
-from sdegen.sde.base import SDE
+from sdegen.sde.base import SDE, LinearSDE
+from sdegen.sde.change import Change
 
 BATCH = 1000
 """Number of points for which a likelihood is computed at once."""
@@ -23,11 +25,23 @@ class Likelihood(nn.Module, FromRun, ABC):
     Args:
         network: trainable function, which returns the numbers of the distribution.
         sde: process that adds the noise.
+        change: map to the path of the training; None if the network was trained along the path of ``sde``.
     """
 
-    def __init__(self, network: Network, sde: SDE) -> None:
+    def __init__(self, network: Network, sde: SDE, change: Change | None = None) -> None:
         super().__init__()
-        self.network, self.sde = network, sde
+        self.network, self.sde, self.change = network, sde, change
+
+    def output(self, x: Tensor, t: Tensor) -> Tensor:
+        """Returns the output of the network at a point of the path of ``sde``."""
+        if self.change is not None:
+            x, t, _ = self.change(x, t)
+        return self.network(x, t)
+
+    def along(self, sde: LinearSDE) -> Self:
+        """Returns the likelihood of points of another path: see :meth:`sdegen.models.ScoreModel.along`."""
+        assert self.sde.linear is not None
+        return type(self)(self.network, sde, Change(sde, self.sde.linear))
 
     @abstractmethod
     def given(self, y: Tensor) -> Callable[[Tensor, Tensor], Tensor]:

@@ -33,6 +33,7 @@ from sdegen.core.checks import in_range
 from sdegen.core.tensors import expand
 from sdegen.models.moments import Moments, Rotation
 from sdegen.sde.base import SDE, LinearSDE, S
+from sdegen.sde.change import Change
 
 TINY = torch.finfo(torch.float32).tiny
 
@@ -161,6 +162,25 @@ class Karras(Affine[LinearSDE]):
         gain = self.sigma_data * alpha * v.rsqrt() / sigma
         seen = x * expand(v.rsqrt(), x)
         return Terms(seen, 0.25 * (sigma / alpha).log(), -x / expand(v, x), expand(gain, x))
+
+
+class Moved(Parametrization[LinearSDE], nn.Module):
+    """Parametrization of a network that was trained along another path: see :mod:`sdegen.sde.change`.
+
+    Args:
+        inner: parametrization of the training.
+        trained: process of the training.
+    """
+
+    process = LinearSDE
+
+    def __init__(self, inner: Parametrization, trained: LinearSDE) -> None:
+        super().__init__()
+        self.inner, self.trained = inner, trained
+
+    def __call__(self, network: Output, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
+        point = Change(sde, self.trained)(x, t)
+        return point.factor * self.inner(network, self.trained, point.x, point.t)
 
 
 class Gaussian(Affine[LinearSDE], nn.Module):

@@ -70,7 +70,7 @@ class RegressorModel(Likelihood):
     """
 
     def forward(self, x: Tensor, t: Tensor) -> Gaussians:
-        output = self.network(x, t)
+        output = self.output(x, t)
         # The root of F = (k + 1)(k + 2) / 2.
         k = (math.isqrt(8 * output.shape[2] + 1) - 3) // 2
         logits, means, log_scales, below = output.split([1, k, k, output.shape[2] - 2 * k - 1], dim=2)

@@ -11,9 +11,9 @@ from functools import partial
 from torch import Tensor, nn
 
 from sdegen.core.schema import FromRun
-from sdegen.models.parametrizations import Parametrization
+from sdegen.models.parametrizations import Moved, Parametrization
 from sdegen.networks.base import Network
-from sdegen.sde.base import SDE, Score
+from sdegen.sde.base import SDE, LinearSDE, Score
 from sdegen.sde.scores import RowScore
 
 
@@ -32,6 +32,15 @@ class ScoreModel(nn.Module, FromRun):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         return self.parametrization(self.network, self.sde, x, t)
+
+    def along(self, sde: LinearSDE) -> ScoreModel:
+        """Returns the score along another path, by a change of variables. The process of the training must be linear.
+
+        Args:
+            sde: other process, with noise-to-signal ratios that the process of the training has as well.
+        """
+        assert self.sde.linear is not None
+        return ScoreModel(self.network, Moved(self.parametrization, self.sde.linear), sde)
 
     def given(self, y: Tensor | None) -> Score:
         r"""Returns the score :math:`\nabla_x \log p_t(x \mid y)` given a condition, such as the class.

@@ -19,13 +19,19 @@ NOTES = ("multirun.yaml", forecast.NAME, TRIALS)
 """Files that Hydra and a forecast leave in folders without runs."""
 
 
+RESUMED = "resumed at"
+"""Name of the option with the steps at which a run was resumed to more steps."""
+
+
 class FinishedRun(NamedTuple):
     """A finished run.
 
     Attributes:
         folder: folder of the run.
         name: value of the option ``name``.
-        options: all options of the configuration, by path; the path of a group gives the name of its class.
+        options: all options of the finished training, by path; the path of a group gives its choice. They are those of
+            the configuration, with the changes when the run was resumed. If the number of steps was changed, the option
+            :data:`RESUMED` has the steps before: a run to 4000 steps and one that was resumed to them differ.
         metrics: content of ``metrics.json``.
         provenance: content of ``provenance.json``.
     """
@@ -53,6 +59,20 @@ class FinishedRun(NamedTuple):
         resumed = self.provenance.get("resumed")
         found = [self.provenance, *(resumed if isinstance(resumed, list) else [])]
         return [str(one["command"]) for one in found if isinstance(one, Mapping) and one.get("command")]
+
+
+def changes(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the options that were changed when a run was resumed, with the newest values, and :data:`RESUMED`."""
+    resumed = provenance.get("resumed")
+    found: dict[str, str] = {}
+    steps = []
+    for one in resumed if isinstance(resumed, list) else []:
+        options = one.get("options") if isinstance(one, Mapping) else None
+        if isinstance(options, Mapping):
+            found |= {str(path): str(value) for path, value in options.items()}
+            if {"trainer.steps", "trainer.epochs"} & options.keys():
+                steps.append(str(one.get("step")))
+    return found | ({RESUMED: ", ".join(steps)} if steps else {})
 
 
 def collect(root: Path) -> tuple[list[FinishedRun], list[tuple[Path, str]]]:
@@ -106,7 +126,7 @@ def read(folder: Path) -> FinishedRun:
         if re.search(r"(^|[\s\[{,:-])\*\w", text):
             raise ValueError
         config: Any = OmegaConf.to_container(OmegaConf.create(text))
-        options = {str(key): str(value) for key, value in flat_options(config)}
+        options = {str(key): str(value) for key, value in flat_options(config)} | changes(provenance)
         # The number of runs that were trained together does not change the result.
         options.pop("trainer.replicas", None)
     except Exception:  # The file may come from anyone and may contain anything.

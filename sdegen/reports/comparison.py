@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from sdegen import figures
-from sdegen.reports.collection import FinishedRun
+from sdegen.reports.collection import FinishedRun, changes
 from sdegen.reports.frontier import METRICS
 
 MOST_VARIED = 4
@@ -32,6 +32,8 @@ def varied(runs: Sequence[FinishedRun]) -> list[str]:
     lacking = {key for key in differing if any(key not in run.options for run in runs)}
     implied = {key for key in lacking if key.rpartition(".")[0] in differing} | _seeded(runs, differing)
     implied |= _measured_on_data(runs, differing)
+    # A person chose what was changed when a run was resumed.
+    implied -= {key for run in runs for key in changes(run.provenance)}
     return [key for key in differing if key not in implied]
 
 

@@ -100,7 +100,8 @@ def read(folder: Path) -> SamplingJob:
         nfe, seconds, count = float(samples["nfe"]), float(samples["seconds"]), len(samples["x"])
     metrics = folder / "metrics.json"
     options = {key: value for key, value in flat(node["sampler"]) if not key.endswith("_target_")}
-    options |= {"network": choice(node["network"]), "count": count}
+    options |= {"network": choice(node["network"]), "sde": choice(node["sde"]), "count": count}
+    options |= {f"sde.{key}": value for key, value in flat(node["sde"]) if key != "_target_"}
     options |= {key: node[key] for key in ("weights", "step", "seed")}
     guidance = [(f"guidance.{key}", value) for key, value in flat(node.get("guidance") or {}) if key != "_target_"]
     options |= dict(guidance, label=node.get("label"))

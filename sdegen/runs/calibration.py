@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sdegen.config.assembly import Components, build, some, work
 from sdegen.config.compose import Config
+from sdegen.config.options import choice
 from sdegen.core import schema
 from sdegen.core.randomness import generator
 from sdegen.core.schema import Trust
@@ -33,6 +34,8 @@ QUERIES, ORIGINALS = 1000, 100_000
 """Largest numbers of points whose nearest neighbours are searched, and among which they are searched."""
 NOISES = (1e-5, 0.05)
 """Smallest suggested time, below which float32 has few digits of the noise, and largest suggested noise."""
+TOLERANCE = 4.0
+"""Factor within which the range test cannot tell learning rates apart."""
 WIDTHS = (128, 2048)
 """Smallest and largest suggested width of a perceptron."""
 
@@ -84,11 +87,18 @@ def table(config: Config, found: Calibration) -> str:
     return "\n".join(lines)
 
 
-def command(line: str, found: Calibration) -> str:
-    """Returns a command line with the suggested values in place of the values that it has for the same options."""
-    values = {option: value for option, value, _ in found.advice if value is not None}
-    kept = [word for word in shlex.split(line) if word.lstrip("+").partition("=")[0] not in values]
-    return shlex.join([*kept, *(f"{option}={_written(value)}" for option, value in values.items())])
+def changes(config: Config, found: Calibration) -> list[str]:
+    """Returns the suggested values that differ from those of a configuration, as on the command line."""
+    new = ((option, value) for option, value, _ in found.advice if value not in (None, _now(config, option)))
+    return [f"{option}={_written(value)}" for option, value in new]
+
+
+def command(line: str, config: Config, found: Calibration) -> str:
+    """Returns a command line with the suggested values that differ from those of its configuration."""
+    new = changes(config, found)
+    options = {word.partition("=")[0] for word in new}
+    kept = [word for word in shlex.split(line) if word.lstrip("+").partition("=")[0] not in options]
+    return shlex.join([*kept, *new])
 
 
 def _now(config: Config, option: str) -> Any:  # noqa: ANN401
@@ -113,50 +123,46 @@ def _noise(parts: Components, asked: Config, x: Tensor) -> list[Advice]:
     elif "sigma_max" in node:
         found.append(Advice("sde.sigma_max", diameter, reason))
     else:
-        found.append(Advice("sigma_max", None, f"{reason}; sde={_choice(node)} needs no such option, sde=ve has auto"))
+        found.append(Advice("sigma_max", None, f"{reason}; sde={choice(node)} needs no such option, sde=ve has auto"))
     linear = parts.sde.linear
     if "eps" not in node or linear is None:
         return found
-    size, why = resolution(parts.dataset, x)
+    size, rounded = resolution(parts.dataset, x)
+    where = f"the values of the data are {size:.3g} apart" if rounded else f"nearest neighbours are {size:.3g} apart"
     # Rounding to cells of a width has the standard deviation width / sqrt(12).
     sigma = min(size / math.sqrt(12), NOISES[1])
     eps = float(linear.time(torch.tensor(2 * math.log(sigma), dtype=torch.float64)))
-    reason = f"{why}, and noise of less than {size:.3g} / √12 cannot be told from rounding"
-    reason += f": at t = {eps:.2g} the noise is {sigma:.2g}"
+    reason = f"{where} in each coordinate, in the network's units"
+    if node["eps"] <= eps and not rounded:
+        reason += f": the noise at t = {node['eps']:g} is smaller, so no detail is lost"
+        return [*found, Advice("sde.eps", None, reason)]
+    reason += f": at t = {eps:.2g} the noise is {sigma:.2g}, and smaller noise cannot be told from "
+    reason += "rounding, so learning it would be wasted" if rounded else "these distances"
     if eps < NOISES[0]:
         eps, reason = NOISES[0], f"{reason}, but below {NOISES[0]:g} float32 has few digits of the noise"
     return [*found, Advice("sde.eps", float(f"{eps:.1e}"), reason)]
 
 
-def resolution(dataset: Dataset, x: Tensor) -> tuple[float, str]:
-    """Returns the size of the finest details of the data, and what this size is.
+def resolution(dataset: Dataset, x: Tensor) -> tuple[float, bool]:
+    """Returns the size of the finest details of the data, and whether rounding limits it.
 
     It is the distance between neighbouring values of the finest column with tied values, and the distance between
     nearest neighbours for other columns, divided by the square root of the number of coordinates. Images count as one
     column. ``x`` ``(N, d)`` are points in the network's units.
     """
     columns = x.T if dataset.units.kind == "vectors" else x.reshape(1, -1)
-    steps, continuous = [], False
+    found, continuous = [], False
     for values in columns:
         distinct = values.unique()
         if len(distinct) == 1:
             continue
-        tied = 2 * len(distinct) <= len(values)
-        continuous |= not tied
-        steps += [float(distinct.diff().median())] * tied
-    found = [
-        (step, "the values of the data are {} apart in the network's units") for step in ([min(steps)] if steps else [])
-    ]
+        if 2 * len(distinct) <= len(values):
+            found.append((float(distinct.diff().median()), True))
+        else:
+            continuous = True
     if continuous:
-        distances = _neighbours(dataset)
-        found.append(
-            (
-                distances / math.sqrt(x.shape[1]),
-                "nearest neighbours are {} apart in each coordinate, in the network's units",
-            )
-        )
-    size, words = min(found, default=(1.0, "the data never change"))
-    return size, words.format(f"{size:.3g}")
+        found.append((_neighbours(dataset) / math.sqrt(x.shape[1]), False))
+    return min(found, default=(1.0, True))
 
 
 def _neighbours(dataset: Dataset) -> float:
@@ -211,6 +217,8 @@ def _steps(config: Config, parts: Components, trust: Trust) -> list[Advice]:
     batch = min(2 ** round(math.log2(max(bound, BATCHES[0]))), _power_of_two(n))
     noise = f"{scale:.0f} rows" if math.isfinite(scale) else "too large to be measured"
     reason = f"the gradient-noise scale after {steps} steps is {noise}: {limits[bound]}"
+    if batch > parts.trainer.batch_size:
+        reason += f"; a step then takes {batch / parts.trainer.batch_size:.2g} times as long"
     return [Advice("trainer.batch_size", batch, reason), _rate(config, batch, rows / 2, trust)]
 
 
@@ -227,6 +235,10 @@ def _rate(config: Config, batch: int, rows: float, trust: Trust) -> Advice:
         f"in a range test of {steps} steps, the loss falls up to {found.limit:.1g} and rises beyond; {MARGIN:g} times "
         f"less is safe in a long training"
     )
+    now = config["optimizer"].get("lr", math.inf)
+    if max(now / found.suggested, found.suggested / now) <= TOLERANCE:
+        reason += f", to within a factor of {TOLERANCE:g}: the present rate is as good"
+        return Advice("optimizer.lr", None, reason)
     return Advice("optimizer.lr", found.suggested, reason)
 
 
@@ -238,7 +250,3 @@ def _with_batch(config: Config, batch: int, trust: Trust) -> Components:
 def _power_of_two(value: float) -> int:
     """Returns the largest power of two that is at most ``value``, at least 1."""
     return 2 ** int(math.log2(max(value, 1)))
-
-
-def _choice(node: Config) -> str:
-    return schema.snake_case(node["_target_"].rpartition(".")[2])

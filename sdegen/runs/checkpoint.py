@@ -60,6 +60,7 @@ class Checkpoint(NamedTuple):
             :meth:`sdegen.training.history.History.state`.
         curve: held-out losses so far: see :meth:`sdegen.training.learning.Curve.state`.
         stream: number of the variant of the noise: see :class:`sdegen.training.batches.Stream`.
+        weighting: learned factor of the weighting: see :meth:`sdegen.training.weighting.Learned.state`; often empty.
     """
 
     config: dict[str, Any]
@@ -80,6 +81,7 @@ class Checkpoint(NamedTuple):
     history: dict[str, Tensor]
     curve: dict[str, Tensor]
     stream: int
+    weighting: dict[str, Tensor]
 
     def supplied(self) -> dict[str, Any]:
         """Returns the arguments that the data supply to the network."""
@@ -247,6 +249,7 @@ def _is_checkpoint(content: dict[str, Any]) -> bool:
         sound = all(map(_is_stored, conditions.values())) and are_conditions(conditions)
     sound = sound and _are_names(content["names"], shape, classes, content["conditions"])
     sound = sound and all(map(_is_stored, content["curve"].values())) and is_sound(content["curve"], content["step"])
+    sound = sound and all(map(_is_stored, content["weighting"].values()))
     return content["format"] == FORMAT and counted and sound and _is_history(content["history"], content["step"])
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from sdegen.core.errors import UserError
 from sdegen.core.randomness import generator
 from sdegen.datasets import Conditions, Dataset
-from sdegen.datasets.base import prefixed
+from sdegen.datasets.checks import prefixed
 from sdegen.datasets.file import opened
 from sdegen.datasets.table import shortened
 from sdegen.networks.condition import Condition

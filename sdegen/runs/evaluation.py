@@ -136,7 +136,8 @@ class Evaluation:
         metric = "points" if metric == "likelihood" and self.given is not None else metric
         found: Result = getattr(self, metric)()
         with files.new_folder(run.folder / "evaluations", metric) as (folder, final):
-            own = {"step": run.step, "weights": run.weights, "network": run.config["network"]}
+            own = {"step": run.step, "weights": run.weights}
+            own |= {group: run.config[group] for group in ("network", "sde")}
             files.write_yaml(folder / "config.yaml", {**own, **self.settings})
             files.write_json(folder / "metrics.json", found.metrics)
             kept = {name: value for name, value in found.arrays.items() if value is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ import torch
 from sdegen.config.assembly import replicated, together
 from sdegen.config.compose import Config
 from sdegen.core import schema
+from sdegen.core.progress import Progress, announced
 from sdegen.core.randomness import SampleNoise
 from sdegen.core.schema import Trust
 from sdegen.models.score import ScoreModel
@@ -26,7 +28,7 @@ from sdegen.training.trainer import DTYPES
 
 NAME = "forecast.json"
 SECONDS = 2.0
-"""Duration of the measured steps, in seconds."""
+"""Duration of the measured steps, and of the measured evaluations, in seconds; one of each is always measured."""
 TRIED = 16
 """Number of samples for which the evaluations of an adaptive sampler are counted."""
 
@@ -62,28 +64,38 @@ def forecast(config: Config, trust: Trust = schema.ANYTHING) -> Forecast:
     model, steps, seconds = training.models[0], training.steps, 0.0
     if steps:
         coming = training.stream.steps(0, steps)
-        taken: list[float] = []
-        # Do not count the first step: it is slower, because some work is done only once.
-        while len(taken) < min(4, steps) or (sum(taken[1:]) < SECONDS and len(taken) < steps):
-            taken.append(_timed(lambda: training.advance(next(coming)), device))
-        seconds = mean(taken[1:] or taken) * steps
+        # The first step is slower, because some work is done only once.
+        first = _seconds(lambda: training.advance(next(coming)), 1, device)
+        seconds = first + (steps - 1) * _seconds(lambda: training.advance(next(coming)), steps - 1, device)
     epochs, rest = divmod(steps, training.stream.points[0].per_epoch)
     rows = len(replicas) * parts.times.draws * (epochs * len(dataset.x) + rest * parts.trainer.batch_size)
     count, sampled, sampling_seconds = parts.config["count"], 0.0, 0.0
     if isinstance(model, ScoreModel):
         nfe: float | None = parts.sampler.evaluations
         if nfe is None:
-            nfe = draw(sde, model, parts.sampler, dataset.units, TRIED, device=device, dtype=dtype).nfe
-        batch = min(count, 1000)
-        x = torch.empty(batch, *dataset.units.shape, device=device, dtype=dtype)
-        x = sde.sample_prior(x, SampleNoise(0, 0, batch, dataset.units.shape, device))
+            nfe = draw(sde, model, parts.sampler, dataset.units, TRIED, device=device, dtype=dtype, silent=False).nfe
+        x = torch.empty(min(count, 1000), *dataset.units.shape, device=device, dtype=dtype)
+        x = sde.sample_prior(x, SampleNoise(0, 0, len(x), dataset.units.shape, device))
         t = torch.as_tensor(sde.T, device=device, dtype=dtype)
         with torch.no_grad():
-            once = median(_timed(lambda: model(x, t), device) for _ in range(5))
+            model(x[:TRIED], t)
+            once = _seconds(lambda: model(x, t), 5, device)
         sampled = nfe * count * len(replicas)
-        sampling_seconds = once * sampled / batch
+        sampling_seconds = once * sampled / len(x)
     memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else machine.peak_memory_mib()
     return Forecast(steps, rows, seconds, sampled, sampling_seconds, memory)
+
+
+def _seconds(work: Callable[[], object], most: int, device: torch.device) -> float:
+    """Returns the mean time of calls in seconds: of ``most`` calls, or of as many as take :data:`SECONDS`."""
+    taken: list[float] = []
+    while len(taken) < most and (not taken or sum(taken) < SECONDS):
+        began = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        taken.append(time.perf_counter() - began)
+    return mean(taken) if taken else 0.0
 
 
 def table(forecasts: Sequence[tuple[str, Forecast]]) -> str:
@@ -120,11 +132,16 @@ def read(folder: Path) -> dict[str, Forecast]:
 def each(configs: Sequence[Config]) -> list[Forecast]:
     """Returns the forecasts of runs. Each of several runs has its own process, so that its memory is measured alone."""
     if len(configs) == 1:
-        return [forecast(configs[0])]
+        with announced("timing a few steps of the training and of the sampler"):
+            return [forecast(configs[0])]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["sdegen.runs.forecast"])
-    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
-        return list(pool.map(forecast, configs))
+    progress, found = Progress("forecast", "runs"), []
+    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool, contextlib.closing(progress):
+        for cost in pool.map(forecast, configs):
+            found.append(cost)
+            progress.to(len(found), len(configs))
+    return found
 
 
 def _short(value: float) -> str:
@@ -133,11 +150,3 @@ def _short(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g}{letter}"
     return f"{value:.0f}"
-
-
-def _timed(work: Callable[[], object], device: torch.device) -> float:
-    began = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - began

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,11 +16,13 @@ from sdegen.core.errors import UserError
 from sdegen.datasets import Description, File, pictures
 from sdegen.datasets import table as tables
 from sdegen.datasets.arrays import Arrays
-from sdegen.datasets.base import check_memory, prefixed
-from sdegen.datasets.file import opened
+from sdegen.datasets.checks import check_memory, prefixed
+from sdegen.datasets.dialect import Ambiguous
+from sdegen.datasets.file import Opened, opened
+from sdegen.datasets.labels import Labels, word
 from sdegen.datasets.layout import Layout
 from sdegen.datasets.numerals import is_missing, is_number
-from sdegen.datasets.table import Choice, Labels, Table, shortened, title
+from sdegen.datasets.table import Choice, Table, shortened, title
 from sdegen.datasets.text import Options
 from sdegen.runs.arrays import ArrayLike, Frame, data, points
 from sdegen.runs.trained import Trained
@@ -39,9 +41,10 @@ class Given(NamedTuple):
     Attributes:
         x: points ``(N, *)`` float64, in the user's units.
         y: class of each point, ``(N,)``; None if the points or the run's data have no labels.
-        c: condition of each point, ``(N, *)``; None if the points or the run's data have no conditions.
-        columns: all columns of the table of the points, as texts, by name; for images, the numbers of the rows.
-        single: True for a single point that was given without the batch axis.
+            c: condition of each point, ``(N, *)``; None if the points or the run's data have no conditions.
+        columns: all columns of the table of the points, as texts, by name; for images, the names of the files
+            or the numbers of the rows.
+            single: True for a single point that was given without the batch axis.
     """
 
     x: Tensor
@@ -67,7 +70,7 @@ def given(run: Trained, name: str, source: str | Path | ArrayLike | Frame) -> Gi
             if isinstance(source, Path):
                 if source.is_dir():
                     return _pictures(run, source)
-                table, arrays = opened(source, _reading(run).options)
+                table, arrays = _opened(run, source)
             elif getattr(source, "columns", None) is not None:
                 table, arrays = _table_of_frame(source), None
             else:
@@ -97,6 +100,17 @@ def _reading(run: Trained) -> _Reading:
     columns, drop = ((tuple(node[key]) if node.get(key) else None) for key in ("columns", "drop"))
     choice = Choice(columns, node.get("labels"), drop or (), tuple(node.get("condition", ())))
     return _Reading(choice, Options(*map(node.get, Options._fields)), node.get("layout", "auto"))
+
+
+def _opened(run: Trained, path: Path) -> Opened:
+    options = _reading(run).options
+    try:
+        return opened(path, options)
+    except Ambiguous:
+        # The numbers of a few rows may not show their decimal sign, but the run's own file did.
+        if run.dataset.description.decimal is None:
+            raise
+        return opened(path, options._replace(decimal=run.dataset.description.decimal))
 
 
 def _pictures(run: Trained, folder: Path) -> Given:
@@ -183,7 +197,7 @@ def _label_names(run: Trained, table: Table) -> list[str]:
 def _labels_beside(run: Trained, arrays: Arrays) -> Labels | None:
     """Returns the labels in an array beside the points; other arrays are no coordinates, and are not read."""
     wanted = (_reading(run).choice.labels, *LABELS)
-    name = next((name for name in wanted if name in arrays.beside), None)
+    name = next((name for name in wanted if arrays.beside.get(str(name)) == arrays.x.shape[:1]), None)
     return None if name is None or run.classes is None else arrays.labels(str(name))
 
 
@@ -232,7 +246,7 @@ def _classes(run: Trained, labels: Labels | None) -> Tensor | None:
     if labels is None or run.classes is None:
         return None
     found, index = np.unique(labels.values, return_inverse=True)
-    numbers = [run.names.number(tables.word(label), run.classes) for label in found]
+    numbers = [run.names.number(word(label), run.classes) for label in found]
     return torch.tensor(numbers)[torch.from_numpy(index)]
 
 
@@ -251,15 +265,10 @@ def _rows(x: Tensor) -> dict[str, list[str]]:
     """Returns the columns of vectors ``x``, or the numbers of the rows of images."""
     if x.ndim == 2:
         names = [Description().column(i) for i in range(x.shape[1])]
-        return {name: list(map(_text, column)) for name, column in zip(names, x.T.tolist(), strict=True)}
+        return {name: list(map(_text, column)) for name, column in zip(names, x.T.numpy(), strict=True)}
     return {"row": [str(i + 1) for i in range(len(x))]}
 
 
-def _text(value: Any) -> str:  # noqa: ANN401
+def _text(value: np.generic) -> str:
     """Returns a value of a table as text. Whole numbers have no decimal point, and a missing number is empty."""
-    if isinstance(value, str):
-        return value
-    number = float(value)
-    if number != number:
-        return ""
-    return str(int(number)) if number.is_integer() and abs(number) < 2**53 else repr(number)
+    return "" if value != value else word(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +21,8 @@ from sdegen.core.randomness import generator
 from sdegen.datasets import Units
 from sdegen.guidance.classes import Guidance
 from sdegen.guidance.measurement import Measurement, array, linear_units
+from sdegen.guidance.noise import STD, Noise, as_noise
+from sdegen.guidance.operator import Decoded, Repeated, check_operator
 from sdegen.metrics.points import Metrics, unmeasured
 from sdegen.models.classifier import ClassifierModel
 from sdegen.models.likelihood import Likelihood
@@ -29,6 +31,7 @@ from sdegen.models.score import ScoreModel
 from sdegen.runs import conditions
 from sdegen.runs.conditions import Asked
 from sdegen.runs.trained import Trained
+from sdegen.sde.scores import Counted
 
 Label = int | float | str | bool | None
 """Label of a class, as the data have it; ``all`` for all classes, None for no class."""
@@ -45,13 +48,15 @@ class Observation(NamedTuple):
 
     Attributes:
         truth: measured image, ``(1, *)`` in the user's units; None if the user gave the result.
-        y: result of the measurement, ``(1, …)`` in the network's units.
-        measurement: linear map.
+        y: result of the measurement, ``(1, …)`` in the units of the measurement.
+        measurement: measurement of points in the network's units.
+        noise: noise of the measurement.
     """
 
     truth: Tensor | None
     y: Tensor
     measurement: Measurement
+    noise: Noise
 
 
 class Target(NamedTuple):
@@ -99,12 +104,18 @@ def planned(
     if node is None:
         return Plan([Target(one, c, _told(trained, one, c), None) for one in labels for c in values], None)
     seen = _observation(trained, node, given)
-    observed = None if seen is None else seen.y
+    own: dict[str, object] = {}
+    if seen is not None:
+        own = {"observed": seen.y, "measurement": seen.measurement, "noise": seen.noise}
 
     @cache
-    def load(folder: str, kind: type) -> ScoreModel | Likelihood:
+    def load(folder: str | None, kind: type) -> ScoreModel | Likelihood:
+        which = node.get("checkpoint", "last")
         settings = {"device": str(trained.device), "precision": trained.precision, "trust": trained.trust}
-        return _matching(trained, other or Trained(Path(folder), **settings), folder, kind)  # type: ignore[arg-type]
+        found = other
+        if found is None or which != "last":
+            found = Trained(Path(folder or trained.folder), which, **settings)  # type: ignore[arg-type]
+        return _matching(trained, found, folder or str(trained.folder), kind)
 
     targets = []
     for one, c in ((one, c) for one in labels for c in values):
@@ -112,7 +123,7 @@ def planned(
         y = None if c is None or trained.conditions is None else trained.conditions.encode(c)
         steered = {by for by, value in (("label", one), ("y", c)) if value is not None and _steers(trained, node, by)}
         told = _told(trained, None if "label" in steered and not tells else one, None if "y" in steered else c)
-        guidance = _guidance(trained, node, one, y, observed, load, told)
+        guidance = _guidance(trained, node, one, {**own, "given": told, "y": y}, load)
         targets.append(Target(one, c, None if tells else told, guidance))
     return Plan(targets, seen)
 
@@ -129,26 +140,17 @@ def _guidance(
     trained: Trained,
     node: Config,
     label: int | None,
-    y: Tensor | None,
-    observed: Tensor | None,
-    load: Callable[[str, type], ScoreModel | Likelihood],
-    told: Tensor | None,
+    own: Mapping[str, object],
+    load: Callable[[str | None, type], ScoreModel | Likelihood],
 ) -> Guidance:
-    """Returns the guidance towards a class, a condition ``y``, a result ``observed``, or what is told.
-
-    The condition and the result are in the network's units.
-    """
-    if _steers(trained, node, "observed"):
-        linear_units(trained.units, choice(node))
-    cls: type[Guidance] = schema.resolve(node["_target_"], trained.trust)
-    if cls.conditional and trained.model.network.condition is None:
-        network = trained.config["network"]
-        fix = "train one with network.label_dropout=0.1"
-        if not schema.takes(network, "label_dropout", trained.trust):
-            fix = f"network={choice(network)} cannot take it: {fix} and network=mlp, scorenet or unet"
-        raise UserError(f"guidance={choice(node)}: the network of {trained.folder} does not take the class: {fix}")
-    supplied = {"label": label, "y": y, "given": told, "observed": observed, "load": load}
-    guidance: Guidance = construct({"guidance": node}, "guidance", trained.trust, shape=trained.units.shape, **supplied)
+    """Returns the guidance towards the class ``label``, or towards a condition or an observation in ``own``."""
+    if _steers(trained, node, "given") and label is not None and own.get("given") is None:
+        raise UserError(_lacking(trained, node))
+    supplied = {"label": label, "shape": trained.units.shape, "load": load, **own}
+    rest = {key: value for key, value in node.items() if key not in own}
+    guidance: Guidance = construct({"guidance": rest}, "guidance", trained.trust, **supplied)
+    if guidance.conditional and trained.model.network.condition is None:
+        raise UserError(_lacking(trained, node))
     if guidance.contrasts and conditions.needs_one(trained):
         dropout = "condition_dropout" if trained.conditions is not None else "label_dropout"
         other = ", or use guidance.scale=1" if guidance.conditional else ""
@@ -157,7 +159,17 @@ def _guidance(
             f"one with network.{dropout}=0.1{other}"
         )
     check_process({**trained.config, "guidance": node}, {"guidance": guidance}, trained.trust)
+    # The guidance checks the process when it makes the score. This costs nothing.
+    guidance(trained.sde, Counted(trained.score_model))
     return guidance
+
+
+def _lacking(trained: Trained, node: Config) -> str:
+    """Returns the message about a network that does not take the class."""
+    network, fix = trained.config["network"], "train one with network.label_dropout=0.1"
+    if not schema.takes(network, "label_dropout", trained.trust):
+        fix = f"network={choice(network)} cannot take it: {fix} and network=mlp, scorenet or unet"
+    return f"guidance={choice(node)}: the network of {trained.folder} does not take the class: {fix}"
 
 
 def picture(units: Units, seen: Observation) -> Tensor:
@@ -166,6 +178,8 @@ def picture(units: Units, seen: Observation) -> Tensor:
     If the measurement mixes entries of different scales, the picture is in the network's units.
     """
     affine = units.affine
+    if seen.measurement.of_data:
+        return seen.measurement.picture(seen.y)
     if affine is not None and seen.measurement.selects:
         return affine.decode(seen.measurement.picture(seen.y)[None])[0]
     if affine is None or not affine.uniform:
@@ -174,7 +188,7 @@ def picture(units: Units, seen: Observation) -> Tensor:
 
 
 def agreement(units: Units, x: Tensor, seen: Observation) -> Metrics:
-    """Returns the distances from samples to an observation and from their mean to the truth, in the network's units."""
+    """Returns the distances from samples to an observation, and from their mean to the truth in the network's units."""
 
     def rms(x: Tensor) -> float:
         return float(x.square().mean().sqrt())
@@ -223,20 +237,63 @@ def _observation(trained: Trained, node: Config, given: Tensor | None) -> Observ
         if given is not None:
             raise UserError(f"observed: guidance={choice(node)} takes no measurement: leave out observed=")
         return None
-    path = "guidance.measurement"
-    measurement = construct({path: node["measurement"]}, path, trained.trust, shape=trained.units.shape)
-    affine, name = linear_units(trained.units, choice(node)), "observed"
+    measurement, noise = _measurement(trained, node)
+    name = "observed"
     if given is None:
         if node["path"] is None:
-            return _measured_image(trained, node, measurement)
+            return _measured_image(trained, node, measurement, noise)
         name = f"guidance.path={node['path']}"
         try:
             given = array("guidance.path", node["path"])
         except ValueError as error:
             raise UserError(str(error)) from None
-    y, zero, scale = given.double()[None], measurement(affine.shift[None]), affine.scale.flatten()[0]
-    if y.shape != zero.shape:
-        raise UserError(f"{name}: has the shape {tuple(y.shape[1:])}: give an array of shape {tuple(zero.shape[1:])}")
+    shape = measurement(torch.zeros(1, *trained.units.shape, dtype=torch.float64)).shape[1:]
+    y = given.double()[None]
+    if y.shape[1:] != shape and y.shape[2:] == shape and y.shape[1]:
+        measurement = Repeated(measurement, y.shape[1])
+    elif y.shape[1:] != shape:
+        raise UserError(
+            f"{name}: has the shape {tuple(given.shape)}: give an array of shape {tuple(shape)}, or an array of "
+            f"several of these for independent results of the same measurement"
+        )
+    _check_lowest(name, y, noise)
+    return Observation(None, _encoded(trained.units, name, y, measurement), measurement, noise)
+
+
+def _measurement(trained: Trained, node: Config) -> tuple[Measurement, Noise]:
+    """Returns the measurement of a node, for points in the network's units, and its noise."""
+    path, units = "guidance.measurement", trained.units
+    measurement = construct({path: node["measurement"]}, path, trained.trust, shape=units.shape)
+    try:
+        noise = node.get("noise", STD)
+        if isinstance(noise, Mapping):
+            noise = construct({"guidance.noise": noise}, "guidance.noise", trained.trust)
+        noise = as_noise(noise)
+    except ValueError as error:
+        raise UserError(f"guidance.{error}") from None
+    if not (measurement.of_data or noise.of_data):
+        linear_units(units, choice(node))
+        return measurement, noise
+    points = torch.randn(3, *units.shape, generator=generator("cpu", 0, "operator"), dtype=trained.dtype)
+    check_operator(measurement, units.decode(points).to(trained.device, trained.dtype))
+    return Decoded(measurement, units, trained.dtype), noise
+
+
+def _check_lowest(name: str, y: Tensor, noise: Noise) -> None:
+    """Raises UserError if a measurement, with or without noise, has numbers that the noise cannot have."""
+    if bool((y < noise.lowest).any()):
+        raise UserError(
+            f"{name}: has a measurement of {float(y.min()):g}, and {type(noise).__name__.lower()} noise needs at least "
+            f"{noise.lowest:g}: use guidance/noise=gaussian"
+        )
+
+
+def _encoded(units: Units, name: str, y: Tensor, measurement: Measurement) -> Tensor:
+    """Returns the user's result of a measurement, ``(1, …)``, in the units of the measurement."""
+    affine = units.affine
+    if measurement.of_data or affine is None:
+        return y
+    zero, scale = measurement(affine.shift[None]), affine.scale.flatten()[0]
     if measurement.selects:
         scale = measurement(affine.scale[None])
     elif not affine.uniform:
@@ -244,10 +301,10 @@ def _observation(trained: Trained, node: Config, given: Tensor | None) -> Observ
             f"{name}: is in the units of the data, whose entries are scaled differently for the network: train a run "
             f"with dataset.standardize=false"
         )
-    return Observation(None, (y - zero) / scale, measurement)
+    return (y - zero) / scale
 
 
-def _measured_image(trained: Trained, node: Config, measurement: Measurement) -> Observation:
+def _measured_image(trained: Trained, node: Config, measurement: Measurement, noise: Noise) -> Observation:
     """Measures a held-out image, or a fresh image if none is held out. The noise is the same for every seed."""
     number, dataset = node["image"], trained.dataset
     images = dataset.held_out
@@ -260,22 +317,30 @@ def _measured_image(trained: Trained, node: Config, measurement: Measurement) ->
     if not 0 <= number < len(images):
         raise UserError(f"guidance.image={number}: no such image: choose from 0 to {len(images) - 1}")
     truth = images[number : number + 1].double()
-    y = measurement(trained.units.encode(truth))
-    noise = torch.randn(y.shape, generator=generator("cpu", 0, "measurement", number), dtype=y.dtype)
-    return Observation(truth, y + node["noise"] * noise, measurement)
+    clean = measurement(trained.units.encode(truth))
+    _check_lowest(f"guidance.image={number}", clean, noise)
+    return Observation(truth, noise.draw(clean, generator("cpu", 0, "measurement", number)), measurement, noise)
 
 
 def _matching(trained: Trained, other: Trained, folder: str, kind: type) -> ScoreModel | Likelihood:
     if not isinstance(other.model, kind):
         raise UserError(f"guidance.run={folder}: holds no {WANTED[kind]}")
+    if (other.folder, other.step) == (trained.folder, trained.step):
+        raise UserError(
+            f"guidance.run={folder}: step {other.step} is the network that is sampled: give guidance.checkpoint= with "
+            f"an earlier step, or the run of a weaker network"
+        )
     same = other.config["dataset"]["_target_"] == trained.config["dataset"]["_target_"]
     if kind is RegressorModel and other.conditions is not None and trained.conditions is not None:
         same = same and other.conditions.units.equals(trained.conditions.units)
     if not (same and other.units.equals(trained.units)):
         raise UserError(f"guidance.run={folder}: was trained on other data than {trained.folder}: train on these data")
-    if other.config["sde"] != trained.config["sde"]:
+    model = copy.deepcopy(other.model).to(trained.device, trained.dtype)
+    if other.config["sde"] == trained.config["sde"]:
+        return model
+    if other.config["sde"] != trained.trained_along or trained.sde.linear is None:
         raise UserError(
             f"guidance.run={folder}: was trained with another SDE than {trained.folder}: train it with the options "
             f"under sde: in {trained.folder}/config.yaml"
         )
-    return copy.deepcopy(other.model).to(trained.device, trained.dtype)
+    return model.along(trained.sde.linear)

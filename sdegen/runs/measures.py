@@ -20,10 +20,9 @@ from sdegen.metrics.features import Features
 from sdegen.metrics.floors import Floors
 from sdegen.metrics.labels import feature_classes
 from sdegen.metrics.points import Metrics, averaged_over_classes
-from sdegen.runs import files, floors
+from sdegen.runs import floors
 from sdegen.runs.checkpoint import stored
 from sdegen.runs.trained import Trained
-from sdegen.sde.base import SDE, Score
 
 log = logging.getLogger("sdegen")
 
@@ -35,8 +34,8 @@ def measure(run: Trained, x: Tensor, y: Tensor | None) -> Metrics:
     """Returns the metrics of points, images or signals with their floors; empty if nothing can be measured.
 
     ``x`` is ``(N, *)`` in the user's units, on the CPU. ``y`` is ``(N,)``, the classes of guided samples, or None. The
-    points of a class are compared with the data of this class. The run's folder keeps the floors, and the classifier
-    that computes the features of images and signals.
+    points of a class are compared with the data of this class. The floors, and the classifier that computes the
+    features of images and signals, are kept: see :mod:`sdegen.runs.floors`.
     """
     with floors.kept(run) as known, announced(f"measuring {len(x)} samples, and the floors"):
         return _measured(run, x, y, known)
@@ -76,21 +75,21 @@ def _measured(run: Trained, x: Tensor, y: Tensor | None, known: Floors) -> Metri
     return {**whole, **metrics.measure_conditional(dataset, x, y, features, of_features)}
 
 
-def score_error(dataset: Dataset, sde: SDE, score: Callable[[int | None], Score], y: Tensor | None) -> Metrics:
-    """Returns the error of a score, or of the scores of classes; empty if the exact score is not known.
+def score_error(run: Trained, y: Tensor | None) -> Metrics:
+    """Returns the error of a run's score, or of its scores of classes; empty if the exact score is not known.
 
-    ``score`` returns the score of a class, or the score without a class for None. ``y`` ``(N,)`` holds the classes;
-    with None, the error is that of the score without a class.
+    ``y`` ``(N,)`` holds the classes; with None, the error is that of the score without a class.
     """
 
-    def error(data: Dataset, label: int | None) -> Metrics:
-        value = metrics.score_error(data, sde, score(label))
+    def error(label: int | None) -> Metrics:
+        data = run.dataset if label is None else run.dataset.of_class(label)
+        value = run.once(("score error", label), lambda: metrics.score_error(data, run.sde, run.score_on_cpu(label)))
         entry = {"value": value, "floor": 0.0, "train": None, "floor_from": "exact score"}
         return {} if value is None else {"score_error": entry}
 
-    if y is None or dataset.law is None:
-        return error(dataset, None)
-    return averaged_over_classes({label: error(dataset.of_class(label), label) for label in y.unique().tolist()})
+    if y is None or run.dataset.law is None:
+        return error(None)
+    return averaged_over_classes({label: error(label) for label in y.unique().tolist()})
 
 
 def tell(run: Trained, x: Tensor) -> Metrics:
@@ -146,18 +145,16 @@ def shuffled(x: Tensor, seed: int) -> Tensor:
 
 
 def _features(run: Trained, known: Floors) -> tuple[Features, Floors]:
-    """Returns the classifier of the run's folder and the floors with its features; trains it if the file is missing."""
-    path, dataset = run.folder / "features.pt", run.dataset
-    if path.exists():
-        features = Features(dataset.units.shape, feature_classes(dataset))
-        try:
-            features.load_state_dict(stored(path))  # type: ignore[arg-type]
-        except (UserError, RuntimeError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: not a classifier for features ({type(error).__name__}): remove it") from None
-    else:
+    """Returns the classifier that is kept for the data, and the floors with its features; trains it if none is kept."""
+    path, dataset = floors.folder(run) / "features.pt", run.dataset
+    features = Features(dataset.units.shape, feature_classes(dataset))
+    try:
+        features.load_state_dict(stored(path))  # type: ignore[arg-type]
+    except (UserError, RuntimeError, TypeError, AttributeError):
         log.info(f"training the classifier that gives the features of {dataset.units.kind}")
         features = metrics.fit_features(dataset)
-        files.replace(path, lambda temporary: torch.save(features.state_dict(), temporary))
+        state = features.state_dict()
+        floors.keep(path, lambda temporary: torch.save(state, temporary))
     digest = hashlib.blake2b(digest_size=8)
     for value in features.state_dict().values():
         digest.update(value.cpu().contiguous().numpy().tobytes())

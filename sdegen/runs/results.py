@@ -27,11 +27,12 @@ from sdegen.metrics.points import Metrics
 from sdegen.models.likelihood import Likelihood
 from sdegen.runs import conditions, events, files, guiding, likelihoods, measures
 from sdegen.runs.conditions import DATA, Asked
-from sdegen.runs.guiding import Label, Observation, Plan, planned
+from sdegen.runs.guiding import Label, Observation, Plan, Target, planned
 from sdegen.runs.run import Run
 from sdegen.runs.sampling import on_cpu
 from sdegen.samplers import Samples
 from sdegen.sde.base import Score
+from sdegen.sde.scores import Counted
 
 log = logging.getLogger("sdegen")
 
@@ -91,7 +92,7 @@ def write(
     log.info(f"drawing {count} samples{each} with the sampler {name}{by}, {run.weights_used()}")
     drawn = _drawn(run, plan, count, seed, batch_size, of_data)
     own = {"step": run.step, "weights": run.weights, "seed": seed, "batch_size": batch_size}
-    own |= {group: run.config[group] for group in ("sampler", "network")}
+    own |= {group: run.config[group] for group in ("sampler", "network", "sde")}
     steered = {"guidance": guidance, "label": label, "condition": condition}
     steered = {key: value for key, value in steered.items() if value is not None}
     facts: dict[str, Any] = {"nfe": drawn.nfe, "seconds": drawn.seconds, "seed": seed, "step": run.step}
@@ -217,7 +218,7 @@ def _judge(run: Run, drawn: Drawn, seen: Observation | None, folder: Path) -> Me
         found = measures.measure(run, drawn.x, drawn.y)
         if run.units.kind == "vectors" and not conditions.needs_one(run):
             y = None if run.model.network.condition is None else drawn.y
-            found |= measures.score_error(dataset, run.sde, run.score_on_cpu, y)
+            found |= measures.score_error(run, y)
     files.write_json(folder / "metrics.json", found)
     if found:
         log.info(metrics.table(found))
@@ -241,10 +242,7 @@ def _draw_samples(run: Run, drawn: Drawn, plan: Plan, folder: Path, animate: boo
             dataset = dataset.of_class(int(drawn.y[0]))
         shown["marginals"] = figures.marginals(dataset, samples, run.sde)
         if run.units.shape != (1,) and one:
-            told: Score = run.score_model if target.told is None else run.score_model.given(target.told)
-            steered = told if target.guidance is None else target.guidance(run.sde, told)
-            score = on_cpu(steered, run.device, run.dtype)
-            shown["trajectories"] = figures.trajectories(dataset, samples, run.sde, score)
+            shown["trajectories"] = figures.trajectories(dataset, samples, run.sde, _flow(run, target, samples))
         if drawn.y is not None and one:
             for name in shown.keys() - {"samples"}:
                 shown[name].suptitle(f"class {run.names.label(int(drawn.y[0]))}")
@@ -265,6 +263,16 @@ def _draw_samples(run: Run, drawn: Drawn, plan: Plan, folder: Path, animate: boo
     _save(shown, folder)
     if animate:
         animations.save(animations.animation(dataset, samples, run.sde), folder / "generation.gif")
+
+
+def _flow(run: Run, target: Target, samples: Samples) -> Samples | None:
+    """Returns paths of the flow from the noise of the first samples. Samplers with the same noise share the paths."""
+    if target.guidance is not None or target.told is not None:
+        told: Score = run.score_model if target.told is None else run.score_model.given(target.told)
+        steered = told if target.guidance is None else target.guidance(run.sde, Counted(told))
+        return figures.flow(run.sde, on_cpu(steered, run.device, run.dtype), samples)
+    start = samples.path[0, : figures.FLOWS].tolist()
+    return run.once(f"flow from {start}", lambda: figures.flow(run.sde, run.score_on_cpu(), samples))
 
 
 def _signal_figures(run: Run, drawn: Drawn, seen: Observation | None) -> dict[str, Figure]:

@@ -31,6 +31,7 @@ from sdegen.runs.sampling import draw
 from sdegen.runs.trained import Precision, Trained, Weights
 from sdegen.samplers import Samples
 from sdegen.sde.base import Score
+from sdegen.sde.scores import Counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,8 +70,9 @@ def load(
         device: device of the computation: ``auto``, ``cpu``, ``cuda``, …
         precision: precision of the computation: ``float32`` or ``float64``.
         trust: modules whose classes the configuration may name, in addition to this package.
-        nodes: nodes that replace nodes of the run, by group: ``sampler`` or ``network``. Only the oracle can replace
-            the network.
+        nodes: nodes that replace nodes of the run, by group: ``sampler``, ``network`` or ``sde``. Only the oracle can
+            replace the network. With another linear SDE, the network is used along the path of this SDE, by a change of
+            variables, on the range of noise-to-signal ratios that both SDEs have.
 
     Raises:
         UserError: an option is wrong, or the folder, the checkpoint or its configuration is damaged or refused.
@@ -119,7 +121,9 @@ class Run(Trained):
             raise UserError(
                 f"t: has the shape {tuple(times.shape)}: give a number, or one for each of {len(batch)} points"
             )
-        score: Score = self._score() if self.guidance is None else self.guidance(self.sde, self._score())
+        score: Score = self._score()
+        if self.guidance is not None:
+            score = self.guidance(self.sde, Counted(score))
         with torch.no_grad():
             inner = score(self.units.encode(batch).to(self.dtype), times)
         decoded = self.units.score(batch, inner)
@@ -277,7 +281,9 @@ class Run(Trained):
         Raises:
             UserError: the network does not take the condition or the class, or they do not fit the data.
         """
-        if self.guidance is not None or self._told is not None:
+        if self.guidance is not None:
+            raise UserError(f"guidance={self._guided_by}: the run is guided already: call given() on the unguided run")
+        if self._told is not None:
             raise UserError(f"{self._guided_by}: this run has a condition already: call given() on the run itself")
         if label == "all":
             raise UserError("label=all: must be one class of the data: call given() once for each class")
@@ -342,18 +348,21 @@ class Run(Trained):
 
         Args:
             name: choice of the group ``guidance``: ``classifier``, ``regressor``, ``classifier_free``, ``inpaint``, …
-            run: run with the classifier or regressor, or the folder of this run.
+            run: run with the classifier or the regressor, or with the weaker network for ``auto``; a run or its folder.
             condition: condition to steer towards, for ``regressor`` and ``classifier_free``: see :meth:`given`.
             label: label of the class to steer towards, as in the data.
-            observed: result of a measurement in the user's units, for ``inpaint``, ``deblur``, …; if None, a held-out
-                image is measured.
+            observed: result of a measurement in the user's units, for ``inpaint``, ``operator``, …, or several
+                independent results in one array; if None, a held-out image is measured.
             options: options of the guidance, such as ``scale=2.0`` or ``measurement={"mask": "top"}``.
 
         Raises:
             UserError: the guidance or an option does not exist, or the guidance does not work with this run.
         """
         if self.guidance is not None or self._told is not None:
-            raise UserError(f"guidance={self._guided_by}: the run is guided already: call guided() on the unguided run")
+            raise UserError(
+                f"guidance={self._guided_by}: the run is guided already, and the guidances of two observations do not "
+                f"add up: call guided() on the unguided run, with all observations"
+            )
         if label == "all":
             raise UserError("label=all: must be one class of the data: call guided() once for each class")
         loaded = run if isinstance(run, Run) else None

@@ -148,7 +148,8 @@ class Session:
         for writer, own in zip(self.writers, saved, strict=True):
             writer.restore(own)
         first, states, histories = saved[0], [own.optimizer for own in saved], [own.history for own in saved]
-        self.training.restore(states, histories, first.step, first.seconds, variant)
+        weightings = [own.weighting for own in saved]
+        self.training.restore(states, histories, weightings, first.step, first.seconds, variant)
         self.saved = first.step
 
     def save(self) -> None:

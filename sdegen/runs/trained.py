@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import textwrap
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from sdegen.config.assembly import known_by
+from sdegen.config.assembly import known_by, some
 from sdegen.config.compose import Config
-from sdegen.config.construction import connect, construct, make_network, with_steps_of_chain
-from sdegen.config.options import GROUPS, SAMPLE, TRAIN, check
+from sdegen.config.construction import connect, construct, make_network, measured, with_steps_of_chain
+from sdegen.config.options import GROUPS, SAMPLE, TRAIN, check, choice
 from sdegen.config.rules import NOUNS, check_process
 from sdegen.core import schema
 from sdegen.core.errors import UserError
@@ -29,12 +30,15 @@ from sdegen.runs import files
 from sdegen.runs.checkpoint import Checkpoint
 from sdegen.runs.sampling import on_cpu
 from sdegen.samplers import Sampler
-from sdegen.sde.base import SDE, Score
+from sdegen.sde.base import SDE, LinearSDE, Score
 from sdegen.training.trainer import DTYPES, find_device
+
+log = logging.getLogger("sdegen")
 
 LOADED = ("sde", "network", "parametrization", "dataset", "sampler")
 """Groups that sampling needs."""
 
+Result = TypeVar("Result")
 Weights = Literal["ema", "raw"]
 Precision = Literal["float32", "float64"]
 
@@ -46,7 +50,8 @@ class Trained:
         folder: the run's folder.
         config: configuration of the run, plain data.
         step: step of the checkpoint.
-        sde: forward process.
+        sde: forward process of the samples.
+        trained_along: node of the forward process of the training.
         model: trained score in the network's units, or trained classifier or regressor.
         sampler: default sampler for new samples.
         units: conversion between the network's units and the user's units.
@@ -84,8 +89,10 @@ class Trained:
         self.conditions = restored_conditions(saved.conditions)
         columns, classes, told = (tuple(saved.names[kind]) for kind in ("columns", "classes", "conditions"))
         self.names = Description(columns, classes, conditions=told)
-        # Copies of this run share this function, and so the data.
-        self._dataset = cache(self._read_dataset)
+        self._shared: dict[Hashable, Any] = {}
+        self.trained_along: Config = saved.config["sde"]
+        if "auto" in self.config["sde"].values():
+            self.config["sde"] = measured(self.config["sde"], self.units.encode(some(self.dataset)), trust)
         self.sde: SDE = construct(self.config, "sde", trust)
         self.sampler: Sampler = construct(self.config, "sampler", trust)
         self.model = self._model(saved).to(self.device, self.dtype).eval()
@@ -100,12 +107,23 @@ class Trained:
         if not exact:
             load_weights(network, saved.ema if self.weights == "ema" else saved.weights)
         parametrization = construct(self.config, "parametrization", self.trust, moments=saved.known_moments())
-        return connect(network, parametrization, self.sde)
+        if exact or self.config["sde"] == self.trained_along:
+            return connect(network, parametrization, self.sde)
+        model = connect(network, parametrization, construct({"sde": self.trained_along}, "sde", self.trust))
+        self.sde = _shared(self.sde, model.sde, (choice(self.config["sde"]), choice(self.trained_along)))
+        return model.along(self.sde)
 
     @property
     def dataset(self) -> Dataset:
         """Training data, generated or read again; raises UserError if the file is gone or contains other data."""
-        return self._dataset()
+        return self.once("dataset", self._read_dataset)
+
+    def once(self, key: Hashable, compute: Callable[[], Result]) -> Result:
+        """Returns a result that does not depend on the sampler. It is computed once for this run and its copies."""
+        if key not in self._shared:
+            self._shared[key] = compute()
+        result: Result = self._shared[key]
+        return result
 
     def _read_dataset(self) -> Dataset:
         dataset: Dataset = construct(self.config, "dataset", self.trust, seed=self.config["seed"])
@@ -138,7 +156,10 @@ class Trained:
 
     def weights_used(self) -> str:
         """Returns the name of the weights that are loaded, such as ``ema weights of step 500``."""
-        return "exact score" if self.model.network.exact else f"{self.weights} weights of step {self.step}"
+        if self.model.network.exact:
+            return "exact score"
+        along = f" for sde={choice(self.trained_along)}" if self.config["sde"] != self.trained_along else ""
+        return f"{self.weights} weights of step {self.step}{along}"
 
 
 def _replaced(own: Config, nodes: Mapping[str, Any], trust: Trust) -> Config:
@@ -149,7 +170,41 @@ def _replaced(own: Config, nodes: Mapping[str, Any], trust: Trust) -> Config:
     network = schema.resolve(config["network"]["_target_"], trust)
     if config["network"] != own["network"] and not network.exact:  # type: ignore[attr-defined]
         raise UserError("network: the weights of a checkpoint fit only its own network: use network=run or oracle")
+    if config["sde"] != own["sde"]:
+        for node in (own["sde"], config["sde"]):
+            chain = "a chain" if "levels" in node else ""
+            if why := chain or ("" if issubclass(schema.resolve(node["_target_"], trust), LinearSDE) else "not linear"):
+                raise UserError(
+                    f"sde={choice(config['sde'])}: the network was trained with sde={choice(own['sde'])}, and a change "
+                    f"of path needs linear SDEs in continuous time, but sde={choice(node)} is {why}: use sde=run"
+                )
     return {**config, "sampler": with_steps_of_chain(config["sampler"], config["sde"])}
+
+
+def _shared(sde: SDE, trained: SDE, names: tuple[str, str]) -> LinearSDE:
+    """Returns a process, cut to the noise-to-signal ratios of the process of the training. Logs the range.
+
+    Raises:
+        UserError: the processes have no ratios in common.
+    """
+    assert sde.linear is not None and trained.linear is not None
+    name, before = names
+    cut, own = sde.linear.within(trained.linear), trained.linear.within(sde.linear)
+    if not cut.eps < cut.T:
+        raise UserError(f"sde={name}: has no noise-to-signal ratios in common with sde={before}: change its options")
+    first, last = (0.5 * cut.log_nsr(torch.tensor([cut.eps, cut.T], dtype=torch.float64))).exp().tolist()
+    log.info(
+        f"sde={name} with a network for sde={before}: σ/α from {first:.3g} to {last:.4g}, which both have, at t from "
+        f"{cut.eps:.3g} to {cut.T:.4g}"
+    )
+    # The same points have the same x/α on both paths.
+    stds = [one.prior_std / float(one.alpha(torch.tensor(one.T, dtype=torch.float64))) for one in (cut, own)]
+    if not math.isclose(*stds, rel_tol=1e-3):
+        log.info(
+            f"the prior of x/α at the largest noise has the standard deviation {stds[0]:.4g} for sde={name}, and "
+            f"{stds[1]:.4g} for sde={before}"
+        )
+    return cut
 
 
 def load_weights(network: Network, weights: Mapping[str, Tensor]) -> None:

@@ -25,6 +25,7 @@ from sdegen.runs.conditions import DATA, needs_one, of_data
 from sdegen.runs.run import Run, load
 from sdegen.runs.sampling import draw, on_cpu
 from sdegen.runs.trained import load_weights
+from sdegen.training.held_out import HeldOut
 from sdegen.training.learning import Curve, Trend
 from sdegen.training.loop import Training
 from sdegen.training.trainer import DTYPES
@@ -67,6 +68,11 @@ class Writer:
         files.write_json(self.folder / files.DATA, self.summary)
 
     @cached_property
+    def watched(self) -> HeldOut:
+        """Held-out loss of the curve. It is made late: the number of batches of a resumed run is in its checkpoint."""
+        return self.held_out.within(max(1, self.curve.every // AFFORDED))
+
+    @cached_property
     def baseline(self) -> float | None:
         """Unit of the loss. It is computed late, after the data of a resumed run have been checked."""
         return self.parts.baseline() if self.training.steps else None
@@ -94,7 +100,10 @@ class Writer:
         now, before = machine.provenance(""), saved.provenance
         changed = [key for key in ("python", "packages", "commit", "clean") if now[key] != before.get(key)]
         earlier = before.get("resumed")
-        own = {"step": saved.step, "command": command, **{key: now[key] for key in changed}}
+        # config.yaml keeps the options of the beginning.
+        given = dict(flat_options(saved.config))
+        options = {path: value for path, value in flat_options(self.parts.config) if given.get(path) != value}
+        own = {"step": saved.step, "command": command, "options": options, **{key: now[key] for key in changed}}
         self.provenance = {**before, "resumed": [*(earlier if isinstance(earlier, list) else []), own]}
         self.resumed = True
         # The metrics are written last, so that their file means that the run is finished.
@@ -124,7 +133,7 @@ class Writer:
     def warn(self) -> None:
         """Log what was read, and warnings about options that the user may not have meant."""
         if not self.resumed:
-            for line in self.summary["text"]:
+            for line in [*self.summary["text"], *self.parts.prior_text()]:
                 log.info(line)
         if self.parts.trainer.precision == "bfloat16" and self.parts.dataset.units.kind == "vectors":
             log.warning(
@@ -139,7 +148,7 @@ class Writer:
 
         Return None without held-out points, or if the loss is not finite.
         """
-        losses = self.held_out.losses(self.average, max(1, self.curve.every // AFFORDED))
+        losses = self.watched.losses(self.average)
         # A loss that overflows is no record: the training fails soon, or recovers.
         if losses is None or not bool(losses.isfinite().all()):
             return None
@@ -162,7 +171,8 @@ class Writer:
         """Return the held-out loss of the trained network, its unit and the trend of the curve; empty if unknown.
 
         ``over`` names the simple model whose loss is the unit, ``share`` is the loss in this unit, and ``best`` is the
-        share of the exact score, if it is known.
+        share of the exact score, if it is known. ``noise`` is the smallest change of the loss that counts, and ``fall``
+        the fall of the loss since the start of the training.
         """
         loss, training, trend = self.held_out.loss(self.average), self.training, self.curve.trend()
         if not training.steps or loss is None:
@@ -176,7 +186,7 @@ class Writer:
         if ended and (trend is None or trend.name == "still falling"):
             # The patience may be shorter than the quarter of the steps after which a curve counts as flat.
             trend = Trend("flat", training.step - self.curve.idle(training.step))
-        found |= {} if trend is None else {"trend": str(trend)}
+        found |= {} if trend is None else {"trend": str(trend), **self.curve.resolution()}
         if ended:
             found["ended"] = f"trainer.patience={self.parts.trainer.patience}"
         return found
@@ -209,6 +219,7 @@ class Writer:
                 history=training.history(self.replica),
                 curve=self.curve.state(),
                 stream=training.stream.variant,
+                weighting=training.weighting(self.replica),
             ),
             self.folder / "checkpoints",
             self.parts.trainer.keep,
@@ -305,6 +316,8 @@ def described(learning: Mapping[str, Any]) -> str:
         text += f", {learning['share']:.3f} of the loss of {UNITS[learning['over']]}"
         text += f" (exact score: {learning['best']:.3f})" if "best" in learning else ""
     text += f"; {learning['trend']}" if "trend" in learning else ""
+    if learning.get("trend", "").startswith("flat"):
+        text += f" ({learning['noise']:.2g}; the whole fall was {learning['fall']:.2g})"
     return text + (f"; ended by {learning['ended']}" if "ended" in learning else "")
 
 

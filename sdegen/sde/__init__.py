@@ -8,14 +8,20 @@ from sdegen.sde.chains import DDPM, SMLD
 from sdegen.sde.linear import VE, VP, SubVP
 from sdegen.sde.mixture import GaussianMixture, Marginals
 from sdegen.sde.nonlinear import DoubleWell
+from sdegen.sde.paths import EDM, Cosine, GaussianPath, Linear
 from sdegen.sde.scores import Counted, GuidedScore, Parts, RowScore
+from sdegen.sde.table import Table
 
 __all__ = [
+    "Cosine",
     "Counted",
     "DDPM",
     "DoubleWell",
+    "EDM",
     "GaussianMixture",
+    "GaussianPath",
     "GuidedScore",
+    "Linear",
     "LinearSDE",
     "Marginals",
     "Parts",
@@ -25,6 +31,7 @@ __all__ = [
     "SMLD",
     "Score",
     "SubVP",
+    "Table",
     "VE",
     "VP",
 ]

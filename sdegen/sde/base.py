@@ -1,17 +1,18 @@
 r"""Forward processes :math:`dx = f(x, t) dt + g(t) dw` on :math:`[\varepsilon, T]`, and their reverse processes.
 
 A *score* is any callable ``(x, t) -> ∇ₓ log p_t(x)`` with ``x`` of shape ``(B, *)`` and ``t`` of shape ``()`` or
-``(B,)``. The largest time is :math:`T = 1`.
+``(B,)``. The largest time T is 1, unless a process ends earlier: see :class:`~sdegen.sde.paths.GaussianPath`.
 
 Reference: Song et al. (2021), https://arxiv.org/abs/2011.13456
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,10 +31,13 @@ class SDE(ABC):
     r"""A diffusion :math:`dx = f(x, t) dt + g(t) dw` that turns data at 0 into a prior at :math:`T`.
 
     Args:
-        eps: smallest time :math:`\varepsilon` of training and sampling, above 0 and below 1.
+        eps: smallest time :math:`\varepsilon` of training and sampling, above 0 and below T.
+
+    Attributes:
+        T: largest time.
     """
 
-    T = 1.0
+    T: float = 1.0
 
     def __init__(self, eps: float = 1e-5) -> None:
         self.eps = in_range("eps", eps, above=0, below=self.T, fix=", which is T: try eps=1e-5")
@@ -74,8 +78,8 @@ class SDE(ABC):
         return None
 
     @classmethod
-    def measure(cls, x: Tensor) -> dict[str, float]:
-        """Returns values for options with the value ``auto``, computed from data ``x`` ``(N, *)``."""
+    def measure(cls, x: Tensor, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns values for options with the value ``auto``, from data ``x`` ``(N, *)`` and from the other options."""
         return {}
 
 
@@ -137,6 +141,30 @@ class LinearSDE(SDE):
     def linear(self) -> LinearSDE:
         return self
 
+    def within(self, other: LinearSDE) -> Self:
+        """Returns this process between the times at which another process has the same noise-to-signal ratios."""
+        ends = other.log_nsr(torch.tensor([other.eps, other.T], dtype=torch.float64))
+        first, last = self.time(ends).tolist()
+        cut = copy.copy(self)
+        cut.eps, cut.T = max(self.eps, first), rounded_down(min(self.T, last))
+        return cut
+
+    def prior_gap(self, square: float, dimensions: int) -> float:
+        r"""Returns a bound on the KL divergence of the prior from :math:`p_T`, in nats, for data of any distribution.
+
+        Since :math:`p_T` is a mixture of the kernels,
+
+        .. math:: KL(p_T \,\|\, \pi) \le E_{x_0} KL(N(\alpha x_0, \sigma^2 I) \,\|\, N(0, p^2 I))
+                  = \tfrac12 \left[ \alpha^2 E\|x_0\|^2 / p^2 + d\, (r - 1 - \log r) \right], \qquad r = \sigma^2/p^2.
+
+        Args:
+            square: mean of the squared norm of the data, :math:`E\|x_0\|^2`.
+            dimensions: number of dimensions d of one data point.
+        """
+        t = torch.tensor(self.T, dtype=torch.float64)
+        signal, noise = (float(c / self.prior_std) ** 2 for c in (self.alpha(t), self.sigma(t)))
+        return 0.5 * (signal * square + dimensions * (noise - 1 - math.log(noise)))
+
     def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         r"""Returns a and q in the distribution :math:`N(a x_s, q I)` of x(t) given x(s), with s < t."""
         factor = self.alpha(t) / self.alpha(s)
@@ -185,6 +213,12 @@ class ReverseSDE:
     def diffusion(self, t: Tensor) -> Tensor:
         """Returns η g(t), shaped like ``t``."""
         return self.eta * self.sde.diffusion(t)
+
+
+def rounded_down(t: float) -> float:
+    """Returns the largest number of float32 that is at most ``t``, so that no time in float32 exceeds it."""
+    near = torch.tensor(t, dtype=torch.float32)
+    return float(near if float(near) <= t else near.nextafter(near.new_zeros(())))
 
 
 def most_special(*processes: type[SDE]) -> type[SDE]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ class Exploding(LinearSDE):
         return torch.ones_like(t)
 
     @classmethod
-    def measure(cls, x: Tensor) -> dict[str, float]:
+    def measure(cls, x: Tensor, options: Mapping[str, Any]) -> dict[str, Any]:
         return {"sigma_max": largest_distance(x)}
 
 

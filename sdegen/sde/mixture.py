@@ -19,6 +19,9 @@ from torch import Tensor
 from sdegen.core.tensors import expand
 from sdegen.sde.base import SDE, LinearSDE
 
+FEW = 3
+"""Largest number of coordinates for which each coordinate of all components is contiguous in memory."""
+
 
 class GaussianMixture:
     """A mixture of M Gaussians on arrays of any shape.
@@ -52,6 +55,9 @@ class GaussianMixture:
         if (self._variances < -1e-12).any():
             raise ValueError("covariances must have no negative eigenvalue: give variances of at least 0")
         self._variances = self._variances.clamp(min=0)
+        # With few coordinates, loops over the components must be the inner ones: loops over 2 numbers are slow.
+        few = self._flat.shape[1] <= FEW and self._axes is None
+        self._points = self._flat.T.contiguous().T if few else self._flat
 
     @property
     def singular(self) -> bool:
@@ -131,7 +137,7 @@ class GaussianMixture:
             whitened = joint.softmax(1).unsqueeze(2) * residual / variance
             if self._axes is not None:
                 whitened = torch.einsum("mij,bmj->bmi", self._axes.to(x), whitened)
-            parts.append(-whitened.sum(1))
+            parts.append(-whitened.contiguous().sum(1))
         return torch.cat(parts).reshape(x.shape)
 
     def component(self, x: Tensor) -> Tensor:
@@ -150,7 +156,7 @@ class GaussianMixture:
 
     def _log_joint(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns log w_m p_m(x), ``(B, M)``, and the residuals, ``(B, M, d)``, and variances along the axes."""
-        residual = x.unsqueeze(1) - alpha.unsqueeze(2) * self._flat.to(x)
+        residual = x.unsqueeze(1) - alpha.unsqueeze(2) * self._points.to(x)
         if self._axes is not None:
             residual = torch.einsum("mji,bmj->bmi", self._axes.to(x), residual)
         variance = alpha.unsqueeze(2) ** 2 * self._variances.to(x) + sigma.unsqueeze(2) ** 2

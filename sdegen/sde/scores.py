@@ -80,10 +80,14 @@ class Counted(RowScore):
 
     def given(self, y: Tensor | None) -> Counted:
         """Returns the score given a condition, which adds to the same count."""
-        return Counted(self.score.given(y), self.report, self._rows)  # type: ignore[attr-defined]
+        return self.beside(self.score.given(y))  # type: ignore[attr-defined]
 
     def of(self, row: Tensor) -> Counted:
-        return Counted(of_rows(self.score, row), self.report, self._rows)
+        return self.beside(of_rows(self.score, row))
+
+    def beside(self, score: Score) -> Counted:
+        """Returns another score whose rows are added to the same count."""
+        return Counted(score, self.report, self._rows)
 
     def parts(self, x: Tensor, t: Tensor) -> Parts:
         """Returns the parts of the score. Without guidance, the pull and the log-likelihood are zero."""

@@ -180,7 +180,8 @@ class Points:
         self.units = dataset.units
         self.cells = None if dataset.cells is None else dataset.cells.to(device)
         self.x = x = dataset.x if dataset.mapped else dataset.x.to(device)
-        self.y = self._told(dataset.y, dataset.encoded_conditions, len(x))
+        values = None if condition is None else dataset.encoded_conditions
+        self.y = self._told(dataset.y, values, len(x))
         # Simulated points are new at every step, so a step is an epoch.
         self.rows = batch_size if dataset.fresh else len(x)
         self.per_epoch, self.width = -(-self.rows // batch_size), min(batch_size, self.rows)

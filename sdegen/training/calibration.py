@@ -156,7 +156,7 @@ def noise_of(training: Training, start: int, batches: int) -> float:
         for chunks in training.stream.steps(start, start + batches):
             training.gradient.sums.zero_()
             for batch in chunks:
-                training.gradient.add(batch)
+                training.gradient.add(batch, training.factor(batch))
             yield chunks[0].total, training.gradient.sums[0].double()
         training.gradient.sums.zero_()
 

@@ -60,8 +60,10 @@ class Gradient(ABC):
         """
 
     @abstractmethod
-    def add(self, batch: Batch) -> tuple[Tensor, ...]:
+    def add(self, batch: Batch, factor: Tensor | None = None) -> tuple[Tensor, ...]:
         """Adds the gradient of the mean weighted loss of a step. ``batch`` is the step or a chunk of the step.
+
+        Each row of the gradient is multiplied by ``factor`` ``(R, N)``; None for 1. The losses are not.
 
         Returns the arguments of :meth:`losses`, ``(R, N, *)``, detached. The losses are not needed at every step.
         """
@@ -90,11 +92,11 @@ class Autograd(Gradient):
     def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike, weight: Tensor, y: Tensor) -> Prepared:
         return self.objective.prepare(sde, x0, t, randn_like)
 
-    def add(self, batch: Batch) -> tuple[Tensor, ...]:
+    def add(self, batch: Batch, factor: Tensor | None = None) -> tuple[Tensor, ...]:
         device = batch.weight.device.type
         with torch.autocast(device, torch.bfloat16) if self.bfloat16 else nullcontext():
             losses = weighted_losses(self.models[0], self.objective, batch)
-        (losses.sum() / batch.total).backward()
+        ((losses if factor is None else losses * factor[0]).sum() / batch.total).backward()
         return (losses.detach().unsqueeze(0),)
 
     def losses(self, *parts: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import copy
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,8 +32,12 @@ class HeldOut:
     """Weighted loss on held-out points, or on new samples if the distribution of the data is known.
 
     The points, times and noises are always the same, so that two models are compared with little noise. The loss is a
-    mean over batches of ``batch_size`` points. The fields are the settings of the training, the kind of condition that
-    the network takes, and the device and the number type of the computation. No condition is hidden.
+    mean over batches of ``batch_size`` points. The other fields are the settings of the training, the kind
+    of condition that the network takes, and the device and the number type of the computation. No condition is hidden.
+
+    Attributes:
+        batches: largest number of batches, from the first on; None for all batches.
+        copies: number of times that each point is used, each time with another time and noise.
     """
 
     dataset: Dataset
@@ -46,34 +50,46 @@ class HeldOut:
     condition: Condition | None = None
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float32
+    batches: int | None = None
+    copies: int = 1
+
+    def within(self, batches: int) -> HeldOut:
+        """Returns the loss on at most ``batches`` batches. Few points are used several times, to fill the batches.
+
+        With several times and noises for each point, the loss shows differences between models that the noise of a
+        single one hides.
+        """
+        rows = min(batches * self.batch_size, ROWS // self.times.draws)
+        points = 0 if self._stream is None else len(self._stream.points[0].x)
+        return replace(self, batches=batches, copies=max(1, rows // max(1, points)))
 
     def loss(self, model: Model) -> float | None:
         """Returns the loss of a model in its current mode; None without held-out points or known distribution."""
         losses = self.losses(model)
         return None if losses is None else float(losses.mean())
 
-    def losses(self, model: Model, batches: int | None = None) -> Tensor | None:
-        """Returns a loss for each point ``(N,)``, float64 on the CPU, the mean over its times. Their mean is the loss.
+    def losses(self, model: Model) -> Tensor | None:
+        """Returns the losses of all copies of each point, ``(copies, N)``, float64 on the CPU. Their mean is the loss.
 
-        Args:
-            model: model in its current mode.
-            batches: largest number of batches, from the first on; None for all batches.
-
-        Returns:
-            Losses; None without held-out points or known distribution.
+        The order of the points is always the same. Returns None without held-out points or known distribution.
         """
-        return self._losses(lambda batch: weighted_losses(model, self.objective, batch), batches)
+        losses = self._losses(lambda batch: weighted_losses(model, self.objective, batch))
+        if losses is None or self.copies == 1:
+            return None if losses is None else losses[None]
+        assert self._stream is not None
+        order = self._stream.points[0].order(0).flatten()[: len(losses)].cpu()
+        return torch.empty_like(losses).index_copy(0, order, losses).view(self.copies, -1)
 
     def loss_of(self, score: Score) -> float | None:
         """Returns the loss of a score, such as the exact one, at the same rows: see :meth:`loss`."""
-        losses = self._losses(lambda batch: batch.weight[0] * self.objective.loss(score, batch.of(0).rows), None)
+        losses = self._losses(lambda batch: batch.weight[0] * self.objective.loss(score, batch.of(0).rows))
         return None if losses is None else float(losses.mean())
 
-    def _losses(self, function: Callable[[Batch], Tensor], batches: int | None) -> Tensor | None:
+    def _losses(self, function: Callable[[Batch], Tensor]) -> Tensor | None:
         if self._stream is None:
             return None
         found, (points,) = [], self._stream.points
-        steps = itertools.islice(self._steps(), batches)
+        steps = itertools.islice(self._steps(), self.batches)
         with own_layers(self.device, points.seed, "layers"), torch.set_grad_enabled(self.objective.differentiates):
             for chunks in steps:
                 losses = torch.cat([function(batch).detach().double().cpu() for batch in chunks])
@@ -125,4 +141,8 @@ class HeldOut:
                 return None
             x, own.y = drawn if isinstance(drawn, tuple) else (drawn, None)
         own.x, own.mapped, own.fresh = x.double() if x.ndim == 2 else x, False, False
+        if self.copies > 1:
+            own.x = own.x.repeat(self.copies, *[1] * (own.x.ndim - 1))
+            own.y = None if own.y is None else own.y.repeat(self.copies, *[1] * (own.y.ndim - 1))
+            own.c = None if own.c is None else own.c.repeat(self.copies, *[1] * (own.c.ndim - 1))
         return own

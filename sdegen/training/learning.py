@@ -1,13 +1,17 @@
 r"""Held-out losses during a training, and the rule that says whether the training still learns.
 
-The points, times and noises of the loss are the same in every evaluation. An evaluation is an *improvement* if its
-loss is below the loss of the last improvement by more than the noise, with
+The points, times and noises of the loss are the same in every evaluation, and few points have many times and noises
+each. An evaluation is an *improvement* if its loss is below the loss of the last improvement by more than the noise,
+with
 
 .. math:: \text{noise}^2 = \text{error}^2 + (2.5\, \text{ripple})^2.
 
-The *error* is the standard error, over the points, of the mean difference between the two losses. The *ripple* is the
-standard deviation of the curve around a smooth line, from the second differences of the last :data:`WINDOW`
-evaluations: it shows how much the weights themselves move.
+The *error* is the standard error of the mean difference between the two losses, over the times and noises of the same
+points. If each point has a single time and noise, it is the error over the points. The *ripple* is the standard
+deviation of the curve around a smooth line, from the second differences of the last :data:`WINDOW` evaluations: it
+shows how much the weights themselves move.
+
+The judgement is one of the loss on these points. Twenty points may miss a region in which the model still improves.
 """
 
 from __future__ import annotations
@@ -72,15 +76,18 @@ class Curve:
         doublings = max(0, math.ceil(math.log2(max(1, steps) / (2 * EVALUATIONS * self.every))))
         return self.every * 2**doublings
 
-    def add(self, step: int, rows: Tensor) -> float:
-        """Records the losses of the points ``(N,)`` at a step, after the earlier steps, and returns their mean."""
-        rows = rows.float().cpu()
-        change = rows - self._rows if len(self._rows) == len(rows) else rows
+    def add(self, step: int, losses: Tensor) -> float:
+        """Records the losses at a step, after the earlier steps, and returns their mean.
+
+        ``losses`` are those of the points, ``(N,)``, or of several times and noises of each point, ``(C, N)``.
+        """
+        rows = losses.float().cpu()
+        change = (rows - self._rows.view_as(rows) if self._rows.shape == (rows.numel(),) else rows).double()
         self._steps.append(step)
         self._losses.append(float(rows.double().mean()))
-        self._errors.append(float(change.double().std(correction=0)) / math.sqrt(len(rows)))
+        self._errors.append(standard_error(change.view(-1, change.shape[-1])))
         if improvements(self._losses, self._errors)[-1] == len(self._losses) - 1:
-            self._rows = rows
+            self._rows = rows.flatten()
         return self._losses[-1]
 
     def idle(self, step: int) -> int:
@@ -90,6 +97,11 @@ class Curve:
     def trend(self) -> Trend | None:
         """Returns the judgement of the training; None if there are too few evaluations."""
         return trend(self._steps, self._losses, self._errors) if len(self._steps) > TAIL else None
+
+    def resolution(self) -> dict[str, float]:
+        """Returns the noise of the last loss, which hides smaller changes, and the fall of the loss since the start."""
+        noise = math.hypot(self._errors[-1], SURE * ripple(self._losses))
+        return {"noise": noise, "fall": self._losses[0] - min(self._losses)}
 
     def state(self) -> dict[str, Tensor]:
         """Returns the records for a checkpoint."""
@@ -116,6 +128,12 @@ def is_sound(state: Mapping[str, Tensor], step: int) -> bool:
     fits = every.ndim == 0 and int(every) >= 1 and rows.ndim == 1 and rows.dtype == torch.float32
     fits = fits and steps.ndim == 1 and steps.shape == state["losses"].shape == state["errors"].shape
     return fits and bool((steps.diff() > 0).all()) and all(0 <= int(at) <= step for at in steps[[0, -1][: len(steps)]])
+
+
+def standard_error(rows: Tensor) -> float:
+    """Returns the standard error of the mean of ``rows``, ``(C, N)``: over the C draws of a point, or over N points."""
+    variance = rows.var(0).mean() if len(rows) > 1 else rows.var(correction=0)
+    return math.sqrt(float(variance) / rows.numel())
 
 
 def improvements(losses: Sequence[float], errors: Sequence[float]) -> list[int]:

@@ -51,6 +51,7 @@ class Training:
         self.step, self.seconds, self._weights = 0, 0.0, self.vector.data
         self._history = History(gradient.losses, len(self.models), stream.sde.eps, stream.sde.T)
         self._layout = layout(self.models[0].network)
+        self._learned = stream.weighting.learned(stream.sde, gradient.weights)
 
     def advance(self, chunks: list[Batch]) -> None:
         """Takes one step of the optimiser. ``chunks`` are the parts of the batch."""
@@ -58,7 +59,10 @@ class Training:
         for part, batch in enumerate(chunks):
             if gradient.runs_layers:
                 seed_layers(self.vector.device, *self._layers_key(part))
-            self._history.add(self.step, batch, gradient.add(batch))
+            parts = gradient.add(batch, self.factor(batch))
+            self._history.add(self.step, batch, parts)
+            if self._learned is not None:
+                self._learned.add(batch.rows.t, batch.weight, gradient.losses(*parts), batch.total)
         norms = torch.linalg.vector_norm(gradient.sums, dim=1, keepdim=True)
         self._history.add_norms(norms)
         if self.trainer.clip is not None:
@@ -72,7 +76,13 @@ class Training:
                 check_state(self.models[0].network, self._layout, self._weights)
             for model, average in zip(self.models, self.averages, strict=True):
                 follow(model.network, average.network, decay)
+        if self._learned is not None:
+            self._learned.advance(self.step)
         self.step += 1
+
+    def factor(self, batch: Batch) -> Tensor | None:
+        """Returns the learned factor of each row's weight, ``(R, N)``; None if the weighting has no such factor."""
+        return None if self._learned is None else self._learned.factor(batch.rows.t)
 
     def _layers_key(self, part: int) -> tuple[int, str, int, int, int]:
         """Returns the key of the random numbers that layers draw in chunk ``part`` of the next step."""
@@ -166,10 +176,15 @@ class Training:
         """Returns the records of a model since the scalars were last logged."""
         return self._history.state(replica)
 
+    def weighting(self, replica: int) -> dict[str, Tensor]:
+        """Returns the learned factor of a model's weighting; empty if the weighting has no such factor."""
+        return {} if self._learned is None else self._learned.state(replica)
+
     def restore(
         self,
         states: Sequence[dict[str, Any]],
         histories: Sequence[dict[str, Tensor]],
+        weightings: Sequence[dict[str, Tensor]],
         step: int,
         seconds: float,
         variant: int,
@@ -179,6 +194,7 @@ class Training:
         Args:
             states: optimiser's state for each model.
             histories: records of each model, as :meth:`history` returned them.
+            weightings: learned factor of each model, as :meth:`weighting` returned it.
             step: number of steps taken.
             seconds: time spent on these steps.
             variant: number of the stream of times and noises: see :class:`~sdegen.training.batches.Stream`.
@@ -189,6 +205,8 @@ class Training:
         load_states(self.optimizer, self.recipe, states)
         device = self.vector.device
         self._history.restore([{name: x.to(device) for name, x in own.items()} for own in histories], step)
+        if self._learned is not None:
+            self._learned.restore(weightings)
         self.gradient.sums.zero_()
         self.step, self.seconds, self.stream.variant = step, seconds, variant
 

@@ -41,6 +41,7 @@ class Objective(ABC, Generic[S, Rows]):
         process: type of process that the objective works with.
         differentiates: True if the loss has derivatives of the score in x. ReLU networks are then not smooth enough.
         predicts: what the objective trains a network to predict: see :class:`sdegen.networks.Network`.
+        positive: True if no loss is below 0.
         against: model whose expected loss is the unit of the logged loss: ``gaussian`` for the score of a Gaussian with
             the mean and covariance of the data, ``chance`` for equal probabilities of all classes; None for no unit.
     """
@@ -48,6 +49,7 @@ class Objective(ABC, Generic[S, Rows]):
     process: type[SDE] = SDE
     differentiates = False
     predicts: Literal["score", "class", "condition"] = "score"
+    positive = True
     against: Literal["gaussian", "chance"] | None = None
 
     @abstractmethod
@@ -103,6 +105,7 @@ class Implicit(Objective[SDE, Prepared]):
     """
 
     differentiates = True
+    positive = False
 
     def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike) -> Prepared:
         return Prepared(sde.perturb(x0, t, randn_like), t)
@@ -137,6 +140,7 @@ class Sliced(Objective[SDE, Probed]):
     """
 
     differentiates = True
+    positive = False
 
     def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike) -> Probed:
         x = sde.perturb(x0, t, randn_like)
@@ -185,3 +189,4 @@ class Regression(Prediction):
     """
 
     predicts = "condition"
+    positive = False

@@ -148,7 +148,7 @@ class Perceptron(Gradient):
         network: MLP = model.network  # type: ignore[assignment]
         return network.features(terms.x, terms.t, y), constant.flatten(1), gain.flatten(1)
 
-    def add(self, batch: Batch) -> tuple[Tensor, ...]:
+    def add(self, batch: Batch, factor: Tensor | None = None) -> tuple[Tensor, ...]:
         rows, share = batch.rows, 1 / batch.total
         assert isinstance(rows, Residuals)
         product, onto, _ = self.products
@@ -161,7 +161,8 @@ class Perceptron(Gradient):
             h = self.activate(z)
         output = onto(last.bias, h, last.transposed)
         residual = torch.addcmul(rows.constant, rows.gain, output)
-        g = (residual * rows.pull).squeeze(0)
+        g = residual * (rows.pull if factor is None else rows.pull * factor.unsqueeze(-1))
+        g = g.squeeze(0)
         self._add(last, h, g, share)
         for layer, after, (x, z) in zip(reversed(hidden), self.layers[:0:-1], reversed(passed), strict=True):
             g = self.derive(product(g, after.weight), z, h)

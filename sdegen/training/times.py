@@ -7,6 +7,7 @@ divided by the density of the times. The mean of ratio · loss estimates the mea
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Generic
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from sdegen.core.checks import in_range
 from sdegen.sde.base import SDE, LinearSDE, S
+from sdegen.training.levels import NoiseLevels
 from sdegen.training.weighting import Weighting
 
 
@@ -95,6 +97,90 @@ class Importance(TimeSampler[LinearSDE]):
         # p(t) = p(u) du/dt, where du/dt = g² / σ², and p(u) is constant in a cell of the table.
         per_u = density[cell] * self.CELLS / float(ends[1] - ends[0])
         return t, sde.sigma(t) ** 2 / (per_u * sde.diffusion(t) ** 2 * (sde.T - sde.eps))
+
+
+class Mixed(TimeSampler[S]):
+    """Stratified draws from a distribution mixed with a tenth of uniform times.
+
+    Without the uniform times, the ratio would be huge where the distribution has little mass. With them, the ratio is
+    at most 10, so that the mean of ratio · loss has at most ten times the second moment that it has with uniform times,
+    whatever the weighting.
+    """
+
+    UNIFORM = 0.1
+
+    @abstractmethod
+    def time(self, sde: S, share: Tensor) -> Tensor:
+        """Returns the times before which the shares in [0, 1] of the distribution lie, shaped like ``share``."""
+
+    @abstractmethod
+    def density(self, sde: S, t: Tensor) -> Tensor:
+        """Returns the density of t divided by the uniform density, shaped like ``t``."""
+
+    def __call__(self, sde: S, weighting: Weighting, u: Tensor) -> tuple[Tensor, Tensor]:
+        v = stratify(u.double())
+        own = self.time(sde, (v - self.UNIFORM).clamp(min=0) / (1 - self.UNIFORM))
+        t = torch.where(v < self.UNIFORM, between(sde, v / self.UNIFORM), own)
+        return t.to(u), 1 / torch.lerp(self.density(sde, t), torch.ones_like(t), self.UNIFORM).to(u)
+
+
+class LogNormal(Mixed[LinearSDE]):
+    r"""Times with a log-normal noise level :math:`\sigma_t/\alpha_t`, as in EDM, and a tenth of uniform times.
+
+    The distribution is truncated to the noise levels of :math:`[\varepsilon, T]`. The ratio corrects for it, so that
+    the expected gradient is the one with uniform times. With ``weighting=edm``, it is the expected gradient of EDM.
+
+    Reference: Karras et al. (2022), https://arxiv.org/abs/2206.00364, table 1
+
+    Args:
+        mean: mean of :math:`\log(\sigma_t/\alpha_t)`.
+        std: standard deviation of :math:`\log(\sigma_t/\alpha_t)`.
+        draws: see :class:`TimeSampler`.
+        chunk: see :class:`TimeSampler`.
+    """
+
+    process = LinearSDE
+
+    def __init__(self, mean: float = -1.2, std: float = 1.2, draws: int = 1, chunk: int | None = None) -> None:
+        super().__init__(draws, chunk)
+        self.mean, self.std = mean, in_range("std", std, above=0)
+
+    def time(self, sde: LinearSDE, share: Tensor) -> Tensor:
+        return NoiseLevels(sde, self.mean, self.std).time(share)
+
+    def density(self, sde: LinearSDE, t: Tensor) -> Tensor:
+        return NoiseLevels(sde, self.mean, self.std).density(t)
+
+
+class LogitNormal(Mixed[SDE]):
+    r"""Times with a normal logit of their place p in :math:`[\varepsilon, T]`, and a tenth of uniform times.
+
+    .. math:: p = \frac{t - \varepsilon}{T - \varepsilon}, \qquad \log \frac{p}{1 - p} \sim N(\text{mean}, \text{std}^2)
+
+    The middle of the path gets most draws. The ratio corrects for it, so that the times do not change the expected
+    gradient. (Esser et al. do not correct, which changes the weight of the loss as well.)
+
+    Reference: Esser et al. (2024), https://arxiv.org/abs/2403.03206, section 3.1
+
+    Args:
+        mean: mean of the logit; draws are mostly at small t if it is below 0.
+        std: standard deviation of the logit.
+        draws: see :class:`TimeSampler`.
+        chunk: see :class:`TimeSampler`.
+    """
+
+    def __init__(self, mean: float = 0.0, std: float = 1.0, draws: int = 1, chunk: int | None = None) -> None:
+        super().__init__(draws, chunk)
+        self.mean, self.std = mean, in_range("std", std, above=0)
+
+    def time(self, sde: SDE, share: Tensor) -> Tensor:
+        return between(sde, torch.sigmoid(self.mean + self.std * torch.special.ndtri(share)))
+
+    def density(self, sde: SDE, t: Tensor) -> Tensor:
+        logit = torch.logit((t - sde.eps) / (sde.T - sde.eps), eps=1e-12)
+        normal = torch.exp(-0.5 * ((logit - self.mean) / self.std) ** 2) / (self.std * math.sqrt(2 * math.pi))
+        # 1 / (p (1 - p)) is (1 + e^logit) (1 + e^-logit).
+        return normal * (2 + 2 * torch.cosh(logit))
 
 
 class Grid(TimeSampler[SDE]):

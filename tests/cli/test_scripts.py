@@ -14,6 +14,7 @@ import pytest
 from commands import ROOT, SHORT, interrupted, newest, refused, run
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+import sdegen
 from sdegen.cli import arguments, stored
 from sdegen.core.errors import UserError
 from sdegen.core.meanings import WORDS
@@ -35,7 +36,7 @@ def test_a_run_leaves_what_the_interface_says(trained: Path) -> None:
     latest = newest(trained, "smile")
     left = {path.name for path in latest.iterdir()}
     wanted = {"config.yaml", "provenance.json", "data.json", "train.log", "checkpoints", "samples", "figures"}
-    wanted |= {"metrics.json", "scalars.csv", "floors.json", "result"}
+    wanted |= {"metrics.json", "scalars.csv", "result"}
     assert wanted <= left
     assert {name for name in left - wanted if not name.startswith("events.out.tfevents")} == set()
     names = ["best.pt", "last.pt", "step-00000000.pt", "step-00000004.pt"]
@@ -60,7 +61,7 @@ def test_sampling_changes_the_sampler_and_repeats_a_seed(trained: Path) -> None:
     assert "70 samples with the sampler euler_maruyama, ema weights of step 4\n7 evaluations a sample" in own.stdout
     again = run("sample", *base, "sampler.steps=7", "batch_size=9", "weights=ema", "figures=false", cwd=trained)
     other = run("sample", *base, "sampler=dopri5", "sampler.rtol=1e-3", "weights=raw", "figures=false", cwd=trained)
-    exact = run("sample", *base, "sampler=rk45", "network=oracle", "count=20", cwd=trained)
+    exact = run("sample", *base, "sampler=rk45", "network=oracle", "count=20", "figures=false", cwd=trained)
     assert "the sampler dopri5, raw weights of step 4" in other.stdout
     assert "the sampler rk45, exact score" in exact.stdout
     folders = [
@@ -75,7 +76,7 @@ def test_sampling_changes_the_sampler_and_repeats_a_seed(trained: Path) -> None:
     wanted = {"samples.npz", "samples.csv", "metrics.json", "figures", "config.yaml"}
     # The last file is for TensorBoard.
     *left, events = sorted(
-        (path.name for path in (trained / folders[3]).iterdir()), key=lambda n: n.startswith("events")
+        (path.name for path in (trained / folders[0]).iterdir()), key=lambda n: n.startswith("events")
     )
     assert set(left) == wanted and events.startswith("events.out.tfevents.")
     error = json.loads((trained / folders[3] / "metrics.json").read_text())["score_error"]["value"]
@@ -169,7 +170,7 @@ def test_your_own_class_and_yaml_from_outside(tmp_path: Path, monkeypatch: pytes
     refusal = run("sample", "run=outputs/smile/latest", "count=5", cwd=tmp_path)
     assert "if you trust its code, add trust=[mine]" in refusal.stderr
     assert len(refusal.stderr.splitlines()) == 1
-    trusted = run("sample", "run=outputs/smile/latest", "count=5", "trust=[mine]", cwd=tmp_path)
+    trusted = run("sample", "run=outputs/smile/latest", "count=5", "trust=[mine]", "figures=false", cwd=tmp_path)
     assert trusted.returncode == 0, trusted.stderr
 
 
@@ -202,7 +203,7 @@ MISTAKES = [
     (("weighting=uniform,variance",), ("add -m",)),
     (("network=oracle", "dataset=moons"), ("network: the distribution of this data set is not known",)),
     (("resume=nowhere",), ("nowhere: no such folder",)),
-    (("sde.sigma_max=3",), ("sde.sigma_max: no option of the chosen sde; sde=smld, sde=ve have this option",)),
+    (("sde.sigma_max=3",), ("sde.sigma_max: no option of the chosen sde; sde=edm, sde=smld, sde=ve have this option",)),
     (("trainer.lr=3",), ("did you mean optimizer.lr?",)),
     (("beta_max=3",), ("beta_max: no such option; did you mean sde.beta_max?",)),
     (("animate=false",), ("animate: no option of sdegen train; animate is an option of sdegen sample",)),
@@ -220,7 +221,10 @@ MISTAKES = [
     (("-m", "experiment=smile", "sde=vp,vpp"), ("sde=vpp", "did you mean sde=vp?")),
     (("-m", "experiment=smile", "sde.beta_max=20,0.01"), ("sde.beta_max=0.01 must be at least",)),
     (("sampler=null",), ("sampler=null: sampler is a group: choose one of adams,",)),
-    (("sde=3",), ("sde=3: sde is a group: choose one of ddpm, double_well, smld, subvp, ve, vp",)),
+    (
+        ("sde=3",),
+        ("sde=3: sde is a group: choose one of cosine, ddpm, double_well, edm, linear, smld, subvp, table, ve, vp",),
+    ),
     (("sde=[vp,ve]",), ("sde=[vp,ve]: sde is a group",)),
     (("-m", "sde=vp,null"), ("sde=null: sde is a group",)),
     (("hydra=3",), ("hydra=3: hydra is a group",)),
@@ -317,7 +321,7 @@ def test_sampling_mistakes_are_told_and_leave_nothing(trained: Path) -> None:
         ("weights=emma", "weights: must be one of ema, raw, not 'emma': did you mean ema?"),
         ("checkpoint=3", "choose checkpoint= from 0, 4"),
         ("network=mlp", "use network=run or oracle"),
-        ("guidance=3", "guidance=3: guidance is a group: choose one of classifier,"),
+        ("guidance=3", "guidance=3: guidance is a group: choose one of auto, classifier,"),
         ("trust=null", "trust: must be a list, each entry a string, not None"),
         ("~seed", "seed is missing: leave out ~seed"),
         ("~guidance", "guidance is missing: leave out ~guidance"),
@@ -626,6 +630,25 @@ def test_an_image_is_inpainted_and_agrees_with_what_is_known(digits: Path) -> No
     np.testing.assert_allclose(samples["mean"], samples["x"].mean(0))
 
 
+def test_a_measurement_of_ones_own_is_drawn_as_it_is(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (digits / "ours.py").write_text(
+        "from sdegen.guidance import Operator\n\n\nclass Rows(Operator):\n"
+        "    def __call__(self, x):\n        return x.mean(-1)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(digits))
+    monkeypatch.syspath_prepend(str(digits))
+    node = ("guidance=operator", "guidance.measurement._target_=ours.Rows", "trust=[ours]", "guidance.noise=0.1")
+    line = ("run=outputs/digits/latest", *node, "guidance.image=5", "count=6", "sampler=ddim", "sampler.steps=30")
+    result = run("sample", *line, cwd=digits)
+    assert result.returncode == 0, result.stderr
+    folder = digits / result.stdout.splitlines()[-1].removeprefix("results in ")
+    assert (folder / "figures" / "posterior.png").exists()
+    measured = np.load(folder / "samples.npz")["measured"]
+    truth = sdegen.load(digits / "outputs" / "digits" / "latest").dataset.held_out[5]
+    np.testing.assert_allclose(measured, truth.double().mean(-1).squeeze(), atol=0.5)
+    assert measured.max() > 2
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -644,6 +667,10 @@ def test_an_image_is_inpainted_and_agrees_with_what_is_known(digits: Path) -> No
         (("guidance=inpaint", "guidance.image=5000"), ("choose from 0 to",)),
         (("guidance=inpaint", "guidance.noise=0"), ("noise=0 must be above 0",)),
         (("guidance=colourise",), ("needs colours",)),
+        (("guidance=auto",), ("step 4 is the network that is sampled: give guidance.checkpoint=",)),
+        (("guidance=auto", "guidance.checkpoint=3"), ("has no checkpoint step-00000003.pt",)),
+        (("guidance=operator",), ("guidance.measurement: Operator is abstract: define __call__",)),
+        (("guidance=[inpaint,deblur]",), ("guidance is a group: choose one of auto",)),
         (("guidance=deblur", "guidance/method=replacement"), ("guidance/method=moments",)),
     ],
     ids=lambda value: " ".join(value),

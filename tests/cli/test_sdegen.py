@@ -66,7 +66,7 @@ def test_help_shows_the_groups_and_options_that_matter(tmp_path: Path) -> None:
     """The help lists only what the command accepts: for ``network``, the network of the run and the exact score."""
     page = sdegen("sample", "--help", cwd=tmp_path).stdout.splitlines()
     assert "network: run, oracle" in page and "sweep: samplers" in page
-    assert not any(line.startswith(("sde:", "dataset:", "trainer:", "experiment:")) for line in page)
+    assert not any(line.startswith(("dataset:", "trainer:", "experiment:")) for line in page)
     options = yaml.safe_load((CONF / "sample.yaml").read_text()).keys() - {"defaults", "hydra"}
     assert {line.partition("=")[0] for line in page if re.match(r"\w+=", line)} == options
     groups = [line for line in sdegen("evaluate", "--help", cwd=tmp_path).stdout.splitlines() if ": " in line[:20]]

@@ -39,7 +39,7 @@ def loss(folder: Path) -> float:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     """Returns the folder and the output of a search in one piece. TPE uses earlier results from trial 10 on."""
     cwd = tmp_path_factory.mktemp("search")
-    result = search(RATES, "network.hidden=[4],[8]", "hydra.sweeper.n_trials=12", cwd=cwd)
+    result = search(RATES, "network.hidden=[4],[8]", "hydra.sweeper.n_trials=11", cwd=cwd)
     assert (result.returncode, result.stderr) == (0, "")
     return cwd, result
 
@@ -48,7 +48,7 @@ def test_the_best_value_is_the_least_of_the_runs(whole: tuple[Path, Result]) -> 
     """The values of the trials are those in the files of the runs, and the command is that of the best run."""
     cwd, result = whole
     found = trials(cwd)
-    assert sorted(found) == list(range(12))
+    assert sorted(found) == list(range(11))
     finished = {number: row for number, row in found.items() if row["state"] == "finished"}
     assert len(finished) >= 5
     values = {number: loss(cwd / "outputs" / "s" / f"{number}-moons") for number in finished}
@@ -79,12 +79,12 @@ def test_a_search_that_was_killed_has_the_trials_of_one_in_one_piece(
         process.kill()
         process.join()
     assert not (tmp_path / "outputs" / "s" / "trials.json").exists()
-    for number in (6, 12):
+    for number in (6, 11):
         result = search(*options, f"hydra.sweeper.n_trials={number}", cwd=tmp_path)
         assert (result.returncode, result.stderr) == (0, "")
         assert sorted(trials(tmp_path)) == list(range(number))
     assert trials(tmp_path) == trials(whole[0])
-    again = search(*options, "hydra.sweeper.n_trials=12", cwd=tmp_path)
+    again = search(*options, "hydra.sweeper.n_trials=11", cwd=tmp_path)
     assert "job" not in again.stdout and trials(tmp_path) == trials(whole[0])
 
 
@@ -119,7 +119,7 @@ def test_a_run_that_is_ended_early_is_a_prefix_of_the_whole_run(tmp_path: Path) 
 
 def test_a_run_far_behind_the_others_is_pruned_and_listed(tmp_path: Path) -> None:
     """With rates of 1e-12 nothing is learned. The report lists the pruned runs and shows the trials."""
-    result = search("optimizer.lr=1e-12,0.03", "hydra.sweeper.n_trials=12", "trainer.steps=200", cwd=tmp_path)
+    result = search("optimizer.lr=1e-12,0.03", "hydra.sweeper.n_trials=9", "trainer.steps=100", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     found = trials(tmp_path)
     pruned = [number for number, row in found.items() if row["state"] == "pruned"]
@@ -127,7 +127,7 @@ def test_a_run_far_behind_the_others_is_pruned_and_listed(tmp_path: Path) -> Non
     for number in pruned:
         folder = tmp_path / "outputs" / "s" / f"{number}-moons"
         step = found[number]["last step"]
-        assert step < 200 and f"job {number}: pruned, saved at step {step}; continue with" in result.stdout
+        assert step < 100 and f"job {number}: pruned, saved at step {step}; continue with" in result.stdout
         assert checkpoint.newest(folder)[0].step == step
     root = tmp_path / "outputs" / "s"
     _, runs, left_out = report.write(root)

@@ -14,6 +14,8 @@ import sdegen
 from sdegen.config import choices
 from sdegen.runs.guiding import picture, planned
 
+pytestmark = pytest.mark.usefixtures("one_epoch")
+
 LENGTH = 16
 TINY = (
     "network=unet",

@@ -29,7 +29,7 @@ from PIL import Image
 import sdegen
 from sdegen.config.compose import composed
 from sdegen.core.errors import UserError
-from sdegen.datasets import Folder, Smile, base
+from sdegen.datasets import Folder, Smile, checks
 from sdegen.datasets.file import read
 from sdegen.datasets.idx import read_idx
 from sdegen.reports import report
@@ -531,7 +531,7 @@ def test_an_array_that_would_not_fit_into_memory_is_refused_before_it_is_read(
     for name in ("a.npz", "a.npy", "a.csv"):
         read(tmp_path / name)
     read_idx(tmp_path / "a.gz", 3)
-    monkeypatch.setattr(base, "memory", lambda: 2**20)
+    monkeypatch.setattr(checks, "memory", lambda: 2**20)
     for name, words in (("a.npz", "not a readable array file: "), ("a.npy", "in float64 "), ("a.csv", "")):
         with pytest.raises(ValueError, match=words + r"needs 0.00\d+ GiB, but this machine has 0.000977 GiB"):
             read(tmp_path / name)
@@ -545,7 +545,7 @@ def test_images_that_would_not_fit_into_memory_are_refused_by_their_headers(
     for i in range(4):
         Image.new("1", (2000, 2000)).save(tmp_path / f"{i}.png")
     Folder(str(tmp_path))
-    monkeypatch.setattr(base, "memory", lambda: 4 * 3 * 2000 * 2000 - 1)
+    monkeypatch.setattr(checks, "memory", lambda: 4 * 3 * 2000 * 2000 - 1)
     for path in tmp_path.iterdir():
         path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(ValueError, match="needs 0.0447 GiB, .*: use fewer points or smaller images"):
@@ -555,7 +555,7 @@ def test_images_that_would_not_fit_into_memory_are_refused_by_their_headers(
 def test_memory_is_what_the_system_tells() -> None:
     lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
     told = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal:")]
-    assert all(abs(base.memory() / bytes_ - 1) < 0.1 for bytes_ in told)
+    assert all(abs(checks.memory() / bytes_ - 1) < 0.1 for bytes_ in told)
     with pytest.raises(ValueError, match="size=1000000000000 must be at most"):
         Smile(0, size=10**12)
 

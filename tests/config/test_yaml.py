@@ -37,6 +37,7 @@ WITH = {
         "weighting=uniform",
         "times=stratified",
     ],
+    "sde=table": ["sde.path=x.csv"],
     "dataset=file": ["dataset.path=x.csv"],
     "dataset=folder": ["dataset.path=x"],
     "dataset=fashion_mnist": ["dataset.size=100"],
@@ -93,6 +94,11 @@ def test_every_choice_names_all_options_of_its_class_and_builds(path: Path, tmp_
     if option == "file":
         np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(10, 2)))
         overrides.append(f"dataset.path={tmp_path / 'x.npy'}")
+    if option == "table":
+        np.savetxt(
+            tmp_path / "x.csv", [[0.1, 1, 0.1], [0.5, 1, 1], [1, 0, 1]], "%g", ",", header="t,alpha,sigma", comments=""
+        )
+        overrides.append(f"sde.path={tmp_path / 'x.csv'}")
     if option == "folder":
         for i in range(4):
             imsave(tmp_path / f"{i}.png", np.random.default_rng(i).random((8, 8, 3)))
@@ -169,6 +175,15 @@ def test_every_experiment_runs_two_steps_and_samples(
     expected |= {"samples.png", "generation.gif"}
     own = {"score": expected, "class": {"accuracy.png"}, "condition": {"nll.png"}}[predicts]
     assert figures == (own if draws else set())
+
+
+@pytest.mark.parametrize("path", [path for path in NODES if path.parent.name in ("sde", "network")], ids=name)
+def test_a_choice_is_shown_under_the_name_that_the_command_line_takes(path: Path) -> None:
+    group, name = choice(path)
+    given = ["sde.path=schedule.csv"] if name == "table" else []
+    shown = dict(options.flat_options(composed("train", ["dataset=gaussian_mixture", f"{group}={name}", *given])))
+    assert (shown[group], shown["dataset"]) == (name, "gaussian_mixture")
+    assert shown["sampler"] in {path.stem for path in (CONF / "sampler").glob("*.yaml")}
 
 
 def test_experiment_values_win_over_the_groups_and_lose_to_the_command_line() -> None:

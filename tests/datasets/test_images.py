@@ -309,7 +309,8 @@ def cut(folder: Path) -> None:
         (lambda folder: (folder / "3.png").write_bytes(png_of(10**5, 10**5)), "3.png: has too many pixels"),
         (
             lambda folder: write_png(folder / "3.png", np.zeros((6, 4, 3), dtype=np.uint8)),
-            "3.png: is 4 × 6 pixels, but 0.png is 6 × 4: resize and crop all images, for example by dataset.size=4",
+            r"3.png: has 6 × 4 pixels \(height × width\), but 0.png has 4 × 6: resize and crop all images, for "
+            "example by dataset.size=4",
         ),
         (
             lambda folder: write_png(folder / "3.png", np.zeros((4, 6), dtype=np.uint16)),

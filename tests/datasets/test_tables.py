@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdegen.datasets import Dataset, Description, File
-from sdegen.datasets.dialect import SIGNS, Decimal, Delimiter
+from sdegen.datasets.dialect import SIGNS, Delimiter
 from sdegen.datasets.file import Contents, read
+from sdegen.datasets.numerals import Decimal
 from sdegen.datasets.table import Choice
 from sdegen.datasets.text import Options
 

@@ -146,8 +146,19 @@ def trained(folder: Path, *line: str) -> Run:
     training, units = parts.training(), parts.dataset.units
     training.run(lambda *_: None, lambda: None, lambda: None)
     weights = training.averages[0].network.state_dict()
-    content = (weights, weights, {}, units.state(), None, assembly.known_by(parts.config, parts.dataset), None)
-    content += (parts.dataset.description.names(), {}, None, math.inf, training.history(0), Curve(1).state(), 0)
+    content = (weights, weights, {}, units.state(), None, assembly.known_by(parts.config, parts.dataset))
+    content += (
+        None,
+        None,
+        parts.dataset.description.names(),
+        {},
+        None,
+        math.inf,
+        training.history(0),
+        Curve(1).state(),
+        0,
+        {},
+    )
     checkpoint.save(Checkpoint(parts.config, training.step, 1.0, *content), folder / "run" / "checkpoints")
     return load(folder / "run", precision="float64")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import pkgutil
 import re
 import sys
@@ -57,6 +58,9 @@ def test_every_command_in_a_configuration_can_work(tmp_path: Path, monkeypatch: 
     np.save("matrix.npy", np.ones((3, 64)))
     lines = [line for path in sorted((ROOT / "conf").rglob("*.yaml")) for line in about(path)[1]]
     own = [re.split(r"\s{2,}", line)[0] for line in lines if not re.search(ELSEWHERE, line)]
+    # Two loggers need packages that the lock does not have.
+    absent = [f"logger={name} " for name in ("mlflow", "wandb") if importlib.util.find_spec(name) is None]
+    own = [line for line in own if not any(option in f"{line} " for option in absent)]
     check_commands([line for line in own if not line.startswith("sdegen benchmark")])
 
 

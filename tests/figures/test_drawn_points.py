@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -9,13 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from scipy.stats import ks_2samp
+from PIL import Image
+from scipy.stats import ks_2samp, spearmanr
 from torch import Tensor
 
 from sdegen import figures
 from sdegen.datasets import Affine, Dataset, Description
 from sdegen.figures.columns import View, class_colours
-from sdegen.figures.corner import farthest
+from sdegen.figures.corner import farthest, rank_correlations
 from sdegen.samplers import Samples
 from sdegen.sde import SDE, VE, VP
 
@@ -146,14 +149,31 @@ def test_a_corner_shows_every_pair_of_columns() -> None:
     figure = figures.compare(dataset, x)
     drawable(figure)
     panels = {(axes.get_subplotspec().rowspan[0], axes.get_subplotspec().colspan[0]): axes for axes in figure.axes}
-    assert set(panels) == {(i, j) for i in range(4) for j in range(i + 1)}
+    assert set(panels) == {(i, j) for i in range(4) for j in range(4)}
     colours = np.repeat([to_rgba(figures.DATA), to_rgba(figures.SAMPLES)], 50, axis=0)
     for (row, column), axes in panels.items():
         if row == column:
             heights = [bar.get_height() for bar in axes.patches[:30]]
             assert sum(heights) == pytest.approx(1)
-        else:
+        elif row > column:
             match(axes, torch.cat([dataset.x, x])[:, [column, row]], colours)
+        else:
+            exact = [spearmanr(points[:, column], points[:, row]).statistic for points in (dataset.x, x)]
+            assert numbers(axes) == pytest.approx(exact, abs=0.005)
+            assert [text.get_color() for text in axes.texts] == [figures.DATA, figures.SAMPLES]
+
+
+def numbers(axes: Axes) -> list[float]:
+    """Returns the numbers that are written in a panel."""
+    return [float(text.get_text().replace("−", "-")) for text in axes.texts]
+
+
+def test_rank_correlations_are_those_of_scipy_with_ties_and_a_constant_column() -> None:
+    x = np.random.default_rng(0).integers(0, 5, size=(200, 3)).astype(float)
+    x[:, 1] += x[:, 0]
+    np.testing.assert_allclose(rank_correlations(x), spearmanr(x).statistic, atol=1e-12)
+    x[:, 2] = 7
+    assert np.isnan(rank_correlations(x)[0, 2])
 
 
 def test_a_corner_of_classes_has_data_below_and_samples_above() -> None:
@@ -166,8 +186,10 @@ def test_a_corner_of_classes_has_data_below_and_samples_above() -> None:
         row, column = axes.get_subplotspec().rowspan[0], axes.get_subplotspec().colspan[0]
         if row > column:
             match(axes, dataset.x[:, [column, row]], colours[y.numpy()])
+            assert numbers(axes) == pytest.approx([spearmanr(dataset.x[:, [column, row]]).statistic], abs=0.005)
         elif row < column:
             match(axes, x[:, [column, row]], colours[y[:40].numpy()])
+            assert numbers(axes) == pytest.approx([spearmanr(x[:, [column, row]]).statistic], abs=0.005)
 
 
 def test_of_many_columns_a_corner_shows_those_that_differ_most() -> None:
@@ -229,7 +251,8 @@ def test_the_drawn_flow_of_a_normal_distribution_is_a_line_to_the_origin(sde: SD
     t = torch.linspace(1, float(sde.eps), 8, dtype=torch.float64)
     start = normal(20, 2) * deviation(t[0])
     samples = Samples(start, 7, start.expand(8, 20, 2), t)
-    figure = figures.trajectories(Numbers(2), samples, sde, lambda x, t: -x / deviation(t.double())[..., None] ** 2)
+    flow = figures.flow(sde, lambda x, t: -x / deviation(t.double())[..., None] ** 2, samples)
+    figure = figures.trajectories(Numbers(2), samples, sde, flow)
     drawable(figure)
     axes = figure.axes[0]
     assert ("sqrt" in axes.get_xlabel()) == isinstance(sde, VE)
@@ -244,7 +267,8 @@ def test_the_drawn_flow_of_a_normal_distribution_is_a_line_to_the_origin(sde: SD
 
 def test_a_flow_that_diverges_leaves_the_sampler_s_paths() -> None:
     for strength, paths in ((1e30, 3), (1.0, 9)):
-        figure = figures.trajectories(Numbers(2), walk(2), VP(), lambda x, t, strength=strength: strength * x)
+        flow = figures.flow(VP(), lambda x, t, strength=strength: strength * x, walk(2))
+        figure = figures.trajectories(Numbers(2), walk(2), VP(), flow)
         drawable(figure)
         axes = figure.axes[0]
         assert len([drawn for drawn in axes.collections if isinstance(drawn, LineCollection)]) == paths
@@ -263,3 +287,19 @@ def test_interpolations_have_a_colour_for_each_pair(d: int) -> None:
         whole, ends = (np.stack([line.get_xdata(), line.get_ydata()], 1)[:, -d:] for line in own)
         np.testing.assert_array_equal(whole, path)
         np.testing.assert_array_equal(ends, path[[0, -1]])
+
+
+@pytest.mark.parametrize("outside", [False, True], ids=["inside", "outside"])
+def test_a_picture_is_the_one_that_matplotlib_cuts(outside: bool) -> None:
+    """The picture may be shifted by less than a pixel, unless a part of the figure lies outside of its area."""
+    figure, axes = figures.subplots(3, 2)
+    axes.fill_between([0, 1], [1, 1], color="black")
+    if outside:
+        figure.text(1.2, 0.5, "a word")
+    expected, before = io.BytesIO(), (figure.dpi, figure.canvas)
+    figure.savefig(expected, format="png", dpi=150, bbox_inches="tight")
+    with Image.open(expected) as whole, Image.open(io.BytesIO(figures.png(figure))) as cut:
+        assert max(abs(a - b) for a, b in zip(whole.size, cut.size, strict=True)) <= (0 if outside else 2)
+        ink = [float((255 - np.asarray(image.convert("L")).astype(float)).sum()) for image in (whole, cut)]
+    assert ink[1] == pytest.approx(ink[0], rel=0.01)
+    assert (figure.dpi, figure.canvas) == before

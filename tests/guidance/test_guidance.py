@@ -15,8 +15,9 @@ from torch import Tensor
 from sdegen.core.randomness import SampleNoise, generator
 from sdegen.datasets import Affine
 from sdegen.guidance.classes import ClassifierFree, ClassifierGuidance, Guidance
+from sdegen.guidance.gaussian import Isotropic, Moments
 from sdegen.guidance.measurement import Blur, Grey, Inpaint, Linear, Measurement, SuperResolution, known_entries
-from sdegen.guidance.posterior import Isotropic, Method, Moments, Posterior, Replacement
+from sdegen.guidance.posterior import Method, Posterior, Replacement
 from sdegen.models import Raw, ScoreModel
 from sdegen.models.classifier import ClassifierModel
 from sdegen.networks import Network
@@ -215,7 +216,11 @@ def linear(tmp_path, a: Tensor) -> Linear:  # noqa: ANN001
 @pytest.mark.parametrize("t", TIMES)
 def test_moments_are_exact_for_gaussian_data(sde: LinearSDE, t: float, tmp_path) -> None:  # noqa: ANN001
     law, a = gaussian(5), torch.randn(2, 5, generator=generator("cpu", 0, "a"), dtype=torch.float64)
-    y, x, time = torch.tensor([[0.7, -1.1]], dtype=torch.float64), points(20, 5), torch.tensor(t, dtype=torch.float64)
+    y, x, time = (
+        torch.tensor([[0.7, -1.1]], dtype=torch.float64),
+        points(20, 5),
+        torch.tensor(min(t, sde.T), dtype=torch.float64),
+    )
     guidance = Posterior(y, linear(tmp_path, a), Moments(iterations=8), noise=0.3)
     guided = guidance(sde, Marginals(law, sde))(x, time)
     exact = Marginals(conditioned(law, a, y[0], 0.3), sde)(x, time)
@@ -226,7 +231,11 @@ def test_moments_are_exact_for_gaussian_data(sde: LinearSDE, t: float, tmp_path)
 def test_isotropic_is_exact_for_data_that_are(sde: LinearSDE, t: float, tmp_path) -> None:  # noqa: ANN001
     law = GaussianMixture(torch.ones(1), torch.zeros(1, 5), 0.49 * torch.eye(5)[None])
     a = torch.randn(2, 5, generator=generator("cpu", 0, "a"), dtype=torch.float64)
-    y, x, time = torch.tensor([[0.7, -1.1]], dtype=torch.float64), points(20, 5), torch.tensor(t, dtype=torch.float64)
+    y, x, time = (
+        torch.tensor([[0.7, -1.1]], dtype=torch.float64),
+        points(20, 5),
+        torch.tensor(min(t, sde.T), dtype=torch.float64),
+    )
     guidance = Posterior(y, linear(tmp_path, a), Isotropic(spread=0.7), noise=0.3)
     guided = guidance(sde, Marginals(law, sde))(x, time)
     exact = Marginals(conditioned(law, a, y[0], 0.3), sde)(x, time)

@@ -50,7 +50,7 @@ def posterior_mean(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
 def test_parametrizations_agree_on_the_score(
     parametrization: Parametrization, sde: LinearSDE, shape: tuple[int, ...], batched: bool
 ) -> None:
-    t = torch.tensor([0.01, 0.1, 0.5, 1.0] if batched else 0.3, dtype=torch.float64)
+    t = torch.tensor([0.01, 0.1, 0.5, sde.T] if batched else 0.3, dtype=torch.float64)
     alpha, sigma = (c.reshape(-1, *[1] * len(shape)) if batched else c for c in (sde.alpha(t), sde.sigma(t)))
     x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x0 = posterior_mean(x, alpha, sigma)
@@ -93,7 +93,7 @@ def test_gaussian_with_a_silent_network_is_exact_for_gaussian_data(sde: LinearSD
     axes, spread = rotation(4), torch.tensor(variances, dtype=torch.float64)
     mean = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
     law = GaussianMixture(torch.ones(1), mean[None], (axes * spread @ axes.mT)[None])
-    x, t = torch.randn(6, 4, dtype=torch.float64), torch.linspace(sde.eps, 1, 6, dtype=torch.float64)
+    x, t = torch.randn(6, 4, dtype=torch.float64), torch.linspace(sde.eps, sde.T, 6, dtype=torch.float64)
     silent = ScoreModel(Function(lambda x, t: 0 * x), Gaussian(Moments(mean, axes, spread)), sde)
     exact = law.score(x, sde.alpha(t), sde.sigma(t))
     torch.testing.assert_close(silent(x, t), exact, rtol=1e-6, atol=1e-6)
@@ -118,7 +118,7 @@ def test_gaussian_gives_the_score_of_what_it_leaves_to_the_network(sde: LinearSD
     mean, fed = torch.tensor([1.0, 0.0, -1.0], dtype=torch.float64), []
     output = torch.randn(5, 3, dtype=torch.float64)
     model = ScoreModel(Function(lambda x, t: fed.append((x, t)) or output), Gaussian(Moments(mean, axes, spread)), sde)
-    x, t = torch.randn(5, 3, dtype=torch.float64), torch.linspace(0.01, 1, 5, dtype=torch.float64)
+    x, t = torch.randn(5, 3, dtype=torch.float64), torch.linspace(0.01, sde.T, 5, dtype=torch.float64)
     score = model(x, t)
     alpha, sigma = sde.alpha(t)[:, None], sde.sigma(t)[:, None]
     v = alpha**2 * spread + sigma**2

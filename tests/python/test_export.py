@@ -14,6 +14,8 @@ import torch
 import sdegen
 from sdegen.core.randomness import generator
 
+pytestmark = pytest.mark.usefixtures("one_epoch")
+
 SMALL = ("trainer.preview_every=0", "figures=false", "trainer.batch_size=8", "sampler.steps=2", "count=4")
 UNET = ("network.channels=8", "network.multipliers=[1,2]", "network.blocks=1", "network.attention=[8]")
 RUNS = {

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_ind
 
+from sdegen.config.compose import composed
 from sdegen.core.meanings import HIGH, LOW, NEAR
 from sdegen.reports import comparison, frontier, seeds
-from sdegen.reports.collection import FinishedRun
+from sdegen.reports.collection import FinishedRun, collect
+from sdegen.runs import session
 
+SMALL = ("dataset=smile", "network.hidden=[4]", "trainer.steps=4", "figures=false", "count=20", "sampler.steps=2")
 COUNTS = (2, 3, 5, 20)
 
 
@@ -116,3 +119,26 @@ def test_samples_of_several_seeds_are_one_row_of_a_table_and_one_point_of_the_fi
 
 def metric(value: float) -> dict[str, float]:
     return {"value": value, "floor": 0.01}
+
+
+def test_a_run_that_was_resumed_to_more_steps_is_not_averaged_with_the_others(tmp_path: Path) -> None:
+    """Four runs by one command: two seeds are resumed to 8 steps, one of them was killed before and resumed at once."""
+    for seed in range(4):
+        session.train(composed("train", (*SMALL, f"seed={seed}")), tmp_path / str(seed), command=f"train seed={seed}")
+    (tmp_path / "1" / "metrics.json").unlink()
+    session.resume(tmp_path / "1", {}, command="train resume=1")
+    for seed in (2, 3):
+        session.resume(tmp_path / str(seed), {"trainer.steps": 8}, command=f"train resume={seed} trainer.steps=8")
+    runs, left_out = collect(tmp_path)
+    assert not left_out and [run.cost["steps"] for run in runs] == [4, 4, 8, 8]
+    keys = comparison.varied(runs)
+    found = seeds.groups(runs, keys)
+    assert [[run.folder.name for run in group.runs] for group in found] == [["0", "1"], ["2", "3"]]
+    assert [group.written(keys) for group in found] == [
+        "trainer.steps=4, resumed at=–",
+        "trainer.steps=8, resumed at=4",
+    ]
+    # A run that took all steps at once is another setting: the schedule of its learning rate was longer.
+    session.train(composed("train", (*SMALL, "trainer.steps=8", "seed=4")), tmp_path / "4", command="train seed=4")
+    runs, _ = collect(tmp_path)
+    assert [len(group.runs) for group in seeds.groups(runs, comparison.varied(runs))] == [2, 2, 1]

@@ -63,12 +63,15 @@ def test_resolution_of_a_continuous_column_is_the_distance_of_nearest_neighbours
     np.save(tmp_path / "x.npy", x)
     line = ["dataset=file", f"dataset.path={tmp_path / 'x.npy'}", "dataset.standardize=false"]
     dataset = build(composed("train", line)).dataset
-    size, words = resolution(dataset, dataset.x)
+    size, rounded = resolution(dataset, dataset.x)
     # The reference compares all points; the search takes 1000 of them against the other 200.
     distances, _ = KDTree(dataset.x.numpy()).query(dataset.x.numpy(), k=2)
     exact = np.median(distances[:, 1]) / math.sqrt(2)
     assert size == pytest.approx(exact * math.sqrt(1200 / 200), rel=0.2)
-    assert "nearest neighbours" in words
+    assert not rounded
+    # The noise at the default smallest time is smaller; at t = 0.1 it would hide the details.
+    assert advice(tmp_path, x)["sde.eps"] is None
+    assert advice(tmp_path, x, "sde.eps=0.1")["sde.eps"] < 0.1  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(("columns", "width"), [(2, 128), (100, 256)])
@@ -84,17 +87,27 @@ def test_advice_is_the_same_each_time_and_does_not_exceed_the_points(tmp_path: P
     assert first["trainer.batch_size"] == 32
 
 
-def test_command_has_each_suggested_option_once(tmp_path: Path) -> None:
+def test_a_learning_rate_that_is_nearly_the_suggested_one_is_kept(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(300, 2))
+    found = advice(tmp_path, x, "optimizer.lr=1e-6")["optimizer.lr"]
+    assert isinstance(found, float)
+    assert advice(tmp_path, x, f"optimizer.lr={found / 2}")["optimizer.lr"] is None
+    assert advice(tmp_path, x, "optimizer.lr=1")["optimizer.lr"] < 0.1  # type: ignore[operator]
+
+
+def test_command_has_each_changed_option_once(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(300, 2))
     np.save(tmp_path / "x.npy", x)
     line = ["dataset=file", f"dataset.path={tmp_path / 'x.npy'}", "network.hidden=[8]", "optimizer.lr=1", "sde=ve"]
-    found = calibrate(composed("train", line))
-    words = shlex.split(command(f"sdegen train {shlex.join(line)}", found))
+    before = composed("train", line)
+    found = calibrate(before)
+    words = shlex.split(command(f"sdegen train {shlex.join(line)}", before, found))
     config = composed("train", words[2:])
     for option, value, _ in found.advice:
         if value is not None:
             group, key = option.split(".")
             assert config[group][key] == value
-            assert sum(word.startswith(f"{option}=") for word in words) == 1
+            changed = before[group][key] != value
+            assert sum(word.startswith(f"{option}=") for word in words) == changed
     assert config["optimizer"]["lr"] < 1 and config["network"]["hidden"] == [128]
     build(config)

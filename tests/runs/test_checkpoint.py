@@ -34,11 +34,19 @@ def content(step: int = 3) -> Checkpoint:
     units = {"shift": torch.zeros(2).double(), "scale": torch.ones(2).double()}
     history = {"losses": torch.ones(2), "norms": torch.ones(2), "by_t": torch.ones(2, 10).double()}
     data = {"points": 4, "shape": [2], "classes": 10, "digest": "00"}
-    known = {"weights": weights, "ema": weights, "optimizer": {}, "units": units, "moments": None, "data": data}
+    known = {
+        "weights": weights,
+        "ema": weights,
+        "optimizer": {},
+        "units": units,
+        "moments": None,
+        "data": data,
+        "conditions": None,
+    }
     past = {"provenance": {"python": "3"}, "held_out": None, "best": math.inf, "history": history, "stream": 0}
-    names: dict[str, list[str]] = {"columns": [], "classes": []}
+    names: dict[str, list[str]] = {"columns": [], "classes": [], "conditions": []}
     curve = Curve(100).state()
-    return Checkpoint({"seed": 0}, step, 1.0, classes=10, names=names, curve=curve, **known, **past)
+    return Checkpoint({"seed": 0}, step, 1.0, classes=10, names=names, curve=curve, weighting={}, **known, **past)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from sdegen.config.compose import composed
+from sdegen.core import progress
 from sdegen.networks.mlp import MLP
 from sdegen.runs import forecast, machine, session
 
@@ -63,6 +65,29 @@ def test_adaptive_samplers_are_tried_and_classifiers_have_no_cost_of_sampling(mo
     assert (classifier.sampled_rows, classifier.sampling_seconds) == (0, 0)
 
 
+def test_slow_steps_and_evaluations_are_few_and_announced(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The clock of the forecast advances by two minutes at each look, so every step and evaluation takes that long."""
+    clock = itertools.count(0.0, 120.0)
+    monkeypatch.setattr(forecast.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(progress, "DELAY", 0.0)
+    forward, batches = MLP.forward, []
+
+    def counting(self: MLP, x: torch.Tensor, *rest: Any) -> torch.Tensor:  # noqa: ANN401
+        batches.append((torch.is_grad_enabled(), len(x)))
+        return forward(self, x, *rest)
+
+    monkeypatch.setattr(MLP, "forward", counting)
+    line = ["experiment=smile", "trainer.epochs=null", "trainer.steps=1000", "trainer.gradient=autograd", "count=5000"]
+    with caplog.at_level("INFO", "sdegen"):
+        (cost,) = forecast.each([composed("train", [*line, "trainer.batch_size=7"])])
+    # A single point is tried when the run is built.
+    assert [batch for batch in batches if batch[1] > 1] == [(True, 7)] * 2 + [(False, 16), (False, 1000)]
+    assert (cost.seconds, cost.sampling_seconds) == (1000 * 120, 120 * cost.sampled_rows / 1000)
+    assert "timing a few steps of the training and of the sampler" in caplog.messages
+
+
 def test_each_of_several_forecasts_measures_its_own_memory() -> None:
     """The first forecast has a large data set, and its peak is not reported for the second.
 
@@ -71,6 +96,7 @@ def test_each_of_several_forecasts_measures_its_own_memory() -> None:
     code = """
 from sdegen.runs import forecast
 from sdegen.config.compose import composed
+from sdegen.core import progress
 small = composed("train", ["experiment=smile", "trainer.steps=2", "trainer.epochs=null", "sampler.steps=2", "count=9"])
 large = {**small, "dataset": {**small["dataset"], "size": 4_000_000}}
 print([cost.memory_mib for cost in forecast.each([large, small])])

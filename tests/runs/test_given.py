@@ -193,6 +193,18 @@ def test_the_number_of_the_column_of_labels_is_that_of_the_runs_own_file(tmp_pat
     assert found.y is not None and found.y.tolist() == [1, 0]
 
 
+def test_the_decimal_sign_of_the_runs_own_file_settles_an_ambiguous_one(tmp_path: Path) -> None:
+    rows = "".join(f"{i % 7},5;{i % 5},25\n" for i in range(60))
+    (tmp_path / "x.csv").write_text(rows)
+    run = trained(tmp_path / "run", "dataset=file", f"dataset.path={tmp_path / 'x.csv'}")
+    (tmp_path / "new.csv").write_text("1,234;2\n")
+    assert given(run, "points", tmp_path / "new.csv").x.tolist() == [[1.234, 2]]
+    (tmp_path / "new.csv").write_text("1.234;2\n")
+    assert given(run, "points", tmp_path / "new.csv").x.tolist() == [[1234, 2]]
+    (tmp_path / "new.csv").write_text("1.5;2\n")
+    assert given(run, "points", tmp_path / "new.csv").x.tolist() == [[1.5, 2]]
+
+
 def test_the_layout_of_the_run_is_the_layout_of_its_points(tmp_path: Path) -> None:
     """Cubes fit in every order, and only the run's option says which axis has the channels."""
     values = np.random.default_rng(0).integers(0, 200, size=(40, 3, 3, 3)).astype(np.uint8)

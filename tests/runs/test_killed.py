@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import random
@@ -19,7 +20,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sdegen.config.compose import composed
+from sdegen.config.compose import Config, composed
 from sdegen.core.errors import Stopped, UserError
 from sdegen.runs import checkpoint, session
 from sdegen.training.loop import Training
@@ -62,19 +63,24 @@ def kill_at(operation: int, folder: Path) -> None:
     sys.addaudithook(watch)
 
 
-def work(folder: Path, options: tuple[str, ...], operation: int) -> None:
+@functools.cache
+def configuration(options: tuple[str, ...]) -> Config:
+    config = composed("train", [option for option in options if option != OWN])
+    return config | ({"network": {"_target_": OWN}} if OWN in options else {})
+
+
+def work(folder: Path, config: Config, operation: int) -> None:
     """Begins or resumes a run in this process, which is killed as in :func:`kill_at`."""
     torch.set_num_threads(1)
     kill_at(operation, folder)
     if any(folder.glob("checkpoints/*.pt")):
         session.resume(folder, {}, ["users"])
     else:
-        config = composed("train", [option for option in options if option != OWN])
-        session.train(config | ({"network": {"_target_": OWN}} if OWN in options else {}), folder)
+        session.train(config, folder)
 
 
 def started(folder: Path, options: tuple[str, ...], operation: int = 0) -> Any:  # noqa: ANN401
-    process = PROCESSES.Process(target=work, args=(folder, options, operation))
+    process = PROCESSES.Process(target=work, args=(folder, configuration(options), operation))
     process.start()
     return process
 
@@ -218,17 +224,21 @@ def signalled(at: int, number: int, times: int = 1) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
-def test_a_signal_saves_and_reports_how_to_continue(tmp_path: Path, short: Left, number: signal.Signals) -> None:
-    """The signal comes in the middle of a block of noise, an epoch, a log interval and a checkpoint interval."""
-    config, before = composed("train", SHORT), signal.getsignal(number)
-    with signalled(11, number), pytest.raises(Stopped) as stop:
-        session.train(config, tmp_path / "run")
-    command = f"sdegen train resume={tmp_path / 'run'}"
-    assert str(stop.value) == f"stopped by {number.name}, saved at step 12; continue with {command}"
-    assert stop.value.number == number and signal.getsignal(number) == before
-    session.resume(tmp_path / "run", {})
-    assert_same(left(tmp_path / "run"), short)
+def test_a_signal_saves_and_reports_how_to_continue(tmp_path: Path, short: Left) -> None:
+    """One run gets four signals, in the middle of blocks of noise, epochs, log intervals and checkpoint intervals."""
+    folder, numbers = tmp_path / "run", (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+    for at, number in zip((2, 5, 10, 12), numbers, strict=True):
+        before = signal.getsignal(number)
+        with signalled(at, number), pytest.raises(Stopped) as stop:
+            if folder.exists():
+                session.resume(folder, {})
+            else:
+                session.train(composed("train", SHORT), folder)
+        command = f"sdegen train resume={folder}"
+        assert str(stop.value) == f"stopped by {number.name}, saved at step {at + 1}; continue with {command}"
+        assert stop.value.number == number and signal.getsignal(number) == before
+    session.resume(folder, {})
+    assert_same(left(folder), short)
 
 
 def test_a_second_signal_does_not_wait_for_the_step(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_samples_have_the_names_without_the_data_and_are_read_again(folder: Path
 
 def test_a_column_of_the_name_label_stays_apart(tmp_path: Path) -> None:
     names = sdegen.datasets.Description(("label", "b"), ("u", "v"))
-    results._write_table(tmp_path / "samples.csv", names, np.array([[1.0, 2], [3, 4], [5, 6]]), ["u", "v", "u"])
+    results._write_table(tmp_path / "samples.csv", names, np.array([[1.0, 2], [3, 4], [5, 6]]), ["u", "v", "u"], None)
     found = read(tmp_path / "samples.csv", choice=Choice(labels=3))
     assert (found.x.tolist(), found.description.columns) == ([[1, 2], [3, 4], [5, 6]], ("label", "b"))
 

@@ -329,6 +329,7 @@ def test_a_run_resumed_under_other_versions_logs_a_warning(tmp_path: Path, caplo
             {
                 "step": 60,
                 "command": "sdegen train resume=run trainer.steps=70",
+                "options": {"trainer.steps": 70},
                 "packages": saved.provenance["packages"],
             }
         ]

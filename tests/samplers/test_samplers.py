@@ -46,7 +46,7 @@ from sdegen.samplers import (
     StochasticHeun,
     Twisted,
 )
-from sdegen.sde import VE, VP, LinearSDE
+from sdegen.sde import VE, VP, Cosine, LinearSDE
 from sdegen.sde.mixture import GaussianMixture, Marginals
 
 PREDICTORS: dict[str, Predictor] = {
@@ -109,6 +109,7 @@ def one_step(sde: LinearSDE, predictor: Predictor, x: Tensor, t: float, s: float
 
 
 @pytest.mark.parametrize("key", PREDICTORS)
+@pytest.mark.parametrize("sde", SDES.values(), ids=SDES.keys())
 def test_moments_converge_at_the_declared_order(key: str, sde: LinearSDE) -> None:
     proof = verification.order(sde, PREDICTORS[key])
     assert proof.holds, proof
@@ -242,7 +243,7 @@ def test_ancestral_step_is_the_smld_chain_on_ve() -> None:
 
 
 def test_ancestral_step_is_the_posterior_of_known_data(sde: LinearSDE) -> None:
-    """If the data are one known point x_0, the step draws from p(x_s | x_t, x_0). On VP, only the mean agrees."""
+    """If the data are one known point, the step draws from p(x_s | x_t, x_0). Only the mean agrees if α² + σ² = 1."""
     x0, x = torch.tensor([[0.4]], dtype=torch.float64), torch.tensor([[1.3]], dtype=torch.float64)
     t, s = at(0.6), at(0.5)
     reverse = sde.reverse(lambda x, t: (sde.alpha(t) * x0 - x) / sde.sigma(t) ** 2)
@@ -254,7 +255,7 @@ def test_ancestral_step_is_the_posterior_of_known_data(sde: LinearSDE) -> None:
     precision = 1 / sde.sigma(s) ** 2 + factor**2 / noise
     expected = (sde.alpha(s) * x0 / sde.sigma(s) ** 2 + factor * x / noise) / precision
     torch.testing.assert_close(mean, expected)
-    if not isinstance(sde, VP):
+    if not isinstance(sde, VP | Cosine):
         torch.testing.assert_close(float(std), float(precision**-0.5))
 
 
@@ -456,7 +457,7 @@ def test_stochastic_adams_has_exact_noise(sde: LinearSDE) -> None:
     def score(x: Tensor, t: Tensor) -> Tensor:
         return -x / (0.25 * sde.alpha(t) ** 2 + sde.sigma(t) ** 2)
 
-    std = float((0.25 * sde.alpha(at(1.0)) ** 2 + sde.sigma(at(1.0)) ** 2).sqrt())
+    std = float((0.25 * sde.alpha(at(sde.T)) ** 2 + sde.sigma(at(sde.T)) ** 2).sqrt())
     for eta in (0.0, 0.5, 1.0, 1.5):
         x = torch.tensor([[std], [0.0]], dtype=torch.float64)
         impulse = torch.tensor([[0.0], [1.0]], dtype=torch.float64)

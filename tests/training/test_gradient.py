@@ -82,6 +82,7 @@ def test_it_equals_autograd(parametrization: str, activation: str, embedding: st
         ("ve", "uniform"),
         ("ddpm", "likelihood"),
         ("smld", "variance"),
+        ("vp", "uncertainty"),
     ],
 )
 def test_it_equals_autograd_under_every_process_and_weight(sde: str, weighting: str) -> None:

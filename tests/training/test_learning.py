@@ -21,7 +21,7 @@ from sdegen.datasets import Dataset
 from sdegen.runs import checkpoint, session
 from sdegen.sde import VE, VP, SubVP
 from sdegen.sde.base import LinearSDE
-from sdegen.training import Denoising, Trainer, baseline, learning, times, weighting
+from sdegen.training import Denoising, Trainer, baseline, held_out, learning, times, weighting
 from sdegen.training.batches import Points, Stream
 from sdegen.training.learning import Curve
 from sdegen.training.times import TimeSampler
@@ -87,6 +87,45 @@ def test_a_difference_within_the_standard_error_of_its_rows_is_no_improvement() 
         assert (curve.idle(5) == 0) == improved
 
 
+@pytest.mark.parametrize(("copies", "improved"), [(2, False), (500, True)])
+def test_many_noises_of_few_points_show_a_difference_that_a_few_hide(copies: int, improved: bool) -> None:
+    """The loss of 20 points falls by 0.1 in the mean; the points differ by 1, and the noises of a point by 2."""
+    source = torch.Generator().manual_seed(2)
+    points, noises = (torch.randn(*shape, generator=source) for shape in ((1, 20), (copies, 20)))
+    points, noises = points - points.mean(), 2 * (noises - noises.mean())
+    curve = Curve(100)
+    curve.add(0, torch.zeros(copies, 20))
+    curve.add(5, points + noises - 0.1)
+    assert (curve.idle(5) == 0) == improved
+
+
+def test_every_copy_of_a_held_out_point_has_a_noise_of_its_own_and_its_own_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The mean over the copies of a point is the loss of this point alone. The points lie ever farther out."""
+    monkeypatch.setattr(held_out, "ROWS", 4096)
+    x = torch.arange(1.0, 6.0)[:, None] * torch.tensor([1.0, -1.0])
+    (parts,) = assembly.replicated(composed("train", [*SHORT, "dataset=moons"]))
+
+    def losses(points: Tensor, batches: int) -> Tensor:
+        data = Dataset(x, points)
+        data.units = parts.dataset.units
+        found = parts._replace(dataset=data).held_out().within(batches).losses(parts.model.float())
+        assert found is not None
+        return found
+
+    together = losses(x, 8)
+    assert together.shape == (8 * 256 // 5, 5) and torch.equal(together, losses(x, 8))
+    assert float(together.std(0).min()) > 0
+    alone = torch.stack([losses(point[None], 16).mean() for point in x])
+    assert float(alone.diff().abs().min() / alone[0]) > 0.3
+    error = together.std(0) / math.sqrt(len(together))
+    assert bool(((together.mean(0) - alone).abs() < 5 * error).all())
+    # Many points are used once, and only those of the first batches.
+    many = torch.randn(3000, 2, generator=torch.Generator().manual_seed(0))
+    assert losses(many, 2).shape == (1, 512)
+
+
 def test_a_curve_has_at_least_twenty_evaluations_also_after_an_extension() -> None:
     for steps in (1, 19, 20, 39, 40, 1999, 12_000):
         every = Curve(steps).interval(steps)
@@ -118,7 +157,7 @@ def test_the_unit_is_the_mean_loss_of_a_gaussian_on_other_data_of_its_covariance
         total = sde.alpha(t)[:, None, None] ** 2 * covariance + sde.sigma(t)[:, None, None] ** 2 * torch.eye(2)
         return -torch.linalg.solve(total, x)
 
-    objective, data = Denoising(), type("Data", (), {})()
+    objective, data = Denoising(), type("Data", (), {"fresh": False})()
     data.x, data.y, data.mapped, data.cells = x, None, False, None
     data.units = type("Units", (), {"encode": staticmethod(lambda x: x)})
     stream = Stream([Points(3, data, 1000, dtype=torch.float64)], lambda *rows: objective.prepare(*rows[:-2]),
@@ -223,7 +262,7 @@ def test_held_out_rows_of_striped_labels_have_every_class() -> None:
     """Every tenth row of such data has the same class."""
     x, y = torch.randn(40_960, 1, generator=torch.Generator().manual_seed(0)), torch.arange(40_960) % 10
     (parts,) = assembly.replicated(composed("train", [*SHORT, "dataset=moons"]))
-    held_out = parts._replace(dataset=Dataset(x[:100], x, y=y[:100], held_out_y=y, classes=10)).held_out()
-    assert held_out._stream is not None
-    shares = torch.bincount(held_out._stream.points[0].y, minlength=10).double()
+    own = parts._replace(dataset=Dataset(x[:100], x, y=y[:100], held_out_y=y, classes=10)).held_out()
+    assert own._stream is not None
+    shares = torch.bincount(own._stream.points[0].y, minlength=10).double()
     assert float(shares.min() / shares.sum()) > 0.04

@@ -61,7 +61,11 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
         assert torch.equal(a[key], b[key]), key
 
 
-OPTIONS = [(), ("times.draws=3", "times.chunk=2"), ("times=importance", "weighting=likelihood")]
+OPTIONS = [
+    (),
+    ("times.draws=3", "times.chunk=2", "weighting=uncertainty"),
+    ("times=importance", "weighting=likelihood"),
+]
 
 
 @pytest.mark.parametrize("options", OPTIONS)

@@ -54,6 +54,7 @@ OPTIONS = [
     ("times=importance", "weighting=likelihood", "network.hidden=[30]", "network.time_embedding=fourier"),
     ("dataset=gaussian_mixture", "sde=subvp", "trainer.clip=null"),
     ("dataset=moons", "network.label_dropout=0.3"),
+    ("times=importance", "times.draws=5", "times.chunk=2", "weighting=uncertainty"),
 ]
 
 

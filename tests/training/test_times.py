@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
 import torch
 from conftest import standard_error
+from scipy import stats
 
+from sdegen.config import assembly
+from sdegen.config.compose import composed
+from sdegen.config.options import Faults
 from sdegen.sde import VP, LinearSDE
-from sdegen.training.times import Grid, Importance, Stratified, TimeSampler, Uniform
-from sdegen.training.weighting import Likelihood, Variance, Weighting
+from sdegen.training.times import Grid, Importance, LogitNormal, LogNormal, Mixed, Stratified, TimeSampler, Uniform
+from sdegen.training.weighting import EDM, Likelihood, Variance, Velocity, Weighting
 from sdegen.training.weighting import Uniform as Constant
 
-CONTINUOUS = [Uniform(), Stratified(), Importance()]
-WEIGHTINGS = [Constant(), Variance(), Likelihood()]
+MIXED = [LogNormal(), LogNormal(mean=1.0, std=0.5), LogitNormal(), LogitNormal(mean=-2.0, std=0.7)]
+CONTINUOUS = [Uniform(), Stratified(), Importance(), *MIXED]
+WEIGHTINGS = [Constant(), Variance(), Likelihood(), Velocity(), EDM()]
 
 
 def name(value: object) -> str:
@@ -35,10 +41,11 @@ def loss_at(sde: LinearSDE, t: torch.Tensor) -> torch.Tensor:
 def test_continuous_samplers_estimate_the_integral(sde: LinearSDE, times: TimeSampler, weighting: Weighting) -> None:
     # Use quadrature in log t, where the integrand is smooth. The interval starts at 0.01, so that uniform
     # times have a finite variance.
-    sde = type(sde)(eps=0.01) if not hasattr(sde, "log_ratio") else type(sde)(sigma_max=10.0, eps=0.01)
-    nodes = torch.linspace(math.log(sde.eps), 0, 200_001, dtype=torch.float64).exp()
+    sde = copy.copy(sde)
+    sde.eps = 0.01
+    nodes = torch.linspace(math.log(sde.eps), math.log(sde.T), 200_001, dtype=torch.float64).exp()
     integrand = weighting(sde, nodes) * loss_at(sde, nodes) * nodes
-    exact = float(torch.trapezoid(integrand, nodes.log())) / (1 - sde.eps)
+    exact = float(torch.trapezoid(integrand, nodes.log())) / (sde.T - sde.eps)
     t, ratio = times(sde, weighting, numbers(4000, 2, 16))
     step_means = (ratio * weighting(sde, t) * loss_at(sde, t)).mean((1, 2))
     assert float(step_means.mean()) == pytest.approx(exact, abs=4.5 * standard_error(step_means) + 1e-4 * exact)
@@ -53,6 +60,41 @@ def test_importance_gives_every_row_the_same_weight(sde: LinearSDE, weighting: W
     weight = ratio * weighting(sde, t) / sde.sigma(t) ** 2
     exact = isinstance(weighting, Likelihood)
     torch.testing.assert_close(weight, weight.mean().expand_as(weight), rtol=1e-9 if exact else 0.03, atol=0)
+
+
+@pytest.mark.parametrize("times", MIXED, ids=name)
+def test_mixed_times_have_the_distribution_of_scipy(sde: LinearSDE, times: Mixed) -> None:
+    """A tenth of the draws is uniform. Stratified draws follow a distribution function to within two slices."""
+    t, ratio = times(sde, Constant(), numbers(1, 1, 20_000))
+    t, uniform = t.flatten().sort().values, stats.uniform(sde.eps, sde.T - sde.eps)
+    if isinstance(times, LogNormal):
+        levels = [(sde.sigma(end) / sde.alpha(end)).log() for end in torch.tensor([sde.eps, sde.T]).double()]
+        low, high = ((float(level) - times.mean) / times.std for level in levels)
+        own = stats.truncnorm(low, high, times.mean, times.std).cdf((sde.sigma(t) / sde.alpha(t)).log())
+    else:
+        own = stats.norm(times.mean, times.std).cdf(torch.logit(torch.from_numpy(uniform.cdf(t))))
+    expected = 0.9 * torch.from_numpy(own) + 0.1 * torch.from_numpy(uniform.cdf(t))
+    empirical = (torch.arange(len(t)) + 0.5) / len(t)
+    assert float((expected - empirical).abs().max()) < 2 / len(t)
+    assert float(ratio.max()) <= 10
+    # The mean of the ratio is the integral of the uniform density.
+    assert float(ratio.mean()) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["weighting=edm", "weighting.p_mean=30"],
+            "weighting.p_mean=30 with p_std=1.2 is outside of the noise levels",
+        ),
+        (["times=log_normal", "times.mean=-40"], "times.mean=-40 with std=1.2 is outside of the noise levels"),
+        (["times=logit_normal", "times.std=0"], "times.std=0 must be above 0"),
+    ],
+)
+def test_noise_levels_that_the_process_does_not_have_are_refused(options: list[str], message: str) -> None:
+    with pytest.raises(Faults, match=f"^{message}"):
+        assembly.build(composed("train", ["dataset=smile", *options]))
 
 
 def test_stratified_draws_one_in_each_slice() -> None:

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdegen import metrics
 from sdegen.config import assembly
 from sdegen.core.errors import UserError
 from sdegen.core.randomness import generator
 from sdegen.metrics import sliced_w1
-from sdegen.runs import sampling
+from sdegen.runs import calibration, sampling
 from suites.base import Row, composed, row
 
 REFERENCE, FLOORS = 10_000, 20
@@ -55,6 +56,8 @@ RECIPES = {
     ],
     "karras": ["parametrization=karras"],
     "data": ["parametrization=data"],
+    # The default recipe with the values that sdegen calibrate suggests for the data.
+    "calibrated": [],
 }
 """Options of train.yaml for each recipe."""
 OWN = {"plane": ["trainer.steps=3000", "network.hidden=[256,256]"]}
@@ -82,20 +85,31 @@ def measure(
     for name in sets:
         for recipe in recipes:
             own = [*RECIPES[recipe], *OWN.get(name, []), *options]
-            found = [one(name, [*own, f"seed={seed}"], points, count, seed) for seed in range(seeds)]
+            given = recipe == "calibrated"
+            found = [one(name, [*own, f"seed={seed}"], given, points, count, seed) for seed in range(seeds)]
             rows += [row(measure, recipe, name, [each[measure] for each in found], "") for measure in found[0]]
     return sorted(rows, key=lambda each: each.panel)
 
 
-def one(name: str, options: Sequence[str], points: int, count: int, seed: int) -> dict[str, float]:
-    """Trains a network, draws samples, and returns the distances of the samples from exact draws."""
+def suggested(*line: str) -> list[str]:
+    """Returns the options that ``sdegen calibrate`` changes."""
+    config = composed(*line)
+    return calibration.changes(config, calibration.calibrate(config))
+
+
+def one(name: str, options: Sequence[str], calibrated: bool, points: int, count: int, seed: int) -> dict[str, float]:
+    """Trains a network, draws samples, and returns the distances of the samples from exact draws.
+
+    For the smallest noises, the error of the score shows more than the samples do.
+    """
     with tempfile.TemporaryDirectory() as folder:
         given = [f"dataset={name}"]
         if name in FILES:
             path = Path(folder) / "points.csv"
             np.savetxt(path, FILES[name](points, np.random.default_rng([1, seed])), delimiter=",", fmt="%.17g")
             given = ["dataset=file", f"dataset.path={path}"]
-        (parts,) = assembly.replicated(composed(*given, *options))
+        line = [*given, *options, *(suggested(*given, *options) if calibrated else [])]
+        (parts,) = assembly.replicated(composed(*line))
     training = parts.training()
     training.run(lambda step, values: None, lambda: None, lambda: None)
     model: Any = training.averages[0]
@@ -109,7 +123,10 @@ def one(name: str, options: Sequence[str], points: int, count: int, seed: int) -
         assert drawn is not None
         return drawn.double()
 
-    return distances(x, exact, count) | (on_plane(x, exact(REFERENCE, 0)) if name == "plane" else {})
+    score = sampling.on_cpu(model, parts.trainer.device, torch.float32)
+    error = metrics.score_error(parts.dataset, parts.sde, score)
+    found = distances(x, exact, count) | ({} if error is None else {"error of the score": error})
+    return found | (on_plane(x, exact(REFERENCE, 0)) if name == "plane" else {})
 
 
 def distances(x: Tensor, exact: Callable[[int, int], Tensor], count: int) -> dict[str, float]:

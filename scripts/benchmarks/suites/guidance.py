@@ -1,0 +1,78 @@
+"""Agreement, recall and distance of guided digits against the guidance scale, and the cost of the guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from sdegen.config.compose import composed as every
+from sdegen.core.errors import UserError
+from sdegen.runs import results, session
+from sdegen.runs.run import load
+from suites.base import Row, composed, row
+
+METRICS = ("agreement", "class_recall", "spread", "frechet")
+
+
+def measure(
+    folder: str,
+    trained: Mapping[str, Sequence[str]],
+    options: Sequence[str],
+    curves: Mapping[str, Mapping[str, Any]],
+    scales: Sequence[float],
+    count: int,
+    steps: int,
+) -> list[Row]:
+    """Returns the rows of a panel for each metric, with a line for each curve and one for the floor."""
+    runs = Path(folder)
+    for name, own in trained.items():
+        if not (runs / name).exists():
+            session.train(composed(*own, *options), runs / name)
+    rows = []
+    for curve, one in curves.items():
+        if one["run"] not in trained:
+            raise UserError(f"curves: {curve} samples run={one['run']}: choose from {', '.join(trained)}")
+        run = load(runs / one["run"]).using("stochastic_adams", steps=steps)
+        for scale in scales:
+            node = guidance([*one["options"], f"guidance.scale={scale}"], runs)
+            found = results.write(run, count, guidance=node, label="all", figures=False)
+            with np.load(found.folder / "samples.npz") as samples:
+                cost = float(samples["nfe"])
+            for metric in METRICS:
+                rows.append(row(f"{metric} against guidance scale", curve, scale, [found.metrics[metric]["value"]], ""))
+                floor = found.metrics[metric]["floor"]
+                rows.append(row(f"{metric} against guidance scale", "floor", scale, [floor], ""))
+            rows.append(row("evaluations against guidance scale", curve, scale, [cost], ""))
+    return sorted(dict.fromkeys(rows), key=lambda each: each.panel)
+
+
+def draw(rows: Sequence[Row]) -> Figure:
+    """Draws each quantity against the scale in its own panel, with one legend for all panels."""
+    from sdegen import figures
+
+    panels = list(dict.fromkeys(each.panel for each in rows))
+    lines = list(dict.fromkeys(each.line for each in rows))
+    with matplotlib.rc_context(figures.STYLE):
+        figure = Figure(figsize=(2.4 * len(panels), 2.8), layout="constrained")
+        for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            for colour, line in zip(figures.COLOURS, lines, strict=False):
+                own = [each for each in rows if (each.panel, each.line) == (panel, line)]
+                style = {"color": colour, "marker": "o", "markersize": 3, "linewidth": 1}
+                axes.plot([float(each.at) for each in own], [each.median for each in own], label=line, **style)
+            axes.set(xlabel="guidance scale", ylabel=panel.partition(" ")[0].replace("_", " "))
+        figure.legend(
+            *figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(lines), fontsize=7
+        )
+    return figure
+
+
+def guidance(options: Sequence[str], runs: Path) -> dict[str, Any]:
+    """Returns the node of a guidance; a classifier is the run of this name."""
+    if "guidance=classifier" in options:
+        options = [*options, f"guidance.run={runs / 'classifier'}"]
+    return every("train", [f"+{options[0]}", *options[1:]])["guidance"]

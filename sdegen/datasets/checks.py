@@ -1,0 +1,69 @@
+"""Checks of the options and the memory of all data sets."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from sdegen.core.checks import in_range
+
+DRAWN = 64
+"""Number of bytes of memory needed to draw a point in the plane."""
+
+
+def check_share(held_out: float) -> float:
+    """Returns ``held_out``, or raises ValueError if it is not between 0 and 1."""
+    return in_range("held_out", held_out, above=0, below=1, fix=": try held_out=0.2")
+
+
+def check_size(size: int) -> int:
+    """Returns ``size``, or raises ValueError if it is below 2 or the points do not fit into memory."""
+    in_range("size", size, at_least=2)
+    if size > memory() / DRAWN:
+        raise ValueError(f"size={size} must be at most {memory() / DRAWN:.0f}: more points do not fit into memory")
+    return size
+
+
+@contextlib.contextmanager
+def prefixed(prefix: str, suffix: str = "") -> Iterator[None]:
+    """Adds a prefix and a suffix to the message of a ValueError that is raised in the ``with`` block."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{prefix}{error}{suffix}") from None
+
+
+def memory() -> float:
+    """Returns the number of bytes of physical memory; infinity if the system does not report this number."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return math.inf
+
+
+def check_memory(size: int) -> None:
+    """Raises ValueError if ``size`` bytes do not fit into memory."""
+    if size > memory():
+        raise ValueError(
+            f"needs {size / 2**30:.3g} GiB, but this machine has {memory() / 2**30:.3g} GiB of memory: use fewer points"
+        )
+
+
+def check_conditions(x: Tensor | None, c: Tensor | None) -> None:
+    """Raises ValueError if a point has no condition, or a condition is not finite."""
+    if x is None:
+        return
+    if c is None or c.ndim < 2 or len(c) != len(x):
+        shape = "none" if c is None else f"an array of shape {tuple(c.shape)}"
+        raise ValueError(f"condition: must be a row for each of {len(x)} points, not {shape}: give one row for each")
+    bad = torch.nonzero(~c.flatten(1).isfinite().all(1)).flatten()
+    if len(bad):
+        raise ValueError(
+            f"condition: {len(bad)} of {len(c)} rows hold NaN or infinity, the first is number {int(bad[0]) + 1}: "
+            f"remove or fill them"
+        )
