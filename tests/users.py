@@ -1,4 +1,4 @@
-"""Networks that users might write, with all the state that a module can have."""
+"""Networks that users might write, with all the state that a module can have, and a simulator."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sdegen.datasets import Simulator
 from sdegen.models.moments import Moments
 from sdegen.models.parametrizations import Karras, Raw, Terms
 from sdegen.networks import Network
@@ -234,3 +235,15 @@ class Learned(Karras, nn.Module):
     def terms(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Terms:
         terms = super().terms(sde, x, t)
         return terms._replace(gain=self.scale * terms.gain)
+
+
+class TwoModes(Simulator):
+    """Numbers from two narrow Gaussians on the line, observed with Gaussian noise."""
+
+    def __init__(self, seed: int, size: int | None = 10_000) -> None:
+        super().__init__(seed, size)
+
+    def pairs(self, n: int, source: torch.Generator) -> tuple[Tensor, Tensor]:
+        mean = torch.randint(2, (n, 1), generator=source) * 3 - 1.5
+        theta = mean + 0.3 * torch.randn(n, 1, generator=source, dtype=torch.float64)
+        return theta, theta + 0.3 * torch.randn(n, 1, generator=source, dtype=torch.float64)

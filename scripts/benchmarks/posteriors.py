@@ -105,7 +105,7 @@ def Components(law, sde):  # noqa: ANN001, ANN201, N802 - a class whose base is 
     from sdegen.networks import Network
 
     class Exact(Network):
-        classifies = True
+        predicts = "class"
 
         def forward(self, x, t):  # noqa: ANN001, ANN202
             alpha, sigma = (part.expand(len(x)) for part in (sde.alpha(t), sde.sigma(t)))

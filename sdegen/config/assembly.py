@@ -20,7 +20,7 @@ from sdegen.core.tensors import squared_norm
 from sdegen.datasets import Dataset
 from sdegen.datasets.checks import memory
 from sdegen.datasets.fingerprint import fingerprint
-from sdegen.models.classifier import ClassifierModel
+from sdegen.models.likelihood import Likelihood
 from sdegen.models.moments import Moments
 from sdegen.models.score import ScoreModel
 from sdegen.networks.base import at_most
@@ -56,7 +56,7 @@ class Components(NamedTuple):
     dataset: Dataset
     moments: Moments | None
     sde: SDE
-    model: ScoreModel | ClassifierModel
+    model: ScoreModel | Likelihood
     objective: Objective
     weighting: Weighting
     times: TimeSampler
@@ -105,7 +105,7 @@ class Components(NamedTuple):
     def prior_text(self) -> list[str]:
         """Returns a line for the log about the prior; none for a classifier, or if the kernel of the SDE is unknown."""
         linear = self.sde.linear
-        if linear is None or self.objective.classifies:
+        if linear is None or self.objective.predicts != "score":
             return []
         x = self.dataset.units.encode(some(self.dataset)).double()
         gap = linear.prior_gap(float(squared_norm(x).mean()), self.dataset.units.size)

@@ -16,7 +16,9 @@ from sdegen.core.errors import NO_MEMORY
 from sdegen.core.randomness import own_layers
 from sdegen.core.schema import Trust
 from sdegen.models.classifier import ClassifierModel
+from sdegen.models.likelihood import Likelihood
 from sdegen.models.parametrizations import Parametrization, Raw
+from sdegen.models.regressor import RegressorModel
 from sdegen.models.score import ScoreModel
 from sdegen.networks import Network
 from sdegen.sde.base import SDE
@@ -58,11 +60,11 @@ def make_network(config: Config, trust: Trust, **supplied: object) -> Network:
     return network
 
 
-def connect(network: Network, parametrization: Parametrization, sde: SDE) -> ScoreModel | ClassifierModel:
-    """Returns the classifier or the score model of a network. The output of an exact network is used as the score."""
-    if network.classifies:
-        return ClassifierModel(network, sde)
-    return ScoreModel(network, Raw() if network.exact else parametrization, sde)
+def connect(network: Network, parametrization: Parametrization, sde: SDE) -> ScoreModel | Likelihood:
+    """Returns the model of a network, by what it predicts. The output of an exact network is used as the score."""
+    if network.predicts == "score":
+        return ScoreModel(network, Raw() if network.exact else parametrization, sde)
+    return ClassifierModel(network, sde) if network.predicts == "class" else RegressorModel(network, sde)
 
 
 def with_steps_of_chain(sampler: Config, sde: Config) -> Config:

@@ -33,6 +33,14 @@ REMEDIES = {
 }
 """Choices that work with every forward process, for each group and for each option of a sampler."""
 
+NOUNS = {"score": "score", "class": "classifier", "condition": "regressor"}
+"""Kinds of trained models, by what the network predicts."""
+FITTING = {
+    "class": ("objective=classification", "network=classifier_mlp"),
+    "condition": ("objective=regression", "network=regressor_mlp"),
+}
+"""Objective and network of each kind of model that is not a score."""
+
 
 def check_process(config: Config, parts: Parts, trust: Trust) -> None:
     """Checks that parts work with the forward process of a configuration.
@@ -80,13 +88,13 @@ def _smooth(config: Config, parts: Parts) -> str:
     )
 
 
-def _classifier_for_classification(config: Config, parts: Parts) -> str:
-    if parts["objective"].classifies == parts["network"].classifies:
+def _network_for_objective(config: Config, parts: Parts) -> str:
+    trained, own = parts["objective"].predicts, parts["network"].predicts
+    if trained == own:
         return ""
     objective, network = choice(config["objective"]), choice(config["network"])
-    if parts["objective"].classifies:
-        return f"objective={objective} trains a classifier and network={network} is not one: use network=classifier_mlp"
-    return f"network={network} is a classifier and objective={objective} trains a score: use objective=classification"
+    fix = FITTING[own][0] if trained == "score" else FITTING[trained][1]
+    return f"objective={objective} trains a {NOUNS[trained]} and network={network} is a {NOUNS[own]}: use {fix}"
 
 
 def _parameters_in_network(config: Config, parts: Parts) -> str:
@@ -148,7 +156,7 @@ def _patience(config: Config, parts: Parts) -> str:
 
 RULES: tuple[tuple[set[str], Callable[[Config, Parts], str]], ...] = (
     ({"objective", "network"}, _smooth),
-    ({"objective", "network"}, _classifier_for_classification),
+    ({"objective", "network"}, _network_for_objective),
     ({"model"}, _parameters_in_network),
     ({"objective", "weighting"}, _positive_loss),
     ({"sde", "weighting", "times"}, _noise_levels),

@@ -154,7 +154,7 @@ WORDS = {
         "0.01, the share of unseen data",
     ),
     "nll": Meaning(
-        "mean negative log-density; for a classifier, mean cross entropy",
+        "mean negative log-density; for a classifier or a regressor, that of y given a noisy point, averaged over t",
         "nats for each point",
         LOW,
         "the value for the exact density, or for unseen points",
@@ -172,6 +172,13 @@ WORDS = {
         "share of noisy points that a classifier classifies correctly, averaged over t", "share", HIGH, ""
     ),
     "accuracy_clean": Meaning("share of points at t = ε that a classifier classifies correctly", "share", HIGH, ""),
+    "quantile_error": Meaning(
+        "largest difference between the share of unseen conditions below a quantile of a regressor and the share that "
+        "the quantile states, averaged over t",
+        "share",
+        LOW,
+        "the value for as many draws of the distribution that the regressor states",
+    ),
     "residual": Meaning(
         "root mean square difference of the measurement of the samples and the observation",
         "the network's, or those of an operator",

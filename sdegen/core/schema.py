@@ -24,7 +24,7 @@ Trust = Sequence[str]
 """Modules outside of the package whose classes a configuration may name."""
 ANYTHING: Trust = ("*",)
 """Trust in every module, for configurations that the user writes in the current command or call."""
-SUPPLIED = ("shape", "seed", "law", "sde", "classes", "condition_shape", "given", "label", "observed", "moments")
+SUPPLIED = ("shape", "seed", "law", "sde", "classes", "condition_shape", "given", "label", "y", "observed", "moments")
 """Arguments of constructors that the program supplies; a configuration does not have them."""
 REQUIRED = inspect.Parameter.empty
 """Marker for options without a default value."""

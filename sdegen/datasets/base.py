@@ -59,6 +59,8 @@ class Dataset:
         simulate: function that draws n pairs of a point and its condition; it replaces ``draw`` for such data.
         fresh: True if each step trains on new pairs from ``simulate``, instead of on ``x`` and ``c``.
         posterior: function that draws n exact points given one condition; None if this is not known.
+        joint: exact distribution of a point and its condition, one after the other in a vector; None if it is not known
+            or not a Gaussian mixture.
         modes: function that returns the mode of each point, ``(N,)`` integers; None if there are no distinct modes.
         off_support: function that returns True for points off the support, ``(N,)``; None if this is not tested.
         description: names of columns and classes, and a report of what was read.
@@ -88,6 +90,7 @@ class Dataset:
         simulate: Simulate | None = None,
         fresh: bool = False,
         posterior: Callable[[Tensor, int, torch.Generator], Tensor] | None = None,
+        joint: GaussianMixture | None = None,
         modes: Callable[[Tensor], Tensor] | None = None,
         off_support: Callable[[Tensor], Tensor] | None = None,
         description: Description = NAMELESS,
@@ -96,7 +99,7 @@ class Dataset:
         self.y, self.held_out_y, self.classes = y, held_out_y, classes
         self.dequantize, self.mapped, self.description = dequantize, mapped, description
         self._draw, self._draw_labelled, self._modes, self._off_support = draw, draw_labelled, modes, off_support
-        self.simulate, self.fresh, self._posterior = simulate, fresh, posterior
+        self.simulate, self.fresh, self._posterior, self.joint = simulate, fresh, posterior, joint
         for points, labels in ((self.x, y), (held_out, held_out_y)):
             if points is None:
                 continue
@@ -204,6 +207,15 @@ class Dataset:
     def encoded_conditions(self) -> Tensor | None:
         """Conditions of the training points in the network's units, ``(N, *)`` float64; None if there are none."""
         return None if self.c is None or self.conditions is None else self.conditions.encode(self.c)
+
+    @property
+    def encoded_joint(self) -> GaussianMixture | None:
+        """Joint distribution in the network's units; None if it is not known or the units are not affine."""
+        points = self.units.affine
+        if self.joint is None or self.conditions is None or points is None:
+            return None
+        both = (points, self.conditions.units)
+        return self.joint.affine(*(torch.cat([getattr(u, part) for u in both]) for part in ("shift", "scale")))
 
     def of_class(self, label: int) -> Dataset:
         """Returns the points of a class, in the same units, with the draws and the exact distribution of the class."""

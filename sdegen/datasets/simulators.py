@@ -45,6 +45,7 @@ class Simulator(Dataset, ABC):
         columns: names of the parameters; empty for none.
         conditions: names of the numbers of an observation; empty for none.
         posterior: function that draws n exact parameters given one observation; None if the posterior is not known.
+        joint: see :class:`Dataset`.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Simulator(Dataset, ABC):
         columns: Sequence[str] = (),
         conditions: Sequence[str] = (),
         posterior: Callable[[Tensor, int, torch.Generator], Tensor] | None = None,
+        joint: GaussianMixture | None = None,
     ) -> None:
         count = PILOT if size is None else check_size(size)
         found = self.pairs(count, generator("cpu", seed, "data"))
@@ -73,6 +75,7 @@ class Simulator(Dataset, ABC):
             simulate=self.pairs,
             fresh=size is None,
             posterior=posterior,
+            joint=joint,
             description=Description(tuple(columns), report=(report,), conditions=tuple(conditions)),
         )
 
@@ -110,7 +113,8 @@ class LinearGaussian(Simulator):
         i = torch.arange(1, d + 1, dtype=torch.float64)
         self.matrix = torch.cos(i[:, None] * i) / d**0.5
         self.prior = GaussianMixture(torch.ones(1), torch.zeros(1, d), torch.ones(1))
-        super().__init__(seed, size, standardize, posterior=self._exact)
+        joint = observed(self.prior, self.matrix, self.noise)
+        super().__init__(seed, size, standardize, posterior=self._exact, joint=joint)
 
     def pairs(self, n: int, source: torch.Generator) -> tuple[Tensor, Tensor]:
         theta = self.prior.sample(n, source)
@@ -235,3 +239,20 @@ class TwoMoons(Simulator):
             if len(found) >= n:
                 return found[:n]
         raise ValueError(f"condition: the prior has no parameters for {y.tolist()}: give an observation near the data")
+
+
+def observed(prior: GaussianMixture, matrix: Tensor, noise: float) -> GaussianMixture:
+    """Returns the joint distribution of θ and y = A θ + noise n, with standard normal n, as a vector (θ, y).
+
+    Args:
+        prior: distribution of θ ``(d,)``.
+        matrix: matrix A, ``(m, d)``.
+        noise: standard deviation of the noise.
+    """
+    m, d = matrix.shape
+    both = torch.cat([torch.eye(d, dtype=torch.float64), matrix])
+    full = prior.covariances
+    if full.ndim < 3:
+        full = torch.diag_embed(full.reshape(len(full), -1).expand(len(full), d))
+    own = torch.cat([torch.zeros(d), torch.full((m,), noise**2)]).double().diag()
+    return GaussianMixture(prior.weights, prior.means @ both.T, both @ full @ both.T + own)

@@ -2,7 +2,7 @@
 
 from sdegen.figures.calibration import calibration
 from sdegen.figures.densities import density, interpolation, likelihoods
-from sdegen.figures.images import accuracy, classes, conditioned, generation, image_grid, posterior, steering
+from sdegen.figures.images import accuracy, classes, conditioned, generation, image_grid, nll, posterior, steering
 from sdegen.figures.paths import process, score_field
 from sdegen.figures.points import compare, marginals
 from sdegen.figures.signals import signal_classes, signal_conditioned, signal_generation, signal_posterior
@@ -46,6 +46,7 @@ __all__ = [
     "log_ticks",
     "marginals",
     "marked",
+    "nll",
     "png",
     "posterior",
     "process",

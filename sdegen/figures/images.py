@@ -141,14 +141,33 @@ def accuracy(times: Tensor, curves: Mapping[str, Tensor], chance: float) -> Figu
         curves: shares of correct classes, ``(F,)`` each, by the name of the curve.
         chance: share of the most frequent class.
     """
-    figure, axes = subplots(4.6, 2.8)
-    for i, (name, hits) in enumerate(curves.items()):
-        colour, line = COLOURS[i % len(COLOURS)], LINES[i % len(LINES)]
-        axes.plot(times.cpu().numpy(), hits.cpu().numpy(), line, color=colour, linewidth=1.2, label=name)
+    figure, axes = _over_time(times, curves, "accuracy on $x_t$")
     axes.axhline(chance, color="0.5", linestyle=":", linewidth=1, label=f"chance, {chance:.2g}")
-    axes.set(xlabel="time t", ylabel="accuracy on $x_t$", ylim=(0, 1.02), xlim=(0, float(times.max())))
+    axes.set_ylim(0, 1.02)
     axes.legend()
     return figure
+
+
+@styled
+def nll(times: Tensor, curves: Mapping[str, Tensor]) -> Figure:
+    """Draws the negative log-likelihood of conditions given noisy points against t.
+
+    Args:
+        times: times, ``(F,)``.
+        curves: means over points, ``(F,)`` each, by the name of the curve.
+    """
+    figure, axes = _over_time(times, curves, "$-\\log p_t(y \\mid x_t)$, nats")
+    axes.legend()
+    return figure
+
+
+def _over_time(times: Tensor, curves: Mapping[str, Tensor], label: str) -> tuple[Figure, Axes]:
+    figure, axes = subplots(4.6, 2.8)
+    for i, (name, values) in enumerate(curves.items()):
+        colour, line = COLOURS[i % len(COLOURS)], LINES[i % len(LINES)]
+        axes.plot(times.cpu().numpy(), values.cpu().numpy(), line, color=colour, linewidth=1.2, label=name)
+    axes.set(xlabel="time t", ylabel=label, xlim=(0, float(times.max())))
+    return figure, axes
 
 
 @styled

@@ -1,4 +1,5 @@
-"""Guidance, which turns the score of all data into the score of data that agree with a class or a measurement.
+"""Guidance, which turns the score of all data into the score of data that agree with a class, a condition
+or a measurement.
 
 Samplers use a guided score in the same way as an unguided score.
 """
@@ -17,6 +18,7 @@ from sdegen.guidance.measurement import (
 from sdegen.guidance.noise import Gaussian, Noise, Poisson
 from sdegen.guidance.operator import Operator
 from sdegen.guidance.posterior import Posterior, Replacement
+from sdegen.guidance.regressor import Regressor
 
 __all__ = [
     "AutoGuidance",
@@ -36,6 +38,7 @@ __all__ = [
     "Operator",
     "Poisson",
     "Posterior",
+    "Regressor",
     "Replacement",
     "SuperResolution",
 ]

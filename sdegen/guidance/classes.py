@@ -34,7 +34,7 @@ class Guidance(ABC, Generic[S]):
     Attributes:
         process: type of process that the guidance works with.
         conditional: True if the guidance needs a network that takes a condition.
-        contrasts: True if it also needs the network's score without a condition.
+        contrasts: True if the guidance needs the network's score without a condition.
     """
 
     process: type[SDE] = SDE
@@ -100,7 +100,30 @@ class Scale:
             )
 
 
-class ClassifierGuidance(Guidance[SDE]):
+class Learned(Guidance[SDE]):
+    r"""Guidance by a learned likelihood of noisy data, which adds :math:`\gamma \nabla_x \log p_t(y \mid x)`.
+
+    Args:
+        scale: strength γ of the guidance.
+        interval: first and last time at which ``scale`` applies; outside of it, γ is 1. None for all times.
+    """
+
+    def __init__(self, scale: float, interval: Interval | None) -> None:
+        self.scale = Scale(scale, interval)
+
+    @abstractmethod
+    def log_likelihood(self, x: Tensor, t: Tensor) -> Tensor:
+        """Returns the log-likelihood ``(B,)`` of the class or the condition at ``x`` ``(B, *)``."""
+
+    def __call__(self, sde: SDE, score: Score) -> Score:
+        self.scale.check(sde)
+        return Steered(self, score)
+
+    def start(self, sde: SDE, x: Tensor) -> Tensor:
+        return x
+
+
+class ClassifierGuidance(Learned):
     r"""Guidance by a classifier of noisy data, which pulls a score towards a class.
 
     .. math:: s(x, t) + \gamma\, \nabla_x \log p_t(y \mid x)
@@ -120,29 +143,24 @@ class ClassifierGuidance(Guidance[SDE]):
     def __init__(
         self, run: ClassifierModel, label: int | None, scale: float = 1.0, interval: Interval | None = None
     ) -> None:
+        super().__init__(scale, interval)
         self.classifier, self.label = run, required("classifier", label)
-        self.scale = Scale(scale, interval)
 
-    def __call__(self, sde: SDE, score: Score) -> Score:
-        self.scale.check(sde)
-        return Classified(self, score)
-
-    def start(self, sde: SDE, x: Tensor) -> Tensor:
-        return x
+    def log_likelihood(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.classifier.given(torch.tensor(self.label, device=x.device))(x, t)
 
 
-class Classified(GuidedScore):
-    """Score with the guidance of a classifier."""
+class Steered(GuidedScore):
+    """Score with the guidance of a learned likelihood."""
 
-    def __init__(self, guidance: ClassifierGuidance, score: Score) -> None:
+    def __init__(self, guidance: Learned, score: Score) -> None:
         self.guidance, self.score = guidance, score
 
     def parts(self, x: Tensor, t: Tensor) -> Parts:
-        guidance, label = self.guidance, torch.tensor(self.guidance.label, device=x.device)
         with torch.enable_grad():
             point = x.detach().requires_grad_()
-            log_p = guidance.classifier.given(label)(point, t)
-            log_p = guidance.scale.at(log_p, t) * log_p
+            log_p = self.guidance.log_likelihood(point, t)
+            log_p = self.guidance.scale.at(log_p, t) * log_p
             pull = torch.autograd.grad(log_p.sum(), point)[0]
         return Parts(self.score(x, t), pull, log_p.detach())
 

@@ -1,9 +1,10 @@
-"""Models: networks whose output is turned into a score or into log-probabilities of classes.
+"""Models: networks whose output is turned into a score, or into a distribution of classes or conditions.
 
 Training and samplers are in packages of their own.
 """
 
 from sdegen.models.classifier import ClassifierModel
+from sdegen.models.likelihood import Likelihood
 from sdegen.models.moments import Moments
 from sdegen.models.parametrizations import (
     Affine,
@@ -16,6 +17,7 @@ from sdegen.models.parametrizations import (
     Residual,
     Velocity,
 )
+from sdegen.models.regressor import Gaussians, RegressorModel
 from sdegen.models.score import ScoreModel
 
 __all__ = [
@@ -23,11 +25,14 @@ __all__ = [
     "ClassifierModel",
     "Data",
     "Gaussian",
+    "Gaussians",
     "Karras",
+    "Likelihood",
     "Moments",
     "Noise",
     "Parametrization",
     "Raw",
+    "RegressorModel",
     "Residual",
     "ScoreModel",
     "Velocity",

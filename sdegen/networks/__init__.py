@@ -1,4 +1,5 @@
-"""Networks for scores, which may take a condition such as the class, and networks that classify noisy data.
+"""Networks for scores, which may take a condition such as the class, and networks that predict the class or the
+condition of noisy data.
 
 The package ``sdegen.models`` defines the meaning of a network's output.
 """
@@ -8,6 +9,7 @@ from sdegen.networks.classifier import ClassifierConv, ClassifierMLP
 from sdegen.networks.condition import Classes, Condition, Field, Numbers
 from sdegen.networks.mlp import MLP
 from sdegen.networks.oracle import Oracle
+from sdegen.networks.regressor import RegressorMLP
 from sdegen.networks.scorenet import ScoreNet
 from sdegen.networks.unet import UNet
 
@@ -21,6 +23,7 @@ __all__ = [
     "Network",
     "Numbers",
     "Oracle",
+    "RegressorMLP",
     "ScoreNet",
     "UNet",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from sdegen.sde.base import SDE
 
 
 class Network(nn.Module, ABC):
-    """A function of (x, t). It returns a tensor in the shape of x, or, for a classifier, the logits of the classes.
+    """A function of (x, t). It returns a tensor in the shape of x, or the numbers of a distribution of y given x.
 
     The program supplies the arguments ``shape`` (shape of one point), ``classes``, ``law`` and ``sde`` to a constructor
     that has them. All other arguments are options in the YAML of the network.
@@ -24,15 +25,18 @@ class Network(nn.Module, ABC):
     Attributes:
         exact: True if the output is the exact score. Such a network needs no parametrization and no training.
         process: type of process that the network works with.
-        classifies: True if the output is the logits of the classes, ``(B, classes)``.
+        predicts: ``score``; or ``class``, if the output is the logits of the classes, ``(B, classes)``; or
+            ``condition``, if it is the numbers of a mixture of Gaussians over the condition: see
+            :class:`sdegen.models.RegressorModel`.
         condition: kind of condition that the network takes as the third argument ``y`` of :meth:`forward`, such as the
-            class; None if it takes none. ``y=None`` means "no condition": see :mod:`sdegen.networks.condition`.
+            class, or that it predicts; None for none. ``y=None`` means "no condition": see
+            :mod:`sdegen.networks.condition`.
         rough: fix for messages, if the output cannot be differentiated in x and then in the weights; otherwise empty.
     """
 
     exact = False
     process: type[SDE] = SDE
-    classifies = False
+    predicts: Literal["score", "class", "condition"] = "score"
     condition: Condition | None = None
     rough = ""
 

@@ -29,7 +29,7 @@ class ClassifierMLP(Network):
         activation: activation function: ``relu`` (as in the paper), ``silu`` or ``tanh``.
     """
 
-    classifies = True
+    predicts = "class"
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class ClassifierConv(Network):
         fourier_features: number of Fourier features of the noise level.
     """
 
-    classifies = True
+    predicts = "class"
     process = LinearSDE
 
     def __init__(

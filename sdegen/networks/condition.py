@@ -268,21 +268,25 @@ def condition_of(
     classes: int | None,
     label_dropout: float | None,
     condition_shape: tuple[int, ...] | None = None,
-    condition_dropout: float = 0.0,
+    condition_dropout: float | None = 0.0,
 ) -> Condition | None:
-    """Returns the condition that a network takes; None if the data have no condition and ``label_dropout`` is None.
+    """Returns the condition that a network takes; None if it takes neither the condition of the data nor the class.
 
     Args:
         shape: shape of a point.
         classes: number of classes of the data; None if the data have no classes.
         label_dropout: share of training rows whose class is hidden; None if the network does not take the class.
         condition_shape: shape of the condition of a point; None if the data have no conditions.
-        condition_dropout: share of training rows whose condition is hidden.
+        condition_dropout: share of training rows whose condition is hidden; None if the network does not take the
+            condition.
 
     Raises:
         ValueError: a share is out of range, or the data do not have what the network takes.
     """
-    in_range("condition_dropout", condition_dropout, at_least=0, below=1)
+    if condition_dropout is None:
+        condition_shape = None
+    else:
+        in_range("condition_dropout", condition_dropout, at_least=0, below=1, fix=", or null")
     if condition_shape is None and condition_dropout:
         raise ValueError(
             f"condition_dropout={condition_dropout:g} needs data with conditions, and these have none: name their "
@@ -294,7 +298,7 @@ def condition_of(
             raise ValueError(
                 f"label_dropout={label_dropout:g} needs labels, and the data have none: set label_dropout=null"
             )
-    if condition_shape is None:
+    if condition_shape is None or condition_dropout is None:
         return None if label_dropout is None or classes is None else Classes(classes, label_dropout)
     if len(condition_shape) == 1:
         return Numbers(

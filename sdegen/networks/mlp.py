@@ -32,7 +32,8 @@ class MLP(Network):
             and without a class (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598); null if the network takes no
             class.
         condition_dropout: share of the training rows whose condition is hidden, so that the network learns the score
-            both with and without the condition; 0 for data without conditions.
+            both with and without the condition; 0 for data without conditions; null if the network does not take
+            the condition.
         classes: number of classes, taken from the data.
         condition_shape: shape of the condition of a point, ``(k,)`` for numbers; taken from the data, None for none.
     """
@@ -46,7 +47,7 @@ class MLP(Network):
         fourier_features: int = 32,
         fourier_scale: float = 1.0,
         label_dropout: float | None = None,
-        condition_dropout: float = 0.0,
+        condition_dropout: float | None = 0.0,
         classes: int | None = None,
         condition_shape: tuple[int, ...] | None = None,
     ) -> None:

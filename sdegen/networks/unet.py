@@ -56,7 +56,8 @@ class UNet(Network):
             and without a class (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598); null if the
             network takes no class.
         condition_dropout: share of the training rows whose condition is hidden, so that the network learns the score
-            both with and without the condition; 0 for data without conditions.
+            both with and without the condition; 0 for data without conditions; null if the network does not take
+            the condition.
         condition_shape: shape of the condition of a point, ``(k,)`` for numbers; taken from the data, None for none.
     """
 
@@ -75,7 +76,7 @@ class UNet(Network):
         fourier_features: int = 64,
         fourier_scale: float = 1.0,
         label_dropout: float | None = None,
-        condition_dropout: float = 0.0,
+        condition_dropout: float | None = 0.0,
         condition_shape: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()

@@ -127,10 +127,21 @@ def of_data(dataset: Dataset, taken: Condition, count: int, seed: int = 0) -> Of
     return OfData(told(taken, dataset.conditions, y, c), x[index], y, c)
 
 
+def check_taken(trained: Trained) -> None:
+    """Raises UserError if the network does not take the conditions of the data."""
+    taken = trained.model.network.condition
+    if taken is None or not taken.valued:
+        raise UserError(
+            f"condition: the network of {trained.folder} is not told the condition: train one with "
+            f"network.condition_dropout=0, or use guidance=regressor"
+        )
+
+
 def needs_one(trained: Trained) -> bool:
     """Returns True if the network has learned no score without a condition."""
-    condition = trained.model.network.condition
-    return condition is not None and not trained.model.network.exact and not condition.knows(False, False)
+    network = trained.score_model.network
+    condition = network.condition
+    return condition is not None and not network.exact and not condition.knows(False, False)
 
 
 def check_known(trained: Trained, labels: bool = False, values: bool = False) -> None:

@@ -21,7 +21,7 @@ from sdegen.core import schema
 from sdegen.core.progress import Progress, announced
 from sdegen.core.randomness import SampleNoise
 from sdegen.core.schema import Trust
-from sdegen.models.classifier import ClassifierModel
+from sdegen.models.score import ScoreModel
 from sdegen.runs import files, machine
 from sdegen.runs.sampling import draw
 from sdegen.training.trainer import DTYPES
@@ -70,7 +70,7 @@ def forecast(config: Config, trust: Trust = schema.ANYTHING) -> Forecast:
     epochs, rest = divmod(steps, training.stream.points[0].per_epoch)
     rows = len(replicas) * parts.times.draws * (epochs * len(dataset.x) + rest * parts.trainer.batch_size)
     count, sampled, sampling_seconds = parts.config["count"], 0.0, 0.0
-    if not isinstance(model, ClassifierModel):
+    if isinstance(model, ScoreModel):
         nfe: float | None = parts.sampler.evaluations
         if nfe is None:
             nfe = draw(sde, model, parts.sampler, dataset.units, TRIED, device=device, dtype=dtype, silent=False).nfe

@@ -25,6 +25,8 @@ from sdegen.guidance.noise import STD, Noise, as_noise
 from sdegen.guidance.operator import Decoded, Repeated, check_operator
 from sdegen.metrics.points import Metrics, unmeasured
 from sdegen.models.classifier import ClassifierModel
+from sdegen.models.likelihood import Likelihood
+from sdegen.models.regressor import RegressorModel
 from sdegen.models.score import ScoreModel
 from sdegen.runs import conditions
 from sdegen.runs.conditions import DATA, Asked
@@ -33,6 +35,12 @@ from sdegen.sde.scores import Counted
 
 Label = int | float | str | bool | None
 """Label of a class, as the data have it; ``all`` for all classes, None for no class."""
+WANTED = {
+    ClassifierModel: "classifier: train one with objective=classification",
+    RegressorModel: "regressor: train one with experiment=regressor",
+    ScoreModel: "score: use another",
+}
+"""Kinds of models in the run of a guidance, with the fix if the run holds another kind."""
 
 
 class Observation(NamedTuple):
@@ -88,6 +96,8 @@ def planned(
     is loaded already. Raises UserError if the guidance, the label or the condition does not suit the model.
     """
     pairs, of_data = _pairs(trained, node, label, condition), isinstance(condition, str) and condition == DATA
+    if condition is not None and trained.conditions is not None and (node is None or not _steers(trained, node, "y")):
+        conditions.check_taken(trained)
     if node is None:
         targets = [Target(one, c, _told(trained, one, c, of_data), None) for one, c in pairs]
         return Plan(targets, None)
@@ -97,7 +107,7 @@ def planned(
         own = {"observed": seen.y, "measurement": seen.measurement, "noise": seen.noise}
 
     @cache
-    def load(folder: str | None, kind: type) -> ScoreModel | ClassifierModel:
+    def load(folder: str | None, kind: type) -> ScoreModel | Likelihood:
         which = node.get("checkpoint", "last")
         settings = {"device": str(trained.device), "precision": trained.precision, "trust": trained.trust}
         found = other
@@ -108,8 +118,10 @@ def planned(
     targets = []
     for one, c in pairs:
         tells = _steers(trained, node, "given")
-        told = _told(trained, one if tells or not _steers(trained, node, "label") else None, c, of_data)
-        guidance = _guidance(trained, node, one, {**own, "given": told}, load)
+        y = None if c is None or trained.conditions is None else trained.conditions.encode(c)
+        steered = {by for by, value in (("label", one), ("y", c)) if value is not None and _steers(trained, node, by)}
+        told = _told(trained, None if "label" in steered and not tells else one, None if "y" in steered else c, of_data)
+        guidance = _guidance(trained, node, one, {**own, "given": told, "y": y}, load)
         targets.append(Target(one, c, None if tells else told, guidance))
     return Plan(targets, seen)
 
@@ -155,7 +167,7 @@ def _guidance(
     node: Config,
     label: int | None,
     own: Mapping[str, object],
-    load: Callable[[str | None, type], ScoreModel | ClassifierModel],
+    load: Callable[[str | None, type], ScoreModel | Likelihood],
 ) -> Guidance:
     """Returns the guidance towards the class ``label``, or towards a condition or an observation in ``own``."""
     if _steers(trained, node, "given") and label is not None and own.get("given") is None:
@@ -169,9 +181,10 @@ def _guidance(
     if guidance.contrasts and taken is not None and conditions.needs_one(trained):
         parts = {"label_dropout": taken.labelled, "condition_dropout": taken.valued}
         dropout = " ".join(f"network.{option}=0.1" for option, has in parts.items() if has)
+        other = ", or use guidance.scale=1" if guidance.conditional else ""
         raise UserError(
             f"guidance={choice(node)}: the network of {trained.folder} has learned no score without a condition: train "
-            f"one with {dropout}, or use guidance.scale=1"
+            f"one with {dropout}{other}"
         )
     check_process({**trained.config, "guidance": node}, {"guidance": guidance}, trained.trust)
     # The guidance checks the process when it makes the score. This costs nothing.
@@ -220,7 +233,7 @@ def agreement(units: Units, x: Tensor, seen: Observation) -> Metrics:
 
 
 def _steers(trained: Trained, node: Config, by: str) -> bool:
-    """Returns True if the guidance takes the argument ``by``, which is ``label`` or ``observed``."""
+    """Returns True if the guidance takes the argument ``by``, such as ``label``, ``y`` or ``observed``."""
     return schema.takes(node, by, trained.trust)
 
 
@@ -337,18 +350,17 @@ def _measured_image(trained: Trained, node: Config, measurement: Measurement, no
     return Observation(truth, noise.draw(clean, generator("cpu", 0, "measurement", number)), measurement, noise)
 
 
-def _matching(trained: Trained, other: Trained, folder: str, kind: type) -> ScoreModel | ClassifierModel:
+def _matching(trained: Trained, other: Trained, folder: str, kind: type) -> ScoreModel | Likelihood:
     if not isinstance(other.model, kind):
-        wanted = (
-            "classifier: train one with objective=classification" if kind is ClassifierModel else "score: use another"
-        )
-        raise UserError(f"guidance.run={folder}: holds no {wanted}")
+        raise UserError(f"guidance.run={folder}: holds no {WANTED[kind]}")
     if (other.folder, other.step) == (trained.folder, trained.step):
         raise UserError(
             f"guidance.run={folder}: step {other.step} is the network that is sampled: give guidance.checkpoint= with "
             f"an earlier step, or the run of a weaker network"
         )
     same = other.config["dataset"]["_target_"] == trained.config["dataset"]["_target_"]
+    if kind is RegressorModel and other.conditions is not None and trained.conditions is not None:
+        same = same and other.conditions.units.equals(trained.conditions.units)
     if not (same and other.units.equals(trained.units)):
         raise UserError(f"guidance.run={folder}: was trained on other data than {trained.folder}: train on these data")
     model = copy.deepcopy(other.model).to(trained.device, trained.dtype)

@@ -1,4 +1,4 @@
-"""Metrics of samples and of classifiers, chosen by the kind of data: points, or images and signals."""
+"""Metrics of samples, chosen by the kind of data: points, or images and signals."""
 
 from __future__ import annotations
 
@@ -20,17 +20,12 @@ from sdegen.metrics.features import Features
 from sdegen.metrics.floors import Floors
 from sdegen.metrics.labels import feature_classes
 from sdegen.metrics.points import Metrics, averaged_over_classes
-from sdegen.models.classifier import ClassifierModel, log_likelihood_by_time
 from sdegen.runs import floors
 from sdegen.runs.checkpoint import stored
 from sdegen.runs.trained import Trained
 
 log = logging.getLogger("sdegen")
 
-TIMES = 41
-"""Number of times at which the accuracy of a classifier is measured."""
-CLASSIFIED = 5000
-"""Largest number of points that are classified at each time."""
 JUDGED = 1000
 """Largest number of points over which the log-density is averaged."""
 
@@ -164,35 +159,3 @@ def _features(run: Trained, known: Floors) -> tuple[Features, Floors]:
     for value in features.state_dict().values():
         digest.update(value.cpu().contiguous().numpy().tobytes())
     return features.eval(), known.part(f"features {digest.hexdigest()}")
-
-
-def accuracy(
-    dataset: Dataset, model: ClassifierModel, device: torch.device, dtype: torch.dtype
-) -> tuple[Metrics, tuple[Tensor, dict[str, Tensor]]]:
-    """Returns the accuracy and the cross entropy of a classifier, averaged over t, and the curves of the accuracy.
-
-    The curves are the times ``(F,)`` and the accuracies ``(F,)`` on unseen data and on training data. Unseen data are
-    held-out data, or fresh draws. There is no floor, because the best possible accuracy is not known. Without unseen
-    data, only the curve of the training data is returned.
-    """
-    times = torch.linspace(model.sde.eps, model.sde.T, TIMES, dtype=torch.float64)
-    drawn = dataset.draw_labelled(CLASSIFIED, generator("cpu", 0, "evaluation"))
-    kind, (x, y) = ("fresh", drawn) if drawn is not None else ("held-out", (dataset.held_out, dataset.held_out_y))
-    noun = "points" if dataset.units.kind == "vectors" else dataset.units.kind
-    named = {f"{kind} {noun}": (x, y), f"training {noun}": (dataset.x, dataset.y)}
-    curves, rows = {}, []
-    for name, (x, y) in named.items():
-        if x is None or y is None:
-            continue
-        inner = dataset.units.encode(x[:CLASSIFIED]).to(device, dtype)
-        log_p, hits = log_likelihood_by_time(model, inner, y[:CLASSIFIED].to(device), times)
-        curves[name] = hits
-        rows.append({"accuracy": float(hits.mean()), "accuracy_clean": float(hits[0]), "nll": float(-log_p.mean())})
-    if len(rows) < len(named):
-        return {}, (times, curves)
-    source = "not known: chance is 1 / number of classes"
-    held_out, train = rows
-    found: Metrics = {
-        key: {"value": held_out[key], "floor": None, "train": train[key], "floor_from": source} for key in held_out
-    }
-    return found, (times, curves)

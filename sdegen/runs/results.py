@@ -24,8 +24,8 @@ from sdegen.datasets import Description
 from sdegen.figures import animations
 from sdegen.figures.images import view
 from sdegen.metrics.points import Metrics
-from sdegen.models.classifier import ClassifierModel
-from sdegen.runs import conditions, events, files, guiding, measures
+from sdegen.models.likelihood import Likelihood
+from sdegen.runs import conditions, events, files, guiding, likelihoods, measures
 from sdegen.runs.conditions import DATA, Asked
 from sdegen.runs.guiding import Label, Observation, Plan, Target, planned
 from sdegen.runs.run import Run
@@ -150,12 +150,13 @@ def _drawn(run: Run, plan: Plan, count: int, seed: int, batch_size: int, of_data
     return Drawn(x, y, c, truth, parts[0], nfe, seconds)
 
 
-def write_accuracy(run: Run, model: ClassifierModel, draw: bool) -> Metrics:
-    """Measure the accuracy of a classifier over t. If ``draw`` is true, write a figure into the run's folder."""
-    found, curves = measures.accuracy(run.dataset, model, run.device, run.dtype)
+def write_likelihood(run: Run, model: Likelihood, draw: bool) -> Metrics:
+    """Measure a classifier or a regressor over t. If ``draw`` is true, write a figure into the run's folder."""
+    found, times, curves, name = likelihoods.judge(run.dataset, model, run.device, run.dtype)
     if draw:
-        chance = 1 / (run.classes or 1)
-        figures.save(figures.accuracy(*curves, chance), run.folder / "figures" / "accuracy.png")
+        accurate = name == "accuracy"
+        shown = figures.accuracy(times, curves, 1 / (run.classes or 1)) if accurate else figures.nll(times, curves)
+        figures.save(shown, run.folder / "figures" / f"{name}.png")
     if found:
         log.info(metrics.table(found, "unseen"))
     else:

@@ -364,10 +364,9 @@ class Run(Trained):
         """Return a copy of this run with a guided score, which steers the samples.
 
         Args:
-            name: choice of the group ``guidance``: ``classifier``, ``classifier_free``, ``inpaint``, …
-            run: run with the classifier for ``classifier``, or with the weaker network for ``auto``; a run or its
-                folder.
-            condition: condition to steer towards, for ``classifier_free``: see :meth:`given`.
+            name: choice of the group ``guidance``: ``classifier``, ``regressor``, ``classifier_free``, ``inpaint``, …
+            run: run with the classifier or the regressor, or with the weaker network for ``auto``; a run or its folder.
+            condition: condition to steer towards, for ``regressor`` and ``classifier_free``: see :meth:`given`.
             label: label of the class to steer towards, as in the data.
             observed: result of a measurement in the user's units, for ``inpaint``, ``operator``, …, or several
                 independent results in one array; if None, a held-out image is measured.
@@ -391,6 +390,7 @@ class Run(Trained):
         result = copy.copy(self)
         (target,) = guiding.planned(self, node, label, given, loaded, condition).targets
         result.guidance, result._label, result._told = target.guidance, target.label, target.told
+        result._condition = target.condition
         result._guided_by = name if label is None else f"{name}, label={label}"
         return result
 
@@ -489,7 +489,7 @@ class Run(Trained):
         ``sdegen.json`` states the units and contains the configuration.
 
         Raises:
-            UserError: the run is guided or holds a classifier, or torch cannot export its network.
+            UserError: the run is guided or holds no score, or torch cannot export its network.
         """
         from sdegen.runs.export import export
 

@@ -16,13 +16,13 @@ from sdegen.config.assembly import known_by, some
 from sdegen.config.compose import Config
 from sdegen.config.construction import connect, construct, make_network, measured, with_steps_of_chain
 from sdegen.config.options import GROUPS, SAMPLE, TRAIN, check, choice
-from sdegen.config.rules import check_process
+from sdegen.config.rules import NOUNS, check_process
 from sdegen.core import schema
 from sdegen.core.errors import UserError
 from sdegen.core.schema import Trust
 from sdegen.datasets import Dataset, Description, restored, restored_conditions
 from sdegen.datasets.fingerprint import difference
-from sdegen.models.classifier import ClassifierModel
+from sdegen.models.likelihood import Likelihood
 from sdegen.models.score import ScoreModel
 from sdegen.networks import Network
 from sdegen.runs import checkpoint as checkpoints
@@ -52,7 +52,7 @@ class Trained:
         step: step of the checkpoint.
         sde: forward process of the samples.
         trained_along: node of the forward process of the training.
-        model: trained score in the network's units, or trained classifier.
+        model: trained score in the network's units, or trained classifier or regressor.
         sampler: default sampler for new samples.
         units: conversion between the network's units and the user's units.
         classes: number of classes of the data; None if the data have no labels.
@@ -97,7 +97,7 @@ class Trained:
         self.sampler: Sampler = construct(self.config, "sampler", trust)
         self.model = self._model(saved).to(self.device, self.dtype).eval()
 
-    def _model(self, saved: Checkpoint) -> ScoreModel | ClassifierModel:
+    def _model(self, saved: Checkpoint) -> ScoreModel | Likelihood:
         network_class = schema.resolve(self.config["network"]["_target_"], self.trust)
         check_process(self.config, {"sampler": self.sampler, "network": network_class}, self.trust)
         exact = network_class.exact  # type: ignore[attr-defined]
@@ -137,10 +137,11 @@ class Trained:
 
     @property
     def score_model(self) -> ScoreModel:
-        """Trained score; raises UserError if the run holds a classifier."""
+        """Trained score; raises UserError if the run holds a classifier or a regressor."""
         if not isinstance(self.model, ScoreModel):
             raise UserError(
-                f"{self.folder}: holds a classifier, not a score: use it to guide another run, with guidance.run="
+                f"{self.folder}: holds a {NOUNS[self.model.network.predicts]}, not a score: use it to guide another "
+                f"run, with guidance.run="
             )
         return self.model
 

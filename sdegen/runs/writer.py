@@ -17,7 +17,7 @@ from sdegen.core.errors import UserError
 from sdegen.core.schema import Trust
 from sdegen.datasets.fingerprint import difference
 from sdegen.datasets.summary import summary
-from sdegen.models.classifier import ClassifierModel
+from sdegen.models.likelihood import Likelihood
 from sdegen.networks import MLP
 from sdegen.runs import checkpoint as checkpoints
 from sdegen.runs import files, machine
@@ -245,18 +245,18 @@ class Writer:
             ) from None
 
     def preview(self) -> None:
-        """Record samples of the averaged network for TensorBoard, or the accuracy of a classifier."""
+        """Record samples of the averaged network for TensorBoard, or metrics of a classifier or regressor."""
         from sdegen import figures, metrics
-        from sdegen.runs import measures
+        from sdegen.runs import likelihoods
 
         parts, step, dtype = self.parts, self.training.step, self.dtype
         dataset, device, average = parts.dataset, parts.trainer.device, self.average
-        if isinstance(average, ClassifierModel):
-            found, (times, curves) = measures.accuracy(dataset, average, device, dtype)
+        if isinstance(average, Likelihood):
+            found, times, curves, name = likelihoods.judge(dataset, average, device, dtype)
             if found:
                 unseen, *_ = curves.values()
                 curve = list(zip(times, unseen, strict=True))[::4]
-                by_t = {f"accuracy_by_t/{float(t):.1f}": float(accuracy) for t, accuracy in curve}
+                by_t = {f"{name}_by_t/{float(t):.1f}": float(value) for t, value in curve}
                 self.recorder.scalars(step, {**scalars(found), **by_t})
             return
         count = PREVIEWED[dataset.units.kind]
@@ -286,8 +286,8 @@ class Writer:
         result = load(
             folder, device=str(parts.trainer.device), precision=parts.trainer.sampling_precision, trust=self.trust
         )
-        if isinstance(result.model, ClassifierModel):
-            self.metrics = results.write_accuracy(result, result.model, config["figures"])
+        if isinstance(result.model, Likelihood):
+            self.metrics = results.write_likelihood(result, result.model, config["figures"])
         else:
             written = results.write(
                 result,

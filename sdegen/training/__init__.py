@@ -6,7 +6,7 @@ Name the classes of ``times`` and ``weighting`` with the module, as in ``times.U
 from sdegen.training import times, weighting
 from sdegen.training.gradient import Gradient
 from sdegen.training.loop import Training
-from sdegen.training.objective import Classification, Denoising, Implicit, Objective, Sliced
+from sdegen.training.objective import Classification, Denoising, Implicit, Objective, Regression, Sliced
 from sdegen.training.optimizer import Adam, Optimizer
 from sdegen.training.times import TimeSampler
 from sdegen.training.trainer import Trainer
@@ -20,6 +20,7 @@ __all__ = [
     "Implicit",
     "Objective",
     "Optimizer",
+    "Regression",
     "Sliced",
     "TimeSampler",
     "Trainer",

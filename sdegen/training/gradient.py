@@ -16,13 +16,13 @@ from torch import Tensor
 
 from sdegen.core.randomness import RandnLike
 from sdegen.core.tensors import flatten_parameters
-from sdegen.models.classifier import ClassifierModel
+from sdegen.models.likelihood import Likelihood
 from sdegen.models.score import ScoreModel
 from sdegen.sde.base import SDE
 from sdegen.training.batches import Batch
 from sdegen.training.objective import Objective, Prepared
 
-Model = ScoreModel | ClassifierModel
+Model = ScoreModel | Likelihood
 
 
 class Gradient(ABC):

@@ -40,7 +40,7 @@ class Objective(ABC, Generic[S, Rows]):
     Attributes:
         process: type of process that the objective works with.
         differentiates: True if the loss has derivatives of the score in x. ReLU networks are then not smooth enough.
-        classifies: True if the objective trains a classifier instead of a score.
+        predicts: what the objective trains a network to predict: see :class:`sdegen.networks.Network`.
         positive: True if no loss is below 0.
         against: model whose expected loss is the unit of the logged loss: ``gaussian`` for the score of a Gaussian with
             the mean and covariance of the data, ``chance`` for equal probabilities of all classes; None for no unit.
@@ -48,7 +48,7 @@ class Objective(ABC, Generic[S, Rows]):
 
     process: type[SDE] = SDE
     differentiates = False
-    classifies = False
+    predicts: Literal["score", "class", "condition"] = "score"
     positive = True
     against: Literal["gaussian", "chance"] | None = None
 
@@ -153,20 +153,40 @@ class Sliced(Objective[SDE, Probed]):
         return squared_norm(output) + 2 * (gradient * rows.probe).flatten(1).sum(1)
 
 
-class Classification(Objective[SDE, Prepared]):
-    r"""Cross entropy of a classifier of noisy data: :math:`-\log p_\theta(y \mid x_t, t)` for the class y.
+class Prediction(Objective[SDE, Prepared]):
+    r"""Negative log-likelihood of what is known about a clean point, given the noisy point.
 
-    The minimiser over functions is :math:`p_t(y \mid x)`. In place of the score, :meth:`loss` takes the log-likelihood
-    of each row's class, ``(x, t) -> (B,)``.
-
-    Reference: section 4 of the paper; Dhariwal & Nichol (2021), https://arxiv.org/abs/2105.05233
+    In place of the score, :meth:`loss` takes the log-likelihood of the class or condition of each row,
+    ``(x, t) -> (B,)``.
     """
-
-    classifies = True
-    against = "chance"
 
     def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike) -> Prepared:
         return Prepared(sde.perturb(x0, t, randn_like), t)
 
     def loss(self, score: Score, rows: Prepared) -> Tensor:
         return -score(rows.x, rows.t)
+
+
+class Classification(Prediction):
+    r"""Cross entropy of a classifier of noisy data: :math:`-\log p_\theta(y \mid x_t, t)` for the class y.
+
+    The minimiser over functions is :math:`p_t(y \mid x)`.
+
+    Reference: section 4 of the paper; Dhariwal & Nichol (2021), https://arxiv.org/abs/2105.05233
+    """
+
+    predicts = "class"
+    against = "chance"
+
+
+class Regression(Prediction):
+    r"""Negative log-likelihood :math:`-\log p_\theta(y \mid x_t, t)` of the condition y of the data.
+
+    The minimiser over densities is :math:`p_t(y \mid x)`; over Gaussians, it has the mean and covariance of
+    :math:`p_t(y \mid x)`. The condition is in the network's units, in which it has mean 0 and standard deviation 1.
+
+    Reference: section 4 of the paper, for a condition y that is not a class
+    """
+
+    predicts = "condition"
+    positive = False

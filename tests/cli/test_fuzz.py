@@ -238,7 +238,7 @@ def train(arguments: Arguments) -> None:
         parts = assembly.replicated(config)
         training, first = assembly.together(parts), parts[0]
         training.run(lambda *_: None, lambda: None, lambda: None)
-        if first.objective.classifies:
+        if first.objective.predicts != "score":
             continue
         for own in training.averages:
             trainer, units = first.trainer, first.dataset.units

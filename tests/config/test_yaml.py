@@ -45,6 +45,8 @@ WITH = {
     "network=unet": ["dataset=digits"],
     "network=classifier_mlp": ["dataset=digits", "objective=classification", "weighting=uniform"],
     "network=classifier_conv": ["dataset=digits", "objective=classification", "weighting=uniform"],
+    "network=regressor_mlp": ["dataset=linear_gaussian", "objective=regression", "weighting=uniform"],
+    "objective=regression": ["dataset=linear_gaussian", "network=regressor_mlp", "weighting=uniform"],
     "objective=classification": ["dataset=digits", "network=classifier_mlp", "weighting=uniform"],
 }
 """Options that a choice requires."""
@@ -111,7 +113,7 @@ def test_every_choice_names_all_options_of_its_class_and_builds(path: Path, tmp_
         pytest.importorskip(option)
     built = assembly.build(config)
     parts = {**built._asdict(), "network": built.model.network}
-    if not built.objective.classifies:
+    if built.objective.predicts == "score":
         parts["parametrization"] = built.model.parametrization
     if group in options.GROUPS:
         assert isinstance(parts[group], options.GROUPS[group])
@@ -163,14 +165,16 @@ def test_every_experiment_runs_two_steps_and_samples(
     assert config["name"] == name.replace("/", "_")
     left = {path.name for path in (tmp_path / "run").iterdir()}
     wanted = {"config.yaml", "provenance.json", "train.log", "checkpoints", "metrics.json"}
-    assert wanted | (set() if name.endswith("classifier") else {"samples"}) <= left
+    predicts = run.model.network.predicts
+    assert wanted | ({"samples"} if predicts == "score" else set()) <= left
     stored = OmegaConf.to_container(OmegaConf.load(tmp_path / "run" / "config.yaml"))
     assert stored == run.config
     figures = {path.name for path in (tmp_path / "run").glob("figures/*")}
     field = {"process.png"} if run.units.shape == (1,) else {"trajectories.png"}
     expected = {"generation.png"} if pictures else {"marginals.png", "score_field.png", *field}
     expected |= {"samples.png", "generation.gif"}
-    assert figures == (({"accuracy.png"} if name.endswith("classifier") else expected) if draws else set())
+    own = {"score": expected, "class": {"accuracy.png"}, "condition": {"nll.png"}}[predicts]
+    assert figures == (own if draws else set())
 
 
 @pytest.mark.parametrize("path", [path for path in NODES if path.parent.name in ("sde", "network")], ids=name)

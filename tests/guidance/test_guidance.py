@@ -34,7 +34,7 @@ TIMES = [1e-5, 0.1, 0.4, 1.0]
 class Components(Network):
     """Network with the exact log-probabilities of the components of a mixture at a noisy point, up to a constant."""
 
-    classifies = True
+    predicts = "class"
 
     def __init__(self, law: GaussianMixture, sde: LinearSDE) -> None:
         super().__init__()

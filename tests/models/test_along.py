@@ -32,7 +32,7 @@ PAIRS = [pytest.param(PATHS[a], PATHS[b], id=f"{a} to {b}") for a, b in itertool
 class Bayes(Network):
     """Exact classifier: logits that are the log-densities of the weighted components."""
 
-    classifies = True
+    predicts = "class"
 
     def __init__(self, law: GaussianMixture, sde: LinearSDE) -> None:
         super().__init__()

@@ -25,7 +25,7 @@ STD = 0.5
 class Posterior(Network):
     """Network with the exact log-odds of two equal Gaussians on the line under VP noise, times a factor."""
 
-    classifies = True
+    predicts = "class"
 
     def __init__(self, factor: float = 1.0) -> None:
         super().__init__()

@@ -48,7 +48,7 @@ def test_every_row_is_computed_by_itself(make, shape: tuple[int, ...]) -> None: 
         x = x.flatten(2)
     t = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
     together = network(x, t)
-    assert together.shape == ((3, 10) if network.classifies else x.shape)
+    assert together.shape == (x.shape if network.predicts == "score" else (3, 10))
     for i in range(3):
         torch.testing.assert_close(network(x[i : i + 1], t[i]), together[i : i + 1], rtol=1e-9, atol=1e-9)
     assert not torch.isclose(together, network(x.flip(0), t)).all()

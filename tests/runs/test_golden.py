@@ -68,7 +68,7 @@ def run(experiment: str, folder: Path) -> dict[str, float]:
         training.run(lambda step, values: found.update(values[0]), lambda: None, lambda: None)
         loss = None if grid else parts.held_out().loss(training.averages[0])
         found |= {"weights": float(training.average_vector.norm())} | ({} if loss is None else {"held-out loss": loss})
-    if not training.averages[0].network.classifies:
+    if training.averages[0].network.predicts == "score":
         samples = draw(parts.sde, training.averages[0], parts.sampler, dataset.units, 4, seed=1)
         found |= {"evaluations": samples.nfe, "samples": float((samples.x * weight).square().mean())}
     return {name: value for name, value in found.items() if name != "train/steps_per_second"}

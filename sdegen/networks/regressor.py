@@ -1,0 +1,76 @@
+"""Networks that predict the condition of noisy data."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from sdegen.core.checks import in_range
+from sdegen.core.tensors import expand
+from sdegen.networks.base import Network
+from sdegen.networks.condition import condition_of
+from sdegen.networks.embedding import GaussianFourier, by_row
+from sdegen.networks.mlp import perceptron
+from sdegen.sde.base import LinearSDE
+
+
+class RegressorMLP(Network):
+    r"""Fully connected layers that return the numbers of a mixture of Gaussians over the condition of the data.
+
+    The inputs are :math:`\alpha_t x_t / (\alpha_t^2 + \sigma_t^2)`, the best linear estimate of a clean point with
+    variance 1, and random Fourier features of :math:`\tfrac14 \log(\sigma_t/\alpha_t)`. At large t the estimate, and
+    so the gradient in x, goes to zero, as that of :math:`p_t(y \mid x)` does. The covariances are full: a condition of
+    k numbers needs (k + 1)(k + 2) / 2 outputs for each Gaussian, which :class:`sdegen.models.RegressorModel` explains.
+
+    Args:
+        shape: shape of one point, taken from the data.
+        condition_shape: shape of the condition of a point, taken from the data. An image or a signal is a vector.
+        sde: forward process, as in the option ``sde``.
+        components: number K of Gaussians. One is enough if the distribution of y given a noisy point is close to a
+            Gaussian. It is not if the data have several modes that y tells apart.
+        hidden: widths of the hidden layers.
+        activation: activation function: ``relu``, ``silu`` or ``tanh``. With ``relu``, the gradient in x has jumps.
+        fourier_features: number of Fourier features of the noise level, even.
+    """
+
+    predicts = "condition"
+    process = LinearSDE
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        condition_shape: tuple[int, ...] | None,
+        sde: LinearSDE,
+        components: int = 1,
+        hidden: tuple[int, ...] = (128, 128, 128),
+        activation: Literal["relu", "silu", "tanh"] = "silu",
+        fourier_features: int = 32,
+    ) -> None:
+        super().__init__()
+        if condition_shape is None:
+            raise ValueError(
+                "the data have no conditions, which a regressor predicts: name their columns with "
+                "dataset.condition=[…], or use data with conditions, such as dataset=linear_gaussian"
+            )
+        in_range("components", components, at_least=1)
+        self.sde, self.components = sde, components
+        self.condition = condition_of(shape, None, None, condition_shape)
+        size, k = math.prod(shape), math.prod(condition_shape)
+        numbers = (k + 1) * (k + 2) // 2
+        self.level = GaussianFourier(fourier_features, 1.0)
+        self.layers = perceptron(size + fourier_features, hidden, components * numbers, activation)
+        # As in MLP, scale the weights of x by the number of coordinates of x.
+        nn.init.kaiming_uniform_(self.layers[0].weight[:, :size].data, a=math.sqrt(5))  # type: ignore[index]
+        if components > 1:
+            # Spread the means over the conditions of the data, so that the Gaussians are different from the start.
+            nn.init.normal_(self.layers[-1].bias.data.view(components, numbers)[:, 1 : k + 1])  # type: ignore[operator]
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Returns the numbers of the Gaussians ``(B, K, F)`` at ``x`` ``(B, *shape)`` and ``t``, ``()`` or ``(B,)``."""
+        alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
+        level = self.level(by_row(0.25 * (sigma / alpha).log(), x))
+        estimate = expand(alpha / (alpha**2 + sigma**2), x) * x
+        return self.layers(torch.cat([estimate.flatten(1), level], dim=1)).unflatten(1, (self.components, -1))
