@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sdegen.config.options import choice
+from sdegen.core import schema
 from sdegen.core.errors import UserError
 from sdegen.core.randomness import generator
 from sdegen.datasets import Conditions, Dataset
@@ -55,20 +56,15 @@ def rows(trained: Trained, asked: Asked) -> Rows | None:
     A condition outside of the range of the training data is logged as a warning.
 
     Raises:
-        UserError: the network takes no condition, or the conditions do not have the shape of the data's conditions.
+        UserError: the data have no conditions, or the conditions do not have the shape of the data's conditions.
     """
     if asked is None:
         return None
-    conditions, taken = trained.conditions, trained.model.network.condition
+    conditions = trained.conditions
     if conditions is None:
         raise UserError(
             f"condition: the data of {trained.folder} have no conditions: leave out condition=, or train a run with "
             f"dataset.condition=[…]"
-        )
-    if taken is None or not taken.valued:
-        raise UserError(
-            f"condition: network={choice(trained.config['network'])} of {trained.folder} takes no condition: train a "
-            f"run with network=mlp, scorenet or unet"
         )
     found = _read(trained, asked)
     shape, values = conditions.shape, found.values
@@ -129,7 +125,12 @@ def of_data(dataset: Dataset, taken: Condition, count: int, seed: int = 0) -> Of
 
 def check_taken(trained: Trained) -> None:
     """Raises UserError if the network does not take the conditions of the data."""
-    taken = trained.model.network.condition
+    taken, node = trained.score_model.network.condition, trained.config["network"]
+    if (taken is None or not taken.valued) and not schema.takes(node, "condition_dropout", trained.trust):
+        raise UserError(
+            f"condition: network={choice(node)} of {trained.folder} takes no condition: train a run with network=mlp, "
+            f"scorenet or unet"
+        )
     if taken is None or not taken.valued:
         raise UserError(
             f"condition: the network of {trained.folder} is not told the condition: train one with "
@@ -152,7 +153,7 @@ def check_known(trained: Trained, labels: bool = False, values: bool = False) ->
         labels: True if a class is given.
         values: True if numbers, an image or a signal are given.
     """
-    taken = trained.model.network.condition
+    taken = trained.score_model.network.condition
     if taken is None or trained.model.network.exact or taken.knows(labels, values):
         return
     if taken.labelled and not labels and (values or not taken.valued):

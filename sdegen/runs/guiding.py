@@ -99,8 +99,9 @@ def planned(
     if condition is not None and trained.conditions is not None and (node is None or not _steers(trained, node, "y")):
         conditions.check_taken(trained)
     if node is None:
-        targets = [Target(one, c, _told(trained, one, c, of_data), None) for one, c in pairs]
-        return Plan(targets, None)
+        for one, c in pairs if not of_data else ():
+            conditions.check_known(trained, one is not None, c is not None)
+        return Plan([Target(one, c, _told(trained, one, c), None) for one, c in pairs], None)
     seen = _observation(trained, node, given)
     own: dict[str, object] = {}
     if seen is not None:
@@ -120,7 +121,10 @@ def planned(
         tells = _steers(trained, node, "given")
         y = None if c is None or trained.conditions is None else trained.conditions.encode(c)
         steered = {by for by, value in (("label", one), ("y", c)) if value is not None and _steers(trained, node, by)}
-        told = _told(trained, None if "label" in steered and not tells else one, None if "y" in steered else c, of_data)
+        label, value = None if "label" in steered and not tells else one, None if "y" in steered else c
+        if label is not None or value is not None:
+            conditions.check_known(trained, label is not None, value is not None)
+        told = _told(trained, label, value)
         guidance = _guidance(trained, node, one, {**own, "given": told, "y": y}, load)
         targets.append(Target(one, c, None if tells else told, guidance))
     return Plan(targets, seen)
@@ -148,15 +152,9 @@ def _pairs(
     return [(one, c) for one in classes for c in rows.values]
 
 
-def _told(trained: Trained, label: int | None, condition: Tensor | None, of_data: bool) -> Tensor | None:
-    """Returns the value that the network takes for a class and a condition; None if both are None.
-
-    If ``of_data`` is true, the network is told the conditions of unseen points later. Raises UserError if the network
-    has not learned the score given just these parts.
-    """
+def _told(trained: Trained, label: int | None, condition: Tensor | None) -> Tensor | None:
+    """Returns the value that the network takes for a class and a condition; None if both are None."""
     taken = trained.model.network.condition
-    if not of_data:
-        conditions.check_known(trained, label is not None, condition is not None)
     if taken is None or (label is None and condition is None):
         return None
     return conditions.told(taken, trained.conditions, None if label is None else torch.tensor(label), condition)
@@ -178,7 +176,7 @@ def _guidance(
     if guidance.conditional and trained.model.network.condition is None:
         raise UserError(_lacking(trained, node))
     taken = trained.model.network.condition
-    if guidance.contrasts and taken is not None and conditions.needs_one(trained):
+    if (guidance.contrasts or own.get("given") is None) and taken is not None and conditions.needs_one(trained):
         parts = {"label_dropout": taken.labelled, "condition_dropout": taken.valued}
         dropout = " ".join(f"network.{option}=0.1" for option, has in parts.items() if has)
         other = ", or use guidance.scale=1" if guidance.conditional else ""
