@@ -50,7 +50,7 @@ class ScoreNet(Network):
         condition_dropout: share of the training rows whose condition is hidden, so that the network learns the score
             both with and without the condition; 0 for data without conditions.
         classes: number of classes, taken from the data.
-        condition_shape: shape of the condition of a point, ``(k,)`` for numbers; taken from the data, None for none.
+        condition_shape: shape of the condition of a point, taken from the data; None if there are no conditions.
     """
 
     def __init__(
