@@ -247,5 +247,6 @@ def required(name: str, given: T | None) -> T:
     if given is None:
         raise ValueError(
             f"guidance={name} needs a class: give label=3, for example, or label=all for all classes in turn"
+            f"{' or, for data with conditions, condition=' if name == 'classifier_free' else ''}"
         )
     return given

@@ -6,7 +6,7 @@ The package ``sdegen.models`` defines the meaning of a network's output.
 
 from sdegen.networks.base import Network
 from sdegen.networks.classifier import ClassifierConv, ClassifierMLP
-from sdegen.networks.condition import Classes, Condition, Field, Numbers
+from sdegen.networks.condition import Classes, Condition, Field, Numbers, condition_of
 from sdegen.networks.mlp import MLP
 from sdegen.networks.oracle import Oracle
 from sdegen.networks.regressor import RegressorMLP
@@ -26,4 +26,5 @@ __all__ = [
     "RegressorMLP",
     "ScoreNet",
     "UNet",
+    "condition_of",
 ]

@@ -16,6 +16,10 @@ from sdegen.networks.embedding import GaussianFourier, by_row
 ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
 
+MANY = 32
+"""Number of features of a condition from which the product of the first layer with it is worth a separate step."""
+
+
 class MLP(Network):
     """Fully connected layers with the flattened x, the time and the condition as inputs.
 
@@ -35,7 +39,7 @@ class MLP(Network):
             both with and without the condition; 0 for data without conditions; null if the network does not take
             the condition.
         classes: number of classes, taken from the data.
-        condition_shape: shape of the condition of a point, ``(k,)`` for numbers; taken from the data, None for none.
+        condition_shape: shape of the condition of a point, taken from the data; None if there are no conditions.
     """
 
     def __init__(
@@ -78,7 +82,17 @@ class MLP(Network):
         return torch.cat(parts, dim=1)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        return self.layers(self.features(x, t, y)).view_as(x)
+        told = self.condition
+        if told is None or told.inputs < MANY or not told.valued or y is None or y.ndim > told.ndim:
+            return self.layers(self.features(x, t, y)).view_as(x)
+        # The product of the first layer with a condition of all rows is computed once, and not for each row.
+        first: nn.Linear = self.layers[0]  # type: ignore[assignment]
+        own, given = (
+            part.contiguous() for part in first.weight.split([first.in_features - told.inputs, told.inputs], 1)
+        )
+        bias = first.bias + told.features(y, x[:1])[0] @ given.T
+        hidden = nn.functional.linear(torch.cat([x.flatten(1), self.embedding(by_row(t, x))], dim=1), own, bias)
+        return self.layers[1:](hidden).view_as(x)
 
 
 def perceptron(inputs: int, hidden: tuple[int, ...], outputs: int, activation: str) -> nn.Sequential:

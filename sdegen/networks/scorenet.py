@@ -51,7 +51,7 @@ class ScoreNet(Network):
             both with and without the condition; 0 for data without conditions; null if the network does not take
             the condition.
         classes: number of classes, taken from the data.
-        condition_shape: shape of the condition of a point, ``(k,)`` for numbers; taken from the data, None for none.
+        condition_shape: shape of the condition of a point, taken from the data; None if there are no conditions.
     """
 
     def __init__(

@@ -58,7 +58,7 @@ class UNet(Network):
         condition_dropout: share of the training rows whose condition is hidden, so that the network learns the score
             both with and without the condition; 0 for data without conditions; null if the network does not take
             the condition.
-        condition_shape: shape of the condition of a point, ``(k,)`` for numbers; taken from the data, None for none.
+        condition_shape: shape of the condition of a point, taken from the data; None if there are no conditions.
     """
 
     # Torch's attention has no second derivative.
