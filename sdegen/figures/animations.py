@@ -23,6 +23,8 @@ from sdegen.sde.base import SDE
 
 FRAMES, IMAGE_FRAMES, COLOURS = 45, 20, 16
 """Largest number of frames for points and for images (fewer, since noisy images hardly compress); number of colours."""
+PLAIN = 2048
+"""Largest number of colours of drawings and grey images; colour pictures have more, and get 256 in a GIF."""
 MOVING, LAST = 2200, 1500
 """Durations of the motion and of the last frame, in milliseconds. Each frame of the motion takes at least 50 ms."""
 POINTS = 1000
@@ -71,8 +73,13 @@ def save(frames: list[Image.Image], path: Path) -> Path:
     # All frames share one palette: otherwise the background would flicker. MAXCOVERAGE keeps white exactly white, and
     # keeps colours that few pixels have.
     sheet = np.concatenate([np.asarray(frames[i]) for i in (0, len(frames) // 2, -1)])
-    palette = Image.fromarray(sheet).quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    flat = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    if len(np.unique(sheet.reshape(-1, 3), axis=0)) > PLAIN:
+        # Colour pictures have too many colours for the small palette of drawings.
+        palette = Image.fromarray(sheet).quantize(256, Image.Quantize.MEDIANCUT)
+        flat = [frame.quantize(palette=palette) for frame in frames]
+    else:
+        palette = Image.fromarray(sheet).quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        flat = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     each = max(50, MOVING // len(frames) // 10 * 10)
     durations = [each] * (len(flat) - 1) + [LAST]
     path.parent.mkdir(parents=True, exist_ok=True)

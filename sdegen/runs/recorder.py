@@ -149,7 +149,7 @@ class Recorder:
             rate = (step - begun) / (now - since)
             left = int((self._stop - step) / rate)
             log.info(
-                f"step {step:>{len(str(self._stop))}} of {self._stop}   {loss}   {rate:.0f} steps/s   "
+                f"step {step:>{len(str(self._stop))}} of {self._stop}   {loss}   {rate:{'.0f' if rate >= 10 else '.2g'}} steps/s   "
                 f"{left // 60}:{left % 60:02d} left"
             )
 

@@ -245,7 +245,8 @@ def _draw_samples(run: Run, drawn: Drawn, plan: Plan, folder: Path, animate: boo
             shown["trajectories"] = figures.trajectories(dataset, samples, run.sde, _flow(run, target, samples))
         if drawn.y is not None and one:
             for name in shown.keys() - {"samples"}:
-                shown[name].suptitle(f"class {run.names.label(int(drawn.y[0]))}")
+                # Above the legend, which lies at the top of the figure.
+                shown[name].suptitle(f"class {run.names.label(int(drawn.y[0]))}", y=1.02, va="bottom")
     elif run.units.kind == "signals":
         shown = _signal_figures(run, drawn, seen)
     else:

@@ -194,7 +194,7 @@ class Session:
                 self._retry(trouble)
             if self._pruned:
                 raise Pruned(f"pruned, {self.left()}")
-        log.info(f"trained in {training.seconds:.1f} s, without held-out losses, previews and checkpoints")
+        log.info(f"trained in {training.seconds:.1f} s, not counting held-out losses, previews and checkpoints")
 
     def _plan(self) -> str:
         """Returns a message with the steps to train, the folder and the device."""
