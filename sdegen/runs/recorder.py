@@ -147,9 +147,9 @@ class Recorder:
             # The rate of the last interval alone would jump.
             begun, since = self._begun
             rate = (step - begun) / (now - since)
-            left = int((self._stop - step) / rate)
+            left, digits = int((self._stop - step) / rate), ".0f" if rate >= 10 else ".2g"
             log.info(
-                f"step {step:>{len(str(self._stop))}} of {self._stop}   {loss}   {rate:{'.0f' if rate >= 10 else '.2g'}} steps/s   "
+                f"step {step:>{len(str(self._stop))}} of {self._stop}   {loss}   {rate:{digits}} steps/s   "
                 f"{left // 60}:{left % 60:02d} left"
             )
 
