@@ -244,9 +244,11 @@ def _draw_samples(run: Run, drawn: Drawn, plan: Plan, folder: Path, animate: boo
         if run.units.shape != (1,) and one:
             shown["trajectories"] = figures.trajectories(dataset, samples, run.sde, _flow(run, target, samples))
         if drawn.y is not None and one:
-            for name in shown.keys() - {"samples"}:
-                # Above the legend, which lies at the top of the figure.
-                shown[name].suptitle(f"class {run.names.label(int(drawn.y[0]))}", y=1.02, va="bottom")
+            title = f"class {run.names.label(int(drawn.y[0]))}"
+            shown["marginals"].suptitle(title)
+            if "trajectories" in shown:
+                # The legend lies where the title of the figure would be.
+                shown["trajectories"].axes[0].set_title(title)
     elif run.units.kind == "signals":
         shown = _signal_figures(run, drawn, seen)
     else:
