@@ -78,8 +78,8 @@ def reader(folder: Path) -> Path:
     (folder / "pictures").mkdir()
     for i in range(6):
         imsave(folder / "pictures" / f"{i}.png", np.random.default_rng(i).random((8, 8, 3)))
-    for page, language in itertools.product(("extend", "posteriors"), ("python", "yaml")):
-        for block in blocks(ROOT / "docs" / f"{page}.md", language):
+    for name, language in itertools.product(("extend", "posteriors"), ("python", "yaml")):
+        for block in blocks(ROOT / "docs" / f"{name}.md", language):
             path = folder / block.splitlines()[0].removeprefix("# ")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(block)

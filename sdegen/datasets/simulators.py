@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -52,8 +52,8 @@ class Simulator(Dataset, ABC):
         size: int | None,
         standardize: Standardize = True,
         *,
-        columns: Sequence[str] = (),
-        conditions: Sequence[str] = (),
+        columns: tuple[str, ...] = (),
+        conditions: tuple[str, ...] = (),
         posterior: Callable[[Tensor, int, torch.Generator], Tensor] | None = None,
     ) -> None:
         count = PILOT if size is None else check_size(size)
@@ -72,7 +72,7 @@ class Simulator(Dataset, ABC):
             simulate=self.pairs,
             fresh=size is None,
             posterior=posterior,
-            description=Description(tuple(columns), report=(report,), conditions=tuple(conditions)),
+            description=Description(columns, report=(report,), conditions=conditions),
         )
 
     @abstractmethod
