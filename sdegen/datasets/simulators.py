@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -54,8 +54,8 @@ class Simulator(Dataset, ABC):
         size: int | None,
         standardize: Standardize = True,
         *,
-        columns: Sequence[str] = (),
-        conditions: Sequence[str] = (),
+        columns: tuple[str, ...] = (),
+        conditions: tuple[str, ...] = (),
         posterior: Callable[[Tensor, int, torch.Generator], Tensor] | None = None,
         joint: GaussianMixture | None = None,
     ) -> None:
@@ -76,7 +76,7 @@ class Simulator(Dataset, ABC):
             fresh=size is None,
             posterior=posterior,
             joint=joint,
-            description=Description(tuple(columns), report=(report,), conditions=tuple(conditions)),
+            description=Description(columns, report=(report,), conditions=conditions),
         )
 
     @abstractmethod

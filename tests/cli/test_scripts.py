@@ -19,7 +19,7 @@ from sdegen.cli import arguments, stored
 from sdegen.core.errors import UserError
 from sdegen.core.meanings import WORDS
 from sdegen.metrics import features
-from sdegen.runs import evaluation, ledger, measures
+from sdegen.runs import evaluation, ledger, likelihoods
 
 
 @pytest.fixture(scope="module")
@@ -567,7 +567,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     classifier = ("experiment=digits_classifier", *TINY, "network.channels=[8]")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(features, "EPOCHS", (1, 1))
-        patch.setattr(measures, "TIMES", 5)
+        patch.setattr(likelihoods, "TIMES", 5)
         for line in (
             ("experiment=digits", *TINY, "network.channels=[8]"),
             ("experiment=digits_conditional", *TINY, *UNET, "figures=false"),
