@@ -12,8 +12,8 @@ import time
 
 import numpy as np
 import torch
-from sbi.inference import NPSE  # type: ignore[import-not-found]
-from sbi.utils import BoxUniform  # type: ignore[import-not-found]
+from sbi.inference import NPSE
+from sbi.utils import BoxUniform
 
 SAMPLES = 2000
 
