@@ -151,14 +151,15 @@ def _guidance(
     if _steers(trained, node, "observed"):
         linear_units(trained.units, choice(node))
     supplied = {"label": label, "given": told, "observed": observed, "shape": trained.units.shape, "load": load}
-    guidance: Guidance = construct({"guidance": node}, "guidance", trained.trust, **supplied)
     taken = trained.model.network.condition
-    if guidance.conditional and taken is None:
+    kind: type[Guidance] = schema.resolve(node["_target_"], trained.trust)
+    if kind.conditional and taken is None:
         network = trained.config["network"]
         fix = "train one with network.label_dropout=0.1"
         if not schema.takes(network, "label_dropout", trained.trust):
             fix = f"network={choice(network)} cannot take it: {fix} and network=mlp, scorenet or unet"
         raise UserError(f"guidance={choice(node)}: the network of {trained.folder} does not take the class: {fix}")
+    guidance: Guidance = construct({"guidance": node}, "guidance", trained.trust, **supplied)
     if guidance.contrasts and taken is not None and conditions.needs_one(trained):
         parts = {"label_dropout": taken.labelled, "condition_dropout": taken.valued}
         dropout = " ".join(f"network.{option}=0.1" for option, has in parts.items() if has)
