@@ -16,14 +16,19 @@ from sdegen.networks.embedding import GaussianFourier, by_row
 from sdegen.networks.mlp import perceptron
 from sdegen.sde.base import LinearSDE
 
+SMALL = 0.03
+"""Noise in standard deviations of the data below which the features of the noise level hardly change. Few times of a
+training lie below it, so that a network with finer features would be wrong there."""
+
 
 class RegressorMLP(Network):
     r"""Fully connected layers that return the numbers of a mixture of Gaussians over the condition of the data.
 
     The inputs are :math:`\alpha_t x_t / (\alpha_t^2 + \sigma_t^2)`, the best linear estimate of a clean point with
-    variance 1, and random Fourier features of :math:`\tfrac14 \log(\sigma_t/\alpha_t)`. At large t the estimate, and
-    so the gradient in x, goes to zero, as that of :math:`p_t(y \mid x)` does. The covariances are full: a condition of
-    k numbers needs (k + 1)(k + 2) / 2 outputs for each Gaussian, which :class:`sdegen.models.RegressorModel` explains.
+    variance 1, and random Fourier features of :math:`\tfrac14 \log(\sigma_t/\alpha_t + 0.03)`. At large t the
+    estimate, and so the gradient in x, goes to zero, as that of :math:`p_t(y \mid x)` does. The covariances are full: a
+    condition of k numbers needs (k + 1)(k + 2) / 2 outputs for each Gaussian. Their order is explained in
+    :class:`sdegen.models.RegressorModel`.
 
     Args:
         shape: shape of one point, taken from the data.
@@ -71,6 +76,6 @@ class RegressorMLP(Network):
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Returns the numbers of the Gaussians ``(B, K, F)`` at ``x`` ``(B, *shape)`` and ``t``, ``()`` or ``(B,)``."""
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
-        level = self.level(by_row(0.25 * (sigma / alpha).log(), x))
+        level = self.level(by_row(0.25 * (sigma / alpha + SMALL).log(), x))
         estimate = expand(alpha / (alpha**2 + sigma**2), x) * x
         return self.layers(torch.cat([estimate.flatten(1), level], dim=1)).unflatten(1, (self.components, -1))

@@ -45,6 +45,15 @@ def test_samples_of_the_guided_prior_are_those_of_the_posterior(runs: dict[str, 
         assert float(sliced_w1(runs["prior"].sample(1000).cpu() / deviation, exact / deviation)) > 5 * floor
 
 
+def test_the_likelihood_of_almost_clean_points_weighs_samples_rightly(runs: dict[str, sdegen.Run]) -> None:
+    """The last weights of ``twisted`` are likelihoods at times that a training hardly ever draws."""
+    y = torch.tensor([0.3, 1.2], dtype=torch.float64)
+    exact = runs["prior"].dataset.posterior(y, 1000, generator("cpu", 0, "exact"))
+    guided = runs["prior"].guided("regressor", run=runs["regressor"], condition=y)
+    samples = guided.sample(1000, sampler="twisted", steps=30).cpu()
+    assert float(sliced_w1(samples / exact.std(0), exact / exact.std(0))) < 0.15
+
+
 def test_metrics_are_the_likelihood_over_that_of_the_exact_regressor(runs: dict[str, sdegen.Run]) -> None:
     found = json.loads((runs["regressor"].folder / "metrics.json").read_text())
     assert found["nll"]["floor"] - 0.005 < found["nll"]["value"] < found["nll"]["floor"] + 0.02
