@@ -153,12 +153,16 @@ def choose_beside(arrays: Arrays, choice: Choice) -> Beside:
         raise ValueError(f"labels={wanted}: no such column or array: {nearest(wanted, known)}")
     label = str(wanted) if wanted in beside else "y" if wanted is None and "y" in beside else ""
     label = "" if label in choice.drop else label
-    conditions = [name for name in beside if name in (choice.condition or ("c",)) and name not in choice.drop]
+    # In the order of the user, which later files and conditions on the command line have as well.
+    conditions = [str(name) for name in choice.condition or ("c",) if name in beside and name not in choice.drop]
+    if twice := [name for name in conditions if conditions.count(name) > 1]:
+        raise ValueError(f"condition: {twice[0]} is named twice: name it once")
     for name in beside:
         if name != label and name not in (*conditions, *choice.drop) and arrays.fit(name):
             raise ValueError(
                 f"holds the array {name} beside x, with an entry for each point: use it as the label with "
-                f"dataset.labels={name}, or leave it out with dataset.drop=[{name}]"
+                f"dataset.labels={name}, as the condition with dataset.condition=[{name}], or leave it out with "
+                f"dataset.drop=[{name}]"
             )
     left_out = [name for name in beside if name not in (label, *conditions)]
     notes = [f"array {label} has the labels"] if label else []

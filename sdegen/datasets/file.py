@@ -249,6 +249,8 @@ def _names(conditions: Conditioning | None) -> tuple[str, ...]:
 def _images(x: np.ndarray, beside: Beside, layout: Layout) -> Contents:
     """Returns images ``(N, C, H, W)`` or signals ``(N, C, L)``, with the labels and conditions ``beside`` them."""
     labels, conditions, choice, notes = beside
+    if choice.condition:
+        raise ValueError(f"condition: there is no array {choice.condition[0]} beside x: name an array of the file")
     if choice != EVERYTHING:
         raise ValueError(f"holds an array of shape {x.shape}, without columns: leave out dataset.columns and drop")
     mapped = isinstance(x, np.memmap)

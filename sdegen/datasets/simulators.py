@@ -60,10 +60,7 @@ class Simulator(Dataset, ABC):
         joint: GaussianMixture | None = None,
     ) -> None:
         count = PILOT if size is None else check_size(size)
-        found = self.pairs(count, generator("cpu", seed, "data"))
-        if not isinstance(found, tuple) or len(found) != 2 or any(len(part) != count for part in found):
-            raise ValueError(f"{type(self).__name__}.pairs({count}, …) must return two tensors of {count} rows each")
-        x, c = (part.unsqueeze(1) if part.ndim == 1 else part for part in found)
+        x, c = self._batched(count, generator("cpu", seed, "data"))
         if size is None:
             report = f"simulated anew at every step; {count} simulations give the units and the figures"
         else:
@@ -72,12 +69,20 @@ class Simulator(Dataset, ABC):
             x,
             standardize=standardize,
             c=c,
-            simulate=self.pairs,
+            simulate=self._batched,
             fresh=size is None,
             posterior=posterior,
             joint=joint,
             description=Description(columns, report=(report,), conditions=conditions),
         )
+
+    def _batched(self, n: int, source: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Returns the pairs of :meth:`pairs`, with an axis of length 1 for a single parameter or a single number."""
+        found = self.pairs(n, source)
+        if not isinstance(found, tuple) or len(found) != 2 or any(len(part) != n for part in found):
+            raise ValueError(f"{type(self).__name__}.pairs({n}, …) must return two tensors of {n} rows each")
+        x, c = (part.unsqueeze(1) if part.ndim == 1 else part for part in found)
+        return x, c
 
     @abstractmethod
     def pairs(self, n: int, source: torch.Generator) -> tuple[Tensor, Tensor]:

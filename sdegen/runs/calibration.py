@@ -133,8 +133,10 @@ def _noise(parts: Components, asked: Config, x: Tensor) -> list[Advice]:
     sigma = min(size / math.sqrt(12), NOISES[1])
     eps = float(linear.time(torch.tensor(2 * math.log(sigma), dtype=torch.float64)))
     reason = f"{where} in each coordinate, in the network's units"
-    if node["eps"] <= eps and not rounded:
-        reason += f": the noise at t = {node['eps']:g} is smaller, so no detail is lost"
+    # The option may be null; then the process has chosen a time.
+    own = parts.sde.eps
+    if own <= eps and not rounded:
+        reason += f": the noise at t = {own:.2g} is smaller, so no detail is lost"
         return [*found, Advice("sde.eps", None, reason)]
     reason += f": at t = {eps:.2g} the noise is {sigma:.2g}, and smaller noise cannot be told from "
     reason += "rounding, so learning it would be wasted" if rounded else "these distances"

@@ -102,6 +102,10 @@ def planned(
         for one, c in pairs if not of_data else ():
             conditions.check_known(trained, one is not None, c is not None)
         return Plan([Target(one, c, _told(trained, one, c), None) for one, c in pairs], None)
+    if of_data:
+        raise UserError(
+            f"condition=data: guidance={choice(node)} takes one condition for all samples: give them in a file"
+        )
     seen = _observation(trained, node, given)
     own: dict[str, object] = {}
     if seen is not None:
@@ -357,8 +361,11 @@ def _matching(trained: Trained, other: Trained, folder: str, kind: type) -> Scor
             f"an earlier step, or the run of a weaker network"
         )
     same = other.config["dataset"]["_target_"] == trained.config["dataset"]["_target_"]
-    if kind is RegressorModel and other.conditions is not None and trained.conditions is not None:
-        same = same and other.conditions.units.equals(trained.conditions.units)
+    told = other.model.network.condition
+    if told is not None and told.valued and trained.conditions is not None:
+        # The weaker network, or the regressor, is given the same numbers.
+        named = other.names.conditions == trained.names.conditions and other.conditions is not None
+        same = same and named and other.conditions.units.equals(trained.conditions.units)  # type: ignore[union-attr]
     if not (same and other.units.equals(trained.units)):
         raise UserError(f"guidance.run={folder}: was trained on other data than {trained.folder}: train on these data")
     model = copy.deepcopy(other.model).to(trained.device, trained.dtype)

@@ -47,7 +47,7 @@ class Calibration(NamedTuple):
 def check(run: Trained) -> Condition:
     """Returns the condition of the network; raises UserError if the posteriors of a run cannot be tested."""
     dataset, taken = run.dataset, run.model.network.condition
-    if dataset.c is None or taken is None:
+    if dataset.c is None or taken is None or not taken.valued:
         raise UserError(
             "metrics=calibration: the network takes no condition: train a run on a simulator, or with "
             "dataset.condition=[…], or use metrics=likelihood"

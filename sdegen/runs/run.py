@@ -542,6 +542,7 @@ class Run(Trained):
         Raises:
             UserError: the network needs the condition of each point, and none is given.
         """
+        self._check_unguided()
         if not conditions.needs_one(self):
             return self.flow(rtol=rtol, atol=atol, batch_size=batch_size)
         taken = self.model.network.condition

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import brentq
 from scipy.spatial import KDTree
 
@@ -111,3 +112,15 @@ def test_command_has_each_changed_option_once(tmp_path: Path) -> None:
             assert sum(word.startswith(f"{option}=") for word in words) == changed
     assert config["optimizer"]["lr"] < 1 and config["network"]["hidden"] == [128]
     build(config)
+
+
+@pytest.mark.parametrize("path", ["linear", "edm"])
+def test_smallest_noise_is_the_same_along_every_path(tmp_path: Path, path: str) -> None:
+    """The advice is a time of the path, at which the noise in units of the signal is that of rounding to tenths."""
+    x = np.random.default_rng(0).integers(0, 20, size=(300, 2)) / 10
+    line = (f"sde={path}", "dataset.standardize=false")
+    found = advice(tmp_path, x, *line)["sde.eps"]
+    sde = build(composed("train", [*line, "dataset=file", f"dataset.path={tmp_path / 'x.npy'}"])).sde
+    assert isinstance(found, float) and sde.linear is not None
+    time = torch.tensor(found, dtype=torch.float64)
+    assert float(sde.linear.sigma(time) / sde.linear.alpha(time)) == pytest.approx(0.1 / math.sqrt(12), rel=0.1)

@@ -172,3 +172,44 @@ def test_simulating_anew_draws_other_pairs_at_each_step_and_resumes_with_the_sam
     resumed = sdegen.train(f"resume={part.folder}", "trainer.steps=60")
     states = [one.model.network.state_dict() for one in (whole, resumed)]
     torch.testing.assert_close(*states, rtol=0, atol=0)
+
+
+def test_arrays_of_conditions_keep_the_order_in_which_they_are_named(tmp_path: Path) -> None:
+    """The file has a before b. Its own points have the densities of conditions that are typed in the other order."""
+    source = np.random.default_rng(0)
+    a, b = source.normal(size=60), source.normal(10, 5, size=60)
+    x = np.stack([a, b / 5], axis=1) + 0.1 * source.normal(size=(60, 2))
+    np.savez(tmp_path / "ab.npz", x=x, a=a, b=b)
+    data = ("dataset=file", f"dataset.path={tmp_path / 'ab.npz'}", "dataset.condition=[b,a]")
+    run = sdegen.train(*data, "sampler=adams", "sampler.steps=3", "figures=false", folder=tmp_path / "run", steps=2)
+    assert run.names.conditions == ("b", "a")
+    typed = run.log_prob(x, condition=np.stack([b, a], axis=1))
+    torch.testing.assert_close(run.log_prob(tmp_path / "ab.npz"), typed, rtol=1e-5, atol=1e-4)
+
+
+class OneNumber(sdegen.datasets.Simulator):
+    """A simulator whose parameter and observation are numbers ``(n,)``."""
+
+    def __init__(self, seed: int, size: int | None = 100) -> None:
+        super().__init__(seed, size)
+
+    def pairs(self, n: int, source: torch.Generator) -> tuple[Tensor, Tensor]:
+        theta = torch.randn(n, generator=source, dtype=torch.float64)
+        return theta, theta + torch.randn(n, generator=source, dtype=torch.float64)
+
+
+def test_pairs_of_single_numbers_are_columns_wherever_they_are_drawn() -> None:
+    data = OneNumber(0)
+    x, c = data.simulate(5, generator("cpu", 0, "new"))  # type: ignore[misc]
+    theta, y = data.pairs(5, generator("cpu", 0, "new"))
+    assert torch.equal(x, theta[:, None]) and torch.equal(c, y[:, None])
+    assert data.x.shape == (100, 1) and data.conditions is not None and data.conditions.shape == (1,)
+
+
+def test_a_guided_run_has_no_density_also_for_points_with_conditions(run: sdegen.Run, tmp_path: Path) -> None:
+    path = tmp_path / "points.csv"
+    path.write_text("x1,x2,y1,y2\n0.1,0.2,0.3,0.5\n")
+    guided = run.guided("classifier_free", condition=[0.3, 0.5])
+    for call in (guided.log_prob, guided.typicality):
+        with pytest.raises(UserError, match="a guided run has no latents and no density"):
+            call(path)
