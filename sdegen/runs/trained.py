@@ -165,12 +165,14 @@ class Trained:
 def _replaced(own: Config, nodes: Mapping[str, Any], trust: Trust) -> Config:
     """Returns the checked configuration of a checkpoint in which nodes are replaced."""
     config = {**own, **nodes}
-    if config["sde"].get("_target_") == own["sde"]["_target_"]:
-        # The run has stored numbers in place of auto.
-        stored = {key: own["sde"].get(key, value) for key, value in config["sde"].items() if value == "auto"}
-        config["sde"] = {**config["sde"], **stored}
     plain_options = {key: value for key, value in config.items() if key not in GROUPS}
     config |= check({**{group: config[group] for group in LOADED}, **plain_options}, LOADED, TRAIN, trust)
+    if "sde" in nodes:
+        check({"sde": own["sde"]}, ("sde",), {}, trust)
+        if config["sde"]["_target_"] == own["sde"]["_target_"]:
+            # The run has stored numbers in place of auto.
+            stored = {key: own["sde"].get(key, value) for key, value in config["sde"].items() if value == "auto"}
+            config["sde"] = {**config["sde"], **stored}
     network = schema.resolve(config["network"]["_target_"], trust)
     if config["network"] != own["network"] and not network.exact:  # type: ignore[attr-defined]
         raise UserError("network: the weights of a checkpoint fit only its own network: use network=run or oracle")
