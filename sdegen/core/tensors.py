@@ -37,3 +37,17 @@ def flatten_parameters(parameters: Iterable[nn.Parameter]) -> nn.Parameter:
     for p, data, grad in zip(parameters, vector.data.split(sizes), vector.grad.split(sizes), strict=True):
         p.data, p.grad = data.view_as(p), grad.view_as(p)
     return vector
+
+
+def not_finite(parts: Iterable[Tensor], noun: str) -> str:
+    """Returns words about the rows with NaN or infinity; empty if there are none.
+
+    Args:
+        parts: consecutive pieces of the rows, ``(n, *)`` each, so that not all rows must be in memory.
+        noun: name of the rows in the plural.
+    """
+    good = torch.cat([part.flatten(1).isfinite().all(1) for part in parts])
+    bad = torch.nonzero(~good).flatten()
+    if not len(bad):
+        return ""
+    return f"{len(bad)} of {len(good)} {noun} hold NaN or infinity, the first is number {int(bad[0]) + 1}"

@@ -7,10 +7,10 @@ import math
 import os
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 from sdegen.core.checks import in_range
+from sdegen.core.tensors import not_finite
 
 DRAWN = 64
 """Number of bytes of memory needed to draw a point in the plane."""
@@ -61,9 +61,5 @@ def check_conditions(x: Tensor | None, c: Tensor | None) -> None:
     if c is None or c.ndim < 2 or len(c) != len(x):
         shape = "none" if c is None else f"an array of shape {tuple(c.shape)}"
         raise ValueError(f"condition: must be a row for each of {len(x)} points, not {shape}: give one row for each")
-    bad = torch.nonzero(~c.flatten(1).isfinite().all(1)).flatten()
-    if len(bad):
-        raise ValueError(
-            f"condition: {len(bad)} of {len(c)} rows hold NaN or infinity, the first is number {int(bad[0]) + 1}: "
-            f"remove or fill them"
-        )
+    if found := not_finite([c], "rows"):
+        raise ValueError(f"condition: {found}: remove or fill them")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sdegen.core.randomness import generator
+from sdegen.core.tensors import not_finite
 from sdegen.datasets import table as tables
 from sdegen.datasets.arrays import Arrays, Beside, Conditioning, choose_beside, read_arrays, table_of, tensor_of
 from sdegen.datasets.base import Dataset, Standardize, chunks
@@ -274,10 +275,5 @@ def _check_count(x: Tensor) -> None:
 
 
 def _check_finite(x: Tensor) -> None:
-    good = torch.cat([part.flatten(1).isfinite().all(1) for part in chunks(x)])
-    bad = torch.nonzero(~good).flatten()
-    if len(bad):
-        raise ValueError(
-            f"{len(bad)} of {len(x)} points hold NaN or infinity, the first is number {int(bad[0]) + 1}: remove or "
-            f"fill them"
-        )
+    if found := not_finite(chunks(x), "points"):
+        raise ValueError(f"{found}: remove or fill them")

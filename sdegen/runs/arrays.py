@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sdegen.core.errors import UserError
+from sdegen.core.tensors import not_finite
 from sdegen.datasets.numerals import is_missing
 
 ArrayLike = Tensor | np.ndarray | Sequence[Any] | float
@@ -113,10 +114,6 @@ def points(name: str, values: ArrayLike, shape: tuple[int, ...]) -> tuple[Tensor
     if tuple(x.shape[1:]) != shape or not len(x):
         wanted = ", ".join(map(str, ("N", *shape)))
         raise UserError(f"{name}: has the shape {tuple(x.shape)}: give points ({wanted}), or one point {shape}")
-    bad = torch.nonzero(~x.flatten(1).isfinite().all(1)).flatten()
-    if len(bad):
-        raise UserError(
-            f"{name}: {len(bad)} of {len(x)} points hold NaN or infinity, the first is number {int(bad[0]) + 1}: "
-            f"remove these points"
-        )
+    if found := not_finite([x], "points"):
+        raise UserError(f"{name}: {found}: remove these points")
     return x, single

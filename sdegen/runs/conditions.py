@@ -107,7 +107,7 @@ def told(taken: Condition, conditions: Conditions | None, label: Tensor | None, 
 
 
 class OfData(NamedTuple):
-    """What a network is told of unseen points, ``(N, *)``, and the points, their classes and their conditions."""
+    """Values that a network takes for unseen points, ``(N, *)``, and the points, their classes and their conditions."""
 
     told: Tensor
     x: Tensor

@@ -41,10 +41,10 @@ class Given(NamedTuple):
     Attributes:
         x: points ``(N, *)`` float64, in the user's units.
         y: class of each point, ``(N,)``; None if the points or the run's data have no labels.
-            c: condition of each point, ``(N, *)``; None if the points or the run's data have no conditions.
+        c: condition of each point, ``(N, *)``; None if the points or the run's data have no conditions.
         columns: all columns of the table of the points, as texts, by name; for images, the names of the files
             or the numbers of the rows.
-            single: True for a single point that was given without the batch axis.
+        single: True for a single point that was given without the batch axis.
     """
 
     x: Tensor

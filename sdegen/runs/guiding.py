@@ -60,7 +60,7 @@ class Observation(NamedTuple):
 
 
 class Target(NamedTuple):
-    """What samples are to be.
+    """Class, condition and guidance of samples.
 
     Attributes:
         label: class of the samples; None for no class.

@@ -1,4 +1,4 @@
-"""What is said of a training, against the loss on many fresh points that the training does not see.
+"""The sentence about a training, against the loss on many fresh points that the training does not see.
 
 Each training has few points, of which a fifth is held out. The judgement uses several times and noises of each held-out
 point, or a single one.
