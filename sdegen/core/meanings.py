@@ -79,7 +79,8 @@ WORDS = {
         "the median for samples of exact posteriors",
     ),
     "tarp": Meaning(
-        "largest error of the coverage of regions of samples given an observation, around random points",
+        "largest error of the coverage of regions of samples given an observation, around the parameters of another "
+        "pair with a similar observation (TARP)",
         "share",
         LOW,
         "the median for samples of exact posteriors",

@@ -123,7 +123,7 @@ def tensor_of(values: np.ndarray, mapped: bool) -> Tensor:
 
 
 class Beside(NamedTuple):
-    """Arrays beside the points: labels and conditions, or None; the choice that is left among columns; and notes."""
+    """Labels and conditions in arrays beside the points, or None; the choice among columns that is left; and notes."""
 
     labels: Labels | None
     conditions: Conditioning | None
@@ -153,7 +153,7 @@ def choose_beside(arrays: Arrays, choice: Choice) -> Beside:
         raise ValueError(f"labels={wanted}: no such column or array: {nearest(wanted, known)}")
     label = str(wanted) if wanted in beside else "y" if wanted is None and "y" in beside else ""
     label = "" if label in choice.drop else label
-    # In the order of the user, which later files and conditions on the command line have as well.
+    # Keep the order of the user, in which the conditions on the command line and in later files are.
     conditions = [str(name) for name in choice.condition or ("c",) if name in beside and name not in choice.drop]
     if twice := [name for name in conditions if conditions.count(name) > 1]:
         raise ValueError(f"condition: {twice[0]} is named twice: name it once")
@@ -250,7 +250,7 @@ def _read_npz(path: Path) -> Arrays:
 
 
 def _named(labels: np.ndarray, classes: list[str]) -> np.ndarray:
-    """Returns labels that are integers from 0 or from 1 as the names of their classes; words stay.
+    """Returns the names of the classes of labels that are integers from 0 or from 1; returns words unchanged.
 
     Raises:
         ValueError: the classes do not have one name each.

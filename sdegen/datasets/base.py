@@ -149,7 +149,10 @@ class Dataset:
         if self.conditions is not None and self.conditions.low.ndim == 1:
             constant = torch.nonzero(self.conditions.low == self.conditions.high).flatten().tolist()
             named = [self.description.condition(i) for i in constant]
-            found += [f"condition {name} is the same in all rows, so it tells nothing: leave it out" for name in named]
+            found += [
+                f"condition {name} is the same in all rows, so nothing can be learned from it: leave it out"
+                for name in named
+            ]
         if self.standardize in remedies and self.units.kind == "vectors":
             carried = columns.carried_by_few(self.x, self.description.columns)
             found += [f"{concern}: {remedies[self.standardize]}" for concern in carried]
@@ -194,7 +197,7 @@ class Dataset:
         return None if self._posterior is None else self._posterior(c, n, source).double()
 
     def given(self, c: Tensor) -> Dataset | None:
-        """Returns exact points given a condition ``c`` ``(*)``, in the same units; None if they cannot be drawn."""
+        """Returns a data set of exact points given one condition ``c``, in the same units; None if they are unknown."""
         points = self.posterior(c, len(self.x), generator("cpu", 0, "given"))
         if points is None:
             return None

@@ -59,7 +59,9 @@ def check_conditions(x: Tensor | None, c: Tensor | None) -> None:
     if x is None:
         return
     if c is None or c.ndim < 2 or len(c) != len(x):
-        shape = "none" if c is None else f"an array of shape {tuple(c.shape)}"
-        raise ValueError(f"condition: must be a row for each of {len(x)} points, not {shape}: give one row for each")
+        shape = "missing" if c is None else f"an array of shape {tuple(c.shape)}"
+        raise ValueError(
+            f"condition: must have a row for each of {len(x)} points, but is {shape}: give one row for each"
+        )
     if found := not_finite([c], "rows"):
         raise ValueError(f"condition: {found}: remove or fill them")

@@ -1,4 +1,4 @@
-"""Names of the columns and classes of data, and what is to be said about the data."""
+"""Names of the columns and classes of data, and the report and the warnings about what was read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Description(NamedTuple):
     Attributes:
         columns: names of the coordinates of vectors; empty if the coordinates have no names.
         classes: names of the classes, in the order of the class numbers; empty if the names are the numbers.
-        report: sentences about the file: what was read, and what was left out and why.
+        report: sentences about the file: what was read, what was left out, and why.
         concerns: warnings about what was read, each with the option that mends it.
         conditions: names of the numbers that are the conditions of vectors; empty if they have no names.
         labels: name of the column with the labels; empty if it has no name.
@@ -38,11 +38,11 @@ class Description(NamedTuple):
         return {"columns": list(self.columns), "classes": list(self.classes), "conditions": list(self.conditions)}
 
     def column(self, number: int) -> str:
-        """Returns the name of a coordinate, such as x1, if it has no name in the data."""
+        """Returns the name of a coordinate; a coordinate without a name is called x1, x2 and so on."""
         return self.columns[number] if self.columns else f"x{number + 1}"
 
     def condition(self, number: int) -> str:
-        """Returns the name of a number of the condition, such as y1, if it has no name in the data."""
+        """Returns the name of a number of the condition; a number without a name is called y1, y2 and so on."""
         return self.conditions[number] if self.conditions else f"y{number + 1}"
 
     def label(self, number: int) -> str:
@@ -50,7 +50,7 @@ class Description(NamedTuple):
         return self.classes[number] if self.classes else str(number)
 
     def number(self, label: float | str, classes: int) -> int:
-        """Returns the number of the class with a label, given as in the data (red, 7) or otherwise (RED, 7.0).
+        """Returns the number of the class with a label, written as in the data (red, 7) or in another way (RED, 7.0).
 
         Raises:
             ValueError: no class has this label.

@@ -34,7 +34,7 @@ class Rows(NamedTuple):
 def rows_of(lines: Sequence[str], sign: str, strict: bool = False) -> Rows:
     """Returns the rows of lines; raises csv.Error if the quotation marks are wrong and ``strict`` is True.
 
-    Blank lines are no rows, but lines of delimiters are: their values are missing.
+    Blank lines are not rows, but lines of delimiters are rows, whose values are missing.
     """
     # Columns of fixed width begin with spaces.
     given = [line.strip(" ") for line in lines] if sign == " " else lines
@@ -51,7 +51,7 @@ def rows_of(lines: Sequence[str], sign: str, strict: bool = False) -> Rows:
 
 
 def without_empty_ends(rows: Rows) -> tuple[Rows, int]:
-    """Returns the rows from the first to the last one with a value, and the number of the others.
+    """Returns the rows from the first to the last one with a value, and the number of the other rows.
 
     Spreadsheets write rows without values around a table.
     """

@@ -42,9 +42,9 @@ class File(Dataset):
     """Points from a table or an array, or signals or images from an array, with labels if there are any.
 
     A table is a text file (``.csv``, ``.tsv``, ``.txt``) or a ``.parquet`` file; its columns are the coordinates. An
-    array is a ``.npy`` file, or ``x`` in an ``.npz`` file, which may also have labels ``y``, the ``names`` of the
-    columns, and the names ``classes`` of labels that count from 0 or from 1. Points are ``(N,)`` or ``(N, d)``, signals
-    of C channels and L steps ``(N, C, L)``, and images ``(N, C, H, W)``.
+    array is a ``.npy`` file, or ``x`` in an ``.npz`` file, which may also have labels ``y``, conditions ``c``, the
+    ``names`` of the columns, and the names ``classes`` of labels that count from 0 or from 1. Points are ``(N,)`` or
+    ``(N, d)``, signals of C channels and L steps ``(N, C, L)``, and images ``(N, C, H, W)``.
 
     Images and signals in a ``.npy`` file larger than :attr:`MAPPED` stay on the disk, and the last ones of the file are
     held out. In all other cases, the held-out points are drawn at random.
@@ -63,8 +63,8 @@ class File(Dataset):
             detect it.
         condition: columns, or arrays of an ``.npz`` file, with numbers that are known about each point, in this order.
             The network learns the distribution of the coordinates given these numbers. An array ``(N, C, *)`` may hold
-            an image or signal for each point, on the grid of the points. An array ``c`` of an ``.npz`` file has the
-            conditions, unless others are named.
+            an image or signal for each point, on the grid of the points. If none is named, an array ``c`` of an
+            ``.npz`` file has the conditions.
         held_out: share of the points that are used only for metrics, not for training; between 0 and 1.
         standardize: see :class:`Dataset`; samples are returned in the units of the file.
         levels: number of values that an entry of quantised points can have, from 0 to ``levels - 1``; null if the

@@ -36,7 +36,7 @@ TRIES = 1000
 class Simulator(Dataset, ABC):
     """Pairs of parameters and observations from a simulator. A subclass defines :meth:`pairs`.
 
-    The attributes that :meth:`pairs` needs must be set before the constructor of this class is called.
+    A subclass sets the attributes that :meth:`pairs` needs before it calls the constructor of this class.
 
     Args:
         seed: seed of the simulations; from the run.
@@ -93,7 +93,7 @@ class Simulator(Dataset, ABC):
 
 
 class LinearGaussian(Simulator):
-    r"""Observations :math:`y = A \theta + \text{noise}\, n` of standard normal parameters; the posterior is Gaussian.
+    r"""Standard normal parameters, observed as :math:`y = A \theta + \text{noise}\, n`; the posterior is Gaussian.
 
     The entries of A are fixed: :math:`A_{ij} = \cos(i j) / \sqrt d`, for i and j from 1 to d.
 
@@ -180,7 +180,8 @@ class ObservedMixture(Simulator):
     def _on_rings(self, y: Tensor, n: int, source: torch.Generator) -> Tensor:
         r"""Draws the component and :math:`u = |\theta|^2` by quadrature, and then the angle, which is von Mises.
 
-        In component m, u has the density of a non-central :math:`\chi^2` distribution with two degrees of freedom.
+        In component m, u divided by the variance has a non-central :math:`\chi^2` distribution with two degrees of
+        freedom.
         """
         radius, variance = self.prior.means.norm(dim=1, keepdim=True), self.prior.covariances[:, None]
         farthest = max(float((radius + 9 * variance.sqrt()).max()) ** 2, float(y) + 8 * self.noise)
@@ -202,13 +203,13 @@ class ObservedMixture(Simulator):
 
 
 class TwoMoons(Simulator):
-    r"""The benchmark "two moons", whose posterior is two crescents; the prior is uniform on :math:`[-1, 1]^2`.
+    r"""The benchmark "two moons". The prior is uniform on :math:`[-1, 1]^2`, and the posterior is two crescents.
 
     .. math:: y = p + \tfrac{1}{\sqrt 2} \bigl(-|\theta_1 + \theta_2|,\; \theta_2 - \theta_1\bigr), \qquad
               p = r\, (\cos a, \sin a) + (\tfrac14, 0),
 
-    with :math:`a \sim U(-\tfrac\pi2, \tfrac\pi2)` and :math:`r \sim N(0.1, 0.01^2)`. For the data set ``moons`` without
-    observations, see :class:`Moons`.
+    with :math:`a \sim U(-\tfrac\pi2, \tfrac\pi2)` and :math:`r \sim N(0.1, 0.01^2)`. The data set ``moons``,
+    without observations, is :class:`Moons`.
 
     Reference: Lueckmann et al. (2021), https://arxiv.org/abs/2101.04653
 

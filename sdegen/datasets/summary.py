@@ -110,11 +110,11 @@ def _entries(found: dict[str, Any], generated: bool) -> list[tuple[str, str]]:
         more = [f"… {len(counts)} in all"] * (len(counts) > SHOWN)
         entries.append(("labels", ", ".join([*counts[:SHOWN], *more])))
     if found["conditions"]:
-        told = [
+        ranges = [
             f"{shortened(c['name'])} ({_number(c['lowest'])} to {_number(c['highest'])})" for c in found["conditions"]
         ]
-        more = [f"… {len(told)} in all"] * (len(told) > SHOWN)
-        entries.append(("condition", ", ".join([*told[:SHOWN], *more])))
+        more = [f"… {len(ranges)} in all"] * (len(ranges) > SHOWN)
+        entries.append(("condition", ", ".join([*ranges[:SHOWN], *more])))
     entries += [("" if i else "read", sentence) for i, sentence in enumerate(found["report"])]
     return [*entries, ("units", f"of the network: {found['units']}")]
 

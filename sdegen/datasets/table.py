@@ -61,7 +61,7 @@ class Table(NamedTuple):
         raise ValueError(f"{option}: the file has no column {wanted}: {nearest(str(wanted), known)}")
 
     def words(self, name: str) -> np.ndarray:
-        """Returns a column, ``(N,)`` numbers or texts; codes such as 007 are texts."""
+        """Returns the values of a column, ``(N,)`` numbers or texts; codes such as 007 are texts."""
         texts = self.texts.get(name, ())
         return np.array([text.strip() for text in texts]) if are_codes(texts) else self.columns[name]
 

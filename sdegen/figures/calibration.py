@@ -14,7 +14,7 @@ from sdegen.figures.style import SAMPLES, marked, plain, styled, subplots
 LINES = 8
 """Largest number of parameters whose ranks are drawn: those that are farthest off."""
 BAND = math.sqrt(math.log(2 / 0.05) / 2)
-"""Half the width of the band in which 95 % of all curves of N uniform ranks stay, times the root of N."""
+"""Half of the width of the band in which 95 % of the curves of N uniform ranks lie everywhere, times the root of N."""
 
 
 @styled

@@ -85,8 +85,8 @@ def corner(dataset: Dataset, x: Tensor, y: Tensor | None = None) -> Figure:
 def rank_correlations(x: np.ndarray) -> np.ndarray:
     """Returns Spearman's correlations of the columns of points ``(N, d)``, from at most :data:`ROWS` rows.
 
-    Unlike Pearson's, they do not depend on the scale of an axis, and a single exploded sample hardly changes them. The
-    correlation with a constant column is NaN.
+    Unlike Pearson's correlations, they do not depend on the scale of an axis, and a single exploded sample hardly
+    changes them. The correlation with a constant column is NaN.
     """
     ranks = []
     for values in _some(x, ROWS).T:

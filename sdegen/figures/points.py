@@ -184,7 +184,7 @@ def marginals(dataset: Dataset, samples: Samples, sde: SDE) -> Figure:
 def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
     """Returns a figure with square panels, in which each column shares its axes.
 
-    The places are fixed: to find them for so many axes takes matplotlib as long as the rest of the figure.
+    The places are fixed, because matplotlib needs as long to find them for so many axes as for the rest of the figure.
     """
     left, right, bottom, top, gap, side = 0.7, 0.2, 0.5, 0.5, (0.43, 0.33), 1.1
     width, height = (n * side + (n - 1) * between for n, between in zip((columns, rows), gap, strict=True))

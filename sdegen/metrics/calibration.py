@@ -1,18 +1,18 @@
-r"""Calibration of posteriors: whether samples given an observation have the spread that the unknown parameters have.
+r"""Calibration of posteriors: whether samples given an observation are spread as the unknown parameters are.
 
-A pair of parameters and observation is drawn, then L samples given the observation. If the samples are from the exact
+Parameters and an observation are drawn, and then L samples given the observation. If the samples are from the exact
 posterior, the parameters and the samples are exchangeable, so that the rank of the parameters among the samples is
 uniform. There are two kinds of ranks:
 
 - Simulation-based calibration ranks each parameter by its value. Reference: Talts et al. (2018),
   https://arxiv.org/abs/1804.06788
 - TARP ranks the parameters by their distance from a reference point, and sees all parameters together. Here the
-  reference is a function of the observation, so that samples that ignore the observation have no uniform ranks, too.
+  reference is a function of the observation, so that samples that ignore the observation do not have uniform ranks.
   Reference: Lemos et al. (2023), https://arxiv.org/abs/2302.03026
 
-The value of both is the largest difference between the share of the ranks in an interval and the length of the
-interval. So no credible interval, or region, has a coverage that is farther off. This is Kuiper's statistic V, which
-sees samples that are shifted, too narrow or too wide. Its test has the p-value, for N pairs,
+The value of both tests is the largest difference between the share of the ranks in an interval and the length of the
+interval. So the coverage of no credible interval, or region, is farther off. The value is Kuiper's statistic V, which
+sees samples that are shifted, too narrow or too wide. For N pairs, the p-value of its test is
 
 .. math:: 2 \sum_{j \ge 1} (4 j^2 \lambda^2 - 1) e^{-2 j^2 \lambda^2}, \qquad
           \lambda = \bigl(\sqrt N + 0.155 + 0.24 / \sqrt N\bigr) V
@@ -60,7 +60,7 @@ def ranks(theta: Tensor, draws: Tensor, source: torch.Generator) -> Tensor:
 def distance_ranks(theta: Tensor, draws: Tensor, reference: Tensor, source: torch.Generator) -> Tensor:
     """Returns the ranks ``(N,)`` of the distances of parameters from reference points, both ``(N, d)``.
 
-    The rank at the level a is below a for a share of the pairs that is the expected coverage of TARP.
+    The share of the pairs whose rank is below a is the expected coverage of TARP at the level a.
     """
     own, other = (theta - reference).norm(dim=1), (draws - reference[:, None]).norm(dim=2)
     return ranks(own[:, None], other[:, :, None], source)[:, 0]
@@ -107,7 +107,7 @@ def rank_metrics(by_column: Tensor, by_distance: Tensor, names: Sequence[str]) -
 
 
 def deviation(u: Tensor) -> str:
-    """Returns in words how ranks ``(N,)`` differ most from uniform ones: how the samples that gave them are off."""
+    """Returns in words what is most wrong with the samples among which the ranks ``(N,)`` are."""
     shift = float(u.mean() - 0.5) * (12 * len(u)) ** 0.5
     spread = float((u - 0.5).square().mean() - 1 / 12) * (180 * len(u)) ** 0.5
     if abs(shift) > abs(spread):

@@ -16,7 +16,7 @@ class Floors:
 
     Args:
         known: numbers from an earlier computation with the same data and the same code, by the names of the entries.
-        memory: numbers of :meth:`once` that are known.
+        memory: numbers that :meth:`once` has computed, by name; new ones are added. None to begin with none.
 
     Attributes:
         entries: all numbers that are known, by the names of the entries.
@@ -42,7 +42,7 @@ class Floors:
         return found
 
     def once(self, name: str, compute: Callable[[], float]) -> float:
-        """Returns a number that enters the values, and is kept in memory only: a file may come from a stranger."""
+        """Returns a number on which values depend. It is kept in memory only: a file may come from a stranger."""
         name = f"{self._prefix}{name}"
         if name not in self._memory:
             self._memory[name] = compute()

@@ -223,7 +223,7 @@ def measure_labelled_points(dataset: Dataset, x: Tensor, y: Tensor, floors: Floo
 def averaged_over_classes(found: Mapping[int, Metrics], each: str = "class") -> Metrics:
     """Returns the means of the metrics of single classes, with the values and floors of the classes.
 
-    ``each`` names what the metrics belong to, if these are not classes.
+    ``each`` is the noun for what the metrics of ``found`` belong to, in the singular.
     """
     plural = {"class": "classes"}.get(each, f"{each}s")
     first, *_ = found.values()

@@ -88,8 +88,8 @@ class LinearSDE(SDE):
 
     .. math:: p_{0t}(x_t \mid x_0) = N(\alpha_t x_0, \sigma_t^2 I), \qquad \alpha_0 = 1, \quad \sigma_0 = 0
 
-    A subclass defines :meth:`alpha` and :meth:`sigma`. Then a and g follow from the log noise-to-signal ratio
-    :math:`u(t) = \log(\sigma_t^2 / \alpha_t^2)`, which must increase in t:
+    A subclass defines :meth:`alpha` and :meth:`sigma`. Then a and g follow from :math:`u(t) = \log(\sigma_t^2 /
+    \alpha_t^2)`, the logarithm of the squared noise-to-signal ratio, which must increase in t:
 
     .. math:: a = (\log \alpha)', \qquad g^2 = (\sigma^2)' - 2 a \sigma^2 = \sigma^2 u'
 
@@ -119,7 +119,7 @@ class LinearSDE(SDE):
         return self.sigma(t) * derivative(self.log_nsr, t).sqrt()
 
     def log_nsr(self, t: Tensor) -> Tensor:
-        r"""Returns the log noise-to-signal ratio :math:`u(t) = \log(\sigma_t^2/\alpha_t^2)`, which increases in t."""
+        r"""Returns :math:`u(t) = \log(\sigma_t^2/\alpha_t^2)`, shaped like ``t``, which increases in t."""
         return 2 * (self.sigma(t).log() - self.alpha(t).log())
 
     def time(self, u: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 r"""Change of variables between two paths, which is exact for the score of any data.
 
-At times t and t' at which two paths have the same noise-to-signal ratio :math:`\sigma/\alpha`, the points
-:math:`x` and :math:`x' = (\alpha'/\alpha)\, x` have the same distribution of :math:`x_0`, and
+At times t and t' at which two paths have the same noise-to-signal ratio :math:`\sigma/\alpha`, the distribution of
+:math:`x_0` given the point :math:`x` is that given :math:`x' = (\alpha'/\alpha)\, x`, and
 
 .. math:: \nabla \log p'_{t'}(x') = \frac{\alpha}{\alpha'}\, \nabla \log p_t(x).
 
@@ -19,7 +19,7 @@ from sdegen.sde.base import LinearSDE
 
 
 class Point(NamedTuple):
-    """Point ``x`` ``(B, *)`` and time ``t``, ``()`` or ``(B,)``, on a path, and the factor α/α' that led to it."""
+    """Point ``x`` ``(B, *)`` and time ``t``, ``()`` or ``(B,)``, on a path, and the factor α'/α of its change."""
 
     x: Tensor
     t: Tensor

@@ -21,8 +21,8 @@ LEAST = 1e-3
 r"""Smallest noise-to-signal ratio of a path, and smallest signal-to-noise ratio if the signal vanishes.
 
 Where :math:`\alpha = 0`, the score is :math:`-x/\sigma^2` and contains nothing about the data. In float32, the error of
-:math:`E[x_0 \mid x]` is 0.5 % of the spread of the data where :math:`\alpha/\sigma = 10^{-5}`, and 0.005 % where
-:math:`\alpha/\sigma = 10^{-3}`.
+:math:`E[x_0 \mid x]` is 0.5 % of the standard deviation of the data where :math:`\alpha/\sigma = 10^{-5}`, and 0.005 %
+where :math:`\alpha/\sigma = 10^{-3}`.
 """
 
 

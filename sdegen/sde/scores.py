@@ -27,7 +27,7 @@ class Parts(NamedTuple):
 
 
 class GuidedScore(ABC):
-    """A guided score with a known likelihood. Importance weights can therefore correct its error."""
+    """A guided score with a known likelihood, with which importance weights can correct its error."""
 
     @abstractmethod
     def parts(self, x: Tensor, t: Tensor) -> Parts:

@@ -22,7 +22,7 @@ class Table(GaussianPath):
 
     Monotone cubic polynomials interpolate the logarithms of :math:`\sigma/\alpha` and of
     :math:`\sqrt{\alpha^2 + \sigma^2}`, so that :math:`\sigma/\alpha` also increases between the rows. The second
-    derivatives jump at the rows: schemes of high order lose accuracy on coarse tables.
+    derivatives jump at the rows, so schemes of high order lose accuracy on coarse tables.
 
     Reference: Fritsch & Carlson (1980), Monotone piecewise cubic interpolation, https://doi.org/10.1137/0717021
 

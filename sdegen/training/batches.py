@@ -181,7 +181,7 @@ class Points:
         self.cells = None if dataset.cells is None else dataset.cells.to(device)
         self.x = x = dataset.x if dataset.mapped else dataset.x.to(device)
         values = None if condition is None else dataset.encoded_conditions
-        self.y = self._told(dataset.y, values, len(x))
+        self.y = self._conditions(dataset.y, values, len(x))
         # Simulated points are new at every step, so a step is an epoch.
         self.rows = batch_size if dataset.fresh else len(x)
         self.per_epoch, self.width = -(-self.rows // batch_size), min(batch_size, self.rows)
@@ -223,7 +223,7 @@ class Points:
             y = self.condition.hide(y, self._uniform("labels", index, blocks))
         return self.units.encode(x).to(self.dtype), y
 
-    def _told(self, labels: Tensor | None, values: Tensor | None, count: int) -> Tensor:
+    def _conditions(self, labels: Tensor | None, values: Tensor | None, count: int) -> Tensor:
         """Returns the conditions of ``count`` points, or their classes if the network takes no condition."""
         if self.condition is None:
             y = torch.full((count,), NONE) if labels is None else labels
@@ -237,7 +237,7 @@ class Points:
         count = steps // len(blocks) * width
         pairs = [self.dataset.simulate(count, generator("cpu", self.seed, "simulation", block)) for block in blocks]
         x, c = (torch.cat(part) for part in zip(*pairs, strict=True))
-        y = self._told(None, self.dataset.conditions.encode(c), len(x))
+        y = self._conditions(None, self.dataset.conditions.encode(c), len(x))
         return x.to(self.device).unflatten(0, (steps, width)), y.unflatten(0, (steps, width))
 
     def _order(self, epoch: int) -> Tensor:

@@ -63,7 +63,7 @@ class Gradient(ABC):
     def add(self, batch: Batch, factor: Tensor | None = None) -> tuple[Tensor, ...]:
         """Adds the gradient of the mean weighted loss of a step. ``batch`` is the step or a chunk of the step.
 
-        Each row of the gradient is multiplied by ``factor`` ``(R, N)``; None for 1. The losses are not.
+        The gradient of each row is multiplied by ``factor`` ``(R, N)``; None for 1. The losses are not multiplied.
 
         Returns the arguments of :meth:`losses`, ``(R, N, *)``, detached. The losses are not needed at every step.
         """

@@ -32,12 +32,13 @@ class HeldOut:
     """Weighted loss on held-out points, or on new samples if the distribution of the data is known.
 
     The points, times and noises are always the same, so that two models are compared with little noise. The loss is a
-    mean over batches of ``batch_size`` points. The other fields are the settings of the training, the kind
-    of condition that the network takes, and the device and the number type of the computation. No condition is hidden.
+    mean over batches of ``batch_size`` points, with at most :data:`ROWS` rows in total. The other fields are the
+    settings of the training, the kind of condition that the network takes, and the device and the number type of the
+    computation. No condition is hidden.
 
     Attributes:
         batches: largest number of batches, from the first on; None for all batches.
-        copies: number of times that each point is used, each time with another time and noise.
+        copies: number of uses of each point, each with a time and a noise of its own.
     """
 
     dataset: Dataset
@@ -56,8 +57,8 @@ class HeldOut:
     def within(self, batches: int) -> HeldOut:
         """Returns the loss on at most ``batches`` batches. Few points are used several times, to fill the batches.
 
-        With several times and noises for each point, the loss shows differences between models that the noise of a
-        single one hides.
+        With several times and noises for each point, the loss shows differences between models that a single time and
+        noise would hide.
         """
         rows = min(batches * self.batch_size, ROWS // self.times.draws)
         points = 0 if self._stream is None else len(self._stream.points[0].x)

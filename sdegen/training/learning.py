@@ -11,7 +11,7 @@ points. If each point has a single time and noise, it is the error over the poin
 deviation of the curve around a smooth line, from the second differences of the last :data:`WINDOW` evaluations: it
 shows how much the weights themselves move.
 
-The judgement is one of the loss on these points. Twenty points may miss a region in which the model still improves.
+The judgement applies to these points only. Twenty points may miss a region in which the model still improves.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def is_sound(state: Mapping[str, Tensor], step: int) -> bool:
 
 
 def standard_error(rows: Tensor) -> float:
-    """Returns the standard error of the mean of ``rows``, ``(C, N)``: over the C draws of a point, or over N points."""
+    """Returns the standard error of the mean of ``rows``, ``(C, N)``: over C draws of each point, or N points."""
     variance = rows.var(0).mean() if len(rows) > 1 else rows.var(correction=0)
     return math.sqrt(float(variance) / rows.numel())
 

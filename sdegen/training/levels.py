@@ -16,8 +16,8 @@ LEAST = 0.01
 class NoiseLevels:
     r"""Normal distribution of :math:`\log \tilde\sigma`, truncated to the noise levels of :math:`[\varepsilon, T]`.
 
-    The log noise-to-signal ratio is :math:`u = 2 \log \tilde\sigma`, so :math:`\log \tilde\sigma` has the derivative
-    :math:`u'/2 = g^2 / (2 \sigma^2)`, which turns its density into a density of t.
+    With :math:`u = \log(\sigma_t^2/\alpha_t^2) = 2 \log \tilde\sigma`, the derivative of :math:`\log \tilde\sigma` in t
+    is :math:`u'/2 = g^2 / (2 \sigma^2)`, which turns the density of :math:`\log \tilde\sigma` into a density of t.
 
     Args:
         sde: forward process.

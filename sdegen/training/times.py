@@ -71,10 +71,10 @@ class Stratified(TimeSampler[SDE]):
 class Importance(TimeSampler[LinearSDE]):
     r"""Stratified draws from the density :math:`\propto \lambda(t)/\sigma_t^2`, which the ratio corrects.
 
-    The weighted denoising losses of all rows are then of about the same size, for every λ. The log noise-to-signal
-    ratio u has the derivative :math:`g^2/\sigma^2`. In u, the density is
-    :math:`\propto \lambda/g^2`, a constant for the likelihood weighting. This density is tabulated in :attr:`CELLS`
-    cells. The ratio is computed from the table, so that the mean of ratio · loss is exact for any weighting.
+    The weighted denoising losses of all rows are then of about the same size, for every λ. The derivative of :math:`u =
+    \log(\sigma_t^2/\alpha_t^2)` is :math:`g^2/\sigma^2`. In u, the density is :math:`\propto \lambda/g^2`, a constant
+    for the likelihood weighting. This density is tabulated in :attr:`CELLS` cells. The ratio is computed from the
+    table, so that the mean of ratio · loss is exact for any weighting.
 
     Reference: Song et al. (2021), https://arxiv.org/abs/2101.09258, section 5.
     """
@@ -157,8 +157,8 @@ class LogitNormal(Mixed[SDE]):
 
     .. math:: p = \frac{t - \varepsilon}{T - \varepsilon}, \qquad \log \frac{p}{1 - p} \sim N(\text{mean}, \text{std}^2)
 
-    The middle of the path gets most draws. The ratio corrects for it, so that the times do not change the expected
-    gradient. (Esser et al. do not correct, which changes the weight of the loss as well.)
+    With the mean 0, most draws are in the middle of the path. The ratio corrects for this, so that the times do not
+    change the expected gradient. (Esser et al. do not correct, which changes the weight of the loss as well.)
 
     Reference: Esser et al. (2024), https://arxiv.org/abs/2403.03206, section 3.1
 

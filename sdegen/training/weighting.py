@@ -36,7 +36,7 @@ class Weighting(ABC, Generic[S]):
         """Returns λ(t), shaped like ``t``."""
 
     def learned(self, sde: S, weights: Tensor) -> Learned | None:
-        """Returns a factor of λ(t) that is learned with the weights ``(R, P)`` of R models; None for no such factor."""
+        """Returns a factor of λ(t) that is learned with the weights ``(R, P)`` of R models; None if λ is fixed."""
         return None
 
 
@@ -90,7 +90,7 @@ class EDM(Weighting[LinearSDE]):
               \log \tilde\sigma \sim N(P_{mean}, P_{std}^2)
 
     The density is truncated to the noise levels of :math:`[\varepsilon, T]`, and is a part of λ(t) for uniform times:
-    with :math:`p(t)` as its density of t, :math:`\lambda = (T - \varepsilon)\, p(t)\,
+    with :math:`p(t)` for the density of t, :math:`\lambda = (T - \varepsilon)\, p(t)\,
     (\tilde\sigma^2 + \sigma_d^2) \sigma_t^2 / \sigma_d^2`. With ``times=log_normal``, which draws the times from this
     density, the steps are those of EDM.
 
@@ -126,10 +126,10 @@ class Uncertainty(Weighting[LinearSDE]):
     :attr:`CELLS` cells with equal probabilities, whose minimiser is known: a moving average of the losses of each cell.
     The steps of the optimiser use the weight :math:`\lambda(t) e^{-u}` with
     :math:`\lambda(t) = (T - \varepsilon)\, p(t)\, \sigma_t^2`. The losses that are logged, and those on held-out
-    points, use λ alone, so that losses at different steps can be compared.
+    points, have λ alone, so that losses at different steps can be compared.
 
     Reference: Karras et al. (2024), Analyzing and improving the training dynamics of diffusion models,
-    https://arxiv.org/abs/2312.02696, section 2.2; Kendall et al. (2018), https://arxiv.org/abs/1705.07115
+    https://arxiv.org/abs/2312.02696, section 2.1; Kendall et al. (2018), https://arxiv.org/abs/1705.07115
 
     Args:
         p_mean: mean of :math:`\log \tilde\sigma`, before the distribution is truncated to the noise levels of
@@ -159,7 +159,7 @@ class Uncertainty(Weighting[LinearSDE]):
 class Learned:
     r"""Factor of the weight, for R models: one divided by the mean of :math:`\sigma_t^2 L_t` in each of C cells of t.
 
-    The means are moving averages, with a decay that is smaller in the first steps, as for the weights of the models.
+    The means are moving averages. In the first steps their decay is smaller, as that of the averaged weights is.
 
     Args:
         sde: forward process.
