@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shlex
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from sdegen.cli.trials import Trial
 
 log = logging.getLogger("sdegen")
+
+HYDRAS = "multirun.yaml"
+"""File that Hydra writes into the folder of each sweep."""
 
 
 class Job(NamedTuple):
@@ -132,6 +136,9 @@ class Command(NamedTuple):
                     status = 0
                     for line in plan.search.conclude(results.parent):
                         log.info(line)
+        if plan.sweep is not None and {path.name for path in plan.sweep.iterdir()} == {HYDRAS}:
+            # The jobs write elsewhere, such as into the folder of the run that they sample.
+            shutil.rmtree(plan.sweep)
         if failures := sum("result" not in outcome for outcome in outcomes):
             jobs = len(plan.jobs) if plan.search is None else len(outcomes)
             if failures < jobs:

@@ -114,24 +114,40 @@ def check(config: Config, groups: Sequence[str], types: Mapping[str, Any], trust
     return {key: schema.convert(value, types[key]) if key in plain else value for key, value in config.items()}
 
 
+OWN = "operator"
+"""Choice of the group ``guidance`` whose measurement has a class of the user's own."""
+
+
 def choice(node: Mapping[str, Any]) -> str:
     """Returns the name of a choice: of the predictor and the corrector of a sampler that has them, else of the node.
 
-    It is the name of the YAML file if only one file has the class of the node, else a name like that of the class.
+    It is the name of the YAML file with the class of the node. Files with one class differ in their first inner choice.
+    Other classes have a name like that of the class.
     """
     parts = [node[key] for key in ("predictor", "corrector") if node.get(key)] or [node]
-    targets = [part["_target_"] for part in parts]
-    return "-".join(_files().get(target) or schema.snake_case(target.rpartition(".")[2]) for target in targets)
+    return "-".join(map(_name, parts))
+
+
+def _name(node: Mapping[str, Any]) -> str:
+    files = _files().get(node["_target_"], {})
+    if len(files) == 1:
+        return next(iter(files))
+    for name, (group, inner) in files.items():
+        if group in node and _name(node[group]) == inner:
+            return name
+    return OWN if "measurement" in node else schema.snake_case(node["_target_"].rpartition(".")[2])
 
 
 @cache
-def _files() -> dict[str, str]:
-    """Returns the name of the YAML file of each class that has a single file, such as ``unet`` for ``UNet``."""
-    found: dict[str, list[str]] = {}
+def _files() -> dict[str, dict[str, tuple[str, str]]]:
+    """Returns the names of the YAML files of each class, each with the group and the name of its first inner choice."""
+    found: dict[str, dict[str, tuple[str, str]]] = {}
     for path in CONF.glob("*/**/*.yaml"):
-        if match := re.search(r"^_target_: (\S+)$", path.read_text(encoding="utf-8"), re.MULTILINE):
-            found.setdefault(match[1], []).append(path.stem)
-    return {target: names[0] for target, names in found.items() if len(names) == 1}
+        text = path.read_text(encoding="utf-8")
+        if match := re.search(r"^_target_: (\S+)$", text, re.MULTILINE):
+            inner = re.search(r"^  - (\w+): (\w+)$", text, re.MULTILINE)
+            found.setdefault(match[1], {})[path.stem] = (inner[1], inner[2]) if inner else ("", "")
+    return found
 
 
 def flat(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

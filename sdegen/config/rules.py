@@ -60,11 +60,14 @@ def check_process(config: Config, parts: Parts, trust: Trust) -> None:
 
 
 def _refusal(config: Config, group: str, part: Any, sde: type[SDE]) -> str:  # noqa: ANN401
-    option, process = group, part.process
+    option, process, node = group, part.process, config[group]
     if group == "sampler":
         name, process = next((name, need) for name, need in part.processes.items() if not issubclass(sde, need))
         option = f"sampler.{name}"
-    part_name, sde_name = choice(config[group]), choice(config["sde"])
+        if node.get("predictor") and node.get("corrector"):
+            # No choice of the sampler is named after both parts.
+            group, node = f"sampler/{name}", node[name]
+    part_name, sde_name = choice(node), choice(config["sde"])
     if process is LinearSDE:
         lack = f"needs a closed-form kernel and sde={sde_name} has none"
     else:

@@ -94,29 +94,33 @@ class Checkpoint(NamedTuple):
         return None if self.moments is None else Moments(**self.moments)  # type: ignore[arg-type]
 
 
-def save(checkpoint: Checkpoint, folder: Path, keep: int | None = None) -> Path:
-    """Writes ``step-<step>.pt`` into a folder, and links ``last.pt`` to this file; also ``best.pt`` if it is the best.
-
-    Each file is written completely or not at all. Afterwards, all checkpoints are removed except the best one and the
-    newest ``keep``; if ``keep`` is None, no checkpoint is removed.
-    """
+def save(checkpoint: Checkpoint, folder: Path, keep: int | None = None, regular: bool = True) -> Path:
+    """Writes ``step-<step>.pt`` into a folder, completely or not at all; then see :func:`settle`."""
     path = _path(folder, checkpoint.step)
     files.replace(path, lambda temporary: torch.save({"format": FORMAT, **checkpoint._asdict()}, temporary))
-    settle(checkpoint, folder, keep)
+    settle(checkpoint, folder, keep, regular)
     return path
 
 
-def settle(checkpoint: Checkpoint, folder: Path, keep: int | None = None) -> None:
-    """Links the file of a checkpoint and removes older files. :func:`save` does this, and a resumed run repeats it."""
+def settle(checkpoint: Checkpoint, folder: Path, keep: int | None = None, regular: bool = True) -> None:
+    """Links ``last.pt`` to the file of a checkpoint, and ``best.pt`` if it is the best; removes older files.
+
+    All files are removed except that of the checkpoint and the newest ``keep``; if ``keep`` is None, none is removed.
+    Checkpoints that only an interruption caused do not count: a resumed run keeps the same files as an uninterrupted
+    one. ``regular`` is False if ``checkpoint`` is such a checkpoint. :func:`save` calls this, and a resumed run again.
+    """
     path = _path(folder, checkpoint.step)
     if not path.is_file():
         return
     best = checkpoint.held_out is not None and checkpoint.held_out == checkpoint.best
     for name in ("best.pt", "last.pt") if best else ("last.pt",):
         files.replace(folder / name, lambda temporary: _link(path, temporary))
-    for step in _steps(folder)[: -keep if keep else 0]:
-        if step != checkpoint.step:
-            _path(folder, step).unlink()
+    if keep is None:
+        return
+    steps, every = _steps(folder), checkpoint.config["trainer"]["checkpoint_every"]
+    counted = [step for step in steps if step % every == 0 or (regular and step == checkpoint.step)]
+    for step in {*steps} - {checkpoint.step, *counted[-keep:]}:
+        _path(folder, step).unlink()
 
 
 def load(path: Path) -> Checkpoint:

@@ -114,11 +114,11 @@ class Writer:
             log.warning("the run began with other versions of packages, see provenance.json: last digits may differ")
         folder, keep = self.folder / "checkpoints", self.parts.trainer.keep
         if saved.config["dataset"] == self.parts.config["dataset"]:
-            checkpoints.settle(saved, folder, keep)
+            checkpoints.settle(saved, folder, keep, self.training.saves)
         else:
             # Keep the new path of data that have moved, even if no step is left to train.
             files.write_yaml(self.folder / "config.yaml", self.parts.config)
-            checkpoints.save(saved._replace(config=self.parts.config), folder, keep)
+            checkpoints.save(saved._replace(config=self.parts.config), folder, keep, self.training.saves)
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
@@ -230,6 +230,7 @@ class Writer:
             ),
             self.folder / "checkpoints",
             self.parts.trainer.keep,
+            training.saves,
         )
         if training.step == 0:
             self._read_back()

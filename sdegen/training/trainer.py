@@ -36,7 +36,8 @@ class Trainer:
             weights have little influence.
         checkpoint_every: number of steps between checkpoints. A checkpoint is also saved before the first and after the
             last step.
-        keep: number of newest checkpoints to keep, in addition to the best on held-out points; null for all.
+        keep: number of newest checkpoints to keep, in addition to the best on held-out points; null for all. A
+            checkpoint that only an interruption caused does not count, and is removed after the next checkpoint.
         patience: number of steps without an improvement of the held-out loss after which the training ends; null to
             train to the last step. An improvement is larger than the noise of the loss: see
             :mod:`sdegen.training.learning`.

@@ -533,8 +533,10 @@ def test_verify_takes_a_users_own_sampler(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_sweep_over_samplers_leaves_a_table_and_a_figure(exact: Path) -> None:
     line = ("-m", "run=outputs/smile_noisy/latest", "count=100", "sampler=adams,ddim,dopri5", "figures=false")
+    before = {*(exact / "outputs").iterdir()}
     result = run("sample", *line, cwd=exact)
     assert result.returncode == 0, result.stderr
+    assert {*(exact / "outputs").iterdir()} == before
     folder = exact / result.stdout.splitlines()[-1].removeprefix("frontier in ")
     assert (folder / "frontier.png").stat().st_size > 10_000
     with (folder / "frontier.csv").open() as file:

@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import sdegen
 from sdegen.config.compose import composed
-from sdegen.core.errors import UserError
+from sdegen.core.errors import Pruned, UserError
 from sdegen.runs import checkpoint, session
 from sdegen.training import held_out
 from sdegen.training.loop import Training
@@ -81,6 +81,21 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path: Path, whole: Path) -> Non
     assert sdegen.load(tmp_path / "steep", checkpoint="best").step == best.step
     with pytest.raises(UserError, match="choose checkpoint= from 100"):
         sdegen.load(tmp_path / "steep", checkpoint=best.step)
+
+
+def test_a_resumed_run_keeps_the_checkpoints_of_an_undisturbed_one(tmp_path: Path) -> None:
+    folder, options = tmp_path / "run", ("trainer.keep=2", "trainer.steps=55")
+    train(tmp_path / "whole", *options)
+    with pytest.raises(Pruned):
+        session.train(composed("train", (*SMALL, *options)), folder, watch=lambda step, loss: step >= 32)
+    stopped = checkpoint.read(folder).step
+    assert stopped % 10 and names(folder)[2:] == [f"step-{step:08d}.pt" for step in (20, 30, stopped)]
+    with pytest.raises(Pruned):
+        session.resume(folder, {}, watch=lambda step, loss: True)
+    again = checkpoint.read(folder).step
+    assert names(folder)[2:] == [f"step-{step:08d}.pt" for step in (20, 30, again)]
+    session.resume(folder, {})
+    assert names(folder) == names(tmp_path / "whole") == ["best.pt", "last.pt", "step-00000050.pt", "step-00000055.pt"]
 
 
 def test_loss_on_held_out_points_agrees_with_fresh_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

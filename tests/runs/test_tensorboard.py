@@ -10,11 +10,8 @@ import logging
 import multiprocessing
 import re
 import resource
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -72,13 +69,6 @@ class Server:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.read()
 
-    def answers(self) -> bool:
-        """Returns True if the server answers."""
-        try:
-            return bool(self.ask("runs"))
-        except urllib.error.URLError:
-            return False
-
     def sessions(self, columns: Sequence[Mapping[str, Any]] = ()) -> dict[str, dict[str, Any]]:
         """Returns the rows of the HParams tab that pass the filters of the columns, by the name of the run's folder."""
         asked = {
@@ -95,29 +85,19 @@ class Server:
 @contextlib.contextmanager
 def serving(root: Path) -> Iterator[Server]:
     """Runs TensorBoard's server for a folder while the context is open."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    line = [sys.executable, "-m", "tensorboard.main", "--logdir", str(root), "--host", "127.0.0.1", "--port", str(port)]
-    # The server reads the files once, before it answers.
+    line = [sys.executable, "-m", "tensorboard.main", "--logdir", str(root), "--host", "127.0.0.1", "--port", "0"]
+    # The server reads the files once, and then writes its address.
     line += ["--load_fast=false", "--reload_task=blocking", "--reload_interval=0"]
-    log = root / "server.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(line, stdout=output, stderr=output)
-    try:
-        server = Server(root, port)
-        deadline = time.monotonic() + 60
-        while not server.answers():
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)
-        yield server
-    finally:
-        process.terminate()
+    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
+            written, address = "", None
+            while address is None:
+                assert process.stderr is not None
+                assert (message := process.stderr.readline()), written
+                written, address = written + message, re.search(r"http://127\.0\.0\.1:(\d+)", message)
+            yield Server(root, int(address[1]))
+        finally:
             process.kill()
-            process.wait()
 
 
 def train(folder: Path, *overrides: str) -> None:
