@@ -20,7 +20,9 @@ Parts = Mapping[str, Any]
 ONE_BY_ONE = "train the seeds one by one, with -m seed=0,1,2"
 
 REMEDIES = {
-    "network": "network=classifier_mlp for classes, or network=mlp",
+    "network": "network=mlp",
+    "network of a classifier": "network=classifier_mlp",
+    "network of a regressor": "sde=vp, since no regressor works without a kernel",
     "parametrization": "parametrization=residual or parametrization=raw",
     "objective": "objective=sliced or objective=implicit",
     "weighting": "weighting=likelihood or weighting=uniform",
@@ -31,7 +33,7 @@ REMEDIES = {
     "sampler.grid": "sampler.grid=uniform",
     "sampler.denoise": "sampler.denoise=false",
 }
-"""Choices that work with every forward process, for each group and for each option of a sampler."""
+"""Choices that work with every forward process, or a linear process if there are none, by group or option."""
 
 NOUNS = {"score": "score", "class": "classifier", "condition": "regressor"}
 """Kinds of trained models, by what the network predicts."""
@@ -67,6 +69,8 @@ def _refusal(config: Config, group: str, part: Any, sde: type[SDE]) -> str:  # n
         if node.get("predictor") and node.get("corrector"):
             # No choice of the sampler is named after both parts.
             group, node = f"sampler/{name}", node[name]
+    elif group == "network" and part.predicts != "score":
+        option = f"network of a {NOUNS[part.predicts]}"
     part_name, sde_name = choice(node), choice(config["sde"])
     if process is LinearSDE:
         lack = f"needs a closed-form kernel and sde={sde_name} has none"
@@ -97,6 +101,8 @@ def _network_for_objective(config: Config, parts: Parts) -> str:
         return ""
     objective, network = choice(config["objective"]), choice(config["network"])
     fix = FITTING[own][0] if trained == "score" else FITTING[trained][1]
+    if trained == "condition" and parts["sde"].linear is None:
+        fix += " and sde=vp"
     return f"objective={objective} trains a {NOUNS[trained]} and network={network} is a {NOUNS[own]}: use {fix}"
 
 
@@ -159,7 +165,7 @@ def _patience(config: Config, parts: Parts) -> str:
 
 RULES: tuple[tuple[set[str], Callable[[Config, Parts], str]], ...] = (
     ({"objective", "network"}, _smooth),
-    ({"objective", "network"}, _network_for_objective),
+    ({"objective", "network", "sde"}, _network_for_objective),
     ({"model"}, _parameters_in_network),
     ({"objective", "weighting"}, _positive_loss),
     ({"sde", "weighting", "times"}, _noise_levels),

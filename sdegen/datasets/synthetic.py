@@ -13,6 +13,7 @@ from sdegen.core.checks import in_range
 from sdegen.core.randomness import generator
 from sdegen.datasets.base import Dataset, Standardize
 from sdegen.datasets.checks import check_size
+from sdegen.sde.arc import Arc
 from sdegen.sde.mixture import GaussianMixture
 
 
@@ -74,6 +75,7 @@ class Smile(Dataset):
     """
 
     EYES, EYE_STD = torch.tensor([[-0.6, 0.8], [0.6, 0.8]], dtype=torch.float64), 0.02
+    FINEST = 6e-4
 
     def __init__(self, seed: int, noise: float = 0.0, size: int = 400, standardize: Standardize = True) -> None:
         if size < 4 or size % 4:
@@ -124,14 +126,16 @@ class Smile(Dataset):
         With x uniform, the angle :math:`\theta` has density :math:`\tfrac12 \sin\theta`. A trapezoid rule with
         Gaussians of standard deviation s, spaced by h, has the error :math:`e^{-2 \pi^2 s^2/h^2}`, which is below 10⁻⁵
         for h below 1.3 s. The smallest s is the noise or, without noise, :math:`10^{-3}/1.7`, which is
-        :math:`\sigma_\varepsilon` of VP in the user's units.
+        :math:`\sigma_\varepsilon` of VP in the user's units. Below it, the distribution has the curve itself.
         """
-        nodes = math.ceil(math.pi / (1.3 * max(self.noise, 6e-4)))
+        nodes = math.ceil(math.pi / (1.3 * max(self.noise, self.FINEST)))
         theta = (torch.arange(nodes, dtype=torch.float64) + 0.5) * math.pi / nodes
         mouth = torch.stack([-theta.cos(), -theta.sin()], dim=1)
         weights = torch.cat([torch.full((2,), 0.25, dtype=torch.float64), 0.5 * theta.sin() / theta.sin().sum()])
         variances = torch.cat([torch.full((2,), self.EYE_STD**2), torch.full((nodes,), self.noise**2)])
-        return GaussianMixture(weights, torch.cat([self.EYES, mouth]), variances)
+        unit = torch.ones(2, dtype=torch.float64)
+        arc = None if self.noise else Arc(0 * unit, unit, 0.9 * self.FINEST)
+        return GaussianMixture(weights, torch.cat([self.EYES, mouth]), variances, arc=arc)
 
 
 class Planar(Dataset, ABC):

@@ -186,9 +186,7 @@ class Writer:
         if self.baseline is not None:
             best = self.parts.best_loss()
             found |= {"over": self.parts.objective.against, "share": loss / self.baseline}
-            # The exact score is not worse than a Gaussian's. The mixture in place of the noiseless smile is, far below
-            # the noise for which it was made.
-            found |= {} if best is None or best > self.baseline else {"best": best / self.baseline}
+            found |= {} if best is None else {"best": best / self.baseline}
         ended = self.has_patience_ended(training.step)
         if ended and (trend is None or trend.name == "still falling"):
             # The patience may be shorter than the quarter of the steps after which a curve counts as flat.

@@ -12,11 +12,13 @@ distribution of a finite data set.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from sdegen.core.tensors import expand
+from sdegen.sde.arc import Arc
 from sdegen.sde.base import SDE, LinearSDE
 
 FEW = 3
@@ -32,9 +34,18 @@ class GaussianMixture:
         covariances: covariances of the components, where d is the number of entries of one point: ``(M,)`` for
             multiples of the identity, ``(M, d)`` for diagonals, ``(M, d, d)`` for full matrices. Zeros are allowed.
         labels: class of each component, ``(M,)``, numbered from 0; None if there are no classes.
+        arc: curve in the plane whose points are the components without variance; None if there is no curve. Where the
+            noise is small, the curve replaces its points.
     """
 
-    def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor, labels: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        weights: Tensor,
+        means: Tensor,
+        covariances: Tensor,
+        labels: Tensor | None = None,
+        arc: Arc | None = None,
+    ) -> None:
         if not len(weights) == len(means) == len(covariances):
             raise ValueError(
                 f"a mixture needs one weight, mean and covariance for each component, "
@@ -46,7 +57,7 @@ class GaussianMixture:
             raise ValueError(f"labels are {len(labels)} and components {len(weights)}: give a class for each component")
         self.weights = weights.double() / weights.double().sum()
         self.means, self.covariances = means.double(), covariances.double()
-        self.shape, self.labels = tuple(means.shape[1:]), labels
+        self.shape, self.labels, self.arc = tuple(means.shape[1:]), labels, arc
         self._flat = self.means.flatten(1)
         if covariances.ndim == 3:
             self._variances, self._axes = torch.linalg.eigh(self.covariances)
@@ -74,7 +85,8 @@ class GaussianMixture:
             covariances = self.covariances / scale[0] ** 2
         else:
             covariances = self.covariances.reshape(len(self.means), -1) / scale**2
-        return GaussianMixture(self.weights, means, covariances, self.labels)
+        arc = None if self.arc is None else self.arc.affine(shift, scale)
+        return GaussianMixture(self.weights, means, covariances, self.labels, arc)
 
     def of_class(self, label: int) -> GaussianMixture:
         """Returns the distribution of the points of a class, which are the components with this label."""
@@ -127,44 +139,83 @@ class GaussianMixture:
 
         ``alpha`` and ``sigma`` are ``()`` or ``(B,)``.
         """
-        return torch.cat([self._log_joint(*rows)[0].logsumexp(1) for rows in self._rows(x, alpha, sigma)])
+        return self._each(lambda joint, *_: joint.logsumexp(1), x, alpha, sigma)
 
     def score(self, x: Tensor, alpha: Tensor | float = 1.0, sigma: Tensor | float = 0.0) -> Tensor:
         """Returns the gradient ``(B, *)`` of :meth:`log_prob` in ``x`` ``(B, *)``."""
-        parts = []
-        for rows in self._rows(x, alpha, sigma):
-            joint, residual, variance = self._log_joint(*rows)
+
+        def gradient(joint: Tensor, residual: Tensor, variance: Tensor) -> Tensor:
             whitened = joint.softmax(1).unsqueeze(2) * residual / variance
             if self._axes is not None:
                 whitened = torch.einsum("mij,bmj->bmi", self._axes.to(x), whitened)
-            parts.append(-whitened.contiguous().sum(1))
-        return torch.cat(parts).reshape(x.shape)
+            return -whitened.contiguous().sum(1)
+
+        return self._each(gradient, x, alpha, sigma).reshape(x.shape)
 
     def component(self, x: Tensor) -> Tensor:
         """Returns the indices ``(B,)`` of the most probable components of points ``x`` ``(B, *)``."""
-        return torch.cat([self._log_joint(*rows)[0].argmax(1) for rows in self._rows(x, 1.0, 0.0)])
+        return self._each(lambda joint, *_: joint.argmax(1), x, 1.0, 0.0)
 
-    def _rows(self, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Splits a batch into pieces whose arrays ``(B, M, d)`` have 1 MiB in float32 and fit into the cache."""
+    def _each(
+        self,
+        result: Callable[[Tensor, Tensor, Tensor], Tensor],
+        x: Tensor,
+        alpha: Tensor | float,
+        sigma: Tensor | float,
+    ) -> Tensor:
+        """Returns the results of all rows of ``x``, from log w_m p_m(x), the residuals and the variances.
+
+        The batch is split into pieces whose arrays ``(B, M, d)`` have 1 MiB in float32 and fit into the cache.
+        """
         x = x.flatten(1)
-        a, s = (expand(torch.as_tensor(c), x).reshape(-1, 1) for c in (alpha, sigma))
+        a, s = (expand(torch.as_tensor(c, dtype=x.dtype), x).reshape(-1, 1) for c in (alpha, sigma))
+        if self.arc is not None and bool((near := self.arc.shows(a, s)).any()):
+            return self._near_arc(result, x, a, s, near)
         size = max(1, 2**18 // self._flat.numel())
         pieces = x.split(size)
         # If all rows share one time, keep one row, so that the variances are computed once.
         a_pieces, s_pieces = (c.split(size) if len(c) > 1 else [c] * len(pieces) for c in (a, s))
-        return list(zip(pieces, a_pieces, s_pieces, strict=True))
+        rows = zip(pieces, a_pieces, s_pieces, strict=True)
+        own = self.weights, self._points, self._variances
+        return torch.cat([result(*self._log_joint(x, a, s, *own)) for x, a, s in rows])
 
-    def _log_joint(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns log w_m p_m(x), ``(B, M)``, and the residuals, ``(B, M, d)``, and variances along the axes."""
-        residual = x.unsqueeze(1) - alpha.unsqueeze(2) * self._points.to(x)
+    def _near_arc(
+        self, result: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor, a: Tensor, s: Tensor, near: Tensor
+    ) -> Tensor:
+        """Returns the results of :meth:`_each`, with the arc in place of its points in the rows ``near``."""
+        assert self.arc is not None
+        a, s, near = a.expand(len(x), 1), s.expand(len(x), 1), near.expand(len(x), 1).flatten()
+        # A time in float32 is exact enough, but an angle is not.
+        own, alpha, sigma = (part[near].double() for part in (x, a, s))
+        weights, points = self.arc.nodes(own, alpha, sigma)
+        wide = self._variances[:, 0] > 0
+        rest, shape = self.weights[wide].to(points), (len(points), -1)
+        weights = torch.cat([rest.expand(*shape), (1 - rest.sum()) * weights], dim=1)
+        points = torch.cat([self._flat[wide].to(points).expand(*shape, -1), points], dim=1)
+        none = self._variances.new_zeros(points.shape[1] - len(rest), self._variances.shape[1])
+        variances = torch.cat([self._variances[wide], none])
+        found = result(*self._log_joint(own, alpha, sigma, weights, points, variances)).to(x.dtype)
+        if bool(near.all()):
+            return found
+        others = self._each(result, x[~near], a[~near], s[~near])
+        return torch.cat([found, others])[torch.cat([near.nonzero(), (~near).nonzero()]).flatten().argsort()]
+
+    def _log_joint(
+        self, x: Tensor, alpha: Tensor, sigma: Tensor, weights: Tensor, points: Tensor, variances: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns log w_m p_m(x), ``(B, M)``, and the residuals, ``(B, M, d)``, and variances along the axes.
+
+        The components are the same for all rows, or, with one more axis in front, those of each row.
+        """
+        residual = x.unsqueeze(1) - alpha.unsqueeze(2) * points.to(x)
         if self._axes is not None:
             residual = torch.einsum("mji,bmj->bmi", self._axes.to(x), residual)
-        variance = alpha.unsqueeze(2) ** 2 * self._variances.to(x) + sigma.unsqueeze(2) ** 2
+        variance = alpha.unsqueeze(2) ** 2 * variances.to(x) + sigma.unsqueeze(2) ** 2
         d = self._flat.shape[1]
         # A multiple of the identity has one variance for all d axes.
         log_det = variance.log().sum(2) * (d / variance.shape[2])
         quadratic = (residual.square() / variance).sum(2)
-        joint = self.weights.to(x).log() - 0.5 * (quadratic + log_det + d * math.log(2 * math.pi))
+        joint = weights.to(x).log() - 0.5 * (quadratic + log_det + d * math.log(2 * math.pi))
         return joint, residual, variance
 
 

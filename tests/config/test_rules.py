@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sdegen.config.assembly import build
 from sdegen.config.compose import Config, composed
 from sdegen.config.options import Faults
 from sdegen.config.rules import check_process
@@ -46,6 +47,27 @@ def test_the_option_of_a_sampler_that_needs_a_kernel_is_named_with_its_remedy(
     sampler = schema.construct(config["sampler"])
     assert refusal(config, {"sampler": sampler}) == (line or "")
     assert refusal({**config, "sde": composed("train", ["sde=ve"])["sde"]}, {"sampler": sampler}) == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "fixes"),
+    [
+        (["experiment=regressor"], ["network=regressor_mlp", "sde=vp"]),
+        (["experiment=regressor", "network=mlp"], ["network=regressor_mlp and sde=vp"]),
+        (["experiment=digits_classifier"], ["network=classifier_conv", "network=classifier_mlp"]),
+    ],
+    ids=lambda case: case[0],
+)
+def test_a_network_that_needs_a_kernel_is_refused_with_a_remedy_of_its_own_kind(
+    options: list[str], fixes: list[str]
+) -> None:
+    with pytest.raises(Faults) as caught:
+        build(composed("train", ["sde=double_well", "parametrization=raw", *options]))
+    lines = [line for line in str(caught.value).splitlines() if "network=" in line]
+    assert len(lines) == 1
+    assert all(fix in lines[0] for fix in fixes)
+    if "sde=vp" not in lines[0]:
+        build(composed("train", ["sde=double_well", "parametrization=raw", *options, fixes[-1]]))
 
 
 class ForVP:

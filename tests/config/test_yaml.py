@@ -246,7 +246,7 @@ def test_what_needs_a_closed_form_kernel_is_refused_with_the_fix() -> None:
     """One message lists all conflicts. Each fix removes a line, and the last fix removes the last line."""
     needs = "needs a closed-form kernel and sde=double_well has none: use"
     expected = [
-        f"network=oracle {needs} network=classifier_mlp for classes, or network=mlp",
+        f"network=oracle {needs} network=mlp",
         f"parametrization=karras {needs} parametrization=residual or parametrization=raw",
         f"objective=denoising {needs} objective=sliced or objective=implicit",
         f"weighting=variance {needs} weighting=likelihood or weighting=uniform",

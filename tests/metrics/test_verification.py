@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from sdegen.metrics import verification
-from sdegen.samplers import RK45, Adams, DPMSolver, EulerMaruyama, StepSampler
+from sdegen.samplers import RK45, Adams, Ancestral, DPMSolver, EulerMaruyama, StepSampler
 from sdegen.samplers.base import Sampler, Step, Walk
 from sdegen.samplers.predictors import EulerStep
-from sdegen.sde import VE, VP
+from sdegen.sde import EDM, VE, VP
 from sdegen.sde.nonlinear import DoubleWell
 
 
@@ -27,6 +27,10 @@ class WrongPrior(VP):
 
 
 class HalfNoise(EulerMaruyama):
+    order = 2
+
+
+class TooHigh(Ancestral):
     order = 2
 
 
@@ -122,6 +126,13 @@ def test_order_declared_too_high_fails() -> None:
     assert verification.order(VP(), None).holds is None
     assert not verification.order(VP(), Frozen()).holds
     assert verification.order(VP(), TwoDraws()).holds
+
+
+def test_order_is_measured_where_steps_resolve_the_noise_level_of_the_data() -> None:
+    """On a uniform grid to σ = 20, the first step of 64 is as long as the spread of the data."""
+    assert verification.order(EDM(20.0), Ancestral()).holds
+    assert not verification.order(EDM(20.0), TooHigh()).holds
+    assert verification.order(EDM(1000.0), Ancestral()).holds is None
 
 
 @pytest.mark.parametrize(("errors", "holds"), [((0.05, 0.01, 0.05), False), ((0.01, 0.09, 0.04), False)])
