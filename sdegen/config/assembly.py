@@ -24,9 +24,9 @@ from sdegen.models.likelihood import Likelihood
 from sdegen.models.moments import Moments
 from sdegen.models.score import ScoreModel
 from sdegen.networks.base import at_most
+from sdegen.networks.oracle import Oracle
 from sdegen.samplers import Sampler
-from sdegen.sde.base import SDE
-from sdegen.sde.mixture import marginals
+from sdegen.sde.base import SDE, Score
 from sdegen.training import baseline
 from sdegen.training.batches import Points, Stream
 from sdegen.training.held_out import HeldOut
@@ -96,11 +96,22 @@ class Components(NamedTuple):
         return loss if loss > 0 else None
 
     def best_loss(self) -> float | None:
-        """Returns the held-out loss of the exact score; None if it is not known or the loss has no unit."""
-        exact = marginals(self.dataset.encoded_law, self.sde)
-        if exact is None or self.objective.against != "gaussian":
+        """Returns the held-out loss of the exact score; None if it is not known or the loss has no unit.
+
+        If the network takes the class, it is the exact score of the class of each row.
+        """
+        law, taken = self.dataset.encoded_law, self.model.network.condition
+        if law is None or self.sde.linear is None or self.objective.against != "gaussian":
             return None
-        return self.held_out().loss_of(lambda x, t: exact(x.double().cpu(), t.double().cpu()).to(x))
+        if taken is not None and (taken.valued or law.labels is None):
+            return None
+        exact = Oracle(law, self.sde.linear)
+
+        def given(y: Tensor) -> Score:
+            known = None if taken is None else y.cpu()
+            return lambda x, t: exact(x.double().cpu(), t.double().cpu(), known).to(x)
+
+        return self.held_out().loss_of(given)
 
     def prior_text(self) -> list[str]:
         """Returns a line for the log about the prior; none for a classifier, or if the kernel of the SDE is unknown."""

@@ -25,7 +25,7 @@ from sdegen.runs.conditions import needs_one
 from sdegen.runs.given import given
 from sdegen.runs.measures import measure, shuffled, spread_over_cells, tell, unseen
 from sdegen.runs.run import Run
-from sdegen.sde.mixture import marginals
+from sdegen.sde.mixture import Marginals
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -165,7 +165,7 @@ class Evaluation:
         from sdegen import figures
 
         dataset, started = self.run.dataset, time.perf_counter()
-        x, kind, flow = self.run.unseen(self.count, self.seed, **self.solver)
+        x, kind, flow, labels = self.run.unseen(self.count, self.seed, **self.solver)
         order = shuffled(torch.arange(len(dataset.x)), self.seed)[: self.count]
         x_train = dataset.x[order].double()
         y, c = (None if part is None else part[order] for part in (dataset.y, dataset.c))
@@ -174,7 +174,7 @@ class Evaluation:
         log.info(f"likelihood of {len(x)} {kind} points, {self.run.weights_used()}")
         flows = ((flow, x), (of_train, x_train))
         test, train = (own.log_prob(points, self.divergence, self.seed) for own, points in flows)
-        exact = self._exact(x)
+        exact = self._exact(x, labels)
         seconds = time.perf_counter() - started
         log.info(f"on average {test.nfe:.1f} evaluations a point, {seconds:.1f} s")
         metrics = _summary(test, train, exact, self.run.units.size, dataset.levels is not None)
@@ -257,14 +257,25 @@ class Evaluation:
         arrays = {"ranks": ranks, "distance_ranks": by_distance, "seed": self.seed}
         return Result(metrics, arrays, figure, "samples")
 
-    def _exact(self, x: Tensor) -> Tensor | None:
-        """Return the exact log-density at t = eps, in nats and in the user's units; None if it is not known."""
-        run = self.run
-        exact = marginals(run.dataset.encoded_law, run.sde)
-        if exact is None:
+    def _exact(self, x: Tensor, y: Tensor | None = None) -> Tensor | None:
+        """Return the exact log-density at t = eps, in nats and in the user's units; None if it is not known.
+
+        ``y`` ``(N,)`` are the classes whose densities are compared; None for the density of all points.
+        """
+        run, linear, law = self.run, self.run.sde.linear, self.run.dataset.encoded_law
+        taken = run.model.network.condition
+        if law is None or linear is None or (taken is not None and taken.valued and needs_one(run)):
             return None
-        eps = torch.tensor(run.sde.eps, dtype=torch.float64)
-        return exact.log_prob(run.units.encode(x), eps) + run.units.log_det(x)
+        if y is not None and law.labels is None:
+            return None
+        eps, inner = torch.tensor(run.sde.eps, dtype=torch.float64), run.units.encode(x)
+        if y is None:
+            found = Marginals(law, linear).log_prob(inner, eps)
+        else:
+            found = inner.new_empty(len(x))
+            for label in y.unique().tolist():
+                found[y == label] = Marginals(law.of_class(label), linear).log_prob(inner[y == label], eps)
+        return found + run.units.log_det(x)
 
     def _map(self, flow: Flow) -> tuple[list[Tensor], Tensor]:
         """Return the axes of a grid around the data, and the log-density of the model on the grid."""

@@ -19,7 +19,7 @@ from sdegen.core import schema
 from sdegen.core.errors import UserError
 from sdegen.core.randomness import generator
 from sdegen.datasets import Units
-from sdegen.guidance.classes import Guidance
+from sdegen.guidance.classes import AutoGuidance, Guidance
 from sdegen.guidance.measurement import Measurement, array, linear_units
 from sdegen.guidance.noise import STD, Noise, as_noise
 from sdegen.guidance.operator import Decoded, Repeated, check_operator
@@ -130,6 +130,8 @@ def planned(
             conditions.check_known(trained, label is not None, value is not None)
         told = _told(trained, label, value)
         guidance = _guidance(trained, node, one, {**own, "given": told, "y": y}, load)
+        if isinstance(guidance, AutoGuidance):
+            _check_weaker(trained, guidance.weak, node["run"], label is not None, value is not None)
         targets.append(Target(one, c, None if tells else told, guidance))
     return Plan(targets, seen)
 
@@ -192,6 +194,25 @@ def _guidance(
     # The guidance checks the process when it makes the score. This costs nothing.
     guidance(trained.sde, Counted(trained.score_model))
     return guidance
+
+
+def _check_weaker(trained: Trained, weak: ScoreModel, folder: str | None, labels: bool, values: bool) -> None:
+    """Raises UserError if a weaker network takes other parts of the condition, or has not learned the given parts."""
+    own, strong = weak.network.condition, trained.score_model.network.condition
+    if own is None or weak.network.exact:
+        return
+    run = f"guidance.run={folder or trained.folder}"
+    if (labels or values) and strong is not None and (own.labelled, own.valued) != (strong.labelled, strong.valued):
+        raise UserError(
+            f"{run}: its network takes other parts of the condition than that of {trained.folder}: train it with the "
+            f"same network.label_dropout and network.condition_dropout"
+        )
+    if not own.knows(labels, values):
+        parts = {"label_dropout": own.labelled and not labels, "condition_dropout": own.valued and not values}
+        dropout = " ".join(f"network.{option}=0.1" for option, hidden in parts.items() if hidden)
+        raise UserError(
+            f"{run}: its network has not learned the score without the whole condition: train it with {dropout}"
+        )
 
 
 def _lacking(trained: Trained, node: Config) -> str:

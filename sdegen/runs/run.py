@@ -547,7 +547,7 @@ class Run(Trained):
             return self.flow(rtol=rtol, atol=atol, batch_size=batch_size)
         taken = self.model.network.condition
         assert taken is not None
-        if c is None and self.conditions is not None:
+        if c is None and taken.valued:
             raise UserError("points: the network needs the condition of each point: add the columns of the conditions")
         if y is None and taken.labelled:
             raise UserError("points: the network needs the class of each point: add a column label")
@@ -562,8 +562,9 @@ class Run(Trained):
         if not conditions.needs_one(self):
             return Unseen(*measures.unseen(self.dataset, count, seed), self.flow(**settings))  # type: ignore[arg-type]
         x, y, c = conditions.unseen(self.dataset, count, seed)
-        kind = "held-out" if self.dataset.held_out is not None else "fresh"
-        return Unseen(x, kind, self.flow_told(y, c, **settings))  # type: ignore[arg-type]
+        kind, taken = "held-out" if self.dataset.held_out is not None else "fresh", self.model.network.condition
+        labels = y if taken is not None and taken.labelled else None
+        return Unseen(x, kind, self.flow_told(y, c, **settings), labels)  # type: ignore[arg-type]
 
     def _flow_given(self, condition: Asked, count: int) -> Flow:
         """Return the flow given one condition, or a condition for each of ``count`` points."""

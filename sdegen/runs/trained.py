@@ -103,14 +103,17 @@ class Trained:
         exact = network_class.exact  # type: ignore[attr-defined]
         # Only an exact score needs the distribution of the data. Otherwise do not load the data: the file may be gone.
         law = self.dataset.encoded_law if exact else None
-        network = make_network(self.config, self.trust, law=law, sde=self.sde, **saved.supplied())
+        moved = not exact and self.config["sde"] != self.trained_along
+        own = construct({"sde": self.trained_along}, "sde", self.trust) if moved else self.sde
+        # The network is evaluated at points of the path of the training, whatever the path of the samples.
+        network = make_network(self.config, self.trust, law=law, sde=own, **saved.supplied())
         if not exact:
             load_weights(network, saved.ema if self.weights == "ema" else saved.weights)
         parametrization = construct(self.config, "parametrization", self.trust, moments=saved.known_moments())
-        if exact or self.config["sde"] == self.trained_along:
-            return connect(network, parametrization, self.sde)
-        model = connect(network, parametrization, construct({"sde": self.trained_along}, "sde", self.trust))
-        self.sde = _shared(self.sde, model.sde, (choice(self.config["sde"]), choice(self.trained_along)))
+        model = connect(network, parametrization, own)
+        if not moved:
+            return model
+        self.sde = _shared(self.sde, own, (choice(self.config["sde"]), choice(self.trained_along)))
         return model.along(self.sde)
 
     @property

@@ -38,11 +38,15 @@ def check(trained: Trained) -> None:
 
 
 class Unseen(NamedTuple):
-    """Unseen points ``x`` ``(n, *)``, their kind, and the flow that gives their densities."""
+    """Unseen points ``x`` ``(n, *)``, their kind, and the flow that gives their densities.
+
+    ``y`` ``(n,)`` are the classes that the flow is given; None if it is given no classes.
+    """
 
     x: Tensor
     kind: str
     flow: Flow
+    y: Tensor | None = None
 
 
 def compare(trained: Trained, x: Tensor, flow: Flow, divergence: Divergence, seed: int, others: Unseen) -> Comparison:

@@ -81,9 +81,17 @@ class HeldOut:
         order = self._stream.points[0].order(0).flatten()[: len(losses)].cpu()
         return torch.empty_like(losses).index_copy(0, order, losses).view(self.copies, -1)
 
-    def loss_of(self, score: Score) -> float | None:
-        """Returns the loss of a score, such as the exact one, at the same rows: see :meth:`loss`."""
-        losses = self._losses(lambda batch: batch.weight[0] * self.objective.loss(score, batch.of(0).rows))
+    def loss_of(self, given: Callable[[Tensor], Score]) -> float | None:
+        """Returns the loss of a score, such as the exact one, at the same rows: see :meth:`loss`.
+
+        ``given`` returns the score for the conditions of the rows, as in :attr:`Batch.y`.
+        """
+
+        def losses_of(batch: Batch) -> Tensor:
+            own = batch.of(0)
+            return own.weight * self.objective.loss(given(own.y), own.rows)
+
+        losses = self._losses(losses_of)
         return None if losses is None else float(losses.mean())
 
     def _losses(self, function: Callable[[Batch], Tensor]) -> Tensor | None:

@@ -149,6 +149,7 @@ SHORT = (
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, sdegen.Run]:
     folder = tmp_path_factory.mktemp("auto")
     lines = {"moons": (), "circles": ("dataset=circles",), "plain": ("network.label_dropout=null",)}
+    lines["needy"] = ("network.label_dropout=0",)
     return {name: sdegen.train(*SHORT, *line, folder=folder / name) for name, line in lines.items()}
 
 
@@ -176,6 +177,7 @@ def test_an_earlier_checkpoint_steers_a_run(runs: dict[str, sdegen.Run]) -> None
         ({}, "step 20 is the network that is sampled: give guidance.checkpoint= with an earlier step"),
         ({"checkpoint": 5}, "has no checkpoint step-00000005.pt; choose checkpoint= from 0, 10, 20"),
         ({"run": "circles"}, "was trained on other data than"),
+        ({"run": "needy"}, "not learned the score without the whole condition: train it with network.label_dropout=0"),
         ({"checkpoint": 10, "interval": [0.8, 0.2]}, r"guidance.interval=\[0.8, 0.2\] must have two ascending times"),
         ({"checkpoint": 10, "interval": [0, 1e-6]}, r"guidance.interval=.*: has no time between 1e-05"),
         ({"checkpoint": 10, "interval": 0.5}, "guidance.interval: must be a list of 2, each a number or null"),

@@ -132,6 +132,20 @@ def test_a_run_is_loaded_along_another_path(folder: Path, caplog: pytest.LogCapt
     assert other.log_prob(x).isfinite().all()
 
 
+def test_a_network_that_takes_the_process_keeps_that_of_its_training(tmp_path: Path) -> None:
+    """The inputs of a regressor depend on α and σ. Equal points on both paths have the same log-likelihood."""
+    line = ["experiment=regressor", "network.hidden=[16]", "dataset.size=300", "trainer.steps=20", "figures=false"]
+    session.train(composed("train", [*line, "trainer.batch_size=32"]), tmp_path / "run")
+    node = composed("train", ["sde=edm", "sde.sigma_max=2"])["sde"]
+    run, other = (load(tmp_path / "run", precision="float64", nodes=nodes) for nodes in ({}, {"sde": node}))
+    x, y = torch.tensor([[0.3, -0.2], [1.0, 0.5]], dtype=torch.float64), torch.tensor([0.3, 1.2], dtype=torch.float64)
+    # On the path edm, α = 1 and σ = 2 t; on vp, α² + σ² = 1.
+    for t in (0.05, 0.25, 0.8):
+        time = run.sde.linear.time(torch.tensor(2 * t, dtype=torch.float64).log() * 2)
+        expected = run.model.given(y)(x / (1 + (2 * t) ** 2) ** 0.5, time)
+        torch.testing.assert_close(other.model.given(y)(x, torch.tensor(t, dtype=torch.float64)), expected)
+
+
 def test_priors_that_differ_are_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     node = composed("train", ["sde=ve", "sde.sigma_max=2"])["sde"]
     with caplog.at_level(logging.INFO, "sdegen"):

@@ -88,6 +88,18 @@ def test_exact_score_reaches_the_floor_and_the_training_set_is_beside_it(exact: 
     assert not seen & {tuple(point) for point in x.tolist()}
 
 
+def test_the_floor_of_densities_given_the_class_is_the_entropy_of_the_classes(tmp_path: Path) -> None:
+    """The entropy of all points would be 0.6 nats larger, and the network would seem better than the exact density."""
+    line = ["dataset=gaussian_mixture", f"dataset.means={MEANS}", f"dataset.variances={VARIANCES}", "figures=false"]
+    network = ["network.label_dropout=0", "network.hidden=[8]", "trainer.steps=2", "sampler=adams", "sampler.steps=2"]
+    session.train(composed("train", [*line, *network]), tmp_path)
+    found = evaluation(load(tmp_path), rtol=1e-3, atol=1e-3).write("likelihood").metrics["nll"]
+    entropy = sum(math.log(2 * math.pi * math.e * v) for v in (0.25, 1.0)) / 2
+    # The standard deviation of the log-density of a Gaussian in the plane is 1, and that of the entropies 0.7.
+    assert found["floor"] == pytest.approx(entropy, abs=4 * 1.22 / 200**0.5)
+    assert found["floor"] < found["value"]
+
+
 def test_probes_miss_by_their_standard_error(exact: Run) -> None:
     known, found = (evaluation(exact, probes=probes).likelihood() for probes in (0, 2))
     off = found.arrays["log_p"] - known.arrays["log_p"]

@@ -193,6 +193,18 @@ def test_the_exact_score_of_a_gaussian_has_the_loss_one(tmp_path: Path) -> None:
     assert parts.best_loss() / parts.baseline() == pytest.approx(found["best"], rel=1e-6)  # type: ignore[operator]
 
 
+def test_the_best_loss_of_a_network_that_takes_the_class_is_that_of_the_scores_of_the_classes() -> None:
+    """Each class is a Gaussian, whose exact score has a loss in closed form. The classes have equal weights."""
+    (parts,) = assembly.replicated(composed("train", [*SHORT, "dataset=gaussian_mixture", "network.label_dropout=0.1"]))
+    scale, sde = parts.dataset.units.affine.scale, parts.sde.linear  # type: ignore[union-attr]
+    losses = [baseline.gaussian(sde, parts.weighting, parts.times, v / scale**2) for v in (0.25, 1.0)]
+    best = parts.best_loss()
+    assert best is not None
+    assert best == pytest.approx(sum(losses) / 2, rel=0.02)
+    (parts,) = assembly.replicated(composed("train", [*SHORT, "dataset=gaussian_mixture"]))
+    assert best < 0.9 * parts.best_loss()  # type: ignore[operator]
+
+
 PATIENT = (*SHORT, "dataset=moons", "optimizer.lr=1e-12", "trainer.steps=2000", "trainer.patience=300",
            "trainer.checkpoint_every=250")  # fmt: skip
 
