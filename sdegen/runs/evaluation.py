@@ -105,11 +105,14 @@ class Evaluation:
                 raise UserError("metrics=samples measures the points of a file: add points=theirs.csv")
             if why := unmeasured(self.run.dataset):
                 raise UserError(f"metrics=samples: {why}: hold out a part of the data")
+        elif self.given is not None and metric in ("interpolation", "calibration"):
+            raise UserError(f"metrics={metric} takes no points: leave out points=, or use metrics=likelihood")
         elif metric == "calibration":
             posteriors.check(self.run)
+        elif metric == "c2st":
+            if why := too_few(self.run.dataset, self.count if self.given is None else len(self.given.x)):
+                raise UserError(f"metrics=c2st: {why}")
         elif self.given is not None:
-            if metric == "interpolation":
-                raise UserError("metrics=interpolation takes no points: leave out points=, or use metrics=likelihood")
             typicality.check(self.run)
         elif metric == "interpolation" and needs_one(self.run):
             raise UserError("metrics=interpolation: needs a score without a condition: use metrics=likelihood or c2st")
@@ -120,8 +123,6 @@ class Evaluation:
                     f"use training points"
                 )
             check_density(self.run.dataset)
-        if metric == "c2st" and (why := too_few(self.run.dataset, self.count)):
-            raise UserError(f"metrics=c2st: {why}")
 
     def write(self, metric: str) -> files.Written:
         """Compute a metric and write the result into the run's folder.
@@ -237,8 +238,11 @@ class Evaluation:
         return Result(metrics, arrays, figures.interpolation(dataset, paths), kind)
 
     def c2st(self) -> Result:
-        """Return the accuracy with which a classifier tells samples of the run's own sampler from unseen data."""
+        """Return the accuracy with which a classifier tells a user's points, or samples of the run, from unseen data."""
         run = self.run
+        if self.given is not None:
+            log.info(f"c2st of {len(self.given.x)} points against the data of {run.folder}")
+            return Result(tell(run, self.given.x), {"x": self.given.x, "seed": self.seed}, None, "points")
         log.info(f"c2st of {self.count} samples, {run.weights_used()}")
         x, _ = run.sample_data(self.count, seed=self.seed, batch_size=int(self.settings["batch_size"]))
         return Result(tell(run, x), {"x": x, "seed": self.seed}, None, "samples")

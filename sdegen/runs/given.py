@@ -222,7 +222,9 @@ def _by_count(table: Table, choice: Choice, wanted: int) -> list[str]:
     except ValueError:
         # The choice names columns that this table does not have.
         chosen = known
-    for names in (chosen, known, [name for name in known if name not in LABELS]):
+    # Beside a column x, a column y is a coordinate.
+    beside = LABELS[:1] if "x" in known else LABELS
+    for names in (chosen, known, [name for name in known if name not in beside]):
         if len(names) == wanted:
             return names
     raise ValueError(f"has {len(known)} columns, but the run was trained on {wanted}: give {wanted} columns")

@@ -59,6 +59,8 @@ def test_energy_distance_is_its_definition(d: int) -> None:
     assert metrics.energy(x, y) == pytest.approx(expected, rel=1e-6)
     assert metrics.energy(x, y, metrics.mean_distance(y, y)) == pytest.approx(expected, rel=1e-6)
     assert metrics.energy(x, x) == pytest.approx(0, abs=1e-6)
+    # Times in seconds since 1970 and other numbers far from 0.
+    assert metrics.energy(x + 1e9, y + 1e9) == pytest.approx(expected, rel=1e-5)
 
 
 def test_measures_of_exact_draws_are_near_their_floor_and_of_wrong_ones_far() -> None:

@@ -139,6 +139,28 @@ def test_columns_are_matched_by_name_or_by_order(table: Run, tmp_path: Path, nam
         assert found.columns["note"] == ["big", ""]
 
 
+def test_a_column_y_beside_x_is_a_coordinate_and_else_the_label(gaussian: Run, tmp_path: Path) -> None:
+    for text, x in (("x,y,label\n5,-3,0\n", [[5, -3]]), ("u,y,v\n5,0,-3\n", [[5, -3]])):
+        (tmp_path / "new.csv").write_text(text)
+        assert given(gaussian, "points", tmp_path / "new.csv").x.tolist() == x
+    (tmp_path / "new.csv").write_text("x,y,weight\n5,-3,1\n")
+    with pytest.raises(UserError, match="has 3 columns, but the run was trained on 2"):
+        given(gaussian, "points", tmp_path / "new.csv")
+
+
+def test_c2st_of_given_points_is_that_of_the_points_and_not_of_the_runs_samples(gaussian: Run, tmp_path: Path) -> None:
+    x = np.array([5, -3]) + 2 * np.random.default_rng(8).normal(size=(600, 2))
+    for name, points in (("far", x + 40), ("same", x)):
+        np.save(tmp_path / f"{name}.npy", points)
+    found = {
+        name: evaluation(gaussian, str(tmp_path / f"{name}.npy")).write("c2st").metrics["c2st"]["value"]
+        for name in ("far", "same")
+    }
+    assert found == {"far": 1.0, "same": pytest.approx(0.5, abs=0.04)}
+    with pytest.raises(UserError, match="metrics=calibration takes no points"):
+        evaluation(gaussian, str(tmp_path / "far.npy")).check("calibration")
+
+
 def test_arrays_and_data_frames_are_matched_like_files(table: Run, tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
