@@ -38,7 +38,7 @@ def pytest_collection_finish() -> None:
 def _small_measures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Uses fewer points for metrics and fewer rows for held-out losses. Tests of these values set their own numbers.
 
-    What is kept in the user's cache is kept for the tests of one file, which use the same numbers.
+    The tests of one file share a user's cache, because they use the same numbers.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))

@@ -1,4 +1,4 @@
-"""Simulators: exact posteriors against draws of the prior that are weighted by the likelihood."""
+"""The exact posteriors of simulators agree with draws of the prior that are weighted by the likelihood."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SIMULATORS: dict[str, tuple[Simulator, Likelihood]] = {
 
 
 def functions(x: Tensor) -> Tensor:
-    """Returns functions of points ``(N, 2)`` whose means tell distributions apart."""
+    """Returns functions of points ``(N, 2)`` whose means differ between distributions."""
     angles = x @ torch.tensor([[1.0, 0.0, 2.0, 3.0, 5.0], [0.0, 1.0, 2.0, -3.0, 7.0]]).double()
     return torch.cat([x, x.square(), x.prod(1, keepdim=True), angles.cos(), angles.sin()], dim=1)
 

@@ -82,7 +82,7 @@ def test_linear_operator_guides_as_its_matrix(sde: LinearSDE, method: Method, tm
     torch.testing.assert_close(of_operator, of_matrix, rtol=1e-9, atol=1e-9)
 
 
-def test_operator_speaks_the_units_of_the_data() -> None:
+def test_operator_works_in_the_units_of_the_data() -> None:
     """Data of mean 100 and scales 1 to 9: y and its noise are those of H applied to the data themselves."""
     shift, scale = torch.full((5,), 100.0).double(), torch.arange(1.0, 10.0, 2.0).double()
     law = gaussian(5).affine(-shift / scale, 1 / scale)
@@ -136,7 +136,7 @@ def shown(x: Tensor, weights: Tensor) -> Tensor:
 def test_particles_have_the_posterior_of_counts_and_of_a_square(
     operator: Operator, noise: Noise, y: float, method: Method
 ) -> None:
-    """The oracle integrates prior times likelihood on a fine grid. Without particles, the modes have wrong weights."""
+    """The oracle integrates the prior times the likelihood on a fine grid. Without particles, the weights are wrong."""
     line = torch.linspace(-2.9, 4, 4001, dtype=torch.float64)
     mean = operator(line)
     seen = torch.distributions.Poisson(mean) if isinstance(noise, Poisson) else torch.distributions.Normal(mean, 0.3)
@@ -189,7 +189,7 @@ def test_likelihood_of_connected_numbers_is_the_normal_density() -> None:
 
 
 def test_several_results_are_one_measurement_and_no_sum_of_guidances() -> None:
-    """Three results of A x have the posterior of the stacked matrix. The sum of three single guidances has not."""
+    """Three results of A x have the posterior of the stacked matrix. The sum of three single guidances does not."""
     law, sde, x, t = gaussian(5), VP(), points(20, 5), torch.tensor(0.4, dtype=torch.float64)
     results = torch.tensor([[[0.7, -1.1], [0.2, -0.9], [0.5, -1.6]]]).double()
     exact = Marginals(conditioned(law, A.repeat(3, 1), results.flatten(), 0.3), sde)(x, t)
@@ -203,7 +203,7 @@ def test_several_results_are_one_measurement_and_no_sum_of_guidances() -> None:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> sdegen.Run:
-    """Makes a run with the exact score of a mixture at about 100, which is standardised for the network."""
+    """Makes a run with the exact score of a mixture near 100, which is standardised for the network."""
     data = ("dataset=gaussian_mixture", "dataset.means=[[98,0],[102,1]]", "dataset.standardize=true")
     folder = tmp_path_factory.mktemp("operator")
     trained = sdegen.train(*data, "network=oracle", "figures=false", "count=20", folder=folder / "run")

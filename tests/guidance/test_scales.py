@@ -1,4 +1,4 @@
-"""Guidance scales over time, guidance by a weaker network, and what extrapolated scores are not."""
+"""Guidance scales over time, guidance by a weaker network, and extrapolated scores, which belong to no process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sdegen.sde.scores import Counted
 INTERVAL = (0.2, 0.8)
 IN_AND_OUT = torch.tensor([0.05, 0.2, 0.5, 0.8, 0.9], dtype=torch.float64).repeat(4)
 WIDER = plane().affine(torch.zeros(2), torch.tensor(0.8))
-"""Distribution of a weak network, which has learned too wide a distribution."""
+"""Distribution that the weak network has learned, which is too wide."""
 
 
 def guidance(kind: str, scale: float, interval: tuple[float, float] | None) -> Guidance:
@@ -37,7 +37,7 @@ def guidance(kind: str, scale: float, interval: tuple[float, float] | None) -> G
 
 @pytest.mark.parametrize("kind", ["classifier", "classifier_free", "auto"])
 def test_scale_applies_inside_of_the_interval_and_is_one_outside(kind: str) -> None:
-    """Rows with their own times: inside, both ends included, base + γ (towards − base); outside, the true score."""
+    """Each row has its own time. Inside, the score is base + γ (towards − base); outside, it is the true score."""
     x, sde = points(20, 2), VP()
     towards = Marginals(plane() if kind == "auto" else component(plane(), 1), sde)
     base = Marginals(WIDER if kind == "auto" else plane(), sde)
@@ -90,7 +90,7 @@ def test_class_is_given_to_both_networks() -> None:
 def test_extrapolated_scores_belong_to_no_process(scale: float) -> None:
     r"""With γ = 1, the flow and the reverse SDE sample the class. With γ = 2, they do not sample p^γ / q^(γ−1).
 
-    They do not even agree with each other, as the two must if the extrapolated scores were those of any process. Here p
+    They do not even agree with each other, as they would if the extrapolated scores were those of a process. Here p
     is the right component of a mixture q on the line, and the oracle integrates on a fine grid.
     """
     law, n, sde = GaussianMixture(torch.ones(2), torch.tensor([[-1.0], [1.0]]), torch.tensor([0.25, 0.25])), 4000, VP()

@@ -110,7 +110,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_is_loaded_along_another_path(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The score in the user's units obeys the change of variables. What both paths share is said."""
+    """The score in the user's units obeys the change of variables. The log has the range that both paths share."""
     run = load(folder, precision="float64")
     node = composed("train", ["sde=edm", "sde.sigma_max=2"])["sde"]
     with caplog.at_level(logging.INFO, "sdegen"):
@@ -146,7 +146,7 @@ def test_a_network_that_takes_the_process_keeps_that_of_its_training(tmp_path: P
         torch.testing.assert_close(other.model.given(y)(x, torch.tensor(t, dtype=torch.float64)), expected)
 
 
-def test_priors_that_differ_are_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_priors_that_differ_are_reported(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     node = composed("train", ["sde=ve", "sde.sigma_max=2"])["sde"]
     with caplog.at_level(logging.INFO, "sdegen"):
         load(folder, nodes={"sde": node})

@@ -1,4 +1,4 @@
-"""Regressors of noisy data: linear-Gaussian models follow from textbook formulas, mixtures from quadrature."""
+"""Regressors of noisy data agree with textbook formulas for linear-Gaussian data, and with quadrature for mixtures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def exact(sde: LinearSDE, t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Exact(Network):
-    """Numbers of the exact Gaussian, from the inverse of the Cholesky factor of its covariance."""
+    """Network that returns the numbers of the exact Gaussian, from the Cholesky factor of its covariance."""
 
     predicts = "condition"
 
@@ -103,7 +103,7 @@ def trained(*overrides: str, **nodes: dict) -> tuple[RegressorModel, assembly.Co
 
 
 def test_a_trained_regressor_has_the_mean_and_the_covariance_of_the_condition() -> None:
-    """In the network's units, which are the standard deviations of the conditions."""
+    """The comparison is in the network's units, which are the standard deviations of the conditions."""
     model, parts = trained("dataset.size=null")
     data, points = parts.dataset, parts.dataset.units.affine
     assert points is not None

@@ -220,7 +220,9 @@ def test_columns_that_are_no_conditions_are_refused(options: list[str], words: s
         sdegen.train("dataset=file", f"dataset.path={path}", *options, folder=tmp_path / "run", steps=1)
 
 
-def test_a_constant_condition_and_a_slower_gradient_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_constant_condition_and_a_slower_gradient_are_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("INFO")
     wide = np.random.default_rng(1).normal(size=(100, 129))
     wide[:, 4] = 2

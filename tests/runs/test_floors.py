@@ -87,7 +87,7 @@ def test_known_floors_are_not_computed_again(trained: Path) -> None:
     for name, entry in measured(trained).items():
         assert entry["value"] == before[name]["value"]
         if name == "near_copies":
-            # Its limit enters the value, so nothing of it is kept.
+            # The value of this measure depends on a limit, so no number of this measure is kept.
             assert entry == before[name]
             continue
         assert entry["floor"] == pytest.approx(before[name]["floor"] + 1)

@@ -1,4 +1,4 @@
-"""Calibration of runs: the exact score of a posterior as the network, a wrong one, and pairs of a table."""
+"""Calibration of runs whose network is the exact score of a posterior or a wrong score, and on pairs of a table."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_pairs_of_a_table_are_ranked_and_written(tmp_path: Path) -> None:
     assert set(metrics["sbc"]["columns"]) == {"mass", "age"}
     assert asked.run.calibration(count=100).metrics == metrics
     assert (folder / "figures" / "calibration.png").exists()
-    # Forty rows are held out, and no more pairs are unseen.
+    # Only the forty held-out rows are unseen pairs.
     with np.load(folder / "calibration.npz") as arrays:
         assert arrays["ranks"].shape == (40, 2)
 

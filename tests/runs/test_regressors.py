@@ -18,7 +18,7 @@ SHORT = ("figures=false", "count=200", "trainer.threads=1")
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, sdegen.Run]:
-    """With parametrization=gaussian, the prior is nearly exact from the start, since θ is Gaussian."""
+    """Trains a prior and regressors. With parametrization=gaussian, the prior is nearly exact from the start."""
     folder = tmp_path_factory.mktemp("regressors")
     options = {
         "prior": (*PRIOR, "network.condition_dropout=null", "trainer.steps=50", "network.hidden=[16]"),

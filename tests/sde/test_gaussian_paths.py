@@ -1,4 +1,4 @@
-"""Gaussian paths have the published schedules, end where the score knows the data, and follow the user's tables."""
+"""Gaussian paths have the published schedules, end where the score still shows the data, and follow tables."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def test_many_noises_of_few_points_show_a_difference_that_a_few_hide(copies: int
 def test_every_copy_of_a_held_out_point_has_a_noise_of_its_own_and_its_own_place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The mean over the copies of a point is the loss of this point alone. The points lie ever farther out."""
+    """The mean over the copies of a point is the loss of this point alone. Each point is farther out than the last."""
     monkeypatch.setattr(held_out, "ROWS", 4096)
     x = torch.arange(1.0, 6.0)[:, None] * torch.tensor([1.0, -1.0])
     (parts,) = assembly.replicated(composed("train", [*SHORT, "dataset=moons"]))
