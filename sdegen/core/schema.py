@@ -254,6 +254,9 @@ def _value_faults(value: object, hint: Any, path: str, trust: Trust) -> list[str
     nested = node_class(hint)
     if isinstance(value, Mapping) and nested is not None and not _is_from_run(hint):
         return faults(value, nested, path, trust)
+    lists = [typing.get_args(member)[0] for member in members(hint) if typing.get_origin(member) is tuple]
+    if nested is not None and lists and isinstance(value, list | tuple):
+        return [line for i, own in enumerate(value) for line in _value_faults(own, lists[0], f"{path}[{i}]", trust)]
     if _is_from_run(hint):
         plain = str | None if type(None) in members(hint) else str
     else:

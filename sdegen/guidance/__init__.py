@@ -16,7 +16,7 @@ from sdegen.guidance.measurement import (
     SuperResolution,
 )
 from sdegen.guidance.noise import Gaussian, Noise, Poisson
-from sdegen.guidance.operator import Operator
+from sdegen.guidance.operator import Operator, Together
 from sdegen.guidance.posterior import Posterior, Replacement
 from sdegen.guidance.regressor import Regressor
 
@@ -41,4 +41,5 @@ __all__ = [
     "Regressor",
     "Replacement",
     "SuperResolution",
+    "Together",
 ]

@@ -35,11 +35,13 @@ class Guidance(ABC, Generic[S]):
         process: type of process that the guidance works with.
         conditional: True if the guidance needs a network that takes a condition.
         contrasts: True if the guidance needs the network's score without a condition.
+        scale: guidance scale over time; None if the guidance has none.
     """
 
     process: type[SDE] = SDE
     conditional = False
     contrasts = False
+    scale: Scale | None = None
 
     @abstractmethod
     def __call__(self, sde: S, score: Any) -> Score:  # noqa: ANN401 - a score, or a score with ``given``
@@ -91,13 +93,29 @@ class Scale:
 
         return guided
 
-    def check(self, sde: SDE) -> None:
-        """Raises UserError if the interval has no time between eps and T of the process."""
-        if self.interval is not None and not (self.interval[0] < sde.T and self.interval[1] > sde.eps):
+    def check(self, sde: SDE, times: Tensor | None = None) -> None:
+        """Raises UserError if the interval has no time between eps and T of the process, or none of ``times``.
+
+        Args:
+            sde: forward process.
+            times: times at which a sampler evaluates the score, ``(N,)``; None if they are not known.
+        """
+        if self.interval is None:
+            return
+        name, (low, high) = f"guidance.interval={list(self.interval)}", self.interval
+        if not (low < sde.T and high > sde.eps):
             raise UserError(
-                f"guidance.interval={list(self.interval)}: has no time between {sde.eps:g} (sde.eps) and {sde.T:g}: "
-                f"use guidance.interval=[0.2,0.8], for example"
+                f"{name}: has no time between {sde.eps:g} (sde.eps) and {sde.T:g}: use guidance.interval=[0.2,0.8], "
+                f"for example"
             )
+        if times is None or self.scale == 1 or bool(self.inside(times).any()):
+            return
+        sides = times[times < low].sort().values[-1:], times[times > high].sort().values[:1]
+        nearest = " and ".join(f"{float(t):.4g}" for t in torch.cat(sides))
+        raise UserError(
+            f"{name}: contains no time at which the sampler evaluates the score, and the nearest are {nearest}: widen "
+            f"the interval, or raise sampler.steps"
+        )
 
 
 class Learned(Guidance[SDE]):

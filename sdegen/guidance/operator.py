@@ -2,6 +2,8 @@ r"""Measurements by operators that need not be linear: their Jacobians are compu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -80,6 +82,43 @@ class Repeated(Measurement):
 
     def _repeated(self, y: Tensor) -> Tensor:
         return y.unsqueeze(1).expand(-1, self.number, *y.shape[1:])
+
+
+class Together(Measurement):
+    """Different measurements of one point, in standard deviations of their noise, ``(B, m)`` for m numbers in all.
+
+    Args:
+        parts: measurements with independent Gaussian noise.
+        stds: standard deviation of the noise of each measurement.
+    """
+
+    of_data = True
+
+    def __init__(self, parts: Sequence[Measurement], stds: Sequence[float]) -> None:
+        self.parts, self.stds = parts, stds
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.joined([part(x) for part in self.parts])
+
+    def linearised(self, x: Tensor) -> Linearised:
+        found = [part.linearised(x) for part in self.parts]
+        sizes = [each.value[0].numel() for each in found]
+
+        def forward(v: Tensor) -> Tensor:
+            return self.joined([each.forward(v) for each in found])
+
+        def adjoint(v: Tensor) -> Tensor:
+            pieces = zip(found, v.split(sizes, dim=1), self.stds, strict=True)
+            return sum((each.adjoint(own.reshape(-1, *each.value.shape[1:]) / std) for each, own, std in pieces), 0 * x)
+
+        return Linearised(self.joined([each.value for each in found]), forward, adjoint)
+
+    def joined(self, results: Sequence[Tensor]) -> Tensor:
+        """Returns the results ``(B, …)`` of the measurements as the result of all of them, ``(B, m)``."""
+        return torch.cat([y.flatten(1) / std for y, std in zip(results, self.stds, strict=True)], dim=1)
+
+    def picture(self, y: Tensor) -> Tensor:
+        return y[0].cpu()
 
 
 def differentiated(measurement: Measurement, x: Tensor) -> Linearised:

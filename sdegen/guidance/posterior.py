@@ -6,7 +6,8 @@ point,
 
 .. math:: p_t(y \mid x) = \int p(y \mid H(x_0))\, p(x_0 \mid x)\, dx_0.
 
-Several independent measurements of one point are one measurement, whose likelihood given :math:`x_0` is a product. For
+Several independent measurements of one point, of the same kind or not, are one measurement, whose likelihood given
+:math:`x_0` is a product: :class:`Together` stacks them, each in standard deviations of its noise. For
 t > 0 the likelihood given :math:`x_t` is no product, because :math:`x_t` leaves :math:`x_0` uncertain. The sum of the
 single guidances is then wrong.
 """
@@ -57,12 +58,14 @@ class Posterior(Guidance[LinearSDE]):
 
     Args:
         observed: result of the measurement, ``(1, …)``, in the units of the measurement; from ``path`` or ``image``.
-        measurement: map from points to the measured numbers.
+        measurement: map from points to the measured numbers, or a list of several maps with independent Gaussian noise.
         method: approximation of the score given the measurement.
-        noise: noise of the measurement. A number is the standard deviation of Gaussian noise.
+        noise: noise of the measurement, or a list with the noise of each measurement. A number is the standard
+            deviation of Gaussian noise.
         image: index of the held-out image that is measured.
-        path: ``.npy`` file with the result of a measurement, in the units of the data; replaces ``image``. With one
-            more axis in front, the array has independent results of the same measurement.
+        path: ``.npy`` file with the result of a measurement, in the units of the data, or a list with a file for each
+            measurement; replaces ``image``. With one more axis in front, the array has independent results of the same
+            measurement.
     """
 
     process = LinearSDE
@@ -70,12 +73,14 @@ class Posterior(Guidance[LinearSDE]):
     def __init__(
         self,
         observed: Tensor,
-        measurement: Measurement,
+        measurement: Measurement | tuple[Measurement, ...],
         method: Method,
-        noise: Noise | float = STD,
+        noise: Noise | float | tuple[Noise | float, ...] = STD,
         image: int = 0,
-        path: str | None = None,
+        path: str | tuple[str, ...] | None = None,
     ) -> None:
+        if isinstance(measurement, tuple) or isinstance(noise, tuple):
+            raise ValueError("measurement: several measurements must be joined: use sdegen.guidance.Together")
         noise = as_noise(noise)
         if method.needs_gain and (measurement.gain is None or noise.std is None):
             raise ValueError(

@@ -6,8 +6,6 @@ other function ``(x, t) -> (B, *)``.
 
 from __future__ import annotations
 
-from functools import partial
-
 from torch import Tensor, nn
 
 from sdegen.core.schema import FromRun
@@ -57,10 +55,10 @@ class Given(RowScore):
     """The score of a model given one condition, or a condition for each row of a batch."""
 
     def __init__(self, model: ScoreModel, y: Tensor | None) -> None:
-        self.model, self.y = model, y
+        self.model, self.y, self.network = model, y, model.network.given(y)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.model.parametrization(partial(self.model.network, y=self.y), self.model.sde, x, t)
+        return self.model.parametrization(self.network, self.model.sde, x, t)
 
     def of(self, row: Tensor) -> Given:
         condition = self.model.network.condition

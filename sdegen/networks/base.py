@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Literal
 
 import torch
@@ -43,6 +44,13 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Returns the output ``(B, *shape)`` at ``x`` ``(B, *shape)`` and ``t``, ``()`` or ``(B,)``."""
+
+    def given(self, y: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
+        """Returns the network given a condition, ``(x, t) -> (B, *shape)``.
+
+        A network may compute what depends only on ``y`` once here. The weights must not change afterwards.
+        """
+        return partial(self, y=y)
 
     def work(self, shape: tuple[int, ...]) -> float:
         """Returns the number of multiplications and additions in linear layers and convolutions for one row."""

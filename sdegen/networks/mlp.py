@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -17,7 +18,7 @@ ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
 
 MANY = 32
-"""Number of features of a condition from which the product of the first layer with it is worth a separate step."""
+"""Number of features of a condition from which it is worth folding it into the bias of the first layer."""
 
 
 class MLP(Network):
@@ -82,17 +83,32 @@ class MLP(Network):
         return torch.cat(parts, dim=1)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        if self._folds(y):
+            return self._folded(y)(x, t)
+        return self.layers(self.features(x, t, y)).view_as(x)
+
+    def given(self, y: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
+        # With gradients, the weights may change between two calls.
+        return self._folded(y) if self._folds(y) and not torch.is_grad_enabled() else super().given(y)
+
+    def _folds(self, y: Tensor | None) -> bool:
+        """Returns True if ``y`` is one condition of all rows with so many features that folding is worth it."""
         told = self.condition
-        if told is None or told.inputs < MANY or not told.valued or y is None or y.ndim > told.ndim:
-            return self.layers(self.features(x, t, y)).view_as(x)
-        # The product of the first layer with a condition of all rows is computed once, and not for each row.
-        first: nn.Linear = self.layers[0]  # type: ignore[assignment]
-        own, given = (
-            part.contiguous() for part in first.weight.split([first.in_features - told.inputs, told.inputs], 1)
-        )
-        bias = first.bias + told.features(y, x[:1])[0] @ given.T
-        hidden = nn.functional.linear(torch.cat([x.flatten(1), self.embedding(by_row(t, x))], dim=1), own, bias)
-        return self.layers[1:](hidden).view_as(x)
+        return told is not None and told.inputs >= MANY and told.valued and y is not None and y.ndim <= told.ndim
+
+    def _folded(self, y: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
+        """Returns the network given a condition, whose product with the first layer is a part of the bias."""
+        assert self.condition is not None
+        first, rest = self.layers[0], self.layers[1:]
+        told = self.condition.inputs
+        own, given = (part.contiguous() for part in first.weight.split([first.in_features - told, told], 1))
+        bias = first.bias + self.condition.features(y, first.weight[:1])[0] @ given.T
+
+        def folded(x: Tensor, t: Tensor) -> Tensor:
+            inputs = torch.cat([x.flatten(1), self.embedding(by_row(t, x))], dim=1)
+            return rest(nn.functional.linear(inputs, own, bias)).view_as(x)
+
+        return folded
 
 
 def perceptron(inputs: int, hidden: tuple[int, ...], outputs: int, activation: str) -> nn.Sequential:

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,15 +20,17 @@ from sdegen.core.errors import UserError
 from sdegen.core.randomness import generator
 from sdegen.datasets import Units
 from sdegen.guidance.classes import AutoGuidance, Guidance
-from sdegen.guidance.measurement import Measurement, array, linear_units
-from sdegen.guidance.noise import STD, Noise, as_noise
-from sdegen.guidance.operator import Decoded, Repeated, check_operator
+from sdegen.guidance.measurement import Measurement, linear_units
+from sdegen.guidance.measurement import array as stored
+from sdegen.guidance.noise import STD, Gaussian, Noise, as_noise
+from sdegen.guidance.operator import Decoded, Repeated, Together, check_operator
 from sdegen.metrics.points import Metrics, unmeasured
 from sdegen.models.classifier import ClassifierModel
 from sdegen.models.likelihood import Likelihood
 from sdegen.models.regressor import RegressorModel
 from sdegen.models.score import ScoreModel
 from sdegen.runs import conditions
+from sdegen.runs.arrays import ArrayLike, array
 from sdegen.runs.conditions import DATA, Asked
 from sdegen.runs.trained import Trained
 from sdegen.sde.scores import Counted
@@ -86,14 +88,15 @@ def planned(
     trained: Trained,
     node: Config | None,
     label: Label,
-    given: Tensor | None = None,
+    given: Tensor | Sequence[Tensor] | None = None,
     other: Trained | None = None,
     condition: Asked = None,
 ) -> Plan:
     """Returns the targets that a node of guidance, a label and conditions describe.
 
-    ``given`` is the result of a measurement, in the user's units. ``other`` is the run that the node names, if this run
-    is loaded already. Raises UserError if the guidance, the label or the condition does not suit the model.
+    ``given`` is the result of a measurement in the user's units, or a list with that of each measurement. ``other`` is
+    the run that the node names, if this run is loaded already. Raises UserError if the guidance, the label or the
+    condition does not suit the model.
     """
     pairs, of_data = _pairs(trained, node, label, condition), isinstance(condition, str) and condition == DATA
     if condition is not None and trained.conditions is not None and (node is None or not _steers(trained, node, "y")):
@@ -279,8 +282,17 @@ def _classes(trained: Trained, node: Config | None, label: Label) -> Sequence[in
         raise UserError(str(error)) from None
 
 
-def _observation(trained: Trained, node: Config, given: Tensor | None) -> Observation | None:
-    """Returns the user's result, ``given`` or in ``guidance.path``, or else the result of measuring an image.
+def results(node: Config, observed: ArrayLike | None) -> Tensor | list[Tensor] | None:
+    """Returns the user's result of a measurement, or the results of the measurements of a node, as tensors."""
+    if observed is None or not isinstance(node.get("measurement"), list | tuple):
+        return None if observed is None else array("observed", observed)
+    if not isinstance(observed, list | tuple):
+        raise UserError("observed: must be a list with the result of each measurement")
+    return [array(f"observed[{i}]", own) for i, own in enumerate(observed)]
+
+
+def _observation(trained: Trained, node: Config, given: Tensor | Sequence[Tensor] | None) -> Observation | None:
+    """Returns the user's results, ``given`` or in ``guidance.path``, or else the results of measuring an image.
 
     Returns None if the guidance takes no measurement.
     """
@@ -288,14 +300,45 @@ def _observation(trained: Trained, node: Config, given: Tensor | None) -> Observ
         if given is not None:
             raise UserError(f"observed: guidance={choice(node)} takes no measurement: leave out observed=")
         return None
-    measurement, noise = _measurement(trained, node)
-    name = "observed"
+    if not isinstance(node["measurement"], list | tuple):
+        assert given is None or isinstance(given, Tensor)
+        return _seen(trained, node, given)
+    number = len(node["measurement"])
+    if number < 2:
+        raise UserError(f"guidance.measurement: is a list of {number}: give two or more nodes, or another guidance")
+    columns = {"guidance.path": node["path"], "guidance.noise": node["noise"], "observed": given}
+    for name, values in columns.items():
+        if isinstance(values, list | tuple) and len(values) != number:
+            raise UserError(f"{name}: is a list of {len(values)}: give {number}, one for each guidance.measurement")
+    if isinstance(node["path"], str):
+        raise UserError(f"guidance.path={node['path']}: must be a list of {number} files, one for each measurement")
+    seen = [
+        _seen(trained, {**node, **{key: of(node[key], i) for key in ("measurement", "noise", "path")}}, of(given, i), i)
+        for i in range(number)
+    ]
+    stds = [each.noise.std for each in seen if each.noise.std is not None]
+    if len(stds) < number:
+        raise UserError("guidance.noise: several measurements need Gaussian noise: give a standard deviation for each")
+    together = Together([each.measurement for each in seen], stds)
+    return Observation(seen[0].truth, together.joined([each.y for each in seen]), together, Gaussian(1.0))
+
+
+def of(values: Any, i: int) -> Any:  # noqa: ANN401
+    """Returns the entry of the measurement with the number ``i``; a value that is no list is that of all of them."""
+    return values[i] if isinstance(values, list | tuple) else values
+
+
+def _seen(trained: Trained, node: Config, given: Tensor | None, number: int | None = None) -> Observation:
+    """Returns the observation of one measurement. ``number`` is its place in a list of measurements."""
+    which = "" if number is None else f"[{number}]"
+    measurement, noise = _measurement(trained, node, which)
+    name = f"observed{which}"
     if given is None:
         if node["path"] is None:
-            return _measured_image(trained, node, measurement, noise)
+            return _measured_image(trained, node, measurement, noise, which)
         name = f"guidance.path={node['path']}"
         try:
-            given = array("guidance.path", node["path"])
+            given = stored("guidance.path", node["path"])
         except ValueError as error:
             raise UserError(str(error)) from None
     shape = measurement(torch.zeros(1, *trained.units.shape, dtype=torch.float64)).shape[1:]
@@ -311,9 +354,9 @@ def _observation(trained: Trained, node: Config, given: Tensor | None) -> Observ
     return Observation(None, _encoded(trained.units, name, y, measurement), measurement, noise)
 
 
-def _measurement(trained: Trained, node: Config) -> tuple[Measurement, Noise]:
+def _measurement(trained: Trained, node: Config, which: str) -> tuple[Measurement, Noise]:
     """Returns the measurement of a node, for points in the network's units, and its noise."""
-    path, units = "guidance.measurement", trained.units
+    path, units = f"guidance.measurement{which}", trained.units
     measurement = construct({path: node["measurement"]}, path, trained.trust, shape=units.shape)
     try:
         noise = node.get("noise", STD)
@@ -355,7 +398,7 @@ def _encoded(units: Units, name: str, y: Tensor, measurement: Measurement) -> Te
     return (y - zero) / scale
 
 
-def _measured_image(trained: Trained, node: Config, measurement: Measurement, noise: Noise) -> Observation:
+def _measured_image(trained: Trained, node: Config, measurement: Measurement, noise: Noise, which: str) -> Observation:
     """Measures a held-out image, or a fresh image if none is held out. The noise is the same for every seed."""
     number, dataset = node["image"], trained.dataset
     images = dataset.held_out
@@ -370,7 +413,7 @@ def _measured_image(trained: Trained, node: Config, measurement: Measurement, no
     truth = images[number : number + 1].double()
     clean = measurement(trained.units.encode(truth))
     _check_lowest(f"guidance.image={number}", clean, noise)
-    return Observation(truth, noise.draw(clean, generator("cpu", 0, "measurement", number)), measurement, noise)
+    return Observation(truth, noise.draw(clean, generator("cpu", 0, f"measurement{which}", number)), measurement, noise)
 
 
 def _matching(trained: Trained, other: Trained, folder: str, kind: type) -> ScoreModel | Likelihood:

@@ -358,7 +358,7 @@ class Run(Trained):
         run: Run | str | Path | None = None,
         condition: Asked = None,
         label: float | str | None = None,
-        observed: ArrayLike | None = None,
+        observed: ArrayLike | Sequence[ArrayLike] | None = None,
         **options: Any,  # noqa: ANN401
     ) -> Run:
         """Return a copy of this run with a guided score, which steers the samples.
@@ -369,7 +369,8 @@ class Run(Trained):
             condition: condition to steer towards, for ``regressor`` and ``classifier_free``: see :meth:`given`.
             label: label of the class to steer towards, as in the data.
             observed: result of a measurement in the user's units, for ``inpaint``, ``operator``, …, or several
-                independent results in one array; if None, a held-out image is measured.
+                independent results in one array; for ``several``, a list with the result of each measurement; if
+                None, a held-out image is measured.
             options: options of the guidance, such as ``scale=2.0`` or ``measurement={"mask": "top"}``.
 
         Raises:
@@ -386,7 +387,7 @@ class Run(Trained):
         folder = run if loaded is None else loaded.folder
         node = choices.node("guidance", name, options if folder is None else {**options, "run": str(folder)})
         check({"guidance": node}, ("guidance",), {}, self.trust)
-        given = None if observed is None else array("observed", observed)
+        given = guiding.results(node, observed)
         result = copy.copy(self)
         (target,) = guiding.planned(self, node, label, given, loaded, condition).targets
         result.guidance, result._label, result._told = target.guidance, target.label, target.told

@@ -78,7 +78,7 @@ def draw(
     ``silent`` is true, the progress is shown.
 
     Raises:
-        UserError: a sample is not finite.
+        UserError: a sample is not finite, or the interval of the guidance contains no time of the sampler.
     """
 
     def batch(span: range, score: Any) -> Samples:  # noqa: ANN401 - a score with ``given``
@@ -95,6 +95,8 @@ def draw(
     report = Evaluations("sampling", count, sampler.evaluations if guidance is None else None)
     counted = Counted(model, None if silent else report.to)
     spans = cut(first, count, batch_size, even=sampler.couples)
+    if guidance is not None and guidance.scale is not None and guidance.scale.interval is not None:
+        guidance.scale.check(sde, sampler.evaluated(sde))
     if guidance is not None and (fewest := min(map(len, spans))) < sampler.smallest_batch:
         log.warning(
             f"batches of {fewest} particles are small: the weights of modes are off by about {fewest**-0.5:.2g}: raise "

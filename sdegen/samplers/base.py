@@ -168,6 +168,19 @@ class Sampler(ABC):
         final = _tweedie(sde, counted, walk.x) if self.denoise else walk.x
         return Samples(final, counted.rows / max(len(x), 1), walk.path, walk.times, walk.acceptance)
 
+    def evaluated(self, sde: SDE) -> Tensor | None:
+        """Returns the times at which the score is evaluated, ``(N,)`` float64; None if they depend on the score."""
+        if self.evaluations is None:
+            return None
+        times: list[Tensor] = []
+
+        def score(x: Tensor, t: Tensor) -> Tensor:
+            times.append(t.double().reshape(()))
+            return -x
+
+        self(sde, score, torch.zeros(1, 1, dtype=torch.float64), noise=torch.zeros_like)
+        return torch.stack(times)
+
     @abstractmethod
     def _integrate(self, sde: Any, score: Counted, x: Tensor, noise: RandnLike, frames: int) -> Walk:  # noqa: ANN401
         """Moves ``x`` from T to eps; ``sde`` is an instance of :attr:`process`."""

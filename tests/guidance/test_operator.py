@@ -18,8 +18,19 @@ from sdegen.core.errors import UserError
 from sdegen.core.randomness import SampleNoise, generator
 from sdegen.datasets import Affine, Units
 from sdegen.datasets.units import restored
-from sdegen.guidance import Gaussian, Isotropic, Moments, Noise, Operator, Poisson, Posterior, Replacement
-from sdegen.guidance.operator import Decoded, Repeated
+from sdegen.guidance import (
+    Gaussian,
+    Inpaint,
+    Isotropic,
+    Linear,
+    Moments,
+    Noise,
+    Operator,
+    Poisson,
+    Posterior,
+    Replacement,
+)
+from sdegen.guidance.operator import Decoded, Repeated, Together
 from sdegen.guidance.posterior import Method
 from sdegen.samplers import StepSampler, StochasticAdams, Twisted
 from sdegen.sde import VE, VP, LinearSDE
@@ -201,6 +212,24 @@ def test_several_results_are_one_measurement_and_no_sum_of_guidances() -> None:
     assert float((summed - exact).norm()) > 0.3 * float((exact - own).norm())
 
 
+@pytest.mark.parametrize("t", [1e-3, 0.4, 0.9])
+def test_different_measurements_have_the_posterior_of_all_of_them(t: float, tmp_path: Path) -> None:
+    """An operator with two numbers, two entries of x, and two results of a sum, each kind with its own noise."""
+    law, sde, x, time = gaussian(5), VP(), points(20, 5), torch.tensor(t, dtype=torch.float64)
+    np.save(tmp_path / "sum.npy", np.ones((1, 5)))
+    np.save(tmp_path / "mask.npy", np.array([1, 0, 0, 0, 1]))
+    total = Repeated(Linear((5,), str(tmp_path / "sum.npy")), 2)
+    parts, stds = [Matrix(), Inpaint((5,), str(tmp_path / "mask.npy")), total], [0.3, 0.1, 0.8]
+    y = [torch.tensor(own).double()[None] for own in ([0.7, -1.1], [0.4, 0.2], [[1.0], [1.7]])]
+    rows = [A, torch.eye(5).double()[[0, 4]], torch.ones(2, 5).double()]
+    white = torch.cat([own / std for own, std in zip(rows, stds, strict=True)])
+    seen = torch.cat([own.flatten() / std for own, std in zip(y, stds, strict=True)])
+    exact = Marginals(conditioned(law, white, seen, 1.0), sde)(x, time)
+    together = Together(parts, stds)
+    guidance = Posterior(together.joined(y), together, Moments(iterations=12), 1.0)
+    torch.testing.assert_close(guidance(sde, Marginals(law, sde))(x, time), exact, rtol=1e-6, atol=1e-6)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> sdegen.Run:
     """Makes a run with the exact score of a mixture near 100, which is standardised for the network."""
@@ -217,6 +246,9 @@ class First(Operator):
         return (x[:, 0] - 90).square()
 
 
+FIRST = {"_target_": "test_operator.First"}
+
+
 def test_run_is_guided_in_its_own_units(run: sdegen.Run) -> None:
     """y = (x - 90)² = 144 is x = 102, the second component; three results of 64 are x = 98, the first component."""
     for observed, mode in (([144.0], 102), ([[63.0], [64.0], [65.0]], 98)):
@@ -226,6 +258,22 @@ def test_run_is_guided_in_its_own_units(run: sdegen.Run) -> None:
         assert float((x[:, 0] - mode).abs().max()) < 0.3
     several = run.guided("inpaint", measurement={"mask": "left"}, observed=[[97.5], [98.0], [98.5]], noise=0.02)
     assert float((several.sample(200, sampler="stochastic_adams", steps=50)[:, 0] - 98).abs().max()) < 0.3
+
+
+def test_run_is_guided_by_a_list_of_measurements(run: sdegen.Run) -> None:
+    """The first column alone leaves the second one free. Each noise and result belongs to its own measurement."""
+    nodes = [{"_target_": "test_operator.First"}, {"_target_": "test_operator.Sum"}]
+    guided = run.guided("several", measurement=nodes, noise=[1.0, 0.05], observed=[[144.0], [103.5]])
+    x = guided.sample(200, sampler="stochastic_adams", steps=50)
+    assert float((x[:, 0] - 102).abs().max()) < 0.3
+    assert float((x.sum(1) - 103.5).abs().max()) < 0.25
+    seen = run.guided("several", measurement=nodes, noise=[1.0, 0.05]).guidance.problem.y  # type: ignore[union-attr]
+    assert seen.shape == (1, 2)
+
+
+class Sum(Operator):
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.sum(1)
 
 
 def test_counts_and_measured_points_come_from_the_data(run: sdegen.Run) -> None:
@@ -263,6 +311,29 @@ def test_counts_and_measured_points_come_from_the_data(run: sdegen.Run) -> None:
 def test_operators_that_cannot_guide_are_one_line(run: sdegen.Run, options: dict, words: str) -> None:
     with pytest.raises(UserError, match=words) as error:
         run.guided("operator", **options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "guidance.measurement: is a list of 0: give two or more nodes, or another guidance$"),
+        ({"measurement": [FIRST]}, "guidance.measurement: is a list of 1: give two or more nodes"),
+        ({"measurement": [FIRST, {"_target_": "test_operator.Absent"}]}, r"measurement\[1\]: .* has no class Absent"),
+        ({"measurement": [FIRST, {**FIRST, "power": 2}]}, r"guidance.measurement\[1\].power: no such option of First"),
+        ({"measurement": [FIRST, FIRST], "noise": [0.1] * 3}, "guidance.noise: is a list of 3: give 2, one for each"),
+        ({"measurement": [FIRST, FIRST], "observed": [[1.0]]}, "observed: is a list of 1: give 2, one for each guidan"),
+        ({"measurement": [FIRST, FIRST], "path": "y.npy"}, "guidance.path=y.npy: must be a list of 2 files"),
+        (
+            {"measurement": [FIRST, FIRST], "observed": [[1.0], [1.0, 2.0]]},
+            r"observed\[1\]: has the shape \(2,\): give",
+        ),
+        ({"measurement": [FIRST, FIRST], "noise": [0.1, 0.0]}, "guidance.noise=0 must be above 0"),
+    ],
+)
+def test_wrong_lists_of_measurements_are_one_line(run: sdegen.Run, options: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words) as error:
+        run.guided("several", **options)
     assert "\n" not in str(error.value)
 
 

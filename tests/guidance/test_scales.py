@@ -15,7 +15,7 @@ from sdegen.guidance import AutoGuidance, ClassifierFree, ClassifierGuidance, Gu
 from sdegen.models import Raw, ScoreModel
 from sdegen.models.classifier import ClassifierModel
 from sdegen.networks.oracle import Oracle
-from sdegen.samplers import Dopri5, EulerMaruyama, StepSampler
+from sdegen.samplers import RK4, Dopri5, EulerMaruyama, Heun, Langevin, Sampler, StepSampler, Twisted
 from sdegen.sde import VP
 from sdegen.sde.mixture import GaussianMixture, Marginals
 from sdegen.sde.scores import Counted
@@ -128,6 +128,28 @@ def test_interval_must_have_a_time_of_the_process() -> None:
         ClassifierFree(1, 2.0, (0.0, 0.001))(VP(eps=0.01), Both(plane(), VP()))
 
 
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        StepSampler(RK4(), steps=3),
+        StepSampler(Heun(), steps=5, grid="karras"),
+        StepSampler(EulerMaruyama(), Langevin(), steps=4, denoise=True),
+        Twisted(steps=6),
+    ],
+    ids=lambda sampler: type(getattr(sampler, "predictor", sampler) or sampler).__name__,
+)
+def test_a_sampler_knows_the_times_at_which_it_evaluates_the_score(sampler: Sampler) -> None:
+    times, law = [], Marginals(plane(), VP())
+
+    def score(x: Tensor, t: Tensor) -> Tensor:
+        times.append(float(t))
+        return law(x, t)
+
+    sampler(VP(), score, points(3, 2), noise=SampleNoise(0, 0, 3, (2,)))
+    assert sampler.evaluated(VP()).tolist() == times
+    assert Dopri5().evaluated(VP()) is None
+
+
 SHORT = (
     "dataset=moons",
     "dataset.size=200",
@@ -167,8 +189,16 @@ def test_an_earlier_checkpoint_steers_a_run(runs: dict[str, sdegen.Run]) -> None
     weak_score = runs["plain"].score(x, t)
     torch.testing.assert_close(other.score(x, t), weak_score + 3 * (run.score(x, t) - weak_score), rtol=1e-4, atol=1e-4)
     half = run.guided("auto", checkpoint=10, interval=(0.3, 0.7))
-    # DDIM has the times 1, 0.75, 0.5 and 0.25 before its last step.
+    # DDIM evaluates the score at the times of its grid before the last one, of which one lies in the interval.
     assert half.generate(7).nfe == 5
+    first, second, *_, last = run.sampler.times(run.sde)[:-1].tolist()
+    for interval, nearest in (
+        ((second + 0.1, first - 0.1), f"{second:.4g} and {first:.4g}"),
+        ((last / 3, last / 2), f"{last:.4g}"),
+    ):
+        with pytest.raises(UserError, match=f"contains no time .* the nearest are {nearest}: widen the interval, or"):
+            run.guided("auto", checkpoint=10, interval=interval).generate(7)
+    run.guided("auto", checkpoint=10, interval=(0.6, 0.7)).sample(3, sampler="dopri5")
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ import torch
 from conftest import plane
 from test_networks import awake
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from sdegen.core.randomness import generator
 from sdegen.guidance import ClassifierFree
 from sdegen.models import Raw, ScoreModel
 from sdegen.networks import MLP, Network, Oracle, ScoreNet, UNet
-from sdegen.sde import LinearSDE
+from sdegen.sde import VP, LinearSDE
 from sdegen.sde.mixture import GaussianMixture
 
 NETWORKS = {
@@ -114,3 +115,30 @@ class Plain(Network):
 def test_a_network_that_takes_no_class_has_one_score(sde: LinearSDE) -> None:
     model, x, t = ScoreModel(Plain(), Raw(), sde), normal(5, 2), torch.tensor(0.5, dtype=torch.float64)
     torch.testing.assert_close(model.given(torch.tensor(1))(x, t), model(x, t), rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_one_condition_of_all_rows_is_embedded_once() -> None:
+    """By torch's counter of operations: an evaluation costs no more than that of a network without conditions."""
+    plain, network = MLP((2,)).double(), MLP((2,), condition_shape=(100,)).double()
+    x, t, y = normal(50, 2), torch.linspace(0.01, 1, 50, dtype=torch.float64), normal(1, 100)[0]
+    counts = []
+    score = ScoreModel(network, Raw(), VP()).given(y)
+    for function in (plain, score):
+        with FlopCounterMode(display=False) as counter:
+            found = function(x, t)
+        counts.append(counter.get_total_flops())
+    assert counts[1] <= counts[0]
+    torch.testing.assert_close(found, network(x, t, y.expand(50, 100)), rtol=1e-12, atol=1e-12)
+
+
+def test_a_condition_of_all_rows_follows_weights_that_are_trained() -> None:
+    network, x, y = MLP((2,), condition_shape=(100,)), normal(5, 2).float(), normal(1, 100)[0].float()
+    given, t = network.given(y), torch.tensor(0.3)
+    given(x, t).square().sum().backward()
+    gradient = network.layers[0].weight.grad.clone()
+    network.zero_grad()
+    network(x, t, y.expand(5, 100)).square().sum().backward()
+    torch.testing.assert_close(network.layers[0].weight.grad, gradient)
+    torch.nn.init.normal_(network.layers[0].weight)
+    torch.testing.assert_close(given(x, t), network(x, t, y.expand(5, 100)))
