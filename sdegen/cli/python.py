@@ -21,7 +21,7 @@ from sdegen.config.options import TRAIN
 from sdegen.core.checks import as_path, explained
 from sdegen.core.errors import UserError
 from sdegen.runs import files, session
-from sdegen.runs.arrays import ArrayLike, Frame, data
+from sdegen.runs.arrays import ArrayLike, Frame, columns_of, data
 from sdegen.runs.run import Run
 
 DATA = "data.npz"
@@ -64,7 +64,7 @@ def fit(
     x: ArrayLike | Frame,
     y: ArrayLike | str | None = None,
     *overrides: str,
-    c: ArrayLike | None = None,
+    c: ArrayLike | Frame | None = None,
     names: Sequence[str] | None = None,
     folder: str | Path | None = None,
     **options: Any,  # noqa: ANN401
@@ -87,7 +87,8 @@ def fit(
         y: labels of the points, ``(N,)`` words, booleans or numbers; None for data without labels.
         overrides: see :func:`train`.
         c: condition of each point: numbers ``(N, k)`` or ``(N,)``, or images or signals ``(N, C, *)`` on the grid of
-            the points; None for data without conditions. Name columns of a data frame with ``dataset.condition=[…]``.
+            the points, or a data frame, whose columns keep their names; None for data without conditions. Name columns
+            of ``x`` with ``dataset.condition=[…]``.
         names: names of the coordinates of vectors; None for those of a data frame, or no names.
         folder: see :func:`train`.
         options: see :func:`train`.
@@ -113,6 +114,7 @@ def fit(
 
     files.replace(path, save)
     config["dataset"]["path"] = str(path)
+    config["dataset"]["condition"] = config["dataset"]["condition"] or columns_of(c) or []
     try:
         return session.train(config, own, command=_command("fit", overrides, options))
     except UserError as error:

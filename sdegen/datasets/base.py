@@ -21,6 +21,8 @@ from sdegen.sde.mixture import GaussianMixture
 
 Simulate = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
 """Function that draws n pairs: points ``(n, *)`` and their conditions ``(n, *)``, both in the user's units."""
+Posterior = Callable[[Tensor, int, torch.Generator], Tensor | None]
+"""Function that draws n exact points ``(n, *)`` given one condition ``(*)``, both in the user's units."""
 Standardize = bool | Literal["robust", "quantile"]
 CHUNK = 2**24
 """Largest number of entries read at once from data that may be larger than memory."""
@@ -58,7 +60,8 @@ class Dataset:
         draw_labelled: function that draws n such points and their classes; it replaces ``draw`` for data with classes.
         simulate: function that draws n pairs of a point and its condition; it replaces ``draw`` for such data.
         fresh: True if each step trains on new pairs from ``simulate``, instead of on ``x`` and ``c``.
-        posterior: function that draws n exact points given one condition; None if this is not known.
+        posterior: function that draws n exact points given one condition, or returns None for a condition that no point
+            has; None if this is not known.
         joint: exact distribution of a point and its condition, one after the other in a vector; None if it is not known
             or not a Gaussian mixture.
         modes: function that returns the mode of each point, ``(N,)`` integers; None if there are no distinct modes.
@@ -89,7 +92,7 @@ class Dataset:
         draw_labelled: Callable[[int, torch.Generator], tuple[Tensor, Tensor]] | None = None,
         simulate: Simulate | None = None,
         fresh: bool = False,
-        posterior: Callable[[Tensor, int, torch.Generator], Tensor] | None = None,
+        posterior: Posterior | None = None,
         joint: GaussianMixture | None = None,
         modes: Callable[[Tensor], Tensor] | None = None,
         off_support: Callable[[Tensor], Tensor] | None = None,
@@ -194,7 +197,8 @@ class Dataset:
 
         Points and conditions are in the user's units.
         """
-        return None if self._posterior is None else self._posterior(c, n, source).double()
+        drawn = None if self._posterior is None else self._posterior(c, n, source)
+        return None if drawn is None else drawn.double()
 
     def given(self, c: Tensor) -> Dataset | None:
         """Returns a data set of exact points given one condition ``c``, in the same units; None if they are unknown."""
@@ -203,7 +207,7 @@ class Dataset:
             return None
         own = copy.copy(self)
         own.x, own.c, own.conditions, own.law, own.simulate, own.fresh = points, None, None, None, None, False
-        own._draw, own._modes = lambda n, source: self._posterior(c, n, source).double(), None  # type: ignore[misc]
+        own._draw, own._modes = lambda n, source: self.posterior(c, n, source), None  # type: ignore[assignment, return-value]
         return own
 
     @property

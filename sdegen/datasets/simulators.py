@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from sdegen.core.checks import in_range
 from sdegen.core.randomness import generator
-from sdegen.datasets.base import Dataset, Standardize
+from sdegen.datasets.base import Dataset, Posterior, Standardize
 from sdegen.datasets.checks import check_size
 from sdegen.datasets.description import Description
 from sdegen.sde.mixture import GaussianMixture
@@ -44,7 +43,7 @@ class Simulator(Dataset, ABC):
         standardize: see :class:`Dataset`. The observations always have mean 0 and standard deviation 1 for the network.
         columns: names of the parameters; empty for none.
         conditions: names of the numbers of an observation; empty for none.
-        posterior: function that draws n exact parameters given one observation; None if the posterior is not known.
+        posterior: see :class:`Dataset`.
         joint: see :class:`Dataset`.
     """
 
@@ -56,7 +55,7 @@ class Simulator(Dataset, ABC):
         *,
         columns: tuple[str, ...] = (),
         conditions: tuple[str, ...] = (),
-        posterior: Callable[[Tensor, int, torch.Generator], Tensor] | None = None,
+        posterior: Posterior | None = None,
         joint: GaussianMixture | None = None,
     ) -> None:
         count = PILOT if size is None else check_size(size)
@@ -233,8 +232,11 @@ class TwoMoons(Simulator):
         radius = 0.1 + 0.01 * torch.randn(n, generator=source, dtype=torch.float64)
         return torch.stack([radius * angle.cos() + 0.25, radius * angle.sin()], dim=1)
 
-    def _exact(self, y: Tensor, n: int, source: torch.Generator) -> Tensor:
-        """Draws p and the sign of θ₁ + θ₂, solves for θ, and rejects parameters outside of the prior."""
+    def _exact(self, y: Tensor, n: int, source: torch.Generator) -> Tensor | None:
+        """Draws p and the sign of θ₁ + θ₂, solves for θ, and rejects parameters outside of the prior.
+
+        Returns None if nearly all are outside.
+        """
         found = torch.empty(0, 2, dtype=torch.float64)
         for _ in range(TRIES):
             off = self._crescent(n, source) - y
@@ -244,7 +246,7 @@ class TwoMoons(Simulator):
             found = torch.cat([found, theta[(off[:, 0] >= 0) & (theta.abs() <= 1).all(1)]])
             if len(found) >= n:
                 return found[:n]
-        raise ValueError(f"condition: the prior has no parameters for {y.tolist()}: give an observation near the data")
+        return None
 
 
 def observed(prior: GaussianMixture, matrix: Tensor, noise: float) -> GaussianMixture:

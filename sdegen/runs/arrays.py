@@ -43,21 +43,22 @@ def _numpy(name: str, values: ArrayLike) -> np.ndarray:
 
 
 def data(
-    x: ArrayLike | Frame, y: ArrayLike | None, names: Sequence[str] | None, c: ArrayLike | None = None
+    x: ArrayLike | Frame, y: ArrayLike | None, names: Sequence[str] | None, c: ArrayLike | Frame | None = None
 ) -> dict[str, np.ndarray]:
     """Returns points, labels, names and conditions as the arrays of a file for :class:`sdegen.datasets.File`.
 
-    Columns of a data frame that are no numbers become arrays of their own, which ``dataset.labels`` may name.
+    Columns of a data frame ``x`` that are no numbers become arrays of their own, which ``dataset.labels`` may name. So
+    do the columns of a data frame ``c``, which ``dataset.condition`` must name.
 
     Raises:
         UserError: an argument is not an array.
     """
     arrays: dict[str, np.ndarray] = {}
-    if (columns := getattr(x, "columns", None)) is not None:
-        heads = [str(column) for column in columns]
+    if (heads := columns_of(x)) is not None:
         if twice := [head for head in heads if heads.count(head) > 1]:
             raise UserError(f"x: two columns are named {twice[0]!r}: rename one")
-        values = {head: labels(x[column]) for head, column in zip(heads, columns, strict=True)}  # type: ignore[index]
+        frame: Frame = x
+        values = {head: labels(frame[column]) for head, column in zip(heads, frame.columns, strict=True)}
         arrays = {head: column for head, column in values.items() if column.dtype.kind not in "biuf"}
         if (
             reserved := {"x", "names", "classes", *(name for name, part in (("y", y), ("c", c)) if part is not None)}
@@ -72,11 +73,22 @@ def data(
     arrays["x"] = array("x", x).cpu().numpy()
     if y is not None:
         arrays["y"] = labels(y)
-    if c is not None:
-        arrays["c"] = array("c", c).cpu().numpy()
     if names is not None:
         arrays["names"] = np.array([str(name) for name in names])
+    if (heads := columns_of(c)) is None:
+        return arrays if c is None else {**arrays, "c": array("c", c).cpu().numpy()}
+    frame = c
+    for head, column in zip(heads, frame.columns, strict=True):
+        if head in ("x", "y", "names", "classes", *arrays, *(names or ())):
+            raise UserError(f"c: column {head} has the name of another column or array: rename it")
+        arrays[head] = array(f"c: {head}", frame[column]).cpu().numpy()
     return arrays
+
+
+def columns_of(values: ArrayLike | Frame | None) -> list[str] | None:
+    """Returns the names of the columns of a data frame; None for other values."""
+    columns = getattr(values, "columns", None)
+    return None if columns is None else [str(column) for column in columns]
 
 
 def labels(values: ArrayLike) -> np.ndarray:

@@ -268,9 +268,11 @@ def _classes(trained: Trained, node: Config | None, label: Label) -> Sequence[in
     if label is None:
         return [None]
     taken = trained.model.network.condition
-    if node is None and (taken is None or not taken.labelled):
+    told = taken is not None and taken.labelled
+    if node is None and not told:
         raise UserError(f"label={label}: nothing steers towards a class: add guidance=classifier or classifier_free")
-    if node is not None and not (_steers(trained, node, "label") or _steers(trained, node, "given")):
+    # Without a guidance that takes the class, the network is told it, such as beside a measurement.
+    if node is not None and not (told or _steers(trained, node, "label") or _steers(trained, node, "given")):
         raise UserError(f"label={label}: guidance={choice(node)} steers towards no class: leave out label=")
     if trained.classes is None:
         raise UserError(f"label={label}: the data of {trained.folder} have no labels: leave out label=")

@@ -125,3 +125,18 @@ def test_a_network_without_the_class_is_refused_with_a_fix_that_works(runs: dict
     fix = "network=plain cannot take it: train one with network.label_dropout=0.1 and network=mlp, scorenet or unet$"
     with pytest.raises(sdegen.UserError, match=f"does not take the class: {fix}"):
         own.sample(3, label=1)
+
+
+@pytest.mark.parametrize(("label", "mean", "variance"), [(0, -9.0, 1.0), (1, 9.0, 0.25)])
+def test_a_network_that_takes_the_class_is_given_it_beside_a_measurement(
+    runs: dict[str, sdegen.Run], label: int, mean: float, variance: float
+) -> None:
+    """The first coordinate is measured as 0, with the variance 4. Each class is a Gaussian."""
+    run = runs["exact"]
+    noise = 2 / float(run.units.affine.scale[0])  # type: ignore[union-attr]
+    given = {"measurement": {"mask": "left"}, "noise": noise, "observed": [0.0]}
+    x = run.guided("inpaint", label=label, **given).sample(2000, steps=30)  # type: ignore[arg-type]
+    expected = torch.tensor([1 / (1 / variance + 1 / 4), variance], dtype=torch.float64)
+    off = x.mean(0) - torch.tensor([expected[0] * mean / variance, 0.0])
+    assert float((off / (expected / 2000).sqrt()).abs().max()) < 4
+    torch.testing.assert_close(x.var(0) / expected, torch.ones(2).double(), rtol=0, atol=0.13)

@@ -189,6 +189,20 @@ def test_conditions_that_contradict_or_lack_a_part_are_refused(
 X = np.random.default_rng(0).normal(size=(100, 2))
 
 
+def test_columns_of_a_data_frame_of_conditions_are_matched_by_name(tmp_path: Path) -> None:
+    """The same conditions in another order of the columns give the same samples and densities."""
+    pandas = pytest.importorskip("pandas")
+    c = pandas.DataFrame({"warm": X[:, 0] + 1, "cold": 100 * X[:, 1]})
+    run = sdegen.fit(X, None, "network.hidden=[8]", *QUICK, c=c, folder=tmp_path / "run", steps=1)
+    assert run.names.conditions == ("warm", "cold")
+    turned, typed = c[["cold", "warm"]][:4], c[:4].to_numpy()
+    torch.testing.assert_close(run.sample(2, condition=turned), run.sample(2, condition=typed), rtol=0, atol=0)
+    found, expected = (run.log_prob(X[:4], condition=own) for own in (turned, typed))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    with pytest.raises(UserError, match="^c: column x has the name of another column or array: rename it$"):
+        sdegen.fit(X, c=c.rename(columns={"warm": "x"}), folder=tmp_path / "b", steps=1)
+
+
 @pytest.mark.parametrize(
     ("c", "words"),
     [

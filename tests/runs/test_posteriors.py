@@ -12,7 +12,7 @@ import sdegen
 from sdegen.core.errors import UserError
 from sdegen.models import Raw, ScoreModel
 from sdegen.networks import Network, Numbers
-from sdegen.runs import posteriors
+from sdegen.runs import posteriors, results
 from sdegen.runs.evaluation import Evaluation
 from sdegen.sde.base import LinearSDE
 
@@ -88,6 +88,18 @@ def test_pairs_of_a_table_are_ranked_and_written(tmp_path: Path) -> None:
     # Only the forty held-out rows are unseen pairs.
     with np.load(folder / "calibration.npz") as arrays:
         assert arrays["ranks"].shape == (40, 2)
+
+
+def test_samples_given_an_impossible_observation_are_kept_without_metrics(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No parameters of the prior have this observation, which lies in the range of the simulations."""
+    options = ("dataset=two_moons", "dataset.size=100", "network.hidden=[8]", "sampler=adams", "sampler.steps=2")
+    run = sdegen.train(*options, *SHORT, folder=tmp_path / "run")
+    with caplog.at_level("INFO", "sdegen"):
+        written = results.write(run, 5, condition=[-0.8, 0.5])
+    assert written.metrics == {} and (written.folder / "samples.npz").is_file()
+    assert "no metrics: the distribution given the condition is not known" in caplog.text
 
 
 def test_a_run_without_conditions_is_refused(tmp_path: Path) -> None:
