@@ -419,7 +419,7 @@ class Run(Trained):
             return found
         metrics = measures.measure(self, batch, labels)
         if self.guidance is None:
-            metrics |= measures.tell(self, batch)
+            metrics |= measures.tell(self, batch, self._label)
         if (
             self.guidance is None
             and not conditions.needs_one(self)
@@ -428,7 +428,8 @@ class Run(Trained):
             and self._has_density()
         ):
             flow, exact = self.flow(), by_probes(0, self.units.size)
-            metrics |= measures.likelihood(self.dataset, lambda x: flow.log_prob(x, exact, seed).log_p, batch, seed)
+            data = self.dataset if self._label is None else self.dataset.of_class(self._label)
+            metrics |= measures.likelihood(data, lambda x: flow.log_prob(x, exact, seed).log_p, batch, seed)
         return metrics
 
     @explained
