@@ -21,7 +21,7 @@ REPEATED = 0.05
 
 
 def suspects(columns: Mapping[str, np.ndarray], labelled: bool) -> tuple[str, ...]:
-    """Returns a warning for each kind of suspicious columns: indices, constants, copies and labels; and for copied rows.
+    """Returns warnings for suspicious columns, which are indices, constants, copies and labels, and for copied rows.
 
     Args:
         columns: coordinates of the points by name, ``(N,)`` finite numbers, in the order of the file.

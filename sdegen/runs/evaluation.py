@@ -23,7 +23,7 @@ from sdegen.metrics.two_sample import too_few
 from sdegen.runs import events, files, posteriors, typicality
 from sdegen.runs.conditions import needs_one
 from sdegen.runs.given import given
-from sdegen.runs.measures import measure, shuffled, spread_over_cells, tell, unseen
+from sdegen.runs.measures import measure_theirs, shuffled, spread_over_cells, tell, unseen
 from sdegen.runs.run import Run
 from sdegen.sde.mixture import marginals
 
@@ -213,7 +213,7 @@ class Evaluation:
         assert self.given is not None
         run, (x, y, _, _, _) = self.run, self.given
         log.info(f"measures of {len(x)} points against the data of {run.folder}")
-        found = measure(run, x, y)
+        found = measure_theirs(run, x, y)
         return Result(found, {"x": x, "y": y, "seed": self.seed}, figures.compare(run.dataset, x), "points")
 
     def interpolation(self) -> Result:
@@ -238,7 +238,7 @@ class Evaluation:
         return Result(metrics, arrays, figures.interpolation(dataset, paths), kind)
 
     def c2st(self) -> Result:
-        """Return the accuracy with which a classifier tells a user's points, or samples of the run, from unseen data."""
+        """Return the accuracy with which a classifier tells a user's points, or else samples, from unseen data."""
         run = self.run
         if self.given is not None:
             log.info(f"c2st of {len(self.given.x)} points against the data of {run.folder}")

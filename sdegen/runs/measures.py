@@ -41,6 +41,18 @@ def measure(run: Trained, x: Tensor, y: Tensor | None) -> Metrics:
         return _measured(run, x, y, known)
 
 
+def measure_theirs(run: Trained, x: Tensor, y: Tensor | None) -> Metrics:
+    """Returns the metrics of points that a user gives, as :func:`measure` does, and the balance of their labels.
+
+    The number of samples of each class that a run draws is the user's choice, but that of another program's is not.
+    """
+    found = measure(run, x, y)
+    if y is not None and (own := run.dataset.y) is not None and run.dataset.units.kind == "vectors":
+        with floors.kept(run) as known:
+            found["class_balance"] = metrics.class_balance(run.dataset, y, lambda: own, known)
+    return found
+
+
 def measure_given(run: Trained, x: Tensor, c: Tensor) -> Metrics:
     """Returns the metrics of samples ``x`` ``(N, *)`` with the conditions ``c`` ``(N, *)``, in the user's units.
 

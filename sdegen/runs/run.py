@@ -417,7 +417,8 @@ class Run(Trained):
                     "without a condition, whose samples have the conditions of unseen points"
                 )
             return found
-        metrics = measures.measure(self, batch, labels)
+        theirs = x is not None and self._label is None
+        metrics = (measures.measure_theirs if theirs else measures.measure)(self, batch, labels)
         if self.guidance is None:
             metrics |= measures.tell(self, batch, self._label)
         if (
