@@ -1,4 +1,4 @@
-"""Columns that may not be what the user thinks, each named with the option that mends it."""
+"""Columns and rows that may not be what the user thinks, each with the option or the change that mends it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ MOST_LABELS = 10
 """Largest number of different integers in a column that may be labels."""
 ROWS_PER_LABEL = 5
 """Smallest number of rows for each of these integers."""
+REPEATED = 0.05
+"""Smallest share of the rows that repeat an earlier row and are named."""
 
 
 def suspects(columns: Mapping[str, np.ndarray], labelled: bool) -> tuple[str, ...]:
-    """Returns a warning for each kind of suspicious columns: indices, constants, copies and labels.
+    """Returns warnings for suspicious columns, which are indices, constants, copies and labels, and for copied rows.
 
     Args:
         columns: coordinates of the points by name, ``(N,)`` finite numbers, in the order of the file.
@@ -43,7 +45,24 @@ def suspects(columns: Mapping[str, np.ndarray], labelled: bool) -> tuple[str, ..
             f"use it as the label with {setting('labels', name)}"
             for name in labels
         ]
+    if repeated := _repeated(columns):
+        found.append(
+            f"{repeated} of {len(next(iter(columns.values())))} rows repeat an earlier row: if they are copies, remove "
+            f"them, because the held-out rows would then be rows of the training, and the measures too good"
+        )
     return tuple(found)
+
+
+def _repeated(columns: Mapping[str, np.ndarray]) -> int:
+    """Returns the number of rows that repeat an earlier row, and 0 if they are few, or coarse values explain them."""
+    values, finest = list(columns.values()), 0
+    for column in values:
+        finest = max(finest, len(np.unique(column)))
+        if finest > (1 - REPEATED) * len(column):
+            return 0
+    different = len(np.unique(np.stack(values, axis=1), axis=0))
+    # Rows of rounded numbers may be equal by chance. Then even the finest column has the same value in many rows.
+    return len(values[0]) - different if 2 * finest >= different else 0
 
 
 def _is_index(name: str, values: np.ndarray) -> bool:

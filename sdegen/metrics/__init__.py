@@ -3,7 +3,7 @@
 from sdegen.core.meanings import WORDS, described
 from sdegen.metrics.distances import energy, frechet, kernel, ks, mean_distance, precision, recall, sliced_w1, w1
 from sdegen.metrics.features import Features, train_features
-from sdegen.metrics.images import agreement, features_of, measure_conditional, measure_images, quantized
+from sdegen.metrics.images import agreement, class_balance, features_of, measure_conditional, measure_images, quantized
 from sdegen.metrics.labels import fit_features
 from sdegen.metrics.points import Metrics, measure_labelled_points, measure_points, score_error, table, unmeasured
 from sdegen.metrics.signals import measure_signals
@@ -17,6 +17,7 @@ __all__ = [
     "WORDS",
     "agreement",
     "c2st",
+    "class_balance",
     "described",
     "energy",
     "features_of",

@@ -96,7 +96,7 @@ def measure_images(dataset: Dataset, x: Tensor, features: Features, floors: Floo
         labels = [features.classify(part) for part in (seen, unseen)]
         found["cluster_balance"] = _compared("cluster_balance", share_difference, labels[0], own, labels[1], floors)
     else:
-        found["class_balance"] = _class_balance(
+        found["class_balance"] = class_balance(
             dataset, features.classify(seen), lambda: features.classify(known()), floors
         )
     if max(x.shape[2:]) > 1:
@@ -206,9 +206,12 @@ def _near_copies(dataset: Dataset, x: Tensor) -> dict[str, Any]:
     return {"value": value, "floor": floor, "train": None, "floor_from": source}
 
 
-def _class_balance(dataset: Dataset, seen: Tensor, known: Callable[[], Tensor], floors: Floors) -> dict[str, Any]:
-    """Returns the total variation distance between the shares of the classes in the images and in the data."""
-    labels = torch.cat([_labels(dataset.y), _labels(dataset.held_out_y)])
+def class_balance(dataset: Dataset, seen: Tensor, known: Callable[[], Tensor], floors: Floors) -> dict[str, Any]:
+    """Returns the total variation distance between the shares of the classes in the samples and in the data.
+
+    ``seen`` ``(N,)`` has the classes of the samples, and ``known`` returns those of the training data.
+    """
+    labels = torch.cat([part for part in (dataset.y, dataset.held_out_y) if part is not None])
 
     def compute() -> Numbers:
         shares = torch.bincount(labels, minlength=dataset.classes or 0).double() / len(labels)
@@ -218,13 +221,13 @@ def _class_balance(dataset: Dataset, seen: Tensor, known: Callable[[], Tensor], 
         limits = {"floor": float(np.median(errors)), "limit": float(np.quantile(errors, 0.95))}
         return {**limits, "train": total_variation(known(), labels)}
 
-    rest = floors.of(f"class balance of {len(seen)} images", (*FLOOR, "limit"), compute)
+    rest = floors.of(f"class balance of {len(seen)} samples", (*FLOOR, "limit"), compute)
     return {
         "value": total_variation(seen, labels),
         "floor": rest["floor"],
         "train": rest["train"],
         "limit": rest["limit"],
-        "floor_from": "draws of the labels of the data, as many as images; 95 % of the draws lie below the limit",
+        "floor_from": "draws of the labels of the data, as many as samples; 95 % of the draws lie below the limit",
     }
 
 

@@ -137,7 +137,9 @@ def read(folder: Path) -> FinishedRun:
 def metrics_of(folder: Path) -> dict[str, dict[str, Any]]:
     """Returns the content of ``metrics.json`` of a folder; raises UserError if it is missing or malformed."""
     found = _loaded(folder / "metrics.json")
-    for entry in found.values():
+    for name, entry in found.items():
+        if isinstance(entry, dict) and str(entry.get("value")) in ("nan", "inf"):
+            raise UserError(f"{name} is {entry['value']}, since samples diverged: train again, or use another sampler")
         known = isinstance(entry, dict) and files.is_number(entry.get("value"))
         if not known or any(
             not files.is_number(entry[key]) for key in ("floor", "train") if entry.get(key) is not None

@@ -23,7 +23,7 @@ from sdegen.metrics.two_sample import too_few
 from sdegen.runs import events, files, posteriors, typicality
 from sdegen.runs.conditions import needs_one
 from sdegen.runs.given import given
-from sdegen.runs.measures import measure, shuffled, spread_over_cells, tell, unseen
+from sdegen.runs.measures import measure_theirs, shuffled, spread_over_cells, tell, unseen
 from sdegen.runs.run import Run
 from sdegen.sde.mixture import Marginals
 
@@ -213,7 +213,7 @@ class Evaluation:
         assert self.given is not None
         run, (x, y, _, _, _) = self.run, self.given
         log.info(f"measures of {len(x)} points against the data of {run.folder}")
-        found = measure(run, x, y)
+        found = measure_theirs(run, x, y)
         return Result(found, {"x": x, "y": y, "seed": self.seed}, figures.compare(run.dataset, x), "points")
 
     def interpolation(self) -> Result:

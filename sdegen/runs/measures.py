@@ -41,6 +41,18 @@ def measure(run: Trained, x: Tensor, y: Tensor | None) -> Metrics:
         return _measured(run, x, y, known)
 
 
+def measure_theirs(run: Trained, x: Tensor, y: Tensor | None) -> Metrics:
+    """Returns the metrics of points that a user gives, as :func:`measure` does, and the balance of their labels.
+
+    The number of samples of each class that a run draws is the user's choice, but that of another program's is not.
+    """
+    found = measure(run, x, y)
+    if y is not None and (own := run.dataset.y) is not None and run.dataset.units.kind == "vectors":
+        with floors.kept(run) as known:
+            found["class_balance"] = metrics.class_balance(run.dataset, y, lambda: own, known)
+    return found
+
+
 def measure_given(run: Trained, x: Tensor, c: Tensor) -> Metrics:
     """Returns the metrics of samples ``x`` ``(N, *)`` with the conditions ``c`` ``(N, *)``, in the user's units.
 
@@ -92,14 +104,15 @@ def score_error(run: Trained, y: Tensor | None) -> Metrics:
     return averaged_over_classes({label: error(label) for label in y.unique().tolist()})
 
 
-def tell(run: Trained, x: Tensor) -> Metrics:
+def tell(run: Trained, x: Tensor, label: int | None = None) -> Metrics:
     """Returns the accuracy with which a classifier tells ``x`` from unseen data; see :func:`sdegen.metrics.c2st`.
 
-    Images and signals are told apart by their features. The arguments are those of :func:`measure`; the result is empty
-    if there are no unseen data, or fewer than :data:`sdegen.metrics.two_sample.FEWEST` points.
+    Images and signals are told apart by their features. The data are those of the class ``label``, or all with None;
+    the result is empty if none of them are unseen, or fewer than :data:`sdegen.metrics.two_sample.FEWEST`.
     """
-    dataset = run.dataset
+    dataset = run.dataset if label is None else run.dataset.of_class(label)
     with floors.kept(run) as known, announced(f"telling {len(x)} samples from unseen data"):
+        known = known if label is None else known.part(f"class {label}")
         if dataset.units.kind == "vectors":
             points = dataset.rounded(x.detach().double().cpu())
             return metrics.measure_c2st(dataset, points, dataset.units.encode, known)

@@ -418,9 +418,10 @@ class Run(Trained):
                     "without a condition, whose samples have the conditions of unseen points"
                 )
             return found
-        metrics = measures.measure(self, batch, labels)
+        theirs = x is not None and self._label is None
+        metrics = (measures.measure_theirs if theirs else measures.measure)(self, batch, labels)
         if self.guidance is None:
-            metrics |= measures.tell(self, batch)
+            metrics |= measures.tell(self, batch, self._label)
         if (
             self.guidance is None
             and not conditions.needs_one(self)
@@ -429,7 +430,8 @@ class Run(Trained):
             and self._has_density()
         ):
             flow, exact = self.flow(), by_probes(0, self.units.size)
-            metrics |= measures.likelihood(self.dataset, lambda x: flow.log_prob(x, exact, seed).log_p, batch, seed)
+            data = self.dataset if self._label is None else self.dataset.of_class(self._label)
+            metrics |= measures.likelihood(data, lambda x: flow.log_prob(x, exact, seed).log_p, batch, seed)
         return metrics
 
     @explained

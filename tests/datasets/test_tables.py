@@ -475,6 +475,18 @@ def test_suspicious_columns_are_named_with_the_option(tmp_path: Path) -> None:
     assert mended.concerns() == []
 
 
+def test_copied_rows_are_counted_and_rows_of_coarse_values_are_not(tmp_path: Path) -> None:
+    """A copy of a row of the training would be held out, and a model that repeats the training would look good."""
+    source, path = np.random.default_rng(1), tmp_path / "x.npy"
+    rows = source.normal(size=(80, 2))
+    np.save(path, np.concatenate([rows, rows[:30], rows[:10]]))
+    (concern,) = File(0, str(path)).concerns()
+    assert concern.startswith("40 of 120 rows repeat an earlier row: if they are copies, remove them, because")
+    for other in (rows, np.concatenate([rows, rows[:3]]), source.normal(size=(900, 2)).round(1)):
+        np.save(path, other)
+        assert File(0, str(path)).concerns() == []
+
+
 def test_names_that_may_be_a_point_are_mentioned(tmp_path: Path) -> None:
     """A header of years is a point to any reader; real points with integers are not suspected."""
     rows = "".join(f"{value / 7:.3f},{value / 3:.3f},{value / 9:.3f}\n" for value in range(1, 30))

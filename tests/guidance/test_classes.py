@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,15 @@ def test_a_guided_run_is_measured_against_its_class(runs: dict[str, sdegen.Run])
     assert all_["sliced_w1"]["value"] > 10 * all_["sliced_w1"]["floor"]
     other = runs["exact"].guided("classifier_free", label=0).evaluate(exact.sample(400))
     assert other["sliced_w1"]["value"] > 10 * other["sliced_w1"]["floor"]
+
+
+def test_c2st_and_the_density_of_a_class_are_measured_against_this_class(runs: dict[str, sdegen.Run]) -> None:
+    exact = runs["exact"].given(label=1)
+    found = exact.evaluate(exact.sample(400))
+    # The accuracy of equal distributions is close to 0.5, and the entropy of N((9, 0), 0.25 I) is log(2 π e 0.25).
+    assert found["c2st"]["value"] < 0.55
+    entropy = math.log(2 * math.pi * math.e * 0.25)
+    assert [found["nll"][key] for key in ("value", "floor", "train")] == pytest.approx([entropy] * 3, abs=0.25)
 
 
 def test_all_classes_leave_labels_measures_and_figures(runs: dict[str, sdegen.Run]) -> None:

@@ -165,7 +165,7 @@ def test_class_balance_is_half_the_l1_distance_of_the_shares() -> None:
     counts = torch.bincount(torch.cat([labels(), held_out()[1]]), minlength=10).double()
     shares = counts / counts.sum()
     only = torch.full((400,), 4)
-    entry = images._class_balance(DIGITS, only, labels, Floors())
+    entry = images.class_balance(DIGITS, only, labels, Floors())
     assert entry["value"] == pytest.approx(1 - float(shares[4]))
     assert entry["train"] < 0.01
     # The error of each share is nearly normal, with E|error| = √(2 p (1 - p) / (π n)).

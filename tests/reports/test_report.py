@@ -384,7 +384,7 @@ def test_the_papers_runs_come_first_beside_their_captions(
 def test_what_is_no_finished_run_is_left_out_with_the_reason(sweep: Path, tmp_path: Path) -> None:
     root = tmp_path / "outputs"
     whole = sweep / "8-smile"
-    for name in ("whole", "half", "cut", "text", "config", "strange", "floor", "failed", "torn"):
+    for name in ("whole", "half", "cut", "text", "config", "strange", "floor", "failed", "torn", "diverged"):
         shutil.copytree(whole, root / name)
     (root / "foreign").mkdir()
     (root / "foreign" / "thesis.txt").touch()
@@ -397,6 +397,7 @@ def test_what_is_no_finished_run_is_left_out_with_the_reason(sweep: Path, tmp_pa
     (root / "config" / "config.yaml").write_text("sde: {_target_: [")
     (root / "strange" / "metrics.json").write_text('{"w1": 3}')
     (root / "floor" / "metrics.json").write_text('{"w1": {"value": 3.0, "floor": "none"}}')
+    (root / "diverged" / "metrics.json").write_text('{"w1": {"value": NaN, "floor": 0.1}}')
     # A damaged picture or a malformed cost is left out. The other parts of the run are shown.
     picture = root / "torn" / "figures" / "samples.png"
     picture.write_bytes(picture.read_bytes()[:2000])
@@ -413,6 +414,7 @@ def test_what_is_no_finished_run_is_left_out_with_the_reason(sweep: Path, tmp_pa
         "config": "config.yaml is damaged, or is not the file of a run: restore it, or train again",
         "strange": "metrics.json is not the file of a run: restore it, or train again",
         "floor": "metrics.json is not the file of a run: restore it, or train again",
+        "diverged": "w1 is nan, since samples diverged: train again, or use another sampler",
         "foreign": "holds no run: remove it if it is not needed",
     }
     page = Page(path.read_text())

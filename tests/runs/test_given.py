@@ -322,6 +322,16 @@ def test_samples_of_any_program_are_measured_as_our_own(table: Run, tmp_path: Pa
     assert worse["sliced_w1"]["value"] > 3 * written.metrics["sliced_w1"]["value"]
 
 
+def test_wrong_shares_of_the_classes_of_a_file_are_measured(table: Run, tmp_path: Path) -> None:
+    """A third of the data are cows. The distances are those within each class, which do not see the shares."""
+    rows = [f"0,100,{'cow' if i < 24 else 'ox'}\n" for i in range(30)]
+    (tmp_path / "x.csv").write_text("b,a,kind\n" + "".join(rows))
+    found = evaluation(table, str(tmp_path / "x.csv")).write("samples").metrics["class_balance"]
+    assert found["value"] == pytest.approx(24 / 30 - 1 / 3) and found["floor"] < found["limit"] < 0.3
+    assert table.evaluate(str(tmp_path / "x.csv"))["class_balance"] == found
+    assert "class_balance" not in table.evaluate(table.dataset.x)
+
+
 def test_images_of_a_file_have_densities_and_any_order_of_axes(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 5, size=(60, 1, 2, 2))
     np.save(tmp_path / "x.npy", values)
