@@ -177,10 +177,10 @@ class Session:
         log.info(self._plan())
         if training.step == training.steps:
             return
-        network = self.writers[0].parts.config["network"]
-        pace = Pace(training.step, training.steps, network, training.vector.numel())
+        pace = Pace(training.step, training.steps, self.writers[0].parts.config, training.vector.numel())
 
         def asked() -> bool:
+            self.writers[0].recorder.reached(training.step)
             if message := pace.message(training.step, time.perf_counter()):
                 log.info(message)
             return interrupt.asked() or self._pruned
