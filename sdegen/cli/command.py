@@ -94,10 +94,11 @@ class Command(NamedTuple):
 
     def composition(self, arguments: Arguments) -> Composition:
         """Returns the composition of the command, in which the run of ``run=`` provides the choice ``run``."""
-        from sdegen.cli import stored
         from sdegen.cli.composition import Composition
 
         if self.stored:
+            from sdegen.cli import stored
+
             stored.offer(self.stored, arguments, required=not (arguments.asks_hydra or arguments.flags.help))
         return Composition(self.name, arguments)
 

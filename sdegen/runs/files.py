@@ -112,6 +112,20 @@ def claimed(folder: Path) -> Iterator[None]:
         yield
 
 
+def is_claimed(folder: Path) -> bool:
+    """Returns True if a process has locked a run's folder with :func:`claimed`."""
+    try:
+        import fcntl
+
+        with (folder / LOG).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError):
+        return False
+    return False
+
+
 def empty(folder: Path) -> None:
     """Removes the content of a folder that this process has locked, as far as the system allows.
 

@@ -8,10 +8,12 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from commands import ROOT, SHORT, interrupted, newest, refused, run
+from conftest import go_back
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import sdegen
@@ -19,7 +21,7 @@ from sdegen.cli import arguments, stored
 from sdegen.core.errors import UserError
 from sdegen.core.meanings import WORDS
 from sdegen.metrics import features
-from sdegen.runs import evaluation, ledger, likelihoods
+from sdegen.runs import evaluation, files, ledger, likelihoods, results
 
 
 @pytest.fixture(scope="module")
@@ -712,3 +714,39 @@ def test_only_what_cannot_be_read_is_quoted() -> None:
     for value in ("[1", "a (b).csv", "it's", "São(2)"):
         parsed = parser.parse_override(arguments.quoted(f"path={value}"))
         assert parsed.value() == value
+
+
+def test_the_jobs_of_a_command_use_one_run_and_step_while_a_training_writes_others(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first job ends just when another training names its run in ``latest``, and this run its checkpoint."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    first = newest(tmp_path, "smile")
+    other = shutil.copytree(first, first.parent / "other")
+    write, before = results.write, len([*(first / "samples").iterdir()])
+
+    def written(run: sdegen.Run, count: int, **options: Any) -> files.Written:  # noqa: ANN401
+        found = write(run, count, **options)
+        files.point_latest(other)
+        shutil.copyfile(first / "checkpoints" / "step-00000000.pt", first / "checkpoints" / "last.pt")
+        return found
+
+    monkeypatch.setattr(results, "write", written)
+    line = ("-m", "run=outputs/smile/latest", "sampler=ddim,adams", "sampler.steps=3", "count=10", "figures=false")
+    result = run("sample", *line, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "warning" not in result.stdout and result.stdout.count(f"run=outputs/smile/{first.name} checkpoint=4 ") == 2
+    new = sorted((first / "samples").iterdir())[before:]
+    assert [int(np.load(folder / "samples.npz")["step"]) for folder in new] == [4, 4]
+
+
+def test_a_run_that_is_not_trained_yet_is_named(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    folder, line = newest(tmp_path, "smile"), ("run=outputs/smile/latest", "count=10", "figures=false")
+    with files.claimed(folder):
+        during = run("sample", *line, cwd=tmp_path).stdout
+    assert f"run=outputs/smile/{folder.name}: is still training: its checkpoint of step 4 is used\n" in during
+    go_back(folder, 0)
+    before = run("sample", *line, cwd=tmp_path).stdout
+    assert f"run=outputs/smile/{folder.name}: is not trained yet: train it with sdegen train resume=" in before
+    assert "yet" not in run("sample", *line, "checkpoint=0", cwd=tmp_path).stdout
