@@ -21,6 +21,7 @@ from sdegen.cli import arguments, stored
 from sdegen.core.errors import UserError
 from sdegen.core.meanings import WORDS
 from sdegen.metrics import features
+from sdegen.reports import collection
 from sdegen.runs import evaluation, files, ledger, likelihoods, results
 
 
@@ -137,13 +138,17 @@ def test_interrupted_sweep_does_only_what_is_missing(tmp_path: Path) -> None:
     status, _, message = interrupted("train", "-m", *options, cwd=tmp_path, words="steps 0 to 2000")
     assert status == 130, message
     sweep = tmp_path / "outputs" / "mine"
-    assert {job: record.state for job, record in ledger.read(sweep).items()} == {"0-smile": "done", "1-smile": "failed"}
-    saved = re.search(r"saved at step (\d+)", message)
+    states = {job: record.state for job, record in ledger.read(sweep).items()}
+    assert states == {"0-smile": "done", "1-smile": "interrupted"}
+    stopped = r"job 1: (stopped by SIGINT, saved at step (\d+)); repeat the command to continue the sweep\n"
+    saved = re.fullmatch(stopped, message)
     assert saved, message
+    (reason,) = [why for folder, why in collection.collect(sweep)[1] if folder.name == "1-smile"]
+    assert reason == f"interrupted: {saved[1]}; repeat the command to go on"
     again = run("train", "-m", *options, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert "results in outputs/mine/0-smile, from an earlier command" in again.stdout
-    assert f"steps {saved[1]} to 2000" in again.stdout
+    assert f"steps {saved[2]} to 2000" in again.stdout
     assert {record.state for record in ledger.read(sweep).values()} == {"done"}
 
 
