@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sdegen.cli import guard, page
 from sdegen.config.compose import Config, plain
-from sdegen.core.errors import UserError
+from sdegen.core.errors import Stopped, UserError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -94,10 +94,11 @@ class Command(NamedTuple):
 
     def composition(self, arguments: Arguments) -> Composition:
         """Returns the composition of the command, in which the run of ``run=`` provides the choice ``run``."""
-        from sdegen.cli import stored
         from sdegen.cli.composition import Composition
 
         if self.stored:
+            from sdegen.cli import stored
+
             stored.offer(self.stored, arguments, required=not (arguments.asks_hydra or arguments.flags.help))
         return Composition(self.name, arguments)
 
@@ -172,6 +173,9 @@ def _run_job(
             with guard.user_errors():
                 job = Job(Path(own.runtime.output_dir), swept, command, _trial(own, results.parent))
                 outcome = {"result": task(plain(config), job)}
+        except Stopped as stop:
+            again = "repeat the command to continue the sweep" if swept else stop.again
+            raise Stopped(f"{prefix}{stop.what}", stop.number, again) from None
         except Exception as error:
             expected = isinstance(error, UserError)
             if not (swept or expected):

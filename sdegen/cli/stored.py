@@ -9,20 +9,26 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-from sdegen.cli.arguments import Arguments, names
+from sdegen.cli.arguments import Arguments, names, quoted
 from sdegen.config.compose import CONF, Config
+from sdegen.config.options import SAMPLE, check
+from sdegen.config.trust import plain
 from sdegen.core.errors import UserError
+from sdegen.core.schema import option_faults
+from sdegen.runs import checkpoint, files
+from sdegen.runs.checkpoint import Checkpoint
+from sdegen.runs.run import Run, load
 
-if TYPE_CHECKING:
-    from sdegen.runs.run import Run
-
+log = logging.getLogger("sdegen")
 
 REPLACED = ("network", "sde")
 """Groups whose nodes in a configuration replace those of the run."""
@@ -30,6 +36,9 @@ REPLACED = ("network", "sde")
 
 def offer(groups: Sequence[str], arguments: Arguments, required: bool) -> None:
     """Register nodes of the run given by ``run=``, each as the choice ``run`` of the node's group.
+
+    If the arguments start jobs, ``run=`` and ``checkpoint=`` are replaced by the folder and the step that were read, so
+    that all jobs use the same weights while a training writes new ones.
 
     Args:
         groups: groups whose nodes are read.
@@ -39,9 +48,34 @@ def offer(groups: Sequence[str], arguments: Arguments, required: bool) -> None:
     Raises:
         UserError: the run does not exist, or its nodes are refused.
     """
-    nodes = _nodes(groups, arguments) if required or "run" in arguments.values() else dict.fromkeys(groups, {})
+    nodes: Config = dict.fromkeys(groups, {})
+    if required or "run" in arguments.values():
+        run, saved = _read(arguments)
+        config = plain(saved.config)
+        nodes = check({group: config[group] for group in groups}, groups, {}, names(arguments.values().get("trust")))
+        if required:
+            _fix(arguments, run, saved)
     for group, node in nodes.items():
         store(group, node)
+
+
+def _fix(arguments: Arguments, run: Path, saved: Checkpoint) -> None:
+    """Names a run's folder and step in the arguments; logs a warning if the run is not trained."""
+    given = arguments.values()
+    fixed: dict[str, object] = {"run": run}
+    if isinstance(other := given.get("guidance.run"), str):
+        fixed["guidance.run"] = files.resolve(Path(other))
+    swept = "checkpoint" not in given and any(one.startswith("checkpoint=") for one in arguments.overrides)
+    if not swept and not isinstance(given.get("checkpoint"), int):
+        # A folder that was copied may hold last.pt alone.
+        if checkpoint.has(run, saved.step):
+            fixed["checkpoint"] = saved.step
+        if files.is_claimed(run):
+            log.warning(f"run={run}: is still training: its checkpoint of step {saved.step} is used")
+        elif saved.step == 0 and saved.weights:
+            log.warning(f"run={run}: is not trained yet: train it with sdegen train resume={shlex.quote(str(run))}")
+    others = [one for one in arguments.overrides if one.partition("=")[0] not in fixed]
+    arguments.overrides[:] = [*(quoted(f"{key}={value}") for key, value in fixed.items()), *others]
 
 
 def loaded(config: Config) -> Run:
@@ -49,8 +83,6 @@ def loaded(config: Config) -> Run:
 
     The last run is kept, so that the jobs of a command that run in one process load it once, and read its data once.
     """
-    from sdegen.runs import checkpoint
-
     file = checkpoint.find(Path(config["run"]), config["checkpoint"])
     options = ("run", "checkpoint", "weights", "device", "precision", "trust", *REPLACED)
     settings = {key: config[key] for key in options}
@@ -60,8 +92,6 @@ def loaded(config: Config) -> Run:
 @functools.lru_cache(maxsize=1)
 def _loaded(settings: str, path: str, changed: int) -> Run:
     """Loads a run with settings in JSON; ``path`` and ``changed`` are the checkpoint's file and its last change."""
-    from sdegen.runs.run import load
-
     options = json.loads(settings)
     return load(options.pop("run"), nodes={group: options.pop(group) for group in REPLACED}, **options)
 
@@ -88,12 +118,8 @@ def store(group: str, node: Mapping[str, Any]) -> None:
     ConfigStore.instance().store(name="run", group=group, node={**own, "defaults": defaults})
 
 
-def _nodes(groups: Sequence[str], arguments: Arguments) -> Config:
-    from sdegen.config.options import SAMPLE, check
-    from sdegen.config.trust import plain
-    from sdegen.core.schema import option_faults
-    from sdegen.runs import checkpoint
-
+def _read(arguments: Arguments) -> tuple[Path, Checkpoint]:
+    """Returns the folder and the checkpoint of the run that ``run=`` and ``checkpoint=`` name."""
     given = arguments.values()
     if found := option_faults({key: given[key] for key in ("run", "checkpoint") if key in given}, SAMPLE):
         raise UserError("\n".join(found))
@@ -104,7 +130,6 @@ def _nodes(groups: Sequence[str], arguments: Arguments) -> Config:
             if swept
             else "run= is missing: name the folder of a run, as in run=outputs/smile/latest"
         )
-    step = given.get("checkpoint")
+    step, run = given.get("checkpoint"), files.resolve(Path(given["run"]))
     which: Any = step if isinstance(step, str) else "last" if step is None else int(step)
-    config = plain(checkpoint.read(Path(given["run"]), which).config)
-    return check({group: config[group] for group in groups}, groups, {}, names(given.get("trust")))
+    return run, checkpoint.read(run, which)

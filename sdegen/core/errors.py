@@ -23,11 +23,14 @@ class Pruned(Exception):  # noqa: N818 - not an error
 
 
 class Stopped(KeyboardInterrupt):
-    """A request to stop; ``number`` is the number of the signal."""
+    """A request to stop: what was stopped and saved, the number of the signal, and how to go on."""
 
-    def __init__(self, message: str, number: int) -> None:
-        super().__init__(message)
-        self.number = number
+    def __init__(self, what: str, number: int, again: str = "") -> None:
+        super().__init__(what, number, again)
+        self.what, self.number, self.again = what, number, again
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.again}" if self.again else self.what
 
 
 def nearest(word: str, choices: Sequence[str], prefix: str = "") -> str:

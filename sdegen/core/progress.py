@@ -46,10 +46,10 @@ class Progress:
             return
         self._due = now + INTERVAL
         if total is None:
-            log.info(f"{self._what}: {done} {self._unit}, {now - self._began:.0f} s")
+            say(f"{self._what}: {done} {self._unit}, {now - self._began:.0f} s")
         elif done:
             left = (now - self._began) * max(total - done, 0) / done
-            log.info(f"{self._what}: {done} of {total} {self._unit}, {left:.0f} s left")
+            say(f"{self._what}: {done} of {total} {self._unit}, {left:.0f} s left")
 
     def _show(self, done: int, total: int | None) -> None:
         if self._bar is None:
@@ -91,10 +91,17 @@ class Evaluations:
         self._each = rows / self._finished
 
 
+def say(message: str) -> None:
+    """Logs a line of progress; also writes it to standard error if no handler shows it, as in a script in Python."""
+    log.info(message)
+    if not log.hasHandlers():
+        print(message, file=sys.stderr, flush=True)
+
+
 @contextlib.contextmanager
 def announced(message: str) -> Iterator[None]:
     """Logs a message while the context is open, if it is open for more than :data:`DELAY` seconds."""
-    timer = threading.Timer(DELAY, log.info, [message])
+    timer = threading.Timer(DELAY, say, [message])
     timer.daemon = True
     timer.start()
     try:

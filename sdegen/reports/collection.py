@@ -17,8 +17,8 @@ TRIALS = "trials.json"
 """File in a sweep's folder with the trials of a search over options."""
 NOTES = ("multirun.yaml", forecast.NAME, TRIALS)
 """Files that Hydra and a forecast leave in folders without runs."""
-
-
+ENDS = {"failed": "failed: {}", "pruned": "{}", "interrupted": "interrupted: {}; repeat the command to go on"}
+"""Reasons for which a job of a sweep is not finished, by the state in the ledger."""
 RESUMED = "resumed at"
 """Name of the option with the steps at which a run was resumed to more steps."""
 
@@ -84,8 +84,8 @@ def collect(root: Path) -> tuple[list[FinishedRun], list[tuple[Path, str]]]:
         inner.sort(key=_natural)
         here = Path(folder)
         records = ledger.read(here) if files.is_plain(here / ledger.NAME) else {}
-        failed |= {here / str(job): f"failed: {one.error}" for job, one in records.items() if one.state == "failed"}
-        failed |= {here / str(job): str(one.error) for job, one in records.items() if one.state == "pruned"}
+        for state, reason in ENDS.items():
+            failed |= {here / str(job): reason.format(one.error) for job, one in records.items() if one.state == state}
         if "config.yaml" in names and ("checkpoints" in inner or "provenance.json" in names):
             # Inside a run, visit only the runs of other seeds that were trained together with it.
             inner[:] = [name for name in inner if name == files.REPLICAS]

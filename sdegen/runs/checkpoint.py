@@ -147,6 +147,11 @@ def find(run: Path, which: Which = "last") -> Path:
     raise UserError(f"{run}: has no checkpoint {path.name}; choose checkpoint= from {', '.join(map(str, steps))}")
 
 
+def has(run: Path, step: int) -> bool:
+    """Returns True if a run's folder has the checkpoint of a step."""
+    return _path(run / "checkpoints", step).is_file()
+
+
 def read(run: Path, which: Which = "last") -> Checkpoint:
     """Reads a checkpoint from a run's folder.
 

@@ -112,6 +112,20 @@ def claimed(folder: Path) -> Iterator[None]:
         yield
 
 
+def is_claimed(folder: Path) -> bool:
+    """Returns True if a process has locked a run's folder with :func:`claimed`."""
+    try:
+        import fcntl
+
+        with (folder / LOG).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError):
+        return False
+    return False
+
+
 def empty(folder: Path) -> None:
     """Removes the content of a folder that this process has locked, as far as the system allows.
 
@@ -201,18 +215,30 @@ def new_folder(parent: Path, name: str) -> Iterator[tuple[Path, Path]]:
 
 @contextlib.contextmanager
 def logging_to(path: Path) -> Iterator[None]:
-    """Also writes the messages of the program to a file, with the time, until the context is left."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    """Also writes the messages of the program to a file, with the time, until the context is left.
+
+    The file has the messages of the level INFO too, even if nobody else listens to this level.
+    """
+    file = logging.FileHandler(path, encoding="utf-8")
     # Ignore errors: a missing line of the log does not matter, and the next checkpoint reports a full disk.
-    handler.handleError = lambda record: None  # type: ignore[method-assign]
-    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s"))
-    log.addHandler(handler)
+    file.handleError = lambda record: None  # type: ignore[method-assign]
+    file.setFormatter(logging.Formatter("%(asctime)s  %(message)s"))
+    level, heard = log.level, log.getEffectiveLevel()
+
+    def write(record: logging.LogRecord) -> bool:
+        file.handle(record)
+        return record.levelno >= heard
+
+    # A filter and not a handler, because Python shows warnings by itself only if there is no handler at all.
+    log.addFilter(write)
+    log.setLevel(min(heard, logging.INFO))
     try:
         yield
     finally:
-        log.removeHandler(handler)
+        log.setLevel(level)
+        log.removeFilter(write)
         with contextlib.suppress(OSError):
-            handler.close()
+            file.close()
 
 
 def is_plain(path: Path, largest: int = LARGEST) -> bool:

@@ -1,6 +1,7 @@
 """States of the jobs of a sweep, so that a repeated command runs only the unfinished jobs.
 
-Each line of ``ledger.jsonl`` in the sweep's folder records that a job has begun, is done, has failed or was pruned.
+Each line of ``ledger.jsonl`` in the sweep's folder records that a job has begun, is done, has failed, or was pruned or
+interrupted.
 The last line about a job is valid. Each line is appended in one write, so that several jobs can write at the same time.
 """
 
@@ -15,11 +16,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from sdegen.core.errors import Pruned, UserError
+from sdegen.core.errors import Pruned, Stopped, UserError
 from sdegen.runs import files
 
 NAME = "ledger.jsonl"
-State = Literal["begun", "done", "failed", "pruned"]
+State = Literal["begun", "done", "failed", "pruned", "interrupted"]
 
 
 class Record(NamedTuple):
@@ -30,7 +31,7 @@ class Record(NamedTuple):
         config: hash of the resolved configuration.
         state: state of the job.
         seconds: time since the job began.
-        error: reason of a failure or an early end, in one line.
+        error: reason of a failure, an early end or an interruption, in one line.
     """
 
     job: str
@@ -101,6 +102,9 @@ def _recorded(folder: Path, key: str) -> Iterator[None]:
         yield
     except Pruned as stop:
         note("pruned", str(stop))
+        raise
+    except KeyboardInterrupt as stop:
+        note("interrupted", stop.what if isinstance(stop, Stopped) else "stopped")
         raise
     except BaseException as error:
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "

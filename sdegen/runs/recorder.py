@@ -26,7 +26,7 @@ from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from torch.utils.tensorboard import summary
 
 from sdegen.core.errors import Unwritable
-from sdegen.core.progress import has_bar, make_bar
+from sdegen.core.progress import INTERVAL, has_bar, make_bar, say
 from sdegen.runs import curves, events
 from sdegen.runs.curves import Curves
 from sdegen.runs.events import PREFIX, Events
@@ -65,8 +65,6 @@ class Recorder:
         logger: record of another program.
     """
 
-    LINE_SECONDS = 5.0
-
     def __init__(
         self,
         folder: Path,
@@ -91,6 +89,7 @@ class Recorder:
         # The mean rate is shown, because the rate of the last interval would jump.
         self._bar = make_bar(total=stop, initial=start, unit="step", disable=not shown, leave=False, smoothing=0)
         self._stop, self._silent, self._last_line = stop, silent, time.perf_counter()
+        self._lines, self._loss = False, ""
 
     @contextlib.contextmanager
     def session(self, options: Iterable[tuple[str, Any]], text: str) -> Iterator[None]:
@@ -133,25 +132,34 @@ class Recorder:
         self._events(RESULT, ENDED).add(summary=Summary(value=[value]))
 
     def progress(self, step: int, values: Mapping[str, float]) -> None:
-        """Write the scalars of a training, and move the bar or log a line."""
+        """Write the scalars of a training, and show the loss from now on. The last step always has a line."""
         self.scalars(step, values)
-        if self._silent:
-            return
+        self._loss = f"   loss {values['train/loss']:.4f}{_in_words(values)}"
+        self._bar.set_postfix_str(self._loss.strip(), refresh=False)
+        if step == self._stop and self._bar.disable and not self._silent:
+            # From Python, a short training writes nothing to standard error.
+            (say if self._lines else log.info)(self._line(step))
+        else:
+            self.reached(step)
+
+    def reached(self, step: int) -> None:
+        """Move the bar; without a bar, log a line if ``INTERVAL`` seconds have passed since the last one."""
         # The difference is negative if the training has returned to an earlier step.
         self._bar.update(step - self._bar.n)
-        loss = f"loss {values['train/loss']:.4f}{_in_words(values)}"
-        self._bar.set_postfix_str(loss, refresh=False)
         now = time.perf_counter()
-        if self._bar.disable and (now - self._last_line > self.LINE_SECONDS or step == self._stop):
-            self._last_line = now
-            # The rate of the last interval alone would jump.
-            begun, since = self._begun
-            rate = (step - begun) / (now - since)
-            left, digits = int((self._stop - step) / rate), ".0f" if rate >= 10 else ".2g"
-            log.info(
-                f"step {step:>{len(str(self._stop))}} of {self._stop}   {loss}   {rate:{digits}} steps/s   "
-                f"{left // 60}:{left % 60:02d} left"
-            )
+        if self._bar.disable and not self._silent and step < self._stop and now - self._last_line > INTERVAL:
+            self._last_line, self._lines = now, True
+            say(self._line(step))
+
+    def _line(self, step: int) -> str:
+        # The rate of the last interval alone would jump.
+        begun, since = self._begun
+        rate = (step - begun) / (time.perf_counter() - since)
+        left, digits = int((self._stop - step) / rate), ".0f" if rate >= 10 else ".2g"
+        return (
+            f"step {step:>{len(str(self._stop))}} of {self._stop}{self._loss}   {rate:{digits}} steps/s   "
+            f"{left // 60}:{left % 60:02d} left"
+        )
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write scalars."""

@@ -76,10 +76,13 @@ def train(
             session.train(interrupt)
             return session.finish()
     except Stopped as stop:
-        raise Stopped(f"stopped by {stop}, {session.left()}", stop.number) from None
+        saved, again = session.left()
+        raise Stopped(f"stopped by {stop}, {saved}", stop.number, again) from None
     except (Unwritable, OSError) as trouble:
-        reason = trouble if isinstance(trouble, Unwritable) else f"{trouble.filename or folder}: {trouble.strerror}"
-        raise UserError(f"{reason}; {session.left()}") from trouble
+        reason = (
+            str(trouble) if isinstance(trouble, Unwritable) else f"{trouble.filename or folder}: {trouble.strerror}"
+        )
+        raise UserError("; ".join([reason, *session.left()])) from trouble
 
 
 class Session:
@@ -115,11 +118,11 @@ class Session:
             own = folder / files.REPLICAS / f"seed-{one.config['seed']}" if replica else folder
             self.writers.append(Writer(one, self.training, replica, own, trust))
 
-    def left(self) -> str:
-        """Returns a message with the saved step and the command that continues the run."""
+    def left(self) -> tuple[str, str]:
+        """Returns a message with the saved step, and one with the command that continues the run."""
         if self.saved is None:
-            return "nothing was saved yet: start the run again"
-        return f"saved at step {self.saved}; continue with sdegen train resume={shlex.quote(str(self.folder))}"
+            return "nothing was saved yet", "start the run again"
+        return f"saved at step {self.saved}", f"continue with sdegen train resume={shlex.quote(str(self.folder))}"
 
     def prepare(self, command: str) -> None:
         """Begin the folders of a new run, or restore the state of a resumed one."""
@@ -177,10 +180,10 @@ class Session:
         log.info(self._plan())
         if training.step == training.steps:
             return
-        network = self.writers[0].parts.config["network"]
-        pace = Pace(training.step, training.steps, network, training.vector.numel())
+        pace = Pace(training.step, training.steps, self.writers[0].parts.config, training.vector.numel())
 
         def asked() -> bool:
+            self.writers[0].recorder.reached(training.step)
             if message := pace.message(training.step, time.perf_counter()):
                 log.info(message)
             return interrupt.asked() or self._pruned
@@ -193,7 +196,7 @@ class Session:
             except Diverged as trouble:
                 self._retry(trouble)
             if self._pruned:
-                raise Pruned(f"pruned, {self.left()}")
+                raise Pruned(f"pruned, {'; '.join(self.left())}")
         log.info(f"trained in {training.seconds:.1f} s, not counting held-out losses, previews and checkpoints")
 
     def _plan(self) -> str:

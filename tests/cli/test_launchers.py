@@ -164,6 +164,27 @@ def test_the_time_left_is_that_of_the_mean_rate(
     ]
 
 
+def test_a_slow_training_shows_progress_before_its_first_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Steps of 3 s have a line after every other step, and the loss is known from step 5 on."""
+    clock = 0.0
+    monkeypatch.setattr("time.perf_counter", lambda: clock)
+    recorder = Recorder(tmp_path, 0, 300)
+    with caplog.at_level("INFO", "sdegen"):
+        for step in range(1, 7):
+            clock = 3.0 * step
+            if step == 5:
+                recorder.progress(step, {"train/loss": 1.5})
+            recorder.reached(step)
+    recorder.close()
+    assert caplog.messages == [
+        "step   2 of 300   0.33 steps/s   14:54 left",
+        "step   4 of 300   0.33 steps/s   14:48 left",
+        "step   6 of 300   loss 1.5000   0.33 steps/s   14:42 left",
+    ]
+
+
 def test_a_reader_that_leaves_does_not_end_the_work(tmp_path: Path) -> None:
     """The reader closes the pipe, as ``| head`` does.
 

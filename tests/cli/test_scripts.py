@@ -8,10 +8,12 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from commands import ROOT, SHORT, interrupted, newest, refused, run
+from conftest import go_back
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import sdegen
@@ -19,7 +21,8 @@ from sdegen.cli import arguments, stored
 from sdegen.core.errors import UserError
 from sdegen.core.meanings import WORDS
 from sdegen.metrics import features
-from sdegen.runs import evaluation, ledger, likelihoods
+from sdegen.reports import collection
+from sdegen.runs import evaluation, files, ledger, likelihoods, results
 
 
 @pytest.fixture(scope="module")
@@ -135,13 +138,17 @@ def test_interrupted_sweep_does_only_what_is_missing(tmp_path: Path) -> None:
     status, _, message = interrupted("train", "-m", *options, cwd=tmp_path, words="steps 0 to 2000")
     assert status == 130, message
     sweep = tmp_path / "outputs" / "mine"
-    assert {job: record.state for job, record in ledger.read(sweep).items()} == {"0-smile": "done", "1-smile": "failed"}
-    saved = re.search(r"saved at step (\d+)", message)
+    states = {job: record.state for job, record in ledger.read(sweep).items()}
+    assert states == {"0-smile": "done", "1-smile": "interrupted"}
+    stopped = r"job 1: (stopped by SIGINT, saved at step (\d+)); repeat the command to continue the sweep\n"
+    saved = re.fullmatch(stopped, message)
     assert saved, message
+    (reason,) = [why for folder, why in collection.collect(sweep)[1] if folder.name == "1-smile"]
+    assert reason == f"interrupted: {saved[1]}; repeat the command to go on"
     again = run("train", "-m", *options, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert "results in outputs/mine/0-smile, from an earlier command" in again.stdout
-    assert f"steps {saved[1]} to 2000" in again.stdout
+    assert f"steps {saved[2]} to 2000" in again.stdout
     assert {record.state for record in ledger.read(sweep).values()} == {"done"}
 
 
@@ -712,3 +719,39 @@ def test_only_what_cannot_be_read_is_quoted() -> None:
     for value in ("[1", "a (b).csv", "it's", "São(2)"):
         parsed = parser.parse_override(arguments.quoted(f"path={value}"))
         assert parsed.value() == value
+
+
+def test_the_jobs_of_a_command_use_one_run_and_step_while_a_training_writes_others(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first job ends just when another training names its run in ``latest``, and this run its checkpoint."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    first = newest(tmp_path, "smile")
+    other = shutil.copytree(first, first.parent / "other")
+    write, before = results.write, len([*(first / "samples").iterdir()])
+
+    def written(run: sdegen.Run, count: int, **options: Any) -> files.Written:  # noqa: ANN401
+        found = write(run, count, **options)
+        files.point_latest(other)
+        shutil.copyfile(first / "checkpoints" / "step-00000000.pt", first / "checkpoints" / "last.pt")
+        return found
+
+    monkeypatch.setattr(results, "write", written)
+    line = ("-m", "run=outputs/smile/latest", "sampler=ddim,adams", "sampler.steps=3", "count=10", "figures=false")
+    result = run("sample", *line, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "warning" not in result.stdout and result.stdout.count(f"run=outputs/smile/{first.name} checkpoint=4 ") == 2
+    new = sorted((first / "samples").iterdir())[before:]
+    assert [int(np.load(folder / "samples.npz")["step"]) for folder in new] == [4, 4]
+
+
+def test_a_run_that_is_not_trained_yet_is_named(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    folder, line = newest(tmp_path, "smile"), ("run=outputs/smile/latest", "count=10", "figures=false")
+    with files.claimed(folder):
+        during = run("sample", *line, cwd=tmp_path).stdout
+    assert f"run=outputs/smile/{folder.name}: is still training: its checkpoint of step 4 is used\n" in during
+    go_back(folder, 0)
+    before = run("sample", *line, cwd=tmp_path).stdout
+    assert f"run=outputs/smile/{folder.name}: is not trained yet: train it with sdegen train resume=" in before
+    assert "yet" not in run("sample", *line, "checkpoint=0", cwd=tmp_path).stdout

@@ -23,7 +23,7 @@ import sdegen
 from sdegen.config.compose import composed
 from sdegen.metrics import features
 from sdegen.reports import report
-from sdegen.runs import checkpoint, session
+from sdegen.runs import checkpoint, recorder, session
 
 SMALL = ("network.hidden=[16]", "trainer.preview_every=0", "figures=false", "sampler.steps=5", "count=50")
 
@@ -373,3 +373,37 @@ def test_the_record_of_a_resumed_run_has_all_calls(tmp_path: Path) -> None:
     page, _, _ = report.write(Path())
     shown = html.unescape(page.read_text())
     assert "\n".join([first, python["command"], command["command"]]) in shown
+
+
+def logged(folder: Path) -> list[str]:
+    """Returns the messages of a run's log, without the times, the run's folder and measured durations."""
+    text = re.sub(rf" in \S*{folder.name}\b", "", (folder / "train.log").read_text())
+    return re.sub(r"(?m)^20\S+ \S+  |\d\S* (?=steps/s|s\b)", "", text).splitlines()
+
+
+def test_a_training_from_python_warns_and_logs_as_the_command_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x = np.random.default_rng(0).normal(size=(200, 2))
+    x[:, 1] = np.arange(200)
+    np.savetxt("x.csv", x, delimiter=",", header="a,id", comments="")
+    options = ("dataset=file", "dataset.path=x.csv", *SMALL, "trainer.steps=3", "name=own")
+    told = shell("train", *options, "hydra.run.dir=command", cwd=tmp_path)
+    # A script in Python has set up no logging, but pytest has.
+    monkeypatch.setattr(session.log, "propagate", False)
+    run = sdegen.train(*options, folder="python")
+    assert logged(run.folder) == logged(tmp_path / "command") and len(logged(run.folder)) > 10
+    (warning,) = [line for line in logged(run.folder) if "numbers the rows" in line]
+    assert capsys.readouterr() == ("", f"{warning}\n")
+    assert warning in told.stdout
+
+
+def test_a_long_training_from_python_shows_progress_at_each_interval(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(session.log, "propagate", False)
+    monkeypatch.setattr(recorder, "INTERVAL", 0.0)
+    sdegen.train("dataset=moons", *SMALL, "trainer.log_every=3", steps=5)
+    steps = re.findall(r"^step (\d) of 5   (loss)?", capsys.readouterr().err, re.MULTILINE)
+    # The loss is known from step 3 on.
+    assert list(dict(steps).items()) == [("1", ""), ("2", ""), ("3", "loss"), ("4", "loss"), ("5", "loss")]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from sdegen.runs.pace import Pace, in_words
 
 
-def messages(seconds: float, stop: int, **network: object) -> list[str]:
+def messages(seconds: float, stop: int, batch: int = 16, epochs: int | None = None, **network: object) -> list[str]:
     """Returns the messages of a training whose first step takes a minute and all others ``seconds``."""
-    pace = Pace(0, stop, network, 6654019)
+    config = {"network": network, "trainer": {"batch_size": batch, "epochs": epochs}}
+    pace = Pace(0, stop, config, 6654019)
     said = [pace.message(step, 60 + seconds * (step - 1)) for step in range(1, min(stop, 200) + 1)]
     return [message for message in said if message]
 
@@ -19,9 +20,14 @@ def test_a_long_training_says_its_time_and_what_is_faster() -> None:
         "expected time: 20 h 0 min for 11997 steps of 6 s with 6654019 parameters: about 3 times as fast with "
         "network.channels=32"
     )
-    assert messages(6.0, 12_001, hidden=[128]) == [message.partition(": about")[0]]
-    assert messages(6.0, 12_001, channels=[32, 64]) == [message.partition(": about")[0]]
-    assert messages(6.0, 12_001, channels=24) == [message.partition(": about")[0]]
+    twice = "about twice as fast with trainer.batch_size=64"
+    assert messages(6.0, 12_001, 128, channels=64) == [f"{message}, or {twice}"]
+    time = message.partition(": about")[0]
+    assert messages(6.0, 12_001, 128, hidden=[128]) == [f"{time}: {twice}"]
+    # With a number of epochs, half the batch has twice the steps.
+    assert messages(6.0, 12_001, 128, epochs=9, hidden=[128]) == [time]
+    assert messages(6.0, 12_001, channels=[32, 64]) == [time]
+    assert messages(6.0, 12_001, channels=24) == [time]
 
 
 def test_a_short_training_says_nothing() -> None:
