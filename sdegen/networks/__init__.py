@@ -9,7 +9,7 @@ from sdegen.networks.classifier import ClassifierConv, ClassifierMLP
 from sdegen.networks.condition import Classes, Condition, Field, Numbers, condition_of
 from sdegen.networks.mlp import MLP
 from sdegen.networks.oracle import Oracle
-from sdegen.networks.regressor import RegressorMLP
+from sdegen.networks.regressor import RegressorConv, RegressorMLP
 from sdegen.networks.scorenet import ScoreNet
 from sdegen.networks.unet import UNet
 
@@ -23,6 +23,7 @@ __all__ = [
     "Network",
     "Numbers",
     "Oracle",
+    "RegressorConv",
     "RegressorMLP",
     "ScoreNet",
     "UNet",

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from sdegen.core.tensors import expand
 from sdegen.networks.base import Network
-from sdegen.networks.embedding import GaussianFourier, by_row
-from sdegen.networks.layers import Halved, Stage, interleaved, norm
+from sdegen.networks.embedding import by_row
+from sdegen.networks.encoder import Encoder
+from sdegen.networks.layers import norm
 from sdegen.networks.mlp import perceptron
-from sdegen.networks.unet import colours_of
 from sdegen.sde.base import LinearSDE
 
 
@@ -46,7 +44,7 @@ class ClassifierMLP(Network):
         return self.layers(torch.cat([x.flatten(1), by_row(t, x).unsqueeze(1)], dim=1))
 
 
-class ClassifierConv(Network):
+class ClassifierConv(Encoder):
     r"""Residual blocks at decreasing resolution, then a mean over the pixels. Each block also takes the noise level.
 
     The inputs are :math:`x_t / \sqrt{\alpha_t^2 + \sigma_t^2}` and :math:`\tfrac14 \log(\sigma_t/\alpha_t)`. Both
@@ -61,7 +59,6 @@ class ClassifierConv(Network):
     """
 
     predicts = "class"
-    process = LinearSDE
 
     def __init__(
         self,
@@ -71,29 +68,15 @@ class ClassifierConv(Network):
         channels: tuple[int, ...] = (32, 64, 128),
         fourier_features: int = 64,
     ) -> None:
-        super().__init__()
-        colours = colours_of(shape, channels, "classifier_mlp")
-        self.sde, width = sde, 2 * fourier_features
-        self.noise = GaussianFourier(fourier_features, 1.0)
-        self.embedding = nn.Sequential(nn.Linear(fourier_features, width), nn.SiLU())
-        self.entry = nn.Conv2d(colours, channels[0], 3, padding=1)
-        self.body = nn.ModuleList()
-        for inputs, outputs in itertools.pairwise((channels[0], *channels)):
-            if self.body:
-                self.body.append(Halved(inputs, nn.Conv2d))
-            self.body.append(Stage(inputs, outputs, width, False, nn.Conv2d))
+        super().__init__(shape, sde, channels, fourier_features, "classifier_mlp")
         self.exit = nn.Sequential(norm(channels[-1]), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.head = nn.Linear(channels[-1], number(classes))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Returns the logits ``(B, classes)`` at ``x`` ``(B, C, H, W)`` and ``t``, ``()`` or ``(B,)``."""
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
-        level = by_row(0.25 * (sigma / alpha).log(), x)
-        embedding = functional.silu(self.embedding(self.noise(level)))
-        hidden = interleaved(self.entry(x / expand((alpha**2 + sigma**2).sqrt(), x)))
-        for part in self.body:
-            hidden = part(hidden, embedding)
-        return self.head(self.exit(hidden))
+        scaled = x / expand((alpha**2 + sigma**2).sqrt(), x)
+        return self.head(self.exit(self.encoded(scaled, 0.25 * (sigma / alpha).log())))
 
 
 def number(classes: int | None) -> int:

@@ -46,6 +46,7 @@ WITH = {
     "network=classifier_mlp": ["dataset=digits", "objective=classification", "weighting=uniform"],
     "network=classifier_conv": ["dataset=digits", "objective=classification", "weighting=uniform"],
     "network=regressor_mlp": ["dataset=linear_gaussian", "objective=regression", "weighting=uniform"],
+    "network=regressor_conv": ["dataset=file", "dataset.path=x.npz", "objective=regression", "weighting=uniform"],
     "objective=regression": ["dataset=linear_gaussian", "network=regressor_mlp", "weighting=uniform"],
     "objective=classification": ["dataset=digits", "network=classifier_mlp", "weighting=uniform"],
 }
@@ -106,6 +107,10 @@ def test_every_choice_names_all_options_of_its_class_and_builds(path: Path, tmp_
     if option == "file":
         np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(10, 2)))
         overrides.append(f"dataset.path={tmp_path / 'x.npy'}")
+    if option == "regressor_conv":
+        draws = np.random.default_rng(0)
+        np.savez(tmp_path / "x.npz", x=draws.normal(size=(10, 1, 8, 8)), c=draws.normal(size=(10, 2)))
+        overrides.append(f"dataset.path={tmp_path / 'x.npz'}")
     if option == "table":
         np.savetxt(
             tmp_path / "x.csv", [[0.1, 1, 0.1], [0.5, 1, 1], [1, 0, 1]], "%g", ",", header="t,alpha,sigma", comments=""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
 from sdegen.config import assembly
 from sdegen.config.compose import composed
-from sdegen.core.randomness import generator
+from sdegen.core.randomness import generator, own_layers, randn_like
 from sdegen.datasets.simulators import observed
 from sdegen.guidance import Regressor
 from sdegen.models import RegressorModel
-from sdegen.networks import Network
+from sdegen.networks import Network, RegressorConv
 from sdegen.runs.likelihoods import conditional
 from sdegen.sde import VE, VP
 from sdegen.sde.base import LinearSDE
@@ -124,6 +126,37 @@ def test_a_trained_regressor_has_the_mean_and_the_covariance_of_the_condition() 
         assert float((found.means[:, 0] - expected).square().mean().sqrt()) < 0.06
         relative = (found.covariances()[:, 0] - covariance / scale / scale[:, None]).abs().mean(0)
         assert float(relative.max()) < 0.05
+
+
+def test_a_convolutional_regressor_has_the_likelihood_of_a_linear_functional_of_independent_pixels() -> None:
+    """Each pixel has a weight of its own, so that the place and the brightness of the features count."""
+    source, sde, noise = generator("cpu", 0, "images"), VP(), 0.4
+    draw = lambda *shape: torch.randn(*shape, generator=source)  # noqa: E731
+    weights = 0.4 * draw(16)
+    with own_layers("cpu", 0, "network"):
+        model = RegressorModel(RegressorConv((1, 4, 4), (1,), sde, channels=(8, 16), fourier_features=16), sde)
+
+    def triples(n: int) -> tuple[Tensor, Tensor, Tensor]:
+        x, t = draw(n, 1, 4, 4), sde.eps + (sde.T - sde.eps) * torch.rand(n, generator=source)
+        return sde.perturb(x, t, randn_like(source)), t, (x.flatten(1) @ weights + noise * draw(n)).unsqueeze(1)
+
+    optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, 200)
+    for _ in range(200):
+        x, t, y = triples(256)
+        loss = -model.given(y)(x, t).mean()
+        optimizer.zero_grad(), loss.backward(), optimizer.step(), schedule.step()
+    with torch.no_grad():
+        x, t, y = triples(10_000)
+        found = model.given(y)(x, t)
+    alpha, variance = sde.alpha(t), sde.sigma(t) ** 2
+    mean = alpha / (alpha**2 + variance) * (x.flatten(1) @ weights)
+    spread = (variance / (alpha**2 + variance) * weights.square().sum() + noise**2).sqrt()
+    excess = torch.distributions.Normal(mean, spread).log_prob(y[:, 0]) - found
+    assert abs(float(excess.mean())) < 0.01
+    # A regressor that ignores the image has a much larger excess.
+    blind = torch.distributions.Normal(0.0, math.hypot(float(weights.norm()), noise)).log_prob(y[:, 0])
+    assert float((found - blind).mean()) > 0.1
 
 
 def test_several_gaussians_come_closer_to_the_likelihood_under_a_prior_of_two_modes() -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sdegen.core.randomness import generator, randn_like
-from sdegen.networks import MLP, ClassifierConv, ClassifierMLP, Network, ScoreNet, UNet
+from sdegen.networks import MLP, ClassifierConv, ClassifierMLP, Network, RegressorConv, ScoreNet, UNet
 from sdegen.sde import VP
 
 
@@ -37,9 +37,10 @@ def images(n: int, shape: tuple[int, ...]) -> Tensor:
         lambda shape: ScoreNet(shape, channels=(8, 16, 16, 16), embedding=16),
         lambda shape: unet(shape, attention=(7, 4)),
         lambda shape: ClassifierConv(shape, 10, VP(), channels=(8, 8, 16)),
+        lambda shape: RegressorConv(shape, (3,), VP(), channels=(8, 8, 16)),
         lambda shape: unet((shape[0], shape[1] * shape[2])),
     ],
-    ids=["scorenet", "unet", "classifier_conv", "unet of signals"],
+    ids=["scorenet", "unet", "classifier_conv", "regressor_conv", "unet of signals"],
 )
 def test_every_row_is_computed_by_itself(make, shape: tuple[int, ...]) -> None:  # noqa: ANN001
     """A row has the same output alone and among other rows, at every size, in grey and in colour."""
@@ -48,7 +49,7 @@ def test_every_row_is_computed_by_itself(make, shape: tuple[int, ...]) -> None: 
         x = x.flatten(2)
     t = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
     together = network(x, t)
-    assert together.shape == (x.shape if network.predicts == "score" else (3, 10))
+    assert together.shape == {"score": x.shape, "class": (3, 10), "condition": (3, 1, 10)}[network.predicts]
     for i in range(3):
         torch.testing.assert_close(network(x[i : i + 1], t[i]), together[i : i + 1], rtol=1e-9, atol=1e-9)
     assert not torch.isclose(together, network(x.flip(0), t)).all()
