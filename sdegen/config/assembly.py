@@ -21,7 +21,7 @@ from sdegen.datasets import Dataset
 from sdegen.datasets.checks import memory
 from sdegen.datasets.fingerprint import fingerprint
 from sdegen.models.likelihood import Likelihood
-from sdegen.models.moments import Moments
+from sdegen.models.moments import Moments, Regression
 from sdegen.models.score import ScoreModel
 from sdegen.networks.base import at_most
 from sdegen.networks.oracle import Oracle
@@ -47,6 +47,8 @@ COPIES = 5
 """Memory of a training in multiples of the weights: weights, gradient, two moments of the optimiser, and average."""
 MEASURED = 5000
 """Largest number of data points, chosen at random, from which the values of ``auto`` options are computed."""
+REGRESSED = 100_000
+"""Largest number of data points, chosen at random, from which the regression on the condition is computed."""
 
 
 class Components(NamedTuple):
@@ -246,11 +248,16 @@ class Parts(dict[str, Any]):
 
 def some(dataset: Dataset) -> Tensor:
     """Returns the data points from which the values of ``auto`` options are computed, in the user's units."""
-    if len(dataset.x) <= MEASURED:
-        return dataset.x
+    return dataset.x[_chosen(dataset, MEASURED)]
+
+
+def _chosen(dataset: Dataset, most: int) -> slice | Tensor:
+    """Returns the index of at most ``most`` training points."""
+    if len(dataset.x) <= most:
+        return slice(None)
     # The rows may be sorted, so choose them at random. They may lie on the disk, so read them in order.
     order = torch.randperm(len(dataset.x), generator=generator("cpu", 0, "measured"))
-    return dataset.x[order[:MEASURED].sort().values]
+    return order[:most].sort().values
 
 
 def _instantiate(parts: Parts, points: Tensor | None, moments: Moments | None) -> None:
@@ -278,7 +285,13 @@ def _moments(parts: Parts, points: Tensor) -> Moments | None:
     """Returns the moments of the data in the network's units; None if the parametrization takes no moments."""
     if not schema.takes(parts.config["parametrization"], "moments", parts.trust):
         return None
-    return moments_of(parts["dataset"], points)
+    dataset: Dataset = parts["dataset"]
+    moments = moments_of(dataset, points)
+    if dataset.c is None or dataset.conditions is None or moments.axes is None:
+        return moments
+    rows = _chosen(dataset, REGRESSED)
+    x = dataset.units.encode(dataset.dequantized(dataset.x[rows], generator("cpu", 0, "moments")))
+    return moments._replace(regression=Regression.of(x, dataset.conditions.encode(dataset.c[rows])))
 
 
 def moments_of(dataset: Dataset, points: Tensor, flat: bool = False) -> Moments:

@@ -4,12 +4,12 @@ Training and samplers are in packages of their own.
 """
 
 from sdegen.models.classifier import ClassifierModel
+from sdegen.models.gaussian import Gaussian
 from sdegen.models.likelihood import Likelihood
 from sdegen.models.moments import Moments
 from sdegen.models.parametrizations import (
     Affine,
     Data,
-    Gaussian,
     Karras,
     Noise,
     Parametrization,

@@ -16,7 +16,8 @@ karras      E[x_0 | x] minus the value for         −x / v + α σ_d F(x/√v, 
             x_0 ~ N(0, σ_d²), scaled so that the   v = σ² + α² σ_d²
             training target has unit variance
 gaussian    as karras, for a Gaussian x_0 with     formula along the principal axes of the data: see
-            the mean and covariance of the data    :class:`Gaussian`
+            the mean and covariance of the data,   :class:`~sdegen.models.Gaussian`
+            also given the condition
 ==========  =====================================  ======================================================
 """
 
@@ -26,16 +27,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Generic, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from sdegen.core.checks import in_range
 from sdegen.core.tensors import expand
-from sdegen.models.moments import Moments, Rotation
 from sdegen.sde.base import SDE, LinearSDE, S
 from sdegen.sde.change import Change
-
-TINY = torch.finfo(torch.float32).tiny
 
 Output = Callable[[Tensor, Tensor], Tensor]
 """A network as a function of ``(x, t)``: the network itself, or the network with a class given."""
@@ -53,6 +50,13 @@ class Parametrization(ABC, Generic[S]):
     @abstractmethod
     def __call__(self, network: Output, sde: S, x: Tensor, t: Tensor) -> Tensor:
         """Returns the score ``(B, *)`` at ``x`` ``(B, *)`` and ``t``, ``()`` or ``(B,)``."""
+
+    def given(self, y: Tensor) -> Parametrization[S]:
+        """Returns the parametrization of the score given the numbers of the condition, ``(k,)`` or ``(B, k)``.
+
+        NaN means that the numbers are hidden. Most parametrizations do not depend on the condition.
+        """
+        return self
 
 
 class Terms(NamedTuple):
@@ -182,72 +186,5 @@ class Moved(Parametrization[LinearSDE], nn.Module):
         point = Change(sde, self.trained)(x, t)
         return point.factor * self.inner(network, self.trained, point.x, point.t)
 
-
-class Gaussian(Affine[LinearSDE], nn.Module):
-    r"""The parametrization by the difference from a Gaussian with the mean and covariance of the data.
-
-    Along the principal axes of the data, with :math:`c = U^\top (x - \alpha \mu)` and the variances
-    :math:`\Lambda` of the data,
-
-    .. math:: s = U \left[ -\frac{c}{v} + \frac{\alpha \sqrt\Lambda}{\sigma \sqrt v} \,
-              F\!\left(\frac{c}{\sqrt v} \sqrt{\frac{w}{\bar w}}, \tfrac14 \log\frac{\sigma}{\alpha}\right) \right],
-              \qquad v = \alpha^2 \Lambda + \sigma^2, \quad w = \Lambda / v
-
-    A network with the output 0 gives the exact score of Gaussian data of any covariance. Noise in directions in which
-    the data do not vary is removed without the network. With mean 0 and equal variances, this is
-    the parametrization :class:`Karras`. The factor :math:`w/\bar w`, where :math:`\bar w` is the mean over the axes,
-    makes the input of the network small in directions that contain only noise at this t.
-
-    Reference: the preconditioning of Karras et al. (2022), https://arxiv.org/abs/2206.00364, with a full covariance.
-
-    Args:
-        moments: mean, principal axes and variances of the data in the network's units, computed when the run is built.
-    """
-
-    process = LinearSDE
-
-    def __init__(self, moments: Moments | None) -> None:
-        super().__init__()
-        if moments is None:
-            raise ValueError(
-                "the moments of the data, which parametrization=gaussian needs, are unknown: use parametrization=karras"
-            )
-        self.mean: Tensor
-        self.axes: Tensor | None
-        self.variances: Tensor
-        self.set_moments(moments)
-
-    def set_moments(self, moments: Moments) -> None:
-        """Sets the moments of the data, and replaces earlier moments."""
-        like, axes = getattr(self, "mean", moments.mean), moments.axes
-        self.partial = axes is not None and axes.shape[1] < len(axes)
-        parts = Rotation.of(axes)._asdict() if axes is not None and self.partial else {}
-        for name, value in {**moments._asdict(), **parts}.items():
-            self.register_buffer(name, None if value is None else value.to(like))
-
-    def along(self, x: Tensor) -> Tensor:
-        if self.partial:
-            return self._rotation().along(x)
-        return x if self.axes is None else x @ self.axes
-
-    def back(self, x: Tensor) -> Tensor:
-        if self.partial:
-            return self._rotation().back(x)
-        return x if self.axes is None else x @ self.axes.mT
-
-    def _rotation(self) -> Rotation:
-        return Rotation(*(getattr(self, name) for name in Rotation._fields))
-
-    def terms(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Terms:
-        alpha, sigma = sde.alpha(t), sde.sigma(t)
-        a, s = expand(alpha, x), expand(sigma, x)
-        centred = self.along(x - a * self.mean)
-        inverse = (a**2 * self.variances + s**2).rsqrt()
-        share = self.variances.sqrt() * inverse
-        size = share.square().mean(-1, keepdim=True).sqrt().clamp(min=TINY)
-        return Terms(
-            centred * (inverse * share / size),
-            0.25 * (sigma / alpha).log(),
-            -centred * inverse.square(),
-            a / s * share,
-        )
+    def given(self, y: Tensor) -> Moved:
+        return Moved(self.inner.given(y), self.trained)

@@ -40,6 +40,12 @@ class ScoreModel(nn.Module, FromRun):
         assert self.sde.linear is not None
         return ScoreModel(self.network, Moved(self.parametrization, self.sde.linear), sde)
 
+    def parametrization_given(self, y: Tensor | None) -> Parametrization:
+        """Returns the parametrization of the score given a condition: see :meth:`given`."""
+        condition = self.network.condition
+        numbers = None if y is None or condition is None else condition.numbers(y)
+        return self.parametrization if numbers is None else self.parametrization.given(numbers)
+
     def given(self, y: Tensor | None) -> Score:
         r"""Returns the score :math:`\nabla_x \log p_t(x \mid y)` given a condition, such as the class.
 
@@ -56,9 +62,10 @@ class Given(RowScore):
 
     def __init__(self, model: ScoreModel, y: Tensor | None) -> None:
         self.model, self.y, self.network = model, y, model.network.given(y)
+        self.parametrization = model.parametrization_given(y)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.model.parametrization(self.network, self.model.sde, x, t)
+        return self.parametrization(self.network, self.model.sde, x, t)
 
     def of(self, row: Tensor) -> Given:
         condition = self.model.network.condition

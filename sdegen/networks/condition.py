@@ -100,6 +100,10 @@ class Condition(ABC):
     def initialise(self, weight: Tensor) -> None:
         """Initialises the weights ``(outputs, F)`` of a linear layer on the features, in place."""
 
+    def numbers(self, y: Tensor) -> Tensor | None:
+        """Returns the numbers ``(*, k)`` in conditions, NaN if they are hidden; None for a kind without numbers."""
+        return None
+
     def appended(self, x: Tensor, y: Tensor | None) -> Tensor:
         """Returns ``x`` ``(B, C, *)`` with :attr:`planes` further channels, which hold the condition."""
         return x
@@ -175,13 +179,16 @@ class Numbers(Condition):
         labels = torch.full(values.shape[:-1], NONE) if labels is None else labels
         return torch.cat([labels.to(values).unsqueeze(-1), values], dim=-1)
 
+    def numbers(self, y: Tensor) -> Tensor:
+        return y[..., -self.size :]
+
     def features(self, y: Tensor | None, x: Tensor) -> Tensor:
         return self.codes(y, x).expand(len(x), -1)
 
     def codes(self, y: Tensor | None, x: Tensor) -> Tensor:
         width = self.size + (self.classes is not None)
         y = x.new_full((1, width), math.nan) if y is None else y.to(x).reshape(-1, width)
-        numbers = y[:, -self.size :]
+        numbers = self.numbers(y)
         hidden = numbers.isnan()
         parts = [numbers.masked_fill(hidden, 0), hidden[:, :1].to(x.dtype)]
         if self.classes is not None:
@@ -194,7 +201,7 @@ class Numbers(Condition):
 
     def hide(self, y: Tensor, u: Tensor) -> Tensor:
         u = u.unsqueeze(-1)
-        numbers = y[..., -self.size :].masked_fill(u < self.numbers_dropout, math.nan)
+        numbers = self.numbers(y).masked_fill(u < self.numbers_dropout, math.nan)
         if self.classes is None:
             return numbers
         return torch.cat([y[..., :1].masked_fill(u < self.classes.dropout, NONE), numbers], dim=-1)

@@ -20,14 +20,14 @@ from sdegen.core.errors import UserError
 from sdegen.core.schema import Trust, members
 from sdegen.datasets import restored_conditions, units
 from sdegen.datasets.conditions import are_conditions
-from sdegen.models.moments import Moments
+from sdegen.models.moments import Moments, are_moments, restored
 from sdegen.runs import files
 from sdegen.training.history import BINS
 from sdegen.training.learning import is_sound
 
 log = logging.getLogger("sdegen")
 
-FORMAT = 8
+FORMAT = 9
 """Number of the file format."""
 MOST_CLASSES = 2**20
 EXTRA = "_extra_state"
@@ -48,7 +48,7 @@ class Checkpoint(NamedTuple):
         ema: ``state_dict`` of the network with averaged weights.
         optimizer: state of the optimiser.
         units: state of the units of the data: see :class:`sdegen.datasets.units.Units`.
-        moments: fields of :class:`sdegen.models.moments.Moments`; None if the parametrization takes no moments.
+        moments: state of :class:`sdegen.models.moments.Moments`; None if the parametrization takes no moments.
         data: fingerprint of the data: see :func:`sdegen.datasets.fingerprint.fingerprint`.
         classes: number of classes of the data; None if the data have no labels.
         conditions: state of :class:`sdegen.datasets.Conditions`; None if the data have no conditions.
@@ -91,7 +91,7 @@ class Checkpoint(NamedTuple):
 
     def known_moments(self) -> Moments | None:
         """Returns the moments of the training data; None if the parametrization takes no moments."""
-        return None if self.moments is None else Moments(**self.moments)  # type: ignore[arg-type]
+        return None if self.moments is None else restored(self.moments)
 
 
 def save(checkpoint: Checkpoint, folder: Path, keep: int | None = None, regular: bool = True) -> Path:
@@ -252,29 +252,15 @@ def _is_checkpoint(content: dict[str, Any]) -> bool:
     sound = all(map(_is_stored, content["units"].values())) and units.is_sound(content["units"])
     counted = content["step"] >= 0 <= content["stream"] and (classes is None or 0 < classes < MOST_CLASSES)
     shape = units.restored(content["units"]).shape if sound else ()
-    if sound and content["moments"] is not None:
-        sound = _are_moments(content["moments"], shape)
     if sound and (conditions := content["conditions"]) is not None:
         sound = all(map(_is_stored, conditions.values())) and are_conditions(conditions)
+    if sound and (moments := content["moments"]) is not None:
+        sound = all(value is None or _is_stored(value) for value in moments.values())
+        sound = sound and are_moments(moments, shape, None if conditions is None else tuple(conditions["shift"].shape))
     sound = sound and _are_names(content["names"], shape, classes, content["conditions"])
     sound = sound and all(map(_is_stored, content["curve"].values())) and is_sound(content["curve"], content["step"])
     sound = sound and all(map(_is_stored, content["weighting"].values()))
     return content["format"] == FORMAT and counted and sound and _is_history(content["history"], content["step"])
-
-
-def _are_moments(content: dict[str, Any], shape: tuple[int, ...]) -> bool:
-    if content.keys() != set(Moments._fields):
-        return False
-    mean, axes, variances = (content[name] for name in Moments._fields)
-    tensors = [mean, variances, *([] if axes is None else [axes])]
-    if not all(_is_stored(x) and x.is_floating_point() and bool(x.isfinite().all()) for x in tensors):
-        return False
-    if axes is None:
-        fits = mean.shape == () and variances.shape == (1,)
-    else:
-        fits = len(shape) == 1 and mean.shape == variances.shape == shape
-        fits = fits and axes.ndim == 2 and len(axes) == len(mean) >= axes.shape[1]
-    return fits and bool((variances >= 0).all())
 
 
 def _are_names(

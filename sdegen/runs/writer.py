@@ -213,7 +213,7 @@ class Writer:
                 ema=self.average.network.state_dict(),
                 optimizer=training.state(self.replica),
                 units=dataset.units.state(),
-                moments=None if self.parts.moments is None else self.parts.moments._asdict(),
+                moments=None if self.parts.moments is None else self.parts.moments.state(),
                 data=self.data,
                 classes=dataset.classes,
                 conditions=None if dataset.conditions is None else dataset.conditions.state(),

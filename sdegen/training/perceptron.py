@@ -142,7 +142,8 @@ class Perceptron(Gradient):
     @staticmethod
     def _affine(model: Model, sde: SDE, rows: Noised, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the inputs of a model's first layer, and the coefficients c and g of the loss, ``(N, d)`` each."""
-        parametrization: Affine = model.parametrization  # type: ignore[assignment]
+        assert isinstance(model, ScoreModel)
+        parametrization: Affine = model.parametrization_given(y)  # type: ignore[assignment]
         terms, sigma = parametrization.terms(sde, rows.x, rows.t), expand(rows.sigma, rows.x)
         constant = parametrization.along(rows.noise) + sigma * terms.constant
         gain = (sigma * terms.gain).expand_as(constant)

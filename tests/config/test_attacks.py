@@ -303,6 +303,13 @@ BENT: list[tuple[str, object]] = [
     ("shift", TWO),
     (1, TWO),  # type: ignore[list-item]
 ]
+SQUARE = {"mean": TWO, "axes": torch.eye(2).double(), "variances": TWO + 1}
+ON_ONE = {
+    "conditions": {"shift": TWO[:1], "scale": TWO[:1] + 1, "low": TWO[:1], "high": TWO[:1]},
+    "names": {"columns": [], "classes": [], "conditions": []},
+}
+"""Fields of a checkpoint whose data have one number as condition."""
+GIVEN = {**SQUARE, **{f"given.{name}": value for name, value in SQUARE.items()}}
 WRONG: list[dict[str, Any]] = [
     {"format": 1},
     {"format": torch.ones(2)},
@@ -320,6 +327,14 @@ WRONG: list[dict[str, Any]] = [
     {"moments": {"mean": torch.zeros(2), "axes": None, "variances": torch.ones(1)}},
     {"moments": {"mean": torch.zeros(2), "axes": torch.eye(2), "variances": -torch.ones(2)}},
     {"moments": {"mean": torch.zeros(2), "axes": torch.eye(3), "variances": torch.ones(2)}},
+    {"moments": {**GIVEN, "slope": torch.zeros(2, 1)}},
+    {"moments": {**GIVEN, "slope": torch.zeros(2, 2)}, **ON_ONE},
+    {"moments": {**GIVEN, "slope": torch.full((2, 1), torch.nan)}, **ON_ONE},
+    {"moments": {**GIVEN, "slope": torch.zeros(1).expand(10**9, 1)}, **ON_ONE},
+    {"moments": {**GIVEN, "slope": None}, **ON_ONE},
+    {"moments": GIVEN, **ON_ONE},
+    {"moments": {**GIVEN, "slope": torch.zeros(2, 1), "given.axes": torch.eye(3).double()}, **ON_ONE},
+    {"moments": {**GIVEN, "slope": torch.zeros(2, 1), "given.variances": -TWO - 1}, **ON_ONE},
     {"units": {"shift": TWO}},
     {"units": {"shift": TWO + torch.nan, "scale": TWO + 1}},
     {"units": {"shift": TWO, "scale": TWO}},

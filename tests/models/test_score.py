@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +14,10 @@ from torch import Tensor
 from sdegen.config import assembly
 from sdegen.config.compose import composed
 from sdegen.models import Data, Gaussian, Karras, Noise, Parametrization, Raw, Residual, ScoreModel, Velocity
-from sdegen.models.moments import Moments, Rotation
-from sdegen.networks import MLP, Network
+from sdegen.models.moments import Moments, Regression, Rotation
+from sdegen.networks import MLP, Network, Numbers
 from sdegen.runs.sampling import draw
-from sdegen.sde import DoubleWell, LinearSDE
+from sdegen.sde import VE, VP, DoubleWell, LinearSDE
 from sdegen.sde.mixture import GaussianMixture
 from sdegen.training.objective import Implicit, Prepared
 
@@ -98,6 +99,85 @@ def test_gaussian_with_a_silent_network_is_exact_for_gaussian_data(sde: LinearSD
     exact = law.score(x, sde.alpha(t), sde.sigma(t))
     torch.testing.assert_close(silent(x, t), exact, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(silent(x, t[3]), law.score(x, sde.alpha(t[3]), sde.sigma(t[3])))
+
+
+class Silent(Network):
+    """Network with the output 0 that takes two numbers, and a class before them if ``classes`` is given."""
+
+    def __init__(self, classes: int | None = None) -> None:
+        super().__init__()
+        self.condition = Numbers(2, 0.1, classes, 0.1)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        return 0 * x
+
+
+@pytest.fixture(scope="module")
+def joint() -> tuple[Gaussian, GaussianMixture, Callable[[Tensor], GaussianMixture]]:
+    """Parametrization of points x and numbers c, and the exact distributions of x and of x given c.
+
+    The 200 points have exactly the mean and covariance of a Gaussian of (x, c). The oracle of x given c comes from the
+    blocks of the inverse covariance.
+    """
+    source = torch.Generator().manual_seed(3)
+    z = torch.randn(200, 5, generator=source, dtype=torch.float64)
+    z = torch.linalg.qr(z - z.mean(0))[0] * 200**0.5
+    root = torch.randn(5, 5, generator=source, dtype=torch.float64)
+    mean = torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0], dtype=torch.float64)
+    both = z @ root.T + mean
+    x, c, covariance, weight = both[:, :3], both[:, 3:], root @ root.T, torch.ones(1)
+    precision = torch.linalg.inv(covariance)
+    left = torch.linalg.inv(precision[:3, :3])
+
+    def given(c: Tensor) -> GaussianMixture:
+        return GaussianMixture(weight, (mean[:3] - left @ precision[:3, 3:] @ (c - mean[3:]))[None], left[None])
+
+    own = Gaussian(Moments.of(x)._replace(regression=Regression.of(x, c)))
+    return own, GaussianMixture(weight, mean[None, :3], covariance[None, :3, :3]), given
+
+
+def test_gaussian_with_a_silent_network_is_exact_given_numbers(joint: tuple, sde: LinearSDE) -> None:
+    """Rows with hidden numbers, and a score without a condition, have the Gaussian of x."""
+    parametrization, whole, given = joint
+    model = ScoreModel(Silent(), parametrization, sde)
+    x, t = torch.randn(4, 3, dtype=torch.float64), torch.linspace(0.01, sde.T, 4, dtype=torch.float64)
+    c = torch.randn(4, 2, dtype=torch.float64)
+    c[2] = math.nan
+    exact = torch.cat(
+        [
+            (whole if row.isnan().any() else given(row)).score(x[i : i + 1], sde.alpha(t[i]), sde.sigma(t[i]))
+            for i, row in enumerate(c)
+        ]
+    )
+    torch.testing.assert_close(model.given(c)(x, t), exact)
+    torch.testing.assert_close(model.given(c).of(torch.tensor([3, 0]))(x[[3, 0]], t[[3, 0]]), exact[[3, 0]])
+    labelled = ScoreModel(Silent(classes=4), parametrization, sde)
+    torch.testing.assert_close(labelled.given(torch.cat([t.new_full((4, 1), 2), c], 1))(x, t), exact)
+    torch.testing.assert_close(model.given(c[0])(x, t[1]), given(c[0]).score(x, sde.alpha(t[1]), sde.sigma(t[1])))
+    for unknown in (model, model.given(None), model.given(c[2])):
+        torch.testing.assert_close(unknown(x, t[1]), whole.score(x, sde.alpha(t[1]), sde.sigma(t[1])))
+
+
+def test_gaussian_given_numbers_is_exact_along_another_path(joint: tuple) -> None:
+    parametrization, _, given = joint
+    other, c = VE(sigma_max=5.0), torch.tensor([0.3, -2.0], dtype=torch.float64)
+    x, t = torch.randn(4, 3, dtype=torch.float64), torch.tensor(0.4, dtype=torch.float64)
+    moved = ScoreModel(Silent(), parametrization, VP()).along(other).given(c)
+    torch.testing.assert_close(moved(x, t), given(c).score(x, other.alpha(t), other.sigma(t)))
+
+
+def test_a_regression_on_numbers_of_which_some_are_redundant_or_too_many() -> None:
+    """A constant number and a copy of another one change neither the mean given c nor the residuals."""
+    source = torch.Generator().manual_seed(0)
+    x, c = (torch.randn(100, k, generator=source, dtype=torch.float64) for k in (3, 2))
+    alone, padded = Regression.of(x, c), torch.cat([c, torch.ones(100, 1), c[:, :1]], 1)
+    redundant = Regression.of(x, padded)
+    assert alone is not None and redundant is not None
+    torch.testing.assert_close(padded @ redundant.slope.mT + redundant.rest.mean, c @ alone.slope.mT + alone.rest.mean)
+    torch.testing.assert_close(redundant.rest.variances, alone.rest.variances)
+    assert Regression.of(x, padded.repeat(1, 2)) is None
+    exact = Regression.of(c @ torch.ones(2, 3).double(), c)
+    assert exact is not None and float(exact.rest.variances.max()) < 1e-25
 
 
 def test_moments_are_those_of_what_the_network_is_trained_on(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_it_equals_autograd_for_one_layer_and_for_images(tmp_path: Path) -> None
         ("dataset=checkerboard", "dataset.size=52", "network.label_dropout=0.3"),
         ("dataset=moons", "dataset.size=52", "network.label_dropout=0.0", "network.time_embedding=concat"),
         ("dataset=gaussian_mixture", "dataset.size=52", "network.label_dropout=0.5", "times.draws=5", "times.chunk=2"),
-        ("dataset=linear_gaussian", "dataset.dimensions=3", "dataset.size=52", "network.condition_dropout=0.4"),
+        ("dataset=linear_gaussian", "dataset.dimensions=3", "dataset.size=84", "network.condition_dropout=0.4"),
     ],
     ids=lambda options: options[0],
 )
