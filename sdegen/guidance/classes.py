@@ -127,7 +127,7 @@ class Learned(Guidance[SDE]):
     """
 
     def __init__(self, scale: float, interval: Interval | None) -> None:
-        self.scale = Scale(scale, interval)
+        self.scale: Scale = Scale(scale, interval)
 
     @abstractmethod
     def log_likelihood(self, x: Tensor, t: Tensor) -> Tensor:
@@ -203,7 +203,8 @@ class ClassifierFree(Guidance[SDE]):
     conditional = True
 
     def __init__(self, given: Tensor | int | None, scale: float = 1.0, interval: Interval | None = None) -> None:
-        self.y, self.scale = torch.as_tensor(required("classifier_free", given)), Scale(scale, interval)
+        self.y = torch.as_tensor(required("classifier_free", given))
+        self.scale: Scale = Scale(scale, interval)
         self.contrasts = scale != 1
 
     def __call__(self, sde: SDE, score: Any) -> Score:  # noqa: ANN401 - a score with ``given``
@@ -244,7 +245,8 @@ class AutoGuidance(Guidance[SDE]):
     ) -> None:
         if run is None:
             raise ValueError("run=null: there is no weaker network: give a run, or the checkpoint of an earlier step")
-        self.weak, self.scale = run, Scale(scale, interval)
+        self.weak = run
+        self.scale: Scale = Scale(scale, interval)
         self.y = None if given is None else torch.as_tensor(given)
         self.conditional = given is not None
 

@@ -99,7 +99,8 @@ class MLP(Network):
     def _folded(self, y: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
         """Returns the network given a condition, whose product with the first layer is a part of the bias."""
         assert self.condition is not None
-        first, rest = self.layers[0], self.layers[1:]
+        first: nn.Linear = self.layers[0]  # type: ignore[assignment]
+        rest = self.layers[1:]
         told = self.condition.inputs
         own, given = (part.contiguous() for part in first.weight.split([first.in_features - told, told], 1))
         bias = first.bias + self.condition.features(y, first.weight[:1])[0] @ given.T
