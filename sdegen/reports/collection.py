@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,8 @@ NOTES = ("multirun.yaml", forecast.NAME, TRIALS)
 """Files that Hydra and a forecast leave in folders without runs."""
 ENDS = {"failed": "failed: {}", "pruned": "{}", "interrupted": "interrupted: {}; repeat the command to go on"}
 """Reasons for which a job of a sweep is not finished, by the state in the ledger."""
+LENGTHS = {"trainer.steps", "trainer.epochs"}
+"""Options of which one sets the length of a training, and the other is null."""
 RESUMED = "resumed at"
 """Name of the option with the steps at which a run was resumed to more steps."""
 
@@ -34,6 +36,7 @@ class FinishedRun(NamedTuple):
             :data:`RESUMED` has the steps before: a run to 4000 steps and one that was resumed to them differ.
         metrics: content of ``metrics.json``.
         provenance: content of ``provenance.json``.
+        data: text that is equal for equal data from a file; empty for other data.
     """
 
     folder: Path
@@ -41,11 +44,12 @@ class FinishedRun(NamedTuple):
     options: Mapping[str, str]
     metrics: Mapping[str, Mapping[str, Any]]
     provenance: Mapping[str, Any]
+    data: str = ""
 
     @property
     def kind(self) -> tuple[str, str]:
-        """Name of the run and of its data set. Only runs of one kind are compared."""
-        return self.name, self.options.get("dataset", "")
+        """Name of the run, and its data. Only runs of one kind are compared."""
+        return self.name, self.data or self.options.get("dataset", "")
 
     @property
     def cost(self) -> Mapping[str, float]:
@@ -61,6 +65,24 @@ class FinishedRun(NamedTuple):
         return [str(one["command"]) for one in found if isinstance(one, Mapping) and one.get("command")]
 
 
+def titles(runs: Sequence[FinishedRun]) -> dict[tuple[str, str], str]:
+    """Returns a title for each kind of runs: their name, and their data if runs of this name have several."""
+    kinds = {run.kind: run for run in reversed(runs)}
+    several = {name for name, _ in kinds if sum(name == other for other, _ in kinds) > 1}
+    found = {}
+    for kind, run in kinds.items():
+        path = Path(run.options.get("dataset.path", ""))
+        # An array from Python is in the folder of its run, so the name of the file alone would not distinguish it.
+        data = "/".join(path.parts[-2:]) or run.options.get("dataset", "")
+        found[kind] = f"{run.name}, {data}" if run.name in several else run.name
+    return found
+
+
+def written(choice: Iterable[tuple[str, str]]) -> list[str]:
+    """Returns options as on the command line, without a null of ``trainer.steps`` or ``trainer.epochs``."""
+    return [f"{key}={value}" for key, value in choice if not (key in LENGTHS and value == "None")]
+
+
 def changes(provenance: Mapping[str, Any]) -> dict[str, str]:
     """Returns the options that were changed when a run was resumed, with the newest values, and :data:`RESUMED`."""
     resumed = provenance.get("resumed")
@@ -70,7 +92,7 @@ def changes(provenance: Mapping[str, Any]) -> dict[str, str]:
         options = one.get("options") if isinstance(one, Mapping) else None
         if isinstance(options, Mapping):
             found |= {str(path): str(value) for path, value in options.items()}
-            if {"trainer.steps", "trainer.epochs"} & options.keys():
+            if LENGTHS & options.keys():
                 steps.append(str(one.get("step")))
     return found | ({RESUMED: ", ".join(steps)} if steps else {})
 
@@ -131,7 +153,22 @@ def read(folder: Path) -> FinishedRun:
         options.pop("trainer.replicas", None)
     except Exception:  # The file may come from anyone and may contain anything.
         raise UserError("config.yaml is damaged, or is not the file of a run: restore it, or train again") from None
-    return FinishedRun(folder, str(config.get("name", folder.name)), options, metrics, provenance)
+    name, data = str(config.get("name", folder.name)), _data(folder) if "dataset.path" in options else ""
+    return FinishedRun(folder, name, options, metrics, provenance, data)
+
+
+def _data(folder: Path) -> str:
+    """Returns a text that is equal for runs on equal data; empty if the run has no record of its data."""
+    try:
+        found, columns = json.loads(files.text(folder / files.DATA)), []
+        for one in found["columns"]:
+            low, high = one["lowest"], one["highest"]
+            # Another seed holds out other rows, which changes the last digits of a mean.
+            columns.append(f"{one['name']} {low:.6g} {high:.6g} {(one['mean'] - low) / ((high - low) or 1):.6f}")
+        return f"{found['rows']} rows of {found['shape']}, {found['classes']}, {columns}" if columns else ""
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
+        # The file may come from anyone and may contain anything.
+        return ""
 
 
 def metrics_of(folder: Path) -> dict[str, dict[str, Any]]:

@@ -13,20 +13,24 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from sdegen import figures
-from sdegen.reports.collection import FinishedRun, changes
+from sdegen.reports.collection import FinishedRun, changes, titles, written
 from sdegen.reports.frontier import METRICS
 
 MOST_VARIED = 4
 """Largest number of varied options for which a figure has room."""
 MOST_TICKS = 8
 """Largest number of values of an option that are all named on an axis."""
+EXECUTION = {"figures", "trust", "resume", "forecast", "dataset.path", "trainer.device", "trainer.threads"}
+EXECUTION |= {f"trainer.{key}" for key in ("checkpoint_every", "keep", "preview_every", "log_every")}
+"""Options that do not change what is learned. Different data are compared by their values and not by their path."""
 COST = {"seconds": "training, seconds", "peak_memory_mib": "peak memory, MiB"}
 """Axis labels of the costs in ``provenance.json``."""
 
 
 def varied(runs: Sequence[FinishedRun]) -> list[str]:
     """Returns the options in which runs differ; a group comes before the options of the group."""
-    keys = dict.fromkeys(key for run in runs for key in run.options)
+    keys = list(dict.fromkeys(key for run in runs for key in run.options))
+    keys = [key for key in keys if key not in EXECUTION and not key.startswith("logger")]
     differing = [key for key in keys if len({run.options.get(key) for run in runs}) > 1]
     # If only one of two classes has an option, leave the option out: the class already names the difference.
     lacking = {key for key in differing if any(key not in run.options for run in runs)}
@@ -63,12 +67,12 @@ def _measured_on_data(runs: Sequence[FinishedRun], keys: Sequence[str]) -> set[s
 
 
 def swept(runs: Sequence[FinishedRun]) -> list[str]:
-    """Returns the options in which runs of the same name differ, or else the options in which any runs differ.
+    """Returns the options in which runs of one kind differ, or else the options in which any runs differ.
 
     This leaves out options that follow from the name, such as the settings of an experiment.
     """
-    names = dict.fromkeys(run.name for run in runs)
-    within = {key for name in names for key in varied([run for run in runs if run.name == name])}
+    kinds = dict.fromkeys(run.kind for run in runs)
+    within = {key for kind in kinds for key in varied([run for run in runs if run.kind == kind])}
     return [key for key in varied(runs) if key != "name" and (key in within or not within)]
 
 
@@ -87,12 +91,13 @@ def figure(runs: Sequence[FinishedRun]) -> Figure | None:
     each name differ in more than :data:`MOST_VARIED` options.
     """
     panels: list[tuple[str, list[FinishedRun], list[str], str, str]] = []
-    for name in dict.fromkeys(run.name for run in runs):
-        own = [run for run in runs if run.name == name]
+    called = titles(runs)
+    for kind in dict.fromkeys(run.kind for run in runs):
+        own = [run for run in runs if run.kind == kind]
         keys = [key for key in varied(own) if key not in ("seed", "name")]
         metric = headline(own)
         if metric and 0 < len(keys) <= MOST_VARIED:
-            panels.append((_plain(name), own, keys, metric, metric.replace("_", " ")))
+            panels.append((_plain(called[kind]), own, keys, metric, metric.replace("_", " ")))
             if "times" in keys:
                 panels += [("", own, keys, quantity, label) for quantity, label in COST.items()]
     if not panels:
@@ -133,7 +138,7 @@ def _panel(axes: Axes, runs: Sequence[FinishedRun], keys: Sequence[str], quantit
 def _by_choice(axes: Axes, runs: Sequence[FinishedRun], keys: Sequence[str], quantity: str, label: str) -> None:
     found: dict[str, list[float]] = {}
     for run in runs:
-        name = "\n".join(f"{key}={value}" for key, value in zip(keys, _values(run, keys), strict=True))
+        name = "\n".join(written(zip(keys, _values(run, keys), strict=True)))
         found.setdefault(name, []).append(_quantity(run, quantity))
     for row, values in enumerate(found.values()):
         axes.plot(values, [row] * len(values), "o", color=figures.DATA, markersize=3, alpha=0.5)
@@ -156,7 +161,7 @@ def _by_number(
         style = figures.marked(k)
         for x, values in found.items():
             axes.plot([x] * len(values), values, linestyle="", markersize=3, alpha=0.5, **style)
-        name = ", ".join(f"{key}={value}" for key, value in zip(keys, choice, strict=True))
+        name = ", ".join(written(zip(keys, choice, strict=True)))
         middle = [median(values) for values in found.values()]
         axes.plot(list(found), middle, markersize=6, linewidth=1, label=name or None, **style)
     ticks = _numbers(runs, number)

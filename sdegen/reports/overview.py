@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from sdegen.reports import comparison, seeds
-from sdegen.reports.collection import FinishedRun, title
+from sdegen.reports.collection import FinishedRun, title, titles
 from sdegen.reports.page import Link, anchor, duration, ratio
 
 CHOICES = 4
@@ -45,14 +45,13 @@ def overview(runs: Sequence[FinishedRun], left_out: Sequence[str]) -> dict[str, 
     kinds: dict[tuple[str, str], list[FinishedRun]] = {}
     for run in runs:
         kinds.setdefault(run.kind, []).append(run)
-    several = {name for name, _ in kinds if sum(name == other for other, _ in kinds) > 1}
-    found = [_best(f"{name}, {dataset}" if name in several else name, own) for (name, dataset), own in kinds.items()]
+    named = titles(runs)
     seconds = sum(run.cost.get("seconds", 0.0) for run in runs)
     return {
         "runs": len(runs),
         "choices": [(group, _choices(runs, group)) for group in ("dataset", "sde", "network", "sampler", "seed")],
         "time": duration(seconds) if seconds else "",
-        "best": found,
+        "best": [_best(named[kind], own) for kind, own in kinds.items()],
         "left_out": left_out,
     }
 
@@ -66,8 +65,13 @@ def _choices(runs: Sequence[FinishedRun], key: str) -> str:
 
 
 def _best(name: str, own: Sequence[FinishedRun]) -> Best:
-    keys = [key for key in comparison.varied(own) if key not in ("seed", "name")]
-    settings, metric = seeds.groups(own, keys), comparison.headline(own)
+    keys = [key for key in comparison.varied(own) if key not in ("seed", "name", "count")]
+    metric = comparison.headline(own)
+    # The newest run of a seed counts, if runs differ in the number of samples alone.
+    settings = [
+        group._replace(runs=[*{run.options.get("seed"): run for run in group.runs}.values()])
+        for group in seeds.groups(own, keys)
+    ]
     found = [] if metric is None else [one for one in seeds.estimates(settings, metric) if one is not None]
     best = min(range(len(found)), key=lambda i: found[i].mean, default=0)
     runs = settings[best].runs

@@ -25,7 +25,7 @@ from PIL import Image
 from sdegen.core.errors import UserError
 from sdegen.core.meanings import described
 from sdegen.reports import seeds
-from sdegen.reports.collection import TRIALS, FinishedRun, metrics_of, title
+from sdegen.reports.collection import TRIALS, FinishedRun, metrics_of, title, titles, written
 from sdegen.reports.formulas import formulas
 from sdegen.runs import files
 
@@ -127,7 +127,7 @@ def run_content(run: FinishedRun, keys: Sequence[str]) -> dict[str, Any]:
     return {
         "anchor": anchor("run", run.folder),
         "name": title(run.folder),
-        "differs": ", ".join(f"{key}={run.options[key]}" for key in keys if key in run.options),
+        "differs": ", ".join(written((key, run.options[key]) for key in keys if key in run.options)),
         "commands": "\n".join(run.commands),
         "data": data(run),
         "cost": cost(run),
@@ -196,12 +196,12 @@ def groups_table(runs: Sequence[FinishedRun], keys: Sequence[str]) -> Table | No
     if all(len(group.runs) == 1 for group in found):
         return None
     names = list(dict.fromkeys(name for run in runs for name in run.metrics))
-    columns = [seeds.estimates(found, name) for name in names]
+    columns, names_of = [seeds.estimates(found, name) for name in names], titles(runs)
     rows = []
     for i, group in enumerate(found):
         seconds = [run.cost["seconds"] for run in group.runs if "seconds" in run.cost]
         cells = [len(group.runs), *(column[i] for column in columns), fmean(seconds) if seconds else None]
-        rows.append([group.kind[0], *group.choice, *cells])
+        rows.append([names_of[group.kind], *group.choice, *cells])
     return Table(["name", *compared, "seeds", *names, "seconds"], rows)
 
 

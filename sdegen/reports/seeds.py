@@ -12,7 +12,7 @@ from statistics import fmean, stdev
 from typing import Literal, NamedTuple
 
 from sdegen.core.meanings import HIGH, LOW, good
-from sdegen.reports.collection import FinishedRun
+from sdegen.reports.collection import FinishedRun, written
 
 LEVEL = 0.05
 """Significance level of Welch's t-test."""
@@ -58,7 +58,7 @@ class Group(NamedTuple):
     def written(self, keys: Sequence[str]) -> str:
         """Returns the options in which the groups differ; ``keys`` are the options that :func:`groups` got."""
         compared = [key for key in keys if key != "seed"]
-        return ", ".join(f"{key}={text}" for key, text in zip(compared, self.choice, strict=True))
+        return ", ".join(written(zip(compared, self.choice, strict=True)))
 
 
 def groups(runs: Sequence[FinishedRun], keys: Sequence[str]) -> list[Group]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sdegen.core.errors import UserError
 from sdegen.reports import comparison, seeds
-from sdegen.reports.collection import FinishedRun, read
+from sdegen.reports.collection import FinishedRun, read, titles
 from sdegen.runs import files
 
 
@@ -27,17 +27,17 @@ def compared(folders: Sequence[Path]) -> list[str]:
     """Returns a table for each name and data set of the runs in the folders and of their replicas."""
     runs = finished(folders)
     keys = comparison.swept(runs)
-    found = seeds.groups(runs, keys)
-    return [line for kind in dict.fromkeys(group.kind for group in found) for line in _table(found, kind, keys)]
+    found, named = seeds.groups(runs, keys), titles(runs)
+    kinds = dict.fromkeys(group.kind for group in found)
+    return [line for kind in kinds for line in _table([one for one in found if one.kind == kind], named[kind], keys)]
 
 
-def _table(groups: Sequence[seeds.Group], kind: tuple[str, str], keys: Sequence[str]) -> list[str]:
+def _table(own: Sequence[seeds.Group], name: str, keys: Sequence[str]) -> list[str]:
     """Returns the table of the groups of one kind; empty if their runs share no metric of quality."""
-    own = [group for group in groups if group.kind == kind]
     metric = comparison.headline([run for group in own for run in group.runs])
     if metric is None:
         return []
-    names = [group.written(keys) or kind[0] for group in own]
+    names = [group.written(keys) or name for group in own]
     found = [one for one in seeds.estimates(own, metric) if one is not None]
     head, *rows = seeds.lines(names, found, metric)
-    return [f"{kind[0]}: {head}", *rows]
+    return [f"{name}: {head}", *rows]

@@ -19,13 +19,14 @@ from browser import CHROMIUM, Browser
 from matplotlib.figure import Figure
 from PIL import Image
 
+import sdegen
 from sdegen import figures
 from sdegen.config import assembly
 from sdegen.config.compose import composed
 from sdegen.config.options import flat_options
 from sdegen.core.errors import UserError
 from sdegen.core.meanings import described
-from sdegen.reports import report
+from sdegen.reports import collection, comparison, overview, report, seeds
 from sdegen.reports.collection import FinishedRun
 from sdegen.reports.paper import experiments, papers
 from sdegen.runs import files, forecast, ledger, session
@@ -268,6 +269,26 @@ def test_the_summary_names_the_best_setting_and_what_failed(sweep: Path, tmp_pat
     assert "0.5 ± 0.14 sliced_w1 2 times the floor, 0.25" in summary
     assert "best of 2 settings: sde=vp, not distinguishable from 1 other: sde=ve, mean of 2 seeds: 8-smile" in summary
     assert "1 left out" in summary and "broken: metrics.json is damaged" in summary
+
+
+def test_other_data_are_another_card_and_only_what_changes_the_training_is_a_setting(tmp_path: Path) -> None:
+    """The runs a, b and c have the same points, from an array or a file; the run d has others under the same name."""
+    points = np.random.default_rng(0).normal(size=(60, 2))
+    np.savetxt(tmp_path / "points.csv", points, delimiter=",", fmt="%.18e")
+    small = ("network.hidden=[4]", "trainer.preview_every=0", "figures=false", "sampler=adams", "sampler.steps=2")
+    sdegen.fit(points, *small, steps=2, count=20, folder=tmp_path / "a")
+    path = f"dataset.path={tmp_path / 'points.csv'}"
+    more = ("name=array", "trainer.log_every=1", "seed=3", "trainer.steps=2")
+    sdegen.train("dataset=file", path, *small, *more, count=30, folder=tmp_path / "b")
+    sdegen.fit(points, *small, "trainer.epochs=1", count=20, folder=tmp_path / "c")
+    sdegen.fit(points + 1, *small, steps=2, count=20, folder=tmp_path / "d")
+    runs, _ = collection.collect(tmp_path)
+    groups = seeds.groups(runs, lengths := ["trainer.steps", "trainer.epochs"])
+    assert [group.written(lengths) for group in groups] == ["trainer.steps=2", "trainer.epochs=1", "trainer.steps=2"]
+    assert set(comparison.swept(runs)) == {"seed", "count", *lengths}
+    first, second = overview.overview(runs, [])["best"]
+    assert (first.name, second.name) == ("array, a/data.npz", "array, d/data.npz")
+    assert (first.among, second.among) == (2, 1)
 
 
 def test_a_table_has_the_mean_and_the_deviation_of_the_seeds(sweep: Path, tmp_path: Path) -> None:
