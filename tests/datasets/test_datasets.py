@@ -11,7 +11,7 @@ import torch
 
 from sdegen.core.randomness import generator
 from sdegen.datasets import Checkerboard, Circles, Dataset, File, Mixture, Moons, Pinwheel, Smile, SwissRoll, base
-from sdegen.datasets.base import standard_units
+from sdegen.datasets.columns import standard_units
 from sdegen.datasets.file import read
 
 PLANAR = [Moons, Circles, SwissRoll, Checkerboard, Pinwheel]
