@@ -116,7 +116,12 @@ def settle(checkpoint: Checkpoint, folder: Path, keep: int | None = None, regula
     if keep is None:
         return
     steps, every = _steps(folder), checkpoint.config["trainer"]["checkpoint_every"]
-    counted = [step for step in steps if step % every == 0 or (regular and step == checkpoint.step)]
+    found = checkpoint.provenance.get("resumed")
+    resumed = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    # A run that was resumed with other options, such as more steps, may have been finished.
+    interrupted = [one.get("step") for one in resumed if not one.get("options")]
+    interrupted += [] if regular else [checkpoint.step]
+    counted = [step for step in steps if step % every == 0 or step not in interrupted]
     for step in {*steps} - {checkpoint.step, *counted[-keep:]}:
         _path(folder, step).unlink()
 

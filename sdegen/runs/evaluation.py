@@ -124,8 +124,8 @@ class Evaluation:
     def write(self, metric: str) -> files.Written:
         """Compute a metric and write the result into the run's folder.
 
-        The names of metrics are in :data:`sdegen.config.options.METRIC`. The result is in ``evaluations/<number>-<metric>/``. The likelihood of a user's points is in
-        ``evaluations/<number>-points/``, with a table of the points in ``points.csv``.
+        The result is in ``evaluations/<number>-<metric>/``, for :data:`sdegen.config.options.METRIC`. The likelihood of
+        a user's points is in ``evaluations/<number>-points/``, with a table of the points in ``points.csv``.
         """
         # Import late: matplotlib takes half a second, for which a wrong option should not wait.
         from sdegen import figures
