@@ -121,7 +121,7 @@ OWN = "operator"
 def choice(node: Mapping[str, Any]) -> str:
     """Returns the name of a choice: of the predictor and the corrector of a sampler that has them, else of the node.
 
-    It is the name of the YAML file with the class of the node. Files with one class differ in their first inner choice.
+    It is the name of the YAML file with the class of the node. Files with one class differ in their inner choices.
     Other classes have a name like that of the class.
     """
     parts = [node[key] for key in ("predictor", "corrector") if node.get(key)] or [node]
@@ -132,21 +132,22 @@ def _name(node: Mapping[str, Any]) -> str:
     files = _files().get(node["_target_"], {})
     if len(files) == 1:
         return next(iter(files))
-    for name, (group, inner) in files.items():
-        if group in node and _name(node[group]) == inner:
+    own = {key: _name(value) for key, value in node.items() if isinstance(value, Mapping) and "_target_" in value}
+    for name, inner in files.items():
+        # The first inner choice makes the file; the user may have changed the others.
+        if inner and own.keys() <= inner.keys() and own.items() >= {*list(inner.items())[:1]}:
             return name
     return OWN if "measurement" in node else schema.snake_case(node["_target_"].rpartition(".")[2])
 
 
 @cache
-def _files() -> dict[str, dict[str, tuple[str, str]]]:
-    """Returns the names of the YAML files of each class, each with the group and the name of its first inner choice."""
-    found: dict[str, dict[str, tuple[str, str]]] = {}
+def _files() -> dict[str, dict[str, dict[str, str]]]:
+    """Returns the names of the YAML files of each class, each with its inner choices by group."""
+    found: dict[str, dict[str, dict[str, str]]] = {}
     for path in CONF.glob("*/**/*.yaml"):
         text = path.read_text(encoding="utf-8")
         if match := re.search(r"^_target_: (\S+)$", text, re.MULTILINE):
-            inner = re.search(r"^  - (\w+): (\w+)$", text, re.MULTILINE)
-            found.setdefault(match[1], {})[path.stem] = (inner[1], inner[2]) if inner else ("", "")
+            found.setdefault(match[1], {})[path.stem] = dict(re.findall(r"^  - (\w+): (\w+)$", text, re.MULTILINE))
     return found
 
 

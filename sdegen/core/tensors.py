@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+
+CHUNK = 2**24
+"""Largest number of entries read at once from data that may be larger than memory."""
 
 
 def expand(t: Tensor, x: Tensor) -> Tensor:
@@ -51,3 +55,8 @@ def not_finite(parts: Iterable[Tensor], noun: str) -> str:
     if not len(bad):
         return ""
     return f"{len(bad)} of {len(good)} {noun} hold NaN or infinity, the first is number {int(bad[0]) + 1}"
+
+
+def chunks(x: Tensor) -> tuple[Tensor, ...]:
+    """Splits points ``(N, *)`` into pieces of at most :data:`CHUNK` entries and at least one point."""
+    return x.split(max(1, CHUNK // max(1, math.prod(x.shape[1:]))))

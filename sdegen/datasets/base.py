@@ -10,10 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sdegen.core.checks import in_range
 from sdegen.core.randomness import generator
 from sdegen.datasets import columns
-from sdegen.datasets.checks import check_conditions
+from sdegen.datasets.checks import check_conditions, check_labels, check_levels
 from sdegen.datasets.conditions import Conditions, conditions_of
 from sdegen.datasets.description import NAMELESS, Description
 from sdegen.datasets.units import Affine, Units
@@ -24,8 +23,6 @@ Simulate = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
 Posterior = Callable[[Tensor, int, torch.Generator], Tensor | None]
 """Function that draws n exact points ``(n, *)`` given one condition ``(*)``, both in the user's units."""
 Standardize = bool | Literal["robust", "quantile"]
-CHUNK = 2**24
-"""Largest number of entries read at once from data that may be larger than memory."""
 
 
 class Dataset:
@@ -115,7 +112,7 @@ class Dataset:
         if self.c is not None:
             for points, conditions in ((self.x, self.c), (held_out, self.held_out_c)):
                 check_conditions(points, conditions)
-            self.conditions = conditions_of(standard_units(self.c), self.c)
+            self.conditions = conditions_of(columns.standard_units(self.c), self.c)
         if dequantize and levels is None and standardize != "quantile":
             raise ValueError("dequantize=true needs quantised values: set dataset.levels to the number of values")
         if standardize == "quantile" and self.x.ndim != 2:
@@ -135,7 +132,7 @@ class Dataset:
         if self.standardize == "quantile":
             return columns.quantile_units(self.x, self.held_out, self.cells, self.description.columns)
         if self.standardize:
-            return standard_units(self.x)
+            return columns.standard_units(self.x)
         return Affine(*(fill(self.x.shape[1:], dtype=torch.float64) for fill in (torch.zeros, torch.ones)))
 
     def concerns(self) -> list[str]:
@@ -254,53 +251,6 @@ class Dataset:
     def off_support(self, x: Tensor) -> Tensor | None:
         """Returns True for points off the support, ``(N,)`` booleans; None if this is not tested."""
         return None if self._off_support is None else self._off_support(x)
-
-
-def standard_units(x: Tensor) -> Affine:
-    """Returns the units in which the points ``x`` ``(N, *)`` have mean 0 and standard deviation 1.
-
-    Vectors are scaled by coordinate. Signals are scaled by channel, because channels may have different physical units,
-    and steps have the same. Images are scaled as a whole.
-    """
-    shape = x.shape[1:]
-    axes = {2: (0,), 3: (0, 2)}.get(x.ndim, tuple(range(x.ndim)))
-    pieces = (piece.double() for piece in chunks(x))
-    parts = [
-        (len(piece) / len(x), piece.mean(axes, keepdim=True)[0], piece.std(axes, correction=0, keepdim=True)[0])
-        for piece in pieces
-    ]
-    shift = torch.stack([weight * mean for weight, mean, _ in parts]).sum(0)
-    deviation = torch.stack([weight * (std**2 + (mean - shift) ** 2) for weight, mean, std in parts]).sum(0).sqrt()
-    # A constant coordinate has no scale: use 1.
-    scale = torch.where(deviation > 0, deviation, 1.0)
-    return Affine(shift.expand(shape).clone(), scale.expand(shape).clone())
-
-
-def chunks(x: Tensor) -> tuple[Tensor, ...]:
-    """Splits points ``(N, *)`` into pieces of at most :data:`CHUNK` entries and at least one point."""
-    return x.split(max(1, CHUNK // max(1, math.prod(x.shape[1:]))))
-
-
-def check_levels(levels: int, x: Tensor) -> None:
-    """Raises ValueError if the points are not whole numbers from 0 to ``levels - 1``."""
-    in_range("levels", levels, at_least=2)
-    if not x.is_floating_point() and torch.iinfo(x.dtype).min == 0 and torch.iinfo(x.dtype).max < levels:
-        return  # The type allows no other values, and reading all points may take long.
-    for part in (chunk.double() for chunk in chunks(x)):
-        foreign = part[(part != part.round()) | (part < 0) | (part > levels - 1)]
-        if len(foreign):
-            raise ValueError(
-                f"levels={levels}: the values must be whole numbers from 0 to {levels - 1}, but one is "
-                f"{float(foreign[0]):g}: rescale them, or set dataset.levels=null"
-            )
-
-
-def check_labels(classes: int | None, x: Tensor, y: Tensor | None) -> None:
-    """Raises ValueError if a point has no label, or a label is not one of the classes."""
-    if y is None or y.shape != x.shape[:1]:
-        raise ValueError("y must be a label for each point: give one integer for each row of x")
-    if classes is None or int(y.min()) < 0 or int(y.max()) >= classes:
-        raise ValueError(f"y must be labels from 0 to classes - 1, and classes={classes}: number the classes from 0")
 
 
 def split(y: Tensor, share: float) -> tuple[Tensor, Tensor]:

@@ -7,10 +7,11 @@ import math
 import os
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 from sdegen.core.checks import in_range
-from sdegen.core.tensors import not_finite
+from sdegen.core.tensors import chunks, not_finite
 
 DRAWN = 64
 """Number of bytes of memory needed to draw a point in the plane."""
@@ -65,3 +66,25 @@ def check_conditions(x: Tensor | None, c: Tensor | None) -> None:
         )
     if found := not_finite([c], "rows"):
         raise ValueError(f"condition: {found}: remove or fill them")
+
+
+def check_levels(levels: int, x: Tensor) -> None:
+    """Raises ValueError if the points are not whole numbers from 0 to ``levels - 1``."""
+    in_range("levels", levels, at_least=2)
+    if not x.is_floating_point() and torch.iinfo(x.dtype).min == 0 and torch.iinfo(x.dtype).max < levels:
+        return  # The type allows no other values, and reading all points may take long.
+    for part in (chunk.double() for chunk in chunks(x)):
+        foreign = part[(part != part.round()) | (part < 0) | (part > levels - 1)]
+        if len(foreign):
+            raise ValueError(
+                f"levels={levels}: the values must be whole numbers from 0 to {levels - 1}, but one is "
+                f"{float(foreign[0]):g}: rescale them, or set dataset.levels=null"
+            )
+
+
+def check_labels(classes: int | None, x: Tensor, y: Tensor | None) -> None:
+    """Raises ValueError if a point has no label, or a label is not one of the classes."""
+    if y is None or y.shape != x.shape[:1]:
+        raise ValueError("y must be a label for each point: give one integer for each row of x")
+    if classes is None or int(y.min()) < 0 or int(y.max()) >= classes:
+        raise ValueError(f"y must be labels from 0 to classes - 1, and classes={classes}: number the classes from 0")

@@ -1,4 +1,4 @@
-"""Units for columns with outliers, tied values or skew."""
+"""Units of the network for points, also for columns with outliers, tied values or skew."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sdegen.core.tensors import chunks
 from sdegen.datasets.units import Affine, Quantile
 
 KNOTS = 1000
@@ -33,6 +34,26 @@ LEAST_ROWS = 20
 """Smallest number of rows for which the scale is checked."""
 SAMPLE = 2**24
 """Largest number of pixels for quantiles. The pixels are from images spread evenly over the data."""
+
+
+def standard_units(x: Tensor) -> Affine:
+    """Returns the units in which the points ``x`` ``(N, *)`` have mean 0 and standard deviation 1.
+
+    Vectors are scaled by coordinate. Signals are scaled by channel, because channels may have different physical units,
+    and steps have the same. Images are scaled as a whole.
+    """
+    shape = x.shape[1:]
+    axes = {2: (0,), 3: (0, 2)}.get(x.ndim, tuple(range(x.ndim)))
+    pieces = (piece.double() for piece in chunks(x))
+    parts = [
+        (len(piece) / len(x), piece.mean(axes, keepdim=True)[0], piece.std(axes, correction=0, keepdim=True)[0])
+        for piece in pieces
+    ]
+    shift = torch.stack([weight * mean for weight, mean, _ in parts]).sum(0)
+    deviation = torch.stack([weight * (std**2 + (mean - shift) ** 2) for weight, mean, std in parts]).sum(0).sqrt()
+    # A constant coordinate has no scale: use 1.
+    scale = torch.where(deviation > 0, deviation, 1.0)
+    return Affine(shift.expand(shape).clone(), scale.expand(shape).clone())
 
 
 def robust_units(x: Tensor) -> Affine:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from sdegen.core.randomness import generator
-from sdegen.core.tensors import not_finite
+from sdegen.core.tensors import chunks, not_finite
 from sdegen.datasets import table as tables
 from sdegen.datasets.arrays import Arrays, Beside, Conditioning, choose_beside, read_arrays, table_of, tensor_of
-from sdegen.datasets.base import Dataset, Standardize, chunks
+from sdegen.datasets.base import Dataset, Standardize
 from sdegen.datasets.checks import check_memory, check_share, prefixed
 from sdegen.datasets.description import Description
 from sdegen.datasets.dialect import Delimiter

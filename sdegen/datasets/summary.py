@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdegen.datasets.base import Dataset, chunks
+from sdegen.core.tensors import chunks
+from sdegen.datasets.base import Dataset
 from sdegen.datasets.table import shortened
 
 SHOWN = 12

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 
 from sdegen.core.errors import UserError
+from sdegen.core.tensors import chunks
 from sdegen.datasets import Dataset
-from sdegen.datasets.base import chunks
 
 log = logging.getLogger("sdegen")
 

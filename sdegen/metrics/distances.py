@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sdegen.core.randomness import generator
-from sdegen.datasets.base import chunks
+from sdegen.core.tensors import chunks
 
 DIRECTIONS = 32
 """Number of directions on which :func:`sliced_w1` projects."""

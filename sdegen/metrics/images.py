@@ -21,8 +21,8 @@ from torch import Tensor
 
 from sdegen.core.errors import UserError
 from sdegen.core.randomness import generator
+from sdegen.core.tensors import chunks
 from sdegen.datasets import Dataset
-from sdegen.datasets.base import chunks
 from sdegen.metrics.distances import (
     affinity,
     frechet,

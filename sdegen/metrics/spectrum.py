@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdegen.datasets.base import chunks
+from sdegen.core.tensors import chunks
 from sdegen.metrics.distances import w1
 
 PER_OCTAVE = 2

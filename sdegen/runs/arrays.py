@@ -13,6 +13,7 @@ from torch import Tensor
 from sdegen.core.errors import UserError
 from sdegen.core.tensors import not_finite
 from sdegen.datasets.numerals import is_missing
+from sdegen.sde.base import SDE
 
 ArrayLike = Tensor | np.ndarray | Sequence[Any] | float
 Frame = Any
@@ -129,3 +130,19 @@ def points(name: str, values: ArrayLike, shape: tuple[int, ...]) -> tuple[Tensor
     if found := not_finite([x], "points"):
         raise UserError(f"{name}: {found}: remove these points")
     return x, single
+
+
+def times(name: str, values: ArrayLike, sde: SDE, count: int) -> Tensor:
+    """Returns times ``()`` or ``(count,)``; raises UserError for another shape, or times outside of the SDE's range."""
+    t = array(name, values)
+    t = t if t.is_floating_point() else t.double()
+    # Compare in the precision of the times: eps is larger than eps rounded to float32.
+    low, high = t.new_tensor([sde.eps, sde.T])
+    if len(outside := t[~((t >= low) & (t <= high))]):
+        raise UserError(
+            f"{name}: must lie between {sde.eps:g} (sde.eps) and {sde.T:g}, not {float(outside[0]):g}: the score is "
+            f"trained only in this range"
+        )
+    if t.ndim and t.shape != (count,):
+        raise UserError(f"{name}: has the shape {tuple(t.shape)}: give a number, or one for each of {count} points")
+    return t

@@ -6,8 +6,6 @@ import logging
 import os
 import re
 import shutil
-import textwrap
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_origin, get_type_hints
@@ -118,14 +116,19 @@ def settle(checkpoint: Checkpoint, folder: Path, keep: int | None = None, regula
     if keep is None:
         return
     steps, every = _steps(folder), checkpoint.config["trainer"]["checkpoint_every"]
-    counted = [step for step in steps if step % every == 0 or (regular and step == checkpoint.step)]
+    found = checkpoint.provenance.get("resumed")
+    resumed = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    # A run that was resumed with other options, such as more steps, may have been finished.
+    interrupted = [one.get("step") for one in resumed if not one.get("options")]
+    interrupted += [] if regular else [checkpoint.step]
+    counted = [step for step in steps if step % every == 0 or step not in interrupted]
     for step in {*steps} - {checkpoint.step, *counted[-keep:]}:
         _path(folder, step).unlink()
 
 
 def load(path: Path) -> Checkpoint:
     """Reads a checkpoint onto the CPU; raises UserError if it is missing, damaged, or not a checkpoint of sdegen."""
-    content = stored(path)
+    content = files.stored(path)
     if not isinstance(content, dict) or not _is_checkpoint(content):
         raise UserError(f"{path}: not a checkpoint of sdegen (format {FORMAT})")
     return Checkpoint(**{name: value for name, value in content.items() if name != "format"})
@@ -204,40 +207,6 @@ def examine(folder: Path, saved: Checkpoint, trust: Trust) -> None:
         if not isinstance(value, Tensor):
             check_plain(name, value)
     check_size(saved.config, saved.weights, trust, **saved.supplied())
-
-
-def stored(path: Path) -> object:
-    """Returns the tensors and plain data that torch has saved in a file, on the CPU.
-
-    No code in the file runs (``weights_only``). The checksums in the file are verified first, because torch does not
-    notice flipped bits.
-
-    Raises:
-        UserError: the file is missing or damaged, or contains something else.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            # torch does not compress. A compressed file could expand without limit, so it is refused.
-            if any(member.compress_type or re.search(r"^/|\\|\.\.", member.filename) for member in members):
-                raise ValueError("it holds a compressed file, or a file with a path outside of it")
-            if sum(member.file_size for member in members) > path.stat().st_size:
-                raise ValueError("it claims to hold more bytes than it has")
-            damaged = archive.testzip()
-    except Exception as error:
-        # zipfile raises many types of exceptions for damaged files.
-        reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" …")
-        raise UserError(f"{path}: not a whole checkpoint ({reason})") from None
-    if damaged:
-        raise UserError(f"{path}: damaged, the checksum of {damaged} is wrong")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # For foreign objects, weights_only raises exceptions of several types with long messages.
-        name = type(error).__name__
-        raise UserError(f"{path}: refused: it holds more than tensors and plain data ({name})") from None
 
 
 def _is_checkpoint(content: dict[str, Any]) -> bool:

@@ -13,12 +13,10 @@ from torch import Tensor
 from sdegen.config.options import choice
 from sdegen.core import schema
 from sdegen.core.errors import UserError
-from sdegen.core.randomness import generator
 from sdegen.datasets import Conditions, Dataset
 from sdegen.datasets import table as tables
 from sdegen.datasets.arrays import Arrays
 from sdegen.datasets.checks import prefixed
-from sdegen.datasets.file import opened
 from sdegen.datasets.table import Table, shortened
 from sdegen.networks.condition import Condition
 from sdegen.runs.arrays import ArrayLike, Frame, array
@@ -29,10 +27,10 @@ from sdegen.runs.given import (
     coordinates,
     label_names,
     labels_beside,
-    reading,
-    table_of_frame,
+    opened_by,
 )
 from sdegen.runs.trained import Trained
+from sdegen.runs.unseen import Points, unseen
 
 log = logging.getLogger("sdegen")
 
@@ -60,14 +58,8 @@ def rows(trained: Trained, asked: Asked) -> Rows | None:
     """
     if asked is None:
         return None
-    conditions = trained.conditions
-    if conditions is None:
-        raise UserError(
-            f"condition: the data of {trained.folder} have no conditions: leave out condition=, or train a run with "
-            f"dataset.condition=[…]"
-        )
-    found = _read(trained, asked)
-    shape, values = conditions.shape, found.values
+    found = _read(trained, asked, _conditions(trained).shape)
+    shape, values = _conditions(trained).shape, found.values
     if tuple(values.shape[1:]) != shape or not len(values):
         names = _names(trained)
         wanted = f"{shape[0]} numbers ({', '.join(names)})" if names else f"an array of shape {shape}"
@@ -80,51 +72,35 @@ def rows(trained: Trained, asked: Asked) -> Rows | None:
     return found
 
 
-def unseen(dataset: Dataset, count: int, seed: int = 0) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Returns at most ``count`` unseen points ``(N, *)`` in the user's units, their classes and their conditions.
-
-    They are fresh if the data set can draw them, else held out, or those of the training if none is held out.
-    """
-    source = generator("cpu", seed, "unseen pairs")
-    if dataset.simulate is not None:
-        fresh, beside = dataset.simulate(count, source)
-        return fresh.double(), None, beside.double()
-    if (drawn := dataset.draw_labelled(count, source)) is not None:
-        return *drawn, None
-    x, y, c = dataset.x, dataset.y, dataset.c
-    if dataset.held_out is not None:
-        x, y, c = dataset.held_out, dataset.held_out_y, dataset.held_out_c
-    order = torch.randperm(len(x), generator=source)[:count]
-    return x[order].double(), None if y is None else y[order], None if c is None else c[order]
-
-
-def told(taken: Condition, conditions: Conditions | None, label: Tensor | None, values: Tensor | None) -> Tensor:
+def told(taken: Condition, conditions: Conditions | None, label: Tensor | int | None, values: Tensor | None) -> Tensor:
     """Returns the values that a network takes for classes and for conditions in the user's units.
 
     Both have an axis of the rows, or neither has. None hides a part of the condition.
     """
-    return taken.of(label, None if values is None or conditions is None else conditions.encode(values))
+    encoded = None if values is None or conditions is None else conditions.encode(values)
+    return taken.of(None if label is None else torch.as_tensor(label), encoded)
 
 
-class OfData(NamedTuple):
-    """Values that a network takes for unseen points, ``(N, *)``, and the points, their classes and their conditions."""
-
-    told: Tensor
-    x: Tensor
-    y: Tensor | None
-    c: Tensor | None
-
-
-def of_data(dataset: Dataset, taken: Condition, count: int, seed: int = 0) -> OfData:
-    """Returns the conditions of ``count`` unseen points. If there are fewer unseen points, they are repeated."""
-    x, y, c = unseen(dataset, count, seed)
+def of_data(dataset: Dataset, taken: Condition, count: int, seed: int = 0) -> tuple[Tensor, Points]:
+    """Returns what a network takes for ``count`` unseen points, and the points; few unseen points are repeated."""
+    x, y, c, kind = unseen(dataset, count, seed)
     index = torch.arange(count) % len(x)
     y, c = (None if part is None else part[index] for part in (y, c))
-    return OfData(told(taken, dataset.conditions, y, c), x[index], y, c)
+    return told(taken, dataset.conditions, y, c), Points(x[index], y, c, kind)
+
+
+def _conditions(trained: Trained) -> Conditions:
+    if trained.conditions is None:
+        raise UserError(
+            f"condition: the data of {trained.folder} have no conditions: leave out condition=, or train a run with "
+            f"dataset.condition=[…]"
+        )
+    return trained.conditions
 
 
 def check_taken(trained: Trained) -> None:
-    """Raises UserError if the network does not take the conditions of the data."""
+    """Raises UserError if the data have no conditions, or the network does not take them."""
+    _conditions(trained)
     taken, node = trained.score_model.network.condition, trained.config["network"]
     if (taken is None or not taken.valued) and not schema.takes(node, "condition_dropout", trained.trust):
         raise UserError(
@@ -182,22 +158,16 @@ def _example(trained: Trained) -> str:
     return f"[{','.join(names)}]" if names else "observed.npy"
 
 
-def _read(trained: Trained, asked: Asked) -> Rows:
+def _read(trained: Trained, asked: Asked, shape: tuple[int, ...]) -> Rows:
     """Returns conditions, not yet checked. Only files and data frames have classes."""
-    assert trained.conditions is not None
-    shape, name = trained.conditions.shape, "condition"
-    if isinstance(asked, str | Path):
-        name, asked = f"condition={asked}", Path(asked)
+    name = f"condition={asked}" if isinstance(asked, str | Path) else "condition"
     try:
         with prefixed(f"{name}: "):
-            if isinstance(asked, Path):
-                table, arrays = opened(asked, reading(trained).options)
-                if arrays is not None and (arrays.beside or not (arrays.names or arrays.x.dtype.names)):
-                    return _of_arrays(trained, arrays)
-            elif getattr(asked, "columns", None) is not None:
-                table = table_of_frame(asked)
-            else:
-                return Rows(_batch(trained, array(name, asked).double().cpu().numpy()))  # type: ignore[arg-type]
+            if (read := opened_by(trained, asked)) is None:
+                return Rows(_batch(trained, array(name, asked).double().cpu().numpy(), shape))  # type: ignore[arg-type]
+            table, arrays = read
+            if arrays is not None and (arrays.beside or not (arrays.names or arrays.x.dtype.names)):
+                return _of_arrays(trained, arrays, shape)
             if table is None or len(shape) > 1:
                 raise ValueError(f"holds no array of shape {shape}: give a .npy or .npz file")
             return _of_table(trained, table)
@@ -205,10 +175,8 @@ def _read(trained: Trained, asked: Asked) -> Rows:
         raise UserError(str(error)) from None
 
 
-def _batch(trained: Trained, values: np.ndarray) -> Tensor:
+def _batch(trained: Trained, values: np.ndarray, shape: tuple[int, ...]) -> Tensor:
     """Returns conditions with an axis for the rows, images and signals with their channels first."""
-    assert trained.conditions is not None
-    shape = trained.conditions.shape
     if len(shape) == 1:
         values = values[:, None] if shape == (1,) and values.ndim == 1 else np.atleast_2d(values)
     else:
@@ -217,11 +185,11 @@ def _batch(trained: Trained, values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64))
 
 
-def _of_arrays(trained: Trained, arrays: Arrays) -> Rows:
+def _of_arrays(trained: Trained, arrays: Arrays, shape: tuple[int, ...]) -> Rows:
     """Returns the conditions beside the points of a file, or else in its points, and the classes beside them."""
     taken, found = trained.model.network.condition, conditions_beside(trained, arrays)
     labels = labels_beside(trained, arrays) if taken is not None and taken.labelled else None
-    return Rows(_batch(trained, arrays.x) if found is None else found, classes_of(trained, labels))
+    return Rows(_batch(trained, arrays.x, shape) if found is None else found, classes_of(trained, labels))
 
 
 def _of_table(trained: Trained, table: Table) -> Rows:
@@ -243,12 +211,12 @@ def _of_table(trained: Trained, table: Table) -> Rows:
 
 def _warn(trained: Trained, found: Tensor) -> None:
     """Logs a warning that names the entry of the conditions that is farthest outside of the training range."""
-    assert trained.conditions is not None
-    beyond = trained.conditions.beyond(found)
+    conditions = _conditions(trained)
+    beyond = conditions.beyond(found)
     if not bool((beyond > 0).any()):
         return
     row, entry = divmod(int(beyond.flatten().argmax()), beyond[0].numel())
-    low, high = (float(end.flatten()[entry]) for end in (trained.conditions.low, trained.conditions.high))
+    low, high = (float(end.flatten()[entry]) for end in (conditions.low, conditions.high))
     name = (
         trained.names.condition(entry)
         if found.ndim == 2

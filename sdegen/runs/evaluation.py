@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import time
 from pathlib import Path
@@ -23,8 +22,9 @@ from sdegen.metrics.two_sample import too_few
 from sdegen.runs import events, files, posteriors, typicality
 from sdegen.runs.conditions import needs_one
 from sdegen.runs.given import given
-from sdegen.runs.measures import measure_theirs, shuffled, spread_over_cells, tell, unseen
+from sdegen.runs.measures import measure_theirs, spread_over_cells, tell
 from sdegen.runs.run import Run
+from sdegen.runs.unseen import training, unseen
 from sdegen.sde.mixture import Marginals
 
 if TYPE_CHECKING:
@@ -84,19 +84,17 @@ class Evaluation:
         rtol: float,
         atol: float,
     ) -> None:
-        self.run, self.count, self.seed = run, count, seed
-        self.settings: dict[str, Any] = {} if points is None else {"points": points}
-        self.settings |= {"count": count, "seed": seed, "batch_size": batch_size}
-        self.settings |= {"probes": probes, "rtol": rtol, "atol": atol}
+        self.run, self.count, self.seed, self.batch_size = run, count, seed, batch_size
         self.divergence = by_probes(probes, run.units.size)
         self.solver: dict[str, Any] = {"rtol": rtol, "atol": atol, "batch_size": batch_size}
+        self.settings = {"points": points, "count": count, "seed": seed, "probes": probes, **self.solver}
         try:
             DormandPrince(rtol, atol, 1)
         except ValueError as error:
             raise UserError(str(error)) from None
         self.given = None if points is None else given(run, "points", Path(points))
         if self.given is not None:
-            run.flow_told(self.given.y, self.given.c)
+            run.flow_of(self.given.y, self.given.c)
 
     def check(self, metric: str) -> None:
         """Raise UserError if a metric cannot be computed for the data of the run."""
@@ -127,10 +125,8 @@ class Evaluation:
     def write(self, metric: str) -> files.Written:
         """Compute a metric and write the result into the run's folder.
 
-        The names of metrics are in :data:`sdegen.config.options.METRIC`.
-
-        The result is in ``evaluations/<number>-<metric>/``. The likelihood of a user's points is in
-        ``evaluations/<number>-points/``, with a table of the points in ``points.csv``.
+        The result is in ``evaluations/<number>-<metric>/``, for :data:`sdegen.config.options.METRIC`. The likelihood of
+        a user's points is in ``evaluations/<number>-points/``, with a table of the points in ``points.csv``.
         """
         # Import late: matplotlib takes half a second, for which a wrong option should not wait.
         from sdegen import figures
@@ -140,9 +136,9 @@ class Evaluation:
         metric = "points" if metric == "likelihood" and self.given is not None else metric
         found: Result = getattr(self, metric)()
         with files.new_folder(run.folder / "evaluations", metric) as (folder, final):
-            own = {"step": run.step, "weights": run.weights}
-            own |= {group: run.config[group] for group in ("network", "sde")}
-            files.write_yaml(folder / "config.yaml", {**own, **self.settings})
+            own: dict[str, Any] = {"step": run.step, "weights": run.weights}
+            own |= {**{group: run.config[group] for group in ("network", "sde")}, **self.settings}
+            files.write_yaml(folder / "config.yaml", {key: value for key, value in own.items() if value is not None})
             files.write_json(folder / "metrics.json", found.metrics)
             kept = {name: value for name, value in found.arrays.items() if value is not None}
             arrays: dict[str, Any] = {name: torch.as_tensor(value).cpu().numpy() for name, value in kept.items()}
@@ -150,9 +146,8 @@ class Evaluation:
             if found.figure is not None:
                 figures.save(found.figure, folder / "figures" / f"{metric}.png")
             if found.columns is not None:
-                with (folder / "points.csv").open("w", newline="", encoding="utf-8") as file:
-                    rows = zip(*found.columns.values(), strict=True)
-                    csv.writer(file, lineterminator="\n").writerows([found.columns, *rows])
+                rows = zip(*found.columns.values(), strict=True)
+                files.write_table(folder / "points.csv", found.columns, rows, self.given.decimal if self.given else ".")
             events.write(folder, run.step, found.metrics)
         log.info(table(found.metrics, found.points))
         return files.Written(final, found.metrics)
@@ -166,16 +161,14 @@ class Evaluation:
         from sdegen import figures
 
         dataset, started = self.run.dataset, time.perf_counter()
-        x, kind, flow, labels = self.run.unseen(self.count, self.seed, **self.solver)
-        order = shuffled(torch.arange(len(dataset.x)), self.seed)[: self.count]
-        x_train = dataset.x[order].double()
-        y, c = (None if part is None else part[order] for part in (dataset.y, dataset.c))
-        of_train = self.run.flow_told(y, c, **self.solver)
-        x, x_train = (spread_over_cells(dataset, points, self.seed) for points in (x, x_train))
-        log.info(f"likelihood of {len(x)} {kind} points, {self.run.weights_used()}")
-        flows = ((flow, x), (of_train, x_train))
-        test, train = (own.log_prob(points, self.divergence, self.seed) for own, points in flows)
-        exact = self._exact(x, labels)
+        sets = (unseen(dataset, self.count, self.seed), training(dataset, self.count, self.seed))
+        log.info(f"likelihood of {len(sets[0].x)} {sets[0].kind} points, {self.run.weights_used()}")
+        x, x_train = (spread_over_cells(dataset, points.x, self.seed) for points in sets)
+        flow, of_train = (self.run.flow_of(points.y, points.c, **self.solver) for points in sets)
+        test, train = (
+            own.log_prob(points, self.divergence, self.seed) for own, points in ((flow, x), (of_train, x_train))
+        )
+        exact = self._exact(x, sets[0].y if needs_one(self.run) else None)
         seconds = time.perf_counter() - started
         log.info(f"on average {test.nfe:.1f} evaluations a point, {seconds:.1f} s")
         metrics = _summary(test, train, exact, self.run.units.size, dataset.levels is not None)
@@ -184,20 +177,22 @@ class Evaluation:
             figure = figures.density(dataset, *self._map(flow), exact=self._exact)
         else:
             figure = figures.likelihoods(-train.log_p, -test.log_p, x[0].numel())
-        return Result(metrics, {**arrays, "seconds": seconds, "seed": self.seed}, figure, kind)
+        return Result(metrics, {**arrays, "seconds": seconds, "seed": self.seed}, figure, sets[0].kind)
 
     def points(self) -> Result:
         """Return the log-densities of a user's points, and their tail shares among unseen points."""
         from sdegen import figures
 
         assert self.given is not None
-        run, (x, y, c, columns, _) = self.run, self.given
+        run, x, columns, decimal = self.run, self.given.x, self.given.columns, self.given.decimal
         log.info(f"density of {len(x)} points, {run.weights_used()}")
-        flow, unseen = run.flow_told(y, c, **self.solver), run.unseen(self.count, self.seed, **self.solver)
-        found = typicality.compare(run, x, flow, self.divergence, self.seed, unseen)
+        found = typicality.compare(run, self.given, self.count, self.divergence, self.seed, **self.solver)
         log.info(typicality.in_words(found, columns))
         log_p, shares = found.typicality
-        added = {"log_density": list(map(repr, log_p.tolist())), "tail_share": list(map(repr, shares.tolist()))}
+        added = {
+            name: [repr(value).replace(".", decimal) for value in values.tolist()]
+            for name, values in (("log_density", log_p), ("tail_share", shares))
+        }
         # A table that was evaluated before has these columns already.
         columns = {**columns, **{f"{name}_2" if name in columns else name: values for name, values in added.items()}}
         figure = figures.likelihoods(
@@ -211,7 +206,7 @@ class Evaluation:
         from sdegen import figures
 
         assert self.given is not None
-        run, (x, y, _, _, _) = self.run, self.given
+        run, x, y = self.run, self.given.x, self.given.y
         log.info(f"measures of {len(x)} points against the data of {run.folder}")
         found = measure_theirs(run, x, y)
         return Result(found, {"x": x, "y": y, "seed": self.seed}, figures.compare(run.dataset, x), "points")
@@ -224,7 +219,7 @@ class Evaluation:
         from sdegen import figures
 
         dataset = self.run.dataset
-        x, kind = unseen(dataset, max(self.count, 2 * PAIRS), self.seed)
+        x, _, _, kind = unseen(dataset, max(self.count, 2 * PAIRS), self.seed)
         log.info(f"interpolation between {kind} points, {self.run.weights_used()}")
         flow = self.run.flow(**self.solver)
         latent = flow.encode(x)
@@ -244,15 +239,15 @@ class Evaluation:
             log.info(f"c2st of {len(self.given.x)} points against the data of {run.folder}")
             return Result(tell(run, self.given.x), {"x": self.given.x, "seed": self.seed}, None, "points")
         log.info(f"c2st of {self.count} samples, {run.weights_used()}")
-        x, _ = run.sample_data(self.count, seed=self.seed, batch_size=int(self.settings["batch_size"]))
+        x = run.to_compare(self.count, seed=self.seed, batch_size=self.batch_size).x.cpu()
         return Result(tell(run, x), {"x": x, "seed": self.seed}, None, "samples")
 
     def calibration(self) -> Result:
         """Return the calibration of the posteriors of unseen pairs, and their distance from exact draws."""
         from sdegen import figures
 
-        options = {"count": self.count, "seed": self.seed, "batch_size": int(self.settings["batch_size"])}
-        metrics, names, ranks, by_distance = self.run.calibration(**options)
+        found = self.run.calibration(count=self.count, seed=self.seed, batch_size=self.batch_size)
+        metrics, names, ranks, by_distance = found
         log.info(in_words(metrics, ranks, names))
         worst = list(metrics["sbc"]["columns"])
         order = [names.index(name) for name in worst]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import io
 import json
@@ -11,9 +12,13 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+import textwrap
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch
 
 from sdegen.core.errors import Unwritable, UserError
 
@@ -186,6 +191,12 @@ def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
     replace(path, lambda temporary: temporary.write_text(as_yaml(content)))
 
 
+def write_table(path: Path, names: Iterable[str], rows: Iterable[Sequence[str]], decimal: str) -> None:
+    """Writes a table of texts as CSV. With a decimal comma, semicolons separate the columns, as in spreadsheets."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, delimiter=";" if decimal == "," else ",", lineterminator="\n").writerows([names, *rows])
+
+
 @contextlib.contextmanager
 def new_folder(parent: Path, name: str) -> Iterator[tuple[Path, Path]]:
     """Makes a folder ``<number>-<name>`` with a number above the numbers of all other folders.
@@ -256,6 +267,40 @@ def text(path: Path) -> str:
     if not is_plain(path):
         raise ValueError
     return path.read_text()
+
+
+def stored(path: Path) -> object:
+    """Returns the tensors and plain data that torch has saved in a file, on the CPU.
+
+    No code in the file runs (``weights_only``). The checksums in the file are verified first, because torch does not
+    notice flipped bits.
+
+    Raises:
+        UserError: the file is missing or damaged, or contains something else.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            # torch does not compress. A compressed file could expand without limit, so it is refused.
+            if any(member.compress_type or re.search(r"^/|\\|\.\.", member.filename) for member in members):
+                raise ValueError("it holds a compressed file, or a file with a path outside of it")
+            if sum(member.file_size for member in members) > path.stat().st_size:
+                raise ValueError("it claims to hold more bytes than it has")
+            damaged = archive.testzip()
+    except Exception as error:
+        # zipfile raises many types of exceptions for damaged files.
+        reason = textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" …")
+        raise UserError(f"{path}: not a whole checkpoint ({reason})") from None
+    if damaged:
+        raise UserError(f"{path}: damaged, the checksum of {damaged} is wrong")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # For foreign objects, weights_only raises exceptions of several types with long messages.
+        name = type(error).__name__
+        raise UserError(f"{path}: refused: it holds more than tensors and plain data ({name})") from None
 
 
 def is_number(value: object) -> bool:

@@ -45,6 +45,7 @@ class Given(NamedTuple):
         columns: all columns of the table of the points, as texts, by name; for images, the names of the files
             or the numbers of the rows.
         single: True for a single point that was given without the batch axis.
+        decimal: decimal sign of the numbers in ``columns``, that of the user's file.
     """
 
     x: Tensor
@@ -52,6 +53,7 @@ class Given(NamedTuple):
     c: Tensor | None
     columns: dict[str, list[str]]
     single: bool = False
+    decimal: str = "."
 
 
 def given(run: Trained, name: str, source: str | Path | ArrayLike | Frame) -> Given:
@@ -67,15 +69,12 @@ def given(run: Trained, name: str, source: str | Path | ArrayLike | Frame) -> Gi
         name, source = f"{name}={source}", Path(source)
     try:
         with prefixed(f"{name}: "):
-            if isinstance(source, Path):
-                if source.is_dir():
-                    return _pictures(run, source)
-                table, arrays = _opened(run, source)
-            elif getattr(source, "columns", None) is not None:
-                table, arrays = table_of_frame(source), None
-            else:
-                x, single = points(name, source, run.units.shape)
+            if isinstance(source, Path) and source.is_dir():
+                return _pictures(run, source)
+            if (read := opened_by(run, source)) is None:
+                x, single = points(name, source, run.units.shape)  # type: ignore[arg-type]
                 return Given(x, None, None, _rows(x), single)
+            table, arrays = read
             if table is not None:
                 return _chosen(run, table, arrays)
             assert arrays is not None
@@ -102,8 +101,11 @@ def reading(run: Trained) -> Reading:
     return Reading(choice, Options(*map(node.get, Options._fields)), node.get("layout", "auto"))
 
 
-def _opened(run: Trained, path: Path) -> Opened:
-    options = reading(run).options
+def opened_by(run: Trained, source: object) -> Opened | None:
+    """Returns the content of a file or a data frame, read as the run's own data; None for an array."""
+    if not isinstance(source, str | Path):
+        return None if getattr(source, "columns", None) is None else Opened(_table_of_frame(source), None)
+    path, options = Path(source), reading(run).options
     try:
         return opened(path, options)
     except Ambiguous:
@@ -146,7 +148,7 @@ def _pictures(run: Trained, folder: Path) -> Given:
     )
 
 
-def table_of_frame(frame: Frame) -> Table:
+def _table_of_frame(frame: Frame) -> Table:
     arrays = data(frame, None, None)
     names = [str(name) for name in arrays.pop("names")]
     columns: dict[str, np.ndarray] = {**dict(zip(names, arrays.pop("x").T, strict=True)), **arrays}
@@ -176,12 +178,16 @@ def _chosen(run: Trained, table: Table, arrays: Arrays | None) -> Given:
     if labels is None and run.classes is not None:
         label = next((n for n in label_names(run, table) if n not in names), None)
         labels = None if label is None else tables.labels(table, label)
-    columns = {name: list(map(_text, table.words(name))) for name in table.columns}
+    columns = {}
+    for name in table.columns:
+        words = table.words(name)
+        decimal = table.decimal if words.dtype.kind == "f" else "."
+        columns[name] = [_text(word).replace(".", decimal) for word in words]
     given = None if arrays is None else conditions_beside(run, arrays)
     told = () if run.conditions is None else [run.names.condition(i) for i in range(run.conditions.shape[0])]
     if given is None and told and set(told) <= set(known):
         given = coordinates(table, list(told))
-    return Given(coordinates(table, names), classes_of(run, labels), given, columns)
+    return Given(coordinates(table, names), classes_of(run, labels), given, columns, decimal=table.decimal)
 
 
 def label_names(run: Trained, table: Table) -> list[str]:

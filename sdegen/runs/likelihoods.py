@@ -14,7 +14,7 @@ from sdegen.metrics.points import Metrics
 from sdegen.models.classifier import ClassifierModel, log_likelihood_by_time
 from sdegen.models.likelihood import Likelihood, by_time
 from sdegen.models.regressor import RegressorModel
-from sdegen.runs.conditions import unseen
+from sdegen.runs.unseen import unseen
 from sdegen.sde.base import SDE
 from sdegen.sde.mixture import GaussianMixture
 
@@ -83,12 +83,10 @@ def _regression(
         best = noisy.new_zeros(len(c)) if exact is None else conditional(exact, model.sde, noisy, t, c)
         return gaussians.log_prob(c), gaussians.ranks(c), best
 
-    x, _, c = unseen(dataset, POINTS)
-    known, kind = dataset.simulate is not None or dataset.held_out is not None, "held-out"
-    kind = "fresh" if dataset.simulate is not None else kind
+    x, _, c, kind = unseen(dataset, POINTS)
     curves: dict[str, Tensor] = {}
     rows: list[tuple[float, float, float, int]] = []
-    for name, (points, y) in _sets(dataset, kind, x if known else None, c, dataset.c).items():
+    for name, (points, y) in _sets(dataset, kind, None if kind == "training" else x, c, dataset.c).items():
         inner, told = dataset.units.encode(points).to(device, dtype), units.encode(y).flatten(1).to(device, dtype)
         found = by_time(model.sde, inner, told, times, measure)
         # The density in the user's units is that in the network's units, divided by the scales.

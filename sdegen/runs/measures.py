@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -13,16 +12,18 @@ from torch import Tensor
 from sdegen import metrics
 from sdegen.core.errors import UserError
 from sdegen.core.progress import announced
-from sdegen.core.randomness import generator
 from sdegen.datasets import Dataset
+from sdegen.flow.density import check_density
+from sdegen.flow.divergence import by_probes
 from sdegen.flow.likelihood import dequantized
 from sdegen.metrics.features import Features
 from sdegen.metrics.floors import Floors
 from sdegen.metrics.labels import feature_classes
 from sdegen.metrics.points import Metrics, averaged_over_classes
-from sdegen.runs import floors
-from sdegen.runs.checkpoint import stored
+from sdegen.runs import files, floors
+from sdegen.runs.steered import Steered
 from sdegen.runs.trained import Trained
+from sdegen.runs.unseen import shuffled, training, unseen
 
 log = logging.getLogger("sdegen")
 
@@ -124,17 +125,25 @@ def tell(run: Trained, x: Tensor, label: int | None = None) -> Metrics:
         return metrics.measure_c2st(dataset, saved, placed, of_features)
 
 
-def likelihood(dataset: Dataset, log_prob: Callable[[Tensor], Tensor], x: Tensor, seed: int) -> Metrics:
+def likelihood(run: Steered, x: Tensor, seed: int) -> Metrics:
     """Returns the mean negative log-density of a model at points, at unseen data (the floor) and at training points.
 
-    All points are ``(N, *)`` in the user's units. The seed fixes the fresh points, the dequantisation, and the choice
-    of :data:`JUDGED` points from a larger set.
+    All points are ``(N, *)`` in the user's units, and of the class that the run is given. The seed fixes the fresh
+    points, the dequantisation, and the choice of :data:`JUDGED` points from a larger set. The result is empty for
+    images and signals, and without a density.
     """
-    other, kind = unseen(dataset, JUDGED, seed)
-    sets = {"value": shuffled(x, seed)[:JUDGED], "floor": other, "train": shuffled(dataset.x, seed)[:JUDGED]}
+    dataset = run.dataset if run.target.label is None else run.dataset.of_class(run.target.label)
+    try:
+        check_density(dataset)
+    except UserError:
+        return {}
+    if run.units.kind != "vectors":
+        return {}
+    other, flow, exact = unseen(dataset, JUDGED, seed), run.flow(), by_probes(0, run.units.size)
+    sets = {"value": shuffled(x, seed)[:JUDGED], "floor": other.x, "train": training(dataset, JUDGED, seed).x}
     spread = {name: spread_over_cells(dataset, part.double(), seed) for name, part in sets.items()}
-    means = {name: -float(log_prob(part).mean()) for name, part in spread.items()}
-    return {"nll": {**means, "floor_from": f"{kind} points"}}
+    means = {name: -float(flow.log_prob(part, exact, seed).log_p.mean()) for name, part in spread.items()}
+    return {"nll": {**means, "floor_from": f"{other.kind} points"}}
 
 
 def spread_over_cells(dataset: Dataset, x: Tensor, seed: int) -> Tensor:
@@ -143,26 +152,12 @@ def spread_over_cells(dataset: Dataset, x: Tensor, seed: int) -> Tensor:
     return x if cells is None else x + cells * dequantized(torch.zeros_like(x), seed)
 
 
-def unseen(dataset: Dataset, count: int, seed: int) -> tuple[Tensor, str]:
-    """Returns at most ``count`` points and their kind: fresh points, else held-out points, else training points."""
-    fresh = dataset.draw(count, generator("cpu", seed, "evaluation"))
-    if fresh is not None:
-        return fresh.double(), "fresh"
-    points, kind = (dataset.x, "training") if dataset.held_out is None else (dataset.held_out, "held-out")
-    return shuffled(points, seed)[:count].double(), kind
-
-
-def shuffled(x: Tensor, seed: int) -> Tensor:
-    """Returns points in random order, because a data set may be sorted."""
-    return x[torch.randperm(len(x), generator=generator("cpu", seed, "order"))]
-
-
 def _features(run: Trained, known: Floors) -> tuple[Features, Floors]:
     """Returns the classifier that is kept for the data, and the floors with its features; trains it if none is kept."""
     path, dataset = floors.folder(run) / "features.pt", run.dataset
     features = Features(dataset.units.shape, feature_classes(dataset))
     try:
-        features.load_state_dict(stored(path))  # type: ignore[arg-type]
+        features.load_state_dict(files.stored(path))  # type: ignore[arg-type]
     except (UserError, RuntimeError, TypeError, AttributeError):
         log.info(f"training the classifier that gives the features of {dataset.units.kind}")
         features = metrics.fit_features(dataset)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -16,7 +15,10 @@ from sdegen.metrics import calibration
 from sdegen.metrics.points import Metrics, unmeasured
 from sdegen.networks.condition import Condition
 from sdegen.runs import conditions
+from sdegen.runs.guiding import Target
+from sdegen.runs.steered import Steered
 from sdegen.runs.trained import Trained
+from sdegen.runs.unseen import unseen
 
 log = logging.getLogger("sdegen")
 
@@ -62,21 +64,19 @@ def check(run: Trained) -> Condition:
     return taken
 
 
-def measured(run: Trained, generate: Callable[[Tensor], Tensor], count: int, seed: int) -> Calibration:
-    """Returns the calibration of a run on at most ``count`` unseen pairs, and its errors if exact draws are known.
-
-    ``generate`` returns a sample, in the network's units, for each row of what a network is told.
-    """
+def measured(run: Steered, count: int, seed: int, batch_size: int) -> Calibration:
+    """Returns the calibration of a run on at most ``count`` unseen pairs, and its errors if exact draws are known."""
     taken, dataset = check(run), run.dataset
-    x, y, c = conditions.unseen(dataset, count, seed)
+    x, y, c, _ = unseen(dataset, count, seed)
     assert c is not None and dataset.c is not None and run.conditions is not None
     label = y if taken.labelled else None
     log.info(f"calibration on {len(x)} unseen pairs, {run.weights_used()}; trained on {_trained_on(dataset)}")
 
     def draws(n: int, rows: slice) -> Tensor:
         told = conditions.told(taken, run.conditions, None if label is None else label[rows], c[rows])
-        samples = run.units.decode(generate(told.repeat_interleave(n, 0))).cpu().double()
-        return dataset.rounded(samples).reshape(-1, n, x.shape[1])
+        given = run.at(Target(told=told.repeat_interleave(n, 0)))
+        samples = given.generate(n * len(told), seed=seed, batch_size=batch_size).x
+        return dataset.rounded(run.units.decode(samples).cpu().double()).reshape(-1, n, x.shape[1])
 
     samples, source = draws(RANKED, slice(None)), generator("cpu", seed, "ranks")
     by_column = calibration.ranks(x, samples, source)

@@ -132,8 +132,8 @@ class Session:
             return
         step, steps = self._resumed[0].step, self.training.steps
         first, patience, more = self.writers[0], self.trainer.patience, "trainer.steps=…"
-        first.curve.restore(self._resumed[0].curve)
-        if step < steps and first.has_patience_ended(step):
+        first.learning.curve.restore(self._resumed[0].curve)
+        if step < steps and first.learning.has_patience_ended(step):
             steps = self.training.steps = step
             more = f"a larger trainer.patience than {patience}, or null,"
         # Continue a run that was killed after the last step, because its samples are missing.
@@ -166,7 +166,7 @@ class Session:
         if not self.training.steps:
             return
         losses = [writer.evaluate() for writer in self.writers]
-        if self.writers[0].has_patience_ended(self.training.step):
+        if self.writers[0].learning.has_patience_ended(self.training.step):
             self.training.finish()
         if self._watch is not None:
             known = [loss for loss in losses if loss is not None]
@@ -191,7 +191,7 @@ class Session:
         while training.step < training.steps:
             try:
                 with interrupt.noted():
-                    every = self.writers[0].curve.interval(training.steps)
+                    every = self.writers[0].learning.curve.interval(training.steps)
                     training.run(self._record, self.save, self._preview, asked, self.evaluate, every)
             except Diverged as trouble:
                 self._retry(trouble)
@@ -227,7 +227,7 @@ class Session:
 
     def _record(self, step: int, values: Sequence[Mapping[str, float]]) -> None:
         for writer, own in zip(self.writers, values, strict=True):
-            writer.recorder.progress(step, {**own, **writer.scaled(own["train/loss"])})
+            writer.recorder.progress(step, {**own, **writer.learning.scaled(own["train/loss"])})
 
     def _preview(self) -> None:
         for writer in self.writers:

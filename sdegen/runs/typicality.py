@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -12,11 +12,13 @@ from sdegen.core.errors import UserError
 from sdegen.core.randomness import derive
 from sdegen.flow.density import check_density
 from sdegen.flow.divergence import Divergence
-from sdegen.flow.likelihood import Flow
 from sdegen.metrics.points import Metrics, unmeasured
 from sdegen.metrics.typicality import RARE, Typicality, tail_shares
+from sdegen.runs.given import Given
 from sdegen.runs.measures import spread_over_cells
+from sdegen.runs.steered import Steered
 from sdegen.runs.trained import Trained
+from sdegen.runs.unseen import Points, unseen
 
 NAMED = 3
 """Number of most unusual rows that the report names."""
@@ -37,30 +39,23 @@ def check(trained: Trained) -> None:
     check_density(trained.dataset)
 
 
-class Unseen(NamedTuple):
-    """Unseen points ``x`` ``(n, *)``, their kind, and the flow that gives their densities.
-
-    ``y`` ``(n,)`` are the classes that the flow is given; None if it is given no classes.
-    """
-
-    x: Tensor
-    kind: str
-    flow: Flow
-    y: Tensor | None = None
-
-
-def compare(trained: Trained, x: Tensor, flow: Flow, divergence: Divergence, seed: int, others: Unseen) -> Comparison:
-    """Returns the typicality of points ``x`` ``(N, *)``, whose densities a flow gives, among unseen points."""
-    check(trained)
-    dataset = trained.dataset
+def compare(
+    run: Steered,
+    given: Given,
+    count: int,
+    divergence: Divergence,
+    seed: int,
+    **settings: Any,  # noqa: ANN401
+) -> Comparison:
+    """Returns the typicality of points among at most ``count`` unseen points. ``settings`` are those of the flow."""
+    check(run)
+    found, densities = unseen(run.dataset, count, seed), []
     # With equal seeds, point i of both sets would have the same noise, so that the ranks would not be uniform.
-    seeds = {"points": seed, "unseen": derive(seed, "unseen")}
-    log_p = {
-        name: own.log_prob(spread_over_cells(dataset, points.double(), seeds[name]), divergence, seeds[name])
-        for name, points, own in (("points", x, flow), ("unseen", others.x, others.flow))
-    }
-    own, other = (log_p[name].log_p.cpu() for name in seeds)
-    return Comparison(Typicality(own, tail_shares(own, other)), other, others.kind)
+    for (x, y, c, _), own in ((Points(*given[:3], "given"), seed), (found, derive(seed, "unseen"))):
+        spread, flow = spread_over_cells(run.dataset, x.double(), own), run.flow_of(y, c, **settings)
+        densities.append(flow.log_prob(spread, divergence, own).log_p.cpu())
+    log_p, other = densities
+    return Comparison(Typicality(log_p, tail_shares(log_p, other)), other, found.kind)
 
 
 def summary(found: Comparison) -> Metrics:

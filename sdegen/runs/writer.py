@@ -23,11 +23,10 @@ from sdegen.runs import checkpoint as checkpoints
 from sdegen.runs import files, machine
 from sdegen.runs.checkpoint import Checkpoint, examine
 from sdegen.runs.conditions import DATA, needs_one, of_data
+from sdegen.runs.learning import Learning
 from sdegen.runs.run import Run, load
 from sdegen.runs.sampling import draw, on_cpu
 from sdegen.runs.trained import load_weights
-from sdegen.training.held_out import HeldOut
-from sdegen.training.learning import Curve, Trend
 from sdegen.training.loop import Training
 from sdegen.training.perceptron import obstacle
 from sdegen.training.trainer import DTYPES
@@ -36,10 +35,6 @@ log = logging.getLogger("sdegen")
 
 PREVIEWED = {"vectors": 1000, "signals": 64, "images": 64}
 """Number of samples in a preview."""
-UNITS = {"gaussian": "a Gaussian with the covariance of the data", "chance": "guessing"}
-"""Simple models whose loss is the unit of the loss."""
-AFFORDED = 30
-"""Number of training steps for each batch of a held-out loss. These batches then take 1 to 2 % of the training."""
 
 
 class Writer:
@@ -52,7 +47,7 @@ class Writer:
         self.parts, self.training, self.replica, self.folder, self.trust = parts, training, replica, folder, trust
         self.model, self.average = training.models[replica], training.averages[replica]
         self.dtype = DTYPES[parts.trainer.precision]
-        self.held_out, self.curve = parts.held_out(), Curve(training.steps)
+        self.learning = Learning(parts, training, replica)
         self.provenance: dict[str, Any] = {}
         self.data = known_by(parts.config, parts.dataset)
         self.best = math.inf
@@ -70,16 +65,6 @@ class Writer:
         files.write_json(self.folder / files.DATA, self.summary)
 
     @cached_property
-    def watched(self) -> HeldOut:
-        """Held-out loss of the curve. It is made late: the number of batches of a resumed run is in its checkpoint."""
-        return self.held_out.within(max(1, self.curve.every // AFFORDED))
-
-    @cached_property
-    def baseline(self) -> float | None:
-        """Unit of the loss. It is computed late, after the data of a resumed run have been checked."""
-        return self.parts.baseline() if self.training.steps else None
-
-    @cached_property
     def summary(self) -> dict[str, Any]:
         """Summary of the data, computed once, because data can be large."""
         return summary(self.parts.dataset)
@@ -93,7 +78,7 @@ class Writer:
     def restore(self, saved: Checkpoint) -> None:
         """Restore the weights of a checkpoint."""
         self.best = saved.best
-        self.curve.restore(saved.curve)
+        self.learning.curve.restore(saved.curve)
         load_weights(self.model.network, saved.weights)
         load_weights(self.average.network, saved.ema)
 
@@ -149,59 +134,16 @@ class Writer:
             log.warning(concern)
 
     def evaluate(self) -> float | None:
-        """Record and return the held-out loss of the averaged network, on as many batches as the step can afford.
-
-        Return None without held-out points, or if the loss is not finite.
-        """
-        losses = self.watched.losses(self.average)
-        # A loss that overflows is no record: the training fails soon, or recovers.
-        if losses is None or not bool(losses.isfinite().all()):
-            return None
-        loss = self.curve.add(self.training.step, losses)
-        self.recorder.scalars(self.training.step, {"train/held_out_loss": loss})
+        """Record and return the held-out loss: see :meth:`Learning.evaluate`."""
+        if (loss := self.learning.evaluate()) is not None:
+            self.recorder.scalars(self.training.step, {"train/held_out_loss": loss})
         return loss
-
-    def has_patience_ended(self, step: int) -> bool:
-        """Return True if the held-out loss has not improved in ``trainer.patience`` steps before ``step``."""
-        patience = self.parts.trainer.patience
-        return patience is not None and self.curve.idle(step) >= patience
-
-    def scaled(self, loss: float) -> dict[str, float]:
-        """Return a training loss in units of the loss of a simple model, as a scalar; empty without such a model."""
-        if self.baseline is None:
-            return {}
-        return {f"train/loss_over_{self.parts.objective.against}": loss / self.baseline}
-
-    def learning(self) -> dict[str, Any]:
-        """Return the held-out loss of the trained network, its unit and the trend of the curve; empty if unknown.
-
-        ``over`` names the simple model whose loss is the unit, ``share`` is the loss in this unit, and ``best`` is the
-        share of the exact score, if it is known. ``noise`` is the smallest change of the loss that counts, and ``fall``
-        the fall of the loss since the start of the training.
-        """
-        loss, training, trend = self.held_out.loss(self.average), self.training, self.curve.trend()
-        if not training.steps or loss is None:
-            return {}
-        found: dict[str, Any] = {"held_out_loss": loss}
-        if self.baseline is not None:
-            best = self.parts.best_loss()
-            found |= {"over": self.parts.objective.against, "share": loss / self.baseline}
-            found |= {} if best is None else {"best": best / self.baseline}
-        ended = self.has_patience_ended(training.step)
-        if ended and (trend is None or trend.name == "still falling"):
-            # The patience may be shorter than the quarter of the steps after which a curve counts as flat.
-            trend = Trend("flat", training.step - self.curve.idle(training.step))
-        found |= {} if trend is None else {"trend": str(trend), **self.curve.resolution()}
-        if ended:
-            found["ended"] = f"trainer.patience={self.parts.trainer.patience}"
-        return found
 
     def save(self) -> None:
         """Write a checkpoint; raise UserError if the first checkpoint of the run cannot be read again."""
-        training, dataset, held_out = self.training, self.parts.dataset, None
+        training, dataset = self.training, self.parts.dataset
         # Skip the loss for a checkpoint that only an interruption caused: an uninterrupted run does not compute it.
-        if training.steps and training.saves:
-            held_out = self.held_out.loss(self.average)
+        held_out = self.learning.loss() if training.saves else None
         if held_out is not None:
             self.best = min(self.best, held_out)
         checkpoints.save(
@@ -222,7 +164,7 @@ class Writer:
                 held_out=held_out,
                 best=self.best,
                 history=training.history(self.replica),
-                curve=self.curve.state(),
+                curve=self.learning.curve.state(),
                 stream=training.stream.variant,
                 weighting=training.weighting(self.replica),
             ),
@@ -257,12 +199,13 @@ class Writer:
             if found:
                 unseen, *_ = curves.values()
                 curve = list(zip(times, unseen, strict=True))[::4]
+                values = {f"metrics/{key}": entry["value"] for key, entry in found.items()}
                 by_t = {f"{name}_by_t/{float(t):.1f}": float(value) for t, value in curve}
-                self.recorder.scalars(step, {**scalars(found), **by_t})
+                self.recorder.scalars(step, {**values, **by_t})
             return
         count = PREVIEWED[dataset.units.kind]
         condition = average.network.condition
-        told = None if condition is None or condition.knows(False, False) else of_data(dataset, condition, count).told
+        told = None if condition is None or condition.knows(False, False) else of_data(dataset, condition, count)[0]
         try:
             samples = draw(
                 parts.sde, average, parts.sampler, dataset.units, count, device=device, dtype=dtype, told=told
@@ -272,8 +215,8 @@ class Writer:
             log.warning(f"no preview at step {step}: {trouble}")
             return
         self.recorder.figure(step, "samples", figures.compare(dataset, dataset.units.decode(samples.x)))
-        if step == self.training.steps:
-            # The metrics of the finished run are computed next.
+        if step == self.training.steps or told is not None:
+            # The metrics of the finished run are computed next. A network that needs a condition has no score without.
             return
         error = metrics.score_error(dataset, parts.sde, on_cpu(average, device, dtype))
         if error is not None:
@@ -281,7 +224,7 @@ class Writer:
 
     def finish(self) -> Run:
         """Write samples, metrics and figures, and return the trained run."""
-        from sdegen.runs import results
+        from sdegen.runs import gallery, results
 
         parts, training, folder, config = self.parts, self.training, self.folder, self.parts.config
         result = load(
@@ -303,30 +246,11 @@ class Writer:
             # There are no figures with figures=false, or if the data can no longer be read.
             if (written.folder / "figures").is_dir():
                 shutil.copytree(written.folder / "figures", folder / "figures", dirs_exist_ok=True)
-                results.draw_score(result, folder / "figures")
+                gallery.draw_score(result, folder / "figures")
         self.recorder.final(training.steps, {name: entry["value"] for name, entry in self.metrics.items()})
-        learning = self.learning()
-        if learning:
-            learning["sentence"] = described(learning)
+        if learning := self.learning.summary():
             log.info(learning["sentence"])
         cost = {"steps": training.step, "seconds": training.seconds, "peak_memory_mib": machine.peak_memory_mib()}
         files.write_json(folder / "provenance.json", {**self.provenance, "training": cost, "learning": learning})
         files.write_json(folder / "metrics.json", self.metrics)
         return result
-
-
-def described(learning: Mapping[str, Any]) -> str:
-    """Returns the result of :meth:`Writer.learning` as a sentence."""
-    text = f"held-out loss {learning['held_out_loss']:.4g}"
-    if "share" in learning:
-        text += f", {learning['share']:.3f} of the loss of {UNITS[learning['over']]}"
-        text += f" (exact score: {learning['best']:.3f})" if "best" in learning else ""
-    text += f"; {learning['trend']}" if "trend" in learning else ""
-    if learning.get("trend", "").startswith("flat"):
-        text += f" ({learning['noise']:.2g}; the whole fall was {learning['fall']:.2g})"
-    return text + (f"; ended by {learning['ended']}" if "ended" in learning else "")
-
-
-def scalars(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Returns metrics during the training as a group of scalars for TensorBoard."""
-    return {f"metrics/{name}": entry["value"] for name, entry in found.items()}

@@ -12,7 +12,8 @@ from commands import newest, run
 
 import sdegen
 from sdegen.config import choices
-from sdegen.runs.guiding import picture, planned
+from sdegen.runs.guiding import planned
+from sdegen.runs.observations import picture
 
 pytestmark = pytest.mark.usefixtures("one_epoch")
 

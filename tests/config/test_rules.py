@@ -20,7 +20,7 @@ SAMPLERS = [
     (["sampler=twisted"], f"sampler=twisted {NEEDS} sampler=euler_maruyama, stochastic_heun or dopri5"),
     (
         ["sampler=euler_maruyama", "sampler/corrector=hmc"],
-        f"sampler=euler_maruyama-hmc {NEEDS} sampler/corrector=none",
+        f"sampler/corrector=hmc {NEEDS} sampler/corrector=none",
     ),
     (["sampler=euler_maruyama", "sampler.grid=karras"], f"sampler=euler_maruyama {NEEDS} sampler.grid=uniform"),
     (["sampler=dopri5", "sampler.denoise=true"], f"sampler=dopri5 {NEEDS} sampler.denoise=false"),

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from sdegen.core import tensors
 from sdegen.core.randomness import generator
-from sdegen.datasets import Checkerboard, Circles, Dataset, File, Mixture, Moons, Pinwheel, Smile, SwissRoll, base
-from sdegen.datasets.base import standard_units
+from sdegen.datasets import Checkerboard, Circles, Dataset, File, Mixture, Moons, Pinwheel, Smile, SwissRoll
+from sdegen.datasets.columns import standard_units
 from sdegen.datasets.file import read
 
 PLANAR = [Moons, Circles, SwissRoll, Checkerboard, Pinwheel]
@@ -153,15 +154,15 @@ def test_statistics_in_chunks_are_those_of_the_whole(shape: tuple[int, ...], mon
     x = np.random.default_rng(0).normal(size=shape) + np.arange(shape[0]).reshape(-1, *[1] * (len(shape) - 1))
     axes = 0 if len(shape) == 2 else None
     whole = standard_units(torch.from_numpy(x))
-    monkeypatch.setattr(base, "CHUNK", 997)
-    assert len(base.chunks(torch.from_numpy(x))) > 5
+    monkeypatch.setattr(tensors, "CHUNK", 997)
+    assert len(tensors.chunks(torch.from_numpy(x))) > 5
     for units in (whole, standard_units(torch.from_numpy(x))):
         np.testing.assert_allclose(units.shift, np.broadcast_to(x.mean(axes), shape[1:]), rtol=1e-12)
         np.testing.assert_allclose(units.scale, np.broadcast_to(x.std(axes), shape[1:]), rtol=1e-12)
 
 
 def test_one_value_in_a_late_chunk_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "CHUNK", 100)
+    monkeypatch.setattr(tensors, "CHUNK", 100)
     images = np.zeros((90, 1, 4, 4), dtype=np.float32)
     images[77, 0, 3, 1] = 17
     np.save(tmp_path / "a.npy", images)

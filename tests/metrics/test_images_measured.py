@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from sdegen import metrics
+from sdegen.core import tensors
 from sdegen.core.errors import UserError
-from sdegen.datasets import Digits, base
+from sdegen.datasets import Digits
 from sdegen.metrics import distances, images
 from sdegen.metrics.distances import frechet, kernel, nearest, precision, recall
 from sdegen.metrics.features import Features, shifted, train_features
@@ -142,9 +143,9 @@ def test_nearest_is_found_among_all_and_exact(monkeypatch: pytest.MonkeyPatch) -
     x, reference = 1e4 + normal(30, 12).view(30, 3, 2, 2), 1e4 + normal(50, 12, 1).view(50, 3, 2, 2)
     x[7] = reference[-1]
     expected = (x[:, None] - reference).flatten(2).norm(dim=2).amin(1)
-    for pairs, chunk in ((distances.PAIRS, base.CHUNK), (100, 100)):
+    for pairs, chunk in ((distances.PAIRS, tensors.CHUNK), (100, 100)):
         monkeypatch.setattr(distances, "PAIRS", pairs)
-        monkeypatch.setattr(base, "CHUNK", chunk)
+        monkeypatch.setattr(tensors, "CHUNK", chunk)
         torch.testing.assert_close(nearest(x, reference), expected, rtol=1e-9, atol=1e-9)
     assert nearest(x, reference)[7] == 0
 

@@ -155,6 +155,22 @@ def test_wrong_conditions_are_refused_with_the_fix(run: sdegen.Run, call, words:
         call(run)
 
 
+def test_rows_with_labels_have_the_densities_of_their_classes(tmp_path: Path) -> None:
+    """The network needs the class of each point: a file gives it in a column, and an array of points lacks it."""
+    x, labels = np.random.default_rng(0).normal(size=(60, 2)), np.array(["red", "blue"] * 30)
+    options = ("network.label_dropout=0", "figures=false", "sampler=adams", "sampler.steps=5", "count=20")
+    run = sdegen.fit(x, labels, *options, "network.hidden=[16]", folder=tmp_path / "run", steps=20)
+    rows = [f"{a},{b},{label}" for (a, b), label in zip(x[:6].tolist(), labels, strict=False)]
+    (tmp_path / "new.csv").write_text("\n".join(["x1,x2,label", *rows]))
+    expected = [run.given(label=label).log_prob(point) for point, label in zip(x[:6], labels, strict=False)]
+    assert len({*map(float, expected)}) == 6
+    torch.testing.assert_close(run.log_prob(tmp_path / "new.csv"), torch.stack(expected), rtol=1e-4, atol=1e-4)
+    with pytest.raises(UserError, match="label: the network was trained with the class of each point"):
+        run.log_prob(x)
+    with pytest.raises(UserError, match="condition: the data of .* have no conditions: leave out condition="):
+        run.given([0.3])
+
+
 def test_a_condition_far_outside_of_the_training_range_is_a_warning(
     run: sdegen.Run, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -17,7 +17,7 @@ import sdegen
 from sdegen import metrics
 from sdegen.cli import stored
 from sdegen.config.compose import composed
-from sdegen.runs import checkpoint, floors, measures, session
+from sdegen.runs import files, floors, measures, session
 
 pytestmark = pytest.mark.usefixtures("one_epoch")
 
@@ -106,7 +106,7 @@ def test_nothing_in_the_folder_of_a_run_changes_its_measures(
     forged = {name: dict.fromkeys(entry, 7.5) for name, entry in content.items()}
     text = json.dumps(forged)
     if trained.name == "digits":
-        known: Any = checkpoint.stored(kept(trained).with_name("features.pt"))
+        known: Any = files.stored(kept(trained).with_name("features.pt"))
         state = {name: torch.zeros_like(value) for name, value in known.items()}
         torch.save(state, folder / "features.pt")
     for path in (folder, folder / "checkpoints", folder / "cache" / "sdegen" / "measures" / kept(trained).parent.name):

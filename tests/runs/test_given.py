@@ -103,8 +103,10 @@ def test_points_of_a_file_return_with_their_own_columns_densities_and_tail_share
     (tmp_path / "new.csv").write_text("who;x2;x1\nnear;-3;5\nfar;-3,0;17\nodd;1;5,25\n")
     written = evaluation(gaussian, str(tmp_path / "new.csv"), rtol=1e-5, atol=1e-5).write("likelihood")
     assert written.folder.name == "0001-points"
-    rows = read(written.folder / "points.csv")
-    assert rows[0] == ["who", "x2", "x1", "log_density", "tail_share"]
+    # A spreadsheet that reads decimal commas and semicolons reads the result, too.
+    text = (written.folder / "points.csv").read_text()
+    rows = [line.replace(",", ".").split(";") for line in text.splitlines()]
+    assert "." not in text and rows[0] == ["who", "x2", "x1", "log_density", "tail_share"]
     assert [row[:3] for row in rows[1:]] == [["near", "-3", "5"], ["far", "-3", "17"], ["odd", "1", "5.25"]]
     z = np.array([0, 6, math.hypot(2, 0.125)])
     np.testing.assert_allclose([float(row[3]) for row in rows[1:]], -(z**2) / 2 - math.log(8 * math.pi), atol=1e-3)
@@ -118,7 +120,7 @@ def test_points_of_a_file_return_with_their_own_columns_densities_and_tail_share
     }
     # A table that was evaluated before keeps its columns.
     again = evaluation(gaussian, str(written.folder / "points.csv")).write("likelihood").folder / "points.csv"
-    assert again.read_text().startswith("who,x2,x1,log_density,tail_share,log_density_2,tail_share_2\nnear,-3,5,")
+    assert again.read_text().startswith("who;x2;x1;log_density;tail_share;log_density_2;tail_share_2\nnear;-3;5;")
 
 
 @pytest.mark.parametrize(

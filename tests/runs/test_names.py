@@ -112,9 +112,18 @@ def test_samples_have_the_names_without_the_data_and_are_read_again(folder: Path
         (folder / "away.csv").rename(folder / "flowers.csv")
 
 
+def test_samples_have_the_decimal_sign_and_the_separator_of_the_data(folder: Path) -> None:
+    (written,) = (folder / "score" / "samples").glob("0001-*")
+    lines = (written / "samples.csv").read_text().splitlines()
+    found = [[float(number.replace(",", ".")) for number in line.split(";")] for line in lines[1:]]
+    assert np.array_equal(found, np.load(written / "samples.npz")["x"])
+    assert "." not in "".join(lines[1:]) and np.array_equal(read(written / "samples.csv").x, found)
+
+
 def test_a_column_of_the_name_label_stays_apart(tmp_path: Path) -> None:
     names = sdegen.datasets.Description(("label", "b"), ("u", "v"))
-    results._write_table(tmp_path / "samples.csv", names, np.array([[1.0, 2], [3, 4], [5, 6]]), ["u", "v", "u"], None)
+    x = torch.tensor([[1.0, 2], [3, 4], [5, 6]], dtype=torch.float64)
+    results.write_table(tmp_path / "samples.csv", names, x, torch.tensor([0, 1, 0]))
     found = read(tmp_path / "samples.csv", choice=Choice(labels=3))
     assert (found.x.tolist(), found.description.columns) == ([[1, 2], [3, 4], [5, 6]], ("label", "b"))
 

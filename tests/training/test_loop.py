@@ -80,8 +80,8 @@ def test_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, options: tuple
     broken = config("trainer.steps=80", "trainer.checkpoint_every=37", *options)
     save = checkpoint.save
 
-    def save_and_stop(content, folder: Path, keep: int) -> None:  # noqa: ANN001
-        save(content, folder, keep)
+    def save_and_stop(content, folder: Path, *options: object) -> None:  # noqa: ANN001
+        save(content, folder, *options)
         if content.step:
             raise Stop
 

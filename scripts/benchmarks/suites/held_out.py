@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from sdegen.config.assembly import build
-from sdegen.runs.writer import AFFORDED
+from sdegen.runs.learning import AFFORDED
 from sdegen.training.learning import Curve
 from suites.base import Row, composed, row
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from sdegen.config import assembly
 from sdegen.config.assembly import Components
 from sdegen.core.randomness import generator
-from sdegen.runs.writer import AFFORDED
+from sdegen.runs.learning import AFFORDED
 from sdegen.training.held_out import HeldOut
 from sdegen.training.learning import QUIET, Curve
 from suites.base import Row, composed, row
