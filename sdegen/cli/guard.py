@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from sdegen.core.errors import NO_MEMORY, Stopped, UserError
+from sdegen.core.progress import Marked
 
 log = logging.getLogger("sdegen")
 
@@ -36,6 +37,7 @@ class Terminal(logging.StreamHandler):
     def __init__(self, prefix: str) -> None:
         super().__init__(sys.stdout)
         self.prefix = prefix
+        self.setFormatter(Marked("%(mark)s%(message)s"))
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the message of a record, with the prefix."""

@@ -1,4 +1,4 @@
-"""Progress of work that takes more than a few seconds."""
+"""Progress of work that takes more than a few seconds, and the format of messages."""
 
 from __future__ import annotations
 
@@ -89,6 +89,15 @@ class Evaluations:
         """
         self._finished += points
         self._each = rows / self._finished
+
+
+class Marked(logging.Formatter):
+    """Formatter with the field ``mark``, which marks warnings."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the text of a record."""
+        record.mark = "warning: " if record.levelno >= logging.WARNING else ""
+        return super().format(record)
 
 
 def say(message: str) -> None:

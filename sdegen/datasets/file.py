@@ -168,10 +168,10 @@ def opened(path: Path, options: Options = DETECTED, largest: float = math.inf) -
     """
     ending = path.suffix.lower()
     if not os.path.isfile(path):
-        raise ValueError(
-            f"{'is a folder, not a' if os.path.isdir(path) else 'no such'} file: give a .csv, .parquet, .npy or .npz "
-            f"file"
-        )
+        folder = path.absolute().parent
+        missing = f"no such file in {folder}" if os.path.isdir(folder) else f"no such file: no folder {folder}"
+        wrong = "is a folder, not a file" if os.path.isdir(path) else missing
+        raise ValueError(f"{wrong}: give a .csv, .parquet, .npy or .npz file")
     if ending in TEXTS:
         return Opened(read_text(path, options), None)
     if ending == ".parquet":

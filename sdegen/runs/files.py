@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 
 from sdegen.core.errors import Unwritable, UserError
+from sdegen.core.progress import Marked
 
 log = logging.getLogger("sdegen")
 
@@ -233,7 +234,7 @@ def logging_to(path: Path) -> Iterator[None]:
     file = logging.FileHandler(path, encoding="utf-8")
     # Ignore errors: a missing line of the log does not matter, and the next checkpoint reports a full disk.
     file.handleError = lambda record: None  # type: ignore[method-assign]
-    file.setFormatter(logging.Formatter("%(asctime)s  %(message)s"))
+    file.setFormatter(Marked("%(asctime)s  %(mark)s%(message)s"))
     level, heard = log.level, log.getEffectiveLevel()
 
     def write(record: logging.LogRecord) -> bool:

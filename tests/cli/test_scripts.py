@@ -204,7 +204,7 @@ MISTAKES = [
     (("sampler.steps=0",), ("sampler.steps=0 must be at least 1",)),
     (("sde.eps=1",), ("sde.eps=1 must be above 0 and below 1, which is T",)),
     (("dataset=file",), ("dataset.path is missing: give dataset.path=…",)),
-    (("dataset=file", "dataset.path=nowhere.csv"), ("dataset.path=nowhere.csv: no such file",)),
+    (("dataset=file", "dataset.path=nowhere.csv"), ("dataset.path=nowhere.csv: no such file in /",)),
     (("dataset=file", "dataset.path=empty.csv"), ("dataset.path=empty.csv: holds no line of numbers",)),
     (("dataset=file", "dataset.path=nan.csv"), ("NaN or infinity",)),
     (("weighting=uniform,variance",), ("add -m",)),
@@ -721,14 +721,19 @@ def test_only_what_cannot_be_read_is_quoted() -> None:
         assert parsed.value() == value
 
 
+def last_step(folder: Path) -> int:
+    return max(int(path.stem.removeprefix("step-")) for path in (folder / "checkpoints").glob("step-*.pt"))
+
+
 def test_the_jobs_of_a_command_use_one_run_and_step_while_a_training_writes_others(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first job ends just when another training names its run in ``latest``, and this run its checkpoint."""
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     first = newest(tmp_path, "smile")
+    step = last_step(first)
     other = shutil.copytree(first, first.parent / "other")
-    write, before = results.write, len([*(first / "samples").iterdir()])
+    write, before, step = results.write, len([*(first / "samples").iterdir()]), sdegen.load(first).step
 
     def written(run: sdegen.Run, count: int, **options: Any) -> files.Written:  # noqa: ANN401
         found = write(run, count, **options)
@@ -740,17 +745,24 @@ def test_the_jobs_of_a_command_use_one_run_and_step_while_a_training_writes_othe
     line = ("-m", "run=outputs/smile/latest", "sampler=ddim,adams", "sampler.steps=3", "count=10", "figures=false")
     result = run("sample", *line, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "warning" not in result.stdout and result.stdout.count(f"run=outputs/smile/{first.name} checkpoint=4 ") == 2
+    assert (
+        "warning" not in result.stdout
+        and result.stdout.count(f"run=outputs/smile/{first.name} checkpoint={step} ") == 2
+    )
     new = sorted((first / "samples").iterdir())[before:]
-    assert [int(np.load(folder / "samples.npz")["step"]) for folder in new] == [4, 4]
+    assert [int(np.load(folder / "samples.npz")["step"]) for folder in new] == [step, step]
 
 
 def test_a_run_that_is_not_trained_yet_is_named(trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     folder, line = newest(tmp_path, "smile"), ("run=outputs/smile/latest", "count=10", "figures=false")
+    step = sdegen.load(folder).step
     with files.claimed(folder):
         during = run("sample", *line, cwd=tmp_path).stdout
-    assert f"run=outputs/smile/{folder.name}: is still training: its checkpoint of step 4 is used\n" in during
+    assert (
+        f"warning: run=outputs/smile/{folder.name}: is still training: its checkpoint of step {step} is used\n"
+        in during
+    )
     go_back(folder, 0)
     before = run("sample", *line, cwd=tmp_path).stdout
     assert f"run=outputs/smile/{folder.name}: is not trained yet: train it with sdegen train resume=" in before

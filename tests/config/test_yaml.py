@@ -91,8 +91,14 @@ def test_guidance_names_every_option_of_its_class(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((CONF / "guidance").glob("*.yaml")), ids=name)
 def test_guidance_is_named_as_the_command_line_takes_it(path: Path) -> None:
     node = OmegaConf.to_container(OmegaConf.load(path))
+<<<<<<< HEAD
     defaults = [default for default in node.pop("defaults", []) if default != "_self_"]
     inner = {key: value for default in defaults for key, value in default.items()}
+=======
+    inner = {
+        key: value for default in node.pop("defaults", []) if default != "_self_" for key, value in default.items()
+    }
+>>>>>>> dc6ee5f54bc35f608df450ace3d0b277cd392836
     node |= {key: OmegaConf.to_container(OmegaConf.load(path.parent / key / f"{inner[key]}.yaml")) for key in inner}
     if path.stem != "none":
         assert options.choice(node) == path.stem
@@ -231,6 +237,13 @@ def test_paper_experiments_are_the_papers(experiment_name: str, expected: dict) 
     assert config["sampler"]["_target_"].endswith(expected["sampler"])
     assert config["dataset"]["size"] == expected["size"]
     assert config["dataset"]["standardize"] is False
+
+
+def test_the_help_of_resume_names_the_options_that_resume_takes() -> None:
+    comment = (
+        (CONF / "train.yaml").read_text().partition("\nresume:")[0].rpartition(": null")[2].rpartition("to resume.")[2]
+    )
+    assert all(option in comment for option in session.RESUMABLE)
 
 
 def test_largest_distance_is_stored_as_a_number() -> None:

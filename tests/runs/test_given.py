@@ -295,7 +295,7 @@ def test_pictures_of_a_folder_are_read_as_the_runs_own(tmp_path: Path, colour: s
             "column kind: 1 of 2 values are missing, NaN or infinity, the first in line 3",
         ),
         ("", "", "is a folder, but the run's points have the shape (2,): give a file"),
-        ("none.csv", None, "no such file: give a .csv"),
+        ("none.csv", None, "no such file in /"),
     ],
 )
 def test_unsuitable_files_are_refused_in_one_line(
