@@ -91,14 +91,8 @@ def test_guidance_names_every_option_of_its_class(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((CONF / "guidance").glob("*.yaml")), ids=name)
 def test_guidance_is_named_as_the_command_line_takes_it(path: Path) -> None:
     node = OmegaConf.to_container(OmegaConf.load(path))
-<<<<<<< HEAD
     defaults = [default for default in node.pop("defaults", []) if default != "_self_"]
     inner = {key: value for default in defaults for key, value in default.items()}
-=======
-    inner = {
-        key: value for default in node.pop("defaults", []) if default != "_self_" for key, value in default.items()
-    }
->>>>>>> dc6ee5f54bc35f608df450ace3d0b277cd392836
     node |= {key: OmegaConf.to_container(OmegaConf.load(path.parent / key / f"{inner[key]}.yaml")) for key in inner}
     if path.stem != "none":
         assert options.choice(node) == path.stem
