@@ -58,6 +58,12 @@ WORDS = {
         LOW,
         AS_MANY,
     ),
+    "class_w1": Meaning(
+        "w1 or sliced_w1 between the samples of a class and the data of this class, the mean over the classes",
+        "that of sliced_w1 or w1",
+        LOW,
+        AS_MANY,
+    ),
     "mode_weights": Meaning(
         "difference of the shares of the modes in samples and data, half the sum over the modes", "share", LOW, AS_MANY
     ),

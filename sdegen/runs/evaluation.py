@@ -238,7 +238,7 @@ class Evaluation:
         return Result(metrics, arrays, figures.interpolation(dataset, paths), kind)
 
     def c2st(self) -> Result:
-        """Return the accuracy with which a classifier tells a user's points, or samples of the run, from unseen data."""
+        """Return the accuracy with which a classifier tells a user's points, or samples, from unseen data."""
         run = self.run
         if self.given is not None:
             log.info(f"c2st of {len(self.given.x)} points against the data of {run.folder}")

@@ -399,7 +399,8 @@ class Run(Trained):
         """Return the metrics of the points ``x``, or of ``count`` samples of this run if ``x`` is None.
 
         The metrics are distances between the points and the data, and ``c2st``, the accuracy with which a classifier
-        tells the points from unseen data. If ``x`` is given and the data are vectors with a
+        tells the points from unseen data. If the network takes a class or a condition,
+        each sample has those of an unseen point. If ``x`` is given and the data are vectors with a
         density, ``nll`` is the mean negative log-density of ``x`` under the model. Each metric has a ``value``, a
         ``floor`` (the value for unseen data) and ``train`` (the value for training points). Labels in a file or a data
         frame are compared with the labels of the data. If the run is guided towards a class, the data are those of the
@@ -417,7 +418,7 @@ class Run(Trained):
                     "without a condition, whose samples have the conditions of unseen points"
                 )
             return found
-        metrics = measures.measure(self, batch, labels)
+        metrics = measures.measure(self, batch, labels, shares=x is None and self._label is None)
         if self.guidance is None:
             metrics |= measures.tell(self, batch)
         if (
@@ -514,10 +515,10 @@ class Run(Trained):
     def sample_data(self, count: int, *, seed: int = 0, batch_size: int = 1000) -> tuple[Tensor, Tensor | None]:
         """Return samples to compare with the data, ``(count, *)`` on the CPU, and their classes, or None.
 
-        If the network needs a condition, each sample has the condition of an unseen point.
+        If the network takes a class or a condition, each sample has those of an unseen point.
         """
         told, labels = None, None
-        if conditions.needs_one(self) and (taken := self.model.network.condition) is not None:
+        if conditions.takes_one(self) and (taken := self.model.network.condition) is not None:
             told, _, labels, _ = conditions.of_data(self.dataset, taken, count, seed)
         samples = self.generate(count, seed=seed, batch_size=batch_size, told=told)
         return self.units.decode(samples.x).cpu(), labels
@@ -600,7 +601,7 @@ class Run(Trained):
     def _samples_unless_given(self, x: Source | None, count: int, seed: int) -> tuple[Tensor, Tensor | None]:
         """Return points on the CPU, and their classes: labels that were given, or the class of the guidance."""
         found = None if x is None else given(self, "x", x)
-        if found is None and self._told is None and self.guidance is None and conditions.needs_one(self):
+        if found is None and self._told is None and self.guidance is None and conditions.takes_one(self):
             return self.sample_data(count, seed=seed)
         batch = self.sample(count, seed=seed) if found is None else found.x
         labels = None if found is None else found.y

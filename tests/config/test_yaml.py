@@ -90,7 +90,9 @@ def test_guidance_names_every_option_of_its_class(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((CONF / "guidance").glob("*.yaml")), ids=name)
 def test_guidance_is_named_as_the_command_line_takes_it(path: Path) -> None:
     node = OmegaConf.to_container(OmegaConf.load(path))
-    inner = {key: value for default in node.pop("defaults", []) if default != "_self_" for key, value in default.items()}
+    inner = {
+        key: value for default in node.pop("defaults", []) if default != "_self_" for key, value in default.items()
+    }
     node |= {key: OmegaConf.to_container(OmegaConf.load(path.parent / key / f"{inner[key]}.yaml")) for key in inner}
     if path.stem != "none":
         assert options.choice(node) == path.stem

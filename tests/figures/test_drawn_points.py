@@ -133,6 +133,14 @@ def test_points_have_the_colour_of_their_class(classes: int, labelled: bool) -> 
     assert legends == (list(names) if classes == 3 else [])
 
 
+def test_columns_with_names_have_the_same_scale_only_if_they_are_as_long() -> None:
+    """Columns with names may have different units, and an equal scale would draw one of them as a strip."""
+    for names, length, expected in ((("speed", "angle"), 4, "auto"), (("speed", "angle"), 1.5, 1), ((), 4, 1)):
+        x = normal(90, 2).sin() * torch.tensor([length, 1.0])
+        dataset = Dataset(x, description=Description(names))
+        assert [axes.get_aspect() for axes in figures.compare(dataset, x).axes[:2]] == [expected] * 2
+
+
 def test_histograms_on_the_line_are_stacked_by_class() -> None:
     y = (normal(500, 1)[:, 0] > 0).long()
     dataset = Dataset(normal(500, 1) + 10 * y[:, None], y=y, classes=2)
