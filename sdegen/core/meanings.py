@@ -64,6 +64,12 @@ WORDS = {
         LOW,
         AS_MANY,
     ),
+    "diverged": Meaning(
+        "share of samples with a value farther outside of the range of the data than this range is wide",
+        "share",
+        LOW,
+        "0",
+    ),
     "mode_weights": Meaning(
         "difference of the shares of the modes in samples and data, half the sum over the modes", "share", LOW, AS_MANY
     ),

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.image import imsave
+from torch import Tensor
 
 from sdegen import figures, metrics
 from sdegen.config.compose import Config
 from sdegen.config.options import choice
 from sdegen.core.errors import UserError
 from sdegen.core.progress import announced
-from sdegen.datasets import Description
+from sdegen.datasets import Dataset, Description
+from sdegen.figures.images import diverged, view
 from sdegen.metrics.points import Metrics
 from sdegen.models.likelihood import Likelihood
 from sdegen.runs import conditions, events, files, guiding, likelihoods, measures
@@ -176,6 +178,20 @@ def _write_table(
         csv.writer(file, lineterminator="\n").writerows([heads, *rows])
 
 
+def _diverged(dataset: Dataset, x: Tensor) -> Metrics:
+    """Returns and logs the share of images with values far outside of the range of the data; empty for other samples."""
+    if dataset.units.kind != "images":
+        return {}
+    count = int(diverged(x, *view(dataset.x)).sum())
+    if count:
+        log.warning(
+            f"{count} of {len(x)} samples diverged, with values far outside of the range of the data: try more "
+            f"sampler.steps, or a smaller guidance.scale; the mean and deviation in posterior.png are without them"
+        )
+    share = {"value": count / len(x), "floor": 0.0, "train": None, "floor_from": "the data lie inside of their range"}
+    return {"diverged": share}
+
+
 def _judge(run: Run, drawn: Drawn, seen: Observation | None, folder: Path) -> Metrics | None:
     """Write the metrics of samples into a folder. If the data cannot be read, log a warning and return None."""
     try:
@@ -184,7 +200,7 @@ def _judge(run: Run, drawn: Drawn, seen: Observation | None, folder: Path) -> Me
         log.warning(f"no metrics and no figures: {error}")
         return None
     if seen is not None:
-        found = guiding.agreement(run.units, drawn.x, seen)
+        found = {**guiding.agreement(run.units, drawn.x, seen), **_diverged(dataset, drawn.x)}
     elif drawn.c is not None and drawn.truth is None:
         found = measures.measure_given(run, drawn.x, drawn.c)
     else:
