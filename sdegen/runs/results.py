@@ -179,7 +179,7 @@ def _write_table(
 
 
 def _diverged(dataset: Dataset, x: Tensor) -> Metrics:
-    """Returns and logs the share of images with values far outside of the range of the data; empty for other samples."""
+    """Returns and logs the share of images with values far outside of the range of the data; empty if no images."""
     if dataset.units.kind != "images":
         return {}
     count = int(diverged(x, *view(dataset.x)).sum())

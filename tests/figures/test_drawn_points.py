@@ -152,6 +152,16 @@ def test_histograms_on_the_line_are_stacked_by_class() -> None:
         assert area == pytest.approx(float((y == label).double().mean()))
 
 
+def test_likelihoods_are_in_nats_of_a_point() -> None:
+    """As ``points.csv`` and the log have them, whatever the number of dimensions."""
+    known, given = normal(400, 1)[:, 0] + 30, normal(300, 1, seed=1)[:, 0] + 33
+    (axes,) = figures.likelihoods(known, given, ("held-out points", "given points")).axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == [f"held-out points, mean {known.mean():.4g}", f"given points, mean {given.mean():.4g}"]
+    assert axes.get_xlabel() == "negative log-likelihood of a point, nats"
+    assert 26 < axes.get_xlim()[0] < 31 < axes.get_xlim()[1] < 38
+
+
 def test_a_corner_shows_every_pair_of_columns() -> None:
     dataset, x = Dataset(normal(50, 4)), normal(50, 4, seed=1)
     figure = figures.compare(dataset, x)
