@@ -108,7 +108,7 @@ def _beside_target(run: Run, target: Target) -> Beside:
     dataset = run.dataset
     if target.label is None and target.condition is None:
         return Beside(dataset, None, "")
-    title, whole = _in_words(run, target), _all(run)
+    title, whole = f"{'given ' if target.condition is not None else ''}{_in_words(run, target)}", _all(run)
     if target.label is not None and dataset.y is not None and bool((dataset.y == target.label).any()):
         dataset, whole = dataset.of_class(target.label), ""
     if target.condition is not None:
@@ -145,7 +145,7 @@ def _in_words(run: Run, target: Target) -> str:
     """Returns the class and the condition of a target for a title, such as ``class oak, girth = 5``."""
     words = [] if target.label is None else [f"class {run.names.label(target.label)}"]
     if target.condition is not None and target.condition.ndim > 1:
-        words.append("given the condition")
+        words.append("the condition")
     elif target.condition is not None:
         numbers = enumerate(target.condition.tolist())
         words += [f"{run.names.condition(i)} = {value:.3g}" for i, value in numbers if i < SHOWN]

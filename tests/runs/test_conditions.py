@@ -129,7 +129,7 @@ def test_figures_show_exact_draws_of_each_condition_and_name_it(run: sdegen.Run)
     asked, data = [[0.3, 0.5], [-0.5, -0.8]], run.dataset
     drawn = results._drawn(run, planned(run, None, None, condition=asked), 400, 0, 400, of_data=False)
     beside, path = drawing._beside(run, drawn, None)
-    assert path.title == "the first of 2: y1 = 0.3, y2 = 0.5, beside exact draws"
+    assert path.title == "the first of 2: given y1 = 0.3, y2 = 0.5, beside exact draws"
     assert beside.dataset.description.classes == ("y1 = 0.3, y2 = 0.5", "y1 = -0.5, y2 = -0.8")
     for label, c in enumerate(asked):
         mean = data.prior.given(data.matrix, torch.tensor(c).to(data.matrix), data.noise).means[0]
@@ -155,13 +155,13 @@ def test_figures_say_that_no_data_of_a_condition_exist(tmp_path: Path) -> None:
     )
     drawn = results._drawn(own, planned(own, None, None, condition=[0.5]), 20, 0, 20, of_data=False)
     beside, path = drawing._beside(own, drawn, None)
-    assert beside.title == path.title == "size = 0.5, beside all data" and beside.dataset is own.dataset
+    assert beside.title == path.title == "given size = 0.5, beside all data" and beside.dataset is own.dataset
     drawn = results._drawn(own, planned(own, None, None, condition=[[0.5], [1.0]]), 20, 0, 20, of_data=False)
     beside, path = drawing._beside(own, drawn, None)
     shown = figures.compare(beside.dataset, drawn.x, beside.y, beside.title)
     assert [text.get_text() for text in shown.legends[0].get_texts()] == ["size = 0.5", "size = 1", "all data"]
     title = figures.trajectories(path.dataset, drawn.samples, own.sde, title=path.title).axes[0].get_title("left")
-    assert title == "the first of 2: size = 0.5, beside all data\nfirst 2 of 3 coordinates"
+    assert title == "the first of 2: given size = 0.5, beside all data\nfirst 2 of 3 coordinates"
 
 
 def test_conditions_are_read_by_name_and_kept_beside_the_samples(run: sdegen.Run, tmp_path: Path) -> None:
