@@ -65,6 +65,11 @@ gallery: $(VENV)/run
 	cp $(call newest,smile)/figures/samples.png outputs/gallery/smile.png
 	cp $(call newest,smile)/figures/generation.gif outputs/gallery/smile.gif
 	cp $(call newest,gaussian_mixture)/figures/process.png outputs/gallery/mixture_process.png
+	$(SDEGEN) train dataset=gaussian_mixture network=oracle sde=linear name=mixture_linear
+	cp $(call newest,mixture_linear)/figures/process.png outputs/gallery/mixture_linear.png
+	$(SDEGEN) train experiment=posterior dataset=two_moons name=two_moons
+	$(SDEGEN) sample run=outputs/two_moons/latest condition=[0,0]
+	cp "$$(ls -d $(call newest,two_moons)/samples/* | tail -1)/figures/samples.png" outputs/gallery/two_moons_posterior.png
 	$(SDEGEN) train experiment=digits
 	$(SDEGEN) train experiment=digits_classifier
 	$(SDEGEN) sample run=outputs/digits/latest $(STEERED) guidance.scale=3

@@ -58,6 +58,18 @@ WORDS = {
         LOW,
         AS_MANY,
     ),
+    "class_w1": Meaning(
+        "w1 or sliced_w1 between the samples of a class and the data of this class, the mean over the classes",
+        "that of sliced_w1 or w1",
+        LOW,
+        AS_MANY,
+    ),
+    "diverged": Meaning(
+        "share of samples with a value farther outside of the range of the data than this range is wide",
+        "share",
+        LOW,
+        "0",
+    ),
     "mode_weights": Meaning(
         "difference of the shares of the modes in samples and data, half the sum over the modes", "share", LOW, AS_MANY
     ),

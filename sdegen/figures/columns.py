@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
@@ -163,10 +164,13 @@ def colours_of(dataset: Dataset, y: Tensor | None) -> np.ndarray | None:
     return class_colours(dataset.classes)[y.cpu().numpy()]
 
 
-def class_handles(dataset: Dataset) -> list[Line2D]:
-    """Returns a coloured dot for each class, for a legend; an empty list if there are too many classes."""
-    count = dataset.classes or 0
-    if dataset.y is None or count > NAMED:
+def class_handles(dataset: Dataset, y: Tensor | None) -> list[Line2D]:
+    """Returns a coloured dot for each class, for a legend.
+
+    The list is empty if there are too many classes, or if all data and all samples, with the classes ``y``, have one.
+    """
+    count, known = dataset.classes or 0, () if dataset.y is None else (dataset.y, dataset.y if y is None else y.cpu())
+    if not known or count > NAMED or len(torch.cat(known).unique()) == 1:
         return []
     dots = enumerate(class_colours(count))
     return [dot(colour, class_name(dataset, label)) for label, colour in dots]

@@ -29,7 +29,7 @@ LEFT, BOTTOM, RIGHT, TOP, LINE = 0.85, 0.8, 0.4, 0.2, 0.165
 
 
 @styled
-def corner(dataset: Dataset, x: Tensor, y: Tensor | None = None) -> Figure:
+def corner(dataset: Dataset, x: Tensor, y: Tensor | None = None, title: str = "") -> Figure:
     """Draws data and samples in every pair of columns, with histograms of the columns on the diagonal.
 
     If the data have no labels, both are drawn below the diagonal, and their rank correlations stand above it. If they
@@ -41,14 +41,15 @@ def corner(dataset: Dataset, x: Tensor, y: Tensor | None = None) -> Figure:
         dataset: the data.
         x: samples in the user's units, ``(N, d)``.
         y: classes of the samples, ``(N,)``; None if they have no classes.
+        title: words for what the samples are given; empty if they are given nothing.
     """
     data, samples, labelled = dataset.x.numpy(), x.numpy(), dataset.y is not None
     chosen = farthest(data, samples)
     views, labels, own = [View.of(data[:, i]) for i in chosen], colours_of(dataset, dataset.y), colours_of(dataset, y)
     outside = np.stack([view.outside(samples[:, i]) for i, view in zip(chosen, views, strict=True)]).any(0)
     both = [rank_correlations(points[:, chosen]) for points in (data, samples)]
-    notes = _notes(dataset, len(x), len(chosen), int(outside.sum()))
-    handles, columns = class_handles(dataset), 2 if len(chosen) < 5 else 4
+    notes = [title] * bool(title) + _notes(dataset, len(x), len(chosen), int(outside.sum()))
+    handles, columns = class_handles(dataset, y), 2 if len(chosen) < 5 else 4
     if not labelled:
         kinds = ((DATA, f"data, {len(data)} points"), (SAMPLES, f"samples, {len(samples)} points"))
         handles = [dot(colour, label) for colour, label in kinds]

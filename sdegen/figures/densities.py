@@ -58,25 +58,23 @@ def density(
 
 
 @styled
-def likelihoods(
-    train: Tensor, test: Tensor, dimensions: int, names: tuple[str, str] = ("training set", "unseen points")
-) -> Figure:
-    """Draws histograms of the negative log-likelihood of two sets of points, in nats per dimension."""
+def likelihoods(train: Tensor, test: Tensor, names: tuple[str, str] = ("training set", "unseen points")) -> Figure:
+    """Draws histograms of the negative log-likelihoods of two sets of points, in nats, as logs and tables have them."""
     named = ((names[0], train, DATA), (names[1], test, SAMPLES))
-    together = torch.cat([train, test]).cpu() / dimensions
+    together = torch.cat([train, test]).cpu()
     low, high = (float(q) for q in together.quantile(torch.tensor([0.005, 0.995], dtype=together.dtype)))
     # A few points far from all others must not set the scale.
-    least, most = (float(value) / dimensions for value in (train.min(), train.max()))
+    least, most = (float(value) for value in (train.min(), train.max()))
     low, high = max(low, 2 * least - most), min(high, 2 * most - least)
     figure, axes = subplots(4.6, 2.8)
     for label, values, colour in named:
-        values = values.cpu() / dimensions
+        values = values.cpu()
         style = "-" if colour == DATA else "--"
         axes.hist(
             values.clamp(low, high).numpy(), bins=40, range=(low, high + 1e-9), density=True, histtype="step",
             color=colour, linestyle=style, label=f"{label}, mean {float(values.mean()):.4g}",
         )  # fmt: skip
-    axes.set(xlabel="negative log-likelihood, nats per dimension", ylabel="density")
+    axes.set(xlabel="negative log-likelihood of a point, nats", ylabel="density")
     beyond = int(((together < low) | (together > high)).sum())
     if beyond:
         axes.set_title(f"the outermost bars include {beyond} of {len(together)} points, which lie beyond", fontsize=8)

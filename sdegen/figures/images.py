@@ -80,7 +80,10 @@ def posterior(truth: Tensor | None, measured: Tensor, x: Tensor, low: float, hig
         high: value of white.
         samples: number of samples drawn.
     """
-    x, kept = x.detach().double().cpu(), near(x.detach().double().cpu(), low, high)
+    x = x.detach().double().cpu()
+    kept = ~diverged(x, low, high)
+    if not kept.any():
+        kept = ~kept
     # Take the root mean square over colours, so that one and three channels of grey give the same deviation.
     deviation = x[kept].var(0, correction=0).mean(0).sqrt().numpy()
     named: list[tuple[str, Tensor | None]] = [("truth", truth)] if truth is not None else []
@@ -194,14 +197,10 @@ def steering(scales: Sequence[float], curves: Mapping[str, Sequence[float]], flo
     return figure
 
 
-def near(x: Tensor, low: float, high: float) -> Tensor:
-    """Returns True for each of the images ``(N, *)`` whose values are near the range of the data, ``(N,)``.
-
-    Near means that no value is further outside than the range is wide. If no image is near, all are True.
-    """
+def diverged(x: Tensor, low: float, high: float) -> Tensor:
+    """Returns True for images ``(N, *)`` with a value farther outside of the range of the data than it is wide."""
     wide = high - low
-    kept = ((x >= low - wide) & (x <= high + wide)).flatten(1).all(1)
-    return kept if kept.any() else torch.ones_like(kept)
+    return ((x < low - wide) | (x > high + wide)).flatten(1).any(1)
 
 
 def image_grid(images: Tensor, side: int = 8, lines: int | None = None) -> np.ndarray:

@@ -27,7 +27,7 @@ from sdegen.figures.corner import corner
 from sdegen.figures.images import image_grid, scaled, show
 from sdegen.figures.images import view as range_of
 from sdegen.figures.signals import compare_signals
-from sdegen.figures.style import DATA, SAMPLES, histogram, number, shown, styled, subplots
+from sdegen.figures.style import DATA, SAMPLES, entitle, histogram, number, shown, styled, subplots
 from sdegen.samplers import Samples
 from sdegen.sde.base import SDE
 from sdegen.sde.mixture import marginals as exact_marginals
@@ -37,7 +37,7 @@ GRID = 64
 
 
 @styled
-def compare(dataset: Dataset, x: Tensor, y: Tensor | None = None) -> Figure:
+def compare(dataset: Dataset, x: Tensor, y: Tensor | None = None, title: str = "") -> Figure:
     """Draws the training data beside samples, in the user's units: figures 3 to 6 and 8 of the paper.
 
     Points have the colours of their classes. Three columns or more are drawn as a :func:`corner` plot.
@@ -46,15 +46,22 @@ def compare(dataset: Dataset, x: Tensor, y: Tensor | None = None) -> Figure:
         dataset: the data.
         x: samples, ``(N, *)``.
         y: classes of the samples, ``(N,)``; None if they have no classes.
+        title: words for what the samples are given; empty if they are given nothing.
     """
     x = x.detach().double().cpu()
-    if dataset.units.kind == "signals":
-        return compare_signals(dataset.x, x)
-    if dataset.units.kind == "images":
-        return _compare_images(dataset.x, x)
+    if dataset.units.kind != "vectors":
+        figure = (compare_signals if dataset.units.kind == "signals" else _compare_images)(dataset.x, x)
+        entitle(figure, title)
+        return figure
     if dataset.units.shape[0] > 2:
-        return corner(dataset, x, y)
-    return (_on_line if dataset.units.shape == (1,) else _in_plane)(dataset, x, y)
+        return corner(dataset, x, y, title)
+    figure = (_on_line if dataset.units.shape == (1,) else _in_plane)(dataset, x, y)
+    if handles := class_handles(dataset, y):
+        columns = max(1, min(6, 90 // (5 + max(len(str(handle.get_label())) for handle in handles))))
+        figure.legend(handles=handles, title=title or None, loc="outside upper center", ncols=columns, handletextpad=0)
+    else:
+        entitle(figure, title)
+    return figure
 
 
 def _on_line(dataset: Dataset, x: Tensor, y: Tensor | None) -> Figure:
@@ -80,7 +87,6 @@ def _on_line(dataset: Dataset, x: Tensor, y: Tensor | None) -> Figure:
         view.set(axes, "x", 7)
     panels[0].set_ylabel("share of the points" if view.width else "density")
     panels[1].tick_params(left=False)
-    _class_legend(figure, dataset)
     return figure
 
 
@@ -93,6 +99,8 @@ def _in_plane(dataset: Dataset, x: Tensor, y: Tensor | None) -> Figure:
     views = [View.of(column) for column in dataset.x.numpy().T]
     size = float(np.clip(3000 / max(len(dataset.x), len(x)), 1.0, 6.0))
     lengths = [view.high - view.low for view in views if view.width is None]
+    # Columns with names of their own may have different units.
+    alike = 2 if dataset.description.columns else 5
     for axes, points, labels, other in _kinds(dataset, x, y, panels):
         colours = colours_of(dataset, labels)
         cloud(axes, points.numpy(), other if colours is None else colours, size)
@@ -102,7 +110,7 @@ def _in_plane(dataset: Dataset, x: Tensor, y: Tensor | None) -> Figure:
             axes.set_title(f"{axes.get_title()} ({outside.sum()} out of view)")
         for view, which in zip(views, "xy", strict=True):
             view.set(axes, which, 5)
-        if len(lengths) == 2 and max(lengths) < 5 * min(lengths):
+        if len(lengths) == 2 and max(lengths) < alike * min(lengths):
             axes.set_aspect("equal")
     panels[1].tick_params(left=False, labelleft=False)
     for i, view in enumerate(views):
@@ -112,7 +120,6 @@ def _in_plane(dataset: Dataset, x: Tensor, y: Tensor | None) -> Figure:
             axes.legend(
                 loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8, handlelength=1, columnspacing=1
             )
-    _class_legend(figure, dataset)
     return figure
 
 
@@ -127,11 +134,6 @@ def _kinds(
         yield axes, points, None if labels is None else labels.cpu(), colour
 
 
-def _class_legend(figure: Figure, dataset: Dataset) -> None:
-    if handles := class_handles(dataset):
-        figure.legend(handles=handles, loc="outside upper center", ncols=6, handletextpad=0)
-
-
 def _compare_images(data: Tensor, x: Tensor) -> Figure:
     # The images may be sorted by class: show some that are spread evenly over the set.
     rows = torch.linspace(0, len(data) - 1, min(len(data), GRID)).round().long()
@@ -144,8 +146,11 @@ def _compare_images(data: Tensor, x: Tensor) -> Figure:
 
 
 @styled
-def marginals(dataset: Dataset, samples: Samples, sde: SDE) -> Figure:
-    """Draws x(t) of the forward process (top) and of the samples (bottom) at six times, in the network's units."""
+def marginals(dataset: Dataset, samples: Samples, sde: SDE, title: str = "") -> Figure:
+    """Draws x(t) of the forward process (top) and of the samples (bottom) at six times, in the network's units.
+
+    ``title`` says what the samples are given; empty if they are given nothing.
+    """
     path, times = samples.path.detach().double().cpu(), samples.times.double().cpu()
     chosen = spread(sde, times)
     clean = dataset.units.encode(fresh(dataset, path.shape[1]))
@@ -178,6 +183,7 @@ def marginals(dataset: Dataset, samples: Samples, sde: SDE) -> Figure:
     pair = f"{name(dataset, 0)} (across) and {name(dataset, 1)} (up) at t" if not line else name(dataset, 0, at_t=True)
     label = pair if dataset.description.columns else "x(t)"
     figure.supxlabel(f"{label}, {units(dataset)}{shown(path[0, 0].numel(), ', ')}")
+    entitle(figure, title)
     return figure
 
 

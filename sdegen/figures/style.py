@@ -81,6 +81,12 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
+def entitle(figure: Figure, title: str) -> None:
+    """Writes a title above a figure, unless it is empty."""
+    if title:
+        figure.suptitle(title, fontsize=9)
+
+
 def histogram(axes: Axes, x: np.ndarray, ends: tuple[float, float], bins: int, colour: str) -> None:
     """Draws the density of numbers ``x`` ``(N,)`` between two ``ends``. N includes the numbers outside."""
     width = (ends[1] - ends[0]) / bins or 1 / bins

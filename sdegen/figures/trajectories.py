@@ -24,7 +24,7 @@ STEPS, UNIFORM = 60, 200
 
 
 @styled
-def trajectories(dataset: Dataset, samples: Samples, sde: SDE, flow: Samples | None = None) -> Figure:
+def trajectories(dataset: Dataset, samples: Samples, sde: SDE, flow: Samples | None = None, title: str = "") -> Figure:
     """Draws paths of the flow ODE from noise to data in the plane, coloured by time, over a few of the sampler's paths.
 
     Both start from the same noise. The paths are in the network's units. If the process makes the data much wider or
@@ -36,6 +36,7 @@ def trajectories(dataset: Dataset, samples: Samples, sde: SDE, flow: Samples | N
         samples: samples with the recorded path.
         sde: the forward process.
         flow: paths of :func:`flow`; None to draw the sampler's paths alone.
+        title: words for what the samples are given; empty if they are given nothing.
     """
     path, times = samples.path.detach().double().cpu(), samples.times.double().cpu()
     walks = (path[:, :WALKS, :2] / _width(sde, times)).numpy()
@@ -66,7 +67,8 @@ def trajectories(dataset: Dataset, samples: Samples, sde: SDE, flow: Samples | N
     if hidden:
         axes.set(xlim=(-limit, limit), ylim=(-limit, limit))
     notes = [note for note in (shown(path.shape[2]), "some paths leave the view" if hidden else "") if note]
-    axes.set_title(", ".join(notes), loc="left")
+    # The legend lies where the title of the figure would be.
+    axes.set_title("\n".join(filter(None, (title, ", ".join(notes)))), loc="left")
     figure.legend(loc="outside upper center", ncols=4, handletextpad=0.3, columnspacing=1.2)
     figure.colorbar(drawn, label="time t" if flow is None else "time t of the flow ODE", shrink=0.8)
     return figure

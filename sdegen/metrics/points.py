@@ -187,6 +187,7 @@ def _column_metrics(dataset: Dataset, sets: Sets, known: Floors) -> Metrics:
         "floor": rest["floor"],
         "train": rest["train"],
         "floor_from": sets.kind,
+        "columns_floor_from": f"{sets.kind}, one column alone; the floor of column_w1 is that of the largest distance",
         "column": next(iter(columns)),
         "columns": columns,
     }

@@ -47,11 +47,13 @@ class Advice(NamedTuple):
         option: path of the option, or a name for a number that is no option of the chosen parts.
         value: suggested value; None to keep the present one.
         reason: sentence with the reason.
+        measured: number that ``auto`` measures; None if the present value is not ``auto``.
     """
 
     option: str
     value: Any
     reason: str
+    measured: float | None = None
 
 
 class Calibration(NamedTuple):
@@ -79,9 +81,10 @@ def calibrate(config: Config, trust: Trust = schema.ANYTHING) -> Calibration:
 def table(config: Config, found: Calibration) -> str:
     """Returns the advice as lines of text: the option, its value now, the suggested value and the reason."""
     lines = [f"{'':28}{'now':>14}{'suggested':>16}"]
-    for option, value, reason in found.advice:
+    for option, value, reason, measured in found.advice:
         now = _now(config, option)
         new = _written(value) if value not in (None, now) else "" if now is None else "keep"
+        new += "" if measured is None else f" ({measured:g})"
         lines += [f"{option:28}{'' if now is None else _written(now):>14}{new:>16}"]
         lines += textwrap.wrap(reason, 110, initial_indent="    ", subsequent_indent="    ")
     return "\n".join(lines)
@@ -89,7 +92,7 @@ def table(config: Config, found: Calibration) -> str:
 
 def changes(config: Config, found: Calibration) -> list[str]:
     """Returns the suggested values that differ from those of a configuration, as on the command line."""
-    new = ((option, value) for option, value, _ in found.advice if value not in (None, _now(config, option)))
+    new = ((option, value) for option, value, *_ in found.advice if value not in (None, _now(config, option)))
     return [f"{option}={_written(value)}" for option, value in new]
 
 
@@ -119,7 +122,7 @@ def _noise(parts: Components, asked: Config, x: Tensor) -> list[Advice]:
     diameter = float(f"{largest_distance(x):.3g}")
     reason = f"the largest distance between two points is {diameter:g}, so that noise of this size mixes all points"
     if node.get("sigma_max") == "auto":
-        found.append(Advice("sde.sigma_max", None, f"auto measures it on the data: {reason}"))
+        found.append(Advice("sde.sigma_max", None, f"auto measures it on the data: {reason}", diameter))
     elif "sigma_max" in node:
         found.append(Advice("sde.sigma_max", diameter, reason))
     else:

@@ -35,7 +35,9 @@ from sdegen.runs.unseen import Points, unseen
 log = logging.getLogger("sdegen")
 
 DATA = "data"
-"""Value of ``condition`` for the conditions of unseen points of the data."""
+"""Value of ``condition`` for the conditions and classes of unseen points of the data."""
+NONE = "none"
+"""Value of ``condition`` for the score without a condition and a class, if a network has learned this score."""
 
 Asked = ArrayLike | Frame | str | Path | None
 """Condition that a user asks for: numbers, an array, a data frame, the path of a file, :data:`DATA`, or None."""
@@ -56,7 +58,7 @@ def rows(trained: Trained, asked: Asked) -> Rows | None:
     Raises:
         UserError: the data have no conditions, or the conditions do not have the shape of the data's conditions.
     """
-    if asked is None:
+    if asked is None or (isinstance(asked, str) and asked == NONE):
         return None
     found = _read(trained, asked, _conditions(trained).shape)
     shape, values = _conditions(trained).shape, found.values
@@ -98,6 +100,24 @@ def _conditions(trained: Trained) -> Conditions:
     return trained.conditions
 
 
+def chosen(trained: Trained, asked: Asked, label: object, guidance: object) -> Asked:
+    """Returns the condition of samples: :data:`DATA` if nothing is asked for and the network has learned both.
+
+    A network that has learned only the score with a condition asks for one: see :func:`check_known`.
+    """
+    if isinstance(asked, str) and asked in (DATA, NONE):
+        return DATA if asked == DATA else None
+    plain = asked is None and label is None and guidance is None
+    return DATA if plain and takes_one(trained) and not needs_one(trained) else asked
+
+
+def parts(trained: Trained) -> str:
+    """Returns the names of what the network takes beside x and t: the class, the condition, or both."""
+    taken = trained.model.network.condition
+    named = {"class": taken is not None and taken.labelled, "condition": taken is not None and taken.valued}
+    return " and ".join(name for name, has in named.items() if has)
+
+
 def check_taken(trained: Trained) -> None:
     """Raises UserError if the data have no conditions, or the network does not take them."""
     _conditions(trained)
@@ -112,6 +132,12 @@ def check_taken(trained: Trained) -> None:
             f"condition: the network of {trained.folder} is not told the condition: train one with "
             f"network.condition_dropout=0, or use guidance=regressor"
         )
+
+
+def takes_one(trained: Trained) -> bool:
+    """Returns True if the network has learned a score with a condition or a class."""
+    network = trained.score_model.network
+    return network.condition is not None and not network.exact
 
 
 def needs_one(trained: Trained) -> bool:

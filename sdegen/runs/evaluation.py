@@ -176,7 +176,7 @@ class Evaluation:
         if self.run.units.kind == "vectors" and x.shape[1] in CELLS and not needs_one(self.run):
             figure = figures.density(dataset, *self._map(flow), exact=self._exact)
         else:
-            figure = figures.likelihoods(-train.log_p, -test.log_p, x[0].numel())
+            figure = figures.likelihoods(-train.log_p, -test.log_p)
         return Result(metrics, {**arrays, "seconds": seconds, "seed": self.seed}, figure, sets[0].kind)
 
     def points(self) -> Result:
@@ -195,9 +195,7 @@ class Evaluation:
         }
         # A table that was evaluated before has these columns already.
         columns = {**columns, **{f"{name}_2" if name in columns else name: values for name, values in added.items()}}
-        figure = figures.likelihoods(
-            -found.unseen, -log_p[log_p.isfinite()], run.units.size, (f"{found.kind} points", "given points")
-        )
+        figure = figures.likelihoods(-found.unseen, -log_p[log_p.isfinite()], (f"{found.kind} points", "given points"))
         arrays = {"x": x, **found.typicality._asdict(), "unseen_log_density": found.unseen, "seed": self.seed}
         return Result(typicality.summary(found), arrays, figure, "points", columns)
 

@@ -83,8 +83,8 @@ class Learning:
             found |= {"over": self.parts.objective.against, "share": loss / self._unit}
             found |= {} if best is None else {"best": best / self._unit}
         ended = self.has_patience_ended(training.step)
-        if ended and (trend is None or trend.name == "still falling"):
-            # The patience may be shorter than the quarter of the steps after which a curve counts as flat.
+        if ended and (trend is None or trend.name in ("still falling", "too short to say")):
+            # The patience may be shorter than the stretch after which a curve counts as flat.
             trend = Trend("flat", training.step - self.curve.idle(training.step))
         found |= {} if trend is None else {"trend": str(trend), **self.curve.resolution()}
         if ended:

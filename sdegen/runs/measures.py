@@ -31,15 +31,16 @@ JUDGED = 1000
 """Largest number of points over which the log-density is averaged."""
 
 
-def measure(run: Trained, x: Tensor, y: Tensor | None) -> Metrics:
+def measure(run: Trained, x: Tensor, y: Tensor | None, *, shares: bool = False) -> Metrics:
     """Returns the metrics of points, images or signals with their floors; empty if nothing can be measured.
 
     ``x`` is ``(N, *)`` in the user's units, on the CPU. ``y`` is ``(N,)``, the classes of guided samples, or None. The
-    points of a class are compared with the data of this class. The floors, and the classifier that computes the
-    features of images and signals, are kept: see :mod:`sdegen.runs.floors`.
+    points of a class are compared with the data of this class. If ``shares`` is true, the classes have the shares of
+    the data, and all points are compared with all data, too. The floors, and the classifier that computes the features
+    of images and signals, are kept: see :mod:`sdegen.runs.floors`.
     """
     with floors.kept(run) as known, announced(f"measuring {len(x)} samples, and the floors"):
-        return _measured(run, x, y, known)
+        return _measured(run, x, y, known, shares)
 
 
 def measure_theirs(run: Trained, x: Tensor, y: Tensor | None) -> Metrics:
@@ -69,12 +70,16 @@ def measure_given(run: Trained, x: Tensor, c: Tensor) -> Metrics:
     return averaged_over_classes(found, "condition")
 
 
-def _measured(run: Trained, x: Tensor, y: Tensor | None, known: Floors) -> Metrics:
+def _measured(run: Trained, x: Tensor, y: Tensor | None, known: Floors, shares: bool) -> Metrics:
     dataset = run.dataset
     if dataset.units.kind == "vectors":
         if y is None or dataset.y is None:
             return metrics.measure_points(dataset, x, floors=known)
-        return metrics.measure_labelled_points(dataset, x, y, known)
+        own = metrics.measure_labelled_points(dataset, x, y, known)
+        if not shares or not own:
+            return own
+        distance = own["w1" if "w1" in own else "sliced_w1"]
+        return {**metrics.measure_points(dataset, x, floors=known), "class_w1": distance}
     # Compare images with held-out images, because the classes of fresh images are not known.
     if len(x) < 2 or dataset.held_out is None:
         return {}

@@ -17,7 +17,8 @@ from sdegen.config.compose import Config
 from sdegen.config.options import choice
 from sdegen.core.errors import UserError
 from sdegen.core.progress import announced
-from sdegen.datasets import Description
+from sdegen.datasets import Dataset, Description
+from sdegen.figures.images import diverged, view
 from sdegen.metrics.points import Metrics
 from sdegen.models.likelihood import Likelihood
 from sdegen.runs import conditions, events, files, gallery, likelihoods, measures, observations
@@ -52,14 +53,17 @@ def write(
 
     ``label`` is the class to steer towards, or ``all`` for ``count`` samples of each class in turn. ``condition`` is
     given for all samples, or for ``count`` samples a row; :data:`~sdegen.runs.conditions.DATA` stands for the
-    conditions of unseen points, one for each sample. If ``animate`` is true, the figures include an animation.
+    conditions and classes of unseen points, one for each sample, and :data:`~sdegen.runs.conditions.NONE` for none.
+    Without guidance, class and condition, DATA is the default of a network that takes a class or a condition: it has
+    seen few rows without one, or none. If ``animate`` is true, the figures include an animation.
     TensorBoard shows the samples as a run, unless ``after_training`` is true.
     """
     # Build the guidance before sampling, so that a mistake costs no time.
+    condition = conditions.chosen(run, condition, label, guidance)
     name, plan = choice(run.config["sampler"]), planned(run, guidance, label, condition=condition)
     by = "" if guidance is None else f" and the guidance {choice(guidance)}"
     each = " of each class" if label == "all" else " for each condition" if len(plan.targets) > 1 else ""
-    each += ", each with the condition of an unseen point," if plan.of_data else ""
+    each += f", each with the {conditions.parts(run)} of an unseen point," if plan.of_data else ""
     log.info(f"drawing {count} samples{each} with the sampler {name}{by}, {run.weights_used()}")
     drawn = _drawn(run, plan, count, seed, batch_size)
     own = {"step": run.step, "weights": run.weights, "seed": seed, "batch_size": batch_size}
@@ -76,7 +80,7 @@ def write(
         found = _judge(run, drawn, plan.seen, folder)
         if found is not None and figures:
             with announced("drawing the figures"):
-                gallery.draw_samples(run, drawn, plan, folder / "figures", animate)
+                gallery.draw_samples(run, drawn, plan.seen, folder / "figures", animate)
         # The metrics after a training are those of the run itself.
         if not after_training:
             events.write(folder, run.step, {**(found or {}), "evaluations": {"value": drawn.nfe}})
@@ -149,6 +153,20 @@ def write_table(
     files.write_table(path, heads, rows, decimal)
 
 
+def _diverged(dataset: Dataset, x: Tensor) -> Metrics:
+    """Returns and logs the share of images with values far outside of the range of the data; empty if no images."""
+    if dataset.units.kind != "images":
+        return {}
+    count = int(diverged(x, *view(dataset.x)).sum())
+    if count:
+        log.warning(
+            f"{count} of {len(x)} samples diverged, with values far outside of the range of the data: try more "
+            f"sampler.steps, or a smaller guidance.scale; the mean and deviation in posterior.png are without them"
+        )
+    share = {"value": count / len(x), "floor": 0.0, "train": None, "floor_from": "the data lie inside of their range"}
+    return {"diverged": share}
+
+
 def _judge(run: Steered, drawn: Drawn, seen: Observation | None, folder: Path) -> Metrics | None:
     """Write the metrics of samples into a folder. If the data cannot be read, log a warning and return None."""
     try:
@@ -157,15 +175,16 @@ def _judge(run: Steered, drawn: Drawn, seen: Observation | None, folder: Path) -
         log.warning(f"no metrics and no figures: {error}")
         return None
     if seen is not None:
-        found = observations.agreement(run.units, drawn.x, seen)
+        found = {**observations.agreement(run.units, drawn.x, seen), **_diverged(dataset, drawn.x)}
     elif drawn.c is not None and drawn.truth is None:
         found = measures.measure_given(run, drawn.x, drawn.c)
     else:
         # The mean of p(x | y) over the conditions y of the data is p(x).
-        found = measures.measure(run, drawn.x, drawn.y)
+        found = measures.measure(run, drawn.x, drawn.y, shares=drawn.truth is not None)
         if run.units.kind == "vectors" and not conditions.needs_one(run):
-            y = None if run.model.network.condition is None else drawn.y
-            found |= measures.score_error(run, y)
+            taken = run.model.network.condition
+            alone = taken is not None and taken.labelled and taken.knows(True, False)
+            found |= measures.score_error(run, drawn.y if alone else None)
     files.write_json(folder / "metrics.json", found)
     if found:
         log.info(metrics.table(found))

@@ -244,7 +244,8 @@ class Run(Steered):
         """Return the metrics of the points ``x``, or of ``count`` samples of this run if ``x`` is None.
 
         The metrics are distances between the points and the data, and ``c2st``, the accuracy with which a classifier
-        tells the points from unseen data. If ``x`` is given and the data are vectors with a density, ``nll`` is the
+        tells the points from unseen data. If the network takes a class or a condition, each sample has those of an
+        unseen point. If ``x`` is given and the data are vectors with a density, ``nll`` is the
         mean negative log-density of ``x`` under the model. Each metric has a ``value``, a ``floor`` (the value for
         unseen data) and ``train`` (the value for training points). Labels in a file or a data frame are compared with
         the labels of the data. If this run has a class, the data are those of the class. The seed fixes the samples and
@@ -263,7 +264,10 @@ class Run(Steered):
                 )
             return found
         label, guided = self.target.label, self.guidance is not None
-        metrics = (measures.measure if x is None or label is not None else measures.measure_theirs)(self, batch, labels)
+        if x is None or label is not None:
+            metrics = measures.measure(self, batch, labels, shares=x is None and label is None)
+        else:
+            metrics = measures.measure_theirs(self, batch, labels)
         if not guided:
             metrics |= measures.tell(self, batch, label)
         if x is not None and not guided and not conditions.needs_one(self):

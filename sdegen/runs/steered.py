@@ -38,6 +38,7 @@ class Drawn(NamedTuple):
         y: classes of the samples, ``(N,)``; None if there are none.
         c: conditions of the samples, ``(N, *)``; None if there are none.
         truth: unseen points with these classes and conditions, ``(N, *)``; None if the user gave the conditions.
+        targets: targets of the samples, with as many samples each.
         samples: samples of the first target in the network's units, with the path.
         nfe: number of evaluations of the score for each sample, a mean over the targets.
         seconds: duration of the sampling.
@@ -47,6 +48,7 @@ class Drawn(NamedTuple):
     y: Tensor | None
     c: Tensor | None
     truth: Tensor | None
+    targets: Sequence[Target]
     samples: Samples
     nfe: float
     seconds: float
@@ -202,11 +204,11 @@ class Steered(Trained):
         ]
         seconds = time.perf_counter() - started
         x = torch.cat([self.units.decode(part.x) for part in parts])
-        return Drawn(x, y, c, truth, parts[0], sum(part.nfe for part in parts) / len(parts), seconds)
+        return Drawn(x, y, c, truth, targets, parts[0], sum(part.nfe for part in parts) / len(parts), seconds)
 
     def to_compare(self, count: int, *, seed: int = 0, batch_size: int = 1000) -> Drawn:
-        """Return samples to compare with the data. A network that needs a condition is given those of unseen points."""
-        of_data = not self.target.steers and conditions.needs_one(self)
+        """Return samples to compare with the data. A network that takes a condition is given those of unseen points."""
+        of_data = not self.target.steers and conditions.takes_one(self)
         return self.drawn(Plan([self.target], of_data=of_data), count, seed=seed, batch_size=batch_size)
 
     def steered_score(self) -> Score:

@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from sdegen.config.assembly import Components, known_by
 from sdegen.config.options import flat_options
 from sdegen.core.errors import UserError
@@ -19,10 +21,11 @@ from sdegen.datasets.fingerprint import difference
 from sdegen.datasets.summary import summary
 from sdegen.models.likelihood import Likelihood
 from sdegen.networks import MLP
+from sdegen.networks.condition import Condition
 from sdegen.runs import checkpoint as checkpoints
 from sdegen.runs import files, machine
 from sdegen.runs.checkpoint import Checkpoint, examine
-from sdegen.runs.conditions import DATA, needs_one, of_data
+from sdegen.runs.conditions import DATA, of_data, takes_one
 from sdegen.runs.learning import Learning
 from sdegen.runs.run import Run, load
 from sdegen.runs.sampling import draw, on_cpu
@@ -189,7 +192,7 @@ class Writer:
 
     def preview(self) -> None:
         """Record samples of the averaged network for TensorBoard, or metrics of a classifier or regressor."""
-        from sdegen import figures, metrics
+        from sdegen import figures
         from sdegen.runs import likelihoods
 
         parts, step, dtype = self.parts, self.training.step, self.dtype
@@ -204,8 +207,9 @@ class Writer:
                 self.recorder.scalars(step, {**values, **by_t})
             return
         count = PREVIEWED[dataset.units.kind]
-        condition = average.network.condition
-        told = None if condition is None or condition.knows(False, False) else of_data(dataset, condition, count)[0]
+        taken, told, y = average.network.condition, None, None
+        if taken is not None:
+            told, (_, y, _, _) = of_data(dataset, taken, count)
         try:
             samples = draw(
                 parts.sde, average, parts.sampler, dataset.units, count, device=device, dtype=dtype, told=told
@@ -214,13 +218,25 @@ class Writer:
             # Early in the training, the steps of a sampler can diverge.
             log.warning(f"no preview at step {step}: {trouble}")
             return
-        self.recorder.figure(step, "samples", figures.compare(dataset, dataset.units.decode(samples.x)))
-        if step == self.training.steps or told is not None:
-            # The metrics of the finished run are computed next. A network that needs a condition has no score without.
-            return
-        error = metrics.score_error(dataset, parts.sde, on_cpu(average, device, dtype))
+        self.recorder.figure(step, "samples", figures.compare(dataset, dataset.units.decode(samples.x), y))
+        # The metrics of the finished run are computed next.
+        error = None if step == self.training.steps else self._score_error(taken, y)
         if error is not None:
             self.recorder.scalars(step, {"metrics/score_error": error})
+
+    def _score_error(self, taken: Condition | None, y: Tensor | None) -> float | None:
+        """Return the error of the score, the mean over the classes ``y`` if the network takes them; None if unknown."""
+        from sdegen import metrics
+
+        dataset, device, errors = self.parts.dataset, self.parts.trainer.device, []
+        if taken is not None and not taken.knows(taken.labelled, False):
+            return None
+        for label in [None] if taken is None or not taken.labelled or y is None else y.unique():
+            score = self.average if taken is None or label is None else self.average.given(taken.of(label, None))
+            own = dataset if label is None else dataset.of_class(int(label))
+            errors.append(metrics.score_error(own, self.parts.sde, on_cpu(score, device, self.dtype)))
+        known = [error for error in errors if error is not None]
+        return sum(known) / len(known) if known else None
 
     def finish(self) -> Run:
         """Write samples, metrics and figures, and return the trained run."""
@@ -239,7 +255,7 @@ class Writer:
                 seed=config["seed"],
                 figures=config["figures"],
                 animate=True,
-                condition=DATA if needs_one(result) else None,
+                condition=DATA if takes_one(result) else None,
                 after_training=True,
             )
             self.metrics = written.metrics

@@ -34,13 +34,16 @@ TAIL = 3
 """Number of the last evaluations whose smallest loss decides whether the loss rises."""
 QUIET = 0.25
 """Share of the steps of a training without improvement after which the curve counts as flat."""
+STRETCH = 500
+"""Smallest number of steps without improvement after which a curve counts as flat: a quarter of a short training may be
+too few steps for an improvement above the noise."""
 
 
 class Trend(NamedTuple):
     """Judgement of a training.
 
     Attributes:
-        name: "still falling", "flat" or "overfitting".
+        name: "still falling", "flat", "overfitting" or "too short to say".
         since: step of the last improvement for "flat", step of the smallest loss for "overfitting"; 0 otherwise.
     """
 
@@ -48,7 +51,7 @@ class Trend(NamedTuple):
     since: int
 
     def __str__(self) -> str:
-        if self.name == "still falling":
+        if self.name in ("still falling", "too short to say"):
             return self.name
         noise = ", within the noise of the held-out points" if self.name == "flat" else ""
         return f"{self.name} since step {self.since}{noise}"
@@ -95,8 +98,16 @@ class Curve:
         return step - self._steps[improvements(self._losses, self._errors)[-1]] if self._steps else 0
 
     def trend(self) -> Trend | None:
-        """Returns the judgement of the training; None if there are too few evaluations."""
-        return trend(self._steps, self._losses, self._errors) if len(self._steps) > TAIL else None
+        """Returns the judgement of the training; None without evaluations.
+
+        A training with few evaluations, or with fewer than :data:`STRETCH` steps without improvement before the end of
+        a flat curve, is too short to say.
+        """
+        if not self._steps:
+            return None
+        short = Trend("too short to say", 0)
+        found = trend(self._steps, self._losses, self._errors) if len(self._steps) > TAIL else short
+        return short if found.name == "flat" and self._steps[-1] - found.since < STRETCH else found
 
     def resolution(self) -> dict[str, float]:
         """Returns the noise of the last loss, which hides smaller changes, and the fall of the loss since the start."""

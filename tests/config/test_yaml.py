@@ -188,9 +188,11 @@ def test_every_experiment_runs_two_steps_and_samples(
     assert stored == run.config
     figures = {path.name for path in (tmp_path / "run").glob("figures/*")}
     field = {"process.png"} if run.units.shape == (1,) else {"trajectories.png"}
-    # Samples with many conditions follow many scores.
-    field = set() if run.conditions is not None else {"score_field.png", *field}
-    expected = {"generation.png"} if pictures else {"marginals.png", *field}
+    # A score that needs a condition is drawn along the paths only, each of which has its own condition.
+    field = field - {"process.png"} if run.conditions is not None else {"score_field.png", *field}
+    taken = run.model.network.condition
+    classes = {"classes.png"} if taken is not None and taken.labelled else set()
+    expected = {"generation.png", *classes} if pictures else {"marginals.png", *field}
     expected |= {"samples.png", "generation.gif"}
     own = {"score": expected, "class": {"accuracy.png"}, "condition": {"nll.png"}}[predicts]
     assert figures == (own if draws else set())

@@ -13,6 +13,7 @@ from torch import Tensor
 from sdegen import figures
 from sdegen.datasets import Dataset
 from sdegen.figures.images import UNKNOWN
+from sdegen.runs import results
 
 BLUE = np.array(matplotlib.colors.to_rgb(UNKNOWN))
 
@@ -179,3 +180,13 @@ def test_a_sample_that_exploded_does_not_set_the_scale_of_the_deviation() -> Non
     assert by_title["deviation"].images[0].get_clim()[1] == pytest.approx(others.std(0).max())
     assert "without 1 of 20 samples" in figure.get_suptitle()
     assert figures.posterior(None, x[0], x, 0, 16).get_suptitle() == ""
+
+
+def test_samples_that_diverged_are_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    data = Dataset(uniform(30, 1, 6, 5) * 16)
+    x = uniform(20, 1, 6, 5, seed=1) * 16
+    assert results._diverged(data, x)["diverged"]["value"] == 0 and not caplog.text
+    x[3, 0, 2, 2], x[7] = 60.0, -1e6
+    assert results._diverged(data, x)["diverged"]["value"] == 0.1
+    assert "2 of 20 samples diverged" in caplog.text
+    assert results._diverged(data, 1e9 + x)["diverged"]["value"] == 1

@@ -133,6 +133,14 @@ def test_points_have_the_colour_of_their_class(classes: int, labelled: bool) -> 
     assert legends == (list(names) if classes == 3 else [])
 
 
+def test_columns_with_names_have_the_same_scale_only_if_they_are_as_long() -> None:
+    """Columns with names may have different units, and an equal scale would draw one of them as a strip."""
+    for names, length, expected in ((("speed", "angle"), 4, "auto"), (("speed", "angle"), 1.5, 1), ((), 4, 1)):
+        x = normal(90, 2).sin() * torch.tensor([length, 1.0])
+        dataset = Dataset(x, description=Description(names))
+        assert [axes.get_aspect() for axes in figures.compare(dataset, x).axes[:2]] == [expected] * 2
+
+
 def test_histograms_on_the_line_are_stacked_by_class() -> None:
     y = (normal(500, 1)[:, 0] > 0).long()
     dataset = Dataset(normal(500, 1) + 10 * y[:, None], y=y, classes=2)
@@ -142,6 +150,16 @@ def test_histograms_on_the_line_are_stacked_by_class() -> None:
         bars = [bar for bar in left.patches if np.allclose(bar.get_facecolor(), colour)]
         area = sum(bar.get_width() * bar.get_height() for bar in bars)
         assert area == pytest.approx(float((y == label).double().mean()))
+
+
+def test_likelihoods_are_in_nats_of_a_point() -> None:
+    """As ``points.csv`` and the log have them, whatever the number of dimensions."""
+    known, given = normal(400, 1)[:, 0] + 30, normal(300, 1, seed=1)[:, 0] + 33
+    (axes,) = figures.likelihoods(known, given, ("held-out points", "given points")).axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == [f"held-out points, mean {known.mean():.4g}", f"given points, mean {given.mean():.4g}"]
+    assert axes.get_xlabel() == "negative log-likelihood of a point, nats"
+    assert 26 < axes.get_xlim()[0] < 31 < axes.get_xlim()[1] < 38
 
 
 def test_a_corner_shows_every_pair_of_columns() -> None:

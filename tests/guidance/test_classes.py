@@ -13,10 +13,12 @@ from commands import run as shell
 from torch import Tensor
 
 import sdegen
+from sdegen import figures
 from sdegen.config import assembly
 from sdegen.config.compose import composed
 from sdegen.metrics import score_error
-from sdegen.runs import session
+from sdegen.runs import gallery, results, session
+from sdegen.runs.guiding import planned
 from sdegen.sde.base import Score
 
 QUIET = ("trainer.device=cpu", "trainer.threads=1", "trainer.preview_every=0", "figures=false")
@@ -117,6 +119,36 @@ def test_all_classes_leave_labels_measures_and_figures(runs: dict[str, sdegen.Ru
         "marginals.png",
         "trajectories.png",
     }
+
+
+def test_samples_of_a_network_with_classes_have_the_classes_of_the_data(runs: dict[str, sdegen.Run]) -> None:
+    """Of the score without a class, the network has seen a tenth of the rows: the run's result does not use it."""
+    run = runs["conditional"]
+    folder = next((run.folder / "samples").iterdir())
+    own, measured = np.load(folder / "samples.npz"), json.loads((run.folder / "metrics.json").read_text())
+    assert np.array_equal(own["x"][:, 0] > 0, own["y"] == 1) and 15 < own["y"].sum() < 45
+    assert {"sliced_w1", "class_w1"} <= measured.keys()
+    assert measured["class_w1"]["classes"].keys() == {"0", "1"}
+    assert run.evaluate(count=60)["sliced_w1"] == pytest.approx(measured["sliced_w1"])
+    plain, hidden = (results.write(run, 60, condition=asked, figures=False) for asked in (None, "none"))
+    assert np.load(plain.folder / "samples.npz")["x"] == pytest.approx(own["x"], abs=1e-5)
+    assert "y" not in np.load(hidden.folder / "samples.npz")
+    assert "class_w1" not in hidden.metrics
+    assert np.load(hidden.folder / "samples.npz")["x"] == pytest.approx(run.sample(60).numpy(), abs=1e-5)
+
+
+def test_figures_show_the_data_of_the_class_and_name_it(runs: dict[str, sdegen.Run]) -> None:
+    run = runs["conditional"]
+    one = results._drawn(run, planned(run, None, 1), 30, 0, 30, of_data=False)
+    beside, path = gallery._beside(run, one, None)
+    assert beside.title == path.title == "class 1"
+    assert bool((beside.dataset.x[:, 0] > 0).all()) and len(beside.dataset.x) < len(run.dataset.x)
+    figure = figures.compare(beside.dataset, one.x, beside.y, beside.title)
+    assert figure.get_suptitle() == "class 1" and not figure.legends
+    both = results._drawn(run, planned(run, None, "all"), 30, 0, 30, of_data=False)
+    beside, path = gallery._beside(run, both, None)
+    assert beside.dataset is run.dataset and path.title == "the first of 2: class 0"
+    assert bool((path.dataset.x[:, 0] < 0).all())
 
 
 def test_a_classifier_of_points_is_measured_on_fresh_points(runs: dict[str, sdegen.Run]) -> None:

@@ -11,11 +11,12 @@ import pytest
 import torch
 from scipy.optimize import brentq
 from scipy.spatial import KDTree
+from scipy.spatial.distance import pdist
 
 from sdegen.config.assembly import build
 from sdegen.config.compose import composed
 from sdegen.runs import calibration
-from sdegen.runs.calibration import calibrate, command, resolution
+from sdegen.runs.calibration import calibrate, command, resolution, table
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +39,18 @@ def test_largest_noise_is_the_largest_distance_between_points(tmp_path: Path) ->
     found = advice(tmp_path, x, "sde=ve", "sde.sigma_max=50", "dataset.standardize=false", "dataset.held_out=0.01")
     assert found["sde.sigma_max"] == pytest.approx(30)
     assert advice(tmp_path, x, "sde=ve")["sde.sigma_max"] is None
+
+
+def test_the_table_shows_the_number_that_auto_measures(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).uniform(-1, 1, size=(300, 2))
+    np.save(tmp_path / "x.npy", x)
+    line = ("sde=ve", "dataset.standardize=false", "network.hidden=[8]")
+    config = composed("train", ["dataset=file", f"dataset.path={tmp_path / 'x.npy'}", *line])
+    (row,) = (row for row in table(config, calibrate(config)).splitlines() if row.startswith("sde.sigma_max"))
+    option, now, kept, measured = row.split()
+    # Only the rows of the training are measured.
+    assert (option, now, kept) == ("sde.sigma_max", "auto", "keep")
+    assert 0.9 < float(measured.strip("()")) / pdist(x).max() <= 1.01
 
 
 def test_deviation_is_that_of_the_points_and_1_for_standardised_points(tmp_path: Path) -> None:
@@ -104,7 +117,7 @@ def test_command_has_each_changed_option_once(tmp_path: Path) -> None:
     found = calibrate(before)
     words = shlex.split(command(f"sdegen train {shlex.join(line)}", before, found))
     config = composed("train", words[2:])
-    for option, value, _ in found.advice:
+    for option, value, *_ in found.advice:
         if value is not None:
             group, key = option.split(".")
             assert config[group][key] == value

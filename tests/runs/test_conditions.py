@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import sdegen
+from sdegen import figures
 from sdegen.core.errors import UserError
 from sdegen.core.randomness import generator
 from sdegen.datasets import Affine
@@ -18,6 +19,8 @@ from sdegen.flow.likelihood import Flow
 from sdegen.flow.solvers import DormandPrince
 from sdegen.models import Raw, ScoreModel
 from sdegen.networks import Network, Numbers
+from sdegen.runs import gallery, results
+from sdegen.runs.guiding import planned
 from sdegen.runs.sampling import draw
 from sdegen.samplers import AdaptiveSDE, Dopri5, EulerMaruyama, Sampler, StepSampler
 from sdegen.sde import VP
@@ -120,6 +123,45 @@ def test_a_trained_network_has_the_posterior_of_each_observation(run: sdegen.Run
     samples = run.sample(400, condition=y[:3])
     means = torch.cat([law.means for law in laws[:3]])
     torch.testing.assert_close(samples.mean(1), means, rtol=0, atol=0.2)
+
+
+def test_figures_show_exact_draws_of_each_condition_and_name_it(run: sdegen.Run) -> None:
+    asked, data = [[0.3, 0.5], [-0.5, -0.8]], run.dataset
+    drawn = results._drawn(run, planned(run, None, None, condition=asked), 400, 0, 400, of_data=False)
+    beside, path = gallery._beside(run, drawn, None)
+    assert path.title == "the first of 2: given y1 = 0.3, y2 = 0.5, beside exact draws"
+    assert beside.dataset.description.classes == ("y1 = 0.3, y2 = 0.5", "y1 = -0.5, y2 = -0.8")
+    for label, c in enumerate(asked):
+        mean = data.prior.given(data.matrix, torch.tensor(c).to(data.matrix), data.noise).means[0]
+        own = beside.dataset.of_class(label).x
+        torch.testing.assert_close(own.mean(0), mean, rtol=0, atol=0.2)
+        torch.testing.assert_close(drawn.x[beside.y == label].mean(0), mean, rtol=0, atol=0.2)
+    torch.testing.assert_close(path.dataset.x.mean(0), beside.dataset.of_class(0).x.mean(0), rtol=0, atol=0.2)
+
+
+def test_figures_say_that_no_data_of_a_condition_exist(tmp_path: Path) -> None:
+    x = torch.randn(200, 4, generator=generator("cpu", 0, "rows"), dtype=torch.float64).numpy()
+    np.savetxt(tmp_path / "own.csv", x, delimiter=",", header="a,b,c,size", comments="")
+    own = sdegen.train(
+        "dataset=file",
+        f"dataset.path={tmp_path / 'own.csv'}",
+        "dataset.condition=[size]",
+        "sampler=adams",
+        "sampler.steps=5",
+        "count=20",
+        "figures=false",
+        folder=tmp_path / "run",
+        steps=2,
+    )
+    drawn = results._drawn(own, planned(own, None, None, condition=[0.5]), 20, 0, 20, of_data=False)
+    beside, path = gallery._beside(own, drawn, None)
+    assert beside.title == path.title == "given size = 0.5, beside all data" and beside.dataset is own.dataset
+    drawn = results._drawn(own, planned(own, None, None, condition=[[0.5], [1.0]]), 20, 0, 20, of_data=False)
+    beside, path = gallery._beside(own, drawn, None)
+    shown = figures.compare(beside.dataset, drawn.x, beside.y, beside.title)
+    assert [text.get_text() for text in shown.legends[0].get_texts()] == ["size = 0.5", "size = 1", "all data"]
+    title = figures.trajectories(path.dataset, drawn.samples, own.sde, title=path.title).axes[0].get_title("left")
+    assert title == "the first of 2: given size = 0.5, beside all data\nfirst 2 of 3 coordinates"
 
 
 def test_conditions_are_read_by_name_and_kept_beside_the_samples(run: sdegen.Run, tmp_path: Path) -> None:

@@ -74,6 +74,26 @@ def test_the_step_of_a_judgement_is_the_step_of_the_change() -> None:
     assert str(learning.trend(steps, [2 - step / 2000 for step in steps], [0.01] * 21)) == "still falling"
 
 
+def judgement(steps: int, shape: Callable[[float], float]) -> str:
+    """Returns the judgement of a curve of 21 evaluations over a number of steps, on points with a noise of 0.01."""
+    curve, noise = Curve(steps), torch.tensor([-1.0, 1.0]).repeat(50) * 0.1
+    for step in range(0, steps + 1, max(1, steps // 20)):
+        curve.add(step, shape(step / steps) + noise * (-1) ** step)
+    found = curve.trend()
+    assert found is not None
+    return found.name
+
+
+def test_a_short_training_is_not_called_flat() -> None:
+    """The loss falls as a power of the step, so that a part of a short training may show no fall above the noise."""
+    for steps in (2, 20, 480):
+        assert judgement(steps, lambda s: 1.0) == "too short to say"
+    assert judgement(500, lambda s: 2 - min(s / 0.6, 1)) == "too short to say"
+    assert judgement(5000, lambda s: 2 - min(s / 0.6, 1)) == "flat"
+    assert judgement(500, lambda s: 2 - s) == "still falling"
+    assert judgement(500, lambda s: 1 + 4 * (s - 0.4) ** 2) == "overfitting"
+
+
 def test_a_difference_within_the_standard_error_of_its_rows_is_no_improvement() -> None:
     """Two models differ by 0.1 in the mean; the differences of the rows have a standard deviation of 1."""
     shift = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
