@@ -139,13 +139,13 @@ def test_samples_of_a_network_with_classes_have_the_classes_of_the_data(runs: di
 
 def test_figures_show_the_data_of_the_class_and_name_it(runs: dict[str, sdegen.Run]) -> None:
     run = runs["conditional"]
-    one = results._drawn(run, planned(run, None, 1), 30, 0, 30, of_data=False)
+    one = results._drawn(run, planned(run, None, 1), 30, 0, 30)
     beside, path = gallery._beside(run, one, None)
     assert beside.title == path.title == "class 1"
     assert bool((beside.dataset.x[:, 0] > 0).all()) and len(beside.dataset.x) < len(run.dataset.x)
     figure = figures.compare(beside.dataset, one.x, beside.y, beside.title)
     assert figure.get_suptitle() == "class 1" and not figure.legends
-    both = results._drawn(run, planned(run, None, "all"), 30, 0, 30, of_data=False)
+    both = results._drawn(run, planned(run, None, "all"), 30, 0, 30)
     beside, path = gallery._beside(run, both, None)
     assert beside.dataset is run.dataset and path.title == "the first of 2: class 0"
     assert bool((path.dataset.x[:, 0] < 0).all())

@@ -127,7 +127,7 @@ def test_a_trained_network_has_the_posterior_of_each_observation(run: sdegen.Run
 
 def test_figures_show_exact_draws_of_each_condition_and_name_it(run: sdegen.Run) -> None:
     asked, data = [[0.3, 0.5], [-0.5, -0.8]], run.dataset
-    drawn = results._drawn(run, planned(run, None, None, condition=asked), 400, 0, 400, of_data=False)
+    drawn = results._drawn(run, planned(run, None, None, condition=asked), 400, 0, 400)
     beside, path = gallery._beside(run, drawn, None)
     assert path.title == "the first of 2: given y1 = 0.3, y2 = 0.5, beside exact draws"
     assert beside.dataset.description.classes == ("y1 = 0.3, y2 = 0.5", "y1 = -0.5, y2 = -0.8")
@@ -153,10 +153,10 @@ def test_figures_say_that_no_data_of_a_condition_exist(tmp_path: Path) -> None:
         folder=tmp_path / "run",
         steps=2,
     )
-    drawn = results._drawn(own, planned(own, None, None, condition=[0.5]), 20, 0, 20, of_data=False)
+    drawn = results._drawn(own, planned(own, None, None, condition=[0.5]), 20, 0, 20)
     beside, path = gallery._beside(own, drawn, None)
     assert beside.title == path.title == "given size = 0.5, beside all data" and beside.dataset is own.dataset
-    drawn = results._drawn(own, planned(own, None, None, condition=[[0.5], [1.0]]), 20, 0, 20, of_data=False)
+    drawn = results._drawn(own, planned(own, None, None, condition=[[0.5], [1.0]]), 20, 0, 20)
     beside, path = gallery._beside(own, drawn, None)
     shown = figures.compare(beside.dataset, drawn.x, beside.y, beside.title)
     assert [text.get_text() for text in shown.legends[0].get_texts()] == ["size = 0.5", "size = 1", "all data"]
