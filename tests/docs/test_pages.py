@@ -56,6 +56,8 @@ def test_every_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_every_command_in_a_configuration_can_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(reader(tmp_path))
     np.save("matrix.npy", np.ones((3, 64)))
+    images = np.random.default_rng(0).random((60, 1, 8, 8))
+    np.savez("images.npz", x=images, c=images.mean((1, 2, 3))[:, None])
     lines = [line for path in sorted((ROOT / "conf").rglob("*.yaml")) for line in about(path)[1]]
     own = [re.split(r"\s{2,}", line)[0] for line in lines if not re.search(ELSEWHERE, line)]
     # Two loggers need packages that the lock does not have.
