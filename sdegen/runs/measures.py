@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -94,20 +95,34 @@ def _measured(run: Trained, x: Tensor, y: Tensor | None, known: Floors, shares: 
 
 
 def score_error(run: Trained, y: Tensor | None) -> Metrics:
-    """Returns the error of a run's score, or of its scores of classes; empty if the exact score is not known.
+    """Returns the error of a run's score, as :func:`error_of_scores` does. It is computed once for each class."""
 
-    ``y`` ``(N,)`` holds the classes; with None, the error is that of the score without a class.
+    def error(data: Dataset, label: int | None) -> float | None:
+        return run.once(("score error", label), lambda: metrics.score_error(data, run.sde, run.score_on_cpu(label)))
+
+    return error_of_scores(run.dataset, y, error)
+
+
+def error_of_scores(
+    dataset: Dataset, y: Tensor | None, error: Callable[[Dataset, int | None], float | None]
+) -> Metrics:
+    """Returns the error of a score, or the mean error of the scores of classes; empty if it is not known.
+
+    Args:
+        dataset: data of all classes.
+        y: classes, ``(N,)``; None for the score without a class.
+        error: function of the data of a class and of the class, which returns the error of its score. For the score
+            without a class, the arguments are all data and None.
     """
 
-    def error(label: int | None) -> Metrics:
-        data = run.dataset if label is None else run.dataset.of_class(label)
-        value = run.once(("score error", label), lambda: metrics.score_error(data, run.sde, run.score_on_cpu(label)))
-        entry = {"value": value, "floor": 0.0, "train": None, "floor_from": "exact score"}
-        return {} if value is None else {"score_error": entry}
+    def entry(label: int | None) -> Metrics:
+        value = error(dataset if label is None else dataset.of_class(label), label)
+        found = {"value": value, "floor": 0.0, "train": None, "floor_from": "exact score"}
+        return {} if value is None else {"score_error": found}
 
-    if y is None or run.dataset.law is None:
-        return error(None)
-    return averaged_over_classes({label: error(label) for label in y.unique().tolist()})
+    if y is None or dataset.law is None:
+        return entry(None)
+    return averaged_over_classes({label: entry(label) for label in y.unique().tolist()})
 
 
 def tell(run: Trained, x: Tensor, label: int | None = None) -> Metrics:

@@ -145,3 +145,11 @@ def cut(first: int, count: int, batch_size: int, *, even: bool) -> list[range]:
 def on_cpu(score: Score, device: torch.device, dtype: torch.dtype) -> Score:
     """Returns a score as a function of tensors on the CPU."""
     return lambda x, t: score(x.to(device, dtype), t.to(device, dtype)).cpu()
+
+
+def class_score(model: ScoreModel, label: int | None, device: torch.device, dtype: torch.dtype) -> Score:
+    """Returns the score of a class, or the score without a class, as a function of tensors on the CPU."""
+    condition = model.network.condition
+    if label is None or condition is None:
+        return on_cpu(model, device, dtype)
+    return on_cpu(model.given(condition.of(torch.tensor(label), None)), device, dtype)

@@ -28,7 +28,7 @@ from sdegen.networks import Network
 from sdegen.runs import checkpoint as checkpoints
 from sdegen.runs import files
 from sdegen.runs.checkpoint import Checkpoint
-from sdegen.runs.sampling import on_cpu
+from sdegen.runs.sampling import class_score
 from sdegen.samplers import Sampler
 from sdegen.sde.base import SDE, LinearSDE, Score
 from sdegen.training.trainer import DTYPES, find_device
@@ -150,12 +150,7 @@ class Trained:
 
     def score_on_cpu(self, label: int | None = None) -> Score:
         """Returns the trained score, or the score of a class, as a function of tensors on the CPU, in its units."""
-        condition = self.model.network.condition
-        if label is None or condition is None:
-            score: Score = self.score_model
-        else:
-            score = self.score_model.given(condition.of(torch.tensor(label), None))
-        return on_cpu(score, self.device, self.dtype)
+        return class_score(self.score_model, label, self.device, self.dtype)
 
     def weights_used(self) -> str:
         """Returns the name of the weights that are loaded, such as ``ema weights of step 500``."""

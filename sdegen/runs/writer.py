@@ -11,24 +11,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from sdegen.config.assembly import Components, known_by
 from sdegen.config.options import flat_options
 from sdegen.core.errors import UserError
 from sdegen.core.schema import Trust
+from sdegen.datasets import Dataset
 from sdegen.datasets.fingerprint import difference
 from sdegen.datasets.summary import summary
 from sdegen.models.likelihood import Likelihood
 from sdegen.networks import MLP
-from sdegen.networks.condition import Condition
 from sdegen.runs import checkpoint as checkpoints
 from sdegen.runs import files, machine
 from sdegen.runs.checkpoint import Checkpoint, examine
 from sdegen.runs.conditions import DATA, of_data, takes_one
 from sdegen.runs.learning import Learning
 from sdegen.runs.run import Run, load
-from sdegen.runs.sampling import draw, on_cpu
+from sdegen.runs.sampling import class_score, draw
 from sdegen.runs.trained import load_weights
 from sdegen.training.loop import Training
 from sdegen.training.perceptron import obstacle
@@ -192,8 +190,8 @@ class Writer:
 
     def preview(self) -> None:
         """Record samples of the averaged network for TensorBoard, or metrics of a classifier or regressor."""
-        from sdegen import figures
-        from sdegen.runs import likelihoods
+        from sdegen import figures, metrics
+        from sdegen.runs import likelihoods, measures
 
         parts, step, dtype = self.parts, self.training.step, self.dtype
         dataset, device, average = parts.dataset, parts.trainer.device, self.average
@@ -220,23 +218,14 @@ class Writer:
             return
         self.recorder.figure(step, "samples", figures.compare(dataset, dataset.units.decode(samples.x), y))
         # The metrics of the finished run are computed next.
-        error = None if step == self.training.steps else self._score_error(taken, y)
-        if error is not None:
-            self.recorder.scalars(step, {"metrics/score_error": error})
+        if step == self.training.steps or (taken is not None and not taken.knows(taken.labelled, False)):
+            return
 
-    def _score_error(self, taken: Condition | None, y: Tensor | None) -> float | None:
-        """Return the error of the score, the mean over the classes ``y`` if the network takes them; None if unknown."""
-        from sdegen import metrics
+        def error(data: Dataset, label: int | None) -> float | None:
+            return metrics.score_error(data, parts.sde, class_score(average, label, device, dtype))
 
-        dataset, device, errors = self.parts.dataset, self.parts.trainer.device, []
-        if taken is not None and not taken.knows(taken.labelled, False):
-            return None
-        for label in [None] if taken is None or not taken.labelled or y is None else y.unique():
-            score = self.average if taken is None or label is None else self.average.given(taken.of(label, None))
-            own = dataset if label is None else dataset.of_class(int(label))
-            errors.append(metrics.score_error(own, self.parts.sde, on_cpu(score, device, self.dtype)))
-        known = [error for error in errors if error is not None]
-        return sum(known) / len(known) if known else None
+        found = measures.error_of_scores(dataset, y if taken is not None and taken.labelled else None, error)
+        self.recorder.scalars(step, {f"metrics/{name}": entry["value"] for name, entry in found.items()})
 
     def finish(self) -> Run:
         """Write samples, metrics and figures, and return the trained run."""
