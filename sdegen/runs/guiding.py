@@ -192,12 +192,10 @@ def _guidance(
         raise UserError(_lacking(trained, node))
     taken = trained.model.network.condition
     if (guidance.contrasts or own.get("given") is None) and taken is not None and conditions.needs_one(trained):
-        parts = {"label_dropout": taken.labelled, "condition_dropout": taken.valued}
-        dropout = " ".join(f"network.{option}=0.1" for option, has in parts.items() if has)
         other = ", or use guidance.scale=1" if guidance.conditional else ""
         raise UserError(
             f"guidance={choice(node)}: the network of {trained.folder} has learned no score without a condition: train "
-            f"one with {dropout}{other}"
+            f"one with {_hiding(taken.labelled, taken.valued)}{other}"
         )
     check_process({**trained.config, "guidance": node}, {"guidance": guidance}, trained.trust)
     # The guidance checks the process when it makes the score. This costs nothing.
@@ -217,11 +215,15 @@ def _check_weaker(trained: Trained, weak: ScoreModel, folder: str | None, labels
             f"same network.label_dropout and network.condition_dropout"
         )
     if not own.knows(labels, values):
-        parts = {"label_dropout": own.labelled and not labels, "condition_dropout": own.valued and not values}
-        dropout = " ".join(f"network.{option}=0.1" for option, hidden in parts.items() if hidden)
+        dropout = _hiding(own.labelled and not labels, own.valued and not values)
         raise UserError(
             f"{run}: its network has not learned the score without the whole condition: train it with {dropout}"
         )
+
+
+def _hiding(labels: bool, values: bool) -> str:
+    """Returns the options with which a training hides the class in some rows, or the numbers, or both."""
+    return " ".join(["network.label_dropout=0.1"] * labels + ["network.condition_dropout=0.1"] * values)
 
 
 def _lacking(trained: Trained, node: Config) -> str:
