@@ -77,10 +77,14 @@ class MLP(Network):
 
     def features(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """Returns the input ``(B, inputs)`` of the first layer, from the arguments of :meth:`forward`."""
-        parts = [x.flatten(1), self.embedding(by_row(t, x))]
+        parts = self._inputs(x, t)
         if self.condition is not None:
             parts.append(self.condition.features(y, x))
         return torch.cat(parts, dim=1)
+
+    def _inputs(self, x: Tensor, t: Tensor) -> list[Tensor]:
+        """Returns the inputs of the first layer that do not depend on the condition."""
+        return [x.flatten(1), self.embedding(by_row(t, x))]
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         if self._folds(y):
@@ -106,8 +110,7 @@ class MLP(Network):
         bias = first.bias + self.condition.features(y, first.weight[:1])[0] @ given.T
 
         def folded(x: Tensor, t: Tensor) -> Tensor:
-            inputs = torch.cat([x.flatten(1), self.embedding(by_row(t, x))], dim=1)
-            return rest(nn.functional.linear(inputs, own, bias)).view_as(x)
+            return rest(nn.functional.linear(torch.cat(self._inputs(x, t), dim=1), own, bias)).view_as(x)
 
         return folded
 
