@@ -721,17 +721,12 @@ def test_only_what_cannot_be_read_is_quoted() -> None:
         assert parsed.value() == value
 
 
-def last_step(folder: Path) -> int:
-    return max(int(path.stem.removeprefix("step-")) for path in (folder / "checkpoints").glob("step-*.pt"))
-
-
 def test_the_jobs_of_a_command_use_one_run_and_step_while_a_training_writes_others(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first job ends just when another training names its run in ``latest``, and this run its checkpoint."""
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     first = newest(tmp_path, "smile")
-    step = last_step(first)
     other = shutil.copytree(first, first.parent / "other")
     write, before, step = results.write, len([*(first / "samples").iterdir()]), sdegen.load(first).step
 
