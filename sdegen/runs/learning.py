@@ -1,4 +1,4 @@
-"""What a training learns: held-out losses of the averaged network, in units of the loss of a simple model."""
+"""Held-out losses of the averaged network during a training, in units of the loss of a simple model."""
 
 from __future__ import annotations
 

@@ -70,10 +70,10 @@ def observed(trained: Trained, node: Config, given: Tensor | Sequence[Tensor] | 
             raise UserError(f"{name}: is a list of {len(values)}: give {number}, one for each guidance.measurement")
     if isinstance(node["path"], str):
         raise UserError(f"guidance.path={node['path']}: must be a list of {number} files, one for each measurement")
-    seen = [
-        _seen(trained, {**node, **{key: of(node[key], i) for key in ("measurement", "noise", "path")}}, of(given, i), i)
-        for i in range(number)
-    ]
+    seen = []
+    for i in range(number):
+        own = {key: _own(node[key], i) for key in ("measurement", "noise", "path")}
+        seen.append(_seen(trained, {**node, **own}, _own(given, i), i))
     stds = [each.noise.std for each in seen if each.noise.std is not None]
     if len(stds) < number:
         raise UserError("guidance.noise: several measurements need Gaussian noise: give a standard deviation for each")
@@ -81,7 +81,7 @@ def observed(trained: Trained, node: Config, given: Tensor | Sequence[Tensor] | 
     return Observation(seen[0].truth, together.joined([each.y for each in seen]), together, Gaussian(1.0))
 
 
-def of(values: Any, i: int) -> Any:  # noqa: ANN401
+def _own(values: Any, i: int) -> Any:  # noqa: ANN401
     """Returns the entry of the measurement with the number ``i``; a value that is no list is that of all of them."""
     return values[i] if isinstance(values, list | tuple) else values
 

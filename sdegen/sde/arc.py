@@ -25,7 +25,7 @@ class Arc(NamedTuple):
     Attributes:
         centre: centre c, ``(2,)`` float64.
         radii: half axes r, ``(2,)`` float64.
-        finest: standard deviation of the noise, relative to α and the smaller half axis, below which the arc must
+        finest: standard deviation of the noise, relative to α and the larger half axis, below which the arc must
             replace a set of its points.
     """
 
