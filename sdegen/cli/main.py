@@ -9,6 +9,7 @@ from pathlib import Path
 from sdegen import __version__
 from sdegen.cli import commands
 from sdegen.cli.guard import fail, guard
+from sdegen.core import processes
 
 COMMANDS = {
     "train": "train a model, then sample, measure and draw",
@@ -42,7 +43,7 @@ def main(name: str = "") -> None:
         if name not in COMMANDS:
             fail(f"{name}: no such command; choose from {', '.join(COMMANDS)}")
         program = f"{program} {name}"
-    guard(lambda: commands.RUN[name](program, arguments))
+    guard(lambda: processes.run(lambda: commands.RUN[name](program, arguments)))
 
 
 def overview(program: str) -> str:

@@ -52,6 +52,9 @@ class Stream:
     of the block ``k // K``. K is :attr:`AHEAD`, or fewer if the noise of :attr:`AHEAD` steps has more than
     :attr:`NUMBERS` entries. Other values of these two constants change the result of a seed.
 
+    With S shards, chunk c of shard s is entry s · C + c of the list of a step with C chunks. Shard s has the points s,
+    s + S, … of the step. Every process prepares all rows, so that their bits do not depend on the processes.
+
     Several blocks are prepared together, which makes the preparation of small steps fast. The last batch of an epoch
     may be short: it is padded in the preparation, and cut before it is returned.
 
@@ -67,8 +70,15 @@ class Stream:
     TOGETHER = 16
 
     def __init__(
-        self, points: Sequence[Points], prepare: Prepare, weighting: Weighting, times: TimeSampler, sde: SDE
+        self,
+        points: Sequence[Points],
+        prepare: Prepare,
+        weighting: Weighting,
+        times: TimeSampler,
+        sde: SDE,
+        shards: int = 1,
     ) -> None:
+        self.shards = shards
         self.points, self.prepare, self.weighting, self.times, self.sde = points, prepare, weighting, times, sde
         self.variant = 0
         numbers = times.draws * points[0].numbers
@@ -76,7 +86,7 @@ class Stream:
         self.together = max(1, min(self.TOGETHER, self.NUMBERS // (numbers * self.ahead * len(points))))
 
     def steps(self, start: int, stop: int) -> Iterator[list[Batch]]:
-        """Yields the chunks of each step from ``start`` to ``stop``."""
+        """Yields the chunks of all shards of each step from ``start`` to ``stop``."""
         step = start
         while step < stop:
             blocks = self._blocks_with(step // self.ahead)
@@ -114,8 +124,8 @@ class Stream:
         rows = self.prepare(self.sde, x0, t.flatten(), _each(sources), weight.flatten(), y)
         columns = [*vars(rows).values(), y, weight.flatten(), ratio.flatten()]
         columns = [column.unflatten(0, shape).transpose(0, 1) for column in columns]
-        starts = range(0, self.times.draws, self.times.chunk)
-        chunks = [self._cut(type(rows), columns, slice(i, i + self.times.chunk), sizes) for i in starts]
+        draws = [slice(i, i + self.times.chunk) for i in range(0, self.times.draws, self.times.chunk)]
+        chunks = [self._cut(type(rows), columns, own, sizes, shard) for shard in range(self.shards) for own in draws]
         return [list(chunks_of_step) for chunks_of_step in zip(*chunks, strict=True)]
 
     def _times(
@@ -132,15 +142,18 @@ class Stream:
             t[short, :, :size], ratio[short, :, :size] = self.times(self.sde, self.weighting, u[short, :, :size])
         return t, ratio
 
-    def _cut(self, kind: type[Prepared], columns: Sequence[Tensor], draws: slice, sizes: list[int]) -> list[Batch]:
+    def _cut(
+        self, kind: type[Prepared], columns: Sequence[Tensor], draws: slice, sizes: list[int], shard: int
+    ) -> list[Batch]:
         """Returns a chunk of each step without the padding, from columns ``(K, R, draws, B, *)`` of all steps."""
         width, size = max(sizes), min(sizes)
+        full, less = slice(shard, width, self.shards), slice(shard, size, self.shards)
         short = [k for k, own in enumerate(sizes) if own < width]
         cut = []
         for column in columns:
-            rows = list(column[:, :, draws].flatten(2, 3).unbind())
+            rows = list(column[:, :, draws, full].flatten(2, 3).unbind())
             # All short steps have the same size. It is faster to copy them together than one by one.
-            for i, step in enumerate(column[short, :, draws, :size].flatten(2, 3).unbind() if short else ()):
+            for i, step in enumerate(column[short, :, draws, less].flatten(2, 3).unbind() if short else ()):
                 rows[short[i]] = step
             cut.append(rows)
         steps = zip(sizes, *cut, strict=True)
