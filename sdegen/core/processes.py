@@ -11,17 +11,24 @@ import contextlib
 import datetime
 import hashlib
 import io
+import logging
 import os
+import pickle
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sdegen.core.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+log = logging.getLogger("sdegen")
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 TIMEOUT = 600
 """Number of seconds that a process waits for the others in the exchange of a step; SDEGEN_TIMEOUT sets another one."""
@@ -107,16 +114,30 @@ class Processes:
         if distributed.is_initialized():
             distributed.destroy_process_group()
 
-    def each(self, function: Callable[[Any, Any], Any], context: object, items: Sequence[Any]) -> list[Any]:
+    def each(
+        self,
+        function: Callable[[Any, Any], R],
+        context: object,
+        items: Sequence[T],
+        here: Callable[[T], R] | None = None,
+    ) -> list[R]:
         """Returns ``function(context, item)`` for all items in order. The processes share the items. For process 0.
 
-        The function must belong to a module, and its arguments and results must be picklable.
+        Args:
+            function: function of a module. Its arguments and results must be picklable.
+            context: first argument of the function, equal for all items.
+            items: second arguments, one after the other.
+            here: function of an item to call in process 0 in place of ``function``, such as one that shows progress.
         """
-        if self.size == 1 or len(items) == 1:
-            return [function(context, item) for item in items]
-        self._send("each", (function, context, items))
-        own = _attempt(partial(self._share_of, function, context, items))
-        parts = self._replies(own)
+        here = here or partial(function, context)
+        if self.size == 1 or len(items) == 1 or self.rank or self._busy:
+            return [here(item) for item in items]
+        try:
+            self._send("each", (function, context, items))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            log.warning(f"process 0 works alone here, because {error}: define classes and functions in a module")
+            return [here(item) for item in items]
+        parts = self._replies(_attempt(lambda: [here(item) for item in items[:: self.size]]))
         return [parts[i % self.size][i // self.size] for i in range(len(items))]
 
     def partners(self, kind: Callable[..., Any], *arguments: object) -> None:
@@ -197,6 +218,21 @@ class Processes:
             if self.size > 1:
                 with self._connected():
                     distributed.broadcast(tensor, 0)
+
+    @property
+    def restarts(self) -> int:
+        """Number of times that torchrun has started the processes again after a failure: see ``--max-restarts``."""
+        return 0 if self.size == 1 else int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+    def first(self, key: str, value: str) -> str:
+        """Returns the text that was first given for a key. It outlives a restart of the processes by torchrun."""
+        from torch import distributed
+
+        if self.size == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            return value
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = distributed.TCPStore(address, port, is_master=False, wait_for_workers=False)
+        return store.compare_set(f"sdegen/{key}", "", value).decode()
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[None]:
@@ -319,7 +355,8 @@ def _unpacked(data: Tensor) -> Any:  # noqa: ANN401 - any object
     import torch
 
     def place(storage: Any, location: str) -> Any:  # noqa: ANN401 - torch's storages
-        return storage.cuda() if location.startswith("cuda") else storage
+        own = f"cuda:{torch.cuda.current_device()}" if location.startswith("cuda") else location
+        return torch.serialization.default_restore_location(storage, own)
 
     return torch.load(io.BytesIO(data.numpy().tobytes()), map_location=place, weights_only=False)
 

@@ -79,14 +79,19 @@ def attempt(folder: Path, config: Mapping[str, Any], start: Callable[[], object]
         if finished:
             # The job was killed after it wrote its last file and before it wrote "done" to the ledger.
             return False
-        if (folder / "checkpoints" / "last.pt").exists():
-            resume()
-        else:
-            # Remove the files of an attempt without a checkpoint, unless another process works in the folder.
-            with files.claimed(folder):
-                files.empty(folder)
-            start()
+        go_on(folder, start, resume)
     return True
+
+
+def go_on(folder: Path, start: Callable[[], object], resume: Callable[[], object]) -> None:
+    """Resumes the run in a folder, or starts it again if it has no checkpoint: see :func:`attempt`."""
+    if (folder / "checkpoints" / "last.pt").exists():
+        resume()
+        return
+    # Remove the files of an attempt without a checkpoint, unless another process works in the folder.
+    with files.claimed(folder):
+        files.empty(folder)
+    start()
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from sdegen.config.assembly import replicated, together
 from sdegen.config.compose import Config
 from sdegen.core import schema
 from sdegen.core.errors import Pruned, Stopped, Unwritable, UserError
+from sdegen.core.processes import Lost
 from sdegen.core.schema import Trust
 from sdegen.runs import checkpoint as checkpoints
 from sdegen.runs import files, machine
@@ -80,6 +81,9 @@ def train(
     except Stopped as stop:
         saved, again = session.left()
         raise Stopped(f"stopped by {stop}, {saved}", stop.number, again) from None
+    except Lost as trouble:
+        trouble.args = ("; ".join([str(trouble), *session.left()]),)
+        raise
     except (Unwritable, OSError) as trouble:
         reason = (
             str(trouble) if isinstance(trouble, Unwritable) else f"{trouble.filename or folder}: {trouble.strerror}"
