@@ -111,6 +111,8 @@ class Processes:
         if self.rank == 0 and self._control is not None and not self._busy:
             with contextlib.suppress(Lost):
                 self._send("end", ())
+                # Wait for the answers: the connection must not close before the others have read it.
+                self._gathered(None)
         if distributed.is_initialized():
             distributed.destroy_process_group()
 
@@ -164,6 +166,7 @@ class Processes:
         while True:
             kind, content = self._receive()
             if kind == "end":
+                self._gathered(None)
                 return
             if kind == "tell":
                 method, arguments = content
