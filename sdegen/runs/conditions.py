@@ -30,12 +30,12 @@ from sdegen.runs.given import (
     opened_by,
 )
 from sdegen.runs.trained import Trained
-from sdegen.runs.unseen import Points, unseen
+from sdegen.runs.unseen import Points, conditioning
 
 log = logging.getLogger("sdegen")
 
 DATA = "data"
-"""Value of ``condition`` for the conditions and classes of unseen points of the data."""
+"""Value of ``condition`` for the conditions and classes of points of the data: see :func:`conditioning`."""
 NONE = "none"
 """Value of ``condition`` for the score without a condition and a class, if a network has learned this score."""
 
@@ -84,11 +84,9 @@ def told(taken: Condition, conditions: Conditions | None, label: Tensor | int | 
 
 
 def of_data(dataset: Dataset, taken: Condition, count: int, seed: int = 0) -> tuple[Tensor, Points]:
-    """Returns what a network takes for ``count`` unseen points, and the points; few unseen points are repeated."""
-    x, y, c, kind = unseen(dataset, count, seed)
-    index = torch.arange(count) % len(x)
-    y, c = (None if part is None else part[index] for part in (y, c))
-    return told(taken, dataset.conditions, y, c), Points(x[index], y, c, kind)
+    """Returns what a network takes for ``count`` points of the data, and the points: see :func:`conditioning`."""
+    points = conditioning(dataset, count, seed)
+    return told(taken, dataset.conditions, points.y, points.c), points
 
 
 def _conditions(trained: Trained) -> Conditions:
@@ -162,8 +160,8 @@ def check_known(trained: Trained, labels: bool = False, values: bool = False) ->
         fix = "give label=, or label=all" if not values else "give label= too"
         why, share = "the class of each point", "label_dropout"
     else:
-        fix = f"give condition={_example(trained)}, a file with a row for each, or condition=data for those of unseen"
-        fix = "give condition= too" if labels else f"{fix} points"
+        fix = f"give condition={_example(trained)}, a file with a row for each, or condition=data for those of the data"
+        fix = "give condition= too" if labels else fix
         why, share = "a condition for each point", "condition_dropout"
     if labels or values:
         other = "condition_dropout" if share == "label_dropout" else "label_dropout"

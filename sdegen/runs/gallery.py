@@ -67,7 +67,7 @@ def _beside(run: Steered, drawn: Drawn, seen: Observation | None) -> tuple[Besid
     """Returns the data beside all samples, and the data beside the samples of the first target."""
     dataset, targets = run.dataset, drawn.targets
     if drawn.truth is not None:
-        whole = Beside(dataset, drawn.y, f"each sample has the {conditions.parts(run)} of an unseen point")
+        whole = Beside(dataset, drawn.y, f"each sample has the {conditions.parts(run)} of a point of the data")
         return whole, whole
     if seen is not None:
         whole = Beside(dataset, None, f"samples given the measurement{_all(run)}")

@@ -71,7 +71,7 @@ class Plan(NamedTuple):
     Attributes:
         targets: targets; there is at least one.
         seen: observation of the measurement of the guidance; None if there is none.
-        of_data: True if each sample has the condition of an unseen point.
+        of_data: True if each sample has the condition of a point of the data.
     """
 
     targets: Sequence[Target]
@@ -116,7 +116,7 @@ def planned(
 
 
 def _of_data(trained: Trained, node: Config | None, label: Label) -> Plan:
-    """Returns the plan of samples with the conditions of unseen points."""
+    """Returns the plan of samples with the conditions of points of the data."""
     if label is not None:
         raise UserError(f"label={label}: condition=data takes the classes of the data, too: leave out label=")
     if trained.conditions is not None or trained.model.network.condition is None:

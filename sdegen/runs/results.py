@@ -53,9 +53,9 @@ def write(
 
     ``label`` is the class to steer towards, or ``all`` for ``count`` samples of each class in turn. ``condition`` is
     given for all samples, or for ``count`` samples a row; :data:`~sdegen.runs.conditions.DATA` stands for the
-    conditions and classes of unseen points, one for each sample, and :data:`~sdegen.runs.conditions.NONE` for none.
-    Without guidance, class and condition, DATA is the default of a network that takes a class or a condition: it has
-    seen few rows without one, or none. If ``animate`` is true, the figures include an animation.
+    conditions and classes of points of the data, one for each sample, and :data:`~sdegen.runs.conditions.NONE` for
+    none. Without guidance, class and condition, DATA is the default of a network that takes a class or a condition: it
+    has seen few rows without one, or none. If ``animate`` is true, the figures include an animation.
     TensorBoard shows the samples as a run, unless ``after_training`` is true.
     """
     # Build the guidance before sampling, so that a mistake costs no time.
@@ -63,7 +63,7 @@ def write(
     name, plan = choice(run.config["sampler"]), planned(run, guidance, label, condition=condition)
     by = "" if guidance is None else f" and the guidance {choice(guidance)}"
     each = " of each class" if label == "all" else " for each condition" if len(plan.targets) > 1 else ""
-    each += f", each with the {conditions.parts(run)} of an unseen point," if plan.of_data else ""
+    each += f", each with the {conditions.parts(run)} of a point of the data," if plan.of_data else ""
     log.info(f"drawing {count} samples{each} with the sampler {name}{by}, {run.weights_used()}")
     drawn = _drawn(run, plan, count, seed, batch_size)
     own = {"step": run.step, "weights": run.weights, "seed": seed, "batch_size": batch_size}

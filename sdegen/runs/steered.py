@@ -15,6 +15,7 @@ from sdegen.config import choices
 from sdegen.config.options import EVALUATE, SAMPLE, check
 from sdegen.core.checks import explained
 from sdegen.core.errors import UserError
+from sdegen.datasets import Dataset
 from sdegen.flow.likelihood import Flow
 from sdegen.flow.solvers import DormandPrince
 from sdegen.guidance.classes import Guidance
@@ -37,7 +38,7 @@ class Drawn(NamedTuple):
         x: samples ``(N, *)`` in the user's units, those of each target one after the other.
         y: classes of the samples, ``(N,)``; None if there are none.
         c: conditions of the samples, ``(N, *)``; None if there are none.
-        truth: unseen points with these classes and conditions, ``(N, *)``; None if the user gave the conditions.
+        truth: points of the data with these classes and conditions, ``(N, *)``; None if the user gave the conditions.
         targets: targets of the samples, with as many samples each.
         samples: samples of the first target in the network's units, with the path.
         nfe: number of evaluations of the score for each sample, a mean over the targets.
@@ -101,17 +102,16 @@ class Steered(Trained):
         Raises:
             UserError: the network does not take the condition or the class, or they do not fit the data.
         """
-        targets = self.planned("given", condition, label).targets
-        if len(targets) > 1:
-            raise UserError(f"condition: has {len(targets)} rows: give one condition, or use run.sample(condition=…)")
+        targets, _, of_data = self.planned("given", condition, label)
+        if of_data or len(targets) > 1:
+            rows = "a row for each sample" if of_data else f"{len(targets)} rows"
+            raise UserError(f"condition: has {rows}: give one condition, or use run.sample(condition=…)")
         return self.at(targets[0])
 
     def planned(self, call: str, condition: Asked, label: float | str | None) -> Plan:
         """Return the plan of samples given a class, and given one condition or several."""
         self.check_unsteered(f"{call}()")
         _check_one_class(label, call)
-        if isinstance(condition, str) and condition == conditions.DATA:
-            raise UserError("condition=data: works on the command line only: give the conditions as an array")
         taken = self.model.network.condition
         if condition is None and (taken is None or (label is not None and not taken.labelled)):
             # The message of the guidance says what the network lacks.
@@ -154,7 +154,9 @@ class Steered(Trained):
 
     def given_rows(self, condition: Asked, count: int) -> Self:
         """Return a copy of this run that is given one condition, or a condition for each of ``count`` points."""
-        targets = self.planned("log_prob", condition, None).targets
+        targets, _, of_data = self.planned("log_prob", condition, None)
+        if of_data:
+            raise UserError("condition=data: log_prob() needs the condition of each point: give them as an array")
         if len(targets) == 1:
             return self.at(targets[0])
         if len(targets) != count:
@@ -194,7 +196,7 @@ class Steered(Trained):
         y = None if targets[0].label is None else torch.tensor([target.label for target in targets])
         y, truth = None if y is None else y.repeat_interleave(count), None
         if plan.of_data and (taken := self.model.network.condition) is not None:
-            told, (truth, y, c, _) = conditions.of_data(self.dataset, taken, count, seed)
+            told, (truth, y, c, _) = conditions.of_data(self._conditioning_data(), taken, count, seed)
             targets = [Target(told=told)]
         parts = [
             self.at(target).generate(
@@ -206,10 +208,18 @@ class Steered(Trained):
         x = torch.cat([self.units.decode(part.x) for part in parts])
         return Drawn(x, y, c, truth, targets, parts[0], sum(part.nfe for part in parts) / len(parts), seconds)
 
-    def to_compare(self, count: int, *, seed: int = 0, batch_size: int = 1000) -> Drawn:
-        """Return samples to compare with the data. A network that takes a condition is given those of unseen points."""
+    def _conditioning_data(self) -> Dataset:
+        try:
+            return self.dataset
+        except UserError as error:
+            fix = "or give a label or a condition, or condition=none for the score without them"
+            raise UserError(f"{error}, {fix}") from None
+
+    def to_compare(self, count: int, *, seed: int = 0, batch_size: int = 1000, frames: int = 0) -> Drawn:
+        """Return samples to compare with the data. A network that takes a condition is given those of the data."""
         of_data = not self.target.steers and conditions.takes_one(self)
-        return self.drawn(Plan([self.target], of_data=of_data), count, seed=seed, batch_size=batch_size)
+        plan = Plan([self.target], of_data=of_data)
+        return self.drawn(plan, count, seed=seed, batch_size=batch_size, frames=frames)
 
     def steered_score(self) -> Score:
         """Return the trained score, given the condition of the target and steered by its guidance."""
