@@ -13,12 +13,11 @@ import os
 import re
 import shutil
 import textwrap
+import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
+from typing import IO, Any, NamedTuple
 
 from sdegen.core.errors import Unwritable, UserError
 from sdegen.core.progress import Marked
@@ -33,6 +32,11 @@ REPLICAS = "replicas"
 """Folder of the replicas inside the run's folder."""
 LARGEST = 2**20
 """Largest size of a file that is read from a run's folder, in bytes."""
+ATTEMPTS = 5000
+"""Number of attempts, a millisecond apart, to lock a file that other processes only look at."""
+
+_shared: set[tuple[int, Path]] = set()
+"""Folders that this process has locked and may lock again, each with the process, since a fork has locked none."""
 
 
 class Written(NamedTuple):
@@ -92,34 +96,64 @@ def _sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def claimed(folder: Path, again: bool = False) -> Iterator[None]:
     """Locks a run's folder for this process until the context is left or the process ends.
 
-    Temporary files that a killed process left in :func:`replace` are removed.
+    The lock holds on all machines that share the file system, if the file system has locks. Temporary files that a
+    killed process left in :func:`replace` are removed.
+
+    Args:
+        folder: the run's folder.
+        again: True if the work inside the context locks the folder again, as a training does in a job of a sweep.
 
     Raises:
         UserError: another process has locked the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOG).open("ab") as file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder}: another process is training there: wait for it, or stop it") from None
-        except (ImportError, OSError):
-            # Some systems and some disks have no locks. On these, the folder is not protected.
-            pass
-        for inner in (folder, folder / "checkpoints"):
-            for left in inner.glob(".*"):
-                if re.fullmatch(r"\..+\.\d+", left.name):
-                    left.unlink()
+    claim = os.getpid(), folder.resolve()
+    if claim in _shared:
         yield
+        return
+    # NFS locks only files that are open for reading and writing.
+    with (folder / LOG).open("a+b") as file:
+        try:
+            if not _lock(file):
+                raise UserError(f"{folder}: another process is training there: wait for it, or stop it")
+        except (ImportError, OSError):
+            log.warning(f"{folder}: the file system has no locks: train there with one command at a time")
+        _shared.update([claim] if again else [])
+        try:
+            for inner in (folder, folder / "checkpoints"):
+                for left in inner.glob(".*"):
+                    if re.fullmatch(r"\..+\.\d+", left.name):
+                        left.unlink()
+            yield
+        finally:
+            _shared.discard(claim)
 
 
-def is_claimed(folder: Path) -> bool:
-    """Returns True if a process has locked a run's folder with :func:`claimed`."""
+def _lock(file: IO[bytes]) -> bool:
+    """Locks an open file; returns False if another process has locked it.
+
+    Raises OSError or ImportError if the file system or the system has no locks.
+    """
+    import fcntl
+
+    for _ in range(ATTEMPTS):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        try:
+            # This succeeds if the others only look, as is_claimed does for a moment.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        time.sleep(1e-3)
+    return False
+
+
+def is_claimed(folder: Path) -> bool | None:
+    """Returns True if a process has locked a run's folder with :func:`claimed`; None if there are no locks."""
     try:
         import fcntl
 
@@ -127,8 +161,10 @@ def is_claimed(folder: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except (ImportError, OSError):
+    except FileNotFoundError:
         return False
+    except (ImportError, OSError):
+        return None
     return False
 
 
@@ -296,6 +332,9 @@ def stored(path: Path) -> object:
         raise UserError(f"{path}: not a whole checkpoint ({reason})") from None
     if damaged:
         raise UserError(f"{path}: damaged, the checksum of {damaged} is wrong")
+    # Import late, so that the states of runs are shown without waiting for torch.
+    import torch
+
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
