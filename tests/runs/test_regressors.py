@@ -69,7 +69,7 @@ def test_metrics_are_the_likelihood_over_that_of_the_exact_regressor(runs: dict[
         (lambda r: r["prior"].guided("regressor", run=r["regressor"]), "guidance=regressor needs a condition: give"),
         (
             lambda r: r["prior"].guided("regressor", run=r["regressor"], label=1),
-            "guidance=regressor steers towards no class: leave out label=$",
+            "label=1: the data of .* have no labels: leave out label=$",
         ),
         (
             lambda r: r["prior"].guided("regressor", run=r["prior"], condition=[1, 2]),
