@@ -214,7 +214,8 @@ def in_words(hint: Any) -> str:  # noqa: ANN401
     if origin in UNIONS and len(parts) == 2 and typing.get_args(parts[1]) == (parts[0], ...):
         return f"{in_words(parts[0])}, or a list of these"
     if origin in UNIONS:
-        return " or ".join(map(in_words, parts))
+        # The entries of a list come last, as "null or a list of 2, each a number".
+        return " or ".join(map(in_words, sorted(parts, key=lambda part: typing.get_origin(part) is tuple)))
     if origin is Literal:
         return f"one of {', '.join(map(str, parts))}" if len(parts) > 1 else str(parts[0])
     if origin is tuple and Ellipsis in parts:

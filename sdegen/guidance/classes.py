@@ -4,9 +4,10 @@ r"""Guidance by a class or another condition, and by a weaker network.
 
 A guidance object holds the condition or the measurement. Samplers use a guided score in place of the network's score.
 
-All guidance in this module has a scale γ. At γ = 1 the guided score is a score. At any other γ it is an extrapolation,
-and belongs to no process: see docs/mathematics.md. With an interval of t, γ applies inside the interval, and outside of
-it γ is 1 (Kynkäänniemi et al., 2024, https://arxiv.org/abs/2404.07724).
+All guidance in this module has a scale γ. At γ = 0 the guided score is the score without the condition or of the weaker
+network, and at γ = 1 the score given the condition or of the stronger network. Any other γ interpolates or extrapolates
+these two scores, and the result is in general the score of no process: see docs/mathematics.md. With an interval of t,
+γ applies inside the interval, and outside of it γ is 1 (Kynkäänniemi et al., 2024, https://arxiv.org/abs/2404.07724).
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ class Scale:
     def __init__(self, scale: float, interval: Interval | None) -> None:
         if interval is not None and not 0 <= interval[0] < interval[1] <= SDE.T:
             raise ValueError(
-                f"interval={list(interval)} must have two ascending times between 0 and {SDE.T:g}: use "
-                f"interval=[0.2,0.8], for example"
+                f"interval=[{interval[0]:g},{interval[1]:g}] must be two ascending times between 0 and {SDE.T:g}, such "
+                f"as [0.2,0.8]"
             )
         self.scale, self.interval = scale, interval
 
@@ -102,7 +103,8 @@ class Scale:
         """
         if self.interval is None:
             return
-        name, (low, high) = f"guidance.interval={list(self.interval)}", self.interval
+        low, high = self.interval
+        name = f"guidance.interval=[{low:g},{high:g}]"
         if not (low < sde.T and high > sde.eps):
             raise UserError(
                 f"{name}: has no time between {sde.eps:g} (sde.eps) and {sde.T:g}: use guidance.interval=[0.2,0.8], "
@@ -265,8 +267,9 @@ T = TypeVar("T")
 def required(name: str, given: T | None) -> T:
     """Returns the class or the condition ``given``, or raises ValueError if it is None."""
     if given is None:
+        other = name == "classifier_free"
         raise ValueError(
-            f"guidance={name} needs a class: give label=3, for example, or label=all for all classes in turn"
-            f"{' or, for data with conditions, condition=' if name == 'classifier_free' else ''}"
+            f"guidance={name} needs a class{' or a condition' * other}: give label=3, for example, or label=all for "
+            f"all classes in turn{', or condition=[0.3,1.2] for data with conditions' * other}"
         )
     return given

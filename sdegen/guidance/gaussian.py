@@ -100,11 +100,12 @@ class Measured(GuidedScore):
 
 
 class Moments(GaussianMethod):
-    r"""Method with the full covariance of x_0 given x_t, from the Jacobian of the score. It is exact for Gaussian data.
+    r"""Method with the full covariance of x_0 given x_t, from the Jacobian of the score.
 
     .. math:: V = \frac{\sigma_t^2}{\alpha_t} \frac{\partial \hat x}{\partial x}
 
-    Each iteration costs a backward pass.
+    It is exact for a linear measurement of Gaussian data if there are as many iterations as measured numbers. Each
+    iteration costs a backward pass.
 
     Reference: Rozet et al. (2024), https://arxiv.org/abs/2405.13712; Boys et al. (2023), https://arxiv.org/abs/2310.06721
 
@@ -123,7 +124,9 @@ class Moments(GaussianMethod):
 
 
 class Isotropic(GaussianMethod):
-    r"""ΠGDM, the method with one variance for all directions. It is exact for Gaussian data with the covariance c² I.
+    r"""ΠGDM, the method with one variance for all directions.
+
+    It is exact for a linear measurement of Gaussian data with the covariance c² I.
 
     .. math:: V = \frac{c^2 \sigma_t^2}{\sigma_t^2 + c^2 \alpha_t^2} I
 

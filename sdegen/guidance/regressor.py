@@ -13,8 +13,7 @@ class Regressor(Learned):
 
     .. math:: s(x, t) + \gamma\, \nabla_x \log p_t(y \mid x)
 
-    The score s is that of a network that is not told the condition. At :math:`\gamma = 1` this is the score given the
-    condition.
+    The score s is that of a network without the condition. At :math:`\gamma = 1` this is the score given the condition.
 
     Reference: section 4 of the paper
 

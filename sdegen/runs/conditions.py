@@ -127,7 +127,7 @@ def check_taken(trained: Trained) -> None:
         )
     if taken is None or not taken.valued:
         raise UserError(
-            f"condition: the network of {trained.folder} is not told the condition: train one with "
+            f"condition: the network of {trained.folder} does not take the condition: train one with "
             f"network.condition_dropout=0, or use guidance=regressor"
         )
 

@@ -109,7 +109,11 @@ def planned(
         settings = {"device": str(trained.device), "precision": trained.precision, "trust": trained.trust}
         found = other
         if found is None or which != "last":
-            found = Trained(Path(folder or trained.folder), which, **settings)  # type: ignore[arg-type]
+            try:
+                found = Trained(Path(folder or trained.folder), which, **settings)  # type: ignore[arg-type]
+            except UserError as error:
+                fix = str(error).replace("checkpoint=", "guidance.checkpoint=")
+                raise UserError(f"guidance.{'run' if folder else 'checkpoint'}: {fix}") from None
         return _matching(trained, found, folder or str(trained.folder), kind)
 
     return Plan([_target(trained, node, *pair, own, load) for pair in pairs], seen)
@@ -154,7 +158,7 @@ def _target(
     own: Mapping[str, object],
     load: Callable[[str | None, type], ScoreModel | Likelihood],
 ) -> Target:
-    """Returns the target of a class and a condition. The network is told what no guidance steers towards."""
+    """Returns the target of a class and a condition. The network takes what no guidance steers towards."""
     taken, tells = trained.model.network.condition, _steers(trained, node, "given")
     told_label = label if tells or not _steers(trained, node, "label") else None
     values = None if _steers(trained, node, "y") else condition
@@ -215,10 +219,10 @@ def _check_weaker(trained: Trained, weak: ScoreModel, folder: str | None, labels
             f"same network.label_dropout and network.condition_dropout"
         )
     if not own.knows(labels, values):
-        dropout = _hiding(own.labelled and not labels, own.valued and not values)
-        raise UserError(
-            f"{run}: its network has not learned the score without the whole condition: train it with {dropout}"
-        )
+        hidden = own.labelled and not labels, own.valued and not values
+        parts = " and ".join(["class"] * hidden[0] + ["condition"] * hidden[1])
+        fix = _hiding(*hidden)
+        raise UserError(f"{run}: its network has learned no score without the {parts}: train it with {fix}")
 
 
 def _hiding(labels: bool, values: bool) -> str:
@@ -243,15 +247,18 @@ def _classes(trained: Trained, node: Config | None, label: Label) -> Sequence[in
     """Returns the classes to steer towards, one after the other; None stands for no class."""
     if label is None:
         return [None]
-    taken = trained.model.network.condition
-    told = taken is not None and taken.labelled
-    if node is None and not told:
-        raise UserError(f"label={label}: nothing steers towards a class: add guidance=classifier or classifier_free")
-    # Without a guidance that takes the class, the network is told it, such as beside a measurement.
-    if node is not None and not (told or _steers(trained, node, "label") or _steers(trained, node, "given")):
-        raise UserError(f"label={label}: guidance={choice(node)} steers towards no class: leave out label=")
     if trained.classes is None:
         raise UserError(f"label={label}: the data of {trained.folder} have no labels: leave out label=")
+    taken = trained.model.network.condition
+    # Without a guidance that takes the class, the network is given it, such as beside a measurement.
+    steers = taken is not None and taken.labelled or _steers(trained, node, "label") or _steers(trained, node, "given")
+    if node is None and not steers:
+        raise UserError(
+            f"label={label}: the network of {trained.folder} does not take the class: add guidance=classifier and "
+            f"guidance.run= with a classifier, or train a run with network.label_dropout=0.1"
+        )
+    if node is not None and not steers:
+        raise UserError(f"label={label}: guidance={choice(node)} steers towards no class: leave out label=")
     if label == "all":
         return range(trained.classes)
     try:

@@ -161,7 +161,7 @@ def _diverged(dataset: Dataset, x: Tensor) -> Metrics:
     if count:
         log.warning(
             f"{count} of {len(x)} samples diverged, with values far outside of the range of the data: try more "
-            f"sampler.steps, or a smaller guidance.scale; the mean and deviation in posterior.png are without them"
+            f"sampler.steps; the mean and deviation in posterior.png are without them"
         )
     share = {"value": count / len(x), "floor": 0.0, "train": None, "floor_from": "the data lie inside of their range"}
     return {"diverged": share}

@@ -188,7 +188,8 @@ class Points:
         dtype: torch.dtype = torch.float32,
         hides: bool = True,
     ) -> None:
-        self.dataset, self.hides = dataset, hides and condition is not None and condition.dropout > 0
+        shares = () if condition is None else (condition.label_dropout, condition.value_dropout)
+        self.dataset, self.hides = dataset, hides and any(shares)
         self.seed, self.condition, self.device, self.dtype = seed, condition, device, dtype
         self.units = dataset.units
         self.cells = None if dataset.cells is None else dataset.cells.to(device)

@@ -171,7 +171,7 @@ class Derived(Base):
 def test_options_are_described_by_their_types_and_the_docstrings_of_the_class_and_its_bases() -> None:
     depth = schema.Option("depth", "an integer", schema.REQUIRED, "the number of layers, of which the last is linear.")
     meaning = "units in a layer: :math:`\\sigma_d`, as in :class:`~sdegen.networks.MLP`."
-    width = schema.Option("width", "a list, each entry an integer or null", None, meaning)
+    width = schema.Option("width", "null or a list, each entry an integer", None, meaning)
     mode = schema.Option("mode", "one of fast, exact", "fast", "``fast`` or ``exact``.")
     assert schema.options(Base) == {"depth": depth, "width": width}
     inherited = width._replace(meaning=f"{meaning} Null here.")
