@@ -81,13 +81,14 @@ class Processes:
                 cuda = False
             else:
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % devices)
-        seconds = float(os.environ.get("SDEGEN_TIMEOUT", TIMEOUT))
-        self._waits = f"{seconds:g} s"
-        # torchrun's address.
+        text = os.environ.get("SDEGEN_TIMEOUT", str(TIMEOUT))
+        if not text.isdecimal() or not int(text):
+            raise UserError(f"SDEGEN_TIMEOUT={text}: must be a number of seconds, such as {TIMEOUT}")
+        self._waits = f"{text} s"
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         try:
             distributed.init_process_group(
-                "cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=datetime.timedelta(seconds=seconds)
+                "cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=datetime.timedelta(seconds=int(text))
             )
             self._control = distributed.new_group(backend="gloo", timeout=FOREVER)
         except (RuntimeError, ValueError) as error:
@@ -387,6 +388,11 @@ def present() -> Processes:
     return _present
 
 
+def started() -> int:
+    """Returns the number of processes that torchrun has started for this program; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if {"RANK", "MASTER_ADDR"} <= os.environ.keys() else 1
+
+
 def run(command: Callable[[], object]) -> None:
     """Runs a command in process 0 of those that torchrun started, and serves it in the others.
 
@@ -394,7 +400,7 @@ def run(command: Callable[[], object]) -> None:
         UserError: the processes cannot be connected, or the command fails.
     """
     global _present  # noqa: PLW0603 - torch's processes are global, too
-    size = int(os.environ.get("WORLD_SIZE", "1")) if {"RANK", "MASTER_ADDR"} <= os.environ.keys() else 1
+    size = started()
     if size == 1:
         command()
         return
@@ -409,6 +415,8 @@ def run(command: Callable[[], object]) -> None:
         if lost.speaks:
             raise
         raise SystemExit(1) from None
+    except UserError as error:
+        raise error if _present.rank == 0 else UserError(f"process {_present.rank}: {error}") from None
     finally:
         _present.leave()
         _present = ALONE

@@ -228,6 +228,8 @@ class Session:
             where += f", {self.threads} thread{'s' * (self.threads > 1)}"
         if (size := training.processes.size) > 1:
             where += f", {size} processes"
+        if self.trainer.shards:
+            where += f", {self.trainer.shards} shards"
         if not steps:
             return f"the score is exact: nothing to train; {where}"
         if training.step == steps:

@@ -149,14 +149,21 @@ def steps_or_default(steps: int | Literal["auto"] | None, epochs: int | None) ->
 
 def find_device(name: str) -> torch.device:
     """Returns the device with a name. Raises ValueError if this machine has no such device."""
+    local, found = processes.present().local, torch.cuda.device_count()
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if found else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"device={name} is not a device: try auto, cpu or cuda") from None
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"device={name} is not supported: use cpu or cuda")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if device.type == "cuda" and (device.index or 0) >= found:
         raise ValueError(f"device={name} is not on this machine: try device=auto")
+    if device.type == "cuda" and local > 1 and device.index is not None:
+        raise ValueError(f"device={name} would be used by {local} processes: device=cuda gives each its own")
+    if device.type == "cuda" and local > found:
+        raise ValueError(
+            f"device={name}: {local} processes share {found} CUDA devices: start {found}, or use device=cpu"
+        )
     return device
