@@ -7,7 +7,11 @@ import ctypes
 import gc
 import mmap
 import os
+import re
 import resource
+import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -295,6 +299,50 @@ def test_a_training_takes_less_memory_than_its_data(
     with at_most(2**25):
         dataset = train()
     assert dataset.disk is not None and dataset.x.nbytes > 2**26
+
+
+def peak(command: list[str], folder: Path) -> int:
+    """Returns the largest number of bytes of anonymous and shared memory that a command had, every 20 ms."""
+    process = subprocess.Popen(command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    most = 0
+    while process.poll() is None:
+        with contextlib.suppress(OSError):
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            most = max(most, 1024 * sum(map(int, re.findall(r"(?:RssAnon|RssShmem):\s+(\d+)", status))))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.02)
+    assert process.returncode == 0
+    return most
+
+
+@LINUX
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_8_gib_are_trained_on_in_2_gib(tmp_path: Path, dtype: type) -> None:
+    """A whole run, from the first look at the data to the figures, on random images that lie on the disk."""
+    if shutil.disk_usage(tmp_path).free < 10 * 2**30:
+        pytest.skip("needs 10 GiB on the disk")
+    path, count = tmp_path / "x.npy", 2**33 // 784 // np.dtype(dtype).itemsize
+    options = ["dataset=file", f"dataset.path={path}", "network=unet", "network.channels=16", "trainer.batch_size=32",
+               "trainer.steps=10", "count=16", "sampler.steps=2", "hydra.run.dir=run"]  # fmt: skip
+    options += ["dataset.levels=256", "dataset.dequantize=true"] if dtype is np.uint8 else []
+    try:
+        with path.open("wb") as file:
+            header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (count, 1, 28, 28)}
+            np.lib.format.write_array_header_1_0(file, header)
+            piece = pixels(2**12, 28).astype(dtype)
+            for start in range(0, count, len(piece)):
+                file.write(piece[: count - start].tobytes())
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        assert path.stat().st_blocks * 512 >= 2**33 * 0.99
+        assert peak([sys.executable, "-m", "sdegen", "train", *options], tmp_path) < 2 * 2**30
+    finally:
+        path.unlink()
+    assert (
+        f"shuffled by blocks of {2**20 // 784 // np.dtype(dtype).itemsize}"
+        in (tmp_path / "run" / "train.log").read_text()
+    )
 
 
 @LINUX
