@@ -223,6 +223,8 @@ def _explained() -> Iterator[None]:
         yield
     except tables.Refused:
         raise
+    except MemoryError as error:
+        raise ValueError(f"not enough memory: {error}: use fewer points") from None
     except Exception as error:
         reason = textwrap.shorten(str(error) or type(error).__name__, LONGEST).rstrip(".")
         raise ValueError(f"not a readable array file: {reason}: save it again, as an array of numbers") from None
