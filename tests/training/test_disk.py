@@ -79,16 +79,18 @@ def test_every_point_is_visited_once_in_each_epoch(
 def test_a_window_has_the_points_of_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks are neighbours on the disk, come from the whole file, and are cut at other places in each epoch."""
     monkeypatch.setattr(order, "MIXED", 4)
-    one, cuts, window = Order(0, 1000, 10), [], Window(0, 0)
+    one, cuts, mixed, window = Order(0, 1000, 10), [], [], Window(0, 0)
     while window.epoch < 8:
         whole = torch.cat([one.rows(window.epoch, 0, 1000)])
         places = [place for place in range(1000) if one.windows(window.epoch, place, place + 1) == [window]]
         blocks = one.blocks(window)
         assert len(blocks) <= 4 and all(0 < end - first <= 10 for first, end in blocks)
         assert sorted(whole[places].tolist()) == [row for first, end in blocks for row in range(first, end)]
+        mixed += [tuple(whole[places].argsort().tolist())] if len(places) == 40 else []
         cuts += [(window.epoch, min(first for first, _ in blocks if first) % 10)] if window.number == 0 else []
         window = one.following(window)
     assert len({cut for _, cut in cuts}) > 3
+    assert len(set(mixed)) == len(mixed) > 100
 
 
 def test_a_sorted_file_is_mixed_as_well_as_blocks_allow() -> None:
@@ -189,6 +191,7 @@ def test_a_window_is_in_the_page_cache_when_it_is_needed(tmp_path: Path) -> None
 
     ahead.reach(["a"], "b")
     assert read("a") and not read("c")
+    assert any(read("b") for _ in range(20_000))
     ahead.reach(["b"], "c")
     assert read("b")
     assert not bool(resident(path)[94208 // 64 + 32 : 131072 // 64].any())
