@@ -17,6 +17,7 @@ Suites, whose options are in conf/benchmark.yaml::
     classes           cost of classes in a training step, and errors of the scores with a class and without one
     unlabelled        measures of images without labels, divided by their floors, for noise, blur and a missing class
     held_out          share of the time of a training that held-out losses take
+    disk              speed of a training on images on the disk, from a cold page cache, divided by that in memory
     tables            CPU seconds to read a large table, beside pandas
     guidance          agreement, recall and distance of guided digits against the scale: at all times, on an interval
                       of t, and with a weaker network

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -11,9 +10,11 @@ from torch import Tensor, nn
 
 from sdegen.core.randomness import RandnLike, generator, randn_like
 from sdegen.datasets import Dataset
+from sdegen.datasets.disk import ReadAhead
 from sdegen.networks.condition import NONE, Condition
 from sdegen.sde.base import SDE
 from sdegen.training.objective import Prepared
+from sdegen.training.order import Order
 from sdegen.training.times import TimeSampler
 from sdegen.training.weighting import Weighting
 
@@ -166,7 +167,8 @@ class Points:
     """Data points of the steps of a seed, and the conditions that the network takes.
 
     The data stay on the device in the type in which they were read. Each batch is converted to the network's units.
-    Memory-mapped data stay on the disk.
+    Data on the disk stay there: a batch is copied from mapped memory. If they are shuffled by blocks, a thread reads
+    them ahead.
 
     Args:
         seed: seed of the run.
@@ -193,15 +195,17 @@ class Points:
         self.seed, self.condition, self.device, self.dtype = seed, condition, device, dtype
         self.units = dataset.units
         self.cells = None if dataset.cells is None else dataset.cells.to(device)
-        self.x = x = dataset.x if dataset.mapped else dataset.x.to(device)
+        home = torch.device(device if dataset.disk is None else "cpu")
+        self.x = x = dataset.x.to(home)
         values = None if condition is None else dataset.encoded_conditions
-        self.y = self._conditions(dataset.y, values, len(x))
+        self.y = self._conditions(dataset.y, values, len(x)).to(home)
         # Simulated points are new at every step, so a step is an epoch.
         self.rows = batch_size if dataset.fresh else len(x)
         self.per_epoch, self.width = -(-self.rows // batch_size), min(batch_size, self.rows)
         self.numbers = self.width * x[0].numel()
-        # Keep the last order, because two blocks often belong to one epoch.
-        self.order = functools.lru_cache(1)(self._order)
+        self.order = Order(seed, self.rows, dataset.block, home)
+        disk = None if dataset.block is None else dataset.disk
+        self._ahead = None if disk is None else ReadAhead(disk, self.order.blocks)
 
     def size(self, step: int) -> int:
         """Returns the number of points in a step; the last step of an epoch is short."""
@@ -209,9 +213,30 @@ class Points:
 
     def indices(self, steps: range) -> Tensor:
         """Returns the indices ``(K, B)`` of the points of K steps. Short steps are padded with the index 0."""
-        starts = range(steps.start - steps.start % self.per_epoch, steps.stop, self.per_epoch)
-        orders = [self.order(start // self.per_epoch) for start in starts]
-        return torch.cat([o[max(steps.start - s, 0) : steps.stop - s] for s, o in zip(starts, orders, strict=True)])
+        rows = [self.order.rows(*places) for places in self._places(steps)]
+        return torch.cat([nn.functional.pad(part, (0, -len(part) % self.width)) for part in rows]).view(-1, self.width)
+
+    def rows_of(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the points with the given indices, in the user's units, and their conditions, on the device."""
+        x, y = self.x[index], self.y[index]
+        if self.dataset.disk is not None and torch.device(self.device).type == "cuda":
+            # A copy from pinned memory does not wait for the work that the device still has to do.
+            x, y = x.pin_memory(), y.pin_memory()
+        return x.to(self.device, non_blocking=x.is_pinned()), y.to(self.device, non_blocking=y.is_pinned())
+
+    def _places(self, steps: range) -> Iterator[tuple[int, int, int]]:
+        """Yields the epochs of some steps, each with the first place and the end of these steps in its order."""
+        while steps:
+            epoch, first = divmod(steps.start, self.per_epoch)
+            end = min(first + len(steps), self.per_epoch)
+            yield epoch, first * self.width, min(end * self.width, self.rows)
+            steps = steps[end - first :]
+
+    def _read_ahead(self, steps: range) -> None:
+        """Waits until the points of some steps have been read from the disk, and begins to read the next ones."""
+        if self._ahead is not None:
+            now = [window for places in self._places(steps) for window in self.order.windows(*places)]
+            self._ahead.reach(now, self.order.following(now[-1]))
 
     def take(self, steps: range, blocks: range, width: int) -> tuple[Tensor, Tensor]:
         """Returns the first B points of each of K steps, in the network's units, and their conditions.
@@ -224,26 +249,26 @@ class Points:
         Returns:
             Points ``(K, B, *)`` and conditions, ``(K, B)`` for classes, else ``(K, B, *)``.
         """
-        index = self.indices(steps)[:, :width]
         if self.dataset.fresh:
-            x, y = self._simulated(blocks, *index.shape)
+            x, y = self._simulated(blocks, len(steps), width)
         else:
-            x, y = self.x[index.to(self.x.device)].to(self.device), self.y[index]
+            self._read_ahead(steps)
+            x, y = self.rows_of(self.indices(steps)[:, :width])
         if self.cells is not None:
             # Add uniform noise in the cell of each value. The noise comes from a separate generator, so that all other
             # noise is unchanged.
-            x = x.double() + self.cells * self._uniform("dequantisation", x, blocks) - self.cells / 2
+            x = x.double() + self.cells * self._uniform("dequantisation", x.shape, blocks) - self.cells / 2
         if self.hides and self.condition is not None:
-            y = self.condition.hide(y, self._uniform("labels", index, blocks))
+            y = self.condition.hide(y, self._uniform("labels", (len(steps), width), blocks))
         return self.units.encode(x).to(self.dtype), y
 
     def _conditions(self, labels: Tensor | None, values: Tensor | None, count: int) -> Tensor:
         """Returns the conditions of ``count`` points, or their classes if the network takes no condition."""
         if self.condition is None:
-            y = torch.full((count,), NONE) if labels is None else labels
+            y = torch.tensor(NONE).expand(count) if labels is None else labels
         else:
             y = self.condition.of(labels, values)
-        return y.to(self.device, self.dtype if y.is_floating_point() else y.dtype)
+        return y.to(self.dtype if y.is_floating_point() else y.dtype)
 
     def _simulated(self, blocks: range, steps: int, width: int) -> tuple[Tensor, Tensor]:
         """Draws the points ``(K, B, *)`` of all steps of some blocks, and their conditions, from the simulator."""
@@ -252,17 +277,11 @@ class Points:
         pairs = [self.dataset.simulate(count, generator("cpu", self.seed, "simulation", block)) for block in blocks]
         x, c = (torch.cat(part) for part in zip(*pairs, strict=True))
         y = self._conditions(None, self.dataset.conditions.encode(c), len(x))
-        return x.to(self.device).unflatten(0, (steps, width)), y.unflatten(0, (steps, width))
+        return tuple(part.to(self.device).unflatten(0, (steps, width)) for part in (x, y))
 
-    def _order(self, epoch: int) -> Tensor:
-        """Returns the indices of the points of an epoch's steps, ``(per_epoch, B)``."""
-        order = torch.randperm(self.rows, generator=generator("cpu", self.seed, "epoch", epoch))
-        padding = self.per_epoch * self.width - len(order)
-        return nn.functional.pad(order, (0, padding)).view(-1, self.width).to(self.device)
-
-    def _uniform(self, purpose: str, like: Tensor, blocks: range) -> Tensor:
-        """Draws uniform numbers in the shape of ``like``, ``(K, *)``. Each block has its own generator."""
-        shape = (len(like) // len(blocks), *like.shape[1:])
+    def _uniform(self, purpose: str, shape: Sequence[int], blocks: range) -> Tensor:
+        """Draws uniform numbers in a shape ``(K, *)``, for K steps. Each block has its own generator."""
+        shape = (shape[0] // len(blocks), *shape[1:])
         sources = [generator(self.device, self.seed, purpose, block) for block in blocks]
         return torch.cat([torch.rand(shape, generator=source, device=self.device) for source in sources])
 

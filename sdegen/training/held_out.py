@@ -85,7 +85,8 @@ class HeldOut:
         if losses is None or self.copies == 1:
             return None if losses is None else losses[None]
         assert self._stream is not None
-        order = self._stream.points[0].order(0).flatten()[: len(losses)].cpu()
+        points = self._stream.points[0]
+        order = points.indices(range(points.per_epoch)).flatten()[: len(losses)].cpu()
         return torch.empty_like(losses).index_copy(0, order, losses).view(self.copies, -1)
 
     def loss_of(self, given: Callable[[Tensor], Score]) -> float | None:
@@ -161,7 +162,7 @@ class HeldOut:
             if drawn is None:
                 return None
             x, own.y = drawn if isinstance(drawn, tuple) else (drawn, None)
-        own.x, own.mapped, own.fresh = x.double() if x.ndim == 2 else x, False, False
+        own.x, own.disk, own.fresh = x.double() if x.ndim == 2 else x, None, False
         if self.copies > 1:
             own.x = own.x.repeat(self.copies, *[1] * (own.x.ndim - 1))
             own.y = None if own.y is None else own.y.repeat(self.copies, *[1] * (own.y.ndim - 1))
