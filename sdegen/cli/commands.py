@@ -88,6 +88,19 @@ def train(config: Config, job: Job) -> str:
     return str(folder)
 
 
+def announce(plan: Plan) -> None:
+    """Write the names of the jobs of a sweep into its folder, for ``sdegen status``."""
+    from sdegen.cli.arguments import EXECUTION
+    from sdegen.runs import ledger
+
+    found: dict[Path, dict[str, list[str]]] = {}
+    for folder, (overrides, _) in zip(plan.folders, plan.jobs, strict=False):
+        given = [override for override in overrides if not override.startswith(EXECUTION)]
+        found.setdefault(folder.parent, {})[folder.name] = given
+    for sweep, jobs in found.items():
+        ledger.announce(sweep, jobs)
+
+
 def compare_runs(folders: list[str]) -> int:
     """Log a table that compares the runs of one command; return the exit status."""
     if len(folders) > 1:
@@ -297,6 +310,22 @@ def report(program: str, given: Sequence[str]) -> None:
     print(f"{len(runs)} run{'s' * (len(runs) != 1)} in {page}")
 
 
+def status(program: str, given: Sequence[str]) -> None:
+    """Print the states of the jobs and runs in folders."""
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description="Show which jobs of sweeps, and which runs, are done, running, waiting, stopped or failed.",
+    )
+    parser.add_argument(
+        "folder", type=Path, nargs="*", default=[Path("outputs")], help="folders with runs in them; outputs by default"
+    )
+    parser.error = lambda message: fail(f"{message}: see --help")  # type: ignore[method-assign]
+    folders = parser.parse_args(given).folder
+    from sdegen.reports import status
+
+    print("\n\n".join(status.table(status.status(folder)) for folder in folders))
+
+
 def benchmark(program: str, given: Sequence[str]) -> None:
     """Run a benchmark, if the package is installed from a checkout."""
     script = CONF.parent / "scripts" / "benchmark.py"
@@ -307,8 +336,8 @@ def benchmark(program: str, given: Sequence[str]) -> None:
 
 
 CONFIGURED = {
-    "train": Command("train", check_training, train, finish=compare_runs),
-    "sample": Command("sample", check_sampling, sample, SAMPLED, compare),
+    "train": Command("train", check_training, train, begin=announce, finish=compare_runs),
+    "sample": Command("sample", check_sampling, sample, SAMPLED, finish=compare),
     "evaluate": Command("evaluate", evaluated, evaluate, EVALUATED),
     "verify": Command("verify", verified, verify, finish=any),
     "calibrate": Command("calibrate", check_training, calibrate),
@@ -316,6 +345,6 @@ CONFIGURED = {
 """Commands that have a configuration. Hydra reads the arguments of these commands."""
 RUN = {
     **{name: command.run for name, command in CONFIGURED.items()},
-    **{"train": run_train, "evaluate": run_evaluate, "report": report, "benchmark": benchmark},
+    **{"train": run_train, "evaluate": run_evaluate, "report": report, "status": status, "benchmark": benchmark},
 }
 """Functions that run the commands. They take the beginning of the command line (``sdegen train``) and the arguments."""

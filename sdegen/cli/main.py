@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from glob import escape, glob
 from pathlib import Path
 
 from sdegen import __version__
@@ -17,6 +18,7 @@ COMMANDS = {
     "evaluate": "compute likelihoods of a trained run and of your points, measure samples, or interpolate",
     "calibrate": "measure which options suit your data",
     "verify": "check an SDE and a sampler against exact answers",
+    "status": "show which jobs and runs are done, running, waiting or failed",
     "report": "write one page about the runs in a folder",
     "benchmark": "measure speed and quality; in a checkout only",
 }
@@ -86,6 +88,9 @@ def _completed(arguments: list[str]) -> list[str]:
     name, space, rest = line.lstrip().partition(" ")
     if not space:
         print(" ".join(command for command in COMMANDS if command.startswith(name)))
+    elif name in ("report", "status"):
+        word = rest.rpartition(" ")[2]
+        print(" ".join(f"{path}{os.sep}" for path in sorted(glob(f"{escape(word)}*")) if Path(path).is_dir()))
     if not space or name not in commands.CONFIGURED:
         raise SystemExit
     os.environ["COMP_LINE"] = f"{program} {rest}"

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from sdegen.core.errors import Unwritable, UserError
+from sdegen.core.errors import Pruned, Stopped, Unwritable, UserError
 from sdegen.core.progress import Marked
 
 log = logging.getLogger("sdegen")
@@ -265,13 +265,14 @@ def new_folder(parent: Path, name: str) -> Iterator[tuple[Path, Path]]:
 def logging_to(path: Path) -> Iterator[None]:
     """Also writes the messages of the program to a file, with the time, until the context is left.
 
-    The file has the messages of the level INFO too, even if nobody else listens to this level.
+    The file has the messages of the level INFO too, even if nobody else listens to this level. If the context is left
+    by an exception, the last line of the file has the reason.
     """
     file = logging.FileHandler(path, encoding="utf-8")
     # Ignore errors: a missing line of the log does not matter, and the next checkpoint reports a full disk.
     file.handleError = lambda record: None  # type: ignore[method-assign]
     file.setFormatter(Marked("%(asctime)s  %(mark)s%(message)s"))
-    level, heard = log.level, log.getEffectiveLevel()
+    before, heard = log.level, log.getEffectiveLevel()
 
     def write(record: logging.LogRecord) -> bool:
         file.handle(record)
@@ -282,11 +283,26 @@ def logging_to(path: Path) -> Iterator[None]:
     log.setLevel(min(heard, logging.INFO))
     try:
         yield
+    except BaseException as error:
+        # Only the file needs this line: the command reports the exception in the terminal.
+        level, text = _reason(error)
+        file.handle(log.makeRecord(log.name, level, "", 0, text, (), None))
+        raise
     finally:
-        log.setLevel(level)
+        log.setLevel(before)
         log.removeFilter(write)
         with contextlib.suppress(OSError):
             file.close()
+
+
+def _reason(error: BaseException) -> tuple[int, str]:
+    """Returns the level and the text of a last line about an exception."""
+    if not isinstance(error, Exception):
+        return logging.INFO, f"stopped by {error}" if isinstance(error, Stopped) else "stopped"
+    if isinstance(error, Pruned):
+        return logging.INFO, str(error)
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    return logging.ERROR, " ".join(f"{kind}{error}".split())
 
 
 def is_plain(path: Path, largest: int = LARGEST) -> bool:

@@ -143,6 +143,8 @@ def test_interrupted_sweep_does_only_what_is_missing(tmp_path: Path) -> None:
     stopped = r"job 1: (stopped by SIGINT, saved at step (\d+)); repeat the command to continue the sweep\n"
     saved = re.fullmatch(stopped, message)
     assert saved, message
+    shown = run("status", "outputs/mine", cwd=tmp_path).stdout.splitlines()
+    assert shown[0] == "outputs/mine: 1 stopped, 1 done" and shown[2] == f"  stopped  1-smile  {saved[1]}"
     (reason,) = [why for folder, why in collection.collect(sweep)[1] if folder.name == "1-smile"]
     assert reason == f"interrupted: {saved[1]}; repeat the command to go on"
     again = run("train", "-m", *options, cwd=tmp_path)
