@@ -161,7 +161,12 @@ def check_sampling(config: Config) -> None:
     from sdegen.runs.guiding import planned
 
     run, config = sampled(config)
-    planned(run, config["guidance"], config["label"], condition=config["condition"])
+    log.disabled = True
+    try:
+        planned(run, config["guidance"], config["label"], condition=config["condition"])
+    finally:
+        # The job itself logs the warnings.
+        log.disabled = False
 
 
 def sample(config: Config, job: Job) -> str:
