@@ -271,12 +271,12 @@ def verify(config: Config, job: Job) -> bool:
 
 def calibrate(config: Config, job: Job) -> None:
     """Log advice on the options, and the command of a training that follows it."""
-    from sdegen.runs import calibration
+    from sdegen.runs import advice
 
-    found = calibration.calibrate(config)
-    line = calibration.command(re.sub(r"calibrate\b", "train", job.command, count=1), config, found)
-    heading = "with all of it:" if calibration.changes(config, found) else "nothing to change:"
-    log.info("\n".join([*found.data, "", calibration.table(config, found), "", heading, f"  {line}"]))
+    found = advice.calibrate(config)
+    line = advice.command(re.sub(r"calibrate\b", "train", job.command, count=1), config, found)
+    heading = "with all of it:" if advice.changes(config, found) else "nothing to change:"
+    log.info("\n".join([*found.data, "", advice.table(config, found), "", heading, f"  {line}"]))
 
 
 def report(program: str, given: Sequence[str]) -> None:
