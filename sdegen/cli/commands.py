@@ -183,7 +183,12 @@ def check_sampling(config: Config) -> None:
     from sdegen.runs.guiding import planned
 
     run, config = sampled(config)
-    planned(run, config["guidance"], config["label"], condition=config["condition"])
+    log.disabled = True
+    try:
+        planned(run, config["guidance"], config["label"], condition=config["condition"])
+    finally:
+        # The job itself logs the warnings.
+        log.disabled = False
 
 
 def sample(config: Config, job: Job) -> str:
@@ -288,12 +293,12 @@ def verify(config: Config, job: Job) -> bool:
 
 def calibrate(config: Config, job: Job) -> None:
     """Log advice on the options, and the command of a training that follows it."""
-    from sdegen.runs import calibration
+    from sdegen.runs import advice
 
-    found = calibration.calibrate(config)
-    line = calibration.command(re.sub(r"calibrate\b", "train", job.command, count=1), config, found)
-    heading = "with all of it:" if calibration.changes(config, found) else "nothing to change:"
-    log.info("\n".join([*found.data, "", calibration.table(config, found), "", heading, f"  {line}"]))
+    found = advice.calibrate(config)
+    line = advice.command(re.sub(r"calibrate\b", "train", job.command, count=1), config, found)
+    heading = "with all of it:" if advice.changes(config, found) else "nothing to change:"
+    log.info("\n".join([*found.data, "", advice.table(config, found), "", heading, f"  {line}"]))
 
 
 def report(program: str, given: Sequence[str]) -> None:

@@ -110,8 +110,11 @@ def faults(node: object, base: type, path: str, trust: Trust = ()) -> list[str]:
     if missing := sorted(getattr(cls, "__abstractmethods__", ())):
         names = " and ".join(missing)
         return [f"{path}: {cls.__name__} is abstract: define {names} in this class, or name a subclass"]
-    values = {key: value for key, value in node.items() if key != "_target_"}
-    return option_faults(values, _types(cls), f"{path}.", f" of {cls.__name__}", trust)
+    values, types = {key: value for key, value in node.items() if key != "_target_"}, _types(cls)
+    needed = [name for name, own in inspect.signature(cls).parameters.items() if own.default is REQUIRED]
+    absent = [name for name in needed if name in types and name not in values]
+    lines = [f"{path}.{name} is missing: give {cls.__name__} this option" for name in absent]
+    return lines + option_faults(values, types, f"{path}.", f" of {cls.__name__}", trust)
 
 
 def option_faults(

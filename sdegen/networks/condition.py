@@ -295,12 +295,12 @@ def condition_of(
     if condition_shape is None and condition_dropout:
         raise ValueError(
             f"condition_dropout={condition_dropout:g} needs data with conditions, and these have none: name their "
-            f"columns with dataset.condition=[…], or set condition_dropout=0"
+            f"columns with dataset.condition=[…], or set network.condition_dropout=0"
         )
     if label_dropout is None:
         classes = None
     elif classes is None:
-        fix = "set label_dropout=null"
+        fix = "set network.label_dropout=null"
         raise ValueError(f"label_dropout={label_dropout:g} needs labels, and the data have none: {fix}")
     if condition_shape is None or condition_dropout is None:
         return None if classes is None else Classes(classes, label_dropout or 0.0)
@@ -312,5 +312,7 @@ def condition_of(
             f"image or signal on the same grid"
         )
     if classes is not None:
-        raise ValueError("label_dropout: a network takes the image as condition, or the class: set label_dropout=null")
+        raise ValueError(
+            "label_dropout: a network takes the image as condition, or the class: set network.label_dropout=null"
+        )
     return Field(condition_shape, condition_dropout)

@@ -158,7 +158,7 @@ def _target(
     own: Mapping[str, object],
     load: Callable[[str | None, type], ScoreModel | Likelihood],
 ) -> Target:
-    """Returns the target of a class and a condition. The network takes what no guidance steers towards."""
+    """Returns the target of a class and a condition. The network is told what no guidance steers towards."""
     taken, tells = trained.model.network.condition, _steers(trained, node, "given")
     told_label = label if tells or not _steers(trained, node, "label") else None
     values = None if _steers(trained, node, "y") else condition
