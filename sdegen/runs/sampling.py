@@ -84,12 +84,11 @@ def draw(
     def batch(span: range, score: Any) -> Samples:  # noqa: ANN401 - a score with ``given``
         noise = SampleNoise(seed, span.start, span.stop, units.shape, device)
         like = torch.empty(len(span), *units.shape, device=device, dtype=dtype)
-        prior, steered = sde.sample_prior(like, noise), score
-        if told is not None:
-            steered = score.given(told).of(torch.arange(span.start - first, span.stop - first))
+        prior, steered = sde.sample_prior(like, noise), score if told is None else score.given(told)
         if guidance is not None:
             prior, steered = guidance.start(sde, prior), guidance(sde, steered)
-        return sampler(sde, steered, prior, noise=noise, frames=frames if span.start == first else 0)
+        own = of_rows(steered, torch.arange(span.start - first, span.stop - first))
+        return sampler(sde, own, prior, noise=noise, frames=frames if span.start == first else 0)
 
     # The number of evaluations of a guided score is not known before the first batch.
     report = Evaluations("sampling", count, sampler.evaluations if guidance is None else None)
