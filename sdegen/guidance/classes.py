@@ -22,9 +22,10 @@ from torch import Tensor
 from sdegen.core.errors import UserError
 from sdegen.core.tensors import expand
 from sdegen.models.classifier import ClassifierModel
+from sdegen.models.likelihood import Likelihood
 from sdegen.models.score import ScoreModel
 from sdegen.sde.base import SDE, S, Score
-from sdegen.sde.scores import Counted, GuidedScore, Parts
+from sdegen.sde.scores import Counted, GuidedScore, Parts, RowScore, of_rows
 
 Interval = tuple[float, float]
 
@@ -80,19 +81,7 @@ class Scale:
 
     def extrapolated(self, base: Score, towards: Score) -> Score:
         """Returns the score base + γ (towards − base). Where γ is 1, only ``towards`` is evaluated."""
-        if self.scale == 1:
-            return towards
-
-        def guided(x: Tensor, t: Tensor) -> Tensor:
-            inside = self.inside(t)
-            if bool(inside.all()):
-                return torch.lerp(base(x, t), towards(x, t), self.scale)
-            found = towards(x, t)
-            if bool(inside.any()):
-                found[inside] = torch.lerp(base(x[inside], t[inside]), found[inside], self.scale)
-            return found
-
-        return guided
+        return towards if self.scale == 1 else Extrapolated(self, base, towards)
 
     def check(self, sde: SDE, times: Tensor | None = None) -> None:
         """Raises UserError if the interval has no time between eps and T of the process, or none of ``times``.
@@ -120,24 +109,43 @@ class Scale:
         )
 
 
+class Extrapolated(RowScore):
+    """The score base + γ (towards − base) of two scores. Where γ is 1, only ``towards`` is evaluated."""
+
+    def __init__(self, scale: Scale, base: Score, towards: Score) -> None:
+        self.scale, self.base, self.towards = scale, base, towards
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        inside, scale = self.scale.inside(t), self.scale.scale
+        if bool(inside.all()):
+            return torch.lerp(self.base(x, t), self.towards(x, t), scale)
+        found = self.towards(x, t)
+        if bool(inside.any()):
+            base = of_rows(self.base, inside.nonzero().flatten())
+            found[inside] = torch.lerp(base(x[inside], t[inside]), found[inside], scale)
+        return found
+
+    def of(self, row: Tensor) -> Extrapolated:
+        return Extrapolated(self.scale, of_rows(self.base, row), of_rows(self.towards, row))
+
+
 class Learned(Guidance[SDE]):
     r"""Guidance by a learned likelihood of noisy data, which adds :math:`\gamma \nabla_x \log p_t(y \mid x)`.
 
     Args:
+        likelihood: classifier or regressor of noisy data.
+        y: class or condition, ``(1, *)`` for all samples, or one for each sample, ``(N, *)``.
         scale: strength γ of the guidance.
         interval: first and last time at which ``scale`` applies; outside of it, γ is 1. None for all times.
     """
 
-    def __init__(self, scale: float, interval: Interval | None) -> None:
+    def __init__(self, likelihood: Likelihood, y: Tensor, scale: float, interval: Interval | None) -> None:
+        self.likelihood, self.y = likelihood, y
         self.scale: Scale = Scale(scale, interval)
-
-    @abstractmethod
-    def log_likelihood(self, x: Tensor, t: Tensor) -> Tensor:
-        """Returns the log-likelihood ``(B,)`` of the class or the condition at ``x`` ``(B, *)``."""
 
     def __call__(self, sde: SDE, score: Score) -> Score:
         self.scale.check(sde)
-        return Steered(self, score)
+        return Steered(self.likelihood, self.y, self.scale, score)
 
     def start(self, sde: SDE, x: Tensor) -> Tensor:
         return x
@@ -163,24 +171,24 @@ class ClassifierGuidance(Learned):
     def __init__(
         self, run: ClassifierModel, label: int | None, scale: float = 1.0, interval: Interval | None = None
     ) -> None:
-        super().__init__(scale, interval)
-        self.classifier, self.label = run, required("classifier", label)
-
-    def log_likelihood(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.classifier.given(torch.tensor(self.label, device=x.device))(x, t)
+        super().__init__(run, torch.tensor([required("classifier", label)]), scale, interval)
 
 
 class Steered(GuidedScore):
-    """Score with the guidance of a learned likelihood."""
+    """Score with the guidance of a learned likelihood. The arguments are those of :class:`Learned`."""
 
-    def __init__(self, guidance: Learned, score: Score) -> None:
-        self.guidance, self.score = guidance, score
+    def __init__(self, likelihood: Likelihood, y: Tensor, scale: Scale, score: Score) -> None:
+        self.likelihood, self.y, self.scale, self.score = likelihood, y, scale, score
+
+    def of(self, row: Tensor) -> Steered:
+        y = self.y if len(self.y) == 1 else self.y[row.to(self.y.device)]
+        return Steered(self.likelihood, y, self.scale, of_rows(self.score, row))
 
     def parts(self, x: Tensor, t: Tensor) -> Parts:
         with torch.enable_grad():
             point = x.detach().requires_grad_()
-            log_p = self.guidance.log_likelihood(point, t)
-            log_p = self.guidance.scale.at(log_p, t) * log_p
+            log_p = self.likelihood.given(self.y.to(x.device))(point, t)
+            log_p = self.scale.at(log_p, t) * log_p
             pull = torch.autograd.grad(log_p.sum(), point)[0]
         return Parts(self.score(x, t), pull, log_p.detach())
 
@@ -196,8 +204,8 @@ class ClassifierFree(Guidance[SDE]):
     Reference: Ho & Salimans (2022), https://arxiv.org/abs/2207.12598
 
     Args:
-        given: condition y, such as the number of the class; from the options ``label`` and ``condition`` of the
-            command.
+        given: condition y, such as the number of the class, or one for each sample; from the options ``label`` and
+            ``condition`` of the command.
         scale: strength γ of the guidance.
         interval: first and last time at which ``scale`` applies; outside of it, γ is 1. None for all times.
     """
@@ -229,8 +237,8 @@ class AutoGuidance(Guidance[SDE]):
     Reference: Karras et al. (2024), https://arxiv.org/abs/2406.02507
 
     Args:
-        given: condition y, such as the number of the class; from the options ``label`` and ``condition`` of the
-            command. None for all data.
+        given: condition y, such as the number of the class, or one for each sample; from the options ``label`` and
+            ``condition`` of the command. None for all data.
         run: weaker network; in a configuration, the folder of its run, or null for the run that is sampled.
         checkpoint: checkpoint of the weaker network: a step, ``last`` or ``best``.
         scale: strength γ of the guidance.

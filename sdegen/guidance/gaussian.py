@@ -24,7 +24,7 @@ from sdegen.core.errors import UserError
 from sdegen.core.tensors import expand
 from sdegen.guidance.posterior import Method, Problem
 from sdegen.sde.base import LinearSDE, Score
-from sdegen.sde.scores import GuidedScore, Parts
+from sdegen.sde.scores import GuidedScore, Parts, of_rows
 
 MOST_NUMBERS = 64
 """Largest number of measured numbers whose covariance matrix is computed."""
@@ -67,6 +67,9 @@ class Measured(GuidedScore):
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         own, pull, _, _ = self._pulled(x, t)
         return own + pull
+
+    def of(self, row: Tensor) -> Measured:
+        return Measured(self.method, self.sde, of_rows(self.score, row), self.problem)
 
     def parts(self, x: Tensor, t: Tensor) -> Parts:
         measurement, y, noise = self.problem

@@ -83,10 +83,20 @@ def told(taken: Condition, conditions: Conditions | None, label: Tensor | int | 
     return taken.of(None if label is None else torch.as_tensor(label), encoded)
 
 
-def of_data(dataset: Dataset, taken: Condition, count: int, seed: int = 0) -> tuple[Tensor, Points]:
-    """Returns what a network takes for ``count`` points of the data, and the points: see :func:`conditioning`."""
+def of_data(dataset: Dataset, labels: bool, values: bool, count: int, seed: int = 0) -> Points:
+    """Returns ``count`` points of the data whose conditions samples take, without their other parts.
+
+    See :func:`sdegen.runs.unseen.conditioning`.
+
+    Args:
+        dataset: the data.
+        labels: True if samples take the class.
+        values: True if samples take the numbers, the image or the signal.
+        count: number of points.
+        seed: seed that chooses the points.
+    """
     points = conditioning(dataset, count, seed)
-    return told(taken, dataset.conditions, points.y, points.c), points
+    return points._replace(y=points.y if labels else None, c=points.c if values else None)
 
 
 def _conditions(trained: Trained) -> Conditions:
@@ -107,13 +117,6 @@ def chosen(trained: Trained, asked: Asked, label: object, guidance: object) -> A
         return DATA if asked == DATA else None
     plain = asked is None and label is None and guidance is None
     return DATA if plain and takes_one(trained) and not needs_one(trained) else asked
-
-
-def parts(trained: Trained) -> str:
-    """Returns the names of what the network takes beside x and t: the class, the condition, or both."""
-    taken = trained.model.network.condition
-    named = {"class": taken is not None and taken.labelled, "condition": taken is not None and taken.valued}
-    return " and ".join(name for name, has in named.items() if has)
 
 
 def check_taken(trained: Trained) -> None:

@@ -63,7 +63,7 @@ def write(
     name, plan = choice(run.config["sampler"]), planned(run, guidance, label, condition=condition)
     by = "" if guidance is None else f" and the guidance {choice(guidance)}"
     each = " of each class" if label == "all" else " for each condition" if len(plan.targets) > 1 else ""
-    each += f", each with the {conditions.parts(run)} of a point of the data," if plan.of_data else ""
+    each += ", each with the condition of a point of the data," if plan.of_data else ""
     log.info(f"drawing {count} samples{each} with the sampler {name}{by}, {run.weights_used()}")
     drawn = _drawn(run, plan, count, seed, batch_size)
     own = {"step": run.step, "weights": run.weights, "seed": seed, "batch_size": batch_size}

@@ -104,6 +104,7 @@ class Run(Steered):
             UserError: a time is outside of this range, or an array has another shape.
         """
         batch, single = points("x", x, self.units.shape)
+        self.check_rows(len(batch), "points")
         batch, at = batch.to(self.device), times("t", t, self.sde, len(batch)).to(self.device, self.dtype)
         with torch.no_grad():
             inner = self.steered_score()(self.units.encode(batch).to(self.dtype), at)
@@ -269,6 +270,11 @@ class Run(Steered):
                     "without a condition, whose samples have the conditions of the data"
                 )
             return found
+        if self.target.rows is not None:
+            raise UserError(
+                "evaluate: the run has a condition for each sample: evaluate a run with one condition or none, or use "
+                "sdegen sample condition=data"
+            )
         label, guided = self.target.label, self.guidance is not None
         if x is None or label is not None:
             metrics = measures.measure(self, batch, labels, shares=x is None and label is None)

@@ -71,11 +71,10 @@ class Plan(NamedTuple):
         """Returns the samples with the indices of a span."""
         noise = SampleNoise(self.seed, span.start, span.stop, self.shape, self.device)
         like = torch.empty(len(span), *self.shape, device=self.device, dtype=self.dtype)
-        prior, steered = self.sde.sample_prior(like, noise), score
-        if self.told is not None:
-            steered = score.given(self.told).of(torch.arange(span.start - self.first, span.stop - self.first))
+        prior, steered = self.sde.sample_prior(like, noise), score if self.told is None else score.given(self.told)
         if self.guidance is not None:
             prior, steered = self.guidance.start(self.sde, prior), self.guidance(self.sde, steered)
+        steered = of_rows(steered, torch.arange(span.start - self.first, span.stop - self.first))
         frames = self.frames if span.start == self.first else 0
         with _evaluated(self.model), torch.no_grad(), own_layers(self.device, self.seed, "layers", span.start):
             return self.sampler(self.sde, steered, prior, noise=noise, frames=frames)
