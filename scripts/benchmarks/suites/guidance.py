@@ -51,8 +51,8 @@ def measure(
     return sorted(rows, key=lambda each: each.panel)
 
 
-def sampled(run: Run, count: int, seed: int, node: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
-    """Yields the line, the name and the value of each quantity of guided samples. An empty line is that of the curve."""
+def sampled(run: Run, count: int, seed: int, node: dict[str, Any]) -> Iterator[tuple[str, str, float]]:
+    """Yields the line, empty for that of the curve, the name and the value of each quantity of guided samples."""
     written = results.write(run, count, seed=seed, guidance=node, label="all", figures=False)
     for metric in METRICS:
         yield "", metric, written.metrics[metric]["value"]
