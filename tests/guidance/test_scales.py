@@ -126,7 +126,7 @@ def test_interval_must_be_ascending_times(interval: tuple[float, float]) -> None
 
 
 def test_interval_must_have_a_time_of_the_process() -> None:
-    with pytest.raises(UserError, match=r"^guidance.interval=\[0.0, 0.001\]: has no time between 0.01 \(sde.eps\)"):
+    with pytest.raises(UserError, match=r"^guidance.interval=\[0,0.001\]: has no time between 0.01 \(sde.eps\)"):
         ClassifierFree(1, 2.0, (0.0, 0.001))(VP(eps=0.01), Both(plane(), VP()))
 
 
