@@ -101,8 +101,8 @@ def fit(
     if isinstance(y, str):
         overrides, y = (y, *overrides), None
     arguments = _arguments(("dataset=file", "dataset.path=x", "name=array", *overrides))
-    arrays = data(x, y, names, c)
     config = _config(arguments, options)
+    arrays = data(x, y, names, c, config["dataset"].get("labels"))
     own = _folder(config, folder).absolute()
     if any((own / "checkpoints").glob("*.pt")):
         raise UserError(f"{own}: contains a run already: give another folder=")

@@ -278,8 +278,10 @@ def _instantiate(parts: Parts, points: Tensor | None, moments: Moments | None) -
         parts["moments"] = _moments(parts, points) if moments is None else moments
         parts.add("parametrization", moments=parts["moments"])
     named = {**parts, "network": schema.resolve(parts.config["network"]["_target_"], parts.trust)}
+    # A classifier or a regressor has no parametrization.
+    groups = [group for group in PROCESS if group != "parametrization" or named["network"].predicts == "score"]
     with parts.collected():
-        rules.check_process(parts.config, {group: named[group] for group in PROCESS if group in named}, parts.trust)
+        rules.check_process(parts.config, {group: named[group] for group in groups if group in named}, parts.trust)
     if "auto" not in parts.config["sde"].values():
         parts.add("sde")
     if parts.keys() >= {"dataset", "sde"}:

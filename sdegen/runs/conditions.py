@@ -30,7 +30,7 @@ from sdegen.runs.given import (
     opened_by,
 )
 from sdegen.runs.trained import Trained
-from sdegen.runs.unseen import Points, conditioning
+from sdegen.runs.unseen import Examples, conditioning
 
 log = logging.getLogger("sdegen")
 
@@ -83,7 +83,7 @@ def told(taken: Condition, conditions: Conditions | None, label: Tensor | int | 
     return taken.of(None if label is None else torch.as_tensor(label), encoded)
 
 
-def of_data(dataset: Dataset, labels: bool, values: bool, count: int, seed: int = 0) -> Points:
+def of_data(dataset: Dataset, labels: bool, values: bool, count: int, seed: int = 0) -> Examples:
     """Returns ``count`` points of the data whose conditions samples take, without their other parts.
 
     See :func:`sdegen.runs.unseen.conditioning`.

@@ -27,7 +27,7 @@ from sdegen.runs import conditions
 from sdegen.runs.conditions import DATA, Asked
 from sdegen.runs.observations import Observation, observed
 from sdegen.runs.trained import Trained
-from sdegen.runs.unseen import Points
+from sdegen.runs.unseen import Examples
 from sdegen.sde.scores import Counted
 
 Label = int | float | str | bool | None
@@ -72,7 +72,7 @@ UNSTEERED = Target()
 """Target of samples without a class, a condition and a guidance."""
 
 
-OfData = Callable[[Dataset, int, int], tuple[Target, Points]]
+OfData = Callable[[Dataset, int, int], tuple[Target, Examples]]
 """Function of a data set, the number of samples and a seed. It returns the target and the points of the data."""
 
 
@@ -150,7 +150,7 @@ def _of_data(trained: Trained, node: Config | None, label: Label, load: Load) ->
         conditions.check_taken(trained)
     labels, values = taken is not None and taken.labelled, steered or (taken is not None and taken.valued)
 
-    def of_data(dataset: Dataset, count: int, seed: int) -> tuple[Target, Points]:
+    def of_data(dataset: Dataset, count: int, seed: int) -> tuple[Target, Examples]:
         points = conditions.of_data(dataset, labels, values, count, seed)
         return _target(trained, node, points.y, points.c, {}, load, count), points
 

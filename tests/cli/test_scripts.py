@@ -751,6 +751,17 @@ def test_the_jobs_of_a_command_use_one_run_and_step_while_a_training_writes_othe
     assert [int(np.load(folder / "samples.npz")["step"]) for folder in new] == [step, step]
 
 
+@pytest.mark.parametrize("asked", [(), ("guidance.checkpoint=best",), ("guidance.checkpoint=0",)])
+def test_the_step_of_a_weaker_network_is_fixed_before_the_jobs(trained: Path, asked: tuple[str, ...]) -> None:
+    folder = newest(trained, "smile")
+    given = arguments.read([f"run={folder}", "guidance=auto", f"guidance.run={folder.parent / 'latest'}", *asked])
+    stored.offer(("sampler",), given, True)
+    which = asked[0].partition("=")[2] if asked else "last"
+    step = 0 if which == "0" else sdegen.load(folder, checkpoint=which).step  # type: ignore[arg-type]
+    fixed = [one for one in given.overrides if one.startswith("guidance.")]
+    assert sorted(fixed) == [f"guidance.checkpoint={step}", f"guidance.run={folder}"]
+
+
 def test_a_run_that_is_not_trained_yet_is_named(trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     folder, line = newest(tmp_path, "smile"), ("run=outputs/smile/latest", "count=10", "figures=false")
