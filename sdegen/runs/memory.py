@@ -154,12 +154,12 @@ def measure(config: Config, shards: int = 1, room: float | None = None, trust: T
         rows = min(GROWTH * run.sizes[-1].rows or 1, most)
         if len(run.sizes) > 1 and run.at(rows).bytes > SAFE * room:
             break
-        run = run._replace(sizes=(*run.sizes, _size(replicas, rows)))
+        run = run._replace(sizes=(*run.sizes, _size(replicas, rows, run.steps if rows == most else 1)))
     return run
 
 
-def _size(replicas: Sequence[Components], rows: int) -> Size:
-    """Takes some steps of ``rows`` data points."""
+def _size(replicas: Sequence[Components], rows: int, steps: int) -> Size:
+    """Takes steps of ``rows`` data points, of which at most ``steps`` are timed."""
     device = replicas[0].trainer.device
     for one in replicas:
         one.trainer.batch_size = rows
@@ -168,7 +168,8 @@ def _size(replicas: Sequence[Components], rows: int) -> Size:
     coming = training.stream.steps(0, 2**31)
     for _ in range(WARM):
         training.advance(next(coming))
-    seconds = timed(lambda: training.advance(next(coming)), 3, device)
+    # Many steps are prepared together, so the time of a few steps says little if they are fast.
+    seconds = timed(lambda: training.advance(next(coming)), steps, device)
     return Size(rows, peak_of(device), seconds)
 
 
