@@ -6,7 +6,7 @@ Suites, whose options are in conf/benchmark.yaml::
     step              time of a complete training step, divided by the time of a bare PyTorch loop
     sampling          time of samplers, divided by the time of the network calls; time of our adaptive solver
                       at the accuracy of SciPy's solver
-    memory            peak memory of the paper's grid of times, against the number of draws in a chunk
+    memory            peak memory of the paper's grid of times, and of U-Nets beside the forecast
     start_up          time until the help or an error message is printed, divided by the time that Hydra alone takes;
                       time until the run's folder exists, divided by that of import torch; time until the first
                       step; a second sampling beside the sampler; several samplers, divided by one

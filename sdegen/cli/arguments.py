@@ -18,7 +18,7 @@ from sdegen.core.errors import UserError
 
 OPTIONAL = ("experiment", "sweep", "guidance")
 """Groups without a default choice. ``experiment=null`` cancels an earlier ``experiment=…``."""
-EXECUTION = ("sweep=", "hydra", "forecast=")
+EXECUTION = ("sweep=", "hydra", "forecast=", "devices=")
 """Prefixes of overrides that change how and where jobs run, but not the results of the jobs."""
 UNSEEN = ("Cc", "Cs", "Zl", "Zp")
 """Unicode categories of characters that an argument must not contain, so that each message is one line."""

@@ -43,6 +43,14 @@ def check_training(config: Config) -> None:
     from sdegen.config.assembly import replicated
 
     replicated(config)
+    devices = config["devices"]
+    if devices is not None and devices < 1:
+        raise UserError(f"devices={devices}: must be at least 1: try devices=2")
+    if devices is not None and not config["forecast"]:
+        raise UserError(
+            f"devices={devices}: only a forecast takes it: add forecast=true, or start the training with torchrun "
+            f"--nproc-per-node={devices} -m sdegen train"
+        )
 
 
 def train(config: Config, job: Job) -> str:
@@ -133,18 +141,31 @@ def resume(arguments: Arguments, given: Sequence[str], command: str, **options: 
 
 
 def forecast(plan: Plan) -> None:
-    """Print the expected cost of each job of a plan. For a sweep, also write the costs to its folder for the report."""
+    """Print the expected cost of each job of a plan.
+
+    For a single run, also print the memory of a step, and of the options that need less. For a sweep, write the costs
+    to its folder for the report.
+    """
     from sdegen.cli.arguments import EXECUTION
-    from sdegen.runs import forecast
+    from sdegen.runs import forecast, memory
 
     if plan.search is not None:
         raise UserError(
             "forecast=true: a search chooses its trials one after the other: forecast a single run, without -m and "
             "hydra/sweeper, and multiply its cost by hydra.sweeper.n_trials"
         )
+    configs = [config for _, config in plan.jobs]
+    if plan.sweep is not None and (devices := configs[0]["devices"]) is not None:
+        raise UserError(f"devices={devices}: works for a single run: forecast one job of the sweep without -m")
+    found = memory.plan(configs[0], configs[0]["devices"] or 1) if plan.sweep is None else None
+    if found is not None and not found.options[0].fits:
+        print(memory.table(found))
+        return
     names = [" ".join(part for part in overrides if not part.startswith(EXECUTION)) for overrides, _ in plan.jobs]
-    costs = list(zip(names, forecast.each([config for _, config in plan.jobs]), strict=True))
+    costs = list(zip(names, forecast.each(configs), strict=True))
     print(forecast.table(costs))
+    if found is not None:
+        print(f"\n{memory.table(found)}")
     if plan.sweep is not None:
         print(f"written to {forecast.write(plan.sweep, costs)}")
 

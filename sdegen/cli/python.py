@@ -159,7 +159,7 @@ def _config(arguments: Arguments, options: dict[str, Any]) -> Config:
     if plan.sweep is not None:
         raise UserError("hydra.mode=MULTIRUN: sweeps run on the command line only: use sdegen train sweep=…")
     ((_, config),) = plan.jobs
-    for asked in ("resume", "forecast"):
+    for asked in ("resume", "forecast", "devices"):
         if config[asked]:
             raise UserError(f"{asked}: works on the command line only: leave out {asked}=")
     for key, value in options.items():

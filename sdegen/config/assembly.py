@@ -40,7 +40,7 @@ from sdegen.training.times import TimeSampler
 from sdegen.training.trainer import DTYPES, Trainer, steps_or_default
 from sdegen.training.weighting import Weighting
 
-REQUEST = ("trust", "resume", "forecast")
+REQUEST = ("trust", "resume", "forecast", "devices")
 """Options of train.yaml that a run's configuration does not contain."""
 PROCESS = ("network", "parametrization", "objective", "weighting", "times", "sampler")
 """Groups in which some classes do not work with every forward process."""

@@ -50,6 +50,7 @@ TRAIN = {
     "trust": tuple[str, ...],
     "resume": str | None,
     "forecast": bool,
+    "devices": int | None,
 }
 """Types of the options of train.yaml that are not groups."""
 SAMPLE = {

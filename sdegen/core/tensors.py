@@ -60,3 +60,12 @@ def not_finite(parts: Iterable[Tensor], noun: str) -> str:
 def chunks(x: Tensor) -> tuple[Tensor, ...]:
     """Splits points ``(N, *)`` into pieces of at most :data:`CHUNK` entries and at least one point."""
     return x.split(max(1, CHUNK // max(1, math.prod(x.shape[1:]))))
+
+
+def leave_out_compiler(function: object) -> None:
+    """Keeps a function of torch from importing torch's compiler, which takes as long as torch and 70 MiB.
+
+    Some functions import the compiler to exclude themselves from compilation, unless they are marked already.
+    """
+    if (inner := getattr(function, "__wrapped__", None)) is not None:
+        setattr(inner, "__dynamo_disable", inner)  # noqa: B010 - Python would rename the attribute in a class

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from sdegen.core.checks import in_range
+from sdegen.core.tensors import leave_out_compiler
 from sdegen.networks.base import Network
 from sdegen.networks.condition import condition_of
 from sdegen.networks.embedding import GaussianFourier, by_row
@@ -58,6 +60,9 @@ class UNet(Network):
         condition_dropout: share of the training rows whose condition is hidden, so that the network learns the score
             both with and without the condition; 0 for data without conditions; null if the network does not take
             the condition.
+        recompute: True to compute the activations of each block again in the backward pass instead of keeping them
+            (activation checkpointing). A step then needs less memory and takes about a third longer. The gradients are
+            the same, bit for bit on a CPU.
         condition_shape: shape of the condition of a point, taken from the data; None if there are no conditions.
     """
 
@@ -77,9 +82,12 @@ class UNet(Network):
         fourier_scale: float = 1.0,
         label_dropout: float | None = None,
         condition_dropout: float | None = 0.0,
+        recompute: bool = False,
         condition_shape: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
+        self.recompute = recompute
+        leave_out_compiler(checkpoint)
         dimensions = len(shape) - 1
         if dimensions not in CONVOLUTIONS:
             raise ValueError(
@@ -137,16 +145,26 @@ class UNet(Network):
         hidden = interleaved(self.entry(patches(x, self.patch)))
         skips = [hidden]
         for part in self.down:
-            hidden = part(hidden, embedding)
+            hidden = self._run(part, embedding, hidden)
             skips.append(hidden)
         for part in self.middle:
-            hidden = part(hidden, embedding)
+            hidden = self._run(part, embedding, hidden)
         for part in self.up:
             skip = skips.pop()
             if hidden.shape[2:] != skip.shape[2:]:
                 hidden = functional.interpolate(hidden, size=skip.shape[2:], mode="nearest")
-            hidden = part(torch.cat([hidden, skip], dim=1), embedding)
+            hidden = self._run(part, embedding, hidden, skip)
         return from_patches(self.exit(hidden), self.patch).contiguous()
+
+    def _run(self, part: nn.Module, embedding: Tensor, *inputs: Tensor) -> Tensor:
+        """Returns the output of a part for inputs that are concatenated. With ``recompute``, only these are kept."""
+        if self.recompute and self.training and torch.is_grad_enabled():
+            return checkpoint(_output, part, embedding, *inputs, use_reentrant=False)
+        return _output(part, embedding, *inputs)
+
+
+def _output(part: nn.Module, embedding: Tensor, *inputs: Tensor) -> Tensor:
+    return part(torch.cat(inputs, dim=1) if len(inputs) > 1 else inputs[0], embedding)
 
 
 def picture(shape: tuple[int, ...], instead: str) -> tuple[int, int, int]:

@@ -21,6 +21,7 @@ MOST_VARIED = 4
 MOST_TICKS = 8
 """Largest number of values of an option that are all named on an axis."""
 EXECUTION = {"figures", "trust", "resume", "forecast", "dataset.path", "trainer.device", "trainer.threads"}
+EXECUTION |= {"devices", "network.recompute"}
 EXECUTION |= {f"trainer.{key}" for key in ("checkpoint_every", "keep", "preview_every", "log_every")}
 """Options that do not change what is learned. Different data are compared by their values and not by their path."""
 COST = {"seconds": "training, seconds", "peak_memory_mib": "peak memory, MiB"}

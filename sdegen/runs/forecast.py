@@ -65,8 +65,8 @@ def forecast(config: Config, trust: Trust = schema.ANYTHING) -> Forecast:
     if steps:
         coming = training.stream.steps(0, steps)
         # The first step is slower, because some work is done only once.
-        first = _seconds(lambda: training.advance(next(coming)), 1, device)
-        seconds = first + (steps - 1) * _seconds(lambda: training.advance(next(coming)), steps - 1, device)
+        first = timed(lambda: training.advance(next(coming)), 1, device)
+        seconds = first + (steps - 1) * timed(lambda: training.advance(next(coming)), steps - 1, device)
     epochs, rest = divmod(steps, training.stream.points[0].per_epoch)
     rows = len(replicas) * parts.times.draws * (epochs * len(dataset.x) + rest * parts.trainer.batch_size)
     count, sampled, sampling_seconds = parts.config["count"], 0.0, 0.0
@@ -79,14 +79,14 @@ def forecast(config: Config, trust: Trust = schema.ANYTHING) -> Forecast:
         t = torch.as_tensor(sde.T, device=device, dtype=dtype)
         with torch.no_grad():
             model(x[:TRIED], t)
-            once = _seconds(lambda: model(x, t), 5, device)
+            once = timed(lambda: model(x, t), 5, device)
         sampled = nfe * count * len(replicas)
         sampling_seconds = once * sampled / len(x)
     memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else machine.peak_memory_mib()
     return Forecast(steps, rows, seconds, sampled, sampling_seconds, memory)
 
 
-def _seconds(work: Callable[[], object], most: int, device: torch.device) -> float:
+def timed(work: Callable[[], object], most: int, device: torch.device) -> float:
     """Returns the mean time of calls in seconds: of ``most`` calls, or of as many as take :data:`SECONDS`."""
     taken: list[float] = []
     while len(taken) < most and (not taken or sum(taken) < SECONDS):

@@ -34,7 +34,14 @@ log = logging.getLogger("sdegen")
 
 Watch = Callable[[int, float | None], bool]
 """Function that receives a step and the held-out loss, None if there is none, and returns True to end the training."""
-RESUMABLE = ("trainer.steps", "trainer.epochs", "trainer.patience", "trainer.device", "dataset.path")
+RESUMABLE = (
+    "trainer.steps",
+    "trainer.epochs",
+    "trainer.patience",
+    "trainer.device",
+    "dataset.path",
+    "network.recompute",
+)
 """Options that may change when a run is resumed."""
 
 

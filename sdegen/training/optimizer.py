@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sdegen.core.checks import in_range
 from sdegen.core.errors import UserError
+from sdegen.core.tensors import leave_out_compiler
 
 State = dict[str, Any]
 """State of a torch optimiser, as its ``state_dict`` returns it."""
@@ -58,7 +59,8 @@ class Adam(Optimizer):
         self.betas, self.warmup, self.decay = betas, in_range("warmup", warmup, at_least=0), decay
 
     def build(self, vector: nn.Parameter) -> torch.optim.Optimizer:
-        _leave_out_compiler()
+        for method in vars(torch.optim.Optimizer).values():
+            leave_out_compiler(method)
         return torch.optim.Adam([vector], lr=self.lr, betas=self.betas, eps=self.eps, fused=True)
 
     @torch.no_grad()
@@ -80,16 +82,6 @@ class Adam(Optimizer):
         rise = min(1.0, (step + 1) / (self.warmup + 1))
         fall = 0.5 * (1 + math.cos(math.pi * step / steps)) if self.decay == "cosine" else 1.0
         return self.lr * rise * fall
-
-
-def _leave_out_compiler() -> None:
-    """Keep torch from importing its compiler, which takes almost as long as the import of torch and is not used.
-
-    Optimisers import the compiler to exclude some methods from compilation, unless the methods are marked already.
-    """
-    for method in vars(torch.optim.Optimizer).values():
-        if (inner := getattr(method, "__wrapped__", None)) is not None:
-            setattr(inner, "__dynamo_disable", inner)  # noqa: B010 - Python would rename the attribute in a class
 
 
 def state_of_model(state: State, model: int, shape: torch.Size) -> State:

@@ -216,9 +216,12 @@ def test_sampling_measures_the_error_of_both_solvers(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_memory_grows_with_the_chunk(tmp_path: Path) -> None:
-    found = measured(tmp_path, "memory", "rounds=1", "steps=1", "chunks=[10,3000]", "tasks.mixture=paper/grid/smile")
+    small = "[dataset=digits,network=unet,network.channels=8,trainer.batch_size=16]"
+    found = measured(tmp_path, "memory", "rounds=1", "steps=1", "chunks=[10,3000]", "tasks.mixture=paper/grid/smile",
+                     "options=['']", *(f"unets.{name}={small}" for name in ("narrow", "wide")))  # fmt: skip
     panel = "memory above torch against draws in a chunk"
     assert all(found[panel, task, 3000] > found[panel, task, 10] + 50 for task in ("mixture", "smile"))
+    assert found["forecast over measured peak, from 1/1 of a step", "wide", "none"] == pytest.approx(1, abs=0.15)
 
 
 @pytest.mark.slow

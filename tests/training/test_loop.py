@@ -7,19 +7,22 @@ import math
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import TEXTBOOK
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdegen.config import assembly
 from sdegen.config.compose import composed
 from sdegen.core.errors import UserError
 from sdegen.core.randomness import SampleNoise
 from sdegen.core.tensors import flatten_parameters
+from sdegen.networks.layers import Stage
 from sdegen.runs import checkpoint, session, writer
 from sdegen.training.batches import Batch, Points, Stream
 from sdegen.training.gradient import Autograd
@@ -471,6 +474,48 @@ def test_bfloat16_is_autocast_and_warned_of_for_points(tmp_path: Path, caplog: p
     half = torch.cat([w.flatten() for w in checkpoint.load(checkpoint.find(tmp_path / "run")).weights.values()])
     assert half.dtype == torch.float32
     assert 0 < float((half - full.detach()).abs().max()) < 1e-2
+
+
+class Live(TorchDispatchMode):
+    """Mode that counts the bytes of tensors that exist at the same time. ``peak`` is the largest count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = self.peak = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, Tensor) and not made._is_view() and not any(made is x for x in args):
+            size = made.nbytes
+            self.count += size
+            weakref.finalize(made.untyped_storage(), self._free, size)
+        self.peak = max(self.peak, self.count)
+        return made
+
+    def _free(self, size: int) -> None:
+        self.count -= size
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_activations_that_are_computed_again_change_no_bit_and_need_less_memory(precision: str) -> None:
+    """The network has dropout, too: its random numbers are those of the first computation."""
+    unet = ("dataset=digits", "network=unet", "network.channels=8", "network.blocks=6", "network.multipliers=[1]",
+            "network.attention=[8]", "trainer.batch_size=64", "parametrization=karras", "trainer.log_every=2",
+            f"trainer.precision={precision}", "trainer.steps=3")  # fmt: skip
+
+    def trained(recompute: bool) -> tuple[Tensor, int]:
+        parts = assembly.build(composed("train", [*unet, f"network.recompute={recompute}"]))
+        for part in parts.model.network.modules():
+            if isinstance(part, Stage):
+                part.attention = nn.Sequential(part.attention, nn.Dropout(0.2))
+        trained = parts.training()
+        with Live() as live:
+            trained.run(lambda *_: None, lambda: None, lambda: None)
+        return trained.vector.detach(), live.peak
+
+    (kept, most), (again, less) = trained(False), trained(True)
+    assert torch.equal(kept, again)
+    assert less < most / 2
 
 
 def test_tensorboard_holds_the_curves(tmp_path: Path) -> None:
