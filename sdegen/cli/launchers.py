@@ -20,8 +20,6 @@ EXTRAS = {"hydra_joblib_launcher": "parallel", "hydra_submitit_launcher": "submi
 """Extra of sdegen that installs the module of a launcher."""
 SAME_NAME = r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema"
 """Beginning of Hydra's warning that a launcher's package checks the types of the options in our YAML file."""
-LOST = ("submitit", "ray")
-"""Packages whose exceptions mean that a job was lost: all exceptions of a job itself are results."""
 
 # The processes of jobs load this module before Hydra composes the configuration of the job.
 warnings.filterwarnings("ignore", SAME_NAME)
@@ -92,11 +90,10 @@ def _explained(error: Exception, sweep: Path) -> str:
     if isinstance(error, BrokenExecutor):
         return "a job was killed, perhaps because memory ran out: run fewer jobs at once with hydra.launcher.n_jobs=…"
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    # submitit's text goes on with the path of a file.
-    text = text.partition(" with path ")[0]
-    if type(error).__module__.partition(".")[0] in LOST and type(error).__name__ != "FailedSubmissionError":
-        return (
-            f"a job was killed or lost: {text}: sdegen status {sweep} shows the jobs; repeat the command to do what is "
-            "missing"
-        )
+    package = type(error).__module__.partition(".")[0]
+    # The text of submitit about a job goes on with the path of a file; other texts are those of sbatch.
+    if package == "ray" or (package == "submitit" and text.startswith("Job ")):
+        text = text.partition(" with path ")[0]
+        again = "repeat the command to do what is missing"
+        return f"a job was killed or lost: {text}: sdegen status {sweep} shows the jobs; {again}"
     return f"could not start the jobs: {text}: change the options hydra.launcher.…"

@@ -10,13 +10,17 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import ROOT, run
+import yaml
+from commands import ROOT, refused, run
+from hydra.core.plugins import Plugins
 
+from sdegen.config.compose import CONF
 from sdegen.runs import files, ledger
 
 RAY = importlib.util.find_spec("ray") is not None
@@ -126,20 +130,21 @@ def running(sweep: Path) -> dict[str, int]:
 
 
 def disturb(sweep: Path, command: subprocess.Popen[str], launcher: str, dice: random.Random, left: int) -> Counter[str]:
-    """Kills or signals random jobs, at most ``left``, until the command ends; returns how often each job was ended."""
-    ended: Counter[str] = Counter()
+    """Ends at most ``left`` processes of random jobs before the command ends; returns how often each job was ended."""
+    ended: dict[int, str] = {}
     while True:
         try:
             command.wait(dice.uniform(0.3, 3))
-            return ended
+            return Counter(ended.values())
         except subprocess.TimeoutExpired:
-            jobs = running(sweep)
-        if jobs and ended.total() < left:
-            name = dice.choice(sorted(jobs))
+            jobs = {process: name for name, process in running(sweep).items() if process not in ended}
+        if jobs and len(ended) < left:
+            process = dice.choice(sorted(jobs))
             number = dice.choice(LAUNCHERS[launcher])
-            os.kill(jobs[name], number)
+            os.kill(process, number)
             # Slurm's notice alone ends no job.
-            ended[name] += not (launcher == "submitit_slurm" and number == signal.SIGTERM)
+            if launcher != "submitit_slurm" or number != signal.SIGTERM:
+                ended[process] = jobs[process]
 
 
 ENGINES = [
@@ -160,7 +165,7 @@ def test_jobs_that_are_killed_at_random_end_as_if_nothing_had_happened(
         ended += disturb(sweep, command, launcher, dice, KILLS - ended.total())
         while running(sweep):
             # The jobs of submitit outlive a command whose job was killed.
-            pass
+            threading.Event().wait(0.1)
         if command.returncode == 0:
             break
         said = (tmp_path / "said").read_text()
@@ -179,3 +184,67 @@ def test_jobs_that_are_killed_at_random_end_as_if_nothing_had_happened(
     assert again.returncode == 0 and again.stdout.count(", from an earlier command") == 2
     assert (sweep / ledger.NAME).read_bytes() == before
     assert run("status", "outputs/sweep", cwd=tmp_path).stdout.splitlines()[0] == "outputs/sweep: 2 done"
+
+
+MISTAKES = {
+    (
+        "hydra/launcher=submitit_local",
+    ): "hydra/launcher=submitit_local: launchers run the jobs of a sweep: add -m to the command",
+    ("-m", "hydra/launcher=submitit_slurm"): "hydra/launcher=submitit_slurm: this machine has no srun: ",
+    ("-m", "hydra/launcher=submitit_slrm"): "no such choice; did you mean hydra/launcher=submitit_slurm?",
+    (
+        "-m",
+        "hydra/launcher=submitit_slurm",
+        "hydra.launcher.gpus_per_nod=1",
+    ): "hydra.launcher.gpus_per_nod: no such option; did you mean hydra.launcher.gpus_per_node?",
+    (
+        "-m",
+        "hydra/launcher=submitit_slurm",
+        "hydra.launcher.timeout_min=4h",
+    ): "hydra.launcher.timeout_min: Value '4h' of type 'str' could not be converted to Integer",
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), MISTAKES.items(), ids=lambda value: " ".join(value) if isinstance(value, tuple) else ""
+)
+def test_a_mistake_about_a_launcher_is_one_line(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    refused(run("train", "experiment=smile", *arguments, cwd=tmp_path), tmp_path, message)
+
+
+@pytest.mark.parametrize(("choice", "extra"), [("ray", "ray"), ("submitit_local", "submitit"), ("joblib", "parallel")])
+def test_a_launcher_that_is_not_installed_names_its_extra(
+    choice: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = Plugins.instance().class_name_to_class
+    target = yaml.safe_load((CONF / "hydra" / "launcher" / f"{choice}.yaml").read_text())["_target_"]
+    package = target.split(".")[1].replace("_", "-")
+    monkeypatch.setattr(Plugins.instance(), "class_name_to_class", {k: v for k, v in known.items() if k != target})
+    result = run("train", "-m", "experiment=smile", f"hydra/launcher={choice}", cwd=tmp_path)
+    refused(result, tmp_path, f'hydra/launcher={choice}: needs the package {package}: pip install "sdegen[{extra}]"')
+
+
+def test_slurm_gets_the_options_in_the_script_of_an_array(tmp_path: Path, slurm: Path) -> None:
+    """The script of sbatch has the options of the YAML file, and the command reports that Slurm refused it."""
+    (slurm / "bin" / "sbatch").write_text('#!/bin/sh\ncp "$1" script\necho "no such partition" >&2\nexit 1\n')
+    options = ("partition=gpu", "gpus_per_node=2", "timeout_min=30", "mem_gb=8", "signal_delay_s=60")
+    own = [f"hydra.launcher.{option}" for option in options]
+    line = (
+        "-m",
+        "experiment=smile",
+        "seed=0,1,2",
+        "hydra/launcher=submitit_slurm",
+        "hydra.launcher.array_parallelism=2",
+    )
+    result = run("train", *line, *own, cwd=tmp_path)
+    assert result.returncode == 2
+    *_, message = result.stderr.splitlines()
+    assert message.startswith("hydra/launcher=submitit_slurm: could not start the jobs: no such partition: ")
+    given = set(re.findall(r"^#SBATCH --(\S+)", (tmp_path / "script").read_text(), re.MULTILINE))
+    assert given >= {
+        *("array=0-2%2", "gpus-per-node=2", "job-name=sdegen-train", "mem=8GB", "partition=gpu", "requeue"),
+        *("signal=USR2@60", "time=30", "nodes=1", "ntasks-per-node=1", "open-mode=append"),
+    }

@@ -247,6 +247,41 @@ def test_a_second_signal_does_not_wait_for_the_step(tmp_path: Path) -> None:
     assert checkpoint.read(tmp_path / "run").step == 8
 
 
+@contextlib.contextmanager
+def a_launcher() -> Iterator[list[int]]:
+    """Handles signals as submitit does: SIGTERM has no effect, and SIGUSR2 ends the process. Yields the signals."""
+    came: list[int] = []
+
+    def requeue(number: int, frame: object) -> None:
+        came.append(number)
+        raise SystemExit(-1)
+
+    before = [
+        (signal.SIGTERM, signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))),
+        (signal.SIGUSR2, signal.signal(signal.SIGUSR2, requeue)),
+    ]
+    try:
+        yield came
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+def test_the_launcher_decides_after_the_step_is_saved(tmp_path: Path, short: Left) -> None:
+    """After SIGTERM alone the training goes on. After SIGTERM and SIGUSR2 together it is saved once and left."""
+    folder = tmp_path / "run"
+    with a_launcher() as came:
+        with signalled(5, signal.SIGTERM):
+            with signalled(11, signal.SIGUSR2), signalled(11, signal.SIGTERM), pytest.raises(SystemExit):
+                session.train(composed("train", SHORT), folder)
+            assert came == [signal.SIGTERM, signal.SIGTERM, signal.SIGUSR2]
+            assert checkpoint.read(folder).step == 12 and checkpoint.has(folder, 6)
+        session.resume(folder, {})
+    found = left(folder)
+    # The checkpoint of step 6 is kept as a regular one.
+    assert_same(found._replace(checkpoints=short.checkpoints), short)
+
+
 def test_a_folder_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
     """No other process can start or resume a run in the folder, until the first process ends or is killed."""
     process = started(tmp_path / "run", PLAIN)
