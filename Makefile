@@ -112,6 +112,15 @@ $(VENV)/parallel: $(VENV)/run
 	$(PIP) install -c requirements.lock -e '.[parallel]'
 	touch $@
 
+$(VENV)/submitit: $(VENV)/run
+	$(PIP) install -c requirements.lock -e '.[submitit]'
+	touch $@
+
+# Not in the lock, since hydra-ray-launcher asks for an old cloudpickle.
+$(VENV)/ray: $(VENV)/run
+	$(PIP) install -e '.[ray]'
+	touch $@
+
 $(VENV)/docs: $(VENV)/run
 	$(PIP) install -c requirements.lock -e '.[docs]'
 	touch $@

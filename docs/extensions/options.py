@@ -17,7 +17,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from sdegen.cli.page import about, comments
+from sdegen.cli.page import LAUNCHER, about, commented, comments
 from sdegen.config.compose import CONF
 from sdegen.core import schema
 from sdegen.core.meanings import WORDS
@@ -44,8 +44,16 @@ class Choices(SphinxDirective):
         targets: dict[str, dict[str, Any]] = {}
         for file in files:
             node = yaml.safe_load(file.read_text())
+            # Launchers are no classes of sdegen, and the comments of their files explain the options.
+            if self.arguments[0] == LAUNCHER:
+                found = [
+                    [f"``{name}``", literal(value), escaped(meaning)]
+                    for name, (value, meaning) in commented(file).items()
+                ]
+                text += f"\n**Options of** ``{file.stem}``\n\n"
+                text += table(["option", "default", "meaning"], found, "25 20 55")
             # Experiments and sweeps only change options of other groups.
-            if node and "_target_" in node:
+            elif node and "_target_" in node:
                 targets.setdefault(node["_target_"], {})[file.stem] = node
         for target, nodes_of_choices in targets.items():
             cls = pkgutil.resolve_name(target)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import BrokenExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sdegen.cli import guard, page
+from sdegen.cli.launchers import Launcher
 from sdegen.config.compose import Config, plain
 from sdegen.core.errors import Stopped, UserError
 
@@ -114,24 +115,28 @@ class Command(NamedTuple):
     def _run_jobs(self, composition: Composition, program: str, given: Sequence[str]) -> None:
         with guard.imports():
             plan, added = self.plan(composition), composition.arguments.flags.config_dir
-        self.begin(plan)
+        hydra = plan.config.hydra
+        launcher = Launcher(hydra.runtime.choices["hydra/launcher"], str(hydra.launcher.get("_target_")))
+        launcher.check()
         if plan.sweep is not None:
             plan.sweep.mkdir(parents=True, exist_ok=True)
             # The overrides of a job do not include this flag, which the command of the job needs.
             program += f" --config-dir={shlex.quote(added)}" if added else ""
+            self.begin(plan)
         # Write the results into the sweep's folder, because all machines that run jobs share this folder. Make the path
         # absolute, because a job may have another working folder.
         with tempfile.TemporaryDirectory(prefix=".jobs-", dir=plan.sweep) as folder:
             results = Path(folder).resolve()
+            own: dict[str, Any] = {
+                "task": self.task,
+                "program": program,
+                "given": given,
+                "results": results,
+                "home": Path.cwd(),
+            }
             try:
-                composition.launch(
-                    plan, partial(_run_job, task=self.task, program=program, given=given, results=results)
-                )
-            except BrokenExecutor:
-                raise UserError(
-                    "the process of a job was killed, perhaps because memory ran out: run fewer jobs at once with "
-                    "hydra.launcher.n_jobs=…"
-                ) from None
+                with launcher.reported(results.parent):
+                    composition.launch(plan, partial(_run_job, **own))
             finally:
                 outcomes = [json.loads(path.read_text()) for path in sorted(results.glob("[!.]*"))]
                 if plan.search is None:
@@ -153,9 +158,17 @@ class Command(NamedTuple):
 
 
 def _run_job(
-    config: DictConfig, task: Callable[[Config, Job], object], program: str, given: Sequence[str], results: Path
+    config: DictConfig,
+    task: Callable[[Config, Job], object],
+    program: str,
+    given: Sequence[str],
+    results: Path,
+    home: Path,
 ) -> None:
-    """Run a job in the process that a launcher chose, and write a file with the result, or ``{}`` after a failure."""
+    """Run a job in the process that a launcher chose, and write a file with the result, or ``{}`` after a failure.
+
+    ``home`` is the working folder of the command, to which the paths in a configuration are relative.
+    """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
@@ -174,6 +187,7 @@ def _run_job(
             log.info(" ".join(own.overrides.task))
         try:
             with guard.user_errors():
+                os.chdir(home)
                 job = Job(Path(own.runtime.output_dir), swept, command, _trial(own, results.parent))
                 outcome = {"result": task(plain(config), job)}
         except Stopped as stop:
@@ -186,7 +200,9 @@ def _run_job(
             # Do not raise: the other jobs of the sweep continue, and Hydra would report only the first failure.
             print(guard.shortened(f"{prefix}{error if expected else repr(error)}"), file=sys.stderr, flush=True)
             outcome = {}
-    files.write_json(results / f"{number:09}", outcome)
+    # The folder is gone if the command no longer waits for the job.
+    if results.is_dir():
+        files.write_json(results / f"{number:09}", outcome)
 
 
 def _trial(own: Any, sweep: Path) -> Trial | None:  # noqa: ANN401 - Hydra's node

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sdegen.cli import mistakes
 from sdegen.cli.arguments import EXECUTION, Arguments, parsed
+from sdegen.cli.launchers import Launcher, typed
 from sdegen.cli.search import Search, chosen
 from sdegen.config.compose import CONF, VERSION_BASE, Config, plain, primary
 from sdegen.core.errors import UserError
@@ -93,6 +95,8 @@ class Composition:
                 jobs, subfolders = self._jobs(config, many, search)
                 sweep = self._folder(config, search)
                 return Plan(config, jobs, sweep, search, [] if search else [sweep / one for one in subfolders])
+            if own := [line for line in overrides if line.startswith(("hydra/launcher=", "hydra.launcher."))]:
+                raise UserError(f"{own[0]}: launchers run the jobs of a sweep: add -m to the command")
             if many:
                 raise UserError(
                     f"{many[0].input_line}: several values: write a list as [1,2], or add -m to the command "
@@ -103,16 +107,18 @@ class Composition:
     def launch(self, plan: Plan, task: Callable[[DictConfig], object]) -> None:
         """Run the jobs of a plan: a single job in this process, the jobs of a sweep with Hydra's launcher."""
         if plan.sweep is not None:
-            mode = ["hydra.mode=MULTIRUN", f"hydra.sweep.dir='{plan.sweep}'"]
-            config = self._composed([*self.arguments.overrides, *mode])
+            # Make the path absolute, because a job on another machine begins in another working folder.
+            folder = str(plan.sweep.absolute()).replace("\\", "\\\\").replace("'", "\\'")
+            config = self._composed([*self.arguments.overrides, "hydra.mode=MULTIRUN", f"hydra.sweep.dir='{folder}'"])
             context = HydraContext(self.hydra.config_loader, Callbacks(config))
-            if plan.search is None:
-                self._sweep(config, context, task)
-            else:
-                launcher = Plugins.instance().instantiate_launcher(
-                    hydra_context=context, task_function=task, config=config
-                )
-                plan.search.run(plan.sweep, lambda jobs, first: launcher.launch(jobs, initial_job_idx=first))
+            with typed():
+                if plan.search is None:
+                    self._sweep(config, context, task)
+                else:
+                    launcher = Plugins.instance().instantiate_launcher(
+                        hydra_context=context, task_function=task, config=config
+                    )
+                    plan.search.run(plan.sweep, lambda jobs, first: launcher.launch(jobs, initial_job_idx=first))
             return
         with read_write(plan.config.hydra):
             plan.config.hydra.mode = RunMode.RUN
@@ -153,7 +159,8 @@ class Composition:
             config = self._composed(chosen)
         except (HydraException, OmegaConfBaseException, UserError):
             config = self._composed([])
-        return [*groups, *(path for path in paths(OmegaConf.to_container(config)) if not path.startswith("hydra"))]
+        foreign = re.compile(r"hydra(?!\.launcher\.|\.sweeper\.)")
+        return [*groups, *(path for path in paths(OmegaConf.to_container(config)) if not foreign.match(path))]
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -164,7 +171,7 @@ class Composition:
 
     def _composed(self, overrides: Sequence[str], mode: RunMode = RunMode.MULTIRUN) -> DictConfig:
         self._check_choices(overrides)
-        with warnings.catch_warnings():
+        with typed():
             # Hydra only warns if a folder does not exist, so turn this warning into an error.
             warnings.filterwarnings("error", "provider=hydra.searchpath")
             try:
@@ -210,7 +217,9 @@ class Composition:
         for plugin in ("sweeper", "launcher") if search is None else ("launcher",):
             target = OmegaConf.select(sweep.hydra, f"{plugin}._target_")
             if target not in Plugins.instance().class_name_to_class:
-                raise UserError(f"hydra.{plugin}._target_={target}: not a {plugin} of Hydra; use hydra/{plugin}=…")
+                missing = Launcher(sweep.hydra.runtime.choices[f"hydra/{plugin}"], str(target)).missing()
+                wrong = f"hydra.{plugin}._target_={target}: not a {plugin} of Hydra; use hydra/{plugin}=…"
+                raise UserError(missing or wrong)
         if search is None and (endless := [override for override in many if override.is_interval_sweep()]):
             line, key = endless[0].input_line, endless[0].key_or_group
             raise UserError(

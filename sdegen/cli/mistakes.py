@@ -29,8 +29,6 @@ def explain(error: Exception, known: Callable[[], Sequence[str]], command: str) 
         return unreadable(error.override)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
-        if error.missing_cfg_file == "hydra/launcher/joblib":
-            return f"{group}={choice}: needs the package hydra-joblib-launcher: pip install hydra-joblib-launcher"
         return f"{group}={choice}: no such choice; {nearest(choice, error.options or (), f'{group}=')}"
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, MissingMandatoryValue):

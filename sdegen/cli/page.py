@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from sdegen.config.compose import CONF, primary
 from sdegen.core.errors import UserError
@@ -20,6 +23,8 @@ PARTIAL = ("network", "sweep")
 """Groups with choices that only some commands accept. The YAML file of a choice has an example of each such command."""
 LIKE = {"calibrate": "train"}
 """Commands whose choices are those of another command."""
+LAUNCHER = "hydra/launcher"
+"""Group of the launchers, whose classes are not ours: the comments of the YAML files explain their options."""
 OWN = "run"
 """Choice for the node that the run of ``run=`` stores."""
 
@@ -45,6 +50,8 @@ def options(composition: Composition) -> str:
 
     if "metrics" in composition.arguments.values():
         return metrics()
+    if isinstance(launcher := composition.arguments.values().get(LAUNCHER), str):
+        return _launcher(launcher)
     config = composition.compose()
     content: Any = OmegaConf.to_container(config)
     folders = [Path(folder) for folder in (composition.arguments.flags.config_dir, CONF) if folder]
@@ -58,6 +65,26 @@ def options(composition: Composition) -> str:
     groups = [group for group in named if group in NODES] or [group for group in NODES if group in content]
     tables = ["\n".join(_table(group, content[group], sources)) for group in groups if content.get(group)]
     return "\n\n".join(filter(None, tables))
+
+
+def _launcher(choice: str) -> str:
+    """Returns a table of the options of a launcher."""
+    path = CONF / LAUNCHER / f"{choice}.yaml"
+    if not path.is_file():
+        raise UserError(f"{LAUNCHER}={choice}: has no help here: hydra.cc explains it")
+    lines = about(path)[0].splitlines()
+    for name, (value, meaning) in commented(path).items():
+        lines.append(f"  {LAUNCHER.replace('/', '.')}.{name}={_written(value)}")
+        lines += textwrap.wrap(meaning, 116, initial_indent="      ", subsequent_indent="      ")
+    return "\n".join(lines)
+
+
+def commented(path: Path) -> dict[str, tuple[Any, str]]:
+    """Returns the value and the comment of each option of a YAML file that has a comment, by the path of the option."""
+    content = yaml.safe_load(path.read_text())
+    found = {name: meaning for name, meaning in comments(path).items() if meaning and name != "_target_"}
+    values = {name: functools.reduce(lambda node, key: node[key], name.split("."), content) for name in found}
+    return {name: (values[name], meaning) for name, meaning in found.items()}
 
 
 def metrics() -> str:
@@ -80,13 +107,15 @@ def about(path: Path) -> tuple[str, list[str]]:
 
 
 def comments(path: Path) -> dict[str, str]:
-    """Returns the comment above each option of a YAML file, as one line, by option."""
+    """Returns the comment above each option of a YAML file, as one line, by the path of the option, such as ``a.b``."""
     found: dict[str, str] = {}
     above: list[str] = []
+    parents: list[str] = []
     for line in path.read_text().splitlines():
-        if key := re.match(r"(\w+):", line):
-            found[key[1]] = " ".join(above)
-        above = [*above, line.removeprefix("#").strip()] if line.startswith("#") else []
+        if key := re.match(r"( *)(\w+):", line):
+            parents = [*parents[: len(key[1]) // 2], key[2]]
+            found[".".join(parents)] = " ".join(above)
+        above = [*above, line.strip().removeprefix("#").strip()] if line.lstrip().startswith("#") else []
     return found
 
 

@@ -91,8 +91,9 @@ def _job(folder: Path, record: Record | None, given: Sequence[str]) -> Job:
         return Job(folder.name, "waiting", _clean(" ".join(given)))
     run = _run(folder)
     if record is None or run.state in ("running", "done"):
-        elsewhere = record is not None and record.where not in ("", socket.gethostname())
-        return run._replace(line=f"{run.line} ({_clean(str(record.where))})") if record and elsewhere else run
+        where = "" if record is None else _clean(str(record.where))
+        elsewhere = run.state == "running" and where.partition(",")[0] not in ("", socket.gethostname())
+        return run._replace(line=f"{run.line} ({where})") if elsewhere else run
     if record.state in ("failed", "pruned"):
         return Job(folder.name, record.state, _clean(str(record.error)))
     if record.state == "requeued":

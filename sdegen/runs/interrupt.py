@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import threading
 from collections.abc import Iterator
@@ -11,31 +12,36 @@ from typing import Any
 
 from sdegen.core.errors import Stopped
 
+log = logging.getLogger("sdegen")
+
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 """Signals that stop a run. Slurm sends the signal that ``--signal`` names, then SIGTERM; submitit sends SIGUSR2."""
 
 
 class Interrupt:
-    """Context in which a signal raises :class:`Stopped`. Inside :meth:`noted`, the first signal is only recorded.
+    """Context in which a signal raises :class:`Stopped`. Inside :meth:`noted`, a signal is only recorded.
+
+    A launcher may have a handler of its own, which is called in place of raising Stopped: that of submitit puts the job
+    into the queue of the cluster again and exits for SIGUSR2, and ignores SIGTERM, which Slurm sends as a notice.
 
     Only the main thread can handle signals; in other threads nothing changes.
     """
 
     def __init__(self) -> None:
-        self._asked: signal.Signals | None = None
+        self._asked: list[int] = []
         self._noting = False
         self._previous: dict[signal.Signals, Any] = {}
 
     @contextlib.contextmanager
     def noted(self) -> Iterator[None]:
-        """Record the first signal, and raise Stopped when the context is left. A second signal raises it at once."""
+        """Record signals, and answer them when the context is left. A signal that comes again is answered at once."""
         self._noting = True
         try:
             yield
         finally:
             self._noting = False
-        if self._asked is not None:
-            raise Stopped(self._asked.name, self._asked)
+        while self._asked:
+            self._answer(self._asked.pop(0))
 
     def note_all(self) -> Interrupt:
         """Records the first signal from now on, until the process ends."""
@@ -44,7 +50,7 @@ class Interrupt:
 
     def asked(self) -> bool:
         """Return True if a signal has arrived."""
-        return self._asked is not None
+        return bool(self._asked)
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
@@ -56,6 +62,17 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        again, self._asked = self._asked is not None, signal.Signals(number)
-        if again or not self._noting:
-            raise Stopped(self._asked.name, number)
+        # Slurm sends SIGTERM and another signal together; both together are no reason to lose the steps since a save.
+        if self._noting and number not in self._asked:
+            self._asked.append(number)
+        else:
+            self._answer(number)
+
+    def _answer(self, number: int) -> None:
+        """Call the launcher's handler of a signal, or raise Stopped."""
+        known = signal.Signals(number)
+        before = self._previous.get(known)
+        if not callable(before) or before is signal.default_int_handler:
+            raise Stopped(known.name, number)
+        log.info(f"{known.name} arrived: the launcher decides whether the job goes on")
+        before(number, None)

@@ -39,7 +39,7 @@ class Record(NamedTuple):
         state: state of the job.
         seconds: time since the job began.
         error: reason of a failure, an early end or an interruption, in one line.
-        where: machine on which the job ran, and the number of the job on a cluster.
+        where: machine and process in which the job ran, and the number of the job on a cluster.
     """
 
     job: str
@@ -123,7 +123,7 @@ def go_on(folder: Path, start: Callable[[], object], resume: Callable[[], object
 def _recorded(folder: Path, key: str) -> Iterator[None]:
     """Records that a job has begun and, when the context is left, that it is done or has failed."""
     began, number = time.monotonic(), os.environ.get("SLURM_JOB_ID")
-    where = socket.gethostname() + (f", Slurm job {number}" if number else "")
+    where = f"{socket.gethostname()}, process {os.getpid()}" + (f", Slurm job {number}" if number else "")
 
     def note(state: State, error: str = "") -> None:
         append(folder.parent, Record(folder.name, key, state, round(time.monotonic() - began, 1), error, where))

@@ -247,6 +247,41 @@ def test_a_second_signal_does_not_wait_for_the_step(tmp_path: Path) -> None:
     assert checkpoint.read(tmp_path / "run").step == 8
 
 
+@contextlib.contextmanager
+def a_launcher() -> Iterator[list[int]]:
+    """Handles signals as submitit does: SIGTERM has no effect, and SIGUSR2 ends the process. Yields the signals."""
+    came: list[int] = []
+
+    def requeue(number: int, frame: object) -> None:
+        came.append(number)
+        raise SystemExit(-1)
+
+    before = [
+        (signal.SIGTERM, signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))),
+        (signal.SIGUSR2, signal.signal(signal.SIGUSR2, requeue)),
+    ]
+    try:
+        yield came
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+def test_the_launcher_decides_after_the_step_is_saved(tmp_path: Path, short: Left) -> None:
+    """After SIGTERM alone the training goes on. After SIGTERM and SIGUSR2 together it is saved once and left."""
+    folder = tmp_path / "run"
+    with a_launcher() as came:
+        with signalled(5, signal.SIGTERM):
+            with signalled(11, signal.SIGUSR2), signalled(11, signal.SIGTERM), pytest.raises(SystemExit):
+                session.train(composed("train", SHORT), folder)
+            assert came == [signal.SIGTERM, signal.SIGTERM, signal.SIGUSR2]
+            assert checkpoint.read(folder).step == 12 and checkpoint.has(folder, 6)
+        session.resume(folder, {})
+    found = left(folder)
+    # The checkpoint of step 6 is kept as a regular one.
+    assert_same(found._replace(checkpoints=short.checkpoints), short)
+
+
 def test_a_folder_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
     """No other process can start or resume a run in the folder, until the first process ends or is killed."""
     process = started(tmp_path / "run", PLAIN)
@@ -262,34 +297,34 @@ def test_a_folder_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "metrics.json").exists()
 
 
-STUBS = {"srun": 'exec "$@"', "scontrol": 'echo "$@" > asked', "python": f'exec {sys.executable} "$@"'}
-"""Replacements for the commands of Slurm that the script in the README uses."""
+STUBS = {"torchrun": f'shift; exec {sys.executable} "$@"', "scontrol": 'echo "$@" > asked'}
+"""Replacements for the commands of the script for Slurm in docs/cluster.md."""
 
 
 @pytest.mark.slow
-def test_the_job_of_the_readme_is_requeued_until_it_is_done(tmp_path: Path) -> None:
-    """As with Slurm, the process that srun started gets the signal. Then the script runs again."""
-    (script,) = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+def test_the_job_of_the_documentation_is_requeued_until_it_is_done(tmp_path: Path) -> None:
+    """As with Slurm, the shell of the script gets the signal. Then the script runs again."""
+    (script,) = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "docs" / "cluster.md").read_text(), re.DOTALL | re.MULTILINE)
     (tmp_path / "bin").mkdir()
     for name, body in STUBS.items():
         (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
         (tmp_path / "bin" / name).chmod(0o755)
-    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
-    script = script.replace("hydra.run.dir", "trainer.epochs=100 hydra.run.dir")
-    environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
-    options: dict[str, Any] = {"cwd": tmp_path, "env": environment, "text": True}
-    job = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, start_new_session=True, **options)
+    assert "experiment=digits" in script
+    script = script.replace("experiment=digits", "experiment=smile trainer.epochs=300 figures=false")
+    own = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, **own, "SLURM_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}
+    options: dict[str, Any] = {"cwd": tmp_path, "env": environment, "text": True, "stdout": subprocess.PIPE}
+    job = subprocess.Popen(["sh", "-c", script], start_new_session=True, stderr=subprocess.PIPE, **options)
     assert job.stdout is not None
     while "training" not in (line := job.stdout.readline()):
         assert job.poll() is None, line
-    (process,) = subprocess.run(
-        ["pgrep", "-P", str(job.pid)], capture_output=True, text=True, check=True
-    ).stdout.split()
-    os.kill(int(process), signal.SIGUSR1)
-    job.communicate()
+    os.kill(job.pid, signal.SIGUSR1)
+    _, said = job.communicate()
+    assert re.search(r"stopped by SIGTERM, saved at step \d+; continue with", said), said
     assert (tmp_path / "asked").read_text() == "requeue 7\n"
     (tmp_path / "asked").unlink()
-    done = subprocess.run(["sh", "-c", script], capture_output=True, check=False, **options)
+    done = subprocess.run(["sh", "-c", script], stderr=subprocess.PIPE, check=False, **options)
     assert done.returncode == 0, done.stderr
-    assert "steps 0 to" not in done.stdout and (tmp_path / "outputs" / "long" / "metrics.json").exists()
+    assert "steps 0 to" not in done.stdout and (tmp_path / "outputs" / "seeds" / "2" / "metrics.json").exists()
+    assert "seed: 2\n" in (tmp_path / "outputs" / "seeds" / "2" / "config.yaml").read_text()
     assert not (tmp_path / "asked").exists()
