@@ -56,6 +56,7 @@ class Command(NamedTuple):
             the first job starts.
         task: function that does the work of a job and returns its result, in the types of JSON.
         stored: groups with the choice ``run``, which is the node that the run of ``run=`` stores.
+        begin: function that is called with the jobs before the first job starts.
         finish: function that is called at the end with the results of the successful jobs, in order, even after
             failures or an interruption. Its return value is the exit status if no job failed.
     """
@@ -64,6 +65,7 @@ class Command(NamedTuple):
     check: Callable[[Config], object]
     task: Callable[[Config, Job], object]
     stored: tuple[str, ...] = ()
+    begin: Callable[[Plan], object] = lambda plan: None
     finish: Callable[[list[Any]], int] = lambda results: 0
 
     def run(self, program: str, given: Sequence[str]) -> None:
@@ -112,6 +114,7 @@ class Command(NamedTuple):
     def _run_jobs(self, composition: Composition, program: str, given: Sequence[str]) -> None:
         with guard.imports():
             plan, added = self.plan(composition), composition.arguments.flags.config_dir
+        self.begin(plan)
         if plan.sweep is not None:
             plan.sweep.mkdir(parents=True, exist_ok=True)
             # The overrides of a job do not include this flag, which the command of the job needs.

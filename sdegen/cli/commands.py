@@ -11,6 +11,7 @@ import logging
 import re
 import runpy
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sdegen.cli.command import Command, Job
 from sdegen.cli.guard import fail, imports
 from sdegen.config.compose import CONF, Config
+from sdegen.core import processes
 from sdegen.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,18 +67,25 @@ def train(config: Config, job: Job) -> str:
     def start() -> None:
         session.train(config, folder, command=job.command, watch=watch)
 
-    def go_on() -> None:
+    def resume() -> None:
         session.resume(folder, {}, schema.ANYTHING, job.command, watch)
 
     if not job.swept:
-        start()
-        new = True
+        new, group = True, processes.present()
+        own, folder = folder, Path(group.first("folder", str(folder)))
+        if group.restarts:
+            log.info(f"restart {group.restarts} by torchrun: the run in {folder} goes on from its last checkpoint")
+            if own != folder:
+                shutil.rmtree(own)
+            ledger.go_on(folder, start, resume)
+        else:
+            start()
     elif job.trial is None:
-        new = ledger.attempt(folder, config, start, go_on)
+        new = ledger.attempt(folder, config, start, resume)
     else:
         job.trial.note(folder, job.command)
         try:
-            new = ledger.attempt(folder, config, start, go_on)
+            new = ledger.attempt(folder, config, start, resume)
         except (Pruned, Diverged) as end:
             # A rate at which the training diverges is an answer to the search, and not a fault.
             job.trial.prune()
@@ -85,6 +94,19 @@ def train(config: Config, job: Job) -> str:
         job.trial.complete(folder)
     log.info(f"results in {folder}" + ("" if new else ", from an earlier command"))
     return str(folder)
+
+
+def announce(plan: Plan) -> None:
+    """Write the names of the jobs of a sweep into its folder, for ``sdegen status``."""
+    from sdegen.cli.arguments import EXECUTION
+    from sdegen.runs import ledger
+
+    found: dict[Path, dict[str, list[str]]] = {}
+    for folder, (overrides, _) in zip(plan.folders, plan.jobs, strict=False):
+        given = [override for override in overrides if not override.startswith(EXECUTION)]
+        found.setdefault(folder.parent, {})[folder.name] = given
+    for sweep, jobs in found.items():
+        ledger.announce(sweep, jobs)
 
 
 def compare_runs(folders: list[str]) -> int:
@@ -182,7 +204,12 @@ def check_sampling(config: Config) -> None:
     from sdegen.runs.guiding import planned
 
     run, config = sampled(config)
-    planned(run, config["guidance"], config["label"], condition=config["condition"])
+    log.disabled = True
+    try:
+        planned(run, config["guidance"], config["label"], condition=config["condition"])
+    finally:
+        # The job itself logs the warnings.
+        log.disabled = False
 
 
 def sample(config: Config, job: Job) -> str:
@@ -287,12 +314,12 @@ def verify(config: Config, job: Job) -> bool:
 
 def calibrate(config: Config, job: Job) -> None:
     """Log advice on the options, and the command of a training that follows it."""
-    from sdegen.runs import calibration
+    from sdegen.runs import advice
 
-    found = calibration.calibrate(config)
-    line = calibration.command(re.sub(r"calibrate\b", "train", job.command, count=1), config, found)
-    heading = "with all of it:" if calibration.changes(config, found) else "nothing to change:"
-    log.info("\n".join([*found.data, "", calibration.table(config, found), "", heading, f"  {line}"]))
+    found = advice.calibrate(config)
+    line = advice.command(re.sub(r"calibrate\b", "train", job.command, count=1), config, found)
+    heading = "with all of it:" if advice.changes(config, found) else "nothing to change:"
+    log.info("\n".join([*found.data, "", advice.table(config, found), "", heading, f"  {line}"]))
 
 
 def report(program: str, given: Sequence[str]) -> None:
@@ -309,6 +336,22 @@ def report(program: str, given: Sequence[str]) -> None:
     print(f"{len(runs)} run{'s' * (len(runs) != 1)} in {page}")
 
 
+def status(program: str, given: Sequence[str]) -> None:
+    """Print the states of the jobs and runs in folders."""
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description="Show which jobs of sweeps, and which runs, are done, running, waiting, stopped or failed.",
+    )
+    parser.add_argument(
+        "folder", type=Path, nargs="*", default=[Path("outputs")], help="folders with runs in them; outputs by default"
+    )
+    parser.error = lambda message: fail(f"{message}: see --help")  # type: ignore[method-assign]
+    folders = parser.parse_args(given).folder
+    from sdegen.reports import status
+
+    print("\n\n".join(status.table(status.status(folder)) for folder in folders))
+
+
 def benchmark(program: str, given: Sequence[str]) -> None:
     """Run a benchmark, if the package is installed from a checkout."""
     script = CONF.parent / "scripts" / "benchmark.py"
@@ -319,8 +362,8 @@ def benchmark(program: str, given: Sequence[str]) -> None:
 
 
 CONFIGURED = {
-    "train": Command("train", check_training, train, finish=compare_runs),
-    "sample": Command("sample", check_sampling, sample, SAMPLED, compare),
+    "train": Command("train", check_training, train, begin=announce, finish=compare_runs),
+    "sample": Command("sample", check_sampling, sample, SAMPLED, finish=compare),
     "evaluate": Command("evaluate", evaluated, evaluate, EVALUATED),
     "verify": Command("verify", verified, verify, finish=any),
     "calibrate": Command("calibrate", check_training, calibrate),
@@ -328,6 +371,6 @@ CONFIGURED = {
 """Commands that have a configuration. Hydra reads the arguments of these commands."""
 RUN = {
     **{name: command.run for name, command in CONFIGURED.items()},
-    **{"train": run_train, "evaluate": run_evaluate, "report": report, "benchmark": benchmark},
+    **{"train": run_train, "evaluate": run_evaluate, "report": report, "status": status, "benchmark": benchmark},
 }
 """Functions that run the commands. They take the beginning of the command line (``sdegen train``) and the arguments."""

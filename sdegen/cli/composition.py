@@ -23,7 +23,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import run_job
 from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from sdegen.cli import mistakes
@@ -41,12 +41,14 @@ class Plan(NamedTuple):
         jobs: overrides and plain configuration of each job.
         sweep: folder of the sweep; None for a single job.
         search: search over options, whose first bounds and choices are the jobs; None for all other commands.
+        folders: folder of each job of a sweep; empty for a single job and for a search.
     """
 
     config: DictConfig
     jobs: list[tuple[list[str], Config]]
     sweep: Path | None
     search: Search | None = None
+    folders: Sequence[Path] = ()
 
 
 class Composition:
@@ -88,7 +90,9 @@ class Composition:
             many = [override for override in parsed(overrides) if override.is_sweep_override()]
             if config.hydra.mode == RunMode.MULTIRUN or self.arguments.flags.multirun:
                 search = self._search(config)
-                return Plan(config, self._jobs(config, many, search), self._folder(config, search), search)
+                jobs, subfolders = self._jobs(config, many, search)
+                sweep = self._folder(config, search)
+                return Plan(config, jobs, sweep, search, [] if search else [sweep / one for one in subfolders])
             if many:
                 raise UserError(
                     f"{many[0].input_line}: several values: write a list as [1,2], or add -m to the command "
@@ -201,7 +205,8 @@ class Composition:
 
     def _jobs(
         self, sweep: DictConfig, many: Sequence[Override], search: Search | None
-    ) -> list[tuple[list[str], Config]]:
+    ) -> tuple[list[tuple[list[str], Config]], list[str]]:
+        """Returns the overrides and the configuration of each job of a sweep, and the jobs' folders in its folder."""
         for plugin in ("sweeper", "launcher") if search is None else ("launcher",):
             target = OmegaConf.select(sweep.hydra, f"{plugin}._target_")
             if target not in Plugins.instance().class_name_to_class:
@@ -222,7 +227,15 @@ class Composition:
             jobs = BasicSweeper.split_arguments(swept, None)[0]
         else:
             jobs = search.over(swept)
-        return [(list(job), self._complete(self._composed(job, RunMode.RUN))) for job in jobs]
+        plans, subfolders = [], []
+        for number, job in enumerate(jobs):
+            config = self._composed(job, RunMode.RUN)
+            plans.append((list(job), self._complete(config)))
+            # As the launchers of Hydra do.
+            with read_write(config.hydra), open_dict(config.hydra):
+                config.hydra.job.num = number
+            subfolders.append(str(OmegaConf.select(config, "hydra.sweep.subdir")))
+        return plans, subfolders
 
     def _complete(self, config: DictConfig) -> Config:
         """Returns the plain configuration of a job; raises UserError if an option of the command was deleted."""

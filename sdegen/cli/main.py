@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from glob import escape, glob
 from pathlib import Path
 
 from sdegen import __version__
 from sdegen.cli import commands
 from sdegen.cli.guard import fail, guard
+from sdegen.core import processes
 
 COMMANDS = {
     "train": "train a model, then sample, measure and draw",
@@ -16,6 +18,7 @@ COMMANDS = {
     "evaluate": "compute likelihoods of a trained run and of your points, measure samples, or interpolate",
     "calibrate": "measure which options suit your data",
     "verify": "check an SDE and a sampler against exact answers",
+    "status": "show which jobs and runs are done, running, waiting or failed",
     "report": "write one page about the runs in a folder",
     "benchmark": "measure speed and quality; in a checkout only",
 }
@@ -47,7 +50,7 @@ def main(name: str = "") -> None:
         if name not in COMMANDS:
             fail(f"{name}: no such command; choose from {', '.join(COMMANDS)}")
         program = f"{program} {name}"
-    guard(lambda: commands.RUN[name](program, arguments))
+    guard(lambda: processes.run(lambda: commands.RUN[name](program, arguments)))
 
 
 def limit_spinning() -> None:
@@ -85,6 +88,9 @@ def _completed(arguments: list[str]) -> list[str]:
     name, space, rest = line.lstrip().partition(" ")
     if not space:
         print(" ".join(command for command in COMMANDS if command.startswith(name)))
+    elif name in ("report", "status"):
+        word = rest.rpartition(" ")[2]
+        print(" ".join(f"{path}{os.sep}" for path in sorted(glob(f"{escape(word)}*")) if Path(path).is_dir()))
     if not space or name not in commands.CONFIGURED:
         raise SystemExit
     os.environ["COMP_LINE"] = f"{program} {rest}"

@@ -92,11 +92,12 @@ class Evaluations:
 
 
 class Marked(logging.Formatter):
-    """Formatter with the field ``mark``, which marks warnings."""
+    """Formatter with the field ``mark``, which marks warnings and errors."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the text of a record."""
-        record.mark = "warning: " if record.levelno >= logging.WARNING else ""
+        marks = {logging.WARNING: "warning: ", logging.ERROR: "error: "}
+        record.mark = marks.get(record.levelno, "")
         return super().format(record)
 
 

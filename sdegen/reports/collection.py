@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from sdegen.config.options import flat_options
 from sdegen.core.errors import UserError
+from sdegen.reports.status import natural
 from sdegen.runs import files, forecast, ledger
 
 TRIALS = "trials.json"
@@ -103,7 +104,7 @@ def collect(root: Path) -> tuple[list[FinishedRun], list[tuple[Path, str]]]:
     failed: dict[Path, str] = {}
     for folder, inner, names in os.walk(root):
         # Links to folders are not followed.
-        inner.sort(key=_natural)
+        inner.sort(key=natural)
         here = Path(folder)
         records = ledger.read(here) if files.is_plain(here / ledger.NAME) else {}
         for state, reason in ENDS.items():
@@ -130,11 +131,6 @@ def title(folder: Path) -> str:
     """Returns a name for the run in a folder; a replica is named after the first run of its training, too."""
     first = first_seed(folder)
     return folder.name if first == folder else f"{first.name}, {folder.name}"
-
-
-def _natural(name: str) -> list[tuple[bool, int, str]]:
-    """Returns a key that sorts 10-smile after 9-smile."""
-    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", name)]
 
 
 def read(folder: Path) -> FinishedRun:

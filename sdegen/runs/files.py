@@ -13,14 +13,13 @@ import os
 import re
 import shutil
 import textwrap
+import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
-import torch
-
-from sdegen.core.errors import Unwritable, UserError
+from sdegen.core.errors import Pruned, Stopped, Unwritable, UserError
 from sdegen.core.progress import Marked
 
 log = logging.getLogger("sdegen")
@@ -33,6 +32,11 @@ REPLICAS = "replicas"
 """Folder of the replicas inside the run's folder."""
 LARGEST = 2**20
 """Largest size of a file that is read from a run's folder, in bytes."""
+ATTEMPTS = 5000
+"""Number of attempts, a millisecond apart, to lock a file that other processes only look at."""
+
+_shared: set[tuple[int, Path]] = set()
+"""Folders that this process has locked and may lock again, each with the process, since a fork has locked none."""
 
 
 class Written(NamedTuple):
@@ -92,34 +96,64 @@ def _sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def claimed(folder: Path, again: bool = False) -> Iterator[None]:
     """Locks a run's folder for this process until the context is left or the process ends.
 
-    Temporary files that a killed process left in :func:`replace` are removed.
+    The lock holds on all machines that share the file system, if the file system has locks. Temporary files that a
+    killed process left in :func:`replace` are removed.
+
+    Args:
+        folder: the run's folder.
+        again: True if the work inside the context locks the folder again, as a training does in a job of a sweep.
 
     Raises:
         UserError: another process has locked the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOG).open("ab") as file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder}: another process is training there: wait for it, or stop it") from None
-        except (ImportError, OSError):
-            # Some systems and some disks have no locks. On these, the folder is not protected.
-            pass
-        for inner in (folder, folder / "checkpoints"):
-            for left in inner.glob(".*"):
-                if re.fullmatch(r"\..+\.\d+", left.name):
-                    left.unlink()
+    claim = os.getpid(), folder.resolve()
+    if claim in _shared:
         yield
+        return
+    # NFS locks only files that are open for reading and writing.
+    with (folder / LOG).open("a+b") as file:
+        try:
+            if not _lock(file):
+                raise UserError(f"{folder}: another process is training there: wait for it, or stop it")
+        except (ImportError, OSError):
+            log.warning(f"{folder}: the file system has no locks: train there with one command at a time")
+        _shared.update([claim] if again else [])
+        try:
+            for inner in (folder, folder / "checkpoints"):
+                for left in inner.glob(".*"):
+                    if re.fullmatch(r"\..+\.\d+", left.name):
+                        left.unlink()
+            yield
+        finally:
+            _shared.discard(claim)
 
 
-def is_claimed(folder: Path) -> bool:
-    """Returns True if a process has locked a run's folder with :func:`claimed`."""
+def _lock(file: IO[bytes]) -> bool:
+    """Locks an open file; returns False if another process has locked it.
+
+    Raises OSError or ImportError if the file system or the system has no locks.
+    """
+    import fcntl
+
+    for _ in range(ATTEMPTS):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        try:
+            # This succeeds if the others only look, as is_claimed does for a moment.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        time.sleep(1e-3)
+    return False
+
+
+def is_claimed(folder: Path) -> bool | None:
+    """Returns True if a process has locked a run's folder with :func:`claimed`; None if there are no locks."""
     try:
         import fcntl
 
@@ -127,8 +161,10 @@ def is_claimed(folder: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except (ImportError, OSError):
+    except FileNotFoundError:
         return False
+    except (ImportError, OSError):
+        return None
     return False
 
 
@@ -229,13 +265,14 @@ def new_folder(parent: Path, name: str) -> Iterator[tuple[Path, Path]]:
 def logging_to(path: Path) -> Iterator[None]:
     """Also writes the messages of the program to a file, with the time, until the context is left.
 
-    The file has the messages of the level INFO too, even if nobody else listens to this level.
+    The file has the messages of the level INFO too, even if nobody else listens to this level. If the context is left
+    by an exception, the last line of the file has the reason.
     """
     file = logging.FileHandler(path, encoding="utf-8")
     # Ignore errors: a missing line of the log does not matter, and the next checkpoint reports a full disk.
     file.handleError = lambda record: None  # type: ignore[method-assign]
     file.setFormatter(Marked("%(asctime)s  %(mark)s%(message)s"))
-    level, heard = log.level, log.getEffectiveLevel()
+    before, heard = log.level, log.getEffectiveLevel()
 
     def write(record: logging.LogRecord) -> bool:
         file.handle(record)
@@ -246,11 +283,26 @@ def logging_to(path: Path) -> Iterator[None]:
     log.setLevel(min(heard, logging.INFO))
     try:
         yield
+    except BaseException as error:
+        # Only the file needs this line: the command reports the exception in the terminal.
+        level, text = _reason(error)
+        file.handle(log.makeRecord(log.name, level, "", 0, text, (), None))
+        raise
     finally:
-        log.setLevel(level)
+        log.setLevel(before)
         log.removeFilter(write)
         with contextlib.suppress(OSError):
             file.close()
+
+
+def _reason(error: BaseException) -> tuple[int, str]:
+    """Returns the level and the text of a last line about an exception."""
+    if not isinstance(error, Exception):
+        return logging.INFO, f"stopped by {error}" if isinstance(error, Stopped) else "stopped"
+    if isinstance(error, Pruned):
+        return logging.INFO, str(error)
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    return logging.ERROR, " ".join(f"{kind}{error}".split())
 
 
 def is_plain(path: Path, largest: int = LARGEST) -> bool:
@@ -296,6 +348,9 @@ def stored(path: Path) -> object:
         raise UserError(f"{path}: not a whole checkpoint ({reason})") from None
     if damaged:
         raise UserError(f"{path}: damaged, the checksum of {damaged} is wrong")
+    # Import late, so that the states of runs are shown without waiting for torch.
+    import torch
+
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -37,6 +37,11 @@ class Interrupt:
         if self._asked is not None:
             raise Stopped(self._asked.name, self._asked)
 
+    def note_all(self) -> Interrupt:
+        """Records the first signal from now on, until the process ends."""
+        self._noting = True
+        return self.__enter__()
+
     def asked(self) -> bool:
         """Return True if a signal has arrived."""
         return self._asked is not None

@@ -1,8 +1,12 @@
 """States of the jobs of a sweep, so that a repeated command runs only the unfinished jobs.
 
-Each line of ``ledger.jsonl`` in the sweep's folder records that a job has begun, is done, has failed, or was pruned or
-interrupted.
-The last line about a job is valid. Each line is appended in one write, so that several jobs can write at the same time.
+``jobs.json`` in the sweep's folder names the jobs. Each line of ``ledger.jsonl`` records that a job has begun, is done,
+has failed, was pruned or interrupted, or waits in the queue of a cluster again. The last line about a job is valid.
+
+Jobs may run on several machines that share a file system. Of the file system this asks that renaming is atomic, that a
+file that is opened has what was written before it was closed elsewhere, and that locks (``flock``) hold between
+machines. NFS, Lustre and GPFS do so, unless they are mounted without locks. Without locks, two lines that are appended
+at the same moment may be lost, and two commands could train in one folder.
 """
 
 from __future__ import annotations
@@ -11,8 +15,9 @@ import contextlib
 import hashlib
 import json
 import os
+import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +25,9 @@ from sdegen.core.errors import Pruned, Stopped, UserError
 from sdegen.runs import files
 
 NAME = "ledger.jsonl"
-State = Literal["begun", "done", "failed", "pruned", "interrupted"]
+JOBS = "jobs.json"
+"""File in a sweep's folder with the names of the jobs of the last command, and the overrides of each job."""
+State = Literal["begun", "done", "failed", "pruned", "interrupted", "requeued"]
 
 
 class Record(NamedTuple):
@@ -32,6 +39,7 @@ class Record(NamedTuple):
         state: state of the job.
         seconds: time since the job began.
         error: reason of a failure, an early end or an interruption, in one line.
+        where: machine on which the job ran, and the number of the job on a cluster.
     """
 
     job: str
@@ -39,6 +47,7 @@ class Record(NamedTuple):
     state: State
     seconds: float = 0.0
     error: str = ""
+    where: str = ""
 
 
 def read(sweep: Path) -> dict[str, Record]:
@@ -66,36 +75,58 @@ def attempt(folder: Path, config: Mapping[str, Any], start: Callable[[], object]
         UserError: the folder contains a job with another configuration.
     """
     content = json.dumps(config, sort_keys=True, default=str)
-    key, last = hashlib.sha256(content.encode()).hexdigest()[:16], read(folder.parent).get(folder.name)
-    if folder.exists() and any(folder.iterdir()) and (last is None or last.config != key):
+    key = hashlib.sha256(content.encode()).hexdigest()[:16]
+    if _is_done(folder, key):
+        return False
+    # Read the ledger again under the lock: another process may have worked in the folder until now.
+    with files.claimed(folder, again=True):
+        if _is_done(folder, key):
+            return False
+        finished = (folder / "metrics.json").exists()
+        with _recorded(folder, key):
+            if finished:
+                # The job was killed after it wrote its last file and before it wrote "done" to the ledger.
+                return False
+            go_on(folder, start, resume)
+    return True
+
+
+def _is_done(folder: Path, key: str) -> bool:
+    """Returns True if a job is done; raises UserError if its folder contains something else.
+
+    Args:
+        folder: the job's folder.
+        key: hash of the job's configuration.
+    """
+    # Look into the folder first: a job that begins meanwhile writes to the ledger before it writes other files.
+    filled = folder.exists() and any(path.name != files.LOG or path.stat().st_size for path in folder.iterdir())
+    last = read(folder.parent).get(folder.name)
+    if filled and (last is None or last.config != key):
         raise UserError(
             f"{folder}: holds a run of another configuration: remove it, or choose another folder for the "
             f"sweep with hydra.sweep.dir=outputs/other"
         )
-    finished = last is not None and (folder / "metrics.json").exists()
-    if finished and last is not None and last.state == "done":
-        return False
-    with _recorded(folder, key):
-        if finished:
-            # The job was killed after it wrote its last file and before it wrote "done" to the ledger.
-            return False
+    return last is not None and last.state == "done" and (folder / "metrics.json").exists()
+
+
+def go_on(folder: Path, start: Callable[[], object], resume: Callable[[], object]) -> None:
+    """Resumes the run in a folder, or starts it again if it has no checkpoint: see :func:`attempt`."""
+    with files.claimed(folder, again=True):
         if (folder / "checkpoints" / "last.pt").exists():
             resume()
         else:
-            # Remove the files of an attempt without a checkpoint, unless another process works in the folder.
-            with files.claimed(folder):
-                files.empty(folder)
+            files.empty(folder)
             start()
-    return True
 
 
 @contextlib.contextmanager
 def _recorded(folder: Path, key: str) -> Iterator[None]:
     """Records that a job has begun and, when the context is left, that it is done or has failed."""
-    began = time.monotonic()
+    began, number = time.monotonic(), os.environ.get("SLURM_JOB_ID")
+    where = socket.gethostname() + (f", Slurm job {number}" if number else "")
 
     def note(state: State, error: str = "") -> None:
-        append(folder.parent, Record(folder.name, key, state, round(time.monotonic() - began, 1), error))
+        append(folder.parent, Record(folder.name, key, state, round(time.monotonic() - began, 1), error, where))
 
     note("begun")
     try:
@@ -106,6 +137,10 @@ def _recorded(folder: Path, key: str) -> Iterator[None]:
     except KeyboardInterrupt as stop:
         note("interrupted", stop.what if isinstance(stop, Stopped) else "stopped")
         raise
+    except SystemExit:
+        # The launcher's handler of a signal has given the job back to the queue.
+        note("requeued", "saved, and in the queue again")
+        raise
     except BaseException as error:
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         note("failed", " ".join(f"{kind}{error}".split()).rstrip(": "))
@@ -114,10 +149,29 @@ def _recorded(folder: Path, key: str) -> Iterator[None]:
 
 
 def append(sweep: Path, record: Record) -> None:
-    """Appends a record as a line in one write, so that other processes cannot split the line."""
+    """Appends a record as a line, in one write and under a lock, so that other processes cannot split the line."""
     sweep.mkdir(parents=True, exist_ok=True)
     with (sweep / NAME).open("a+b", buffering=0) as file:
+        # On a shared file system, a machine knows the end of the file only after it has locked the file.
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
         # A full disk may have cut off the previous line.
         size = file.seek(0, os.SEEK_END)
         start = "\n" if size and os.pread(file.fileno(), 1, size - 1) != b"\n" else ""
         file.write(f"{start}{json.dumps(record._asdict())}\n".encode())
+
+
+def announce(sweep: Path, jobs: Mapping[str, Sequence[str]]) -> None:
+    """Writes the names of the jobs of a sweep with their overrides, so that the jobs that wait are known."""
+    files.write_json(sweep / JOBS, jobs)
+
+
+def announced(sweep: Path) -> dict[str, list[str]]:
+    """Returns the names of the jobs of a sweep with their overrides; empty if the file is missing or damaged."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        jobs = json.loads((sweep / JOBS).read_text())
+        if isinstance(jobs, dict):
+            return {name: list(map(str, given)) for name, given in jobs.items() if isinstance(given, list)}
+    return {}

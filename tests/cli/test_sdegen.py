@@ -65,6 +65,14 @@ def test_help_and_wrong_names_import_nothing_heavy(command: str, arguments: tupl
     assert result.stdout.splitlines()[-1] == "HEAVY"
 
 
+def test_the_status_imports_nothing_heavy(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(WITNESS.format(names={*HEAVY, "hydra", "tensorboard"}))
+    (tmp_path / "outputs" / "0-smile").mkdir(parents=True)
+    (tmp_path / "outputs" / "jobs.json").write_text('{"0-smile": ["seed=1"]}')
+    result = sdegen("status", cwd=tmp_path)
+    assert result.stdout.splitlines() == ["outputs: 1 waiting", "  waiting  0-smile  seed=1", "HEAVY"]
+
+
 def test_help_shows_the_groups_and_options_that_matter(tmp_path: Path) -> None:
     """The help lists only what the command accepts: for ``network``, the network of the run and the exact score."""
     page = sdegen("sample", "--help", cwd=tmp_path).stdout.splitlines()
@@ -128,8 +136,13 @@ def test_the_shell_completes_commands_groups_choices_and_options(tmp_path: Path)
         return set(sdegen("-sc", "query=bash", cwd=tmp_path, line=line).stdout.split())
 
     assert completed("sdegen ") == set(COMMANDS)
-    assert completed("sdegen s") == {"sample"}
+    assert completed("sdegen s") == {"sample", "status"}
     assert completed("sdegen report ") == completed("sdegen trian s") == set()
+    for name in ("smile", "smooth[1]", "moons"):
+        (tmp_path / "outputs" / name).mkdir(parents=True)
+    (tmp_path / "outputs" / "smoke.txt").touch()
+    assert completed("sdegen status outputs/sm") == {"outputs/smile/", "outputs/smooth[1]/"}
+    assert completed("sdegen report outputs/smooth[") == {"outputs/smooth[1]/"}
     assert completed("sdegen train sde=s") == {"sde=smld", "sde=subvp"}
     assert completed("sdegen train sde=ve sde.sigma_m") == {"sde.sigma_max=", "sde.sigma_min="}
     assert completed("sdegen verify sampler=stoch") == {

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import json
 import multiprocessing
 from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
 
 import pytest
@@ -145,3 +149,67 @@ def test_the_files_of_an_attempt_are_removed_under_the_claim(tmp_path: Path, mon
     monkeypatch.setattr(files, "empty", visited)
     assert job.attempt(a=1)
     assert "another process is training there" in found.get()
+
+
+def _compete(folder: Path, barrier: Barrier, found: SimpleQueue[str]) -> None:
+    def start() -> None:
+        found.put("started")
+        (folder / "metrics.json").touch()
+
+    barrier.wait()
+    try:
+        found.put("done" if not ledger.attempt(folder, {"a": 1}, start, start) else "worked")
+    except UserError as error:
+        assert "another process is training there" in str(error)
+        found.put("refused")
+
+
+def test_of_several_processes_one_does_the_job(tmp_path: Path) -> None:
+    """The others are refused or find the job done, and leave no line in the ledger."""
+    context = multiprocessing.get_context("fork")
+    for number in range(10):
+        found, barrier = context.SimpleQueue(), context.Barrier(4)
+        given = (tmp_path / str(number), barrier, found)
+        processes = [context.Process(target=_compete, args=given, daemon=True) for _ in range(4)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+            assert process.exitcode == 0
+        outcomes = [found.get() for _ in range(5)]
+        assert outcomes.count("started") == outcomes.count("worked") == 1
+    states = [json.loads(line)["state"] for line in (tmp_path / ledger.NAME).read_text().splitlines()]
+    assert states == ["begun", "done"] * 10
+
+
+def _look(folder: Path, stop: Event) -> None:
+    while not stop.is_set():
+        files.is_claimed(folder)
+
+
+def test_a_process_that_looks_keeps_no_other_from_the_folder(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    stop = context.Event()
+    process = context.Process(target=_look, args=(tmp_path, stop), daemon=True)
+    process.start()
+    for _ in range(500):
+        with files.claimed(tmp_path):
+            pass
+    stop.set()
+    process.join()
+    with files.claimed(tmp_path):
+        assert files.is_claimed(tmp_path)
+    assert files.is_claimed(tmp_path) is False
+
+
+def test_a_file_system_without_locks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def without_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without_locks)
+    job = Work(tmp_path / "0-smile")
+    assert job.attempt(a=1)
+    assert caplog.messages == [f"{job.folder}: the file system has no locks: train there with one command at a time"]
+    assert ledger.read(tmp_path)["0-smile"].state == "done" and files.is_claimed(job.folder) is None
