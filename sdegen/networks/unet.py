@@ -61,8 +61,8 @@ class UNet(Network):
             both with and without the condition; 0 for data without conditions; null if the network does not take
             the condition.
         recompute: True to compute the activations of each block again in the backward pass instead of keeping them
-            (activation checkpointing). A step then needs less memory and takes about a third longer. The gradients are
-            the same, bit for bit on a CPU.
+            (activation checkpointing). A step then needs less memory and takes a third to a half longer. The gradients
+            are the same, bit for bit on a CPU.
         condition_shape: shape of the condition of a point, taken from the data; None if there are no conditions.
     """
 

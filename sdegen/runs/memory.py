@@ -121,7 +121,7 @@ def plan(config: Config, devices: int) -> Plan:
     options += [option(name, _alone(name, changed, shards), devices, shards) for name, changed in tried.items()]
     parts, smaller = shards, options[0]
     while -(-run.points // parts) > 1 and (parts == shards or not smaller.fits):
-        parts *= 2
+        parts = 1 << parts.bit_length()
         smaller = option(f"trainer.shards={parts}", run, devices, parts)
     return Plan(devices, run, (*options, *([smaller] if parts > shards else [])))
 

@@ -20,6 +20,7 @@ def measure(
     The memory of ``unets`` is measured with each of the ``options``, and divided by what a forecast expects.
     """
     rows = [one for name, unet in unets.items() for one in of_unet(name, unet, options, rounds)]
+    rows.sort(key=lambda each: each.panel)
     bare = [process("memory.peak()") for _ in range(rounds)]
     for task, name in tasks.items():
         for chunk in chunks:
@@ -55,7 +56,7 @@ def of_unet(name: str, unet: list[str], options: list[str], rounds: int) -> list
             ratio = [said / own["peak"] for said, own in zip(expected, real, strict=True)]
             rows.append(row(f"forecast over measured peak, from 1/{parts} of a step", name, option, ratio, ""))
         rows.append(row("measured peak", name, option, [own["peak"] for own in real], "MiB"))
-    return sorted(rows, key=lambda each: each.panel)
+    return rows
 
 
 def expected(asked: list[str], parts: int) -> float:
