@@ -17,10 +17,12 @@ Suites, whose options are in conf/benchmark.yaml::
     classes           cost of classes in a training step, and errors of the scores with a class and without one
     unlabelled        measures of images without labels, divided by their floors, for noise, blur and a missing class
     held_out          share of the time of a training that held-out losses take
+    disk              speed of a training on images on the disk, from a cold page cache, divided by that in memory
     tables            CPU seconds to read a large table, beside pandas
     guidance          agreement, recall and distance of guided digits against the scale: at all times, on an interval
                       of t, and with a weaker network
     simulators        posteriors learned from 10,000 simulations: sliced W1 and C2ST against exact draws, calibration
+    processes         speed of several processes beside one, and the cost of the tree in which gradients are added
     likelihood        errors of log-likelihoods with the exact score, and the accuracy of the standard errors
 
 Contestants are measured in turn; medians and quartiles are printed and written to outputs/benchmark.

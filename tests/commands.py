@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import itertools
 import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
@@ -70,7 +73,9 @@ def fresh(script: str, *arguments: str, cwd: Path) -> Result:
     return Result(result.returncode, result.stdout, result.stderr)
 
 
-def begin(script: str, *arguments: str, cwd: Path, out: int, err: int) -> BaseProcess:
+def begin(
+    script: str, *arguments: str, cwd: Path, out: int, err: int, environment: Mapping[str, str] | None = None
+) -> BaseProcess:
     """Starts a command in a fork of this process, which has already imported the slow modules.
 
     Args:
@@ -79,9 +84,11 @@ def begin(script: str, *arguments: str, cwd: Path, out: int, err: int) -> BasePr
         cwd: working folder.
         out: file descriptor for the standard output.
         err: file descriptor for the standard error.
+        environment: additional environment variables.
     """
 
     def child() -> None:
+        os.environ.update(environment or {})
         os.dup2(out, 1)
         os.dup2(err, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
@@ -106,6 +113,32 @@ def run(script: str, *arguments: str, cwd: Path, limit: float = 300) -> Result:
         for file in (out, err):
             file.seek(0)
         return Result(process.exitcode, out.read(), err.read())
+
+
+def several(count: int, script: str, *arguments: str, cwd: Path, limit: float = 300) -> list[Result]:
+    """Runs a command in several processes, which find each other as those of torchrun do."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    with contextlib.ExitStack() as stack:
+        started = []
+        for rank in range(count):
+            out, err = (stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(2))
+            own = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(count)}
+            # A placeholder lets the processes have different arguments.
+            line = [argument.replace("{rank}", str(rank)) for argument in arguments]
+            files = {"out": out.fileno(), "err": err.fileno()}
+            started.append((begin(script, *line, cwd=cwd, **files, environment=own), out, err))
+        results = []
+        for process, out, err in started:
+            process.join(limit)
+            process.kill()
+            process.join()
+            for file in (out, err):
+                file.seek(0)
+            results.append(Result(process.exitcode, out.read(), err.read()))
+        return results
 
 
 def interrupted(script: str, *arguments: str, cwd: Path, words: str) -> Result:

@@ -48,7 +48,7 @@ NARROW = {
     "sweep=paper/grid": ["experiment=paper/grid/smile"],
 }
 """Options that are added to make an experiment smaller."""
-COMMAND = r"(?:PYTHONPATH=mine )?(?:python3?|pip|make|tensorboard|sdegen|\. )"
+COMMAND = r"(?:PYTHONPATH=mine )?(?:python3?|pip|make|tensorboard|sdegen|torchrun|\. )"
 
 
 def blocks(path: Path, language: str = "") -> list[str]:
@@ -64,8 +64,9 @@ def commands(path: Path) -> list[str]:
 
 
 def own_commands(path: Path) -> list[str]:
-    """Returns the commands ``sdegen …`` of a page in order."""
-    return [line for line in commands(path) if "sdegen " in line]
+    """Returns the commands ``sdegen …`` of a page in order. Those that torchrun starts are checked in one process."""
+    lines = (re.sub(r"^torchrun .* -m sdegen ", "sdegen ", line) for line in commands(path))
+    return [line for line in lines if "sdegen " in line]
 
 
 def reader(folder: Path) -> Path:

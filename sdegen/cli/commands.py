@@ -11,6 +11,7 @@ import logging
 import re
 import runpy
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sdegen.cli.command import Command, Job
 from sdegen.cli.guard import fail, imports
 from sdegen.config.compose import CONF, Config
+from sdegen.core import processes
 from sdegen.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -57,18 +59,25 @@ def train(config: Config, job: Job) -> str:
     def start() -> None:
         session.train(config, folder, command=job.command, watch=watch)
 
-    def go_on() -> None:
+    def resume() -> None:
         session.resume(folder, {}, schema.ANYTHING, job.command, watch)
 
     if not job.swept:
-        start()
-        new = True
+        new, group = True, processes.present()
+        own, folder = folder, Path(group.first("folder", str(folder)))
+        if group.restarts:
+            log.info(f"restart {group.restarts} by torchrun: the run in {folder} goes on from its last checkpoint")
+            if own != folder:
+                shutil.rmtree(own)
+            ledger.go_on(folder, start, resume)
+        else:
+            start()
     elif job.trial is None:
-        new = ledger.attempt(folder, config, start, go_on)
+        new = ledger.attempt(folder, config, start, resume)
     else:
         job.trial.note(folder, job.command)
         try:
-            new = ledger.attempt(folder, config, start, go_on)
+            new = ledger.attempt(folder, config, start, resume)
         except (Pruned, Diverged) as end:
             # A rate at which the training diverges is an answer to the search, and not a fault.
             job.trial.prune()
@@ -174,7 +183,12 @@ def check_sampling(config: Config) -> None:
     from sdegen.runs.guiding import planned
 
     run, config = sampled(config)
-    planned(run, config["guidance"], config["label"], condition=config["condition"])
+    log.disabled = True
+    try:
+        planned(run, config["guidance"], config["label"], condition=config["condition"])
+    finally:
+        # The job itself logs the warnings.
+        log.disabled = False
 
 
 def sample(config: Config, job: Job) -> str:
@@ -279,12 +293,12 @@ def verify(config: Config, job: Job) -> bool:
 
 def calibrate(config: Config, job: Job) -> None:
     """Log advice on the options, and the command of a training that follows it."""
-    from sdegen.runs import calibration
+    from sdegen.runs import advice
 
-    found = calibration.calibrate(config)
-    line = calibration.command(re.sub(r"calibrate\b", "train", job.command, count=1), config, found)
-    heading = "with all of it:" if calibration.changes(config, found) else "nothing to change:"
-    log.info("\n".join([*found.data, "", calibration.table(config, found), "", heading, f"  {line}"]))
+    found = advice.calibrate(config)
+    line = advice.command(re.sub(r"calibrate\b", "train", job.command, count=1), config, found)
+    heading = "with all of it:" if advice.changes(config, found) else "nothing to change:"
+    log.info("\n".join([*found.data, "", advice.table(config, found), "", heading, f"  {line}"]))
 
 
 def report(program: str, given: Sequence[str]) -> None:

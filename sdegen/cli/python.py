@@ -18,6 +18,7 @@ from sdegen.cli.composition import Composition
 from sdegen.cli.guard import user_errors
 from sdegen.config.compose import CONF, Config
 from sdegen.config.options import TRAIN
+from sdegen.core import processes
 from sdegen.core.checks import as_path, explained
 from sdegen.core.errors import UserError
 from sdegen.runs import files, session
@@ -100,8 +101,8 @@ def fit(
     if isinstance(y, str):
         overrides, y = (y, *overrides), None
     arguments = _arguments(("dataset=file", "dataset.path=x", "name=array", *overrides))
-    arrays = data(x, y, names, c)
     config = _config(arguments, options)
+    arrays = data(x, y, names, c, config["dataset"].get("labels"))
     own = _folder(config, folder).absolute()
     if any((own / "checkpoints").glob("*.pt")):
         raise UserError(f"{own}: contains a run already: give another folder=")
@@ -139,6 +140,11 @@ def _check_not_named(x: object) -> None:
 
 
 def _arguments(overrides: tuple[str, ...]) -> Arguments:
+    if (size := processes.started()) > 1:
+        raise UserError(
+            f"torchrun: {size} processes would each train an own run: train in one process, or start "
+            f"the command with torchrun -m sdegen train …"
+        )
     for override in overrides:
         if not isinstance(override, str) or override.startswith("-"):
             raise UserError(f"{override!r}: not an option: give a string such as 'trainer.steps=500'")

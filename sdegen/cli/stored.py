@@ -7,6 +7,7 @@ of :mod:`sdegen.config` reach Hydra.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
@@ -38,7 +39,8 @@ def offer(groups: Sequence[str], arguments: Arguments, required: bool) -> None:
     """Register nodes of the run given by ``run=``, each as the choice ``run`` of the node's group.
 
     If the arguments start jobs, ``run=`` and ``checkpoint=`` are replaced by the folder and the step that were read, so
-    that all jobs use the same weights while a training writes new ones.
+    that all jobs use the same weights while a training writes new ones. So are those of the weaker network of
+    ``guidance=auto``.
 
     Args:
         groups: groups whose nodes are read.
@@ -65,6 +67,8 @@ def _fix(arguments: Arguments, run: Path, saved: Checkpoint) -> None:
     fixed: dict[str, object] = {"run": run}
     if isinstance(other := given.get("guidance.run"), str):
         fixed["guidance.run"] = files.resolve(Path(other))
+    if given.get("guidance") == "auto":
+        fixed |= _weaker(arguments, Path(str(fixed.get("guidance.run", run))))
     swept = "checkpoint" not in given and any(one.startswith("checkpoint=") for one in arguments.overrides)
     if not swept and not isinstance(given.get("checkpoint"), int):
         # A folder that was copied may hold last.pt alone.
@@ -76,6 +80,19 @@ def _fix(arguments: Arguments, run: Path, saved: Checkpoint) -> None:
             log.warning(f"run={run}: is not trained yet: train it with sdegen train resume={shlex.quote(str(run))}")
     others = [one for one in arguments.overrides if one.partition("=")[0] not in fixed]
     arguments.overrides[:] = [*(quoted(f"{key}={value}") for key, value in fixed.items()), *others]
+
+
+def _weaker(arguments: Arguments, run: Path) -> dict[str, object]:
+    """Returns the argument with the step of the weaker network of ``guidance=auto``; empty if a step is given."""
+    which = arguments.values().get("guidance.checkpoint")
+    swept = which is None and any(one.startswith("guidance.checkpoint=") for one in arguments.overrides)
+    if swept or which not in (None, "last", "best"):
+        return {}
+    # The checks of the guidance report a run that cannot be read.
+    with contextlib.suppress(UserError):
+        step = checkpoint.read(run, which or "last").step
+        return {"guidance.checkpoint": step} if checkpoint.has(run, step) else {}
+    return {}
 
 
 def loaded(config: Config) -> Run:

@@ -13,7 +13,8 @@ from sdegen.config import rules
 from sdegen.config.compose import Config
 from sdegen.config.construction import connect, construct, make_network, measured, with_steps_of_chain
 from sdegen.config.options import GROUPS, TRAIN, Faults, check
-from sdegen.core import schema
+from sdegen.core import processes, schema
+from sdegen.core.errors import UserError
 from sdegen.core.randomness import generator
 from sdegen.core.schema import Trust
 from sdegen.core.tensors import squared_norm
@@ -141,7 +142,13 @@ def together(runs: Sequence[Components]) -> Training:
     gradient = gradient_of(trainer.gradient, models, first.objective, trainer.precision == "bfloat16")
     condition = first.model.network.condition
     points = [Points(one.config["seed"], one.dataset, trainer.batch_size, condition, device, dtype) for one in runs]
-    stream = Stream(points, gradient.prepare, first.weighting, first.times, first.sde)
+    shards = trainer.shards or processes.present().size
+    if trainer.batch_size < shards:
+        raise UserError(
+            f"trainer.batch_size={trainer.batch_size}: is smaller than the number of processes, {shards}: start fewer "
+            f"processes"
+        )
+    stream = Stream(points, gradient.prepare, first.weighting, first.times, first.sde, shards)
     trainable = any(p.requires_grad for p in models[0].parameters())
     steps = trainer.total(len(first.dataset.x)) if trainable else 0
     torch.set_num_threads(trainer.threads_for(work(runs)))
@@ -271,8 +278,10 @@ def _instantiate(parts: Parts, points: Tensor | None, moments: Moments | None) -
         parts["moments"] = _moments(parts, points) if moments is None else moments
         parts.add("parametrization", moments=parts["moments"])
     named = {**parts, "network": schema.resolve(parts.config["network"]["_target_"], parts.trust)}
+    # A classifier or a regressor has no parametrization.
+    groups = [group for group in PROCESS if group != "parametrization" or named["network"].predicts == "score"]
     with parts.collected():
-        rules.check_process(parts.config, {group: named[group] for group in PROCESS if group in named}, parts.trust)
+        rules.check_process(parts.config, {group: named[group] for group in groups if group in named}, parts.trust)
     if "auto" not in parts.config["sde"].values():
         parts.add("sde")
     if parts.keys() >= {"dataset", "sde"}:

@@ -91,9 +91,14 @@ def measured(node: Config, x: Tensor, trust: Trust) -> Config:
 
 
 def _with_path(group: str, node: Mapping[str, Any], error: ValueError) -> str:
-    """Returns a constructor's message. If it begins with the name of an option, the full path replaces the name."""
+    """Returns a constructor's message. If it begins with the name of an option, the full path replaces the name.
+
+    A message that begins with the group and a choice, such as ``guidance=auto``, needs no path.
+    """
     found = re.match(r"\w*", str(error))
     option = found[0] if found else ""
+    if str(error).startswith(f"{group.partition('.')[0]}="):
+        return str(error)
     inner = [f"{group}.{key}" for key, value in node.items() if isinstance(value, Mapping) and option in value]
     path = group if option in node else inner[0] if inner else None
     return f"{path}.{error}" if path else f"{group}: {error}"

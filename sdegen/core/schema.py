@@ -110,8 +110,11 @@ def faults(node: object, base: type, path: str, trust: Trust = ()) -> list[str]:
     if missing := sorted(getattr(cls, "__abstractmethods__", ())):
         names = " and ".join(missing)
         return [f"{path}: {cls.__name__} is abstract: define {names} in this class, or name a subclass"]
-    values = {key: value for key, value in node.items() if key != "_target_"}
-    return option_faults(values, _types(cls), f"{path}.", f" of {cls.__name__}", trust)
+    values, types = {key: value for key, value in node.items() if key != "_target_"}, _types(cls)
+    needed = [name for name, own in inspect.signature(cls).parameters.items() if own.default is REQUIRED]
+    absent = [name for name in needed if name in types and name not in values]
+    lines = [f"{path}.{name} is missing: give {cls.__name__} this option" for name in absent]
+    return lines + option_faults(values, types, f"{path}.", f" of {cls.__name__}", trust)
 
 
 def option_faults(
@@ -214,7 +217,8 @@ def in_words(hint: Any) -> str:  # noqa: ANN401
     if origin in UNIONS and len(parts) == 2 and typing.get_args(parts[1]) == (parts[0], ...):
         return f"{in_words(parts[0])}, or a list of these"
     if origin in UNIONS:
-        return " or ".join(map(in_words, parts))
+        # The entries of a list come last, as "null or a list of 2, each a number".
+        return " or ".join(map(in_words, sorted(parts, key=lambda part: typing.get_origin(part) is tuple)))
     if origin is Literal:
         return f"one of {', '.join(map(str, parts))}" if len(parts) > 1 else str(parts[0])
     if origin is tuple and Ellipsis in parts:

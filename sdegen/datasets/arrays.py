@@ -16,6 +16,7 @@ from numpy.lib.npyio import NpzFile
 from torch import Tensor
 
 from sdegen.core.errors import nearest
+from sdegen.datasets import disk
 from sdegen.datasets import table as tables
 from sdegen.datasets.checks import check_memory, prefixed
 from sdegen.datasets.labels import Labels
@@ -75,10 +76,12 @@ def read_arrays(path: Path, large: bool) -> Arrays:
         if zipfile.is_zipfile(path):
             arrays = _read_npz(path)
         else:
-            # Mapping checks the size of the file against its header before it reads anything. Mode "c" (copy on write)
-            # provides the writable memory that torch needs, and leaves the file unchanged.
-            mapped = np.load(path, mmap_mode="c", allow_pickle=False)
-            arrays = Arrays(mapped if large else np.array(mapped), [], [], {}, mapped.__getitem__)
+            x = disk.mapped(path)
+            # In Fortran's order, a row is spread over the whole file.
+            if not (large and x.flags.c_contiguous):
+                check_memory(x.nbytes)
+                x = np.array(x)
+            arrays = Arrays(x, [], [], {}, x.__getitem__)
     x = arrays.x
     if not x.dtype.names and not (np.issubdtype(x.dtype, np.number) and np.isrealobj(x)):
         raise ValueError(f"holds {x.dtype}, not real numbers: convert the values")
@@ -112,7 +115,7 @@ def tensor_of(values: np.ndarray, mapped: bool) -> Tensor:
             # Turned axes are copied into order. Torch lacks many functions for unsigned numbers of 16 and 32 bits.
             values = np.ascontiguousarray(values, dtype=WIDER.get(values.dtype.str[1:]))
         try:
-            return torch.from_numpy(values)
+            return disk.shared(values)
         except (TypeError, ValueError):
             # Numbers of a type that torch does not have, such as another byte order, must be copied.
             if mapped:
@@ -220,6 +223,8 @@ def _explained() -> Iterator[None]:
         yield
     except tables.Refused:
         raise
+    except MemoryError as error:
+        raise ValueError(f"not enough memory: {error}: use fewer points") from None
     except Exception as error:
         reason = textwrap.shorten(str(error) or type(error).__name__, LONGEST).rstrip(".")
         raise ValueError(f"not a readable array file: {reason}: save it again, as an array of numbers") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -15,6 +16,7 @@ from sdegen.datasets import columns
 from sdegen.datasets.checks import check_conditions, check_labels, check_levels
 from sdegen.datasets.conditions import Conditions, conditions_of
 from sdegen.datasets.description import NAMELESS, Description
+from sdegen.datasets.disk import Disk, once
 from sdegen.datasets.units import Affine, Units
 from sdegen.sde.mixture import GaussianMixture
 
@@ -23,6 +25,7 @@ Simulate = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
 Posterior = Callable[[Tensor, int, torch.Generator], Tensor | None]
 """Function that draws n exact points ``(n, *)`` given one condition ``(*)``, both in the user's units."""
 Standardize = bool | Literal["robust", "quantile"]
+Shuffle = Literal["auto", "rows", "blocks"]
 
 
 class Dataset:
@@ -52,7 +55,12 @@ class Dataset:
         dequantize: true to add noise :math:`U(-\tfrac12, \tfrac12)`, in the user's units, to the training points. The
             noise is drawn anew at every step. With ``standardize=quantile`` and without ``levels``, only columns with
             tied values are dequantised, and the noise is multiplied by the distance between the values of the column.
-        mapped: True if the points stay on the disk, from which each batch is copied.
+        disk: place of the training points on the disk, if they stay there and each batch is copied from there; else
+            None.
+        shuffle: order of the training points in an epoch. ``rows``: all orders are equally likely. ``blocks``: blocks
+            of neighbouring points, each of 1 MiB, are in random order, and the points of 256 successive blocks are in
+            random order; the data are then read from the disk ahead of the training. ``auto``: ``blocks`` for data of
+            more than 2 GiB on the disk, else ``rows``.
         draw: function that draws n independent points of the exact distribution; None if it is not known.
         draw_labelled: function that draws n such points and their classes; it replaces ``draw`` for data with classes.
         simulate: function that draws n pairs of a point and its condition; it replaces ``draw`` for such data.
@@ -69,6 +77,9 @@ class Dataset:
         ValueError: the values, the labels and the levels contradict each other.
     """
 
+    ROWS, BLOCK = 2**31, 2**20
+    """Size in bytes up to which ``shuffle=auto`` means ``rows`` for data on the disk, and size of a block."""
+
     def __init__(
         self,
         x: Tensor,
@@ -84,7 +95,8 @@ class Dataset:
         c: Tensor | None = None,
         held_out_c: Tensor | None = None,
         dequantize: bool = False,
-        mapped: bool = False,
+        disk: Disk | None = None,
+        shuffle: Shuffle = "auto",
         draw: Callable[[int, torch.Generator], Tensor] | None = None,
         draw_labelled: Callable[[int, torch.Generator], tuple[Tensor, Tensor]] | None = None,
         simulate: Simulate | None = None,
@@ -97,14 +109,14 @@ class Dataset:
     ) -> None:
         self.x, self.held_out, self.law, self.levels = x.double() if x.ndim == 2 else x, held_out, law, levels
         self.y, self.held_out_y, self.classes = y, held_out_y, classes
-        self.dequantize, self.mapped, self.description = dequantize, mapped, description
+        self.dequantize, self.disk, self.shuffle, self.description = dequantize, disk, shuffle, description
         self._draw, self._draw_labelled, self._modes, self._off_support = draw, draw_labelled, modes, off_support
         self.simulate, self.fresh, self._posterior, self.joint = simulate, fresh, posterior, joint
-        for points, labels in ((self.x, y), (held_out, held_out_y)):
+        for part, points, labels in (("train", self.x, y), ("held out", held_out, held_out_y)):
             if points is None:
                 continue
             if levels is not None:
-                check_levels(levels, points)
+                once(disk, (part, points.shape, levels), partial(check_levels, levels, points))
             if labels is not None or classes is not None:
                 check_labels(classes, points, labels)
         self.c, self.held_out_c = (None if part is None else part.double() for part in (c, held_out_c))
@@ -126,13 +138,25 @@ class Dataset:
             self.cells = one if levels is not None else columns.tied_cells(self.x, description.columns)
         self.units = self._chosen_units() if units is None else units
 
+    @property
+    def mapped(self) -> bool:
+        """True if the training points stay on the disk."""
+        return self.disk is not None
+
+    @property
+    def block(self) -> int | None:
+        """Number of points in a block; None if the points are shuffled by rows."""
+        large = self.disk is not None and self.x.nbytes > self.ROWS
+        blocks = large if self.shuffle == "auto" else self.shuffle == "blocks"
+        return max(1, self.BLOCK // self.x[0].nbytes) if blocks else None
+
     def _chosen_units(self) -> Units:
         if self.standardize == "robust":
             return columns.robust_units(self.x)
         if self.standardize == "quantile":
             return columns.quantile_units(self.x, self.held_out, self.cells, self.description.columns)
         if self.standardize:
-            return columns.standard_units(self.x)
+            return once(self.disk, ("units", self.x.shape), partial(columns.standard_units, self.x))
         return Affine(*(fill(self.x.shape[1:], dtype=torch.float64) for fill in (torch.zeros, torch.ones)))
 
     def concerns(self) -> list[str]:
@@ -224,13 +248,14 @@ class Dataset:
     def of_class(self, label: int) -> Dataset:
         """Returns the points of a class, in the same units, with the draws and the exact distribution of the class."""
         assert self.y is not None
-        own = copy.copy(self)
-        own.x, own.y = self.x[self.y == label], self.y[self.y == label]
-        own.c = None if self.c is None else self.c[self.y == label]
+        own, rows = copy.copy(self), _rows_of(label, self.y)
+        own.x, own.y, own.c = self.x[rows], self.y[rows], None if self.c is None else self.c[rows]
         if self.held_out is not None and self.held_out_y is not None:
-            kept = self.held_out_y == label
-            own.held_out, own.held_out_y = (self.held_out[kept], self.held_out_y[kept]) if kept.any() else (None, None)
-            own.held_out_c = None if self.held_out_c is None or not kept.any() else self.held_out_c[kept]
+            rows = _rows_of(label, self.held_out_y)
+            own.held_out, own.held_out_y = self.held_out[rows], self.held_out_y[rows]
+            own.held_out_c = None if self.held_out_c is None else self.held_out_c[rows]
+            if not len(own.held_out):
+                own.held_out = own.held_out_y = own.held_out_c = None
         own.law = None if self.law is None or self.law.labels is None else self.law.of_class(label)
         draws, share = self._draw_labelled, len(own.x) / len(self.x)
 
@@ -251,6 +276,14 @@ class Dataset:
     def off_support(self, x: Tensor) -> Tensor | None:
         """Returns True for points off the support, ``(N,)`` booleans; None if this is not tested."""
         return None if self._off_support is None else self._off_support(x)
+
+
+def _rows_of(label: int, y: Tensor) -> Tensor | slice:
+    """Returns the rows with a label: a slice if they follow each other, which copies nothing from the disk."""
+    rows = torch.nonzero(y == label).flatten()
+    if len(rows) and int(rows[-1] - rows[0]) == len(rows) - 1:
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows
 
 
 def split(y: Tensor, share: float) -> tuple[Tensor, Tensor]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,10 +16,11 @@ from sdegen.core.randomness import generator
 from sdegen.core.tensors import chunks, not_finite
 from sdegen.datasets import table as tables
 from sdegen.datasets.arrays import Arrays, Beside, Conditioning, choose_beside, read_arrays, table_of, tensor_of
-from sdegen.datasets.base import Dataset, Standardize
+from sdegen.datasets.base import Dataset, Shuffle, Standardize
 from sdegen.datasets.checks import check_memory, check_share, prefixed
 from sdegen.datasets.description import Description
 from sdegen.datasets.dialect import Delimiter
+from sdegen.datasets.disk import Disk, once
 from sdegen.datasets.labels import classes_of
 from sdegen.datasets.layout import Layout, arranged, fitted
 from sdegen.datasets.numerals import NAMES, Decimal
@@ -27,8 +28,6 @@ from sdegen.datasets.parquet import read_parquet
 from sdegen.datasets.suspects import suspects
 from sdegen.datasets.table import Choice, Name, Table
 from sdegen.datasets.text import DETECTED, Options, read_text
-
-log = logging.getLogger(__name__)
 
 TEXTS = (".csv", ".tsv", ".txt")
 """Endings of text files."""
@@ -73,6 +72,7 @@ class File(Dataset):
         layout: order of the axes of images and signals. ``channels_first``: ``(N, C, H, W)`` or ``(N, C, L)``.
             ``channels_last``: ``(N, H, W, C)`` or ``(N, L, C)``. ``grey``: images ``(N, H, W)``. ``auto`` recognises
             the order, and refuses an array that is ambiguous.
+        shuffle: see :class:`Dataset`.
     """
 
     MAPPED = 256 * 2**20
@@ -95,36 +95,38 @@ class File(Dataset):
         levels: int | None = None,
         dequantize: bool = False,
         layout: Layout = "auto",
+        shuffle: Shuffle = "auto",
     ) -> None:
         check_share(held_out)
         choice, options = Choice(columns, labels, drop, condition), Options(delimiter, decimal, header)
-        x, y, c, mapped, description = read(Path(path), self.MAPPED, choice, options, layout)
+        x, y, c, disk, description = read(Path(path), self.MAPPED, choice, options, layout)
         if all(bool((part == x[0]).all()) for part in chunks(x)):
             raise ValueError(
                 f"path={path}: all {len(x)} points are equal, so there is nothing to learn: give points that differ"
             )
         kept = min(max(1, round(held_out * len(x))), len(x) - 2)
-        order = torch.randperm(len(x), generator=generator("cpu", seed, "data"))
-        train, test = order[kept:], order[:kept]
-        if mapped:
-            log.info(
-                "%s stays on the disk, and its last %d entries are held out: if the file is sorted, shuffle it",
-                path,
-                kept,
-            )
+        # A random choice of points on the disk would copy them into memory.
+        train: Tensor | slice = slice(None, -kept)
+        test: Tensor | slice = slice(-kept, None)
+        if disk is None:
+            order = torch.randperm(len(x), generator=generator("cpu", seed, "data"))
+            train, test = order[kept:], order[:kept]
+        else:
+            note = f"the last {kept} entries of the file are held out: if the file is sorted, shuffle it"
+            description = description._replace(report=(*description.report, note))
         super().__init__(
-            # A random choice would copy the points into memory.
-            x[:-kept] if mapped else x[train],
-            x[-kept:] if mapped else x[test],
+            x[train],
+            x[test],
             standardize=standardize,
             levels=levels,
             y=None if y is None else y[train],
-            c=None if c is None else c[:-kept] if mapped else c[train],
-            held_out_c=None if c is None else c[-kept:] if mapped else c[test],
+            c=None if c is None else c[train],
+            held_out_c=None if c is None else c[test],
             held_out_y=None if y is None else y[test],
             classes=None if y is None else int(y.max()) + 1,
             dequantize=dequantize,
-            mapped=mapped,
+            disk=disk,
+            shuffle=shuffle,
             description=description,
         )
 
@@ -138,14 +140,14 @@ class Contents(NamedTuple):
             float64.
         y: classes of the points, ``(N,)`` int64; None if there are no labels.
         c: conditions of the points, ``(N, *)`` float64; None if there are no conditions.
-        mapped: True if the points stay on the disk.
+        disk: place of the points on the disk; None if they are in memory.
         description: names of the columns and classes, and what was read.
     """
 
     x: Tensor
     y: Tensor | None
     c: Tensor | None
-    mapped: bool
+    disk: Disk | None
     description: Description
 
 
@@ -236,7 +238,7 @@ def _points(table: Table, chosen: tables.Chosen, beside: Beside) -> Contents:
     described = Description(
         own, classes, tuple(notes), (*table.concerns, *concerns), _names(conditions), label or "", NAMES[table.decimal]
     )
-    return Contents(x, y, _numbers(conditions), False, described)
+    return Contents(x, y, _numbers(conditions), None, described)
 
 
 def _numbers(conditions: Conditioning | None) -> Tensor | None:
@@ -254,19 +256,19 @@ def _images(x: np.ndarray, beside: Beside, layout: Layout) -> Contents:
         raise ValueError(f"condition: there is no array {choice.condition[0]} beside x: name an array of the file")
     if choice != EVERYTHING:
         raise ValueError(f"holds an array of shape {x.shape}, without columns: leave out dataset.columns and drop")
-    mapped = isinstance(x, np.memmap)
+    place = Disk.of(x)
     x, layout, report = arranged(x, layout)
     if conditions is not None and conditions.values.ndim > 2:
         # Images and signals must have the grid of the points. Their axes are in the same order if this fits.
         found = fitted(conditions.values, layout, (None, *x.shape[2:]))
         conditions = conditions if found is None else conditions._replace(values=np.ascontiguousarray(found.values))
-    images = tensor_of(x, mapped)
+    images = tensor_of(x, place is not None)
     _check_count(images)
     if images.is_floating_point():
-        _check_finite(images)
+        once(place, "finite", partial(_check_finite, images))
     y, classes = (None, ()) if labels is None else classes_of(labels)
     described = Description((), classes, (*notes, *report), conditions=_names(conditions))
-    return Contents(images, y, _numbers(conditions), mapped, described)
+    return Contents(images, y, _numbers(conditions), place, described)
 
 
 def _check_count(x: Tensor) -> None:

@@ -8,13 +8,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from sdegen.core.checks import in_range
 from sdegen.datasets import packing, pictures
-from sdegen.datasets.base import Dataset, split
+from sdegen.datasets.base import Dataset, Shuffle, split
 from sdegen.datasets.checks import check_memory, check_share, prefixed
 from sdegen.datasets.description import Description
+from sdegen.datasets.disk import Disk, shared
 from sdegen.datasets.units import Affine
 
 LONGEST = 2**14
@@ -75,6 +75,7 @@ class Folder(Dataset):
         held_out: share of the images of each class that are used only for metrics, not for training; the same images
             for every seed.
         dequantize: see :class:`Dataset`.
+        shuffle: see :class:`Dataset`.
     """
 
     FILES, BYTES = 1000, 2**24
@@ -89,6 +90,7 @@ class Folder(Dataset):
         colour: Literal["rgb", "grey"] = "rgb",
         held_out: float = 0.2,
         dequantize: bool = True,
+        shuffle: Shuffle = "auto",
     ) -> None:
         check_share(held_out)
         for side in () if size is None else (size,) if isinstance(size, int) else size:
@@ -105,7 +107,8 @@ class Folder(Dataset):
         # Held-out images come last, so that both parts can stay on the disk.
         order, files = torch.cat([train, kept]).tolist(), [file for group in groups for file in group]
         sides = size if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])
-        x, levels, report = self._read(Path(path), files, order, sides, colour)
+        images, levels, report = self._read(Path(path), files, order, sides, colour)
+        x, place = shared(images), Disk.of(images)
         if x.dtype == torch.int32:
             report = (*report, f"16 bits per pixel: the values are kept, and lie below {levels}, the number of levels")
         super().__init__(
@@ -117,13 +120,14 @@ class Folder(Dataset):
             held_out_y=None if classes is None else labels[kept],
             classes=classes,
             dequantize=dequantize,
-            mapped=x.nbytes > self.MAPPED,
+            disk=place,
+            shuffle=shuffle,
             description=Description((), listing.classes, (*pictures.skipped_in_words(listing.skipped), *report)),
         )
 
     def _read(
         self, path: Path, files: list[Path], order: list[int], size: tuple[int, int] | None, colour: str
-    ) -> tuple[Tensor, int, tuple[str, ...]]:
+    ) -> tuple[np.ndarray, int, tuple[str, ...]]:
         """Returns the images ``(N, C, H, W)`` in an order, the number of levels, and sentences about the images.
 
         All headers are checked before the first image is decoded.
@@ -145,5 +149,4 @@ class Folder(Dataset):
                 pack = packing.Pack(x, packing.levels(int(x.max())), report)
             else:
                 pack = packing.write(place, rows, len(files), report)
-        x = pack.x if pack.x.nbytes > self.MAPPED else np.array(pack.x)
-        return torch.from_numpy(x), pack.levels, pack.report
+        return pack.x if pack.x.nbytes > self.MAPPED else np.array(pack.x), pack.levels, pack.report

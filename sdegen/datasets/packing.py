@@ -22,13 +22,12 @@ from typing import NamedTuple
 import numpy as np
 
 from sdegen.core.progress import Progress
+from sdegen.datasets.disk import SETTLED, mapped
 
 log = logging.getLogger(__name__)
 
 FORMAT = 2
 """Version of the content of packs. Raise it when other pixels are computed from the same files."""
-SETTLED = 2.0
-"""Seconds after which another change of a file changes its time, too, on every usual file system."""
 ABANDONED = 86400.0
 """Age in seconds of an unfinished pack that is removed, because the process that wrote it was killed."""
 
@@ -83,7 +82,7 @@ def cache() -> Path:
 def read(place: Place, count: int) -> Pack | None:
     """Returns a pack of ``count`` images; None if it does not exist, or is damaged."""
     try:
-        x = np.load(place.folder / "images.npy", mmap_mode="c", allow_pickle=False)
+        x = mapped(place.folder / "images.npy")
         facts = json.loads((place.folder / "facts.json").read_text())
         known, report = int(facts["levels"]), tuple(map(str, facts["report"]))
     except (OSError, ValueError, TypeError, KeyError, EOFError):

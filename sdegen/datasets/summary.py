@@ -43,7 +43,7 @@ def summary(dataset: Dataset) -> dict[str, Any]:
         "classes": _counts(dataset),
         "conditions": _conditions(dataset),
         "units": _units(dataset),
-        "report": list(dataset.description.report),
+        "report": [*dataset.description.report, *_on_the_disk(dataset)],
         "concerns": dataset.concerns(),
     }
     entries = _entries(found, generated=dataset.held_out is None)
@@ -74,6 +74,14 @@ def _conditions(dataset: Dataset) -> list[dict[str, Any]]:
     values = zip(low.tolist(), high.tolist(), strict=True)
     names = map(dataset.description.condition, range(len(low)))
     return [{"name": name, "lowest": least, "highest": most} for name, (least, most) in zip(names, values, strict=True)]
+
+
+def _on_the_disk(dataset: Dataset) -> list[str]:
+    """Returns a sentence about data that stay on the disk."""
+    if dataset.disk is None:
+        return []
+    order = "rows" if dataset.block is None else f"blocks of {dataset.block}"
+    return [f"{dataset.x.nbytes / 2**30:.3g} GiB for training stay on the disk, shuffled by {order}"]
 
 
 def _counts(dataset: Dataset) -> dict[str, int]:

@@ -25,9 +25,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sdegen.core import processes
 from sdegen.core.errors import UserError
 from sdegen.core.progress import Evaluations
-from sdegen.core.randomness import RandnLike, SampleNoise, derive
+from sdegen.core.randomness import SampleNoise, derive
 from sdegen.datasets import Units
 from sdegen.flow.divergence import Divergence
 from sdegen.flow.solvers import ODESolver, RowField
@@ -112,16 +113,19 @@ class Flow:
             divergence: exact divergence, or estimates with probes.
             seed: seed of the probes.
         """
-        inner, parts = self.units.encode(self._checked(x)), []
+        inner = self.units.encode(self._checked(x))
         report = Evaluations("likelihood", len(x))
         counted = Counted(self.score, report.to)
+        # The processes of the command share the batches.
+        spans = [range(len(x))[i : i + self.batch_size] for i in range(0, len(x), self.batch_size)]
+
+        def here(span: range) -> Likelihood:
+            part = self._log_prob(counted, inner, span, divergence, seed)
+            report.finish(len(span), counted.rows)
+            return part
+
         with contextlib.closing(report):
-            for start in range(0, len(x), self.batch_size):
-                batch = inner[start : start + self.batch_size].to(self.device, self.dtype)
-                noise = SampleNoise(derive(seed, "probes"), start, start + len(batch), self.units.shape, self.device)
-                own = counted.of(torch.arange(start, start + len(batch)))
-                parts.append(self._log_prob(batch, own, divergence, noise))
-                report.finish(len(batch), counted.rows)
+            parts = processes.present().each(_log_prob, (self, inner, divergence, seed), spans, here)
         latent = torch.cat([part.latent for part in parts])
         log_p = torch.cat([part.log_p for part in parts])
         if broken := int((~log_p.isfinite()).sum()):
@@ -131,8 +135,11 @@ class Flow:
         log_p = log_p + self.units.log_det(x).to(log_p.device)
         return Likelihood(log_p, torch.cat(errors) if errors else None, latent, nfe)
 
-    def _log_prob(self, x: Tensor, counted: Counted, divergence: Divergence, noise: RandnLike) -> Likelihood:
+    def _log_prob(self, counted: Counted, inner: Tensor, span: range, divergence: Divergence, seed: int) -> Likelihood:
         """Returns the log-density of one batch in the network's units. The ODE is solved once."""
+        x = inner[span.start : span.stop].to(self.device, self.dtype)
+        noise = SampleNoise(derive(seed, "probes"), span.start, span.stop, self.units.shape, self.device)
+        counted = counted.of(torch.arange(span.start, span.stop))
         before, d, k = counted.rows, x[0].numel(), divergence.estimates
         field = self._augmented(counted, x, divergence, divergence.probes(x, noise))
         state = torch.cat([x.flatten(1), x.new_zeros(len(x), k)], dim=1)
@@ -186,6 +193,12 @@ class Flow:
                 f"points of shape {tuple(x.shape)} are not a batch ({wanted}) with N > 0: give points of this shape"
             )
         return x
+
+
+def _log_prob(context: tuple[Flow, Tensor, Divergence, int], span: range) -> Likelihood:
+    """Returns the log-density of one batch, in a process of the command that shows no progress."""
+    flow, inner, divergence, seed = context
+    return flow._log_prob(Counted(flow.score), inner, span, divergence, seed)
 
 
 def arc(a: Tensor, b: Tensor, n: int) -> Tensor:

@@ -4,9 +4,10 @@ r"""Guidance by a class or another condition, and by a weaker network.
 
 A guidance object holds the condition or the measurement. Samplers use a guided score in place of the network's score.
 
-All guidance in this module has a scale γ. At γ = 1 the guided score is a score. At any other γ it is an extrapolation,
-and belongs to no process: see docs/mathematics.md. With an interval of t, γ applies inside the interval, and outside of
-it γ is 1 (Kynkäänniemi et al., 2024, https://arxiv.org/abs/2404.07724).
+All guidance in this module has a scale γ. At γ = 0 the guided score is the score without the condition or of the weaker
+network, and at γ = 1 the score given the condition or of the stronger network. Any other γ interpolates or extrapolates
+these two scores, and the result is in general the score of no process: see docs/mathematics.md. With an interval of t,
+γ applies inside the interval, and outside of it γ is 1 (Kynkäänniemi et al., 2024, https://arxiv.org/abs/2404.07724).
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from torch import Tensor
 from sdegen.core.errors import UserError
 from sdegen.core.tensors import expand
 from sdegen.models.classifier import ClassifierModel
+from sdegen.models.likelihood import Likelihood
 from sdegen.models.score import ScoreModel
 from sdegen.sde.base import SDE, S, Score
-from sdegen.sde.scores import Counted, GuidedScore, Parts
+from sdegen.sde.scores import Counted, GuidedScore, Parts, RowScore, of_rows
 
 Interval = tuple[float, float]
 
@@ -63,8 +65,8 @@ class Scale:
     def __init__(self, scale: float, interval: Interval | None) -> None:
         if interval is not None and not 0 <= interval[0] < interval[1] <= SDE.T:
             raise ValueError(
-                f"interval={list(interval)} must have two ascending times between 0 and {SDE.T:g}: use "
-                f"interval=[0.2,0.8], for example"
+                f"interval=[{interval[0]:g},{interval[1]:g}] must be two ascending times between 0 and {SDE.T:g}, such "
+                f"as [0.2,0.8]"
             )
         self.scale, self.interval = scale, interval
 
@@ -79,19 +81,7 @@ class Scale:
 
     def extrapolated(self, base: Score, towards: Score) -> Score:
         """Returns the score base + γ (towards − base). Where γ is 1, only ``towards`` is evaluated."""
-        if self.scale == 1:
-            return towards
-
-        def guided(x: Tensor, t: Tensor) -> Tensor:
-            inside = self.inside(t)
-            if bool(inside.all()):
-                return torch.lerp(base(x, t), towards(x, t), self.scale)
-            found = towards(x, t)
-            if bool(inside.any()):
-                found[inside] = torch.lerp(base(x[inside], t[inside]), found[inside], self.scale)
-            return found
-
-        return guided
+        return towards if self.scale == 1 else Extrapolated(self, base, towards)
 
     def check(self, sde: SDE, times: Tensor | None = None) -> None:
         """Raises UserError if the interval has no time between eps and T of the process, or none of ``times``.
@@ -102,7 +92,8 @@ class Scale:
         """
         if self.interval is None:
             return
-        name, (low, high) = f"guidance.interval={list(self.interval)}", self.interval
+        low, high = self.interval
+        name = f"guidance.interval=[{low:g},{high:g}]"
         if not (low < sde.T and high > sde.eps):
             raise UserError(
                 f"{name}: has no time between {sde.eps:g} (sde.eps) and {sde.T:g}: use guidance.interval=[0.2,0.8], "
@@ -118,24 +109,43 @@ class Scale:
         )
 
 
+class Extrapolated(RowScore):
+    """The score base + γ (towards − base) of two scores. Where γ is 1, only ``towards`` is evaluated."""
+
+    def __init__(self, scale: Scale, base: Score, towards: Score) -> None:
+        self.scale, self.base, self.towards = scale, base, towards
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        inside, scale = self.scale.inside(t), self.scale.scale
+        if bool(inside.all()):
+            return torch.lerp(self.base(x, t), self.towards(x, t), scale)
+        found = self.towards(x, t)
+        if bool(inside.any()):
+            base = of_rows(self.base, inside.nonzero().flatten())
+            found[inside] = torch.lerp(base(x[inside], t[inside]), found[inside], scale)
+        return found
+
+    def of(self, row: Tensor) -> Extrapolated:
+        return Extrapolated(self.scale, of_rows(self.base, row), of_rows(self.towards, row))
+
+
 class Learned(Guidance[SDE]):
     r"""Guidance by a learned likelihood of noisy data, which adds :math:`\gamma \nabla_x \log p_t(y \mid x)`.
 
     Args:
+        likelihood: classifier or regressor of noisy data.
+        y: class or condition, ``(1, *)`` for all samples, or one for each sample, ``(N, *)``.
         scale: strength γ of the guidance.
         interval: first and last time at which ``scale`` applies; outside of it, γ is 1. None for all times.
     """
 
-    def __init__(self, scale: float, interval: Interval | None) -> None:
+    def __init__(self, likelihood: Likelihood, y: Tensor, scale: float, interval: Interval | None) -> None:
+        self.likelihood, self.y = likelihood, y
         self.scale: Scale = Scale(scale, interval)
-
-    @abstractmethod
-    def log_likelihood(self, x: Tensor, t: Tensor) -> Tensor:
-        """Returns the log-likelihood ``(B,)`` of the class or the condition at ``x`` ``(B, *)``."""
 
     def __call__(self, sde: SDE, score: Score) -> Score:
         self.scale.check(sde)
-        return Steered(self, score)
+        return Steered(self.likelihood, self.y, self.scale, score)
 
     def start(self, sde: SDE, x: Tensor) -> Tensor:
         return x
@@ -161,24 +171,24 @@ class ClassifierGuidance(Learned):
     def __init__(
         self, run: ClassifierModel, label: int | None, scale: float = 1.0, interval: Interval | None = None
     ) -> None:
-        super().__init__(scale, interval)
-        self.classifier, self.label = run, required("classifier", label)
-
-    def log_likelihood(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.classifier.given(torch.tensor(self.label, device=x.device))(x, t)
+        super().__init__(run, torch.tensor([required("classifier", label)]), scale, interval)
 
 
 class Steered(GuidedScore):
-    """Score with the guidance of a learned likelihood."""
+    """Score with the guidance of a learned likelihood. The arguments are those of :class:`Learned`."""
 
-    def __init__(self, guidance: Learned, score: Score) -> None:
-        self.guidance, self.score = guidance, score
+    def __init__(self, likelihood: Likelihood, y: Tensor, scale: Scale, score: Score) -> None:
+        self.likelihood, self.y, self.scale, self.score = likelihood, y, scale, score
+
+    def of(self, row: Tensor) -> Steered:
+        y = self.y if len(self.y) == 1 else self.y[row.to(self.y.device)]
+        return Steered(self.likelihood, y, self.scale, of_rows(self.score, row))
 
     def parts(self, x: Tensor, t: Tensor) -> Parts:
         with torch.enable_grad():
             point = x.detach().requires_grad_()
-            log_p = self.guidance.log_likelihood(point, t)
-            log_p = self.guidance.scale.at(log_p, t) * log_p
+            log_p = self.likelihood.given(self.y.to(x.device))(point, t)
+            log_p = self.scale.at(log_p, t) * log_p
             pull = torch.autograd.grad(log_p.sum(), point)[0]
         return Parts(self.score(x, t), pull, log_p.detach())
 
@@ -194,8 +204,8 @@ class ClassifierFree(Guidance[SDE]):
     Reference: Ho & Salimans (2022), https://arxiv.org/abs/2207.12598
 
     Args:
-        given: condition y, such as the number of the class; from the options ``label`` and ``condition`` of the
-            command.
+        given: condition y, such as the number of the class, or one for each sample; from the options ``label`` and
+            ``condition`` of the command.
         scale: strength γ of the guidance.
         interval: first and last time at which ``scale`` applies; outside of it, γ is 1. None for all times.
     """
@@ -227,8 +237,8 @@ class AutoGuidance(Guidance[SDE]):
     Reference: Karras et al. (2024), https://arxiv.org/abs/2406.02507
 
     Args:
-        given: condition y, such as the number of the class; from the options ``label`` and ``condition`` of the
-            command. None for all data.
+        given: condition y, such as the number of the class, or one for each sample; from the options ``label`` and
+            ``condition`` of the command. None for all data.
         run: weaker network; in a configuration, the folder of its run, or null for the run that is sampled.
         checkpoint: checkpoint of the weaker network: a step, ``last`` or ``best``.
         scale: strength γ of the guidance.
@@ -265,8 +275,9 @@ T = TypeVar("T")
 def required(name: str, given: T | None) -> T:
     """Returns the class or the condition ``given``, or raises ValueError if it is None."""
     if given is None:
+        other = name == "classifier_free"
         raise ValueError(
-            f"guidance={name} needs a class: give label=3, for example, or label=all for all classes in turn"
-            f"{' or, for data with conditions, condition=' if name == 'classifier_free' else ''}"
+            f"guidance={name} needs a class{' or a condition' * other}: give label=3, for example, or label=all for "
+            f"all classes in turn{', or condition=[0.3,1.2] for data with conditions' * other}"
         )
     return given

@@ -24,7 +24,7 @@ from sdegen.core.errors import UserError
 from sdegen.core.tensors import expand
 from sdegen.guidance.posterior import Method, Problem
 from sdegen.sde.base import LinearSDE, Score
-from sdegen.sde.scores import GuidedScore, Parts
+from sdegen.sde.scores import GuidedScore, Parts, of_rows
 
 MOST_NUMBERS = 64
 """Largest number of measured numbers whose covariance matrix is computed."""
@@ -68,6 +68,9 @@ class Measured(GuidedScore):
         own, pull, _, _ = self._pulled(x, t)
         return own + pull
 
+    def of(self, row: Tensor) -> Measured:
+        return Measured(self.method, self.sde, of_rows(self.score, row), self.problem)
+
     def parts(self, x: Tensor, t: Tensor) -> Parts:
         measurement, y, noise = self.problem
         own, pull, mean, carried = self._pulled(x, t)
@@ -100,11 +103,12 @@ class Measured(GuidedScore):
 
 
 class Moments(GaussianMethod):
-    r"""Method with the full covariance of x_0 given x_t, from the Jacobian of the score. It is exact for Gaussian data.
+    r"""Method with the full covariance of x_0 given x_t, from the Jacobian of the score.
 
     .. math:: V = \frac{\sigma_t^2}{\alpha_t} \frac{\partial \hat x}{\partial x}
 
-    Each iteration costs a backward pass.
+    It is exact for a linear measurement of Gaussian data if there are as many iterations as measured numbers. Each
+    iteration costs a backward pass.
 
     Reference: Rozet et al. (2024), https://arxiv.org/abs/2405.13712; Boys et al. (2023), https://arxiv.org/abs/2310.06721
 
@@ -123,7 +127,9 @@ class Moments(GaussianMethod):
 
 
 class Isotropic(GaussianMethod):
-    r"""ΠGDM, the method with one variance for all directions. It is exact for Gaussian data with the covariance c² I.
+    r"""ΠGDM, the method with one variance for all directions.
+
+    It is exact for a linear measurement of Gaussian data with the covariance c² I.
 
     .. math:: V = \frac{c^2 \sigma_t^2}{\sigma_t^2 + c^2 \alpha_t^2} I
 

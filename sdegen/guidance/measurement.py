@@ -244,11 +244,12 @@ def array(option: str, path: str) -> Tensor:
         # With mmap_mode, NumPy rejects a file that is shorter than the header says.
         values = np.load(Path(path), mmap_mode="r", allow_pickle=False)
         if not isinstance(values, np.ndarray) or not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
-            raise ValueError("the array has no numbers")
+            raise ValueError
         found = torch.from_numpy(np.array(values, order="C"))
     except (OSError, ValueError, EOFError) as error:
+        reason = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
         raise ValueError(
-            f"{option}={path}: not a readable .npy file: {error}: save an array of numbers with numpy.save"
+            f"{option}={path}: not a readable .npy file{reason}: save an array of numbers with numpy.save"
         ) from None
     return found
 

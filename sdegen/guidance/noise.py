@@ -13,6 +13,7 @@ from sdegen.core.tensors import squared_norm
 
 STD = 0.05
 """Default standard deviation of Gaussian noise."""
+NEARLY_EXACT = ": use 1e-3 for a nearly exact measurement"
 
 
 class Noise(ABC):
@@ -58,7 +59,7 @@ class Gaussian(Noise):
     """
 
     def __init__(self, std: float = STD) -> None:
-        self._std = self.std = in_range("std", std, above=0, fix=": use 1e-3 for a nearly exact measurement")
+        self._std = self.std = in_range("std", std, above=0, fix=NEARLY_EXACT)
 
     def variance(self, mean: Tensor) -> float:
         return self._std**2
@@ -121,4 +122,4 @@ def as_noise(noise: Noise | float) -> Noise:
     """Returns the noise; a number is the standard deviation of Gaussian noise."""
     if isinstance(noise, Noise):
         return noise
-    return Gaussian(in_range("noise", noise, above=0, fix=": use noise=1e-3 for a nearly exact measurement"))
+    return Gaussian(in_range("noise", noise, above=0, fix=NEARLY_EXACT))

@@ -30,7 +30,7 @@ class Operator(Measurement):
 
     def picture(self, y: Tensor) -> Tensor:
         rows = y[0].squeeze().cpu()
-        return rows.reshape(-1, rows.shape[-1]) if rows.ndim > 2 else rows.reshape(-1) if rows.ndim == 0 else rows
+        return rows.reshape(-1, rows.shape[-1]) if rows.ndim > 2 else torch.atleast_1d(rows)
 
 
 class Decoded(Measurement):

@@ -7,9 +7,9 @@ point,
 .. math:: p_t(y \mid x) = \int p(y \mid H(x_0))\, p(x_0 \mid x)\, dx_0.
 
 Several independent measurements of one point, of the same kind or not, are one measurement, whose likelihood given
-:math:`x_0` is a product: :class:`Together` stacks them, each in standard deviations of its noise. For
-t > 0 the likelihood given :math:`x_t` is no product, because :math:`x_t` leaves :math:`x_0` uncertain. The sum of the
-single guidances is then wrong.
+:math:`x_0` is a product: :class:`Together` stacks them, each in standard deviations of its noise. For t > 0 the
+likelihood given :math:`x_t` is not a product, because :math:`x_t` leaves :math:`x_0` uncertain, and a sum of separate
+guidances would be wrong.
 """
 
 from __future__ import annotations

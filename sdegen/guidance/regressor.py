@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from sdegen.guidance.classes import Interval, Learned
@@ -13,15 +14,14 @@ class Regressor(Learned):
 
     .. math:: s(x, t) + \gamma\, \nabla_x \log p_t(y \mid x)
 
-    The score s is that of a network that is not told the condition. At :math:`\gamma = 1` this is the score given the
-    condition.
+    The score s is that of a network without the condition. At :math:`\gamma = 1` this is the score given the condition.
 
     Reference: section 4 of the paper
 
     Args:
         run: regressor; in a configuration, the folder of the run that trained it.
-        y: condition in the network's units, in the shape of one condition; from the option ``condition`` of the
-            command.
+        y: condition in the network's units, the k numbers ``(k,)`` for all samples or ``(N, k)`` for each sample; an
+            image is the vector of its entries. From the option ``condition`` of the command.
         scale: strength γ of the guidance.
         interval: first and last time at which ``scale`` applies; outside of it, γ is 1. None for all times.
     """
@@ -31,10 +31,6 @@ class Regressor(Learned):
     def __init__(
         self, run: RegressorModel, y: Tensor | None, scale: float = 1.0, interval: Interval | None = None
     ) -> None:
-        super().__init__(scale, interval)
         if y is None:
             raise ValueError("guidance=regressor needs a condition: give condition=[0.3,1.2], for example, or a file")
-        self.regressor, self.y = run, y
-
-    def log_likelihood(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.regressor.given(self.y)(x, t)
+        super().__init__(run, torch.atleast_2d(y), scale, interval)

@@ -11,7 +11,7 @@ uniform. There are two kinds of ranks:
   Reference: Lemos et al. (2023), https://arxiv.org/abs/2302.03026
 
 The value of both tests is the largest difference between the share of the ranks in an interval and the length of the
-interval. So the coverage of no credible interval, or region, is farther off. The value is Kuiper's statistic V, which
+interval. No credible interval or region has a coverage that is farther off. The value is Kuiper's statistic V, which
 sees samples that are shifted, too narrow or too wide. For N pairs, the p-value of its test is
 
 .. math:: 2 \sum_{j \ge 1} (4 j^2 \lambda^2 - 1) e^{-2 j^2 \lambda^2}, \qquad
@@ -149,10 +149,9 @@ def measure_posteriors(dataset: Dataset, c: Tensor, x: Tensor) -> Metrics:
 
 def _sliced_w1(given: Dataset, x: Tensor) -> dict[str, Any]:
     """Returns the sliced W1 of samples ``(n, d)`` and exact draws, each coordinate in standard deviations."""
-    first, *others = [("reference",), *(("floor", k) for k in range(FLOORS))]
-    reference = given.draw(REFERENCE, generator("cpu", 0, *first))
+    reference = given.draw(REFERENCE, generator("cpu", 0, "reference"))
     assert reference is not None
     scale = reference.std(0, correction=0)
-    sets = [x, *(given.draw(len(x), generator("cpu", 0, *key)) for key in others)]
+    sets = [x, *(given.draw(len(x), generator("cpu", 0, "floor", k)) for k in range(FLOORS))]
     value, *floors = [sliced_w1(part / scale, reference / scale) for part in sets if part is not None]
     return {"value": value, "floor": statistics.median(floors), "train": None, "floor_from": "exact draws"}

@@ -30,17 +30,18 @@ COMPONENTS, EXPLAINED = 32, 0.9
 MIXED = 2000
 """Largest number of images that are mixed to make a surrogate."""
 LEARNED = 2**26
-"""Largest number of entries of the images without labels from which features are learned (256 MiB in float32)."""
+"""Largest number of entries of images without labels, or on the disk, for the features (256 MiB in float32)."""
 
 
 def fit_features(dataset: Dataset) -> Features:
     """Trains the classifier that gives the features, with the labels of the data or with made-up ones.
 
-    Of images without labels, at most :data:`REFERENCE` images and :data:`LEARNED` entries are used.
+    Of images without labels, or on the disk, at most :data:`REFERENCE` images and :data:`LEARNED` entries are used.
     """
+    most = len(dataset.x) if dataset.y is not None and dataset.disk is None else _learned(dataset)
+    x = dataset.units.encode(part(dataset.x, most)).float()
     if dataset.y is not None:
-        return train_features(dataset.units.encode(dataset.x).float(), dataset.y, feature_classes(dataset))
-    x = dataset.units.encode(part(dataset.x, _learned(dataset))).float()
+        return train_features(x, part(dataset.y, most), feature_classes(dataset))
 
     def saved(images: Tensor) -> Tensor:
         return dataset.units.encode(quantized(dataset.units.decode(images), dataset.levels)).float()
@@ -54,7 +55,7 @@ def feature_classes(dataset: Dataset) -> int:
 
 
 def _learned(dataset: Dataset) -> int:
-    """Returns the number of images without labels from which features are learned."""
+    """Returns the number of images without labels, or on the disk, from which features are learned."""
     return min(len(dataset.x), REFERENCE, max(2, LEARNED // dataset.units.size))
 
 

@@ -35,7 +35,7 @@ from sdegen.sde.base import SDE, LinearSDE, S
 from sdegen.sde.change import Change
 
 Output = Callable[[Tensor, Tensor], Tensor]
-"""A network as a function of ``(x, t)``: the network itself, or the network with a class given."""
+"""A network as a function of ``(x, t)``: the network itself, or the network given a condition."""
 
 
 class Parametrization(ABC, Generic[S]):

@@ -7,9 +7,9 @@ Gaussians over the k numbers of y:
 .. math:: p_t(y \mid x) = \sum_j w_j\, N(y; m_j, \Sigma_j), \qquad
           \Sigma_j^{-1} = (I + L_j)^\top D_j^2\, (I + L_j),
 
-with diagonal :math:`D_j > 0` and strictly lower triangular :math:`L_j`. This is the Cholesky factorisation of the full
-covariance: row i of :math:`-L_j` holds the coefficients of the regression of :math:`y_i` on the numbers before it, and
-:math:`1/D_{ii}` is the standard deviation that this regression leaves.
+with diagonal :math:`D_j > 0` and strictly lower triangular :math:`L_j`. The Cholesky factor of the full covariance is
+:math:`(D_j (I + L_j))^{-1}`. Row i of :math:`-L_j` holds the coefficients of the regression of :math:`y_i` on the
+numbers before it, and :math:`1/D_{ii}` is the standard deviation of the residual.
 """
 
 from __future__ import annotations

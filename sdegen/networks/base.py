@@ -20,8 +20,8 @@ from sdegen.sde.base import SDE
 class Network(nn.Module, ABC):
     """A function of (x, t). It returns a tensor in the shape of x, or the numbers of a distribution of y given x.
 
-    The program supplies the arguments ``shape`` (shape of one point), ``classes``, ``law`` and ``sde`` to a constructor
-    that has them. All other arguments are options in the YAML of the network.
+    The program supplies the arguments ``shape`` (shape of one point), ``classes``, ``condition_shape``, ``law`` and
+    ``sde`` to a constructor that has them. All other arguments are options in the YAML of the network.
 
     Attributes:
         exact: True if the output is the exact score. Such a network needs no parametrization and no training.

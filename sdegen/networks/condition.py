@@ -1,4 +1,4 @@
-r"""Conditions: what a network is told about a point beside x and t, such as the class of the point.
+r"""Conditions: what a network is given about a point beside x and t, such as the class of the point.
 
 A condition is the argument ``y`` of a network. It has a value for each row, or one value for all rows. ``y=None`` means
 that no row has a condition, and :meth:`Condition.hide` writes the value with this meaning into single rows. A network
@@ -18,10 +18,9 @@ Numbers, images and signals are in the network's units. All other code uses only
 
 - A perceptron appends the features of the condition to its inputs.
 - Other networks add the embedding of the condition to the embedding of the time, and append its planes to the channels.
+  A value for all rows is embedded once.
 - Training hides conditions in :class:`sdegen.training.batches.Points`, and nowhere else.
 - A sampler or guidance takes ``score.given(y)`` for the score with a condition, and the score itself for no condition.
-
-A value for all rows is embedded once, and not for each row.
 """
 
 from __future__ import annotations
@@ -42,20 +41,28 @@ class Condition(ABC):
     """A kind of condition, with the values that a network takes in place of ``y``.
 
     Attributes:
-        dropout: largest share of training rows of which a part of the condition is hidden.
+        label_dropout: share of training rows whose class is hidden; None if the class is no part of the condition.
+        value_dropout: share of training rows whose numbers, image or signal are hidden; None if there are none.
         inputs: number F of features.
         planes: number of channels that are appended to the channels of x.
         ndim: number of axes of the value of a row.
-        labelled: True if the class is part of the condition.
-        valued: True if numbers, an image or a signal are part of the condition.
     """
 
-    dropout: float
+    label_dropout: float | None = None
+    value_dropout: float | None = None
     inputs: int
     planes = 0
     ndim: int
-    labelled = False
-    valued = True
+
+    @property
+    def labelled(self) -> bool:
+        """True if the class is part of the condition."""
+        return self.label_dropout is not None
+
+    @property
+    def valued(self) -> bool:
+        """True if numbers, an image or a signal are part of the condition."""
+        return self.value_dropout is not None
 
     @abstractmethod
     def of(self, labels: Tensor | None, values: Tensor | None) -> Tensor:
@@ -85,7 +92,6 @@ class Condition(ABC):
             u: uniform random number of each row. The parts of a condition whose dropout is above it are hidden.
         """
 
-    @abstractmethod
     def knows(self, labels: bool, values: bool) -> bool:
         """Returns True if some training rows show exactly these parts of the condition and hide the others.
 
@@ -95,6 +101,11 @@ class Condition(ABC):
             labels: True if the class is shown.
             values: True if the numbers, the image or the signal are shown.
         """
+        both = ((self.label_dropout, labels), (self.value_dropout, values))
+        parts = [(share, shown) for share, shown in both if share is not None]
+        # A row with the random number u shows the parts whose dropout is at most u.
+        lowest = max((share for share, shown in parts if shown), default=0.0)
+        return lowest < min((share for share, shown in parts if not shown), default=1.0)
 
     @abstractmethod
     def initialise(self, weight: Tensor) -> None:
@@ -120,11 +131,10 @@ class Classes(Condition):
         dropout: share of training rows whose class is hidden.
     """
 
-    labelled, valued = True, False
+    label_dropout: float
 
     def __init__(self, classes: int, dropout: float = 0.0) -> None:
-        self.dropout = dropout
-        self.inputs, self.ndim = classes + 1, 0
+        self.label_dropout, self.inputs, self.ndim = dropout, classes + 1, 0
 
     def of(self, labels: Tensor | None, values: Tensor | None) -> Tensor:
         return torch.tensor(NONE) if labels is None else labels
@@ -141,10 +151,7 @@ class Classes(Condition):
         return nn.Embedding(self.inputs, width)
 
     def hide(self, y: Tensor, u: Tensor) -> Tensor:
-        return torch.where(u < self.dropout, NONE, y)
-
-    def knows(self, labels: bool, values: bool) -> bool:
-        return labels or self.dropout > 0
+        return torch.where(u < self.label_dropout, NONE, y)
 
     def initialise(self, weight: Tensor) -> None:
         # Only one entry of the features is not zero, so scale the weights as those of a single input.
@@ -161,14 +168,16 @@ class Numbers(Condition):
         size: number k of numbers.
         dropout: share of training rows whose numbers are hidden.
         classes: number of classes; None if the condition has no class.
-        label_dropout: share of training rows whose class is hidden. The smaller of both shares of the rows lose both.
+        label_dropout: share of training rows whose class is hidden. Both parts are hidden by the same random number, so
+            the smaller of the two shares is that of the rows without both.
     """
 
+    value_dropout: float
+
     def __init__(self, size: int, dropout: float = 0.0, classes: int | None = None, label_dropout: float = 0.0) -> None:
-        self.size, self.numbers_dropout, self.ndim = size, dropout, 1
+        self.size, self.value_dropout, self.ndim = size, dropout, 1
         self.classes = None if classes is None else Classes(classes, label_dropout)
-        self.labelled = classes is not None
-        self.dropout = max(dropout, 0.0 if classes is None else label_dropout)
+        self.label_dropout = None if classes is None else label_dropout
         self.inputs = size + 1 + (0 if self.classes is None else self.classes.inputs)
 
     def of(self, labels: Tensor | None, values: Tensor | None) -> Tensor:
@@ -187,10 +196,8 @@ class Numbers(Condition):
 
     def codes(self, y: Tensor | None, x: Tensor) -> Tensor:
         width = self.size + (self.classes is not None)
-        y = x.new_full((1, width), math.nan) if y is None else y.to(x).reshape(-1, width)
-        numbers = self.numbers(y)
-        hidden = numbers.isnan()
-        parts = [numbers.masked_fill(hidden, 0), hidden[:, :1].to(x.dtype)]
+        y = rows_of(y, x, (width,))
+        parts = vectors(self.numbers(y))
         if self.classes is not None:
             label = y[:, 0].nan_to_num(NONE).long()
             parts.append(self.classes.features(label, y))
@@ -201,21 +208,10 @@ class Numbers(Condition):
 
     def hide(self, y: Tensor, u: Tensor) -> Tensor:
         u = u.unsqueeze(-1)
-        numbers = self.numbers(y).masked_fill(u < self.numbers_dropout, math.nan)
-        if self.classes is None:
+        numbers = self.numbers(y).masked_fill(u < self.value_dropout, math.nan)
+        if self.label_dropout is None:
             return numbers
-        return torch.cat([y[..., :1].masked_fill(u < self.classes.dropout, NONE), numbers], dim=-1)
-
-    def knows(self, labels: bool, values: bool) -> bool:
-        if self.classes is None:
-            return values or self.numbers_dropout > 0
-        # Both parts are hidden by the same random number, so a row that loses one part loses the other part too if
-        # the dropout of the other part is at least as large.
-        if labels != values:
-            return (
-                (self.classes.dropout < self.numbers_dropout) if labels else self.classes.dropout > self.numbers_dropout
-            )
-        return labels or min(self.classes.dropout, self.numbers_dropout) > 0
+        return torch.cat([y[..., :1].masked_fill(u < self.label_dropout, NONE), numbers], dim=-1)
 
     def initialise(self, weight: Tensor) -> None:
         nn.init.kaiming_uniform_(weight[:, : self.size], a=math.sqrt(5))
@@ -232,42 +228,45 @@ class Field(Condition):
         dropout: share of training rows whose image or signal is hidden.
     """
 
+    value_dropout: float
+
     def __init__(self, shape: tuple[int, ...], dropout: float = 0.0) -> None:
         self.shape, self.planes, self.ndim = shape, shape[0], len(shape)
-        self.dropout = dropout
+        self.value_dropout = dropout
         self.inputs = math.prod(shape) + 1
 
     def of(self, labels: Tensor | None, values: Tensor | None) -> Tensor:
         return torch.full(self.shape, math.nan, dtype=torch.float64) if values is None else values
 
     def features(self, y: Tensor | None, x: Tensor) -> Tensor:
-        values = self._values(y, x)
-        hidden = values.isnan()
-        features = torch.cat([values.masked_fill(hidden, 0).flatten(1), hidden.flatten(1)[:, :1].to(x.dtype)], dim=1)
-        return features.expand(len(x), -1)
+        return torch.cat(vectors(rows_of(y, x, self.shape)), dim=1).expand(len(x), -1)
 
     def codes(self, y: Tensor | None, x: Tensor) -> Tensor:
-        return self._values(y, x).flatten(1)[:, 0].isnan().long()
+        return rows_of(y, x, self.shape).flatten(1)[:, 0].isnan().long()
 
     def embedding(self, width: int) -> nn.Module:
         return nn.Embedding(2, width)
 
     def hide(self, y: Tensor, u: Tensor) -> Tensor:
-        return y.masked_fill((u < self.dropout)[(..., *[None] * len(self.shape))], math.nan)
-
-    def knows(self, labels: bool, values: bool) -> bool:
-        return values or self.dropout > 0
+        return y.masked_fill((u < self.value_dropout)[(..., *[None] * len(self.shape))], math.nan)
 
     def initialise(self, weight: Tensor) -> None:
         nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
 
     def appended(self, x: Tensor, y: Tensor | None) -> Tensor:
-        values = self._values(y, x).nan_to_num(0)
+        values = rows_of(y, x, self.shape).nan_to_num(0)
         return torch.cat([x, values.expand(len(x), *self.shape)], dim=1)
 
-    def _values(self, y: Tensor | None, x: Tensor) -> Tensor:
-        """Returns the condition of each row, or one row if all conditions agree."""
-        return x.new_full((1, *self.shape), math.nan) if y is None else y.to(x).reshape(-1, *self.shape)
+
+def rows_of(y: Tensor | None, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Returns the condition ``(B, *shape)`` of each row of ``x``, or one row if all conditions agree."""
+    return x.new_full((1, *shape), math.nan) if y is None else y.to(x).reshape(-1, *shape)
+
+
+def vectors(values: Tensor) -> list[Tensor]:
+    """Returns values ``(B, *)`` as vectors, 0 if they are hidden, and 1 for each row with hidden values."""
+    hidden = values.flatten(1).isnan()
+    return [values.flatten(1).masked_fill(hidden, 0), hidden[:, :1].to(values)]
 
 
 def condition_of(
@@ -290,32 +289,30 @@ def condition_of(
     Raises:
         ValueError: a share is out of range, or the data do not have what the network takes.
     """
-    if condition_dropout is None:
-        condition_shape = None
-    else:
-        in_range("condition_dropout", condition_dropout, at_least=0, below=1, fix=", or null")
+    for name, share in (("label_dropout", label_dropout), ("condition_dropout", condition_dropout)):
+        if share is not None:
+            in_range(name, share, at_least=0, below=1, fix=", or null")
     if condition_shape is None and condition_dropout:
         raise ValueError(
             f"condition_dropout={condition_dropout:g} needs data with conditions, and these have none: name their "
-            f"columns with dataset.condition=[…], or set condition_dropout=0"
+            f"columns with dataset.condition=[…], or set network.condition_dropout=0"
         )
-    if label_dropout is not None:
-        in_range("label_dropout", label_dropout, at_least=0, below=1, fix=", or null")
-        if classes is None:
-            raise ValueError(
-                f"label_dropout={label_dropout:g} needs labels, and the data have none: set label_dropout=null"
-            )
+    if label_dropout is None:
+        classes = None
+    elif classes is None:
+        fix = "set network.label_dropout=null"
+        raise ValueError(f"label_dropout={label_dropout:g} needs labels, and the data have none: {fix}")
     if condition_shape is None or condition_dropout is None:
-        return None if label_dropout is None or classes is None else Classes(classes, label_dropout)
+        return None if classes is None else Classes(classes, label_dropout or 0.0)
     if len(condition_shape) == 1:
-        return Numbers(
-            condition_shape[0], condition_dropout, None if label_dropout is None else classes, label_dropout or 0
-        )
+        return Numbers(condition_shape[0], condition_dropout, classes, label_dropout or 0.0)
     if condition_shape[1:] != shape[1:]:
         raise ValueError(
             f"condition: has the shape {condition_shape}, and points have {tuple(shape)}: give numbers, or an "
             f"image or signal on the same grid"
         )
-    if label_dropout is not None:
-        raise ValueError("label_dropout: a network takes the image as condition, or the class: set label_dropout=null")
+    if classes is not None:
+        raise ValueError(
+            "label_dropout: a network takes the image as condition, or the class: set network.label_dropout=null"
+        )
     return Field(condition_shape, condition_dropout)

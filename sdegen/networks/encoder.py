@@ -22,7 +22,7 @@ class Encoder(Network):
         sde: forward process.
         channels: numbers of channels of the levels, multiples of 8. Height and width are halved between two levels.
         fourier_features: number of Fourier features of the noise level.
-        instead: network for points that are no images, for a message.
+        instead: network to use for points that are not images, for a message.
     """
 
     process = LinearSDE

@@ -21,7 +21,7 @@ CONVOLUTIONS: dict[int, Convolution] = {1: nn.Conv1d, 2: nn.Conv2d}
 
 
 class Block(nn.Module):
-    """Two convolutions and a shortcut. The embedding of time and class scales and shifts the output of the first.
+    """Two convolutions and a shortcut. The embedding of time and condition scales and shifts the output of the first.
 
     The weights of the second convolution are zero at first, so that a new block computes only the shortcut.
     """

@@ -15,8 +15,6 @@ from sdegen.networks.condition import condition_of
 from sdegen.networks.embedding import GaussianFourier, by_row
 
 ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
-
-
 MANY = 32
 """Number of features of a condition from which it is worth folding it into the bias of the first layer."""
 
@@ -61,19 +59,19 @@ class MLP(Network):
         # activation. For a ReLU, it is zero except at 0.
         self.rough = "use network.activation=silu" if activation == "relu" else ""
         self.condition = condition_of(shape, classes, label_dropout, condition_shape, condition_dropout)
-        size, told = math.prod(shape), 0 if self.condition is None else self.condition.inputs
+        size, extra = math.prod(shape), 0 if self.condition is None else self.condition.inputs
         if time_embedding == "concat":
             self.embedding: nn.Module = nn.Unflatten(0, (-1, 1))
-            self.layers = perceptron(size + 1 + told, hidden, size, activation)
+            self.layers = perceptron(size + 1 + extra, hidden, size, activation)
         else:
             self.embedding = GaussianFourier(fourier_features, fourier_scale)
-            self.layers = perceptron(size + fourier_features + told, hidden, size, activation)
+            self.layers = perceptron(size + fourier_features + extra, hidden, size, activation)
             # Torch scales the initial weights by the number of all inputs. With many features and few coordinates, the
             # network would then ignore x in the first thousands of steps. So scale the weights of x by the
             # number of coordinates of x.
             nn.init.kaiming_uniform_(self.layers[0].weight[:, :size].data, a=math.sqrt(5))  # type: ignore[index]
         if self.condition is not None:
-            self.condition.initialise(self.layers[0].weight[:, -told:].data)  # type: ignore[index]
+            self.condition.initialise(self.layers[0].weight[:, -extra:].data)  # type: ignore[index]
 
     def features(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """Returns the input ``(B, inputs)`` of the first layer, from the arguments of :meth:`forward`."""
@@ -97,16 +95,16 @@ class MLP(Network):
 
     def _folds(self, y: Tensor | None) -> bool:
         """Returns True if ``y`` is one condition of all rows with so many features that folding is worth it."""
-        told = self.condition
-        return told is not None and told.inputs >= MANY and told.valued and y is not None and y.ndim <= told.ndim
+        kind = self.condition
+        return kind is not None and kind.inputs >= MANY and kind.valued and y is not None and y.ndim <= kind.ndim
 
     def _folded(self, y: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
         """Returns the network given a condition, whose product with the first layer is a part of the bias."""
         assert self.condition is not None
         first: nn.Linear = self.layers[0]  # type: ignore[assignment]
         rest = self.layers[1:]
-        told = self.condition.inputs
-        own, given = (part.contiguous() for part in first.weight.split([first.in_features - told, told], 1))
+        extra = self.condition.inputs
+        own, given = (part.contiguous() for part in first.weight.split([first.in_features - extra, extra], 1))
         bias = first.bias + self.condition.features(y, first.weight[:1])[0] @ given.T
 
         def folded(x: Tensor, t: Tensor) -> Tensor:

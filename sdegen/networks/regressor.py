@@ -36,7 +36,7 @@ class RegressorMLP(Network):
         condition_shape: shape of the condition of a point, taken from the data. An image or a signal is a vector.
         sde: forward process, as in the option ``sde``.
         components: number K of Gaussians. One is enough if the distribution of y given a noisy point is close to a
-            Gaussian. It is not if the data have several modes that y tells apart.
+            Gaussian, which it is not if y distinguishes several modes of the data.
         hidden: widths of the hidden layers.
         activation: activation function: ``relu``, ``silu`` or ``tanh``. With ``relu``, the gradient in x has jumps.
         fourier_features: number of Fourier features of the noise level, even.
@@ -84,7 +84,7 @@ class RegressorConv(Encoder):
         condition_shape: shape of the condition of a point, taken from the data. An image is a vector.
         sde: forward process, as in the option ``sde``.
         components: number K of Gaussians. One is enough if the distribution of y given a noisy point is close to a
-            Gaussian. It is not if the data have several modes that y tells apart.
+            Gaussian, which it is not if y distinguishes several modes of the data.
         channels: numbers of channels of the levels, multiples of 8. Height and width are halved between two levels.
         fourier_features: number of Fourier features of the noise level, even.
     """

@@ -160,7 +160,7 @@ def colours_of(shape: tuple[int, ...], channels: tuple[int, ...], instead: str) 
     """Returns the number of colours of an image.
 
     Raises:
-        ValueError: the points are no images, for which the message names the network to use ``instead``, or the levels
+        ValueError: the points are not images, for which the message names the network to use ``instead``, or the levels
             cannot have these channels.
     """
     colours, *sizes = picture(shape, instead)

@@ -44,12 +44,17 @@ def _numpy(name: str, values: ArrayLike) -> np.ndarray:
 
 
 def data(
-    x: ArrayLike | Frame, y: ArrayLike | None, names: Sequence[str] | None, c: ArrayLike | Frame | None = None
+    x: ArrayLike | Frame,
+    y: ArrayLike | None,
+    names: Sequence[str] | None,
+    c: ArrayLike | Frame | None = None,
+    label: int | str | None = None,
 ) -> dict[str, np.ndarray]:
     """Returns points, labels, names and conditions as the arrays of a file for :class:`sdegen.datasets.File`.
 
     Columns of a data frame ``x`` that are no numbers become arrays of their own, which ``dataset.labels`` may name. So
-    do the columns of a data frame ``c``, which ``dataset.condition`` must name.
+    does the column ``label``, if it has booleans, whose names would be lost among numbers, and so do the columns of a
+    data frame ``c``, which ``dataset.condition`` must name.
 
     Raises:
         UserError: an argument is not an array.
@@ -60,7 +65,9 @@ def data(
             raise UserError(f"x: two columns are named {twice[0]!r}: rename one")
         frame: Frame = x
         values = {head: labels(frame[column]) for head, column in zip(heads, frame.columns, strict=True)}
-        arrays = {head: column for head, column in values.items() if column.dtype.kind not in "biuf"}
+        own = {head for head, column in values.items() if column.dtype.kind not in "biuf"}
+        own |= {head for head, column in values.items() if head == label and column.dtype.kind == "b"}
+        arrays = {head: values[head] for head in heads if head in own}
         if (
             reserved := {"x", "names", "classes", *(name for name, part in (("y", y), ("c", c)) if part is not None)}
             & arrays.keys()

@@ -30,12 +30,12 @@ from sdegen.runs.given import (
     opened_by,
 )
 from sdegen.runs.trained import Trained
-from sdegen.runs.unseen import Points, unseen
+from sdegen.runs.unseen import Examples, conditioning
 
 log = logging.getLogger("sdegen")
 
 DATA = "data"
-"""Value of ``condition`` for the conditions and classes of unseen points of the data."""
+"""Value of ``condition`` for the conditions and classes of points of the data: see :func:`conditioning`."""
 NONE = "none"
 """Value of ``condition`` for the score without a condition and a class, if a network has learned this score."""
 
@@ -83,12 +83,20 @@ def told(taken: Condition, conditions: Conditions | None, label: Tensor | int | 
     return taken.of(None if label is None else torch.as_tensor(label), encoded)
 
 
-def of_data(dataset: Dataset, taken: Condition, count: int, seed: int = 0) -> tuple[Tensor, Points]:
-    """Returns what a network takes for ``count`` unseen points, and the points; few unseen points are repeated."""
-    x, y, c, kind = unseen(dataset, count, seed)
-    index = torch.arange(count) % len(x)
-    y, c = (None if part is None else part[index] for part in (y, c))
-    return told(taken, dataset.conditions, y, c), Points(x[index], y, c, kind)
+def of_data(dataset: Dataset, labels: bool, values: bool, count: int, seed: int = 0) -> Examples:
+    """Returns ``count`` points of the data whose conditions samples take, without their other parts.
+
+    See :func:`sdegen.runs.unseen.conditioning`.
+
+    Args:
+        dataset: the data.
+        labels: True if samples take the class.
+        values: True if samples take the numbers, the image or the signal.
+        count: number of points.
+        seed: seed that chooses the points.
+    """
+    points = conditioning(dataset, count, seed)
+    return points._replace(y=points.y if labels else None, c=points.c if values else None)
 
 
 def _conditions(trained: Trained) -> Conditions:
@@ -111,13 +119,6 @@ def chosen(trained: Trained, asked: Asked, label: object, guidance: object) -> A
     return DATA if plain and takes_one(trained) and not needs_one(trained) else asked
 
 
-def parts(trained: Trained) -> str:
-    """Returns the names of what the network takes beside x and t: the class, the condition, or both."""
-    taken = trained.model.network.condition
-    named = {"class": taken is not None and taken.labelled, "condition": taken is not None and taken.valued}
-    return " and ".join(name for name, has in named.items() if has)
-
-
 def check_taken(trained: Trained) -> None:
     """Raises UserError if the data have no conditions, or the network does not take them."""
     _conditions(trained)
@@ -129,7 +130,7 @@ def check_taken(trained: Trained) -> None:
         )
     if taken is None or not taken.valued:
         raise UserError(
-            f"condition: the network of {trained.folder} is not told the condition: train one with "
+            f"condition: the network of {trained.folder} does not take the condition: train one with "
             f"network.condition_dropout=0, or use guidance=regressor"
         )
 
@@ -162,8 +163,8 @@ def check_known(trained: Trained, labels: bool = False, values: bool = False) ->
         fix = "give label=, or label=all" if not values else "give label= too"
         why, share = "the class of each point", "label_dropout"
     else:
-        fix = f"give condition={_example(trained)}, a file with a row for each, or condition=data for those of unseen"
-        fix = "give condition= too" if labels else f"{fix} points"
+        fix = f"give condition={_example(trained)}, a file with a row for each, or condition=data for those of the data"
+        fix = "give condition= too" if labels else fix
         why, share = "a condition for each point", "condition_dropout"
     if labels or values:
         other = "condition_dropout" if share == "label_dropout" else "label_dropout"

@@ -23,6 +23,7 @@ from sdegen.runs.observations import Observation
 from sdegen.runs.sampling import on_cpu
 from sdegen.runs.steered import Drawn, Steered
 from sdegen.samplers import Samples
+from sdegen.sde.scores import of_rows
 
 SHOWN = 6
 """Largest number of samples of a condition in a figure, and of numbers of a condition in a title."""
@@ -67,7 +68,8 @@ def _beside(run: Steered, drawn: Drawn, seen: Observation | None) -> tuple[Besid
     """Returns the data beside all samples, and the data beside the samples of the first target."""
     dataset, targets = run.dataset, drawn.targets
     if drawn.truth is not None:
-        whole = Beside(dataset, drawn.y, f"each sample has the {conditions.parts(run)} of an unseen point")
+        named = " and ".join(["class"] * (drawn.y is not None) + ["condition"] * (drawn.c is not None))
+        whole = Beside(dataset, drawn.y, f"each sample has the {named} of a point of the data")
         return whole, whole
     if seen is not None:
         whole = Beside(dataset, None, f"samples given the measurement{_all(run)}")
@@ -136,10 +138,9 @@ def _in_words(run: Steered, target: Target) -> str:
 def _flow(run: Steered, target: Target, samples: Samples) -> Samples | None:
     """Returns paths of the flow from the noise of the first samples. Samplers with the same noise share the paths."""
     if target.steers:
-        told, taken = target.told, run.model.network.condition
-        if told is not None and taken is not None and told.ndim > taken.ndim:
-            target = target._replace(told=told[: figures.FLOWS])
-        return figures.flow(run.sde, on_cpu(run.at(target).steered_score(), run.device, run.dtype), samples)
+        first = torch.arange(min(figures.FLOWS, samples.path.shape[1]))
+        score = of_rows(run.at(target).steered_score(), first)
+        return figures.flow(run.sde, on_cpu(score, run.device, run.dtype), samples)
     start = samples.path[0, : figures.FLOWS].tolist()
     return run.once(f"flow from {start}", lambda: figures.flow(run.sde, run.score_on_cpu(), samples))
 

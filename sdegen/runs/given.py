@@ -104,7 +104,8 @@ def reading(run: Trained) -> Reading:
 def opened_by(run: Trained, source: object) -> Opened | None:
     """Returns the content of a file or a data frame, read as the run's own data; None for an array."""
     if not isinstance(source, str | Path):
-        return None if getattr(source, "columns", None) is None else Opened(_table_of_frame(source), None)
+        label = reading(run).choice.labels
+        return None if getattr(source, "columns", None) is None else Opened(_table_of_frame(source, label), None)
     path, options = Path(source), reading(run).options
     try:
         return opened(path, options)
@@ -148,8 +149,8 @@ def _pictures(run: Trained, folder: Path) -> Given:
     )
 
 
-def _table_of_frame(frame: Frame) -> Table:
-    arrays = data(frame, None, None)
+def _table_of_frame(frame: Frame, label: int | str | None) -> Table:
+    arrays = data(frame, None, None, label=label)
     names = [str(name) for name in arrays.pop("names")]
     columns: dict[str, np.ndarray] = {**dict(zip(names, arrays.pop("x").T, strict=True)), **arrays}
     order = [str(column) for column in frame.columns]

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from sdegen.config.compose import Config
@@ -16,6 +17,7 @@ from sdegen.config.options import choice
 from sdegen.config.rules import check_process
 from sdegen.core import schema
 from sdegen.core.errors import UserError
+from sdegen.datasets import Dataset
 from sdegen.guidance.classes import AutoGuidance, Guidance
 from sdegen.models.classifier import ClassifierModel
 from sdegen.models.likelihood import Likelihood
@@ -25,10 +27,13 @@ from sdegen.runs import conditions
 from sdegen.runs.conditions import DATA, Asked
 from sdegen.runs.observations import Observation, observed
 from sdegen.runs.trained import Trained
+from sdegen.runs.unseen import Examples
 from sdegen.sde.scores import Counted
 
 Label = int | float | str | bool | None
 """Label of a class, as the data have it; ``all`` for all classes, None for no class."""
+Load = Callable[[str | None, type], ScoreModel | Likelihood]
+"""Function of the folder of a run, None for the run that is sampled, and of the kind of its model."""
 WANTED = {
     ClassifierModel: "classifier: train one with objective=classification",
     RegressorModel: "regressor: train one with experiment=regressor",
@@ -47,6 +52,7 @@ class Target(NamedTuple):
             guidance tells it.
         guidance: guidance of the score; None for no guidance.
         name: the three as options of the command line, such as ``guidance=classifier, label=3``.
+        rows: number of samples, if each has a class and a condition of its own; None if all have the same.
     """
 
     label: int | None = None
@@ -54,6 +60,7 @@ class Target(NamedTuple):
     told: Tensor | None = None
     guidance: Guidance | None = None
     name: str = ""
+    rows: int | None = None
 
     @property
     def steers(self) -> bool:
@@ -65,18 +72,23 @@ UNSTEERED = Target()
 """Target of samples without a class, a condition and a guidance."""
 
 
+OfData = Callable[[Dataset, int, int], tuple[Target, Examples]]
+"""Function of a data set, the number of samples and a seed. It returns the target and the points of the data."""
+
+
 class Plan(NamedTuple):
     """Targets of a sampling, one after the other.
 
     Attributes:
         targets: targets; there is at least one.
         seen: observation of the measurement of the guidance; None if there is none.
-        of_data: True if each sample has the condition of an unseen point.
+        of_data: function that makes the target of ``count`` samples, of which each has the condition of a point of the
+            data; None if the user gave the conditions.
     """
 
     targets: Sequence[Target]
     seen: Observation | None = None
-    of_data: bool = False
+    of_data: OfData | None = None
 
 
 def planned(
@@ -86,22 +98,15 @@ def planned(
     given: Tensor | Sequence[Tensor] | None = None,
     other: Trained | None = None,
     condition: Asked = None,
+    together: bool = False,
 ) -> Plan:
     """Returns the targets that a node of guidance, a label and conditions describe.
 
     ``given`` is the result of a measurement in the user's units, or a list with that of each measurement. ``other`` is
-    the run that the node names, if this run is loaded already. Raises UserError if the guidance, the label or the
-    condition does not suit the model.
+    the run that the node names, if this run is loaded already. If ``together`` is true, several conditions are those of
+    the samples of one target, one for each sample. Raises UserError if the guidance, the label or the condition does
+    not suit the model.
     """
-    if isinstance(condition, str) and condition == DATA:
-        return _of_data(trained, node, label)
-    pairs = _pairs(trained, node, label, condition)
-    if condition is not None and trained.conditions is not None and not _steers(trained, node, "y"):
-        conditions.check_taken(trained)
-    seen = None if node is None else observed(trained, node, given)
-    own: dict[str, object] = {}
-    if seen is not None:
-        own = {"observed": seen.y, "measurement": seen.measurement, "noise": seen.noise}
 
     @cache
     def load(folder: str | None, kind: type) -> ScoreModel | Likelihood:
@@ -109,23 +114,50 @@ def planned(
         settings = {"device": str(trained.device), "precision": trained.precision, "trust": trained.trust}
         found = other
         if found is None or which != "last":
-            found = Trained(Path(folder or trained.folder), which, **settings)  # type: ignore[arg-type]
+            try:
+                found = Trained(Path(folder or trained.folder), which, **settings)  # type: ignore[arg-type]
+            except UserError as error:
+                fix = str(error).replace("checkpoint=", "guidance.checkpoint=")
+                raise UserError(f"guidance.{'run' if folder else 'checkpoint'}: {fix}") from None
         return _matching(trained, found, folder or str(trained.folder), kind)
 
-    return Plan([_target(trained, node, *pair, own, load) for pair in pairs], seen)
+    if isinstance(condition, str) and condition == DATA:
+        return _of_data(trained, node, label, load)
+    pairs = _pairs(trained, node, label, condition)
+    if condition is not None and trained.conditions is not None and not _steers(trained, node, "y"):
+        conditions.check_taken(trained)
+    seen = None if node is None else observed(trained, node, given)
+    own: dict[str, object] = {}
+    if seen is not None:
+        own = {"observed": seen.y, "measurement": seen.measurement, "noise": seen.noise}
+    if not together or len(pairs) == 1:
+        return Plan([_target(trained, node, *pair, own, load) for pair in pairs], seen)
+    labels, values = ([part for part in column if part is not None] for column in zip(*pairs, strict=True))
+    each = torch.tensor(labels) if labels else None, torch.stack(values) if values else None
+    return Plan([_target(trained, node, *each, own, load, len(pairs))], seen)
 
 
-def _of_data(trained: Trained, node: Config | None, label: Label) -> Plan:
-    """Returns the plan of samples with the conditions of unseen points."""
+def _of_data(trained: Trained, node: Config | None, label: Label, load: Load) -> Plan:
+    """Returns the plan of samples with the conditions of points of the data."""
     if label is not None:
         raise UserError(f"label={label}: condition=data takes the classes of the data, too: leave out label=")
-    if trained.conditions is not None or trained.model.network.condition is None:
-        conditions.check_taken(trained)
-    if node is not None:
+    taken, steered = trained.model.network.condition, _steers(trained, node, "y")
+    if node is not None and not (steered or _steers(trained, node, "given")):
         raise UserError(
-            f"condition=data: guidance={choice(node)} takes one condition for all samples: give them in a file"
+            f"condition=data: guidance={choice(node)} takes no condition for each sample: give label= or condition="
         )
-    return Plan([UNSTEERED], of_data=True)
+    if not steered and taken is None:
+        conditions.check_taken(trained)
+    labels, values = taken is not None and taken.labelled, steered or (taken is not None and taken.valued)
+
+    def of_data(dataset: Dataset, count: int, seed: int) -> tuple[Target, Examples]:
+        points = conditions.of_data(dataset, labels, values, count, seed)
+        return _target(trained, node, points.y, points.c, {}, load, count), points
+
+    # Build a target before the data are read, so that a mistake costs no time.
+    sample = None if trained.conditions is None or not values else trained.conditions.low[None]
+    _target(trained, node, torch.zeros(1, dtype=torch.int64) if labels else None, sample, {}, load, 1)
+    return Plan([UNSTEERED], of_data=of_data)
 
 
 def _pairs(
@@ -149,12 +181,16 @@ def _pairs(
 def _target(
     trained: Trained,
     node: Config | None,
-    label: int | None,
+    label: int | Tensor | None,
     condition: Tensor | None,
     own: Mapping[str, object],
-    load: Callable[[str | None, type], ScoreModel | Likelihood],
+    load: Load,
+    rows: int | None = None,
 ) -> Target:
-    """Returns the target of a class and a condition. The network is told what no guidance steers towards."""
+    """Returns the target of a class and a condition, or of those of each of ``rows`` samples.
+
+    The network is told what no guidance steers towards.
+    """
     taken, tells = trained.model.network.condition, _steers(trained, node, "given")
     told_label = label if tells or not _steers(trained, node, "label") else None
     values = None if _steers(trained, node, "y") else condition
@@ -165,9 +201,15 @@ def _target(
     name, guidance = [] if node is None else [f"guidance={choice(node)}"], None
     if node is not None:
         y = None if condition is None or trained.conditions is None else trained.conditions.encode(condition)
+        y = None if y is None else y.reshape(*(() if rows is None else (rows,)), -1)
+        if rows is not None and label is not None and _steers(trained, node, "label"):
+            raise UserError(f"condition: guidance={choice(node)} takes one class for all samples: give one condition")
         guidance = _guidance(trained, node, label, {**own, "given": told, "y": y}, load)
         if isinstance(guidance, AutoGuidance):
             _check_weaker(trained, guidance.weak, node["run"], *parts)
+    if rows is not None:
+        return Target(None, None, None if tells else told, guidance, ", ".join([*name, f"{rows} conditions"]), rows)
+    assert label is None or isinstance(label, int)
     name += [] if label is None else [f"label={trained.names.label(label)}"]
     if condition is not None:
         plain = condition.ndim == 1
@@ -178,9 +220,9 @@ def _target(
 def _guidance(
     trained: Trained,
     node: Config,
-    label: int | None,
+    label: int | Tensor | None,
     own: Mapping[str, object],
-    load: Callable[[str | None, type], ScoreModel | Likelihood],
+    load: Load,
 ) -> Guidance:
     """Returns the guidance towards the class ``label``, or towards a condition or an observation in ``own``."""
     if _steers(trained, node, "given") and label is not None and own.get("given") is None:
@@ -215,10 +257,10 @@ def _check_weaker(trained: Trained, weak: ScoreModel, folder: str | None, labels
             f"same network.label_dropout and network.condition_dropout"
         )
     if not own.knows(labels, values):
-        dropout = _hiding(own.labelled and not labels, own.valued and not values)
-        raise UserError(
-            f"{run}: its network has not learned the score without the whole condition: train it with {dropout}"
-        )
+        hidden = own.labelled and not labels, own.valued and not values
+        parts = " and ".join(["class"] * hidden[0] + ["condition"] * hidden[1])
+        fix = _hiding(*hidden)
+        raise UserError(f"{run}: its network has learned no score without the {parts}: train it with {fix}")
 
 
 def _hiding(labels: bool, values: bool) -> str:
@@ -243,15 +285,18 @@ def _classes(trained: Trained, node: Config | None, label: Label) -> Sequence[in
     """Returns the classes to steer towards, one after the other; None stands for no class."""
     if label is None:
         return [None]
-    taken = trained.model.network.condition
-    told = taken is not None and taken.labelled
-    if node is None and not told:
-        raise UserError(f"label={label}: nothing steers towards a class: add guidance=classifier or classifier_free")
-    # Without a guidance that takes the class, the network is told it, such as beside a measurement.
-    if node is not None and not (told or _steers(trained, node, "label") or _steers(trained, node, "given")):
-        raise UserError(f"label={label}: guidance={choice(node)} steers towards no class: leave out label=")
     if trained.classes is None:
         raise UserError(f"label={label}: the data of {trained.folder} have no labels: leave out label=")
+    taken = trained.model.network.condition
+    # Without a guidance that takes the class, the network is given it, such as beside a measurement.
+    steers = taken is not None and taken.labelled or _steers(trained, node, "label") or _steers(trained, node, "given")
+    if node is None and not steers:
+        raise UserError(
+            f"label={label}: the network of {trained.folder} does not take the class: add guidance=classifier and "
+            f"guidance.run= with a classifier, or train a run with network.label_dropout=0.1"
+        )
+    if node is not None and not steers:
+        raise UserError(f"label={label}: guidance={choice(node)} steers towards no class: leave out label=")
     if label == "all":
         return range(trained.classes)
     try:

@@ -43,6 +43,11 @@ class Interrupt:
         while self._asked:
             self._answer(self._asked.pop(0))
 
+    def note_all(self) -> Interrupt:
+        """Records the first signal from now on, until the process ends."""
+        self._noting = True
+        return self.__enter__()
+
     def asked(self) -> bool:
         """Return True if a signal has arrived."""
         return bool(self._asked)

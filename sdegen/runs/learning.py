@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+from torch import Tensor
+
 from sdegen.config.assembly import Components
 from sdegen.training.held_out import HeldOut
 from sdegen.training.learning import Curve, Trend
@@ -31,7 +33,8 @@ class Learning:
 
     def __init__(self, parts: Components, training: Training, replica: int) -> None:
         self.parts, self.training, self.average = parts, training, training.averages[replica]
-        self.held_out, self.curve = parts.held_out(), Curve(training.steps)
+        self._replica, self._processes = replica, training.processes
+        self.held_out, self.curve = parts.held_out().shared(self._processes), Curve(training.steps)
 
     @cached_property
     def _watched(self) -> HeldOut:
@@ -45,14 +48,24 @@ class Learning:
 
     def loss(self) -> float | None:
         """Return the loss on all batches; None without held-out points or steps."""
-        return self.held_out.loss(self.average) if self.training.steps else None
+        if not self.training.steps:
+            return None
+        losses = self._losses(self.held_out)
+        return None if losses is None else float(losses.mean())
+
+    def _losses(self, held_out: HeldOut) -> Tensor | None:
+        """Return the losses of the averaged network, to which the other processes contribute."""
+        self._processes.tell("losses", self._replica, held_out.batches)
+        losses = held_out.losses(self.average)
+        self._processes.told()
+        return losses
 
     def evaluate(self) -> float | None:
         """Add the loss on as many batches as the step can afford to the curve, and return it.
 
         Return None without held-out points, or if the loss is not finite.
         """
-        losses = self._watched.losses(self.average)
+        losses = self._losses(self._watched)
         # A loss that overflows is no record: the training fails soon, or recovers.
         if losses is None or not bool(losses.isfinite().all()):
             return None

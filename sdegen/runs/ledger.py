@@ -87,11 +87,7 @@ def attempt(folder: Path, config: Mapping[str, Any], start: Callable[[], object]
             if finished:
                 # The job was killed after it wrote its last file and before it wrote "done" to the ledger.
                 return False
-            if (folder / "checkpoints" / "last.pt").exists():
-                resume()
-            else:
-                files.empty(folder)
-                start()
+            go_on(folder, start, resume)
     return True
 
 
@@ -111,6 +107,16 @@ def _is_done(folder: Path, key: str) -> bool:
             f"sweep with hydra.sweep.dir=outputs/other"
         )
     return last is not None and last.state == "done" and (folder / "metrics.json").exists()
+
+
+def go_on(folder: Path, start: Callable[[], object], resume: Callable[[], object]) -> None:
+    """Resumes the run in a folder, or starts it again if it has no checkpoint: see :func:`attempt`."""
+    with files.claimed(folder, again=True):
+        if (folder / "checkpoints" / "last.pt").exists():
+            resume()
+        else:
+            files.empty(folder)
+            start()
 
 
 @contextlib.contextmanager

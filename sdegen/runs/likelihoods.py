@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sdegen.core.randomness import generator
 from sdegen.datasets import Dataset
 from sdegen.metrics.points import Metrics
 from sdegen.models.classifier import ClassifierModel, log_likelihood_by_time
@@ -55,10 +54,9 @@ def _accuracy(
     dataset: Dataset, model: ClassifierModel, times: Tensor, device: torch.device, dtype: torch.dtype
 ) -> Judged:
     """Returns the accuracy and the cross entropy. The best possible accuracy is not known, so there is no floor."""
-    drawn = dataset.draw_labelled(POINTS, generator("cpu", 0, "evaluation"))
-    kind, pair = ("fresh", drawn) if drawn is not None else ("held-out", (dataset.held_out, dataset.held_out_y))
+    unseen_x, unseen_y, _, kind = unseen(dataset, POINTS)
     curves, rows = {}, []
-    for name, (x, y) in _sets(dataset, kind, *pair, dataset.y).items():
+    for name, (x, y) in _sets(dataset, kind, None if kind == "training" else unseen_x, unseen_y, dataset.y).items():
         log_p, hits = log_likelihood_by_time(model, dataset.units.encode(x).to(device, dtype), y.to(device), times)
         curves[name] = hits
         rows.append({"accuracy": float(hits.mean()), "accuracy_clean": float(hits[0]), "nll": float(-log_p.mean())})

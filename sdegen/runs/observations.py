@@ -82,7 +82,7 @@ def observed(trained: Trained, node: Config, given: Tensor | Sequence[Tensor] | 
 
 
 def _own(values: Any, i: int) -> Any:  # noqa: ANN401
-    """Returns the entry of the measurement with the number ``i``; a value that is no list is that of all of them."""
+    """Returns the entry of the measurement with the number ``i``; a value that is not a list belongs to all of them."""
     return values[i] if isinstance(values, list | tuple) else values
 
 

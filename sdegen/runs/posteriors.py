@@ -50,10 +50,9 @@ def check(run: Trained) -> Condition:
     """Returns the condition of the network; raises UserError if the posteriors of a run cannot be tested."""
     dataset, taken = run.dataset, run.model.network.condition
     if dataset.c is None or taken is None or not taken.valued:
-        raise UserError(
-            "metrics=calibration: the network takes no condition: train a run on a simulator, or with "
-            "dataset.condition=[…], or use metrics=likelihood"
-        )
+        data = "on a simulator, or with dataset.condition=[…]"
+        fix = f"train a run {data if dataset.c is None else 'with network.condition_dropout=0'}"
+        raise UserError(f"metrics=calibration: the network takes no condition: {fix}, or use metrics=likelihood")
     if dataset.units.kind != "vectors":
         raise UserError(
             f"metrics=calibration: ranks the columns of vectors, and the points are {dataset.units.kind}: use "

@@ -53,9 +53,9 @@ def write(
 
     ``label`` is the class to steer towards, or ``all`` for ``count`` samples of each class in turn. ``condition`` is
     given for all samples, or for ``count`` samples a row; :data:`~sdegen.runs.conditions.DATA` stands for the
-    conditions and classes of unseen points, one for each sample, and :data:`~sdegen.runs.conditions.NONE` for none.
-    Without guidance, class and condition, DATA is the default of a network that takes a class or a condition: it has
-    seen few rows without one, or none. If ``animate`` is true, the figures include an animation.
+    conditions and classes of points of the data, one for each sample, and :data:`~sdegen.runs.conditions.NONE` for
+    none. Without guidance, class and condition, DATA is the default of a network that takes a class or a condition: it
+    has seen few rows without one, or none. If ``animate`` is true, the figures include an animation.
     TensorBoard shows the samples as a run, unless ``after_training`` is true.
     """
     # Build the guidance before sampling, so that a mistake costs no time.
@@ -63,7 +63,7 @@ def write(
     name, plan = choice(run.config["sampler"]), planned(run, guidance, label, condition=condition)
     by = "" if guidance is None else f" and the guidance {choice(guidance)}"
     each = " of each class" if label == "all" else " for each condition" if len(plan.targets) > 1 else ""
-    each += f", each with the {conditions.parts(run)} of an unseen point," if plan.of_data else ""
+    each += ", each with the condition of a point of the data," if plan.of_data else ""
     log.info(f"drawing {count} samples{each} with the sampler {name}{by}, {run.weights_used()}")
     drawn = _drawn(run, plan, count, seed, batch_size)
     own = {"step": run.step, "weights": run.weights, "seed": seed, "batch_size": batch_size}
@@ -161,7 +161,7 @@ def _diverged(dataset: Dataset, x: Tensor) -> Metrics:
     if count:
         log.warning(
             f"{count} of {len(x)} samples diverged, with values far outside of the range of the data: try more "
-            f"sampler.steps, or a smaller guidance.scale; the mean and deviation in posterior.png are without them"
+            f"sampler.steps; the mean and deviation in posterior.png are without them"
         )
     share = {"value": count / len(x), "floor": 0.0, "train": None, "floor_from": "the data lie inside of their range"}
     return {"diverged": share}

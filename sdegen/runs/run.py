@@ -104,6 +104,7 @@ class Run(Steered):
             UserError: a time is outside of this range, or an array has another shape.
         """
         batch, single = points("x", x, self.units.shape)
+        self.check_rows(len(batch), "points")
         batch, at = batch.to(self.device), times("t", t, self.sde, len(batch)).to(self.device, self.dtype)
         with torch.no_grad():
             inner = self.steered_score()(self.units.encode(batch).to(self.dtype), at)
@@ -222,11 +223,16 @@ class Run(Steered):
     ) -> Tensor:
         """Return samples, ``(count, *)``, on the run's device; ``(M, count, *)`` for a table of M conditions.
 
+        If the network has learned the score with and without a class or a condition, and none is given, the samples
+        are those of ``condition="data"``: of the distribution of all data, whose score without a condition is learned
+        from few rows.
+
         Args:
             count: number of samples.
             sampler: see :meth:`using`.
             condition: condition of the samples, if the network takes one: see :meth:`given`. For an array ``(M, *)`` or
-                a file of M rows, ``count`` samples are drawn for each row.
+                a file of M rows, ``count`` samples are drawn for each row. ``"data"`` gives each sample the class and
+                the condition of a point of the data, and ``"none"`` uses the score without them.
             label: label of the class to sample, as in the data, if the network was trained with classes; otherwise see
                 :meth:`guided`.
             seed: seed of the samples; sample i depends only on (seed, i), unless the sampler couples a batch.
@@ -234,8 +240,9 @@ class Run(Steered):
             options: see :meth:`using`.
         """
         run, plan = self.using(sampler, **options), Plan([self.target])
-        if condition is not None or label is not None:
-            plan = self.planned("given", condition, label)
+        asked = condition if self.target.steers else conditions.chosen(self, condition, label, None)
+        if asked is not None or label is not None:
+            plan = self.planned("sample", asked, label)
         x = run.drawn(plan, count, seed=seed, batch_size=batch_size).x
         return x if len(plan.targets) == 1 else x.unflatten(0, (-1, count))
 
@@ -244,8 +251,8 @@ class Run(Steered):
         """Return the metrics of the points ``x``, or of ``count`` samples of this run if ``x`` is None.
 
         The metrics are distances between the points and the data, and ``c2st``, the accuracy with which a classifier
-        tells the points from unseen data. If the network takes a class or a condition, each sample has those of an
-        unseen point. If ``x`` is given and the data are vectors with a density, ``nll`` is the
+        tells the points from unseen data. If the network takes a class or a condition, each sample has those of a
+        point of the data. If ``x`` is given and the data are vectors with a density, ``nll`` is the
         mean negative log-density of ``x`` under the model. Each metric has a ``value``, a ``floor`` (the value for
         unseen data) and ``train`` (the value for training points). Labels in a file or a data frame are compared with
         the labels of the data. If this run has a class, the data are those of the class. The seed fixes the samples and
@@ -260,9 +267,14 @@ class Run(Steered):
             if not found:
                 raise UserError(
                     "evaluate: the exact distribution given a condition is not known for these data: evaluate the run "
-                    "without a condition, whose samples have the conditions of unseen points"
+                    "without a condition, whose samples have the conditions of the data"
                 )
             return found
+        if self.target.rows is not None:
+            raise UserError(
+                "evaluate: the run has a condition for each sample: evaluate a run with one condition or none, or use "
+                "sdegen sample condition=data"
+            )
         label, guided = self.target.label, self.guidance is not None
         if x is None or label is not None:
             metrics = measures.measure(self, batch, labels, shares=x is None and label is None)
@@ -307,12 +319,12 @@ class Run(Steered):
 
     @explained
     def animate(self, count: int = 1000, *, seed: int = 0) -> Animation:
-        """Return an animation of ``count`` samples from noise to data. A notebook shows the animation."""
+        """Return an animation of ``count`` samples of :meth:`sample` from noise to data. A notebook shows it."""
         from sdegen.figures.animations import animation
         from sdegen.runs.notebook import Animation
 
         check({"count": count}, (), SAMPLE, self.trust)
-        samples = self.generate(count, seed=seed, batch_size=count, frames=FRAMES)
+        samples = self.to_compare(count, seed=seed, batch_size=count, frames=FRAMES).samples
         return Animation(animation(self.dataset, samples, self.sde))
 
     @explained

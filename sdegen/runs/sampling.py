@@ -7,11 +7,12 @@ import itertools
 import logging
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from sdegen.core import processes
 from sdegen.core.errors import UserError
 from sdegen.core.progress import Evaluations
 from sdegen.core.randomness import SampleNoise, own_layers
@@ -51,6 +52,39 @@ class Watched(RowScore):
         return y
 
 
+class Plan(NamedTuple):
+    """What all batches of a sampling have in common: the arguments of :func:`draw`."""
+
+    sde: SDE
+    model: ScoreModel
+    sampler: Sampler
+    shape: tuple[int, ...]
+    seed: int
+    device: torch.device | str
+    dtype: torch.dtype
+    frames: int
+    guidance: Guidance | None
+    first: int
+    told: Tensor | None
+
+    def batch(self, span: range, score: Any) -> Samples:  # noqa: ANN401 - a score with ``given``
+        """Returns the samples with the indices of a span."""
+        noise = SampleNoise(self.seed, span.start, span.stop, self.shape, self.device)
+        like = torch.empty(len(span), *self.shape, device=self.device, dtype=self.dtype)
+        prior, steered = self.sde.sample_prior(like, noise), score if self.told is None else score.given(self.told)
+        if self.guidance is not None:
+            prior, steered = self.guidance.start(self.sde, prior), self.guidance(self.sde, steered)
+        steered = of_rows(steered, torch.arange(span.start - self.first, span.stop - self.first))
+        frames = self.frames if span.start == self.first else 0
+        with _evaluated(self.model), torch.no_grad(), own_layers(self.device, self.seed, "layers", span.start):
+            return self.sampler(self.sde, steered, prior, noise=noise, frames=frames)
+
+    def counted(self, span: range) -> tuple[Samples, int]:
+        """Returns the samples of a span, and the number of rows that the model evaluated."""
+        counted = Counted(self.model)
+        return self.batch(span, counted), counted.rows
+
+
 def draw(
     sde: SDE,
     model: ScoreModel,
@@ -71,26 +105,16 @@ def draw(
     """Returns ``count`` samples of a seed, from number ``first`` on, in the network's units.
 
     Sample i depends only on (seed, i) and not on the batch. The exceptions are samplers that couple the samples of a
-    batch, such as ``rk45`` and ``twisted``: see :func:`cut`. The path has ``frames`` states, and only the first
-    :data:`SHOWN` samples of the first batch. ``nfe`` is the number of evaluations of the model for each sample; a
-    guided score may need several evaluations. ``told`` is a condition for all samples, or one for each sample,
-    ``(count, *)``, in the values of :mod:`sdegen.networks.condition`; None for the score without a condition. Unless
-    ``silent`` is true, the progress is shown.
+    batch, such as ``rk45`` and ``twisted``: see :func:`cut`. The processes of the command share the batches. The path
+    has ``frames`` states, and only the first :data:`SHOWN` samples of the first batch. ``nfe`` is the number of
+    evaluations of the model for each sample; a guided score may need several evaluations. ``told`` is a condition for
+    all samples, or one for each sample, ``(count, *)``, in the values of :mod:`sdegen.networks.condition`; None for the
+    score without a condition. Unless ``silent`` is true, the progress is shown.
 
     Raises:
         UserError: a sample is not finite, or the interval of the guidance contains no time of the sampler.
     """
-
-    def batch(span: range, score: Any) -> Samples:  # noqa: ANN401 - a score with ``given``
-        noise = SampleNoise(seed, span.start, span.stop, units.shape, device)
-        like = torch.empty(len(span), *units.shape, device=device, dtype=dtype)
-        prior, steered = sde.sample_prior(like, noise), score
-        if told is not None:
-            steered = score.given(told).of(torch.arange(span.start - first, span.stop - first))
-        if guidance is not None:
-            prior, steered = guidance.start(sde, prior), guidance(sde, steered)
-        return sampler(sde, steered, prior, noise=noise, frames=frames if span.start == first else 0)
-
+    plan = Plan(sde, model, sampler, units.shape, seed, device, dtype, frames, guidance, first, told)
     # The number of evaluations of a guided score is not known before the first batch.
     report = Evaluations("sampling", count, sampler.evaluations if guidance is None else None)
     counted = Counted(model, None if silent else report.to)
@@ -102,23 +126,26 @@ def draw(
             f"batches of {fewest} particles are small: the weights of modes are off by about {fewest**-0.5:.2g}: raise "
             f"count and batch_size together, to {sampler.smallest_batch} or more"
         )
-    with _evaluated(model), torch.no_grad(), own_layers(device, seed, "layers", first):
-        batches = []
-        with contextlib.closing(report):
-            for span in spans:
-                batches.append(batch(span, counted))
-                report.finish(len(span), counted.rows)
-        x = torch.cat([each.x for each in batches])
-        broken = torch.nonzero(~x.flatten(1).isfinite().all(1)).flatten().tolist()
-        if broken:
-            # Sample again to find the reason. To check every step of every sampling would be slow.
-            found: list[str] = []
-            batch(next(span for span in spans if first + broken[0] in span), Counted(Watched(model, found)))
-            reason = found[0] if found else "the last step diverges: try more sampler.steps, or another sampler"
-            raise UserError(f"{len(broken)} of {count} samples are not finite: {reason}")
+
+    def here(span: range) -> tuple[Samples, int]:
+        before = counted.rows
+        samples = plan.batch(span, counted)
+        report.finish(len(span), counted.rows)
+        return samples, counted.rows - before
+
+    with contextlib.closing(report):
+        batches, rows = zip(*processes.present().each(Plan.counted, plan, spans, here), strict=True)
+    x = torch.cat([each.x for each in batches])
+    broken = torch.nonzero(~x.flatten(1).isfinite().all(1)).flatten().tolist()
+    if broken:
+        # Sample again to find the reason. To check every step of every sampling would be slow.
+        found: list[str] = []
+        plan.batch(next(span for span in spans if first + broken[0] in span), Counted(Watched(model, found)))
+        reason = found[0] if found else "the last step diverges: try more sampler.steps, or another sampler"
+        raise UserError(f"{len(broken)} of {count} samples are not finite: {reason}")
     accepted = [each.acceptance * len(each.x) for each in batches if each.acceptance is not None]
     acceptance = sum(accepted) / count if accepted else None
-    return Samples(x, counted.rows / count, batches[0].path[:, :SHOWN], batches[0].times, acceptance)
+    return Samples(x, sum(rows) / count, batches[0].path[:, :SHOWN], batches[0].times, acceptance)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shlex
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,10 +18,12 @@ from sdegen.config.assembly import replicated, together
 from sdegen.config.compose import Config
 from sdegen.core import schema
 from sdegen.core.errors import Pruned, Stopped, Unwritable, UserError
+from sdegen.core.processes import Lost
 from sdegen.core.schema import Trust
 from sdegen.runs import checkpoint as checkpoints
 from sdegen.runs import files, machine
 from sdegen.runs.checkpoint import Checkpoint
+from sdegen.runs.follower import Follower
 from sdegen.runs.interrupt import Interrupt
 from sdegen.runs.pace import Pace
 from sdegen.runs.run import Run
@@ -78,6 +81,9 @@ def train(
     except Stopped as stop:
         saved, again = session.left()
         raise Stopped(f"stopped by {stop}, {saved}", stop.number, again) from None
+    except Lost as trouble:
+        trouble.args = ("; ".join([str(trouble), *session.left()]),)
+        raise
     except (Unwritable, OSError) as trouble:
         reason = (
             str(trouble) if isinstance(trouble, Unwritable) else f"{trouble.filename or folder}: {trouble.strerror}"
@@ -103,6 +109,7 @@ class Session:
         watch: Watch | None = None,
     ) -> None:
         self.folder, self._resumed, self._watch, self._pruned = folder, resume, watch, False
+        self._trust, self._shared = trust, False
         self.saved = resume[0].step if resume else None
         parts = replicated(config, trust, [one.known_moments() for one in resume])
         if resume and len(resume) != len(parts):
@@ -129,6 +136,7 @@ class Session:
         if not self._resumed:
             for writer in self.writers:
                 writer.begin(command)
+            self._share()
             return
         step, steps = self._resumed[0].step, self.training.steps
         first, patience, more = self.writers[0], self.trainer.patience, "trainer.steps=…"
@@ -145,6 +153,7 @@ class Session:
         self._restore(self._resumed, self._resumed[0].stream)
         for writer, saved in zip(self.writers, self._resumed, strict=True):
             writer.resume(saved, command)
+        self._share()
 
     def _restore(self, saved: Sequence[Checkpoint], variant: int) -> None:
         """Restore one checkpoint for each writer, and set the variant of the noise of the next steps."""
@@ -195,9 +204,21 @@ class Session:
                     training.run(self._record, self.save, self._preview, asked, self.evaluate, every)
             except Diverged as trouble:
                 self._retry(trouble)
+            if training.stopped:
+                raise Stopped("a signal to another process", signal.SIGTERM)
             if self._pruned:
                 raise Pruned(f"pruned, {'; '.join(self.left())}")
         log.info(f"trained in {training.seconds:.1f} s, not counting held-out losses, previews and checkpoints")
+
+    def _share(self) -> None:
+        """Give the other processes of this command the training in its present state."""
+        parts = [writer.parts for writer in self.writers]
+        group, moments = self.training.processes, [one.moments for one in parts]
+        if group.size > 1 and not self._shared:
+            group.partners(Follower, parts[0].config, self._trust, moments, [writer.data for writer in self.writers])
+            self._shared = True
+        group.tell("restore", self.training.shared())
+        group.told()
 
     def _plan(self) -> str:
         """Returns a message with the steps to train, the folder and the device."""
@@ -205,6 +226,10 @@ class Session:
         where = f"in {self.folder}, on {self.trainer.device}"
         if self.trainer.device.type == "cpu":
             where += f", {self.threads} thread{'s' * (self.threads > 1)}"
+        if (size := training.processes.size) > 1:
+            where += f", {size} processes"
+        if self.trainer.shards:
+            where += f", {self.trainer.shards} shards"
         if not steps:
             return f"the score is exact: nothing to train; {where}"
         if training.step == steps:
@@ -223,6 +248,7 @@ class Session:
         saved = checkpoints.newest(self.folder)
         log.warning(f"{reason}; retry {tried + 1} of {retries}, from step {saved[0].step}")
         self._restore(saved, tried + 1)
+        self._share()
         self.writers[0].recorder.rewind(saved[0].step)
 
     def _record(self, step: int, values: Sequence[Mapping[str, float]]) -> None:

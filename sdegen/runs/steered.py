@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from sdegen.config import choices
-from sdegen.config.options import EVALUATE, SAMPLE, check
+from sdegen.config.options import EVALUATE, SAMPLE, check, choice
 from sdegen.core.checks import explained
 from sdegen.core.errors import UserError
+from sdegen.datasets import Dataset
 from sdegen.flow.likelihood import Flow
 from sdegen.flow.solvers import DormandPrince
 from sdegen.guidance.classes import Guidance
@@ -37,7 +38,7 @@ class Drawn(NamedTuple):
         x: samples ``(N, *)`` in the user's units, those of each target one after the other.
         y: classes of the samples, ``(N,)``; None if there are none.
         c: conditions of the samples, ``(N, *)``; None if there are none.
-        truth: unseen points with these classes and conditions, ``(N, *)``; None if the user gave the conditions.
+        truth: points of the data with these classes and conditions, ``(N, *)``; None if the user gave the conditions.
         targets: targets of the samples, with as many samples each.
         samples: samples of the first target in the network's units, with the path.
         nfe: number of evaluations of the score for each sample, a mean over the targets.
@@ -101,22 +102,21 @@ class Steered(Trained):
         Raises:
             UserError: the network does not take the condition or the class, or they do not fit the data.
         """
-        targets = self.planned("given", condition, label).targets
-        if len(targets) > 1:
-            raise UserError(f"condition: has {len(targets)} rows: give one condition, or use run.sample(condition=…)")
+        targets, _, of_data = self.planned("given", condition, label)
+        if of_data is not None or len(targets) > 1:
+            rows = f"{len(targets)} rows" if of_data is None else "a row for each sample"
+            raise UserError(f"condition: has {rows}: give one condition, or use run.sample(condition=…)")
         return self.at(targets[0])
 
-    def planned(self, call: str, condition: Asked, label: float | str | None) -> Plan:
-        """Return the plan of samples given a class, and given one condition or several."""
+    def planned(self, call: str, condition: Asked, label: float | str | None, *, together: bool = False) -> Plan:
+        """Return the plan of samples given a class, and given one condition or several: see :func:`planned`."""
         self.check_unsteered(f"{call}()")
         _check_one_class(label, call)
-        if isinstance(condition, str) and condition == conditions.DATA:
-            raise UserError("condition=data: works on the command line only: give the conditions as an array")
         taken = self.model.network.condition
         if condition is None and (taken is None or (label is not None and not taken.labelled)):
             # The message of the guidance says what the network lacks.
             self.guided("classifier_free", label=label)
-        return planned(self, None, label, condition=condition)
+        return planned(self, None, label, condition=condition, together=together)
 
     @explained
     def guided(
@@ -134,7 +134,9 @@ class Steered(Trained):
         Args:
             name: choice of the group ``guidance``: ``classifier``, ``regressor``, ``classifier_free``, ``inpaint``, …
             run: run with the classifier or the regressor, or with the weaker network for ``auto``; a run or its folder.
-            condition: condition to steer towards, for ``regressor`` and ``classifier_free``: see :meth:`given`.
+            condition: condition to steer towards, for ``regressor``, ``classifier_free`` and ``auto``: see
+                :meth:`given`. An array ``(M, *)``, or a file or data frame of M rows, has the condition of each of M
+                samples or points.
             label: label of the class to steer towards, as in the data.
             observed: result of a measurement in the user's units, for ``inpaint``, ``operator``, …, or several
                 independent results in one array; for ``several``, a list with the result of each measurement; if
@@ -150,16 +152,26 @@ class Steered(Trained):
         folder = run if loaded is None else loaded.folder
         node = choices.node("guidance", name, options if folder is None else {**options, "run": str(folder)})
         check({"guidance": node}, ("guidance",), {}, self.trust)
-        return self.at(planned(self, node, label, results(node, observed), loaded, condition).targets[0])
+        plan = planned(self, node, label, results(node, observed), loaded, condition, together=True)
+        if plan.of_data is not None:
+            raise UserError("condition=data: give the conditions as an array, with a row for each sample")
+        return self.at(plan.targets[0])
 
     def given_rows(self, condition: Asked, count: int) -> Self:
         """Return a copy of this run that is given one condition, or a condition for each of ``count`` points."""
-        targets = self.planned("log_prob", condition, None).targets
-        if len(targets) == 1:
-            return self.at(targets[0])
-        if len(targets) != count:
-            raise UserError(f"condition: has {len(targets)} rows for {count} points: give one for all, or one for each")
-        return self.at(Target(told=torch.stack([target.told for target in targets if target.told is not None])))
+        plan = self.planned("log_prob", condition, None, together=True)
+        if plan.of_data is not None:
+            raise UserError("condition=data: log_prob() needs the condition of each point: give them as an array")
+        other = self.at(plan.targets[0])
+        other.check_rows(count, "points")
+        return other
+
+    def check_rows(self, count: int, of: str = "samples") -> None:
+        """Raise UserError if this run has the condition of each of another number of samples or points than count."""
+        if self.target.rows not in (None, count):
+            raise UserError(
+                f"condition: has {self.target.rows} rows for {count} {of}: give one for all, or one for each"
+            )
 
     @explained
     def generate(
@@ -169,6 +181,12 @@ class Steered(Trained):
         check({"count": count, "seed": seed, "batch_size": batch_size}, (), SAMPLE, self.trust)
         if not self.target.steers:
             conditions.check_known(self)
+        self.check_rows(count)
+        if self.guidance is not None and self.target.rows is not None and self.sampler.smallest_batch > 1:
+            raise UserError(
+                f"sampler={choice(self.config['sampler'])}: moves samples of a batch to other rows, which have other "
+                f"conditions: use another sampler, or one condition"
+            )
         return draw(
             self.sde,
             self.score_model,
@@ -193,9 +211,9 @@ class Steered(Trained):
         c = torch.stack(given).repeat_interleave(count, 0) if given else None
         y = None if targets[0].label is None else torch.tensor([target.label for target in targets])
         y, truth = None if y is None else y.repeat_interleave(count), None
-        if plan.of_data and (taken := self.model.network.condition) is not None:
-            told, (truth, y, c, _) = conditions.of_data(self.dataset, taken, count, seed)
-            targets = [Target(told=told)]
+        if plan.of_data is not None:
+            target, (truth, y, c, _) = plan.of_data(self._conditioning_data(), count, seed)
+            targets = [target]
         parts = [
             self.at(target).generate(
                 count, seed=seed, batch_size=batch_size, frames=0 if i else frames, first=i * count
@@ -206,10 +224,18 @@ class Steered(Trained):
         x = torch.cat([self.units.decode(part.x) for part in parts])
         return Drawn(x, y, c, truth, targets, parts[0], sum(part.nfe for part in parts) / len(parts), seconds)
 
-    def to_compare(self, count: int, *, seed: int = 0, batch_size: int = 1000) -> Drawn:
-        """Return samples to compare with the data. A network that takes a condition is given those of unseen points."""
-        of_data = not self.target.steers and conditions.takes_one(self)
-        return self.drawn(Plan([self.target], of_data=of_data), count, seed=seed, batch_size=batch_size)
+    def _conditioning_data(self) -> Dataset:
+        try:
+            return self.dataset
+        except UserError as error:
+            fix = "or give a label or a condition, or condition=none for the score without them"
+            raise UserError(f"{error}, {fix}") from None
+
+    def to_compare(self, count: int, *, seed: int = 0, batch_size: int = 1000, frames: int = 0) -> Drawn:
+        """Return samples to compare with the data. A network that takes a condition is given those of the data."""
+        plain = self.target.steers or not conditions.takes_one(self)
+        plan = Plan([self.target]) if plain else planned(self, None, None, condition=conditions.DATA)
+        return self.drawn(plan, count, seed=seed, batch_size=batch_size, frames=frames)
 
     def steered_score(self) -> Score:
         """Return the trained score, given the condition of the target and steered by its guidance."""

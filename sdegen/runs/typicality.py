@@ -18,7 +18,7 @@ from sdegen.runs.given import Given
 from sdegen.runs.measures import spread_over_cells
 from sdegen.runs.steered import Steered
 from sdegen.runs.trained import Trained
-from sdegen.runs.unseen import Points, unseen
+from sdegen.runs.unseen import Examples, unseen
 
 NAMED = 3
 """Number of most unusual rows that the report names."""
@@ -51,7 +51,7 @@ def compare(
     check(run)
     found, densities = unseen(run.dataset, count, seed), []
     # With equal seeds, point i of both sets would have the same noise, so that the ranks would not be uniform.
-    for (x, y, c, _), own in ((Points(*given[:3], "given"), seed), (found, derive(seed, "unseen"))):
+    for (x, y, c, _), own in ((Examples(*given[:3], "given"), seed), (found, derive(seed, "unseen"))):
         spread, flow = spread_over_cells(run.dataset, x.double(), own), run.flow_of(y, c, **settings)
         densities.append(flow.log_prob(spread, divergence, own).log_p.cpu())
     log_p, other = densities

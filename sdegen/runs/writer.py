@@ -23,7 +23,7 @@ from sdegen.networks import MLP
 from sdegen.runs import checkpoint as checkpoints
 from sdegen.runs import files, machine
 from sdegen.runs.checkpoint import Checkpoint, examine
-from sdegen.runs.conditions import DATA, of_data, takes_one
+from sdegen.runs.conditions import DATA, of_data, takes_one, told
 from sdegen.runs.learning import Learning
 from sdegen.runs.run import Run, load
 from sdegen.runs.sampling import class_score, draw
@@ -205,12 +205,13 @@ class Writer:
                 self.recorder.scalars(step, {**values, **by_t})
             return
         count = PREVIEWED[dataset.units.kind]
-        taken, told, y = average.network.condition, None, None
+        taken, given, y = average.network.condition, None, None
         if taken is not None:
-            told, (_, y, _, _) = of_data(dataset, taken, count)
+            points = of_data(dataset, taken.labelled, taken.valued, count)
+            y, given = points.y, told(taken, dataset.conditions, points.y, points.c)
         try:
             samples = draw(
-                parts.sde, average, parts.sampler, dataset.units, count, device=device, dtype=dtype, told=told
+                parts.sde, average, parts.sampler, dataset.units, count, device=device, dtype=dtype, told=given
             )
         except UserError as trouble:
             # Early in the training, the steps of a sampler can diverge.
@@ -224,7 +225,7 @@ class Writer:
         def error(data: Dataset, label: int | None) -> float | None:
             return metrics.score_error(data, parts.sde, class_score(average, label, device, dtype))
 
-        found = measures.error_of_scores(dataset, y if taken is not None and taken.labelled else None, error)
+        found = measures.error_of_scores(dataset, y, error)
         self.recorder.scalars(step, {f"metrics/{name}": entry["value"] for name, entry in found.items()})
 
     def finish(self) -> Run:

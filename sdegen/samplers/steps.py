@@ -21,7 +21,8 @@ class StepSampler(Sampler):
     """Sampler on a time grid, with a predictor for each step, a corrector at each new time, or both.
 
     Args:
-        predictor: scheme of one step; None if only the corrector moves the samples.
+        predictor: scheme of one step; None if only the corrector moves the samples. Then a step to a new time only
+            scales the samples as the signal α, so that a chain that was made for α = 1 samples every path.
         corrector: Markov chain that is run at each new time; None for no corrector.
         steps: number of steps, at least 1. In a configuration, ``auto`` stands for one step from each level of a chain,
             such as ``sde=ddpm``, to the next level.
@@ -75,6 +76,8 @@ class StepSampler(Sampler):
         predictor, corrector, times = self.predictor, self.corrector, self.times(sde)
         steps = predictor.plan(sde, times) if predictor else ()
         sizes = corrector.sizes(sde, torch.cat([times[:1], times])).tolist() if corrector else ()
+        # Without a predictor, a new time changes only the scale α of the data. The chain alone would lag behind it.
+        scales = [] if predictor else [1.0, *(sde.alpha(times[1:]) / sde.alpha(times[:-1])).tolist()]
         reverse = sde.reverse(score, predictor.eta if predictor else 0.0)
         kept, accepted = _frame_indices(self.steps, frames), []
         path, memory = x.new_empty(len(kept), *x.shape), Memory()
@@ -82,6 +85,8 @@ class StepSampler(Sampler):
         for i, t in enumerate(times):
             if predictor and i:
                 x, memory = steps[i - 1](reverse, x, noise, memory)
+            elif i:
+                x = x * scales[i]
             if corrector and (i or not predictor):
                 x, acceptance = corrector(score, x, t, sizes[i], noise)
                 accepted += [] if acceptance is None else [acceptance]

@@ -26,18 +26,6 @@ class Parts(NamedTuple):
     log_likelihood: Tensor
 
 
-class GuidedScore(ABC):
-    """A guided score with a known likelihood, with which importance weights can correct its error."""
-
-    @abstractmethod
-    def parts(self, x: Tensor, t: Tensor) -> Parts:
-        """Returns the score without guidance, the gradient of the log-likelihood, and the log-likelihood."""
-
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        parts = self.parts(x, t)
-        return parts.score + parts.pull
-
-
 class RowScore(ABC):
     """A score of a batch whose rows may have different scores, such as scores given the condition of each row."""
 
@@ -48,6 +36,18 @@ class RowScore(ABC):
     @abstractmethod
     def of(self, row: Tensor) -> Score:
         """Returns the score of the rows with the indices ``row``, ``(b,)``."""
+
+
+class GuidedScore(RowScore):
+    """A guided score with a known likelihood, with which importance weights can correct its error."""
+
+    @abstractmethod
+    def parts(self, x: Tensor, t: Tensor) -> Parts:
+        """Returns the score without guidance, the gradient of the log-likelihood, and the log-likelihood."""
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        parts = self.parts(x, t)
+        return parts.score + parts.pull
 
 
 def of_rows(score: Score, row: Tensor) -> Score:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -11,9 +10,11 @@ from torch import Tensor, nn
 
 from sdegen.core.randomness import RandnLike, generator, randn_like
 from sdegen.datasets import Dataset
+from sdegen.datasets.disk import ReadAhead
 from sdegen.networks.condition import NONE, Condition
 from sdegen.sde.base import SDE
 from sdegen.training.objective import Prepared
+from sdegen.training.order import Order
 from sdegen.training.times import TimeSampler
 from sdegen.training.weighting import Weighting
 
@@ -52,6 +53,9 @@ class Stream:
     of the block ``k // K``. K is :attr:`AHEAD`, or fewer if the noise of :attr:`AHEAD` steps has more than
     :attr:`NUMBERS` entries. Other values of these two constants change the result of a seed.
 
+    With S shards, chunk c of shard s is entry s · C + c of the list of a step with C chunks. Shard s has the points s,
+    s + S, … of the step. Every process prepares all rows, so that their bits do not depend on the processes.
+
     Several blocks are prepared together, which makes the preparation of small steps fast. The last batch of an epoch
     may be short: it is padded in the preparation, and cut before it is returned.
 
@@ -67,8 +71,15 @@ class Stream:
     TOGETHER = 16
 
     def __init__(
-        self, points: Sequence[Points], prepare: Prepare, weighting: Weighting, times: TimeSampler, sde: SDE
+        self,
+        points: Sequence[Points],
+        prepare: Prepare,
+        weighting: Weighting,
+        times: TimeSampler,
+        sde: SDE,
+        shards: int = 1,
     ) -> None:
+        self.shards = shards
         self.points, self.prepare, self.weighting, self.times, self.sde = points, prepare, weighting, times, sde
         self.variant = 0
         numbers = times.draws * points[0].numbers
@@ -76,7 +87,7 @@ class Stream:
         self.together = max(1, min(self.TOGETHER, self.NUMBERS // (numbers * self.ahead * len(points))))
 
     def steps(self, start: int, stop: int) -> Iterator[list[Batch]]:
-        """Yields the chunks of each step from ``start`` to ``stop``."""
+        """Yields the chunks of all shards of each step from ``start`` to ``stop``."""
         step = start
         while step < stop:
             blocks = self._blocks_with(step // self.ahead)
@@ -114,8 +125,8 @@ class Stream:
         rows = self.prepare(self.sde, x0, t.flatten(), _each(sources), weight.flatten(), y)
         columns = [*vars(rows).values(), y, weight.flatten(), ratio.flatten()]
         columns = [column.unflatten(0, shape).transpose(0, 1) for column in columns]
-        starts = range(0, self.times.draws, self.times.chunk)
-        chunks = [self._cut(type(rows), columns, slice(i, i + self.times.chunk), sizes) for i in starts]
+        draws = [slice(i, i + self.times.chunk) for i in range(0, self.times.draws, self.times.chunk)]
+        chunks = [self._cut(type(rows), columns, own, sizes, shard) for shard in range(self.shards) for own in draws]
         return [list(chunks_of_step) for chunks_of_step in zip(*chunks, strict=True)]
 
     def _times(
@@ -132,15 +143,18 @@ class Stream:
             t[short, :, :size], ratio[short, :, :size] = self.times(self.sde, self.weighting, u[short, :, :size])
         return t, ratio
 
-    def _cut(self, kind: type[Prepared], columns: Sequence[Tensor], draws: slice, sizes: list[int]) -> list[Batch]:
+    def _cut(
+        self, kind: type[Prepared], columns: Sequence[Tensor], draws: slice, sizes: list[int], shard: int
+    ) -> list[Batch]:
         """Returns a chunk of each step without the padding, from columns ``(K, R, draws, B, *)`` of all steps."""
         width, size = max(sizes), min(sizes)
+        full, less = slice(shard, width, self.shards), slice(shard, size, self.shards)
         short = [k for k, own in enumerate(sizes) if own < width]
         cut = []
         for column in columns:
-            rows = list(column[:, :, draws].flatten(2, 3).unbind())
+            rows = list(column[:, :, draws, full].flatten(2, 3).unbind())
             # All short steps have the same size. It is faster to copy them together than one by one.
-            for i, step in enumerate(column[short, :, draws, :size].flatten(2, 3).unbind() if short else ()):
+            for i, step in enumerate(column[short, :, draws, less].flatten(2, 3).unbind() if short else ()):
                 rows[short[i]] = step
             cut.append(rows)
         steps = zip(sizes, *cut, strict=True)
@@ -153,7 +167,8 @@ class Points:
     """Data points of the steps of a seed, and the conditions that the network takes.
 
     The data stay on the device in the type in which they were read. Each batch is converted to the network's units.
-    Memory-mapped data stay on the disk.
+    Data on the disk stay there: a batch is copied from mapped memory. If they are shuffled by blocks, a thread reads
+    them ahead.
 
     Args:
         seed: seed of the run.
@@ -175,19 +190,22 @@ class Points:
         dtype: torch.dtype = torch.float32,
         hides: bool = True,
     ) -> None:
-        self.dataset, self.hides = dataset, hides and condition is not None and condition.dropout > 0
+        shares = () if condition is None else (condition.label_dropout, condition.value_dropout)
+        self.dataset, self.hides = dataset, hides and any(shares)
         self.seed, self.condition, self.device, self.dtype = seed, condition, device, dtype
         self.units = dataset.units
         self.cells = None if dataset.cells is None else dataset.cells.to(device)
-        self.x = x = dataset.x if dataset.mapped else dataset.x.to(device)
+        home = torch.device(device if dataset.disk is None else "cpu")
+        self.x = x = dataset.x.to(home)
         values = None if condition is None else dataset.encoded_conditions
-        self.y = self._conditions(dataset.y, values, len(x))
+        self.y = self._conditions(dataset.y, values, len(x)).to(home)
         # Simulated points are new at every step, so a step is an epoch.
         self.rows = batch_size if dataset.fresh else len(x)
         self.per_epoch, self.width = -(-self.rows // batch_size), min(batch_size, self.rows)
         self.numbers = self.width * x[0].numel()
-        # Keep the last order, because two blocks often belong to one epoch.
-        self.order = functools.lru_cache(1)(self._order)
+        self.order = Order(seed, self.rows, dataset.block, home)
+        disk = None if dataset.block is None else dataset.disk
+        self._ahead = None if disk is None else ReadAhead(disk, self.order.blocks)
 
     def size(self, step: int) -> int:
         """Returns the number of points in a step; the last step of an epoch is short."""
@@ -195,9 +213,30 @@ class Points:
 
     def indices(self, steps: range) -> Tensor:
         """Returns the indices ``(K, B)`` of the points of K steps. Short steps are padded with the index 0."""
-        starts = range(steps.start - steps.start % self.per_epoch, steps.stop, self.per_epoch)
-        orders = [self.order(start // self.per_epoch) for start in starts]
-        return torch.cat([o[max(steps.start - s, 0) : steps.stop - s] for s, o in zip(starts, orders, strict=True)])
+        rows = [self.order.rows(*places) for places in self._places(steps)]
+        return torch.cat([nn.functional.pad(part, (0, -len(part) % self.width)) for part in rows]).view(-1, self.width)
+
+    def rows_of(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the points with the given indices, in the user's units, and their conditions, on the device."""
+        x, y = self.x[index], self.y[index]
+        if self.dataset.disk is not None and torch.device(self.device).type == "cuda":
+            # A copy from pinned memory does not wait for the work that the device still has to do.
+            x, y = x.pin_memory(), y.pin_memory()
+        return x.to(self.device, non_blocking=x.is_pinned()), y.to(self.device, non_blocking=y.is_pinned())
+
+    def _places(self, steps: range) -> Iterator[tuple[int, int, int]]:
+        """Yields the epochs of some steps, each with the first place and the end of these steps in its order."""
+        while steps:
+            epoch, first = divmod(steps.start, self.per_epoch)
+            end = min(first + len(steps), self.per_epoch)
+            yield epoch, first * self.width, min(end * self.width, self.rows)
+            steps = steps[end - first :]
+
+    def _read_ahead(self, steps: range) -> None:
+        """Waits until the points of some steps have been read from the disk, and begins to read the next ones."""
+        if self._ahead is not None:
+            now = [window for places in self._places(steps) for window in self.order.windows(*places)]
+            self._ahead.reach(now, self.order.following(now[-1]))
 
     def take(self, steps: range, blocks: range, width: int) -> tuple[Tensor, Tensor]:
         """Returns the first B points of each of K steps, in the network's units, and their conditions.
@@ -210,26 +249,26 @@ class Points:
         Returns:
             Points ``(K, B, *)`` and conditions, ``(K, B)`` for classes, else ``(K, B, *)``.
         """
-        index = self.indices(steps)[:, :width]
         if self.dataset.fresh:
-            x, y = self._simulated(blocks, *index.shape)
+            x, y = self._simulated(blocks, len(steps), width)
         else:
-            x, y = self.x[index.to(self.x.device)].to(self.device), self.y[index]
+            self._read_ahead(steps)
+            x, y = self.rows_of(self.indices(steps)[:, :width])
         if self.cells is not None:
             # Add uniform noise in the cell of each value. The noise comes from a separate generator, so that all other
             # noise is unchanged.
-            x = x.double() + self.cells * self._uniform("dequantisation", x, blocks) - self.cells / 2
+            x = x.double() + self.cells * self._uniform("dequantisation", x.shape, blocks) - self.cells / 2
         if self.hides and self.condition is not None:
-            y = self.condition.hide(y, self._uniform("labels", index, blocks))
+            y = self.condition.hide(y, self._uniform("labels", (len(steps), width), blocks))
         return self.units.encode(x).to(self.dtype), y
 
     def _conditions(self, labels: Tensor | None, values: Tensor | None, count: int) -> Tensor:
         """Returns the conditions of ``count`` points, or their classes if the network takes no condition."""
         if self.condition is None:
-            y = torch.full((count,), NONE) if labels is None else labels
+            y = torch.tensor(NONE).expand(count) if labels is None else labels
         else:
             y = self.condition.of(labels, values)
-        return y.to(self.device, self.dtype if y.is_floating_point() else y.dtype)
+        return y.to(self.dtype if y.is_floating_point() else y.dtype)
 
     def _simulated(self, blocks: range, steps: int, width: int) -> tuple[Tensor, Tensor]:
         """Draws the points ``(K, B, *)`` of all steps of some blocks, and their conditions, from the simulator."""
@@ -238,17 +277,11 @@ class Points:
         pairs = [self.dataset.simulate(count, generator("cpu", self.seed, "simulation", block)) for block in blocks]
         x, c = (torch.cat(part) for part in zip(*pairs, strict=True))
         y = self._conditions(None, self.dataset.conditions.encode(c), len(x))
-        return x.to(self.device).unflatten(0, (steps, width)), y.unflatten(0, (steps, width))
+        return tuple(part.to(self.device).unflatten(0, (steps, width)) for part in (x, y))
 
-    def _order(self, epoch: int) -> Tensor:
-        """Returns the indices of the points of an epoch's steps, ``(per_epoch, B)``."""
-        order = torch.randperm(self.rows, generator=generator("cpu", self.seed, "epoch", epoch))
-        padding = self.per_epoch * self.width - len(order)
-        return nn.functional.pad(order, (0, padding)).view(-1, self.width).to(self.device)
-
-    def _uniform(self, purpose: str, like: Tensor, blocks: range) -> Tensor:
-        """Draws uniform numbers in the shape of ``like``, ``(K, *)``. Each block has its own generator."""
-        shape = (len(like) // len(blocks), *like.shape[1:])
+    def _uniform(self, purpose: str, shape: Sequence[int], blocks: range) -> Tensor:
+        """Draws uniform numbers in a shape ``(K, *)``, for K steps. Each block has its own generator."""
+        shape = (shape[0] // len(blocks), *shape[1:])
         sources = [generator(self.device, self.seed, purpose, block) for block in blocks]
         return torch.cat([torch.rand(shape, generator=source, device=self.device) for source in sources])
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sdegen.core.processes import ALONE, Processes
 from sdegen.core.randomness import derive, generator, own_layers
 from sdegen.datasets import Dataset
 from sdegen.networks.condition import Condition
@@ -39,6 +40,7 @@ class HeldOut:
     Attributes:
         batches: largest number of batches, from the first on; None for all batches.
         copies: number of uses of each point, each with a time and a noise of its own.
+        processes: processes that compute the loss together, each with the same model, and share the batches.
     """
 
     dataset: Dataset
@@ -53,6 +55,7 @@ class HeldOut:
     dtype: torch.dtype = torch.float32
     batches: int | None = None
     copies: int = 1
+    processes: Processes = ALONE
 
     def within(self, batches: int) -> HeldOut:
         """Returns the loss on at most ``batches`` batches. Few points are used several times, to fill the batches.
@@ -63,6 +66,10 @@ class HeldOut:
         rows = min(batches * self.batch_size, ROWS // self.times.draws)
         points = 0 if self._stream is None else len(self._stream.points[0].x)
         return replace(self, batches=batches, copies=max(1, rows // max(1, points)))
+
+    def shared(self, processes: Processes) -> HeldOut:
+        """Returns the loss as several processes compute it together. All of them must call the same methods."""
+        return replace(self, processes=processes)
 
     def loss(self, model: Model) -> float | None:
         """Returns the loss of a model in its current mode; None without held-out points or known distribution."""
@@ -78,7 +85,8 @@ class HeldOut:
         if losses is None or self.copies == 1:
             return None if losses is None else losses[None]
         assert self._stream is not None
-        order = self._stream.points[0].order(0).flatten()[: len(losses)].cpu()
+        points = self._stream.points[0]
+        order = points.indices(range(points.per_epoch)).flatten()[: len(losses)].cpu()
         return torch.empty_like(losses).index_copy(0, order, losses).view(self.copies, -1)
 
     def loss_of(self, given: Callable[[Tensor], Score]) -> float | None:
@@ -97,15 +105,20 @@ class HeldOut:
     def _losses(self, function: Callable[[Batch], Tensor]) -> Tensor | None:
         if self._stream is None:
             return None
-        found, (points,) = [], self._stream.points
-        steps = itertools.islice(self._steps(), self.batches)
+        (points,), group = self._stream.points, self.processes
+        count = min(points.per_epoch, self.batches or points.per_epoch)
+        found = [torch.zeros(points.size(step), dtype=torch.float64) for step in range(count)]
+        steps = itertools.islice(enumerate(self._steps()), group.rank, count, group.size)
         with own_layers(self.device, points.seed, "layers"), torch.set_grad_enabled(self.objective.differentiates):
-            for chunks in steps:
+            for step, chunks in steps:
                 losses = torch.cat([function(batch).detach().double().cpu() for batch in chunks])
-                found.append(losses.view(self.times.draws, -1).mean(0))
+                found[step] = losses.view(self.times.draws, -1).mean(0)
         # Every batch has the same weight, also a short one.
         size = sum(map(len, found)) / len(found)
-        return torch.cat([losses * (size / len(losses)) for losses in found])
+        weighted = torch.cat([losses * (size / len(losses)) for losses in found])
+        # The losses of batches of other processes are 0 here, so that the sum is exact.
+        group.add(weighted)
+        return weighted
 
     @functools.cached_property
     def _stream(self) -> Stream | None:
@@ -149,7 +162,7 @@ class HeldOut:
             if drawn is None:
                 return None
             x, own.y = drawn if isinstance(drawn, tuple) else (drawn, None)
-        own.x, own.mapped, own.fresh = x.double() if x.ndim == 2 else x, False, False
+        own.x, own.disk, own.fresh = x.double() if x.ndim == 2 else x, None, False
         if self.copies > 1:
             own.x = own.x.repeat(self.copies, *[1] * (own.x.ndim - 1))
             own.y = None if own.y is None else own.y.repeat(self.copies, *[1] * (own.y.ndim - 1))

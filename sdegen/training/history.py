@@ -71,6 +71,11 @@ class History:
         """Records the norms of a step's gradients, ``(R, 1)``."""
         self._norms.append(norms)
 
+    def forget(self) -> None:
+        """Clears the records."""
+        self._by_t = torch.zeros_like(self._by_t)
+        self._clear()
+
     def check(self) -> Tensor:
         """Returns the mean loss of each step, ``(K, R)``.
 
@@ -115,8 +120,7 @@ class History:
         for loss, norm, (sums, ratios) in zip(losses, norms, self._by_t.tolist(), strict=True):
             by_t = {name: s / ratio for name, s, ratio in zip(names, sums, ratios, strict=True) if ratio}
             found.append({"train/loss": loss, "train/gradient_norm": norm, **by_t})
-        self._by_t = torch.zeros_like(self._by_t)
-        self._clear()
+        self.forget()
         return found
 
     def _flush(self) -> None:

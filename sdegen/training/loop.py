@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sdegen.core import processes
 from sdegen.core.randomness import own_layers, seed_layers
 from sdegen.core.schema import PACKAGE
 from sdegen.core.tensors import flatten_parameters
@@ -18,6 +20,7 @@ from sdegen.training.buffers import average_of, check_state, follow, layout, rep
 from sdegen.training.gradient import Gradient, Model, weighted_losses
 from sdegen.training.history import Diverged, History
 from sdegen.training.optimizer import Optimizer, load_states, state_of_model
+from sdegen.training.shards import Shards
 from sdegen.training.trainer import Trainer
 
 logger = logging.getLogger("sdegen")
@@ -40,6 +43,8 @@ class Training:
         step: number of steps taken.
         steps: number of the last step.
         seconds: time spent on steps and their logging, without held-out losses, checkpoints and previews.
+        paused: True while the other processes wait for process 0.
+        stopped: True if a signal has asked a process to stop.
     """
 
     def __init__(self, gradient: Gradient, optimizer: Optimizer, trainer: Trainer, stream: Stream, steps: int) -> None:
@@ -49,20 +54,35 @@ class Training:
         self.average_vector = flatten_parameters(p for model in self.averages for p in model.parameters()).data
         self.optimizer = optimizer.build(self.vector)
         self.step, self.seconds, self._weights = 0, 0.0, self.vector.data
-        self._history = History(gradient.losses, len(self.models), stream.sde.eps, stream.sde.T)
+        self.processes, rows = processes.present(), stream.times.draws * stream.points[0].width
+        self._shards = (
+            Shards(gradient, rows, trainer.shards, self.processes)
+            if max(stream.shards, self.processes.size) > 1
+            else None
+        )
+        # The losses of shards are computed at each step, because other processes need them.
+        losses = gradient.losses if self._shards is None else lambda losses: losses
+        self._history = History(losses, len(self.models), stream.sde.eps, stream.sde.T)
+        self.paused, self.stopped = True, False
+        self._coming: Iterator[list[Batch]] | None = None
         self._layout = layout(self.models[0].network)
         self._learned = stream.weighting.learned(stream.sde, gradient.weights)
 
-    def advance(self, chunks: list[Batch]) -> None:
-        """Takes one step of the optimiser. ``chunks`` are the parts of the batch."""
+    def advance(self, chunks: list[Batch], pauses: bool = False, stops: bool = False) -> None:
+        """Takes one step of the optimiser.
+
+        Args:
+            chunks: parts of the batch.
+            pauses: True if this process does something else after the step, so that the others wait for it.
+            stops: True if a signal has asked this process to stop.
+        """
         gradient = self.gradient
-        for part, batch in enumerate(chunks):
-            if gradient.runs_layers:
-                seed_layers(self.vector.device, *self._layers_key(part))
-            parts = gradient.add(batch, self.factor(batch))
+        found = self._alone(chunks) if self._shards is None else self._shared(self._shards, chunks, pauses, stops)
+        for batch, parts in zip(chunks, found, strict=True):
             self._history.add(self.step, batch, parts)
             if self._learned is not None:
-                self._learned.add(batch.rows.t, batch.weight, gradient.losses(*parts), batch.total)
+                losses = gradient.losses(*parts) if self._shards is None else parts[0]
+                self._learned.add(batch.rows.t, batch.weight, losses, batch.total)
         norms = torch.linalg.vector_norm(gradient.sums, dim=1, keepdim=True)
         self._history.add_norms(norms)
         if self.trainer.clip is not None:
@@ -79,6 +99,32 @@ class Training:
         if self._learned is not None:
             self._learned.advance(self.step)
         self.step += 1
+
+    def _alone(self, chunks: list[Batch]) -> Iterator[tuple[Tensor, ...]]:
+        """Adds the gradients of all chunks; yields the result of :meth:`Gradient.add` for each chunk."""
+        for part, batch in enumerate(chunks):
+            yield self._add(part, batch)
+
+    def _shared(self, shards: Shards, chunks: list[Batch], pauses: bool, stops: bool) -> Iterator[tuple[Tensor, ...]]:
+        """Adds the gradients of all shards, those of other processes included; yields the losses of each chunk."""
+        sizes = [batch.weight.shape[1] for batch in chunks]
+        ends = list(itertools.accumulate(sizes))
+        each = len(chunks) // shards.count
+        shards.begin(chunks[0].total // self.stream.times.draws)
+        for shard in shards.own:
+            for part in range(shard * each, (shard + 1) * each):
+                if sizes[part]:
+                    losses = self.gradient.losses(*self._add(part, chunks[part]))
+                    shards.note(ends[part] - sizes[part], losses)
+            shards.push(shard)
+        losses, self.paused, self.stopped = shards.total(pauses, stops)
+        return ((own,) for own in losses[:, : ends[-1]].split(sizes, dim=1))
+
+    def _add(self, part: int, batch: Batch) -> tuple[Tensor, ...]:
+        """Adds the gradient of chunk ``part`` of the step; returns the result of :meth:`Gradient.add`."""
+        if self.gradient.runs_layers:
+            seed_layers(self.vector.device, *self._layers_key(part))
+        return self.gradient.add(batch, self.factor(batch))
 
     def factor(self, batch: Batch) -> Tensor | None:
         """Returns the learned factor of each row's weight, ``(R, N)``; None if the weighting has no such factor."""
@@ -114,18 +160,23 @@ class Training:
         """
         trainer, since = self.trainer, time.perf_counter()
         logged, reported, last = self.seconds, self.step, self.steps
+        alone = self.processes.size == 1
         # This context leaves the random numbers of the caller unchanged.
         with own_layers(self.vector.device, self.stream.points[0].seed, "layers"):
             for chunks in self.stream.steps(self.step, self.steps):
                 if self.step == 1:
                     self._warn_of_hidden_state(chunks[0])
-                self.advance(chunks)
+                if alone:
+                    self.advance(chunks)
+                else:
+                    self._lead(chunks, evaluate_every, interrupted())
                 if self._is_due(evaluate_every):
                     self.seconds += time.perf_counter() - since
                     self._check()
                     evaluate()
                     since = time.perf_counter()
-                stop = interrupted()
+                # If the other processes do not wait, they will take the next step, too.
+                stop = self.stopped or ((alone or self.paused) and interrupted())
                 if self._is_due(trainer.log_every):
                     seconds = self.seconds + time.perf_counter() - since
                     shared = {
@@ -146,6 +197,26 @@ class Training:
                 if stop or self.step == self.steps:
                     return
 
+    def _lead(self, chunks: list[Batch], evaluate_every: int, asked: bool) -> None:
+        """Takes a step with the other processes. They wait after it if this process does something else after it."""
+        trainer = self.trainer
+        every = (evaluate_every, trainer.log_every, trainer.checkpoint_every, trainer.preview_every)
+        if self.paused:
+            self.processes.tell("follow")
+        self.advance(chunks, asked or any(self._is_due(n, self.step + 1) for n in every), asked)
+        if self.paused:
+            self.processes.told()
+
+    def follow(self, interrupted: Callable[[], bool]) -> None:
+        """Takes steps with process 0, until process 0 pauses. For the other processes."""
+        with own_layers(self.vector.device, self.stream.points[0].seed, "layers"):
+            self._coming = self._coming or self.stream.steps(self.step, self.steps)
+            for chunks in self._coming:
+                self.advance(chunks, stops=interrupted())
+                self._history.forget()
+                if self.paused:
+                    return
+
     def finish(self) -> None:
         """Makes the current step the last one."""
         self.steps = self.step
@@ -155,9 +226,10 @@ class Training:
         """True at the steps of regular checkpoints; False if only an interruption causes a checkpoint."""
         return self.step == 0 or self._is_due(self.trainer.checkpoint_every)
 
-    def _is_due(self, every: int) -> bool:
+    def _is_due(self, every: int, step: int | None = None) -> bool:
         """Returns True every ``every`` steps and at the last step, but never if ``every`` is 0."""
-        return every > 0 and (self.step % every == 0 or self.step == self.steps)
+        step = self.step if step is None else step
+        return every > 0 and (step % every == 0 or step == self.steps)
 
     def _check(self) -> None:
         """Raises :class:`Diverged` if a loss, a gradient or a weight is not finite."""
@@ -171,6 +243,29 @@ class Training:
     def state(self, replica: int) -> dict[str, Any]:
         """Returns the optimiser's state for a model, in the form for a training of this model alone."""
         return state_of_model(self.optimizer.state_dict(), replica, self.gradient.weights.shape)
+
+    def shared(self) -> dict[str, Any]:
+        """Returns all that the other processes need to continue from the present step with :meth:`take`."""
+        networks = [model.network for model in (*self.models, *self.averages)]
+        return {
+            "networks": [network.state_dict() for network in networks],
+            "optimizer": [self.state(replica) for replica in range(len(self.models))],
+            "weighting": [self.weighting(replica) for replica in range(len(self.models))],
+            "step": self.step,
+            "variant": self.stream.variant,
+        }
+
+    def take(self, state: dict[str, Any]) -> None:
+        """Takes the state of another process, as :meth:`shared` returned it."""
+        networks = [model.network for model in (*self.models, *self.averages)]
+        for network, own in zip(networks, state["networks"], strict=True):
+            network.load_state_dict(own)
+        load_states(self.optimizer, self.recipe, state["optimizer"])
+        if self._learned is not None:
+            self._learned.restore(state["weighting"])
+        self._history.forget()
+        self.gradient.sums.zero_()
+        self.step, self.stream.variant, self.paused, self._coming = state["step"], state["variant"], True, None
 
     def history(self, replica: int) -> dict[str, Tensor]:
         """Returns the records of a model since the scalars were last logged."""
@@ -208,7 +303,7 @@ class Training:
         if self._learned is not None:
             self._learned.restore(weightings)
         self.gradient.sums.zero_()
-        self.step, self.seconds, self.stream.variant = step, seconds, variant
+        self.step, self.seconds, self.stream.variant, self._coming = step, seconds, variant, None
 
     def _warn_of_hidden_state(self, batch: Batch) -> None:
         """Logs a warning if a network outside of the package keeps state that a checkpoint does not store."""

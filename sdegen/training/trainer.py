@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from sdegen.core import processes
 from sdegen.core.checks import in_range
 
 STEPS = 12_000
@@ -55,6 +56,10 @@ class Trainer:
             score matching. The two results differ only by rounding.
         replicas: number of networks that are trained together, with the seeds ``seed``, ``seed + 1`` and so on. Each
             network has the same result as in a run by itself. They need the written gradient.
+        shards: number of parts into which a step is divided, a power of two. The gradients of the parts are added in a
+            fixed order, so that any number of processes that divides it, started by torchrun, has the same result bit
+            for bit on the CPU. One process computes the parts one after the other, which needs less memory (gradient
+            accumulation). If null, each process has one part, and the result depends on their number by rounding.
     """
 
     def __init__(
@@ -75,6 +80,7 @@ class Trainer:
         threads: int | Literal["auto"] = "auto",
         gradient: Literal["auto", "autograd", "written"] = "auto",
         replicas: int = 1,
+        shards: int | None = None,
     ) -> None:
         self.epochs, self.steps = epochs, steps_or_default(steps, epochs)
         self.batch_size, self.clip, self.ema = batch_size, clip, ema
@@ -82,6 +88,7 @@ class Trainer:
         self.patience, self.retries = patience, retries
         self.preview_every, self.log_every = preview_every, log_every
         self.precision, self.threads, self.gradient, self.replicas = precision, threads, gradient, replicas
+        self.shards = shards
         self._check_ranges()
         self.device = find_device(device)
 
@@ -98,6 +105,12 @@ class Trainer:
                     f"{name}={value} works only with one network, and replicas={self.replicas}: set "
                     f"{name}={'null' if off is None else off} or replicas=1"
                 )
+        if self.shards is not None:
+            in_range("shards", self.shards, at_least=1)
+            if self.shards & (self.shards - 1):
+                raise ValueError(f"shards={self.shards} must be a power of two: try {1 << self.shards.bit_length()}")
+            if self.shards > self.batch_size:
+                raise ValueError(f"shards={self.shards} exceeds batch_size={self.batch_size}: try shards=null")
         if self.threads != "auto":
             in_range("threads", self.threads, at_least=1, at_most=1024)
         if self.clip is not None:
@@ -111,13 +124,16 @@ class Trainer:
 
     def threads_for(self, work: float) -> int:
         """Returns the number of CPU threads for a step of ``work`` multiplications and additions."""
-        # A launcher of several jobs sets OMP_NUM_THREADS.
-        limit = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+        local = processes.present().local
+        # A launcher of several jobs sets OMP_NUM_THREADS. torchrun sets it to 1 on its own.
+        limit = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip() if local == 1 else ""
         allowed = (int(limit) if limit.isdecimal() else 0) or 1024
         if self.threads != "auto":
             return min(self.threads, allowed)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, min(int(work / GRAIN), cores, allowed))
+        # Rounding depends on the threads, so each shard has the same number in one process as in several.
+        share = max(local, self.shards or 1)
+        return max(1, min(int(work / share / GRAIN), cores // share, allowed))
 
     def total(self, points: int) -> int:
         """Returns the number of steps for a data set of ``points`` points."""
@@ -133,14 +149,21 @@ def steps_or_default(steps: int | Literal["auto"] | None, epochs: int | None) ->
 
 def find_device(name: str) -> torch.device:
     """Returns the device with a name. Raises ValueError if this machine has no such device."""
+    local, found = processes.present().local, torch.cuda.device_count()
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if found else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"device={name} is not a device: try auto, cpu or cuda") from None
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"device={name} is not supported: use cpu or cuda")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if device.type == "cuda" and (device.index or 0) >= found:
         raise ValueError(f"device={name} is not on this machine: try device=auto")
+    if device.type == "cuda" and local > 1 and device.index is not None:
+        raise ValueError(f"device={name} would be used by {local} processes: device=cuda gives each its own")
+    if device.type == "cuda" and local > found:
+        raise ValueError(
+            f"device={name}: {local} processes share {found} CUDA devices: start {found}, or use device=cpu"
+        )
     return device

@@ -182,6 +182,15 @@ def test_held_out_losses_take_a_share_and_large_tables_a_time(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_trainings_on_the_disk_are_compared_with_those_in_memory(tmp_path: Path) -> None:
+    found = measured(tmp_path, "disk", "size=0.02", "steps=1", "drawn=20", "rounds=1")
+    for quantity, speed in (("training", "images trained on"), ("drawing", "images drawn")):
+        for name in ("by blocks", "by rows"):
+            ratio = found[speed, "", name] / found[speed, "", "in memory"]
+            assert found[f"speed of {quantity} divided by that in memory", "", name] == pytest.approx(ratio)
+
+
+@pytest.mark.slow
 def test_guidance_counts_the_evaluations_of_each_curve(tmp_path: Path) -> None:
     """Beyond scale 1, the class and the weaker network double the evaluations; a classifier does not."""
     training = "options=[trainer.epochs=null,trainer.steps=4,trainer.threads=1,trainer.preview_every=0,count=2]"

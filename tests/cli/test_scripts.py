@@ -664,11 +664,11 @@ def test_a_measurement_of_ones_own_is_drawn_as_it_is(digits: Path, monkeypatch: 
     ("line", "words"),
     [
         (("guidance=classifier", "label=3"), ("guidance.run is missing",)),
-        (("guidance=classifier", "guidance.run=outputs/digits_classifier/latest"), ("give label=3",)),
+        (("guidance=classifier", "guidance.run=outputs/digits_classifier/latest"), ("needs a class: give label=3",)),
         (("guidance=classifier", "guidance.run=outputs/digits_classifier/latest", "label=10"), ("choose from 0 to 9",)),
         (("guidance=classifier", "guidance.run=outputs/digits/latest", "label=1"), ("holds no classifier",)),
         (("guidance=classifier", "guidance.run=outputs/other/latest", "label=1"), ("was trained with another SDE",)),
-        (("guidance=classifier", "guidance.run=nowhere", "label=1"), ("nowhere: no such folder",)),
+        (("guidance=classifier", "guidance.run=nowhere", "label=1"), ("guidance.run: nowhere: no such folder",)),
         (("label=3",), ("add guidance=classifier",)),
         (("guidance=classifier_free", "label=3"), ("train one with network.label_dropout=0.1",)),
         (("guidance=inpaint", "label=3"), ("steers towards no class",)),
@@ -677,7 +677,7 @@ def test_a_measurement_of_ones_own_is_drawn_as_it_is(digits: Path, monkeypatch: 
         (("guidance=inpaint", "guidance.measurement.mask=small.npy"), ("zeros and ones of the shape",)),
         (("guidance=inpaint", "guidance.image=5000"), ("choose from 0 to",)),
         (("guidance=inpaint", "guidance.noise=0"), ("noise=0 must be above 0",)),
-        (("guidance=colourise",), ("needs colours",)),
+        (("guidance=colourise",), ("guidance=colourise needs colours",)),
         (("guidance=auto",), ("step 4 is the network that is sampled: give guidance.checkpoint=",)),
         (("guidance=auto", "guidance.checkpoint=3"), ("has no checkpoint step-00000003.pt",)),
         (("guidance=operator",), ("guidance.measurement: Operator is abstract: define __call__",)),
@@ -694,6 +694,7 @@ def test_guidance_that_cannot_work_is_one_line(digits: Path, line: tuple, words:
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1, result.stderr
     assert all(word in result.stderr for word in words), result.stderr
+    assert "guidance: guidance=" not in result.stderr
     assert sorted(latest.rglob("*")) == before
 
 
@@ -748,6 +749,17 @@ def test_the_jobs_of_a_command_use_one_run_and_step_while_a_training_writes_othe
     )
     new = sorted((first / "samples").iterdir())[before:]
     assert [int(np.load(folder / "samples.npz")["step"]) for folder in new] == [step, step]
+
+
+@pytest.mark.parametrize("asked", [(), ("guidance.checkpoint=best",), ("guidance.checkpoint=0",)])
+def test_the_step_of_a_weaker_network_is_fixed_before_the_jobs(trained: Path, asked: tuple[str, ...]) -> None:
+    folder = newest(trained, "smile")
+    given = arguments.read([f"run={folder}", "guidance=auto", f"guidance.run={folder.parent / 'latest'}", *asked])
+    stored.offer(("sampler",), given, True)
+    which = asked[0].partition("=")[2] if asked else "last"
+    step = 0 if which == "0" else sdegen.load(folder, checkpoint=which).step  # type: ignore[arg-type]
+    fixed = [one for one in given.overrides if one.startswith("guidance.")]
+    assert sorted(fixed) == [f"guidance.checkpoint={step}", f"guidance.run={folder}"]
 
 
 def test_a_run_that_is_not_trained_yet_is_named(trained: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from commands import ROOT, Result, run
 
-from sdegen.cli.main import COMMANDS
+from sdegen.cli.main import COMMANDS, SPINS
 from sdegen.cli.page import about, comments
 from sdegen.config.compose import CONF
 from sdegen.datasets import File
@@ -23,9 +23,12 @@ HEAVY = ("torch", "matplotlib", "scipy", "sklearn", "numpy")
 WITNESS = "import atexit, sys; atexit.register(lambda: print('HEAVY', *sorted(set(sys.modules) & {names!r})))"
 
 
-def sdegen(*arguments: str, cwd: Path, line: str | None = None) -> Result:
-    """Runs ``python -m sdegen`` in a new interpreter. ``line`` is the command line that the shell completes."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(cwd), str(ROOT)])}
+def sdegen(*arguments: str, cwd: Path, line: str | None = None, **variables: str) -> Result:
+    """Runs ``python -m sdegen`` in a new interpreter, with further ``variables`` of the environment.
+
+    ``line`` is the command line that the shell completes.
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(cwd), str(ROOT)]), **variables}
     if line is not None:
         environment["COMP_LINE"] = line
     done = subprocess.run(
@@ -147,3 +150,17 @@ def test_the_shell_completes_commands_groups_choices_and_options(tmp_path: Path)
         "sampler=stochastic_dpm_solver",
         "sampler=stochastic_heun",
     }
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch has GNU's OpenMP on Linux")
+@pytest.mark.parametrize(
+    ("variables", "spins"), [({}, SPINS), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "passive"}, "0")]
+)
+def test_waiting_threads_soon_sleep_unless_the_user_says_otherwise(
+    variables: dict[str, str], spins: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenMP itself prints the values that it has read."""
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    result = sdegen("evaluate", "run=nowhere", cwd=tmp_path, OMP_DISPLAY_ENV="verbose", **variables)
+    assert f"GOMP_SPINCOUNT = '{spins}'" in result.stderr

@@ -52,7 +52,7 @@ def test_samples_are_signals_in_the_units_of_the_file(signals: Path) -> None:
     samples = drawn(signals)
     assert sorted(path.name for path in samples.iterdir()) == ["config.yaml", "figures", "metrics.json", "samples.npz"]
     figures = sorted(path.name for path in (samples / "figures").iterdir())
-    # The network takes the class, and the samples have the classes of unseen signals.
+    # The network takes the class, and the samples have the classes of training signals.
     assert figures == ["classes.png", "generation.gif", "generation.png", "samples.png"]
     x = np.load(samples / "samples.npz")["x"]
     assert x.shape == (12, 2, LENGTH)

@@ -62,12 +62,14 @@ def test_a_network_that_needs_a_kernel_is_refused_with_a_remedy_of_its_own_kind(
     options: list[str], fixes: list[str]
 ) -> None:
     with pytest.raises(Faults) as caught:
-        build(composed("train", ["sde=double_well", "parametrization=raw", *options]))
+        build(composed("train", ["sde=double_well", *options]))
     lines = [line for line in str(caught.value).splitlines() if "network=" in line]
     assert len(lines) == 1
+    # Only scores have a parametrization.
+    assert ("parametrization=" in str(caught.value)) == ("network=mlp" in options)
     assert all(fix in lines[0] for fix in fixes)
     if "sde=vp" not in lines[0]:
-        build(composed("train", ["sde=double_well", "parametrization=raw", *options, fixes[-1]]))
+        build(composed("train", ["sde=double_well", *options, fixes[-1]]))
 
 
 class ForVP:

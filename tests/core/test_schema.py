@@ -8,7 +8,7 @@ import pytest
 
 from sdegen.config.compose import CONF
 from sdegen.core import docstrings, schema
-from sdegen.guidance import ClassifierGuidance
+from sdegen.guidance import ClassifierGuidance, Measurement
 from sdegen.networks import MLP, Network
 from sdegen.samplers import Sampler, StepSampler
 from sdegen.sde import SDE, VP
@@ -60,6 +60,7 @@ STEPS = {"_target_": "sdegen.samplers.StepSampler", "predictor": EM}
             "x.hidden: must be a list, each entry an integer",
         ),
         ({"_target_": "sdegen.networks.MLP", "shape": [2]}, Network, "x.shape: no such option of MLP"),
+        ({"_target_": "sdegen.guidance.Linear"}, Measurement, "x.path is missing: give Linear this option"),
         (VP_NODE, Sampler, "x: VP is not a Sampler"),
         ({}, SDE, "x: must be a node that names a SDE by _target_"),
         (None, SDE, "x: must be a node that names a SDE by _target_"),
@@ -171,7 +172,7 @@ class Derived(Base):
 def test_options_are_described_by_their_types_and_the_docstrings_of_the_class_and_its_bases() -> None:
     depth = schema.Option("depth", "an integer", schema.REQUIRED, "the number of layers, of which the last is linear.")
     meaning = "units in a layer: :math:`\\sigma_d`, as in :class:`~sdegen.networks.MLP`."
-    width = schema.Option("width", "a list, each entry an integer or null", None, meaning)
+    width = schema.Option("width", "null or a list, each entry an integer", None, meaning)
     mode = schema.Option("mode", "one of fast, exact", "fast", "``fast`` or ``exact``.")
     assert schema.options(Base) == {"depth": depth, "width": width}
     inherited = width._replace(meaning=f"{meaning} Null here.")

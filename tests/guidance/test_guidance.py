@@ -372,7 +372,7 @@ def test_exact_conditionals_of_mixtures_are_those_of_weighted_draws() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda p: ClassifierFree(None), "give label=3"),
+        (lambda p: ClassifierFree(None), "needs a class or a condition: give label=3.*or condition="),
         (lambda p: Inpaint((1, 8, 8), "middle"), "mask=middle is unknown: choose one of left"),
         (
             lambda p: Inpaint((2, 8), "top"),

@@ -165,7 +165,8 @@ def test_exported_scores_take_the_class_before_the_numbers(table: sdegen.Run, tm
         ),
         (lambda run, rows: run.sample(2, condition=0.5), "label: the network .* class of each point: give label= too"),
         (lambda run, rows: run.given(rows), "condition: has 2 rows: give one condition"),
-        (lambda run, rows: run.sample(2, condition="data"), "condition=data: works on the command line only"),
+        (lambda run, rows: run.given("data"), "condition: has a row for each sample: give one condition"),
+        (lambda run, rows: run.log_prob([[0.5]], condition="data"), r"log_prob\(\) needs the condition of each point"),
         (
             lambda run, rows: run.given(0.5, label="red").evaluate(count=20),
             "evaluate: the exact distribution given a c",

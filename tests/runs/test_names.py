@@ -151,6 +151,21 @@ def test_every_data_set_has_a_summary() -> None:
     assert any(line.startswith("labels    0 (4), 1 (1), ") and line.endswith("11 (1), … 30 in all") for line in lines)
 
 
+def test_booleans_of_a_data_frame_are_labels_with_names(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    source = np.random.default_rng(0)
+    frame = pandas.DataFrame({"a": source.normal(size=40), "b": source.normal(size=40), "sick": [True, False] * 20})
+    options = (*SMALL, "network.label_dropout=0")
+    run = sdegen.fit(frame, "dataset.labels=sick", *options, folder=tmp_path / "frame", steps=2)
+    assert (run.names.columns, run.names.classes) == (("a", "b"), ("False", "True"))
+    # The labels of a later frame are found by their names.
+    expected = [run.given(label=label).log_prob(frame[["a", "b"]][i : i + 1]) for i, label in enumerate((True, False))]
+    torch.testing.assert_close(run.log_prob(frame[:2]), torch.cat(expected), rtol=1e-4, atol=1e-4)
+    # Another column of booleans is a coordinate.
+    plain = sdegen.fit(frame, *SMALL, folder=tmp_path / "plain", steps=2)
+    assert plain.names.columns == ("a", "b", "sick")
+
+
 def test_data_frames_train_as_their_columns_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pandas = pytest.importorskip("pandas")
     monkeypatch.chdir(tmp_path)

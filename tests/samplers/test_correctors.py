@@ -12,7 +12,7 @@ from torch import Tensor
 from sdegen.core.errors import UserError
 from sdegen.core.randomness import SampleNoise, generator, randn_like
 from sdegen.datasets import Affine
-from sdegen.metrics.verification import gaussian, marginal
+from sdegen.metrics.verification import gaussian, marginal, output
 from sdegen.models import Raw, ScoreModel
 from sdegen.networks.oracle import Oracle
 from sdegen.runs.sampling import draw
@@ -28,7 +28,7 @@ from sdegen.samplers import (
     StepSampler,
 )
 from sdegen.samplers.adaptive import Brownian, StochasticHeunSteps
-from sdegen.sde import VE, VP, LinearSDE
+from sdegen.sde import EDM, VE, VP, Cosine, Linear, LinearSDE
 from sdegen.sde.mixture import GaussianMixture, Marginals
 
 T = 0.3
@@ -89,6 +89,19 @@ def test_annealed_langevin_steps_are_those_of_appendix_a() -> None:
     variances = 1e-4 * (1e6 ** times[1:] - 1)
     torch.testing.assert_close(sizes / sizes[-1], variances / variances[-1])
     assert float(sizes[-1]) == pytest.approx(0.07 * float(variances[-1]))
+
+
+@pytest.mark.parametrize("path", [VE(0.01, 50.0), VP(), Linear(), Cosine(), EDM(80.0)], ids=lambda p: type(p).__name__)
+def test_annealed_langevin_follows_the_signal_of_every_path(path: LinearSDE) -> None:
+    """The chain was made for α = 1. Along other paths, it must not lag behind the growing signal.
+
+    The chain stops where the noise is smaller than the spread of the data, which leaves the same small excess of the
+    standard deviation along every path.
+    """
+    mean, variance = output(StepSampler(None, AnnealedLangevin(0.1, 10), 100, "log_snr"), path)
+    exact, expected = marginal(path, path.eps)
+    assert mean == pytest.approx(exact, abs=1e-3)
+    assert 0 < math.sqrt(variance) - math.sqrt(expected) < 0.05
 
 
 @pytest.mark.parametrize("leaps", [1, 4])

@@ -178,7 +178,7 @@ def test_the_unit_is_the_mean_loss_of_a_gaussian_on_other_data_of_its_covariance
         return -torch.linalg.solve(total, x)
 
     objective, data = Denoising(), type("Data", (), {"fresh": False})()
-    data.x, data.y, data.mapped, data.cells = x, None, False, None
+    data.x, data.y, data.disk, data.block, data.cells = x, None, None, None, None
     data.units = type("Units", (), {"encode": staticmethod(lambda x: x)})
     stream = Stream([Points(3, data, 1000, dtype=torch.float64)], lambda *rows: objective.prepare(*rows[:-2]),
                     weight, sampler, sde)  # fmt: skip

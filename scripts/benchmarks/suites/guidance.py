@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from sdegen.config.compose import composed as every
 from sdegen.core.errors import UserError
 from sdegen.runs import results, session
-from sdegen.runs.run import load
+from sdegen.runs.run import Run, load
 from suites.base import Row, composed, row
 
 METRICS = ("agreement", "class_recall", "spread", "frechet")
@@ -27,28 +27,38 @@ def measure(
     scales: Sequence[float],
     count: int,
     steps: int,
+    seeds: int,
 ) -> list[Row]:
-    """Returns the rows of a panel for each metric, with a line for each curve and one for the floor."""
-    runs = Path(folder)
-    for name, own in trained.items():
-        if not (runs / name).exists():
-            session.train(composed(*own, *options), runs / name)
-    rows = []
-    for curve, one in curves.items():
-        if one["run"] not in trained:
-            raise UserError(f"curves: {curve} samples run={one['run']}: choose from {', '.join(trained)}")
-        run = load(runs / one["run"]).using("stochastic_adams", steps=steps)
-        for scale in scales:
-            node = guidance([*one["options"], f"guidance.scale={scale}"], runs)
-            found = results.write(run, count, guidance=node, label="all", figures=False)
-            with np.load(found.folder / "samples.npz") as samples:
-                cost = float(samples["nfe"])
-            for metric in METRICS:
-                rows.append(row(f"{metric} against guidance scale", curve, scale, [found.metrics[metric]["value"]], ""))
-                floor = found.metrics[metric]["floor"]
-                rows.append(row(f"{metric} against guidance scale", "floor", scale, [floor], ""))
-            rows.append(row("evaluations against guidance scale", curve, scale, [cost], ""))
-    return sorted(dict.fromkeys(rows), key=lambda each: each.panel)
+    """Returns the rows of a panel for each metric, with a line for each curve and one for the floor.
+
+    The values are those of ``seeds`` seeds, each with networks of its own.
+    """
+    found: dict[tuple[str, str, float], list[float]] = {}
+    for seed in range(seeds):
+        runs = Path(folder) / f"seed-{seed}"
+        for name, own in trained.items():
+            if not (runs / name / "metrics.json").exists():
+                session.train(composed(*own, *options, f"seed={seed}"), runs / name)
+        for curve, one in curves.items():
+            if one["run"] not in trained:
+                raise UserError(f"curves: {curve} samples run={one['run']}: choose from {', '.join(trained)}")
+            run = load(runs / one["run"]).using("stochastic_adams", steps=steps)
+            for scale in scales:
+                node = guidance([*one["options"], f"guidance.scale={scale}"], runs)
+                for line, metric, value in sampled(run, count, seed, node):
+                    found.setdefault((metric, line or curve, scale), []).append(value)
+    rows = [row(f"{metric} against guidance scale", line, at, all_, "") for (metric, line, at), all_ in found.items()]
+    return sorted(rows, key=lambda each: each.panel)
+
+
+def sampled(run: Run, count: int, seed: int, node: dict[str, Any]) -> Iterator[tuple[str, str, float]]:
+    """Yields the line, empty for that of the curve, the name and the value of each quantity of guided samples."""
+    written = results.write(run, count, seed=seed, guidance=node, label="all", figures=False)
+    for metric in METRICS:
+        yield "", metric, written.metrics[metric]["value"]
+        yield "floor", metric, written.metrics[metric]["floor"]
+    with np.load(written.folder / "samples.npz") as samples:
+        yield "", "evaluations", float(samples["nfe"])
 
 
 def draw(rows: Sequence[Row]) -> Figure:

@@ -17,7 +17,7 @@ from sdegen.config import assembly
 from sdegen.core.errors import UserError
 from sdegen.core.randomness import generator
 from sdegen.metrics import sliced_w1
-from sdegen.runs import calibration, sampling
+from sdegen.runs import advice, sampling
 from suites.base import Row, composed, row
 
 REFERENCE, FLOORS = 10_000, 20
@@ -94,7 +94,7 @@ def measure(
 def suggested(*line: str) -> list[str]:
     """Returns the options that ``sdegen calibrate`` changes."""
     config = composed(*line)
-    return calibration.changes(config, calibration.calibrate(config))
+    return advice.changes(config, advice.calibrate(config))
 
 
 def one(name: str, options: Sequence[str], calibrated: bool, points: int, count: int, seed: int) -> dict[str, float]:

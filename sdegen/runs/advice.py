@@ -56,14 +56,14 @@ class Advice(NamedTuple):
     measured: float | None = None
 
 
-class Calibration(NamedTuple):
+class Findings(NamedTuple):
     """Sentences about the data, and the advice on the options."""
 
     data: list[str]
     advice: list[Advice]
 
 
-def calibrate(config: Config, trust: Trust = schema.ANYTHING) -> Calibration:
+def calibrate(config: Config, trust: Trust = schema.ANYTHING) -> Findings:
     """Returns the advice on the options of a configuration. The result depends only on the configuration and the data.
 
     Raises:
@@ -75,10 +75,10 @@ def calibrate(config: Config, trust: Trust = schema.ANYTHING) -> Calibration:
     advice = [*_noise(parts, asked, x), _deviation(parts, x), *_width(parts)]
     if not parts.model.network.exact:
         advice += _steps(config, parts, trust)
-    return Calibration([*summary(parts.dataset)["text"], *parts.dataset.concerns()], advice)
+    return Findings([*summary(parts.dataset)["text"], *parts.dataset.concerns()], advice)
 
 
-def table(config: Config, found: Calibration) -> str:
+def table(config: Config, found: Findings) -> str:
     """Returns the advice as lines of text: the option, its value now, the suggested value and the reason."""
     lines = [f"{'':28}{'now':>14}{'suggested':>16}"]
     for option, value, reason, measured in found.advice:
@@ -90,13 +90,13 @@ def table(config: Config, found: Calibration) -> str:
     return "\n".join(lines)
 
 
-def changes(config: Config, found: Calibration) -> list[str]:
+def changes(config: Config, found: Findings) -> list[str]:
     """Returns the suggested values that differ from those of a configuration, as on the command line."""
     new = ((option, value) for option, value, *_ in found.advice if value not in (None, _now(config, option)))
     return [f"{option}={_written(value)}" for option, value in new]
 
 
-def command(line: str, config: Config, found: Calibration) -> str:
+def command(line: str, config: Config, found: Findings) -> str:
     """Returns a command line with the suggested values that differ from those of its configuration."""
     new = changes(config, found)
     options = {word.partition("=")[0] for word in new}

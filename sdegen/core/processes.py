@@ -1,0 +1,422 @@
+"""The processes that torchrun starts for one command, and the exchange of numbers and of work between them.
+
+Process 0 runs the command, and alone writes files and messages. The other processes wait in :meth:`Processes.serve` for
+work from process 0: parts of a list (:meth:`Processes.each`), or calls of a partner, an object that each of them holds
+(:meth:`Processes.partners`). A command without torchrun runs in one process, and nothing of this happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import io
+import logging
+import os
+import pickle
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sdegen.core.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+log = logging.getLogger("sdegen")
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+TIMEOUT = 600
+"""Number of seconds that a process waits for the others in the exchange of a step; SDEGEN_TIMEOUT sets another one."""
+FOREVER = datetime.timedelta(days=365)
+"""Time that a process waits for work."""
+GRACE = 3.0
+"""Number of seconds in which the processes that still run must report after the loss of another one."""
+
+
+class Lost(UserError):
+    """The loss of another process. Nothing can be exchanged any more.
+
+    Attributes:
+        speaks: True for the first process that still runs, which reports the loss.
+    """
+
+    speaks = True
+
+
+class Processes:
+    """The processes of a command.
+
+    Args:
+        rank: number of this process.
+        size: number of processes.
+
+    Attributes:
+        local: number of processes of the command on this machine.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, local: int = 1) -> None:
+        self.rank, self.size, self.local = rank, size, local
+        self._partner: Any = None
+        self._control: Any = None
+        # True while the partners take part in the exchanges of a method, and do not wait for work.
+        self._busy = False
+
+    def join(self) -> None:
+        """Connects the processes, and checks that they run the same command with the same code.
+
+        Raises:
+            UserError: the connection fails, or the commands or the code differ.
+        """
+        import torch
+        from torch import distributed
+
+        cuda = torch.cuda.is_available()
+        if cuda:
+            if (devices := torch.cuda.device_count()) < self.local:
+                cuda = False
+            else:
+                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % devices)
+        text = os.environ.get("SDEGEN_TIMEOUT", str(TIMEOUT))
+        if not text.isdecimal() or not int(text):
+            raise UserError(f"SDEGEN_TIMEOUT={text}: must be a number of seconds, such as {TIMEOUT}")
+        self._waits = f"{text} s"
+        address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        try:
+            distributed.init_process_group(
+                "cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=datetime.timedelta(seconds=int(text))
+            )
+            self._control = distributed.new_group(backend="gloo", timeout=FOREVER)
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            fix = "the port is in use: choose another with --master-port" if "EADDRINUSE" in reason else reason
+            raise UserError(f"torchrun: process {self.rank} cannot connect to {address}: {fix}") from None
+        own = {"arguments": sys.argv[1:], "code of sdegen": _code(), "version of torch": torch.__version__}
+        for rank, other in enumerate(self._gathered(own)):
+            for what, value in own.items():
+                if other[what] != value:
+                    found = f"{_short(other[what])}, not {_short(value)}"
+                    raise UserError(
+                        f"torchrun: the {what} of process {rank} and of process {self.rank} differ: {found}: start all "
+                        f"processes with the same command and code"
+                    )
+
+    def leave(self) -> None:
+        """Ends the other processes, and the connection to them."""
+        from torch import distributed
+
+        if self.rank == 0 and self._control is not None and not self._busy:
+            with contextlib.suppress(Lost):
+                self._send("end", ())
+                # Wait for the answers: the connection must not close before the others have read it.
+                self._gathered(None)
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+    def each(
+        self,
+        function: Callable[[Any, Any], R],
+        context: object,
+        items: Sequence[T],
+        here: Callable[[T], R] | None = None,
+    ) -> list[R]:
+        """Returns ``function(context, item)`` for all items in order. The processes share the items. For process 0.
+
+        Args:
+            function: function of a module. Its arguments and results must be picklable.
+            context: first argument of the function, equal for all items.
+            items: second arguments, one after the other.
+            here: function of an item to call in process 0 in place of ``function``, such as one that shows progress.
+        """
+        here = here or partial(function, context)
+        if self.size == 1 or len(items) == 1 or self.rank or self._busy:
+            return [here(item) for item in items]
+        try:
+            self._send("each", (function, context, items))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            log.warning(f"process 0 works alone here, because {error}: define classes and functions in a module")
+            return [here(item) for item in items]
+        parts = self._replies(_attempt(lambda: [here(item) for item in items[:: self.size]]))
+        return [parts[i % self.size][i // self.size] for i in range(len(items))]
+
+    def partners(self, kind: Callable[..., Any], *arguments: object) -> None:
+        """Makes the partner ``kind(*arguments)`` in each of the other processes. For process 0."""
+        if self.size > 1:
+            self._send("partner", (kind, arguments))
+            self._replies(None)
+
+    def tell(self, method: str, *arguments: object) -> None:
+        """Calls a method of the partners, and does not wait for its end. For process 0.
+
+        Process 0 then takes part in the exchanges that the method makes, and calls :meth:`told` after the last one.
+        """
+        if self.size > 1:
+            self._send("tell", (method, arguments))
+            self._busy = True
+
+    def told(self) -> None:
+        """Notes that the method of :meth:`tell` has ended, and that the partners wait for work again."""
+        self._busy = False
+
+    def serve(self) -> None:
+        """Does the work that process 0 sends, until process 0 ends."""
+        while True:
+            kind, content = self._receive()
+            if kind == "end":
+                self._gathered(None)
+                return
+            if kind == "tell":
+                method, arguments = content
+                getattr(self._partner, method)(*arguments)
+                continue
+            if kind == "partner":
+                make, arguments = content
+                answer = _attempt(partial(self._make, make, arguments))
+            else:
+                function, context, items = content
+                answer = _attempt(partial(self._share_of, function, context, items))
+            self._replies(answer)
+
+    def _share_of(self, function: Callable[[Any, Any], Any], context: object, items: Sequence[Any]) -> list[Any]:
+        return [function(context, item) for item in items[self.rank :: self.size]]
+
+    def _make(self, kind: Callable[..., Any], arguments: Sequence[Any]) -> None:
+        self._partner = kind(*arguments)
+
+    def add(self, vector: Tensor) -> None:
+        """Adds up the vectors of all processes, in place, in the order that is fastest."""
+        from torch import distributed
+
+        if self.size > 1:
+            with self._connected():
+                distributed.all_reduce(vector)
+
+    def add_in_tree(self, vector: Tensor) -> None:
+        """Adds up the vectors of all processes, in place, in a binary tree. The number of processes is a power of two.
+
+        Neighbours add their vectors first, then pairs of neighbours. Both sides of an exchange compute the same sum,
+        because addition commutes, and so all processes have the same bits.
+        """
+        import torch
+        from torch import distributed
+
+        other = torch.empty_like(vector) if self.size > 1 else vector
+        for level in range((self.size - 1).bit_length()):
+            partner = self.rank ^ (1 << level)
+            with self._connected():
+                sides = ((distributed.isend, vector), (distributed.irecv, other))
+                works = distributed.batch_isend_irecv([distributed.P2POp(op, x, partner) for op, x in sides])
+                for work in works:
+                    work.wait()
+            vector.add_(other)
+
+    def copy_first(self, tensors: Iterable[Tensor]) -> None:
+        """Copies the tensors of process 0 to all processes, in place."""
+        from torch import distributed
+
+        for tensor in tensors:
+            if self.size > 1:
+                with self._connected():
+                    distributed.broadcast(tensor, 0)
+
+    @property
+    def restarts(self) -> int:
+        """Number of times that torchrun has started the processes again after a failure: see ``--max-restarts``."""
+        return 0 if self.size == 1 else int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+    def first(self, key: str, value: str) -> str:
+        """Returns the text that was first given for a key. It outlives a restart of the processes by torchrun."""
+        from torch import distributed
+
+        if self.size == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            return value
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = distributed.TCPStore(address, port, is_master=False, wait_for_workers=False)
+        return store.compare_set(f"sdegen/{key}", "", value).decode()
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[None]:
+        """Raises :class:`Lost` in place of the errors of a broken connection."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise self._lost(str(error)) from None
+
+    def _lost(self, reason: str) -> Lost:
+        """Returns the error for a broken connection, which names the lost processes.
+
+        The processes that still run report in the store of torchrun, which outlives them.
+        """
+        import time
+
+        from torch import distributed
+
+        alive = []
+        with contextlib.suppress(RuntimeError):
+            store = distributed.distributed_c10d._get_default_store()  # noqa: SLF001 - torch has no public name
+            store.set(f"alive/{self.rank}", "1")
+            time.sleep(GRACE)
+            alive = [rank for rank in range(self.size) if store.check([f"alive/{rank}"])]
+        missing = [rank for rank in range(self.size) if rank not in alive] if alive else []
+        names = f"process{'es' * (len(missing) > 1)} {', '.join(map(str, missing))}" if missing else "another process"
+        if "timed out" in reason.lower() or "timeout" in reason.lower():
+            what = f"no answer from {names} in {self._waits}: it hangs: SDEGEN_TIMEOUT sets this time in seconds"
+        else:
+            what = f"lost {names}: it was killed or has failed, see its own message"
+        lost = Lost(f"process {self.rank}: {what}")
+        lost.speaks = not alive or self.rank == alive[0]
+        return lost
+
+    def _send(self, kind: str, content: object) -> None:
+        """Sends work to the other processes."""
+        import torch
+        from torch import distributed
+
+        data = _packed((kind, content))
+        with self._connected():
+            distributed.broadcast(torch.tensor([len(data)]), 0, group=self._control)
+            distributed.broadcast(data, 0, group=self._control)
+
+    def _receive(self) -> tuple[str, Any]:
+        """Returns the next work that process 0 sends."""
+        import torch
+        from torch import distributed
+
+        with self._connected():
+            length = torch.zeros(1, dtype=torch.int64)
+            distributed.broadcast(length, 0, group=self._control)
+            data = torch.empty(int(length), dtype=torch.uint8)
+            distributed.broadcast(data, 0, group=self._control)
+        return _unpacked(data)
+
+    def _replies(self, own: object) -> list[Any]:
+        """Returns the answers of all processes in process 0, and an empty list elsewhere; raises the first failure."""
+        found = self._gathered(own)
+        if self.rank:
+            return []
+        for rank, answer in enumerate(found):
+            if isinstance(answer, _Failure):
+                raise answer.error if rank == 0 else UserError(f"process {rank}: {answer}")
+        return found
+
+    def _gathered(self, own: object) -> list[Any]:
+        """Returns the objects of all processes, in every process."""
+        import torch
+        from torch import distributed
+
+        data = _packed(own)
+        with self._connected():
+            sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+            distributed.all_gather(sizes, torch.tensor([len(data)]), group=self._control)
+            longest = max(int(size) for size in sizes)
+            parts = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.size)]
+            distributed.all_gather(parts, torch.nn.functional.pad(data, (0, longest - len(data))), group=self._control)
+        return [_unpacked(part[: int(size)]) for part, size in zip(parts, sizes, strict=True)]
+
+
+class _Failure:
+    """An error in a process, which process 0 reports."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error, self.expected = error, isinstance(error, UserError)
+
+    def __str__(self) -> str:
+        return str(self.error) if self.expected else repr(self.error)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Errors of other packages may not be picklable.
+        return {"error": type(self.error)(str(self)) if self.expected else RuntimeError(str(self)), "expected": True}
+
+
+def _attempt(work: Callable[[], Any]) -> Any:  # noqa: ANN401 - the result of any function
+    """Returns the result of a function, or its failure."""
+    try:
+        return work()
+    except Lost:
+        raise
+    except Exception as error:  # noqa: BLE001 - process 0 raises it
+        return _Failure(error)
+
+
+def _packed(content: object) -> Tensor:
+    """Returns an object as bytes ``(N,)``."""
+    import torch
+
+    file = io.BytesIO()
+    torch.save(content, file)
+    return torch.frombuffer(file.getbuffer(), dtype=torch.uint8)
+
+
+def _unpacked(data: Tensor) -> Any:  # noqa: ANN401 - any object
+    """Returns the object of some bytes, with its tensors on the CPU or on the own CUDA device.
+
+    The bytes come from a process of the same command, which torchrun connects, and never from a file.
+    """
+    import torch
+
+    def place(storage: Any, location: str) -> Any:  # noqa: ANN401 - torch's storages
+        own = f"cuda:{torch.cuda.current_device()}" if location.startswith("cuda") else location
+        return torch.serialization.default_restore_location(storage, own)
+
+    return torch.load(io.BytesIO(data.numpy().tobytes()), map_location=place, weights_only=False)
+
+
+def _code() -> str:
+    """Returns a hash of the source code of this package."""
+    found = hashlib.blake2b(digest_size=8)
+    root = Path(__file__).parents[1]
+    for path in sorted(root.rglob("*.py")):
+        found.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return found.hexdigest()
+
+
+def _short(value: object) -> str:
+    return " ".join(value) if isinstance(value, list) else str(value)
+
+
+ALONE = Processes()
+"""The only process of a command without torchrun."""
+_present = ALONE
+
+
+def present() -> Processes:
+    """Returns the processes of this command; a single one without torchrun."""
+    return _present
+
+
+def started() -> int:
+    """Returns the number of processes that torchrun has started for this program; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if {"RANK", "MASTER_ADDR"} <= os.environ.keys() else 1
+
+
+def run(command: Callable[[], object]) -> None:
+    """Runs a command in process 0 of those that torchrun started, and serves it in the others.
+
+    Raises:
+        UserError: the processes cannot be connected, or the command fails.
+    """
+    global _present  # noqa: PLW0603 - torch's processes are global, too
+    size = started()
+    if size == 1:
+        command()
+        return
+    _present = Processes(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_WORLD_SIZE", size)))
+    try:
+        _present.join()
+        if _present.rank:
+            _present.serve()
+        else:
+            command()
+    except Lost as lost:
+        if lost.speaks:
+            raise
+        raise SystemExit(1) from None
+    except UserError as error:
+        raise error if _present.rank == 0 else UserError(f"process {_present.rank}: {error}") from None
+    finally:
+        _present.leave()
+        _present = ALONE
