@@ -100,7 +100,7 @@ def run_commands(lines: list[str], folder: Path, patch: pytest.MonkeyPatch) -> N
     patch.syspath_prepend(str(folder / "mine"))
     for line in lines:
         # tests/cli/test_engines.py runs sweeps on a cluster and on Ray.
-        if "hydra/launcher=cluster" in line or "hydra/launcher=ray" in line:
+        if re.search(r"hydra/launcher=(cluster|ray)|status outputs/seeds", line):
             continue
         command, arguments = shortened(line)
         # The processes of a launcher would outlive a fork.
