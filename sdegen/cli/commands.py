@@ -143,7 +143,10 @@ def forecast(plan: Plan) -> None:
             "hydra/sweeper, and multiply its cost by hydra.sweeper.n_trials"
         )
     names = [" ".join(part for part in overrides if not part.startswith(EXECUTION)) for overrides, _ in plan.jobs]
-    costs = list(zip(names, forecast.each([config for _, config in plan.jobs]), strict=True))
+    if processes.present().size > 1:
+        log.warning("forecast=true: the time and memory are those of one process without torchrun")
+    with processes.alone():
+        costs = list(zip(names, forecast.each([config for _, config in plan.jobs]), strict=True))
     print(forecast.table(costs))
     if plan.sweep is not None:
         print(f"written to {forecast.write(plan.sweep, costs)}")
@@ -295,7 +298,8 @@ def calibrate(config: Config, job: Job) -> None:
     """Log advice on the options, and the command of a training that follows it."""
     from sdegen.runs import advice
 
-    found = advice.calibrate(config)
+    with processes.alone():
+        found = advice.calibrate(config)
     line = advice.command(re.sub(r"calibrate\b", "train", job.command, count=1), config, found)
     heading = "with all of it:" if advice.changes(config, found) else "nothing to change:"
     log.info("\n".join([*found.data, "", advice.table(config, found), "", heading, f"  {line}"]))

@@ -153,7 +153,8 @@ class _Statistics:
         self._others = [(own, name) for own, name in places if not own[name].is_floating_point()]
         # Most networks change no weights, which the first step shows.
         self._weights, self._moves, self._first = gradient.weights, gradient.runs_layers, True
-        self.size = sum(own[name].numel() for own, name in self._numbers)
+        self._shapes = [number.shape for number in _at(self._numbers)]
+        self.size = sum(shape.numel() for shape in self._shapes)
 
     @property
     def copied(self) -> list[Tensor]:
@@ -170,6 +171,9 @@ class _Statistics:
     def change(self) -> Tensor:
         """Returns the change of all numbers by a shard, ``(size,)``, and takes it back."""
         left = _flat(_at(self._numbers))
+        if len(left) != self.size:
+            # The training refuses such a network after the step.
+            return torch.zeros_like(self._start)
         self._set(self._start)
         if self._after is None:
             self._after = [tensor.clone() for tensor in self.copied]
@@ -196,9 +200,8 @@ class _Statistics:
         self._moves, self._first = moved if self._first else self._moves, False
 
     def _set(self, values: Tensor) -> None:
-        numbers = _at(self._numbers)
-        parts = values.split([number.numel() for number in numbers])
-        _copy(numbers, [part.view_as(number) for part, number in zip(parts, numbers, strict=True)])
+        parts = values.split([shape.numel() for shape in self._shapes])
+        _copy(_at(self._numbers), [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)])
 
 
 def _at(places: Sequence[tuple[dict[str, Any], str]]) -> list[Tensor]:
@@ -213,4 +216,5 @@ def _flat(buffers: Sequence[Tensor]) -> Tensor:
 
 def _copy(buffers: Sequence[Tensor], values: Sequence[Tensor]) -> None:
     for buffer, value in zip(buffers, values, strict=True):
-        buffer.copy_(value)
+        if buffer.shape == value.shape:
+            buffer.copy_(value)

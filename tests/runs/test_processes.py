@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,28 @@ def test_a_mistake_is_reported_once(tmp_path: Path) -> None:
     assert second.stderr == ""
 
 
+def test_processes_that_start_again_find_nothing_of_the_earlier_ones() -> None:
+    store = torch.distributed.HashStore()
+
+    def met() -> list[Any]:
+        with ThreadPoolExecutor(3) as pool:
+            return list(pool.map(lambda rank: Processes(rank, 3).met(store, 60), range(3)))
+
+    first = met()
+    first[2].set("address", "old")
+    assert [one.get("address") for one in first] == 3 * [b"old"]
+    again = met()
+    assert not any(one.check(["address"]) for one in again)
+    again[0].set("address", "new")
+    assert [one.get("address") for one in again] == 3 * [b"new"]
+
+
+def test_a_forecast_does_not_wait_for_other_processes(tmp_path: Path) -> None:
+    first, second = several(2, "train", *SMALL, "forecast=true", "trainer.steps=20", cwd=tmp_path, limit=60)
+    assert (first.returncode, first.stderr, second.returncode, second.stdout) == (0, "", 0, "")
+    assert "those of one process without torchrun" in first.stdout
+
+
 class Torchrun:
     """A command that torchrun runs in two processes, which stop for nothing before step 40."""
 
@@ -259,6 +282,18 @@ def test_a_killed_process_ends_the_others_with_a_line(tmp_path: Path, rank: int)
     assert command.agent.wait(60) != 0
     (line,) = re.findall(rf".*lost process {rank}: it was killed.*", command.said())
     assert rank == 0 or f"continue with sdegen train resume={command.folder.name}" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [[1], [0, 1, 0, 1]])
+def test_signals_end_all_processes_with_one_line(tmp_path: Path, ranks: list[int]) -> None:
+    command = Torchrun(tmp_path)
+    workers = command.workers()
+    for rank in ranks:
+        os.kill(workers[rank], signal.SIGTERM)
+    command.agent.wait(60)
+    assert len(re.findall(r"stopped by .*, saved at step \d+; continue with", command.said())) == 1
+    assert "lost process" not in command.said()
 
 
 @pytest.mark.slow
