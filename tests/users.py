@@ -144,6 +144,23 @@ class Minimum(Plain):
         return super().forward(x, t) + 0 * self.lowest
 
 
+class Moving(Plain):
+    """Perceptron that normalises its weights before each pass, counts in a frozen parameter, and replaces a buffer."""
+
+    def __init__(self, shape: tuple[int, ...], width: int = 16) -> None:
+        super().__init__(shape, width)
+        self.count = nn.Parameter(torch.zeros(()), requires_grad=False)
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        if self.training:
+            with torch.no_grad():
+                self.layers[0].weight.div_(self.layers[0].weight.norm(dim=1, keepdim=True))
+                self.count.add_(x.abs().mean())
+                self.mean = 0.9 * self.mean + 0.1 * x.mean()
+        return super().forward(x - self.mean, t) / (1 + self.count)
+
+
 class Growing(Plain):
     """Perceptron with a buffer that grows while the network runs."""
 

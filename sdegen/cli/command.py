@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sdegen.cli import guard, page
 from sdegen.cli.launchers import Launcher
 from sdegen.config.compose import Config, plain
+from sdegen.core import processes
 from sdegen.core.errors import Stopped, UserError
 
 if TYPE_CHECKING:
@@ -176,6 +177,9 @@ def _run_job(
     from sdegen.runs import files
 
     own = HydraConfig.get()
+    if not processes.present().intact:
+        files.write_json(results / f"{own.job.num:09}", {})
+        return
     swept = own.mode == RunMode.MULTIRUN
     number = own.job.num if swept else 0
     prefix = f"job {number}: " if swept else ""
@@ -200,6 +204,9 @@ def _run_job(
             # Do not raise: the other jobs of the sweep continue, and Hydra would report only the first failure.
             print(guard.shortened(f"{prefix}{error if expected else repr(error)}"), file=sys.stderr, flush=True)
             outcome = {}
+            if swept and not processes.present().intact:
+                lost = "the other processes have ended, and no other job begins: repeat the command to continue"
+                print(lost, file=sys.stderr, flush=True)
     # The folder is gone if the command no longer waits for the job.
     if results.is_dir():
         files.write_json(results / f"{number:09}", outcome)

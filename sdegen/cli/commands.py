@@ -162,7 +162,10 @@ def forecast(plan: Plan) -> None:
         print(memory.table(found))
         return
     names = [" ".join(part for part in overrides if not part.startswith(EXECUTION)) for overrides, _ in plan.jobs]
-    costs = list(zip(names, forecast.each(configs), strict=True))
+    if processes.present().size > 1:
+        log.warning("forecast=true: measures process 0 alone: devices=… shares a step out")
+    with processes.alone():
+        costs = list(zip(names, forecast.each(configs), strict=True))
     print(forecast.table(costs))
     if found is not None:
         print(f"\n{memory.table(found)}")
@@ -316,7 +319,8 @@ def calibrate(config: Config, job: Job) -> None:
     """Log advice on the options, and the command of a training that follows it."""
     from sdegen.runs import advice
 
-    found = advice.calibrate(config)
+    with processes.alone():
+        found = advice.calibrate(config)
     line = advice.command(re.sub(r"calibrate\b", "train", job.command, count=1), config, found)
     heading = "with all of it:" if advice.changes(config, found) else "nothing to change:"
     log.info("\n".join([*found.data, "", advice.table(config, found), "", heading, f"  {line}"]))

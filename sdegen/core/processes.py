@@ -63,8 +63,9 @@ class Processes:
         self.rank, self.size, self.local = rank, size, local
         self._partner: Any = None
         self._control: Any = None
-        # True while the partners take part in the exchanges of a method, and do not wait for work.
-        self._busy = False
+        # True while the others do not wait for work, because they do a part of some work or are lost.
+        self._busy = self._broken = False
+        self._store: Any = None
 
     def join(self) -> None:
         """Connects the processes, and checks that they run the same command with the same code.
@@ -86,10 +87,12 @@ class Processes:
             raise UserError(f"SDEGEN_TIMEOUT={text}: must be a number of seconds, such as {TIMEOUT}")
         self._waits = f"{text} s"
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        wait = datetime.timedelta(seconds=int(text))
         try:
-            distributed.init_process_group(
-                "cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=datetime.timedelta(seconds=int(text))
-            )
+            store, _, _ = next(distributed.rendezvous("env://", timeout=wait))
+            self._store = self.met(store, int(text))
+            kind = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+            distributed.init_process_group(kind, store=self._store, rank=self.rank, world_size=self.size, timeout=wait)
             self._control = distributed.new_group(backend="gloo", timeout=FOREVER)
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
@@ -105,15 +108,45 @@ class Processes:
                         f"processes with the same command and code"
                     )
 
+    def met(self, store: Any, seconds: int) -> Any:  # noqa: ANN401 - torch's store
+        """Returns a part of a store that only the present processes use, after all of them have found it.
+
+        When torchrun starts the processes again, its store still has the addresses of those that were killed. A name
+        that is given as an answer to a new question cannot come from them.
+        """
+        import time
+        import uuid
+
+        from torch import distributed
+
+        own, end = uuid.uuid4().hex, time.monotonic() + seconds
+        if self.rank:
+            store.set(f"sdegen/asks/{self.rank}", own)
+            name = store.get(f"sdegen/answer/{own}").decode()
+            store.add(f"sdegen/met/{name}", 1)
+            return distributed.PrefixStore(name, store)
+        asks = [f"sdegen/asks/{rank}" for rank in range(1, self.size)]
+        while store.add(f"sdegen/met/{own}", 0) < self.size - 1:
+            for key in asks:
+                if store.check([key]):
+                    store.set(f"sdegen/answer/{store.get(key).decode()}", own)
+            if time.monotonic() > end:
+                raise RuntimeError(f"some processes have not started in {seconds} s")
+            time.sleep(0.01)
+        return distributed.PrefixStore(own, store)
+
     def leave(self) -> None:
         """Ends the other processes, and the connection to them."""
         from torch import distributed
 
-        if self.rank == 0 and self._control is not None and not self._busy:
-            with contextlib.suppress(Lost):
-                self._send("end", ())
-                # Wait for the answers: the connection must not close before the others have read it.
-                self._gathered(None)
+        if self.rank == 0 and self._control is not None and not self._broken:
+            with contextlib.suppress(Lost, RuntimeError):
+                self._store.set("ended", "1")
+                if not self._busy:
+                    self._send("end", ())
+                    # Wait for the answers: the connection must not close before the others have read it.
+                    self._gathered(None)
+        self._control = None
         if distributed.is_initialized():
             distributed.destroy_process_group()
 
@@ -156,7 +189,6 @@ class Processes:
         """
         if self.size > 1:
             self._send("tell", (method, arguments))
-            self._busy = True
 
     def told(self) -> None:
         """Notes that the method of :meth:`tell` has ended, and that the partners wait for work again."""
@@ -165,7 +197,12 @@ class Processes:
     def serve(self) -> None:
         """Does the work that process 0 sends, until process 0 ends."""
         while True:
-            kind, content = self._receive()
+            try:
+                kind, content = self._receive()
+            except (ImportError, AttributeError) as error:
+                # A class of the user that only process 0 can import.
+                self._replies(_Failure(error))
+                continue
             if kind == "end":
                 self._gathered(None)
                 return
@@ -182,7 +219,31 @@ class Processes:
             self._replies(answer)
 
     def _share_of(self, function: Callable[[Any, Any], Any], context: object, items: Sequence[Any]) -> list[Any]:
-        return [function(context, item) for item in items[self.rank :: self.size]]
+        found = []
+        for item in items[self.rank :: self.size]:
+            if self.ended():
+                raise self._lost("")
+            found.append(function(context, item))
+        return found
+
+    @property
+    def intact(self) -> bool:
+        """True if the other processes wait for work."""
+        return not self._busy
+
+    def ended(self, seconds: float = 0.0) -> bool:
+        """Returns True if process 0 has ended by itself, or does so in some seconds. It then reports the reason."""
+        import time
+
+        end = time.monotonic() + seconds
+        with contextlib.suppress(RuntimeError):
+            while self._store is not None:
+                if self._store.check(["ended"]):
+                    return True
+                if time.monotonic() >= end:
+                    break
+                time.sleep(0.05)
+        return False
 
     def _make(self, kind: Callable[..., Any], arguments: Sequence[Any]) -> None:
         self._partner = kind(*arguments)
@@ -253,14 +314,16 @@ class Processes:
         """
         import time
 
-        from torch import distributed
-
+        self._busy = self._broken = True
         alive = []
+        if self.ended():
+            lost = Lost(f"process {self.rank}: process 0 has ended")
+            lost.speaks = False
+            return lost
         with contextlib.suppress(RuntimeError):
-            store = distributed.distributed_c10d._get_default_store()  # noqa: SLF001 - torch has no public name
-            store.set(f"alive/{self.rank}", "1")
+            self._store.set(f"alive/{self.rank}", "1")
             time.sleep(GRACE)
-            alive = [rank for rank in range(self.size) if store.check([f"alive/{rank}"])]
+            alive = [rank for rank in range(self.size) if self._store.check([f"alive/{rank}"])]
         missing = [rank for rank in range(self.size) if rank not in alive] if alive else []
         names = f"process{'es' * (len(missing) > 1)} {', '.join(map(str, missing))}" if missing else "another process"
         if "timed out" in reason.lower() or "timeout" in reason.lower():
@@ -272,7 +335,7 @@ class Processes:
         return lost
 
     def _send(self, kind: str, content: object) -> None:
-        """Sends work to the other processes."""
+        """Sends work to the other processes. They wait for work again after :meth:`_replies` or :meth:`told`."""
         import torch
         from torch import distributed
 
@@ -280,6 +343,7 @@ class Processes:
         with self._connected():
             distributed.broadcast(torch.tensor([len(data)]), 0, group=self._control)
             distributed.broadcast(data, 0, group=self._control)
+        self._busy = True
 
     def _receive(self) -> tuple[str, Any]:
         """Returns the next work that process 0 sends."""
@@ -296,6 +360,7 @@ class Processes:
     def _replies(self, own: object) -> list[Any]:
         """Returns the answers of all processes in process 0, and an empty list elsewhere; raises the first failure."""
         found = self._gathered(own)
+        self._busy = False
         if self.rank:
             return []
         for rank, answer in enumerate(found):
@@ -415,8 +480,34 @@ def run(command: Callable[[], object]) -> None:
         if lost.speaks:
             raise
         raise SystemExit(1) from None
-    except UserError as error:
-        raise error if _present.rank == 0 else UserError(f"process {_present.rank}: {error}") from None
+    except KeyboardInterrupt:
+        if _present.rank == 0:
+            raise
+        # The signal reaches process 0, too, which reports it. torchrun would kill it after the end of another process.
+        _present.leave()
+        _present.ended(GRACE)
+        raise SystemExit(1) from None
+    except Exception as error:
+        if _present.rank == 0:
+            raise
+        # The same error may occur in all processes. It is reported once.
+        known = isinstance(error, UserError)
+        if _present.ended(GRACE):
+            raise SystemExit(2 if known else 1) from None
+        if known:
+            raise UserError(f"process {_present.rank}: {error}") from None
+        raise
     finally:
         _present.leave()
         _present = ALONE
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Returns a context in which process 0 does not share its work."""
+    global _present  # noqa: PLW0603 - as above
+    group, _present = _present, ALONE
+    try:
+        yield
+    finally:
+        _present = group

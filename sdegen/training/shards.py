@@ -7,12 +7,14 @@ commutes. Therefore any number of processes that divides S ends in the same bits
 with the same number of threads.
 
 A layer that keeps statistics of its batch, such as BatchNorm, sees the rows of a shard. Its running statistics after
-the step are the mean over the shards.
+the step are the mean over the shards. If a layer changes its own trainable weights, such as one that normalises them
+before each pass, the weights are those of the first shard.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +41,7 @@ class Shards:
     """
 
     def __init__(self, gradient: Gradient, rows: int, count: int | None, processes: Processes) -> None:
-        size, network = processes.size, gradient.models[0].network
+        size = processes.size
         if count is not None and (count % size or size & (size - 1)):
             powers = ", ".join(str(1 << k) for k in range(count.bit_length()))
             raise UserError(
@@ -50,9 +52,9 @@ class Shards:
         self.in_tree, self.count = count is not None, count or size
         share = self.count // size
         self.own = range(processes.rank * share, (processes.rank + 1) * share)
-        self._statistics = _Statistics(network if gradient.runs_layers else nn.Identity())
+        self._statistics = _Statistics(gradient.models[0].network if gradient.runs_layers else nn.Identity(), gradient)
         models = len(gradient.models)
-        sizes = [gradient.sums.numel(), self._statistics.size, models * rows, 2]
+        sizes = [gradient.sums.numel(), self._statistics.size, models * rows, 3]
         # One vector has all sums, so that a step needs one exchange.
         self._vector = gradient.sums.new_zeros(sum(sizes))
         self._sums, self._changes, losses, self._flags = self._vector.split(sizes)
@@ -95,9 +97,10 @@ class Shards:
             stops: True if a signal has asked this process to stop.
 
         Returns:
-            Losses of all rows ``(R, N)``, and True for each argument that is true in at least one process.
+            Losses of all rows ``(R, N)``, and True for each argument that is true in at least one process. A process
+            that stops pauses, too.
         """
-        flags = torch.tensor([float(pauses), float(stops)])
+        flags = torch.tensor([float(pauses or stops), float(stops), float(self._statistics.moved)])
         if self._vector.is_cuda:
             # To read them from the device would make the step wait for the device.
             self.processes.add(flags)
@@ -110,22 +113,27 @@ class Shards:
             self.processes.add(self._vector)
         self.gradient.sums.copy_(self._sums.view_as(self.gradient.sums))
         self._statistics.end(self._changes / self._filled)
-        self.processes.copy_first(self._statistics.others)
-        paused, stopped = (value > 0 for value in flags.tolist())
+        self.processes.copy_first(self._statistics.copied)
+        paused, stopped, moved = (value > 0 for value in flags.tolist())
+        self._statistics.decide(moved)
         return self._losses.clone(), paused, stopped
 
 
 class _Statistics:
-    """Buffers of a network, which every shard finds as they were before the step.
+    """State that layers change while they run, which every shard finds as it was before the step.
 
-    Numbers become the mean of what the shards leave. Counters and other values become those of the first shard.
+    Numbers in buffers and frozen parameters become the mean of what the shards leave. Counters, other values and
+    trainable weights become those of the first shard.
+
+    Args:
+        network: network with the layers.
+        gradient: gradient with the trainable weights.
 
     Attributes:
         size: number of entries of all numbers.
-        others: buffers that are not numbers.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, gradient: Gradient) -> None:
         if own := [
             type(m).__name__ for m in network.modules() if type(m).get_extra_state is not nn.Module.get_extra_state
         ]:
@@ -133,36 +141,72 @@ class _Statistics:
                 f"network: {own[0]} keeps extra state, which has no mean over shards: keep it in buffers, or train in "
                 f"one process with trainer.shards=null"
             )
-        buffers = list(network.buffers())
-        self.numbers = [buffer for buffer in buffers if buffer.is_floating_point()]
-        self.others = [buffer for buffer in buffers if not buffer.is_floating_point()]
-        self.size = sum(buffer.numel() for buffer in self.numbers)
+        # A layer may replace a tensor, so that only its place remains.
+        places: list[tuple[dict[str, Any], str]] = [
+            (tensors, name)
+            for module in network.modules()
+            for tensors in (module._buffers, module._parameters)
+            for name, tensor in tensors.items()
+            if tensor is not None and not tensor.requires_grad
+        ]
+        self._numbers = [(own, name) for own, name in places if own[name].is_floating_point()]
+        self._others = [(own, name) for own, name in places if not own[name].is_floating_point()]
+        # Most networks change no weights, which the first step shows.
+        self._weights, self._moves, self._first = gradient.weights, gradient.runs_layers, True
+        self._shapes = [number.shape for number in _at(self._numbers)]
+        self.size = sum(shape.numel() for shape in self._shapes)
+
+    @property
+    def copied(self) -> list[Tensor]:
+        """Tensors that become those of the first shard."""
+        return [*_at(self._others), *([self._weights] if self._moves else [])]
 
     def begin(self) -> None:
         """Begins a step."""
-        self._start = _flat(self.numbers)
-        self._before = [other.clone() for other in self.others]
+        self._start = _flat(_at(self._numbers))
+        self._before = [tensor.clone() for tensor in self.copied]
         self._after: list[Tensor] | None = None
 
+    @torch.no_grad()
     def change(self) -> Tensor:
         """Returns the change of all numbers by a shard, ``(size,)``, and takes it back."""
-        left = _flat(self.numbers)
+        left = _flat(_at(self._numbers))
+        if len(left) != self.size:
+            # The training refuses such a network after the step.
+            return torch.zeros_like(self._start)
         self._set(self._start)
         if self._after is None:
-            self._after = [other.clone() for other in self.others]
-        _copy(self.others, self._before)
+            self._after = [tensor.clone() for tensor in self.copied]
+        _copy(self.copied, self._before)
         # A running minimum, for example, starts at infinity: its change is not finite.
         return torch.where(self._start.isfinite(), left - self._start, left)
 
+    @torch.no_grad()
     def end(self, change: Tensor) -> None:
         """Ends a step with the mean change of all shards."""
         self._set(torch.where(self._start.isfinite(), self._start + change, change))
         if self._after is not None:
-            _copy(self.others, self._after)
+            _copy(self.copied, self._after)
+
+    @property
+    def moved(self) -> bool:
+        """True if layers have changed trainable weights in the first step."""
+        if self._after is None or not (self._first and self._moves):
+            return False
+        return not torch.equal(self._after[-1], self._before[-1])
+
+    def decide(self, moved: bool) -> None:
+        """Decides whether layers change trainable weights in the next steps, from all processes in the first step."""
+        self._moves, self._first = moved if self._first else self._moves, False
 
     def _set(self, values: Tensor) -> None:
-        sizes = [buffer.numel() for buffer in self.numbers]
-        _copy(self.numbers, [part.view_as(b) for part, b in zip(values.split(sizes), self.numbers, strict=True)])
+        parts = values.split([shape.numel() for shape in self._shapes])
+        _copy(_at(self._numbers), [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)])
+
+
+def _at(places: Sequence[tuple[dict[str, Any], str]]) -> list[Tensor]:
+    """Returns the tensors of modules, each from its dictionary and its name."""
+    return [tensors[name] for tensors, name in places]
 
 
 def _flat(buffers: Sequence[Tensor]) -> Tensor:
@@ -172,4 +216,5 @@ def _flat(buffers: Sequence[Tensor]) -> Tensor:
 
 def _copy(buffers: Sequence[Tensor], values: Sequence[Tensor]) -> None:
     for buffer, value in zip(buffers, values, strict=True):
-        buffer.copy_(value)
+        if buffer.shape == value.shape:
+            buffer.copy_(value)

@@ -95,7 +95,7 @@ def test_what_cannot_be_measured_is_one_line(line: tuple[str, ...], words: str, 
 
 
 def test_a_process_that_fails_is_reported_by_its_last_line() -> None:
-    with pytest.raises(UserError, match=r"^memory.of_steps\(''\): TypeError: .* missing 2 required .*'steps'$"):
+    with pytest.raises(UserError, match=r"^memory.of_steps\(''\): TypeError: .* missing 1 required .*'steps'$"):
         base.process("memory.of_steps('')")
 
 

@@ -183,7 +183,7 @@ def test_options_are_described_by_their_types_and_the_docstrings_of_the_class_an
 
 TARGETS = sorted(
     {line.split(":", 1)[1].strip() for path in CONF.rglob("*.yaml") for line in path.read_text().splitlines()
-     if line.lstrip().startswith("_target_:")}
+     if line.lstrip().startswith("_target_: sdegen.")}
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,6 @@ SMALL = (
     *("count=100", "sampler.steps=5", "figures=false"),
 )
 """A run of 52 points in batches of 25, so that the last batch has 2 points, and some of 4 shards have none."""
-REGULAR = ("network=mlp", "network._target_=users.Regular")
-"""Network with dropout, batch normalisation and counters."""
 
 
 def tensors(value: object, path: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -147,6 +146,30 @@ def test_running_statistics_are_the_mean_over_the_shards() -> None:
     assert int(network.norm.num_batches_tracked) == int(network.passes) == 1
 
 
+def test_every_shard_finds_the_state_from_before_the_step() -> None:
+    config = composed("train", [*SMALL, "trainer.shards=4", "dataset.size=100"])
+    config["network"] = {"_target_": "users.Moving"}
+    parts = assembly.build(config)
+    network, training = parts.model.network, parts.training()
+    assert isinstance(network, torch.nn.Module)
+    found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+
+    def note(module: torch.nn.Module, given: tuple[Tensor, ...]) -> None:
+        found.append((*(x.detach().clone() for x in (network.count, network.mean, network.layers[0].weight)), given[0]))
+
+    handle = network.register_forward_pre_hook(note)
+    for chunks in training.stream.steps(0, 3):
+        before = [x.detach().clone() for x in (network.count, network.mean)]
+        training.advance(chunks)
+        for own in found:
+            torch.testing.assert_close(own[:3], found[0][:3], rtol=0, atol=0)
+        sizes, means = zip(*((x.abs().mean(), x.mean()) for *_, x in found), strict=True)
+        torch.testing.assert_close(network.count.data, before[0] + torch.stack(sizes).mean())
+        torch.testing.assert_close(network.mean, 0.9 * before[1] + 0.1 * torch.stack(means).mean())
+        found.clear()
+    handle.remove()
+
+
 def test_every_shard_has_all_noise_levels() -> None:
     options = ("dataset.size=64", "trainer.batch_size=64", "times=stratified", "trainer.shards=4")
     training = assembly.build(composed("train", [*SMALL, *options])).training()
@@ -196,6 +219,28 @@ def test_a_mistake_is_reported_once(tmp_path: Path) -> None:
     assert second.stderr == ""
 
 
+def test_processes_that_start_again_find_nothing_of_the_earlier_ones() -> None:
+    store = torch.distributed.HashStore()
+
+    def met() -> list[Any]:
+        with ThreadPoolExecutor(3) as pool:
+            return list(pool.map(lambda rank: Processes(rank, 3).met(store, 60), range(3)))
+
+    first = met()
+    first[2].set("address", "old")
+    assert [one.get("address") for one in first] == 3 * [b"old"]
+    again = met()
+    assert not any(one.check(["address"]) for one in again)
+    again[0].set("address", "new")
+    assert [one.get("address") for one in again] == 3 * [b"new"]
+
+
+def test_a_forecast_does_not_wait_for_other_processes(tmp_path: Path) -> None:
+    first, second = several(2, "train", *SMALL, "forecast=true", "trainer.steps=20", cwd=tmp_path, limit=60)
+    assert (first.returncode, first.stderr, second.returncode, second.stdout) == (0, "", 0, "")
+    assert "those of one process without torchrun" in first.stdout
+
+
 class Torchrun:
     """A command that torchrun runs in two processes, which stop for nothing before step 40."""
 
@@ -203,8 +248,9 @@ class Torchrun:
         line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", *flags, "-m", "sdegen", "train"]
         options = [*SMALL, "trainer.steps=300000", "trainer.shards=2", "trainer.keep=2", "hydra.run.dir=own"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "SDEGEN_TIMEOUT": wait}
-        self.folder, self.log = folder / "own", (folder / "log").open("w+")
-        self.agent = subprocess.Popen([*line, *options], cwd=folder, env=environment, stdout=self.log, stderr=self.log)
+        self.folder, self.log = folder / "own", folder / "log"
+        with self.log.open("w") as log:
+            self.agent = subprocess.Popen([*line, *options], cwd=folder, env=environment, stdout=log, stderr=log)
         self.until(lambda: self.step() >= 40)
 
     def step(self) -> int:
@@ -225,8 +271,7 @@ class Torchrun:
 
     def said(self) -> str:
         """Output so far."""
-        self.log.seek(0)
-        return self.log.read()
+        return self.log.read_text()
 
 
 @pytest.mark.slow
@@ -237,6 +282,18 @@ def test_a_killed_process_ends_the_others_with_a_line(tmp_path: Path, rank: int)
     assert command.agent.wait(60) != 0
     (line,) = re.findall(rf".*lost process {rank}: it was killed.*", command.said())
     assert rank == 0 or f"continue with sdegen train resume={command.folder.name}" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [[1], [0, 1, 0, 1]])
+def test_signals_end_all_processes_with_one_line(tmp_path: Path, ranks: list[int]) -> None:
+    command = Torchrun(tmp_path)
+    workers = command.workers()
+    for rank in ranks:
+        os.kill(workers[rank], signal.SIGTERM)
+    command.agent.wait(60)
+    assert len(re.findall(r"stopped by .*, saved at step \d+; continue with", command.said())) == 1
+    assert "lost process" not in command.said()
 
 
 @pytest.mark.slow
