@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sdegen.cli.command import Command, Job
 from sdegen.cli.guard import fail, imports
 from sdegen.config.compose import CONF, Config
-from sdegen.core import processes
+from sdegen.core import meeting, processes
 from sdegen.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -71,10 +71,10 @@ def train(config: Config, job: Job) -> str:
         session.resume(folder, {}, schema.ANYTHING, job.command, watch)
 
     if not job.swept:
-        new, group = True, processes.present()
-        own, folder = folder, Path(group.first("folder", str(folder)))
-        if group.restarts:
-            log.info(f"restart {group.restarts} by torchrun: the run in {folder} goes on from its last checkpoint")
+        new = True
+        own, folder = folder, Path(meeting.first("folder", str(folder)))
+        if count := meeting.restarts():
+            log.info(f"restart {count} by torchrun: the run in {folder} goes on from its last checkpoint")
             if own != folder:
                 shutil.rmtree(own)
             ledger.go_on(folder, start, resume)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
-import io
 import logging
 import os
 import pickle
@@ -21,6 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sdegen.core.errors import UserError
+from sdegen.core.meeting import GRACE, Meeting
+from sdegen.core.messages import Failure, Lost, attempt, packed, unpacked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,18 +35,6 @@ TIMEOUT = 600
 """Number of seconds that a process waits for the others in the exchange of a step; SDEGEN_TIMEOUT sets another one."""
 FOREVER = datetime.timedelta(days=365)
 """Time that a process waits for work."""
-GRACE = 3.0
-"""Number of seconds in which the processes that still run must report after the loss of another one."""
-
-
-class Lost(UserError):
-    """The loss of another process. Nothing can be exchanged any more.
-
-    Attributes:
-        speaks: True for the first process that still runs, which reports the loss.
-    """
-
-    speaks = True
 
 
 class Processes:
@@ -65,7 +54,7 @@ class Processes:
         self._control: Any = None
         # True while the others do not wait for work, because they do a part of some work or are lost.
         self._busy = self._broken = False
-        self._store: Any = None
+        self._meeting = Meeting(rank, size)
 
     def join(self) -> None:
         """Connects the processes, and checks that they run the same command with the same code.
@@ -89,10 +78,8 @@ class Processes:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         wait = datetime.timedelta(seconds=int(text))
         try:
-            store, _, _ = next(distributed.rendezvous("env://", timeout=wait))
-            self._store = self.met(store, int(text))
-            kind = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-            distributed.init_process_group(kind, store=self._store, rank=self.rank, world_size=self.size, timeout=wait)
+            store, kind = self._meeting.open(int(text)), "cpu:gloo,cuda:nccl" if cuda else "gloo"
+            distributed.init_process_group(kind, store=store, rank=self.rank, world_size=self.size, timeout=wait)
             self._control = distributed.new_group(backend="gloo", timeout=FOREVER)
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
@@ -108,40 +95,13 @@ class Processes:
                         f"processes with the same command and code"
                     )
 
-    def met(self, store: Any, seconds: int) -> Any:  # noqa: ANN401 - torch's store
-        """Returns a part of a store that only the present processes use, after all of them have found it.
-
-        When torchrun starts the processes again, its store still has the addresses of those that were killed. A name
-        that is given as an answer to a new question cannot come from them.
-        """
-        import time
-        import uuid
-
-        from torch import distributed
-
-        own, end = uuid.uuid4().hex, time.monotonic() + seconds
-        if self.rank:
-            store.set(f"sdegen/asks/{self.rank}", own)
-            name = store.get(f"sdegen/answer/{own}").decode()
-            store.add(f"sdegen/met/{name}", 1)
-            return distributed.PrefixStore(name, store)
-        asks = [f"sdegen/asks/{rank}" for rank in range(1, self.size)]
-        while store.add(f"sdegen/met/{own}", 0) < self.size - 1:
-            for key in asks:
-                if store.check([key]):
-                    store.set(f"sdegen/answer/{store.get(key).decode()}", own)
-            if time.monotonic() > end:
-                raise RuntimeError(f"some processes have not started in {seconds} s")
-            time.sleep(0.01)
-        return distributed.PrefixStore(own, store)
-
     def leave(self) -> None:
         """Ends the other processes, and the connection to them."""
         from torch import distributed
 
         if self.rank == 0 and self._control is not None and not self._broken:
             with contextlib.suppress(Lost, RuntimeError):
-                self._store.set("ended", "1")
+                self._meeting.end()
                 if not self._busy:
                     self._send("end", ())
                     # Wait for the answers: the connection must not close before the others have read it.
@@ -173,7 +133,7 @@ class Processes:
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             log.warning(f"process 0 works alone here, because {error}: define classes and functions in a module")
             return [here(item) for item in items]
-        parts = self._replies(_attempt(lambda: [here(item) for item in items[:: self.size]]))
+        parts = self._replies(attempt(lambda: [here(item) for item in items[:: self.size]]))
         return [parts[i % self.size][i // self.size] for i in range(len(items))]
 
     def partners(self, kind: Callable[..., Any], *arguments: object) -> None:
@@ -201,7 +161,7 @@ class Processes:
                 kind, content = self._receive()
             except (ImportError, AttributeError) as error:
                 # A class of the user that only process 0 can import.
-                self._replies(_Failure(error))
+                self._replies(Failure(error))
                 continue
             if kind == "end":
                 self._gathered(None)
@@ -212,38 +172,28 @@ class Processes:
                 continue
             if kind == "partner":
                 make, arguments = content
-                answer = _attempt(partial(self._make, make, arguments))
+                answer = attempt(partial(self._make, make, arguments))
             else:
                 function, context, items = content
-                answer = _attempt(partial(self._share_of, function, context, items))
+                answer = attempt(partial(self._share_of, function, context, items))
             self._replies(answer)
 
     def _share_of(self, function: Callable[[Any, Any], Any], context: object, items: Sequence[Any]) -> list[Any]:
         found = []
         for item in items[self.rank :: self.size]:
-            if self.ended():
+            if self._meeting.ended():
                 raise self._lost("")
             found.append(function(context, item))
         return found
+
+    def ended(self) -> bool:
+        """Returns True if process 0 has ended by itself, or does so in some seconds. It then reports the reason."""
+        return self._meeting.ended(GRACE)
 
     @property
     def intact(self) -> bool:
         """True if the other processes wait for work."""
         return not self._busy
-
-    def ended(self, seconds: float = 0.0) -> bool:
-        """Returns True if process 0 has ended by itself, or does so in some seconds. It then reports the reason."""
-        import time
-
-        end = time.monotonic() + seconds
-        with contextlib.suppress(RuntimeError):
-            while self._store is not None:
-                if self._store.check(["ended"]):
-                    return True
-                if time.monotonic() >= end:
-                    break
-                time.sleep(0.05)
-        return False
 
     def _make(self, kind: Callable[..., Any], arguments: Sequence[Any]) -> None:
         self._partner = kind(*arguments)
@@ -284,21 +234,6 @@ class Processes:
                 with self._connected():
                     distributed.broadcast(tensor, 0)
 
-    @property
-    def restarts(self) -> int:
-        """Number of times that torchrun has started the processes again after a failure: see ``--max-restarts``."""
-        return 0 if self.size == 1 else int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-
-    def first(self, key: str, value: str) -> str:
-        """Returns the text that was first given for a key. It outlives a restart of the processes by torchrun."""
-        from torch import distributed
-
-        if self.size == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-            return value
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = distributed.TCPStore(address, port, is_master=False, wait_for_workers=False)
-        return store.compare_set(f"sdegen/{key}", "", value).decode()
-
     @contextlib.contextmanager
     def _connected(self) -> Iterator[None]:
         """Raises :class:`Lost` in place of the errors of a broken connection."""
@@ -312,26 +247,19 @@ class Processes:
 
         The processes that still run report in the store of torchrun, which outlives them.
         """
-        import time
-
         self._busy = self._broken = True
-        alive = []
-        if self.ended():
+        if self._meeting.ended():
             lost = Lost(f"process {self.rank}: process 0 has ended")
             lost.speaks = False
             return lost
-        with contextlib.suppress(RuntimeError):
-            self._store.set(f"alive/{self.rank}", "1")
-            time.sleep(GRACE)
-            alive = [rank for rank in range(self.size) if self._store.check([f"alive/{rank}"])]
-        missing = [rank for rank in range(self.size) if rank not in alive] if alive else []
+        missing = self._meeting.missing()
         names = f"process{'es' * (len(missing) > 1)} {', '.join(map(str, missing))}" if missing else "another process"
         if "timed out" in reason.lower() or "timeout" in reason.lower():
             what = f"no answer from {names} in {self._waits}: it hangs: SDEGEN_TIMEOUT sets this time in seconds"
         else:
             what = f"lost {names}: it was killed or has failed, see its own message"
         lost = Lost(f"process {self.rank}: {what}")
-        lost.speaks = not alive or self.rank == alive[0]
+        lost.speaks = missing is None or set(range(self.rank)) <= set(missing)
         return lost
 
     def _send(self, kind: str, content: object) -> None:
@@ -339,7 +267,7 @@ class Processes:
         import torch
         from torch import distributed
 
-        data = _packed((kind, content))
+        data = packed((kind, content))
         with self._connected():
             distributed.broadcast(torch.tensor([len(data)]), 0, group=self._control)
             distributed.broadcast(data, 0, group=self._control)
@@ -355,7 +283,7 @@ class Processes:
             distributed.broadcast(length, 0, group=self._control)
             data = torch.empty(int(length), dtype=torch.uint8)
             distributed.broadcast(data, 0, group=self._control)
-        return _unpacked(data)
+        return unpacked(data)
 
     def _replies(self, own: object) -> list[Any]:
         """Returns the answers of all processes in process 0, and an empty list elsewhere; raises the first failure."""
@@ -364,7 +292,7 @@ class Processes:
         if self.rank:
             return []
         for rank, answer in enumerate(found):
-            if isinstance(answer, _Failure):
+            if isinstance(answer, Failure):
                 raise answer.error if rank == 0 else UserError(f"process {rank}: {answer}")
         return found
 
@@ -373,61 +301,14 @@ class Processes:
         import torch
         from torch import distributed
 
-        data = _packed(own)
+        data = packed(own)
         with self._connected():
             sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
             distributed.all_gather(sizes, torch.tensor([len(data)]), group=self._control)
             longest = max(int(size) for size in sizes)
             parts = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.size)]
             distributed.all_gather(parts, torch.nn.functional.pad(data, (0, longest - len(data))), group=self._control)
-        return [_unpacked(part[: int(size)]) for part, size in zip(parts, sizes, strict=True)]
-
-
-class _Failure:
-    """An error in a process, which process 0 reports."""
-
-    def __init__(self, error: Exception) -> None:
-        self.error, self.expected = error, isinstance(error, UserError)
-
-    def __str__(self) -> str:
-        return str(self.error) if self.expected else repr(self.error)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Errors of other packages may not be picklable.
-        return {"error": type(self.error)(str(self)) if self.expected else RuntimeError(str(self)), "expected": True}
-
-
-def _attempt(work: Callable[[], Any]) -> Any:  # noqa: ANN401 - the result of any function
-    """Returns the result of a function, or its failure."""
-    try:
-        return work()
-    except Lost:
-        raise
-    except Exception as error:  # noqa: BLE001 - process 0 raises it
-        return _Failure(error)
-
-
-def _packed(content: object) -> Tensor:
-    """Returns an object as bytes ``(N,)``."""
-    import torch
-
-    file = io.BytesIO()
-    torch.save(content, file)
-    return torch.frombuffer(file.getbuffer(), dtype=torch.uint8)
-
-
-def _unpacked(data: Tensor) -> Any:  # noqa: ANN401 - any object
-    """Returns the object of some bytes, with its tensors on the CPU or on the own CUDA device.
-
-    The bytes come from a process of the same command, which torchrun connects, and never from a file.
-    """
-    import torch
-
-    def place(storage: Any, location: str) -> Any:  # noqa: ANN401 - torch's storages
-        own = f"cuda:{torch.cuda.current_device()}" if location.startswith("cuda") else location
-        return torch.serialization.default_restore_location(storage, own)
-
-    return torch.load(io.BytesIO(data.numpy().tobytes()), map_location=place, weights_only=False)
+        return [unpacked(part[: int(size)]) for part, size in zip(parts, sizes, strict=True)]
 
 
 def _code() -> str:
@@ -485,14 +366,14 @@ def run(command: Callable[[], object]) -> None:
             raise
         # The signal reaches process 0, too, which reports it. torchrun would kill it after the end of another process.
         _present.leave()
-        _present.ended(GRACE)
+        _present.ended()
         raise SystemExit(1) from None
     except Exception as error:
         if _present.rank == 0:
             raise
         # The same error may occur in all processes. It is reported once.
         known = isinstance(error, UserError)
-        if _present.ended(GRACE):
+        if _present.ended():
             raise SystemExit(2 if known else 1) from None
         if known:
             raise UserError(f"process {_present.rank}: {error}") from None

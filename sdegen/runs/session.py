@@ -18,7 +18,7 @@ from sdegen.config.assembly import replicated, together
 from sdegen.config.compose import Config
 from sdegen.core import schema
 from sdegen.core.errors import Pruned, Stopped, Unwritable, UserError
-from sdegen.core.processes import Lost
+from sdegen.core.messages import Lost
 from sdegen.core.schema import Trust
 from sdegen.runs import checkpoint as checkpoints
 from sdegen.runs import files, machine

@@ -22,6 +22,7 @@ from torch import Tensor
 from sdegen.config import assembly
 from sdegen.config.compose import composed
 from sdegen.core.errors import UserError
+from sdegen.core.meeting import Meeting
 from sdegen.core.processes import Processes
 from sdegen.runs import checkpoint
 from sdegen.runs.follower import Follower
@@ -224,7 +225,7 @@ def test_processes_that_start_again_find_nothing_of_the_earlier_ones() -> None:
 
     def met() -> list[Any]:
         with ThreadPoolExecutor(3) as pool:
-            return list(pool.map(lambda rank: Processes(rank, 3).met(store, 60), range(3)))
+            return list(pool.map(lambda rank: Meeting(rank, 3).met(store, 60), range(3)))
 
     first = met()
     first[2].set("address", "old")
@@ -238,7 +239,7 @@ def test_processes_that_start_again_find_nothing_of_the_earlier_ones() -> None:
 def test_a_forecast_does_not_wait_for_other_processes(tmp_path: Path) -> None:
     first, second = several(2, "train", *SMALL, "forecast=true", "trainer.steps=20", cwd=tmp_path, limit=60)
     assert (first.returncode, first.stderr, second.returncode, second.stdout) == (0, "", 0, "")
-    assert "those of one process without torchrun" in first.stdout
+    assert "measures process 0 alone" in first.stdout
 
 
 class Torchrun:
