@@ -219,10 +219,12 @@ class Session:
 
     def _share(self) -> None:
         """Give the other processes of this command the training in its present state."""
-        parts = [writer.parts for writer in self.writers]
-        group, moments = self.training.processes, [one.moments for one in parts]
-        if group.size > 1 and not self._shared:
-            group.partners(Follower, parts[0].config, self._trust, moments, [writer.data for writer in self.writers])
+        parts, group = [writer.parts for writer in self.writers], self.training.processes
+        if group.size == 1:
+            return
+        if not self._shared:
+            moments, data = [one.moments for one in parts], [writer.data for writer in self.writers]
+            group.partners(Follower, parts[0].config, self._trust, moments, data)
             self._shared = True
         group.tell("restore", self.training.shared())
         group.told()
