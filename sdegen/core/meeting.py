@@ -90,7 +90,7 @@ class Meeting:
 
 
 def restarts() -> int:
-    """Returns the number of times that torchrun has started the processes again after a failure: see ``--max-restarts``."""
+    """Returns the number of times that torchrun has started the processes again: see ``--max-restarts``."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
