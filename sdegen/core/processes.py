@@ -206,24 +206,22 @@ class Processes:
             with self._connected():
                 distributed.all_reduce(vector)
 
-    def add_in_tree(self, vector: Tensor) -> None:
+    def add_in_tree(self, vector: Tensor, spare: Tensor) -> None:
         """Adds up the vectors of all processes, in place, in a binary tree. The number of processes is a power of two.
 
         Neighbours add their vectors first, then pairs of neighbours. Both sides of an exchange compute the same sum,
-        because addition commutes, and so all processes have the same bits.
+        because addition commutes, and so all processes have the same bits. ``spare`` is memory like the vector's.
         """
-        import torch
         from torch import distributed
 
-        other = torch.empty_like(vector) if self.size > 1 else vector
         for level in range((self.size - 1).bit_length()):
             partner = self.rank ^ (1 << level)
             with self._connected():
-                sides = ((distributed.isend, vector), (distributed.irecv, other))
+                sides = ((distributed.isend, vector), (distributed.irecv, spare))
                 works = distributed.batch_isend_irecv([distributed.P2POp(op, x, partner) for op, x in sides])
                 for work in works:
                     work.wait()
-            vector.add_(other)
+            vector.add_(spare)
 
     def copy_first(self, tensors: Iterable[Tensor]) -> None:
         """Copies the tensors of process 0 to all processes, in place."""

@@ -54,19 +54,21 @@ class Shards:
         self.own = range(processes.rank * share, (processes.rank + 1) * share)
         self._statistics = _Statistics(gradient.models[0].network if gradient.runs_layers else nn.Identity(), gradient)
         models = len(gradient.models)
-        sizes = [gradient.sums.numel(), self._statistics.size, models * rows, 3]
-        # One vector has all sums, so that a step needs one exchange.
-        self._vector = gradient.sums.new_zeros(sum(sizes))
-        self._sums, self._changes, losses, self._flags = self._vector.split(sizes)
+        sizes = [self._statistics.size, models * rows, 3]
+        rest = gradient.sums.new_zeros(sum(sizes))
+        self._changes, losses, self._flags = rest.split(sizes)
         self._losses = losses.view(models, rows)
-        # Sums of 1, 2, 4, … shards that wait for their neighbour.
-        self._waiting = [torch.empty_like(self._vector) for _ in range((share - 1).bit_length())]
+        # What is added: the gradients, in place because they may be large, and the rest. Sums of 1, 2, 4, … shards wait
+        # for their neighbour.
+        self._summed = gradient.sums.view(-1), rest
+        self._waiting = [tuple(map(torch.empty_like, self._summed)) for _ in range((share - 1).bit_length())]
+        self._spare = tuple(map(torch.empty_like, self._summed)) if self.in_tree and size > 1 else ()
 
     def begin(self, points: int) -> None:
         """Begins a step with ``points`` data points."""
         self._filled = min(points, self.count)
         self._statistics.begin()
-        self._vector.zero_()
+        self._summed[1].zero_()
 
     def note(self, first: int, losses: Tensor) -> None:
         """Records the losses ``(R, n)`` of rows of the current shard, of which the first has the index ``first``."""
@@ -77,17 +79,19 @@ class Shards:
 
         The last shards of a step with few points have no rows.
         """
-        self._sums.copy_(self.gradient.sums.flatten())
-        self.gradient.sums.zero_()
         if shard < self._filled:
             self._changes.copy_(self._statistics.change())
         index = shard - self.own.start
         for level, waiting in enumerate(self._waiting):
-            if not index >> level & 1:
-                waiting.copy_(self._vector)
-                self._vector.zero_()
+            full = index >> level & 1
+            for own, other in zip(self._summed, waiting, strict=True):
+                if full:
+                    own.add_(other)
+                else:
+                    other.copy_(own)
+                    own.zero_()
+            if not full:
                 return
-            self._vector.add_(waiting)
 
     def total(self, pauses: bool, stops: bool) -> tuple[Tensor, bool, bool]:
         """Adds up the sums of all processes, and sets the gradients and buffers of the step.
@@ -101,17 +105,17 @@ class Shards:
             that stops pauses, too.
         """
         flags = torch.tensor([float(pauses or stops), float(stops), float(self._statistics.moved)])
-        if self._vector.is_cuda:
+        if self._flags.is_cuda:
             # To read them from the device would make the step wait for the device.
             self.processes.add(flags)
         else:
             self._flags.copy_(flags)
             flags = self._flags
-        if self.in_tree:
-            self.processes.add_in_tree(self._vector)
-        else:
-            self.processes.add(self._vector)
-        self.gradient.sums.copy_(self._sums.view_as(self.gradient.sums))
+        for i, own in enumerate(self._summed):
+            if self._spare:
+                self.processes.add_in_tree(own, self._spare[i])
+            else:
+                self.processes.add(own)
         self._statistics.end(self._changes / self._filled)
         self.processes.copy_first(self._statistics.copied)
         paused, stopped, moved = (value > 0 for value in flags.tolist())

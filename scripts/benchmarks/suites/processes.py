@@ -6,8 +6,10 @@ Each side is a whole training in new processes, and its time is that of the step
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,8 @@ SIDES = {
     "1 process, tree": (1, 1, "2"),
 }
 """Number of processes, threads in each of them, and ``trainer.shards`` of each side."""
+BOTH = "2 runs at once"
+"""Side that does not share a run: its speed is the sum of the speeds of two runs."""
 FIXED = ("count=2", "sampler=euler_maruyama", "sampler.steps=1", "figures=false", "trainer.preview_every=0")
 PANEL = "speed beside one process of one thread"
 
@@ -35,12 +39,17 @@ def measure(networks: dict[str, list[str]], steps: dict[str, int], rounds: int) 
             rng = np.random.default_rng(0)
             np.save(f"{folder}/images.npy", rng.integers(0, 256, (2000, 1, 28, 28), dtype=np.uint8))
             np.save(f"{folder}/points.npy", rng.normal(size=(2000, 16)).astype("float32"))
-            speeds: dict[str, list[float]] = {side: [] for side in SIDES}
+            speeds: dict[str, list[float]] = {side: [] for side in (*SIDES, BOTH)}
             for _ in range(rounds):
                 for side, (processes, threads, shards) in SIDES.items():
-                    own = [*options, f"trainer.threads={threads}", f"trainer.shards={shards}"]
-                    speeds[side].append(speed(Path(folder), processes, [*own, f"trainer.steps={steps[name]}"]))
-        first, *others = SIDES
+                    own = [*options, f"trainer.shards={shards}", f"trainer.steps={steps[name]}"]
+                    speeds[side].append(speed(Path(folder), processes, threads, own))
+                # The limit of the machine: two trainings that do not wait for each other.
+                own = [*options, f"trainer.steps={steps[name]}"]
+                with ThreadPoolExecutor(2) as pool:
+                    both = [pool.submit(speed, Path(folder), 1, 1, own, f"run-{i}") for i in range(2)]
+                    speeds[BOTH].append(sum(one.result() for one in both))
+        first, *others = speeds
         for side in others:
             ratios = [own / bare for own, bare in zip(speeds[side], speeds[first], strict=True)]
             rows.append(row(PANEL, side, name, ratios, ""))
@@ -51,13 +60,14 @@ def measure(networks: dict[str, list[str]], steps: dict[str, int], rounds: int) 
     return rows
 
 
-def speed(folder: Path, processes: int, options: Sequence[str]) -> float:
-    """Returns the steps per second of a training in new processes."""
+def speed(folder: Path, processes: int, threads: int, options: Sequence[str], name: str = "run") -> float:
+    """Returns the steps per second of a training in new processes, in the folder ``name`` inside ``folder``."""
     start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
     start = start if processes > 1 else ["-m"]
-    done = command(*start, "sdegen", "train", *options, *FIXED, f"hydra.run.dir={folder}/run", folder=folder)
+    own = [*options, *FIXED, f"trainer.threads={threads}", f"hydra.run.dir={folder}/{name}"]
+    done = command(*start, "sdegen", "train", *own, folder=folder, threads=threads)
     if done.returncode:
         raise UserError(f"{' '.join(options)}: {(done.stderr.strip().splitlines() or ['no message'])[0]}")
-    cost = json.loads((folder / "run" / "provenance.json").read_text())["training"]
-    command("-c", f"import shutil; shutil.rmtree({str(folder / 'run')!r})")
+    cost = json.loads((folder / name / "provenance.json").read_text())["training"]
+    shutil.rmtree(folder / name)
     return cost["steps"] / cost["seconds"]
