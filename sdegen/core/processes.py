@@ -291,10 +291,12 @@ class Processes:
         self._busy = False
         if self.rank:
             return []
+        if isinstance(own, Failure):
+            raise own.error
         for rank, answer in enumerate(found):
             if isinstance(answer, Failure):
-                raise answer.error if rank == 0 else UserError(f"process {rank}: {answer}")
-        return found
+                raise UserError(f"process {rank}: {answer}")
+        return [own, *found[1:]]
 
     def _gathered(self, own: object) -> list[Any]:
         """Returns the objects of all processes, in every process."""
