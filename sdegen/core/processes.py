@@ -43,8 +43,6 @@ class Processes:
     Args:
         rank: number of this process.
         size: number of processes.
-
-    Attributes:
         local: number of processes of the command on this machine.
     """
 
@@ -52,7 +50,7 @@ class Processes:
         self.rank, self.size, self.local = rank, size, local
         self._partner: Any = None
         self._control: Any = None
-        # True while the others do not wait for work, because they do a part of some work or are lost.
+        # The others do not wait for work while they are busy. After the loss of a process, the connection is broken.
         self._busy = self._broken = False
         self._meeting = Meeting(rank, size)
 
@@ -187,7 +185,7 @@ class Processes:
         return found
 
     def ended(self) -> bool:
-        """Returns True if process 0 has ended by itself, or does so in some seconds. It then reports the reason."""
+        """Returns True if process 0, which reports the reason, has ended by itself or ends in :data:`GRACE` seconds."""
         return self._meeting.ended(GRACE)
 
     @property
@@ -253,11 +251,13 @@ class Processes:
             lost.speaks = False
             return lost
         missing = self._meeting.missing()
-        names = f"process{'es' * (len(missing) > 1)} {', '.join(map(str, missing))}" if missing else "another process"
+        several = missing is not None and len(missing) > 1
+        names = f"process{'es' * several} {', '.join(map(str, missing))}" if missing else "another process"
         if "timed out" in reason.lower() or "timeout" in reason.lower():
-            what = f"no answer from {names} in {self._waits}: it hangs: SDEGEN_TIMEOUT sets this time in seconds"
+            what = f"no answer from {names} in {self._waits}: if nothing hangs, set a longer time with SDEGEN_TIMEOUT"
         else:
-            what = f"lost {names}: it was killed or has failed, see its own message"
+            ends = "they were killed or have failed" if several else "it was killed or has failed"
+            what = f"lost {names}: {ends}: look for an earlier message"
         lost = Lost(f"process {self.rank}: {what}")
         lost.speaks = missing is None or set(range(self.rank)) <= set(missing)
         return lost
@@ -366,7 +366,8 @@ def run(command: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         if _present.rank == 0:
             raise
-        # The signal reaches process 0, too, which reports it. torchrun would kill it after the end of another process.
+        # The signal reaches process 0, too, which reports it. Wait, because torchrun would kill process 0 after the end
+        # of this one.
         _present.leave()
         _present.ended()
         raise SystemExit(1) from None
