@@ -24,7 +24,7 @@ from sdegen.runs.forecast import timed
 SAFE = 0.8
 """Share of the available memory up to which steps are tried."""
 SHARE = 0.25
-"""Share of the points of a step in the memory from which on options that need less memory are measured."""
+"""Share of the memory that the points of a step must take for options that need less memory to be measured."""
 GROWTH = 4
 """Ratio of the numbers of points of two measured sizes."""
 WARM = 2

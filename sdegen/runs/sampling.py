@@ -53,7 +53,7 @@ class Watched(RowScore):
 
 
 class Plan(NamedTuple):
-    """What all batches of a sampling have in common: the arguments of :func:`draw`."""
+    """Arguments of :func:`draw` that all batches of a sampling share."""
 
     sde: SDE
     model: ScoreModel

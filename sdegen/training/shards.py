@@ -45,8 +45,8 @@ class Shards:
         if count is not None and (count % size or size & (size - 1)):
             powers = ", ".join(str(1 << k) for k in range(count.bit_length()))
             raise UserError(
-                f"trainer.shards={count}: {size} processes cannot share the shards: start {powers} processes, or set "
-                f"trainer.shards=null"
+                f"trainer.shards={count}: {size} processes cannot share the shards: start {powers} "
+                f"process{'es' * (count > 1)}, or set trainer.shards=null"
             )
         self.gradient, self.processes = gradient, processes
         self.in_tree, self.count = count is not None, count or size
@@ -169,7 +169,7 @@ class _Statistics:
 
     @torch.no_grad()
     def change(self) -> Tensor:
-        """Returns the change of all numbers by a shard, ``(size,)``, and takes it back."""
+        """Returns the change of all numbers by a shard, ``(size,)``, and undoes it."""
         left = self._flat()
         if len(left) != self.size:
             # The training refuses such a network after the step.
