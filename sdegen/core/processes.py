@@ -63,12 +63,10 @@ class Processes:
         import torch
         from torch import distributed
 
-        cuda = torch.cuda.is_available()
+        # With fewer devices than processes, the processes can work on the CPU only.
+        cuda = torch.cuda.is_available() and torch.cuda.device_count() >= self.local
         if cuda:
-            if (devices := torch.cuda.device_count()) < self.local:
-                cuda = False
-            else:
-                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % devices)
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         text = os.environ.get("SDEGEN_TIMEOUT", str(TIMEOUT))
         if not text.isdecimal() or not int(text):
             raise UserError(f"SDEGEN_TIMEOUT={text}: must be a number of seconds, such as {TIMEOUT}")
