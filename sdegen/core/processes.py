@@ -285,19 +285,17 @@ class Processes:
 
     def _replies(self, own: object) -> list[Any]:
         """Returns the answers of all processes in process 0, and an empty list elsewhere; raises the first failure."""
-        found = self._gathered(own)
+        found = self._gathered(own, wanted=self.rank == 0)
         self._busy = False
         if self.rank:
             return []
-        if isinstance(own, Failure):
-            raise own.error
         for rank, answer in enumerate(found):
             if isinstance(answer, Failure):
-                raise UserError(f"process {rank}: {answer}")
-        return [own, *found[1:]]
+                raise answer.error if rank == 0 else UserError(f"process {rank}: {answer}")
+        return found
 
-    def _gathered(self, own: object) -> list[Any]:
-        """Returns the objects of all processes, in every process."""
+    def _gathered(self, own: object, wanted: bool = True) -> list[Any]:
+        """Returns the objects of all processes; an empty list if they are not wanted in this process."""
         import torch
         from torch import distributed
 
@@ -308,7 +306,10 @@ class Processes:
             longest = max(int(size) for size in sizes)
             parts = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.size)]
             distributed.all_gather(parts, torch.nn.functional.pad(data, (0, longest - len(data))), group=self._control)
-        return [unpacked(part[: int(size)]) for part, size in zip(parts, sizes, strict=True)]
+        if not wanted:
+            return []
+        found = enumerate(zip(parts, sizes, strict=True))
+        return [own if rank == self.rank else unpacked(part[: int(size)]) for rank, (part, size) in found]
 
 
 def _code() -> str:
