@@ -122,15 +122,21 @@ class Processes:
             here: function of an item to call in process 0 in place of ``function``, such as one that shows progress.
         """
         here = here or partial(function, context)
-        if self.size == 1 or len(items) == 1 or self.rank or self._busy:
+        own = self.own(items)
+        if len(own) == len(items):
             return [here(item) for item in items]
         try:
             self._send("each", (function, context, items))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             log.warning(f"process 0 works alone here, because {error}: define classes and functions in a module")
             return [here(item) for item in items]
-        parts = self._replies(attempt(lambda: [here(item) for item in items[:: self.size]]))
+        parts = self._replies(attempt(lambda: [here(item) for item in own]))
         return [parts[i % self.size][i // self.size] for i in range(len(items))]
+
+    def own(self, items: Sequence[T]) -> Sequence[T]:
+        """Returns the items that this process computes in :meth:`each`."""
+        alone = self.size == 1 or len(items) == 1 or self.rank or self._busy
+        return items if alone else items[:: self.size]
 
     def partners(self, kind: Callable[..., Any], *arguments: object) -> None:
         """Makes the partner ``kind(*arguments)`` in each of the other processes. For process 0."""
