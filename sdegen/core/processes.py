@@ -144,16 +144,16 @@ class Processes:
             self._send("partner", (kind, arguments))
             self._replies(None)
 
-    def tell(self, method: str, *arguments: object) -> None:
+    def call(self, method: str, *arguments: object) -> None:
         """Calls a method of the partners, and does not wait for its end. For process 0.
 
-        Process 0 then takes part in the exchanges that the method makes, and calls :meth:`told` after the last one.
+        Process 0 then takes part in the exchanges that the method makes, and calls :meth:`returned` after the last one.
         """
         if self.size > 1:
-            self._send("tell", (method, arguments))
+            self._send("call", (method, arguments))
 
-    def told(self) -> None:
-        """Notes that the method of :meth:`tell` has ended, and that the partners wait for work again."""
+    def returned(self) -> None:
+        """Notes that the method of :meth:`call` has ended, and that the partners wait for work again."""
         self._busy = False
 
     def serve(self) -> None:
@@ -168,7 +168,7 @@ class Processes:
             if kind == "end":
                 self._gathered(None)
                 return
-            if kind == "tell":
+            if kind == "call":
                 method, arguments = content
                 getattr(self._partner, method)(*arguments)
                 continue
@@ -267,7 +267,7 @@ class Processes:
         return lost
 
     def _send(self, kind: str, content: object) -> None:
-        """Sends work to the other processes. They wait for work again after :meth:`_replies` or :meth:`told`."""
+        """Sends work to the other processes. They wait for work again after :meth:`_replies` or :meth:`returned`."""
         import torch
         from torch import distributed
 
