@@ -178,6 +178,7 @@ def _run_job(
 
     own = HydraConfig.get()
     if not processes.present().intact:
+        # The job that lost the other processes has printed the reason.
         files.write_json(results / f"{own.job.num:09}", {})
         return
     swept = own.mode == RunMode.MULTIRUN

@@ -62,7 +62,7 @@ class Launcher(NamedTuple):
 
     @contextlib.contextmanager
     def reported(self, sweep: Path) -> Iterator[None]:
-        """Context in which the launcher runs the jobs; raises UserError, with one line, for failures of the launcher.
+        """Returns a context for the jobs, which raises UserError, with one line, for failures of the launcher.
 
         Args:
             sweep: folder of the sweep.

@@ -29,7 +29,7 @@ class Meeting:
         """Returns a store that the present processes share, after all of them have come.
 
         Raises:
-            RuntimeError: the other processes cannot be found in some seconds.
+            RuntimeError: the other processes cannot be found in ``seconds`` seconds.
         """
         from torch import distributed
 
@@ -40,8 +40,8 @@ class Meeting:
     def met(self, store: Any, seconds: int) -> Any:  # noqa: ANN401 - torch's store
         """Returns a part of a store that only the present processes use, after all of them have found it.
 
-        When torchrun starts the processes again, its store still has the addresses of those that were killed. A name
-        that is given as an answer to a new question cannot come from them.
+        When torchrun starts the processes again, its store still has the addresses of those that were killed. The name
+        of the part is the answer to a new question, so that it cannot come from them.
         """
         from torch import distributed
 
@@ -66,7 +66,7 @@ class Meeting:
         self._store.set("ended", "1")
 
     def ended(self, seconds: float = 0.0) -> bool:
-        """Returns True if process 0 has ended by itself, or does so in some seconds. It then reports the reason."""
+        """Returns True if process 0, which reports the reason, has ended by itself or ends in ``seconds`` seconds."""
         end = time.monotonic() + seconds
         with contextlib.suppress(RuntimeError):
             while self._store is not None:
@@ -78,7 +78,7 @@ class Meeting:
         return False
 
     def missing(self) -> list[int] | None:
-        """Returns the numbers of the processes that do not report in :data:`GRACE` seconds, as this one does.
+        """Reports that this process runs, and returns the numbers of those that do not report in :data:`GRACE` seconds.
 
         The result is None if the store does not answer.
         """

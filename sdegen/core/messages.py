@@ -32,8 +32,8 @@ class Failure:
         return str(self.error) if self.expected else repr(self.error)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Errors of other packages may not be picklable.
-        return {"error": type(self.error)(str(self)) if self.expected else RuntimeError(str(self)), "expected": True}
+        # Errors may not be picklable. Process 0 needs only the text of an error of another process.
+        return {"error": UserError(str(self)), "expected": True}
 
 
 def attempt(work: Callable[[], Any]) -> Any:  # noqa: ANN401 - the result of any function

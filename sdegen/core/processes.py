@@ -43,8 +43,6 @@ class Processes:
     Args:
         rank: number of this process.
         size: number of processes.
-
-    Attributes:
         local: number of processes of the command on this machine.
     """
 
@@ -52,7 +50,7 @@ class Processes:
         self.rank, self.size, self.local = rank, size, local
         self._partner: Any = None
         self._control: Any = None
-        # True while the others do not wait for work, because they do a part of some work or are lost.
+        # The others do not wait for work while they are busy. After the loss of a process, the connection is broken.
         self._busy = self._broken = False
         self._meeting = Meeting(rank, size)
 
@@ -65,12 +63,10 @@ class Processes:
         import torch
         from torch import distributed
 
-        cuda = torch.cuda.is_available()
+        # With fewer devices than processes, the processes can work on the CPU only.
+        cuda = torch.cuda.is_available() and torch.cuda.device_count() >= self.local
         if cuda:
-            if (devices := torch.cuda.device_count()) < self.local:
-                cuda = False
-            else:
-                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % devices)
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         text = os.environ.get("SDEGEN_TIMEOUT", str(TIMEOUT))
         if not text.isdecimal() or not int(text):
             raise UserError(f"SDEGEN_TIMEOUT={text}: must be a number of seconds, such as {TIMEOUT}")
@@ -126,15 +122,21 @@ class Processes:
             here: function of an item to call in process 0 in place of ``function``, such as one that shows progress.
         """
         here = here or partial(function, context)
-        if self.size == 1 or len(items) == 1 or self.rank or self._busy:
+        own = self.own(items)
+        if len(own) == len(items):
             return [here(item) for item in items]
         try:
             self._send("each", (function, context, items))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             log.warning(f"process 0 works alone here, because {error}: define classes and functions in a module")
             return [here(item) for item in items]
-        parts = self._replies(attempt(lambda: [here(item) for item in items[:: self.size]]))
+        parts = self._replies(attempt(lambda: [here(item) for item in own]))
         return [parts[i % self.size][i // self.size] for i in range(len(items))]
+
+    def own(self, items: Sequence[T]) -> Sequence[T]:
+        """Returns the items that this process computes in :meth:`each`."""
+        alone = self.size == 1 or len(items) == 1 or self.rank or self._busy
+        return items if alone else items[:: self.size]
 
     def partners(self, kind: Callable[..., Any], *arguments: object) -> None:
         """Makes the partner ``kind(*arguments)`` in each of the other processes. For process 0."""
@@ -142,16 +144,16 @@ class Processes:
             self._send("partner", (kind, arguments))
             self._replies(None)
 
-    def tell(self, method: str, *arguments: object) -> None:
+    def call(self, method: str, *arguments: object) -> None:
         """Calls a method of the partners, and does not wait for its end. For process 0.
 
-        Process 0 then takes part in the exchanges that the method makes, and calls :meth:`told` after the last one.
+        Process 0 then takes part in the exchanges that the method makes, and calls :meth:`returned` after the last one.
         """
         if self.size > 1:
-            self._send("tell", (method, arguments))
+            self._send("call", (method, arguments))
 
-    def told(self) -> None:
-        """Notes that the method of :meth:`tell` has ended, and that the partners wait for work again."""
+    def returned(self) -> None:
+        """Notes that the method of :meth:`call` has ended, and that the partners wait for work again."""
         self._busy = False
 
     def serve(self) -> None:
@@ -166,7 +168,7 @@ class Processes:
             if kind == "end":
                 self._gathered(None)
                 return
-            if kind == "tell":
+            if kind == "call":
                 method, arguments = content
                 getattr(self._partner, method)(*arguments)
                 continue
@@ -187,7 +189,7 @@ class Processes:
         return found
 
     def ended(self) -> bool:
-        """Returns True if process 0 has ended by itself, or does so in some seconds. It then reports the reason."""
+        """Returns True if process 0, which reports the reason, has ended by itself or ends in :data:`GRACE` seconds."""
         return self._meeting.ended(GRACE)
 
     @property
@@ -251,17 +253,19 @@ class Processes:
             lost.speaks = False
             return lost
         missing = self._meeting.missing()
-        names = f"process{'es' * (len(missing) > 1)} {', '.join(map(str, missing))}" if missing else "another process"
+        several = missing is not None and len(missing) > 1
+        names = f"process{'es' * several} {', '.join(map(str, missing))}" if missing else "another process"
         if "timed out" in reason.lower() or "timeout" in reason.lower():
-            what = f"no answer from {names} in {self._waits}: it hangs: SDEGEN_TIMEOUT sets this time in seconds"
+            what = f"no answer from {names} in {self._waits}: if nothing hangs, set a longer time with SDEGEN_TIMEOUT"
         else:
-            what = f"lost {names}: it was killed or has failed, see its own message"
+            ends = "they were killed or have failed" if several else "it was killed or has failed"
+            what = f"lost {names}: {ends}: look for an earlier message"
         lost = Lost(f"process {self.rank}: {what}")
         lost.speaks = missing is None or set(range(self.rank)) <= set(missing)
         return lost
 
     def _send(self, kind: str, content: object) -> None:
-        """Sends work to the other processes. They wait for work again after :meth:`_replies` or :meth:`told`."""
+        """Sends work to the other processes. They wait for work again after :meth:`_replies` or :meth:`returned`."""
         import torch
         from torch import distributed
 
@@ -285,17 +289,15 @@ class Processes:
 
     def _replies(self, own: object) -> list[Any]:
         """Returns the answers of all processes in process 0, and an empty list elsewhere; raises the first failure."""
-        found = self._gathered(own)
+        found = self._gathered(own, wanted=self.rank == 0)
         self._busy = False
-        if self.rank:
-            return []
         for rank, answer in enumerate(found):
             if isinstance(answer, Failure):
                 raise answer.error if rank == 0 else UserError(f"process {rank}: {answer}")
         return found
 
-    def _gathered(self, own: object) -> list[Any]:
-        """Returns the objects of all processes, in every process."""
+    def _gathered(self, own: object, wanted: bool = True) -> list[Any]:
+        """Returns the objects of all processes; an empty list if they are not wanted in this process."""
         import torch
         from torch import distributed
 
@@ -306,7 +308,10 @@ class Processes:
             longest = max(int(size) for size in sizes)
             parts = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.size)]
             distributed.all_gather(parts, torch.nn.functional.pad(data, (0, longest - len(data))), group=self._control)
-        return [unpacked(part[: int(size)]) for part, size in zip(parts, sizes, strict=True)]
+        if not wanted:
+            return []
+        found = enumerate(zip(parts, sizes, strict=True))
+        return [own if rank == self.rank else unpacked(part[: int(size)]) for rank, (part, size) in found]
 
 
 def _code() -> str:
@@ -362,7 +367,8 @@ def run(command: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         if _present.rank == 0:
             raise
-        # The signal reaches process 0, too, which reports it. torchrun would kill it after the end of another process.
+        # The signal reaches process 0, too, which reports it. Wait, because torchrun would kill process 0 after the end
+        # of this one.
         _present.leave()
         _present.ended()
         raise SystemExit(1) from None

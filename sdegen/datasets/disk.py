@@ -137,7 +137,7 @@ def _work(file: io.FileIO, path: Path, asked: SimpleQueue[Task | None]) -> None:
             future, stretches = task
             try:
                 _read(file, path, stretches)
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001 - reach raises it; without an answer, it would wait for ever
                 future.set_exception(error)
             else:
                 future.set_result(None)

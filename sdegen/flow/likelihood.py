@@ -114,10 +114,10 @@ class Flow:
             seed: seed of the probes.
         """
         inner = self.units.encode(self._checked(x))
-        report = Evaluations("likelihood", len(x))
-        counted = Counted(self.score, report.to)
         # The processes of the command share the batches.
         spans = [range(len(x))[i : i + self.batch_size] for i in range(0, len(x), self.batch_size)]
+        report = Evaluations("likelihood", sum(map(len, processes.present().own(spans))))
+        counted = Counted(self.score, report.to)
 
         def here(span: range) -> Likelihood:
             part = self._log_prob(counted, inner, span, divergence, seed)

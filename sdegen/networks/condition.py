@@ -10,7 +10,7 @@ Each kind of condition is a subclass of :class:`Condition`, and :func:`condition
 kind                value of a row                                                   "no condition"
 ==================  ===============================================================  =================================
 :class:`Classes`    class, ``()`` int64                                              -1
-:class:`Numbers`    numbers ``(k,)``, or the class and then the numbers, ``(1 + k,)``  NaN, and -1 for the class
+:class:`Numbers`    numbers ``(k,)``, or the class and the numbers, ``(1 + k,)``     NaN, and -1 for the class
 :class:`Field`      image ``(C, H, W)`` or signal ``(C, L)`` on the grid of x        NaN
 ==================  ===============================================================  =================================
 

@@ -1,4 +1,4 @@
-"""The states of the jobs of sweeps, and of single runs, below a folder. They are read without torch, in little time."""
+"""The states of the jobs of sweeps, and of single runs, below a folder, which are read quickly, without torch."""
 
 from __future__ import annotations
 

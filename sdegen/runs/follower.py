@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from sdegen.config.assembly import known_by, replicated, together
@@ -13,6 +14,15 @@ from sdegen.datasets.fingerprint import difference
 from sdegen.models.moments import Moments
 from sdegen.runs.interrupt import Interrupt
 from sdegen.training.held_out import HeldOut
+
+
+@cache
+def _signals() -> Interrupt:
+    """Returns the record of signals, which is the same for all jobs that this process follows.
+
+    A signal reaches all processes, and process 0 saves after a step of all.
+    """
+    return Interrupt().note_all()
 
 
 class Follower:
@@ -35,8 +45,7 @@ class Follower:
                 raise UserError(f"the data differ from those of process 0: {found}: copy the same data to all machines")
         self._training = together(self._parts)
         self._held_out: dict[tuple[int, int | None], HeldOut] = {}
-        # A signal reaches all processes, and process 0 saves after a step of all. It is noted until this process ends.
-        self._interrupt = Interrupt().note_all()
+        self._interrupt = _signals()
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restores the state of the training in process 0: see :meth:`sdegen.training.Training.shared`."""

@@ -44,7 +44,7 @@ class Interrupt:
             self._answer(self._asked.pop(0))
 
     def note_all(self) -> Interrupt:
-        """Records the first signal from now on, until the process ends."""
+        """Records signals from now on, until the process ends. A signal that comes again raises Stopped."""
         self._noting = True
         return self.__enter__()
 
@@ -62,7 +62,7 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        # Slurm sends SIGTERM and another signal together; both together are no reason to lose the steps since a save.
+        # Slurm sends SIGTERM together with another signal. Only a signal that comes again ends the run without a save.
         if self._noting and number not in self._asked:
             self._asked.append(number)
         else:

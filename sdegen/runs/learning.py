@@ -55,9 +55,9 @@ class Learning:
 
     def _losses(self, held_out: HeldOut) -> Tensor | None:
         """Return the losses of the averaged network, to which the other processes contribute."""
-        self._processes.tell("losses", self._replica, held_out.batches)
+        self._processes.call("losses", self._replica, held_out.batches)
         losses = held_out.losses(self.average)
-        self._processes.told()
+        self._processes.returned()
         return losses
 
     def evaluate(self) -> float | None:

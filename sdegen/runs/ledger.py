@@ -3,10 +3,10 @@
 ``jobs.json`` in the sweep's folder names the jobs. Each line of ``ledger.jsonl`` records that a job has begun, is done,
 has failed, was pruned or interrupted, or waits in the queue of a cluster again. The last line about a job is valid.
 
-Jobs may run on several machines that share a file system. Of the file system this asks that renaming is atomic, that a
-file that is opened has what was written before it was closed elsewhere, and that locks (``flock``) hold between
-machines. NFS, Lustre and GPFS do so, unless they are mounted without locks. Without locks, two lines that are appended
-at the same moment may be lost, and two commands could train in one folder.
+Jobs may run on several machines that share a file system. The file system must rename files atomically, show in an
+opened file what another machine wrote before it closed the file, and hold locks (``flock``) between machines. NFS,
+Lustre and GPFS do so, unless they are mounted without locks. Without locks, two lines that are appended at the same
+moment may be lost, and two commands could train in one folder.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from sdegen.runs.forecast import timed
 SAFE = 0.8
 """Share of the available memory up to which steps are tried."""
 SHARE = 0.25
-"""Share of the points of a step in the memory from which on options that need less memory are measured."""
+"""Share of the memory that the points of a step must take for options that need less memory to be measured."""
 GROWTH = 4
 """Ratio of the numbers of points of two measured sizes."""
 WARM = 2
@@ -102,7 +102,8 @@ class Plan(NamedTuple):
 def plan(config: Config, devices: int) -> Plan:
     """Measures a run and the options that need less memory, each in its own process.
 
-    The options are measured if the points of a step take a considerable share of the memory.
+    The options are measured if the points of a step take a considerable share of the memory. More shards are an option
+    only for a number of devices that is a power of two, because other numbers of processes cannot share them.
     """
     trainer, network = config["trainer"], config["network"]
     shards = max(trainer.get("shards") or 1, devices)
@@ -119,8 +120,8 @@ def plan(config: Config, devices: int) -> Plan:
         changed = {**config, "trainer": {**trainer, "precision": "bfloat16"}}
         tried["trainer.precision=bfloat16"] = changed
     options += [option(name, _alone(name, changed, shards), devices, shards) for name, changed in tried.items()]
-    parts, smaller = shards, options[0]
-    while -(-run.points // parts) > 1 and (parts == shards or not smaller.fits):
+    parts, smaller, shared = shards, options[0], not devices & (devices - 1)
+    while shared and -(-run.points // parts) > 1 and (parts == shards or not smaller.fits):
         parts = 1 << parts.bit_length()
         smaller = option(f"trainer.shards={parts}", run, devices, parts)
     return Plan(devices, run, (*options, *([smaller] if parts > shards else [])))

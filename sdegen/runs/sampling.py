@@ -53,7 +53,7 @@ class Watched(RowScore):
 
 
 class Plan(NamedTuple):
-    """What all batches of a sampling have in common: the arguments of :func:`draw`."""
+    """Arguments of :func:`draw` that all batches of a sampling share."""
 
     sde: SDE
     model: ScoreModel
@@ -115,10 +115,11 @@ def draw(
         UserError: a sample is not finite, or the interval of the guidance contains no time of the sampler.
     """
     plan = Plan(sde, model, sampler, units.shape, seed, device, dtype, frames, guidance, first, told)
-    # The number of evaluations of a guided score is not known before the first batch.
-    report = Evaluations("sampling", count, sampler.evaluations if guidance is None else None)
-    counted = Counted(model, None if silent else report.to)
     spans = cut(first, count, batch_size, even=sampler.couples)
+    own = sum(map(len, processes.present().own(spans)))
+    # The number of evaluations of a guided score is not known before the first batch.
+    report = Evaluations("sampling", own, sampler.evaluations if guidance is None else None)
+    counted = Counted(model, None if silent else report.to)
     if guidance is not None and guidance.scale is not None and guidance.scale.interval is not None:
         guidance.scale.check(sde, sampler.evaluated(sde))
     if guidance is not None and (fewest := min(map(len, spans))) < sampler.smallest_batch:

@@ -226,8 +226,8 @@ class Session:
             moments, data = [one.moments for one in parts], [writer.data for writer in self.writers]
             group.partners(Follower, parts[0].config, self._trust, moments, data)
             self._shared = True
-        group.tell("restore", self.training.shared())
-        group.told()
+        group.call("restore", self.training.shared())
+        group.returned()
 
     def _plan(self) -> str:
         """Returns a message with the steps to train, the folder and the device."""

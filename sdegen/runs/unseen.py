@@ -37,11 +37,10 @@ def unseen(dataset: Dataset, count: int, seed: int = 0) -> Examples:
 
 
 def conditioning(dataset: Dataset, count: int, seed: int = 0) -> Examples:
-    """Returns ``count`` points of a seed, of which samples take the classes and conditions: fresh ones, else training.
+    """Returns ``count`` points of a seed whose classes and conditions samples take: fresh points, else training points.
 
     Samples with the conditions of held-out points would be nearer to these points than other points of the same
-    distribution are, and would lie below the floors. If there are too few points, all are taken again and again, so
-    that each part of as many samples as there are points has each condition once.
+    distribution are, and would lie below the floors. If there are too few points, they are repeated in the same order.
     """
     found = _fresh(dataset, count, seed) or training(dataset, count, seed)
     index = torch.arange(count) % len(found.x)

@@ -14,6 +14,7 @@ from typing import Any
 from sdegen.config.assembly import Components, known_by
 from sdegen.config.options import flat_options
 from sdegen.core.errors import UserError
+from sdegen.core.messages import Lost
 from sdegen.core.schema import Trust
 from sdegen.datasets import Dataset
 from sdegen.datasets.fingerprint import difference
@@ -213,6 +214,8 @@ class Writer:
             samples = draw(
                 parts.sde, average, parts.sampler, dataset.units, count, device=device, dtype=dtype, told=given
             )
+        except Lost:
+            raise
         except UserError as trouble:
             # Early in the training, the steps of a sampler can diverge.
             log.warning(f"no preview at step {step}: {trouble}")

@@ -113,7 +113,7 @@ class HeldOut:
             for step, chunks in steps:
                 losses = torch.cat([function(batch).detach().double().cpu() for batch in chunks])
                 found[step] = losses.view(self.times.draws, -1).mean(0)
-        # Every batch has the same weight, also a short one.
+        # Every batch has the same weight, even if it is short.
         size = sum(map(len, found)) / len(found)
         weighted = torch.cat([losses * (size / len(losses)) for losses in found])
         # The losses of batches of other processes are 0 here, so that the sum is exact.
@@ -149,7 +149,7 @@ class HeldOut:
         dataset, own = self.dataset, copy.copy(self.dataset)
         count = max(1, ROWS // (self.batch_size * self.times.draws)) * self.batch_size
         if dataset.held_out is not None:
-            # The points may be sorted or periodic, so choose them at random. They may lie on the disk: read in order.
+            # The points may be sorted or periodic, so choose them at random, and on the disk, so read them in order.
             order = torch.randperm(len(dataset.held_out), generator=generator("cpu", 0, "held out"))
             rows = order[:count].sort().values
             x, own.y = dataset.held_out[rows], None if dataset.held_out_y is None else dataset.held_out_y[rows]

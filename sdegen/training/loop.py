@@ -202,10 +202,10 @@ class Training:
         trainer = self.trainer
         every = (evaluate_every, trainer.log_every, trainer.checkpoint_every, trainer.preview_every)
         if self.paused:
-            self.processes.tell("follow")
+            self.processes.call("follow")
         self.advance(chunks, asked or any(self._is_due(n, self.step + 1) for n in every), asked)
         if self.paused:
-            self.processes.told()
+            self.processes.returned()
 
     def follow(self, interrupted: Callable[[], bool]) -> None:
         """Takes steps with process 0, until process 0 pauses. For the other processes."""

@@ -51,7 +51,7 @@ class Order:
         self, seed: int, count: int, block: int | None = None, device: torch.device | str | None = None
     ) -> None:
         self.seed, self.count, self.block, self.device = seed, count, block, device
-        # Keep the last window, because successive calls often need the same.
+        # Keep the last window, because successive calls often need the same one.
         self._plan, self._rows = functools.lru_cache(1)(self._planned), functools.lru_cache(1)(self._mixed)
 
     def rows(self, epoch: int, start: int, stop: int) -> Tensor:

@@ -45,8 +45,8 @@ class Shards:
         if count is not None and (count % size or size & (size - 1)):
             powers = ", ".join(str(1 << k) for k in range(count.bit_length()))
             raise UserError(
-                f"trainer.shards={count}: {size} processes cannot share the shards: start {powers} processes, or set "
-                f"trainer.shards=null"
+                f"trainer.shards={count}: {size} processes cannot share the shards: start {powers} "
+                f"process{'es' * (count > 1)}, or set trainer.shards=null"
             )
         self.gradient, self.processes = gradient, processes
         self.in_tree, self.count = count is not None, count or size
@@ -167,14 +167,14 @@ class _Statistics:
 
     def begin(self) -> None:
         """Begins a step."""
-        self._start = _flat(_at(self._numbers))
+        self._start = self._flat()
         self._before = [tensor.clone() for tensor in self.copied]
         self._after: list[Tensor] | None = None
 
     @torch.no_grad()
     def change(self) -> Tensor:
-        """Returns the change of all numbers by a shard, ``(size,)``, and takes it back."""
-        left = _flat(_at(self._numbers))
+        """Returns the change of all numbers by a shard, ``(size,)``, and undoes it."""
+        left = self._flat()
         if len(left) != self.size:
             # The training refuses such a network after the step.
             return torch.zeros_like(self._start)
@@ -203,6 +203,11 @@ class _Statistics:
         """Decides whether layers change trainable weights in the next steps, from all processes in the first step."""
         self._moves, self._first = moved if self._first else self._moves, False
 
+    def _flat(self) -> Tensor:
+        """Returns all numbers as a vector, ``(size,)``."""
+        numbers = [number.detach().flatten() for number in _at(self._numbers)]
+        return torch.cat(numbers) if numbers else self._weights.new_zeros(0)
+
     def _set(self, values: Tensor) -> None:
         parts = values.split([shape.numel() for shape in self._shapes])
         _copy(_at(self._numbers), [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)])
@@ -211,11 +216,6 @@ class _Statistics:
 def _at(places: Sequence[tuple[dict[str, Any], str]]) -> list[Tensor]:
     """Returns the tensors of modules, each from its dictionary and its name."""
     return [tensors[name] for tensors, name in places]
-
-
-def _flat(buffers: Sequence[Tensor]) -> Tensor:
-    """Returns the entries of all buffers, ``(size,)``."""
-    return torch.cat([buffer.detach().flatten() for buffer in buffers]) if buffers else torch.zeros(0)
 
 
 def _copy(buffers: Sequence[Tensor], values: Sequence[Tensor]) -> None:
