@@ -77,7 +77,8 @@ def train(config: Config, job: Job) -> str:
             log.info(f"restart {count} by torchrun: the run in {folder} goes on from its last checkpoint")
             if own != folder:
                 shutil.rmtree(own)
-            ledger.go_on(folder, start, resume)
+            if not (folder / "metrics.json").exists():
+                ledger.go_on(folder, start, resume)
         else:
             start()
     elif job.trial is None:
