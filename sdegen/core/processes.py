@@ -50,6 +50,7 @@ class Processes:
         self.rank, self.size, self.local = rank, size, local
         self._partner: Any = None
         self._control: Any = None
+        self._orders: Any = None
         # The others do not wait for work while they are busy. After the loss of a process, the connection is broken.
         self._busy = self._broken = False
         self._meeting = Meeting(rank, size)
@@ -77,6 +78,8 @@ class Processes:
             store, kind = self._meeting.open(int(text)), "cpu:gloo,cuda:nccl" if cuda else "gloo"
             distributed.init_process_group(kind, store=store, rank=self.rank, world_size=self.size, timeout=wait)
             self._control = distributed.new_group(backend="gloo", timeout=FOREVER)
+            # The others wait for work as long as it takes. Process 0 sends work only to processes that wait.
+            self._orders = distributed.new_group(backend="gloo", timeout=FOREVER if self.rank else wait)
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             fix = "the port is in use: choose another with --master-port" if "EADDRINUSE" in reason else reason
@@ -271,8 +274,8 @@ class Processes:
 
         data = packed((kind, content))
         with self._connected():
-            distributed.broadcast(torch.tensor([len(data)]), 0, group=self._control)
-            distributed.broadcast(data, 0, group=self._control)
+            distributed.broadcast(torch.tensor([len(data)]), 0, group=self._orders)
+            distributed.broadcast(data, 0, group=self._orders)
         self._busy = True
 
     def _receive(self) -> tuple[str, Any]:
@@ -282,9 +285,9 @@ class Processes:
 
         with self._connected():
             length = torch.zeros(1, dtype=torch.int64)
-            distributed.broadcast(length, 0, group=self._control)
+            distributed.broadcast(length, 0, group=self._orders)
             data = torch.empty(int(length), dtype=torch.uint8)
-            distributed.broadcast(data, 0, group=self._control)
+            distributed.broadcast(data, 0, group=self._orders)
         return unpacked(data)
 
     def _replies(self, own: object) -> list[Any]:
