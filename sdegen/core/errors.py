@@ -33,6 +33,12 @@ class Stopped(KeyboardInterrupt):
         return f"{self.what}; {self.again}" if self.again else self.what
 
 
+def one_line(error: BaseException) -> str:
+    """Returns the text of an error in one line; unless it is a :class:`UserError`, its type comes first."""
+    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    return " ".join(f"{kind}{error}".split())
+
+
 def nearest(word: str, choices: Sequence[str], prefix: str = "") -> str:
     """Returns the end of a message about an unknown name.
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from sdegen.core.errors import Pruned, Stopped, Unwritable, UserError
+from sdegen.core.errors import Pruned, Stopped, Unwritable, UserError, one_line
 from sdegen.core.progress import Marked
 
 log = logging.getLogger("sdegen")
@@ -301,8 +301,7 @@ def _reason(error: BaseException) -> tuple[int, str]:
         return logging.INFO, f"stopped by {error}" if isinstance(error, Stopped) else "stopped"
     if isinstance(error, Pruned):
         return logging.INFO, str(error)
-    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-    return logging.ERROR, " ".join(f"{kind}{error}".split())
+    return logging.ERROR, one_line(error)
 
 
 def is_plain(path: Path, largest: int = LARGEST) -> bool:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from sdegen.core.errors import Pruned, Stopped, UserError
+from sdegen.core.errors import Pruned, Stopped, UserError, one_line
 from sdegen.runs import files
 
 NAME = "ledger.jsonl"
@@ -142,8 +142,7 @@ def _recorded(folder: Path, key: str) -> Iterator[None]:
         note("requeued", "saved, and in the queue again")
         raise
     except BaseException as error:
-        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        note("failed", " ".join(f"{kind}{error}".split()).rstrip(": "))
+        note("failed", one_line(error).rstrip(": "))
         raise
     note("done")
 
