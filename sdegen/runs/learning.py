@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
-
-from torch import Tensor
+from typing import Any, TypeVar
 
 from sdegen.config.assembly import Components
+from sdegen.training.gradient import Model
 from sdegen.training.held_out import HeldOut
 from sdegen.training.learning import Curve, Trend
 from sdegen.training.loop import Training
 
 UNITS = {"gaussian": "a Gaussian with the covariance of the data", "chance": "guessing"}
 """Simple models whose loss is the unit of the loss."""
+T = TypeVar("T")
+
 AFFORDED = 30
 """Number of training steps for each batch of a held-out loss. These batches then take 1 to 2 % of the training."""
 
@@ -50,22 +51,21 @@ class Learning:
         """Return the loss on all batches; None without held-out points or steps."""
         if not self.training.steps:
             return None
-        losses = self._losses(self.held_out)
-        return None if losses is None else float(losses.mean())
+        return self._shared(self.held_out, self.held_out.loss)
 
-    def _losses(self, held_out: HeldOut) -> Tensor | None:
-        """Return the losses of the averaged network, to which the other processes contribute."""
+    def _shared(self, held_out: HeldOut, compute: Callable[[Model], T]) -> T:
+        """Return what a method of ``held_out`` computes of the averaged network, with the other processes."""
         self._processes.call("losses", self._replica, held_out.batches)
-        losses = held_out.losses(self.average)
+        found = compute(self.average)
         self._processes.returned()
-        return losses
+        return found
 
     def evaluate(self) -> float | None:
         """Add the loss on as many batches as the step can afford to the curve, and return it.
 
         Return None without held-out points, or if the loss is not finite.
         """
-        losses = self._losses(self._watched)
+        losses = self._shared(self._watched, self._watched.losses)
         # A loss that overflows is no record: the training fails soon, or recovers.
         if losses is None or not bool(losses.isfinite().all()):
             return None
