@@ -50,8 +50,13 @@ def follow(model: nn.Module, average: nn.Module, decay: float) -> None:
                 # Several modules may share a tensor.
                 moved.add(id(kept))
                 kept.data = _averaged(kept, value, decay)
-        if type(own).get_extra_state is not nn.Module.get_extra_state:
+        if keeps_extra_state(own):
             other.set_extra_state(copy.deepcopy(own.get_extra_state()))
+
+
+def keeps_extra_state(module: nn.Module) -> bool:
+    """Returns True if the ``state_dict`` of a module has more than tensors, in a form of its own."""
+    return type(module).get_extra_state is not nn.Module.get_extra_state
 
 
 def _averaged(kept: Tensor, value: Tensor, decay: float) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from sdegen.core.errors import UserError
 from sdegen.core.processes import Processes
+from sdegen.training.buffers import keeps_extra_state
 from sdegen.training.gradient import Gradient
 
 
@@ -49,7 +50,7 @@ class Shards:
                 f"process{'es' * (count > 1)}, or set trainer.shards=null"
             )
         self.gradient, self.processes = gradient, processes
-        self.in_tree, self.count = count is not None, count or size
+        self.count = count or size
         share = self.count // size
         self.own = range(processes.rank * share, (processes.rank + 1) * share)
         self._statistics = _Statistics(gradient.models[0].network if gradient.runs_layers else nn.Identity(), gradient)
@@ -58,11 +59,11 @@ class Shards:
         rest = gradient.sums.new_zeros(sum(sizes))
         self._changes, losses, self._flags = rest.split(sizes)
         self._losses = losses.view(models, rows)
-        # What is added: the gradients, in place because they may be large, and the rest. Sums of 1, 2, 4, … shards wait
-        # for their neighbour.
+        # The gradients are added in place, because they may be large, and the rest beside them. Sums of 1, 2, 4, …
+        # shards wait for their neighbour.
         self._summed = gradient.sums.view(-1), rest
         self._waiting = [tuple(map(torch.empty_like, self._summed)) for _ in range((share - 1).bit_length())]
-        self._spare = tuple(map(torch.empty_like, self._summed)) if self.in_tree and size > 1 else ()
+        self._spare = tuple(map(torch.empty_like, self._summed)) if count is not None and size > 1 else ()
 
     def begin(self, points: int) -> None:
         """Begins a step with ``points`` data points."""
@@ -138,9 +139,7 @@ class _Statistics:
     """
 
     def __init__(self, network: nn.Module, gradient: Gradient) -> None:
-        if own := [
-            type(m).__name__ for m in network.modules() if type(m).get_extra_state is not nn.Module.get_extra_state
-        ]:
+        if own := [type(module).__name__ for module in network.modules() if keeps_extra_state(module)]:
             raise UserError(
                 f"network: {own[0]} keeps extra state, which has no mean over shards: keep it in buffers, or train in "
                 f"one process with trainer.shards=null"
