@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -26,14 +27,19 @@ class Failure:
     """An error in a process, which process 0 reports."""
 
     def __init__(self, error: Exception) -> None:
-        self.error, self.expected = error, isinstance(error, UserError)
+        self.error = error
 
-    def __str__(self) -> str:
-        return str(self.error) if self.expected else repr(self.error)
+    def raised(self, rank: int) -> Exception:
+        """Returns the error to raise in process 0; ``rank`` is the process in which it occurred."""
+        if rank:
+            self.error.args = (f"process {rank}: {self.error}",)
+        return self.error
 
     def __getstate__(self) -> dict[str, Any]:
-        # Errors may not be picklable. Process 0 needs only the text of an error of another process.
-        return {"error": UserError(str(self)), "expected": True}
+        # Errors may not be picklable. Process 0 needs only the text, and the trace of an error that nobody expected.
+        if isinstance(self.error, UserError):
+            return {"error": UserError(str(self.error))}
+        return {"error": RuntimeError("".join(traceback.format_exception(self.error)).rstrip())}
 
 
 def attempt(work: Callable[[], Any]) -> Any:  # noqa: ANN401 - the result of any function

@@ -11,9 +11,11 @@ import contextlib
 import datetime
 import hashlib
 import logging
+import math
 import os
 import pickle
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -35,6 +37,8 @@ TIMEOUT = 600
 """Number of seconds that a process waits for the others in the exchange of a step; SDEGEN_TIMEOUT sets another one."""
 FOREVER = datetime.timedelta(days=365)
 """Time that a process waits for work."""
+SLOWER = 10
+"""Factor by which the share of another process may take longer than that of process 0."""
 
 
 class Processes:
@@ -71,7 +75,7 @@ class Processes:
         text = os.environ.get("SDEGEN_TIMEOUT", str(TIMEOUT))
         if not text.isdecimal() or not int(text):
             raise UserError(f"SDEGEN_TIMEOUT={text}: must be a number of seconds, such as {TIMEOUT}")
-        self._waits = f"{text} s"
+        self._waits = float(text)
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         wait = datetime.timedelta(seconds=int(text))
         try:
@@ -85,7 +89,7 @@ class Processes:
             fix = "the port is in use: choose another with --master-port" if "EADDRINUSE" in reason else reason
             raise UserError(f"torchrun: process {self.rank} cannot connect to {address}: {fix}") from None
         own = {"arguments": sys.argv[1:], "code of sdegen": _code(), "version of torch": torch.__version__}
-        for rank, other in enumerate(self._gathered(own)):
+        for rank, other in enumerate(self._gathered(own, self._waits)):
             for what, value in own.items():
                 if other[what] != value:
                     found = f"{_short(other[what])}, not {_short(value)}"
@@ -104,7 +108,7 @@ class Processes:
                 if not self._busy:
                     self._send("end", ())
                     # Wait for the answers: the connection must not close before the others have read it.
-                    self._gathered(None)
+                    self._gathered(None, self._waits)
         self._control = None
         if distributed.is_initialized():
             distributed.destroy_process_group()
@@ -133,7 +137,9 @@ class Processes:
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             log.warning(f"process 0 works alone here, because {error}: define classes and functions in a module")
             return [here(item) for item in items]
-        parts = self._replies(attempt(lambda: [here(item) for item in own]))
+        started = time.monotonic()
+        answer = attempt(lambda: [here(item) for item in own])
+        parts = self._replies(answer, max(self._waits, SLOWER * (time.monotonic() - started)))
         return [parts[i % self.size][i // self.size] for i in range(len(items))]
 
     def own(self, items: Sequence[T]) -> Sequence[T]:
@@ -145,7 +151,7 @@ class Processes:
         """Makes the partner ``kind(*arguments)`` in each of the other processes. For process 0."""
         if self.size > 1:
             self._send("partner", (kind, arguments))
-            self._replies(None)
+            self._replies(None, self._waits)
 
     def call(self, method: str, *arguments: object) -> None:
         """Calls a method of the partners, and does not wait for its end. For process 0.
@@ -238,14 +244,17 @@ class Processes:
                     distributed.broadcast(tensor, 0)
 
     @contextlib.contextmanager
-    def _connected(self) -> Iterator[None]:
-        """Raises :class:`Lost` in place of the errors of a broken connection."""
+    def _connected(self, waits: float | None = None) -> Iterator[None]:
+        """Raises :class:`Lost` in place of the errors of a broken connection.
+
+        ``waits`` is the number of seconds that this process waits for the others; None for that of a step.
+        """
         try:
             yield
         except RuntimeError as error:
-            raise self._lost(str(error)) from None
+            raise self._lost(str(error), waits) from None
 
-    def _lost(self, reason: str) -> Lost:
+    def _lost(self, reason: str, waits: float | None = None) -> Lost:
         """Returns the error for a broken connection, which names the lost processes.
 
         The processes that still run report in the store of torchrun, which outlives them.
@@ -259,7 +268,8 @@ class Processes:
         several = missing is not None and len(missing) > 1
         names = f"process{'es' * several} {', '.join(map(str, missing))}" if missing else "another process"
         if "timed out" in reason.lower() or "timeout" in reason.lower():
-            what = f"no answer from {names} in {self._waits}: if nothing hangs, set a longer time with SDEGEN_TIMEOUT"
+            seconds = f"{self._waits if waits is None else waits:.0f} s"
+            what = f"no answer from {names} in {seconds}: if nothing hangs, set a longer time with SDEGEN_TIMEOUT"
         else:
             ends = "they were killed or have failed" if several else "it was killed or has failed"
             what = f"lost {names}: {ends}: look for an earlier message"
@@ -290,31 +300,39 @@ class Processes:
             distributed.broadcast(data, 0, group=self._orders)
         return unpacked(data)
 
-    def _replies(self, own: object) -> list[Any]:
-        """Returns the answers of all processes in process 0, and an empty list elsewhere; raises the first failure."""
-        found = self._gathered(own, wanted=self.rank == 0)
+    def _replies(self, own: object, waits: float = math.inf) -> list[Any]:
+        """Returns the answers of all processes in process 0, and an empty list elsewhere; raises the first failure.
+
+        Process 0 waits at most ``waits`` seconds for the others.
+        """
+        found = self._gathered(own, waits)
         self._busy = False
         for rank, answer in enumerate(found):
             if isinstance(answer, Failure):
-                raise answer.error if rank == 0 else UserError(f"process {rank}: {answer}")
+                raise answer.raised(rank)
         return found
 
-    def _gathered(self, own: object, wanted: bool = True) -> list[Any]:
-        """Returns the objects of all processes; an empty list if they are not wanted in this process."""
+    def _gathered(self, own: object, waits: float = math.inf) -> list[Any]:
+        """Returns the objects of all processes in process 0, and an empty list elsewhere."""
         import torch
         from torch import distributed
 
-        data = packed(own)
-        with self._connected():
-            sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-            distributed.all_gather(sizes, torch.tensor([len(data)]), group=self._control)
-            longest = max(int(size) for size in sizes)
-            parts = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.size)]
-            distributed.all_gather(parts, torch.nn.functional.pad(data, (0, longest - len(data))), group=self._control)
-        if not wanted:
-            return []
-        found = enumerate(zip(parts, sizes, strict=True))
-        return [own if rank == self.rank else unpacked(part[: int(size)]) for rank, (part, size) in found]
+        def received(tensor: Tensor, rank: int) -> Tensor:
+            if (work := distributed.irecv(tensor, rank, group=self._control)) is not None:
+                work.wait(datetime.timedelta(seconds=waits) if waits < math.inf else FOREVER)
+            return tensor
+
+        found = [own] if self.rank == 0 else []
+        with self._connected(waits):
+            if self.rank:
+                data = packed(own)
+                distributed.send(torch.tensor([len(data)]), 0, group=self._control)
+                distributed.send(data, 0, group=self._control)
+            else:
+                for rank in range(1, self.size):
+                    size = int(received(torch.zeros(1, dtype=torch.int64), rank))
+                    found.append(unpacked(received(torch.empty(size, dtype=torch.uint8), rank)))
+        return found
 
 
 def _code() -> str:
