@@ -14,12 +14,12 @@ from sdegen.config.compose import Config
 from sdegen.config.construction import connect, construct, make_network, measured, with_steps_of_chain
 from sdegen.config.options import GROUPS, TRAIN, Faults, check
 from sdegen.core import processes, schema
+from sdegen.core.capacity import memory
 from sdegen.core.errors import UserError
 from sdegen.core.randomness import generator
 from sdegen.core.schema import Trust
 from sdegen.core.tensors import squared_norm
 from sdegen.datasets import Dataset
-from sdegen.datasets.checks import memory
 from sdegen.datasets.fingerprint import fingerprint
 from sdegen.models.likelihood import Likelihood
 from sdegen.models.moments import Moments, Regression

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import os
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from sdegen.core.capacity import memory
 from sdegen.core.checks import in_range
 from sdegen.core.tensors import chunks, not_finite
 
@@ -39,19 +38,11 @@ def prefixed(prefix: str, suffix: str = "") -> Iterator[None]:
         raise ValueError(f"{prefix}{error}{suffix}") from None
 
 
-def memory() -> float:
-    """Returns the number of bytes of physical memory; infinity if the system does not report this number."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return math.inf
-
-
 def check_memory(size: int) -> None:
     """Raises ValueError if ``size`` bytes do not fit into memory."""
     if size > memory():
         raise ValueError(
-            f"needs {size / 2**30:.3g} GiB, but this machine has {memory() / 2**30:.3g} GiB of memory: use fewer points"
+            f"needs {size / 2**30:.3g} GiB, but this process has {memory() / 2**30:.3g} GiB of memory: use fewer points"
         )
 
 

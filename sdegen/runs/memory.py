@@ -6,18 +6,16 @@ import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from datetime import timedelta
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from sdegen.config.assembly import COPIES, Components, replicated, together
 from sdegen.config.compose import Config
-from sdegen.core import schema
+from sdegen.core import capacity, schema
 from sdegen.core.errors import UserError
 from sdegen.core.progress import announced
 from sdegen.core.schema import Trust
-from sdegen.datasets.checks import memory
 from sdegen.runs import machine
 from sdegen.runs.forecast import timed
 
@@ -193,12 +191,7 @@ def available(device: torch.device) -> float:
     """Returns the number of bytes that this process may have at most, on its GPU if it uses one."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
-    try:
-        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free = 1024.0 * int(fields["MemAvailable"].split()[0])
-    except (OSError, KeyError, ValueError):
-        return memory()
-    return free + (machine.peak_memory_mib() or 0.0) * 2**20
+    return capacity.free() + (machine.peak_memory_mib() or 0.0) * 2**20
 
 
 def _alone(name: str, config: Config, shards: int) -> Measured:

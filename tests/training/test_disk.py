@@ -23,9 +23,9 @@ from torch import Tensor
 
 from sdegen.config.compose import composed
 from sdegen.core import tensors
+from sdegen.core.capacity import memory
 from sdegen.datasets import Affine, Dataset, File
 from sdegen.datasets.base import Shuffle
-from sdegen.datasets.checks import memory
 from sdegen.datasets.disk import Disk, ReadAhead, mapped, once, shared
 from sdegen.metrics.labels import fit_features
 from sdegen.runs import checkpoint, session
