@@ -36,6 +36,11 @@ def explain(error: Exception, known: Callable[[], Sequence[str]], command: str) 
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
         return _no_option(cause.full_key, known, command)
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        if "Cannot merge" in str(cause.msg):
+            return (
+                f"{cause.full_key}: a list cannot replace named options, nor named options a list: "
+                f"sdegen {command} --help {cause.full_key.partition('.')[0]}=… shows the option"
+            )
         return f"{cause.full_key}: {' '.join(str(cause.msg).partition('full_key:')[0].split())}"
     missing = re.match(r"Could not override '(\S+)'\.", str(error))
     if missing and (foreign := _of_others(missing[1], command)):

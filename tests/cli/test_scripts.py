@@ -674,6 +674,7 @@ def test_a_measurement_of_ones_own_is_drawn_as_it_is(digits: Path, monkeypatch: 
         (("guidance=classifier", "guidance.run=nowhere", "label=1"), ("guidance.run: nowhere: no such folder",)),
         (("label=3",), ("add guidance=classifier",)),
         (("guidance=classifier_free", "label=3"), ("train one with network.label_dropout=0.1",)),
+        (("guidance=inpaint", "guidance.measurement=[1,2]"), ("a list cannot replace named options",)),
         (("guidance=inpaint", "label=3"), ("steers towards no class",)),
         (("guidance=inpaint", "mask=top"), ("did you mean guidance.measurement.mask?",)),
         (("guidance=inpaint", "guidance.measurement.mask=half"), ("mask=half is unknown: choose one of left",)),
