@@ -1,12 +1,13 @@
 """Several processes that train one run: speed beside that of one process, and the cost of the tree of gradients.
 
-Each side is a whole training in new processes, and its time is that of the steps, without the start.
+Each side is a whole training in new processes. Its speed is that of the steps after the first ones.
 """
 
 from __future__ import annotations
 
-import json
+import csv
 import shutil
+import statistics
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,10 @@ SIDES = {
 """Number of processes, threads in each of them, and ``trainer.shards`` of each side."""
 BOTH = "2 runs at once"
 """Side that does not share a run: its speed is the sum of the speeds of two runs."""
-FIXED = ("count=2", "sampler=euler_maruyama", "sampler.steps=1", "figures=false", "trainer.preview_every=0")
+FIXED = (
+    *("count=2", "sampler=euler_maruyama", "sampler.steps=1", "figures=false"),
+    *("trainer.preview_every=0", "trainer.log_every=10"),
+)
 PANEL = "speed beside one process of one thread"
 
 
@@ -61,13 +65,17 @@ def measure(networks: dict[str, list[str]], steps: dict[str, int], rounds: int) 
 
 
 def speed(folder: Path, processes: int, threads: int, options: Sequence[str], name: str = "run") -> float:
-    """Returns the steps per second of a training in new processes, in the folder ``name`` inside ``folder``."""
+    """Returns the steps per second of a training in new processes, in the folder ``name`` inside ``folder``.
+
+    It is the median over spans of ten steps without the first span, in which the processes warm up.
+    """
     start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
     start = start if processes > 1 else ["-m"]
     own = [*options, *FIXED, f"trainer.threads={threads}", f"hydra.run.dir={folder}/{name}"]
     done = command(*start, "sdegen", "train", *own, folder=folder, threads=threads)
     if done.returncode:
         raise UserError(f"{' '.join(options)}: {(done.stderr.strip().splitlines() or ['no message'])[0]}")
-    cost = json.loads((folder / name / "provenance.json").read_text())["training"]
+    with (folder / name / "scalars.csv").open() as file:
+        spans = [float(one["value"]) for one in csv.DictReader(file) if one["name"] == "train/steps_per_second"]
     shutil.rmtree(folder / name)
-    return cost["steps"] / cost["seconds"]
+    return statistics.median(spans[1:])
