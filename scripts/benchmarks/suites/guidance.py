@@ -16,6 +16,13 @@ from sdegen.runs import results, session
 from sdegen.runs.run import Run, load
 from suites.base import Row, composed, row
 
+LABELS = {
+    "agreement": "agreement with the class",
+    "class_recall": "recall within the class",
+    "evaluations": "network evaluations",
+    "frechet": "Fréchet distance",
+    "spread": "spread within the class",
+}
 METRICS = ("agreement", "class_recall", "spread", "frechet")
 
 
@@ -62,19 +69,28 @@ def sampled(run: Run, count: int, seed: int, node: dict[str, Any]) -> Iterator[t
 
 
 def draw(rows: Sequence[Row]) -> Figure:
-    """Draws each quantity against the scale in its own panel, with one legend for all panels."""
+    """Draws each quantity against the scale in its own panel, with one legend for all panels.
+
+    Bars are the quartiles over the seeds. The dashed line is the floor.
+    """
     from sdegen import figures
 
     panels = list(dict.fromkeys(each.panel for each in rows))
-    lines = list(dict.fromkeys(each.line for each in rows))
+    lines = sorted(dict.fromkeys(each.line for each in rows), key=lambda line: line == "floor")
     with matplotlib.rc_context(figures.STYLE):
         figure = Figure(figsize=(2.4 * len(panels), 2.8), layout="constrained")
         for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             for colour, line in zip(figures.COLOURS, lines, strict=False):
                 own = [each for each in rows if (each.panel, each.line) == (panel, line)]
+                at, middle = [float(each.at) for each in own], [each.median for each in own]
+                label = line.replace("_", " ").replace("classifier free", "classifier-free")
+                if line == "floor":
+                    axes.plot(at, middle, label=label, color="0.5", linewidth=1, linestyle="--")
+                    continue
+                bars = np.array([(each.median - each.low, each.high - each.median) for each in own]).T
                 style = {"color": colour, "marker": "o", "markersize": 3, "linewidth": 1}
-                axes.plot([float(each.at) for each in own], [each.median for each in own], label=line, **style)
-            axes.set(xlabel="guidance scale", ylabel=panel.partition(" ")[0].replace("_", " "))
+                axes.errorbar(at, middle, bars.reshape(2, -1), label=label, elinewidth=0.7, **style)
+            axes.set(xlabel="guidance scale", ylabel=LABELS[panel.partition(" ")[0]])
         figure.legend(
             *figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(lines), fontsize=7
         )
