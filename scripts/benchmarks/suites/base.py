@@ -176,7 +176,7 @@ def _dots(axes: Axes, panel: str, rows: Sequence[Row]) -> None:
 
     names, lines = list(dict.fromkeys(str(each.at) for each in rows)), {each.line for each in rows}
     # Draw the dots of different lines below each other, so that no dot hides another dot.
-    apart = 0.2 if _has_names(rows) else 0.0
+    apart = min(0.2, 0.7 / len(lines)) if _has_names(rows) else 0.0
     for i, (colour, (line, part)) in enumerate(_by_line(rows)):
         x = [each.median for each in part]
         y = [names.index(str(each.at)) + apart * (i - (len(lines) - 1) / 2) for each in part]
@@ -215,7 +215,7 @@ def _with_unit(title: str, rows: Sequence[Row]) -> str:
 
 def _legend(axes: Axes, rows: Sequence[Row]) -> None:
     if _has_names(rows):
-        axes.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2)
+        axes.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
 
 
 def _has_names(rows: Sequence[Row]) -> bool:
