@@ -74,7 +74,9 @@ def train(config: Config, job: Job) -> str:
         new = True
         own, folder = folder, Path(meeting.first("folder", str(folder)))
         if count := meeting.restarts():
-            log.info(f"restart {count} by torchrun: the run in {folder} goes on from its last checkpoint")
+            saved = (folder / "checkpoints" / "last.pt").exists()
+            again = "goes on from its last checkpoint" if saved else "has no checkpoint here and starts again"
+            log.info(f"restart {count} by torchrun: the run in {folder} {again}")
             if own != folder:
                 shutil.rmtree(own)
             if not (folder / "metrics.json").exists():

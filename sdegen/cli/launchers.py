@@ -50,7 +50,11 @@ class Launcher(NamedTuple):
         if module not in EXTRAS:
             return ""
         package = module.replace("_", "-")
-        return f'hydra/launcher={self.choice}: needs the package {package}: pip install "sdegen[{EXTRAS[module]}]"'
+        extra = EXTRAS[module]
+        return (
+            f'hydra/launcher={self.choice}: needs the package {package}: pip install "sdegen[{extra}]", or, in a '
+            f'checkout, pip install -c requirements.lock -e ".[{extra}]"'
+        )
 
     def check(self) -> None:
         """Raises UserError if the launcher cannot start jobs on this machine."""

@@ -39,6 +39,10 @@ def main(name: str = "") -> None:
     program = f"python {path}" if path.suffix == ".py" else path.name
     if path.name == "__main__.py":
         program = "python -m sdegen"
+    if (size := processes.started()) > 1:
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+        machines = f" --nnodes={size // local}" if size > local else ""
+        program = program.replace("python", f"torchrun{machines} --nproc-per-node={local}", 1)
     if not name:
         name, *arguments = _completed(arguments) if arguments else ["--help"]
         if name in ("-h", "--help"):

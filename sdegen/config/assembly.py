@@ -145,8 +145,8 @@ def together(runs: Sequence[Components]) -> Training:
     shards = trainer.shards or processes.present().size
     if trainer.batch_size < shards:
         raise UserError(
-            f"trainer.batch_size={trainer.batch_size}: is smaller than the number of processes, {shards}: start fewer "
-            f"processes"
+            f"trainer.batch_size={trainer.batch_size} is smaller than the number of processes, {shards}: start at most "
+            f"{trainer.batch_size}, or use a larger batch"
         )
     stream = Stream(points, gradient.prepare, first.weighting, first.times, first.sde, shards)
     trainable = any(p.requires_grad for p in models[0].parameters())

@@ -8,12 +8,13 @@ import hashlib
 import math
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdegen.core.errors import UserError
-from sdegen.core.meeting import Meeting
+from sdegen.core.meeting import GRACE, Meeting
 from sdegen.core.messages import Lost, packed, unpacked
 
 if TYPE_CHECKING:
@@ -67,6 +68,9 @@ class Connection:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         text = os.environ.get("SDEGEN_TIMEOUT", str(TIMEOUT))
         if not text.isdecimal() or not int(text):
+            if self.rank:
+                # Process 0 reports the mistake, and its end ends the others.
+                time.sleep(GRACE)
             raise UserError(f"SDEGEN_TIMEOUT={text}: must be a number of seconds, such as {TIMEOUT}")
         self.waits = float(text)
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sdegen.core import processes
+
 
 def provenance(command: str) -> dict[str, Any]:
     """Returns the command, versions, commit and machine of a run, which are needed to repeat the run."""
@@ -27,6 +29,7 @@ def provenance(command: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
+        "processes": processes.present().size,
     }
 
 

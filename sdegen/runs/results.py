@@ -15,6 +15,7 @@ from torch import Tensor
 from sdegen import figures, metrics
 from sdegen.config.compose import Config
 from sdegen.config.options import choice
+from sdegen.core import processes
 from sdegen.core.errors import UserError
 from sdegen.core.progress import announced
 from sdegen.datasets import Dataset, Description
@@ -65,6 +66,8 @@ def write(
     each = " of each class" if label == "all" else " for each condition" if len(plan.targets) > 1 else ""
     each += ", each with the condition of a point of the data," if plan.of_data else ""
     log.info(f"drawing {count} samples{each} with the sampler {name}{by}, {run.weights_used()}")
+    if not after_training and (size := processes.present().size) > (batches := -(-count // batch_size)):
+        log.info(f"only {batches} of {size} processes can draw: batch_size={-(-count // size)} shares the samples")
     drawn = _drawn(run, plan, count, seed, batch_size)
     own = {"step": run.step, "weights": run.weights, "seed": seed, "batch_size": batch_size}
     own |= {group: run.config[group] for group in ("sampler", "network", "sde")}

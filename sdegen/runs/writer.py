@@ -87,7 +87,7 @@ class Writer:
     def resume(self, saved: Checkpoint, command: str) -> None:
         """Continue in the folder of a restored run; log a warning if versions have changed since the run began."""
         now, before = machine.provenance(""), saved.provenance
-        changed = [key for key in ("python", "packages", "commit", "clean") if now[key] != before.get(key)]
+        changed = [key for key in ("python", "packages", "commit", "clean", "processes") if now[key] != before.get(key)]
         earlier = before.get("resumed")
         # config.yaml keeps the options of the beginning.
         given = dict(flat_options(saved.config))

@@ -110,7 +110,9 @@ class Trainer:
             if self.shards & (self.shards - 1):
                 raise ValueError(f"shards={self.shards} must be a power of two: try {1 << self.shards.bit_length()}")
             if self.shards > self.batch_size:
-                raise ValueError(f"shards={self.shards} exceeds batch_size={self.batch_size}: try shards=null")
+                raise ValueError(
+                    f"shards={self.shards} exceeds batch_size={self.batch_size}: use fewer shards"
+                )
         if self.threads != "auto":
             in_range("threads", self.threads, at_least=1, at_most=1024)
         if self.clip is not None:
@@ -164,6 +166,7 @@ def find_device(name: str) -> torch.device:
         raise ValueError(f"device={name} would be used by {local} processes: device=cuda gives each its own")
     if device.type == "cuda" and local > found:
         raise ValueError(
-            f"device={name}: {local} processes share {found} CUDA devices: start {found}, or use device=cpu"
+            f"device={name}: {local} processes share {found} CUDA device{'s' * (found > 1)}: start {found}, or use "
+            f"device=cpu"
         )
     return device

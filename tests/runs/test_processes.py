@@ -215,7 +215,7 @@ def test_processes_with_different_commands_are_refused(tmp_path: Path) -> None:
 def test_a_mistake_is_reported_once(tmp_path: Path) -> None:
     first, second = several(2, "train", *SMALL, "trainer.batch_size=1", cwd=tmp_path)
     assert first.stderr.count("\n") == 1
-    assert "trainer.batch_size=1: is smaller than the number of processes, 2" in first.stderr
+    assert "trainer.batch_size=1 is smaller than the number of processes, 2: start at most 1" in first.stderr
     assert second.stderr == ""
 
 
