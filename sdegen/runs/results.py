@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,8 @@ def write(
     if plan.seen is not None:
         facts |= {"measured": observations.picture(run.units, plan.seen).numpy(), "mean": drawn.x.mean(0)}
         facts["std"] = drawn.x.std(0)
+    if after_training:
+        _forget(run.folder / "samples", {**own, **steered})
     with files.new_folder(run.folder / "samples", name) as (folder, final):
         files.write_yaml(folder / "config.yaml", {**own, **steered})
         _write_samples(folder, run, drawn, facts)
@@ -88,6 +91,17 @@ def write(
         if not after_training:
             events.write(folder, run.step, {**(found or {}), "evaluations": {"value": drawn.nfe}})
     return files.Written(final, found or {})
+
+
+def _forget(samples: Path, config: dict[str, Any]) -> None:
+    """Removes the samples of a training that was killed after it had drawn them: they are drawn again.
+
+    Samples of later commands have events of TensorBoard.
+    """
+    for folder in samples.glob("[0-9]*"):
+        path = folder / "config.yaml"
+        if path.exists() and path.read_text() == files.as_yaml(config) and not list(folder.glob("events*")):
+            shutil.rmtree(folder)
 
 
 def _drawn(run: Steered, plan: Plan, count: int, seed: int, batch_size: int) -> Drawn:

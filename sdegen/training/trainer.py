@@ -110,9 +110,7 @@ class Trainer:
             if self.shards & (self.shards - 1):
                 raise ValueError(f"shards={self.shards} must be a power of two: try {1 << self.shards.bit_length()}")
             if self.shards > self.batch_size:
-                raise ValueError(
-                    f"shards={self.shards} exceeds batch_size={self.batch_size}: use fewer shards"
-                )
+                raise ValueError(f"shards={self.shards} exceeds batch_size={self.batch_size}: use fewer shards")
         if self.threads != "auto":
             in_range("threads", self.threads, at_least=1, at_most=1024)
         if self.clip is not None:

@@ -22,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sdegen.config.compose import Config, composed
 from sdegen.core.errors import Stopped, UserError
-from sdegen.runs import checkpoint, session
+from sdegen.runs import checkpoint, results, session
 from sdegen.training.loop import Training
 
 ROOT = Path(__file__).parents[2]
@@ -295,6 +295,20 @@ def test_a_folder_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
     process.join()
     session.resume(tmp_path / "run", {})
     assert (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_a_run_that_was_killed_after_its_samples_has_them_once(tmp_path: Path) -> None:
+    run = session.train(composed("train", SHORT), tmp_path / "run")
+    (first,) = (tmp_path / "run" / "samples").glob("*/samples.npz")
+    drawn = np.load(first)["x"]
+    # A later command draws the same samples.
+    own = results.write(run, len(drawn), seed=run.config["seed"], figures=False).folder
+    # The file of the metrics is the last one.
+    (tmp_path / "run" / "metrics.json").unlink()
+    session.resume(tmp_path / "run", {})
+    again = {path.parent: np.load(path)["x"] for path in (tmp_path / "run" / "samples").glob("*/samples.npz")}
+    assert len(again) == 2 and own in again
+    assert all(np.array_equal(x, drawn) for x in again.values())
 
 
 STUBS = {"torchrun": f'shift; exec {sys.executable} "$@"', "scontrol": 'echo "$@" > asked'}
