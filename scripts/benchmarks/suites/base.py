@@ -137,13 +137,17 @@ def draw(rows: Sequence[Row]) -> Figure:
     panels: dict[str, list[Row]] = {}
     for each in rows:
         panels.setdefault(each.panel, []).append(each)
-    named = [len({each.at for each in own}) for own in panels.values() if isinstance(own[0].at, str)]
-    across = min(3, len(panels))
+    # Heights of the panels with names: a line for each name, and a smaller one for each dot.
+    named = [
+        0.9 + max(0.3 * len({each.at for each in own}), 0.2 * len(own))
+        for own in panels.values()
+        if isinstance(own[0].at, str)
+    ]
+    across = 2 if len(panels) == 4 else min(3, len(panels))
     down = -(-len(panels) // across)
+    height = max(1.8 if len(named) == len(panels) else 2.6, *named)
     with matplotlib.rc_context(figures.STYLE):
-        figure = Figure(
-            figsize=(3.4 * across, down * max(2.6, 0.8 + 0.3 * max(named, default=0))), layout="constrained"
-        )
+        figure = Figure(figsize=(3.8 * across, down * height), layout="constrained")
         grid = figure.subplots(down, across, squeeze=False).flatten()
         for axes in grid[len(panels) :]:
             axes.remove()

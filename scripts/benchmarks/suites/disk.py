@@ -65,8 +65,8 @@ def measure(size: float, options: Sequence[str], steps: int, drawn: int, rounds:
         trained = in_turn({name: trainer(parts, side, steps) for name, side in sides.items()}, rounds)
         read = in_turn({name: drawer(side, parts.trainer.batch_size, drawn) for name, side in sides.items()}, rounds)
     images = parts.trainer.batch_size
-    rows = speeds("speed of training divided by that in memory", "images trained on", trained, images * steps)
-    return rows + speeds("speed of drawing divided by that in memory", "images drawn", read, images * drawn)
+    rows = speeds("speed of training, memory = 1", "images trained on", trained, images * steps)
+    return rows + speeds("speed of drawing, memory = 1", "images drawn", read, images * drawn)
 
 
 def write(path: Path, count: int) -> None:

@@ -32,7 +32,7 @@ FIXED = (
     *("count=2", "sampler=euler_maruyama", "sampler.steps=1", "figures=false"),
     *("trainer.preview_every=0", "trainer.log_every=10"),
 )
-PANEL = "speed beside one process of one thread"
+PANEL = "speed, one process of one thread = 1"
 
 
 def measure(networks: dict[str, list[str]], steps: dict[str, int], rounds: int) -> list[Row]:
@@ -60,7 +60,7 @@ def measure(networks: dict[str, list[str]], steps: dict[str, int], rounds: int) 
         rows.append(row("steps per second", first, name, speeds[first], ""))
         two, threads_two = speeds["2 processes, 1 thread"], speeds["1 process, 2 threads"]
         paired = [own / bare for own, bare in zip(two, threads_two, strict=True)]
-        rows.append(row("2 processes beside 2 threads", "speed", name, paired, ""))
+        rows.append(row("speed of 2 processes, 2 threads = 1", "speed", name, paired, ""))
     return rows
 
 
