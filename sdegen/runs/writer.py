@@ -21,8 +21,8 @@ from sdegen.datasets.fingerprint import difference
 from sdegen.datasets.summary import summary
 from sdegen.models.likelihood import Likelihood
 from sdegen.networks import MLP
+from sdegen.runs import averages, files, machine
 from sdegen.runs import checkpoint as checkpoints
-from sdegen.runs import files, machine
 from sdegen.runs.checkpoint import Checkpoint, examine
 from sdegen.runs.conditions import DATA, of_data, takes_one, told
 from sdegen.runs.learning import Learning
@@ -83,6 +83,13 @@ class Writer:
         self.learning.curve.restore(saved.curve)
         load_weights(self.model.network, saved.weights)
         load_weights(self.average.network, saved.ema)
+        if saved.averages.keys() != self.training.tracked.keys():
+            raise UserError(
+                f"{self.folder}: the checkpoint of step {saved.step} has other averages than those of trainer.widths: "
+                f"use the original checkpoint"
+            )
+        for width, average in self.training.tracked.items():
+            load_weights(average.models[self.replica].network, saved.averages[width])
 
     def resume(self, saved: Checkpoint, command: str) -> None:
         """Continue in the folder of a restored run; log a warning if versions have changed since the run began."""
@@ -169,6 +176,7 @@ class Writer:
                 curve=self.learning.curve.state(),
                 stream=training.stream.variant,
                 weighting=training.weighting(self.replica),
+                averages=self._averages(),
             ),
             self.folder / "checkpoints",
             self.parts.trainer.keep,
@@ -176,6 +184,13 @@ class Writer:
         )
         if training.step == 0:
             self._read_back()
+
+    def snapshot(self) -> None:
+        """Write a snapshot of the averages of ``trainer.widths``."""
+        averages.save(self.folder, self.training.step, self._averages())
+
+    def _averages(self) -> averages.States:
+        return {width: average.state(self.replica) for width, average in self.training.tracked.items()}
 
     def _read_back(self) -> None:
         """Read the checkpoint that was just written; raise UserError if a run could not resume from it."""
