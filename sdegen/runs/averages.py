@@ -18,7 +18,7 @@ from torch import Tensor
 from sdegen.core.errors import UserError
 from sdegen.runs import files
 from sdegen.runs.checkpoint import Checkpoint, are_averages
-from sdegen.training.averages import WIDEST, combination
+from sdegen.training.averages import WIDEST, apart, combination
 
 log = logging.getLogger("sdegen")
 
@@ -26,8 +26,11 @@ FOLDER = "averages"
 """Folder of the snapshots inside the run's folder."""
 FORMAT = 1
 """Number of the file format."""
-WORST = 0.05
-"""Largest relative error of the profile of a combination of averages."""
+WORST = 0.01
+"""Largest expected error of an average from snapshots, over the distance of the two tracked averages.
+
+The errors of our trainings are up to five times as large.
+"""
 TRIED = [float(f"{10 ** (k / 10):.2g}") for k in range(-30, -5)]
 """Widths that are suggested and compared, evenly spaced in the logarithm: 0.001, 0.0013, …, 0.2, 0.25."""
 
@@ -145,7 +148,10 @@ class Averages:
         return True
 
     def _is_determined(self, width: float) -> bool:
-        return self.saved.step > 0 and combination(self._stored, self.saved.step, width)[1] <= WORST
+        if not self.saved.step:
+            return False
+        _, error = combination(self._stored, self.saved.step, width)
+        return error <= WORST * apart(self.tracked[0], self.tracked[-1])
 
 
 def _numbers(state: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:

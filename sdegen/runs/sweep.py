@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,14 +36,14 @@ class Sweep(NamedTuple):
             is. If not, a distance of samples from the data takes its place. ``held_out_loss`` is the loss on held-out
             points.
         others: values of each measure for the average of ``trainer.ema`` and for the weights without an average.
-        floors: floor of each measure; None if it has none.
+        floors: ``floor`` of each measure, None if it has none, and ``floor_from``.
     """
 
     widths: list[float]
     tracked: list[float]
     measures: dict[str, list[float]]
     others: dict[str, dict[str, float]]
-    floors: dict[str, float | None]
+    floors: dict[str, dict[str, Any]]
 
     def best(self, name: str) -> int:
         """Returns the index of the width with the smallest value of a measure."""
@@ -54,9 +54,8 @@ class Sweep(NamedTuple):
         return {
             name: {
                 "value": values[self.best(name)],
-                "floor": self.floors[name],
                 "train": None,
-                "floor_from": "the best of all widths",
+                **self.floors[name],
                 "width": self.widths[self.best(name)],
                 **self.others[name],
             }
@@ -90,14 +89,15 @@ def sweep(run: Steered, count: int, seed: int, batch_size: int) -> Sweep:
     """
     averages = averages_of(run)
     widths, saved, loss = averages.widths, averages.saved, _held_out(run)
-    floors: dict[str, float | None] = {}
+    floors: dict[str, dict[str, Any]] = {}
 
     def values(model: Steered) -> dict[str, float]:
         found = _quality(model, count, seed, batch_size)
-        floors.update({name: entry["floor"] for name, entry in found.items()})
+        floors.update({name: {key: one[key] for key in ("floor", "floor_from")} for name, one in found.items()})
         known = {name: float(entry["value"]) for name, entry in found.items()}
         if loss is not None and (mean := loss.loss(model.model)) is not None:
-            known["held_out_loss"], floors["held_out_loss"] = mean, None
+            known["held_out_loss"] = mean
+            floors["held_out_loss"] = {"floor": None, "floor_from": "the best loss is not known"}
         return known
 
     with announced(f"measuring averages of {len(widths)} widths"):

@@ -13,17 +13,26 @@ A step keeps the share :math:`(1 - 1/t)^{\gamma + 1}` of the average, so that th
 trainings. The default decay of ``trainer.ema`` is close to γ = 8, σ = 0.09, in the first 9000 steps.
 
 An average that was not tracked is approximated by a combination of stored ones, :math:`\sum_i x_i
-\hat\theta_{\gamma_i,t_i}`. The coefficients minimise :math:`\lVert e \rVert^2 = \int_0^t e(\tau)^2 d\tau` of the
-difference of the profiles, :math:`e = \sum_i x_i p_i - p`, with :math:`\sum_i x_i = 1`. The least squares alone do not
-imply this sum, which makes the combination of constant weights exact. For any c, it also gives the bound
+\hat\theta_{\gamma_i,t_i}` with :math:`\sum_i x_i = 1`. Let P be the integral of a profile,
 
-.. math:: \Big\lVert \sum_i x_i \hat\theta_i - \hat\theta \Big\rVert
-          \le \lVert e \rVert \Big(\int_0^t \lVert \theta(\tau) - c \rVert^2 d\tau\Big)^{1/2} .
+.. math:: P_{\gamma,t}(\tau) = \min(1, \tau/t)^{\gamma + 1}, \qquad E = \sum_i x_i P_{\gamma_i,t_i} - P_{\gamma,t} .
 
-The inner products of the profiles have a closed form. For :math:`t_a \le t_b`,
+E is 0 from t on. Integration by parts gives the error of the combination, and its expected square if the changes of the
+weights in disjoint intervals of log τ are uncorrelated and of the same size, as those of a training that learns fast at
+first:
 
-.. math:: \int p_a p_b \, d\tau = \frac{(\gamma_a + 1)(\gamma_b + 1)}{\gamma_a + \gamma_b + 1} \,
-          \frac{1}{t_b} \Big(\frac{t_a}{t_b}\Big)^{\gamma_b} .
+.. math:: \sum_i x_i \hat\theta_i - \hat\theta = -\int_0^t E(\tau) \, d\theta(\tau), \qquad
+          \mathbb{E} \, \lVert \cdot \rVert^2 \propto \lVert E \rVert^2 = \int_0^t E(\tau)^2 \, \frac{d\tau}{\tau} .
+
+The coefficients minimise this. The inner products have a closed form: for :math:`t_a \le t_b` and exponents
+:math:`a = \gamma_a + 1`, :math:`b = \gamma_b + 1`,
+
+.. math:: \int_0^t P_a P_b \, \frac{d\tau}{\tau} = \frac{r}{a + b} + \frac{1 - r}{b} + \log \frac{t}{t_b}, \qquad
+          r = \Big(\frac{t_a}{t_b}\Big)^b .
+
+The reference minimises :math:`\int (\sum_i x_i p_i - p)^2 d\tau` instead, without the sum 1, which this does not imply.
+On our trainings, its averages are less accurate at all widths, and up to 18 times less at wide ones, because it weighs
+the fast changes at the beginning too little.
 
 Reference: Karras et al. (2024), section 3 and appendix C, https://arxiv.org/abs/2312.02696
 """
@@ -113,27 +122,33 @@ def combination(stored: Sequence[tuple[int, float]], step: int, width: float) ->
         width: width of the other average.
 
     Returns:
-        Coefficients, and the relative error of the profile, ‖e‖/‖p‖.
+        Coefficients, and the error ‖E‖.
     """
     steps = torch.tensor([*(at for at, _ in stored), step], dtype=torch.float64)
-    gammas = torch.tensor([*(exponent(own) for _, own in stored), exponent(width)], dtype=torch.float64)
-    products, n = _products(steps, gammas), len(stored)
-    # Profiles of early steps are high, so scale all to norm 1. The last row of the system makes the sum 1.
+    powers = torch.tensor([*(exponent(own) + 1 for _, own in stored), exponent(width) + 1], dtype=torch.float64)
+    products, n = _products(steps, powers), len(stored)
+    # The last row of the system makes the sum 1.
     scale = products.diagonal().rsqrt()
     scaled, ones = products * scale * scale[:, None], (scale / scale[-1])[:n]
     system = torch.zeros(n + 1, n + 1, dtype=torch.float64)
     system[:n, :n], system[n, :n], system[:n, n] = scaled[:n, :n], ones, ones
     right = torch.cat([scaled[:n, n], scaled.new_ones(1)])
     found = torch.linalg.lstsq(system, right[:, None], driver="gelsd").solution[:n, 0]
-    error = torch.cat([found, -found.new_ones(1)])
-    return (found * ones).tolist(), math.sqrt(max(float(error @ scaled @ error), 0.0))
+    off = torch.cat([found, -found.new_ones(1)])
+    return (found * ones).tolist(), math.sqrt(max(float(off @ scaled @ off), 0.0)) / float(scale[-1])
 
 
-def _products(steps: Tensor, gammas: Tensor) -> Tensor:
-    """Returns the inner products of profiles. In logarithms, powers of large steps do not overflow."""
-    later = steps >= steps[:, None]
-    last = torch.maximum(steps, steps[:, None])
-    least = torch.minimum(steps, steps[:, None])
-    falls = torch.where(later, gammas, gammas[:, None]) * (least / last).log()
-    factors = gammas.log1p() + gammas.log1p()[:, None] - (gammas + gammas[:, None] + 1).log()
-    return (factors + falls - last.log()).exp()
+def apart(one: float, other: float) -> float:
+    """Returns the distance ‖E‖ of the averages of two widths after the same step."""
+    a, b = exponent(one) + 1, exponent(other) + 1
+    return abs(a - b) / math.sqrt(2 * a * b * (a + b))
+
+
+def _products(steps: Tensor, powers: Tensor) -> Tensor:
+    """Returns the inner products of the integrals of profiles, of which the last has the last step."""
+    # In logarithms, powers of large steps do not overflow.
+    logs = steps.log()
+    last = torch.maximum(logs, logs[:, None])
+    later = torch.where(logs >= logs[:, None], powers, powers[:, None])
+    share = (later * (torch.minimum(logs, logs[:, None]) - last)).exp()
+    return share / (powers + powers[:, None]) + (1 - share) / later + logs[-1] - last

@@ -12,7 +12,7 @@ from scipy.stats import beta
 
 from sdegen.config import assembly
 from sdegen.config.compose import composed
-from sdegen.training.averages import combination
+from sdegen.training.averages import apart, combination
 
 SMALL = ("dataset=smile", "network.hidden=[8]", "trainer.batch_size=16", "trainer.precision=float64")
 STORED = [(step, width) for step in (3, 10, 20, 30, 37) for width in (0.05, 0.12)]
@@ -24,9 +24,9 @@ def exponent(width: float) -> float:
     return float(brentq(lambda gamma: beta(gamma + 1, 1).std() - width, 0, 1000, xtol=1e-13))
 
 
-def profile(width: float, step: int, at: np.ndarray) -> np.ndarray:
-    """Returns the density of the steps that an average weighs."""
-    return beta(exponent(width) + 1, 1, scale=step).pdf(at)
+def integral(width: float, step: int, at: np.ndarray) -> np.ndarray:
+    """Returns the share of an average that steps up to the times ``at`` have."""
+    return beta(exponent(width) + 1, 1, scale=step).cdf(at)
 
 
 @pytest.mark.parametrize("widths", ["0.05,0.10", "0.02,0.288"])
@@ -56,19 +56,19 @@ def test_tracked_averages_change_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("width", [0.03, 0.07, 0.2, 0.288])
-def test_no_combination_of_profiles_with_the_sum_one_is_closer(width: float) -> None:
+def test_no_combination_of_averages_with_the_sum_one_is_closer(width: float) -> None:
     """The oracle integrates on a fine grid, and solves for all coefficients but the last, which makes the sum 1."""
-    at = (np.arange(400_000) + 0.5) / 400_000 * LAST
-    profiles = np.stack([profile(own, step, at) for step, own in STORED], axis=1)
-    target = profile(width, LAST, at)
-    free = profiles[:, :-1] - profiles[:, -1:]
-    found = np.linalg.lstsq(free, target - profiles[:, -1], rcond=None)[0]
+    at = LAST * np.exp(-(np.arange(400_000) + 0.5) / 400_000 * 30)
+    integrals = np.stack([integral(own, step, at) for step, own in STORED], axis=1)
+    target = integral(width, LAST, at)
+    found = np.linalg.lstsq(integrals[:, :-1] - integrals[:, -1:], target - integrals[:, -1], rcond=None)[0]
     expected = np.append(found, 1 - found.sum())
     coefficients, error = combination(STORED, LAST, width)
     np.testing.assert_allclose(coefficients, expected, rtol=1e-3, atol=1e-4 * abs(expected).max())
-    off = profiles @ coefficients - target
-    assert error == pytest.approx(math.sqrt((off**2).mean() / (target**2).mean()), rel=1e-3)
+    assert error == pytest.approx(math.sqrt(30 * ((integrals @ coefficients - target) ** 2).mean()), rel=1e-3)
     assert sum(coefficients) == pytest.approx(1, abs=1e-12)
+    both = integral(0.05, LAST, at) - integral(0.12, LAST, at)
+    assert apart(0.12, 0.05) == pytest.approx(math.sqrt(30 * (both**2).mean()), rel=1e-3)
 
 
 def test_coefficients_do_not_depend_on_the_unit_of_the_steps() -> None:
