@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from sdegen.config.assembly import Components, known_by
 from sdegen.config.options import flat_options
 from sdegen.core.errors import UserError
@@ -29,6 +31,7 @@ from sdegen.runs.learning import Learning
 from sdegen.runs.run import Run, load
 from sdegen.runs.sampling import class_score, draw
 from sdegen.runs.trained import load_weights
+from sdegen.training.gradient import Model
 from sdegen.training.loop import Training
 from sdegen.training.perceptron import obstacle
 from sdegen.training.trainer import DTYPES
@@ -160,8 +163,8 @@ class Writer:
                 config=self.parts.config,
                 step=training.step,
                 seconds=training.seconds,
-                weights=self.model.network.state_dict(),
-                ema=self.average.network.state_dict(),
+                weights=self._state(self.model),
+                ema=self._state(self.average),
                 optimizer=training.state(self.replica),
                 units=dataset.units.state(),
                 moments=None if self.parts.moments is None else self.parts.moments.state(),
@@ -190,7 +193,14 @@ class Writer:
         averages.save(self.folder, self.training.step, self._averages())
 
     def _averages(self) -> averages.States:
-        return {width: average.state(self.replica) for width, average in self.training.tracked.items()}
+        return {width: self._state(own.models[self.replica]) for width, own in self.training.tracked.items()}
+
+    def _state(self, model: Model) -> dict[str, Any]:
+        state: dict[str, Any] = model.network.state_dict()
+        if len(self.training.models) == 1:
+            return state
+        # The weights of replicas are parts of one vector, which torch would save as a whole.
+        return {name: value.clone() if isinstance(value, Tensor) else value for name, value in state.items()}
 
     def _read_back(self) -> None:
         """Read the checkpoint that was just written; raise UserError if a run could not resume from it."""

@@ -41,7 +41,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,10 +83,6 @@ class Average:
         self.vector.lerp_(weights, 1 - decay)
         for model, average in zip(models, self.models, strict=False):
             follow(model.network, average.network, decay)
-
-    def state(self, replica: int) -> dict[str, Any]:
-        """Returns the ``state_dict`` of the averaged network of a model."""
-        return self.models[replica].network.state_dict()
 
 
 def ramp(ema: float) -> Callable[[int], float]:
