@@ -16,6 +16,7 @@ Suites, whose options are in conf/benchmark.yaml::
                       divided by their floors, and errors of the score
     classes           cost of classes in a training step, and errors of the scores with a class and without one
     unlabelled        measures of images without labels, divided by their floors, for noise, blur and a missing class
+    averages          averages of the weights of any width: distance from tracked ones, cost, and error of the score
     held_out          share of the time of a training that held-out losses take
     disk              speed of a training on images on the disk, from a cold page cache, divided by that in memory
     tables            CPU seconds to read a large table, beside pandas

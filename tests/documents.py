@@ -30,6 +30,7 @@ SHORT = {
 SHORTER = {
     "trainer.epochs=8000": "trainer.steps=6",
     "trainer.replicas=10": "trainer.replicas=2",
+    "ema=0.07": "ema=0.1",
     "weighting=uniform,variance,likelihood": "weighting=uniform,variance",
     "guidance.scale=0,1,2,3,4,8": "guidance.scale=0,2",
     "count=5000": "",

@@ -250,8 +250,15 @@ def evaluated(config: Config) -> tuple[Any, list[str]]:
 
     config = check(config, EVALUATED, EVALUATE, names(config["trust"]))
     options = {key: config[key] for key in ("points", "count", "seed", "batch_size", "probes", "rtol", "atol")}
-    evaluation, asked = Evaluation(loaded(config), **options), config["metrics"]
+    swept, asked = config["ema"] == "sweep", config["metrics"]
+    evaluation = Evaluation(loaded({**config, "ema": None} if swept else config), **options)
     metrics = [asked] if isinstance(asked, str) else list(asked)
+    if swept:
+        if metrics != ["likelihood"]:
+            raise UserError("ema=sweep: measures the error of the score, else of samples: leave out metrics=")
+        if config["weights"] != "ema":
+            raise UserError(f"ema=sweep: measures averaged weights: leave out weights={config['weights']}")
+        metrics = ["sweep"]
     if not metrics:
         raise UserError("metrics: is empty: try metrics=[likelihood,interpolation]")
     for metric in metrics:

@@ -101,7 +101,7 @@ def loaded(config: Config) -> Run:
     The last run is kept, so that the jobs of a command that run in one process load it once, and read its data once.
     """
     file = checkpoint.find(Path(config["run"]), config["checkpoint"])
-    options = ("run", "checkpoint", "weights", "device", "precision", "trust", *REPLACED)
+    options = ("run", "checkpoint", "weights", "ema", "device", "precision", "trust", *REPLACED)
     settings = {key: config[key] for key in options}
     return _loaded(json.dumps(settings), str(file.resolve()), file.stat().st_mtime_ns)
 

@@ -322,6 +322,8 @@ def _add_network(parts: Parts) -> None:
         "classes": dataset.classes,
         "condition_shape": condition,
     }
-    room = memory() / COPIES / max(parts.config["trainer"].get("replicas", 1), 1)
+    trainer = parts.config["trainer"]
+    copies = (COPIES + len(trainer.get("widths") or ())) * max(trainer.get("replicas", 1), 1)
+    room = memory() / copies
     with parts.collected(), at_most(room, f"this machine can train, {room / 2**30:.3g} GiB: use a smaller network"):
         parts["network"] = make_network(parts.config, parts.trust, sde=parts["sde"], **supplied)

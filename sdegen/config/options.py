@@ -57,6 +57,7 @@ SAMPLE = {
     "run": str,
     "checkpoint": int | Literal["last", "best"],
     "weights": Literal["ema", "raw"],
+    "ema": float | None,
     "count": int,
     "batch_size": int,
     "seed": int,
@@ -72,6 +73,7 @@ SAMPLE = {
 METRIC = Literal["likelihood", "interpolation", "samples", "c2st", "calibration"]
 EVALUATE = {
     **{option: kind for option, kind in SAMPLE.items() if option not in ("label", "condition", "figures", "animate")},
+    "ema": float | Literal["sweep"] | None,
     "metrics": METRIC | tuple[METRIC, ...],
     "points": str | None,
     "probes": int,

@@ -77,6 +77,7 @@ WORDS = {
     "score_error": Meaning(
         "root mean square error of the learned score, divided by the size of the exact score", "ratio", LOW, "0"
     ),
+    "held_out_loss": Meaning("loss of the training on held-out points", "that of the objective", LOW, ""),
     "c2st": Meaning(
         "accuracy with which a random forest tells samples from unseen data, cross-validated",
         "share, between 0.5 (guessing) and 1",

@@ -23,6 +23,7 @@ from sdegen.figures.style import (
     subplots,
 )
 from sdegen.figures.trajectories import FLOWS, flow, trajectories
+from sdegen.figures.widths import widths
 
 __all__ = [
     "COLOURS",
@@ -62,4 +63,5 @@ __all__ = [
     "styled",
     "subplots",
     "trajectories",
+    "widths",
 ]

@@ -22,7 +22,7 @@ METRICS = ("w1", "sliced_w1", "energy", "frechet")
 """Metrics of quality. The first of these metrics that was measured is drawn."""
 STEERED = ("agreement", "class_recall", "spread")
 """Metrics that show the gain and the cost of stronger guidance."""
-SHARED = ("weights", "step", "seed", "count", "label", "condition")
+SHARED = ("weights", "ema", "step", "seed", "count", "label", "condition")
 """Options of the sampling that do not belong to the sampler."""
 
 
@@ -104,7 +104,7 @@ def read(folder: Path) -> SamplingJob:
     options |= {f"sde.{key}": value for key, value in flat(node["sde"]) if key != "_target_"}
     options |= {key: node[key] for key in ("weights", "step", "seed")}
     guidance = [(f"guidance.{key}", value) for key, value in flat(node.get("guidance") or {}) if key != "_target_"]
-    options |= dict(guidance, label=node.get("label"), condition=node.get("condition"))
+    options |= dict(guidance, **{key: node.get(key) for key in ("ema", "label", "condition")})
     steps = options.pop("steps", None)
     found = json.loads(metrics.read_text()) if metrics.exists() else {}
     return SamplingJob(options, choice(node["sampler"]), steps, nfe, seconds, found)

@@ -20,12 +20,13 @@ from sdegen.datasets import restored_conditions, units
 from sdegen.datasets.conditions import are_conditions
 from sdegen.models.moments import Moments, are_moments, restored
 from sdegen.runs import files
+from sdegen.training.averages import WIDEST
 from sdegen.training.history import BINS
 from sdegen.training.learning import is_sound
 
 log = logging.getLogger("sdegen")
 
-FORMAT = 9
+FORMAT = 10
 """Number of the file format."""
 MOST_CLASSES = 2**20
 EXTRA = "_extra_state"
@@ -59,6 +60,7 @@ class Checkpoint(NamedTuple):
         curve: held-out losses so far: see :meth:`sdegen.training.learning.Curve.state`.
         stream: number of the variant of the noise: see :class:`sdegen.training.batches.Stream`.
         weighting: learned factor of the weighting: see :meth:`sdegen.training.weighting.Learned.state`; often empty.
+        averages: ``state_dict`` of the network with the average of each width in ``trainer.widths``, by width.
     """
 
     config: dict[str, Any]
@@ -80,6 +82,7 @@ class Checkpoint(NamedTuple):
     curve: dict[str, Tensor]
     stream: int
     weighting: dict[str, Tensor]
+    averages: dict[float, dict[str, Any]]
 
     def supplied(self) -> dict[str, Any]:
         """Returns the arguments that the data supply to the network."""
@@ -203,9 +206,10 @@ def examine(folder: Path, saved: Checkpoint, trust: Trust) -> None:
     check_plain("provenance", saved.provenance)
     check_plain("data", saved.data)
     check_plain("names", saved.names)
-    for name, value in (*saved.weights.items(), *saved.ema.items()):
-        if not isinstance(value, Tensor):
-            check_plain(name, value)
+    for state in (saved.weights, saved.ema, *saved.averages.values()):
+        for name, value in state.items():
+            if not isinstance(value, Tensor):
+                check_plain(name, value)
     check_size(saved.config, saved.weights, trust, **saved.supplied())
 
 
@@ -216,6 +220,8 @@ def _is_checkpoint(content: dict[str, Any]) -> bool:
         return False
     named = [*content["weights"].items(), *content["ema"].items()]
     if not all(isinstance(name, str) and (_is_stored(value) or name.endswith(EXTRA)) for name, value in named):
+        return False
+    if not are_averages(content["averages"], content["ema"]):
         return False
     classes = content["classes"]
     sound = all(map(_is_stored, content["units"].values())) and units.is_sound(content["units"])
@@ -230,6 +236,24 @@ def _is_checkpoint(content: dict[str, Any]) -> bool:
     sound = sound and all(map(_is_stored, content["curve"].values())) and is_sound(content["curve"], content["step"])
     sound = sound and all(map(_is_stored, content["weighting"].values()))
     return content["format"] == FORMAT and counted and sound and _is_history(content["history"], content["step"])
+
+
+def are_averages(content: object, ema: dict[str, Any]) -> bool:
+    """Returns True for a dictionary from widths to states with the names, shapes and types of ``ema``."""
+    if not isinstance(content, dict) or not all(type(width) is float and 0 < width <= WIDEST for width in content):
+        return False
+    like = _layout(ema)
+    return all(
+        isinstance(state, dict)
+        and _layout(state) == like
+        and all(_is_stored(state[name]) for name, kind in like.items() if kind)
+        for state in content.values()
+    )
+
+
+def _layout(state: dict[str, Any]) -> dict[str, Any]:
+    """Returns the shape and type of each tensor, by name; None for extra state."""
+    return {name: (x.shape, x.dtype) if isinstance(x, Tensor) else None for name, x in state.items()}
 
 
 def _are_names(

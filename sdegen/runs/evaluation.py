@@ -24,6 +24,7 @@ from sdegen.runs.conditions import needs_one
 from sdegen.runs.given import given
 from sdegen.runs.measures import measure_theirs, spread_over_cells, tell
 from sdegen.runs.run import Run
+from sdegen.runs.sweep import averages_of, sweep
 from sdegen.runs.unseen import training, unseen
 from sdegen.sde.mixture import Marginals
 
@@ -98,7 +99,11 @@ class Evaluation:
 
     def check(self, metric: str) -> None:
         """Raise UserError if a metric cannot be computed for the data of the run."""
-        if metric == "samples":
+        if metric == "sweep":
+            if self.given is not None:
+                raise UserError("ema=sweep: takes no points: leave out points=")
+            averages_of(self.run)
+        elif metric == "samples":
             if self.given is None:
                 raise UserError("metrics=samples measures the points of a file: add points=theirs.csv")
             if why := unmeasured(self.run.dataset):
@@ -126,7 +131,8 @@ class Evaluation:
         """Compute a metric and write the result into the run's folder.
 
         The result is in ``evaluations/<number>-<metric>/``, for :data:`sdegen.config.options.METRIC`. The likelihood of
-        a user's points is in ``evaluations/<number>-points/``, with a table of the points in ``points.csv``.
+        a user's points is in ``evaluations/<number>-points/``, with a table of the points in ``points.csv``. The metric
+        ``sweep`` stands for ``ema=sweep``.
         """
         # Import late: matplotlib takes half a second, for which a wrong option should not wait.
         from sdegen import figures
@@ -136,7 +142,7 @@ class Evaluation:
         metric = "points" if metric == "likelihood" and self.given is not None else metric
         found: Result = getattr(self, metric)()
         with files.new_folder(run.folder / "evaluations", metric) as (folder, final):
-            own: dict[str, Any] = {"step": run.step, "weights": run.weights}
+            own: dict[str, Any] = {"step": run.step, "weights": run.weights, "ema": run.ema}
             own |= {**{group: run.config[group] for group in ("network", "sde")}, **self.settings}
             files.write_yaml(folder / "config.yaml", {key: value for key, value in own.items() if value is not None})
             files.write_json(folder / "metrics.json", found.metrics)
@@ -229,6 +235,16 @@ class Evaluation:
         paths = torch.stack([flow.interpolate(a, b, frames).cpu() for a, b in ends])
         arrays = {"x": x, "latent": latent, "paths": paths, "seed": self.seed}
         return Result(metrics, arrays, figures.interpolation(dataset, paths), kind)
+
+    def sweep(self) -> Result:
+        """Return the quality of the run against the width of the average of its weights: see :class:`Sweep`."""
+        from sdegen import figures
+
+        found = sweep(self.run, self.count, self.seed, self.batch_size)
+        log.info(found.in_words())
+        figure = figures.widths(found.widths, found.tracked, found.measures, found.others)
+        curves = {name: np.array(values) for name, values in {"width": found.widths, **found.measures}.items()}
+        return Result(found.summary(), {**curves, "seed": self.seed}, figure, "best")
 
     def c2st(self) -> Result:
         """Return the accuracy with which a classifier tells given points, or samples of the run, from unseen data."""

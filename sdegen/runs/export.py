@@ -118,6 +118,7 @@ def _description(trained: Trained) -> dict[str, Any]:
         "config": trained.config,
         "step": trained.step,
         "weights": trained.weights,
+        "ema": trained.ema,
         "units": "the network's" if trained.units.affine is None else "the data's",
         "eps": trained.sde.eps,
         "T": trained.sde.T,

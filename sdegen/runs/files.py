@@ -123,7 +123,7 @@ def claimed(folder: Path, again: bool = False) -> Iterator[None]:
             log.warning(f"{folder}: the file system has no locks: train there with one command at a time")
         _shared.update([claim] if again else [])
         try:
-            for inner in (folder, folder / "checkpoints"):
+            for inner in (folder, folder / "checkpoints", folder / "averages"):
                 for left in inner.glob(".*"):
                     if re.fullmatch(r"\..+\.\d+", left.name):
                         left.unlink()

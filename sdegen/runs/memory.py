@@ -146,7 +146,7 @@ def measure(config: Config, shards: int = 1, room: float | None = None, trust: T
     points = trainer.batch_size if data.fresh else min(trainer.batch_size, len(data.x))
     weights = sum(p.nbytes for one in replicas for p in one.model.parameters() if p.requires_grad)
     room = available(device) if room is None else room
-    sizes = [Size(0, peak_of(device) + (COPIES - 1) * weights, 0.0)]
+    sizes = [Size(0, peak_of(device) + (COPIES + len(trainer.widths or ()) - 1) * weights, 0.0)]
     run = Measured(tuple(sizes), points, trainer.total(len(data.x)) if weights else 0, weights, room, str(device))
     most = -(-points // shards)
     while run.steps and run.sizes[-1].rows < most:

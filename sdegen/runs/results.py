@@ -72,7 +72,7 @@ def write(
     drawn = _drawn(run, plan, count, seed, batch_size)
     own = {"step": run.step, "weights": run.weights, "seed": seed, "batch_size": batch_size}
     own |= {group: run.config[group] for group in ("sampler", "network", "sde")}
-    steered = {"guidance": guidance, "label": label, "condition": condition}
+    steered = {"ema": run.ema, "guidance": guidance, "label": label, "condition": condition}
     steered = {key: value for key, value in steered.items() if value is not None}
     facts: dict[str, Any] = {"nfe": drawn.nfe, "seconds": drawn.seconds, "seed": seed, "step": run.step}
     if plan.seen is not None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from sdegen.metrics.typicality import Typicality
     from sdegen.runs.notebook import Animation
     from sdegen.runs.posteriors import Calibration
+    from sdegen.runs.sweep import Sweep
 
 Source = ArrayLike | Frame | str | Path
 """Points: an array, a data frame, or the path of a file."""
@@ -48,6 +49,7 @@ def load(
     *,
     checkpoint: Which = "last",
     weights: Weights = "ema",
+    ema: float | None = None,
     device: str = "auto",
     precision: Precision = "float32",
     trust: Sequence[str] = (),
@@ -62,6 +64,8 @@ def load(
         run: folder of the run, or ``…/latest``.
         checkpoint: step, ``last``, or ``best`` for the checkpoint with the smallest loss on held-out points.
         weights: weights of the network: ``ema`` for the moving average, or ``raw``.
+        ema: relative width of the moving average, such as 0.1, if the run was trained with ``trainer.widths``: see
+            :mod:`sdegen.training.averages`; None for the average of ``trainer.ema``.
         device: device of the computation: ``auto``, ``cpu``, ``cuda``, …
         precision: precision of the computation: ``float32`` or ``float64``.
         trust: modules whose classes the configuration may name, in addition to this package.
@@ -72,7 +76,7 @@ def load(
     Raises:
         UserError: an option is wrong, or the folder, the checkpoint or its configuration is damaged or refused.
     """
-    return Run(as_path("run", run), checkpoint, weights, device, precision, trust, nodes)
+    return Run(as_path("run", run), checkpoint, weights, ema, device, precision, trust, nodes)
 
 
 class Run(Steered):
@@ -306,6 +310,26 @@ class Run(Steered):
         check({"count": count, "seed": seed, "batch_size": batch_size}, (), SAMPLE, self.trust)
         self.check_unsteered("calibration()")
         return posteriors.measured(self, count, seed, batch_size)
+
+    @explained
+    def sweep(self, *, count: int = 2000, seed: int = 0, batch_size: int = 1000) -> Sweep:
+        """Return the quality of this run against the width of the average of its weights: see :class:`Sweep`.
+
+        ``sdegen.load(run, ema=0.1)`` has the weights of a width.
+
+        Args:
+            count: number of samples for each width, if samples are measured.
+            seed: seed of the samples, the same for each width.
+            batch_size: number of samples computed at once.
+
+        Raises:
+            UserError: the run was trained without ``trainer.widths``.
+        """
+        from sdegen.runs.sweep import sweep
+
+        check({"count": count, "seed": seed, "batch_size": batch_size}, (), SAMPLE, self.trust)
+        self.check_unsteered("sweep()")
+        return sweep(self, count, seed, batch_size)
 
     @explained
     def draw(self, x: Source | None = None, *, count: int = 2000, seed: int = 0) -> Figure:

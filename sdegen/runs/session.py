@@ -20,8 +20,8 @@ from sdegen.core import schema
 from sdegen.core.errors import Pruned, Stopped, Unwritable, UserError
 from sdegen.core.messages import Lost
 from sdegen.core.schema import Trust
+from sdegen.runs import averages, files, machine
 from sdegen.runs import checkpoint as checkpoints
-from sdegen.runs import files, machine
 from sdegen.runs.checkpoint import Checkpoint
 from sdegen.runs.follower import Follower
 from sdegen.runs.interrupt import Interrupt
@@ -170,6 +170,8 @@ class Session:
         weightings = [own.weighting for own in saved]
         self.training.restore(states, histories, weightings, first.step, first.seconds, variant)
         self.saved = first.step
+        for writer in self.writers:
+            averages.forget(writer.folder, first.step)
 
     def save(self) -> None:
         """Write checkpoints of the replicas and then of the run, so that the run's last step is saved for all."""
@@ -208,7 +210,7 @@ class Session:
             try:
                 with interrupt.noted():
                     every = self.writers[0].learning.curve.interval(training.steps)
-                    training.run(self._record, self.save, self._preview, asked, self.evaluate, every)
+                    training.run(self._record, self.save, self._preview, asked, self.evaluate, every, self._snapshot)
             except Diverged as trouble:
                 self._retry(trouble)
             if training.stopped:
@@ -263,6 +265,10 @@ class Session:
     def _record(self, step: int, values: Sequence[Mapping[str, float]]) -> None:
         for writer, own in zip(self.writers, values, strict=True):
             writer.recorder.progress(step, {**own, **writer.learning.scaled(own["train/loss"])})
+
+    def _snapshot(self) -> None:
+        for writer in self.writers:
+            writer.snapshot()
 
     def _preview(self) -> None:
         for writer in self.writers:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import textwrap
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from sdegen.models.score import ScoreModel
 from sdegen.networks import Network
 from sdegen.runs import checkpoint as checkpoints
 from sdegen.runs import files
+from sdegen.runs.averages import Averages
 from sdegen.runs.checkpoint import Checkpoint
 from sdegen.runs.sampling import class_score
 from sdegen.samplers import Sampler
@@ -49,6 +51,7 @@ class Trained:
     Attributes:
         folder: the run's folder.
         config: configuration of the run, plain data.
+        checkpoint: checkpoint as it was asked for: a step, ``last`` or ``best``.
         step: step of the checkpoint.
         sde: forward process of the samples.
         trained_along: node of the forward process of the training.
@@ -60,6 +63,7 @@ class Trained:
         conditions: units and range of the conditions of the data; None if the data have no conditions.
         names: names of the columns, of the classes and of the conditions: see :class:`sdegen.datasets.Description`.
         weights: loaded weights, ``ema`` or ``raw``.
+        ema: width of the loaded average; None for the average of ``trainer.ema``.
         precision: precision of the computation.
         trust: modules whose classes the configuration may name.
     """
@@ -69,17 +73,21 @@ class Trained:
         run: Path,
         checkpoint: checkpoints.Which = "last",
         weights: Weights = "ema",
+        ema: float | None = None,
         device: str = "auto",
         precision: Precision = "float32",
         trust: Trust = (),
         nodes: Mapping[str, Any] | None = None,
     ) -> None:
-        settings = {"checkpoint": checkpoint, "weights": weights, "device": device, "precision": precision}
+        settings = {"checkpoint": checkpoint, "weights": weights, "ema": ema, "device": device, "precision": precision}
         check(settings, (), SAMPLE, trust)
+        if ema is not None and weights != "ema":
+            raise UserError(f"ema={ema:g}: is a width of the averaged weights: leave out weights={weights}, or ema=")
         saved, self.folder = checkpoints.read(run, checkpoint), files.resolve(run)
         checkpoints.examine(self.folder, saved, trust)
         self.config, self.trust = _replaced(saved.config, nodes or {}, trust), trust
-        self.step, self.weights, self.precision, self.dtype = saved.step, weights, precision, DTYPES[precision]
+        self.checkpoint, self.step, self.weights, self.ema = checkpoint, saved.step, weights, ema
+        self.precision, self.dtype = precision, DTYPES[precision]
         try:
             self.device = find_device(device)
         except ValueError as error:
@@ -108,13 +116,18 @@ class Trained:
         # The network is evaluated at points of the path of the training, whatever the path of the samples.
         network = make_network(self.config, self.trust, law=law, sde=own, **saved.supplied())
         if not exact:
-            load_weights(network, saved.ema if self.weights == "ema" else saved.weights)
+            load_weights(network, self._weights(saved))
         parametrization = construct(self.config, "parametrization", self.trust, moments=saved.known_moments())
         model = connect(network, parametrization, own)
         if not moved:
             return model
         self.sde = _shared(self.sde, own, (choice(self.config["sde"]), choice(self.trained_along)))
         return model.along(self.sde)
+
+    def _weights(self, saved: Checkpoint) -> dict[str, Any]:
+        if self.ema is not None:
+            return Averages(self.folder, saved).at(self.ema)
+        return saved.ema if self.weights == "ema" else saved.weights
 
     @property
     def dataset(self) -> Dataset:
@@ -152,12 +165,22 @@ class Trained:
         """Returns the trained score, or the score of a class, as a function of tensors on the CPU, in its units."""
         return class_score(self.score_model, label, self.device, self.dtype)
 
+    def weighing(self, state: Mapping[str, Any], weights: Weights, ema: float | None = None) -> Self:
+        """Returns a copy of this run with other weights of the same checkpoint."""
+        other = copy.copy(self)
+        other.weights, other.ema, other.model = weights, ema, copy.deepcopy(self.model)
+        load_weights(other.model.network, state)
+        # Leave out what was computed with the weights.
+        other._shared = {"dataset": self.dataset, "numbers": self.once("numbers", dict)}
+        return other
+
     def weights_used(self) -> str:
         """Returns the name of the weights that are loaded, such as ``ema weights of step 500``."""
         if self.model.network.exact:
             return "exact score"
         along = f" for sde={choice(self.trained_along)}" if self.config["sde"] != self.trained_along else ""
-        return f"{self.weights} weights of step {self.step}{along}"
+        width = "" if self.ema is None else f" of width {self.ema:g}"
+        return f"{self.weights} weights{width} of step {self.step}{along}"
 
 
 def _replaced(own: Config, nodes: Mapping[str, Any], trust: Trust) -> Config:

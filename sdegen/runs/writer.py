@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from sdegen.config.assembly import Components, known_by
 from sdegen.config.options import flat_options
 from sdegen.core.errors import UserError
@@ -21,14 +23,15 @@ from sdegen.datasets.fingerprint import difference
 from sdegen.datasets.summary import summary
 from sdegen.models.likelihood import Likelihood
 from sdegen.networks import MLP
+from sdegen.runs import averages, files, machine
 from sdegen.runs import checkpoint as checkpoints
-from sdegen.runs import files, machine
 from sdegen.runs.checkpoint import Checkpoint, examine
 from sdegen.runs.conditions import DATA, of_data, takes_one, told
 from sdegen.runs.learning import Learning
 from sdegen.runs.run import Run, load
 from sdegen.runs.sampling import class_score, draw
 from sdegen.runs.trained import load_weights
+from sdegen.training.gradient import Model
 from sdegen.training.loop import Training
 from sdegen.training.perceptron import obstacle
 from sdegen.training.trainer import DTYPES
@@ -83,6 +86,13 @@ class Writer:
         self.learning.curve.restore(saved.curve)
         load_weights(self.model.network, saved.weights)
         load_weights(self.average.network, saved.ema)
+        if saved.averages.keys() != self.training.tracked.keys():
+            raise UserError(
+                f"{self.folder}: the checkpoint of step {saved.step} has other averages than those of trainer.widths: "
+                f"use the original checkpoint"
+            )
+        for width, average in self.training.tracked.items():
+            load_weights(average.models[self.replica].network, saved.averages[width])
 
     def resume(self, saved: Checkpoint, command: str) -> None:
         """Continue in the folder of a restored run; log a warning if versions have changed since the run began."""
@@ -153,8 +163,8 @@ class Writer:
                 config=self.parts.config,
                 step=training.step,
                 seconds=training.seconds,
-                weights=self.model.network.state_dict(),
-                ema=self.average.network.state_dict(),
+                weights=self._state(self.model),
+                ema=self._state(self.average),
                 optimizer=training.state(self.replica),
                 units=dataset.units.state(),
                 moments=None if self.parts.moments is None else self.parts.moments.state(),
@@ -169,6 +179,7 @@ class Writer:
                 curve=self.learning.curve.state(),
                 stream=training.stream.variant,
                 weighting=training.weighting(self.replica),
+                averages=self._averages(),
             ),
             self.folder / "checkpoints",
             self.parts.trainer.keep,
@@ -176,6 +187,20 @@ class Writer:
         )
         if training.step == 0:
             self._read_back()
+
+    def snapshot(self) -> None:
+        """Write a snapshot of the averages of ``trainer.widths``."""
+        averages.save(self.folder, self.training.step, self._averages())
+
+    def _averages(self) -> averages.States:
+        return {width: self._state(own.models[self.replica]) for width, own in self.training.tracked.items()}
+
+    def _state(self, model: Model) -> dict[str, Any]:
+        state: dict[str, Any] = model.network.state_dict()
+        if len(self.training.models) == 1:
+            return state
+        # The weights of replicas are parts of one vector, which torch would save as a whole.
+        return {name: value.clone() if isinstance(value, Tensor) else value for name, value in state.items()}
 
     def _read_back(self) -> None:
         """Read the checkpoint that was just written; raise UserError if a run could not resume from it."""

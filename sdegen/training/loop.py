@@ -14,9 +14,10 @@ from torch import Tensor
 from sdegen.core import processes
 from sdegen.core.randomness import own_layers, seed_layers
 from sdegen.core.schema import PACKAGE
-from sdegen.core.tensors import flatten_parameters
+from sdegen.networks import Network
+from sdegen.training.averages import Average, power, ramp
 from sdegen.training.batches import Batch, Stream
-from sdegen.training.buffers import average_of, check_state, follow, layout, repeats
+from sdegen.training.buffers import check_state, layout, repeats
 from sdegen.training.gradient import Gradient, Model, weighted_losses
 from sdegen.training.history import Diverged, History
 from sdegen.training.optimizer import Optimizer, load_states, state_of_model
@@ -27,6 +28,8 @@ logger = logging.getLogger("sdegen")
 
 Log = Callable[[int, list[dict[str, float]]], None]
 """Function that receives a step and the scalars of each model."""
+SNAPSHOTS = 32
+"""Least number of snapshots of the averages of ``trainer.widths`` in a training of as many steps or more."""
 
 
 class Training:
@@ -40,6 +43,9 @@ class Training:
         steps: number of the last step.
 
     Attributes:
+        averages: models with the moving average of the weights.
+        average_vector: trainable parameters of these models.
+        tracked: averages of power form, by width.
         step: number of steps taken.
         steps: number of the last step.
         seconds: time spent on steps and their logging, without held-out losses, checkpoints and previews.
@@ -50,8 +56,10 @@ class Training:
     def __init__(self, gradient: Gradient, optimizer: Optimizer, trainer: Trainer, stream: Stream, steps: int) -> None:
         self.gradient, self.recipe, self.trainer, self.stream, self.steps = gradient, optimizer, trainer, stream, steps
         self.models, self.vector = gradient.models, gradient.vector
-        self.averages = [average_of(model) for model in self.models]
-        self.average_vector = flatten_parameters(p for model in self.averages for p in model.parameters()).data
+        self._average = Average(self.models, ramp(trainer.ema))
+        self.averages, self.average_vector = self._average.models, self._average.vector
+        self.tracked = {width: Average(self.models, power(width)) for width in trainer.widths or ()}
+        self._snapshot_every = max(1, steps // SNAPSHOTS) if self.tracked else 0
         self.optimizer = optimizer.build(self.vector)
         self.step, self.seconds, self._weights = 0, 0.0, self.vector.data
         self.processes, rows = processes.present(), stream.times.draws * stream.points[0].width
@@ -89,13 +97,10 @@ class Training:
             gradient.sums.mul_(norms.reciprocal().mul_(self.trainer.clip).clamp_max_(1.0))
         self.recipe.step(self.optimizer, self.recipe.lr_at(self.step, self.steps))
         gradient.sums.zero_()
-        decay = min(self.trainer.ema, (1 + self.step) / (10 + self.step))
-        self.average_vector.lerp_(self._weights, 1 - decay)
-        if gradient.runs_layers:
-            if self.step == 0:
-                check_state(self.models[0].network, self._layout, self._weights)
-            for model, average in zip(self.models, self.averages, strict=True):
-                follow(model.network, average.network, decay)
+        if gradient.runs_layers and self.step == 0:
+            check_state(self.models[0].network, self._layout, self._weights)
+        for average in (self._average, *self.tracked.values()):
+            average.follow(self.step + 1, self._weights, self.models if gradient.runs_layers else ())
         if self._learned is not None:
             self._learned.advance(self.step)
         self.step += 1
@@ -142,6 +147,7 @@ class Training:
         interrupted: Callable[[], bool] = lambda: False,
         evaluate: Callable[[], None] = lambda: None,
         evaluate_every: int = 0,
+        snapshot: Callable[[], None] = lambda: None,
     ) -> None:
         """Trains to the last step, and calls the functions below at the intervals of the trainer.
 
@@ -154,6 +160,7 @@ class Training:
             interrupted: function called after every step. If it returns True, the training saves a checkpoint and ends.
             evaluate: function that computes held-out losses; it may end the training with :meth:`finish`.
             evaluate_every: number of steps between held-out losses; 0 for none.
+            snapshot: function that saves a snapshot of :attr:`tracked`. It is called before a checkpoint of the step.
 
         Raises:
             Diverged: a loss, gradient or weight is no longer finite. No checkpoint of this state is saved.
@@ -186,9 +193,12 @@ class Training:
                     log(self.step, [{**own, **shared} for own in self._history.read()])
                     logged, reported = seconds, self.step
                 due, previewed = self._is_due(trainer.checkpoint_every) or stop, self._is_due(trainer.preview_every)
-                if due or previewed:
+                kept = self._is_due(self._snapshot_every)
+                if due or previewed or kept:
                     self.seconds += time.perf_counter() - since
                     self._check()
+                    if kept:
+                        snapshot()
                     if previewed:
                         preview()
                     if due:
@@ -200,7 +210,13 @@ class Training:
     def _lead(self, chunks: list[Batch], evaluate_every: int, asked: bool) -> None:
         """Takes a step with the other processes. They wait after it if this process does something else after it."""
         trainer = self.trainer
-        every = (evaluate_every, trainer.log_every, trainer.checkpoint_every, trainer.preview_every)
+        every = (
+            evaluate_every,
+            trainer.log_every,
+            trainer.checkpoint_every,
+            trainer.preview_every,
+            self._snapshot_every,
+        )
         if self.paused:
             self.processes.call("follow")
         self.advance(chunks, asked or any(self._is_due(n, self.step + 1) for n in every), asked)
@@ -246,9 +262,8 @@ class Training:
 
     def shared(self) -> dict[str, Any]:
         """Returns all that the other processes need to continue from the present step with :meth:`take`."""
-        networks = [model.network for model in (*self.models, *self.averages)]
         return {
-            "networks": [network.state_dict() for network in networks],
+            "networks": [network.state_dict() for network in self._networks()],
             "optimizer": [self.state(replica) for replica in range(len(self.models))],
             "weighting": [self.weighting(replica) for replica in range(len(self.models))],
             "step": self.step,
@@ -257,8 +272,7 @@ class Training:
 
     def take(self, state: dict[str, Any]) -> None:
         """Takes the state of another process, as :meth:`shared` returned it."""
-        networks = [model.network for model in (*self.models, *self.averages)]
-        for network, own in zip(networks, state["networks"], strict=True):
+        for network, own in zip(self._networks(), state["networks"], strict=True):
             network.load_state_dict(own)
         load_states(self.optimizer, self.recipe, state["optimizer"])
         if self._learned is not None:
@@ -266,6 +280,11 @@ class Training:
         self._history.forget()
         self.gradient.sums.zero_()
         self.step, self.stream.variant, self.paused, self._coming = state["step"], state["variant"], True, None
+
+    def _networks(self) -> list[Network]:
+        """Returns the networks under training, and then those with averaged weights."""
+        averages = [self._average, *self.tracked.values()]
+        return [model.network for models in (self.models, *(own.models for own in averages)) for model in models]
 
     def history(self, replica: int) -> dict[str, Tensor]:
         """Returns the records of a model since the scalars were last logged."""

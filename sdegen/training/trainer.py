@@ -9,6 +9,7 @@ import torch
 
 from sdegen.core import processes
 from sdegen.core.checks import in_range
+from sdegen.training.averages import APART, WIDEST
 
 STEPS = 12_000
 """Default number of steps. For points and the default network, they take half a minute on two cores."""
@@ -35,6 +36,10 @@ class Trainer:
         clip: largest norm of the gradient; null for no clipping.
         ema: decay of the moving average of the weights, in [0, 1). It is lower in the first steps, so that early
             weights have little influence.
+        widths: two relative widths of further averages of the weights, such as ``[0.05, 0.10]``, from which the average
+            of any width can be had after the training: see the option ``ema`` of ``sdegen sample``. A width of 0.1
+            stands for an average over about the last fifth of the steps, however many there are. The run's folder then
+            has 32 snapshots or more of both averages, which need 64 times the disk space of the network; null for none.
         checkpoint_every: number of steps between checkpoints. A checkpoint is also saved before the first and after the
             last step.
         keep: number of newest checkpoints to keep, in addition to the best on held-out points; null for all. A
@@ -69,6 +74,7 @@ class Trainer:
         batch_size: int = 256,
         clip: float | None = 1.0,
         ema: float = 0.999,
+        widths: tuple[float, float] | None = None,
         checkpoint_every: int = 2000,
         keep: int | None = 5,
         patience: int | None = None,
@@ -83,7 +89,7 @@ class Trainer:
         shards: int | None = None,
     ) -> None:
         self.epochs, self.steps = epochs, steps_or_default(steps, epochs)
-        self.batch_size, self.clip, self.ema = batch_size, clip, ema
+        self.batch_size, self.clip, self.ema, self.widths = batch_size, clip, ema, widths
         self.checkpoint_every, self.keep = checkpoint_every, keep
         self.patience, self.retries = patience, retries
         self.preview_every, self.log_every = preview_every, log_every
@@ -116,6 +122,15 @@ class Trainer:
         if self.clip is not None:
             in_range("clip", self.clip, above=0, fix=", or null for no clipping")
         in_range("ema", self.ema, at_least=0, below=1)
+        if self.widths is not None:
+            low, high = self.widths
+            for width in self.widths:
+                in_range("widths", width, above=0, at_most=WIDEST, fix=": try widths=[0.05,0.10]")
+            if high < APART * low:
+                raise ValueError(
+                    f"widths=[{low:g},{high:g}]: the second must be at least {APART} times the first: try "
+                    f"widths=[0.05,0.10]"
+                )
 
     @property
     def sampling_precision(self) -> Literal["float32", "float64"]:

@@ -158,6 +158,7 @@ def trained(folder: Path, *line: str) -> Run:
         Curve(1).state(),
         0,
         {},
+        {},
     )
     checkpoint.save(Checkpoint(parts.config, training.step, 1.0, *content), folder / "run" / "checkpoints")
     return load(folder / "run", precision="float64")

@@ -46,7 +46,9 @@ def content(step: int = 3) -> Checkpoint:
     past = {"provenance": {"python": "3"}, "held_out": None, "best": math.inf, "history": history, "stream": 0}
     names: dict[str, list[str]] = {"columns": [], "classes": [], "conditions": []}
     curve = Curve(100).state()
-    return Checkpoint({"seed": 0}, step, 1.0, classes=10, names=names, curve=curve, weighting={}, **known, **past)
+    return Checkpoint(
+        {"seed": 0}, step, 1.0, classes=10, names=names, curve=curve, weighting={}, averages={}, **known, **past
+    )
 
 
 @pytest.fixture(scope="module")

@@ -105,6 +105,9 @@ def left(folder: Path) -> Left:
         tensors |= {f"{which} {part} {name}": x for part, of in parts.items() for name, x in of.items()}
         tensors |= {f"{which} curve {name}": x for name, x in saved.curve.items()}
         tensors[f"{which} step"] = torch.tensor([saved.step, saved.held_out or 0.0], dtype=torch.float64)
+    for path in sorted((folder / "averages").glob("*")):
+        averages = torch.load(path, weights_only=True)["averages"]
+        tensors |= {f"{path.name} {width} {name}": x for width, state in averages.items() for name, x in state.items()}
     events = EventAccumulator(str(folder), {"scalars": 0, "images": 0}).Reload()
     tags = [tag for tag in events.Tags()["scalars"] if tag != "train/steps_per_second"]
     curves = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
@@ -170,7 +173,14 @@ IMAGES = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "options", [(), (OWN,), ("trainer.replicas=3",), ("objective=sliced", "network.activation=silu"), IMAGES]
+    "options",
+    [
+        (),
+        (OWN, "trainer.widths=[0.05,0.1]"),
+        ("trainer.replicas=3",),
+        ("objective=sliced", "network.activation=silu"),
+        IMAGES,
+    ],
 )
 def test_every_kind_of_training_may_be_killed(tmp_path: Path, options: tuple[str, ...]) -> None:
     """Each kind of run is killed ten times."""
@@ -179,6 +189,7 @@ def test_every_kind_of_training_may_be_killed(tmp_path: Path, options: tuple[str
 
 
 SHORT = (*PLAIN, "trainer.steps=20", "trainer.checkpoint_every=8", "trainer.log_every=5", "trainer.preview_every=7")
+SHORT += ("trainer.widths=[0.05,0.1]",)
 
 
 @pytest.fixture(scope="module")

@@ -47,8 +47,9 @@ def tensors(value: object, path: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def state(folder: Path) -> dict[str, Tensor]:
-    """Returns all tensors of the last checkpoint: weights, averages, buffers, moments, losses and learned weights."""
-    return dict(tensors(checkpoint.load(checkpoint.find(folder))._asdict()))
+    """Returns all tensors of the last checkpoint, such as weights, averages, buffers and moments, and of snapshots."""
+    snapshots = {path.name: torch.load(path, weights_only=True) for path in (folder / "averages").glob("*")}
+    return dict(tensors({**checkpoint.load(checkpoint.find(folder))._asdict(), **snapshots}))
 
 
 def assert_equal(folder: Path, other: Path) -> None:
@@ -73,7 +74,7 @@ SLOW = pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "sizes"),
     [
-        pytest.param("trainer.shards=2 weighting=uncertainty", (1, 2)),
+        pytest.param("trainer.shards=2 weighting=uncertainty trainer.widths=[0.05,0.1]", (1, 2)),
         pytest.param("trainer.shards=4 trainer.gradient=autograd times.draws=4 times.chunk=2", (2, 4), marks=SLOW),
         pytest.param("trainer.shards=4 trainer.precision=float64 dataset=moons", (1, 2, 4), marks=SLOW),
         pytest.param("trainer.shards=2 trainer.replicas=2 weighting=variance", (1, 2), marks=SLOW),
