@@ -227,7 +227,7 @@ def moments(sde: LinearSDE, sampler: Sampler) -> list[Proof]:
     A corrector alone is checked with at least so many steps that the noise changes little from one to the next.
     """
     law, steps = mixture(), ""
-    if isinstance(sampler, StepSampler) and sampler.predictor is None:
+    if isinstance(sampler, StepSampler) and sampler.predictor is None and not isinstance(sampler.grid, tuple):
         reach = 0.5 * float(sde.log_nsr(torch.tensor([sde.eps, sde.T], dtype=torch.float64)).diff())
         if (enough := math.ceil(reach / CHANGE)) > sampler.steps:
             sampler, steps = copy.copy(sampler), f", {enough} steps"

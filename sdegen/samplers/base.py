@@ -132,6 +132,7 @@ class Sampler(ABC):
     Attributes:
         processes: types of process that the parts work with, by the names of the options of the parts.
         predictor: scheme of the steps; None if the sampler has no predictor.
+        grid: time grid of the steps; None if the sampler chooses its own steps.
         evaluations: number of evaluations of the score for each sample; None if this number depends on the sample.
         couples: True if the samples of a batch depend on each other.
         smallest_batch: smallest batch size at which guided samples have an accurate distribution.
@@ -141,6 +142,7 @@ class Sampler(ABC):
     couples = False
     smallest_batch = 1
     predictor: Predictor | None = None
+    grid: Grid | None = None
     evaluations: int | None = None
 
     def __init__(self, denoise: bool = False) -> None:
