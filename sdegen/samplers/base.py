@@ -48,6 +48,7 @@ class Predictor(ABC, Generic[S]):
         memory: number of steps from which a step uses values, the present step included. A grid must have at least this
             number of steps.
         revises: True if each step corrects the previous step. This would undo the moves of a corrector.
+        fits: True if the steps can be fitted to a score: see :mod:`sdegen.samplers.fitting`.
     """
 
     process: type[SDE] = SDE
@@ -57,6 +58,7 @@ class Predictor(ABC, Generic[S]):
     evaluations: int = 1
     memory: int = 1
     revises: bool = False
+    fits: bool = False
 
     @abstractmethod
     def plan(self, sde: S, times: Tensor) -> Sequence[Step]:

@@ -22,8 +22,9 @@ section 2.5).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -43,6 +44,9 @@ Rule = Sequence[tuple[int, int]]
 
 If several pairs apply, the largest number of values counts.
 """
+
+Weights = tuple[tuple[float, ...], ...]
+"""Weights of the values of F in each step, newest first."""
 
 FLOW: Rule = ((1, 1), (8, 2), (15, 3), (40, 4))
 """Best rule for the flow. FLOW and REVERSE were tuned on mixtures that no reported result uses."""
@@ -96,9 +100,11 @@ class Exponential(Predictor[LinearSDE]):
 
     grid = "log_snr"
     process = LinearSDE
+    weights: Weights = ()
+    """Fitted weights of the steps along one grid; empty for those of the polynomial."""
 
     def __init__(self, nodes: Rule, eta: float, spread: float, correct: bool) -> None:
-        self.memory, self.nodes, self.revises = nodes[0][1], nodes, correct
+        self.memory, self.nodes, self.revises, self.fits = nodes[0][1], nodes, correct, eta == 0
         self.eta, self.spread = in_range("eta", eta, at_least=0), in_range("spread", spread, at_least=0)
 
     def plan(self, sde: LinearSDE, times: Tensor) -> list[ExponentialStep]:
@@ -118,7 +124,17 @@ class Exponential(Predictor[LinearSDE]):
         of_x, of_score = (ratio**2 / v / (alpha * gain)).tolist(), (sigma**2 / (alpha * gain)).tolist()
         std = (alpha[1:] * (v[1:] * (1 - (v[1:] / v[:-1]) ** self.eta**2)).sqrt()).tolist()
         rows = zip(times[:-1], of_x[:-1], of_score[:-1], correct, predict, keep, std, strict=True)
-        return [ExponentialStep(*row) for row in rows]
+        steps = [ExponentialStep(*row) for row in rows]
+        if not self.weights:
+            return steps
+        fitted = zip(steps, self.weights, strict=True)
+        return [step._replace(correct=[], predict=list(weights)) for step, weights in fitted]
+
+    def weighted(self, weights: Weights) -> Self:
+        """Returns the scheme with other weights, which it has along one grid and without corrections."""
+        other = copy.copy(self)
+        other.weights = weights
+        return other
 
     def affine(self, sde: LinearSDE, times: Tensor) -> list[AffineStep]:
         """Returns the steps as affine maps, for a scheme with one node and no correction."""

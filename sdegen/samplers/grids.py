@@ -8,6 +8,7 @@ quadratic  uniform in :math:`\sqrt t` (Song et al. 2021, DDIM)
 log_snr    uniform in :math:`\lambda` (Lu et al. 2022)
 karras     uniform in :math:`(\sigma/\alpha)^{1/7}` (Karras et al. 2022, eq. 5)
 logistic   quantiles of :math:`\lambda` under a mixture of a logistic (70 %) and a uniform (30 %) distribution
+fitted     fitted to the score that is sampled, see :mod:`sdegen.samplers.fitting`; until then the logistic grid
 =========  =====================================================================================================
 
 A grid may also be a list of times, which fall from T to eps.
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from sdegen.sde.base import SDE, LinearSDE
 
-Named = Literal["uniform", "quadratic", "log_snr", "karras", "logistic"]
+Named = Literal["uniform", "quadratic", "log_snr", "karras", "logistic", "fitted"]
 Times = tuple[float, ...]
 Grid = Named | Times
 
@@ -133,4 +134,5 @@ GRIDS: dict[Named, TimeGrid] = {
     "log_snr": TimeGrid(log_snr, LinearSDE),
     "karras": TimeGrid(karras, LinearSDE),
     "logistic": TimeGrid(logistic, LinearSDE),
+    "fitted": TimeGrid(logistic, LinearSDE),
 }

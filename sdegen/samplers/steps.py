@@ -11,7 +11,8 @@ from sdegen.core.checks import in_range
 from sdegen.core.randomness import RandnLike
 from sdegen.core.tensors import squared_norm
 from sdegen.samplers.base import Corrector, Memory, Predictor, Sampler, Walk
-from sdegen.samplers.exponential import StochasticAdams
+from sdegen.samplers.exponential import Exponential, StochasticAdams
+from sdegen.samplers.fitting import Fit
 from sdegen.samplers.grids import GRIDS, Grid, along, check_falling, shown
 from sdegen.sde.base import SDE, LinearSDE
 from sdegen.sde.scores import Counted, Parts
@@ -28,7 +29,9 @@ class StepSampler(Sampler):
             such as ``sde=ddpm``, to the next level. A list of times in ``grid`` fixes this number.
         grid: spacing of the times: ``uniform`` or ``quadratic`` in t, or ``log_snr``, ``karras`` or ``logistic`` in
             log(σ/α): see :mod:`sdegen.samplers.grids`. Or a list of times that fall from T, which is 1 for most
-            processes, to ``sde.eps``, such as ``[1.0,0.6,0.3,0.1,1e-5]``.
+            processes, to ``sde.eps``, such as ``[1.0,0.6,0.3,0.1,1e-5]``. Or ``fitted``: the times and the weights of a
+            multistep predictor for the flow are fitted to the score that is sampled, and kept in the run's folder.
+            This takes seconds. If the error from new starts is not smaller than with ``logistic``, this is used.
         denoise: see :class:`Sampler`.
     """
 
@@ -67,6 +70,10 @@ class StepSampler(Sampler):
                 "corrector cannot follow this predictor, which corrects its previous step and would undo the moves "
                 "of the corrector: use sampler/predictor=dpm_solver or stochastic_adams"
             )
+        if grid == "fitted" and (corrector is not None or not (predictor and predictor.fits)):
+            raise ValueError(
+                "grid=fitted needs a multistep scheme for the flow and no corrector: use sampler=adams or grid=logistic"
+            )
         self.predictor, self.corrector, self.steps, self.grid = predictor, corrector, steps, grid
         parts = {"predictor": predictor, "corrector": corrector}
         processes = {option: part.process for option, part in parts.items() if part is not None}
@@ -79,6 +86,11 @@ class StepSampler(Sampler):
             + corrected * (corrector.evaluations if corrector else 0)
             + denoise
         )
+
+    def fitted(self, found: Fit) -> StepSampler:
+        """Returns this sampler with the times and the weights of a fit."""
+        assert isinstance(self.predictor, Exponential)
+        return StepSampler(self.predictor.weighted(found.weights), None, "auto", found.times, self.denoise)
 
     def times(self, sde: SDE) -> Tensor:
         """Returns the times of the grid, ``(steps + 1,)`` float64, from exactly T to exactly eps."""
