@@ -11,6 +11,7 @@ import json
 import logging
 import time
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +105,7 @@ def evaluated(run: Steered) -> Iterator[None]:
 
 def steered(run: Steered) -> tuple[Score, Tensor]:
     """Returns the score of a run and starts of a fit, ``(N, *)``. They are never those of samples."""
-    number = fitting.number(run.units.size)
+    number = fitting.number(run.sampler.predictor, run.units.size)
     like = torch.empty(number, *run.units.shape, dtype=run.dtype)
     x = run.sde.sample_prior(like, randn_like(generator("cpu", 0, "starts of a fit"))).to(run.device)
     x, score = x if run.guidance is None else run.guidance.start(run.sde, x), run.steered_score()
@@ -150,7 +151,9 @@ def fit(run: Steered, sampler: StepSampler, score: Score, x: Tensor) -> tuple[Fi
     """Returns the fit and its duration in seconds, and shows the progress."""
     began, shown = time.perf_counter(), Progress(f"fitting {sampler.steps} steps", "candidates")
     with closing(shown):
-        found = fitting.fit(sampler.predictor, run.sde, score, x, sampler.steps, lambda count: shown.to(count, None))
+        assert run.sde.linear is not None
+        report = partial(shown.to, total=None)
+        found = fitting.fit(sampler.predictor, run.sde.linear, score, x, sampler.steps, report)
     return found, time.perf_counter() - began
 
 

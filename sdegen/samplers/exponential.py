@@ -100,11 +100,12 @@ class Exponential(Predictor[LinearSDE]):
 
     grid = "log_snr"
     process = LinearSDE
+    fits = True
     weights: Weights = ()
     """Fitted weights of the steps along one grid; empty for those of the polynomial."""
 
     def __init__(self, nodes: Rule, eta: float, spread: float, correct: bool) -> None:
-        self.memory, self.nodes, self.revises, self.fits = nodes[0][1], nodes, correct, eta == 0
+        self.memory, self.nodes, self.revises = nodes[0][1], nodes, correct
         self.eta, self.spread = in_range("eta", eta, at_least=0), in_range("spread", spread, at_least=0)
 
     def plan(self, sde: LinearSDE, times: Tensor) -> list[ExponentialStep]:
@@ -130,10 +131,12 @@ class Exponential(Predictor[LinearSDE]):
         fitted = zip(steps, self.weights, strict=True)
         return [step._replace(correct=[], predict=list(weights)) for step, weights in fitted]
 
-    def weighted(self, weights: Weights) -> Self:
-        """Returns the scheme with other weights, which it has along one grid and without corrections."""
+    def adjusted(self, weights: Weights = (), order: int | None = None, spread: float | None = None) -> Self:
+        """Returns the scheme with fitted weights along one grid, or with another number of values or spread."""
         other = copy.copy(self)
         other.weights = weights
+        other.nodes = self.nodes if order is None else fixed(order)
+        other.spread = self.spread if spread is None else in_range("spread", spread, at_least=0)
         return other
 
     def affine(self, sde: LinearSDE, times: Tensor) -> list[AffineStep]:

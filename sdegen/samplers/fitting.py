@@ -21,25 +21,22 @@ https://arxiv.org/abs/2403.01329; Chen et al. (2024), GITS, https://arxiv.org/ab
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from sdegen.core.errors import UserError
+from sdegen.samplers import noisy
 from sdegen.samplers.base import Predictor
-from sdegen.samplers.exponential import Adams, Exponential, ExponentialStep, Weights, combine
-from sdegen.samplers.grids import GRIDS, Named, Times, along, check_falling
+from sdegen.samplers.exponential import Exponential, ExponentialStep, Weights
+from sdegen.samplers.grids import NAMED, Times, along, check_falling
+from sdegen.samplers.walks import VALUES, Path, mean, merged, robust, walk
 from sdegen.sde.base import LinearSDE, Score
 from sdegen.sde.scores import of_rows
 
 STARTS, FEWEST, NUMBERS = 768, 96, 2**16
 """Largest and smallest number of starts, and the number of coordinates of all starts between these numbers."""
-VALUES = 8
-"""Largest number of values of F in a fitted step."""
-FINE = 400
-"""Number of steps of the accurate flow."""
 TABLE = 2000
 """Number of steps of the table of a named grid that is warped."""
 SLOPES = 8
@@ -54,8 +51,6 @@ SHIFT = 0.05
 """Difference of the logarithm of a slope in a difference quotient."""
 ENOUGH = 0.005
 """Relative gain of an iteration below which no further one is made."""
-ROBUST = 0.3
-"""Distances far below this share of the mean distance have equal weights."""
 
 
 class Fit(NamedTuple):
@@ -63,42 +58,48 @@ class Fit(NamedTuple):
 
     Attributes:
         times: times of the steps, from T to eps.
+        error: error from starts that the fit did not see, in the network's units: mean distance from the exact end
+            points of the flow, or sliced Wasserstein distance of samples with noise.
+        unfitted: same error for ``grid=logistic`` and the scheme as it is.
         weights: weights of the values of F in each step, newest first; empty for those of the scheme.
-        error: mean distance from the exact end points, in the network's units, from starts that the fit did not see.
-        unfitted: same distance for ``grid=logistic`` and the weights of the scheme.
+        order: number of values of F in a step; None for that of the scheme.
+        spread: spread of the scheme; None for its own.
     """
 
     times: Times
-    weights: Weights
     error: float
     unfitted: float
+    weights: Weights = ()
+    order: int | None = None
+    spread: float | None = None
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Fit:
         """Returns the fit that plain data describe; raises ValueError, TypeError or KeyError if they describe none."""
-        times, weights = (content[key] for key in ("times", "weights"))
-        found = cls(
-            tuple(map(float, times)),
-            tuple(tuple(map(float, row)) for row in weights),
-            *(float(content[key]) for key in ("error", "unfitted")),
-        )
+        weights = tuple(tuple(map(float, row)) for row in content["weights"])
+        error, unfitted = (float(content[key]) for key in ("error", "unfitted"))
+        order = None if content["order"] is None else int(content["order"])
+        spread = None if content["spread"] is None else float(content["spread"])
+        found = cls(tuple(map(float, content["times"])), error, unfitted, weights, order, spread)
         check_falling(found.times)
-        rows = [len(row) for row in found.weights]
+        rows = [len(row) for row in weights]
         if rows and (len(rows) != len(found.times) - 1 or not 1 <= min(rows) <= max(rows) <= VALUES):
             raise ValueError("the weights do not fit the times")
-        if not all(math.isfinite(weight) for row in found.weights for weight in row):
-            raise ValueError("a weight is not finite")
+        if not all(math.isfinite(number) for number in (*sum(weights, ()), spread or 0.0)):
+            raise ValueError("a weight or the spread is not finite")
         return found
 
     def summary(self) -> str:
         """Returns words about the errors."""
-        if not self.weights:
+        if self.error == self.unfitted:
             return f"no fit has a smaller error than grid=logistic, {self.unfitted:.3g}, which is used"
-        return f"distance to the exact end points {self.error:.3g}, with grid=logistic {self.unfitted:.3g}"
+        return f"error {self.error:.3g}, with grid=logistic {self.unfitted:.3g}"
 
 
-def number(size: int) -> int:
-    """Returns the number of starts for states of ``size`` coordinates, which is a multiple of 3."""
+def number(predictor: Predictor | None, size: int) -> int:
+    """Returns the number of starts of a fit for states of ``size`` coordinates."""
+    if predictor is not None and predictor.eta:
+        return noisy.number(size)
     return 3 * (min(STARTS, max(FEWEST, NUMBERS // size)) // 3)
 
 
@@ -108,10 +109,10 @@ def fit(
     """Returns the fit of a scheme to a score.
 
     Args:
-        predictor: multistep scheme for the flow.
+        predictor: multistep scheme.
         sde: forward process.
         score: function ``(x, t) -> ∇ log p_t(x)``.
-        x: draws of the prior, ``(3 N, *)``: three parts of equal size.
+        x: draws of the prior, as many as :func:`number` says.
         steps: number of steps.
         report: function that is called with the number of candidates so far.
 
@@ -119,131 +120,33 @@ def fit(
         UserError: the score is not finite along the flow.
     """
     assert isinstance(predictor, Exponential)
+    best = (of_reverse if predictor.eta else of_flow)(predictor, sde, score, x, steps, report)
+    if best.error < best.unfitted:
+        return best
+    return Fit(tuple(along("logistic", sde, steps).tolist()), best.unfitted, best.unfitted)
+
+
+def of_flow(
+    predictor: Exponential, sde: LinearSDE, score: Score, x: Tensor, steps: int, report: Callable[[int], object]
+) -> Fit:
+    """Returns the best times and weights of a scheme for the flow: see :func:`fit`."""
     part = len(x) // 3
     exact = Path.of(sde, score, x)
     trials = Trials(predictor, sde, of_rows(score, torch.arange(2 * part)), exact, part, report)
     times, ridge = trials.search(steps)
     weights = walk(trials.plan(times), trials.score, x[: 2 * part], exact.aims(sde, times), 2 * part, ridge).weights
-    logistic = along("logistic", sde, steps)
-    found = predictor.weighted(weights)
+    plans = predictor.adjusted(weights).plan(sde, times), trials.plan(along("logistic", sde, steps))
     held = of_rows(score, torch.arange(2 * part, len(x)))
-    ends = [walk(plan, held, x[2 * part :]).x for plan in (found.plan(sde, times), trials.plan(logistic))]
-    error, unfitted = (float(distances(end - exact.x[-1, 2 * part :]).mean()) for end in ends)
-    if error < unfitted:
-        return Fit(tuple(times.tolist()), weights, error, unfitted)
-    return Fit(tuple(logistic.tolist()), (), unfitted, unfitted)
+    error, unfitted = (mean(walk(plan, held, x[2 * part :]).x - exact.x[-1, 2 * part :]) for plan in plans)
+    return Fit(tuple(times.tolist()), error, unfitted, weights)
 
 
-class Path(NamedTuple):
-    """Exact states ``x`` ``(F, N, *)`` of the flow, and their noise levels ``lam`` ``(F,)``, which fall."""
-
-    lam: Tensor
-    x: Tensor
-
-    @classmethod
-    def of(cls, sde: LinearSDE, score: Score, x: Tensor) -> Path:
-        """Returns the path from ``x`` ``(N, *)`` at T to eps; raises UserError if the score is not finite."""
-        times = along("logistic", sde, FINE)
-        states = [x]
-        walk(merged(Adams(order=5).plan(sde, times)), score, x, keep=states)
-        path = torch.stack(states)
-        if not bool(path.isfinite().all()):
-            first = next(i for i, state in enumerate(states) if not bool(state.isfinite().all()))
-            raise UserError(
-                f"sampler.grid=fitted: the score is not finite, near t={float(times[first - 1]):.3g}: use "
-                f"sampler.grid=logistic, or another checkpoint"
-            )
-        return cls(0.5 * sde.log_nsr(times), path)
-
-    def aims(self, sde: LinearSDE, times: Tensor) -> list[Tensor]:
-        """Returns the states ``(N, *)`` at all times but the first, by cubic interpolation of x/α in λ."""
-        alpha, fine = sde.alpha(times), sde.alpha(sde.time(2 * self.lam))
-        found = []
-        for lam, a in zip(0.5 * sde.log_nsr(times[1:-1]), alpha[1:-1], strict=True):
-            middle = int(torch.searchsorted(-self.lam, -lam).clamp(2, len(self.lam) - 2))
-            near = range(middle - 2, middle + 2)
-            share = [self._share(lam, j, near) for j in near]
-            states = [self.x[j] * float(s * a / fine[j]) for j, s in zip(near, share, strict=True)]
-            found.append(sum(states[1:], states[0]))
-        return [*found, self.x[-1]]
-
-    def _share(self, lam: Tensor, j: int, near: Sequence[int]) -> float:
-        """Returns the Lagrange polynomial of the fine time ``j`` at the noise level ``lam``."""
-        return math.prod(float((lam - self.lam[m]) / (self.lam[j] - self.lam[m])) for m in near if m != j)
-
-
-class Walk(NamedTuple):
-    """States ``x`` ``(N, *)`` at eps, and the weights of each step."""
-
-    x: Tensor
-    weights: Weights
-
-
-def walk(
-    plan: Sequence[ExponentialStep],
-    score: Score,
-    x: Tensor,
-    aims: Sequence[Tensor] = (),
-    rows: int = 0,
-    ridge: float = 0.0,
-    keep: list[Tensor] | None = None,
-) -> Walk:
-    """Takes the steps of a plan without noise and corrections.
-
-    Args:
-        plan: steps, from :func:`merged`.
-        score: function ``(x, t) -> ∇ log p_t(x)``.
-        x: states at the first time, ``(N, *)``.
-        aims: exact states at the end of each step, for a fit of the weights; empty for no fit.
-        rows: number of states, the first of ``x``, to which the weights are fitted.
-        ridge: see :data:`RIDGES`.
-        keep: list to which the states at the end of each step are added.
-    """
-    values: list[Tensor] = []
-    weights = []
-    for i, step in enumerate(plan):
-        values = [(step.x * x).add_(score(x, step.t), alpha=step.score), *values[: VALUES - 1]]
-        own = [*step.predict, *[0.0] * (len(values) - len(step.predict))][: len(values)]
-        base = combine(step.keep * x, own, values)
-        if aims:
-            gap = aims[i][:rows] - base[:rows]
-            change = regression([value[:rows] for value in values], gap, ridge)
-            x = combine(base, change, values)
-            own = [a + b for a, b in zip(own, change, strict=True)]
-        else:
-            x = base
-        weights.append(tuple(own))
-        if keep is not None:
-            keep.append(x)
-    return Walk(x, tuple(weights))
-
-
-def regression(values: Sequence[Tensor], gap: Tensor, ridge: float) -> list[float]:
-    """Returns the weights of the values ``(N, *)`` with which their sum is close to ``gap`` ``(N, *)``."""
-    features = torch.stack([value.flatten(1) for value in values], 2).double()
-    wanted = gap.flatten(1).double()
-    found = torch.zeros(len(values), dtype=torch.float64, device=gap.device)
-    for _ in range(2):
-        scaled = features * robust(wanted - features @ found)[:, None, None]
-        gram = torch.einsum("ndk,ndl->kl", scaled, features)
-        # The largest entry keeps a matrix of equal or vanishing values regular.
-        size = gram.diagonal()
-        gram = gram + torch.diag(ridge * size + 1e-12 * size.max() + torch.finfo(torch.float64).tiny)
-        found = torch.linalg.solve(gram, torch.einsum("ndk,nd->k", scaled, wanted))
-    answer: list[float] = found.tolist()
-    return answer if all(map(math.isfinite, answer)) else [0.0] * len(answer)
-
-
-def robust(gap: Tensor) -> Tensor:
-    """Returns weights of the rows of ``gap`` ``(N, d)`` with which the sum of squares is close to that of distances."""
-    size = distances(gap)
-    weight = 1 / (size + ROBUST * size.mean()).clamp(min=torch.finfo(size.dtype).tiny)
-    return weight / weight.mean()
-
-
-def distances(gap: Tensor) -> Tensor:
-    """Returns the norms ``(N,)`` of the rows of ``gap``, ``(N, *)``, in float64."""
-    return gap.flatten(1).double().norm(dim=1)
+def of_reverse(
+    predictor: Exponential, sde: LinearSDE, score: Score, x: Tensor, steps: int, report: Callable[[int], object]
+) -> Fit:
+    """Returns the best grid, order and spread of a scheme for the reverse SDE: see :func:`fit`."""
+    (grid, order, spread), error, unfitted = noisy.choose(predictor, sde, score, x, steps, report)
+    return Fit(tuple(along(grid, sde, steps).tolist()), error, unfitted, (), order, spread)
 
 
 class Trials:
@@ -341,32 +244,7 @@ class Trials:
         return grid(theta)
 
 
-NAMED: tuple[Named, ...] = tuple(name for name in GRIDS if name != "fitted")
-"""Grids from which a fit begins."""
-
-
-def mean(gap: Tensor) -> float:
-    """Returns the mean norm of the rows of ``gap``; infinity if it is not finite."""
-    value = float(distances(gap).mean())
-    return value if math.isfinite(value) else math.inf
-
-
 def interpolated(values: Tensor, at: Tensor) -> Tensor:
     """Returns the piecewise linear function with ``values`` at 0, 1, 2, … at the points ``at``."""
     cell = at.long().clamp(0, len(values) - 2)
     return torch.lerp(values[cell], values[cell + 1], at - cell)
-
-
-def merged(plan: Sequence[ExponentialStep]) -> list[ExponentialStep]:
-    """Returns the same steps without corrections: the correction of a step becomes a part of the next step."""
-    steps, before = [], [0.0]
-    for step in plan:
-        size = max(len(step.predict), len(step.correct))
-        weights = [*step.predict, *[0.0] * (size - len(step.predict))]
-        if step.correct:
-            # The correction replaces the last prediction, whose newest value is now the second.
-            last = [0.0, *before, *[0.0] * size]
-            weights = [w + step.keep * (c - old) for w, c, old in zip(weights, step.correct, last, strict=False)]
-        before = step.predict
-        steps.append(step._replace(correct=[], predict=weights))
-    return steps

@@ -136,3 +136,6 @@ GRIDS: dict[Named, TimeGrid] = {
     "logistic": TimeGrid(logistic, LinearSDE),
     "fitted": TimeGrid(logistic, LinearSDE),
 }
+
+NAMED: tuple[Named, ...] = tuple(name for name in GRIDS if name != "fitted")
+"""Grids that need no fit."""

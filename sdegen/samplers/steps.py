@@ -72,7 +72,7 @@ class StepSampler(Sampler):
             )
         if grid == "fitted" and (corrector is not None or not (predictor and predictor.fits)):
             raise ValueError(
-                "grid=fitted needs a multistep scheme for the flow and no corrector: use sampler=adams or grid=logistic"
+                "grid=fitted needs a multistep predictor and no corrector: use sampler=adams, or grid=logistic"
             )
         self.predictor, self.corrector, self.steps, self.grid = predictor, corrector, steps, grid
         parts = {"predictor": predictor, "corrector": corrector}
@@ -90,7 +90,9 @@ class StepSampler(Sampler):
     def fitted(self, found: Fit) -> StepSampler:
         """Returns this sampler with the times and the weights of a fit."""
         assert isinstance(self.predictor, Exponential)
-        return StepSampler(self.predictor.weighted(found.weights), None, "auto", found.times, self.denoise)
+        return StepSampler(
+            self.predictor.adjusted(found.weights, found.order, found.spread), None, "auto", found.times, self.denoise
+        )
 
     def times(self, sde: SDE) -> Tensor:
         """Returns the times of the grid, ``(steps + 1,)`` float64, from exactly T to exactly eps."""

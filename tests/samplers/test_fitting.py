@@ -10,9 +10,10 @@ from torch import Tensor
 from sdegen.core.errors import UserError
 from sdegen.core.randomness import generator, randn_like
 from sdegen.metrics import verification
-from sdegen.samplers import Adams, Dopri5, DPMSolver, Predictor, StepSampler
+from sdegen.samplers import Adams, Dopri5, DPMSolver, Predictor, StepSampler, StochasticAdams
 from sdegen.samplers.exponential import Exponential
-from sdegen.samplers.fitting import Fit, fit, merged, walk
+from sdegen.samplers.fitting import Fit, fit
+from sdegen.samplers.walks import merged, walk
 from sdegen.sde import VP, LinearSDE
 from sdegen.sde.base import Score
 from sdegen.sde.mixture import GaussianMixture, Marginals
@@ -93,8 +94,25 @@ def test_a_score_that_is_not_finite_is_refused_in_one_line() -> None:
 
 @pytest.mark.parametrize("key", ["times", "weights"])
 def test_a_damaged_fit_is_not_read(key: str) -> None:
-    found = Fit((1.0, 0.5, 1e-5), ((1.0,), (1.0, 0.5)), 0.1, 0.2)
+    found = Fit((1.0, 0.5, 1e-5), 0.1, 0.2, ((1.0,), (1.0, 0.5)))
     assert Fit.of(found._asdict()) == found
     for value in ([], [1.0], [[1.0], [float("nan")]], [[1.0]], None, "x", [1.0, 2.0]):
         with pytest.raises((ValueError, TypeError, KeyError)):
             Fit.of({**found._asdict(), key: value if key == "times" or value else [[], []]})
+
+
+@pytest.mark.parametrize("predictor", [StochasticAdams(), StochasticAdams(1, eta=0.6)], ids=repr)
+def test_fitted_steps_with_noise_have_moments_closer_to_those_of_the_data(predictor: StochasticAdams) -> None:
+    """The moments of the samples are exact, from unit impulses in the start and in the noise."""
+    sde = VP()
+    x = sde.sample_prior(torch.zeros(4000, 1, dtype=torch.float64), randn_like(generator("cpu", 0, "test")))
+    found = fit(predictor, sde, verification.gaussian(sde), x, 6, lambda count: None)
+    mean, variance = verification.marginal(sde, sde.eps)
+    errors = []
+    for sampler in (
+        StepSampler(predictor, steps=6, grid="fitted").fitted(found),
+        StepSampler(predictor, steps=6, grid="logistic"),
+    ):
+        own = verification.output(sampler, sde)
+        errors.append(abs(own[0] - mean) + abs(own[1] ** 0.5 - variance**0.5))
+    assert errors[0] < 0.5 * errors[1]

@@ -12,13 +12,11 @@ from torch import Tensor
 from arena.race import TOLERANCES, Contestant
 from sdegen.config import compose, construction
 from sdegen.core.randomness import SampleNoise, generator, randn_like
-from sdegen.samplers import Sampler, StepSampler, fitting, grids
+from sdegen.samplers import Sampler, StepSampler, fitting
+from sdegen.samplers.grids import NAMED
 from sdegen.sde import LinearSDE
 from sdegen.sde.base import Score
 from sdegen.sde.scores import Counted
-
-GRIDS = [grid for grid in grids.GRIDS if grid != "fitted"]
-"""Named grids that need no fit."""
 
 CONFIGURED = {"ode": "sampler=adams", "sde": "sampler=stochastic_adams"}
 """Recommended sampler for each kind of contest. It has one more row, with its own configuration."""
@@ -60,7 +58,7 @@ def contestants(kind: str) -> list[Contestant]:
         ),
     ]
     for options in STEPPED[kind]:
-        for grid in GRIDS:
+        for grid in NAMED:
             how = functools.partial(stepped, (*options, f"sampler.grid={grid}"))
             found.append(Contestant(called(*options), grid, how))
     for option in ADAPTIVE[kind]:
@@ -98,7 +96,7 @@ def fitted_to(options: tuple[str, ...], sde: LinearSDE, score: Score, d: int) ->
     """Returns the sampler that the options describe, fitted to a score from starts that no contest measures."""
     sampler = composed(options)
     assert isinstance(sampler, StepSampler)
-    like = torch.zeros(fitting.number(d), d, dtype=torch.float64)
+    like = torch.zeros(fitting.number(sampler.predictor, d), d, dtype=torch.float64)
     x, began = sde.sample_prior(like, randn_like(generator("cpu", 0, "contest fit"))), time.process_time()
     found = fitting.fit(sampler.predictor, sde, score, x, sampler.steps, lambda count: None)
     print(f"{sampler.steps} steps fitted in {time.process_time() - began:.1f} s", file=sys.stderr, flush=True)
