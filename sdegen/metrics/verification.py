@@ -53,7 +53,7 @@ class Proof(NamedTuple):
 
 def verify(sde: SDE, sampler: Sampler) -> list[Proof]:
     """Checks all claims about an SDE and a sampler that works with it. Steps are fitted to the mixture, if asked."""
-    linear = sde.linear
+    linear, predictor = sde.linear, sampler.predictor
     if sampler.grid == "fitted" and linear is not None:
         sampler = fitted(linear, sampler)
     checks = [check(sde, sampler) for check in (invariance, repetition, evaluations, shapes)]
@@ -61,7 +61,7 @@ def verify(sde: SDE, sampler: Sampler) -> list[Proof]:
         unknown = [Proof(claim, "the marginals are not known", "", None) for claim in (ORDER, *MOMENTS)]
         return [simulated(sde), prior(sde), *unknown, *checks]
     process = [kernel(linear), inverse(linear), prior(linear), gap(linear)]
-    return [*process, order(linear, sampler.predictor), *moments(linear, sampler), *checks]
+    return [*process, order(linear, predictor), *moments(linear, sampler), *checks]
 
 
 def fitted(sde: LinearSDE, sampler: Sampler) -> StepSampler:

@@ -39,7 +39,7 @@ STARTS, FEWEST, NUMBERS = 768, 96, 2**16
 """Largest and smallest number of starts, and the number of coordinates of all starts between these numbers."""
 TABLE = 2000
 """Number of steps of the table of a named grid that is warped."""
-SLOPES = 8
+SLOPES = 12
 """Largest number of slopes of a warp."""
 ITERATIONS = 8
 """Largest number of iterations of the method of Levenberg and Marquardt."""

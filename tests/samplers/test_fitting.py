@@ -116,3 +116,11 @@ def test_fitted_steps_with_noise_have_moments_closer_to_those_of_the_data(predic
         own = verification.output(sampler, sde)
         errors.append(abs(own[0] - mean) + abs(own[1] ** 0.5 - variance**0.5))
     assert errors[0] < 0.5 * errors[1]
+
+
+def test_steps_fitted_to_the_mixture_of_the_proofs_pass_them() -> None:
+    proofs = verification.verify(VP(), StepSampler(Adams(), steps=8, grid="fitted"))
+    assert [proof.claim for proof in proofs if proof.holds is False] == []
+    assert any(
+        proof.holds is False for proof in verification.verify(VP(), StepSampler(Adams(), steps=3, grid="uniform"))
+    )
