@@ -1,6 +1,7 @@
-r"""Fits of the time grid and the weights of a multistep scheme to a score, for a given number of steps.
+r"""Fits of a multistep scheme to a score, for a given number of steps.
 
-The starts are draws of the prior in three parts. An accurate flow gives the exact path of each start.
+For a scheme with noise, see :mod:`sdegen.samplers.noisy`. For the flow, the time grid and the weights of the steps are
+fitted. The starts are draws of the prior in three parts. An accurate flow gives the exact path of each start.
 
 - From the first part, the weights of a candidate grid follow step by step: with the values :math:`F_j` of the last
   evaluations, a step is :math:`x_s = A x_t + \sum_j w_j F_j`, see :mod:`sdegen.samplers.exponential`, and the change of

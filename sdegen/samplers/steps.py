@@ -29,9 +29,9 @@ class StepSampler(Sampler):
             such as ``sde=ddpm``, to the next level. A list of times in ``grid`` fixes this number.
         grid: spacing of the times: ``uniform`` or ``quadratic`` in t, or ``log_snr``, ``karras`` or ``logistic`` in
             log(σ/α): see :mod:`sdegen.samplers.grids`. Or a list of times that fall from T, which is 1 for most
-            processes, to ``sde.eps``, such as ``[1.0,0.6,0.3,0.1,1e-5]``. Or ``fitted``: the times and the weights of a
-            multistep predictor for the flow are fitted to the score that is sampled, and kept in the run's folder.
-            This takes seconds. If the error from new starts is not smaller than with ``logistic``, this is used.
+            processes, to ``sde.eps``, such as ``[1.0,0.6,0.3,0.1,1e-5]``. Or ``fitted``: the steps of a multistep
+            predictor are fitted to the score that is sampled, and kept in the run's folder. This takes seconds. If the
+            error from new starts is not smaller than with ``logistic``, this is used.
         denoise: see :class:`Sampler`.
     """
 
