@@ -10,10 +10,11 @@ import hashlib
 import json
 import logging
 import time
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,15 +24,12 @@ from sdegen.core.errors import Unwritable
 from sdegen.core.progress import Progress
 from sdegen.core.randomness import generator, own_layers, randn_like
 from sdegen.runs import files
+from sdegen.runs.guiding import Target
+from sdegen.runs.trained import Trained
 from sdegen.samplers import Sampler, StepSampler, fitting
 from sdegen.samplers.fitting import Fit
 from sdegen.sde.base import Score
 from sdegen.sde.scores import of_rows
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from sdegen.runs.steered import Steered
 
 log = logging.getLogger("sdegen")
 
@@ -45,18 +43,21 @@ CLOSE = 1e-4
 """Largest relative difference between equal scores."""
 
 
-def fitted(run: Steered) -> Sampler:
-    """Returns the sampler of a run; for ``grid=fitted``, with times and weights that are fitted to the run's score."""
+def fitted(run: Trained, target: Target, score_of: Callable[[], Score]) -> Sampler:
+    """Returns the sampler of a run; for ``grid=fitted``, with steps that are fitted to the score towards a target.
+
+    ``score_of`` returns this score, in the network's units.
+    """
     sampler = run.sampler
     if sampler.grid != "fitted":
         return sampler
     assert isinstance(sampler, StepSampler)
-    facts, name = described(run), f"{choice(run.config['sampler'])}-{sampler.steps}"
+    facts, name = described(run, target), f"{choice(run.config['sampler'])}-{sampler.steps}"
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
     path = run.folder / FOLDER / f"{name}-{key}.json"
     with evaluated(run):
-        score, x = steered(run)
-        probe = probed(run, score, x)
+        score, x = starting(run, target, score_of())
+        probe = [] if target.rows is not None else probed(run, score, x)
         found, why = read(path, sampler, run.sde, probe)
         if found is None:
             log.info(f"fitting {sampler.steps} steps to {run.weights_used()}{why or others(path, name, facts)}")
@@ -68,7 +69,7 @@ def fitted(run: Steered) -> Sampler:
     return sampler.fitted(found)
 
 
-def described(run: Steered) -> dict[str, Any]:
+def described(run: Trained, target: Target) -> dict[str, Any]:
     """Returns what a fit is made for, as plain data."""
     return {
         "step": run.step,
@@ -77,11 +78,11 @@ def described(run: Steered) -> dict[str, Any]:
         "precision": run.precision,
         **{group: run.config[group] for group in ("network", "sde", "sampler")},
         # The conditions of single samples change with each sampling. A fit to some of them serves all.
-        "target": "a condition for each sample" if run.target.rows is not None else run.target.name,
+        "target": "a condition for each sample" if target.rows is not None else target.name,
     }
 
 
-def digest(run: Steered) -> str:
+def digest(run: Trained) -> str:
     """Returns a hash of the tensors of the model."""
     found = hashlib.sha256()
     for name, value in sorted(run.model.state_dict().items()):
@@ -92,7 +93,7 @@ def digest(run: Steered) -> str:
 
 
 @contextmanager
-def evaluated(run: Steered) -> Iterator[None]:
+def evaluated(run: Trained) -> Iterator[None]:
     """Returns a context in which the model is evaluated as in a sampling."""
     was_training = run.model.training
     run.model.eval()
@@ -103,19 +104,18 @@ def evaluated(run: Steered) -> Iterator[None]:
         run.model.train(was_training)
 
 
-def steered(run: Steered) -> tuple[Score, Tensor]:
-    """Returns the score of a run and starts of a fit, ``(N, *)``. They are never those of samples."""
+def starting(run: Trained, target: Target, score: Score) -> tuple[Score, Tensor]:
+    """Returns the score at the starts of a fit, and the starts, ``(N, *)``. They are never those of samples."""
     number = fitting.number(run.sampler.predictor, run.units.size)
     like = torch.empty(number, *run.units.shape, dtype=run.dtype)
     x = run.sde.sample_prior(like, randn_like(generator("cpu", 0, "starts of a fit"))).to(run.device)
-    x, score = x if run.guidance is None else run.guidance.start(run.sde, x), run.steered_score()
-    return score if run.target.rows is None else of_rows(score, torch.arange(number) % run.target.rows), x
+    if target.guidance is not None:
+        x = target.guidance.start(run.sde, x)
+    return score if target.rows is None else of_rows(score, torch.arange(number) % target.rows), x
 
 
-def probed(run: Steered, score: Score, x: Tensor) -> list[float]:
-    """Returns the root mean squares of the score at a few times; none if each sample has a condition of its own."""
-    if run.target.rows is not None:
-        return []
+def probed(run: Trained, score: Score, x: Tensor) -> list[float]:
+    """Returns the root mean squares of the score at a few times."""
     score, x = of_rows(score, torch.arange(COMPARED)), x[:COMPARED]
     times = [torch.tensor(share * run.sde.T, dtype=torch.float64) for share in PROBED]
     return [float(score(x, t).double().square().mean().sqrt()) for t in times]
@@ -147,7 +147,7 @@ def others(path: Path, name: str, facts: dict[str, Any]) -> str:
     return f", since {kept[-1]} was fitted with another {new[0]}" if new else ""
 
 
-def fit(run: Steered, sampler: StepSampler, score: Score, x: Tensor) -> tuple[Fit, float]:
+def fit(run: Trained, sampler: StepSampler, score: Score, x: Tensor) -> tuple[Fit, float]:
     """Returns the fit and its duration in seconds, and shows the progress."""
     began, shown = time.perf_counter(), Progress(f"fitting {sampler.steps} steps", "candidates")
     with closing(shown):

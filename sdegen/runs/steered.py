@@ -191,7 +191,7 @@ class Steered(Trained):
         return draw(
             self.sde,
             self.score_model,
-            fitted(self),
+            fitted(self, self.target, self.steered_score),
             self.units,
             count,
             seed=seed,

@@ -49,7 +49,7 @@ def test_a_fit_is_closer_to_the_exact_flow_and_is_used_again(run: sdegen.Run, ca
     again = sdegen.load(run.folder).sample(200, sampler="adams", steps=5, grid="fitted")
     assert torch.equal(first, again)
     assert (path.read_bytes(), path.stat().st_mtime_ns) == written
-    assert f"steps from {path}: distance to the exact end points" in caplog.text
+    assert f"steps from {path}: error" in caplog.text
 
 
 def test_other_weights_and_other_numbers_of_steps_are_fitted_again(
