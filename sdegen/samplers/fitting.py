@@ -36,7 +36,7 @@ from sdegen.samplers.walks import VALUES, Path, mean, merged, robust, walk
 from sdegen.sde.base import LinearSDE, Score
 from sdegen.sde.scores import of_rows
 
-STARTS, FEWEST, NUMBERS = 768, 96, 2**16
+STARTS, FEWEST, NUMBERS = 768, 96, 2**14
 """Largest and smallest number of starts, and the number of coordinates of all starts between these numbers."""
 TABLE = 2000
 """Number of steps of the table of a named grid that is warped."""
@@ -132,7 +132,12 @@ def of_flow(
 ) -> Fit:
     """Returns the best times and weights of a scheme for the flow: see :func:`fit`."""
     part = len(x) // 3
-    exact = Path.of(sde, score, x)
+
+    def watched(x: Tensor, t: Tensor) -> Tensor:
+        report(0)
+        return score(x, t)
+
+    exact = Path.of(sde, watched, x, steps)
     trials = Trials(predictor, sde, of_rows(score, torch.arange(2 * part)), exact, part, report)
     times, ridge = trials.search(steps)
     weights = walk(trials.plan(times), trials.score, x[: 2 * part], exact.aims(sde, times), 2 * part, ridge).weights

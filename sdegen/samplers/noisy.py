@@ -26,7 +26,7 @@ from sdegen.samplers.walks import check_finite
 from sdegen.sde.base import LinearSDE, Score
 from sdegen.sde.scores import of_rows
 
-ROWS, FEWEST, NUMBERS = 2000, 200, 2**18
+ROWS, FEWEST, NUMBERS = 2000, 200, 2**15
 """Largest and smallest number of paths, and the number of coordinates of all starts between these numbers."""
 FINE = 200
 """Number of steps of the fine grid."""

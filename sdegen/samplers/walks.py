@@ -16,8 +16,8 @@ from sdegen.sde.base import LinearSDE, Score
 
 VALUES = 8
 """Largest number of values of F in a fitted step."""
-FINE = 400
-"""Number of steps of the accurate flow."""
+FINER, FINEST = 12, 100
+"""Number of steps of the accurate flow for each step of a scheme, and the smallest number."""
 ROBUST = 0.3
 """Distances far below this share of the mean distance have equal weights."""
 
@@ -29,9 +29,13 @@ class Path(NamedTuple):
     x: Tensor
 
     @classmethod
-    def of(cls, sde: LinearSDE, score: Score, x: Tensor) -> Path:
-        """Returns the path from ``x`` ``(N, *)`` at T to eps; raises UserError if the score is not finite."""
-        times = along("logistic", sde, FINE)
+    def of(cls, sde: LinearSDE, score: Score, x: Tensor, steps: int) -> Path:
+        """Returns the path from ``x`` ``(N, *)`` at T to eps, accurate enough for a scheme with ``steps`` steps.
+
+        Raises:
+            UserError: the score is not finite.
+        """
+        times = along("logistic", sde, max(FINEST, FINER * steps))
         states = [x]
         walk(merged(Adams(order=5).plan(sde, times)), score, x, keep=states)
         path = torch.stack(states)
