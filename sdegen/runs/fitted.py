@@ -10,8 +10,8 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,12 @@ from sdegen.core.progress import Progress
 from sdegen.core.randomness import generator, own_layers, randn_like
 from sdegen.runs import files
 from sdegen.runs.guiding import Target
+from sdegen.runs.sampling import evaluated
 from sdegen.runs.trained import Trained
 from sdegen.samplers import Sampler, StepSampler, fitting
 from sdegen.samplers.fitting import Fit
-from sdegen.sde.base import Score
+from sdegen.samplers.grids import check_ends
+from sdegen.sde.base import SDE, Score
 from sdegen.sde.scores import of_rows
 
 log = logging.getLogger("sdegen")
@@ -55,7 +57,7 @@ def fitted(run: Trained, target: Target, score_of: Callable[[], Score]) -> Sampl
     facts, name = described(run, target), f"{choice(run.config['sampler'])}-{sampler.steps}"
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
     path = run.folder / FOLDER / f"{name}-{key}.json"
-    with evaluated(run):
+    with evaluated(run.model), torch.no_grad(), own_layers(run.device, 0, "layers of a fit"):
         score, x = starting(run, target, score_of())
         probe = [] if target.rows is not None else probed(run, score, x)
         found, why = read(path, sampler, run.sde, probe)
@@ -92,18 +94,6 @@ def digest(run: Trained) -> str:
     return found.hexdigest()[:16]
 
 
-@contextmanager
-def evaluated(run: Trained) -> Iterator[None]:
-    """Returns a context in which the model is evaluated as in a sampling."""
-    was_training = run.model.training
-    run.model.eval()
-    try:
-        with torch.no_grad(), own_layers(run.device, 0, "fitted layers"):
-            yield
-    finally:
-        run.model.train(was_training)
-
-
 def starting(run: Trained, target: Target, score: Score) -> tuple[Score, Tensor]:
     """Returns the score at the starts of a fit, and the starts, ``(N, *)``. They are never those of samples."""
     number = fitting.number(run.sampler.predictor, run.units.size)
@@ -121,12 +111,14 @@ def probed(run: Trained, score: Score, x: Tensor) -> list[float]:
     return [float(score(x, t).double().square().mean().sqrt()) for t in times]
 
 
-def read(path: Path, sampler: StepSampler, sde: Any, probe: list[float]) -> tuple[Fit | None, str]:  # noqa: ANN401
+def read(path: Path, sampler: StepSampler, sde: SDE, probe: list[float]) -> tuple[Fit | None, str]:
     """Returns the fit in a file; None, and words about the reason, if there is none for a score with this probe."""
     try:
         content = json.loads(files.text(path))
         found = Fit.of(content)
-        sampler.fitted(found).times(sde)
+        if sampler.fitted(found).steps != sampler.steps:
+            raise ValueError("another number of steps")
+        check_ends(found.times, sde)
         before = [float(value) for value in content["probe"]]
     except FileNotFoundError:
         return None, ""
