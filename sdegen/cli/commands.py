@@ -284,7 +284,7 @@ def verified(config: Config) -> tuple[Any, Any]:
     """Returns the SDE and the sampler. ``auto`` options of the SDE are computed from the verification's mixture."""
     from sdegen.config.construction import construct, measured
     from sdegen.config.options import check
-    from sdegen.config.rules import check_process
+    from sdegen.config.rules import check_process, check_times
     from sdegen.core.randomness import generator
     from sdegen.core.schema import ANYTHING
     from sdegen.metrics import verification
@@ -294,6 +294,7 @@ def verified(config: Config) -> tuple[Any, Any]:
     config["sde"] = measured(config["sde"], data, ANYTHING)
     sde, sampler = (construct(config, group, ANYTHING) for group in ("sde", "sampler"))
     check_process(config, {"sampler": sampler}, ANYTHING)
+    check_times(sampler, sde)
     return sde, sampler
 
 

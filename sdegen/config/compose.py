@@ -5,7 +5,7 @@ Hydra is imported in the functions, so that a module that needs only :data:`CONF
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,10 +55,28 @@ def composed(name: str, overrides: Sequence[str]) -> Config:
 
 
 def plain(config: DictConfig) -> Config:
-    """Returns a composed configuration as plain data, with interpolations resolved and without the node ``hydra``."""
+    """Returns a composed configuration as plain data, with interpolations resolved and without the node ``hydra``.
+
+    The steps of a sampler follow from a list of times if no override gives them.
+    """
+    from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
     own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     content = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
     assert isinstance(content, dict)
-    return {str(key): value for key, value in content.items()}
+    found = {str(key): value for key, value in content.items()}
+    if isinstance(sampler := found.get("sampler"), dict):
+        # A job has the node only in the global configuration.
+        node = config.hydra if "hydra" in config else HydraConfig.get()
+        given = [override.lstrip("+").partition("=")[0] for override in node.overrides.task]
+        found["sampler"] = with_steps_of_list(sampler, [name.removeprefix("sampler.") for name in given])
+    return found
+
+
+def with_steps_of_list(sampler: Config, given: Collection[str]) -> Config:
+    """Returns the node of a sampler, whose list of times fixes ``steps`` if this is not among the ``given`` options."""
+    grid = sampler.get("grid")
+    if not isinstance(grid, list | tuple) or "steps" in given:
+        return sampler
+    return {**sampler, "steps": "auto"}

@@ -68,7 +68,9 @@ def connect(network: Network, parametrization: Parametrization, sde: SDE) -> Sco
 
 
 def with_steps_of_chain(sampler: Config, sde: Config) -> Config:
-    """Returns the node of a sampler. If the SDE is a chain, its number of steps replaces ``steps=auto``."""
+    """Returns the node of a sampler. The steps of a list of times, or those of a chain, replace ``steps=auto``."""
+    if sampler.get("steps") == "auto" and isinstance(grid := sampler.get("grid"), list | tuple):
+        return {**sampler, "steps": len(grid) - 1}
     levels = sde.get("levels")
     if sampler.get("steps") != "auto" or not isinstance(levels, int | float):
         return sampler

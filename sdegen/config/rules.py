@@ -12,6 +12,8 @@ from sdegen.config.options import Faults, choice
 from sdegen.core import schema
 from sdegen.core.randomness import generator
 from sdegen.core.schema import Trust
+from sdegen.samplers import Sampler
+from sdegen.samplers.grids import check_ends
 from sdegen.sde.base import SDE, LinearSDE
 from sdegen.training.perceptron import obstacle
 
@@ -83,6 +85,22 @@ def faults(config: Config, parts: Parts) -> list[str]:
     """Returns a message for each broken rule. A rule applies only if all parts that it needs could be built."""
     lines = [fault(config, parts) for needed, fault in RULES if needed <= parts.keys()]
     return [line for line in lines if line]
+
+
+def check_times(sampler: Sampler, sde: SDE) -> None:
+    """Raises Faults if a sampler has a list of times that does not go from T to eps of a process."""
+    if line := _list_of_times({}, {"sampler": sampler, "sde": sde}):
+        raise Faults(line)
+
+
+def _list_of_times(config: Config, parts: Parts) -> str:
+    grid = parts["sampler"].grid
+    try:
+        if isinstance(grid, tuple):
+            check_ends(grid, parts["sde"])
+    except ValueError as error:
+        return f"sampler.{error}"
+    return ""
 
 
 def _smooth(config: Config, parts: Parts) -> str:
@@ -169,6 +187,7 @@ RULES: tuple[tuple[set[str], Callable[[Config, Parts], str]], ...] = (
     ({"model"}, _parameters_in_network),
     ({"objective", "weighting"}, _positive_loss),
     ({"sde", "weighting", "times"}, _noise_levels),
+    ({"sampler", "sde"}, _list_of_times),
     ({"trainer", "model", "objective"}, _gradient),
     ({"trainer", "dataset"}, _patience),
 )

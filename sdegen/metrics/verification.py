@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sdegen.core.randomness import SampleNoise, generator, randn_like
 from sdegen.core.tensors import expand
-from sdegen.samplers import Predictor, Sampler, Samples, StepSampler
+from sdegen.samplers import Predictor, Sampler, Samples, StepSampler, fitting
 from sdegen.samplers.grids import along
 from sdegen.sde.base import SDE, LinearSDE, Score, derivative
 from sdegen.sde.mixture import GaussianMixture, Marginals
@@ -52,14 +52,25 @@ class Proof(NamedTuple):
 
 
 def verify(sde: SDE, sampler: Sampler) -> list[Proof]:
-    """Checks all claims about an SDE and a sampler that works with it."""
-    linear = sde.linear
+    """Checks all claims about an SDE and a sampler that works with it. Steps are fitted to the mixture, if asked."""
+    linear, predictor = sde.linear, sampler.predictor
+    if sampler.grid == "fitted" and linear is not None:
+        sampler = fitted(linear, sampler)
     checks = [check(sde, sampler) for check in (invariance, repetition, evaluations, shapes)]
     if linear is None:
         unknown = [Proof(claim, "the marginals are not known", "", None) for claim in (ORDER, *MOMENTS)]
         return [simulated(sde), prior(sde), *unknown, *checks]
     process = [kernel(linear), inverse(linear), prior(linear), gap(linear)]
-    return [*process, order(linear, sampler.predictor), *moments(linear, sampler), *checks]
+    return [*process, order(linear, predictor), *moments(linear, sampler), *checks]
+
+
+def fitted(sde: LinearSDE, sampler: Sampler) -> StepSampler:
+    """Returns the sampler with steps that are fitted to the mixture."""
+    assert isinstance(sampler, StepSampler)
+    like = torch.empty(fitting.number(sampler.predictor, 2), 2, dtype=torch.float64)
+    x = sde.sample_prior(like, randn_like(generator("cpu", 0, "fit")))
+    score = Marginals(mixture(), sde)
+    return sampler.fitted(fitting.fit(sampler.predictor, sde, score, x, sampler.steps, lambda count: None))
 
 
 def kernel(sde: LinearSDE) -> Proof:
@@ -227,7 +238,7 @@ def moments(sde: LinearSDE, sampler: Sampler) -> list[Proof]:
     A corrector alone is checked with at least so many steps that the noise changes little from one to the next.
     """
     law, steps = mixture(), ""
-    if isinstance(sampler, StepSampler) and sampler.predictor is None:
+    if isinstance(sampler, StepSampler) and sampler.predictor is None and not isinstance(sampler.grid, tuple):
         reach = 0.5 * float(sde.log_nsr(torch.tensor([sde.eps, sde.T], dtype=torch.float64)).diff())
         if (enough := math.ceil(reach / CHANGE)) > sampler.steps:
             sampler, steps = copy.copy(sampler), f", {enough} steps"

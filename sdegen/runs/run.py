@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from sdegen.config import choices
-from sdegen.config.compose import Config
+from sdegen.config.compose import Config, with_steps_of_list
 from sdegen.config.construction import construct, with_steps_of_chain
 from sdegen.config.options import EVALUATE, SAMPLE, check, choice
-from sdegen.config.rules import check_process
+from sdegen.config.rules import check_process, check_times
 from sdegen.core.checks import as_path, explained
 from sdegen.core.errors import UserError
 from sdegen.flow.density import check_density_of_run
@@ -202,6 +202,7 @@ class Run(Steered):
             return self
         own = self.config["sampler"]
         node = choices.changed(own, options) if sampler is None else choices.node("sampler", sampler, options)
+        node = with_steps_of_list(node, options)
         check({"sampler": node}, ("sampler",), {}, self.trust)
         return self.sampled_by(node)
 
@@ -211,6 +212,7 @@ class Run(Steered):
         other.config = {**self.config, "sampler": with_steps_of_chain(node, self.config["sde"])}
         other.sampler = construct(other.config, "sampler", self.trust)
         check_process(other.config, {"sampler": other.sampler}, self.trust)
+        check_times(other.sampler, self.sde)
         return other
 
     @explained

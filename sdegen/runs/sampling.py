@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdegen.core import processes
 from sdegen.core.errors import UserError
@@ -76,7 +76,7 @@ class Plan(NamedTuple):
             prior, steered = self.guidance.start(self.sde, prior), self.guidance(self.sde, steered)
         steered = of_rows(steered, torch.arange(span.start - self.first, span.stop - self.first))
         frames = self.frames if span.start == self.first else 0
-        with _evaluated(self.model), torch.no_grad(), own_layers(self.device, self.seed, "layers", span.start):
+        with evaluated(self.model), torch.no_grad(), own_layers(self.device, self.seed, "layers", span.start):
             return self.sampler(self.sde, steered, prior, noise=noise, frames=frames)
 
     def counted(self, span: range) -> tuple[Samples, int]:
@@ -150,7 +150,8 @@ def draw(
 
 
 @contextlib.contextmanager
-def _evaluated(model: ScoreModel) -> Iterator[None]:
+def evaluated(model: nn.Module) -> Iterator[None]:
+    """Returns a context in which a model is not in training mode."""
     was_training = model.training
     model.eval()
     try:

@@ -22,6 +22,7 @@ from sdegen.guidance.classes import Guidance
 from sdegen.runs import conditions
 from sdegen.runs.arrays import ArrayLike
 from sdegen.runs.conditions import Asked
+from sdegen.runs.fitted import fitted
 from sdegen.runs.guiding import UNSTEERED, Plan, Target, planned
 from sdegen.runs.observations import results
 from sdegen.runs.sampling import draw
@@ -190,7 +191,7 @@ class Steered(Trained):
         return draw(
             self.sde,
             self.score_model,
-            self.sampler,
+            fitted(self, self.target, self.steered_score),
             self.units,
             count,
             seed=seed,

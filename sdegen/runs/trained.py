@@ -17,7 +17,7 @@ from sdegen.config.assembly import known_by, some
 from sdegen.config.compose import Config
 from sdegen.config.construction import connect, construct, make_network, measured, with_steps_of_chain
 from sdegen.config.options import GROUPS, SAMPLE, TRAIN, check, choice
-from sdegen.config.rules import NOUNS, check_process
+from sdegen.config.rules import NOUNS, check_process, check_times
 from sdegen.core import schema
 from sdegen.core.errors import UserError
 from sdegen.core.schema import Trust
@@ -104,6 +104,7 @@ class Trained:
         self.sde: SDE = construct(self.config, "sde", trust)
         self.sampler: Sampler = construct(self.config, "sampler", trust)
         self.model = self._model(saved).to(self.device, self.dtype).eval()
+        check_times(self.sampler, self.sde)
 
     def _model(self, saved: Checkpoint) -> ScoreModel | Likelihood:
         network_class = schema.resolve(self.config["network"]["_target_"], self.trust)

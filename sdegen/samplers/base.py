@@ -48,6 +48,7 @@ class Predictor(ABC, Generic[S]):
         memory: number of steps from which a step uses values, the present step included. A grid must have at least this
             number of steps.
         revises: True if each step corrects the previous step. This would undo the moves of a corrector.
+        fits: True if the steps can be fitted to a score: see :mod:`sdegen.samplers.fitting`.
     """
 
     process: type[SDE] = SDE
@@ -57,6 +58,7 @@ class Predictor(ABC, Generic[S]):
     evaluations: int = 1
     memory: int = 1
     revises: bool = False
+    fits: bool = False
 
     @abstractmethod
     def plan(self, sde: S, times: Tensor) -> Sequence[Step]:
@@ -132,6 +134,7 @@ class Sampler(ABC):
     Attributes:
         processes: types of process that the parts work with, by the names of the options of the parts.
         predictor: scheme of the steps; None if the sampler has no predictor.
+        grid: time grid of the steps; None if the sampler chooses its own steps.
         evaluations: number of evaluations of the score for each sample; None if this number depends on the sample.
         couples: True if the samples of a batch depend on each other.
         smallest_batch: smallest batch size at which guided samples have an accurate distribution.
@@ -141,6 +144,7 @@ class Sampler(ABC):
     couples = False
     smallest_batch = 1
     predictor: Predictor | None = None
+    grid: Grid | None = None
     evaluations: int | None = None
 
     def __init__(self, denoise: bool = False) -> None:

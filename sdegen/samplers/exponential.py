@@ -22,8 +22,9 @@ section 2.5).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -43,6 +44,9 @@ Rule = Sequence[tuple[int, int]]
 
 If several pairs apply, the largest number of values counts.
 """
+
+Weights = tuple[tuple[float, ...], ...]
+"""Weights of the values of F in each step, newest first."""
 
 FLOW: Rule = ((1, 1), (8, 2), (15, 3), (40, 4))
 """Best rule for the flow. FLOW and REVERSE were tuned on mixtures that no reported result uses."""
@@ -96,6 +100,9 @@ class Exponential(Predictor[LinearSDE]):
 
     grid = "log_snr"
     process = LinearSDE
+    fits = True
+    weights: Weights = ()
+    """Fitted weights of the steps along one grid; empty for those of the polynomial."""
 
     def __init__(self, nodes: Rule, eta: float, spread: float, correct: bool) -> None:
         self.memory, self.nodes, self.revises = nodes[0][1], nodes, correct
@@ -118,7 +125,19 @@ class Exponential(Predictor[LinearSDE]):
         of_x, of_score = (ratio**2 / v / (alpha * gain)).tolist(), (sigma**2 / (alpha * gain)).tolist()
         std = (alpha[1:] * (v[1:] * (1 - (v[1:] / v[:-1]) ** self.eta**2)).sqrt()).tolist()
         rows = zip(times[:-1], of_x[:-1], of_score[:-1], correct, predict, keep, std, strict=True)
-        return [ExponentialStep(*row) for row in rows]
+        steps = [ExponentialStep(*row) for row in rows]
+        if not self.weights:
+            return steps
+        fitted = zip(steps, self.weights, strict=True)
+        return [step._replace(correct=[], predict=list(weights)) for step, weights in fitted]
+
+    def adjusted(self, weights: Weights = (), order: int | None = None, spread: float | None = None) -> Self:
+        """Returns the scheme with fitted weights along one grid, or with another number of values or spread."""
+        other = copy.copy(self)
+        other.weights = weights
+        other.nodes = self.nodes if order is None else fixed(order)
+        other.spread = self.spread if spread is None else in_range("spread", spread, at_least=0)
+        return other
 
     def affine(self, sde: LinearSDE, times: Tensor) -> list[AffineStep]:
         """Returns the steps as affine maps, for a scheme with one node and no correction."""

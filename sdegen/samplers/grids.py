@@ -8,7 +8,10 @@ quadratic  uniform in :math:`\sqrt t` (Song et al. 2021, DDIM)
 log_snr    uniform in :math:`\lambda` (Lu et al. 2022)
 karras     uniform in :math:`(\sigma/\alpha)^{1/7}` (Karras et al. 2022, eq. 5)
 logistic   quantiles of :math:`\lambda` under a mixture of a logistic (70 %) and a uniform (30 %) distribution
+fitted     fitted to the score that is sampled, see :mod:`sdegen.samplers.fitting`; until then the logistic grid
 =========  =====================================================================================================
+
+A grid may also be a list of times, which fall from T to eps.
 
 The logistic grid is fitted to standardised data. Where :math:`\sigma \gg \alpha`, :math:`p_t` is nearly Gaussian.
 Where :math:`\sigma` is far below the finest detail of the data, :math:`x/\alpha` no longer changes along the flow. Most
@@ -19,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -26,7 +30,9 @@ from torch import Tensor
 
 from sdegen.sde.base import SDE, LinearSDE
 
-Grid = Literal["uniform", "quadratic", "log_snr", "karras", "logistic"]
+Named = Literal["uniform", "quadratic", "log_snr", "karras", "logistic", "fitted"]
+Times = tuple[float, ...]
+Grid = Named | Times
 
 RHO = 7.0
 CENTRE, WIDTH, EVEN = -0.8, 0.75, 0.3
@@ -34,6 +40,10 @@ CENTRE, WIDTH, EVEN = -0.8, 0.75, 0.3
 
 The values were tuned on mixtures that no reported result uses.
 """
+
+
+CLOSE = 1e-4
+"""Largest relative difference between an end of a list of times and T or eps, which replaces it."""
 
 
 class TimeGrid(NamedTuple):
@@ -44,10 +54,44 @@ class TimeGrid(NamedTuple):
 
 
 def along(grid: Grid, sde: SDE, steps: int) -> Tensor:
-    """Returns the times of a grid, ``(steps + 1,)`` float64, from exactly T to exactly eps."""
-    times = GRIDS[grid].times(sde, torch.linspace(0, 1, steps + 1, dtype=torch.float64))
+    """Returns the times of a grid, ``(steps + 1,)`` float64, from exactly T to exactly eps.
+
+    Raises:
+        ValueError: the grid is a list of times that does not begin at T or does not end at eps.
+    """
+    if isinstance(grid, tuple):
+        check_ends(grid, sde)
+        times = torch.tensor(grid, dtype=torch.float64)
+    else:
+        times = GRIDS[grid].times(sde, torch.linspace(0, 1, steps + 1, dtype=torch.float64))
     times[0], times[-1] = sde.T, sde.eps
     return times
+
+
+def check_falling(times: Times) -> None:
+    """Raises ValueError if a list of times has fewer than two times, or if the times do not fall."""
+    if len(times) < 2:
+        raise ValueError(f"grid has {len(times)} times and needs at least 2: list the times from T down to eps")
+    for before, after in pairwise(times):
+        if not before > after:
+            raise ValueError(
+                f"grid={shown(times)} must fall, and {after:g} follows {before:g}: list the times from T down to eps"
+            )
+
+
+def check_ends(times: Times, sde: SDE) -> None:
+    """Raises ValueError if a list of times does not begin at T or does not end at eps of a process."""
+    for what, given, wanted, name in (("begin", times[0], sde.T, "T"), ("end", times[-1], sde.eps, "sde.eps")):
+        if not math.isclose(given, wanted, rel_tol=CLOSE):
+            raise ValueError(
+                f"grid={shown(times)} must {what} at {name}={wanted:.6g}, not at {given:g}: change this time"
+            )
+
+
+def shown(times: Times) -> str:
+    """Returns a list of times as text; the middle of a long list is left out."""
+    words = [f"{t:g}" for t in times]
+    return f"[{','.join(words if len(words) < 7 else [*words[:3], '…', *words[-2:]])}]"
 
 
 def uniform(sde: SDE, share: Tensor) -> Tensor:
@@ -84,10 +128,14 @@ def ends(sde: LinearSDE) -> Tensor:
     return 0.5 * sde.log_nsr(torch.tensor([sde.T, sde.eps], dtype=torch.float64))
 
 
-GRIDS: dict[Grid, TimeGrid] = {
+GRIDS: dict[Named, TimeGrid] = {
     "uniform": TimeGrid(uniform),
     "quadratic": TimeGrid(quadratic),
     "log_snr": TimeGrid(log_snr, LinearSDE),
     "karras": TimeGrid(karras, LinearSDE),
     "logistic": TimeGrid(logistic, LinearSDE),
+    "fitted": TimeGrid(logistic, LinearSDE),
 }
+
+NAMED: tuple[Named, ...] = tuple(name for name in GRIDS if name != "fitted")
+"""Grids that need no fit."""

@@ -11,8 +11,9 @@ from sdegen.core.checks import in_range
 from sdegen.core.randomness import RandnLike
 from sdegen.core.tensors import squared_norm
 from sdegen.samplers.base import Corrector, Memory, Predictor, Sampler, Walk
-from sdegen.samplers.exponential import StochasticAdams
-from sdegen.samplers.grids import GRIDS, Grid, along
+from sdegen.samplers.exponential import Exponential, StochasticAdams
+from sdegen.samplers.fitting import Fit
+from sdegen.samplers.grids import GRIDS, Grid, along, check_falling, shown
 from sdegen.sde.base import SDE, LinearSDE
 from sdegen.sde.scores import Counted, Parts
 
@@ -25,11 +26,16 @@ class StepSampler(Sampler):
             scales the samples as the signal α, so that a chain that was made for α = 1 samples every path.
         corrector: Markov chain that is run at each new time; None for no corrector.
         steps: number of steps, at least 1. In a configuration, ``auto`` stands for one step from each level of a chain,
-            such as ``sde=ddpm``, to the next level.
+            such as ``sde=ddpm``, to the next level. A list of times in ``grid`` fixes this number.
         grid: spacing of the times: ``uniform`` or ``quadratic`` in t, or ``log_snr``, ``karras`` or ``logistic`` in
-            log(σ/α): see :mod:`sdegen.samplers.grids`.
+            log(σ/α): see :mod:`sdegen.samplers.grids`. Or a list of times that fall from T, which is 1 for most
+            processes, to ``sde.eps``, such as ``[1.0,0.6,0.3,0.1,1e-5]``. Or ``fitted``: the steps of a multistep
+            predictor are fitted to the score that is sampled, and kept in the run's folder. This takes seconds. If the
+            error from new starts is not smaller than with ``logistic``, this is used.
         denoise: see :class:`Sampler`.
     """
+
+    grid: Grid
 
     def __init__(
         self,
@@ -44,6 +50,14 @@ class StepSampler(Sampler):
             raise ValueError(
                 "predictor=null and corrector=null: no part moves the samples: choose a predictor or a corrector"
             )
+        if isinstance(grid, tuple):
+            check_falling(grid)
+            if steps not in ("auto", len(grid) - 1):
+                raise ValueError(
+                    f"steps={steps} does not fit grid={shown(grid)}, whose {len(grid)} times make {len(grid) - 1} "
+                    f"steps: leave out steps"
+                )
+            steps = len(grid) - 1
         if steps == "auto":
             raise ValueError("steps=auto needs the levels of a chain such as sde=ddpm: give a number")
         in_range("steps", steps, at_least=1)
@@ -56,9 +70,14 @@ class StepSampler(Sampler):
                 "corrector cannot follow this predictor, which corrects its previous step and would undo the moves "
                 "of the corrector: use sampler/predictor=dpm_solver or stochastic_adams"
             )
+        if grid == "fitted" and (corrector is not None or not (predictor and predictor.fits)):
+            raise ValueError(
+                "grid=fitted needs a multistep predictor and no corrector: use sampler=adams, or grid=logistic"
+            )
         self.predictor, self.corrector, self.steps, self.grid = predictor, corrector, steps, grid
-        parts = {"predictor": predictor, "corrector": corrector, "grid": GRIDS[grid]}
+        parts = {"predictor": predictor, "corrector": corrector}
         processes = {option: part.process for option, part in parts.items() if part is not None}
+        processes["grid"] = SDE if isinstance(grid, tuple) else GRIDS[grid].process
         self.processes = {**processes, **self.processes}
         # Without a predictor, the corrector also moves the samples at T.
         corrected = steps if predictor else steps + 1
@@ -66,6 +85,13 @@ class StepSampler(Sampler):
             steps * (predictor.evaluations if predictor else 0)
             + corrected * (corrector.evaluations if corrector else 0)
             + denoise
+        )
+
+    def fitted(self, found: Fit) -> StepSampler:
+        """Returns this sampler with the times and the weights of a fit."""
+        assert isinstance(self.predictor, Exponential)
+        return StepSampler(
+            self.predictor.adjusted(found.weights, found.order, found.spread), None, "auto", found.times, self.denoise
         )
 
     def times(self, sde: SDE) -> Tensor:

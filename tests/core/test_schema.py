@@ -36,12 +36,14 @@ STEPS = {"_target_": "sdegen.samplers.StepSampler", "predictor": EM}
         (
             {**STEPS, "grid": "cubic"},
             Sampler,
-            "x.grid: must be one of uniform, quadratic, log_snr, karras, logistic, not 'cubic'",
+            "x.grid: must be one of uniform, quadratic, log_snr, karras, logistic, fitted or a list, each entry a "
+            "number, not 'cubic'",
         ),
         (
             {**STEPS, "grid": "karas"},
             Sampler,
-            "x.grid: must be one of uniform, quadratic, log_snr, karras, logistic, not 'karas': did you mean karras?",
+            "x.grid: must be one of uniform, quadratic, log_snr, karras, logistic, fitted or a list, each entry a "
+            "number, not 'karas': did you mean karras?",
         ),
         ({**STEPS, "corrector": EM}, Sampler, "x.corrector: EulerMaruyama is not a Corrector"),
         (

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import functools
+import sys
+import time
 
+import torch
 from torch import Tensor
 
 from arena.race import TOLERANCES, Contestant
 from sdegen.config import compose, construction
-from sdegen.core.randomness import SampleNoise
-from sdegen.samplers import Sampler
-from sdegen.samplers.grids import GRIDS
+from sdegen.core.randomness import SampleNoise, generator, randn_like
+from sdegen.samplers import Sampler, StepSampler, fitting
+from sdegen.samplers.grids import NAMED
 from sdegen.sde import LinearSDE
 from sdegen.sde.base import Score
+from sdegen.sde.scores import Counted
 
 CONFIGURED = {"ode": "sampler=adams", "sde": "sampler=stochastic_adams"}
 """Recommended sampler for each kind of contest. It has one more row, with its own configuration."""
@@ -45,11 +49,16 @@ ADAPTIVE: dict[str, tuple[str, ...]] = {"ode": ("sampler=rk45", "sampler=dopri5"
 
 
 def contestants(kind: str) -> list[Contestant]:
-    """Returns our samplers with every grid or tolerance, and the recommended sampler with its own configuration."""
+    """Returns our samplers with every grid or tolerance, and the recommended one as configured and fitted."""
     recommended = CONFIGURED[kind]
-    found = [Contestant(f"{called(recommended)}, as configured", "", functools.partial(stepped, (recommended,)))]
+    found = [
+        Contestant(f"{called(recommended)}, as configured", "", functools.partial(stepped, (recommended,))),
+        Contestant(
+            f"{called(recommended)}, fitted", "", functools.partial(fitted, (recommended, "sampler.grid=fitted"))
+        ),
+    ]
     for options in STEPPED[kind]:
-        for grid in GRIDS:
+        for grid in NAMED:
             how = functools.partial(stepped, (*options, f"sampler.grid={grid}"))
             found.append(Contestant(called(*options), grid, how))
     for option in ADAPTIVE[kind]:
@@ -73,6 +82,25 @@ def solved(options: tuple[str, ...], sde: LinearSDE, score: Score, x: Tensor, st
     """Draws samples with the sampler that the options describe."""
     noise = SampleNoise(seed, 0, len(x), tuple(x.shape[1:]))
     return composed(options)(sde, score, x, noise=noise).x
+
+
+def fitted(options: tuple[str, ...], sde: LinearSDE, score: Counted, x: Tensor, steps: int, seed: int) -> Tensor:
+    """Draws samples with steps that are fitted to the score. The evaluations of the fit do not count."""
+    noise = SampleNoise(seed, 0, len(x), tuple(x.shape[1:]))
+    sampler = fitted_to((*options, f"sampler.steps={steps}"), sde, score.score, x.shape[1])
+    return sampler(sde, score, x, noise=noise).x
+
+
+@functools.cache
+def fitted_to(options: tuple[str, ...], sde: LinearSDE, score: Score, d: int) -> Sampler:
+    """Returns the sampler that the options describe, fitted to a score from starts that no contest measures."""
+    sampler = composed(options)
+    assert isinstance(sampler, StepSampler)
+    like = torch.zeros(fitting.number(sampler.predictor, d), d, dtype=torch.float64)
+    x, began = sde.sample_prior(like, randn_like(generator("cpu", 0, "contest fit"))), time.process_time()
+    found = fitting.fit(sampler.predictor, sde, score, x, sampler.steps, lambda count: None)
+    print(f"{sampler.steps} steps fitted in {time.process_time() - began:.1f} s", file=sys.stderr, flush=True)
+    return sampler.fitted(found)
 
 
 @functools.cache
