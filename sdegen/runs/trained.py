@@ -16,7 +16,7 @@ from sdegen.config.assembly import known_by, some
 from sdegen.config.compose import Config
 from sdegen.config.construction import connect, construct, make_network, measured, with_steps_of_chain
 from sdegen.config.options import GROUPS, SAMPLE, TRAIN, check, choice
-from sdegen.config.rules import NOUNS, check_process
+from sdegen.config.rules import NOUNS, check_map, check_process
 from sdegen.core import schema
 from sdegen.core.errors import UserError
 from sdegen.core.schema import Trust
@@ -96,6 +96,7 @@ class Trained:
         self.sde: SDE = construct(self.config, "sde", trust)
         self.sampler: Sampler = construct(self.config, "sampler", trust)
         self.model = self._model(saved).to(self.device, self.dtype).eval()
+        self.check_map()
 
     def _model(self, saved: Checkpoint) -> ScoreModel | Likelihood:
         network_class = schema.resolve(self.config["network"]["_target_"], self.trust)
@@ -115,6 +116,11 @@ class Trained:
             return model
         self.sde = _shared(self.sde, own, (choice(self.config["sde"]), choice(self.trained_along)))
         return model.along(self.sde)
+
+    def check_map(self) -> None:
+        """Raises UserError if the sampler needs a flow map and the model has none."""
+        fix = f"use another sampler, or train a flow map with objective=flow_map objective.run={self.folder}"
+        check_map(self.config, self.sampler, self.model, fix)
 
     @property
     def dataset(self) -> Dataset:

@@ -79,7 +79,7 @@ class StepSampler(Sampler):
         # Without a predictor, a new time changes only the scale α of the data. The chain alone would lag behind it.
         scales = [] if predictor else [1.0, *(sde.alpha(times[1:]) / sde.alpha(times[:-1])).tolist()]
         reverse = sde.reverse(score, predictor.eta if predictor else 0.0)
-        kept, accepted = _frame_indices(self.steps, frames), []
+        kept, accepted = frame_indices(self.steps, frames), []
         path, memory = x.new_empty(len(kept), *x.shape), Memory()
         path[:1] = x
         for i, t in enumerate(times):
@@ -130,7 +130,7 @@ class Twisted(Sampler):
         self.evaluations = self.steps + 1 + denoise
 
     def _integrate(self, sde: LinearSDE, score: Counted, x: Tensor, noise: RandnLike, frames: int) -> Walk:
-        times, kept = along("logistic", sde, self.steps), _frame_indices(self.steps, frames)
+        times, kept = along("logistic", sde, self.steps), frame_indices(self.steps, frames)
         path = x.new_empty(len(kept), *x.shape)
         path[:1] = x
         parts = score.parts(x, times[0])
@@ -152,7 +152,7 @@ class Twisted(Sampler):
         return Walk(x, path, times[kept])
 
 
-def _frame_indices(steps: int, frames: int) -> list[int]:
+def frame_indices(steps: int, frames: int) -> list[int]:
     """Returns the indices of ``frames`` times spread evenly over a grid of ``steps`` steps, from T to eps."""
     return torch.linspace(0, steps, frames, dtype=torch.float64).round().long().unique().tolist()
 
