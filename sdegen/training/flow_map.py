@@ -27,7 +27,7 @@ from sdegen.sde.scores import of_rows
 from sdegen.training.objective import Objective, Prepared
 from sdegen.training.teacher import Teacher
 
-ROWS = 4
+ROWS = 8
 """Number of rows for which each trajectory is used."""
 WHOLE = 0.3
 """Share of the rows that start at T, and share of the rows that end at eps; the other starts and ends are random."""
@@ -92,7 +92,7 @@ class FlowMap(Objective[LinearSDE, Pair]):
         law: GaussianMixture | None,
         run: Teacher | None = None,
         checkpoint: int | Literal["last", "best"] = "last",
-        steps: int = 16,
+        steps: int = 24,
     ) -> None:
         if run is None and law is None:
             raise ValueError("run=null: the exact score of these data is not known: give the folder of a trained run")

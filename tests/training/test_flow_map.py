@@ -96,7 +96,7 @@ def test_a_resumed_map_is_bit_identical_and_keeps_its_teacher(student: Path, tea
         "_target_": "sdegen.training.FlowMap",
         "run": str(teacher),
         "checkpoint": 20,
-        "steps": 16,
+        "steps": 24,
     }
     session.resume(tmp_path / "short", {"trainer.steps": 6})
     assert torch.equal(weights(tmp_path / "short"), weights(tmp_path / "whole"))

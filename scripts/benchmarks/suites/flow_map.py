@@ -32,7 +32,7 @@ class Contest(Dataset):
 
 
 def measure(
-    families: list[str], targets: list[int], evaluations: list[int], samples: int, options: list[str]
+    families: list[str], targets: int, evaluations: list[int], samples: int, options: list[str]
 ) -> list[Row]:
     """Returns the mean distances of end points in standard deviations of the data, and the CPU seconds of a training.
 
@@ -42,7 +42,7 @@ def measure(
     for family in families:
         found: dict[int, list[float]] = {count: [] for count in evaluations}
         seconds = []
-        for seed in targets:
+        for seed in range(targets):
             start = time.process_time()
             model = trained(family, seed, options)
             seconds.append(time.process_time() - start)
