@@ -289,7 +289,7 @@ def verified(config: Config) -> tuple[Any, Any]:
     if sampler.maps:
         raise UserError(
             "sampler=flow_map: its steps are those of a trained network, which have no order to verify: compare its "
-            "samples with the data, with sdegen evaluate metrics=samples"
+            "samples with the data, with sdegen sample run=…"
         )
     check_process(config, {"sampler": sampler}, ANYTHING)
     return sde, sampler
