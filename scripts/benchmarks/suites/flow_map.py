@@ -31,9 +31,7 @@ class Contest(Dataset):
         super().__init__(law.sample(POINTS, generator("cpu", seed, "flow map")), None, law, standardize=False)
 
 
-def measure(
-    families: list[str], targets: int, evaluations: list[int], samples: int, options: list[str]
-) -> list[Row]:
+def measure(families: list[str], targets: int, evaluations: list[int], samples: int, options: list[str]) -> list[Row]:
     """Returns the mean distances of end points in standard deviations of the data, and the CPU seconds of a training.
 
     A row has the median and the quartiles over the targets of a family.
