@@ -24,6 +24,7 @@ Suites, whose options are in conf/benchmark.yaml::
                       of t, and with a weaker network
     simulators        posteriors learned from 10,000 simulations: sliced W1 and C2ST against exact draws, calibration
     processes         speed of several processes beside one, and the cost of the tree in which gradients are added
+    flow_map          distance of the end points of flow maps from the exact ones, on the mixtures of the contest
     likelihood        errors of log-likelihoods with the exact score, and the accuracy of the standard errors
 
 Contestants are measured in turn; medians and quartiles are printed and written to outputs/benchmark.

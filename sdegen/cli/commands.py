@@ -40,7 +40,7 @@ OUTCOMES = {True: "pass", False: "FAIL", None: "-"}
 
 def check_training(config: Config) -> None:
     """Raise UserError if a training with this configuration cannot work."""
-    from sdegen.config.assembly import replicated
+    from sdegen.runs.teachers import replicated
 
     replicated(config)
     devices = config["devices"]
@@ -293,6 +293,11 @@ def verified(config: Config) -> tuple[Any, Any]:
     data = verification.mixture().sample(1000, generator("cpu", 0, "proof"))
     config["sde"] = measured(config["sde"], data, ANYTHING)
     sde, sampler = (construct(config, group, ANYTHING) for group in ("sde", "sampler"))
+    if sampler.maps:
+        raise UserError(
+            "sampler=flow_map: its steps are those of a trained network, which have no order to verify: compare its "
+            "samples with the data, with sdegen sample run=…"
+        )
     check_process(config, {"sampler": sampler}, ANYTHING)
     check_times(sampler, sde)
     return sde, sampler

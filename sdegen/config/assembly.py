@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -36,12 +36,15 @@ from sdegen.training.loop import Training
 from sdegen.training.objective import Objective
 from sdegen.training.optimizer import Optimizer
 from sdegen.training.perceptron import gradient_of
+from sdegen.training.teacher import Teacher
 from sdegen.training.times import TimeSampler
 from sdegen.training.trainer import DTYPES, Trainer, steps_or_default
 from sdegen.training.weighting import Weighting
 
 REQUEST = ("trust", "resume", "forecast", "devices")
 """Options of train.yaml that a run's configuration does not contain."""
+Load = Callable[[str | None, type], Teacher | None]
+"""Function of the folder of a run, None for no run, and of the class of the result."""
 PROCESS = ("network", "parametrization", "objective", "weighting", "times", "sampler")
 """Groups in which some classes do not work with every forward process."""
 COPIES = 5
@@ -167,7 +170,16 @@ def known_by(config: Config, dataset: Dataset) -> dict[str, Any]:
     return fingerprint(dataset, exact="path" in config["dataset"])
 
 
-def build(config: Config, trust: Trust = schema.ANYTHING, moments: Moments | None = None) -> Components:
+def without_runs(folder: str | None, kind: type) -> Teacher | None:
+    """Returns None for no run: the function :data:`Load` where no run can be loaded."""
+    if folder is not None:
+        raise Faults(f"objective.run={folder}: runs are loaded by sdegen.runs.teachers: use its functions")
+    return None
+
+
+def build(
+    config: Config, trust: Trust = schema.ANYTHING, moments: Moments | None = None, load: Load = without_runs
+) -> Components:
     """Builds the parts of a run from its configuration.
 
     Args:
@@ -175,6 +187,7 @@ def build(config: Config, trust: Trust = schema.ANYTHING, moments: Moments | Non
         trust: modules whose classes the configuration may name.
         moments: moments of the data from a checkpoint; if None, the moments are computed from the data if the
             parametrization takes moments.
+        load: function that loads the run of a teacher.
 
     Raises:
         Faults: the configuration has faults; the message has one line for each fault.
@@ -183,6 +196,8 @@ def build(config: Config, trust: Trust = schema.ANYTHING, moments: Moments | Non
     parts = Parts({key: value for key, value in config.items() if key not in REQUEST}, trust)
     parts.add("dataset", seed=config["seed"])
     points = some(parts["dataset"]) if "dataset" in parts else None
+    law = parts["dataset"].encoded_law if "dataset" in parts else None
+    parts.add("objective", load=load, law=law)
     parts.replace_auto(points)
     _instantiate(parts, points, moments)
     parts.faults += rules.faults(parts.config, parts)
@@ -192,7 +207,10 @@ def build(config: Config, trust: Trust = schema.ANYTHING, moments: Moments | Non
 
 
 def replicated(
-    config: Config, trust: Trust = schema.ANYTHING, moments: Sequence[Moments | None] = ()
+    config: Config,
+    trust: Trust = schema.ANYTHING,
+    moments: Sequence[Moments | None] = (),
+    load: Load = without_runs,
 ) -> list[Components]:
     """Builds the parts of a run and of its replicas. Replicas have the next seeds and are trained with the run.
 
@@ -200,14 +218,15 @@ def replicated(
         config: configuration of the run.
         trust: modules whose classes the configuration may name.
         moments: moments of the data of each run from a checkpoint; if empty, :func:`build` computes the moments.
+        load: function that loads the run of a teacher.
 
     Raises:
         Faults: the configuration has faults, or the replicas cannot be trained together.
     """
     known = dict(enumerate(moments))
-    first = build(config, trust, known.get(0))
+    first = build(config, trust, known.get(0), load)
     seed, replicas = first.config["seed"], first.trainer.replicas
-    runs = [first, *(build({**config, "seed": seed + k}, trust, known.get(k)) for k in range(1, replicas))]
+    runs = [first, *(build({**config, "seed": seed + k}, trust, known.get(k), load) for k in range(1, replicas))]
     if len({(len(one.dataset.x), one.dataset.units.shape) for one in runs}) > 1:
         raise Faults(f"trainer.replicas={replicas}: the data sets of the seeds differ in size: {rules.ONE_BY_ONE}")
     sde = first.config["sde"]
@@ -251,6 +270,14 @@ class Parts(dict[str, Any]):
                 sde = measured(sde, self["dataset"].units.encode(points), self.trust)
         sampler = with_steps_of_chain(self.config["sampler"], self.config["sde"])
         self.config = {**self.config, "sampler": sampler, "trainer": trainer, "sde": sde}
+        if "objective" in self:
+            objective, network = self["objective"], self.config["network"]
+            if network.get("times") == "auto":
+                self.config["network"] = {**network, "times": 2 if objective.maps else 1}
+            if (teacher := objective.teacher) is not None:
+                # A resumed run needs the same weights, whatever run is the latest by then.
+                own = {"run": teacher.folder, "checkpoint": teacher.step}
+                self.config["objective"] = {**self.config["objective"], **own}
 
 
 def some(dataset: Dataset) -> Tensor:
@@ -272,7 +299,7 @@ def _instantiate(parts: Parts, points: Tensor | None, moments: Moments | None) -
 
     ``points`` are data points in the user's units, or None if the data set could not be built.
     """
-    for group in ("objective", "weighting", "times", "optimizer", "trainer", "sampler", "logger"):
+    for group in ("weighting", "times", "optimizer", "trainer", "sampler", "logger"):
         parts.add(group)
     if points is not None:
         parts["moments"] = _moments(parts, points) if moments is None else moments

@@ -12,6 +12,8 @@ from sdegen.config.options import Faults, choice
 from sdegen.core import schema
 from sdegen.core.randomness import generator
 from sdegen.core.schema import Trust
+from sdegen.models.likelihood import Likelihood
+from sdegen.models.score import ScoreModel
 from sdegen.samplers import Sampler
 from sdegen.samplers.grids import check_ends
 from sdegen.sde.base import SDE, LinearSDE
@@ -142,6 +144,64 @@ def _positive_loss(config: Config, parts: Parts) -> str:
     )
 
 
+def _network_of_a_map(config: Config, parts: Parts) -> str:
+    objective, network = choice(config["objective"]), parts["network"]
+    if not parts["objective"].maps:
+        fix = "use network.times=auto, or objective=flow_map"
+        return "" if network.times == 1 else f"network.times=2: objective={objective} trains no flow map: {fix}"
+    if network.condition is not None:
+        return (
+            f"objective={objective} gives the network no class and no condition: set network.label_dropout=null and "
+            f"network.condition_dropout=null"
+        )
+    if network.times == 2:
+        return ""
+    if "times" in config["network"]:
+        return f"network.times=1: objective={objective} trains a network of two times: use network.times=auto"
+    name = choice(config["network"])
+    return f"objective={objective} trains a network of two times, and network={name} takes one: use network=mlp or unet"
+
+
+def _gaussian_of_a_map(config: Config, parts: Parts) -> str:
+    if parts["parametrization"].maps or not parts["objective"].maps:
+        return ""
+    return (
+        f"objective={choice(config['objective'])} trains the difference from the flow of a Gaussian, which "
+        f"parametrization={choice(config['parametrization'])} does not have: use parametrization=gaussian or karras"
+    )
+
+
+def _map_for_sampler(config: Config, parts: Parts) -> str:
+    if parts["objective"].maps:
+        # The rules for the network and the parametrization say what is missing.
+        return ""
+    try:
+        check_map(config, parts["sampler"], parts["model"], "use objective=flow_map, or another sampler")
+    except Faults as fault:
+        return str(fault)
+    return ""
+
+
+def check_map(config: Config, sampler: Sampler, model: ScoreModel | Likelihood, fix: str) -> None:
+    """Raises Faults if a sampler needs a flow map and the model has none; ``fix`` is the end of the message."""
+    if sampler.maps and not (isinstance(model, ScoreModel) and model.maps):
+        raise Faults(f"sampler={choice(config['sampler'])} follows a flow map, and the model has none: {fix}")
+
+
+def _teacher(config: Config, parts: Parts) -> str:
+    teacher = parts["objective"].teacher
+    if teacher is None:
+        return ""
+    run, own = f"objective.run={teacher.folder}", f"in {teacher.folder}/config.yaml"
+    if teacher.model.network.condition is not None:
+        return f"{run}: its network takes a class or a condition: give the run of a network without one"
+    if teacher.dataset["_target_"] != config["dataset"]["_target_"] or not teacher.units.equals(parts["dataset"].units):
+        return f"{run}: was trained on other data: use the seed and the options under dataset: {own}"
+    if teacher.sde != config["sde"]:
+        return f"{run}: was trained with another SDE: use the options under sde: {own}"
+    return ""
+
+
 def _noise_levels(config: Config, parts: Parts) -> str:
     sde, weighting, times = parts["sde"], parts["weighting"], parts["times"]
     if not isinstance(sde, weighting.process) or not isinstance(sde, times.process):
@@ -184,6 +244,10 @@ def _patience(config: Config, parts: Parts) -> str:
 RULES: tuple[tuple[set[str], Callable[[Config, Parts], str]], ...] = (
     ({"objective", "network"}, _smooth),
     ({"objective", "network", "sde"}, _network_for_objective),
+    ({"objective", "network"}, _network_of_a_map),
+    ({"objective", "network", "parametrization"}, _gaussian_of_a_map),
+    ({"sampler", "model", "objective"}, _map_for_sampler),
+    ({"objective", "dataset"}, _teacher),
     ({"model"}, _parameters_in_network),
     ({"objective", "weighting"}, _positive_loss),
     ({"sde", "weighting", "times"}, _noise_levels),

@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 from sdegen.core.tensors import expand
 from sdegen.models.moments import Moments, Rotation
-from sdegen.models.parametrizations import Affine, Terms
+from sdegen.models.parametrizations import Compared, Spread, Terms
 from sdegen.sde.base import LinearSDE
 
 TINY = torch.finfo(torch.float32).tiny
 
 
-class Gaussian(Affine[LinearSDE], nn.Module):
+class Gaussian(Compared, nn.Module):
     r"""The parametrization by the difference from a Gaussian with the mean and covariance of the data.
 
     Along the principal axes of the data, with :math:`c = U^\top (x - \alpha \mu)` and the variances
@@ -40,8 +40,6 @@ class Gaussian(Affine[LinearSDE], nn.Module):
         moments: mean, principal axes and variances of the data in the network's units, and their regression on the
             condition, computed when the run is built.
     """
-
-    process = LinearSDE
 
     def __init__(self, moments: Moments | None) -> None:
         super().__init__()
@@ -92,8 +90,11 @@ class Gaussian(Affine[LinearSDE], nn.Module):
             a / s * share,
         )
 
+    def spread(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Spread:
+        return Spread.of(sde, x, t, self.mean, self.variances.sqrt())
 
-class Regressed(Affine[LinearSDE]):
+
+class Regressed(Compared):
     r"""The parametrization :class:`Gaussian` given numbers y, with the slope B of the regression.
 
     The shifted point :math:`x_t - \alpha B y` is a noisy residual, whose Gaussian does not depend on y.
@@ -103,8 +104,6 @@ class Regressed(Affine[LinearSDE]):
         rest: parametrization of the residuals.
         y: numbers ``(k,)`` of all rows, or ``(B, k)``; NaN if they are hidden.
     """
-
-    process = LinearSDE
 
     def __init__(self, whole: Gaussian, rest: Gaussian, y: Tensor) -> None:
         self.whole, self.rest, y = whole, rest, y.to(whole.slope)
@@ -125,3 +124,8 @@ class Regressed(Affine[LinearSDE]):
             torch.where(self.hidden, whole.constant, rest.constant),
             torch.where(self.hidden, whole.gain, rest.gain),
         )
+
+    def spread(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Spread:
+        whole, rest = self.whole.spread(sde, x, t), self.rest.spread(sde, x, t)
+        rest = rest._replace(mean=rest.mean + expand(sde.alpha(t), x) * self.shift)
+        return Spread(*(torch.where(self.hidden, *pair) for pair in zip(whole, rest, strict=True)))

@@ -27,6 +27,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Generic, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from sdegen.core.checks import in_range
@@ -43,9 +44,11 @@ class Parametrization(ABC, Generic[S]):
 
     Attributes:
         process: type of process that the parametrization works with.
+        maps: True if the parametrization has a flow map: see :meth:`moved`.
     """
 
     process: type[SDE] = SDE
+    maps = False
 
     @abstractmethod
     def __call__(self, network: Output, sde: S, x: Tensor, t: Tensor) -> Tensor:
@@ -57,6 +60,10 @@ class Parametrization(ABC, Generic[S]):
         NaN means that the numbers are hidden. Most parametrizations do not depend on the condition.
         """
         return self
+
+    def moved(self, network: Output, sde: S, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        """Returns the flow map of a network of two times: see :meth:`sdegen.models.ScoreModel.moved`."""
+        raise NotImplementedError
 
 
 class Terms(NamedTuple):
@@ -89,6 +96,55 @@ class Affine(Parametrization[S]):
     def __call__(self, network: Output, sde: S, x: Tensor, t: Tensor) -> Tensor:
         terms = self.terms(sde, x, t)
         return self.back(terms.constant + terms.gain * network(terms.x, terms.t))
+
+
+class Spread(NamedTuple):
+    r"""The Gaussian with which a parametrization compares the data, at a time t.
+
+    Attributes:
+        mean: mean :math:`\alpha \mu`, which broadcasts against ``(B, *)``.
+        std: standard deviations :math:`\sqrt v` along the axes, :math:`v = \alpha^2 \Lambda + \sigma^2`.
+        angle: angles :math:`\varphi = \arctan(\sigma / (\alpha \sqrt\Lambda))`, from 0 at the data to :math:`\pi/2`.
+    """
+
+    mean: Tensor
+    std: Tensor
+    angle: Tensor
+
+    @classmethod
+    def of(cls, sde: LinearSDE, x: Tensor, t: Tensor, mean: Tensor, deviations: Tensor) -> Spread:
+        """Returns the Gaussian of data with this ``mean`` and these ``deviations`` along the axes."""
+        alpha, sigma = expand(sde.alpha(t), x), expand(sde.sigma(t), x)
+        signal = alpha * deviations
+        return cls(alpha * mean, torch.hypot(signal, sigma), torch.atan2(sigma, signal))
+
+
+class Compared(Affine[LinearSDE]):
+    r"""An affine parametrization by the difference from a Gaussian, for which the network has a flow map.
+
+    Let :math:`w = U^\top (x - \alpha \mu) / \sqrt v` be the point in standard deviations of the Gaussian. Along the
+    flow, :math:`dw/d\varphi = -F(x, t)`. So the flow of the Gaussian keeps w, and a network that is given the end t of
+    the way from s as well, and is the mean of F along the way, has the flow map
+
+    .. math:: w_t = w_s + (\varphi_s - \varphi_t)\, F(x, s, t).
+
+    It is the identity for t = s, where F is the parametrization of the score.
+    """
+
+    process = LinearSDE
+    maps = True
+
+    @abstractmethod
+    def spread(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Spread:
+        """Returns the Gaussian at the times of the rows of ``x``."""
+
+    def moved(self, network: Output, sde: LinearSDE, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        before, after, terms = self.spread(sde, x, s), self.spread(sde, x, t), self.terms(sde, x, s)
+        # The network sees ¼ log(σ/α), of which log_nsr is eight times as much.
+        times = (part.to(x).expand(len(x)) for part in (terms.t, 0.125 * sde.log_nsr(t)))
+        mean = network(terms.x, torch.stack([*times], dim=1))
+        w = self.along(x - before.mean) / before.std + (before.angle - after.angle) * mean
+        return after.mean + self.back(after.std * w)
 
 
 class Raw(Affine[SDE]):
@@ -140,7 +196,7 @@ class Velocity(Affine[LinearSDE]):
         return Terms(x, t, -x / v, -alpha / (sigma * v))
 
 
-class Karras(Affine[LinearSDE]):
+class Karras(Compared):
     r"""The preconditioning of EDM, with which inputs and targets have unit variance at every t.
 
     .. math:: s = -\frac{x}{v} + \frac{\alpha \sigma_d}{\sigma \sqrt v} \,
@@ -155,8 +211,6 @@ class Karras(Affine[LinearSDE]):
         sigma_data: standard deviation :math:`\sigma_d` of the data in the network's units; 1 for standardised data.
     """
 
-    process = LinearSDE
-
     def __init__(self, sigma_data: float = 1.0) -> None:
         self.sigma_data = in_range("sigma_data", sigma_data, above=0)
 
@@ -166,6 +220,9 @@ class Karras(Affine[LinearSDE]):
         gain = self.sigma_data * alpha * v.rsqrt() / sigma
         seen = x * expand(v.rsqrt(), x)
         return Terms(seen, 0.25 * (sigma / alpha).log(), -x / expand(v, x), expand(gain, x))
+
+    def spread(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Spread:
+        return Spread.of(sde, x, t, x.new_zeros(()), x.new_tensor(self.sigma_data))
 
 
 class Moved(Parametrization[LinearSDE], nn.Module):
@@ -180,11 +237,16 @@ class Moved(Parametrization[LinearSDE], nn.Module):
 
     def __init__(self, inner: Parametrization, trained: LinearSDE) -> None:
         super().__init__()
-        self.inner, self.trained = inner, trained
+        self.inner, self.trained, self.maps = inner, trained, inner.maps
 
     def __call__(self, network: Output, sde: LinearSDE, x: Tensor, t: Tensor) -> Tensor:
         point = Change(sde, self.trained)(x, t)
         return point.factor * self.inner(network, self.trained, point.x, point.t)
+
+    def moved(self, network: Output, sde: LinearSDE, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        change = Change(sde, self.trained)
+        start, end = change(x, s), change(x, t)
+        return self.inner.moved(network, self.trained, start.x, start.t, end.t) / end.factor
 
     def given(self, y: Tensor) -> Moved:
         return Moved(self.inner.given(y), self.trained)

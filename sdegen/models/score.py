@@ -31,6 +31,19 @@ class ScoreModel(nn.Module, FromRun):
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         return self.parametrization(self.network, self.sde, x, t)
 
+    def moved(self, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        r"""Returns the flow map :math:`X_{s,t}(x)`, which carries points ``x`` ``(B, *)`` along the flow from s to t.
+
+        The times are ``()`` or ``(B,)``. The network must take two times, and the parametrization must have a map: see
+        :class:`sdegen.models.parametrizations.Compared`.
+        """
+        return self.parametrization.moved(self.network, self.sde, x, s, t)
+
+    @property
+    def maps(self) -> bool:
+        """True if the model has a flow map: see :meth:`moved`."""
+        return self.network.times == 2 and self.parametrization.maps
+
     def along(self, sde: LinearSDE) -> ScoreModel:
         """Returns the score along another path, by a change of variables. The process of the training must be linear.
 
@@ -66,6 +79,10 @@ class Given(RowScore):
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         return self.parametrization(self.network, self.model.sde, x, t)
+
+    def moved(self, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        """Returns the flow map given the condition: see :meth:`ScoreModel.moved`."""
+        return self.parametrization.moved(self.network, self.model.sde, x, s, t)
 
     def of(self, row: Tensor) -> Given:
         condition = self.model.network.condition

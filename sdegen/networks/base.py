@@ -29,6 +29,8 @@ class Network(nn.Module, ABC):
         predicts: ``score``; or ``class``, if the output is the logits of the classes, ``(B, classes)``; or
             ``condition``, if it is the numbers of a mixture of Gaussians over the condition: see
             :class:`sdegen.models.RegressorModel`.
+        times: number of times that the network takes. With 2, t may also be ``(B, 2)``, the start and the end of the
+            flow map of :meth:`sdegen.models.ScoreModel.moved`. A single time is then both, and gives the score.
         condition: kind of condition that the network takes as the third argument ``y`` of :meth:`forward`, such as the
             class, or that it predicts; None for none. ``y=None`` means "no condition": see
             :mod:`sdegen.networks.condition`.
@@ -40,6 +42,7 @@ class Network(nn.Module, ABC):
     predicts: Literal["score", "class", "condition"] = "score"
     condition: Condition | None = None
     rough = ""
+    times = 1
 
     @abstractmethod
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
@@ -71,6 +74,11 @@ class Network(nn.Module, ABC):
         finally:
             self.train(training)
         return total
+
+
+def number_of(times: Literal["auto", 1, 2]) -> int:
+    """Returns the number of times of a network. In a configuration, the objective replaces ``auto``."""
+    return 1 if times == "auto" else times
 
 
 @contextlib.contextmanager

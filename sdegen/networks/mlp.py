@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sdegen.networks.base import Network
+from sdegen.networks.base import Network, number_of
 from sdegen.networks.condition import condition_of
 from sdegen.networks.embedding import GaussianFourier, by_row
 
@@ -37,6 +37,8 @@ class MLP(Network):
         condition_dropout: share of the training rows whose condition is hidden, so that the network learns the score
             both with and without the condition; 0 for data without conditions; null if the network does not take
             the condition.
+        times: number of times that the network takes: 1 for a score, 2 for a flow map, which has a start and an end;
+            ``auto`` for the number that the objective needs.
         classes: number of classes, taken from the data.
         condition_shape: shape of the condition of a point, taken from the data; None if there are no conditions.
     """
@@ -51,21 +53,23 @@ class MLP(Network):
         fourier_scale: float = 1.0,
         label_dropout: float | None = None,
         condition_dropout: float | None = 0.0,
+        times: Literal["auto", 1, 2] = "auto",
         classes: int | None = None,
         condition_shape: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
+        self.times = number_of(times)
         # An objective that differentiates the network in x and then in the weights needs the second derivative of the
         # activation. For a ReLU, it is zero except at 0.
         self.rough = "use network.activation=silu" if activation == "relu" else ""
         self.condition = condition_of(shape, classes, label_dropout, condition_shape, condition_dropout)
         size, extra = math.prod(shape), 0 if self.condition is None else self.condition.inputs
         if time_embedding == "concat":
-            self.embedding: nn.Module = nn.Unflatten(0, (-1, 1))
-            self.layers = perceptron(size + 1 + extra, hidden, size, activation)
+            self.embedding: nn.Module = nn.Unflatten(0, (-1, 1)) if self.times == 1 else nn.Identity()
+            self.layers = perceptron(size + self.times + extra, hidden, size, activation)
         else:
             self.embedding = GaussianFourier(fourier_features, fourier_scale)
-            self.layers = perceptron(size + fourier_features + extra, hidden, size, activation)
+            self.layers = perceptron(size + self.times * fourier_features + extra, hidden, size, activation)
             # Torch scales the initial weights by the number of all inputs. With many features and few coordinates, the
             # network would then ignore x in the first thousands of steps. So scale the weights of x by the
             # number of coordinates of x.
@@ -82,7 +86,7 @@ class MLP(Network):
 
     def _inputs(self, x: Tensor, t: Tensor) -> list[Tensor]:
         """Returns the inputs of the first layer that do not depend on the condition."""
-        return [x.flatten(1), self.embedding(by_row(t, x))]
+        return [x.flatten(1), self.embedding(by_row(t, x, self.times))]
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         if self._folds(y):

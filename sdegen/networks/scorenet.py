@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sdegen.networks.base import Network
+from sdegen.networks.base import Network, number_of
 from sdegen.networks.condition import condition_of
 from sdegen.networks.embedding import GaussianFourier, by_row
 from sdegen.networks.layers import interleaved, norm
@@ -50,6 +51,8 @@ class ScoreNet(Network):
         condition_dropout: share of the training rows whose condition is hidden, so that the network learns the score
             both with and without the condition; 0 for data without conditions; null if the network does not take
             the condition.
+        times: number of times that the network takes: 1 for a score, 2 for a flow map, which has a start and an end;
+            ``auto`` for the number that the objective needs.
         classes: number of classes, taken from the data.
         condition_shape: shape of the condition of a point, taken from the data; None if there are no conditions.
     """
@@ -62,13 +65,15 @@ class ScoreNet(Network):
         fourier_scale: float = 30.0,
         label_dropout: float | None = None,
         condition_dropout: float | None = 0.0,
+        times: Literal["auto", 1, 2] = "auto",
         classes: int | None = None,
         condition_shape: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
+        self.times = number_of(times)
         colours = colours_of(shape, channels, "unet for signals, or network=mlp")
         self.time = GaussianFourier(embedding, fourier_scale)
-        self.embedding = nn.Linear(embedding, embedding)
+        self.embedding = nn.Linear(self.times * embedding, embedding)
         self.condition = condition_of(shape, classes, label_dropout, condition_shape, condition_dropout)
         self.labels = None if self.condition is None else self.condition.embedding(embedding)
         planes = 0 if self.condition is None else self.condition.planes
@@ -84,7 +89,7 @@ class ScoreNet(Network):
         self.exit = nn.Conv2d(inputs, colours, 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        embedding = self.embedding(self.time(by_row(t, x)))
+        embedding = self.embedding(self.time(by_row(t, x, self.times)))
         hidden, skips = x, []
         if self.condition is not None and self.labels is not None:
             embedding = embedding + self.labels(self.condition.codes(y, x))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sdegen.core.checks import in_range
 from sdegen.core.tensors import leave_out_compiler
-from sdegen.networks.base import Network
+from sdegen.networks.base import Network, number_of
 from sdegen.networks.condition import condition_of
 from sdegen.networks.embedding import GaussianFourier, by_row
 from sdegen.networks.layers import (
@@ -63,6 +64,8 @@ class UNet(Network):
         recompute: True to compute the activations of each block again in the backward pass instead of keeping them
             (activation checkpointing). A step then needs less memory and takes a third to a half longer. The gradients
             are the same, bit for bit on a CPU.
+        times: number of times that the network takes: 1 for a score, 2 for a flow map, which has a start and an end;
+            ``auto`` for the number that the objective needs.
         condition_shape: shape of the condition of a point, taken from the data; None if there are no conditions.
     """
 
@@ -83,10 +86,11 @@ class UNet(Network):
         label_dropout: float | None = None,
         condition_dropout: float | None = 0.0,
         recompute: bool = False,
+        times: Literal["auto", 1, 2] = "auto",
         condition_shape: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
-        self.recompute = recompute
+        self.recompute, self.times = recompute, number_of(times)
         leave_out_compiler(checkpoint)
         dimensions = len(shape) - 1
         if dimensions not in CONVOLUTIONS:
@@ -108,7 +112,9 @@ class UNet(Network):
         self.patch, planes = patch, 0 if self.condition is None else self.condition.planes
         width, pixels = 4 * channels, shape[0] * patch**dimensions
         self.time = GaussianFourier(fourier_features, fourier_scale)
-        self.embedding = nn.Sequential(nn.Linear(fourier_features, width), nn.SiLU(), nn.Linear(width, width))
+        self.embedding = nn.Sequential(
+            nn.Linear(self.times * fourier_features, width), nn.SiLU(), nn.Linear(width, width)
+        )
         self.labels = None if self.condition is None else self.condition.embedding(width)
         self.entry = convolution(pixels + planes * patch**dimensions, channels, 3, padding=1)
         levels = [channels * m for m in multipliers]
@@ -137,7 +143,7 @@ class UNet(Network):
                 inputs = outputs
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        embedding = self.embedding(self.time(by_row(t, x)))
+        embedding = self.embedding(self.time(by_row(t, x, self.times)))
         if self.condition is not None and self.labels is not None:
             embedding = embedding + self.labels(self.condition.codes(y, x))
             x = self.condition.appended(x, y)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sdegen.config.assembly import Components, build, some, work
+from sdegen.config.assembly import Components, some, work
 from sdegen.config.compose import Config
 from sdegen.config.options import choice
 from sdegen.core import schema
@@ -19,6 +19,7 @@ from sdegen.core.schema import Trust
 from sdegen.datasets import Dataset
 from sdegen.datasets.summary import summary
 from sdegen.metrics.distances import nearest
+from sdegen.runs.teachers import build
 from sdegen.sde.linear import largest_distance
 from sdegen.training.calibration import MARGIN, Rated, noise_of, range_of
 

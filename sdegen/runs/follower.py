@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from sdegen.config.assembly import known_by, replicated, together
+from sdegen.config.assembly import known_by, together
 from sdegen.config.compose import Config
 from sdegen.core import processes
 from sdegen.core.errors import UserError
@@ -13,6 +13,7 @@ from sdegen.core.schema import Trust
 from sdegen.datasets.fingerprint import difference
 from sdegen.models.moments import Moments
 from sdegen.runs.interrupt import Interrupt
+from sdegen.runs.teachers import replicated
 from sdegen.training.held_out import HeldOut
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from sdegen.config.assembly import replicated, together
+from sdegen.config.assembly import together
 from sdegen.config.compose import Config
 from sdegen.core import schema
 from sdegen.core.progress import Progress, announced
@@ -24,6 +24,7 @@ from sdegen.core.schema import Trust
 from sdegen.models.score import ScoreModel
 from sdegen.runs import files, machine
 from sdegen.runs.sampling import draw
+from sdegen.runs.teachers import replicated
 from sdegen.training.trainer import DTYPES
 
 NAME = "forecast.json"

@@ -108,6 +108,9 @@ def planned(
     not suit the model.
     """
 
+    if node is not None:
+        check_sampler(trained, f"guidance={choice(node)}")
+
     @cache
     def load(folder: str | None, kind: type) -> ScoreModel | Likelihood:
         which = "last" if node is None else node.get("checkpoint", "last")
@@ -135,6 +138,15 @@ def planned(
     labels, values = ([part for part in column if part is not None] for column in zip(*pairs, strict=True))
     each = torch.tensor(labels) if labels else None, torch.stack(values) if values else None
     return Plan([_target(trained, node, *each, own, load, len(pairs))], seen)
+
+
+def check_sampler(trained: Trained, guidance: str) -> None:
+    """Raises UserError if the sampler of a run follows a flow map, which no guidance steers."""
+    if trained.sampler.maps:
+        raise UserError(
+            f"{guidance} steers a score, and sampler={choice(trained.config['sampler'])} follows a map that was "
+            f"trained without it: use another sampler, such as sampler=adams"
+        )
 
 
 def _of_data(trained: Trained, node: Config | None, label: Label, load: Load) -> Plan:

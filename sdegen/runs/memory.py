@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from sdegen.config.assembly import COPIES, Components, replicated, together
+from sdegen.config.assembly import COPIES, Components, together
 from sdegen.config.compose import Config
 from sdegen.core import capacity, schema
 from sdegen.core.errors import UserError
@@ -18,6 +18,7 @@ from sdegen.core.progress import announced
 from sdegen.core.schema import Trust
 from sdegen.runs import machine
 from sdegen.runs.forecast import timed
+from sdegen.runs.teachers import replicated
 
 SAFE = 0.8
 """Share of the available memory up to which steps are tried."""

@@ -24,7 +24,7 @@ from sdegen.runs.arrays import ArrayLike, Frame, points, times
 from sdegen.runs.checkpoint import Which
 from sdegen.runs.conditions import Asked
 from sdegen.runs.given import given
-from sdegen.runs.guiding import Plan
+from sdegen.runs.guiding import Plan, check_sampler
 from sdegen.runs.steered import Steered
 from sdegen.runs.trained import Precision, Weights
 
@@ -213,6 +213,9 @@ class Run(Steered):
         other.sampler = construct(other.config, "sampler", self.trust)
         check_process(other.config, {"sampler": other.sampler}, self.trust)
         check_times(other.sampler, self.sde)
+        other.check_map()
+        if other.guidance is not None:
+            check_sampler(other, other.target.name)
         return other
 
     @explained

@@ -43,7 +43,14 @@ class Watched(RowScore):
         return Watched(of_rows(self.score, row), self.found)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        y, at = self.score(x, t), f"at t={float(t.max()):.3g}"
+        return self._seen(x, self.score(x, t), t)
+
+    def moved(self, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        """Returns the flow map of the score, and adds messages to ``found``."""
+        return self._seen(x, self.score.moved(x, s, t), s)  # type: ignore[attr-defined]
+
+    def _seen(self, x: Tensor, y: Tensor, t: Tensor) -> Tensor:
+        at = f"at t={float(t.max()):.3g}"
         if not bool(x.isfinite().all()):
             self.found.append(f"the steps diverge, the first {at}: try more sampler.steps, or another sampler")
         elif not bool(y.isfinite().all()):

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from sdegen.config.assembly import replicated, together
+from sdegen.config.assembly import together
 from sdegen.config.compose import Config
 from sdegen.core import schema
 from sdegen.core.errors import Pruned, Stopped, Unwritable, UserError
@@ -27,6 +27,7 @@ from sdegen.runs.follower import Follower
 from sdegen.runs.interrupt import Interrupt
 from sdegen.runs.pace import Pace
 from sdegen.runs.run import Run
+from sdegen.runs.teachers import replicated
 from sdegen.runs.writer import Writer
 from sdegen.training.history import Diverged
 
@@ -41,6 +42,7 @@ RESUMABLE = (
     "trainer.device",
     "dataset.path",
     "network.recompute",
+    "objective.run",
 )
 """Options that may change when a run is resumed."""
 

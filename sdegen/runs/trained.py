@@ -17,7 +17,7 @@ from sdegen.config.assembly import known_by, some
 from sdegen.config.compose import Config
 from sdegen.config.construction import connect, construct, make_network, measured, with_steps_of_chain
 from sdegen.config.options import GROUPS, SAMPLE, TRAIN, check, choice
-from sdegen.config.rules import NOUNS, check_process, check_times
+from sdegen.config.rules import NOUNS, check_map, check_process, check_times
 from sdegen.core import schema
 from sdegen.core.errors import UserError
 from sdegen.core.schema import Trust
@@ -105,6 +105,7 @@ class Trained:
         self.sampler: Sampler = construct(self.config, "sampler", trust)
         self.model = self._model(saved).to(self.device, self.dtype).eval()
         check_times(self.sampler, self.sde)
+        self.check_map()
 
     def _model(self, saved: Checkpoint) -> ScoreModel | Likelihood:
         network_class = schema.resolve(self.config["network"]["_target_"], self.trust)
@@ -129,6 +130,11 @@ class Trained:
         if self.ema is not None:
             return Averages(self.folder, saved).at(self.ema)
         return saved.ema if self.weights == "ema" else saved.weights
+
+    def check_map(self) -> None:
+        """Raises UserError if the sampler needs a flow map and the model has none."""
+        fix = f"use another sampler, or train a flow map with objective=flow_map objective.run={self.folder}"
+        check_map(self.config, self.sampler, self.model, fix)
 
     @property
     def dataset(self) -> Dataset:

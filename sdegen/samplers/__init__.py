@@ -7,6 +7,7 @@ from sdegen.samplers.adaptive import RK45, AdaptiveSDE, Dopri5, ProbabilityFlow
 from sdegen.samplers.base import Corrector, Moved, Predictor, Sampler, Samples, Step
 from sdegen.samplers.correctors import HMC, AnnealedLangevin, Langevin, MetropolisHMC
 from sdegen.samplers.exponential import Adams, DPMSolver, StochasticAdams, StochasticDPMSolver
+from sdegen.samplers.flow_map import FlowMap
 from sdegen.samplers.heun import Heun
 from sdegen.samplers.predictors import DDIM, RK4, Ancestral, EulerMaruyama, ReverseDiffusion, StochasticHeun
 from sdegen.samplers.steps import StepSampler, Twisted
@@ -24,6 +25,7 @@ __all__ = [
     "DPMSolver",
     "Dopri5",
     "EulerMaruyama",
+    "FlowMap",
     "Heun",
     "Langevin",
     "MetropolisHMC",

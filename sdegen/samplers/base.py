@@ -138,11 +138,13 @@ class Sampler(ABC):
         evaluations: number of evaluations of the score for each sample; None if this number depends on the sample.
         couples: True if the samples of a batch depend on each other.
         smallest_batch: smallest batch size at which guided samples have an accurate distribution.
+        maps: True if the sampler evaluates a flow map in place of a score.
     """
 
     processes: dict[str, type[SDE]]
     couples = False
     smallest_batch = 1
+    maps = False
     predictor: Predictor | None = None
     grid: Grid | None = None
     evaluations: int | None = None

@@ -79,6 +79,21 @@ def check_falling(times: Times) -> None:
             )
 
 
+def steps_of(times: Times, steps: int | Literal["auto"]) -> int:
+    """Returns the number of steps along a list of times.
+
+    Raises:
+        ValueError: the times do not fall, or their number does not fit ``steps``.
+    """
+    check_falling(times)
+    if steps not in ("auto", len(times) - 1):
+        raise ValueError(
+            f"steps={steps} does not fit grid={shown(times)}, whose {len(times)} times make {len(times) - 1} steps: "
+            f"leave out steps"
+        )
+    return len(times) - 1
+
+
 def check_ends(times: Times, sde: SDE) -> None:
     """Raises ValueError if a list of times does not begin at T or does not end at eps of a process."""
     for what, given, wanted, name in (("begin", times[0], sde.T, "T"), ("end", times[-1], sde.eps, "sde.eps")):

@@ -13,7 +13,7 @@ from sdegen.core.tensors import squared_norm
 from sdegen.samplers.base import Corrector, Memory, Predictor, Sampler, Walk
 from sdegen.samplers.exponential import Exponential, StochasticAdams
 from sdegen.samplers.fitting import Fit
-from sdegen.samplers.grids import GRIDS, Grid, along, check_falling, shown
+from sdegen.samplers.grids import GRIDS, Grid, along, steps_of
 from sdegen.sde.base import SDE, LinearSDE
 from sdegen.sde.scores import Counted, Parts
 
@@ -51,13 +51,7 @@ class StepSampler(Sampler):
                 "predictor=null and corrector=null: no part moves the samples: choose a predictor or a corrector"
             )
         if isinstance(grid, tuple):
-            check_falling(grid)
-            if steps not in ("auto", len(grid) - 1):
-                raise ValueError(
-                    f"steps={steps} does not fit grid={shown(grid)}, whose {len(grid)} times make {len(grid) - 1} "
-                    f"steps: leave out steps"
-                )
-            steps = len(grid) - 1
+            steps = steps_of(grid, steps)
         if steps == "auto":
             raise ValueError("steps=auto needs the levels of a chain such as sde=ddpm: give a number")
         in_range("steps", steps, at_least=1)
@@ -105,7 +99,7 @@ class StepSampler(Sampler):
         # Without a predictor, a new time changes only the scale α of the data. The chain alone would lag behind it.
         scales = [] if predictor else [1.0, *(sde.alpha(times[1:]) / sde.alpha(times[:-1])).tolist()]
         reverse = sde.reverse(score, predictor.eta if predictor else 0.0)
-        kept, accepted = _frame_indices(self.steps, frames), []
+        kept, accepted = frame_indices(self.steps, frames), []
         path, memory = x.new_empty(len(kept), *x.shape), Memory()
         path[:1] = x
         for i, t in enumerate(times):
@@ -156,7 +150,7 @@ class Twisted(Sampler):
         self.evaluations = self.steps + 1 + denoise
 
     def _integrate(self, sde: LinearSDE, score: Counted, x: Tensor, noise: RandnLike, frames: int) -> Walk:
-        times, kept = along("logistic", sde, self.steps), _frame_indices(self.steps, frames)
+        times, kept = along("logistic", sde, self.steps), frame_indices(self.steps, frames)
         path = x.new_empty(len(kept), *x.shape)
         path[:1] = x
         parts = score.parts(x, times[0])
@@ -178,7 +172,7 @@ class Twisted(Sampler):
         return Walk(x, path, times[kept])
 
 
-def _frame_indices(steps: int, frames: int) -> list[int]:
+def frame_indices(steps: int, frames: int) -> list[int]:
     """Returns the indices of ``frames`` times spread evenly over a grid of ``steps`` steps, from T to eps."""
     return torch.linspace(0, steps, frames, dtype=torch.float64).round().long().unique().tolist()
 

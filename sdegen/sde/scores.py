@@ -97,6 +97,11 @@ class Counted(RowScore):
         score = self.score(x, t)
         return Parts(score, torch.zeros_like(score), score.new_zeros(len(x)))
 
+    def moved(self, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        """Returns the flow map of a model that has one, ``(B, *)``. It counts as one evaluation."""
+        self._count(x)
+        return self.score.moved(x, s, t)  # type: ignore[attr-defined]
+
     def _count(self, x: Tensor) -> None:
         if self.report is not None:
             self.report(self.rows)

@@ -4,6 +4,7 @@ Name the classes of ``times`` and ``weighting`` with the module, as in ``times.U
 """
 
 from sdegen.training import times, weighting
+from sdegen.training.flow_map import FlowMap
 from sdegen.training.gradient import Gradient
 from sdegen.training.loop import Training
 from sdegen.training.objective import Classification, Denoising, Implicit, Objective, Regression, Sliced
@@ -16,6 +17,7 @@ __all__ = [
     "Adam",
     "Classification",
     "Denoising",
+    "FlowMap",
     "Gradient",
     "Implicit",
     "Objective",

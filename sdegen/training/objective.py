@@ -18,6 +18,7 @@ from torch import Tensor
 from sdegen.core.randomness import RandnLike
 from sdegen.core.tensors import expand, squared_norm
 from sdegen.sde.base import SDE, LinearSDE, S, Score
+from sdegen.training.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Objective(ABC, Generic[S, Rows]):
         differentiates: True if the loss has derivatives of the score in x. ReLU networks are then not smooth enough.
         predicts: what the objective trains a network to predict: see :class:`sdegen.networks.Network`.
         positive: True if no loss is below 0.
+        maps: True if the objective trains a flow map, and so a network of two times.
+        teacher: trained score from which the network learns; None if it learns from the data.
         against: model whose expected loss is the unit of the logged loss: ``gaussian`` for the score of a Gaussian with
             the mean and covariance of the data, ``chance`` for equal probabilities of all classes; None for no unit.
     """
@@ -51,6 +54,8 @@ class Objective(ABC, Generic[S, Rows]):
     predicts: Literal["score", "class", "condition"] = "score"
     positive = True
     against: Literal["gaussian", "chance"] | None = None
+    maps = False
+    teacher: Teacher | None = None
 
     @abstractmethod
     def prepare(self, sde: S, x0: Tensor, t: Tensor, randn_like: RandnLike) -> Rows:

@@ -48,6 +48,7 @@ WITH = {
     "network=regressor_mlp": ["dataset=linear_gaussian", "objective=regression", "weighting=uniform"],
     "network=regressor_conv": ["dataset=file", "dataset.path=x.npz", "objective=regression", "weighting=uniform"],
     "objective=regression": ["dataset=linear_gaussian", "network=regressor_mlp", "weighting=uniform"],
+    "sampler=flow_map": ["objective=flow_map"],
     "objective=classification": ["dataset=digits", "network=classifier_mlp", "weighting=uniform"],
 }
 """Options that a choice requires."""

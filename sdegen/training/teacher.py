@@ -1,0 +1,32 @@
+"""Teachers: trained scores from which another network learns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sdegen.core.schema import FromRun
+from sdegen.datasets import Units
+from sdegen.models.score import ScoreModel
+
+
+@dataclass(frozen=True)
+class Teacher(FromRun):
+    """Score of a trained run, and what the run was trained on.
+
+    Attributes:
+        folder: the run's folder, as the user named it, or that of the run that ``latest`` names.
+        step: step of the checkpoint.
+        model: trained score, in evaluation mode.
+        dataset: node of the data set.
+        sde: node of the forward process.
+        units: units of the data.
+    """
+
+    folder: str
+    step: int
+    model: ScoreModel
+    dataset: Mapping[str, Any]
+    sde: Mapping[str, Any]
+    units: Units

@@ -1,0 +1,147 @@
+"""Flow maps distilled from a teacher: exact targets, an accurate map, resumption, and mistakes in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import plane
+from torch import Tensor
+
+from sdegen.config.compose import composed
+from sdegen.core.errors import UserError
+from sdegen.core.randomness import generator, randn_like
+from sdegen.runs import session
+from sdegen.runs.run import load
+from sdegen.runs.teachers import replicated
+from sdegen.samplers import Dopri5, FlowMap
+from sdegen.sde import VP
+from sdegen.sde.mixture import Marginals
+from sdegen.training import FlowMap as Objective
+
+SHORT = ("trainer.threads=1", "trainer.preview_every=0", "figures=false", "count=50", "trainer.batch_size=32")
+MAP = ("experiment=flow_map", "network.hidden=[16]", *SHORT)
+
+
+def test_targets_are_exact_states_of_the_flow_of_the_teacher() -> None:
+    law, sde = plane(), VP()
+    exact, like = Marginals(law, sde), torch.zeros(400, 2, dtype=torch.float64)
+    t = torch.lerp(*torch.tensor([sde.eps, sde.T]).double(), torch.linspace(0, 1, 400, dtype=torch.float64))
+    rows = Objective(law, steps=40).prepare(sde, like, t, randn_like(generator("cpu", 0)))
+    assert bool((rows.end < rows.t).all())
+    assert bool((rows.t >= t).logical_or(rows.t == rows.t.min()).all())
+    torch.testing.assert_close(rows.score, exact(rows.x, rows.t))
+    for i in range(0, 400, 29):
+        part = sde.within(sde)
+        part.T, part.eps = float(rows.t[i]), float(rows.end[i])
+        end = Dopri5(1e-9, 1e-9)(part, exact, rows.x[i : i + 1], noise=torch.zeros_like).x
+        assert float((end - rows.target[i]).norm()) < 2e-3
+
+
+def test_a_trained_map_has_the_end_points_of_the_exact_flow_and_composes() -> None:
+    options = ["dataset.means=[[-1.5],[1.5]]", "network.hidden=[64,64]", "trainer.steps=1500", "trainer.threads=1"]
+    options += ["trainer.batch_size=256"]
+    (parts,) = replicated(composed("train", ["experiment=flow_map", *options]))
+    training = parts.training()
+    training.run(lambda step, values: None, lambda: None, lambda: None)
+    own, sde, law = training.averages[0].eval(), parts.sde, parts.dataset.encoded_law
+    assert law is not None
+    x, noise = torch.randn(1000, 1, generator=generator("cpu", 5)), torch.zeros_like
+    exact = Dopri5(1e-10, 1e-10)(sde, Marginals(law, sde), x.double(), noise=noise).x
+    with torch.no_grad():
+        for steps in (1, 2, 4):
+            found = FlowMap(steps)(sde, own, x, noise=noise)
+            assert found.nfe == steps
+            assert float((found.x - exact).norm(dim=1).mean()) < 0.03
+        s, t = torch.tensor(0.4), torch.tensor(0.1)
+        score = Marginals(law, sde)(exact * sde.alpha(t) + sde.sigma(t), t)
+        error = own((exact * sde.alpha(t) + sde.sigma(t)).float(), t) - score
+    assert float(error.norm() / score.norm()) < 0.1 and s > t
+
+
+def train(folder: Path, *options: str) -> Path:
+    session.train(composed("train", options), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    options = ("dataset=moons", "network.hidden=[16]", *SHORT, "trainer.steps=20", "sampler.steps=5")
+    return train(tmp_path_factory.mktemp("teacher") / "run", *options)
+
+
+@pytest.fixture(scope="module")
+def student(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    options = (*MAP, "dataset=moons", f"objective.run={teacher}", "trainer.steps=6")
+    return train(tmp_path_factory.mktemp("student") / "run", *options)
+
+
+def weights(folder: Path) -> Tensor:
+    return torch.cat([p.flatten() for p in load(folder).model.parameters()])
+
+
+def test_a_resumed_map_is_bit_identical_and_keeps_its_teacher(student: Path, teacher: Path, tmp_path: Path) -> None:
+    config = composed("train", [*MAP, "dataset=moons", f"objective.run={teacher}", "trainer.steps=6"])
+    short = {
+        **config,
+        "trainer": {**config["trainer"], "steps": 3},
+        "optimizer": {**config["optimizer"], "decay": "constant"},
+    }
+    whole = {**config, "optimizer": short["optimizer"]}
+    session.train(whole, tmp_path / "whole")
+    session.train(short, tmp_path / "short")
+    assert load(tmp_path / "short").config["objective"] == {
+        "_target_": "sdegen.training.FlowMap",
+        "run": str(teacher),
+        "checkpoint": 20,
+        "steps": 24,
+    }
+    session.resume(tmp_path / "short", {"trainer.steps": 6})
+    assert torch.equal(weights(tmp_path / "short"), weights(tmp_path / "whole"))
+
+
+def test_a_map_is_sampled_in_one_evaluation_and_by_every_other_sampler(student: Path) -> None:
+    run = load(student)
+    assert run.sample(7).shape == (7, 2)
+    for steps in (1, 2, 4):
+        assert run.using("flow_map", steps=steps).generate(7).nfe == steps
+    assert run.using("adams", steps=5).generate(7).nfe == 5
+    torch.testing.assert_close(run.sample(7, batch_size=3), run.sample(7), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["dataset=moons"], "objective.run=null: the exact score of these data is not known: give the folder"),
+        (["dataset=circles", "objective.run={teacher}"], "objective.run={teacher}: was trained on other data: use the"),
+        (["dataset=moons", "seed=1", "objective.run={teacher}"], "was trained on other data: use the seed and the opt"),
+        (["dataset=moons", "sde.beta_max=15", "objective.run={teacher}"], "was trained with another SDE: use the"),
+        (["parametrization=noise"], "parametrization=noise does not have: use parametrization=gaussian or karras"),
+        (["network.times=1"], "network.times=1: objective=flow_map trains a network of two times: use network.times="),
+        (["network.label_dropout=0.1"], "gives the network no class and no condition: set network.label_dropout=null"),
+        (["objective=denoising", "network.times=2"], "network.times=2: objective=denoising trains no flow map: use"),
+        (
+            ["objective=denoising"],
+            "sampler=flow_map follows a flow map, and the model has none: use objective=flow_map",
+        ),
+        (["objective.steps=2"], "objective.steps=2 must be at least 4"),
+        (["objective.run=nowhere"], "objective.run: nowhere: no such folder"),
+    ],
+)
+def test_a_mistake_in_the_training_of_a_map_is_one_line(options: list[str], words: str, teacher: Path) -> None:
+    given = [option.format(teacher=teacher) for option in options]
+    with pytest.raises(UserError) as error:
+        replicated(composed("train", [*MAP, *given]))
+    (line,) = str(error.value).splitlines()
+    assert words.format(teacher=teacher) in line
+
+
+def test_a_mistake_in_the_sampling_of_a_map_is_one_line(student: Path, teacher: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="sampler=flow_map follows a flow map, and the model has none: use another"):
+        load(teacher).using("flow_map")
+    np.save(tmp_path / "matrix.npy", np.eye(2))
+    guided = {"observed": [[0.0, 0.0]], "measurement": {"path": str(tmp_path / "matrix.npy")}}
+    with pytest.raises(UserError, match="guidance=linear steers a score, and sampler=flow_map follows a map"):
+        load(student).guided("linear", **guided)
