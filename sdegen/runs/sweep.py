@@ -124,9 +124,12 @@ def _quality(run: Steered, count: int, seed: int, batch_size: int) -> Metrics:
 
 
 def _held_out(run: Steered) -> HeldOut | None:
-    """Returns the held-out loss of the training; None if the run follows another path than that of the training."""
+    """Returns the held-out loss of the training; None along another path than that of the training.
+
+    The loss of a flow map is None, too, because it needs the run of the teacher.
+    """
     config = run.config
-    if config["sde"] != run.trained_along:
+    if config["sde"] != run.trained_along or run.model.network.times > 1:
         return None
     groups = ("objective", "weighting", "times", "trainer")
     check({group: config[group] for group in groups}, groups, {}, run.trust)

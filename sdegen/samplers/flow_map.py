@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -22,22 +24,24 @@ class FlowMap(Sampler):
     correct the error of the first.
 
     Args:
-        steps: number of steps, at least 1.
-        grid: spacing of the times: see :mod:`sdegen.samplers.grids`.
+        steps: number of steps, at least 1. A list of times in ``grid`` fixes this number.
+        grid: spacing of the times, or a list of times: see :mod:`sdegen.samplers.grids`.
     """
 
     maps = True
     grid: Grid
 
-    def __init__(self, steps: int = 2, grid: Grid = "logistic") -> None:
+    def __init__(self, steps: int | Literal["auto"] = 2, grid: Grid = "logistic") -> None:
         super().__init__()
         if grid == "fitted":
             raise ValueError(
                 "grid=fitted fits the steps of a multistep scheme, and not of a flow map: use grid=logistic"
             )
-        self.steps, self.grid = in_range("steps", steps, at_least=1), grid
         if isinstance(grid, tuple):
-            steps_of(grid, steps)
+            steps = steps_of(grid, steps)
+        if steps == "auto":
+            raise ValueError("steps=auto needs a list of times in grid: give a number")
+        self.steps, self.grid = in_range("steps", steps, at_least=1), grid
         self.processes = {"steps": LinearSDE, **self.processes}
         self.evaluations = steps
 
