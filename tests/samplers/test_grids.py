@@ -17,7 +17,7 @@ from sdegen.sde import VE, VP, Cosine, LinearSDE
 
 
 @pytest.mark.parametrize("grid", [name for name in GRIDS if name != "fitted"])
-@pytest.mark.parametrize("sde", [VP(), VE(), Cosine()], ids=repr)
+@pytest.mark.parametrize("sde", [VP(), VE(), Cosine()], ids=lambda sde: type(sde).__name__)
 def test_the_times_of_a_named_grid_as_a_list_give_the_same_samples(sde: LinearSDE, grid: Named) -> None:
     for predictor in (Adams(), Heun(), StochasticAdams()):
         named = StepSampler(predictor, steps=9, grid=grid)
