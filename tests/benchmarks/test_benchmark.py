@@ -183,8 +183,8 @@ def test_held_out_losses_take_a_share_and_large_tables_a_time(tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_averages_of_any_width_are_compared_with_tracked_ones(tmp_path: Path) -> None:
-    training = "[dataset=gaussian_mixture,network.hidden=[8],trainer.threads=1]"
-    recipe = "recipe=[dataset=gaussian_mixture,network.hidden=[8],trainer.steps=200,trainer.threads=1]"
+    training = "[dataset=gaussian_mixture,'network.hidden=[8]',trainer.threads=1]"
+    recipe = "recipe=[dataset=gaussian_mixture,'network.hidden=[8]',trainer.steps=200,trainer.threads=1]"
     tasks = (f"tasks.points.options={training}", f"tasks.U-Net.options={training}", "tasks.points.steps=2")
     found = measured(tmp_path, "averages", *tasks, recipe, "rounds=1", "widths=[0.05,0.07]", "seeds=1")
     panel = "relative distance from a tracked average against width"
