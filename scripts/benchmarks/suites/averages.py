@@ -25,6 +25,9 @@ def measure(
 ) -> list[Row]:
     """Returns the rows of three questions.
 
+    The time of a step is relative to that without averages, and the distance of an average from snapshots to that of
+    the two stored ones.
+
     Args:
         tasks: trainings whose steps are timed, each with ``options`` of train.yaml and the ``steps`` in a round.
         rounds: number of rounds.
@@ -33,16 +36,13 @@ def measure(
         seeds: number of seeds.
     """
     torch.set_num_threads(1)
-    rows = [
-        row("time of a step over that without averages", "", name, cost(**own, rounds=rounds), "")
-        for name, own in tasks.items()
-    ]
+    rows = [row("relative time of a step", "", name, cost(**own, rounds=rounds), "") for name, own in tasks.items()]
     constant, cosine = (
         [trained([*recipe, f"optimizer.decay={decay}", f"seed={seed}"], widths) for seed in range(seeds)]
         for decay in ("constant", "cosine")
     )
     for decay, found in (("constant", constant), ("cosine", cosine)):
-        panel = "distance from the tracked average, over that of the two stored ones, against width"
+        panel = "relative distance from a tracked average against width"
         rows += [row(panel, decay, width, [one.errors[width] for one in found], "") for width in widths]
     panel, ends = "error of the score against width", (min(widths), max(widths))
     rows += [row(panel, "any width", width, [one.scores[width] for one in constant], "") for width in widths]
