@@ -255,9 +255,9 @@ def evaluated(config: Config) -> tuple[Any, list[str]]:
     metrics = [asked] if isinstance(asked, str) else list(asked)
     if swept:
         if metrics != ["likelihood"]:
-            raise UserError("ema=sweep: measures the error of the score, else of samples: leave out metrics=")
+            raise UserError("ema=sweep: a sweep chooses its own measures: leave out metrics=")
         if config["weights"] != "ema":
-            raise UserError(f"ema=sweep: measures averaged weights: leave out weights={config['weights']}")
+            raise UserError(f"ema=sweep: a sweep measures averaged weights: leave out weights={config['weights']}")
         metrics = ["sweep"]
     if not metrics:
         raise UserError("metrics: is empty: try metrics=[likelihood,interpolation]")

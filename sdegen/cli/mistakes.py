@@ -38,7 +38,7 @@ def explain(error: Exception, known: Callable[[], Sequence[str]], command: str) 
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         if "Cannot merge" in str(cause.msg):
             return (
-                f"{cause.full_key}: a list cannot replace named options, nor named options a list: "
+                f"{cause.full_key}: a list cannot replace named options, and named options cannot replace a list: "
                 f"sdegen {command} --help {cause.full_key.partition('.')[0]}=… shows the option"
             )
         return f"{cause.full_key}: {' '.join(str(cause.msg).partition('full_key:')[0].split())}"

@@ -275,7 +275,7 @@ class Parts(dict[str, Any]):
             if network.get("times") == "auto":
                 self.config["network"] = {**network, "times": 2 if objective.maps else 1}
             if (teacher := objective.teacher) is not None:
-                # A resumed run needs the same weights, whatever run is the latest by then.
+                # A resumed run takes the same step of the same folder, whatever run is the latest by then.
                 own = {"run": teacher.folder, "checkpoint": teacher.step}
                 self.config["objective"] = {**self.config["objective"], **own}
 
@@ -352,5 +352,5 @@ def _add_network(parts: Parts) -> None:
     trainer = parts.config["trainer"]
     copies = (COPIES + len(trainer.get("widths") or ())) * max(trainer.get("replicas", 1), 1)
     room = memory() / copies
-    with parts.collected(), at_most(room, f"this machine can train, {room / 2**30:.3g} GiB: use a smaller network"):
+    with parts.collected(), at_most(room, f"this process can train, {room / 2**30:.3g} GiB: use a smaller network"):
         parts["network"] = make_network(parts.config, parts.trust, sde=parts["sde"], **supplied)

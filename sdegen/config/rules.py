@@ -12,6 +12,7 @@ from sdegen.config.options import Faults, choice
 from sdegen.core import schema
 from sdegen.core.randomness import generator
 from sdegen.core.schema import Trust
+from sdegen.datasets.fingerprint import difference, fingerprint
 from sdegen.models.likelihood import Likelihood
 from sdegen.models.score import ScoreModel
 from sdegen.samplers import Sampler
@@ -159,7 +160,10 @@ def _network_of_a_map(config: Config, parts: Parts) -> str:
     if "times" in config["network"]:
         return f"network.times=1: objective={objective} trains a network of two times: use network.times=auto"
     name = choice(config["network"])
-    return f"objective={objective} trains a network of two times, and network={name} takes one: use network=mlp or unet"
+    return (
+        f"objective={objective} trains a network of two times, and network={name} takes one: use network=mlp, scorenet "
+        f"or unet"
+    )
 
 
 def _gaussian_of_a_map(config: Config, parts: Parts) -> str:
@@ -195,10 +199,12 @@ def _teacher(config: Config, parts: Parts) -> str:
     run, own = f"objective.run={teacher.folder}", f"in {teacher.folder}/config.yaml"
     if teacher.model.network.condition is not None:
         return f"{run}: its network takes a class or a condition: give the run of a network without one"
-    if teacher.dataset["_target_"] != config["dataset"]["_target_"] or not teacher.units.equals(parts["dataset"].units):
-        return f"{run}: was trained on other data: use the seed and the options under dataset: {own}"
+    data = parts["dataset"]
+    found = difference(teacher.data, fingerprint(data, exact="path" in config["dataset"]))
+    if found or not teacher.units.equals(data.units):
+        return f"{run}: was trained on other data: use the seed and the options of dataset {own}"
     if teacher.sde != config["sde"]:
-        return f"{run}: was trained with another SDE: use the options under sde: {own}"
+        return f"{run}: was trained with another SDE: use the options of sde {own}"
     return ""
 
 

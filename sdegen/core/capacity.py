@@ -11,8 +11,8 @@ FILES = {
     "": ("", "memory.max", "memory.current", "inactive_file"),
     "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 }
-"""For the two versions of control groups of Linux, the first of which has no named controllers: the folder below
-``/sys/fs/cgroup``, the files with the limit and the use, and the part of the use that the system gives back at need."""
+"""Files of control groups of Linux, by the name of the controller, which is empty in version 2: the folder below
+``/sys/fs/cgroup``, the file with the limit, the file with the use, and the part of the use that the system can free."""
 
 
 def memory(root: Path = Path("/")) -> float:
@@ -28,7 +28,7 @@ def memory(root: Path = Path("/")) -> float:
 
 
 def free(root: Path = Path("/")) -> float:
-    """Returns the number of bytes of memory that this process may still use."""
+    """Returns the number of bytes of memory that this process may still use; all memory if the use is not known."""
     try:
         fields = dict(line.split(":") for line in (root / "proc/meminfo").read_text().splitlines())
         whole = 1024.0 * int(fields["MemAvailable"].split()[0])

@@ -101,7 +101,7 @@ class Evaluation:
         """Raise UserError if a metric cannot be computed for the data of the run."""
         if metric == "sweep":
             if self.given is not None:
-                raise UserError("ema=sweep: takes no points: leave out points=")
+                raise UserError("ema=sweep: a sweep takes no points: leave out points=")
             averages_of(self.run)
         elif metric == "samples":
             if self.given is None:

@@ -73,15 +73,19 @@ def fitted(run: Trained, target: Target, score_of: Callable[[], Score]) -> Sampl
 
 def described(run: Trained, target: Target) -> dict[str, Any]:
     """Returns what a fit is made for, as plain data."""
-    return {
+    facts = {
         "step": run.step,
         "weights": run.weights,
-        "digest": run.once("digest of the weights", lambda: digest(run)),
+        "ema": run.ema,
+        "values of the weights": run.once("digest of the weights", lambda: digest(run)),
         "precision": run.precision,
         **{group: run.config[group] for group in ("network", "sde", "sampler")},
         # The conditions of single samples change with each sampling. A fit to some of them serves all.
         "target": "a condition for each sample" if target.rows is not None else target.name,
+        "guidance": target.node,
     }
+    found: dict[str, Any] = json.loads(json.dumps(facts, default=str))
+    return found
 
 
 def digest(run: Trained) -> str:

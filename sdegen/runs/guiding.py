@@ -53,6 +53,7 @@ class Target(NamedTuple):
         guidance: guidance of the score; None for no guidance.
         name: the three as options of the command line, such as ``guidance=classifier, label=3``.
         rows: number of samples, if each has a class and a condition of its own; None if all have the same.
+        node: node of the guidance; None for no guidance.
     """
 
     label: int | None = None
@@ -61,6 +62,7 @@ class Target(NamedTuple):
     guidance: Guidance | None = None
     name: str = ""
     rows: int | None = None
+    node: Config | None = None
 
     @property
     def steers(self) -> bool:
@@ -220,13 +222,15 @@ def _target(
         if isinstance(guidance, AutoGuidance):
             _check_weaker(trained, guidance.weak, node["run"], *parts)
     if rows is not None:
-        return Target(None, None, None if tells else told, guidance, ", ".join([*name, f"{rows} conditions"]), rows)
+        return Target(
+            None, None, None if tells else told, guidance, ", ".join([*name, f"{rows} conditions"]), rows, node
+        )
     assert label is None or isinstance(label, int)
     name += [] if label is None else [f"label={trained.names.label(label)}"]
     if condition is not None:
         plain = condition.ndim == 1
         name.append(f"condition={[float(f'{number:g}') for number in condition] if plain else 'an array'}")
-    return Target(label, condition, None if tells else told, guidance, ", ".join(name))
+    return Target(label, condition, None if tells else told, guidance, ", ".join(name), node=node)
 
 
 def _guidance(

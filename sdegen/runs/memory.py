@@ -192,7 +192,7 @@ def available(device: torch.device) -> float:
     """Returns the number of bytes that this process may have at most, on its GPU if it uses one."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
-    return capacity.free() + (machine.peak_memory_mib() or 0.0) * 2**20
+    return min(capacity.memory(), capacity.free() + (machine.peak_memory_mib() or 0.0) * 2**20)
 
 
 def _alone(name: str, config: Config, shards: int) -> Measured:

@@ -104,7 +104,10 @@ def sweep(run: Steered, count: int, seed: int, batch_size: int) -> Sweep:
         swept = [values(run.weighing(averages.at(width), "ema", width)) for width in widths]
         others = (values(run.weighing(saved.ema, "ema")), values(run.weighing(saved.weights, "raw")))
     if not swept[0]:
-        raise UserError("ema=sweep: the data are not known, and none are held out: hold out a part of the data")
+        raise UserError(
+            "ema=sweep: the run has no measure, because its data are unknown and none are held out: train with "
+            "dataset.held_out=0.2"
+        )
     found = {name: [one[name] for one in swept] for name in swept[0]}
     beside = {name: dict(zip(OTHERS, (one[name] for one in others), strict=True)) for name in found}
     return Sweep(widths, averages.tracked, found, beside, floors)

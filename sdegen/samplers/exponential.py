@@ -136,6 +136,9 @@ class Exponential(Predictor[LinearSDE]):
         other = copy.copy(self)
         other.weights = weights
         other.nodes = self.nodes if order is None else fixed(order)
+        other.memory = max(map(len, weights), default=other.nodes[0][1])
+        # Fitted weights contain the correction.
+        other.revises = self.revises and not weights
         other.spread = self.spread if spread is None else in_range("spread", spread, at_least=0)
         return other
 

@@ -10,6 +10,7 @@ fitted. The starts are draws of the prior in three parts. An accurate flow gives
 - With the second part, the grid is chosen. The candidates are the named grids, and warps of the best of them: piecewise
   linear maps of its share of steps, whose slopes are improved by the method of Levenberg and Marquardt. The error of a
   candidate is the mean distance of the end points from the exact ones.
+- Along the chosen grid, the weights are fitted once more, to both parts.
 - The third part decides whether the fit is used: its error must be smaller than that of ``grid=logistic``.
 
 All distances are weighted by their inverses (iteratively), so that the fit minimises the mean distance and not the mean
@@ -37,7 +38,7 @@ from sdegen.sde.base import LinearSDE, Score
 from sdegen.sde.scores import of_rows
 
 STARTS, FEWEST, NUMBERS = 768, 96, 2**14
-"""Largest and smallest number of starts, and the number of coordinates of all starts between these numbers."""
+"""Largest and smallest number of starts. Between them, all starts together have about ``NUMBERS`` coordinates."""
 TABLE = 2000
 """Number of steps of the table of a named grid that is warped."""
 SLOPES = 12
@@ -93,7 +94,7 @@ class Fit(NamedTuple):
     def summary(self) -> str:
         """Returns words about the errors."""
         if self.error == self.unfitted:
-            return f"no fit has a smaller error than grid=logistic, {self.unfitted:.3g}, which is used"
+            return f"using grid=logistic, because no fit has an error below {self.unfitted:.3g}"
         return f"error {self.error:.3g}, with grid=logistic {self.unfitted:.3g}"
 
 

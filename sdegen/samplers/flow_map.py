@@ -20,8 +20,8 @@ class FlowMap(Sampler):
     r"""Steps along the flow by a network that was trained as a flow map, with one evaluation for each step.
 
     A step of a solver follows the velocity at its start, and so must be short. The network of a flow map is given both
-    ends of a step, and returns the end point :math:`X_{s,t}(x)`. One step from T to eps gives samples; several steps
-    correct the error of the first.
+    ends of a step, and returns the end point :math:`X_{s,t}(x)`. One step from T to eps gives samples. Several steps
+    are not always more accurate: see the page on flow maps in the documentation.
 
     Args:
         steps: number of steps, at least 1. A list of times in ``grid`` fixes this number.

@@ -89,7 +89,7 @@ def steps_of(times: Times, steps: int | Literal["auto"]) -> int:
     if steps not in ("auto", len(times) - 1):
         raise ValueError(
             f"steps={steps} does not fit grid={shown(times)}, whose {len(times)} times make {len(times) - 1} steps: "
-            f"leave out steps"
+            f"leave out steps, or use a named grid such as grid=logistic"
         )
     return len(times) - 1
 

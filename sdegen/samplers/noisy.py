@@ -27,10 +27,11 @@ from sdegen.sde.base import LinearSDE, Score
 from sdegen.sde.scores import of_rows
 
 ROWS, FEWEST, NUMBERS = 2000, 200, 2**15
-"""Largest and smallest number of paths, and the number of coordinates of all starts between these numbers."""
-FINE = 200
-"""Number of steps of the fine grid."""
+"""Largest and smallest number of paths. Between them, all starts together have about ``NUMBERS`` coordinates."""
+FINER, FINEST = 4, 200
+"""Number of steps of the fine grid for each step of the scheme, and the smallest number."""
 SPREADS = (0.0, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0)
+"""Spreads that are compared."""
 DIRECTIONS = 64
 """Number of directions of the sliced distance."""
 
@@ -74,7 +75,14 @@ def choose(
     """
     half, tried = len(x) // 2, dict[Candidate, float]()
     first, second = (
-        Paths(predictor, sde, of_rows(score, torch.arange(i * half, (i + 1) * half)), x[i * half : (i + 1) * half], i)
+        Paths(
+            predictor,
+            sde,
+            of_rows(score, torch.arange(i * half, (i + 1) * half)),
+            x[i * half : (i + 1) * half],
+            i,
+            max(FINEST, FINER * steps),
+        )
         for i in (0, 1)
     )
 
@@ -101,12 +109,13 @@ class Paths:
         score: function ``(x, t) -> ∇ log p_t(x)``.
         x: draws of the prior, ``(N, *)``.
         seed: seed of the paths.
+        fine: number of steps of the fine grid.
     """
 
-    def __init__(self, predictor: Exponential, sde: LinearSDE, score: Score, x: Tensor, seed: int) -> None:
+    def __init__(self, predictor: Exponential, sde: LinearSDE, score: Score, x: Tensor, seed: int, fine: int) -> None:
         self.predictor, self.sde, self.score, self.x = predictor, sde, score, x
-        draw, self.times = randn_like(generator(x.device, seed, "paths of a fit")), along("logistic", sde, FINE)
-        self.noise = [draw(x) for _ in range(FINE)]
+        draw, self.times = randn_like(generator(x.device, seed, "paths of a fit")), along("logistic", sde, fine)
+        self.noise = [draw(x) for _ in range(fine)]
         self.end = self.sample(predictor, self.times, self.noise)
         check_finite(self.end)
 

@@ -27,11 +27,11 @@ class StepSampler(Sampler):
         corrector: Markov chain that is run at each new time; None for no corrector.
         steps: number of steps, at least 1. In a configuration, ``auto`` stands for one step from each level of a chain,
             such as ``sde=ddpm``, to the next level. A list of times in ``grid`` fixes this number.
-        grid: spacing of the times: ``uniform`` or ``quadratic`` in t, or ``log_snr``, ``karras`` or ``logistic`` in
-            log(σ/α): see :mod:`sdegen.samplers.grids`. Or a list of times that fall from T, which is 1 for most
-            processes, to ``sde.eps``, such as ``[1.0,0.6,0.3,0.1,1e-5]``. Or ``fitted``: the steps of a multistep
-            predictor are fitted to the score that is sampled, and kept in the run's folder. This takes seconds. If the
-            error from new starts is not smaller than with ``logistic``, this is used.
+        grid: spacing of the times: ``uniform`` or ``quadratic`` in t; ``log_snr``, ``karras`` or ``logistic`` in
+            log(σ/α); ``fitted``; or a list of times. See :mod:`sdegen.samplers.grids`. A list falls from T, which is 1
+            for most processes, to ``sde.eps``, such as ``[1.0,0.6,0.3,0.1,1e-5]``. With ``fitted``, the steps of a
+            multistep predictor are fitted to the score that is sampled, in seconds, and kept in the run's folder. If
+            the fit is not more accurate on new starts, the sampler uses ``logistic``.
         denoise: see :class:`Sampler`.
     """
 

@@ -92,7 +92,7 @@ def walk(
         x: states at the first time, ``(N, *)``.
         aims: exact states at the end of each step, for a fit of the weights; empty for no fit.
         rows: number of states, the first of ``x``, to which the weights are fitted.
-        ridge: see :data:`RIDGES`.
+        ridge: ridge of the fit, relative to the mean squares of the values.
         keep: list to which the states at the end of each step are added.
     """
     values: list[Tensor] = []

@@ -69,7 +69,11 @@ class Average:
 
     def __init__(self, models: Sequence[Model], decay: Callable[[int], float]) -> None:
         self.models, self.decay = [average_of(model) for model in models], decay
-        self.vector = flatten_parameters(p for model in self.models for p in model.parameters()).data
+        parameters = [p for model in self.models for p in model.parameters()]
+        self.vector = flatten_parameters(parameters).data
+        for p in parameters:
+            # An average takes no gradient, which would need as much memory as the weights.
+            p.grad = None
 
     def follow(self, step: int, weights: Tensor, models: Sequence[Model]) -> None:
         """Updates the average after a step.

@@ -59,14 +59,14 @@ class Pair(Prepared):
 
 
 class FlowMap(Objective[LinearSDE, Pair]):
-    r"""Distillation of the flow of a trained score into a map, for sampling in one to four evaluations.
+    r"""Distillation of the flow of a trained score into a map, for sampling in one or a few evaluations.
 
     .. math:: \frac{\left\| X_{s,t}(x_s) - x_t \right\|}{\sqrt{\alpha_t^2 + \sigma_t^2}}
               + \frac{\sigma_s \sqrt{\alpha_s^2 + \sigma_s^2}}{\alpha_s}
               \left\| s_\theta(x_s, s) - s_{\text{teacher}}(x_s, s) \right\|
 
     :math:`x_s` and :math:`x_t` are states of a trajectory that ``sampler=adams`` has computed from a draw of the prior.
-    The second term trains the map between equal times, which is the score, so that any other sampler works with the
+    The second term trains the network at equal times, where it gives the score. Any other sampler then works with the
     trained network as well. Near 0, both norms are rounded off. The sampler of times draws s, which is moved to the
     nearest earlier step of the solver; three tenths of the rows start at T, and three tenths end at eps.
 

@@ -29,7 +29,7 @@ logger = logging.getLogger("sdegen")
 Log = Callable[[int, list[dict[str, float]]], None]
 """Function that receives a step and the scalars of each model."""
 SNAPSHOTS = 32
-"""Least number of snapshots of the averages of ``trainer.widths`` in a training of as many steps or more."""
+"""Number of snapshots of the averages of ``trainer.widths`` in a long training; a short one has one after each step."""
 
 
 class Training:

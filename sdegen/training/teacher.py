@@ -19,7 +19,7 @@ class Teacher(FromRun):
         folder: the run's folder, as the user named it, or that of the run that ``latest`` names.
         step: step of the checkpoint.
         model: trained score, in evaluation mode.
-        dataset: node of the data set.
+        data: fingerprint of the data: see :mod:`sdegen.datasets.fingerprint`.
         sde: node of the forward process.
         units: units of the data.
     """
@@ -27,6 +27,6 @@ class Teacher(FromRun):
     folder: str
     step: int
     model: ScoreModel
-    dataset: Mapping[str, Any]
+    data: Mapping[str, Any]
     sde: Mapping[str, Any]
     units: Units

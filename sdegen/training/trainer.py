@@ -37,9 +37,10 @@ class Trainer:
         ema: decay of the moving average of the weights, in [0, 1). It is lower in the first steps, so that early
             weights have little influence.
         widths: two relative widths of further averages of the weights, such as ``[0.05, 0.10]``, from which the average
-            of any width can be had after the training: see the option ``ema`` of ``sdegen sample``. A width of 0.1
-            stands for an average over about the last fifth of the steps, however many there are. The run's folder then
-            has 32 snapshots or more of both averages, which need 64 times the disk space of the network; null for none.
+            of any width can be had after the training: see the option ``ema`` of ``sdegen sample``. In an average
+            of width 0.1, the last fifth of the steps has 83 % of the weight, however many steps there are. The run's
+            folder then has about 32 snapshots of both averages, which need 64 times the disk space of the network; null
+            for none.
         checkpoint_every: number of steps between checkpoints. A checkpoint is also saved before the first and after the
             last step.
         keep: number of newest checkpoints to keep, in addition to the best on held-out points; null for all. A

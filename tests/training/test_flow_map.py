@@ -55,10 +55,10 @@ def test_a_trained_map_has_the_end_points_of_the_exact_flow_and_composes() -> No
             found = FlowMap(steps)(sde, own, x, noise=noise)
             assert found.nfe == steps
             assert float((found.x - exact).norm(dim=1).mean()) < 0.03
-        s, t = torch.tensor(0.4), torch.tensor(0.1)
+        t = torch.tensor(0.1)
         score = Marginals(law, sde)(exact * sde.alpha(t) + sde.sigma(t), t)
         error = own((exact * sde.alpha(t) + sde.sigma(t)).float(), t) - score
-    assert float(error.norm() / score.norm()) < 0.1 and s > t
+    assert float(error.norm() / score.norm()) < 0.1
 
 
 def train(folder: Path, *options: str) -> Path:
