@@ -18,7 +18,7 @@ from torch import Tensor
 from sdegen.core.errors import UserError
 from sdegen.runs import files
 from sdegen.runs.checkpoint import Checkpoint, are_averages
-from sdegen.training.averages import WIDEST, apart, combination
+from sdegen.training.averages import NARROWEST, WIDEST, apart, combination
 
 log = logging.getLogger("sdegen")
 
@@ -83,8 +83,8 @@ class Averages:
 
     def check(self, width: float) -> None:
         """Raises UserError if the snapshots do not determine the average with a width."""
-        if not 0 < width <= WIDEST:
-            raise UserError(f"ema={width:g}: must be a width above 0 and at most {WIDEST}: try ema={self.tracked[0]:g}")
+        if not NARROWEST <= width <= WIDEST:
+            raise UserError(f"ema={width:g}: must lie between {NARROWEST} and {WIDEST}: try ema={self.tracked[0]:g}")
         if width not in self.tracked and self.saved.step and not self._is_determined(width):
             raise UserError(
                 f"ema={width:g}: the {len(self._snapshots)} snapshots in {self.run / FOLDER} before step "
@@ -132,11 +132,16 @@ class Averages:
         path = _path(self.run, step)
         content = files.stored(path)
         whole = isinstance(content, dict) and content.keys() == {"format", "step", "averages"}
-        if not whole or content["format"] != FORMAT or content["step"] != step:  # type: ignore[index]
+        numbers = [content[key] for key in ("format", "step")] if whole else []  # type: ignore[index]
+        if [type(number) for number in numbers] != [int, int] or numbers != [FORMAT, step]:
             raise UserError(f"{path}: not a snapshot of averages (format {FORMAT})")
         averages: States = content["averages"]  # type: ignore[index]
         if not are_averages(averages, self.saved.ema) or averages.keys() != self.saved.averages.keys():
             raise UserError(f"{path}: its averages are not those of the checkpoint")
+        for state in averages.values():
+            for (name, value), (_, known) in zip(_numbers(state), _numbers(self.saved.ema), strict=True):
+                if not bool((value.isfinite() | ~known.isfinite()).all()):
+                    raise UserError(f"{path}: {name} is not finite")
         return averages
 
     def _is_whole(self, step: int) -> bool:

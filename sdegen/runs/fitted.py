@@ -126,7 +126,7 @@ def read(path: Path, sampler: StepSampler, sde: SDE, probe: list[float]) -> tupl
         before = [float(value) for value in content["probe"]]
     except FileNotFoundError:
         return None, ""
-    except (ValueError, TypeError, KeyError, AttributeError, OSError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, OSError):
         return None, f", since {path} is damaged"
     same = len(before) == len(probe) and all(abs(a - b) <= CLOSE * abs(b) for a, b in zip(before, probe, strict=True))
     return (found, "") if same else (None, f", since {path} was fitted to another score")
@@ -138,7 +138,7 @@ def others(path: Path, name: str, facts: dict[str, Any]) -> str:
     try:
         before = json.loads(files.text(kept[-1]))["of"]
         new = [key for key in facts if before.get(key) != facts[key]]
-    except (IndexError, ValueError, TypeError, KeyError, AttributeError, OSError):
+    except (IndexError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError):
         return ""
     return f", since {kept[-1]} was fitted with another {new[0]}" if new else ""
 

@@ -14,7 +14,7 @@ from sdegen.config import choices
 from sdegen.config.compose import Config, with_steps_of_list
 from sdegen.config.construction import construct, with_steps_of_chain
 from sdegen.config.options import EVALUATE, SAMPLE, check, choice
-from sdegen.config.rules import check_process, check_times
+from sdegen.config.rules import check_process
 from sdegen.core.checks import as_path, explained
 from sdegen.core.errors import UserError
 from sdegen.flow.density import check_density_of_run
@@ -212,8 +212,7 @@ class Run(Steered):
         other.config = {**self.config, "sampler": with_steps_of_chain(node, self.config["sde"])}
         other.sampler = construct(other.config, "sampler", self.trust)
         check_process(other.config, {"sampler": other.sampler}, self.trust)
-        check_times(other.sampler, self.sde)
-        other.check_map()
+        other.check_sampler()
         if other.guidance is not None:
             check_sampler(other, other.target.name)
         return other

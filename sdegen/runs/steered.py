@@ -180,6 +180,7 @@ class Steered(Trained):
     ) -> Samples:
         """Return samples in the network's units, with the cost and the path of the sampling: see :func:`draw`."""
         check({"count": count, "seed": seed, "batch_size": batch_size}, (), SAMPLE, self.trust)
+        self.check_sampler()
         if not self.target.steers:
             conditions.check_known(self)
         self.check_rows(count)

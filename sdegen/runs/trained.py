@@ -104,8 +104,6 @@ class Trained:
         self.sde: SDE = construct(self.config, "sde", trust)
         self.sampler: Sampler = construct(self.config, "sampler", trust)
         self.model = self._model(saved).to(self.device, self.dtype).eval()
-        check_times(self.sampler, self.sde)
-        self.check_map()
 
     def _model(self, saved: Checkpoint) -> ScoreModel | Likelihood:
         network_class = schema.resolve(self.config["network"]["_target_"], self.trust)
@@ -131,8 +129,9 @@ class Trained:
             return Averages(self.folder, saved).at(self.ema)
         return saved.ema if self.weights == "ema" else saved.weights
 
-    def check_map(self) -> None:
-        """Raises UserError if the sampler needs a flow map and the model has none."""
+    def check_sampler(self) -> None:
+        """Raises UserError if the sampler does not fit the process, or needs a flow map and the model has none."""
+        check_times(self.sampler, self.sde)
         fix = f"use another sampler, or train a flow map with objective=flow_map objective.run={self.folder}"
         check_map(self.config, self.sampler, self.model, fix)
 

@@ -22,7 +22,6 @@ https://arxiv.org/abs/2403.01329; Chen et al. (2024), GITS, https://arxiv.org/ab
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -54,6 +53,9 @@ SHIFT = 0.05
 ENOUGH = 0.005
 """Relative gain of an iteration below which no further one is made."""
 
+LARGEST = 1e6
+"""Largest absolute value of a weight, a spread and the inverse of a spread that are read from a file."""
+
 
 class Fit(NamedTuple):
     """Result of a fit.
@@ -77,7 +79,11 @@ class Fit(NamedTuple):
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Fit:
-        """Returns the fit that plain data describe; raises ValueError, TypeError or KeyError if they describe none."""
+        """Returns the fit that plain data describe.
+
+        Raises:
+            ValueError, TypeError, KeyError, OverflowError: the data describe no fit.
+        """
         weights = tuple(tuple(map(float, row)) for row in content["weights"])
         error, unfitted = (float(content[key]) for key in ("error", "unfitted"))
         order = None if content["order"] is None else int(content["order"])
@@ -87,8 +93,8 @@ class Fit(NamedTuple):
         rows = [len(row) for row in weights]
         if rows and (len(rows) != len(found.times) - 1 or not 1 <= min(rows) <= max(rows) <= VALUES):
             raise ValueError("the weights do not fit the times")
-        if not all(math.isfinite(number) for number in (*sum(weights, ()), spread or 0.0)):
-            raise ValueError("a weight or the spread is not finite")
+        if not all(abs(number) <= LARGEST for number in (*sum(weights, ()), spread or 0.0, 1 / (spread or 1.0))):
+            raise ValueError("a weight or the spread is too large or too small")
         return found
 
     def summary(self) -> str:

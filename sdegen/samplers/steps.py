@@ -17,6 +17,9 @@ from sdegen.samplers.grids import GRIDS, Grid, along, steps_of
 from sdegen.sde.base import SDE, LinearSDE
 from sdegen.sde.scores import Counted, Parts
 
+NOISY = 50
+"""Largest number of steps with noise that can be fitted. More steps are nearly as fine as the paths of the fit."""
+
 
 class StepSampler(Sampler):
     """Sampler on a time grid, with a predictor for each step, a corrector at each new time, or both.
@@ -67,6 +70,10 @@ class StepSampler(Sampler):
         if grid == "fitted" and (corrector is not None or not (predictor and predictor.fits)):
             raise ValueError(
                 "grid=fitted needs a multistep predictor and no corrector: use sampler=adams, or grid=logistic"
+            )
+        if grid == "fitted" and isinstance(predictor, Exponential) and predictor.eta and steps > NOISY:
+            raise ValueError(
+                f"grid=fitted fits at most {NOISY} steps with noise, and steps={steps} is more: use grid=logistic"
             )
         self.predictor, self.corrector, self.steps, self.grid = predictor, corrector, steps, grid
         parts = {"predictor": predictor, "corrector": corrector}

@@ -49,6 +49,8 @@ from sdegen.core.tensors import flatten_parameters
 from sdegen.training.buffers import average_of, follow
 from sdegen.training.gradient import Model
 
+NARROWEST = 1e-4
+"""Smallest width, far below those that can be had from snapshots."""
 WIDEST = 0.288
 """Largest width. The mean of the weights of all steps, γ = 0, has the width 1/√12."""
 APART = 1.5

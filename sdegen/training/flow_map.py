@@ -47,8 +47,9 @@ class Pair(Prepared):
         end: time of the target.
         target: state at ``end``.
         size: standard deviation of an entry of the state at ``end``, for data with standard deviation 1, ``(N,)``.
-        score: score of the teacher at ``x`` and ``t``, ``(N, *)``.
-        gain: factor with which an error of the score is one of the output of the network, ``(N,)``.
+        score: score of the teacher at ``x`` and ``t``, ``(N, *)``; 0 where ``gain`` is 0.
+        gain: factor with which an error of the score is one of the output of the network, ``(N,)``; 0 for rows that do
+            not train the score.
     """
 
     end: Tensor
@@ -114,16 +115,23 @@ class FlowMap(Objective[LinearSDE, Pair]):
         # Rows of one step, which follow one another, are from different trajectories.
         own = torch.arange(len(x0), device=x0.device) % count
         x, s = path[start, own], at[start]
-        near = torch.cat([score(part, time) for part, time in zip(x.split(BATCH), s.split(BATCH), strict=True)])
+        index = torch.arange(len(x0), device=x0.device)
+        # Shards of 2, 4, … parts have their share of these rows.
+        chosen = (index + index // EVERY) % EVERY == 0
+        parts = zip(x[chosen].split(BATCH), s[chosen].split(BATCH), strict=True)
+        near = torch.zeros_like(x)
+        near[chosen] = torch.cat([score(part, time) for part, time in parts])
         alpha, sigma = sde.alpha(times), sde.sigma(times)
         size = torch.hypot(alpha, sigma)
-        gain = (sigma * size / alpha).to(t)[start]
+        gain = torch.where(chosen, (sigma * size / alpha).to(t)[start], 0)
         return Pair(x, s, at[end], path[end, own], size.to(t)[end], near, gain)
 
     def loss(self, score: Score, rows: Pair) -> Tensor:
         moved: Tensor = score.moved(rows.x, rows.t, rows.end)  # type: ignore[attr-defined]
         found = rounded((moved - rows.target) / expand(rows.size, rows.x))
-        own = torch.arange(0, len(rows.x), EVERY, device=rows.x.device)
+        own = rows.gain.nonzero().flatten()
+        if not len(own):
+            return found
         error = of_rows(score, own)(rows.x[own], rows.t[own]) - rows.score[own]
         return found.index_add(0, own, EVERY * rounded(expand(rows.gain[own], error) * error))
 

@@ -9,7 +9,7 @@ import torch
 
 from sdegen.core import processes
 from sdegen.core.checks import in_range
-from sdegen.training.averages import APART, WIDEST
+from sdegen.training.averages import APART, NARROWEST, WIDEST
 
 STEPS = 12_000
 """Default number of steps. For points and the default network, they take half a minute on two cores."""
@@ -126,7 +126,7 @@ class Trainer:
         if self.widths is not None:
             low, high = self.widths
             for width in self.widths:
-                in_range("widths", width, above=0, at_most=WIDEST, fix=": try widths=[0.05,0.10]")
+                in_range("widths", width, at_least=NARROWEST, at_most=WIDEST, fix=": try widths=[0.05,0.10]")
             if high < APART * low:
                 raise ValueError(
                     f"widths=[{low:g},{high:g}]: the second must be at least {APART} times the first: try "

@@ -171,7 +171,8 @@ def test_floors_of_data_that_were_not_measured_for_months_are_removed(trained: P
 @pytest.mark.parametrize("trained", ["smile"], indirect=True)
 def test_jobs_of_one_process_share_a_run_until_its_checkpoint_changes(trained: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(trained, tmp_path / "run")
-    options = {"run": str(folder), "checkpoint": "last", "weights": "ema", "device": "cpu", "precision": "float32"}
+    options = {"run": str(folder), "checkpoint": "last", "weights": "ema", "ema": None}
+    options |= {"device": "cpu", "precision": "float32"}
     own = {group: sdegen.load(folder).config[group] for group in ("network", "sde")}
 
     def loaded() -> sdegen.Run:

@@ -150,7 +150,7 @@ def test_a_width_that_the_snapshots_do_not_determine_is_refused_with_others(tmp_
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ema": 0.5}, "ema=0.5: must be a width above 0 and at most 0.288: try ema=0.05"),
+        ({"ema": 0.5}, "ema=0.5: must lie between 0.0001 and 0.288: try ema=0.05"),
         ({"ema": 0.1, "weights": "raw"}, "ema=0.1: is a width of the averaged weights: leave out weights=raw"),
     ],
 )
