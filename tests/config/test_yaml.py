@@ -314,7 +314,7 @@ def test_a_network_that_the_memory_cannot_hold_is_refused(replicas: int, monkeyp
     monkeypatch.setattr(assembly, "memory", lambda: needed)
     assembly.build(config)
     monkeypatch.setattr(assembly, "memory", lambda: needed - 1)
-    with pytest.raises(UserError, match="^network: asks for more weights than this machine can train"):
+    with pytest.raises(UserError, match="^network: asks for more weights than this process can train"):
         assembly.build(config)
 
 
