@@ -47,7 +47,7 @@ def outcome(work: Work, folder: Path) -> str:
     both = [context.Process(target=share, args=(rank,)) for rank in range(2)]
     for process in both:
         process.start()
-    both[0].join(12)
+    both[0].join(300)
     for process in both:
         process.kill()
         process.join()
