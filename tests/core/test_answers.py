@@ -28,8 +28,8 @@ def fail(_: None, item: int) -> int:
     return item if processes.present().rank == 0 else {}[item]
 
 
-def outcome(work: Work, folder: Path) -> str:
-    """Returns the result of five items of work in two processes, or the error."""
+def outcome(work: Work, folder: Path, wait: int = 300) -> str:
+    """Returns the result of five items of work in two processes, or the error. They wait ``wait`` seconds."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
@@ -37,7 +37,7 @@ def outcome(work: Work, folder: Path) -> str:
 
     def share(rank: int) -> None:
         os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-        os.environ["SDEGEN_TIMEOUT"] = "1"
+        os.environ["SDEGEN_TIMEOUT"] = str(wait)
         try:
             processes.run(lambda: found.write_text(str(processes.present().each(work, None, range(5)))))
         except Exception as error:  # noqa: BLE001 - the test looks at any error
@@ -59,7 +59,7 @@ def test_results_come_in_the_order_of_the_items(tmp_path: Path) -> None:
 
 
 def test_a_process_that_hangs_in_its_work_is_named(tmp_path: Path) -> None:
-    assert "no answer from process 1 in 1 s" in outcome(hang, tmp_path)
+    assert "no answer from process 1 in 5 s" in outcome(hang, tmp_path, wait=5)
 
 
 def test_an_unexpected_error_of_another_process_keeps_its_trace(tmp_path: Path) -> None:
