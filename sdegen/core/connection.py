@@ -85,7 +85,10 @@ class Connection:
             reason = " ".join(str(error).split())
             fix = "the port is in use: choose another with --master-port" if "EADDRINUSE" in reason else reason
             raise UserError(f"torchrun: process {self.rank} cannot connect to {address}: {fix}") from None
-        own = {"arguments": sys.argv[1:], "code of sdegen": _code(), "version of torch": torch.__version__}
+        self._compare({"arguments": sys.argv[1:], "code of sdegen": _code(), "version of torch": torch.__version__})
+
+    def _compare(self, own: dict[str, object]) -> None:
+        """Raises UserError in process 0 if a value of another process differs."""
         for rank, other in enumerate(self.gathered(own, self.waits)):
             for what, value in own.items():
                 if other[what] != value:

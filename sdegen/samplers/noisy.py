@@ -2,8 +2,8 @@ r"""Choice of the grid, the order and the spread of a multistep scheme for the r
 
 A candidate is compared with the same scheme on a fine grid. Both start from the same draws of the prior and follow the
 same Brownian paths: the noise of a step is the sum of the noise of the fine steps inside of it. The error is the sliced
-Wasserstein distance between the two sets of end points. It is nearly free of the chance of the draws, because the sets
-have these in common.
+Wasserstein distance between the two sets of end points. The chance of the draws nearly cancels, because both sets have
+the same draws.
 
 First the named grids and orders are compared, then spreads, then the grids again. On further starts and paths, the
 error must be smaller than that of the scheme as it is with ``grid=logistic``.

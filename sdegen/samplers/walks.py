@@ -68,7 +68,7 @@ def check_finite(x: Tensor, where: str = "") -> None:
         )
 
 
-class Walk(NamedTuple):
+class Walked(NamedTuple):
     """States ``x`` ``(N, *)`` at eps, and the weights of each step."""
 
     x: Tensor
@@ -83,7 +83,7 @@ def walk(
     rows: int = 0,
     ridge: float = 0.0,
     keep: list[Tensor] | None = None,
-) -> Walk:
+) -> Walked:
     """Takes the steps of a plan without noise and corrections.
 
     Args:
@@ -111,11 +111,11 @@ def walk(
         weights.append(tuple(own))
         if keep is not None:
             keep.append(x)
-    return Walk(x, tuple(weights))
+    return Walked(x, tuple(weights))
 
 
 def regression(values: Sequence[Tensor], gap: Tensor, ridge: float) -> list[float]:
-    """Returns the weights of the values ``(N, *)`` with which their sum is close to ``gap`` ``(N, *)``."""
+    """Returns the weights with which the weighted sum of the values ``(N, *)`` is closest to ``gap`` ``(N, *)``."""
     features = torch.stack([value.flatten(1) for value in values], 2).double()
     wanted = gap.flatten(1).double()
     found = torch.zeros(len(values), dtype=torch.float64, device=gap.device)
