@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from sdegen.cli.arguments import Arguments, read
-from sdegen.cli.commands import resume
 from sdegen.cli.composition import Composition
 from sdegen.cli.guard import user_errors
+from sdegen.cli.train import resume
 from sdegen.config.compose import CONF, Config
 from sdegen.config.options import TRAIN
 from sdegen.core import processes

@@ -54,7 +54,7 @@ runpy.run_path({script!r}, run_name="__main__")
 BEGUN = """
 import os, sys
 sys.argv = {argv!r}
-from sdegen.cli import commands
+from sdegen.cli import train
 
 def stop(config, job):
     from sdegen.runs import session
@@ -69,7 +69,7 @@ def stop(config, job):
     Writer.begin = begun
     session.train(config, job.folder)
 
-commands.CONFIGURED["train"] = commands.CONFIGURED["train"]._replace(task=stop)
+train.COMMAND = train.COMMAND._replace(task=stop)
 from sdegen.cli.main import main
 main("train")
 """
