@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sdegen.config.assembly import Components, some, work
+from sdegen.config.components import Components, some, work
 from sdegen.config.compose import Config
 from sdegen.config.options import choice
 from sdegen.core import schema

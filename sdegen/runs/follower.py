@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from sdegen.config.assembly import known_by, together
+from sdegen.config.components import known_by, together
 from sdegen.config.compose import Config
 from sdegen.core import processes
 from sdegen.core.errors import UserError

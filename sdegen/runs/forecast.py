@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from sdegen.config.assembly import together
+from sdegen.config.components import together
 from sdegen.config.compose import Config
 from sdegen.core import schema
 from sdegen.core.progress import Progress, announced

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, TypeVar
 
-from sdegen.config.assembly import Components
+from sdegen.config.components import Components
 from sdegen.training.gradient import Model
 from sdegen.training.held_out import HeldOut
 from sdegen.training.learning import Curve, Trend

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import torch
 
-from sdegen.config.assembly import COPIES, Components, together
+from sdegen.config.assembly import COPIES
+from sdegen.config.components import Components, together
 from sdegen.config.compose import Config
 from sdegen.core import capacity, schema
 from sdegen.core.errors import UserError

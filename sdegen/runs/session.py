@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from sdegen.config.assembly import together
+from sdegen.config.components import together
 from sdegen.config.compose import Config
 from sdegen.core import schema
 from sdegen.core.errors import Pruned, Stopped, Unwritable, UserError

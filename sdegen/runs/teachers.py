@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sdegen.config import assembly
-from sdegen.config.assembly import Components
+from sdegen.config.components import Components
 from sdegen.config.compose import Config
 from sdegen.core.errors import UserError
 from sdegen.core.schema import ANYTHING, Trust

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, TypeVar
 import torch
 from torch import Tensor
 
-from sdegen.config.assembly import known_by, some
+from sdegen.config.components import known_by, some
 from sdegen.config.compose import Config
 from sdegen.config.construction import connect, construct, make_network, measured, with_steps_of_chain
 from sdegen.config.options import GROUPS, SAMPLE, TRAIN, check, choice

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sdegen.config.assembly import Components, known_by
+from sdegen.config.components import Components, known_by
 from sdegen.config.options import flat_options
 from sdegen.core.errors import UserError
 from sdegen.core.messages import Lost

@@ -32,7 +32,7 @@ from omegaconf import OmegaConf
 from sdegen.cli import arguments as reading
 from sdegen.cli import guard
 from sdegen.cli.composition import Composition, paths
-from sdegen.config import assembly
+from sdegen.config import assembly, components
 from sdegen.config import options as known
 from sdegen.config.compose import CONF, composed
 from sdegen.core import schema
@@ -236,7 +236,7 @@ def train(arguments: Arguments) -> None:
     """Compose, check, train and sample, as ``scripts/train.py`` does, but without a folder."""
     for _, config in Composition("train", reading.read(arguments)).plan().jobs:
         parts = assembly.replicated(config)
-        training, first = assembly.together(parts), parts[0]
+        training, first = components.together(parts), parts[0]
         training.run(lambda *_: None, lambda: None, lambda: None)
         if first.objective.predicts != "score":
             continue

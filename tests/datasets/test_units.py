@@ -13,7 +13,7 @@ import pytest
 import torch
 from scipy import stats
 
-from sdegen.config import assembly
+from sdegen.config import assembly, components
 from sdegen.config.compose import composed
 from sdegen.core.errors import UserError
 from sdegen.datasets import Affine, Dataset, Quantile, Units, restored
@@ -146,7 +146,7 @@ def trained(folder: Path, *line: str) -> Run:
     training, units = parts.training(), parts.dataset.units
     training.run(lambda *_: None, lambda: None, lambda: None)
     weights = training.averages[0].network.state_dict()
-    content = (weights, weights, {}, units.state(), None, assembly.known_by(parts.config, parts.dataset))
+    content = (weights, weights, {}, units.state(), None, components.known_by(parts.config, parts.dataset))
     content += (
         None,
         None,

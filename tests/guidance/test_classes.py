@@ -15,6 +15,7 @@ from torch import Tensor
 import sdegen
 from sdegen import figures
 from sdegen.config import assembly
+from sdegen.config.components import Components
 from sdegen.config.compose import composed
 from sdegen.metrics import score_error
 from sdegen.runs import gallery, results, session
@@ -25,7 +26,7 @@ QUIET = ("trainer.device=cpu", "trainer.threads=1", "trainer.preview_every=0", "
 SHORT = (*QUIET, "trainer.steps=2000", "network.hidden=[64,64]")
 
 
-def learned(*overrides: str) -> tuple[assembly.Components, object]:
+def learned(*overrides: str) -> tuple[Components, object]:
     (parts,) = assembly.replicated(composed("train", ["dataset=gaussian_mixture", *SHORT, *overrides]))
     training = parts.training()
     training.run(lambda step, values: None, lambda: None, lambda: None)

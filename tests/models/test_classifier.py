@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sdegen.config import assembly
+from sdegen.config.components import Components
 from sdegen.config.compose import composed
 from sdegen.config.options import Faults
 from sdegen.core.randomness import generator, randn_like
@@ -88,7 +89,7 @@ def test_accuracy_over_time_is_that_of_bayes() -> None:
     assert float(log_p[-1]) == pytest.approx(-math.log(2), abs=0.01)
 
 
-def stream(*overrides: str) -> tuple[Stream, assembly.Components]:
+def stream(*overrides: str) -> tuple[Stream, Components]:
     parts = assembly.build(composed("train", ["experiment=digits_conditional", "network.channels=8", *overrides]))
     points = Points(3, parts.dataset, 100, parts.model.network.condition, dtype=torch.float64)
     return Stream([points], parts.training().gradient.prepare, parts.weighting, parts.times, parts.sde), parts

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sdegen.config import assembly
+from sdegen.config.components import Components
 from sdegen.config.compose import composed
 from sdegen.core.randomness import generator, own_layers, randn_like
 from sdegen.datasets.simulators import observed
@@ -96,7 +97,7 @@ def test_the_exact_likelihood_of_a_joint_mixture_is_the_closed_form() -> None:
     torch.testing.assert_close(conditional(observed(prior, MATRIX, NOISE), VP(), x, t, c), closed)
 
 
-def trained(*overrides: str, **nodes: dict) -> tuple[RegressorModel, assembly.Components]:
+def trained(*overrides: str, **nodes: dict) -> tuple[RegressorModel, Components]:
     options = ["experiment=regressor", "network.hidden=[64,64]", "trainer.steps=1500", "trainer.threads=1", *overrides]
     parts = assembly.build({**composed("train", options), **nodes})
     training = parts.training()

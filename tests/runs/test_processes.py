@@ -19,7 +19,7 @@ import torch
 from commands import ROOT, run, several
 from torch import Tensor
 
-from sdegen.config import assembly
+from sdegen.config import assembly, components
 from sdegen.config.compose import composed
 from sdegen.core.errors import UserError
 from sdegen.core.meeting import Meeting
@@ -202,7 +202,7 @@ def test_a_process_with_other_data_is_refused() -> None:
     config = assembly.build(composed("train", SMALL)).config
     other = assembly.build(composed("train", [*SMALL, "dataset.size=56"]))
     with pytest.raises(UserError, match="the data differ from those of process 0: .*: copy the same data"):
-        Follower(config, (), [None], [assembly.known_by(other.config, other.dataset)])
+        Follower(config, (), [None], [components.known_by(other.config, other.dataset)])
 
 
 def test_processes_with_different_commands_are_refused(tmp_path: Path) -> None:

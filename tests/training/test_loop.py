@@ -17,7 +17,7 @@ from conftest import TEXTBOOK
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sdegen.config import assembly
+from sdegen.config import assembly, components
 from sdegen.config.compose import composed
 from sdegen.core.errors import UserError
 from sdegen.core.randomness import SampleNoise
@@ -234,7 +234,7 @@ def test_threads_that_were_chosen_are_recorded_with_the_reason(
     assert run.config["trainer"]["threads"] == 1
     assert "on cpu, 1 thread\n" in caplog.text
     # There are 16 rows, which pass through layers of 3 × 8 and 8 × 2.
-    assert assembly.work(assembly.replicated(config("trainer.steps=2"))) == 16 * (3 * 8 + 8 * 2) * 2
+    assert components.work(assembly.replicated(config("trainer.steps=2"))) == 16 * (3 * 8 + 8 * 2) * 2
 
 
 def test_epochs_are_counted_in_steps_of_all_points() -> None:

@@ -12,7 +12,7 @@ import torch
 from commands import refused, run
 
 from sdegen import load
-from sdegen.config import assembly
+from sdegen.config import assembly, components
 from sdegen.config.compose import composed
 from sdegen.config.options import Faults
 from sdegen.reports.collection import collect
@@ -62,7 +62,7 @@ OPTIONS = [
 def test_a_replica_follows_its_single_run(options: tuple[str, ...]) -> None:
     """After fifty steps in float64, weights, averages, moments and all logged values agree."""
     many = assembly.replicated(config("trainer.steps=50", "seed=7", "trainer.replicas=3", *options))
-    together, told = trained(assembly.together(many))
+    together, told = trained(components.together(many))
     rows, averages = together.vector.detach().view(3, -1), together.average_vector.view(3, -1)
     for replica in range(3):
         parts = assembly.build(config("trainer.steps=50", f"seed={7 + replica}", *options))

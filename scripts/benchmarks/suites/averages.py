@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sdegen.config.assembly import Components, build
+from sdegen.config.assembly import build
+from sdegen.config.components import Components
 from sdegen.metrics import score_error
 from sdegen.models import ScoreModel
 from sdegen.training.averages import Average, combination, power

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sdegen.config.assembly import Components, build
+from sdegen.config.assembly import build
+from sdegen.config.components import Components
 from sdegen.metrics import score_error
 from sdegen.models.score import ScoreModel
 from suites.base import Row, composed, interleaved, over, row

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sdegen.config.assembly import Components, build
+from sdegen.config.assembly import build
+from sdegen.config.components import Components
 from sdegen.datasets import Dataset
 from sdegen.datasets.base import Shuffle
 from sdegen.datasets.disk import Disk, mapped, shared

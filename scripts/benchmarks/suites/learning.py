@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sdegen.config import assembly
-from sdegen.config.assembly import Components
+from sdegen.config.components import Components
 from sdegen.core.randomness import generator
 from sdegen.runs.learning import AFFORDED
 from sdegen.training.held_out import HeldOut

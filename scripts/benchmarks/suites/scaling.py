@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sdegen.config.assembly import replicated, together
+from sdegen.config.assembly import replicated
+from sdegen.config.components import together
 from suites.base import Row, composed, process, row
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sdegen.config.assembly import Components, build
+from sdegen.config.assembly import build
+from sdegen.config.components import Components
 from sdegen.networks import MLP
 from sdegen.runs.recorder import Recorder
 from suites.base import Row, composed, interleaved, over, row
