@@ -281,6 +281,10 @@ def test_the_drawn_flow_of_a_normal_distribution_is_a_line_to_the_origin(sde: SD
         scale = torch.hypot(linear.alpha(times), linear.sigma(times)) if isinstance(sde, VE) else torch.ones(1)
         expected = start[i] * (deviation(times) / deviation(t[0]) / scale)[:, None]
         np.testing.assert_allclose(path, expected.numpy(), atol=0.02)
+    # The paths of a sampler that solves the flow are not drawn again below those of the flow.
+    same = figures.trajectories(Numbers(2), flow, sde, flow).axes[0]
+    labels = [len([line for line in one.lines if line.get_label() == "sampler's paths"]) for one in (axes, same)]
+    assert labels == [1, 0] and same.get_title("left") == "the sampler follows the flow"
 
 
 def test_a_flow_that_diverges_leaves_the_sampler_s_paths() -> None:
