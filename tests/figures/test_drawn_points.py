@@ -298,6 +298,15 @@ def test_a_flow_that_diverges_leaves_the_sampler_s_paths() -> None:
         assert axes.get_xlim()[1] < 10
 
 
+@pytest.mark.parametrize("d", [2, 3])
+def test_a_legend_names_a_class_and_its_condition(d: int) -> None:
+    names, y = ("class versicolor, petal_length = 4.5", "all data"), torch.arange(30) % 2
+    dataset = Dataset(normal(30, d), y=y, classes=2, description=Description(classes=names))
+    figure = figures.compare(dataset, normal(30, d, seed=1), y)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [*names]
+    drawable(figure)
+
+
 @pytest.mark.parametrize("d", [1, 2])
 def test_interpolations_have_a_colour_for_each_pair(d: int) -> None:
     paths = normal(8, 5, d)
