@@ -84,7 +84,8 @@ def resolve(target: object, trust: Trust) -> type:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise ValueError(
-            f"_target_={target}: module {module_name} cannot be imported ({error}): correct the name"
+            f"_target_={target}: module {module_name} cannot be imported ({error}): correct the name, or set "
+            f"PYTHONPATH to its folder"
         ) from None
     found = vars(module).get(class_name)
     if not inspect.isclass(found):

@@ -59,6 +59,7 @@ class Simulator(Dataset, ABC):
         joint: GaussianMixture | None = None,
     ) -> None:
         count = PILOT if size is None else check_size(size)
+        self._check_repeatable(seed)
         x, c = self._batched(count, generator("cpu", seed, "data"))
         if size is None:
             report = f"simulated anew at every step; {count} simulations give the units and the figures"
@@ -74,6 +75,15 @@ class Simulator(Dataset, ABC):
             joint=joint,
             description=Description(columns, report=(report,), conditions=conditions),
         )
+
+    def _check_repeatable(self, seed: int) -> None:
+        """Raises ValueError if two simulations with the same seed differ."""
+        first, second = (self._batched(2, generator("cpu", seed, "repeated")) for _ in range(2))
+        if not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(first, second, strict=True)):
+            raise ValueError(
+                f"{type(self).__name__}.pairs gives other numbers at each call: take all random numbers from source, "
+                f"as in torch.randn(n, generator=source)"
+            )
 
     def _batched(self, n: int, source: torch.Generator) -> tuple[Tensor, Tensor]:
         """Returns the pairs of :meth:`pairs`, with an axis of length 1 for a single parameter or a single number."""

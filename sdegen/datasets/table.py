@@ -104,7 +104,11 @@ def choose(table: Table, choice: Choice) -> Chosen:
     named = [*coordinates, *dropped, *conditions, *([] if label is None else [label])]
     for name in named:
         if named.count(name) > 1:
-            option = "columns" if name in coordinates else "drop"
+            option = next(
+                key
+                for key, group in (("columns", coordinates), ("condition", conditions), ("drop", dropped))
+                if name in group
+            )
             raise ValueError(
                 f"{option}: {name} is named twice in dataset.columns, labels, condition and drop: name it once"
             )

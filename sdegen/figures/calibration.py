@@ -28,10 +28,11 @@ def calibration(by_column: Tensor, by_distance: Tensor, names: Sequence[str], p_
         p_values: p-values of simulation-based calibration and of TARP.
     """
     n = len(by_column)
-    level, band = (np.arange(n) + 0.5) / n, BAND / n**0.5
+    # A curve of N ranks begins with the share 0 at 0 and ends with the share 1 at 1.
+    level, band = np.concatenate([[0], (np.arange(n) + 0.5) / n, [1]]), BAND / n**0.5
     figure, (left, right) = subplots(7.6, 3.2, 1, 2)
     for k, name in enumerate(names[:LINES]):
-        rank = by_column[:, k].sort().values.numpy()
+        rank = _whole(by_column[:, k])
         line = {**marked(k), "markevery": (k * n // 40, max(n // 5, 1)), "markersize": 3}
         left.plot(rank, level - rank, linewidth=1, label=plain(name), **line)
     left.fill_between([0, 1], -band, band, color="0.9", linewidth=0, label="exact posteriors, 95 %")
@@ -40,13 +41,18 @@ def calibration(by_column: Tensor, by_distance: Tensor, names: Sequence[str], p_
     left.set(xlim=(0, 1), ylim=(-top, top), xlabel="rank of the parameter among samples")
     left.set(ylabel="share of ranks below − rank", title=_title("ranks", n, p_values[0]))
     left.legend(fontsize=7, ncols=2 if len(names) > LINES // 2 else 1)
-    coverage = by_distance.sort().values.numpy()
+    coverage = _whole(by_distance)
     right.fill_between([0, 1], [-band, 1 - band], [band, 1 + band], color="0.9", linewidth=0)
     right.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
     right.plot(coverage, level, color=SAMPLES, linewidth=1.2)
     right.set(xlim=(0, 1), ylim=(0, 1), xlabel="credibility level", ylabel="share of pairs in the region")
     right.set_title(_title("expected coverage", n, p_values[1]))
     return figure
+
+
+def _whole(ranks: Tensor) -> np.ndarray:
+    """Returns the sorted ranks ``(N,)`` between the ends 0 and 1."""
+    return np.concatenate([[0], ranks.sort().values.numpy(), [1]])
 
 
 def _title(what: str, n: int, p: float) -> str:

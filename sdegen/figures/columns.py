@@ -15,8 +15,8 @@ from torch import Tensor
 from sdegen.datasets import Dataset
 from sdegen.figures.style import COLOURS, DATA, SAMPLES, number, plain
 
-LONGEST = 24
-"""Largest number of characters of a name in a figure."""
+LONGEST, LONGEST_CLASS = 24, 40
+"""Largest numbers of characters of the name of a column, and of a class or a condition in a legend."""
 NAMED = 12
 """Largest number of classes in a legend."""
 UNLABELLED = "0.35"
@@ -44,12 +44,12 @@ def name(dataset: Dataset, column: int, at_t: bool = False) -> str:
 def class_name(dataset: Dataset, label: int) -> str:
     """Returns the name of a class for a legend; without names, the number of the class."""
     names = dataset.description.classes
-    return _short(names[label]) if label < len(names) else str(label)
+    return _short(names[label], LONGEST_CLASS) if label < len(names) else str(label)
 
 
-def _short(text: str) -> str:
+def _short(text: str, longest: int = LONGEST) -> str:
     text = " ".join(text.split())
-    return plain(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…")
+    return plain(text if len(text) <= longest else f"{text[: longest - 1]}…")
 
 
 class View(NamedTuple):

@@ -19,6 +19,8 @@ from sdegen.sde.base import SDE, Score
 
 FLOWS, WALKS = 16, 3
 """Numbers of paths of the flow and of the sampler."""
+SAME = 0.05
+"""Distance of the ends of the sampler's paths from those of the flow, below which only the flow is drawn."""
 STEPS, UNIFORM = 60, 200
 """Numbers of RK4 steps of the flow on the grid ``logistic``, and on the uniform grid if there is no σ."""
 
@@ -28,7 +30,8 @@ def trajectories(dataset: Dataset, samples: Samples, sde: SDE, flow: Samples | N
     """Draws paths of the flow ODE from noise to data in the plane, coloured by time, over a few of the sampler's paths.
 
     Both start from the same noise. The paths are in the network's units. If the process makes the data much wider or
-    narrower, as the VE SDE does, x(t) is divided by the square root of α² + σ².
+    narrower, as the VE SDE does, x(t) is divided by the square root of α² + σ². A sampler that solves the flow ODE has
+    the paths of the flow, and the title says so.
     :func:`sdegen.figures.paths.process` draws paths on the line.
 
     Args:
@@ -46,7 +49,8 @@ def trajectories(dataset: Dataset, samples: Samples, sde: SDE, flow: Samples | N
     figure, axes = subplots(5.4, 4.2)
     clean = dataset.units.encode(dataset.x)[:2000].numpy()
     axes.scatter(clean[:, 0], clean[:, 1], s=3, color="0.75", linewidths=0, label="data")
-    if flow is not None:
+    follows = flow is not None and float(np.abs(walks[-1] - lines[-1, :WALKS]).max()) < SAME
+    if flow is not None and not follows:
         for i, walk in enumerate(walks.transpose(1, 0, 2)):
             axes.plot(*walk.T, color=SAMPLES, alpha=0.35, linewidth=0.5, label="" if i else "sampler's paths")
     thickness = 0.7 if flow is None else 1.2
@@ -66,7 +70,8 @@ def trajectories(dataset: Dataset, samples: Samples, sde: SDE, flow: Samples | N
     hidden = float(np.abs(np.concatenate([walks, lines], axis=None)).max()) > limit
     if hidden:
         axes.set(xlim=(-limit, limit), ylim=(-limit, limit))
-    notes = [note for note in (shown(path.shape[2]), "some paths leave the view" if hidden else "") if note]
+    remarks = ("the sampler follows the flow" if follows else "", "some paths leave the view" if hidden else "")
+    notes = [note for note in (shown(path.shape[2]), *remarks) if note]
     # The legend lies where the title of the figure would be.
     axes.set_title("\n".join(filter(None, (title, ", ".join(notes)))), loc="left")
     figure.legend(loc="outside upper center", ncols=4, handletextpad=0.3, columnspacing=1.2)

@@ -271,13 +271,15 @@ def score_error(dataset: Dataset, sde: SDE, score: Score, n: int = 1024) -> floa
 
 
 def table(metrics: Metrics, points: str = "samples") -> str:
-    """Returns the metrics as lines of text; ``points`` is the heading of the values."""
+    """Returns the metrics as lines of text; ``points`` is the heading of the values. An empty column is left out."""
     names = [f"{name} ({entry['column']})" if "column" in entry else name for name, entry in metrics.items()]
     width = max([14, *(len(name) + 1 for name in names)])
-    lines = [f"{'':<{width}}{points:>10}{'floor':>10}{'training set':>14}"]
+    columns = {"value": (points, 10), "floor": ("floor", 10), "train": ("training set", 14)}
+    used = [key for key in columns if key == "value" or any(entry[key] is not None for entry in metrics.values())]
+    lines = [" " * width + "".join(f"{columns[key][0]:>{columns[key][1]}}" for key in used)]
     for name, entry in zip(names, metrics.values(), strict=True):
-        cells = [f"{entry[key]:.4g}" if entry[key] is not None else "" for key in ("value", "floor", "train")]
-        lines.append(f"{name:<{width}}{cells[0]:>10}{cells[1]:>10}{cells[2]:>14}")
+        cells = [(f"{entry[key]:.4g}" if entry[key] is not None else "", columns[key][1]) for key in used]
+        lines.append(f"{name:<{width}}" + "".join(f"{cell:>{space}}" for cell, space in cells))
     return "\n".join(lines)
 
 

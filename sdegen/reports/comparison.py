@@ -36,7 +36,7 @@ def varied(runs: Sequence[FinishedRun]) -> list[str]:
     # If only one of two classes has an option, leave the option out: the class already names the difference.
     lacking = {key for key in differing if any(key not in run.options for run in runs)}
     implied = {key for key in lacking if key.rpartition(".")[0] in differing} | _seeded(runs, differing)
-    implied |= _measured_on_data(runs, differing)
+    implied |= _measured_on_data(runs, differing) | _default_of_choice(runs, differing)
     # A person chose what was changed when a run was resumed.
     implied -= {key for run in runs for key in changes(run.provenance)}
     return [key for key in differing if key not in implied]
@@ -65,6 +65,20 @@ def _measured_on_data(runs: Sequence[FinishedRun], keys: Sequence[str]) -> set[s
     same = [own for own in same if len({run.options.get("seed") for run in own}) == len(own)]
     found = {key for own in same for key in keys if len({run.options.get(key) for run in own}) > 1}
     return {key for key in found if key != "seed" and not any(f" {key}=" in command for command in commands)}
+
+
+def _default_of_choice(runs: Sequence[FinishedRun], keys: Sequence[str]) -> set[str]:
+    """Returns the options that follow from the choice of their group, and that no command gives."""
+    commands = [command for run in runs for command in run.commands]
+    if not all(run.commands for run in runs):
+        return set()
+    found = set()
+    for key in keys:
+        group = key.rpartition(".")[0]
+        pairs = {(run.options.get(group), run.options.get(key)) for run in runs}
+        if group in keys and len(pairs) == len({choice for choice, _ in pairs}):
+            found.add(key)
+    return {key for key in found if not any(f" {key}=" in command for command in commands)}
 
 
 def swept(runs: Sequence[FinishedRun]) -> list[str]:

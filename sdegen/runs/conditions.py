@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,7 +65,8 @@ def rows(trained: Trained, asked: Asked) -> Rows | None:
     shape, values = _conditions(trained).shape, found.values
     if tuple(values.shape[1:]) != shape or not len(values):
         names = _names(trained)
-        wanted = f"{shape[0]} numbers ({', '.join(names)})" if names else f"an array of shape {shape}"
+        numbers = "1 number" if shape == (1,) else f"{math.prod(shape)} numbers"
+        wanted = f"{numbers} ({', '.join(names)})" if names else f"an array of shape {shape}"
         raise UserError(f"condition: has the shape {tuple(values.shape[1:])}: give {wanted} for each condition")
     bad = torch.nonzero(~values.flatten(1).isfinite().all(1)).flatten().tolist()
     if bad:
@@ -191,7 +193,10 @@ def _read(trained: Trained, asked: Asked, shape: tuple[int, ...]) -> Rows:
     try:
         with prefixed(f"{name}: "):
             if (read := opened_by(trained, asked)) is None:
-                return Rows(_batch(trained, array(name, asked).double().cpu().numpy(), shape))  # type: ignore[arg-type]
+                values = array(name, asked).double().cpu().numpy()  # type: ignore[arg-type]
+                # A list of numbers, as on the command line, is one condition. An array of numbers may be many.
+                alone = isinstance(asked, list | tuple) and values.ndim == len(shape) == 1
+                return Rows(_batch(trained, values[None] if alone else values, shape))
             table, arrays = read
             if arrays is not None and (arrays.beside or not (arrays.names or arrays.x.dtype.names)):
                 return _of_arrays(trained, arrays, shape)

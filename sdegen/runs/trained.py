@@ -39,6 +39,8 @@ log = logging.getLogger("sdegen")
 
 LOADED = ("sde", "network", "parametrization", "dataset", "sampler")
 """Groups that sampling needs."""
+DOUBTFUL = 0.1
+"""KL divergence of a prior from p_T, in nats a coordinate, above which a change of path is a warning."""
 
 Result = TypeVar("Result")
 Weights = Literal["ema", "raw"]
@@ -224,11 +226,13 @@ def _shared(sde: SDE, trained: SDE, names: tuple[str, str]) -> LinearSDE:
     name, before = names
     cut, own = sde.linear.within(trained.linear), trained.linear.within(sde.linear)
     if not cut.eps < cut.T:
-        raise UserError(f"sde={name}: has no noise-to-signal ratios in common with sde={before}: change its options")
-    first, last = (0.5 * cut.log_nsr(torch.tensor([cut.eps, cut.T], dtype=torch.float64))).exp().tolist()
+        raise UserError(
+            f"sde={name}: has no noise-to-signal ratios in common with sde={before}: its σ/α are {_range(sde.linear)}, "
+            f"and those of the training {_range(trained.linear)}: change its options"
+        )
     log.info(
-        f"sde={name} with a network for sde={before}: σ/α from {first:.3g} to {last:.4g}, which both have, at t from "
-        f"{cut.eps:.3g} to {cut.T:.4g}"
+        f"sde={name} with a network for sde={before}: σ/α {_range(cut)}, which both have, at t from {cut.eps:.3g} to "
+        f"{cut.T:.4g}"
     )
     # The same points have the same x/α on both paths.
     stds = [one.prior_std / float(one.alpha(torch.tensor(one.T, dtype=torch.float64))) for one in (cut, own)]
@@ -237,7 +241,18 @@ def _shared(sde: SDE, trained: SDE, names: tuple[str, str]) -> LinearSDE:
             f"the prior of x/α at the largest noise has the standard deviation {stds[0]:.4g} for sde={name}, and "
             f"{stds[1]:.4g} for sde={before}"
         )
+    if (gap := cut.prior_gap(1.0, 1)) > max(DOUBTFUL, 2 * trained.linear.prior_gap(1.0, 1)):
+        log.warning(
+            f"sde={name}: the noise at its end does not hide the data: the KL divergence of its prior from p_T is up "
+            f"to {gap:.2g} nats in each coordinate of variance 1: choose options with a larger σ/α"
+        )
     return cut
+
+
+def _range(sde: LinearSDE) -> str:
+    """Returns the range of σ/α in words."""
+    first, last = (0.5 * sde.log_nsr(torch.tensor([sde.eps, sde.T], dtype=torch.float64))).exp().tolist()
+    return f"from {first:.3g} to {last:.4g}"
 
 
 def load_weights(network: Network, weights: Mapping[str, Tensor]) -> None:

@@ -67,3 +67,16 @@ def test_an_observation_that_the_prior_does_not_allow_has_no_exact_draws() -> No
     data = TwoMoons(0, 20)
     impossible = torch.tensor([5.0, 5.0], dtype=torch.float64)
     assert data.posterior(impossible, 10, generator("cpu", 0, "p")) is None and data.given(impossible) is None
+
+
+class Unseeded(Simulator):
+    """A simulator whose random numbers do not come from ``source``."""
+
+    def pairs(self, n: int, source: torch.Generator) -> tuple[Tensor, Tensor]:
+        theta = torch.rand(n, 2)
+        return theta, theta.sum(1)
+
+
+def test_a_simulator_whose_numbers_no_seed_fixes_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"Unseeded.pairs .*: take all random numbers from source, as in torch.randn"):
+        Unseeded(0, 50)

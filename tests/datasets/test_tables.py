@@ -334,6 +334,8 @@ def test_columns_are_chosen_by_name_or_number(tmp_path: Path) -> None:
             Choice(("petal",), "petal"),
             "columns: petal is named twice in dataset.columns, labels, condition and drop",
         ),
+        (Choice(condition=("petal", "petal")), "condition: petal is named twice"),
+        (Choice(condition=("petal",), drop=("petal",)), "condition: petal is named twice"),
         (Choice(labels=5), "labels: the file has no column 5: choose from id, petal, sepal, species"),
         (Choice(()), "columns: no column is left for the coordinates of the points"),
         (Choice(("petal",), drop=(1, 2, 3, 4)), "columns: petal is named twice"),

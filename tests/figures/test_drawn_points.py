@@ -281,6 +281,10 @@ def test_the_drawn_flow_of_a_normal_distribution_is_a_line_to_the_origin(sde: SD
         scale = torch.hypot(linear.alpha(times), linear.sigma(times)) if isinstance(sde, VE) else torch.ones(1)
         expected = start[i] * (deviation(times) / deviation(t[0]) / scale)[:, None]
         np.testing.assert_allclose(path, expected.numpy(), atol=0.02)
+    # The paths of a sampler that solves the flow are not drawn again below those of the flow.
+    same = figures.trajectories(Numbers(2), flow, sde, flow).axes[0]
+    labels = [len([line for line in one.lines if line.get_label() == "sampler's paths"]) for one in (axes, same)]
+    assert labels == [1, 0] and same.get_title("left") == "the sampler follows the flow"
 
 
 def test_a_flow_that_diverges_leaves_the_sampler_s_paths() -> None:
@@ -292,6 +296,15 @@ def test_a_flow_that_diverges_leaves_the_sampler_s_paths() -> None:
         assert len([drawn for drawn in axes.collections if isinstance(drawn, LineCollection)]) == paths
         assert (axes.get_title("left") == "some paths leave the view") == (paths == 9)
         assert axes.get_xlim()[1] < 10
+
+
+@pytest.mark.parametrize("d", [2, 3])
+def test_a_legend_names_a_class_and_its_condition(d: int) -> None:
+    names, y = ("class versicolor, petal_length = 4.5", "all data"), torch.arange(30) % 2
+    dataset = Dataset(normal(30, d), y=y, classes=2, description=Description(classes=names))
+    figure = figures.compare(dataset, normal(30, d, seed=1), y)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [*names]
+    drawable(figure)
 
 
 @pytest.mark.parametrize("d", [1, 2])

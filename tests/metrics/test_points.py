@@ -165,6 +165,10 @@ def test_table_has_a_line_for_each_metric() -> None:
     assert len(lines) == 3
     assert lines[1].split() == ["w1", "0.1235", "0.1"]
     assert len({len(line) for line in lines}) == 1
+    # A column without values has no heading.
+    assert lines[0].split() == ["samples", "floor"]
+    heads = metrics.table({"w1": entry, "energy": {**entry, "train": 0.2}}).splitlines()[0]
+    assert heads.split() == ["samples", "floor", "training", "set"]
 
 
 def test_the_column_that_is_farthest_off_is_named() -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sdegen import figures
 from sdegen.metrics import calibration
 
 PAIRS, DRAWS = 2000, 63
@@ -87,3 +88,12 @@ def test_ties_leave_the_ranks_uniform() -> None:
     u = calibration.ranks(values[:, 0], values[:, 1:], source)[:, 0]
     assert calibration.p_value(calibration.interval_error(u), len(u)) > 0.01
     assert len(u.unique()) == len(u)
+
+
+def test_curves_of_few_ranks_reach_both_ends() -> None:
+    """The share of the ranks below 0 is 0, and that of the ranks below 1 is 1."""
+    middle = torch.linspace(0.3, 0.6, 10, dtype=torch.float64)
+    left, right = figures.calibration(middle[:, None], middle, ["a"], (0.5, 0.5)).axes
+    curve, coverage = left.lines[0].get_xydata(), right.lines[-1].get_xydata()
+    assert [*curve[0], *curve[-1]] == [0, 0, 1, 0]
+    assert [*coverage[0], *coverage[-1]] == [0, 0, 1, 1]

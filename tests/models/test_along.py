@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,20 @@ def test_a_run_is_loaded_along_another_path(folder: Path, caplog: pytest.LogCapt
     assert "for sde=vp" in other.weights_used()
     assert len(other.sample(7)) == 7
     assert other.log_prob(x).isfinite().all()
+
+
+def test_a_path_without_enough_noise_is_a_warning(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """For σ/α up to s and data of variance 1, the prior is N(0, 1 + s²), and the kernels are N(x0, s²)."""
+    nodes = [composed("train", ["sde=edm", f"sde.sigma_max={s}"])["sde"] for s in (0.01, 20)]
+    run = load(folder, nodes={"sde": nodes[1]})
+    assert run.score_model is not None and "does not hide" not in caplog.text
+    assert load(folder, nodes={"sde": nodes[0]}).score_model is not None
+    # E KL(N(x0, s²), N(0, 1 + s²)) is the information ½ log(1 + 1/s²) of a Gaussian x0.
+    expected = 0.5 * math.log(1 + 1 / 0.01**2)
+    assert f"of its prior from p_T is up to {expected:.2g} nats in each coordinate" in caplog.text
+    distant = composed("train", ["sde=edm", "sde.sigma_max=1000", "sde.eps=0.5"])["sde"]
+    with pytest.raises(UserError, match=r"σ/α are from 500 to 1000, and those of the training from 0.001 to 152"):
+        assert load(folder, nodes={"sde": distant}).score_model is None
 
 
 def test_a_network_that_takes_the_process_keeps_that_of_its_training(tmp_path: Path) -> None:

@@ -110,3 +110,14 @@ def test_options_that_only_another_class_has_are_no_difference() -> None:
     ve = entry({"seed": "1", "sde": "ve", "sde.sigma_max": "2", "sde.eps": "2"}, 1.0)
     assert comparison.varied([vp, ve]) == ["seed", "sde", "sde.eps"]
     assert comparison.varied([vp, vp._replace(options={**vp.options, "sde.beta_max": "7"})]) == ["sde.beta_max"]
+
+
+@pytest.mark.parametrize(("word", "shown"), [("", False), (" sde.eps=1", True)])
+def test_defaults_of_a_choice_are_no_difference_unless_a_command_gives_them(word: str, shown: bool) -> None:
+    options = {"vp": {"sde": "vp", "sde.eps": "1"}, "linear": {"sde": "linear", "sde.eps": "None"}}
+    runs = [entry(own, 1.0) for own in options.values()]
+    runs = [run._replace(provenance={"command": f"sdegen train sde={run.options['sde']}{word}"}) for run in runs]
+    assert ("sde.eps" in comparison.varied(runs)) == shown
+    # The choice of the class does not fix a value that differs among its runs.
+    other = runs[0]._replace(options={**options["vp"], "sde.eps": "2"})
+    assert "sde.eps" in comparison.varied([*runs, other])

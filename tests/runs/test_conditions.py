@@ -139,6 +139,16 @@ def test_figures_show_exact_draws_of_each_condition_and_name_it(run: sdegen.Run)
     torch.testing.assert_close(path.dataset.x.mean(0), beside.dataset.of_class(0).x.mean(0), rtol=0, atol=0.2)
 
 
+def test_a_list_of_numbers_is_one_condition(tmp_path: Path) -> None:
+    """Two numbers for a condition of one number are no two conditions, except in an array, which may have many rows."""
+    (tmp_path / "own.csv").write_text("\n".join(["a,size", *(f"{i % 7},{i % 5}.5" for i in range(40))]))
+    data = ("dataset=file", f"dataset.path={tmp_path / 'own.csv'}", "dataset.condition=[size]", "network.hidden=[8]")
+    own = sdegen.train(*data, "sampler.steps=3", "count=5", "figures=false", folder=tmp_path / "run", steps=2)
+    with pytest.raises(UserError, match=r"condition: has the shape \(2,\): give 1 number \(size\) for each condition"):
+        own.sample(2, condition=[0.5, 1.0])
+    assert own.sample(2, condition=np.array([0.5, 1.0])).shape == own.sample(2, condition=[[0.5], [1.0]]).shape
+
+
 def test_figures_say_that_no_data_of_a_condition_exist(tmp_path: Path) -> None:
     x = torch.randn(200, 4, generator=generator("cpu", 0, "rows"), dtype=torch.float64).numpy()
     np.savetxt(tmp_path / "own.csv", x, delimiter=",", header="a,b,c,size", comments="")
