@@ -113,4 +113,7 @@ def _sentence(found: Mapping[str, Any]) -> str:
     text += f"; {found['trend']}" if "trend" in found else ""
     if found.get("trend", "").startswith("flat"):
         text += f" ({found['noise']:.2g}; the whole fall was {found['fall']:.2g})"
+    if found.get("trend", "").startswith("overfitting"):
+        # The checkpoints may be far apart, so that none of them is near this step.
+        text += f" (trainer.steps={found['trend'].rpartition(' ')[2]} ends there)"
     return text + (f"; ended by {found['ended']}" if "ended" in found else "")
