@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from torch import Tensor
 
 import sdegen
 from sdegen import figures
-from sdegen.config import assembly
+from sdegen.config import assembly, choices
 from sdegen.config.compose import composed
+from sdegen.core import progress
 from sdegen.metrics import score_error
 from sdegen.runs import gallery, results, session
 from sdegen.runs.guiding import planned
@@ -152,6 +154,21 @@ def test_figures_show_the_data_of_the_class_and_name_it(runs: dict[str, sdegen.R
     beside, path = gallery._beside(run, both, None)
     assert beside.dataset is run.dataset and path.title == "the first of 2: class 0"
     assert bool((path.dataset.x[:, 0] < 0).all())
+
+
+def test_progress_names_the_class_that_is_sampled(
+    runs: dict[str, sdegen.Run], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("DELAY", "INTERVAL"):
+        monkeypatch.setattr(progress, name, 0.0)
+    caplog.set_level(logging.INFO, "sdegen")
+    exact, node = runs["exact"], choices.node("guidance", "classifier_free", {})
+    exact.drawn(planned(exact, node, "all"), 4)
+    said = [line.partition(":")[0] for line in caplog.messages if "evaluations" in line]
+    assert list(dict.fromkeys(said)) == [f"sampling guidance=classifier_free, label={label}" for label in (0, 1)]
+    caplog.clear()
+    runs["plain"].sample(4)
+    assert caplog.messages[0].startswith("sampling: ")
 
 
 def test_a_classifier_of_points_is_measured_on_fresh_points(runs: dict[str, sdegen.Run]) -> None:
