@@ -18,6 +18,7 @@ from sdegen import figures
 from sdegen.config import assembly, choices
 from sdegen.config.compose import composed
 from sdegen.core import progress
+from sdegen.core.errors import UserError
 from sdegen.metrics import score_error
 from sdegen.runs import gallery, results, session
 from sdegen.runs.guiding import planned
@@ -132,6 +133,8 @@ def test_samples_of_a_network_with_classes_have_the_classes_of_the_data(runs: di
     assert {"sliced_w1", "class_w1"} <= measured.keys()
     assert measured["class_w1"]["classes"].keys() == {"0", "1"}
     assert run.evaluate(count=60)["sliced_w1"] == pytest.approx(measured["sliced_w1"])
+    with pytest.raises(UserError, match="^label=1: condition=none asks for the score without a class: leave out one"):
+        run.sample(60, condition="none", label=1)
     plain, hidden = (results.write(run, 60, condition=asked, figures=False) for asked in (None, "none"))
     for alike in (np.load(plain.folder / "samples.npz")["x"], run.sample(60).numpy(), run.sample(60, condition="data")):
         assert alike == pytest.approx(own["x"], abs=1e-5)
