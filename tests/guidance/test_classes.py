@@ -157,6 +157,11 @@ def test_figures_show_the_data_of_the_class_and_name_it(runs: dict[str, sdegen.R
     beside, path = gallery._beside(run, both, None)
     assert beside.dataset is run.dataset and path.title == "the first of 2: class 0"
     assert bool((path.dataset.x[:, 0] < 0).all())
+    node = choices.node("guidance", "classifier_free", {"scale": 2.0, "interval": [0.2, 0.8]})
+    strong = results._drawn(run, planned(run, node, "all"), 30, 0, 30)
+    beside, path = gallery._beside(run, strong, None)
+    assert beside.title == "guidance scale 2 for t from 0.2 to 0.8"
+    assert path.title == f"the first of 2: class 0, {beside.title}"
 
 
 def test_progress_names_the_class_that_is_sampled(
