@@ -62,7 +62,7 @@ SAMPLE = {
     "batch_size": int,
     "seed": int,
     "label": int | float | str | bool | None,
-    "condition": tuple[float, ...] | str | None,
+    "condition": float | tuple[float, ...] | str | None,
     "figures": bool,
     "animate": bool,
     "device": str,

@@ -83,10 +83,10 @@ def resolve(target: object, trust: Trust) -> type:
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise ValueError(
-            f"_target_={target}: module {module_name} cannot be imported ({error}): correct the name, or set "
-            f"PYTHONPATH to its folder"
-        ) from None
+        fix = "correct the name"
+        if not module_name.startswith(f"{PACKAGE}."):
+            fix += ", or put its folder on PYTHONPATH"
+        raise ValueError(f"_target_={target}: module {module_name} cannot be imported ({error}): {fix}") from None
     found = vars(module).get(class_name)
     if not inspect.isclass(found):
         raise ValueError(f"_target_={target}: module {module_name} has no class {class_name}: correct the name")

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from sdegen.figures.style import COLOURS, DATA, DENSITY, number, styled, subplots
+from sdegen.figures.style import COLOURS, DATA, DENSITY, entitle, number, styled, subplots
 
 LINES = ("-", "--", "-.", ":")
 UNKNOWN = "#56B4E9"
@@ -89,7 +89,10 @@ def posterior(truth: Tensor | None, measured: Tensor, x: Tensor, low: float, hig
     named: list[tuple[str, Tensor | None]] = [("truth", truth)] if truth is not None else []
     named += [("measured", measured), ("mean", x[kept].mean(0)), ("deviation", None)]
     named += [(f"sample {i + 1}", image) for i, image in enumerate(x[:samples])]
-    figure, panels = subplots(1.15 * len(named) + 0.4, 1.6 * x.shape[2] / x.shape[3], 1, len(named))
+    # Below the images are the scale of the deviation and its unit, and above are one or two lines of text.
+    out = len(x) - int(kept.sum())
+    height = 1.15 * x.shape[2] / x.shape[3] + (1.05 if out else 0.8)
+    figure, panels = subplots(1.15 * len(named) + 0.4, height, 1, len(named))
     for axes, (title, image) in zip(panels, named, strict=True):
         if image is None:
             drawn = axes.imshow(deviation, cmap=DENSITY, vmin=0)
@@ -105,12 +108,11 @@ def posterior(truth: Tensor | None, measured: Tensor, x: Tensor, low: float, hig
             axes.set_box_aspect(x.shape[2] / x.shape[3])
         else:
             show(axes, _picture(image, low, high))
-        axes.set(title=title, xticks=[], yticks=[])
+        axes.set(title=title, xticks=[], yticks=[], anchor="N")
         axes.spines[:].set_visible(False)
-    if out := len(x) - int(kept.sum()):
-        figure.suptitle(
-            f"mean and deviation without {out} of {len(x)} samples: values far out of the range of the data"
-        )
+    if out:
+        title = f"mean and deviation without {out} of {len(x)} samples: values far out of the range of the data"
+        entitle(figure, title)
     return figure
 
 

@@ -182,7 +182,7 @@ def marginals(dataset: Dataset, samples: Samples, sde: SDE, title: str = "") -> 
     panels[1, 0].set_ylabel("reverse")
     pair = f"{name(dataset, 0)} (across) and {name(dataset, 1)} (up) at t" if not line else name(dataset, 0, at_t=True)
     label = pair if dataset.description.columns else "x(t)"
-    figure.supxlabel(f"{label}, {units(dataset)}{shown(path[0, 0].numel(), ', ')}")
+    figure.supxlabel(f"{label}, {units(dataset)}{shown(path[0, 0].numel(), ', ')}", fontsize=9)
     entitle(figure, title)
     return figure
 

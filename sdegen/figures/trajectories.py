@@ -74,7 +74,9 @@ def trajectories(dataset: Dataset, samples: Samples, sde: SDE, flow: Samples | N
     notes = [note for note in (shown(path.shape[2]), *remarks) if note]
     # The legend lies where the title of the figure would be.
     axes.set_title("\n".join(filter(None, (title, ", ".join(notes)))), loc="left")
-    figure.legend(loc="outside upper center", ncols=4, handletextpad=0.3, columnspacing=1.2)
+    legend = figure.legend(loc="outside upper center", ncols=4, handletextpad=0.3, columnspacing=1.2)
+    # A single point of the data is too small to be seen.
+    legend.legend_handles[0].set(sizes=[14])  # type: ignore[union-attr]
     figure.colorbar(drawn, label="time t" if flow is None else "time t of the flow ODE", shrink=0.8)
     return figure
 

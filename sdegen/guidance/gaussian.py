@@ -95,10 +95,7 @@ class Measured(GuidedScore):
         def carried(v: Tensor) -> Tensor:
             return forward(self.method.covariance(sde, t, pull, adjoint(v)))
 
-        def system(v: Tensor) -> Tensor:
-            return own_variance * v + carried(v)
-
-        solved = solve(system, y.to(x) - value, self.method.iterations)
+        solved = solve(own_variance, carried, y.to(x) - value, self.method.iterations)
         return own.detach(), pull(adjoint(solved)), value, carried
 
 
@@ -171,10 +168,17 @@ def matrix(carried: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
     return 0.5 * (found + found.mT)
 
 
-def solve(system: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
-    """Solves ``system(v) = b`` for v, ``(B, …)``, by conjugate gradients from zero, separately for each row.
+def solve(noise: Tensor | float, carried: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
+    r"""Solves :math:`(R + J V J^\top) v = b` for v, ``(B, …)``, by conjugate gradients from zero, each row by itself.
 
-    ``system`` is a linear map of each row, symmetric and positive definite.
+    A row ends where :math:`d^\top (R + J V J^\top) d < \tfrac12 d^\top R d` for a direction d. Then V is no covariance,
+    because the score is not exact, and a step along d would be too long.
+
+    Args:
+        noise: variances R of the noise, a number or ``(B, …)``.
+        carried: product with :math:`J V J^\top`.
+        b: right side, ``(B, …)``.
+        iterations: number of iterations.
     """
 
     def dot(u: Tensor, v: Tensor) -> Tensor:
@@ -183,10 +187,11 @@ def solve(system: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Ten
     v, residual = torch.zeros_like(b), b
     direction, size = residual, dot(residual, residual)
     for _ in range(iterations):
-        image = system(direction)
+        own = noise * direction
+        image = own + carried(direction)
         curvature = dot(direction, image)
-        # Stop a row if it is solved, to avoid 0 / 0, or if the Jacobian of a network gives a negative curvature.
-        going = (curvature > 0) & (size > 0)
+        # Stop a row that is solved, to avoid 0 / 0. Half of R leaves room for rounding errors.
+        going = (curvature > 0.5 * dot(direction, own)) & (size > 0)
         step = torch.where(going, size / torch.where(going, curvature, 1.0), 0.0)
         v, residual = v + step * direction, residual - step * image
         size, before = dot(residual, residual), size

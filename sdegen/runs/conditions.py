@@ -113,8 +113,11 @@ def _conditions(trained: Trained) -> Conditions:
 def chosen(trained: Trained, asked: Asked, label: object, guidance: object) -> Asked:
     """Returns the condition of samples: :data:`DATA` if nothing is asked for and the network has learned both.
 
-    A network that has learned only the score with a condition asks for one: see :func:`check_known`.
+    A network that has learned only the score with a condition asks for one: see :func:`check_known`. Raises UserError
+    if the network is given a class, and :data:`NONE` is asked for.
     """
+    if isinstance(asked, str) and asked == NONE and label is not None and guidance is None:
+        raise UserError(f"label={label}: condition=none asks for the score without a class: leave out one of them")
     if isinstance(asked, str) and asked in (DATA, NONE):
         return DATA if asked == DATA else None
     plain = asked is None and label is None and guidance is None

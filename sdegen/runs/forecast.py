@@ -74,7 +74,10 @@ def forecast(config: Config, trust: Trust = schema.ANYTHING) -> Forecast:
     if isinstance(model, ScoreModel):
         nfe: float | None = parts.sampler.evaluations
         if nfe is None:
-            nfe = draw(sde, model, parts.sampler, dataset.units, TRIED, device=device, dtype=dtype, silent=False).nfe
+            tried = draw(
+                sde, model, parts.sampler, dataset.units, TRIED, device=device, dtype=dtype, progress="sampling"
+            )
+            nfe = tried.nfe
         x = torch.empty(min(count, 1000), *dataset.units.shape, device=device, dtype=dtype)
         x = sde.sample_prior(x, SampleNoise(0, 0, len(x), dataset.units.shape, device))
         t = torch.as_tensor(sde.T, device=device, dtype=dtype)

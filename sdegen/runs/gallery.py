@@ -79,7 +79,7 @@ def _beside(run: Steered, drawn: Drawn, seen: Observation | None) -> tuple[Besid
         return first._replace(y=drawn.y), first
     path = first._replace(title=f"the first of {len(targets)}: {first.title}")
     if drawn.c is None:
-        return Beside(dataset, drawn.y, ""), path
+        return Beside(dataset, drawn.y, _scale(targets[0]).removeprefix(", ")), path
     if run.units.kind != "vectors":
         return Beside(dataset, None, f"samples given {len(targets)} conditions, beside all data"), path
     return _beside_conditions(run, targets, len(drawn.x)), path
@@ -96,7 +96,16 @@ def _beside_target(run: Steered, target: Target) -> Beside:
     if target.condition is not None:
         exact = None if dataset.y is not None else dataset.given(target.condition)
         dataset, whole = (run.dataset, _all(run)) if exact is None else (exact, ", beside exact draws")
-    return Beside(dataset, None, f"{title}{whole}")
+    return Beside(dataset, None, f"{title}{_scale(target)}{whole}")
+
+
+def _scale(target: Target) -> str:
+    """Returns the guidance scale and its interval as words of a title; no words for the scale 1."""
+    scale = None if target.guidance is None else target.guidance.scale
+    if scale is None or scale.scale == 1:
+        return ""
+    times = "" if scale.interval is None else " for t from {:g} to {:g}".format(*scale.interval)
+    return f", guidance scale {scale.scale:g}{times}"
 
 
 def _all(run: Steered) -> str:

@@ -108,7 +108,7 @@ def _seen(trained: Trained, node: Config, given: Tensor | None, number: int | No
             f"{name}: has the shape {tuple(given.shape)}: give an array of shape {tuple(shape)}, or an array of "
             f"several of these for independent results of the same measurement"
         )
-    _check_lowest(name, y, noise)
+    _check_values(name, y, noise)
     return Observation(None, _encoded(trained.units, name, y, measurement), measurement, noise)
 
 
@@ -131,8 +131,10 @@ def _measurement(trained: Trained, node: Config, which: str) -> tuple[Measuremen
     return Decoded(measurement, units, trained.dtype), noise
 
 
-def _check_lowest(name: str, y: Tensor, noise: Noise) -> None:
-    """Raises UserError if a measurement, with or without noise, has numbers that the noise cannot have."""
+def _check_values(name: str, y: Tensor, noise: Noise, fix: str = "give finite numbers") -> None:
+    """Raises UserError if a measurement, with or without noise, is not finite, or the noise cannot have its numbers."""
+    if not bool(y.isfinite().all()):
+        raise UserError(f"{name}: has a measurement of NaN or infinity: {fix}")
     if bool((y < noise.lowest).any()):
         raise UserError(
             f"{name}: has a measurement of {float(y.min()):g}, and {type(noise).__name__.lower()} noise needs at least "
@@ -170,7 +172,8 @@ def _measured_image(trained: Trained, node: Config, measurement: Measurement, no
         raise UserError(f"guidance.image={number}: no such image: choose from 0 to {len(images) - 1}")
     truth = images[number : number + 1].double()
     clean = measurement(trained.units.encode(truth))
-    _check_lowest(f"guidance.image={number}", clean, noise)
+    fix = "define guidance.measurement for all points near the data, also outside of their range"
+    _check_values(f"guidance.image={number}", clean, noise, fix)
     return Observation(truth, noise.draw(clean, generator("cpu", 0, f"measurement{which}", number)), measurement, noise)
 
 

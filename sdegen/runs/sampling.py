@@ -106,7 +106,7 @@ def draw(
     frames: int = 0,
     guidance: Guidance | None = None,
     first: int = 0,
-    silent: bool = True,
+    progress: str | None = None,
     told: Tensor | None = None,
 ) -> Samples:
     """Returns ``count`` samples of a seed, from number ``first`` on, in the network's units.
@@ -116,7 +116,7 @@ def draw(
     has ``frames`` states, and only the first :data:`SHOWN` samples of the first batch. ``nfe`` is the number of
     evaluations of the model for each sample; a guided score may need several evaluations. ``told`` is a condition for
     all samples, or one for each sample, ``(count, *)``, in the values of :mod:`sdegen.networks.condition`; None for the
-    score without a condition. Unless ``silent`` is true, the progress is shown.
+    score without a condition. ``progress`` is the name under which the progress is shown; None shows none.
 
     Raises:
         UserError: a sample is not finite, or the interval of the guidance contains no time of the sampler.
@@ -125,8 +125,8 @@ def draw(
     spans = cut(first, count, batch_size, even=sampler.couples)
     own = sum(map(len, processes.present().own(spans)))
     # The number of evaluations of a guided score is not known before the first batch.
-    report = Evaluations("sampling", own, sampler.evaluations if guidance is None else None)
-    counted = Counted(model, None if silent else report.to)
+    report = Evaluations(progress or "", own, sampler.evaluations if guidance is None else None)
+    counted = Counted(model, None if progress is None else report.to)
     if guidance is not None and guidance.scale is not None and guidance.scale.interval is not None:
         guidance.scale.check(sde, sampler.evaluated(sde))
     if guidance is not None and (fewest := min(map(len, spans))) < sampler.smallest_batch:

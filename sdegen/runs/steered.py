@@ -202,7 +202,7 @@ class Steered(Trained):
             frames=frames,
             guidance=self.guidance,
             first=first,
-            silent=False,
+            progress=f"sampling {self.target.name}".rstrip(),
             told=self.target.told,
         )
 

@@ -46,10 +46,10 @@ def at_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -
     return caplog
 
 
-def sampled(sampler: Sampler, silent: bool = False) -> Samples:
+def sampled(sampler: Sampler, name: str | None = "sampling") -> Samples:
     sde, law = VP(), GaussianMixture(torch.ones(1), torch.tensor([[0.0, 1.0]]), torch.tensor([0.5]))
     model = ScoreModel(Oracle(law, sde), Raw(), sde)
-    return draw(sde, model, sampler, UNITS, 10, batch_size=4, silent=silent)
+    return draw(sde, model, sampler, UNITS, 10, batch_size=4, progress=name)
 
 
 def test_the_evaluations_of_all_samples_are_announced_before_they_are_made(at_once: pytest.LogCaptureFixture) -> None:
@@ -71,9 +71,9 @@ def test_evaluations_that_depend_on_the_sample_are_expected_after_the_first_batc
 
 def test_progress_changes_no_bit(at_once: pytest.LogCaptureFixture) -> None:
     sampler = StepSampler(Adams(), steps=5)
-    assert torch.equal(sampled(sampler).x, sampled(sampler, silent=True).x)
+    assert torch.equal(sampled(sampler).x, sampled(sampler, name=None).x)
     at_once.clear()
-    sampled(sampler, silent=True)
+    sampled(sampler, name=None)
     assert not at_once.messages
 
 

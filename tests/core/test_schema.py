@@ -82,6 +82,13 @@ def test_fault_is_one_line_with_the_path(node: Any, base: type, line: str) -> No
     assert "\n" not in found[0]
 
 
+def test_module_of_the_user_that_is_not_found_may_lack_its_folder() -> None:
+    (line,) = schema.faults({"_target_": "absent_radon.Radon"}, Measurement, "x", ("absent_radon",))
+    assert line.endswith("correct the name, or put its folder on PYTHONPATH")
+    (line,) = schema.faults({"_target_": "sdegen.nowhere.VP"}, SDE, "x")
+    assert line.endswith("correct the name")
+
+
 def test_all_faults_are_found_at_once() -> None:
     node = {**STEPS, "steps": "a", "nstep": 1, "predictor": {**EM, "eta": 2}, "grid": 1}
     assert len(schema.faults(node, Sampler, "sampler")) == 4

@@ -182,6 +182,18 @@ def test_a_sample_that_exploded_does_not_set_the_scale_of_the_deviation() -> Non
     assert figures.posterior(None, x[0], x, 0, 16).get_suptitle() == ""
 
 
+def test_text_around_a_posterior_leaves_the_images_their_size() -> None:
+    """All images have the same size and the same top, also with a title above and a scale below them."""
+    x = uniform(20, 1, 6, 6) * 16
+    broken = torch.cat([x, 1e6 * x[:1]])
+    for samples in (x, broken):
+        figure = figures.posterior(x[0], x[0], samples, 0, 16)
+        drawable(figure)
+        *panels, _ = (axes.get_window_extent() for axes in figure.axes)
+        assert [(one.width, one.y1) for one in panels] == [pytest.approx((panels[0].width, panels[0].y1), abs=1)] * 8
+        assert panels[0].width > 0.9 * figure.bbox.width / len(panels)
+
+
 def test_samples_that_diverged_are_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     data = Dataset(uniform(30, 1, 6, 5) * 16)
     x = uniform(20, 1, 6, 5, seed=1) * 16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from torch import Tensor
 
 import sdegen
 from sdegen import figures
-from sdegen.config import assembly
+from sdegen.config import assembly, choices
 from sdegen.config.components import Components
 from sdegen.config.compose import composed
+from sdegen.core import progress
+from sdegen.core.errors import UserError
 from sdegen.metrics import score_error
 from sdegen.runs import gallery, results, session
 from sdegen.runs.guiding import planned
@@ -131,6 +134,8 @@ def test_samples_of_a_network_with_classes_have_the_classes_of_the_data(runs: di
     assert {"sliced_w1", "class_w1"} <= measured.keys()
     assert measured["class_w1"]["classes"].keys() == {"0", "1"}
     assert run.evaluate(count=60)["sliced_w1"] == pytest.approx(measured["sliced_w1"])
+    with pytest.raises(UserError, match="^label=1: condition=none asks for the score without a class: leave out one"):
+        run.sample(60, condition="none", label=1)
     plain, hidden = (results.write(run, 60, condition=asked, figures=False) for asked in (None, "none"))
     for alike in (np.load(plain.folder / "samples.npz")["x"], run.sample(60).numpy(), run.sample(60, condition="data")):
         assert alike == pytest.approx(own["x"], abs=1e-5)
@@ -153,6 +158,26 @@ def test_figures_show_the_data_of_the_class_and_name_it(runs: dict[str, sdegen.R
     beside, path = gallery._beside(run, both, None)
     assert beside.dataset is run.dataset and path.title == "the first of 2: class 0"
     assert bool((path.dataset.x[:, 0] < 0).all())
+    node = choices.node("guidance", "classifier_free", {"scale": 2.0, "interval": [0.2, 0.8]})
+    strong = results._drawn(run, planned(run, node, "all"), 30, 0, 30)
+    beside, path = gallery._beside(run, strong, None)
+    assert beside.title == "guidance scale 2 for t from 0.2 to 0.8"
+    assert path.title == f"the first of 2: class 0, {beside.title}"
+
+
+def test_progress_names_the_class_that_is_sampled(
+    runs: dict[str, sdegen.Run], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("DELAY", "INTERVAL"):
+        monkeypatch.setattr(progress, name, 0.0)
+    caplog.set_level(logging.INFO, "sdegen")
+    exact, node = runs["exact"], choices.node("guidance", "classifier_free", {})
+    exact.drawn(planned(exact, node, "all"), 4)
+    said = [line.partition(":")[0] for line in caplog.messages if "evaluations" in line]
+    assert list(dict.fromkeys(said)) == [f"sampling guidance=classifier_free, label={label}" for label in (0, 1)]
+    caplog.clear()
+    runs["plain"].sample(4)
+    assert caplog.messages[0].startswith("sampling: ")
 
 
 def test_a_classifier_of_points_is_measured_on_fresh_points(runs: dict[str, sdegen.Run]) -> None:

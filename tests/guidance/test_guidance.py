@@ -403,3 +403,16 @@ def test_what_cannot_guide_is_told_with_the_fix(make, words: str, tmp_path) -> N
 
     with pytest.raises(ValueError, match=words):
         make(saved)
+
+
+@pytest.mark.parametrize(("share", "guided"), [(0.9, False), (0.1, True)], ids=["far from", "close to"])
+def test_a_score_without_a_covariance_does_not_make_a_long_step(share: float, guided: bool) -> None:
+    """The score −k x has V = (1 − σ² k) σ² / α² I, here a negative share of R I: (R + V) v = b would give a long v."""
+    sde, t, noise = VP(), torch.full((4,), 0.3).double(), 0.4
+    alpha, variance = float(sde.alpha(t[0])), float(sde.sigma(t[0])) ** 2
+    k = (1 + share * noise**2 * alpha**2 / variance) / variance
+    x, y = points(4, 2), torch.tensor([[0.5]]).double()
+    found = Posterior(y, Inpaint((2,), "left"), Moments(), noise)(sde, lambda x, t: -k * x)(x, t) + k * x
+    mean = (1 - variance * k) / alpha
+    exact = mean * (0.5 - mean * x[:, 0]) / ((1 - share) * noise**2)
+    torch.testing.assert_close(found[:, 0], exact if guided else torch.zeros(4).double(), rtol=1e-9, atol=1e-9)

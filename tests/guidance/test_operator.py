@@ -80,6 +80,7 @@ class Rough(Operator):
             "batch": lambda: x - x.mean(0),
             "complex": lambda: torch.complex(x, x),
             "broken": lambda: x @ torch.ones(7, 7),
+            "negative": lambda: (-x.square()).log(),
         }
         return faulty[self.fault]()
 
@@ -296,6 +297,8 @@ def test_counts_and_measured_points_come_from_the_data(run: sdegen.Run) -> None:
         ({"measurement": {"_target_": "test_operator.Rough", "fault": "noise"}}, "leave the noise to guidance.noise"),
         ({"measurement": {"_target_": "test_operator.Rough", "fault": "batch"}}, "treat each row of x by itself"),
         ({"measurement": {"_target_": "test_operator.Rough", "fault": "broken"}}, "Rough fails for points of the"),
+        ({"measurement": {"_target_": "test_operator.Rough", "fault": "negative"}}, "infinity: define guidance.measur"),
+        ({"measurement": {"_target_": "test_operator.First"}, "observed": [math.nan]}, "infinity: give finite numbers"),
         ({"measurement": {"_target_": "test_operator.First"}, "noise": 0.0}, "guidance.noise=0 must be above 0"),
         ({"measurement": {"_target_": "test_operator.First"}, "method": "replacement"}, "use guidance/method=moments"),
         (

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import sdegen
 from sdegen import figures
+from sdegen.config.options import SAMPLE, check
 from sdegen.core.errors import UserError
 from sdegen.core.randomness import generator
 from sdegen.datasets import Affine
@@ -172,6 +173,9 @@ def test_figures_say_that_no_data_of_a_condition_exist(tmp_path: Path) -> None:
     assert [text.get_text() for text in shown.legends[0].get_texts()] == ["size = 0.5", "size = 1", "all data"]
     title = figures.trajectories(path.dataset, drawn.samples, own.sde, title=path.title).axes[0].get_title("left")
     assert title == "the first of 2: given size = 0.5, beside all data\nfirst 2 of 3 coordinates"
+    # A command takes a single number without brackets, too.
+    assert check({"condition": 0.5}, (), SAMPLE, ())["condition"] == 0.5
+    assert own.given(0.5).target.name == own.given([0.5]).target.name == "condition=[0.5]"
 
 
 def test_conditions_are_read_by_name_and_kept_beside_the_samples(run: sdegen.Run, tmp_path: Path) -> None:
