@@ -111,7 +111,7 @@ def planned(
     """
 
     if node is not None:
-        check_sampler(trained, f"guidance={choice(node)}")
+        trained.check_sampler(f"guidance={choice(node)}")
 
     @cache
     def load(folder: str | None, kind: type) -> ScoreModel | Likelihood:
@@ -140,15 +140,6 @@ def planned(
     labels, values = ([part for part in column if part is not None] for column in zip(*pairs, strict=True))
     each = torch.tensor(labels) if labels else None, torch.stack(values) if values else None
     return Plan([_target(trained, node, *each, own, load, len(pairs))], seen)
-
-
-def check_sampler(trained: Trained, guidance: str) -> None:
-    """Raises UserError if the sampler of a run follows a flow map, which no guidance steers."""
-    if trained.sampler.maps:
-        raise UserError(
-            f"{guidance} steers a score, and sampler={choice(trained.config['sampler'])} follows a map that was "
-            f"trained without it: use another sampler, such as sampler=adams"
-        )
 
 
 def _of_data(trained: Trained, node: Config | None, label: Label, load: Load) -> Plan:
