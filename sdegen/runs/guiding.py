@@ -18,6 +18,7 @@ from sdegen.config.rules import check_process
 from sdegen.core import schema
 from sdegen.core.errors import UserError
 from sdegen.datasets import Dataset
+from sdegen.datasets.fingerprint import difference
 from sdegen.guidance.classes import AutoGuidance, Guidance
 from sdegen.models.classifier import ClassifierModel
 from sdegen.models.likelihood import Likelihood
@@ -320,14 +321,17 @@ def _matching(trained: Trained, other: Trained, folder: str, kind: type) -> Scor
             f"guidance.run={folder}: step {other.step} is the network that is sampled: give guidance.checkpoint= with "
             f"an earlier step, or the run of a weaker network"
         )
-    same = other.config["dataset"]["_target_"] == trained.config["dataset"]["_target_"]
+    same, found = other.units.equals(trained.units), difference(trained.fingerprint, other.fingerprint)
     told = other.model.network.condition
     if told is not None and told.valued and trained.conditions is not None:
         # The weaker network, or the regressor, is given the same numbers.
         named = other.names.conditions == trained.names.conditions and other.conditions is not None
         same = same and named and other.conditions.units.equals(trained.conditions.units)  # type: ignore[union-attr]
-    if not (same and other.units.equals(trained.units)):
-        raise UserError(f"guidance.run={folder}: was trained on other data than {trained.folder}: train on these data")
+    if found or not same:
+        raise UserError(
+            f"guidance.run={folder}: was trained on other data than {trained.folder}{f' ({found})' if found else ''}: "
+            f"train on these data"
+        )
     model = copy.deepcopy(other.model).to(trained.device, trained.dtype)
     if other.config["sde"] == trained.config["sde"]:
         return model
