@@ -124,7 +124,7 @@ def read(path: Path, sampler: StepSampler, sde: SDE, probe: list[float]) -> tupl
             raise ValueError("another number of steps")
         check_ends(found.times, sde)
         before = [float(value) for value in content["probe"]]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None, ""
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, OSError):
         return None, f", since {path} is damaged"
