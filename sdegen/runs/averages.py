@@ -169,5 +169,6 @@ def _path(run: Path, step: int) -> Path:
 
 
 def _steps(run: Path) -> list[int]:
-    found = (re.fullmatch(r"step-(\d+)\.pt", file.name) for file in (run / FOLDER).glob("step-*.pt"))
-    return sorted(int(match[1]) for match in found if match)
+    found = ((re.fullmatch(r"step-(\d+)\.pt", file.name), file) for file in (run / FOLDER).glob("step-*.pt"))
+    # Leave out names that save() does not give, such as step-7.pt.
+    return sorted(int(match[1]) for match, file in found if match and file == _path(run, int(match[1])))

@@ -104,7 +104,10 @@ def test_a_resumed_run_has_the_same_averages(tmp_path: Path, run: Path, broken: 
     if broken:
         (tmp_path / "run" / "averages" / "step-00000101.pt").write_bytes(b"")
         (tmp_path / "run" / "averages" / "step-00000130.pt").write_bytes(b"")
+    # A name that no training writes is no snapshot.
+    (foreign := tmp_path / "run" / "averages" / "step-130.pt").write_bytes(b"")
     session.resume(tmp_path / "run", {}, trust=["users"])
+    foreign.unlink()
     assert_same(tmp_path / "run", run)
 
 
@@ -189,6 +192,7 @@ def test_damaged_and_foreign_snapshots_are_left_out(
             return os.mkdir, (str(marker),)
 
     torch.save({**content, "step": 25, "averages": Bomb()}, folder / "step-00000025.pt", pickle_module=pickle)
+    torch.save({**content, "step": 7}, folder / "step-7.pt")
     found = weights(tmp_path / "run", ema=0.07)
     assert not marker.exists()
     left_out = {match for text in caplog.messages for match in re.findall(r"step-(\d+)\.pt.*left out", text)}
