@@ -24,7 +24,8 @@ from sdegen import metrics
 from sdegen.config import assembly
 from sdegen.config.compose import composed
 from sdegen.core.errors import UserError
-from sdegen.runs import checkpoint, session
+from sdegen.runs import checkpoint, files, session
+from sdegen.runs.averages import Averages
 from sdegen.runs.run import Run
 
 LINE = (
@@ -86,6 +87,16 @@ def test_an_average_from_snapshots_is_close_to_a_tracked_one(tmp_path: Path, net
             found = weights(tmp_path / "run", ema=width, checkpoint=step)
             apart = distance(*(weights(tmp_path / "run", ema=own, checkpoint=step) for own in (0.05, 0.1)))
             assert distance(found, truth) <= 0.05 * apart
+
+
+def test_all_averages_need_each_snapshot_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    averages = Averages(run, checkpoint.read(run))
+    widths, read, stored = averages.widths, list[Path](), files.stored
+    monkeypatch.setattr(files, "stored", lambda path: read.append(path) or stored(path))
+    states = [*averages.each(widths)]
+    assert sorted(read) == sorted((run / "averages").iterdir())[:-1]
+    for width, state in [*zip(widths, states, strict=True)][::6]:
+        torch.testing.assert_close(state, averages.at(width), rtol=1e-6, atol=1e-7)
 
 
 def test_snapshots_are_evenly_spaced_and_are_all_kept(run: Path) -> None:
