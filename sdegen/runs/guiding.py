@@ -55,6 +55,7 @@ class Target(NamedTuple):
         name: the three as options of the command line, such as ``guidance=classifier, label=3``.
         rows: number of samples, if each has a class and a condition of its own; None if all have the same.
         node: node of the guidance; None for no guidance.
+        of_data: True if the classes and conditions of the samples are those of points of the data, drawn by the seed.
     """
 
     label: int | None = None
@@ -64,6 +65,7 @@ class Target(NamedTuple):
     name: str = ""
     rows: int | None = None
     node: Config | None = None
+    of_data: bool = False
 
     @property
     def steers(self) -> bool:
@@ -87,11 +89,14 @@ class Plan(NamedTuple):
         seen: observation of the measurement of the guidance; None if there is none.
         of_data: function that makes the target of ``count`` samples, of which each has the condition of a point of the
             data; None if the user gave the conditions.
+        all: target with the classes and conditions of all targets, one for each sample, to which steps are fitted;
+            None for a single target, for steps that are not fitted, and if the guidance takes one class for all.
     """
 
     targets: Sequence[Target]
     seen: Observation | None = None
     of_data: OfData | None = None
+    all: Target | None = None
 
 
 def planned(
@@ -136,11 +141,16 @@ def planned(
     own: dict[str, object] = {}
     if seen is not None:
         own = {"observed": seen.y, "measurement": seen.measurement, "noise": seen.noise}
-    if not together or len(pairs) == 1:
-        return Plan([_target(trained, node, *pair, own, load) for pair in pairs], seen)
+    if len(pairs) == 1:
+        return Plan([_target(trained, node, *pairs[0], own, load)], seen)
     labels, values = ([part for part in column if part is not None] for column in zip(*pairs, strict=True))
     each = torch.tensor(labels) if labels else None, torch.stack(values) if values else None
-    return Plan([_target(trained, node, *each, own, load, len(pairs))], seen)
+    if together:
+        return Plan([_target(trained, node, *each, own, load, len(pairs))], seen)
+    targets = [_target(trained, node, *pair, own, load) for pair in pairs]
+    if trained.sampler.grid != "fitted" or (labels and _steers(trained, node, "label")):
+        return Plan(targets, seen)
+    return Plan(targets, seen, all=_target(trained, node, *each, own, load, len(pairs)))
 
 
 def _of_data(trained: Trained, node: Config | None, label: Label, load: Load) -> Plan:
@@ -158,7 +168,7 @@ def _of_data(trained: Trained, node: Config | None, label: Label, load: Load) ->
 
     def of_data(dataset: Dataset, count: int, seed: int) -> tuple[Target, Examples]:
         points = conditions.of_data(dataset, labels, values, count, seed)
-        return _target(trained, node, points.y, points.c, {}, load, count), points
+        return _target(trained, node, points.y, points.c, {}, load, count)._replace(of_data=True), points
 
     # Build a target before the data are read, so that a mistake costs no time.
     sample = None if trained.conditions is None or not values else trained.conditions.low[None]

@@ -248,7 +248,7 @@ class Run(Steered):
         run, plan = self.using(sampler, **options), Plan([self.target])
         asked = condition if self.target.steers else conditions.chosen(self, condition, label, None)
         if asked is not None or label is not None:
-            plan = self.planned("sample", asked, label)
+            plan = run.planned("sample", asked, label)
         x = run.drawn(plan, count, seed=seed, batch_size=batch_size).x
         return x if len(plan.targets) == 1 else x.unflatten(0, (-1, count))
 

@@ -77,6 +77,25 @@ def test_times_may_be_an_array(run: sdegen.Run, kind: Callable[[list[float]], ob
     assert torch.equal(found.sample(5), run.using("adams").sample(5, grid=kind(times)))
 
 
+def test_a_table_of_conditions_has_one_fit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "sdegen")
+    line = ("dataset=linear_gaussian", "trainer.steps=30", "network.hidden=[16]", "trainer.preview_every=0", *SMALL[5:])
+    session.train(composed("train", line), tmp_path)
+    run, rows = sdegen.load(tmp_path), torch.tensor([[0.3, 1.2], [-1.0, 0.4], [0.1, -0.6]], dtype=torch.float64)
+    exact = run.sample(50, condition=rows, sampler="dopri5", rtol=1e-7, atol=1e-7)
+    plain, first = (run.sample(50, condition=rows, sampler="adams", steps=4, grid=g) for g in ("logistic", "fitted"))
+    assert (first - exact).norm(dim=2).mean() < 0.8 * (plain - exact).norm(dim=2).mean()
+    (path,) = kept(run)
+    assert "fitting 4 steps to ema weights of step 30 for 3 conditions" in caplog.text
+    written = path.read_bytes()
+    again = run.sample(3, condition=rows, sampler="adams", steps=4, grid="fitted")
+    torch.testing.assert_close(again[0], first[0, :3], rtol=1e-5, atol=1e-5)
+    assert path.read_bytes() == written
+    run.sample(3, condition=-rows, sampler="adams", steps=4, grid="fitted")
+    assert f"since {path} was fitted to another score" in caplog.text
+    assert kept(run) == [path]
+
+
 def test_other_weights_and_other_numbers_of_steps_are_fitted_again(
     run: sdegen.Run, caplog: pytest.LogCaptureFixture
 ) -> None:
