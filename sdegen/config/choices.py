@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from omegaconf.errors import MissingMandatoryValue
+from torch import Tensor
 
 from sdegen.config.compose import CONF, Config, composed
 from sdegen.config.options import flat
@@ -41,9 +43,17 @@ def node(group: str, name: str, options: Mapping[str, Any]) -> Config:
 
 
 def changed(node: Mapping[str, Any], options: Mapping[str, Any]) -> Config:
-    """Returns a copy of a node in which ``options`` replace values. A dictionary replaces values of an inner node."""
+    """Returns a copy of a node in which ``options`` replace values. A dictionary replaces values of an inner node.
+
+    Arrays and tensors become lists.
+    """
     merged = dict(node)
     for key, value in options.items():
         old = node.get(key)
-        merged[key] = changed(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        merged[key] = changed(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else _plain(value)
     return merged
+
+
+def _plain(value: object) -> object:
+    """Returns an array, a tensor or one number of these as plain data; any other value as it is."""
+    return value.tolist() if isinstance(value, np.ndarray | np.generic | Tensor) else value

@@ -36,11 +36,11 @@ def fingerprint(dataset: Dataset, exact: bool) -> dict[str, Any]:
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Returns a text about the difference between two fingerprints; empty if the fingerprints are equal."""
-    if (before.get("points"), before.get("shape")) != (now["points"], now["shape"]):
+    if (before.get("points"), before.get("shape")) != (now.get("points"), now.get("shape")):
         return f"{_size(now)} instead of {_size(before)}"
-    if before.get("classes") != now["classes"]:
-        return f"{now['classes'] or 'no'} classes instead of {before.get('classes') or 'none'}"
-    return "" if before.get("digest") == now["digest"] else "the same number of points, with other values"
+    if before.get("classes") != now.get("classes"):
+        return f"{now.get('classes') or 'no'} classes instead of {before.get('classes') or 'none'}"
+    return "" if before.get("digest") == now.get("digest") else "the same number of points, with other values"
 
 
 def _size(known: Mapping[str, Any]) -> str:

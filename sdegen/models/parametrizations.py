@@ -44,7 +44,7 @@ class Parametrization(ABC, Generic[S]):
 
     Attributes:
         process: type of process that the parametrization works with.
-        maps: True if the parametrization has a flow map: see :meth:`moved`.
+        maps: True if the parametrization has a flow map: see :class:`Mapped`.
     """
 
     process: type[SDE] = SDE
@@ -61,9 +61,16 @@ class Parametrization(ABC, Generic[S]):
         """
         return self
 
-    def moved(self, network: Output, sde: S, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
+
+class Mapped(Parametrization[LinearSDE]):
+    """The meaning of a network's output, from which the flow map of a network of two times follows."""
+
+    process = LinearSDE
+    maps = True
+
+    @abstractmethod
+    def moved(self, network: Output, sde: LinearSDE, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
         """Returns the flow map of a network of two times: see :meth:`sdegen.models.ScoreModel.moved`."""
-        raise NotImplementedError
 
 
 class Terms(NamedTuple):
@@ -119,7 +126,7 @@ class Spread(NamedTuple):
         return cls(alpha * mean, torch.hypot(signal, sigma), torch.atan2(sigma, signal))
 
 
-class Compared(Affine[LinearSDE]):
+class Compared(Affine[LinearSDE], Mapped):
     r"""An affine parametrization by the difference from a Gaussian, for which the network has a flow map.
 
     Let :math:`w = U^\top (x - \alpha \mu) / \sqrt v` be the point in standard deviations of the Gaussian. Along the
@@ -130,9 +137,6 @@ class Compared(Affine[LinearSDE]):
 
     It is the identity for t = s, where F is the parametrization of the score.
     """
-
-    process = LinearSDE
-    maps = True
 
     @abstractmethod
     def spread(self, sde: LinearSDE, x: Tensor, t: Tensor) -> Spread:
@@ -225,15 +229,15 @@ class Karras(Compared):
         return Spread.of(sde, x, t, x.new_zeros(()), x.new_tensor(self.sigma_data))
 
 
-class Moved(Parametrization[LinearSDE], nn.Module):
+class Moved(Mapped, nn.Module):
     """Parametrization of a network that was trained along another path: see :mod:`sdegen.sde.change`.
+
+    It has a flow map if that of the training has one.
 
     Args:
         inner: parametrization of the training.
         trained: process of the training.
     """
-
-    process = LinearSDE
 
     def __init__(self, inner: Parametrization, trained: LinearSDE) -> None:
         super().__init__()
@@ -244,6 +248,7 @@ class Moved(Parametrization[LinearSDE], nn.Module):
         return point.factor * self.inner(network, self.trained, point.x, point.t)
 
     def moved(self, network: Output, sde: LinearSDE, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
+        assert isinstance(self.inner, Mapped)
         change = Change(sde, self.trained)
         start, end = change(x, s), change(x, t)
         return self.inner.moved(network, self.trained, start.x, start.t, end.t) / end.factor

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from sdegen.core.schema import FromRun
-from sdegen.models.parametrizations import Moved, Parametrization
+from sdegen.models.parametrizations import Mapped, Moved, Parametrization
 from sdegen.networks.base import Network
 from sdegen.sde.base import SDE, LinearSDE, Score
 from sdegen.sde.scores import RowScore
@@ -37,7 +37,8 @@ class ScoreModel(nn.Module, FromRun):
         The times are ``()`` or ``(B,)``. The network must take two times, and the parametrization must have a map: see
         :class:`sdegen.models.parametrizations.Compared`.
         """
-        return self.parametrization.moved(self.network, self.sde, x, s, t)
+        assert isinstance(self.parametrization, Mapped) and self.sde.linear is not None
+        return self.parametrization.moved(self.network, self.sde.linear, x, s, t)
 
     @property
     def maps(self) -> bool:
@@ -82,7 +83,8 @@ class Given(RowScore):
 
     def moved(self, x: Tensor, s: Tensor, t: Tensor) -> Tensor:
         """Returns the flow map given the condition: see :meth:`ScoreModel.moved`."""
-        return self.parametrization.moved(self.network, self.model.sde, x, s, t)
+        assert isinstance(self.parametrization, Mapped) and self.model.sde.linear is not None
+        return self.parametrization.moved(self.network, self.model.sde.linear, x, s, t)
 
     def of(self, row: Tensor) -> Given:
         condition = self.model.network.condition

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -93,21 +93,44 @@ class Averages:
             )
 
     def at(self, width: float) -> dict[str, Any]:
-        """Returns the ``state_dict`` of the network with the average of a width.
+        """Returns the ``state_dict`` of the network with the average of a width: see :meth:`each`."""
+        (found,) = self.each([width])
+        return found
 
+    def each(self, widths: Sequence[float]) -> Iterator[dict[str, Any]]:
+        """Yields the ``state_dict`` of the network with the average of each of several distinct widths.
+
+        Each snapshot is read once. Meanwhile, one average in float64 is in memory for each width that was not tracked.
         Values that are no averages, such as counters, are those of the checkpoint.
         """
-        self.check(width)
-        if width in self.tracked or not self.saved.step:
-            return self.saved.averages.get(width, self.saved.ema)
-        coefficients, _ = combination(self._stored, self.saved.step, width)
-        sums: dict[str, Tensor] = {}
+        for width in widths:
+            self.check(width)
+        others = [width for width in widths if width not in self.tracked and self.saved.step]
+        sums, lowest = self._sums(others) if others else ({}, {})
+        for width in widths:
+            if width in sums:
+                yield self._combined(sums.pop(width), lowest)
+            else:
+                yield self.saved.averages.get(width, self.saved.ema)
+
+    def _sums(self, widths: Sequence[float]) -> tuple[dict[float, dict[str, Tensor]], dict[str, Tensor]]:
+        """Returns the combination of all stored averages for each width, by name, and their smallest values."""
+        coefficients = zip(*(combination(self._stored, self.saved.step, width)[0] for width in widths), strict=True)
+        sums: dict[float, dict[str, Tensor]] = {width: {} for width in widths}
         lowest: dict[str, Tensor] = {}
-        for coefficient, state in zip(coefficients, self._states(), strict=True):
+        for own, state in zip(coefficients, self._states(), strict=True):
             for name, value in _numbers(state):
-                added = coefficient * value.double()
-                sums[name] = sums[name].add_(added) if name in sums else added
                 lowest[name] = torch.minimum(lowest[name], value) if name in lowest else value
+                double = value.double()
+                for coefficient, total in zip(own, sums.values(), strict=True):
+                    if name in total:
+                        total[name].add_(double, alpha=coefficient)
+                    else:
+                        total[name] = coefficient * double
+        return sums, lowest
+
+    def _combined(self, sums: Mapping[str, Tensor], lowest: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Returns a ``state_dict`` from combinations and the smallest values of the stored averages, by name."""
         found = dict(self.saved.ema)
         for name, value in _numbers(self.saved.ema):
             total = sums[name].to(value.dtype)
@@ -169,5 +192,6 @@ def _path(run: Path, step: int) -> Path:
 
 
 def _steps(run: Path) -> list[int]:
-    found = (re.fullmatch(r"step-(\d+)\.pt", file.name) for file in (run / FOLDER).glob("step-*.pt"))
-    return sorted(int(match[1]) for match in found if match)
+    found = ((re.fullmatch(r"step-(\d+)\.pt", file.name), file) for file in (run / FOLDER).glob("step-*.pt"))
+    # Leave out names that save() does not give, such as step-7.pt.
+    return sorted(int(match[1]) for match, file in found if match and file == _path(run, int(match[1])))

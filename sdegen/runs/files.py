@@ -55,7 +55,11 @@ def replace(path: Path, make: Callable[[Path], object]) -> None:
     Raises:
         Unwritable: the file could not be written. ``path`` still has the old content.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "a file has this name" if isinstance(error, FileExistsError) else error.strerror or error
+        raise Unwritable(f"{path.parent}: could not be made a folder: {reason}: remove it, or check the disk") from None
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         make(temporary)

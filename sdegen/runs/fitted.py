@@ -59,10 +59,13 @@ def fitted(run: Trained, target: Target, score_of: Callable[[], Score]) -> Sampl
     path = run.folder / FOLDER / f"{name}-{key}.json"
     with evaluated(run.model), torch.no_grad(), own_layers(run.device, 0, "layers of a fit"):
         score, x = starting(run, target, score_of())
-        probe = [] if target.rows is not None else probed(run, score, x)
+        probe = [] if target.of_data else probed(run, score, x)
         found, why = read(path, sampler, run.sde, probe)
         if found is None:
-            log.info(f"fitting {sampler.steps} steps to {run.weights_used()}{why or others(path, name, facts)}")
+            towards = f" for {facts['target']}" if facts["target"] else ""
+            log.info(
+                f"fitting {sampler.steps} steps to {run.weights_used()}{towards}{why or others(path, name, facts)}"
+            )
             found, seconds = fit(run, sampler, score, x)
             log.info(f"fitted in {seconds:.1f} s: {found.summary()}")
             keep(path, {**found._asdict(), "of": facts, "probe": probe, "starts": len(x), "seconds": round(seconds, 2)})
@@ -80,8 +83,8 @@ def described(run: Trained, target: Target) -> dict[str, Any]:
         "values of the weights": run.once("digest of the weights", lambda: digest(run)),
         "precision": run.precision,
         **{group: run.config[group] for group in ("network", "sde", "sampler")},
-        # The conditions of single samples change with each sampling. A fit to some of them serves all.
-        "target": "a condition for each sample" if target.rows is not None else target.name,
+        # The conditions of points of the data change with each seed. A fit to some of them serves all.
+        "target": "conditions of the data" if target.of_data else target.name,
         "guidance": target.node,
     }
     found: dict[str, Any] = json.loads(json.dumps(facts, default=str))
@@ -124,7 +127,7 @@ def read(path: Path, sampler: StepSampler, sde: SDE, probe: list[float]) -> tupl
             raise ValueError("another number of steps")
         check_ends(found.times, sde)
         before = [float(value) for value in content["probe"]]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None, ""
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, OSError):
         return None, f", since {path} is damaged"

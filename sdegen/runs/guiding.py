@@ -18,6 +18,7 @@ from sdegen.config.rules import check_process
 from sdegen.core import schema
 from sdegen.core.errors import UserError
 from sdegen.datasets import Dataset
+from sdegen.datasets.fingerprint import difference
 from sdegen.guidance.classes import AutoGuidance, Guidance
 from sdegen.models.classifier import ClassifierModel
 from sdegen.models.likelihood import Likelihood
@@ -54,6 +55,7 @@ class Target(NamedTuple):
         name: the three as options of the command line, such as ``guidance=classifier, label=3``.
         rows: number of samples, if each has a class and a condition of its own; None if all have the same.
         node: node of the guidance; None for no guidance.
+        of_data: True if the classes and conditions of the samples are those of points of the data, drawn by the seed.
     """
 
     label: int | None = None
@@ -63,6 +65,7 @@ class Target(NamedTuple):
     name: str = ""
     rows: int | None = None
     node: Config | None = None
+    of_data: bool = False
 
     @property
     def steers(self) -> bool:
@@ -86,11 +89,14 @@ class Plan(NamedTuple):
         seen: observation of the measurement of the guidance; None if there is none.
         of_data: function that makes the target of ``count`` samples, of which each has the condition of a point of the
             data; None if the user gave the conditions.
+        all: target with the classes and conditions of all targets, one for each sample, to which steps are fitted;
+            None for a single target, for steps that are not fitted, and if the guidance takes one class for all.
     """
 
     targets: Sequence[Target]
     seen: Observation | None = None
     of_data: OfData | None = None
+    all: Target | None = None
 
 
 def planned(
@@ -111,7 +117,7 @@ def planned(
     """
 
     if node is not None:
-        check_sampler(trained, f"guidance={choice(node)}")
+        trained.check_sampler(f"guidance={choice(node)}")
 
     @cache
     def load(folder: str | None, kind: type) -> ScoreModel | Likelihood:
@@ -135,20 +141,16 @@ def planned(
     own: dict[str, object] = {}
     if seen is not None:
         own = {"observed": seen.y, "measurement": seen.measurement, "noise": seen.noise}
-    if not together or len(pairs) == 1:
-        return Plan([_target(trained, node, *pair, own, load) for pair in pairs], seen)
+    if len(pairs) == 1:
+        return Plan([_target(trained, node, *pairs[0], own, load)], seen)
     labels, values = ([part for part in column if part is not None] for column in zip(*pairs, strict=True))
     each = torch.tensor(labels) if labels else None, torch.stack(values) if values else None
-    return Plan([_target(trained, node, *each, own, load, len(pairs))], seen)
-
-
-def check_sampler(trained: Trained, guidance: str) -> None:
-    """Raises UserError if the sampler of a run follows a flow map, which no guidance steers."""
-    if trained.sampler.maps:
-        raise UserError(
-            f"{guidance} steers a score, and sampler={choice(trained.config['sampler'])} follows a map that was "
-            f"trained without it: use another sampler, such as sampler=adams"
-        )
+    if together:
+        return Plan([_target(trained, node, *each, own, load, len(pairs))], seen)
+    targets = [_target(trained, node, *pair, own, load) for pair in pairs]
+    if trained.sampler.grid != "fitted" or (labels and _steers(trained, node, "label")):
+        return Plan(targets, seen)
+    return Plan(targets, seen, all=_target(trained, node, *each, own, load, len(pairs)))
 
 
 def _of_data(trained: Trained, node: Config | None, label: Label, load: Load) -> Plan:
@@ -166,7 +168,7 @@ def _of_data(trained: Trained, node: Config | None, label: Label, load: Load) ->
 
     def of_data(dataset: Dataset, count: int, seed: int) -> tuple[Target, Examples]:
         points = conditions.of_data(dataset, labels, values, count, seed)
-        return _target(trained, node, points.y, points.c, {}, load, count), points
+        return _target(trained, node, points.y, points.c, {}, load, count)._replace(of_data=True), points
 
     # Build a target before the data are read, so that a mistake costs no time.
     sample = None if trained.conditions is None or not values else trained.conditions.low[None]
@@ -329,14 +331,17 @@ def _matching(trained: Trained, other: Trained, folder: str, kind: type) -> Scor
             f"guidance.run={folder}: step {other.step} is the network that is sampled: give guidance.checkpoint= with "
             f"an earlier step, or the run of a weaker network"
         )
-    same = other.config["dataset"]["_target_"] == trained.config["dataset"]["_target_"]
+    same, found = other.units.equals(trained.units), difference(trained.fingerprint, other.fingerprint)
     told = other.model.network.condition
     if told is not None and told.valued and trained.conditions is not None:
         # The weaker network, or the regressor, is given the same numbers.
         named = other.names.conditions == trained.names.conditions and other.conditions is not None
         same = same and named and other.conditions.units.equals(trained.conditions.units)  # type: ignore[union-attr]
-    if not (same and other.units.equals(trained.units)):
-        raise UserError(f"guidance.run={folder}: was trained on other data than {trained.folder}: train on these data")
+    if found or not same:
+        raise UserError(
+            f"guidance.run={folder}: was trained on other data than {trained.folder}{f' ({found})' if found else ''}: "
+            f"train on these data"
+        )
     model = copy.deepcopy(other.model).to(trained.device, trained.dtype)
     if other.config["sde"] == trained.config["sde"]:
         return model

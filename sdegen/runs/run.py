@@ -24,7 +24,7 @@ from sdegen.runs.arrays import ArrayLike, Frame, points, times
 from sdegen.runs.checkpoint import Which
 from sdegen.runs.conditions import Asked
 from sdegen.runs.given import given
-from sdegen.runs.guiding import Plan, check_sampler
+from sdegen.runs.guiding import Plan
 from sdegen.runs.steered import Steered
 from sdegen.runs.trained import Precision, Weights
 
@@ -212,9 +212,7 @@ class Run(Steered):
         other.config = {**self.config, "sampler": with_steps_of_chain(node, self.config["sde"])}
         other.sampler = construct(other.config, "sampler", self.trust)
         check_process(other.config, {"sampler": other.sampler}, self.trust)
-        other.check_sampler()
-        if other.guidance is not None:
-            check_sampler(other, other.target.name)
+        other.check_sampler("" if other.guidance is None else other.target.name)
         return other
 
     @explained
@@ -250,7 +248,7 @@ class Run(Steered):
         run, plan = self.using(sampler, **options), Plan([self.target])
         asked = condition if self.target.steers else conditions.chosen(self, condition, label, None)
         if asked is not None or label is not None:
-            plan = self.planned("sample", asked, label)
+            plan = run.planned("sample", asked, label)
         x = run.drawn(plan, count, seed=seed, batch_size=batch_size).x
         return x if len(plan.targets) == 1 else x.unflatten(0, (-1, count))
 

@@ -103,11 +103,11 @@ class Steered(Trained):
         Raises:
             UserError: the network does not take the condition or the class, or they do not fit the data.
         """
-        targets, _, of_data = self.planned("given", condition, label)
-        if of_data is not None or len(targets) > 1:
-            rows = f"{len(targets)} rows" if of_data is None else "a row for each sample"
+        plan = self.planned("given", condition, label)
+        if plan.of_data is not None or len(plan.targets) > 1:
+            rows = f"{len(plan.targets)} rows" if plan.of_data is None else "a row for each sample"
             raise UserError(f"condition: has {rows}: give one condition, or use run.sample(condition=…)")
-        return self.at(targets[0])
+        return self.at(plan.targets[0])
 
     def planned(self, call: str, condition: Asked, label: float | str | None, *, together: bool = False) -> Plan:
         """Return the plan of samples given a class, and given one condition or several: see :func:`planned`."""
@@ -216,15 +216,20 @@ class Steered(Trained):
         if plan.of_data is not None:
             target, (truth, y, c, _) = plan.of_data(self._conditioning_data(), count, seed)
             targets = [target]
+        run = self if plan.all is None else self._fitted(plan.all)
         parts = [
-            self.at(target).generate(
-                count, seed=seed, batch_size=batch_size, frames=0 if i else frames, first=i * count
-            )
+            run.at(target).generate(count, seed=seed, batch_size=batch_size, frames=0 if i else frames, first=i * count)
             for i, target in enumerate(targets)
         ]
         seconds = time.perf_counter() - started
         x = torch.cat([self.units.decode(part.x) for part in parts])
         return Drawn(x, y, c, truth, targets, parts[0], sum(part.nfe for part in parts) / len(parts), seconds)
+
+    def _fitted(self, target: Target) -> Self:
+        """Return this run; for ``grid=fitted``, with steps that are fitted to the score towards a target."""
+        other = copy.copy(self)
+        other.sampler = fitted(self, target, self.at(target).steered_score)
+        return other
 
     def _conditioning_data(self) -> Dataset:
         try:

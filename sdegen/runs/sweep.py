@@ -101,7 +101,8 @@ def sweep(run: Steered, count: int, seed: int, batch_size: int) -> Sweep:
         return known
 
     with announced(f"measuring averages of {len(widths)} widths"):
-        swept = [values(run.weighing(averages.at(width), "ema", width)) for width in widths]
+        each = zip(widths, averages.each(widths), strict=True)
+        swept = [values(run.weighing(state, "ema", width)) for width, state in each]
         others = (values(run.weighing(saved.ema, "ema")), values(run.weighing(saved.weights, "raw")))
     if not swept[0]:
         raise UserError(

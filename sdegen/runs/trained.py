@@ -131,8 +131,16 @@ class Trained:
             return Averages(self.folder, saved).at(self.ema)
         return saved.ema if self.weights == "ema" else saved.weights
 
-    def check_sampler(self) -> None:
-        """Raises UserError if the sampler does not fit the process, or needs a flow map and the model has none."""
+    def check_sampler(self, guidance: str = "") -> None:
+        """Raises UserError if the sampler does not fit the process, the model or the guidance with a name, if any.
+
+        A sampler that follows a flow map needs a model that has one, and no guidance steers a flow map.
+        """
+        if guidance and self.sampler.maps:
+            raise UserError(
+                f"{guidance} steers a score, and sampler={choice(self.config['sampler'])} follows a map that was "
+                f"trained without it: use another sampler, such as sampler=adams"
+            )
         check_times(self.sampler, self.sde)
         fix = f"use another sampler, or train a flow map with objective=flow_map objective.run={self.folder}"
         check_map(self.config, self.sampler, self.model, fix)

@@ -32,7 +32,7 @@ from sdegen.samplers import noisy
 from sdegen.samplers.base import Predictor
 from sdegen.samplers.exponential import Exponential, ExponentialStep, Weights
 from sdegen.samplers.grids import NAMED, Times, along, check_falling
-from sdegen.samplers.walks import VALUES, Path, mean, merged, robust, walk
+from sdegen.samplers.walks import VALUES, Path, mean, merged, robust, starts, walk
 from sdegen.sde.base import LinearSDE, Score
 from sdegen.sde.scores import of_rows
 
@@ -108,7 +108,7 @@ def number(predictor: Predictor | None, size: int) -> int:
     """Returns the number of starts of a fit for states of ``size`` coordinates."""
     if predictor is not None and predictor.eta:
         return noisy.number(size)
-    return 3 * (min(STARTS, max(FEWEST, NUMBERS // size)) // 3)
+    return 3 * (starts(size, FEWEST, STARTS, NUMBERS) // 3)
 
 
 def fit(

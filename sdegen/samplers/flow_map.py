@@ -7,7 +7,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sdegen.core.checks import in_range
 from sdegen.core.randomness import RandnLike
 from sdegen.samplers.base import Sampler, Walk
 from sdegen.samplers.grids import Grid, along, steps_of
@@ -37,13 +36,9 @@ class FlowMap(Sampler):
             raise ValueError(
                 "grid=fitted fits the steps of a multistep scheme, and not of a flow map: use grid=logistic"
             )
-        if isinstance(grid, tuple):
-            steps = steps_of(grid, steps)
-        if steps == "auto":
-            raise ValueError("steps=auto needs a list of times in grid: give a number")
-        self.steps, self.grid = in_range("steps", steps, at_least=1), grid
+        self.steps, self.grid = steps_of(grid, steps), grid
         self.processes = {"steps": LinearSDE, **self.processes}
-        self.evaluations = steps
+        self.evaluations = self.steps
 
     def _integrate(self, sde: LinearSDE, score: Counted, x: Tensor, noise: RandnLike, frames: int) -> Walk:
         times, kept = along(self.grid, sde, self.steps), frame_indices(self.steps, frames)

@@ -28,6 +28,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from sdegen.core.checks import in_range
 from sdegen.sde.base import SDE, LinearSDE
 
 Named = Literal["uniform", "quadratic", "log_snr", "karras", "logistic", "fitted"]
@@ -79,19 +80,26 @@ def check_falling(times: Times) -> None:
             )
 
 
-def steps_of(times: Times, steps: int | Literal["auto"]) -> int:
-    """Returns the number of steps along a list of times.
+def steps_of(grid: Grid, steps: int | Literal["auto"]) -> int:
+    """Returns the number of steps along a grid, which a list of times fixes.
 
     Raises:
-        ValueError: the times do not fall, or their number does not fit ``steps``.
+        ValueError: the times of a list do not fall, or their number does not fit ``steps``; ``steps`` is ``auto``
+            without a list, or below 1.
     """
-    check_falling(times)
-    if steps not in ("auto", len(times) - 1):
+    if not isinstance(grid, tuple):
+        if steps == "auto":
+            raise ValueError(
+                "steps=auto needs the levels of a chain such as sde=ddpm, or a list of times in grid: give a number"
+            )
+        return in_range("steps", steps, at_least=1)
+    check_falling(grid)
+    if steps not in ("auto", len(grid) - 1):
         raise ValueError(
-            f"steps={steps} does not fit grid={shown(times)}, whose {len(times)} times make {len(times) - 1} steps: "
+            f"steps={steps} does not fit grid={shown(grid)}, whose {len(grid)} times make {len(grid) - 1} steps: "
             f"leave out steps, or use a named grid such as grid=logistic"
         )
-    return len(times) - 1
+    return len(grid) - 1
 
 
 def check_ends(times: Times, sde: SDE) -> None:

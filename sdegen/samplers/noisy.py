@@ -22,7 +22,7 @@ from sdegen.core.randomness import generator, randn_like
 from sdegen.samplers.base import Memory
 from sdegen.samplers.exponential import Exponential
 from sdegen.samplers.grids import NAMED, Named, along
-from sdegen.samplers.walks import check_finite
+from sdegen.samplers.walks import check_finite, starts
 from sdegen.sde.base import LinearSDE, Score
 from sdegen.sde.scores import of_rows
 
@@ -54,7 +54,7 @@ class Chosen(NamedTuple):
 
 def number(size: int) -> int:
     """Returns the number of starts for states of ``size`` coordinates."""
-    return 2 * min(ROWS, max(FEWEST, NUMBERS // size))
+    return 2 * starts(size, FEWEST, ROWS, NUMBERS)
 
 
 def choose(

@@ -53,11 +53,7 @@ class StepSampler(Sampler):
             raise ValueError(
                 "predictor=null and corrector=null: no part moves the samples: choose a predictor or a corrector"
             )
-        if isinstance(grid, tuple):
-            steps = steps_of(grid, steps)
-        if steps == "auto":
-            raise ValueError("steps=auto needs the levels of a chain such as sde=ddpm: give a number")
-        in_range("steps", steps, at_least=1)
+        steps = steps_of(grid, steps)
         if predictor is not None and predictor.memory > steps:
             raise ValueError(
                 f"steps={steps} must be at least {predictor.memory} for this predictor.order: use more steps"

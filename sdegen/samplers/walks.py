@@ -60,6 +60,11 @@ class Path(NamedTuple):
         return math.prod(float((lam - self.lam[m]) / (self.lam[j] - self.lam[m])) for m in near if m != j)
 
 
+def starts(size: int, fewest: int, most: int, numbers: int) -> int:
+    """Returns the number of states of ``size`` coordinates with about ``numbers`` in all, between two bounds."""
+    return min(most, max(fewest, numbers // size))
+
+
 def check_finite(x: Tensor, where: str = "") -> None:
     """Raises UserError if states are not finite."""
     if not bool(x.isfinite().all()):

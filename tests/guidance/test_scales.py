@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import plane
@@ -175,6 +177,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, sdegen.Run]:
     lines = {"moons": (), "circles": ("dataset=circles",), "plain": ("network.label_dropout=null",)}
     lines["needy"] = ("network.label_dropout=0",)
     return {name: sdegen.train(*SHORT, *line, folder=folder / name) for name, line in lines.items()}
+
+
+def test_a_network_that_learned_other_points_of_the_same_kind_is_refused(tmp_path: Path) -> None:
+    """The units of data that are not standardised do not depend on the points."""
+    lines = {"run": (), "same": (), "seed": ("seed=1",), "fewer": ("dataset.size=150",)}
+    shared = (*SHORT, "dataset.standardize=false", "trainer.steps=1")
+    run, same, seed, fewer = (sdegen.train(*shared, *line, folder=tmp_path / name) for name, line in lines.items())
+    run.guided("auto", run=same)
+    for other, words in ((seed, "the same number of points, with other values"), (fewer, "150 .* instead of 200 ")):
+        with pytest.raises(UserError, match=rf"was trained on other data than .*run \({words}.*\): train on these d"):
+            run.guided("auto", run=other)
 
 
 def test_an_earlier_checkpoint_steers_a_run(runs: dict[str, sdegen.Run]) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import DoubleTensor
 
 import sdegen
 from sdegen.config.compose import composed
@@ -50,6 +54,46 @@ def test_a_fit_is_closer_to_the_exact_flow_and_is_used_again(run: sdegen.Run, ca
     assert torch.equal(first, again)
     assert (path.read_bytes(), path.stat().st_mtime_ns) == written
     assert f"steps from {path}: error" in caplog.text
+
+
+def test_a_fit_that_cannot_be_kept_is_used_and_said(
+    run: sdegen.Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = run.sample(10, sampler="adams", steps=3, grid="fitted")
+    shutil.copytree(run.folder, tmp_path / "run", ignore=shutil.ignore_patterns("fitted"))
+    (tmp_path / "run" / "fitted").write_text("")
+    found = sdegen.load(tmp_path / "run").sample(10, sampler="adams", steps=3, grid="fitted")
+    assert torch.equal(found, expected)
+    words = "fitted: could not be made a folder: a file has this name: remove it, or check the disk"
+    assert [words in line and "\n" not in line for line in caplog.messages] == [True]
+
+
+@pytest.mark.parametrize("kind", [np.array, DoubleTensor, tuple], ids=["array", "tensor", "tuple"])
+def test_times_may_be_an_array(run: sdegen.Run, kind: Callable[[list[float]], object]) -> None:
+    times = [1.0, 0.5, 0.2, run.sde.eps]
+    found = run.using("adams", grid=kind(times))
+    assert found.config["sampler"]["steps"] == found.sampler.evaluations == 3
+    assert torch.equal(found.sample(5), run.sample(5, sampler="adams", grid=times))
+    assert torch.equal(found.sample(5), run.using("adams").sample(5, grid=kind(times)))
+
+
+def test_a_table_of_conditions_has_one_fit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "sdegen")
+    line = ("dataset=linear_gaussian", "trainer.steps=30", "network.hidden=[16]", "trainer.preview_every=0", *SMALL[5:])
+    session.train(composed("train", line), tmp_path)
+    run, rows = sdegen.load(tmp_path), torch.tensor([[0.3, 1.2], [-1.0, 0.4], [0.1, -0.6]], dtype=torch.float64)
+    exact = run.sample(50, condition=rows, sampler="dopri5", rtol=1e-7, atol=1e-7)
+    plain, first = (run.sample(50, condition=rows, sampler="adams", steps=4, grid=g) for g in ("logistic", "fitted"))
+    assert (first - exact).norm(dim=2).mean() < 0.8 * (plain - exact).norm(dim=2).mean()
+    (path,) = kept(run)
+    assert "fitting 4 steps to ema weights of step 30 for 3 conditions" in caplog.text
+    written = path.read_bytes()
+    again = run.sample(3, condition=rows, sampler="adams", steps=4, grid="fitted")
+    torch.testing.assert_close(again[0], first[0, :3], rtol=1e-5, atol=1e-5)
+    assert path.read_bytes() == written
+    run.sample(3, condition=-rows, sampler="adams", steps=4, grid="fitted")
+    assert f"since {path} was fitted to another score" in caplog.text
+    assert kept(run) == [path]
 
 
 def test_other_weights_and_other_numbers_of_steps_are_fitted_again(

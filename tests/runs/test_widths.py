@@ -24,7 +24,8 @@ from sdegen import metrics
 from sdegen.config import assembly
 from sdegen.config.compose import composed
 from sdegen.core.errors import UserError
-from sdegen.runs import checkpoint, session
+from sdegen.runs import checkpoint, files, session
+from sdegen.runs.averages import Averages
 from sdegen.runs.run import Run
 
 LINE = (
@@ -88,6 +89,16 @@ def test_an_average_from_snapshots_is_close_to_a_tracked_one(tmp_path: Path, net
             assert distance(found, truth) <= 0.05 * apart
 
 
+def test_all_averages_need_each_snapshot_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    averages = Averages(run, checkpoint.read(run))
+    widths, read, stored = averages.widths, list[Path](), files.stored
+    monkeypatch.setattr(files, "stored", lambda path: read.append(path) or stored(path))
+    states = [*averages.each(widths)]
+    assert sorted(read) == sorted((run / "averages").iterdir())[:-1]
+    for width, state in [*zip(widths, states, strict=True)][::6]:
+        torch.testing.assert_close(state, averages.at(width), rtol=1e-6, atol=1e-7)
+
+
 def test_snapshots_are_evenly_spaced_and_are_all_kept(run: Path) -> None:
     assert [path.name for path in sorted((run / "averages").iterdir())] == [
         f"step-{step:08d}.pt" for step in range(5, 161, 5)
@@ -104,7 +115,10 @@ def test_a_resumed_run_has_the_same_averages(tmp_path: Path, run: Path, broken: 
     if broken:
         (tmp_path / "run" / "averages" / "step-00000101.pt").write_bytes(b"")
         (tmp_path / "run" / "averages" / "step-00000130.pt").write_bytes(b"")
+    # A name that no training writes is no snapshot.
+    (foreign := tmp_path / "run" / "averages" / "step-130.pt").write_bytes(b"")
     session.resume(tmp_path / "run", {}, trust=["users"])
+    foreign.unlink()
     assert_same(tmp_path / "run", run)
 
 
@@ -189,6 +203,7 @@ def test_damaged_and_foreign_snapshots_are_left_out(
             return os.mkdir, (str(marker),)
 
     torch.save({**content, "step": 25, "averages": Bomb()}, folder / "step-00000025.pt", pickle_module=pickle)
+    torch.save({**content, "step": 7}, folder / "step-7.pt")
     found = weights(tmp_path / "run", ema=0.07)
     assert not marker.exists()
     left_out = {match for text in caplog.messages for match in re.findall(r"step-(\d+)\.pt.*left out", text)}

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
 import pytest
 import torch
 
@@ -11,9 +15,12 @@ from sdegen.config.options import Faults
 from sdegen.config.rules import check_times
 from sdegen.core.randomness import SampleNoise
 from sdegen.metrics.verification import gaussian
-from sdegen.samplers import Adams, DPMSolver, Heun, StepSampler, StochasticAdams
+from sdegen.samplers import Adams, DPMSolver, FlowMap, Heun, Sampler, StepSampler, StochasticAdams
 from sdegen.samplers.grids import GRIDS, Named
 from sdegen.sde import VE, VP, Cosine, LinearSDE
+
+SAMPLERS: tuple[Callable[..., Sampler], ...] = (partial(StepSampler, DPMSolver(1), None), FlowMap)
+"""Samplers on a grid, as functions of the number of steps and the grid."""
 
 
 @pytest.mark.parametrize("grid", [name for name in GRIDS if name != "fitted"])
@@ -37,6 +44,14 @@ def test_the_number_of_steps_follows_from_the_list_unless_the_user_gives_it() ->
         construct(composed("train", ["sampler=adams", grid, "sampler.steps=4"]), "sampler", ())
 
 
+@pytest.mark.parametrize(("steps", "message"), [("auto", "steps=auto needs the levels of"), (0, "steps=0 must be at")])
+def test_samplers_refuse_steps_that_are_no_number_in_the_same_words(steps: int | Literal["auto"], message: str) -> None:
+    for make in SAMPLERS:
+        with pytest.raises(ValueError, match=f"^{message}"):
+            make(steps, "logistic")
+
+
+@pytest.mark.parametrize("make", SAMPLERS, ids=["steps", "map"])
 @pytest.mark.parametrize(
     ("times", "message"),
     [
@@ -49,8 +64,10 @@ def test_the_number_of_steps_follows_from_the_list_unless_the_user_gives_it() ->
         ((1.0, 0.5, 0.0), "sampler.grid=[1,0.5,0] must end at sde.eps=1e-05, not at 0"),
     ],
 )
-def test_a_list_that_does_not_fall_from_t_to_eps_is_refused_in_one_line(times: tuple[float, ...], message: str) -> None:
+def test_a_list_that_does_not_fall_from_t_to_eps_is_refused_in_one_line(
+    make: Callable[..., Sampler], times: tuple[float, ...], message: str
+) -> None:
     with pytest.raises((ValueError, Faults)) as refused:
-        check_times(StepSampler(DPMSolver(1), steps="auto", grid=times), VP())
+        check_times(make("auto", times), VP())
     assert str(refused.value).startswith(message)
     assert "\n" not in str(refused.value)
