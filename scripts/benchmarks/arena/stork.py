@@ -198,23 +198,28 @@ def stork(method: Method, degree: int, sde: LinearSDE, score: Score, x: Tensor, 
 
 
 def step(tableau: Tableau, sde: LinearSDE, x: Tensor, t: float, s: float, values: dict[float, Tensor]) -> Tensor:
-    """Returns the states at s, for states ``x`` at t and the noise that a polynomial through ``values`` predicts.
-
-    The flow is linear in x and in the values. A state is therefore a vector of their weights.
-    """
+    """Returns the states at s, for states ``x`` at t and the noise that a polynomial through ``values`` predicts."""
     if s == 0:
         now = torch.tensor(t, dtype=torch.float64)
         return (x - sde.sigma(now) * values[t]) / sde.alpha(now)
-    at = t + (s - t) * tableau.c
-    nodes, h = list(values), s - t
+    own, *others = weights(tableau, sde, t, s, tuple(values))
+    return sum((w * value for w, value in zip(others, values.values(), strict=True)), own * x)
+
+
+def weights(tableau: Tableau, sde: LinearSDE, t: float, s: float, nodes: tuple[float, ...]) -> list[float]:
+    """Returns the weights of x and of the noise at the ``nodes`` in a step.
+
+    The flow is linear in both. The Runge–Kutta method therefore steps the vector of their weights.
+    """
+    at, h = t + (s - t) * tableau.c, s - t
     shares = [np.prod([(at - o) / (node - o) for o in nodes if o != node] or [at**0], axis=0) for node in nodes]
-    derivatives = np.zeros((len(at), 1 + len(nodes)))
-    begin = np.eye(1, 1 + len(nodes))[0]
-    for j, (rate, pull) in enumerate(slopes(sde, at.tolist())):
-        state = begin + h * (tableau.a[j, :j] @ derivatives[:j])
-        derivatives[j] = rate * state + pull * np.array([0.0, *(share[j] for share in shares)])
-    weights = (begin + h * (tableau.b @ derivatives)).tolist()
-    return sum((w * value for w, value in zip(weights[1:], values.values(), strict=True)), weights[0] * x)
+    rates, pulls = np.array(slopes(sde, at.tolist())).T
+    begin = np.eye(1, 1 + len(nodes))
+    # The derivatives in the stages are rate (begin + h a derivatives) + pull shares: a triangular system.
+    known = rates[:, None] * begin + pulls[:, None] * np.stack([0 * at, *shares], 1)
+    derivatives = np.linalg.solve(np.eye(len(at)) - h * rates[:, None] * tableau.a, known)
+    found: list[float] = (begin[0] + h * (tableau.b @ derivatives)).tolist()
+    return found
 
 
 def slopes(sde: LinearSDE, times: list[float]) -> list[list[float]]:
