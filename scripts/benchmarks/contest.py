@@ -55,7 +55,10 @@ def held(family: str, arguments: argparse.Namespace) -> Iterator[Row]:
         race = Race(apart(whole, family, seeds), arguments.search)
         yield from race.rows(matching(ours.contestants(kind), arguments.match), budgets)
     if arguments.only != "ours":
-        yield from Race([whole], arguments.search).rows(matching(peers.contestants(kind), arguments.match), budgets)
+        found = matching(peers.contestants(kind), arguments.match)
+        yield from Race([whole], arguments.search).rows([peer for peer in found if not peer.alone], budgets)
+        race = Race(apart(whole, family, seeds), arguments.search)
+        yield from race.rows([peer for peer in found if peer.alone], budgets)
 
 
 def table(rows: Sequence[Row], budgets: Sequence[int]) -> str:

@@ -4,6 +4,8 @@ All samplers use the same continuous schedule. azula gets alpha and sigma as fun
 ``sigma / alpha`` and x / alpha. In diffusers, ``sigma / alpha`` replaces the values of the table. A time grid ends at
 eps or, like the grids of the libraries, at t = 0 after a last positive time. The exact end points at eps and at 0 are
 4e-6 to 1.3e-4 apart, depending on the family. A library that is not installed is left out.
+
+GITS and AYS fit their grids to each target, from draws of the prior that no contest measures.
 """
 
 from __future__ import annotations
@@ -22,10 +24,10 @@ if TYPE_CHECKING:
 
 def contestants(kind: str) -> list[Contestant]:
     """Returns the samplers of every installed library, and prints a line for each library that is not installed."""
-    from arena import azula, diffusers, k_diffusion, papers, scipy
+    from arena import ays, azula, diffusers, gits, k_diffusion, papers, scipy, stork
 
     found: list[Contestant] = []
-    for library in (scipy, azula, papers, diffusers, k_diffusion):
+    for library in (scipy, azula, papers, stork, gits, ays, diffusers, k_diffusion):
         try:
             found += library.contestants(kind)
         except ImportError as error:

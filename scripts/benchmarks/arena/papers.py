@@ -36,8 +36,15 @@ def contestants(kind: str) -> list[Contestant]:
     return found
 
 
-def ipndm(order: int, sde: LinearSDE, score: Score, x: Tensor, times: Tensor) -> Tensor:
-    r"""Draws samples with iPNDM.
+def ipndm(
+    order: int,
+    sde: LinearSDE,
+    score: Score,
+    x: Tensor,
+    times: Tensor,
+    trace: list[tuple[Tensor, Tensor]] | None = None,
+) -> Tensor:
+    r"""Draws samples with iPNDM; the states :math:`\hat x` and the noise before each step are appended to ``trace``.
 
     iPNDM uses the weights for equal steps on every grid, and lower orders in the first steps. It reaches the order
     ``order`` on grids with equal steps of :math:`\hat\sigma`, and order 2 on other smooth grids. Its authors use the
@@ -51,6 +58,8 @@ def ipndm(order: int, sde: LinearSDE, score: Score, x: Tensor, times: Tensor) ->
     x = x / sde.alpha(times[0])
     for i, t in enumerate(times[:-1]):
         past = [-sde.sigma(t) * score(sde.alpha(t) * x, t), *past][:order]
+        if trace is not None:
+            trace.append((x, past[0]))
         weights = ADAMS_BASHFORTH[len(past) - 1]
         x = x + (sigma[i + 1] - sigma[i]) * sum(w * noise for w, noise in zip(weights, past, strict=True))
     return sde.alpha(times[-1]) * x

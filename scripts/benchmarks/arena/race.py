@@ -36,12 +36,14 @@ class Contestant(NamedTuple):
         setting: time grid or tolerance.
         run: function that draws samples, see :data:`Run`; an adaptive sampler ignores the number of steps.
         adaptive: True if the sampler chooses its own steps.
+        alone: True if the sampler must have each target apart, because it is fitted to the score.
     """
 
     name: str
     setting: str
     run: Run
     adaptive: bool = False
+    alone: bool = False
 
 
 class Measured(NamedTuple):
