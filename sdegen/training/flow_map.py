@@ -82,6 +82,8 @@ class FlowMap(Objective[LinearSDE, Pair]):
             distribution is a known mixture.
         checkpoint: checkpoint of the teacher: a step, ``last`` or ``best``.
         steps: number of steps of the solver.
+        digest: hash of the weights of the teacher, which a run keeps, so that it is not resumed with a teacher that was
+            trained again; null to accept any.
         law: distribution of the data in the network's units, taken from the data set.
     """
 
@@ -94,9 +96,15 @@ class FlowMap(Objective[LinearSDE, Pair]):
         run: Teacher | None = None,
         checkpoint: int | Literal["last", "best"] = "last",
         steps: int = 24,
+        digest: str | None = None,
     ) -> None:
         if run is None and law is None:
             raise ValueError("run=null: the exact score of these data is not known: give the folder of a trained run")
+        if run is not None and digest not in (None, run.digest):
+            raise ValueError(
+                f"run={run.folder}: the weights of step {run.step} have changed since the training of the map began: "
+                f"restore them, or train a new map"
+            )
         self.teacher, self.law = run, law
         self.steps = in_range("steps", steps, at_least=4)
 
