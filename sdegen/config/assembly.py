@@ -140,8 +140,9 @@ class Parts(dict[str, Any]):
             if network.get("times") == "auto":
                 self.config["network"] = {**network, "times": 2 if objective.maps else 1}
             if (teacher := objective.teacher) is not None:
-                # A resumed run takes the same step of the same folder, whatever run is the latest by then.
-                own = {"run": teacher.folder, "checkpoint": teacher.step}
+                # A resumed run takes the same step of the same folder, whatever run is the latest by then, and refuses
+                # it if its weights have changed.
+                own = {"run": teacher.folder, "checkpoint": teacher.step, "digest": teacher.digest}
                 self.config["objective"] = {**self.config["objective"], **own}
 
 

@@ -150,11 +150,6 @@ def _network_of_a_map(config: Config, parts: Parts) -> str:
     if not parts["objective"].maps:
         fix = "use network.times=auto, or objective=flow_map"
         return "" if network.times == 1 else f"network.times=2: objective={objective} trains no flow map: {fix}"
-    if network.condition is not None:
-        return (
-            f"objective={objective} gives the network no class and no condition: set network.label_dropout=null and "
-            f"network.condition_dropout=null"
-        )
     if network.times == 2:
         return ""
     if "times" in config["network"]:
@@ -164,6 +159,21 @@ def _network_of_a_map(config: Config, parts: Parts) -> str:
         f"objective={objective} trains a network of two times, and network={name} takes one: use network=mlp, scorenet "
         f"or unet"
     )
+
+
+def _condition_of_a_map(config: Config, parts: Parts) -> str:
+    objective, own = parts["objective"], parts["network"].condition
+    if not objective.maps:
+        return ""
+    known = None if objective.teacher is None else objective.teacher.model.network.condition
+    # Each part is taken by both networks or by none, and is hidden in some rows by the teacher if by the map.
+    names = ("label_dropout", "value_dropout")
+    shares = [[None if one is None else getattr(one, name) for name in names] for one in (own, known)]
+    if all((a is None) == (b is None) and not (a and not b) for a, b in zip(*shares, strict=True)):
+        return ""
+    fixes = zip(("label_dropout", "condition_dropout"), shares[1], strict=True)
+    fix = " and ".join(f"network.{name}={'null' if share is None else f'{share:g}'}" for name, share in fixes)
+    return f"objective={choice(config['objective'])} gives the network what its teacher takes: set {fix}"
 
 
 def _gaussian_of_a_map(config: Config, parts: Parts) -> str:
@@ -197,8 +207,6 @@ def _teacher(config: Config, parts: Parts) -> str:
     if teacher is None:
         return ""
     run, own = f"objective.run={teacher.folder}", f"in {teacher.folder}/config.yaml"
-    if teacher.model.network.condition is not None:
-        return f"{run}: its network takes a class or a condition: give the run of a network without one"
     data = parts["dataset"]
     found = difference(teacher.data, fingerprint(data, exact="path" in config["dataset"]))
     if found or not teacher.units.equals(data.units):
@@ -251,6 +259,7 @@ RULES: tuple[tuple[set[str], Callable[[Config, Parts], str]], ...] = (
     ({"objective", "network"}, _smooth),
     ({"objective", "network", "sde"}, _network_for_objective),
     ({"objective", "network"}, _network_of_a_map),
+    ({"objective", "network"}, _condition_of_a_map),
     ({"objective", "network", "parametrization"}, _gaussian_of_a_map),
     ({"sampler", "model", "objective"}, _map_for_sampler),
     ({"objective", "dataset"}, _teacher),

@@ -80,7 +80,7 @@ def described(run: Trained, target: Target) -> dict[str, Any]:
         "step": run.step,
         "weights": run.weights,
         "ema": run.ema,
-        "values of the weights": run.once("digest of the weights", lambda: digest(run)),
+        "values of the weights": run.digest,
         "precision": run.precision,
         **{group: run.config[group] for group in ("network", "sde", "sampler")},
         # The conditions of points of the data change with each seed. A fit to some of them serves all.
@@ -89,16 +89,6 @@ def described(run: Trained, target: Target) -> dict[str, Any]:
     }
     found: dict[str, Any] = json.loads(json.dumps(facts, default=str))
     return found
-
-
-def digest(run: Trained) -> str:
-    """Returns a hash of the tensors of the model."""
-    found = hashlib.sha256()
-    for name, value in sorted(run.model.state_dict().items()):
-        if isinstance(value, Tensor):
-            found.update(name.encode())
-            found.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:16]
 
 
 def starting(run: Trained, target: Target, score: Score) -> tuple[Score, Tensor]:

@@ -33,8 +33,8 @@ class Sweep(NamedTuple):
         widths: widths of the averages, in ascending order.
         tracked: widths of the two averages that were tracked.
         measures: values of each measure, by its name, one for each width. ``score_error`` is known if the exact score
-            is. If not, a distance of samples from the data takes its place. ``held_out_loss`` is the loss on held-out
-            points.
+            is. If not, and for a flow map, a distance of samples from the data takes its place. ``held_out_loss`` is
+            the loss on held-out points.
         others: values of each measure for the average of ``trainer.ema`` and for the weights without an average.
         floors: ``floor`` of each measure, None if it has none, and ``floor_from``.
     """
@@ -115,11 +115,14 @@ def sweep(run: Steered, count: int, seed: int, batch_size: int) -> Sweep:
 
 
 def _quality(run: Steered, count: int, seed: int, batch_size: int) -> Metrics:
-    """Returns the error of the score if the exact one is known, else the first metric of samples; empty if unknown."""
+    """Returns the error of the score if the exact one is known, else the first metric of samples; empty if unknown.
+
+    A flow map is measured by its samples, because its sampler does not follow the score.
+    """
     if not isinstance(run.model, ScoreModel):
         return {}
     found: Metrics = {}
-    if run.units.kind == "vectors" and not needs_one(run):
+    if run.units.kind == "vectors" and not needs_one(run) and not run.sampler.maps:
         found = measures.score_error(run, None)
     if not found:
         drawn = run.to_compare(count, seed=seed, batch_size=batch_size)

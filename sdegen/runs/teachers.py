@@ -37,7 +37,13 @@ def _loader(config: Config, trust: Trust) -> Callable[[str | None, type], Teache
             trained = Trained(Path(folder), which, device="cpu", trust=trusted)
             own = trained.config
             return Teacher(
-                str(trained.folder), trained.step, trained.score_model, trained.fingerprint, own["sde"], trained.units
+                str(trained.folder),
+                trained.step,
+                trained.digest,
+                trained.score_model,
+                trained.fingerprint,
+                own["sde"],
+                trained.units,
             )
         except UserError as error:
             raise UserError(f"objective.run: {error}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
 import math
 import textwrap
@@ -156,6 +157,19 @@ class Trained:
             self._shared[key] = compute()
         result: Result = self._shared[key]
         return result
+
+    @property
+    def digest(self) -> str:
+        """Hash of the tensors of the model."""
+        return self.once("digest", self._hash)
+
+    def _hash(self) -> str:
+        found = hashlib.sha256()
+        for name, value in sorted(self.model.state_dict().items()):
+            if isinstance(value, Tensor):
+                found.update(name.encode())
+                found.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()[:16]
 
     def _read_dataset(self) -> Dataset:
         dataset: Dataset = construct(self.config, "dataset", self.trust, seed=self.config["seed"])

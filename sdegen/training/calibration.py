@@ -136,7 +136,7 @@ def range_of(training: Training, rated: Rated, steps: int, every: int, rows: int
 def _fixed_rows(training: Training, rows: int) -> list[Batch]:
     """Returns batches of at least ``rows`` rows in total, in the form that :func:`weighted_losses` takes."""
     own, objective = training.stream, training.gradient.objective
-    stream = Stream(own.points, lambda *given: objective.prepare(*given[:-2]), own.weighting, own.times, own.sde)
+    stream = Stream(own.points, objective.prepared, own.weighting, own.times, own.sde)
     stream.variant = VARIANT
     found: list[Batch] = []
     for batch in itertools.chain.from_iterable(stream.steps(0, rows)):

@@ -17,6 +17,7 @@ from torch import Tensor
 from sdegen.core.checks import in_range
 from sdegen.core.randomness import RandnLike
 from sdegen.core.tensors import expand, squared_norm
+from sdegen.networks.condition import NONE
 from sdegen.networks.oracle import Oracle
 from sdegen.samplers.base import Memory
 from sdegen.samplers.exponential import Adams
@@ -47,6 +48,7 @@ class Pair(Prepared):
         end: time of the target.
         target: state at ``end``.
         size: standard deviation of an entry of the state at ``end``, for data with standard deviation 1, ``(N,)``.
+        y: conditions of the trajectories, ``(N, *)``.
         score: score of the teacher at ``x`` and ``t``, ``(N, *)``; 0 where ``gain`` is 0.
         gain: factor with which an error of the score is one of the output of the network, ``(N,)``; 0 for rows that do
             not train the score.
@@ -55,8 +57,12 @@ class Pair(Prepared):
     end: Tensor
     target: Tensor
     size: Tensor
+    y: Tensor
     score: Tensor
     gain: Tensor
+
+    def conditions(self, y: Tensor) -> Tensor:
+        return self.y
 
 
 class FlowMap(Objective[LinearSDE, Pair]):
@@ -69,7 +75,8 @@ class FlowMap(Objective[LinearSDE, Pair]):
     :math:`x_s` and :math:`x_t` are states of a trajectory that ``sampler=adams`` has computed from a draw of the prior.
     The second term trains the network at equal times, where it gives the score. Any other sampler then works with the
     trained network as well. Near 0, both norms are rounded off. The sampler of times draws s, which is moved to the
-    nearest earlier step of the solver; three tenths of the rows start at T, and three tenths end at eps.
+    nearest earlier step of the solver; three tenths of the rows start at T, and three tenths end at eps. If the network
+    of the teacher takes a class or a condition, each trajectory has that of a data point, and the map is given it.
 
     A trajectory is used for several rows. Consistency distillation, Lagrangian distillation and mean flows, which need
     no trajectories, were less accurate after the same time: see the page on flow maps in the documentation.
@@ -82,6 +89,8 @@ class FlowMap(Objective[LinearSDE, Pair]):
             distribution is a known mixture.
         checkpoint: checkpoint of the teacher: a step, ``last`` or ``best``.
         steps: number of steps of the solver.
+        digest: hash of the weights of the teacher, which a run keeps, so that it is not resumed with a teacher that was
+            trained again; null to accept any.
         law: distribution of the data in the network's units, taken from the data set.
     """
 
@@ -94,37 +103,42 @@ class FlowMap(Objective[LinearSDE, Pair]):
         run: Teacher | None = None,
         checkpoint: int | Literal["last", "best"] = "last",
         steps: int = 24,
+        digest: str | None = None,
     ) -> None:
         if run is None and law is None:
             raise ValueError("run=null: the exact score of these data is not known: give the folder of a trained run")
+        if run is not None and digest not in (None, run.digest):
+            raise ValueError(
+                f"run={run.folder}: the weights of step {run.step} have changed since the training of the map began: "
+                f"restore them, or train a new map"
+            )
         self.teacher, self.law = run, law
         self.steps = in_range("steps", steps, at_least=4)
 
-    def prepare(self, sde: LinearSDE, x0: Tensor, t: Tensor, randn_like: RandnLike) -> Pair:
-        count, score = -(-len(x0) // ROWS), self._score(sde, x0)
-        noise = randn_like(x0)[:count]
+    def prepare(self, sde: LinearSDE, x0: Tensor, t: Tensor, randn_like: RandnLike, y: Tensor | None = None) -> Pair:
+        y = t.new_full(t.shape, NONE) if y is None else y
+        count, index = -(-len(x0) // ROWS), torch.arange(len(x0), device=x0.device)
+        # Rows of one step, which follow one another, are from different trajectories.
+        own, noise = index % count, randn_like(x0)[:count]
         # Normal numbers are the only ones that a training draws for each row.
         u, v, w = (torch.special.ndtr(randn_like(t)) for _ in range(3))
         times = self._times(sde, float(u[0]))
-        path = torch.cat([self._solved(sde, score, part, times) for part in noise.split(BATCH)], dim=1)
+        parts = zip(noise.split(BATCH), y[:count].split(BATCH), strict=True)
+        path = torch.cat([self._solved(sde, self._score(sde, *part), part[0], times) for part in parts], dim=1)
         at = times.to(t)
-        start = ((at >= t[:, None]).sum(1) - 1).clamp(0, self.steps - 1)
-        start = torch.where(u < WHOLE, 0, start)
+        start = torch.where(u < WHOLE, 0, ((at >= t[:, None]).sum(1) - 1).clamp(0, self.steps - 1))
         end = start + 1 + (v * (self.steps - start)).long().clamp(max=self.steps - 1 - start)
         end = torch.where(w < WHOLE, self.steps, end)
-        # Rows of one step, which follow one another, are from different trajectories.
-        own = torch.arange(len(x0), device=x0.device) % count
-        x, s = path[start, own], at[start]
-        index = torch.arange(len(x0), device=x0.device)
+        x, y = path[start, own], y[own]
         # Shards of 2, 4, … parts have their share of these rows.
         chosen = (index + index // EVERY) % EVERY == 0
-        parts = zip(x[chosen].split(BATCH), s[chosen].split(BATCH), strict=True)
-        near = torch.zeros_like(x)
-        near[chosen] = torch.cat([score(part, time) for part, time in parts])
+        score = torch.zeros_like(x)
+        chosen_parts = zip(*(part[chosen].split(BATCH) for part in (x, y, at[start])), strict=True)
+        score[chosen] = torch.cat([self._score(sde, near, given)(near, s) for near, given, s in chosen_parts])
         alpha, sigma = sde.alpha(times), sde.sigma(times)
         size = torch.hypot(alpha, sigma)
         gain = torch.where(chosen, (sigma * size / alpha).to(t)[start], 0)
-        return Pair(x, s, at[end], path[end, own], size.to(t)[end], near, gain)
+        return Pair(x, at[start], at[end], path[end, own], size.to(t)[end], y, score, gain)
 
     def loss(self, score: Score, rows: Pair) -> Tensor:
         moved: Tensor = score.moved(rows.x, rows.t, rows.end)  # type: ignore[attr-defined]
@@ -135,10 +149,10 @@ class FlowMap(Objective[LinearSDE, Pair]):
         error = of_rows(score, own)(rows.x[own], rows.t[own]) - rows.score[own]
         return found.index_add(0, own, EVERY * rounded(expand(rows.gain[own], error) * error))
 
-    def _score(self, sde: LinearSDE, like: Tensor) -> Score:
-        """Returns the score of the teacher for points like ``like``."""
+    def _score(self, sde: LinearSDE, like: Tensor, y: Tensor) -> Score:
+        """Returns the score of the teacher for points like ``like`` ``(B, *)``, given the conditions ``y``."""
         if self.teacher is not None:
-            return self.teacher.model.to(like.device, like.dtype)
+            return self.teacher.model.to(like.device, like.dtype).given(y)
         exact = Oracle(self.law, sde)
         return lambda x, t: exact(x.double(), t.double()).to(x)
 

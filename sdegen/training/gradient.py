@@ -76,7 +76,7 @@ class Gradient(ABC):
 def weighted_losses(model: Model, objective: Objective, batch: Batch) -> Tensor:
     """Returns the weighted losses ``(N,)`` of the rows of a batch with one seed."""
     own = batch.of(0)
-    return own.weight * objective.loss(model.given(own.y), own.rows)
+    return own.weight * objective.loss(model.given(own.rows.conditions(own.y)), own.rows)
 
 
 class Autograd(Gradient):
@@ -90,7 +90,7 @@ class Autograd(Gradient):
         self.bfloat16 = bfloat16
 
     def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike, weight: Tensor, y: Tensor) -> Prepared:
-        return self.objective.prepare(sde, x0, t, randn_like)
+        return self.objective.prepared(sde, x0, t, randn_like, weight, y)
 
     def add(self, batch: Batch, factor: Tensor | None = None) -> tuple[Tensor, ...]:
         device = batch.weight.device.type

@@ -123,13 +123,12 @@ class HeldOut:
     @functools.cached_property
     def _stream(self) -> Stream | None:
         """Stream whose first epoch has the rows of the loss; None without held-out points or known distribution."""
-        seed, objective = derive(self.seed, "held out"), self.objective
+        seed = derive(self.seed, "held out")
         data = self._data(seed)
         if data is None:
             return None
         points = Points(seed, data, self.batch_size, self.condition, self.device, self.dtype, hides=False)
-        # The last arguments are the weight and the condition; Objective.prepare does not take them.
-        return Stream([points], lambda *rows: objective.prepare(*rows[:-2]), self.weighting, self.times, self.sde)
+        return Stream([points], self.objective.prepared, self.weighting, self.times, self.sde)
 
     def _steps(self) -> Iterator[list[Batch]]:
         """Returns the batches of the rows, each as a list of chunks."""

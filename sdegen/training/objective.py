@@ -31,6 +31,10 @@ class Prepared:
     x: Tensor
     t: Tensor
 
+    def conditions(self, y: Tensor) -> Tensor:
+        """Returns the conditions of the rows, from those of the data points, ``y``."""
+        return y
+
 
 Rows = TypeVar("Rows", bound=Prepared)
 
@@ -58,8 +62,15 @@ class Objective(ABC, Generic[S, Rows]):
     teacher: Teacher | None = None
 
     @abstractmethod
-    def prepare(self, sde: S, x0: Tensor, t: Tensor, randn_like: RandnLike) -> Rows:
-        """Draws noisy points for data ``x0`` ``(N, *)`` at the times ``t`` ``(N,)``."""
+    def prepare(self, sde: S, x0: Tensor, t: Tensor, randn_like: RandnLike, y: Tensor | None = None) -> Rows:
+        """Draws noisy points for data ``x0`` ``(N, *)`` at the times ``t`` ``(N,)``.
+
+        ``y`` has the conditions of the data, ``(N, *)``. Only an objective with a teacher needs them.
+        """
+
+    def prepared(self, sde: S, x0: Tensor, t: Tensor, randn_like: RandnLike, weight: Tensor, y: Tensor) -> Rows:
+        """Returns the result of :meth:`prepare`; the ``weight`` of the loss is not needed."""
+        return self.prepare(sde, x0, t, randn_like, y)
 
     @abstractmethod
     def loss(self, score: Score, rows: Rows) -> Tensor:
@@ -88,7 +99,7 @@ class Denoising(Objective[LinearSDE, Noised]):
     process = LinearSDE
     against = "gaussian"
 
-    def prepare(self, sde: LinearSDE, x0: Tensor, t: Tensor, randn_like: RandnLike) -> Noised:
+    def prepare(self, sde: LinearSDE, x0: Tensor, t: Tensor, randn_like: RandnLike, y: Tensor | None = None) -> Noised:
         noise = randn_like(x0)
         return Noised(sde.perturb(x0, t, lambda _: noise), t, noise, sde.sigma(t))
 
@@ -112,7 +123,7 @@ class Implicit(Objective[SDE, Prepared]):
     differentiates = True
     positive = False
 
-    def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike) -> Prepared:
+    def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike, y: Tensor | None = None) -> Prepared:
         return Prepared(sde.perturb(x0, t, randn_like), t)
 
     def loss(self, score: Score, rows: Prepared) -> Tensor:
@@ -147,7 +158,7 @@ class Sliced(Objective[SDE, Probed]):
     differentiates = True
     positive = False
 
-    def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike) -> Probed:
+    def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike, y: Tensor | None = None) -> Probed:
         x = sde.perturb(x0, t, randn_like)
         return Probed(x, t, torch.copysign(torch.ones_like(x), randn_like(x)))
 
@@ -165,7 +176,7 @@ class Prediction(Objective[SDE, Prepared]):
     ``(x, t) -> (B,)``.
     """
 
-    def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike) -> Prepared:
+    def prepare(self, sde: SDE, x0: Tensor, t: Tensor, randn_like: RandnLike, y: Tensor | None = None) -> Prepared:
         return Prepared(sde.perturb(x0, t, randn_like), t)
 
     def loss(self, score: Score, rows: Prepared) -> Tensor:

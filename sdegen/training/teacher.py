@@ -18,6 +18,7 @@ class Teacher(FromRun):
     Attributes:
         folder: the run's folder, as the user named it, or that of the run that ``latest`` names.
         step: step of the checkpoint.
+        digest: hash of the tensors of the model.
         model: trained score, in evaluation mode.
         data: fingerprint of the data: see :mod:`sdegen.datasets.fingerprint`.
         sde: node of the forward process.
@@ -26,6 +27,7 @@ class Teacher(FromRun):
 
     folder: str
     step: int
+    digest: str
     model: ScoreModel
     data: Mapping[str, Any]
     sde: Mapping[str, Any]

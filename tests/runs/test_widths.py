@@ -238,6 +238,18 @@ def test_the_sweep_measures_each_average_as_a_run_with_it_does(run: Path) -> Non
     assert (folder / "figures" / "sweep.png").is_file()
 
 
+def test_the_sweep_of_a_flow_map_measures_the_samples_of_the_map(tmp_path: Path) -> None:
+    own = trained(tmp_path, "experiment=flow_map", *LINE, "trainer.widths=[0.05,0.1]", "sampler.steps=1")
+    found = own.sweep(count=50)
+    assert [*found.measures] == ["w1"]
+    for i in (0, -1):
+        one = sdegen.load(tmp_path, ema=found.widths[i])
+        assert found.measures["w1"][i] == pytest.approx(one.evaluate(count=50)["w1"]["value"], rel=1e-5)
+    assert len({*found.measures["w1"]}) > 1
+    # Another sampler follows the score of the map.
+    assert [*own.using("adams", steps=3).sweep(count=50).measures] == ["score_error"]
+
+
 def test_a_sweep_takes_no_points_and_no_metrics(run: Path) -> None:
     for option in ("metrics=c2st", "weights=raw", "network=oracle"):
         refused(command("evaluate", f"run={run}", "ema=sweep", option, cwd=run), run, "ema=sweep: ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,13 @@ import torch
 from conftest import plane
 from torch import Tensor
 
-from sdegen.config.compose import composed
+from sdegen.config import assembly
+from sdegen.config.compose import Config, composed
 from sdegen.core.errors import UserError
 from sdegen.core.randomness import generator, randn_like
+from sdegen.datasets.fingerprint import fingerprint
+from sdegen.models import Raw, ScoreModel
+from sdegen.networks import Oracle
 from sdegen.runs import session
 from sdegen.runs.run import load
 from sdegen.runs.teachers import replicated
@@ -20,8 +25,10 @@ from sdegen.samplers import Dopri5, FlowMap
 from sdegen.sde import VP
 from sdegen.sde.mixture import Marginals
 from sdegen.training import FlowMap as Objective
+from sdegen.training.teacher import Teacher
 
 SHORT = ("trainer.threads=1", "trainer.preview_every=0", "figures=false", "count=50", "trainer.batch_size=32")
+TEACHER = ("dataset=moons", "network.hidden=[16]", *SHORT, "trainer.steps=20", "sampler.steps=5")
 MAP = ("experiment=flow_map", "network.hidden=[16]", *SHORT)
 
 
@@ -64,6 +71,40 @@ def test_a_trained_map_has_the_end_points_of_the_exact_flow_and_composes() -> No
     assert float(error.norm() / score.norm()) < 0.1
 
 
+def exact_teacher(config: Config) -> Teacher:
+    """The exact score of labelled data, as the teacher of a map that is given the class."""
+    (parts,) = replicated(config)
+    model = ScoreModel(Oracle(parts.dataset.encoded_law, parts.sde), Raw(), parts.sde)
+    units = parts.dataset.units
+    return Teacher("run", 1, "", model, fingerprint(parts.dataset, exact=False), parts.config["sde"], units)
+
+
+def test_a_map_of_a_teacher_with_classes_is_the_flow_of_each_class() -> None:
+    options = ["network.hidden=[32,32]", "trainer.steps=600", "trainer.threads=1", "dataset.means=[[-1.5],[1.5]]"]
+    config = composed("train", ["experiment=flow_map", *options])
+    teacher = exact_teacher(config)
+    config["objective"]["run"] = "run"
+    config["network"]["label_dropout"] = 0.0
+    (parts,) = assembly.replicated(config, load=lambda folder, kind: teacher)
+    training = parts.training()
+    training.run(lambda step, values: None, lambda: None, lambda: None)
+    own, sde, law = training.averages[0].eval(), parts.sde, parts.dataset.encoded_law
+    assert law is not None
+    x, noise = torch.randn(1000, 1, generator=generator("cpu", 5)), torch.zeros_like
+    y = torch.arange(1000) % 2
+    start, end = (torch.tensor(t, dtype=torch.float64) for t in (sde.T, sde.eps))
+    mean, variance = law.means[y], law.covariances[y].reshape(-1, 1)
+    # Each class is a Gaussian, whose flow keeps the distance from the mean in standard deviations.
+    before, after = ((sde.alpha(t) ** 2 * variance + sde.sigma(t) ** 2).sqrt() for t in (start, end))
+    exact = sde.alpha(end) * mean + after * (x - sde.alpha(start) * mean) / before
+    with torch.no_grad():
+        for steps in (1, 2):
+            found = FlowMap(steps)(sde, own.given(y), x, noise=noise).x
+            assert float((found - exact).norm(dim=1).mean()) < 0.05
+        only = FlowMap(1)(sde, own.given(torch.tensor(1)), x, noise=noise).x
+    assert float((only - exact)[y == 1].norm(dim=1).mean()) < 0.05
+
+
 def train(folder: Path, *options: str) -> Path:
     session.train(composed("train", options), folder)
     return folder
@@ -71,14 +112,28 @@ def train(folder: Path, *options: str) -> Path:
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    options = ("dataset=moons", "network.hidden=[16]", *SHORT, "trainer.steps=20", "sampler.steps=5")
-    return train(tmp_path_factory.mktemp("teacher") / "run", *options)
+    return train(tmp_path_factory.mktemp("teacher") / "run", *TEACHER)
 
 
 @pytest.fixture(scope="module")
 def student(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = (*MAP, "dataset=moons", f"objective.run={teacher}", "trainer.steps=6")
     return train(tmp_path_factory.mktemp("student") / "run", *options)
+
+
+def test_a_map_takes_the_class_that_its_teacher_takes(tmp_path: Path) -> None:
+    taught = train(tmp_path / "taught", *TEACHER, "network.label_dropout=0.1")
+    options = [*MAP, "dataset=moons", f"objective.run={taught}", "trainer.steps=4"]
+    run = load(train(tmp_path / "own", *options, "network.label_dropout=0"))
+    first, second = (run.sample(5, label=label) for label in (0, 1))
+    assert first.shape == (5, 2)
+    assert not torch.equal(torch.as_tensor(first), torch.as_tensor(second))
+    with pytest.raises(UserError, match=r"gives the network what its teacher takes: set network.label_dropout=0.1 and"):
+        replicated(composed("train", options))
+    without = train(tmp_path / "without", *TEACHER, "network.label_dropout=0")
+    hiding = [*MAP, "dataset=moons", f"objective.run={without}", "network.label_dropout=0.1"]
+    with pytest.raises(UserError, match=r"gives the network what its teacher takes: set network.label_dropout=0 and"):
+        replicated(composed("train", hiding))
 
 
 def weights(folder: Path) -> Tensor:
@@ -95,14 +150,24 @@ def test_a_resumed_map_is_bit_identical_and_keeps_its_teacher(student: Path, tea
     whole = {**config, "optimizer": short["optimizer"]}
     session.train(whole, tmp_path / "whole")
     session.train(short, tmp_path / "short")
-    assert load(tmp_path / "short").config["objective"] == {
-        "_target_": "sdegen.training.FlowMap",
-        "run": str(teacher),
-        "checkpoint": 20,
-        "steps": 24,
-    }
+    kept = load(tmp_path / "short").config["objective"]
+    assert kept.items() >= {"run": str(teacher), "checkpoint": 20, "steps": 24}.items()
     session.resume(tmp_path / "short", {"trainer.steps": 6})
     assert torch.equal(weights(tmp_path / "short"), weights(tmp_path / "whole"))
+
+
+def test_a_map_is_resumed_only_with_the_weights_of_its_teacher(teacher: Path, tmp_path: Path) -> None:
+    first, moved, short = tmp_path / "first", tmp_path / "moved", tmp_path / "short"
+    shutil.copytree(teacher, first)
+    train(short, *MAP, "dataset=moons", f"objective.run={first}", "trainer.steps=2", "optimizer.decay=constant")
+    # Another training of the teacher, in the same folder and to the same step.
+    first.rename(moved)
+    train(first, *TEACHER, "optimizer.lr=0.1")
+    with pytest.raises(UserError) as error:
+        session.resume(short, {"trainer.steps": 4})
+    (line,) = str(error.value).splitlines()
+    assert line.startswith(f"objective.run={first}: the weights of step 20 have changed since the training of the map")
+    session.resume(short, {"trainer.steps": 4, "objective.run": str(moved)})
 
 
 def test_a_map_is_sampled_in_one_evaluation_and_by_every_other_sampler(student: Path) -> None:
@@ -123,7 +188,7 @@ def test_a_map_is_sampled_in_one_evaluation_and_by_every_other_sampler(student: 
         (["dataset=moons", "sde.beta_max=15", "objective.run={teacher}"], "was trained with another SDE: use the"),
         (["parametrization=noise"], "parametrization=noise does not have: use parametrization=gaussian or karras"),
         (["network.times=1"], "network.times=1: objective=flow_map trains a network of two times: use network.times="),
-        (["network.label_dropout=0.1"], "gives the network no class and no condition: set network.label_dropout=null"),
+        (["network.label_dropout=0.1"], "gives the network what its teacher takes: set network.label_dropout=null and"),
         (["objective=denoising", "network.times=2"], "network.times=2: objective=denoising trains no flow map: use"),
         (
             ["objective=denoising"],
