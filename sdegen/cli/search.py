@@ -120,9 +120,9 @@ class Search:
 
     def run(self, sweep: Path, launch: Launch) -> None:
         """Launch trials until the study in the folder of the sweep has ``n_trials``."""
-        from sdegen.runs import files
+        from sdegen.runs import locks
 
-        with files.claimed(sweep):
+        with locks.claimed(sweep):
             found = self._study(sweep)
             self._began = True
             # Trials that a killed command left come first.

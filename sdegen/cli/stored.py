@@ -25,7 +25,7 @@ from sdegen.config.options import SAMPLE, check
 from sdegen.config.trust import plain
 from sdegen.core.errors import UserError
 from sdegen.core.schema import option_faults
-from sdegen.runs import checkpoint, files
+from sdegen.runs import checkpoint, files, locks
 from sdegen.runs.checkpoint import Checkpoint
 from sdegen.runs.run import Run, load
 
@@ -74,7 +74,7 @@ def _fix(arguments: Arguments, run: Path, saved: Checkpoint) -> None:
         # A folder that was copied may hold last.pt alone.
         if checkpoint.has(run, saved.step):
             fixed["checkpoint"] = saved.step
-        if files.is_claimed(run):
+        if locks.is_claimed(run):
             log.warning(f"run={run}: is still training: its checkpoint of step {saved.step} is used")
         elif saved.step == 0 and saved.weights:
             log.warning(f"run={run}: is not trained yet: train it with sdegen train resume={shlex.quote(str(run))}")

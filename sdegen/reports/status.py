@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sdegen.core.errors import UserError
-from sdegen.runs import files, ledger
+from sdegen.runs import files, ledger, locks
 from sdegen.runs.ledger import Record
 
 STATES = ("running", "waiting", "stopped", "failed", "pruned", "done")
@@ -87,7 +87,7 @@ def natural(name: str) -> list[tuple[bool, int, str]]:
 
 def _job(folder: Path, record: Record | None, given: Sequence[str]) -> Job:
     """Returns the state of a job of a sweep."""
-    if record is None and not (folder / files.LOG).exists():
+    if record is None and not (folder / locks.LOG).exists():
         return Job(folder.name, "waiting", _clean(" ".join(given)))
     run = _run(folder)
     if record is None or run.state in ("running", "done"):
@@ -98,7 +98,7 @@ def _job(folder: Path, record: Record | None, given: Sequence[str]) -> Job:
         return Job(folder.name, record.state, _clean(str(record.error)))
     if record.state == "requeued":
         return Job(folder.name, "waiting", _clean(str(record.error)))
-    if files.is_claimed(folder) is None and record.state == "begun":
+    if locks.is_claimed(folder) is None and record.state == "begun":
         return Job(folder.name, "running", f"{run.line} (or killed: the file system has no locks)")
     if record.state == "interrupted":
         return Job(folder.name, "stopped", _clean(str(record.error)))
@@ -107,13 +107,13 @@ def _job(folder: Path, record: Record | None, given: Sequence[str]) -> Job:
 
 def _run(folder: Path) -> Job:
     """Returns the state of a run, as the files of its folder show it."""
-    line = last_line(folder / files.LOG)
+    line = last_line(folder / locks.LOG)
     # The log has the time and then the message.
     line = re.sub(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+  ", "", line)
     step = last_line(folder / "scalars.csv").partition(",")[0]
     reached = f"step {step}: {line}" if step.isdecimal() and not re.search(r"\bstep +\d", line) else line
-    if files.is_claimed(folder):
-        silent = time.time() - max(_written(folder / name) for name in (files.LOG, "scalars.csv"))
+    if locks.is_claimed(folder):
+        silent = time.time() - max(_written(folder / name) for name in (locks.LOG, "scalars.csv"))
         return Job(folder.name, "running", reached + (f" (silent for {silent / 60:.0f} min)" * (silent > SILENT)))
     if (folder / "metrics.json").exists():
         return Job(folder.name, "done", line)

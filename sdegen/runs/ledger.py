@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from sdegen.core.errors import Pruned, Stopped, UserError, one_line
-from sdegen.runs import files
+from sdegen.runs import files, locks
 
 NAME = "ledger.jsonl"
 JOBS = "jobs.json"
@@ -79,7 +79,7 @@ def attempt(folder: Path, config: Mapping[str, Any], start: Callable[[], object]
     if _is_done(folder, key):
         return False
     # Read the ledger again under the lock: another process may have worked in the folder until now.
-    with files.claimed(folder, again=True):
+    with locks.claimed(folder, again=True):
         if _is_done(folder, key):
             return False
         finished = (folder / "metrics.json").exists()
@@ -99,7 +99,7 @@ def _is_done(folder: Path, key: str) -> bool:
         key: hash of the job's configuration.
     """
     # Look into the folder first: a job that begins meanwhile writes to the ledger before it writes other files.
-    filled = folder.exists() and any(path.name != files.LOG or path.stat().st_size for path in folder.iterdir())
+    filled = folder.exists() and any(path.name != locks.LOG or path.stat().st_size for path in folder.iterdir())
     last = read(folder.parent).get(folder.name)
     if filled and (last is None or last.config != key):
         raise UserError(
@@ -111,11 +111,11 @@ def _is_done(folder: Path, key: str) -> bool:
 
 def go_on(folder: Path, start: Callable[[], object], resume: Callable[[], object]) -> None:
     """Resumes the run in a folder, or starts it again if it has no checkpoint: see :func:`attempt`."""
-    with files.claimed(folder, again=True):
+    with locks.claimed(folder, again=True):
         if (folder / "checkpoints" / "last.pt").exists():
             resume()
         else:
-            files.empty(folder)
+            locks.empty(folder)
             start()
 
 

@@ -20,7 +20,7 @@ from sdegen.core import schema
 from sdegen.core.errors import Pruned, Stopped, Unwritable, UserError
 from sdegen.core.messages import Lost
 from sdegen.core.schema import Trust
-from sdegen.runs import averages, files, machine
+from sdegen.runs import averages, files, locks, machine
 from sdegen.runs import checkpoint as checkpoints
 from sdegen.runs.checkpoint import Checkpoint
 from sdegen.runs.follower import Follower
@@ -75,10 +75,10 @@ def train(
     try:
         with contextlib.ExitStack() as stack:
             for writer in session.writers:
-                stack.enter_context(files.claimed(writer.folder))
+                stack.enter_context(locks.claimed(writer.folder))
             session.prepare(command)
             interrupt = stack.enter_context(Interrupt())
-            stack.enter_context(files.logging_to(folder / files.LOG))
+            stack.enter_context(files.logging_to(folder / locks.LOG))
             for writer in session.writers:
                 stack.enter_context(writer.recording())
             if not resume:

@@ -21,7 +21,7 @@ from commands import ROOT, refused, run
 from hydra.core.plugins import Plugins
 
 from sdegen.config.compose import CONF
-from sdegen.runs import files, ledger
+from sdegen.runs import ledger, locks
 
 RAY = importlib.util.find_spec("ray") is not None
 SWEEP = (
@@ -124,7 +124,7 @@ def running(sweep: Path) -> dict[str, int]:
     """Returns the processes of the jobs that run now."""
     found = {}
     for name, record in ledger.read(sweep).items():
-        if record.state == "begun" and files.is_claimed(sweep / name):
+        if record.state == "begun" and locks.is_claimed(sweep / name):
             found[name] = int(re.search(r"process (\d+)", record.where)[1])  # type: ignore[index]
     return found
 

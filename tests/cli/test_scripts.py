@@ -22,7 +22,7 @@ from sdegen.core.errors import UserError
 from sdegen.core.meanings import WORDS
 from sdegen.metrics import features
 from sdegen.reports import collection
-from sdegen.runs import evaluation, files, ledger, likelihoods, results
+from sdegen.runs import evaluation, files, ledger, likelihoods, locks, results
 
 
 @pytest.fixture(scope="module")
@@ -770,7 +770,7 @@ def test_a_run_that_is_not_trained_yet_is_named(trained: Path, tmp_path: Path) -
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     folder, line = newest(tmp_path, "smile"), ("run=outputs/smile/latest", "count=10", "figures=false")
     step = sdegen.load(folder).step
-    with files.claimed(folder):
+    with locks.claimed(folder):
         during = run("sample", *line, cwd=tmp_path).stdout
     assert (
         f"warning: run=outputs/smile/{folder.name}: is still training: its checkpoint of step {step} is used\n"

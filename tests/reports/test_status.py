@@ -13,7 +13,7 @@ from commands import SHORT, newest, run
 from sdegen.core.errors import UserError
 from sdegen.reports import status
 from sdegen.reports.status import Job
-from sdegen.runs import files, ledger
+from sdegen.runs import ledger, locks
 from sdegen.runs.ledger import Record
 
 PROCESSES = multiprocessing.get_context("fork")
@@ -21,7 +21,7 @@ TIME = "2026-11-29 13:59:12,826  "
 
 
 def _hold(folder: Path, ready: str) -> None:
-    with files.claimed(folder), open(ready, "w") as told:
+    with locks.claimed(folder), open(ready, "w") as told:
         told.write("claimed")
         told.close()
         # The process that started this one kills it.
@@ -44,7 +44,7 @@ def worker(tmp_path: Path) -> Iterator[Path]:
 
 def write(folder: Path, log: str, done: bool = False) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / files.LOG).open("a") as file:
+    with (folder / locks.LOG).open("a") as file:
         file.write(f"{TIME}first\n{TIME}{log}\n")
     if done:
         (folder / "metrics.json").write_text("{}")
@@ -97,7 +97,7 @@ def test_each_job_of_a_sweep_has_its_state_and_its_line(worker: Path) -> None:
 def test_a_job_on_another_machine_names_it_and_a_silent_one_is_called_so(worker: Path) -> None:
     ledger.append(worker.parent, Record(worker.name, "x", "begun", where="node7, Slurm job 42"))
     write(worker, "step 5 of 9")
-    os.utime(worker / files.LOG, (0, os.stat(worker / files.LOG).st_mtime - 3600))
+    os.utime(worker / locks.LOG, (0, os.stat(worker / locks.LOG).st_mtime - 3600))
     ((job,),) = status.status(worker.parent).values()
     assert job == Job("2-smile", "running", "step 5 of 9 (silent for 60 min) (node7, Slurm job 42)")
 
@@ -106,7 +106,7 @@ def test_text_from_files_cannot_control_the_terminal(tmp_path: Path) -> None:
     ledger.append(tmp_path, Record("0-a", "x", "failed", 1.0, "red \x1b[31m\nand \u202e"))
     ledger.append(tmp_path, Record("../../etc", "x", "done"))
     (tmp_path / "0-a").mkdir()
-    (tmp_path / "0-a" / files.LOG).write_bytes(b"\xff" * 9000)
+    (tmp_path / "0-a" / locks.LOG).write_bytes(b"\xff" * 9000)
     ((job,),) = status.status(tmp_path).values()
     assert job == Job("0-a", "failed", "red  [31m and")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sdegen.core.errors import UserError
-from sdegen.runs import files, ledger
+from sdegen.runs import ledger, locks
 
 
 class Work:
@@ -27,9 +27,9 @@ class Work:
 
     def work(self, name: str) -> None:
         self.calls.append(name)
-        left = {path.name for path in self.folder.iterdir()} - {files.LOG}
+        left = {path.name for path in self.folder.iterdir()} - {locks.LOG}
         assert left == (set() if name == "start" else {"checkpoints"})
-        assert name != "start" or (self.folder / files.LOG).read_bytes() == b""
+        assert name != "start" or (self.folder / locks.LOG).read_bytes() == b""
         if self.saves:
             (self.folder / "checkpoints").mkdir(exist_ok=True)
             (self.folder / "checkpoints" / "last.pt").touch()
@@ -119,7 +119,7 @@ def test_a_job_that_another_process_has_just_begun_is_left_alone(tmp_path: Path)
     job = Work(tmp_path / "0-smile", failures=1)
     with pytest.raises(ZeroDivisionError):
         job.attempt(a=1)
-    with files.claimed(job.folder), pytest.raises(UserError, match="another process is training there"):
+    with locks.claimed(job.folder), pytest.raises(UserError, match="another process is training there"):
         job.attempt(a=1)
     assert (job.folder / "half").exists() and job.calls == ["start"]
     assert job.attempt(a=1)
@@ -127,7 +127,7 @@ def test_a_job_that_another_process_has_just_begun_is_left_alone(tmp_path: Path)
 
 def _claim(folder: Path, found: SimpleQueue[str]) -> None:
     try:
-        with files.claimed(folder):
+        with locks.claimed(folder):
             found.put("claimed")
     except UserError as error:
         found.put(str(error))
@@ -135,7 +135,7 @@ def _claim(folder: Path, found: SimpleQueue[str]) -> None:
 
 def test_the_files_of_an_attempt_are_removed_under_the_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that comes during the removal must not get the folder, because its files would be removed too."""
-    job, empty, context = Work(tmp_path / "0-smile", failures=1), files.empty, multiprocessing.get_context("fork")
+    job, empty, context = Work(tmp_path / "0-smile", failures=1), locks.empty, multiprocessing.get_context("fork")
     found = context.SimpleQueue()
 
     def visited(folder: Path) -> None:
@@ -146,7 +146,7 @@ def test_the_files_of_an_attempt_are_removed_under_the_claim(tmp_path: Path, mon
 
     with pytest.raises(ZeroDivisionError):
         job.attempt(a=1)
-    monkeypatch.setattr(files, "empty", visited)
+    monkeypatch.setattr(locks, "empty", visited)
     assert job.attempt(a=1)
     assert "another process is training there" in found.get()
 
@@ -184,7 +184,7 @@ def test_of_several_processes_one_does_the_job(tmp_path: Path) -> None:
 
 def _look(folder: Path, stop: Event) -> None:
     while not stop.is_set():
-        files.is_claimed(folder)
+        locks.is_claimed(folder)
 
 
 def test_a_process_that_looks_keeps_no_other_from_the_folder(tmp_path: Path) -> None:
@@ -193,13 +193,13 @@ def test_a_process_that_looks_keeps_no_other_from_the_folder(tmp_path: Path) -> 
     process = context.Process(target=_look, args=(tmp_path, stop), daemon=True)
     process.start()
     for _ in range(500):
-        with files.claimed(tmp_path):
+        with locks.claimed(tmp_path):
             pass
     stop.set()
     process.join()
-    with files.claimed(tmp_path):
-        assert files.is_claimed(tmp_path)
-    assert files.is_claimed(tmp_path) is False
+    with locks.claimed(tmp_path):
+        assert locks.is_claimed(tmp_path)
+    assert locks.is_claimed(tmp_path) is False
 
 
 def test_a_file_system_without_locks_is_named(
@@ -212,4 +212,4 @@ def test_a_file_system_without_locks_is_named(
     job = Work(tmp_path / "0-smile")
     assert job.attempt(a=1)
     assert caplog.messages == [f"{job.folder}: the file system has no locks: train there with one command at a time"]
-    assert ledger.read(tmp_path)["0-smile"].state == "done" and files.is_claimed(job.folder) is None
+    assert ledger.read(tmp_path)["0-smile"].state == "done" and locks.is_claimed(job.folder) is None
