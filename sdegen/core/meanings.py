@@ -84,6 +84,12 @@ WORDS = {
         LOW,
         "the value for exact draws or training data in the place of samples",
     ),
+    "c2st_features": Meaning(
+        "accuracy with which a random forest tells samples from unseen data by the features of a classifier",
+        "share, between 0.5 (guessing) and 1",
+        LOW,
+        "the value for training data in the place of samples",
+    ),
     "sbc": Meaning(
         "largest error of the coverage of intervals of samples given an observation (simulation-based calibration), "
         "for the parameter that is farthest off",

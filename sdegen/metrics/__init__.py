@@ -7,7 +7,7 @@ from sdegen.metrics.images import agreement, class_balance, features_of, measure
 from sdegen.metrics.labels import fit_features
 from sdegen.metrics.points import Metrics, measure_labelled_points, measure_points, score_error, table, unmeasured
 from sdegen.metrics.signals import measure_signals
-from sdegen.metrics.two_sample import c2st, measure_c2st
+from sdegen.metrics.two_sample import c2st, measure_c2st, measure_c2st_images
 from sdegen.metrics.verification import Proof, verify
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "ks",
     "mean_distance",
     "measure_c2st",
+    "measure_c2st_images",
     "measure_conditional",
     "measure_images",
     "measure_labelled_points",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor
 
 from sdegen.core.randomness import derive, generator
 from sdegen.datasets import Dataset
+from sdegen.metrics.features import Features
 from sdegen.metrics.floors import Floors
-from sdegen.metrics.images import part
+from sdegen.metrics.images import features_of, part, quantized
 from sdegen.metrics.points import REFERENCE, Metrics
 
 DRAWS = 10
@@ -27,9 +29,15 @@ They were chosen on pairs of Gaussians in 1 to 8 dimensions that differ in a mea
 narrow clusters. There, leaves of one point lose up to half of the accuracy above 0.5. Three times as many trees, or
 five parts instead of two halves, add about 0.01 and take two to four times as long.
 """
+PIXELS = 1
+"""Number of images in the smallest leaf of a forest that sees their pixels.
+
+It was chosen on drawn shapes and on cut-outs of a photograph, 16 × 16. A step of grey in a tenth of the pixels is told
+from the data with an accuracy of 0.98 and 0.67, and with one of 0.63 and 0.50 if leaves have 20 images.
+"""
 
 
-def c2st(draw: Callable[[int], tuple[Tensor, Tensor]]) -> float:
+def c2st(draw: Callable[[int], tuple[Tensor, Tensor]], *, trees: int = TREES, leaf: int = LEAF) -> float:
     """Returns the accuracy a of random forests that tell two sets apart, as max(a, 1 − a): 0.5 for equal distributions.
 
     In each of :data:`DRAWS` draws, the sets are cut into two halves. A forest is trained on the first halves and tested
@@ -40,13 +48,15 @@ def c2st(draw: Callable[[int], tuple[Tensor, Tensor]]) -> float:
 
     Args:
         draw: function that returns two sets ``(n, d)`` of the same size for a number from 0 to ``DRAWS - 1``.
+        trees: number of trees of a forest.
+        leaf: number of points in the smallest leaf of a tree.
     """
-    accuracy = float(np.mean([_accuracy(*draw(i), seed=i) for i in range(DRAWS)]))
+    accuracy = float(np.mean([_accuracy(*draw(i), i, trees, leaf) for i in range(DRAWS)]))
     return max(accuracy, 1 - accuracy)
 
 
 def measure_c2st(
-    dataset: Dataset, x: Tensor, placed: Callable[[Tensor], Tensor], floors: Floors | None = None
+    dataset: Dataset, x: Tensor, placed: Callable[[Tensor], Tensor], floors: Floors | None = None, *, leaf: int = LEAF
 ) -> Metrics:
     """Returns the accuracy of :func:`c2st` for points ``x`` and unseen data, with its floor.
 
@@ -60,6 +70,7 @@ def measure_c2st(
         x: points in the user's units, ``(N, *)``.
         placed: function that returns the vectors ``(N, d)`` of points, by which the forests tell them apart.
         floors: floors that are known already.
+        leaf: number of points in the smallest leaf of a tree.
     """
     if too_few(dataset, len(x)):
         return {}
@@ -73,18 +84,38 @@ def measure_c2st(
     rest = (floors or Floors()).of(
         f"c2st of {size} points",
         ["floor"],
-        lambda: {"floor": c2st(_random_parts(placed(part(real, size)), reference, n))},
+        lambda: {"floor": c2st(_random_parts(placed(part(real, size)), reference, n), leaf=leaf)},
     )
     kind = "training points" if drawn[0] is None else "exact draws"
     return {
         "c2st": {
-            "value": c2st(_random_parts(own, reference, n)),
+            "value": c2st(_random_parts(own, reference, n), leaf=leaf),
             "floor": rest["floor"],
             "train": None,
             "standard_error": 0.5 / (2 * n) ** 0.5,
             "floor_from": f"{kind} in the place of samples",
         }
     }
+
+
+def measure_c2st_images(
+    dataset: Dataset, x: Tensor, features: Features, floors: Floors | None = None, of_features: Floors | None = None
+) -> Metrics:
+    """Returns the accuracies of :func:`c2st` for generated images or signals: by their pixels, and by their features.
+
+    Faint noise that no eye sees changes the pixels and not the features. Wrong shapes change both.
+
+    Args:
+        dataset: the data, with a held-out part.
+        x: generated images or signals in the user's units, ``(N, C, *)``.
+        features: classifier of the training images.
+        floors: floors that are known already.
+        of_features: floors with these features that are known already.
+    """
+    saved = quantized(x.detach().cpu(), dataset.levels)
+    by_pixels = measure_c2st(dataset, saved, lambda some: some.flatten(1), floors, leaf=PIXELS)
+    by_features = measure_c2st(dataset, saved, partial(features_of, dataset, features), of_features)
+    return {**by_pixels, **{f"{name}_features": entry for name, entry in by_features.items()}}
 
 
 def _random_parts(x: Tensor, y: Tensor, n: int) -> Callable[[int], tuple[Tensor, Tensor]]:
@@ -115,7 +146,7 @@ def too_few(dataset: Dataset, count: int) -> str:
     return f"{count} samples are too few: set count to {FEWEST} or more" if count < FEWEST else ""
 
 
-def _accuracy(x: Tensor, y: Tensor, seed: int) -> float:
+def _accuracy(x: Tensor, y: Tensor, seed: int, trees: int, leaf: int) -> float:
     """Returns the two-fold cross-validated accuracy of a forest that tells ``x`` from ``y``, ``(n, d)`` both."""
     from sklearn.ensemble import RandomForestClassifier
 
@@ -123,9 +154,9 @@ def _accuracy(x: Tensor, y: Tensor, seed: int) -> float:
     finite = [part.float().nan_to_num(nan=torch.finfo(torch.float32).max).cpu().numpy() for part in (x, y)]
     halves = [np.concatenate([part[k::2] for part in finite]) for k in range(2)]
     labels = [np.repeat([0, 1], [len(x[k::2]), len(y[k::2])]) for k in range(2)]
-    leaf, hits = max(1, min(LEAF, len(x) // LEAF)), 0
+    leaf, hits = max(1, min(leaf, len(x) // LEAF)), 0
     for k in range(2):
-        forest = RandomForestClassifier(TREES, min_samples_leaf=leaf, random_state=derive(seed, "forest", k) % 2**32)
+        forest = RandomForestClassifier(trees, min_samples_leaf=leaf, random_state=derive(seed, "forest", k) % 2**32)
         forest.fit(halves[k], labels[k])
         hits += int((forest.predict(halves[1 - k]) == labels[1 - k]).sum())
     return hits / (len(x) + len(y))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -89,6 +88,7 @@ def _measured(run: Trained, x: Tensor, y: Tensor | None, known: Floors, shares: 
         if dataset.units.kind == "signals":
             whole = metrics.measure_signals(dataset, x, known)
         whole |= metrics.measure_images(dataset, x, features, of_features)
+        whole |= metrics.measure_c2st_images(dataset, x, features, known, of_features)
     if y is None or dataset.y is None:
         return whole
     return {**whole, **metrics.measure_conditional(dataset, x, y, features, of_features)}
@@ -128,8 +128,9 @@ def error_of_scores(
 def tell(run: Trained, x: Tensor, label: int | None = None) -> Metrics:
     """Returns the accuracy with which a classifier tells ``x`` from unseen data; see :func:`sdegen.metrics.c2st`.
 
-    Images and signals are told apart by their features. The data are those of the class ``label``, or all with None;
-    the result is empty if none of them are unseen, or fewer than :data:`sdegen.metrics.two_sample.FEWEST`.
+    Images and signals are told apart by their pixels and by their features. The data are those of the class ``label``,
+    or all with None; the result is empty if none of them are unseen, or fewer than
+    :data:`sdegen.metrics.two_sample.FEWEST`.
     """
     dataset = run.dataset if label is None else run.dataset.of_class(label)
     with floors.kept(run) as known, announced(f"telling {len(x)} samples from unseen data"):
@@ -140,9 +141,7 @@ def tell(run: Trained, x: Tensor, label: int | None = None) -> Metrics:
         if dataset.held_out is None:
             return {}
         features, of_features = _features(run, known)
-        saved = metrics.quantized(x.detach().cpu(), dataset.levels)
-        placed = partial(metrics.features_of, dataset, features)
-        return metrics.measure_c2st(dataset, saved, placed, of_features)
+        return metrics.measure_c2st_images(dataset, x, features, known, of_features)
 
 
 def likelihood(run: Steered, x: Tensor, seed: int) -> Metrics:

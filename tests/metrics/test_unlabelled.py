@@ -94,10 +94,16 @@ def test_a_missing_class_is_seen_by_the_clusters(features: Features) -> None:
 
 def test_c2st_sees_what_is_wrong_with_images(features: Features) -> None:
     def told(x: Tensor) -> dict[str, Any]:
-        return metrics.measure_c2st(DIGITS, x, lambda part: metrics.features_of(DIGITS, features, part))["c2st"]
+        return metrics.measure_c2st_images(DIGITS, x, features)
 
     good, noisy = told(some(DIGITS.x)), told(some(DIGITS.x) + 4 * normal(359, 1, 8, 8))
-    assert max(good["value"], good["floor"]) < 0.56 < 0.8 < noisy["value"]
+    for name in ("c2st", "c2st_features"):
+        assert max(good[name]["value"], good[name]["floor"]) < 0.56 < 0.8 < noisy[name]["value"]
+    # One step of grey in a tenth of the pixels is seen by the pixels, and hardly by the features.
+    faint = told(some(DIGITS.x) + (normal(359, 1, 8, 8) > 1.28))
+    assert faint["c2st"]["value"] > 0.65 and faint["c2st_features"]["value"] < 0.6
+    # Values are rounded to the levels before a forest sees them.
+    assert told(some(DIGITS.x) + 0.4) == good
 
 
 def test_surrogates_have_the_mean_and_the_covariance_of_the_images() -> None:
