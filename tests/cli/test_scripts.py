@@ -22,7 +22,7 @@ from sdegen.core.errors import UserError
 from sdegen.core.meanings import WORDS
 from sdegen.metrics import features
 from sdegen.reports import collection
-from sdegen.runs import evaluation, files, ledger, likelihoods, locks, results
+from sdegen.runs import densities, files, ledger, likelihoods, locks, results
 
 
 @pytest.fixture(scope="module")
@@ -422,7 +422,7 @@ def exact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_likelihood_of_the_exact_score_is_its_floor(exact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The likelihood and the floor differ by the tolerance of the solver only."""
-    monkeypatch.setitem(evaluation.CELLS, 2, 10)
+    monkeypatch.setitem(densities.CELLS, 2, 10)
     base = ("run=outputs/smile_noisy/latest", "count=40", "precision=float64")
     result = run("evaluate", *base, "metrics=[likelihood,interpolation]", "batch_size=170", cwd=exact)
     assert result.returncode == 0, result.stderr

@@ -17,7 +17,8 @@ from sdegen.core.errors import UserError
 from sdegen.datasets import Dataset, File, Mixture, Smile
 from sdegen.flow.density import check_density
 from sdegen.runs import session
-from sdegen.runs.evaluation import CELLS, Evaluation
+from sdegen.runs.densities import CELLS
+from sdegen.runs.evaluation import Evaluation
 from sdegen.runs.run import Run, load
 
 MEANS, VARIANCES = "[[100,-1],[104,1]]", "[0.25,1.0]"
