@@ -2,6 +2,7 @@
 
 from sdegen.figures.calibration import calibration
 from sdegen.figures.densities import density, interpolation, likelihoods
+from sdegen.figures.fid import fid
 from sdegen.figures.images import accuracy, classes, conditioned, generation, image_grid, nll, posterior, steering
 from sdegen.figures.paths import process, score_field
 from sdegen.figures.points import compare, marginals
@@ -40,6 +41,7 @@ __all__ = [
     "conditioned",
     "density",
     "entitle",
+    "fid",
     "flow",
     "generation",
     "histogram",

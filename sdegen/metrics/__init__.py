@@ -2,6 +2,7 @@
 
 from sdegen.core.meanings import WORDS, described
 from sdegen.metrics.distances import energy, frechet, kernel, ks, mean_distance, precision, recall, sliced_w1, w1
+from sdegen.metrics.extrapolation import fid
 from sdegen.metrics.features import Features, train_features
 from sdegen.metrics.images import agreement, class_balance, features_of, measure_conditional, measure_images, quantized
 from sdegen.metrics.labels import fit_features
@@ -21,6 +22,7 @@ __all__ = [
     "described",
     "energy",
     "features_of",
+    "fid",
     "fit_features",
     "frechet",
     "kernel",

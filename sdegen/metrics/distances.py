@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -122,21 +123,41 @@ def share_difference(x: Tensor, y: Tensor) -> float:
     return float(((counts / n - others / m).abs() / error).max())
 
 
-def frechet(x: Tensor, y: Tensor) -> float:
-    r"""Returns the W2 distance of Gaussians with the means and covariances of ``x`` ``(N, F)`` and ``y`` ``(M, F)``.
+class Moments(NamedTuple):
+    """Mean ``(F,)`` of a distribution, and a matrix R ``(K, F)`` such that RᵀR is its covariance."""
+
+    mean: Tensor
+    root: Tensor
+
+
+def moments(x: Tensor, divisor: float) -> Moments:
+    """Returns the mean of a set ``(N, F)``, and its covariance with a divisor, such as N or N - 1."""
+    mean = x.mean(0)
+    return Moments(mean, torch.linalg.qr((x - mean) / divisor**0.5, mode="r").R)
+
+
+def frechet_square(x: Moments, y: Moments) -> float:
+    r"""Returns the square of the W2 distance of two Gaussians.
 
     .. math:: d^2 = |\mu_1 - \mu_2|^2 + \operatorname{tr}\bigl(\Sigma_1 + \Sigma_2 - 2 (\Sigma_1 \Sigma_2)^{1/2}\bigr)
 
     With :math:`\Sigma_i = R_i^T R_i`, the trace of :math:`(\Sigma_1 \Sigma_2)^{1/2}` is the sum of the singular values
     of :math:`R_1 R_2^T`. This form also holds for singular covariances, and avoids the square root of a rounding error.
 
-    Reference: Dowson and Landau (1982), https://doi.org/10.1016/0047-259X(82)90077-X; Heusel et al. (2017) use the
-    square of this distance, https://arxiv.org/abs/1706.08500
+    Reference: Dowson and Landau (1982), https://doi.org/10.1016/0047-259X(82)90077-X
     """
-    means, roots = zip(*(_moments(part) for part in (x, y)), strict=True)
-    common = torch.linalg.svdvals(roots[0] @ roots[1].T).sum()
-    square = (means[0] - means[1]).square().sum() + sum(root.square().sum() for root in roots) - 2 * common
-    return float(square.clamp(min=0).sqrt())
+    common = torch.linalg.svdvals(x.root @ y.root.T).sum()
+    square = (x.mean - y.mean).square().sum() + x.root.square().sum() + y.root.square().sum() - 2 * common
+    return float(square.clamp(min=0))
+
+
+def frechet(x: Tensor, y: Tensor) -> float:
+    """Returns the W2 distance of Gaussians with the means and covariances of ``x`` ``(N, F)`` and ``y`` ``(M, F)``.
+
+    The covariances have the divisors N and M. The square with the divisors N - 1 and M - 1 is
+    :func:`sdegen.metrics.extrapolation.fid`.
+    """
+    return math.sqrt(frechet_square(moments(x, len(x)), moments(y, len(y))))
 
 
 def kernel(x: Tensor, y: Tensor, within_y: float | None = None) -> float:
@@ -196,12 +217,6 @@ def nearest(x: Tensor, reference: Tensor) -> Tensor:
             # distance above zero.
             found[rows] = found[rows].minimum((x[rows] - chosen.double()).norm(dim=1))
     return found
-
-
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the mean of a set ``(N, F)``, and a matrix R such that RᵀR is the covariance."""
-    mean = x.mean(0)
-    return mean, torch.linalg.qr((x - mean) / len(x) ** 0.5, mode="r").R
 
 
 def _pieces(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
