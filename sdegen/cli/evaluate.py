@@ -25,9 +25,13 @@ def evaluated(config: Config) -> tuple[Evaluation, list[str]]:
     from sdegen.cli.stored import loaded
     from sdegen.config.options import EVALUATE, check
     from sdegen.runs.evaluation import Evaluation
+    from sdegen.runs.feature_file import FeatureFile
 
     config = check(config, EVALUATED, EVALUATE, names(config["trust"]))
     options = {key: config[key] for key in ("points", "count", "seed", "batch_size", "probes", "rtol", "atol")}
+    if config["features"] is not None:
+        parts = (config[key] for key in ("features", "features_class", "features_sha256", "trust"))
+        options["features"] = FeatureFile(*parts)
     swept, asked = config["ema"] == "sweep", config["metrics"]
     evaluation = Evaluation(loaded({**config, "ema": None} if swept else config), **options)
     metrics = [asked] if isinstance(asked, str) else list(asked)
@@ -39,6 +43,8 @@ def evaluated(config: Config) -> tuple[Evaluation, list[str]]:
         metrics = ["sweep"]
     if not metrics:
         raise UserError("metrics: is empty: try metrics=[likelihood,interpolation]")
+    if "fid" not in metrics and config["features"] is not None:
+        raise UserError(f"features={config['features']}: only metrics=fid uses it: add metrics=fid, or leave it out")
     for metric in metrics:
         evaluation.check(metric)
     return evaluation, metrics

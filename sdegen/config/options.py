@@ -70,12 +70,15 @@ SAMPLE = {
     "trust": tuple[str, ...],
 }
 """Types of the options of sample.yaml that are not groups."""
-METRIC = Literal["likelihood", "interpolation", "samples", "c2st", "calibration"]
+METRIC = Literal["likelihood", "interpolation", "samples", "c2st", "fid", "calibration"]
 EVALUATE = {
     **{option: kind for option, kind in SAMPLE.items() if option not in ("label", "condition", "figures", "animate")},
     "ema": float | Literal["sweep"] | None,
     "metrics": METRIC | tuple[METRIC, ...],
     "points": str | None,
+    "features": str | None,
+    "features_class": str | None,
+    "features_sha256": str | None,
     "probes": int,
     "rtol": float,
     "atol": float,

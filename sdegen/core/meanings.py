@@ -110,6 +110,18 @@ WORDS = {
         LOW,
         HELD_OUT,
     ),
+    "fid": Meaning(
+        "square of the Fréchet distance of samples and held-out images, in the features of a network of the user's",
+        "that of the features, squared",
+        LOW,
+        HELD_OUT,
+    ),
+    "fid_infinity": Meaning(
+        "fid without the bias by the number of samples: the value to which it tends for more and more samples",
+        "that of the features, squared",
+        LOW,
+        "the value for training data, extrapolated in the same way",
+    ),
     "kernel": Meaning(
         "distance of samples and held-out data that compares moments up to the third, in the features of a classifier",
         "none, since features have no unit",

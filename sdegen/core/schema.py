@@ -65,20 +65,22 @@ def options(cls: type) -> dict[str, Option]:
     }
 
 
-def resolve(target: object, trust: Trust) -> type:
+def resolve(target: object, trust: Trust, option: str = "_target_") -> type:
     """Returns the class ``module.Class``. Raises ValueError if this class does not exist or is not trusted.
+
+    ``option`` is the name of the option in messages.
 
     Only modules of the package and trusted modules are imported. The class must be *defined* in such a module: a class
     that a trusted module imports from another module is refused if the other module is not trusted.
     """
     if not isinstance(target, str) or not re.fullmatch(r"\w+(\.\w+){1,9}", target):
         raise ValueError(
-            f"_target_={_shown(target)} is not of the form package.module.Class: write, for example, sdegen.sde.VP"
+            f"{option}={_shown(target)} is not of the form package.module.Class: write, for example, sdegen.sde.VP"
         )
     module_name, _, class_name = target.rpartition(".")
     if not _trusted(module_name, trust):
         raise ValueError(
-            f"_target_={target} is outside of {PACKAGE}; if you trust its code, add trust=[{module_name.split('.')[0]}]"
+            f"{option}={target} is outside of {PACKAGE}; if you trust its code, add trust=[{module_name.split('.')[0]}]"
         )
     try:
         module = importlib.import_module(module_name)
@@ -86,13 +88,13 @@ def resolve(target: object, trust: Trust) -> type:
         fix = "correct the name"
         if not module_name.startswith(f"{PACKAGE}."):
             fix += ", or put its folder on PYTHONPATH"
-        raise ValueError(f"_target_={target}: module {module_name} cannot be imported ({error}): {fix}") from None
+        raise ValueError(f"{option}={target}: module {module_name} cannot be imported ({error}): {fix}") from None
     found = vars(module).get(class_name)
     if not inspect.isclass(found):
-        raise ValueError(f"_target_={target}: module {module_name} has no class {class_name}: correct the name")
+        raise ValueError(f"{option}={target}: module {module_name} has no class {class_name}: correct the name")
     if not _trusted(found.__module__, trust):
         raise ValueError(
-            f"_target_={target} is a class of {found.__module__}, which is not trusted: use a class of {PACKAGE}, "
+            f"{option}={target} is a class of {found.__module__}, which is not trusted: use a class of {PACKAGE}, "
             f"or add trust=[{found.__module__.split('.')[0]}]"
         )
     return found

@@ -16,9 +16,10 @@ from sdegen.flow.solvers import DormandPrince
 from sdegen.metrics.calibration import in_words
 from sdegen.metrics.points import Metrics, table, unmeasured
 from sdegen.metrics.two_sample import too_few
-from sdegen.runs import densities, posteriors, typicality
+from sdegen.runs import densities, fid, posteriors, typicality
 from sdegen.runs.conditions import needs_one
 from sdegen.runs.evaluated import Result
+from sdegen.runs.feature_file import FeatureFile, FeatureNetwork
 from sdegen.runs.files import Written
 from sdegen.runs.given import given
 from sdegen.runs.measures import measure_theirs, tell
@@ -46,6 +47,7 @@ class Evaluation:
         probes: number of random probes that estimate the divergence; 0 for the exact divergence.
         rtol: relative tolerance of the solver.
         atol: absolute tolerance of the solver.
+        features: file with the network of ``metrics=fid``; None if there is none.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Evaluation:
         probes: int,
         rtol: float,
         atol: float,
+        features: FeatureFile | None = None,
     ) -> None:
         self.run, self.count, self.seed, self.batch_size = run, count, seed, batch_size
         self.divergence = by_probes(probes, run.units.size)
@@ -69,6 +72,8 @@ class Evaluation:
         except ValueError as error:
             raise UserError(str(error)) from None
         self.given = None if points is None else given(run, "points", Path(points))
+        self.features = features
+        self._network: FeatureNetwork | None = None
         if self.given is not None:
             run.flow_of(self.given.y, self.given.c)
 
@@ -90,6 +95,8 @@ class Evaluation:
         elif metric == "c2st":
             if why := too_few(self.run.dataset, self.count if self.given is None else len(self.given.x)):
                 raise UserError(f"metrics=c2st: {why}")
+        elif metric == "fid":
+            self.network()
         elif self.given is not None:
             typicality.check(self.run)
         elif metric == "interpolation" and needs_one(self.run):
@@ -113,8 +120,10 @@ class Evaluation:
         self.check(metric)
         metric = "points" if metric == "likelihood" and self.given is not None else metric
         found: Result = getattr(self, metric)()
-        settings = {"step": run.step, "weights": run.weights, "ema": run.ema}
+        settings: dict[str, Any] = {"step": run.step, "weights": run.weights, "ema": run.ema}
         settings |= {**{group: run.config[group] for group in ("network", "sde")}, **self.settings}
+        if metric == "fid":
+            settings["features"] = self.network().facts()
         folder = found.write(run.folder / "evaluations", metric, run.step, settings)
         log.info(table(found.metrics, found.points))
         return Written(folder, found.metrics)
@@ -178,6 +187,24 @@ class Evaluation:
         log.info(f"c2st of {self.count} samples, {run.weights_used()}")
         x = run.to_compare(self.count, seed=self.seed, batch_size=self.batch_size).x.cpu()
         return Result(tell(run, x), {"x": x, "seed": self.seed}, None, "samples")
+
+    def fid(self) -> Result:
+        """Return the FID of given images, or of samples of the run: see :func:`sdegen.runs.fid.measured`."""
+        run, network = self.run, self.network()
+        if self.given is not None:
+            log.info(f"fid of {len(self.given.x)} images against the data of {run.folder}")
+            return fid.measured(run.dataset, self.given.x, network, self.batch_size, "points")
+        log.info(f"fid of {self.count} samples, {run.weights_used()}")
+        x = run.to_compare(self.count, seed=self.seed, batch_size=self.batch_size).x
+        return fid.measured(run.dataset, x, network, self.batch_size, "samples")
+
+    def network(self) -> FeatureNetwork:
+        """Return the network of ``metrics=fid``, which is read and tried at the first call."""
+        if self._network is None:
+            file = fid.check(self.run.dataset, self.features)
+            count = self.count if self.given is None else len(self.given.x)
+            self._network = fid.tried(self.run.dataset, file, count, self.run.device)
+        return self._network
 
     def calibration(self) -> Result:
         """Return the calibration of the posteriors of unseen pairs, and their distance from exact draws."""
