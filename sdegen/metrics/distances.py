@@ -155,7 +155,7 @@ def frechet(x: Tensor, y: Tensor) -> float:
     """Returns the W2 distance of Gaussians with the means and covariances of ``x`` ``(N, F)`` and ``y`` ``(M, F)``.
 
     The covariances have the divisors N and M. The square with the divisors N - 1 and M - 1 is
-    :func:`sdegen.metrics.extrapolation.fid`.
+    :func:`sdegen.metrics.fid`.
     """
     return math.sqrt(frechet_square(moments(x, len(x)), moments(y, len(y))))
 
