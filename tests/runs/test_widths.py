@@ -48,10 +48,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def weights(folder: Path, **options: Any) -> dict[str, Tensor]:  # noqa: ANN401
-    network = sdegen.load(folder, trust=["users"], **options).model.network
-    return {
-        name: x.double() for name, x in network.state_dict().items() if x.is_floating_point() and x.isfinite().all()
-    }
+    return numbers(sdegen.load(folder, trust=["users"], **options).model.network.state_dict())
+
+
+def numbers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: x.double() for name, x in state.items() if x.is_floating_point() and x.isfinite().all()}
+
+
+def averages(folder: Path, step: int, *widths: float) -> list[dict[str, Tensor]]:
+    return [*map(numbers, Averages(folder, checkpoint.read(folder, step)).each(widths))]
 
 
 def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
@@ -79,24 +84,24 @@ def assert_same(folder: Path, other: Path) -> None:
 @pytest.mark.parametrize("network", [None, REGULAR], ids=["perceptron", "layers with buffers"])
 def test_an_average_from_snapshots_is_close_to_a_tracked_one(tmp_path: Path, network: dict[str, Any] | None) -> None:
     """The error is at most 5 % of the distance of the two tracked averages, also at an earlier checkpoint."""
-    trained(tmp_path / "run", "trainer.widths=[0.05,0.1]", network=network)
-    for narrow, wide in ((0.03, 0.07), (0.08, 0.15)):
+    tracked = (0.05, 0.1), (0.03, 0.07), (0.08, 0.15)
+    for narrow, wide in tracked:
         trained(tmp_path / f"{narrow}", f"trainer.widths=[{narrow},{wide}]", network=network)
-        for width, step in itertools.product((narrow, wide), (100, 160)):
-            truth = weights(tmp_path / f"{narrow}", ema=width, checkpoint=step)
-            found = weights(tmp_path / "run", ema=width, checkpoint=step)
-            apart = distance(*(weights(tmp_path / "run", ema=own, checkpoint=step) for own in (0.05, 0.1)))
-            assert distance(found, truth) <= 0.05 * apart
+    for step in (100, 160):
+        low, high, *found = averages(tmp_path / "0.05", step, *itertools.chain(*tracked))
+        truth = itertools.chain(*(averages(tmp_path / f"{own[0]}", step, *own) for own in tracked[1:]))
+        for one, other in zip(found, truth, strict=True):
+            assert distance(one, other) <= 0.05 * distance(low, high)
 
 
 def test_all_averages_need_each_snapshot_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    averages = Averages(run, checkpoint.read(run))
-    widths, read, stored = averages.widths, list[Path](), files.stored
+    own = Averages(run, checkpoint.read(run))
+    widths, read, stored = own.widths, list[Path](), files.stored
     monkeypatch.setattr(files, "stored", lambda path: read.append(path) or stored(path))
-    states = [*averages.each(widths)]
+    states = [*own.each(widths)]
     assert sorted(read) == sorted((run / "averages").iterdir())[:-1]
     for width, state in [*zip(widths, states, strict=True)][::6]:
-        torch.testing.assert_close(state, averages.at(width), rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(state, own.at(width), rtol=1e-6, atol=1e-7)
 
 
 def test_snapshots_are_evenly_spaced_and_are_all_kept(run: Path) -> None:
