@@ -332,6 +332,9 @@ def _matching(trained: Trained, other: Trained, folder: str, kind: type) -> Scor
             f"an earlier step, or the run of a weaker network"
         )
     same, found = other.units.equals(trained.units), difference(trained.fingerprint, other.fingerprint)
+    if other.config["dataset"] == trained.config["dataset"] and other.config["seed"] != trained.config["seed"]:
+        # Another seed draws, or holds out, other points of the same data.
+        found = ""
     told = other.model.network.condition
     if told is not None and told.valued and trained.conditions is not None:
         # The weaker network, or the regressor, is given the same numbers.

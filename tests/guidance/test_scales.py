@@ -181,11 +181,20 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, sdegen.Run]:
 
 def test_a_network_that_learned_other_points_of_the_same_kind_is_refused(tmp_path: Path) -> None:
     """The units of data that are not standardised do not depend on the points."""
-    lines = {"run": (), "same": (), "seed": ("seed=1",), "fewer": ("dataset.size=150",)}
+    lines = {
+        "run": (),
+        "same": (),
+        "seed": ("seed=1",),
+        "noisy": ("dataset.noise=0.2",),
+        "fewer": ("dataset.size=150",),
+    }
     shared = (*SHORT, "dataset.standardize=false", "trainer.steps=1")
-    run, same, seed, fewer = (sdegen.train(*shared, *line, folder=tmp_path / name) for name, line in lines.items())
-    run.guided("auto", run=same)
-    for other, words in ((seed, "the same number of points, with other values"), (fewer, "150 .* instead of 200 ")):
+    run, same, seed, noisy, fewer = (
+        sdegen.train(*shared, *line, folder=tmp_path / name) for name, line in lines.items()
+    )
+    for other in (same, seed):
+        run.guided("auto", run=other)
+    for other, words in ((noisy, "the same number of points, with other values"), (fewer, "150 .* instead of 200 ")):
         with pytest.raises(UserError, match=rf"was trained on other data than .*run \({words}.*\): train on these d"):
             run.guided("auto", run=other)
 
