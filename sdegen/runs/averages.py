@@ -17,7 +17,8 @@ from torch import Tensor
 
 from sdegen.core.errors import UserError
 from sdegen.runs import files
-from sdegen.runs.checkpoint import Checkpoint, are_averages
+from sdegen.runs.checkpoint import Checkpoint
+from sdegen.runs.content import are_averages
 from sdegen.training.averages import NARROWEST, WIDEST, apart, combination
 
 log = logging.getLogger("sdegen")

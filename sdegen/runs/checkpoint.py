@@ -20,8 +20,7 @@ from sdegen.datasets import restored_conditions, units
 from sdegen.datasets.conditions import are_conditions
 from sdegen.models.moments import Moments, are_moments, restored
 from sdegen.runs import files
-from sdegen.training.averages import WIDEST
-from sdegen.training.history import BINS
+from sdegen.runs.content import are_averages, are_names, is_history, is_stored
 from sdegen.training.learning import is_sound
 
 log = logging.getLogger("sdegen")
@@ -219,72 +218,23 @@ def _is_checkpoint(content: dict[str, Any]) -> bool:
     if content.keys() != kinds.keys() or not all(isinstance(content[name], kind) for name, kind in kinds.items()):
         return False
     named = [*content["weights"].items(), *content["ema"].items()]
-    if not all(isinstance(name, str) and (_is_stored(value) or name.endswith(EXTRA)) for name, value in named):
+    if not all(isinstance(name, str) and (is_stored(value) or name.endswith(EXTRA)) for name, value in named):
         return False
     if not are_averages(content["averages"], content["ema"]):
         return False
     classes = content["classes"]
-    sound = all(map(_is_stored, content["units"].values())) and units.is_sound(content["units"])
+    sound = all(map(is_stored, content["units"].values())) and units.is_sound(content["units"])
     counted = content["step"] >= 0 <= content["stream"] and (classes is None or 0 < classes < MOST_CLASSES)
     shape = units.restored(content["units"]).shape if sound else ()
     if sound and (conditions := content["conditions"]) is not None:
-        sound = all(map(_is_stored, conditions.values())) and are_conditions(conditions)
+        sound = all(map(is_stored, conditions.values())) and are_conditions(conditions)
     if sound and (moments := content["moments"]) is not None:
-        sound = all(value is None or _is_stored(value) for value in moments.values())
+        sound = all(value is None or is_stored(value) for value in moments.values())
         sound = sound and are_moments(moments, shape, None if conditions is None else tuple(conditions["shift"].shape))
-    sound = sound and _are_names(content["names"], shape, classes, content["conditions"])
-    sound = sound and all(map(_is_stored, content["curve"].values())) and is_sound(content["curve"], content["step"])
-    sound = sound and all(map(_is_stored, content["weighting"].values()))
-    return content["format"] == FORMAT and counted and sound and _is_history(content["history"], content["step"])
-
-
-def are_averages(content: object, ema: dict[str, Any]) -> bool:
-    """Returns True for a dictionary from widths to states with the names, shapes and types of ``ema``."""
-    if not isinstance(content, dict) or not all(type(width) is float and 0 < width <= WIDEST for width in content):
-        return False
-    like = _layout(ema)
-    return all(
-        isinstance(state, dict)
-        and _layout(state) == like
-        and all(_is_stored(state[name]) for name, kind in like.items() if kind)
-        for state in content.values()
-    )
-
-
-def _layout(state: dict[str, Any]) -> dict[str, Any]:
-    """Returns the shape and type of each tensor, by name; None for extra state."""
-    return {name: (x.shape, x.dtype) if isinstance(x, Tensor) else None for name, x in state.items()}
-
-
-def _are_names(
-    content: dict[str, Any], shape: tuple[int, ...], classes: int | None, conditions: dict[str, Tensor] | None
-) -> bool:
-    """Returns True for a name of each column, of each class and of each number of a condition, or for no names."""
-    if content.keys() != {"columns", "classes", "conditions"} or not all(
-        isinstance(names, list) for names in content.values()
-    ):
-        return False
-    told = () if conditions is None else tuple(conditions["shift"].shape)
-    counts = {kind: (0, *(own if len(own) == 1 else ())) for kind, own in (("columns", shape), ("conditions", told))}
-    counts["classes"] = (0, classes or 0)
-    known = all(isinstance(name, str) for names in content.values() for name in names)
-    return known and all(len(names) in counts[kind] for kind, names in content.items())
-
-
-def _is_history(content: dict[str, Any], step: int) -> bool:
-    """Returns True if :meth:`sdegen.training.history.History.restore` accepts the content."""
-    if content.keys() != {"losses", "norms", "by_t"} or not all(map(_is_stored, content.values())):
-        return False
-    losses, norms, by_t = content["losses"], content["norms"], content["by_t"]
-    fits = losses.shape == norms.shape and losses.ndim == 1 and len(losses) <= step and by_t.shape == (2, BINS)
-    return fits and all(value.is_floating_point() for value in content.values())
-
-
-def _is_stored(value: object) -> bool:
-    """Returns True for a dense tensor on the CPU if the file contains all its numbers."""
-    if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
-        return False
-    return value.nbytes <= value.untyped_storage().nbytes()
+    sound = sound and are_names(content["names"], shape, classes, content["conditions"])
+    sound = sound and all(map(is_stored, content["curve"].values())) and is_sound(content["curve"], content["step"])
+    sound = sound and all(map(is_stored, content["weighting"].values()))
+    return content["format"] == FORMAT and counted and sound and is_history(content["history"], content["step"])
 
 
 def _path(folder: Path, step: int) -> Path:
