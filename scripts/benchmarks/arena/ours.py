@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import sys
 import time
 
@@ -97,7 +96,7 @@ def fitted_to(options: tuple[str, ...], sde: LinearSDE, score: Score, shape: tup
     """Returns the sampler that the options describe, fitted to a score from starts that no contest measures."""
     sampler = composed(options)
     assert isinstance(sampler, StepSampler)
-    like = torch.zeros(fitting.number(sampler.predictor, math.prod(shape)), *shape, dtype=torch.float64)
+    like = torch.zeros(fitting.number(sampler.predictor, shape, sampler.steps), *shape, dtype=torch.float64)
     x, began = sde.sample_prior(like, randn_like(generator("cpu", 0, "contest fit"))), time.process_time()
     found = fitting.fit(sampler.predictor, sde, score, x, sampler.steps, lambda count: None)
     print(f"{sampler.steps} steps fitted in {time.process_time() - began:.1f} s", file=sys.stderr, flush=True)
