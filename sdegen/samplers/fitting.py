@@ -10,7 +10,7 @@ fitted. The starts are draws of the prior in three parts. An accurate flow gives
 - With the second part, the grid is chosen. The candidates are the named grids, and warps of the best of them: piecewise
   linear maps of its share of steps, whose slopes are improved by the method of Levenberg and Marquardt. The error of a
   candidate is the mean distance of the end points from the exact ones. Its derivatives are difference quotients; for
-  images and signals only at first, and then Broyden's method updates them, which needs fewer evaluations.
+  images and signals, Broyden's method updates them as long as the error falls, which needs fewer evaluations.
 - Along the chosen grid, the weights are fitted once more, to both parts.
 - The third part decides whether the fit is used: its error must be smaller than that of ``grid=logistic``.
 
@@ -248,7 +248,7 @@ class Trials:
         gap = self.gaps(grid(theta), ridge)
         shifts, slope = SHIFT * torch.eye(slopes, dtype=torch.float64), None
         for _ in range(ITERATIONS if slopes > 1 else 0):
-            if slope is None or not self.secant:
+            if fresh := slope is None or not self.secant:
                 columns = [self.gaps(grid(theta + shift), ridge) - gap for shift in shifts]
                 slope = torch.stack(columns, 2).cpu() / SHIFT
             scaled, least = slope * robust(gap).cpu()[:, None, None], mean(gap)
@@ -268,7 +268,9 @@ class Trials:
                     break
                 damping *= 5
             if mean(gap) > (1 - ENOUGH) * least:
-                break
+                if fresh:
+                    break
+                slope = None
         return grid(theta)
 
 
