@@ -67,7 +67,7 @@ def verify(sde: SDE, sampler: Sampler) -> list[Proof]:
 def fitted(sde: LinearSDE, sampler: Sampler) -> StepSampler:
     """Returns the sampler with steps that are fitted to the mixture."""
     assert isinstance(sampler, StepSampler)
-    like = torch.empty(fitting.number(sampler.predictor, 2), 2, dtype=torch.float64)
+    like = torch.empty(fitting.number(sampler.predictor, (2,), sampler.steps), 2, dtype=torch.float64)
     x = sde.sample_prior(like, randn_like(generator("cpu", 0, "fit")))
     score = Marginals(mixture(), sde)
     return sampler.fitted(fitting.fit(sampler.predictor, sde, score, x, sampler.steps, lambda count: None))

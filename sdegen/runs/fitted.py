@@ -93,7 +93,9 @@ def described(run: Trained, target: Target) -> dict[str, Any]:
 
 def starting(run: Trained, target: Target, score: Score) -> tuple[Score, Tensor]:
     """Returns the score at the starts of a fit, and the starts, ``(N, *)``. They are never those of samples."""
-    number = fitting.number(run.sampler.predictor, run.units.size)
+    sampler = run.sampler
+    assert isinstance(sampler, StepSampler)
+    number = fitting.number(sampler.predictor, run.units.shape, sampler.steps)
     like = torch.empty(number, *run.units.shape, dtype=run.dtype)
     x = run.sde.sample_prior(like, randn_like(generator("cpu", 0, "starts of a fit"))).to(run.device)
     if target.guidance is not None:

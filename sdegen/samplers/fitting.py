@@ -9,7 +9,8 @@ fitted. The starts are draws of the prior in three parts. An accurate flow gives
   draws w towards the weights of the scheme.
 - With the second part, the grid is chosen. The candidates are the named grids, and warps of the best of them: piecewise
   linear maps of its share of steps, whose slopes are improved by the method of Levenberg and Marquardt. The error of a
-  candidate is the mean distance of the end points from the exact ones.
+  candidate is the mean distance of the end points from the exact ones. Its derivatives are difference quotients; for
+  images and signals, Broyden's method updates them as long as the error falls, which needs fewer evaluations.
 - Along the chosen grid, the weights are fitted once more, to both parts.
 - The third part decides whether the fit is used: its error must be smaller than that of ``grid=logistic``.
 
@@ -22,6 +23,7 @@ https://arxiv.org/abs/2403.01329; Chen et al. (2024), GITS, https://arxiv.org/ab
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -32,12 +34,14 @@ from sdegen.samplers import noisy
 from sdegen.samplers.base import Predictor
 from sdegen.samplers.exponential import Exponential, ExponentialStep, Weights
 from sdegen.samplers.grids import NAMED, Times, along, check_falling
-from sdegen.samplers.walks import VALUES, Path, mean, merged, robust, starts, walk
+from sdegen.samplers.walks import VALUES, Path, finer, mean, merged, robust, starts, walk
 from sdegen.sde.base import LinearSDE, Score
 from sdegen.sde.scores import of_rows
 
-STARTS, FEWEST, NUMBERS = 768, 96, 2**14
+STARTS, FEWEST, NUMBERS = 2304, 96, 2**14
 """Largest and smallest number of starts. Between them, all starts together have about ``NUMBERS`` coordinates."""
+IMAGES, LEAST, KEPT = 48, 6, 2**28
+"""Largest and smallest number of starts for images and signals. Between them, the paths have ``KEPT`` numbers."""
 TABLE = 2000
 """Number of steps of the table of a named grid that is warped."""
 SLOPES = 12
@@ -104,10 +108,16 @@ class Fit(NamedTuple):
         return f"error {self.error:.3g}, with grid=logistic {self.unfitted:.3g}"
 
 
-def number(predictor: Predictor | None, size: int) -> int:
-    """Returns the number of starts of a fit for states of ``size`` coordinates."""
+def number(predictor: Predictor | None, shape: tuple[int, ...], steps: int) -> int:
+    """Returns the number of starts of a fit of ``steps`` steps for states of a shape.
+
+    Images have fewer starts than points, because their networks take longer, and all entries of an image count.
+    """
+    size = math.prod(shape)
     if predictor is not None and predictor.eta:
         return noisy.number(size)
+    if len(shape) > 1:
+        return 3 * (starts(size * (finer(steps, shape) + 1), LEAST, IMAGES, KEPT) // 3)
     return 3 * (starts(size, FEWEST, STARTS, NUMBERS) // 3)
 
 
@@ -185,7 +195,7 @@ class Trials:
     ) -> None:
         self.predictor, self.sde, self.score, self.part, self.report = predictor, sde, score, part, report
         self.exact = Path(exact.lam, exact.x[:, : 2 * part])
-        self.count = 0
+        self.count, self.secant = 0, exact.x.ndim > 3  # Images and signals have more axes than (F, N, d).
 
     def plan(self, times: Tensor) -> list[ExponentialStep]:
         """Returns the steps of the scheme along a grid."""
@@ -236,10 +246,11 @@ class Trials:
         """Returns the times ``grid(θ)`` that the method of Levenberg and Marquardt finds, from θ = 0."""
         theta, damping = torch.zeros(slopes, dtype=torch.float64), 1e-2
         gap = self.gaps(grid(theta), ridge)
-        shifts = SHIFT * torch.eye(slopes, dtype=torch.float64)
+        shifts, slope = SHIFT * torch.eye(slopes, dtype=torch.float64), None
         for _ in range(ITERATIONS if slopes > 1 else 0):
-            columns = [self.gaps(grid(theta + shift), ridge) - gap for shift in shifts]
-            slope = torch.stack(columns, 2).cpu() / SHIFT
+            if fresh := slope is None or not self.secant:
+                columns = [self.gaps(grid(theta + shift), ridge) - gap for shift in shifts]
+                slope = torch.stack(columns, 2).cpu() / SHIFT
             scaled, least = slope * robust(gap).cpu()[:, None, None], mean(gap)
             gram = torch.einsum("ndk,ndl->kl", scaled, slope)
             pull = torch.einsum("ndk,nd->k", scaled, gap.cpu())
@@ -249,11 +260,17 @@ class Trials:
                 move = torch.linalg.solve(gram + size * torch.eye(slopes, dtype=torch.float64), pull)
                 tried = before - move / max(1.0, float(move.abs().max()))
                 if mean(new := self.gaps(grid(tried), ridge)) < least:
+                    if self.secant:
+                        step = tried - before
+                        change = (new - gap).cpu() - slope @ step
+                        slope = slope + change.unsqueeze(2) * step / step.square().sum()
                     theta, gap, damping = tried, new, 0.2 * damping
                     break
                 damping *= 5
             if mean(gap) > (1 - ENOUGH) * least:
-                break
+                if fresh:
+                    break
+                slope = None
         return grid(theta)
 
 

@@ -17,7 +17,7 @@ from sdegen.sde.base import LinearSDE, Score
 VALUES = 8
 """Largest number of values of F in a fitted step."""
 FINER, FINEST = 12, 100
-"""Number of steps of the accurate flow for each step of a scheme, and the smallest number."""
+"""Number of steps of the accurate flow for each step of a scheme, and the smallest number; half for images."""
 ROBUST = 0.3
 """Distances far below this share of the mean distance have equal weights."""
 
@@ -35,7 +35,7 @@ class Path(NamedTuple):
         Raises:
             UserError: the score is not finite.
         """
-        times = along("logistic", sde, max(FINEST, FINER * steps))
+        times = along("logistic", sde, finer(steps, x.shape[1:]))
         states = [x]
         walk(merged(Adams(order=5).plan(sde, times)), score, x, keep=states)
         path = torch.stack(states)
@@ -63,6 +63,11 @@ class Path(NamedTuple):
 def starts(size: int, fewest: int, most: int, numbers: int) -> int:
     """Returns the number of states of ``size`` coordinates with about ``numbers`` in all, between two bounds."""
     return min(most, max(fewest, numbers // size))
+
+
+def finer(steps: int, shape: Sequence[int]) -> int:
+    """Returns the number of steps of the accurate flow for a scheme with ``steps`` steps and states of a shape."""
+    return max(FINEST, FINER * steps) // (2 if len(shape) > 1 else 1)
 
 
 def check_finite(x: Tensor, where: str = "") -> None:

@@ -12,11 +12,12 @@ from sdegen.core.randomness import generator, randn_like
 from sdegen.metrics import verification
 from sdegen.samplers import Adams, Dopri5, DPMSolver, Predictor, StepSampler, StochasticAdams
 from sdegen.samplers.exponential import Exponential
-from sdegen.samplers.fitting import Fit, fit
-from sdegen.samplers.walks import merged, walk
+from sdegen.samplers.fitting import Fit, fit, number
+from sdegen.samplers.walks import finer, merged, walk
 from sdegen.sde import VP, LinearSDE
 from sdegen.sde.base import Score
 from sdegen.sde.mixture import GaussianMixture, Marginals
+from sdegen.sde.scores import Counted
 
 
 def starts(sde: LinearSDE, seed: int, rows: int = 768, d: int = 2) -> Tensor:
@@ -56,6 +57,36 @@ def test_the_error_from_unseen_starts_is_below_that_of_the_logistic_grid(key: st
     assert sampler.evaluations == steps
     assert error(sampler, sde, score, x, exact) < 0.8 * error(plain, sde, score, x, exact)
     assert steps > 5 or found == fitted(Adams(), sde, score, steps)
+
+
+def test_a_fit_to_images_is_closer_with_few_evaluations_of_the_score() -> None:
+    """The images are draws of a mixture in 16 dimensions; each start has at most 400 evaluations for 10 steps."""
+    sde, source, shape = VP(eps=2e-3), generator("cpu", 3, "test images"), (1, 4, 4)
+    axes = torch.randn(5, 16, 3, generator=source, dtype=torch.float64)
+    flat = torch.randn(5, 16, generator=source, dtype=torch.float64)
+    law = GaussianMixture(torch.ones(5), flat, 0.1 * axes @ axes.mT + 0.01 * torch.eye(16, dtype=torch.float64))
+    exact = Marginals(law, sde)
+    score = Counted(lambda x, t: exact(x.flatten(1), t).reshape(x.shape))
+    like = torch.zeros(number(Adams(), shape, 10), *shape, dtype=torch.float64)
+    with torch.no_grad():
+        x = sde.sample_prior(like, randn_like(generator("cpu", 0, "test")))
+        found = fit(Adams(), sde, score, x, 10, lambda count: None)
+    assert score.rows <= 400 * len(x)
+    fresh, plain = starts(sde, 7, d=16), StepSampler(Adams(), steps=10, grid="logistic")
+    ends = Dopri5(1e-8, 1e-8)(sde, exact, fresh, noise=torch.zeros_like).x
+    sampler = StepSampler(Adams(), steps=10, grid="fitted").fitted(found)
+    assert error(sampler, sde, exact, fresh, ends) < 0.5 * error(plain, sde, exact, fresh, ends)
+
+
+@pytest.mark.parametrize("side", [8, 28, 64, 256, 1024])
+@pytest.mark.parametrize("steps", [5, 10, 50])
+def test_the_paths_of_a_fit_to_images_fit_into_memory(side: int, steps: int) -> None:
+    """The states take at most 1 GiB in float32, unless six starts take more."""
+    shape, predictor = (3, side, side), Adams()
+    count = number(predictor, shape, steps)
+    assert 6 <= count <= 48
+    assert count % 3 == 0
+    assert count == 6 or 4 * count * (finer(steps, shape) + 1) * 3 * side**2 <= 2**30
 
 
 def test_two_fitted_steps_solve_the_flow_of_a_gaussian_exactly() -> None:

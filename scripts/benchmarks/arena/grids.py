@@ -41,10 +41,10 @@ def karras(sde: LinearSDE, steps: int, last: float | None = None, rho: float = 7
 
 
 def to_zero(grid: Callable[..., Tensor], last: float, sde: LinearSDE, steps: int) -> Tensor:
-    """Returns a grid from T to ``last`` and then to 0, so that the last evaluation is at ``last``."""
+    """Returns a grid from T to ``last``, or to eps if it is larger, and then to 0; the last evaluation is before 0."""
     if steps < 2:
         raise ValueError(f"steps={steps}: must be at least 2 for a grid that ends at 0")
-    return torch.cat([grid(sde, steps - 1, last=last), torch.zeros(1, dtype=torch.float64)])
+    return torch.cat([grid(sde, steps - 1, last=max(last, sde.eps)), torch.zeros(1, dtype=torch.float64)])
 
 
 def logistic(sde: LinearSDE, steps: int) -> Tensor:

@@ -87,16 +87,16 @@ def solved(options: tuple[str, ...], sde: LinearSDE, score: Score, x: Tensor, st
 def fitted(options: tuple[str, ...], sde: LinearSDE, score: Counted, x: Tensor, steps: int, seed: int) -> Tensor:
     """Draws samples with steps that are fitted to the score. The evaluations of the fit do not count."""
     noise = SampleNoise(seed, 0, len(x), tuple(x.shape[1:]))
-    sampler = fitted_to((*options, f"sampler.steps={steps}"), sde, score.score, x.shape[1])
+    sampler = fitted_to((*options, f"sampler.steps={steps}"), sde, score.score, tuple(x.shape[1:]))
     return sampler(sde, score, x, noise=noise).x
 
 
 @functools.cache
-def fitted_to(options: tuple[str, ...], sde: LinearSDE, score: Score, d: int) -> Sampler:
+def fitted_to(options: tuple[str, ...], sde: LinearSDE, score: Score, shape: tuple[int, ...]) -> Sampler:
     """Returns the sampler that the options describe, fitted to a score from starts that no contest measures."""
     sampler = composed(options)
     assert isinstance(sampler, StepSampler)
-    like = torch.zeros(fitting.number(sampler.predictor, d), d, dtype=torch.float64)
+    like = torch.zeros(fitting.number(sampler.predictor, shape, sampler.steps), *shape, dtype=torch.float64)
     x, began = sde.sample_prior(like, randn_like(generator("cpu", 0, "contest fit"))), time.process_time()
     found = fitting.fit(sampler.predictor, sde, score, x, sampler.steps, lambda count: None)
     print(f"{sampler.steps} steps fitted in {time.process_time() - began:.1f} s", file=sys.stderr, flush=True)

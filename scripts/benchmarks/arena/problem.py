@@ -26,9 +26,9 @@ class Problem(NamedTuple):
 
     Attributes:
         sde: forward process.
-        score: exact score at points ``(K B, d)``: B points for each of K targets.
-        x: draws of the prior, ``(K, B, d)``.
-        distances: functions, one for each target, that return the distance of samples ``(B, d)`` from exact results,
+        score: exact score at points ``(K B, *)``: B points for each of K targets.
+        x: draws of the prior, ``(K, B, *)``.
+        distances: functions, one for each target, that return the distance of samples ``(B, *)`` from exact results,
             in standard deviations of the data.
     """
 
@@ -65,9 +65,12 @@ def apart(problem: Problem, family: str, seeds: Sequence[int]) -> list[Problem]:
     return [problem._replace(score=score, x=x, distances=(distance,)) for score, x, distance in shares]
 
 
-def flow(sde: LinearSDE, score: Score, x: Tensor) -> Tensor:
-    """Returns the end points ``(B, *)`` of the probability flow from ``x`` ``(B, *)``, with errors of about 1e-9."""
-    return Dopri5(rtol=1e-10, atol=1e-10)(sde, score, x, noise=randn_like(generator("cpu", 0))).x
+def flow(sde: LinearSDE, score: Score, x: Tensor, tolerance: float = 1e-10) -> Tensor:
+    """Returns the end points ``(B, *)`` of the probability flow from ``x`` ``(B, *)``.
+
+    With the default tolerance, errors are about 1e-9.
+    """
+    return Dopri5(rtol=tolerance, atol=tolerance)(sde, score, x, noise=randn_like(generator("cpu", 0))).x
 
 
 def floor(problem: Problem, family: str, seeds: Sequence[int]) -> float:
@@ -81,14 +84,15 @@ class EndPoints:
     """Mean Euclidean distance between samples and exact end points that have the same initial states.
 
     Args:
-        truth: exact end points, ``(N, d)``.
+        truth: exact end points, ``(N, *)``.
+        unit: unit of the distance.
     """
 
-    def __init__(self, truth: Tensor) -> None:
-        self.truth = truth
+    def __init__(self, truth: Tensor, unit: float = 1.0) -> None:
+        self.truth, self.unit = truth, unit
 
     def __call__(self, x: Tensor) -> float:
-        return float((x - self.truth[: len(x)]).norm(dim=1).mean())
+        return float((x - self.truth[: len(x)]).flatten(1).norm(dim=1).mean()) / self.unit
 
 
 class SlicedW1:

@@ -25,7 +25,7 @@ FINALISTS = 2
 
 Row = dict[str, Any]
 Run = Callable[[LinearSDE, Score, Tensor, int, int], Tensor]
-"""Function ``(sde, score, x, steps, seed) -> samples``. Draws ``x`` of the prior and samples are ``(B, d)``."""
+"""Function ``(sde, score, x, steps, seed) -> samples``. Draws ``x`` of the prior and samples are ``(B, *)``."""
 
 
 class Contestant(NamedTuple):
@@ -62,7 +62,7 @@ def once(contestant: Contestant, problem: Problem, steps: int) -> Measured:
 
 
 def walk(contestant: Contestant, problem: Problem, steps: int) -> tuple[Tensor, float]:
-    """Returns samples ``(K, B, d)`` and the number of evaluations for each sample."""
+    """Returns samples ``(K, B, *)`` and the number of evaluations for each sample."""
     score, x = Counted(problem.score), problem.x.flatten(0, 1)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
