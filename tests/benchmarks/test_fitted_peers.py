@@ -229,6 +229,7 @@ def test_sde_dpm_solver_of_order_two_has_less_bias(arena: SimpleNamespace) -> No
         bias[name] = (end.square().mean(0) / VARIANCES - 1).abs()
     # The standard error of a variance is 0.7 %.
     assert (bias["SDE-DPM++ 2M"] < 0.08).all()
+    assert (bias["SDE-DPM++ 2M lower"] < 0.08).all()
     assert (bias["stochastic DDIM"] > 0.3).all()
 
 

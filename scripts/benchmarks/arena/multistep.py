@@ -65,7 +65,7 @@ def derivatives(values: list[tuple[Tensor, Tensor]], h: Tensor) -> tuple[Tensor,
     return h * (slope + (values[0][0] - values[1][0]) * bend), 2 * h * h * bend
 
 
-def sde_dpm(order: int, sde: LinearSDE, score: Score, x: Tensor, times: Tensor) -> Tensor:
+def sde_dpm(order: int, final: int, sde: LinearSDE, score: Score, x: Tensor, times: Tensor) -> Tensor:
     r"""Draws samples of the reverse SDE with SDE-DPM-Solver++ of order 1 (stochastic DDIM) or 2.
 
     .. math:: x_s = \frac{\sigma_s}{\sigma_t} e^{-h} x_t + \alpha_s (1 - e^{-2h}) (D + \tfrac12 D')
@@ -74,9 +74,9 @@ def sde_dpm(order: int, sde: LinearSDE, score: Score, x: Tensor, times: Tensor) 
     Arguments as for :func:`dpm`; z comes from the global generator.
     """
     values: list[tuple[Tensor, Tensor]] = []
-    u = -level(sde, times).log()
+    u, steps = -level(sde, times).log(), len(times) - 1
     for i, (t, s) in enumerate(zip(times, times[1:], strict=False)):
-        values = [(u[i], denoised(sde, score, x, t)), *values][:order]
+        values = [(u[i], denoised(sde, score, x, t)), *values][: min(order, final + steps - 1 - i)]
         h = u[i + 1] - u[i]
         gain = -torch.expm1(-2 * h)
         mean = values[0][1] + 0.5 * derivatives(values, h)[0]
@@ -92,5 +92,9 @@ FLOW: dict[str, Stepper] = {
 }
 """Solvers of the flow by name. With *lower*, the last steps have lower orders."""
 
-REVERSE: dict[str, Stepper] = {"stochastic DDIM": partial(sde_dpm, 1), "SDE-DPM++ 2M": partial(sde_dpm, 2)}
+REVERSE: dict[str, Stepper] = {
+    "stochastic DDIM": partial(sde_dpm, 1, 1),
+    "SDE-DPM++ 2M": partial(sde_dpm, 2, 2),
+    "SDE-DPM++ 2M lower": partial(sde_dpm, 2, 1),
+}
 """Solvers of the reverse SDE by name."""
