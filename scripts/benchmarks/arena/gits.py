@@ -74,12 +74,12 @@ def costs(dense: str, metric: str, points: int, sde: LinearSDE, score: Score, x:
 
 @functools.lru_cache(maxsize=4)
 def trajectory(dense: str, points: int, sde: LinearSDE, score: Score, x: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Returns the states :math:`\hat x` of the teacher, ``(points + 1, B, d)``, and the noise ``(points, B, d)``."""
+    r"""Returns the states :math:`\hat x` of the teacher, ``(points + 1, B, D)``, and the noise ``(points, B, D)``."""
     trace: list[tuple[Tensor, Tensor]] = []
     times = GRIDS[dense](sde, points)
     end = ipndm(4, sde, score, x, times, trace)
     states, noises = (torch.stack(part).double() for part in zip(*trace, strict=True))
-    return torch.cat([states, end[None].double() / sde.alpha(times[-1])]), noises
+    return torch.cat([states, end[None].double() / sde.alpha(times[-1])]).flatten(2), noises.flatten(2)
 
 
 def distance(y: Tensor, states: Tensor, ends: Tensor) -> Tensor:
