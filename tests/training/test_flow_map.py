@@ -102,7 +102,15 @@ def test_a_map_of_a_teacher_with_classes_is_the_flow_of_each_class() -> None:
             found = FlowMap(steps)(sde, own.given(y), x, noise=noise).x
             assert float((found - exact).norm(dim=1).mean()) < 0.05
         only = FlowMap(1)(sde, own.given(torch.tensor(1)), x, noise=noise).x
+        t = torch.tensor(0.1)
+        alpha, variance = sde.alpha(t), sde.alpha(t) ** 2 * variance + sde.sigma(t) ** 2
+        noisy = alpha * mean + variance.sqrt() * x
+        error = own.given(y)(noisy.float(), t) + x / variance.sqrt()
     assert float((only - exact)[y == 1].norm(dim=1).mean()) < 0.05
+    held_out = parts.held_out().loss(own)
+    assert held_out is not None
+    assert held_out < 0.1
+    assert float((variance.sqrt() * error).square().mean().sqrt()) < 0.1
 
 
 def train(folder: Path, *options: str) -> Path:
