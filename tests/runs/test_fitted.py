@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from torch import DoubleTensor
 import sdegen
 from sdegen.config.compose import composed
 from sdegen.runs import session
+from sdegen.runs.fitted import COMPARED
+from sdegen.runs.guiding import planned
 
 SMALL = (
     "experiment=smile",
@@ -94,6 +97,19 @@ def test_a_table_of_conditions_has_one_fit(tmp_path: Path, caplog: pytest.LogCap
     run.sample(3, condition=-rows, sampler="adams", steps=4, grid="fitted")
     assert f"since {path} was fitted to another score" in caplog.text
     assert kept(run) == [path]
+
+
+def test_all_classes_of_images_have_one_fit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "sdegen")
+    images, labels = torch.rand(60, 1, 3, 3, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
+    small = ("network=mlp", "network.hidden=[16]", "network.label_dropout=0.1", "trainer.preview_every=0", *SMALL[5:])
+    run = sdegen.fit(images, labels, *small, folder=tmp_path / "run", steps=5).using("adams", steps=3, grid="fitted")
+    plan = planned(run, None, "all")
+    first = run.drawn(plan, 4, seed=0, batch_size=10).x
+    (path,) = kept(run)
+    assert json.loads(path.read_text())["starts"] < COMPARED
+    assert torch.equal(run.drawn(plan, 4, seed=0, batch_size=10).x, first)
+    assert f"steps from {path}: error" in caplog.text
 
 
 def test_other_weights_and_other_numbers_of_steps_are_fitted_again(
