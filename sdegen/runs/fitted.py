@@ -100,7 +100,11 @@ def starting(run: Trained, target: Target, score: Score) -> tuple[Score, Tensor]
     x = run.sde.sample_prior(like, randn_like(generator("cpu", 0, "starts of a fit"))).to(run.device)
     if target.guidance is not None:
         x = target.guidance.start(run.sde, x)
-    return score if target.rows is None else of_rows(score, torch.arange(number) % target.rows), x
+    if target.rows is None:
+        return score, x
+    # Rows may be sorted, and more than the starts: choose them at random.
+    order = torch.randperm(target.rows, generator=generator("cpu", 0, "rows of a fit"))
+    return of_rows(score, order[torch.arange(number) % target.rows]), x
 
 
 def probed(run: Trained, score: Score, x: Tensor) -> list[float]:

@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import DoubleTensor
+from torch import DoubleTensor, Tensor
 
 import sdegen
 from sdegen.config.compose import composed
 from sdegen.runs import session
-from sdegen.runs.fitted import COMPARED
-from sdegen.runs.guiding import planned
+from sdegen.runs.fitted import COMPARED, starting
+from sdegen.runs.guiding import Target, planned
+from sdegen.sde.base import Score
+from sdegen.sde.scores import RowScore
 
 SMALL = (
     "experiment=smile",
@@ -110,6 +112,28 @@ def test_all_classes_of_images_have_one_fit(tmp_path: Path, caplog: pytest.LogCa
     assert json.loads(path.read_text())["starts"] < COMPARED
     assert torch.equal(run.drawn(plan, 4, seed=0, batch_size=10).x, first)
     assert f"steps from {path}: error" in caplog.text
+
+
+class Rows(RowScore):
+    """A score that is the number of its row."""
+
+    def __init__(self, row: Tensor) -> None:
+        self.row = row
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.row[:, None].expand_as(x).double()
+
+    def of(self, row: Tensor) -> Score:
+        return Rows(self.row[row])
+
+
+def test_each_part_of_a_fit_has_conditions_of_a_whole_sorted_table(run: sdegen.Run) -> None:
+    own = run.using("adams", steps=3, grid="fitted")
+    for count in (10, 100_000):
+        score, x = starting(own, Target(rows=count), Rows(torch.arange(count)))
+        shares = score(x.double(), torch.tensor(1.0))[:, 0] / count
+        for part in shares.chunk(3):
+            assert part.mean() == pytest.approx(0.5, abs=0.06) and part.min() < 0.05 and part.max() > 0.89
 
 
 def test_other_weights_and_other_numbers_of_steps_are_fitted_again(
