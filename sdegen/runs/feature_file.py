@@ -1,8 +1,8 @@
 """Network in a user's file, which gives the features of images that ``metrics=fid`` compares.
 
 The file is a program of ``torch.export`` (``.pt2``), or the state dict of a class that the user names. A state dict is
-read without running code (``weights_only``), and its class must be trusted. A program is no such data: torch unpickles
-objects in it, which runs any code. So it is read only if the user gives the SHA-256 of the file.
+read without running code (``weights_only``), and its class must be trusted. A program is not safe: torch unpickles
+objects in it, which can run any code. So it is read only if the user gives the SHA-256 of the file.
 """
 
 from __future__ import annotations

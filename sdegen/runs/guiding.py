@@ -89,8 +89,8 @@ class Plan(NamedTuple):
         seen: observation of the measurement of the guidance; None if there is none.
         of_data: function that makes the target of ``count`` samples, of which each has the condition of a point of the
             data; None if the user gave the conditions.
-        all: target with the classes and conditions of all targets, one for each sample, to which steps are fitted;
-            None for a single target, for steps that are not fitted, and if the guidance takes one class for all.
+        all: target to which steps are fitted, with a row for each of ``targets``; None for a single target, for steps
+            that are not fitted, and if the guidance takes one class for all samples.
     """
 
     targets: Sequence[Target]
