@@ -171,8 +171,9 @@ def matrix(carried: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
 def solve(noise: Tensor | float, carried: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
     r"""Solves :math:`(R + J V J^\top) v = b` for v, ``(B, …)``, by conjugate gradients from zero, each row by itself.
 
-    A row ends where :math:`d^\top (R + J V J^\top) d < \tfrac12 d^\top R d` for a direction d. Then V is no covariance,
-    because the score is not exact, and a step along d would be too long.
+    There is no step along a direction d with :math:`d^\top (R + J V J^\top) d < \tfrac12 d^\top R d`. Then V is no
+    covariance, because the score is not exact, and the step would be too long. The row goes on along its residual; it
+    ends if d was the residual already.
 
     Args:
         noise: variances R of the noise, a number or ``(B, …)``.
@@ -190,7 +191,7 @@ def solve(noise: Tensor | float, carried: Callable[[Tensor], Tensor], b: Tensor,
         own = noise * direction
         image = own + carried(direction)
         curvature = dot(direction, image)
-        # Stop a row that is solved, to avoid 0 / 0. Half of R leaves room for rounding errors.
+        # Leave out a row that is solved, to avoid 0 / 0. Half of R leaves room for rounding errors.
         going = (curvature > 0.5 * dot(direction, own)) & (size > 0)
         step = torch.where(going, size / torch.where(going, curvature, 1.0), 0.0)
         v, residual = v + step * direction, residual - step * image

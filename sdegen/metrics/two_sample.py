@@ -79,7 +79,7 @@ def measure_c2st(
         placed: function that returns the vectors ``(N, d)`` of points, by which the forests tell them apart.
         floors: floors that are known already.
         leaf: number of points in the smallest leaf of a tree.
-        most: largest number of unseen points of which the draws have parts.
+        most: largest number of unseen points; each draw takes some of them.
     """
     if too_few(dataset, len(x)):
         return {}

@@ -37,6 +37,9 @@ def varied(runs: Sequence[FinishedRun]) -> list[str]:
     lacking = {key for key in differing if any(key not in run.options for run in runs)}
     implied = {key for key in lacking if key.rpartition(".")[0] in differing} | _seeded(runs, differing)
     implied |= _measured_on_data(runs, differing) | _default_of_choice(runs, differing)
+    if {"objective.run", "objective.checkpoint"} & {*differing}:
+        # The digest of a teacher's weights says no more than its name.
+        implied.add("objective.digest")
     # A person chose what was changed when a run was resumed.
     implied -= {key for run in runs for key in changes(run.provenance)}
     return [key for key in differing if key not in implied]

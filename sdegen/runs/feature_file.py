@@ -1,8 +1,8 @@
 """Network in a user's file, which gives the features of images that ``metrics=fid`` compares.
 
 The file is a program of ``torch.export`` (``.pt2``), or the state dict of a class that the user names. A state dict is
-read without running code (``weights_only``), and its class must be trusted. A program is no such data: torch unpickles
-objects in it, which runs any code. So it is read only if the user gives the SHA-256 of the file.
+read without running code (``weights_only``), and its class must be trusted. A program is not safe: torch unpickles
+objects in it, which can run any code. So it is read only if the user gives the SHA-256 of the file.
 """
 
 from __future__ import annotations
@@ -125,13 +125,18 @@ class FeatureNetwork:
     def check(self, images: Tensor) -> int:
         """Returns the number of features; raises UserError if the network does not take the images.
 
-        The first image is tried alone, and then with two others.
+        The first image is tried alone, and then with two others. Other images must have other features.
         """
         alone = self._features(images[:1], "give a network that takes this size and this number of channels")
         fix = "it takes one image, so export it with a dynamic number of images"
         together = self._features(images[:SEVERAL], fix)
         if not together.isfinite().all():
             raise UserError(f"{self._name}: the features of images of the data are not finite: use another network")
+        if bool((together == together[0]).all()) and not bool((images[:SEVERAL] == images[0]).all()):
+            raise UserError(
+                f"{self._name}: the features of different images are equal: use a network that takes numbers from 0 to "
+                f"1, and not 0 to 255"
+            )
         off = (alone[0] - together[0]).abs().max()
         if not off <= CLOSE * together.abs().max():
             raise UserError(

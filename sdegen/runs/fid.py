@@ -33,6 +33,8 @@ def check(dataset: Dataset, file: FeatureFile | None) -> FeatureFile:
     if dataset.held_out is None or len(dataset.held_out) < FEWEST:
         held_out = "no" if dataset.held_out is None else f"only {len(dataset.held_out)}"
         raise UserError(f"metrics=fid: {held_out} images are held out: train a run that holds out {FEWEST} or more")
+    if len(dataset.x) < FEWEST:
+        raise UserError(f"metrics=fid: {len(dataset.x)} images are for training, and at least {FEWEST} are needed")
     return file
 
 

@@ -38,7 +38,7 @@ log = logging.getLogger("sdegen")
 FOLDER = "fitted"
 """Folder of the fits inside the run's folder."""
 COMPARED = 96
-"""Number of starts at which scores are compared."""
+"""Largest number of starts at which scores are compared. Fits to images have fewer starts."""
 PROBED = (0.9, 0.5, 0.1)
 """Shares of T at which the scores of a fit and of the present run are compared."""
 CLOSE = 1e-4
@@ -100,12 +100,17 @@ def starting(run: Trained, target: Target, score: Score) -> tuple[Score, Tensor]
     x = run.sde.sample_prior(like, randn_like(generator("cpu", 0, "starts of a fit"))).to(run.device)
     if target.guidance is not None:
         x = target.guidance.start(run.sde, x)
-    return score if target.rows is None else of_rows(score, torch.arange(number) % target.rows), x
+    if target.rows is None:
+        return score, x
+    # Rows may be sorted, and more than the starts: choose them at random.
+    order = torch.randperm(target.rows, generator=generator("cpu", 0, "rows of a fit"))
+    return of_rows(score, order[torch.arange(number) % target.rows]), x
 
 
 def probed(run: Trained, score: Score, x: Tensor) -> list[float]:
     """Returns the root mean squares of the score at a few times."""
-    score, x = of_rows(score, torch.arange(COMPARED)), x[:COMPARED]
+    x = x[:COMPARED]
+    score = of_rows(score, torch.arange(len(x)))
     times = [torch.tensor(share * run.sde.T, dtype=torch.float64) for share in PROBED]
     return [float(score(x, t).double().square().mean().sqrt()) for t in times]
 

@@ -89,8 +89,8 @@ class Plan(NamedTuple):
         seen: observation of the measurement of the guidance; None if there is none.
         of_data: function that makes the target of ``count`` samples, of which each has the condition of a point of the
             data; None if the user gave the conditions.
-        all: target with the classes and conditions of all targets, one for each sample, to which steps are fitted;
-            None for a single target, for steps that are not fitted, and if the guidance takes one class for all.
+        all: target to which steps are fitted, with a row for each of ``targets``; None for a single target, for steps
+            that are not fitted, and if the guidance takes one class for all samples.
     """
 
     targets: Sequence[Target]
@@ -331,10 +331,11 @@ def _matching(trained: Trained, other: Trained, folder: str, kind: type) -> Scor
             f"guidance.run={folder}: step {other.step} is the network that is sampled: give guidance.checkpoint= with "
             f"an earlier step, or the run of a weaker network"
         )
-    same, found = other.units.equals(trained.units), difference(trained.fingerprint, other.fingerprint)
+    same, prints = other.units.equals(trained.units), (trained.fingerprint, other.fingerprint)
     if other.config["dataset"] == trained.config["dataset"] and other.config["seed"] != trained.config["seed"]:
-        # Another seed draws, or holds out, other points of the same data.
-        found = ""
+        # Another seed draws, or holds out, other points of the same data, but as many.
+        prints = {**prints[0], "digest": ""}, {**prints[1], "digest": ""}
+    found = difference(*prints)
     told = other.model.network.condition
     if told is not None and told.valued and trained.conditions is not None:
         # The weaker network, or the regressor, is given the same numbers.

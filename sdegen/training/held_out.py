@@ -92,12 +92,12 @@ class HeldOut:
     def loss_of(self, given: Callable[[Tensor], Score]) -> float | None:
         """Returns the loss of a score, such as the exact one, at the same rows: see :meth:`loss`.
 
-        ``given`` returns the score for the conditions of the rows, as in :attr:`Batch.y`.
+        ``given`` returns the score for the conditions of the rows, in the form of :attr:`Batch.y`.
         """
 
         def losses_of(batch: Batch) -> Tensor:
             own = batch.of(0)
-            return own.weight * self.objective.loss(given(own.y), own.rows)
+            return own.weight * self.objective.loss(given(own.rows.conditions(own.y)), own.rows)
 
         losses = self._losses(losses_of)
         return None if losses is None else float(losses.mean())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import plane
@@ -197,6 +198,18 @@ def test_a_network_that_learned_other_points_of_the_same_kind_is_refused(tmp_pat
     for other, words in ((noisy, "the same number of points, with other values"), (fewer, "150 .* instead of 200 ")):
         with pytest.raises(UserError, match=rf"was trained on other data than .*run \({words}.*\): train on these d"):
             run.guided("auto", run=other)
+
+
+def test_another_seed_does_not_hide_that_a_file_has_other_points(tmp_path: Path) -> None:
+    path, shared = (
+        tmp_path / "x.npy",
+        ("dataset.standardize=false", "network.label_dropout=null", *SHORT[2:3], *SHORT[4:], "trainer.steps=1"),
+    )
+    for seed, count in enumerate((60, 50)):
+        np.save(path, np.random.default_rng(0).normal(size=(count, 2)))
+        sdegen.train("dataset=file", f"dataset.path={path}", *shared, f"seed={seed}", folder=tmp_path / str(seed))
+    with pytest.raises(UserError, match=r"was trained on other data than .*0 \(50 .* instead of 60 "):
+        sdegen.load(tmp_path / "0").guided("auto", run=tmp_path / "1")
 
 
 def test_an_earlier_checkpoint_steers_a_run(runs: dict[str, sdegen.Run]) -> None:

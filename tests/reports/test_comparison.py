@@ -121,3 +121,13 @@ def test_defaults_of_a_choice_are_no_difference_unless_a_command_gives_them(word
     # The choice of the class does not fix a value that differs among its runs.
     other = runs[0]._replace(options={**options["vp"], "sde.eps": "2"})
     assert "sde.eps" in comparison.varied([*runs, other])
+
+
+def test_digest_of_a_teacher_is_a_difference_only_if_its_name_is_none() -> None:
+    first = entry({"objective": "flow_map", "objective.run": "a", "objective.digest": "11"}, 1.0)
+    again, other = (
+        first._replace(options={**first.options, "objective.digest": "22", **changed})
+        for changed in ({}, {"objective.run": "b"})
+    )
+    assert comparison.varied([first, again]) == ["objective.digest"]
+    assert comparison.varied([first, other]) == ["objective.run"]

@@ -67,6 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         torch.save(small().state_dict(), folder / "weights.pt")
         torch.save(small(3).state_dict(), folder / "colour.pt")
         torch.save({name: torch.full_like(x, torch.nan) for name, x in small().state_dict().items()}, folder / "nan.pt")
+        torch.save({name: torch.zeros_like(x) for name, x in small().state_dict().items()}, folder / "zero.pt")
         torch.save(nn.Sequential(nn.Conv2d(1, 12, 3)).state_dict(), folder / "square.pt")
         torch.save(small(1, 200).state_dict(), folder / "large.pt")
         (folder / "cut.pt").write_bytes((folder / "weights.pt").read_bytes()[:-500])
@@ -202,6 +203,7 @@ def test_a_program_that_runs_code_is_read_only_with_its_checksum(digits: Run, fo
         ("weights.pt", "nets.Needy", "nets", r"nets\.Needy: cannot be built without arguments"),
         ("colour.pt", "nets.Small", "nets", r"the weights do not fit features_class=nets\.Small .*shape"),
         ("nan.pt", "nets.Small", "nets", r"the features of images of the data are not finite: use another network"),
+        ("zero.pt", "nets.Small", "nets", r"the features of different images are equal: use a network that takes numb"),
         ("square.pt", "nets.Square", "nets", r"returns \(1, 12, 6, 6\) for 1 images: return features \(N, F\)"),
         ("program.pt2", "nets.Small", "nets", r"a program needs no class: leave out features_class=nets\.Small"),
         ("cut.pt2", None, "", r"cut\.pt2: is no program that this version of torch reads"),
@@ -248,6 +250,8 @@ def test_data_and_samples_without_a_fid_are_refused(
             evaluation(other, file).check("fid")
     with pytest.raises(UserError, match="metrics=fid: no images are held out: train a run that holds out 20 or more"):
         fid.check(Dataset(digits.dataset.x, levels=17), file)
+    with pytest.raises(UserError, match="metrics=fid: 9 images are for training, and at least 20 are needed"):
+        fid.check(Dataset(digits.dataset.x[:9], held_out=digits.dataset.held_out, levels=17), file)
     with pytest.raises(UserError, match="metrics=fid: needs a network: add features="):
         evaluation(digits, None).check("fid")
     with pytest.raises(UserError, match="19 samples are too few: set count to 20 or more"):

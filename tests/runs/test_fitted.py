@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Callable
@@ -10,11 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import DoubleTensor
+from torch import DoubleTensor, Tensor
 
 import sdegen
 from sdegen.config.compose import composed
 from sdegen.runs import session
+from sdegen.runs.fitted import COMPARED, starting
+from sdegen.runs.guiding import Target, planned
+from sdegen.sde.base import Score
+from sdegen.sde.scores import RowScore
 
 SMALL = (
     "experiment=smile",
@@ -94,6 +99,41 @@ def test_a_table_of_conditions_has_one_fit(tmp_path: Path, caplog: pytest.LogCap
     run.sample(3, condition=-rows, sampler="adams", steps=4, grid="fitted")
     assert f"since {path} was fitted to another score" in caplog.text
     assert kept(run) == [path]
+
+
+def test_all_classes_of_images_have_one_fit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "sdegen")
+    images, labels = torch.rand(60, 1, 3, 3, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
+    small = ("network=mlp", "network.hidden=[16]", "network.label_dropout=0.1", "trainer.preview_every=0", *SMALL[5:])
+    run = sdegen.fit(images, labels, *small, folder=tmp_path / "run", steps=5).using("adams", steps=3, grid="fitted")
+    plan = planned(run, None, "all")
+    first = run.drawn(plan, 4, seed=0, batch_size=10).x
+    (path,) = kept(run)
+    assert json.loads(path.read_text())["starts"] < COMPARED
+    assert torch.equal(run.drawn(plan, 4, seed=0, batch_size=10).x, first)
+    assert f"steps from {path}: error" in caplog.text
+
+
+class Rows(RowScore):
+    """A score that is the number of its row."""
+
+    def __init__(self, row: Tensor) -> None:
+        self.row = row
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.row[:, None].expand_as(x).double()
+
+    def of(self, row: Tensor) -> Score:
+        return Rows(self.row[row])
+
+
+def test_each_part_of_a_fit_has_conditions_of_a_whole_sorted_table(run: sdegen.Run) -> None:
+    own = run.using("adams", steps=3, grid="fitted")
+    for count in (10, 100_000):
+        score, x = starting(own, Target(rows=count), Rows(torch.arange(count)))
+        shares = score(x.double(), torch.tensor(1.0))[:, 0] / count
+        for part in shares.chunk(3):
+            assert part.mean() == pytest.approx(0.5, abs=0.06) and part.min() < 0.05 and part.max() > 0.89
 
 
 def test_other_weights_and_other_numbers_of_steps_are_fitted_again(
