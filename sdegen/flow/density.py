@@ -15,7 +15,15 @@ log = logging.getLogger("sdegen")
 
 
 def check_density(dataset: Dataset) -> None:
-    """Raises UserError if the data have no density: the likelihood would grow without bound as eps decreases."""
+    """Raises UserError if the data have no density: the likelihood would grow without bound as eps decreases.
+
+    A warning says if the data have levels, and the training has not spread them out.
+    """
+    if dataset.levels is not None and not dataset.dequantize:
+        log.warning(
+            "likelihood: the training added no noise to the levels of the data, so that the density between them, "
+            "which the likelihood needs, was not learned: train with dataset.dequantize=true"
+        )
     if dataset.levels is not None or dataset.cells is not None:
         return
     if dataset.law is not None and dataset.law.singular:

@@ -14,7 +14,7 @@ from scipy.stats import norm
 
 from sdegen.config.compose import composed
 from sdegen.core.errors import UserError
-from sdegen.datasets import Dataset, File, Mixture, Smile
+from sdegen.datasets import Dataset, Digits, File, Mixture, Smile
 from sdegen.flow.density import check_density
 from sdegen.runs import session
 from sdegen.runs.densities import CELLS
@@ -139,7 +139,7 @@ def test_declared_levels_give_bits(tmp_path: Path) -> None:
 
 def file(tmp_path: Path, values: np.ndarray, levels: int | None = None) -> Dataset:
     np.save(tmp_path / "x.npy", values)
-    return File(0, str(tmp_path / "x.npy"), levels=levels)
+    return File(0, str(tmp_path / "x.npy"), levels=levels, dequantize=levels is not None)
 
 
 def test_data_without_a_density_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -155,6 +155,15 @@ def test_data_without_a_density_are_refused(tmp_path: Path, caplog: pytest.LogCa
     assert not caplog.records
     check_density(file(tmp_path, whole))
     assert "all values are whole numbers" in caplog.text
+
+
+@pytest.mark.parametrize("spread", [True, False], ids=["spread out", "whole"])
+def test_a_warning_says_that_levels_without_noise_have_no_learned_density(
+    spread: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING", logger="sdegen"):
+        check_density(Digits(dequantize=spread))
+    assert ("train with dataset.dequantize=true" in caplog.text) is not spread
 
 
 def test_density_of_data_without_one_is_refused_in_the_same_words_from_python(tmp_path: Path) -> None:
