@@ -597,7 +597,8 @@ def test_digits_leave_their_figures_and_measures(digits: Path) -> None:
     latest = newest(digits, "digits")
     assert {path.name for path in (latest / "figures").iterdir()} == {"samples.png", "generation.png", "generation.gif"}
     found = json.loads((latest / "metrics.json").read_text())
-    assert set(found) == {"frechet", "kernel", "precision", "recall", "class_balance", "spectrum", "near_copies"}
+    in_features = {"frechet", "kernel", "precision", "recall", "class_balance", "c2st_features"}
+    assert set(found) == {*in_features, "spectrum", "near_copies", "c2st"}
     classifier = newest(digits, "digits_classifier")
     assert (classifier / "figures" / "accuracy.png").exists()
     assert 0 < json.loads((classifier / "metrics.json").read_text())["accuracy"]["value"] < 1
