@@ -60,7 +60,7 @@ class FeatureFile(NamedTuple):
                 f"features_sha256={digest}"
             )
         if path.suffix != PROGRAM:
-            return FeatureNetwork(self, digest, self._of_class(name).to(device).eval(), device)
+            return FeatureNetwork(self, digest, self._of_class(name, content).to(device).eval(), device)
         if self.network is not None:
             raise UserError(f"{name}: a program needs no class: leave out features_class={self.network}")
         if self.sha256 is None:
@@ -70,8 +70,8 @@ class FeatureFile(NamedTuple):
             )
         return FeatureNetwork(self, digest, _program(name, content, device), device)
 
-    def _of_class(self, name: str) -> nn.Module:
-        """Returns the network of a state dict."""
+    def _of_class(self, name: str, content: bytes) -> nn.Module:
+        """Returns the network of a state dict. The file is not read again, because it may have changed since."""
         if self.network is None:
             raise UserError(
                 f"{name}: a state dict needs the class of its network: add features_class=module.Class trust=[module]"
@@ -83,7 +83,7 @@ class FeatureFile(NamedTuple):
         if not issubclass(cls, nn.Module):
             raise UserError(f"features_class={self.network}: is no torch.nn.Module: name the class of the network")
         try:
-            state = files.stored(Path(self.path))
+            state = files.stored(Path(self.path), content)
         except UserError as error:
             raise UserError(f"features: {error}: save the state dict again with torch.save") from None
         try:

@@ -228,8 +228,10 @@ def text(path: Path) -> str:
     return path.read_text()
 
 
-def stored(path: Path) -> object:
+def stored(path: Path, content: bytes | None = None) -> object:
     """Returns the tensors and plain data that torch has saved in a file, on the CPU.
+
+    ``content`` is the content of the file, if it was read already; the file is not opened again.
 
     No code in the file runs (``weights_only``). The checksums in the file are verified first, because torch does not
     notice flipped bits.
@@ -237,15 +239,19 @@ def stored(path: Path) -> object:
     Raises:
         UserError: the file is missing or damaged, or contains something else.
     """
-    if not path.is_file():
+    if content is None and not path.is_file():
         raise UserError(f"{path}: no such file")
+
+    def source() -> Path | io.BytesIO:
+        return path if content is None else io.BytesIO(content)
+
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(source()) as archive:
             members = archive.infolist()
             # torch does not compress. A compressed file could expand without limit, so it is refused.
             if any(member.compress_type or re.search(r"^/|\\|\.\.", member.filename) for member in members):
                 raise ValueError("it holds a compressed file, or a file with a path outside of it")
-            if sum(member.file_size for member in members) > path.stat().st_size:
+            if sum(member.file_size for member in members) > (path.stat().st_size if content is None else len(content)):
                 raise ValueError("it claims to hold more bytes than it has")
             damaged = archive.testzip()
     except Exception as error:
@@ -258,7 +264,7 @@ def stored(path: Path) -> object:
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(source(), map_location="cpu", weights_only=True)
     except Exception as error:
         # For foreign objects, weights_only raises exceptions of several types with long messages.
         name = type(error).__name__

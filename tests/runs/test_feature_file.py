@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from sdegen.config.compose import composed
 from sdegen.core.errors import UserError
 from sdegen.datasets import Dataset
-from sdegen.runs import fid, session
+from sdegen.runs import fid, files, session
 from sdegen.runs.evaluation import Evaluation
 from sdegen.runs.feature_file import FeatureFile
 from sdegen.runs.run import Run
@@ -272,3 +272,15 @@ def test_data_and_samples_without_a_fid_are_refused(
         "metrics=fid: 60 samples",
         "metrics=fid: 359 held-out images",
     ]
+
+
+def test_a_state_that_was_read_is_not_read_again_from_its_file(tmp_path: Path) -> None:
+    """Another file may have its name by then."""
+    path, state = tmp_path / "state.pt", {"weight": torch.arange(6.0).reshape(2, 3)}
+    torch.save(state, path)
+    content = path.read_bytes()
+    torch.save({"weight": torch.zeros(2, 3)}, path)
+    found = files.stored(path, content)
+    assert isinstance(found, dict) and torch.equal(found["weight"], state["weight"])
+    with pytest.raises(UserError, match=r"state\.pt: not a whole checkpoint"):
+        files.stored(path, content[:-40])
